@@ -1,0 +1,1 @@
+"""The IMDB experiment: data, models, simulated labels and the evaluation, one command a stage."""
