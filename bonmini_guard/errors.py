@@ -1,0 +1,90 @@
+"""Every error this package raises on purpose.
+
+::
+
+    BonMiniGuardError
+    ├── ConfigurationError (ValueError)   a constructor argument or a combination of them is wrong
+    │   ├── ProfileError                  a profile is malformed, or was calibrated for other parts
+    │   └── CheckpointError               a model checkpoint is missing or of the wrong kind
+    ├── InputError (ValueError)           a prompt or a data file is wrong; names file and line where there are any
+    ├── CandidateTooLong (ValueError)     an answer does not fit the reward model; answers are never cut
+    ├── GenerationError                   not one draw of the request arrived
+    └── NoAcceptableResponse              the guard abstained; carries ``.result``
+        └── ScorerError                   ... because scoring failed
+    MissingExtraError (ImportError)       an optional dependency is not installed
+
+Texts of candidates never appear in a message of these errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bonmini_guard.result import GuardResult
+
+
+class BonMiniGuardError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigurationError(BonMiniGuardError, ValueError):
+    """A constructor argument, or a combination of arguments, is wrong."""
+
+
+class ProfileError(ConfigurationError):
+    """A profile is malformed, or was calibrated for other parts than the guard's."""
+
+
+class CheckpointError(ConfigurationError):
+    """A model checkpoint is missing, or is not what the caller needs."""
+
+
+class InputError(BonMiniGuardError, ValueError):
+    """A prompt or a data file is wrong."""
+
+
+class CandidateTooLong(BonMiniGuardError, ValueError):
+    """An answer with its last prompt turn exceeds the reward model's context; answers are never cut."""
+
+
+class GenerationError(BonMiniGuardError):
+    """Not one draw of the request arrived. The causes are chained as an exception group."""
+
+
+class NoAcceptableResponse(BonMiniGuardError):
+    """The guard abstained: nothing that was drawn is good enough to serve.
+
+    Args:
+        result: the whole record of the request; its ``repr`` holds no candidate text.
+    """
+
+    def __init__(self, result: GuardResult) -> None:
+        self.result = result
+        super().__init__(
+            f"abstained after {result.draws} draws in {result.loops} loops: {result.reason} "
+            f"(best score {_number(result.score)}, threshold {_number(result.threshold)})"
+        )
+
+    def __reduce__(self) -> tuple[type[NoAcceptableResponse], tuple[GuardResult]]:
+        return type(self), (self.result,)
+
+
+class ScorerError(NoAcceptableResponse):
+    """The guard abstained because the reward model failed."""
+
+
+class MissingExtraError(ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        package: what could not be imported.
+        extra: the extra of bonmini-guard that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is needed here and is not installed: pip install 'bonmini-guard[{extra}]'")
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

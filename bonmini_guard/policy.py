@@ -1,0 +1,373 @@
+"""The policy: when to draw more, what to serve, when to abstain. Pure; standard library only.
+
+A policy is told scores and answers with a decision. It draws nothing, waits for nothing and reads no clock, so the same
+object drives the live engine, the offline replay and the benchmarks: what was calibrated is what runs.
+
+The procedure is best of mini-N in loops (arXiv 2510.04087): after each loop the best score so far, over all loops, is
+compared with that loop's threshold. Stop rules compose with ``|`` (any of them) and ``&`` (all of them)::
+
+    stop = Passed((0.0, 0.0)) | Spent(2) | Deadline(5.0)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from bonmini_guard import _student
+
+Mode = Literal["guardrail", "accelerator"]
+Exit = Literal["loop", "eager"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known after some finished loops.
+
+    Attributes:
+        loops: finished loops.
+        scores: one entry a draw, in the order drawn; None for a failed draw or a score that is missing or not finite.
+        best: the largest score so far, -inf while there is none.
+        best_index: the earliest draw that holds ``best``; None while there is none.
+        elapsed: seconds since the request began.
+    """
+
+    loops: int = 0
+    scores: tuple[float | None, ...] = ()
+    best: float = -math.inf
+    best_index: int | None = None
+    elapsed: float = 0.0
+
+    @property
+    def drawn(self) -> int:
+        """Draws so far, failed ones included."""
+        return len(self.scores)
+
+    def finite_scores(self) -> list[float]:
+        """The scores that exist."""
+        return [score for score in self.scores if score is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A stop rule's verdict: the reason, and whether the best draw is accepted."""
+
+    reason: str
+    accepted: bool = False
+
+
+class StopRule:
+    """A small pure callable: a state in, a verdict or None out."""
+
+    def __call__(self, state: State) -> Stop | None:
+        """The verdict, or None to go on drawing."""
+        raise NotImplementedError
+
+    def __or__(self, other: StopRule) -> StopRule:
+        """Stop when either says so; the left one names the reason when both do."""
+        return AnyOf((self, other))
+
+    def __and__(self, other: StopRule) -> StopRule:
+        """Stop when both say so; the left one names the reason."""
+        return AllOf((self, other))
+
+
+@dataclass(frozen=True)
+class AnyOf(StopRule):
+    """Stop as soon as one rule stops; the first such rule names the reason."""
+
+    rules: tuple[StopRule, ...]
+
+    def __call__(self, state: State) -> Stop | None:
+        """The first verdict."""
+        for rule in self.rules:
+            verdict = rule(state)
+            if verdict is not None:
+                return verdict
+        return None
+
+
+@dataclass(frozen=True)
+class AllOf(StopRule):
+    """Stop when every rule stops. It accepts only if every rule accepts."""
+
+    rules: tuple[StopRule, ...]
+
+    def __call__(self, state: State) -> Stop | None:
+        """The first rule's reason, once all agree."""
+        verdicts = [rule(state) for rule in self.rules]
+        stops = [verdict for verdict in verdicts if verdict is not None]
+        if len(stops) < len(verdicts) or not stops:
+            return None
+        return Stop(stops[0].reason, all(stop.accepted for stop in stops))
+
+
+@dataclass(frozen=True)
+class Never(StopRule):
+    """Never stops: the neutral element of ``|``."""
+
+    def __call__(self, state: State) -> Stop | None:
+        """None, always."""
+        return None
+
+
+@dataclass(frozen=True)
+class Passed(StopRule):
+    """The best score so far has reached the threshold of the loop just finished."""
+
+    thresholds: tuple[float, ...]
+
+    def __call__(self, state: State) -> Stop | None:
+        """Accept when the best score is at least the threshold."""
+        if state.best_index is None or not 0 < state.loops <= len(self.thresholds):
+            return None
+        return Stop("passed", accepted=True) if state.best >= self.thresholds[state.loops - 1] else None
+
+
+@dataclass(frozen=True)
+class Spent(StopRule):
+    """Every loop of the schedule has been drawn."""
+
+    loops: int
+
+    def __call__(self, state: State) -> Stop | None:
+        """Stop after the last loop."""
+        return Stop("budget_spent") if state.loops >= self.loops else None
+
+
+@dataclass(frozen=True)
+class Deadline(StopRule):
+    """The request has run for ``seconds``. A loop in flight may overshoot; the engine's timeout does not."""
+
+    seconds: float
+
+    def __call__(self, state: State) -> Stop | None:
+        """Stop once the time is up."""
+        return Stop("deadline") if state.elapsed >= self.seconds else None
+
+
+@dataclass(frozen=True)
+class GainBelowCost(StopRule):
+    """The expected gain in score of one more draw is below its cost.
+
+    The next score is predicted by a Student t fitted to this request's scores (arXiv 2510.15945, one step ahead): no
+    verdict before ``at_least`` scores exist.
+
+    Attributes:
+        cost: cost of one draw, in units of score.
+        at_least: scores needed before the rule speaks; 3 or more.
+    """
+
+    cost: float
+    at_least: int = 3
+
+    def __call__(self, state: State) -> Stop | None:
+        """Stop when one more draw is not worth it."""
+        scores = state.finite_scores()
+        if len(scores) < max(self.at_least, 3):
+            return None
+        gain = _student.expected_improvement(scores, state.best)
+        return Stop("gain_below_cost") if gain < self.cost else None
+
+
+@dataclass(frozen=True)
+class Hopeless(StopRule):
+    """The chance that any remaining draw passes is negligible, judged by this request's own scores.
+
+    Each remaining draw is predicted by a Student t fitted to the scores so far; the chance that at least one of them
+    reaches the lowest remaining threshold is compared with ``chance``. Exact replay needs a rule that looks at the best
+    score alone: that is :class:`BelowFloor`.
+
+    Attributes:
+        schedule: draws of each loop.
+        thresholds: one for each loop.
+        chance: probability below which the request is given up.
+        at_least: scores needed before the rule speaks; 3 or more.
+    """
+
+    schedule: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    chance: float = 0.01
+    at_least: int = 4
+
+    def __call__(self, state: State) -> Stop | None:
+        """Stop when what is left will almost surely not pass."""
+        scores = state.finite_scores()
+        remaining = sum(self.schedule[state.loops :])
+        if remaining == 0 or len(scores) < max(self.at_least, 3):
+            return None
+        target = min(self.thresholds[state.loops :])
+        if state.best >= target:
+            return None
+        chance = _student.chance_of_reaching(scores, target, remaining)
+        return Stop("hopeless") if chance < self.chance else None
+
+
+@dataclass(frozen=True)
+class BelowFloor(StopRule):
+    """The best score after a loop is below that loop's floor: calibration found that hardly anything comes back from there.
+
+    Attributes:
+        floors: one for each loop; -inf never stops.
+    """
+
+    floors: tuple[float, ...]
+
+    def __call__(self, state: State) -> Stop | None:
+        """Stop below the floor of the loop just finished."""
+        if not 0 < state.loops <= len(self.floors):
+            return None
+        return Stop("hopeless") if state.best < self.floors[state.loops - 1] else None
+
+
+class Action(Enum):
+    """What to do next."""
+
+    DRAW = "draw"
+    SERVE = "serve"
+    ABSTAIN = "abstain"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The policy's answer.
+
+    Attributes:
+        action: draw, serve or abstain.
+        draws: how many to draw now; 0 unless drawing.
+        index: the selected draw: the one to serve, or, in an abstention, the best so far (for accounting only).
+        accepted: whether the selected draw passed.
+        reason: why, in one word: more, passed, budget_spent, deadline, gain_below_cost, hopeless.
+        threshold: the threshold last compared with; None before the first loop.
+    """
+
+    action: Action
+    reason: str
+    draws: int = 0
+    index: int | None = None
+    accepted: bool = False
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Best of mini-N in loops.
+
+    Attributes:
+        mode: guardrail abstains when nothing passed; accelerator serves the best so far.
+        schedule: draws of each loop, each positive; the budget N is their sum.
+        thresholds: one for each loop; +inf never exits there.
+        exit: "loop" compares after a loop; "eager" serves the first draw to pass, in order of arrival.
+        also: further stop rules; they can only stop earlier, never accept.
+
+    Raises:
+        ValueError: the schedule or the thresholds are malformed.
+    """
+
+    mode: Mode
+    schedule: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    exit: Exit = "loop"
+    also: StopRule = field(default_factory=Never)
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
+        check_schedule(self.schedule)
+        check_thresholds(self.thresholds, len(self.schedule))
+        if self.exit not in ("loop", "eager"):
+            raise ValueError(f"unknown exit {self.exit!r}: use 'loop' or 'eager'")
+        stop = Passed(self.thresholds) | Spent(len(self.schedule))
+        object.__setattr__(self, "_stop", stop if isinstance(self.also, Never) else stop | self.also)
+
+    @property
+    def budget(self) -> int:
+        """N: the most draws a request can cost."""
+        return sum(self.schedule)
+
+    def observe(self, state: State, scores: Sequence[float | None], elapsed: float = 0.0) -> State:
+        """The state after one more finished loop.
+
+        Args:
+            state: the state before it.
+            scores: the loop's scores in the order drawn, one for each draw of the loop.
+            elapsed: seconds since the request began.
+
+        Raises:
+            ValueError: the number of scores is not the loop's number of draws, or no loop is left.
+        """
+        if state.loops >= len(self.schedule) or len(scores) != self.schedule[state.loops]:
+            raise ValueError(f"loop {state.loops + 1} of schedule {list(self.schedule)} cannot take {len(scores)} scores")
+        best, best_index = state.best, state.best_index
+        kept: list[float | None] = []
+        for index, score in enumerate(scores, start=state.drawn):
+            if score is None or not math.isfinite(score):
+                kept.append(None)
+                continue
+            kept.append(score)
+            if best_index is None or score > best:
+                best, best_index = score, index
+        return State(state.loops + 1, state.scores + tuple(kept), best, best_index, elapsed)
+
+    def decide(self, state: State) -> Decision:
+        """What to do after the loops of ``state``."""
+        verdict = self._stop(state)  # type: ignore[attr-defined]
+        threshold = self.thresholds[state.loops - 1] if state.loops else None
+        if verdict is None:
+            return Decision(Action.DRAW, "more", draws=self.schedule[state.loops], threshold=threshold)
+        return self.conclude(state, verdict)
+
+    def conclude(self, state: State, verdict: Stop) -> Decision:
+        """Turn a stop into an action: serve what passed, else abstain (guardrail) or serve the best (accelerator)."""
+        threshold = self.thresholds[state.loops - 1] if state.loops else None
+        accepted = verdict.accepted and verdict.reason == "passed"
+        serve = accepted or (self.mode == "accelerator" and state.best_index is not None)
+        action = Action.SERVE if serve else Action.ABSTAIN
+        return Decision(action, verdict.reason, index=state.best_index, accepted=accepted, threshold=threshold)
+
+    def passes(self, loop: int, score: float | None) -> bool:
+        """Whether a score passes in a loop (counted from 0): the eager exit's question for each arrival."""
+        return score is not None and math.isfinite(score) and score >= self.thresholds[loop]
+
+
+def guardrail(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, also: StopRule | None = None) -> Policy:
+    """Serve only what passed; abstain otherwise."""
+    return Policy("guardrail", tuple(schedule), spread(threshold, len(schedule)), also=also or Never())
+
+
+def accelerator(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, also: StopRule | None = None) -> Policy:
+    """Serve the first best that passed, else the best of all."""
+    return Policy("accelerator", tuple(schedule), spread(threshold, len(schedule)), also=also or Never())
+
+
+def best_of_n(n: int) -> Policy:
+    """Plain best-of-N: one loop, never an early exit, always served."""
+    return Policy("accelerator", (n,), (math.inf,))
+
+
+def spread(threshold: float | Sequence[float], loops: int) -> tuple[float, ...]:
+    """One threshold for each loop, from one number or a sequence of them."""
+    return (float(threshold),) * loops if isinstance(threshold, int | float) else tuple(map(float, threshold))
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError unless the mode is known."""
+    if mode not in ("guardrail", "accelerator"):
+        raise ValueError(f"unknown mode {mode!r}: use 'guardrail' or 'accelerator'")
+
+
+def check_schedule(schedule: Sequence[int]) -> None:
+    """Raise ValueError unless the schedule is a non-empty sequence of positive integers."""
+    positive = all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in schedule)
+    if not schedule or not positive:
+        raise ValueError(f"schedule {list(schedule)} must list at least one loop, each of 1 or more draws, e.g. [4, 4, 4, 4]")
+
+
+def check_thresholds(thresholds: Sequence[float], loops: int) -> None:
+    """Raise ValueError unless there is one threshold for each loop and none is NaN."""
+    if len(thresholds) != loops:
+        raise ValueError(f"{len(thresholds)} thresholds for {loops} loops: give one number, or one for each loop")
+    if any(math.isnan(threshold) for threshold in thresholds):
+        raise ValueError("a threshold is NaN: use a number, or infinity to never exit at that loop")

@@ -1,0 +1,130 @@
+"""The calibrated configuration of a guard: a small JSON file that a person can review."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from bonmini_guard.errors import ProfileError
+from bonmini_guard.policy import BelowFloor, Exit, Mode, Policy, check_schedule, check_thresholds
+
+SCHEMA_VERSION = 1
+
+#: JSON has no infinity: null stands for "never exit at this loop".
+Threshold = Annotated[
+    float,
+    BeforeValidator(lambda value: math.inf if value is None else value),
+    PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
+]
+#: null stands for "never give up at this loop".
+Floor = Annotated[
+    float,
+    BeforeValidator(lambda value: -math.inf if value is None else value),
+    PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
+]
+
+
+class ScoreTransform(BaseModel):
+    """score = a * raw_score + b, with a > 0; the identity for models trained with an outside option."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    a: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    b: float = Field(default=0.0, allow_inf_nan=False)
+
+    def __call__(self, raw_score: float) -> float:
+        """The score of a raw score."""
+        return self.a * raw_score + self.b
+
+
+class GuardProfile(BaseModel):
+    """A guard's configuration with its evidence. Only mode, schedule and thresholds are required.
+
+    Attributes:
+        mode: guardrail or accelerator.
+        schedule: draws of each loop.
+        thresholds: one for each loop, on the transformed score; null (infinity) never exits at that loop.
+        exit: the stopping procedure the promise was made for.
+        hopeless: one floor for each loop; a best score below it gives the request up. null never does.
+        score_transform: from raw to calibrated score.
+        risk, alpha, delta, epsilon: what was promised, at which level, with which confidence.
+        evidence: rows, labels, split sizes and seed, expected draws, rates and bounds.
+        reference: up to 1,000 first-loop best scores, for drift.
+        fingerprints: of the reward model and the generator that the log came from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    schema_version: int = SCHEMA_VERSION
+    mode: Mode
+    schedule: tuple[int, ...]
+    thresholds: tuple[Threshold, ...]
+    exit: Exit = "loop"
+    hopeless: tuple[Floor, ...] | None = None
+    score_transform: ScoreTransform = ScoreTransform()
+    risk: str | None = None
+    alpha: float | None = None
+    delta: float | None = None
+    epsilon: float | None = None
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    reference: tuple[float, ...] = Field(default=(), max_length=1000)
+    fingerprints: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime | None = None
+    package_version: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GuardProfile:
+        check_schedule(self.schedule)
+        check_thresholds(self.thresholds, len(self.schedule))
+        if self.hopeless is not None and len(self.hopeless) != len(self.schedule):
+            raise ValueError(f"{len(self.hopeless)} hopeless floors for {len(self.schedule)} loops: give one for each loop")
+        if self.schema_version > SCHEMA_VERSION:
+            raise ValueError(f"schema_version {self.schema_version} is newer than this package reads ({SCHEMA_VERSION}): upgrade it")
+        return self
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GuardProfile:
+        """Read a profile.
+
+        Raises:
+            ProfileError: the file is missing or malformed; the message names the file, the key and the cure.
+        """
+        try:
+            return cls.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ProfileError(f"{path}: cannot read the profile ({error.strerror}); write one with 'bonmini-guard calibrate'") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ProfileError(f"{path}: not JSON ({error}); write the profile anew with 'bonmini-guard calibrate'") from error
+        except ValidationError as error:
+            raise ProfileError(f"{path}: {_first_problem(error)}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the profile atomically: the file is either the old one or the whole new one."""
+        target = Path(path)
+        text = self.model_dump_json(indent=2) + "\n"
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def policy(self) -> Policy:
+        """The policy that this profile configures."""
+        arguments: dict[str, Any] = {} if self.hopeless is None else {"also": BelowFloor(self.hopeless)}
+        return Policy(self.mode, self.schedule, self.thresholds, self.exit, **arguments)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "profile"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,80 @@
+"""The two boundaries of the engine: what draws candidates, and what scores them.
+
+A generator has one async method, a scorer has one method that opens a session, a session has one async method and a
+close. Retries, limits and timeouts live above them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class DrawRequest:
+    """One draw that the engine asks for.
+
+    Attributes:
+        messages: the conversation; treat it as read-only.
+        seed: a seed in [0, 2**31), different for each draw, derived from the request's seed.
+        index: the draw's number in the request, from 0.
+        options: call options of this request (stop sequences, tools, ...), as a chat model takes them.
+    """
+
+    messages: Sequence[BaseMessage]
+    seed: int
+    index: int = 0
+    options: Mapping[str, Any] = field(default=NO_OPTIONS)
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Draws one candidate answer a call. The engine calls it concurrently and cancels calls it no longer needs."""
+
+    async def draw(self, request: DrawRequest) -> AIMessage:
+        """One sampled answer. Any exception is recorded as a failed draw."""
+        ...
+
+
+@runtime_checkable
+class GroupGenerator(Protocol):
+    """A generator that draws a whole loop at once, for back ends that share the prompt's computation."""
+
+    def draw_group(self, requests: Sequence[DrawRequest]) -> AsyncIterator[tuple[int, AIMessage | BaseException]]:
+        """Yield (position in ``requests``, answer or error) as each draw finishes, each position once.
+
+        An exception raised by the iterator itself fails every draw not yet yielded. Closing the iterator stops the work.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoringSession(Protocol):
+    """Scores batches of candidates of one prompt as they arrive; it may keep the prompt's computation."""
+
+    async def score(self, candidates: Sequence[AIMessage]) -> Sequence[float | None]:
+        """One score for each candidate, in order; None or a non-finite number where scoring one of them failed."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free what the session holds. Called once, also after errors and cancellation."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A reward model: opens a scoring session for each request.
+
+    Two optional attributes are read with ``getattr``: ``has_zero`` (bool, default True: score 0 is the outside option) and
+    ``fingerprint`` (a method without arguments that returns a str which a profile can be bound to).
+    """
+
+    def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:
+        """A session on one prompt; must not block."""
+        ...

@@ -1,0 +1,153 @@
+"""What a guarded request leaves behind: every candidate, every score, and why it ended as it did.
+
+``repr`` and ``str`` of these records hold no candidate text, so that logging a result never logs a rejected answer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage
+
+from bonmini_guard.policy import Mode
+
+Outcome = Literal["accepted", "best_effort", "abstained", "unscored", "fallback"]
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One draw.
+
+    Attributes:
+        index: number of the draw in the request, from 0.
+        loop: number of its loop, from 0.
+        seed: the seed the generator was given.
+        message: the answer; None if the draw failed or was cancelled.
+        error: why there is no answer; None where there is one.
+        raw_score: the reward model's score.
+        score: the transformed score, compared with thresholds; None if missing or not finite.
+        started: when the draw was asked for, seconds since the request began.
+        finished: when the answer (or the error) arrived.
+        scored: when its score arrived.
+    """
+
+    index: int
+    loop: int
+    seed: int
+    message: AIMessage | None = field(default=None, repr=False)
+    error: BaseException | None = field(default=None, repr=False)
+    raw_score: float | None = None
+    score: float | None = None
+    started: float | None = None
+    finished: float | None = None
+    scored: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the draw counts without taking part in the choice: no answer, or no usable score."""
+        return self.message is None or self.score is None
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The tokens that the generator reported for this draw (``input_tokens``, ``output_tokens``, ``total_tokens``)."""
+        if self.message is None or self.message.usage_metadata is None:
+            return None
+        return dict(self.message.usage_metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall-clock seconds of one request.
+
+    Attributes:
+        total: from call to decision.
+        scoring: spent waiting for the reward model.
+    """
+
+    total: float
+    scoring: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuardResult:
+    """The record of one guarded request.
+
+    Attributes:
+        mode: guardrail or accelerator.
+        decision: accepted, best_effort, abstained or unscored (``fallback`` is a message's, never a result's).
+        reason: passed, budget_spent, deadline, hopeless, gain_below_cost, scorer_failed, ...
+        selected: the served candidate, or the best so far of an abstention; None when there was none.
+        candidates: every draw asked for, in order.
+        loops: loops begun.
+        usage: tokens over all draws.
+        timings: seconds.
+        threshold: the threshold last compared with.
+        seed: repeats the request with generators that honour seeds.
+        profile: name or fingerprint of the profile; None without one.
+        has_zero: whether sigmoid(score) is the probability of beating "none".
+    """
+
+    mode: Mode
+    decision: Outcome
+    reason: str
+    selected: Candidate | None
+    candidates: tuple[Candidate, ...]
+    loops: int
+    usage: dict[str, int]
+    timings: Timings
+    threshold: float | None
+    seed: int
+    request_id: str = ""
+    profile: str | None = None
+    has_zero: bool = True
+    scorer_error: BaseException | None = field(default=None, repr=False)
+
+    @property
+    def draws(self) -> int:
+        """Draws asked for, failed and cancelled ones included: what the request cost."""
+        return len(self.candidates)
+
+    @property
+    def served(self) -> bool:
+        """Whether an answer was given."""
+        return self.decision in ("accepted", "best_effort", "unscored")
+
+    @property
+    def message(self) -> AIMessage | None:
+        """The served answer; None after an abstention."""
+        return self.selected.message if self.served and self.selected is not None else None
+
+    @property
+    def score(self) -> float | None:
+        """The selected candidate's score."""
+        return None if self.selected is None else self.selected.score
+
+    @property
+    def acceptance_probability(self) -> float | None:
+        """sigmoid(score): the modelled probability that the answer beats "none"; None where the model has no zero."""
+        if self.score is None or not self.has_zero:
+            return None
+        return sigmoid(self.score)
+
+    def metadata(self) -> dict[str, Any]:
+        """What every served message carries as ``response_metadata["bonmini_guard"]``; holds no text."""
+        return {
+            "decision": self.decision,
+            "reason": self.reason,
+            "score": self.score,
+            "raw_score": None if self.selected is None else self.selected.raw_score,
+            "acceptance_probability": self.acceptance_probability,
+            "threshold": None if self.threshold is None or math.isinf(self.threshold) else self.threshold,
+            "draws": self.draws,
+            "loops": self.loops,
+            "profile": self.profile,
+        }
+
+
+def sigmoid(score: float) -> float:
+    """1 / (1 + exp(-score)) without overflow."""
+    if score >= 0:
+        return 1.0 / (1.0 + math.exp(-score))
+    return math.exp(score) / (1.0 + math.exp(score))
