@@ -1,0 +1,102 @@
+"""Stage 3: draw candidates for the prompts of one role, and write them as log rows without scores.
+
+A prompt is the first tokens of a held-out review; prompts of one call have equal length, so no padding enters. The
+sampling settings are the model's own (``generation_config.json``), the same that the engine uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.imdb.reviews import prompt_reviews
+
+PROMPT_TOKENS = 48
+NEW_TOKENS = 32
+TOP_K = 50
+
+
+def prompts(tokenizer: PreTrainedTokenizerBase, data: Path, role: str, limit: int, length: int) -> torch.Tensor:
+    """The first ``length`` tokens of the role's reviews; shape (prompts, length)."""
+    texts = [review.text[: 12 * length] for review in prompt_reviews(data, role)]
+    rows = [ids[:length] for ids in tokenizer(texts)["input_ids"] if len(ids) >= length]
+    return torch.tensor(rows[:limit])
+
+
+@torch.inference_mode()
+def draw(model: PreTrainedModel, tokens: torch.Tensor, new_tokens: int) -> torch.Tensor:
+    """One continuation for each row; shape (rows, new_tokens), padded after the end token."""
+    output = model.generate(
+        tokens.to(model.device),
+        attention_mask=torch.ones_like(tokens, device=model.device),
+        do_sample=True,
+        temperature=1.0,
+        top_k=TOP_K,
+        max_new_tokens=new_tokens,
+    )
+    answers = output[:, tokens.shape[1] :].cpu()
+    return torch.nn.functional.pad(answers, (0, new_tokens - answers.shape[1]), value=int(model.config.pad_token_id))
+
+
+def rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, n: int, new_tokens: int, batch: int, role: str
+) -> Iterator[dict[str, object]]:
+    """Log rows in the order of the prompts, ``n`` candidates each."""
+    per_call = max(1, batch // n)
+    for start in track(range(0, len(tokens), per_call), description=f"drawing {role}"):
+        part = tokens[start : start + per_call]
+        answers = tokenizer.batch_decode(draw(model, part.repeat_interleave(n, 0), new_tokens), skip_special_tokens=True)
+        for offset, prompt in enumerate(tokenizer.batch_decode(part, skip_special_tokens=True)):
+            texts = answers[offset * n : (offset + 1) * n]
+            yield {"id": f"{role}/{start + offset}", "prompt": prompt, "candidates": [{"text": text} for text in texts]}
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    """All rows of a gzip JSON-lines file."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write_rows(path: Path, records: Iterator[dict[str, object]]) -> None:
+    """Write gzip JSON lines; the file appears only when it is complete."""
+    partial = path.with_suffix(".partial")
+    with gzip.open(partial, "wt", encoding="utf-8") as lines:
+        for record in records:
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def main() -> None:
+    """Draw ``--n`` candidates for each prompt of ``--role`` into WORK/draws-ROLE.jsonl.gz."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
+    parser.add_argument("--role", required=True, choices=["develop", "calibrate", "evaluate", "choices"])
+    parser.add_argument("--n", type=int, default=32)
+    parser.add_argument("--limit", type=int, default=10**6)
+    parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS)
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    tokenizer = AutoTokenizer.from_pretrained(options.work / "lm")
+    model = AutoModelForCausalLM.from_pretrained(options.work / "lm", dtype=torch.float32).to(options.device).eval()
+    tokens = prompts(tokenizer, options.data, options.role, options.limit, options.prompt_tokens)
+    output = options.output or options.work / f"draws-{options.role}.jsonl.gz"
+    write_rows(output, rows(model, tokenizer, tokens, options.n, options.new_tokens, options.batch, options.role))
+
+
+if __name__ == "__main__":
+    main()

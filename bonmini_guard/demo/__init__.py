@@ -1,0 +1,1 @@
+"""The offline demonstration and its bundled models."""
