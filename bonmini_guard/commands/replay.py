@@ -1,0 +1,71 @@
+"""``bonmini-guard replay``: what a profile does on a log, in exact expectation over draw orders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+HELP = "replay a profile on a log: exact expectations, next to plain best-of-N"
+
+_ROWS = (
+    ("requests", "requests", "count"),
+    ("served", "served", "count"),
+    ("accepted", "  accepted (passed)", "count"),
+    ("best_effort", "  best effort", "count"),
+    ("abstained", "abstained", "count"),
+    ("false_acceptances", "served and not acceptable", "count"),
+    ("served_and_bad_rate", "  of all requests", "rate"),
+    ("bad_among_served_rate", "  of those served", "rate"),
+    ("false_acceptance_rate", "  of those not acceptable", "rate"),
+    ("precision", "precision", "rate"),
+    ("recall", "recall", "rate"),
+    ("recall_vs_best_of_n", "recall against best-of-N", "rate"),
+    ("acceptable_rate", "served and acceptable, of all", "rate"),
+    ("mean_draws", "draws a request", "mean"),
+    ("mean_loops", "loops a request", "mean"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
+    parser.add_argument("--profile", required=True, help="profile file; mode, schedule and thresholds suffice")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replay and print."""
+    from bonmini_guard.calibration.figures import replay_log
+    from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.profile import GuardProfile
+
+    profile = GuardProfile.load(options.profile)
+    figures = replay_log(load_log(options.logs), profile)
+    say_what_was_left_out(figures["left_out"])
+    print(json.dumps(figures, indent=2, allow_nan=False) if options.json else table(figures))
+    return 0
+
+
+def say_what_was_left_out(left_out: dict[str, int]) -> None:
+    """Warn on stderr about rows that were not used."""
+    parts = [f"{number} {reason}" for reason, number in left_out.items() if number]
+    if parts:
+        print(f"left out: {', '.join(parts)} row(s)", file=sys.stderr)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as aligned columns: the profile, best-of-N, best-of-N at zero."""
+    heads = ("profile", f"best-of-{figures['budget']}", "... at zero")
+    lines = [f"{'':32}" + "".join(f"{head:>14}" for head in heads)]
+    for key, name, kind in _ROWS:
+        values = (figures[key], figures["best_of_n"][key], figures["best_of_n_at_zero"][key])
+        lines.append(f"{name:32}" + "".join(f"{_cell(value, kind):>14}" for value in values))
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, kind: str) -> str:
+    if value is None:
+        return "-"
+    return {"count": f"{value:,.1f}", "rate": f"{100 * value:.2f} %", "mean": f"{value:.2f}"}[kind]

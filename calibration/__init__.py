@@ -1,0 +1,54 @@
+"""Offline: read logs, replay exactly, choose thresholds with a guarantee.
+
+Light by design: the modules are imported when a name is first used, and only they need numpy and scipy
+(``pip install 'bonmini-guard[calibration]'``).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from bonmini_guard.errors import MissingExtraError
+
+if find_spec("numpy") is None:
+    raise MissingExtraError("numpy", "calibration")
+
+if TYPE_CHECKING:
+    from bonmini_guard.calibration.accelerator import calibrate_accelerator
+    from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
+    from bonmini_guard.calibration.figures import replay_log
+    from bonmini_guard.calibration.guardrail import calibrate_guardrail
+    from bonmini_guard.calibration.logs import Log, load_log, log_of_rows
+    from bonmini_guard.calibration.replay import replay
+
+__all__ = [
+    "Certificate",
+    "Log",
+    "NotEnoughEvidence",
+    "calibrate_accelerator",
+    "calibrate_guardrail",
+    "load_log",
+    "log_of_rows",
+    "replay",
+    "replay_log",
+]
+
+_HOMES = {
+    "Certificate": "evidence",
+    "Log": "logs",
+    "NotEnoughEvidence": "evidence",
+    "calibrate_accelerator": "accelerator",
+    "calibrate_guardrail": "guardrail",
+    "load_log": "logs",
+    "log_of_rows": "logs",
+    "replay": "replay",
+    "replay_log": "figures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,143 @@
+"""The figures of a guard on a log: counts, rates and costs, next to plain best-of-N."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bonmini_guard.calibration.logs import Floats, Log, log_of_rows
+from bonmini_guard.calibration.ranking import Ranking, rank
+from bonmini_guard.calibration.replay import Settled, replay_rankings
+from bonmini_guard.errors import ProfileError
+from bonmini_guard.policy import Mode
+from bonmini_guard.profile import GuardProfile, ScoreTransform
+
+Figures = dict[str, float | None]
+
+#: Figures that need labels; null for a log without any.
+LABEL_FIGURES = (
+    "false_acceptances",
+    "false_acceptance_rate",
+    "served_and_bad_rate",
+    "bad_among_served_rate",
+    "precision",
+    "recall",
+    "recall_vs_best_of_n",
+    "acceptable_rate",
+)
+
+
+def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -> dict[str, Any]:
+    """What a profile does on a log, in exact expectation over draw orders.
+
+    Counts are expectations, hence floats. A rate with denominator 0 is None. With TP, FP, FN, TN = served and acceptable,
+    served and not, abstained though the best so far is acceptable, abstained rightly (summed over requests):
+    ``false_acceptance_rate = FP / (FP + TN)``, ``served_and_bad_rate = FP / requests``,
+    ``bad_among_served_rate = FP / (TP + FP) = 1 - precision``, ``recall = TP / (TP + FN)``,
+    ``recall_vs_best_of_n = TP / (requests for which best-of-N's answer is acceptable)``,
+    ``acceptable_rate = TP / requests``. Source of the false-acceptance rate: arXiv 2510.04087.
+
+    Args:
+        rows: a log, or log rows in memory.
+        profile: only mode, schedule and thresholds need to be set; ``score_transform`` and ``hopeless`` are applied.
+
+    Returns:
+        The figures; ``best_of_n`` and ``best_of_n_at_zero`` hold the same for one loop of N draws, always served, and served
+        when the score is at least 0; ``left_out`` counts rows that were not used.
+
+    Raises:
+        InputError: a row has fewer than N candidates, or is labelled in part.
+        ProfileError: the profile's exit is "eager", which a log cannot replay.
+    """
+    log = rows if isinstance(rows, Log) else log_of_rows(rows)
+    if profile.exit != "loop":
+        raise ProfileError("a profile with exit 'eager' cannot be replayed: a log has no order of arrival; use exit 'loop'")
+    budget = sum(profile.schedule)
+    log.require(budget)
+    log, labelled = _usable(transformed(log, profile.score_transform))
+    rankings = rank(log.scores, np.nan_to_num(log.labels), log.counts)
+    figures = _of_three(rankings, profile, budget)
+    if not labelled:
+        _forget_labels(figures)
+    return {**figures, "budget": budget, "left_out": dict(log.left_out)}
+
+
+def transformed(log: Log, transform: ScoreTransform) -> Log:
+    """The log with ``score = a * raw_score + b``, by the very operations of the live guard."""
+    return replace(log, scores=transform.a * log.scores + transform.b)
+
+
+def _usable(log: Log) -> tuple[Log, bool]:
+    if bool(np.all(log.unlabelled)):
+        return log, False
+    return log.require_labels(), True
+
+
+def _of_three(rankings: list[Ranking], profile: GuardProfile, budget: int) -> dict[str, Any]:
+    plain = _settled(rankings, "accelerator", (budget,), (math.inf,))
+    at_zero = _settled(rankings, "guardrail", (budget,), (0.0,))
+    guard = _settled(rankings, profile.mode, profile.schedule, profile.thresholds, profile.hopeless)
+    reference = float(plain.served_good.sum())
+    return {
+        **figures_of(guard, reference),
+        "best_of_n": figures_of(plain, reference),
+        "best_of_n_at_zero": figures_of(at_zero, reference),
+    }
+
+
+def _settled(
+    rankings: list[Ranking],
+    mode: Mode,
+    schedule: tuple[int, ...],
+    thresholds: tuple[float, ...],
+    floors: tuple[float, ...] | None = None,
+) -> Settled:
+    return replay_rankings(rankings, schedule, thresholds, floors).settle(mode)
+
+
+def figures_of(settled: Settled, best_of_n_good: float) -> Figures:
+    """The figures of section "replay --json", from expectations for each prompt.
+
+    Args:
+        settled: (R,) expectations.
+        best_of_n_good: how many of the R requests best-of-N answers acceptably, in expectation.
+    """
+    requests = float(settled.draws.size)
+    good, bad = _sum(settled.served_good), _sum(settled.served_bad)
+    missed, refused = _sum(settled.abstained_good), _sum(settled.abstained_bad)
+    return {
+        "requests": requests,
+        "served": good + bad,
+        "accepted": _sum(settled.accepted),
+        "best_effort": _sum(settled.best_effort),
+        "abstained": missed + refused,
+        "false_acceptances": bad,
+        "false_acceptance_rate": ratio(bad, bad + refused),
+        "served_and_bad_rate": ratio(bad, requests),
+        "bad_among_served_rate": ratio(bad, good + bad),
+        "precision": ratio(good, good + bad),
+        "recall": ratio(good, good + missed),
+        "recall_vs_best_of_n": ratio(good, best_of_n_good),
+        "acceptable_rate": ratio(good, requests),
+        "mean_draws": ratio(_sum(settled.draws), requests),
+        "mean_loops": ratio(_sum(settled.loops), requests),
+    }
+
+
+def ratio(numerator: float, denominator: float) -> float | None:
+    """The ratio, or None where the denominator is 0 (up to rounding: less than a billionth of a request)."""
+    return numerator / denominator if denominator > 1e-9 else None
+
+
+def _sum(values: Floats) -> float:
+    # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
+    return max(0.0, math.fsum(values))
+
+
+def _forget_labels(figures: dict[str, Any]) -> None:
+    for part in (figures, figures["best_of_n"], figures["best_of_n_at_zero"]):
+        part.update(dict.fromkeys(LABEL_FIGURES))

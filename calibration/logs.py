@@ -1,0 +1,245 @@
+"""A log as arrays: the scores and labels of its complete rows, and a count of what was left out and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonmini_guard.calibration.files import RowFile
+from bonmini_guard.calibration.rows import ScoredRow, is_complete, row_id, scored_row
+from bonmini_guard.errors import InputError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+FINGERPRINTS = ("scored_by", "generated_by")
+
+
+@dataclass(frozen=True)
+class Log:
+    """The complete, scored rows of a log: R rows with up to W candidates.
+
+    Attributes:
+        source: where it came from, for messages.
+        ids: of the rows.
+        places: ``file:line`` of the rows.
+        scores: (R, W), in the order drawn; NaN for failed draws and beyond the row's count.
+        labels: (R, W): 1 acceptable, 0 not, NaN unlabelled, failed, or beyond the row's count.
+        counts: (R,) candidates of each row, failed ones included.
+        groups: (R,) code of the row's ``group``, or of the row itself where it has none: the unit of exchangeability.
+        fingerprints: the log's ``scored_by`` and ``generated_by``, where it carries them.
+        left_out: rows not used: ``incomplete``, ``unscored``, ``torn`` (a last line cut off).
+        extra: for each key asked for, that key's value in every row.
+    """
+
+    source: str
+    ids: tuple[str, ...]
+    places: tuple[str, ...]
+    scores: Floats
+    labels: Floats
+    counts: Integers
+    groups: Integers
+    fingerprints: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def drawn(self) -> NDArray[np.bool_]:
+        """(R, W): where a candidate has a score, so that it takes part in the choice."""
+        return np.isfinite(self.scores)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(R,): rows of which every scored candidate is labelled."""
+        complete: NDArray[np.bool_] = ~np.any(self.drawn & np.isnan(self.labels), axis=1)
+        return complete
+
+    @property
+    def unlabelled(self) -> NDArray[np.bool_]:
+        """(R,): rows with scored candidates of which none is labelled."""
+        nothing: NDArray[np.bool_] = np.any(self.drawn, axis=1) & ~np.any(np.isfinite(self.labels), axis=1)
+        return nothing
+
+    def take(self, rows: NDArray[Any]) -> Log:
+        """The log of some rows: a boolean mask (R,) or row numbers."""
+        chosen = np.arange(len(self))[rows]
+        return Log(
+            self.source,
+            tuple(self.ids[i] for i in chosen),
+            tuple(self.places[i] for i in chosen),
+            self.scores[chosen],
+            self.labels[chosen],
+            self.counts[chosen],
+            self.groups[chosen],
+            self.fingerprints,
+            self.left_out,
+            {key: tuple(values[i] for i in chosen) for key, values in self.extra.items()},
+        )
+
+    def require(self, budget: int) -> None:
+        """Refuse rows with fewer candidates than a budget of draws.
+
+        Raises:
+            InputError: naming the first such row.
+        """
+        short = np.flatnonzero(self.counts < budget)
+        if short.size:
+            first = int(short[0])
+            raise InputError(
+                f"{self.places[first]}: {self.counts[first]} candidates, fewer than the budget of {budget} draws; "
+                f"log more candidates or use a smaller schedule"
+            )
+
+    def require_labels(self) -> Log:
+        """The rows that are labelled: wholly unlabelled ones are left out and counted.
+
+        Raises:
+            InputError: a row is labelled in part (which rows would then be kept depends on the labels), or none is.
+        """
+        partly = np.flatnonzero(~self.labelled & ~self.unlabelled)
+        if partly.size:
+            place = self.places[int(partly[0])]
+            raise InputError(f"{place}: only some candidates are labelled; label the others with 'bonmini-guard label'")
+        if np.all(self.unlabelled):
+            raise InputError(f"{self.source}: no candidate is labelled; run 'bonmini-guard label'")
+        log = self.take(~self.unlabelled)
+        return log if len(log) == len(self) else _also_left_out(log, "unlabelled", len(self) - len(log))
+
+
+def load_log(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], keys: Iterable[str] = ()) -> Log:
+    """Read a log from one file or several shards.
+
+    Args:
+        paths: JSON lines (gzip or not) or Parquet.
+        keys: further row keys to keep in ``extra``.
+
+    Raises:
+        InputError: a file cannot be read, or a row is not what design calls a log row; the message is one line,
+            ``file:line: problem; cure``.
+        MissingExtraError: a Parquet file without pyarrow.
+    """
+    files = [RowFile(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    builder = _Builder(", ".join(str(file.path) for file in files), tuple(keys))
+    for file in files:
+        for place, row in file:
+            builder.add(row, place)
+        builder.left_out["torn"] += file.torn
+    return builder.build()
+
+
+def log_of_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows", keys: Iterable[str] = ()) -> Log:
+    """A log from rows already in memory; the place of a row is ``source:number``, from 1.
+
+    Raises:
+        InputError: as :func:`load_log`.
+    """
+    builder = _Builder(source, tuple(keys))
+    for number, row in enumerate(rows, start=1):
+        builder.add(row, f"{source}:{number}")
+    return builder.build()
+
+
+class _Builder:
+    """Collects rows into flat arrays: 8 bytes a number, not a Python object."""
+
+    def __init__(self, source: str, keys: tuple[str, ...]) -> None:
+        self.source = source
+        self.left_out = {"incomplete": 0, "unscored": 0, "torn": 0}
+        self._seen: dict[str, str] = {}
+        self._ids: list[str] = []
+        self._places: list[str] = []
+        self._scores = array("d")
+        self._labels = array("d")
+        self._counts = array("q")
+        self._groups: list[str] = []
+        self._extra: dict[str, list[Any]] = {key: [] for key in keys}
+        self._fingerprints: dict[str, tuple[str, Any]] = {}
+        self._unscored_at = ""
+
+    def add(self, row: Mapping[str, Any], place: str) -> None:
+        """Check a row, and keep its numbers if it is complete and scored."""
+        name = row_id(row, place)
+        if name in self._seen:
+            raise InputError(f"{place}: id {name!r} is already on {self._seen[name]}; give each row its own id")
+        self._seen[name] = place
+        if not is_complete(row, place):
+            self.left_out["incomplete"] += 1
+            return
+        numbers = scored_row(row, place)
+        if not numbers.scored:
+            self.left_out["unscored"] += 1
+            self._unscored_at = self._unscored_at or place
+            return
+        self._check_fingerprints(row, place)
+        self._keep(name, place, row, numbers)
+
+    def _keep(self, name: str, place: str, row: Mapping[str, Any], numbers: ScoredRow) -> None:
+        self._ids.append(name)
+        self._places.append(place)
+        self._scores.extend(numbers.scores)
+        self._labels.extend(numbers.labels)
+        self._counts.append(len(numbers.scores))
+        group = row.get("group")
+        self._groups.append(f"row {name}" if group is None else f"group {group}")
+        for key, values in self._extra.items():
+            values.append(row.get(key))
+
+    def _check_fingerprints(self, row: Mapping[str, Any], place: str) -> None:
+        for key in FINGERPRINTS:
+            text = json.dumps(row.get(key), sort_keys=True, default=str)
+            known, _ = self._fingerprints.setdefault(key, (text, row.get(key)))
+            if known != text:
+                raise InputError(
+                    f'{place}: "{key}" differs from the rows before; one log must come from one source: '
+                    f"split it, or run 'bonmini-guard score' on all of it"
+                )
+
+    def build(self) -> Log:
+        """The log of what was kept."""
+        if not self._ids:
+            raise InputError(self._nothing())
+        counts = np.frombuffer(self._counts, dtype=np.int64).copy()
+        _, groups = np.unique(np.array(self._groups), return_inverse=True)
+        return Log(
+            self.source,
+            tuple(self._ids),
+            tuple(self._places),
+            _padded(self._scores, counts),
+            _padded(self._labels, counts),
+            counts,
+            groups.astype(np.int64),
+            {key: value for key, (_, value) in self._fingerprints.items() if value is not None},
+            dict(self.left_out),
+            {key: tuple(values) for key, values in self._extra.items()},
+        )
+
+    def _nothing(self) -> str:
+        if self.left_out["unscored"]:
+            return f"{self._unscored_at}: no candidate has a score; run 'bonmini-guard score'"
+        if self.left_out["incomplete"]:
+            return (
+                f"{self.source}: all {self.left_out['incomplete']} rows are incomplete (cut short by an early exit) and say too "
+                f"little; collect complete rows with the guard's explore=0.02"
+            )
+        return f"{self.source}: the log is empty; it needs one JSON object a line"
+
+
+def _padded(flat: array[float], counts: Integers) -> Floats:
+    """(R, W) with NaN beyond each row's count."""
+    table = np.full((counts.size, int(counts.max())), np.nan)
+    table[np.arange(table.shape[1]) < counts[:, None]] = np.frombuffer(flat, dtype=np.float64)
+    return table
+
+
+def _also_left_out(log: Log, reason: str, number: int) -> Log:
+    return replace(log, left_out={**log.left_out, reason: number})

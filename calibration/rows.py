@@ -1,0 +1,126 @@
+"""One log row: what is allowed in it, and its scores and labels. Every refusal names the place and the cure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bonmini_guard.errors import InputError
+
+_NAN = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRow:
+    """The numbers of one row.
+
+    Attributes:
+        scores: one for each candidate, in the order drawn; NaN for a failed draw.
+        labels: 1.0 acceptable, 0.0 not, NaN unlabelled or failed.
+        scored: False if no candidate of the row was ever scored (and not all of them failed).
+    """
+
+    scores: list[float]
+    labels: list[float]
+    scored: bool = True
+
+
+def row_id(row: Mapping[str, Any], place: str) -> str:
+    """The row's id.
+
+    Raises:
+        InputError: it is missing or not a string.
+    """
+    value = row.get("id")
+    if not isinstance(value, str) or not value:
+        raise InputError(f'{place}: the row has no "id"; give each row a different non-empty string')
+    return value
+
+
+def is_complete(row: Mapping[str, Any], place: str) -> bool:
+    """Whether all candidates were drawn whatever their scores.
+
+    Rows count as complete unless they say otherwise. A row with a guard's ``decision`` was cut short by it unless it says
+    that it is complete: calibrating on early-exited requests would promise far too much.
+
+    Raises:
+        InputError: ``complete`` is not a boolean.
+    """
+    value = row.get("complete")
+    if value is None:
+        return "decision" not in row
+    if not isinstance(value, bool):
+        raise InputError(f'{place}: "complete" is {value!r}; write true or false')
+    return value
+
+
+def scored_row(row: Mapping[str, Any], place: str) -> ScoredRow:
+    """The numbers of a complete row.
+
+    Raises:
+        InputError: candidates are missing, come from several policies, or carry a bad score or label.
+    """
+    candidates = _candidates(row, place)
+    _refuse_several_policies(candidates, place)
+    failed = [_failed(candidate, place, number) for number, candidate in enumerate(candidates, start=1)]
+    drawn = [candidate for candidate, lost in zip(candidates, failed, strict=True) if not lost]
+    if drawn and all(candidate.get("score") is None for candidate in drawn):
+        return ScoredRow([], [], scored=False)
+    numbered = list(enumerate(zip(candidates, failed, strict=True), start=1))
+    scores = [_NAN if lost else _score(candidate, place, number) for number, (candidate, lost) in numbered]
+    labels = [_NAN if lost else _label(candidate, place, number) for number, (candidate, lost) in numbered]
+    return ScoredRow(scores, labels)
+
+
+def _candidates(row: Mapping[str, Any], place: str) -> list[Mapping[str, Any]]:
+    value = row.get("candidates")
+    if not isinstance(value, list) or not value:
+        raise InputError(f'{place}: the row has no "candidates"; list at least one {{"text", "score", "acceptable"}}')
+    for number, candidate in enumerate(value, start=1):
+        if not isinstance(candidate, Mapping):
+            raise InputError(f'{place}: candidate {number} is not an object; write {{"text", "score", "acceptable"}}')
+    return value
+
+
+def _refuse_several_policies(candidates: list[Mapping[str, Any]], place: str) -> None:
+    policies = {str(candidate["by"]) for candidate in candidates if candidate.get("by") is not None}
+    if len(policies) > 1:
+        some = ", ".join(sorted(policies)[:3])
+        raise InputError(
+            f"{place}: candidates of one row must come from one policy, and these come from {len(policies)} ({some}); "
+            f"write one log for each policy"
+        )
+
+
+def _failed(candidate: Mapping[str, Any], place: str, number: int) -> bool:
+    value = candidate.get("failed")
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f'{place}: "failed" of candidate {number} is {value!r}; write true or false')
+    return bool(value)
+
+
+def _score(candidate: Mapping[str, Any], place: str, number: int) -> float:
+    value = candidate.get("score")
+    if value is None:
+        raise InputError(
+            f"{place}: candidate {number} has no score; run 'bonmini-guard score', or mark a failed draw with \"failed\": true"
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{place}: the score of candidate {number} is {value!r}, not a number; run 'bonmini-guard score'")
+    if not math.isfinite(value):
+        raise InputError(
+            f"{place}: the score of candidate {number} is {value}, not finite; run 'bonmini-guard score', "
+            f'or write null with "failed": true'
+        )
+    return float(value)
+
+
+def _label(candidate: Mapping[str, Any], place: str, number: int) -> float:
+    value = candidate.get("acceptable")
+    if value is None:
+        return _NAN
+    if not isinstance(value, bool):
+        raise InputError(f'{place}: "acceptable" of candidate {number} is {value!r}; write true, false or null')
+    return float(value)

@@ -1,0 +1,66 @@
+"""Small logs for the tests, and the slow truth that the closed forms are held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from bonmini_guard.calibration.logs import Log
+from bonmini_guard.policy import Action, Policy, State
+
+KEYS = ("served_good", "served_bad", "abstained_good", "abstained_bad", "accepted", "best_effort", "draws", "loops")
+
+
+def log_of(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]], groups: Sequence[int] | None = None) -> Log:
+    """A log from ragged lists; NaN scores are failed draws."""
+    counts = np.array([len(row) for row in scores])
+    width = int(counts.max())
+    tables = [np.array([[*row, *[math.nan] * (width - len(row))] for row in values], dtype=float) for values in (scores, labels)]
+    ids = tuple(str(i) for i in range(len(counts)))
+    codes = np.arange(len(counts)) if groups is None else np.array(groups)
+    return Log("test", ids, tuple(f"test:{i + 1}" for i in range(len(counts))), *tables, counts, codes)
+
+
+def rows_of(log: Log) -> Iterator[dict[str, Any]]:
+    """The log as row dictionaries."""
+    for i, name in enumerate(log.ids):
+        candidates = []
+        for score, label in zip(log.scores[i, : log.counts[i]], log.labels[i, : log.counts[i]], strict=True):
+            failed = {"score": None, "failed": True} if math.isnan(score) else {"score": float(score)}
+            candidates.append({"text": "x", "acceptable": None if math.isnan(label) else bool(label), **failed})
+        yield {"id": name, "prompt": "p", "candidates": candidates}
+
+
+def run(policy: Policy, scores: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
+    """One request, played by the real policy on draws in the given order."""
+    state = State()
+    decision = policy.decide(state)
+    while decision.action is Action.DRAW:
+        batch = scores[state.drawn : state.drawn + decision.draws]
+        state = policy.observe(state, list(batch))
+        decision = policy.decide(state)
+    good = decision.index is not None and labels[decision.index] == 1.0
+    served = decision.action is Action.SERVE
+    return {
+        "served_good": served and good,
+        "served_bad": served and not good,
+        "abstained_good": not served and good,
+        "abstained_bad": not served and not good,
+        "accepted": served and decision.accepted,
+        "best_effort": served and not decision.accepted,
+        "draws": state.drawn,
+        "loops": state.loops,
+    }
+
+
+def enumerate_orders(policy: Policy, scores: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
+    """The mean over all ordered samples of N of the n candidates."""
+    runs = [
+        run(policy, [scores[i] for i in order], [labels[i] for i in order])
+        for order in permutations(range(len(scores)), policy.budget)
+    ]
+    return {key: math.fsum(one[key] for one in runs) / len(runs) for key in KEYS}

@@ -1,0 +1,95 @@
+"""``replay_log`` and the replay command: the figures' definitions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+
+import pytest
+
+from bonmini_guard.calibration.figures import replay_log
+from bonmini_guard.commands import replay as command
+from bonmini_guard.errors import InputError, ProfileError
+from bonmini_guard.profile import GuardProfile
+from tests.calibration.helpers import log_of, rows_of
+
+LOG = log_of([[2.0, 1.0], [2.0, -1.0], [0.5, 0.4], [-1.0, -2.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+
+
+def guardrail(**changes):
+    return GuardProfile(**{"mode": "guardrail", "schedule": (2,), "thresholds": (1.5,), **changes})
+
+
+def test_guardrail_figures():
+    figures = replay_log(LOG, guardrail())
+    expected = {
+        "requests": 4,
+        "served": 2,
+        "accepted": 2,
+        "best_effort": 0,
+        "abstained": 2,
+        "false_acceptances": 1,
+        "false_acceptance_rate": 0.5,
+        "served_and_bad_rate": 0.25,
+        "bad_among_served_rate": 0.5,
+        "precision": 0.5,
+        "recall": 0.5,
+        "recall_vs_best_of_n": 0.5,
+        "acceptable_rate": 0.25,
+        "mean_draws": 2,
+        "mean_loops": 1,
+    }
+    assert {key: figures[key] for key in expected} == pytest.approx(expected)
+    assert figures["best_of_n"]["served"] == figures["best_of_n"]["best_effort"] == 4
+    assert figures["best_of_n_at_zero"]["served"] == figures["best_of_n_at_zero"]["accepted"] == 3
+    assert set(expected) == set(figures["best_of_n"])
+
+
+def test_a_rate_with_denominator_zero_is_null():
+    figures = replay_log(LOG, guardrail(thresholds=(None,)))
+    assert (figures["served"], figures["precision"], figures["bad_among_served_rate"]) == (0.0, None, None)
+    assert math.copysign(1.0, figures["false_acceptances"]) == 1.0
+
+
+def test_the_score_transform_is_applied():
+    assert replay_log(LOG, guardrail(thresholds=(4.0,), score_transform={"a": 2.0, "b": 0.5}))["served"] == pytest.approx(2)
+
+
+def test_rows_in_memory_and_accelerator():
+    figures = replay_log(rows_of(LOG), guardrail(mode="accelerator"))
+    assert (figures["accepted"], figures["best_effort"], figures["abstained"]) == pytest.approx((2, 2, 0))
+
+
+def test_without_labels_only_the_other_figures_are_given():
+    figures = replay_log(log_of([[1.0]], [[math.nan]]), guardrail(schedule=(1,)))
+    assert (figures["requests"], figures["precision"], figures["best_of_n"]["acceptable_rate"]) == (1.0, None, None)
+
+
+def test_eager_profiles_and_short_rows_are_refused():
+    with pytest.raises(ProfileError, match="eager"):
+        replay_log(LOG, guardrail(exit="eager"))
+    with pytest.raises(InputError, match="fewer than the budget"):
+        replay_log(LOG, guardrail(schedule=(3,)))
+
+
+def call(tmp_path, capsys, *flags):
+    log, profile = tmp_path / "log.jsonl", tmp_path / "profile.json"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows_of(LOG)) + '{"torn')
+    profile.write_text('{"mode": "guardrail", "schedule": [2], "thresholds": [1.5]}')
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args([str(log), "--profile", str(profile), *flags])) == 0
+    return capsys.readouterr()
+
+
+def test_command_prints_json(tmp_path, capsys):
+    said = call(tmp_path, capsys, "--json")
+    assert json.loads(said.out)["served_and_bad_rate"] == pytest.approx(0.25)
+    assert "1 torn" in said.err
+
+
+def test_command_prints_a_table(tmp_path, capsys):
+    said = call(tmp_path, capsys)
+    assert "25.00 %" in said.out
+    assert "best-of-2" in said.out
