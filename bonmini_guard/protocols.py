@@ -30,7 +30,7 @@ class DrawRequest:
     messages: Sequence[BaseMessage]
     seed: int
     index: int = 0
-    options: Mapping[str, Any] = field(default=NO_OPTIONS)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable

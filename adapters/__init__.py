@@ -1,0 +1,20 @@
+"""One file for each outside system: what draws candidates, and what scores them elsewhere."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bonmini_guard.adapters.langchain import LangChainGenerator
+    from bonmini_guard.adapters.local import TransformersGenerator
+
+_HOMES = {"LangChainGenerator": "langchain", "TransformersGenerator": "local"}
+__all__ = ["LangChainGenerator", "TransformersGenerator"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an adapter when it is first used: each may need an extra of its own."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,383 @@
+"""The engine: the effects around the pure policy. One async core for every face of the package.
+
+Draws run as tasks and report to one queue; what has arrived is scored together; the policy decides; what is no longer
+needed is cancelled, and the cancellation is awaited. No state survives a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from time import perf_counter
+from typing import Any, Protocol, TypeGuard
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import add_usage
+
+from bonmini_guard.detach import detached_context
+from bonmini_guard.errors import GenerationError
+from bonmini_guard.limiter import Limiter
+from bonmini_guard.policy import Action, Decision, Policy, State
+from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, Generator, GroupGenerator, Scorer, ScoringSession
+from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
+
+logger = logging.getLogger(__name__)
+
+#: Seconds a cancelled draw is waited for. A generator that ignores cancellation must not hold its request for ever.
+CANCEL_GRACE = 5.0
+
+
+class Observer(Protocol):
+    """Told what happens while it happens. Its errors end the request, so it should raise none."""
+
+    async def drawn(self, candidate: Candidate) -> None:
+        """A draw arrived or failed."""
+
+    async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
+        """A batch was scored."""
+
+    async def looped(self, state: State, decision: Decision) -> None:
+        """A loop ended, and the policy decided."""
+
+
+def draw_seed(seed: int, index: int) -> int:
+    """The seed of one draw, in [0, 2**31): splitmix64 of the request's seed and the draw's number."""
+    z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (z ^ (z >> 31)) >> 33
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Everything a request needs that does not change from one to the next.
+
+    Attributes:
+        generator: draws candidates.
+        scorer: the reward model.
+        policy: when to stop and what to serve.
+        limiter: shared by all requests of a guard; None for no limit. A group draw takes one place.
+        timeout: seconds for the whole request; None waits for ever.
+        transform: from raw to calibrated score.
+        profile: name of the profile, for the record.
+        has_zero: whether score 0 is the outside option.
+    """
+
+    generator: Generator | GroupGenerator
+    scorer: Scorer
+    policy: Policy
+    limiter: Limiter | None = None
+    timeout: float | None = None
+    transform: Callable[[float], float] | None = None
+    profile: str | None = None
+    has_zero: bool = True
+
+    async def run(
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        seed: int,
+        options: Mapping[str, Any] = NO_OPTIONS,
+        observer: Observer | None = None,
+        request_id: str = "",
+    ) -> GuardResult:
+        """Conduct one request.
+
+        Raises:
+            GenerationError: not one draw arrived.
+        """
+        request = _Request(self, messages, seed, options, observer, request_id)
+        try:
+            async with asyncio.timeout(self.timeout) as scope:
+                return await request.conduct()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            return request.out_of_time()
+        finally:
+            await request.close()
+
+
+class _ScoringFailed(Exception):
+    """The scorer raised, or did not answer in kind."""
+
+
+class _Request:
+    """One request's state."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        messages: Sequence[BaseMessage],
+        seed: int,
+        options: Mapping[str, Any],
+        observer: Observer | None,
+        request_id: str,
+    ) -> None:
+        self.engine = engine
+        self.messages = messages
+        self.seed = seed
+        self.options = options
+        self.observer = observer
+        self.request_id = request_id
+        self.begun = perf_counter()
+        self.scoring = 0.0
+        self.state = State()
+        self.loops = 0
+        self.candidates: list[Candidate] = []
+        self.arrived: asyncio.Queue[Candidate] = asyncio.Queue()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.session: ScoringSession | None = None
+        self.known: dict[str, tuple[float | None, float | None]] = {}
+        self.scorer_error: BaseException | None = None
+        self.context = detached_context()
+
+    async def conduct(self) -> GuardResult:
+        """Loop until the policy has decided."""
+        policy = self.engine.policy
+        try:
+            while True:
+                decision = policy.decide(self.state)
+                if self.observer is not None and self.loops:
+                    await self.observer.looped(self.state, decision)
+                if decision.action is not Action.DRAW:
+                    return self._finish(decision)
+                loop = self._begin_loop(decision.draws)
+                winner = await self._collect(loop)
+                if winner is not None:
+                    return self._record("accepted", "passed", winner)
+                self.state = policy.observe(self.state, [candidate.score for candidate in loop], self._elapsed())
+        except _ScoringFailed:
+            return self._without_scores("scorer_failed")
+
+    def out_of_time(self) -> GuardResult:
+        """The deadline: guardrail abstains, accelerator serves the best so far."""
+        # An unfinished loop does not count in guardrail mode; what it scored may still be the best so far.
+        if self.engine.policy.mode == "guardrail":
+            return self._record("abstained", "deadline", self._best())
+        if self._best() is not None or self._first() is not None:
+            return self._without_scores("deadline")
+        raise GenerationError(f"no draw arrived within the timeout of {self.engine.timeout} s: raise timeout=") from TimeoutError()
+
+    async def close(self) -> None:
+        """Cancel what is still running, wait until it is gone, close the scoring session."""
+        running = [task for task in self.tasks if not task.done()]
+        for task in running:
+            task.cancel()
+        if running:
+            _, stubborn = await asyncio.wait(running, timeout=CANCEL_GRACE)
+            if stubborn:
+                logger.warning("%d draws ignored their cancellation for %s s and were left behind", len(stubborn), CANCEL_GRACE)
+        if self.session is not None:
+            try:
+                await self.session.aclose()
+            except Exception:
+                logger.warning("closing the scoring session failed", exc_info=True)
+
+    # Drawing
+
+    def _begin_loop(self, draws: int) -> list[Candidate]:
+        first = len(self.candidates)
+        loop = [Candidate(index, self.loops, draw_seed(self.seed, index)) for index in range(first, first + draws)]
+        self.candidates += loop
+        self.loops += 1
+        generator = self.engine.generator
+        create = asyncio.get_running_loop().create_task
+        if _draws_groups(generator):
+            self.tasks.append(create(self._draw_group(generator, loop), context=self.context))
+        else:
+            for candidate in loop:
+                # A context of its own for each draw: one draw's context variables must not reach another.
+                self.tasks.append(create(self._draw(generator, candidate), context=self.context.copy()))
+        return loop
+
+    def _ask(self, candidate: Candidate) -> DrawRequest:
+        return DrawRequest(self.messages, candidate.seed, candidate.index, self.options)
+
+    async def _draw(self, generator: Generator, candidate: Candidate) -> None:
+        outcome: object
+        try:
+            async with self._place():
+                candidate.started = self._elapsed()
+                outcome = await generator.draw(self._ask(candidate))
+        except asyncio.CancelledError as error:
+            self._settle(candidate, error)
+            raise
+        except Exception as error:
+            outcome = error
+        self._settle(candidate, outcome)
+
+    async def _draw_group(self, generator: GroupGenerator, loop: Sequence[Candidate]) -> None:
+        failure: BaseException = GenerationError("the generator ended without answering this draw")
+        try:
+            async with self._place():
+                for candidate in loop:
+                    candidate.started = self._elapsed()
+                stream = generator.draw_group([self._ask(candidate) for candidate in loop])
+                async with contextlib.aclosing(stream):  # type: ignore[type-var]
+                    async for position, outcome in stream:
+                        self._settle(loop[position], outcome)
+        except asyncio.CancelledError as error:
+            failure = error
+            raise
+        except Exception as error:
+            failure = error
+        finally:
+            for candidate in loop:
+                if candidate.finished is None:
+                    self._settle(candidate, failure)
+
+    def _place(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        limiter = self.engine.limiter
+        return _FREE if limiter is None else limiter.here()
+
+    def _settle(self, candidate: Candidate, outcome: object) -> None:
+        if isinstance(outcome, AIMessage):
+            candidate.message = outcome
+        elif isinstance(outcome, BaseException):
+            candidate.error = outcome
+        else:
+            candidate.error = TypeError(f"a generator must give an AIMessage, this one gave {type(outcome).__name__}")
+        candidate.finished = self._elapsed()
+        self.arrived.put_nowait(candidate)
+
+    # Scoring
+
+    async def _collect(self, loop: Sequence[Candidate]) -> Candidate | None:
+        """Score the loop's draws as they arrive. The winner of an eager exit, else None once all are in."""
+        policy, left = self.engine.policy, len(loop)
+        while left:
+            batch = [await self.arrived.get()]
+            while not self.arrived.empty():
+                batch.append(self.arrived.get_nowait())
+            left -= len(batch)
+            await self._score([candidate for candidate in batch if candidate.message is not None])
+            if self.observer is not None:
+                for candidate in batch:
+                    await self.observer.drawn(candidate)
+            if policy.exit == "eager":
+                winner = next((candidate for candidate in batch if policy.passes(self.loops - 1, candidate.score)), None)
+                if winner is not None:
+                    return winner
+        return None
+
+    async def _score(self, batch: Sequence[Candidate]) -> None:
+        fresh: dict[str, AIMessage] = {}
+        keys = [_content_key(candidate.message) for candidate in batch if candidate.message is not None]
+        for key, candidate in zip(keys, batch, strict=True):
+            if key not in self.known and candidate.message is not None:
+                fresh[key] = candidate.message
+        if fresh:
+            await self._score_fresh(fresh, batch)
+        now = self._elapsed()
+        for key, candidate in zip(keys, batch, strict=True):
+            candidate.raw_score, candidate.score = self.known[key]
+            candidate.scored = now
+
+    async def _score_fresh(self, fresh: Mapping[str, AIMessage], batch: Sequence[Candidate]) -> None:
+        begun = perf_counter()
+        try:
+            if self.session is None:
+                self.session = self.engine.scorer.session(self.messages)
+            scores = await self.session.score(list(fresh.values()))
+            if len(scores) != len(fresh):
+                raise ValueError(f"the reward model gave {len(scores)} scores for {len(fresh)} candidates")
+            for key, raw in zip(fresh, scores, strict=True):
+                self.known[key] = self._usable(raw)
+        except Exception as error:
+            self.scorer_error = error
+            raise _ScoringFailed from error
+        finally:
+            self.scoring += perf_counter() - begun
+        if self.observer is not None:
+            await self.observer.scored(batch, perf_counter() - begun)
+
+    def _usable(self, raw: float | None) -> tuple[float | None, float | None]:
+        if raw is None or not math.isfinite(raw):
+            return (None if raw is None else float(raw)), None
+        raw = float(raw)
+        score = raw if self.engine.transform is None else self.engine.transform(raw)
+        return raw, score if math.isfinite(score) else None
+
+    # Concluding
+
+    def _finish(self, decision: Decision) -> GuardResult:
+        if all(candidate.message is None for candidate in self.candidates):
+            causes = [c.error for c in self.candidates if isinstance(c.error, Exception)]
+            group = ExceptionGroup("every draw failed", causes) if causes else None
+            raise GenerationError(f"none of {len(self.candidates)} draws arrived; see the chained errors") from group
+        if decision.index is None:
+            return self._without_scores("scorer_failed")
+        selected = self.candidates[decision.index]
+        if decision.action is Action.ABSTAIN:
+            return self._record("abstained", decision.reason, selected)
+        return self._record("accepted" if decision.accepted else "best_effort", decision.reason, selected)
+
+    def _without_scores(self, reason: str) -> GuardResult:
+        """Scores are missing or incomplete: guardrail fails closed, accelerator serves what it has and says so."""
+        best = self._best()
+        if self.engine.policy.mode == "guardrail":
+            return self._record("abstained", reason, best)
+        return self._record("best_effort", reason, best) if best is not None else self._record("unscored", reason, self._first())
+
+    def _best(self) -> Candidate | None:
+        scored = [candidate for candidate in self.candidates if candidate.score is not None]
+        return max(scored, key=lambda candidate: (candidate.score, -candidate.index), default=None)
+
+    def _first(self) -> Candidate | None:
+        return next((candidate for candidate in self.candidates if candidate.message is not None), None)
+
+    def _record(self, decision: Outcome, reason: str, selected: Candidate | None) -> GuardResult:
+        return GuardResult(
+            mode=self.engine.policy.mode,
+            decision=decision,
+            reason=reason,
+            selected=selected,
+            candidates=tuple(self.candidates),
+            loops=self.loops,
+            usage=_total_usage(self.candidates),
+            timings=Timings(self._elapsed(), self.scoring),
+            threshold=self.engine.policy.thresholds[self.loops - 1] if self.loops else None,
+            seed=self.seed,
+            request_id=self.request_id,
+            profile=self.engine.profile,
+            has_zero=self.engine.has_zero,
+            scorer_error=self.scorer_error,
+        )
+
+    def _elapsed(self) -> float:
+        return perf_counter() - self.begun
+
+
+class _Free:
+    """No limit."""
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+_FREE = _Free()
+
+
+def _draws_groups(generator: object) -> TypeGuard[GroupGenerator]:
+    return callable(getattr(generator, "draw_group", None))
+
+
+def _content_key(message: AIMessage) -> str:
+    """Equal for answers that a reader could not tell apart: same content and same tool calls."""
+    if isinstance(message.content, str) and not message.tool_calls and not message.invalid_tool_calls:
+        return message.content
+    calls = [(call["name"], call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
+    return "\0" + json.dumps([message.content, calls], sort_keys=True, default=repr)
+
+
+def _total_usage(candidates: Sequence[Candidate]) -> dict[str, Any]:
+    usages = [c.message.usage_metadata for c in candidates if c.message is not None and c.message.usage_metadata is not None]
+    return dict(reduce(add_usage, usages)) if usages else {}

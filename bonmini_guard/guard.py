@@ -1,0 +1,246 @@
+"""``BestOfMiniN``: the guard as a LangChain runnable."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
+from langchain_core.runnables.config import get_async_callback_manager_for_config, patch_config
+from pydantic import ConfigDict, PrivateAttr, ValidationError
+
+from bonmini_guard.bridge import run_sync
+from bonmini_guard.engine import Engine, Observer
+from bonmini_guard.errors import ConfigurationError, NoAcceptableResponse, ScorerError
+from bonmini_guard.explore import Explorer
+from bonmini_guard.generators import as_generator
+from bonmini_guard.limiter import Limiter
+from bonmini_guard.prompts import as_messages
+from bonmini_guard.result import GuardResult
+from bonmini_guard.scorers import as_scorer
+from bonmini_guard.settings import build_policy, check_parts, load_profile, profile_name
+from bonmini_guard.tracing import observer_for
+
+ABSTAIN_MESSAGE = "I cannot give an answer to this that is good enough."
+
+#: The arguments that a profile fixes.
+SHAPE = ("mode", "mini_n", "max_loops", "schedule", "threshold", "exit")
+
+
+class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
+    """Best of mini-N in loops around a language model (arXiv 2510.04087).
+
+    Draws candidates in small loops, scores them with a reward model whose zero means "acceptable", and stops as soon as the
+    best one passes the threshold. A guardrail abstains when nothing passes; an accelerator serves the best so far.
+
+    Example::
+
+        guard = BestOfMiniN(generator=llm, reward_model=RewardModel.load("my-reward-model"), profile="guardrail.json")
+        chain = prompt | guard | StrOutputParser()
+
+    Args:
+        generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
+        reward_model: a ``RewardModel``, any ``Scorer``, or a callable ``(messages, candidates) -> list of scores``, sync or async.
+        profile: a path or a ``GuardProfile``. It fixes the six arguments that follow, so none may be given with it.
+        mode: "guardrail" (default) or "accelerator".
+        mini_n: draws of a loop (default 4).
+        max_loops: loops at most (default 8).
+        schedule: draws of each loop, instead of the two above; growing ones such as [4, 28] keep latency low.
+        threshold: the score at which a loop exits; one number, or one for each loop (default 0: as likely acceptable as not).
+        exit: "loop" compares the best so far after each loop; "eager" serves the first draw to pass and cancels its siblings.
+        on_abstain: "error" raises ``NoAcceptableResponse``; "message" gives ``abstain_message``; a Runnable gets the original
+            input; a callable gets the ``GuardResult``. The last two are outside any promise.
+        abstain_message: text of the abstention message.
+        timeout: seconds for the whole request.
+        max_concurrency: draws in flight at a time over all requests of this guard; None sets no limit.
+        seed: makes every request repeatable, with generators that honour seeds; None draws a fresh seed for each request.
+        strict: refuse a profile that was calibrated for other parts; False warns.
+        explore: share of requests (0 to 1) whose full budget is drawn and scored in the background, for calibration.
+        on_explored: called with the complete ``GuardResult`` of each explored request; may be async.
+        trace_candidates: put candidate texts into the callbacks' child runs.
+
+    Raises:
+        ConfigurationError: an argument is wrong, or arguments contradict each other.
+        ProfileError: the profile is malformed, or was calibrated for other parts.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    generator: Any
+    reward_model: Any
+    profile: Any = None
+    mode: Any = None
+    mini_n: Any = None
+    max_loops: Any = None
+    schedule: Any = None
+    threshold: Any = None
+    exit: Any = None
+    on_abstain: Any = "error"
+    abstain_message: str = ABSTAIN_MESSAGE
+    timeout: float | None = None
+    max_concurrency: int | None = None
+    seed: int | None = None
+    strict: bool = True
+    explore: float = 0.0
+    on_explored: Callable[[GuardResult], Any] | None = None
+    trace_candidates: bool = False
+
+    _engine: Engine = PrivateAttr()
+    _explorer: Explorer | None = PrivateAttr(default=None)
+
+    def __init__(self, **arguments: Any) -> None:
+        try:
+            super().__init__(**arguments)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ConfigurationError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        self._check_arguments()
+        self._engine = self._build_engine()
+        self._explorer = Explorer(self._engine, self.explore, self.on_explored) if self.explore else None
+
+    # Results
+
+    async def arun(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        seed: int | None = None,
+        **options: Any,
+    ) -> GuardResult:
+        """Conduct one request and give its whole record; an abstention is a result, not an error.
+
+        Args:
+            input: a string (one user turn), messages or a prompt value.
+            config: its callbacks see one run, without candidate texts.
+            seed: overrides the guard's seed for this request.
+            options: call options for the generator (``stop``, ``tools``, ...).
+
+        Raises:
+            InputError: the prompt is empty or unreadable.
+            GenerationError: not one draw arrived.
+        """
+        messages = as_messages(input)
+        if not config:
+            return await self._conduct(messages, seed, options, None)
+        manager: AsyncCallbackManager = get_async_callback_manager_for_config(config)
+        run = await manager.on_chain_start({}, {"messages": len(messages)}, name="BestOfMiniN.run")
+        try:
+            result = await self._conduct(messages, seed, options, observer_for(run, self.trace_candidates))
+        except BaseException as error:
+            await run.on_chain_error(error)
+            raise
+        await run.on_chain_end(result.metadata())
+        return result
+
+    def run(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        seed: int | None = None,
+        **options: Any,
+    ) -> GuardResult:
+        """``arun`` for sync code; it works inside a running event loop too."""
+        return run_sync(lambda: self.arun(input, config, seed=seed, **options))
+
+    # Messages
+
+    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:  # noqa: A002
+        """The served answer, or what ``on_abstain`` says."""
+        return await self._acall_with_config(self._answer, input, config, run_type="chain", **kwargs)
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:  # noqa: A002
+        """``ainvoke`` for sync code; it works inside a running event loop too."""
+        return self._call_with_config(self._answer_sync, input, config, run_type="chain", **kwargs)
+
+    def _answer_sync(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:  # noqa: A002
+        return run_sync(lambda: self._answer(input, run_manager=run_manager, config=config, **options))
+
+    async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:  # noqa: A002
+        observer = observer_for(run_manager, self.trace_candidates)
+        result = await self._conduct(as_messages(input), options.pop("seed", None), options, observer)
+        if result.message is not None:
+            return _stamped(result.message, result)
+        return await self._abstain(input, result, patch_config(config, callbacks=run_manager.get_child()))
+
+    async def _abstain(self, original: LanguageModelInput, result: GuardResult, config: RunnableConfig) -> AIMessage:
+        if self.on_abstain == "error":
+            raise (ScorerError if result.reason == "scorer_failed" else NoAcceptableResponse)(result) from result.scorer_error
+        if self.on_abstain == "message":
+            return _stamped(AIMessage(self.abstain_message), result)
+        if isinstance(self.on_abstain, Runnable):
+            answer = await self.on_abstain.ainvoke(original, config)
+        else:
+            answer = self.on_abstain(result)
+            answer = await answer if inspect.isawaitable(answer) else answer
+        return _stamped(_fallback_message(answer), result, fallback=True)
+
+    async def _conduct(
+        self, messages: Sequence[BaseMessage], seed: int | None, options: dict[str, Any], observer: Observer | None
+    ) -> GuardResult:
+        seed = self.seed if seed is None else seed
+        seed = random.getrandbits(62) if seed is None else seed
+        result = await self._engine.run(messages, seed=seed, options=options, observer=observer, request_id=uuid4().hex)
+        if self._explorer is not None:
+            self._explorer.consider(result, messages, options)
+        return result
+
+    # Construction
+
+    def _check_arguments(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise ConfigurationError(f"timeout must be a positive number of seconds, not {self.timeout}")
+        if self.max_concurrency is not None and self.max_concurrency < 1:
+            raise ConfigurationError(f"max_concurrency must be 1 or more, not {self.max_concurrency}")
+        if not 0 <= self.explore <= 1:
+            raise ConfigurationError(f"explore is a share of requests between 0 and 1, not {self.explore}")
+        named = isinstance(self.on_abstain, str) and self.on_abstain in ("error", "message")
+        if not named and not isinstance(self.on_abstain, Runnable) and not callable(self.on_abstain):
+            raise ConfigurationError(f"on_abstain is 'error', 'message', a Runnable or a callable, not {self.on_abstain!r}")
+
+    def _build_engine(self) -> Engine:
+        profile = load_profile(self.profile)
+        policy = build_policy(profile, {name: getattr(self, name) for name in SHAPE})
+        generator, scorer = as_generator(self.generator), as_scorer(self.reward_model)
+        check_parts(policy, profile, generator, scorer, self.strict)
+        return Engine(
+            generator,
+            scorer,
+            policy,
+            limiter=None if self.max_concurrency is None else Limiter(self.max_concurrency),
+            timeout=self.timeout,
+            transform=None if profile is None else profile.score_transform,
+            profile=profile_name(self.profile),
+            has_zero=getattr(scorer, "has_zero", True) or profile is not None,
+        )
+
+
+def _stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> AIMessage:
+    """A copy that carries the decision and the tokens of all draws (of the fallback too); the original stays as it was."""
+    about = result.metadata()
+    usage: Any = dict(result.usage) or None
+    if fallback:
+        about |= {"decision": "fallback", "score": None, "raw_score": None, "acceptance_probability": None}
+        usage = add_usage(_usage(result), message.usage_metadata)
+    metadata = {**message.response_metadata, "bonmini_guard": about}
+    return message.model_copy(update={"response_metadata": metadata, "usage_metadata": usage or None})
+
+
+def _usage(result: GuardResult) -> UsageMetadata | None:
+    return UsageMetadata(**result.usage) if result.usage else None  # type: ignore[typeddict-item]
+
+
+def _fallback_message(answer: Any) -> AIMessage:
+    if isinstance(answer, AIMessage):
+        return answer
+    if isinstance(answer, str):
+        return AIMessage(answer)
+    raise ConfigurationError(f"on_abstain gave a {type(answer).__name__}: it must give an AIMessage or a string")
