@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeGuard
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
 
+from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.detach import detached_context
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter
@@ -131,12 +132,13 @@ class _Request:
         self.state = State()
         self.loops = 0
         self.candidates: list[Candidate] = []
-        self.arrived: asyncio.Queue[Candidate] = asyncio.Queue()
+        self.arrived: Arrivals[Candidate] = Arrivals()
         self.tasks: list[asyncio.Task[None]] = []
         self.session: ScoringSession | None = None
         self.known: dict[str, tuple[float | None, float | None]] = {}
         self.scorer_error: BaseException | None = None
         self.context = detached_context()
+        self.places = None if engine.limiter is None else engine.limiter.here()
 
     async def conduct(self) -> GuardResult:
         """Loop until the policy has decided."""
@@ -197,15 +199,18 @@ class _Request:
                 self.tasks.append(create(self._draw(generator, candidate), context=self.context.copy()))
         return loop
 
-    def _ask(self, candidate: Candidate) -> DrawRequest:
-        return DrawRequest(self.messages, candidate.seed, candidate.index, self.options)
-
     async def _draw(self, generator: Generator, candidate: Candidate) -> None:
         outcome: object
         try:
-            async with self._place():
-                candidate.started = self._elapsed()
-                outcome = await generator.draw(self._ask(candidate))
+            # Not "async with": this line runs once a draw, and acquire() alone is the cheaper half of it.
+            if self.places is not None:
+                await self.places.acquire()
+            try:
+                candidate.started = perf_counter() - self.begun
+                outcome = await generator.draw(DrawRequest(self.messages, candidate.seed, candidate.index, self.options))
+            finally:
+                if self.places is not None:
+                    self.places.release()
         except asyncio.CancelledError as error:
             self._settle(candidate, error)
             raise
@@ -216,10 +221,10 @@ class _Request:
     async def _draw_group(self, generator: GroupGenerator, loop: Sequence[Candidate]) -> None:
         failure: BaseException = GenerationError("the generator ended without answering this draw")
         try:
-            async with self._place():
+            async with self.places or contextlib.nullcontext():
                 for candidate in loop:
                     candidate.started = self._elapsed()
-                stream = generator.draw_group([self._ask(candidate) for candidate in loop])
+                stream = generator.draw_group([DrawRequest(self.messages, c.seed, c.index, self.options) for c in loop])
                 async with contextlib.aclosing(stream):  # type: ignore[type-var]
                     async for position, outcome in stream:
                         self._settle(loop[position], outcome)
@@ -233,10 +238,6 @@ class _Request:
                 if candidate.finished is None:
                     self._settle(candidate, failure)
 
-    def _place(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        limiter = self.engine.limiter
-        return _FREE if limiter is None else limiter.here()
-
     def _settle(self, candidate: Candidate, outcome: object) -> None:
         if isinstance(outcome, AIMessage):
             candidate.message = outcome
@@ -244,8 +245,8 @@ class _Request:
             candidate.error = outcome
         else:
             candidate.error = TypeError(f"a generator must give an AIMessage, this one gave {type(outcome).__name__}")
-        candidate.finished = self._elapsed()
-        self.arrived.put_nowait(candidate)
+        candidate.finished = perf_counter() - self.begun
+        self.arrived.put(candidate)
 
     # Scoring
 
@@ -253,9 +254,7 @@ class _Request:
         """Score the loop's draws as they arrive. The winner of an eager exit, else None once all are in."""
         policy, left = self.engine.policy, len(loop)
         while left:
-            batch = [await self.arrived.get()]
-            while not self.arrived.empty():
-                batch.append(self.arrived.get_nowait())
+            batch = await self.arrived.take()
             left -= len(batch)
             await self._score([candidate for candidate in batch if candidate.message is not None])
             if self.observer is not None:
@@ -353,17 +352,6 @@ class _Request:
 
     def _elapsed(self) -> float:
         return perf_counter() - self.begun
-
-
-class _Free:
-    """No limit."""
-
-    async def __aenter__(self) -> None: ...
-
-    async def __aexit__(self, *error: object) -> None: ...
-
-
-_FREE = _Free()
 
 
 def _draws_groups(generator: object) -> TypeGuard[GroupGenerator]:

@@ -6,7 +6,6 @@ import inspect
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models import LanguageModelInput
@@ -188,7 +187,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     ) -> GuardResult:
         seed = self.seed if seed is None else seed
         seed = random.getrandbits(62) if seed is None else seed
-        result = await self._engine.run(messages, seed=seed, options=options, observer=observer, request_id=uuid4().hex)
+        result = await self._engine.run(messages, seed=seed, options=options, observer=observer, request_id=f"{random.getrandbits(128):032x}")
         if self._explorer is not None:
             self._explorer.consider(result, messages, options)
         return result

@@ -1,0 +1,152 @@
+"""Our own time in a request: microseconds with instant fakes and nothing passing, next to a bare asyncio queue.
+
+All rows of one schedule are measured in turns in one process, so that noise of the machine hits them alike; each figure is
+the median over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import warnings
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from benchmarks.tables import print_table, write_json
+from bonmini_guard import BestOfMiniN
+from bonmini_guard.protocols import DrawRequest
+
+SCHEDULES = ([8], [4, 4], [16], [64], [16, 16, 16, 16])
+Request = Callable[[], Awaitable[Any]]
+
+
+class InstantGenerator:
+    """Answers at once. Answers differ, so that every candidate is scored."""
+
+    answers = tuple(AIMessage(f"answer {index}") for index in range(64))
+
+    async def draw(self, request: DrawRequest) -> AIMessage:
+        """The answer of this index."""
+        return self.answers[request.index]
+
+
+class InstantScorer:
+    """Scores -1 at once: nothing passes."""
+
+    def session(self, messages: Sequence[BaseMessage]) -> InstantScorer:
+        """Itself."""
+        return self
+
+    async def score(self, candidates: Sequence[AIMessage]) -> list[float]:
+        """-1 for each."""
+        return [-1.0] * len(candidates)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+async def queue_floor(draws: int) -> None:
+    """The least any concurrent engine does: a task for each draw, and one queue."""
+    finished: asyncio.Queue[AIMessage] = asyncio.Queue()
+
+    async def draw(index: int) -> None:
+        finished.put_nowait(InstantGenerator.answers[index])
+
+    tasks = [asyncio.create_task(draw(index)) for index in range(draws)]
+    for _ in range(draws):
+        await finished.get()
+    for task in tasks:
+        await task
+
+
+def contenders(schedule: list[int]) -> dict[str, Request]:
+    """What is measured for one schedule."""
+    guard = BestOfMiniN(
+        generator=InstantGenerator(),
+        reward_model=InstantScorer(),
+        mode="accelerator",
+        schedule=schedule,
+        threshold=0.0,
+        max_concurrency=64,
+        timeout=60.0,
+    )
+    rows: dict[str, Request] = {
+        "queue floor": lambda: queue_floor(sum(schedule)),
+        "arun": lambda: guard.arun("prompt"),
+        "ainvoke": lambda: guard.ainvoke("prompt"),
+    }
+    return rows | rival(sum(schedule))
+
+
+def rival(draws: int) -> dict[str, Request]:
+    """its_hub's best-of-N on the same fakes, where it is installed; its limit is switched off, which suits it best."""
+    try:
+        from its_hub.algorithms import BestOfN
+        from its_hub.base import AbstractLanguageModel, AbstractOutcomeRewardModel
+    except ImportError:
+        return {}
+
+    class Model(AbstractLanguageModel):  # type: ignore[misc]
+        async def agenerate(self, messages: Any, **options: Any) -> Any:
+            if isinstance(messages[0], list):
+                return [{"role": "assistant", "content": f"answer {index}"} for index in range(len(messages))]
+            return {"role": "assistant", "content": "answer"}
+
+        def generate(self, messages: Any, **options: Any) -> Any:
+            raise RuntimeError("sync generation is not measured here")
+
+        def evaluate(self, *arguments: Any) -> Any:
+            raise RuntimeError("evaluation is not measured here")
+
+    class Reward(AbstractOutcomeRewardModel):  # type: ignore[misc]
+        async def ascore(self, prompt: Any, responses: Any) -> Any:
+            return [-1.0] * len(responses) if isinstance(responses, list) else -1.0
+
+        def score(self, prompt: Any, responses: Any) -> Any:
+            return [-1.0] * len(responses) if isinstance(responses, list) else -1.0
+
+    model, algorithm = Model(), BestOfN(Reward())
+    return {"its_hub": lambda: algorithm.ainfer(model, "prompt", budget=draws)}
+
+
+async def measure(schedule: list[int], rounds: int, requests: int) -> dict[str, float]:
+    """Median microseconds a request of each contender, measured in turns."""
+    rows = contenders(schedule)
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for turn in range(rounds + 1):
+        for name, request in rows.items():
+            begun = perf_counter()
+            for _ in range(requests):
+                await request()
+            if turn:  # the first turn warms up
+                times[name].append((perf_counter() - begun) / requests * 1e6)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    """Print the table; write JSON with --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=100)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    results = {str(schedule): asyncio.run(measure(schedule, options.rounds, options.requests)) for schedule in SCHEDULES}
+    names = list(results[str(SCHEDULES[0])])
+    rows = [
+        [schedule, *(f"{times[name]:.0f}" for name in names), f"{times['arun'] / times['queue floor']:.2f}"]
+        for schedule, times in results.items()
+    ]
+    print_table(["schedule", *(f"{name} (us)" for name in names), "arun / floor"], rows)
+    for one, many in (("[8]", "[4, 4]"), ("[64]", "[16, 16, 16, 16]")):
+        print(f"{many} costs {results[many]['arun'] - results[one]['arun']:.0f} us more than {one} in arun")
+    write_json(options.json, {"microseconds": results})
+
+
+if __name__ == "__main__":
+    main()

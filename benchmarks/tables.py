@@ -1,0 +1,52 @@
+"""What every benchmark prints and writes: a table, and JSON with the command and the machine that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and the Python that ran."""
+    return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def command() -> str:
+    """The command line, without the machine's folders."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = f"python -m {module.name}" if module is not None else Path(sys.argv[0]).name
+    return " ".join([name, *(Path(part).name if os.path.isabs(part) else part for part in sys.argv[1:])])
+
+
+def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
+    """Write the results with command, machine and date; nothing without a path."""
+    if path is None:
+        return
+    about = {"command": command(), "machine": machine(), "date": datetime.now(UTC).date().isoformat()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about | dict(results), indent=1) + "\n", encoding="utf-8")
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a markdown table with aligned columns."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    for number, row in enumerate(cells):
+        print("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+        if number == 0:
+            print("|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
