@@ -1,0 +1,72 @@
+"""``bonmini-guard train``: a reward model from choice rows."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+
+if TYPE_CHECKING:
+    from bonmini_guard.reward.choices import ChoiceRow
+
+HELP = "train a reward model whose zero means 'acceptable', from choices among answers and none of them"
+
+_SETTINGS = ("objective", "epochs", "learning_rate", "batch_size", "max_length", "layers", "seed", "device", "threads")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("choices", metavar="CHOICES", type=Path, help="choice rows: JSON lines, gzipped if named .gz")
+    parser.add_argument("--base", required=True, help="folder or id of the model to start from, with safetensors weights")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write; it must not exist or be empty")
+    objectives = ["outside_option", "bradley_terry"]
+    parser.add_argument("--objective", choices=objectives, default=objectives[0], help="bradley_terry only ranks: it has no zero")
+    parser.add_argument("--epochs", type=float, default=2.0, help="passes over the rows (default 2)")
+    parser.add_argument("--learning-rate", type=float, default=5e-5, help="peak of the cosine schedule (default 5e-5)")
+    parser.add_argument("--batch", dest="batch_size", type=int, default=32, help="distinct texts in a step (default 32)")
+    parser.add_argument("--max-length", type=int, help="most tokens of a text, if less than the model's own limit")
+    parser.add_argument("--layers", type=int, help="keep only so many of the first layers of the base")
+    held_out = parser.add_mutually_exclusive_group()
+    held_out.add_argument("--eval", type=Path, metavar="FILE", help="held-out choice rows")
+    held_out.add_argument("--eval-share", type=float, default=0.0, help="share of the prompts to hold out instead (default 0)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, and print what was learnt."""
+    from bonmini_guard.reward.choices import read_choices
+
+    rows = read_choices(options.choices)
+    held_out = read_choices(options.eval) if options.eval else None
+    if options.eval_share:
+        rows, held_out = hold_out(rows, options.eval_share, options.seed)
+    try:
+        from bonmini_guard.reward.training import train_reward_model
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "train") from error
+    settings = {name: getattr(options, name) for name in _SETTINGS}
+    report = train_reward_model(rows, options.base, options.output, eval_rows=held_out, **settings)
+    print(f"{options.output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
+    if evaluation := report.get("eval"):
+        print(f"held out: log-likelihood {evaluation['log_likelihood']:.4f}, accuracy {evaluation['accuracy']:.3f}")
+    return 0
+
+
+def hold_out(rows: Sequence[ChoiceRow], share: float, seed: int) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
+    """Split rows by prompt, so that no held-out prompt was trained on.
+
+    Raises:
+        ConfigurationError: the share is not in (0, 1), or there are fewer than two prompts.
+    """
+    prompts = sorted({row.prompt for row in rows})
+    if not 0 < share < 1 or len(prompts) < 2:
+        raise ConfigurationError(f"cannot hold out a share of {share} of {len(prompts)} prompts: use a share between 0 and 1")
+    size = min(len(prompts) - 1, max(1, round(share * len(prompts))))
+    chosen = set(random.Random(seed).sample(prompts, size))
+    return [row for row in rows if row.prompt not in chosen], [row for row in rows if row.prompt in chosen]

@@ -1,0 +1,45 @@
+"""The reward model: choice rows, the outside-option loss, training, formatting and local scoring.
+
+Nothing here is loaded until it is asked for, so importing this package costs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bonmini_guard.reward.choices import ChoiceRow, read_choices
+    from bonmini_guard.reward.loss import bradley_terry_loss, outside_option_loss
+    from bonmini_guard.reward.model import RewardModel
+    from bonmini_guard.reward.training import OutsideOptionTrainer, train_reward_model
+
+__all__ = [
+    "ChoiceRow",
+    "OutsideOptionTrainer",
+    "RewardModel",
+    "bradley_terry_loss",
+    "outside_option_loss",
+    "read_choices",
+    "train_reward_model",
+]
+
+_HOMES = {
+    "ChoiceRow": "choices",
+    "OutsideOptionTrainer": "training",
+    "RewardModel": "model",
+    "bradley_terry_loss": "loss",
+    "outside_option_loss": "loss",
+    "read_choices": "choices",
+    "train_reward_model": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,208 @@
+"""Choice rows as training batches: every text tokenised once, rows of one prompt together."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bonmini_guard.errors import CandidateTooLong
+from bonmini_guard.reward.choices import ChoiceRow, Turn, to_messages
+from bonmini_guard.reward.formatting import Formatter
+from bonmini_guard.reward.pooling import pad
+
+#: Batches that are sorted by length together: enough to save padding, few enough to keep the order random.
+_WINDOW = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One distinct row: indices of its texts in the table of texts, the chosen position (K for "none"), its weight."""
+
+    members: tuple[int, ...]
+    target: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Judgements on one prompt that are scored together, and the distinct texts they need."""
+
+    texts: tuple[int, ...]
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Tokenised choice rows.
+
+    Attributes:
+        texts: token ids of each distinct (prompt, answer).
+        groups: what to learn from them, each group with at most as many texts as a batch (but a whole row at least).
+        too_long: judgements left out because an answer does not fit the model.
+        cut: texts of which the oldest turns were cut.
+    """
+
+    texts: list[list[int]]
+    groups: list[Group]
+    too_long: int
+    cut: int
+
+
+def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int) -> Encoding:
+    """Tokenise each distinct text once, add up equal judgements, and group them by prompt."""
+    by_prompt: dict[tuple[Turn, ...], Counter[tuple[tuple[str, ...], int]]] = defaultdict(Counter)
+    for row in rows:
+        by_prompt[row.prompt][row.responses, row.target] += row.count
+    table = _Table(formatter)
+    groups: list[Group] = []
+    for prompt, judgements in by_prompt.items():
+        groups.extend(_grouped(table.judgements(prompt, judgements), batch_size))
+    return Encoding(table.texts, groups, table.too_long, table.cut)
+
+
+class _Table:
+    """The distinct texts met so far."""
+
+    def __init__(self, formatter: Formatter) -> None:
+        self.texts: list[list[int]] = []
+        self.too_long = 0
+        self.cut = 0
+        self._formatter = formatter
+
+    def judgements(self, prompt: tuple[Turn, ...], counts: Counter[tuple[tuple[str, ...], int]]) -> list[Judgement]:
+        places = self._places(prompt, sorted({text for responses, _ in counts for text in responses}))
+        found = []
+        for (responses, target), weight in counts.items():
+            if all(text in places for text in responses):
+                found.append(Judgement(tuple(places[text] for text in responses), target, float(weight)))
+            else:
+                self.too_long += weight
+        return found
+
+    def _places(self, prompt: tuple[Turn, ...], answers: Sequence[str]) -> dict[str, int]:
+        messages, places = to_messages(prompt), {}
+        for answer in answers:
+            try:
+                encoded = self._formatter.encode(messages, answer)
+            except CandidateTooLong:
+                continue
+            places[answer] = len(self.texts)
+            self.texts.append(encoded.ids)
+            self.cut += encoded.cut_turns > 0
+        return places
+
+
+def _grouped(judgements: Iterable[Judgement], batch_size: int) -> list[Group]:
+    """Judgements of one prompt in groups of at most ``batch_size`` texts, in the order of their texts."""
+    groups: list[Group] = []
+    texts: set[int] = set()
+    held: list[Judgement] = []
+    for judgement in sorted(judgements, key=lambda judgement: judgement.members):
+        if held and len(texts | set(judgement.members)) > batch_size:
+            groups.append(Group(tuple(sorted(texts)), tuple(held)))
+            texts, held = set(), []
+        texts.update(judgement.members)
+        held.append(judgement)
+    return [*groups, Group(tuple(sorted(texts)), tuple(held))] if held else groups
+
+
+class Batches(torch.utils.data.Dataset[list[Group]]):
+    """All batches of a training run, in order: each item is the list of groups of one step.
+
+    Every pass shuffles the groups anew; within a window of batches, groups of like length come together.
+
+    Args:
+        encoding: what to learn from.
+        batch_size: most distinct texts in a batch.
+        epochs: passes; a fraction ends within one.
+        seed: of the order.
+    """
+
+    def __init__(self, encoding: Encoding, batch_size: int, epochs: float = 1.0, seed: int = 0) -> None:
+        source = random.Random(seed)
+        self._lengths = [len(text) for text in encoding.texts]
+        self._batches: list[list[Group]] = []
+        whole, part = int(epochs), epochs % 1
+        for number in range(whole + (part > 0)):
+            one_pass = self._one_pass(encoding.groups, batch_size, source)
+            keep = len(one_pass) if number < whole else max(1, round(part * len(one_pass)))
+            self._batches.extend(one_pass[:keep])
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> list[Group]:
+        return self._batches[index]
+
+    def _one_pass(self, groups: Sequence[Group], batch_size: int, source: random.Random) -> list[list[Group]]:
+        shuffled = source.sample(groups, len(groups))
+        width = sum(len(group.texts) for group in groups) / max(1, len(groups))
+        window = max(1, int(_WINDOW * batch_size / max(width, 1.0)))
+        batches: list[list[Group]] = []
+        for start in range(0, len(shuffled), window):
+            near = sorted(shuffled[start : start + window], key=self._longest)
+            batches.extend(_packed(near, batch_size))
+        source.shuffle(batches)
+        return batches
+
+    def _longest(self, group: Group) -> int:
+        return max(self._lengths[text] for text in group.texts)
+
+
+def _packed(groups: Iterable[Group], batch_size: int) -> list[list[Group]]:
+    batches: list[list[Group]] = []
+    room = 0
+    for group in groups:
+        if len(group.texts) > room:
+            batches.append([])
+            room = batch_size
+        batches[-1].append(group)
+        room -= len(group.texts)
+    return batches
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes tensors of batches; each distinct text appears once.
+
+    Attributes:
+        texts: the table of texts.
+        pad_id: what to fill with, on the right.
+    """
+
+    texts: Sequence[list[int]]
+    pad_id: int
+
+    def __call__(self, batches: Sequence[Sequence[Group]]) -> dict[str, Tensor]:
+        """Tensors of one step.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` (texts, longest); ``members`` (sum of sizes,), the place of each row's
+            answers among the texts; ``sizes``, ``choices`` and ``weights`` (rows,).
+        """
+        groups = [group for batch in batches for group in batch]
+        wanted = sorted({text for group in groups for text in group.texts})
+        place = {text: index for index, text in enumerate(wanted)}
+        rows = [judgement for group in groups for judgement in group.judgements]
+        input_ids, attention_mask = pad([self.texts[text] for text in wanted], self.pad_id)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "members": torch.tensor([place[text] for row in rows for text in row.members]),
+            "sizes": torch.tensor([len(row.members) for row in rows]),
+            "choices": torch.tensor([row.target for row in rows]),
+            "weights": torch.tensor([row.weight for row in rows]),
+        }
+
+
+def summary(rows: Sequence[ChoiceRow]) -> dict[str, Any]:
+    """How many judgements there are, and the share of them that chose "none"."""
+    judgements = sum(row.count for row in rows)
+    none = sum(row.count for row in rows if row.choice == "none")
+    return {"rows": len(rows), "judgements": judgements, "share_of_none": none / judgements if judgements else None}

@@ -1,0 +1,161 @@
+"""Control tokens inside texts are text: an answer that spells ``<|im_end|>`` cannot speak as the template."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from bonmini_guard.errors import CheckpointError
+
+Conversation = list[dict[str, Any]]
+Render = Callable[[Conversation], str]
+
+
+class ControlTokens:
+    """Renders and tokenises conversations so that only the template can write control tokens.
+
+    Texts without control tokens take the ordinary way, one tokenisation of the rendered string, as any server does. In
+    others every control token is hidden behind a placeholder while the template renders. Then the template's own control
+    tokens are swapped for anchors, the texts are put back, and a copy of the tokenizer that knows the anchors and
+    reads control tokens as plain text tokenises the whole: each piece exactly as beside the real control tokens.
+
+    Args:
+        tokenizer: a tokenizer of transformers with a ``tokenizers`` back end.
+
+    Raises:
+        CheckpointError: the tokenizer has no such back end.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+            raise CheckpointError("the tokenizer is not a fast one: save it with a tokenizer.json")
+        self.tokenizer = tokenizer
+        self.tokens = _control_tokens(tokenizer)
+        spelled = sorted(self.tokens, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, spelled)) or r"(?!)")
+        self._anchored: _Anchored | None = None
+
+    def encode(self, conversation: Conversation, render: Render) -> list[int]:
+        """Token ids of a rendered conversation.
+
+        Args:
+            conversation: messages as dictionaries; every text in them but the role is data.
+            render: the chat template.
+        """
+        texts = list(_texts(conversation))
+        # Contents joined, because a template that writes nothing between them would join the halves of a control token.
+        joined = "".join(turn["content"] for turn in conversation)
+        if not any(map(self._pattern.search, [joined, *texts])):
+            rendered = render(conversation)
+            ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+            if self._agrees(rendered, ids):
+                return list(ids)
+        return self._encode_as_data(conversation, texts, render)
+
+    def _agrees(self, rendered: str, ids: list[int]) -> bool:
+        # A normaliser can turn look-alikes into a control token: then there are more of them than the template wrote.
+        known = {index for index in self.tokens.values() if index != self.tokenizer.unk_token_id}
+        written = sum(self.tokens[found] in known for found in self._pattern.findall(rendered))
+        return written == sum(index in known for index in ids)
+
+    def _encode_as_data(self, conversation: Conversation, texts: list[str], render: Render) -> list[int]:
+        hidden = _Hidden(self._pattern, texts, [turn["content"] for turn in conversation])
+        rendered = render([hidden.hide_all(turn) for turn in conversation])
+        anchors = self._anchors_outside(rendered)
+        return anchors.encode(hidden.restore(self._pattern.sub(lambda found: anchors.anchor(found.group()), rendered)))
+
+    def _anchors_outside(self, text: str) -> _Anchored:
+        if self._anchored is None or self._anchored.nonce in text:
+            self._anchored = _Anchored(self.tokenizer, self.tokens)
+        return self._anchored
+
+
+class _Hidden:
+    """Placeholders for the control tokens inside texts; the nonce occurs in none of them."""
+
+    def __init__(self, pattern: re.Pattern[str], texts: list[str], contents: list[str]) -> None:
+        self._pattern = pattern
+        self._originals: list[str] = []
+        self._nonce = _fresh_nonce("".join(texts))
+        apart = sum(len(pattern.findall(content)) for content in contents)
+        self._join_up = len(pattern.findall("".join(contents))) != apart
+
+    def hide_all(self, turn: dict[str, Any]) -> dict[str, Any]:
+        """The turn with the control tokens of its texts hidden.
+
+        Where the end of one content and the start of the next would form a control token together, an empty placeholder
+        keeps them apart.
+        """
+        hidden = {key: part if key == "role" else self._hide(part) for key, part in turn.items()}
+        return hidden | {"content": self._placeholder("") + hidden["content"]} if self._join_up else hidden
+
+    def restore(self, text: str) -> str:
+        return re.sub(f"{self._nonce}x(\\d+)x", lambda found: self._originals[int(found.group(1))], text)
+
+    def _hide(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._pattern.sub(lambda found: self._placeholder(found.group()), value)
+        if isinstance(value, dict):
+            return {self._hide(key): self._hide(part) for key, part in value.items()}
+        return [self._hide(part) for part in value] if isinstance(value, list) else value
+
+    def _placeholder(self, original: str) -> str:
+        self._originals.append(original)
+        return f"{self._nonce}x{len(self._originals) - 1}x"
+
+
+class _Anchored:
+    """A copy of a tokenizer with an ordinary added token in the place of each control token."""
+
+    def __init__(self, tokenizer: Any, tokens: dict[str, int]) -> None:
+        self.nonce = secrets.token_hex(16)
+        self._anchors = {token: f"{self.nonce}x{index}x" for token, index in tokens.items()}
+        self._copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._copy.no_truncation()
+        self._copy.no_padding()
+        flags = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+        self._copy.add_tokens([_anchor(anchor, flags.get(token)) for token, anchor in self._anchors.items()])
+        self._copy.encode_special_tokens = True
+        self._ids = {self._copy.token_to_id(anchor): tokens[token] for token, anchor in self._anchors.items()}
+
+    def anchor(self, token: str) -> str:
+        return self._anchors[token]
+
+    def encode(self, text: str) -> list[int]:
+        ids = self._copy.encode(text, add_special_tokens=False).ids
+        return [self._ids.get(index, index) for index in ids]
+
+
+def _anchor(anchor: str, token: AddedToken | None) -> AddedToken:
+    strips = {} if token is None else {"lstrip": token.lstrip, "rstrip": token.rstrip}
+    return AddedToken(anchor, single_word=False, normalized=False, special=False, **strips)
+
+
+def _control_tokens(tokenizer: Any) -> dict[str, int]:
+    tokens = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.all_special_tokens}
+    return {token: index for token, index in (tokens | named).items() if token}
+
+
+def _fresh_nonce(text: str) -> str:
+    while True:
+        nonce = secrets.token_hex(16)
+        if nonce not in text:
+            return nonce
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value: contents, names, arguments and the keys of arguments."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)

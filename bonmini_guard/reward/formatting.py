@@ -1,0 +1,130 @@
+"""From (conversation, answer) to token ids, through the tokenizer's chat template.
+
+Training and scoring both go through here. The answer is never cut; control tokens inside texts are plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+
+from bonmini_guard.errors import CandidateTooLong, InputError
+from bonmini_guard.reward.control import ControlTokens, Conversation
+
+_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One formatted (conversation, answer).
+
+    Attributes:
+        ids: token ids, with what the template writes; never empty.
+        cut_turns: how many of the oldest turns were left out to make it fit.
+    """
+
+    ids: list[int]
+    cut_turns: int = 0
+
+
+class Formatter:
+    """Formats answers for one tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        max_length: most tokens the model takes; None has no limit.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
+        self.max_length = max_length
+        self._tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
+
+    def encode(self, messages: Sequence[BaseMessage], answer: AIMessage | str) -> Encoded:
+        """Token ids of the answer behind its conversation.
+
+        If they are too many, the oldest turns that are not a system message are left out, one at a time; the last turn
+        and the answer stay whole. A lone surrogate, which no tokenizer can read, becomes U+FFFD.
+
+        Raises:
+            CandidateTooLong: the last turn and the answer alone are too long.
+            InputError: the chat template refuses the conversation.
+        """
+        turns = [self._turn(message) for message in messages]
+        turns.append(self._turn(AIMessage(answer) if isinstance(answer, str) else answer))
+        length = 0
+        for cut, kept in enumerate(_shorter(turns)):
+            try:
+                ids = self._control.encode(kept, self._render) or [self._filler()]
+            except TemplateError as error:
+                # Without its first turns a conversation may break the template's alternation: then one more turn goes.
+                if cut == 0:
+                    raise InputError(f"the chat template refuses the conversation: {error}") from error
+                continue
+            length = len(ids)
+            if self.max_length is None or length <= self.max_length:
+                return Encoded(ids, cut)
+        raise CandidateTooLong(f"{length} tokens in the last turn and the answer, {self.max_length} allowed; answers are never cut")
+
+    def _render(self, conversation: Conversation) -> str:
+        return str(self._tokenizer.apply_chat_template(conversation, tokenize=False))
+
+    def _filler(self) -> int:
+        # A template that writes nothing around an empty text leaves no token to read a score at.
+        candidates = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
+        return next((index for index in candidates if index is not None), 0)
+
+    def _turn(self, message: BaseMessage) -> dict[str, Any]:
+        turn = _as_dictionary(message)
+        if "tool_calls" in turn and not self._shows_tool_calls(turn):
+            calls = json.dumps(turn.pop("tool_calls"), ensure_ascii=False)
+            turn["content"] = "\n".join(filter(None, (turn["content"], calls)))
+        return turn
+
+    def _shows_tool_calls(self, turn: dict[str, Any]) -> bool:
+        user = {"role": "user", "content": "?"}
+        try:
+            shown = self._render([user, turn])
+            return shown != self._render([user, {key: part for key, part in turn.items() if key != "tool_calls"}])
+        except (TemplateError, TypeError):
+            return False
+
+
+def clean(text: str) -> str:
+    """The text with each lone surrogate replaced by U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def _as_dictionary(message: BaseMessage) -> dict[str, Any]:
+    role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type)
+    if role is None:
+        raise InputError(f"a message of type {message.type!r} cannot be scored; use human, ai, system or tool messages")
+    turn: dict[str, Any] = {"role": role, "content": clean(str(message.text))}
+    if isinstance(message, AIMessage) and message.tool_calls:
+        turn["tool_calls"] = [_tool_call(dict(call)) for call in message.tool_calls]
+    if isinstance(message, ToolMessage):
+        turn |= {"tool_call_id": clean(message.tool_call_id)} | ({"name": clean(message.name)} if message.name else {})
+    return turn
+
+
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    # The arguments stay an object, as chat templates of transformers expect, and not OpenAI's string of JSON.
+    arguments = json.loads(clean(json.dumps(call["args"], ensure_ascii=False)))
+    function = {"name": clean(call["name"]), "arguments": arguments}
+    return {"id": clean(call.get("id") or ""), "type": "function", "function": function}
+
+
+def _shorter(turns: Conversation) -> list[Conversation]:
+    """The conversation, and what remains of it after each cut; the last two turns that are no system message stay."""
+    kept = [turns]
+    while sum(turn["role"] != "system" for turn in kept[-1]) > 2:
+        first = next(index for index, turn in enumerate(kept[-1]) if turn["role"] != "system")
+        kept.append(kept[-1][:first] + kept[-1][first + 1 :])
+    return kept
