@@ -1,0 +1,49 @@
+"""Simulated traffic for the validity tests: prompts of different difficulty, and a scorer whose errors are shared by prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bonmini_guard.calibration.logs import Log
+
+
+@dataclass(frozen=True)
+class Population:
+    """Utility = prompt + own part; acceptable = utility > 0; score = utility + an error of the prompt + an error of the draw.
+
+    Attributes:
+        size: candidates a prompt.
+        middle: mean of the prompts' utilities.
+        prompt: their spread.
+        shared: spread of the scorer's error that all candidates of a prompt share.
+        hopeless: share of prompts with nothing acceptable.
+        digits: scores are rounded to so many digits: heavy ties; None for none.
+        per_group: prompts of one group, which share their difficulty.
+    """
+
+    size: int = 8
+    middle: float = 0.0
+    prompt: float = 1.0
+    shared: float = 0.5
+    own: float = 0.7
+    noise: float = 0.5
+    hopeless: float = 0.0
+    digits: int | None = None
+    per_group: int = 1
+
+    def log(self, prompts: int, seed: int) -> Log:
+        """A random log."""
+        generator = np.random.default_rng(seed)
+        groups = np.arange(prompts) // self.per_group
+        middle = self.middle + self.prompt * generator.normal(size=groups[-1] + 1)[groups]
+        utility = middle[:, None] + self.own * generator.normal(size=(prompts, self.size))
+        lost = (generator.random(groups[-1] + 1) < self.hopeless)[groups]
+        labels = np.where(lost[:, None], 0.0, (utility > 0).astype(float))
+        scores = utility - 1.0 * lost[:, None] + self.shared * generator.normal(size=(prompts, 1))
+        scores = scores + self.noise * generator.normal(size=scores.shape)
+        if self.digits is not None:
+            scores = np.round(scores, self.digits)
+        names = tuple(map(str, range(prompts)))
+        return Log("simulated", names, names, scores, labels, np.full(prompts, self.size), groups)

@@ -1,0 +1,114 @@
+"""``bonmini-guard calibrate``: exit codes, sentences, and that nothing is written without a certificate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from bonmini_guard.calibration.figures import replay_log
+from bonmini_guard.calibration.logs import load_log
+from bonmini_guard.commands import calibrate as command
+from bonmini_guard.errors import BonMiniGuardError
+from bonmini_guard.profile import GuardProfile
+from tests.calibration.helpers import rows_of
+from tests.calibration.populations import Population
+
+
+def call(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def write(path, log, **extra):
+    path.write_text("".join(json.dumps({**row, **extra}) + "\n" for row in rows_of(log)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("logs") / "log.jsonl", Population().log(400, 1), scored_by="rm-1", generated_by="lm-1")
+
+
+@pytest.mark.parametrize("risk", ["served_and_bad", "bad_among_served", "false_acceptance"])
+def test_guardrail_writes_a_profile_that_replays(log, tmp_path, capsys, risk):
+    output = tmp_path / "profile.json"
+    assert call(log, "--mode", "guardrail", "--risk", risk, "--alpha", "0.15", "-o", output) == 0
+    profile = GuardProfile.load(output)
+    said = capsys.readouterr().out
+    assert said.startswith("Of 10,000 requests like these you would serve about")
+    assert "15 %" in said or "1,500" in said
+    assert (profile.risk, profile.alpha, profile.delta, profile.schedule) == (risk, 0.15, 0.1, (4, 4))
+    assert profile.fingerprints == {"scored_by": "rm-1", "generated_by": "lm-1"}
+    assert 0 < len(profile.reference) <= 1000
+    assert profile.evidence["rows"] == 400
+    assert profile.created_at is not None
+    rate = {"served_and_bad": "served_and_bad_rate", "bad_among_served": "bad_among_served_rate"}.get(risk, "false_acceptance_rate")
+    assert replay_log(load_log(log), profile)[rate] < 0.15
+
+
+def test_accelerator_writes_a_profile_that_saves_draws(log, tmp_path, capsys):
+    output = tmp_path / "profile.json"
+    assert call(log, "--mode", "accelerator", "--epsilon", "0.05", "--mini-n", "2", "--max-loops", "4", "-o", output) == 0
+    profile = GuardProfile.load(output)
+    figures = replay_log(load_log(log), profile)
+    assert figures["mean_draws"] < 7.5
+    assert figures["acceptable_rate"] > figures["best_of_n"]["acceptable_rate"] - 0.05
+    assert set(profile.evidence["families"]) == {"constant", "per_loop", "zero"}
+    assert "fewer" in capsys.readouterr().out
+
+
+def test_too_little_evidence_is_exit_3_and_writes_nothing(tmp_path, capsys):
+    few = write(tmp_path / "few.jsonl", Population().log(20, 1))
+    for flags in (["guardrail", "--alpha", "0.05"], ["accelerator"], ["guardrail", "--risk", "false_acceptance"]):
+        assert call(few, "--mode", *flags, "--mini-n", 2, "-o", tmp_path / "none.json") == 3
+        said = capsys.readouterr()
+        assert "not enough evidence" in said.err
+        assert len(said.err.splitlines()) == 1
+        assert said.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["few.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--alpha", "0"],
+        ["--alpha", "1.5"],
+        ["--alpha", "nan"],
+        ["--delta", "1"],
+        ["--epsilon", "0.1"],
+        ["--fit-share", "0"],
+        ["--schedule", "4,4", "--mini-n", "4"],
+        ["--schedule", "4,28"],
+        ["--mini-n", "0"],
+        ["--max-loops", "-1"],
+        ["--seed", "-1"],
+        ["--bound", "binomial"],
+        ["-o", "no/such/folder/profile.json"],
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(log, tmp_path, flags):
+    with pytest.raises(BonMiniGuardError) as caught:
+        call(log, "--mode", "guardrail", "-o", tmp_path / "profile.json", *flags)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_accelerator_refuses_guardrail_options_and_a_single_loop(log, tmp_path):
+    for flags in (["--alpha", "0.1"], ["--risk", "served_and_bad"], ["--schedule", "8"]):
+        with pytest.raises(BonMiniGuardError):
+            call(log, "--mode", "accelerator", "-o", tmp_path / "profile.json", *flags)
+
+
+def test_malformed_schedules_are_refused():
+    for text in ("", "4,x", "0,4"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no schedule"):
+            command._schedule(text)
+
+
+@pytest.mark.parametrize(("candidates", "expected"), [(64, (4,) * 8), (10, (4, 4)), (3, (3,))])
+def test_default_schedule_is_the_largest_that_the_log_supports(candidates, expected):
+    options = argparse.Namespace(schedule=None, mini_n=None, max_loops=None)
+    assert command.choose_schedule(Population(size=candidates).log(3, 0), options) == expected
