@@ -17,10 +17,9 @@ from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.imdb.reviews import prompt_reviews
+from bonmini_guard.demo.models import NEW_TOKENS, TOP_K, model_path
 
 PROMPT_TOKENS = 48
-NEW_TOKENS = 32
-TOP_K = 50
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, data: Path, role: str, limit: int, length: int) -> torch.Tensor:
@@ -73,6 +72,18 @@ def write_rows(path: Path, records: Iterator[dict[str, object]]) -> None:
     partial.replace(path)
 
 
+def sample(options: argparse.Namespace) -> None:
+    """Draw as the options say; they are those of this stage's command line."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    source = options.model or model_path("lm")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(options.device).eval()
+    tokens = prompts(tokenizer, options.data, options.role, options.limit, options.prompt_tokens)
+    output = options.output or options.work / f"draws-{options.role}.jsonl.gz"
+    write_rows(output, rows(model, tokenizer, tokens, options.n, options.new_tokens, options.batch, options.role))
+
+
 def main() -> None:
     """Draw ``--n`` candidates for each prompt of ``--role`` into WORK/draws-ROLE.jsonl.gz."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,14 +99,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    tokenizer = AutoTokenizer.from_pretrained(options.work / "lm")
-    model = AutoModelForCausalLM.from_pretrained(options.work / "lm", dtype=torch.float32).to(options.device).eval()
-    tokens = prompts(tokenizer, options.data, options.role, options.limit, options.prompt_tokens)
-    output = options.output or options.work / f"draws-{options.role}.jsonl.gz"
-    write_rows(output, rows(model, tokenizer, tokens, options.n, options.new_tokens, options.batch, options.role))
+    parser.add_argument("--model", type=Path, help="folder of the language model (default: the bundled one)")
+    sample(parser.parse_args())
 
 
 if __name__ == "__main__":

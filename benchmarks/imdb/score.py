@@ -1,0 +1,58 @@
+"""Stage 6: score the draws of one role with a reward model and judge them by the truth, into log rows.
+
+The result is an ordinary log: ``bonmini-guard calibrate`` and ``replay`` read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from langchain_core.messages import AIMessage, HumanMessage
+from rich.progress import track
+
+from benchmarks.imdb.sample import read_rows, write_rows
+from bonmini_guard import RewardModel
+from bonmini_guard.demo.models import REWARDS, model_path
+from bonmini_guard.demo.truth import SentimentTruth
+
+
+def scored(rows: list[dict[str, Any]], reward: RewardModel, truth: SentimentTruth, label: str) -> Iterator[dict[str, object]]:
+    """Log rows with ``score``, ``acceptable`` and the true ``utility`` of each candidate."""
+    for row in track(rows, description=label):
+        texts = [candidate["text"] for candidate in row["candidates"]]
+        scores = reward.score([HumanMessage(row["prompt"])], [AIMessage(text) for text in texts])
+        utilities = truth.utilities([row["prompt"] + text for text in texts])
+        candidates = [
+            {"text": text, "score": score, "acceptable": bool(utility > 0), "utility": float(utility)}
+            for text, score, utility in zip(texts, scores, utilities, strict=True)
+        ]
+        yield {"id": row["id"], "prompt": row["prompt"], "candidates": candidates, "scored_by": {"reward_model": reward.fingerprint()}}
+
+
+def score_role(work: Path, role: str, name: str, device: str) -> Path:
+    """Score WORK/draws-ROLE.jsonl.gz with one reward model into WORK/log-ROLE-NAME.jsonl.gz, and give its path."""
+    log = work / f"log-{role}-{name}.jsonl.gz"
+    reward = RewardModel.load(str(model_path(name)), device=device)
+    truth = SentimentTruth.load(model_path("truth"))
+    write_rows(log, scored(read_rows(work / f"draws-{role}.jsonl.gz"), reward, truth, f"scoring {role} with {name}"))
+    return log
+
+
+def main() -> None:
+    """Score one role with both reward models."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
+    parser.add_argument("--role", required=True, choices=["calibrate", "evaluate"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in REWARDS:
+        score_role(options.work, options.role, name, options.device)
+
+
+if __name__ == "__main__":
+    main()

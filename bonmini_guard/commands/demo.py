@@ -1,0 +1,37 @@
+"""``bonmini-guard demo``: watch real models draw, score, exit early and refuse. Offline."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from bonmini_guard.errors import InputError, MissingExtraError
+
+HELP = "watch a guarded answer, offline, on the bundled models, next to plain best-of-N"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("--prompt", help="the beginning of a film review, to be guarded in both configurations")
+    parser.add_argument("--seed", type=int, default=0, help="repeats the same draws (default 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with one entry for each request, and nothing else")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the requests and show them."""
+    if options.prompt is not None and not options.prompt.strip():
+        raise InputError("--prompt is empty: pass the beginning of a film review")
+    try:
+        from bonmini_guard.demo.run import Demonstration, requests
+        from bonmini_guard.demo.show import Silent, Stage
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "local") from error
+    stage = Silent() if options.json else Stage()
+    with stage:
+        stage.loading()
+        demonstration = Demonstration(options.seed)
+        entries = {name: demonstration.conduct(request, stage) for name, request in requests(options.prompt).items()}
+        stage.summary(entries)
+    if options.json:
+        print(json.dumps(entries, indent=2))
+    return 0
