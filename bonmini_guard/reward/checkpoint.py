@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from bonmini_guard.errors import CheckpointError
+from bonmini_guard.errors import CheckpointError, ConfigurationError
 
 Zero = Literal["outside_option"]
 
@@ -30,14 +31,10 @@ def load_tokenizer(path: str) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: no usable tokenizer ({first_line(error)}); name a checkpoint folder or a model id"
-        ) from error
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CheckpointError(f"{path}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-    if tokenizer.pad_token_id is None:
-        raise CheckpointError(f"{path}: the tokenizer has no token to pad with; set its pad_token")
     if tokenizer.chat_template is None:
         tokenizer.chat_template = concatenation_template(tokenizer)
     return tokenizer
@@ -54,27 +51,45 @@ def concatenation_template(tokenizer: Any) -> str:
     return _literal(before) + contents + _literal(after)
 
 
-def load_classifier(path: str, *, dtype: torch.dtype, layers: int | None = None) -> tuple[Any, list[str]]:
-    """A one-label classifier of a checkpoint, and the names of the weights that the checkpoint lacked.
+def load_config(path: str) -> Any:
+    """The configuration of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise CheckpointError(f"{path}: no config.json in it; name a folder written by save_pretrained or 'bonmini-guard train'")
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: neither a folder here nor a model to be had ({first_line(error)}); check the name"
+        ) from error
+
+
+def load_classifier(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """A sequence classifier of a checkpoint, and the names of the weights that the checkpoint lacked.
 
     Args:
         path: folder or model id; its weights must be safetensors.
+        config: the configuration to build it with.
         dtype: the precision to load in, whatever the stored one.
-        layers: keep only so many of the first layers.
 
     Raises:
-        CheckpointError: missing, no safetensors, or of a kind that cannot classify.
+        CheckpointError: no safetensors, or of a kind that cannot classify.
     """
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{path}: no safetensors weights; save the model anew with a current save_pretrained")
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        config.num_labels = 1
-        if layers is not None:
-            keep_layers(config, layers)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(_why_unusable(path, error)) from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be loaded as a sequence classifier ({first_line(error)}); use another model"
+        ) from error
     return model, sorted(report["missing_keys"])
 
 
@@ -82,11 +97,11 @@ def keep_layers(config: Any, layers: int) -> None:
     """Shorten a configuration to its first ``layers`` layers.
 
     Raises:
-        ValueError: it has not so many.
+        ConfigurationError: it has not so many.
     """
     text = config.get_text_config()
     if not 1 <= layers <= text.num_hidden_layers:
-        raise ValueError(f"layers must be 1 to {text.num_hidden_layers}, not {layers}")
+        raise ConfigurationError(f"cannot keep {layers} layers: use 1 to {text.num_hidden_layers}")
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
@@ -99,6 +114,13 @@ def zero_new_head(model: nn.Module, missing: list[str]) -> None:
             nn.init.zeros_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def pad_id(config: Any, tokenizer: Any) -> int:
+    """The token to fill batches with: the model's own, else the tokenizer's, if the model has an embedding for it."""
+    text = config.get_text_config()
+    known = [index for index in (text.pad_token_id, tokenizer.pad_token_id) if index is not None]
+    return next((index for index in known if 0 <= index < text.vocab_size), 0)
 
 
 def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> int | None:
@@ -126,13 +148,6 @@ def first_line(error: BaseException) -> str:
     """The first line of an error, for a message of one line."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def _why_unusable(path: str, error: Exception) -> str:
-    folder = Path(path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        return f"{path}: no safetensors weights; save the model again with save_pretrained(safe_serialization=True)"
-    return f"{path}: cannot be loaded as a sequence classifier ({first_line(error)}); name a checkpoint folder or a model id"
 
 
 def _literal(text: str) -> str:

@@ -51,7 +51,7 @@ class ControlTokens:
         joined = "".join(turn["content"] for turn in conversation)
         if not any(map(self._pattern.search, [joined, *texts])):
             rendered = render(conversation)
-            ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+            ids = self.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
             if self._agrees(rendered, ids):
                 return list(ids)
         return self._encode_as_data(conversation, texts, render)

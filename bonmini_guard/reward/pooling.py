@@ -36,7 +36,17 @@ class PooledScorer(nn.Module):
         output = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         last = attention_mask.sum(dim=1) - 1
         rows = torch.arange(len(last), device=last.device)
-        return self.model.score(output.last_hidden_state[rows, last])[:, 0]  # type: ignore[no-any-return]
+        return self.head(output.last_hidden_state[rows, last])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Scores, shape (B,), of final hidden states, shape (B, width).
+
+        In float32 whatever the model's precision: bfloat16 would round scores to two or three digits and make ties.
+        """
+        linear: nn.Linear = self.model.score
+        bias = None if linear.bias is None else linear.bias.float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), linear.weight.float(), bias)[:, 0]
 
 
 def pad(texts: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

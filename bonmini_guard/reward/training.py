@@ -21,7 +21,16 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
 from bonmini_guard.reward.batches import Batches, Collator, Encoding, encode_rows, summary
-from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_tokenizer, sidecar, zero_new_head
+from bonmini_guard.reward.checkpoint import (
+    keep_layers,
+    length_limit,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    pad_id,
+    sidecar,
+    zero_new_head,
+)
 from bonmini_guard.reward.choices import ChoiceRow
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.loss import OBJECTIVES, choice_logits
@@ -168,23 +177,31 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     set_seed(plan.seed)
-    tokenizer = load_tokenizer(base)
-    model = _load_base(base, tokenizer, plan)
+    config, tokenizer = _base_config(base, plan), load_tokenizer(base)
+    model = _load_base(base, config, tokenizer, plan)
     formatter = Formatter(tokenizer, length_limit(model.config, tokenizer, plan.max_length))
     encoding = _encode(rows, formatter, plan.batch_size)
-    trainer = _fit(model, tokenizer, encoding, folder, plan)
+    trainer = _fit(model, encoding, folder, plan)
     report = _report(rows, encoding, plan, base)
     if eval_rows:
         held_out = usable_rows(eval_rows, plan.objective) if plan.objective == "bradley_terry" else list(eval_rows)
-        report["eval"] = evaluate(trainer.model, held_out, formatter, tokenizer.pad_token_id, plan)
+        report["eval"] = evaluate(trainer.model, held_out, formatter, model.config.pad_token_id, plan)
     _write(model, tokenizer, folder, report)
     return report
 
 
-def _load_base(base: str, tokenizer: Any, plan: Settings) -> Any:
-    model, missing = load_classifier(base, dtype=torch.float32, layers=plan.layers)
+def _base_config(base: str, plan: Settings) -> Any:
+    config = load_config(base)
+    config.num_labels = 1
+    if plan.layers is not None:
+        keep_layers(config, plan.layers)
+    return config
+
+
+def _load_base(base: str, config: Any, tokenizer: Any, plan: Settings) -> Any:
+    model, missing = load_classifier(base, config, torch.float32)
     zero_new_head(model, missing)
-    model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad_id(config, tokenizer)
     model.config.bonmini_guard = sidecar(plan.objective)
     return model
 
@@ -200,14 +217,14 @@ def _encode(rows: Sequence[ChoiceRow], formatter: Formatter, batch_size: int) ->
     return encoding
 
 
-def _fit(model: Any, tokenizer: Any, encoding: Encoding, folder: Path, plan: Settings) -> OutsideOptionTrainer:
+def _fit(model: Any, encoding: Encoding, folder: Path, plan: Settings) -> OutsideOptionTrainer:
     batches = Batches(encoding, plan.batch_size, plan.epochs, plan.seed)
     trainer = OutsideOptionTrainer(
         objective=plan.objective,
         model=PooledScorer(model),
         args=_arguments(plan, folder, steps=len(batches)),
         train_dataset=batches,
-        data_collator=Collator(encoding.texts, tokenizer.pad_token_id),
+        data_collator=Collator(encoding.texts, model.config.pad_token_id),
     )
     trainer.train()
     return trainer

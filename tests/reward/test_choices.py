@@ -1,0 +1,90 @@
+import gzip
+import json
+
+import pytest
+
+from bonmini_guard.errors import InputError
+from bonmini_guard.reward.choices import read_choices
+
+GOOD = {"prompt": "p", "responses": ["a", "b"], "choice": 0}
+
+MALFORMED = {
+    "not json": "{",
+    "deep": "[" * 100_000,
+    "not an object": "[1]",
+    "no prompt": {"responses": ["a"], "choice": 0},
+    "empty prompt": GOOD | {"prompt": ""},
+    "empty conversation": GOOD | {"prompt": []},
+    "prompt is a number": GOOD | {"prompt": 3},
+    "unknown role": GOOD | {"prompt": [{"role": "robot", "content": "x"}]},
+    "role is a list": GOOD | {"prompt": [{"role": [], "content": "x"}]},
+    "content is a number": GOOD | {"prompt": [{"role": "user", "content": 1}]},
+    "turn is a text": GOOD | {"prompt": ["x"]},
+    "no responses": GOOD | {"responses": []},
+    "responses is a text": GOOD | {"responses": "ab"},
+    "empty response": GOOD | {"responses": ["a", ""]},
+    "response is null": GOOD | {"responses": ["a", None]},
+    "no choice": {"prompt": "p", "responses": ["a"]},
+    "choice is a word": GOOD | {"choice": "neither"},
+    "choice is a bool": GOOD | {"choice": True},
+    "choice is a float": GOOD | {"choice": 0.0},
+    "choice too large": GOOD | {"choice": 2},
+    "choice negative": GOOD | {"choice": -1},
+    "choice is huge": GOOD | {"choice": 10**60},
+    "count is zero": GOOD | {"count": 0},
+    "count is a bool": GOOD | {"count": True},
+}
+
+
+def as_line(value):
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@pytest.mark.parametrize("value", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_row_is_named_with_its_line(tmp_path, value):
+    path = tmp_path / "choices.jsonl"
+    path.write_text(as_line(GOOD) + "\n\n" + as_line(value) + "\n")
+    with pytest.raises(InputError) as caught:
+        read_choices(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:3: ")
+    assert ";" in message
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+def test_bytes_that_are_no_utf8_are_named_with_their_line(tmp_path):
+    path = tmp_path / "choices.jsonl"
+    path.write_bytes(b'{"prompt": "\xff\xfe"}\n')
+    with pytest.raises(InputError, match=":1: not JSON"):
+        read_choices(path)
+
+
+def test_a_missing_an_empty_and_a_broken_file(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_choices(tmp_path / "missing.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="no rows"):
+        read_choices(tmp_path / "empty.jsonl")
+    (tmp_path / "broken.jsonl.gz").write_text("no gzip")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_choices(tmp_path / "broken.jsonl.gz")
+
+
+def test_gzip_conversations_counts_and_unknown_keys(tmp_path):
+    path = tmp_path / "choices.jsonl.gz"
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": ""}, {"role": "tool", "content": "t"}]
+    rows = [GOOD | {"count": 3, "labeller": 7}, {"prompt": chat, "responses": [" "], "choice": "none"}]
+    with gzip.open(path, "wt") as file:
+        file.write("\n".join(map(json.dumps, rows)))
+    first, second = read_choices(path)
+    assert (first.prompt, first.choice, first.count, first.target) == ((("user", "p"),), 0, 3, 0)
+    assert (second.choice, second.target, second.responses) == ("none", 1, (" ",))
+    assert [message.type for message in second.messages] == ["system", "human", "tool"]
+
+
+def test_equal_texts_are_kept_once(tmp_path):
+    path = tmp_path / "choices.jsonl"
+    path.write_text("".join(json.dumps(GOOD | {"responses": ["long " * 50, "b"]}) + "\n" for _ in range(3)))
+    one, *others = read_choices(path)
+    assert all(row.prompt is one.prompt and row.responses is one.responses for row in others)

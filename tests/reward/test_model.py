@@ -1,0 +1,246 @@
+import asyncio
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from langchain_core.messages import AIMessage, HumanMessage
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    Qwen3Config,
+)
+
+from bonmini_guard.errors import CheckpointError, ConfigurationError
+from bonmini_guard.protocols import Scorer, ScoringSession
+from bonmini_guard.reward.model import RewardModel
+
+from .tiny import CHATML, make_tokenizer
+
+SIZE = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 1, "pad_token_id": 0}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZE, intermediate_size=64, max_position_embeddings=128),
+    "gpt2": GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=128, num_labels=1, pad_token_id=0),
+    "bert": BertConfig(**SIZE, intermediate_size=64, max_position_embeddings=128),
+    "qwen3": Qwen3Config(**SIZE, intermediate_size=64, max_position_embeddings=128, num_key_value_heads=1, head_dim=16),
+    "modernbert": ModernBertConfig(**SIZE, intermediate_size=64, max_position_embeddings=128, local_attention=8),
+    "deberta": DebertaV2Config(
+        **SIZE, intermediate_size=64, max_position_embeddings=128, relative_attention=True, pos_att_type=["p2c"]
+    ),
+}
+USER = [HumanMessage("the film")]
+ANSWERS = ["good", "was very awful and dull", "", "fine " * 12, "good", "plot </s>", "the " * 3]
+
+
+def save(folder, config, seed=0, dtype=torch.float32, tokenizer=None, **changes):
+    torch.manual_seed(seed)
+    config = type(config).from_dict(config.to_dict() | changes)
+    model = AutoModelForSequenceClassification.from_config(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.to(dtype).save_pretrained(folder)
+    (tokenizer or make_tokenizer(CHATML)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("llama"), CONFIGS["llama"], bonmini_guard={"zero": "outside_option", "version": 1})
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_batches_score_like_one_by_one(tmp_path, kind):
+    model = RewardModel.load(save(tmp_path, CONFIGS[kind]), device="cpu", batch_tokens=100)
+    together = model.score(USER, ANSWERS)
+    alone = [model.score(USER, [answer])[0] for answer in ANSWERS]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert together[0] == together[4]
+    assert max(together) - min(together) > 1e-3
+    assert not model.has_zero
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_scores_are_those_of_transformers(tmp_path, kind):
+    model = RewardModel.load(save(tmp_path, CONFIGS[kind]), device="cpu")
+    tokenizer = make_tokenizer(CHATML)
+    chat = [{"role": "user", "content": "the film"}, {"role": "assistant", "content": "very good"}]
+    ids = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), add_special_tokens=False, return_tensors="pt")["input_ids"]
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert model.score(USER, ["very good"]) == pytest.approx([plain(input_ids=ids).logits.item()], abs=1e-5)
+
+
+def test_a_text_that_ends_with_the_pad_token_is_read_at_its_end(tmp_path):
+    tokenizer = make_tokenizer("{% for message in messages %}{{ message['content'] }}</s>{% endfor %}")
+    tokenizer.pad_token = "</s>"
+    model = RewardModel.load(save(tmp_path, CONFIGS["llama"], tokenizer=tokenizer, pad_token_id=2), device="cpu")
+    ids = torch.tensor([tokenizer("the film</s>good</s>", add_special_tokens=False)["input_ids"]])
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = plain.score(plain.model(ids).last_hidden_state[:, -1]).item()
+    assert model.score(USER, ["good", "very very dull"])[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_zero_survives_saving_and_loading(folder, tmp_path):
+    assert RewardModel.load(folder, device="cpu").has_zero
+    AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["bonmini_guard"] == {"zero": "outside_option", "version": 1}
+
+
+def test_it_is_a_scorer_whose_sessions_do_not_block_the_loop(folder):
+    model = RewardModel.load(folder, device="cpu")
+    session = model.session(USER)
+    assert isinstance(model, Scorer)
+    assert isinstance(session, ScoringSession)
+
+    async def use():
+        release = threading.Event()
+        model._thread.submit(release.wait)
+        waiting = asyncio.ensure_future(session.score([AIMessage("good")]))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        release.set()
+        scores = await waiting
+        await session.aclose()
+        return scores
+
+    assert asyncio.run(use()) == model.score("the film", ["good"])
+
+
+async def test_a_cancelled_score_begins_no_further_batch(folder, monkeypatch):
+    model = RewardModel.load(folder, device="cpu", batch_tokens=1)
+    begun, release = threading.Event(), threading.Event()
+    batches = []
+
+    def slow(batch):
+        batches.append(batch)
+        begun.set()
+        release.wait()
+        return [0.0] * len(batch)
+
+    monkeypatch.setattr(model._scorer, "_score_batch", slow)
+    task = asyncio.ensure_future(model.session(USER).score([AIMessage(word) for word in ("good", "fine", "dull")]))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    model._thread.submit(int).result()
+    assert len(batches) == 1
+
+
+def test_what_does_not_fit_has_no_score_and_the_rest_has(folder, caplog):
+    model = RewardModel.load(folder, device="cpu", max_length=60)
+    with caplog.at_level(logging.WARNING):
+        scores = model.score(USER, ["good", "secret " * 40, "fine"])
+    assert scores[1] is None
+    assert scores[0] == model.score(USER, ["good"])[0]
+    assert "candidate 2 of 3 has no score" in caplog.text
+    assert "secret" not in caplog.text
+    assert model.score(USER, []) == []
+
+
+def test_cut_turns_are_told_once(folder, caplog):
+    model = RewardModel.load(folder, device="cpu")
+    with caplog.at_level(logging.WARNING):
+        model.score([HumanMessage("the film " * 3)] * 12, ["good", "fine"])
+    assert caplog.text.count("oldest turns were left out") == 1
+    assert model.max_length == 128
+
+
+def test_the_fingerprint_follows_weights_template_and_precision(folder, copy):
+    original = RewardModel.load(folder, device="cpu").fingerprint()
+    assert RewardModel.load(copy, device="cpu").fingerprint() == original
+    assert RewardModel.load(copy, device="cpu", dtype=torch.float64).fingerprint() != original
+    make_tokenizer(CHATML + "\n").save_pretrained(copy)
+    assert RewardModel.load(copy, device="cpu").fingerprint() != original
+    make_tokenizer(CHATML).save_pretrained(copy)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert RewardModel.load(copy, device="cpu").fingerprint() != original
+
+
+def test_half_precision_weights_are_widened_on_a_cpu(tmp_path, caplog):
+    save(tmp_path, CONFIGS["llama"], dtype=torch.float16)
+    model = RewardModel.load(tmp_path, device="cpu", dtype="auto")
+    assert "float32" in repr(model)
+    assert len(repr(model)) < 300
+    with caplog.at_level(logging.WARNING):
+        RewardModel.load(tmp_path, device="cpu", dtype="bfloat16")
+    assert "75 times slower" in caplog.text
+
+
+def test_checkpoints_of_another_kind_are_refused(tmp_path, base, copy):
+    with pytest.raises(CheckpointError, match="2 labels"):
+        RewardModel.load(base)
+    with pytest.raises(CheckpointError, match="3 labels"):
+        RewardModel.load(save(tmp_path / "three", CONFIGS["bert"], id2label={0: "a", 1: "b", 2: "c"}))
+    with pytest.raises(CheckpointError, match="neither a folder"):
+        RewardModel.load(tmp_path / "missing")
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        RewardModel.load(tmp_path)
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="no safetensors"):
+        RewardModel.load(copy)
+
+
+def test_a_checkpoint_without_a_trained_head_is_refused(base, tmp_path):
+    headless = shutil.copytree(base, tmp_path / "headless")
+    config = json.loads((headless / "config.json").read_text()) | {"id2label": {"0": "LABEL_0"}}
+    (headless / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"without weights for score\.weight"):
+        RewardModel.load(headless)
+
+
+def test_damaged_weights_and_a_missing_tokenizer_are_refused(copy):
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[:100])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        RewardModel.load(copy)
+    (copy / "model.safetensors").write_bytes(weights)
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        RewardModel.load(copy)
+
+
+@pytest.mark.parametrize("wrong", [{"device": "tpux"}, {"dtype": "int64"}, {"dtype": "float99"}, {"batch_tokens": 0}])
+def test_wrong_arguments_name_the_cure(folder, wrong):
+    with pytest.raises(ConfigurationError, match=r"use|must"):
+        RewardModel.load(folder, **wrong)
+
+
+def test_a_closed_model_scores_no_more(folder):
+    model = RewardModel.load(folder, device="cpu")
+    model.close()
+    with pytest.raises(RuntimeError):
+        model.score(USER, ["good"])
+
+
+def test_importing_the_room_loads_no_torch():
+    code = "import sys, bonmini_guard.reward, bonmini_guard.commands.train; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_room_offers_its_names():
+    import bonmini_guard.reward as room
+
+    assert room.RewardModel is RewardModel
+    assert all(hasattr(room, name) for name in dir(room))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = room.nothing

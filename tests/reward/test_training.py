@@ -1,0 +1,149 @@
+import json
+import random
+
+import pytest
+
+from bonmini_guard.cli import main
+from bonmini_guard.commands.train import hold_out
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
+from bonmini_guard.reward.choices import ChoiceRow, read_choices
+from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.reward.training import train_reward_model
+
+from . import tiny
+from .tiny import UTILITY, simulated_rows, text_of, utility, write_jsonl
+
+FAST = ["--learning-rate", "3e-3", "--device", "cpu", "--threads", "1"]
+
+
+def train(path, base, output, *more):
+    return main(["train", str(path), "--base", str(base), "-o", str(output), *FAST, *more])
+
+
+@pytest.fixture(scope="module")
+def choices(tmp_path_factory):
+    return write_jsonl(tmp_path_factory.mktemp("choices") / "choices.jsonl", simulated_rows(2000, seed=1))
+
+
+def held_out(count=200):
+    source = random.Random(99)
+    return [text_of(source.choice(list(UTILITY)), source) for _ in range(count)]
+
+
+@pytest.mark.slow
+def test_after_training_scores_above_zero_mean_acceptable(tmp_path, base, choices, capsys):
+    output = tmp_path / "new" / "model"
+    assert train(choices, base, output, "--epochs", "2", "--eval-share", "0.2") == 0
+    assert "held out: log-likelihood -0." in capsys.readouterr().out
+    texts = held_out()
+    scores = RewardModel.load(output, device="cpu").score("the film", texts)
+    right = sum((score > 0) == (utility(text) > 0) for text, score in zip(texts, scores, strict=True))
+    assert right / len(texts) > 0.97
+    # Four utilities known to 1: the size of a score means something, not only its sign.
+    for word, known in UTILITY.items():
+        found = [score for text, score in zip(texts, scores, strict=True) if word in text]
+        assert sum(found) / len(found) == pytest.approx(known, abs=1.2)
+    report = json.loads((output / "training.json").read_text())
+    assert report["objective"] == "outside_option"
+    assert report["seed"] == 0
+    assert 0.2 < report["share_of_none"] < 0.4
+    assert report["eval"]["log_likelihood"] > -0.75
+    assert not list(output.parent.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [-2.5, 2.5])
+def test_an_overall_offset_is_learnt(tmp_path, base, monkeypatch, shift):
+    shifted = {word: known + shift for word, known in UTILITY.items()}
+    monkeypatch.setattr(tiny, "UTILITY", shifted)
+    path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(2500, seed=2))
+    assert train(path, base, tmp_path / "model") == 0
+    texts = [text for text in held_out() if abs(utility(text)) < 4.5]
+    scores = RewardModel.load(tmp_path / "model", device="cpu").score("the film", texts)
+    offset = sum(score - utility(text) for text, score in zip(texts, scores, strict=True)) / len(texts)
+    assert abs(offset) < 0.6
+
+
+def test_a_run_repeats_and_a_bradley_terry_model_has_no_zero(tmp_path, base, choices):
+    rows = [row for row in read_choices(choices)[:300] if len(row.responses) > 1]
+    plan = {"objective": "bradley_terry", "learning_rate": 3e-3, "device": "cpu", "threads": 1, "seed": 5}
+    first = train_reward_model(rows, base, tmp_path / "one", eval_rows=rows, **plan)
+    second = train_reward_model(rows, base, tmp_path / "two", eval_rows=rows, **plan)
+    assert first["eval"] == second["eval"]
+    assert first["share_of_none"] == 0
+    assert first["eval"]["accuracy"] > 0.6
+    model = RewardModel.load(tmp_path / "one", device="cpu")
+    assert not model.has_zero
+    note = json.loads((tmp_path / "one" / "config.json").read_text())["bonmini_guard"]
+    assert note == {"zero": None, "objective": "bradley_terry", "version": 1}
+    assert model.fingerprint() == RewardModel.load(tmp_path / "two", device="cpu").fingerprint()
+
+
+def test_before_training_every_score_is_near_zero_and_layers_can_be_dropped(tmp_path, base, choices):
+    rows = read_choices(choices)[:20]
+    train_reward_model(rows, base, tmp_path / "m", layers=1, learning_rate=1e-9, epochs=0.5, device="cpu", max_length=40)
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["num_hidden_layers"] == 1
+    assert RewardModel.load(tmp_path / "m", device="cpu").score("the film", ["good", "dull"]) == pytest.approx([0, 0], abs=1e-6)
+
+
+BAD_LINES = ["{", '{"prompt": "p", "responses": ["a"], "choice": 1}', '{"prompt": "p", "responses": ["a"], "choice": true}']
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_a_malformed_row_ends_with_code_2_and_no_folder(tmp_path, base, capsys, line):
+    path = tmp_path / "choices.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "responses": ["a"], "choice": 0}) + "\n" + line + "\n")
+    assert train(path, base, tmp_path / "model") == 2
+    error = capsys.readouterr().err
+    assert f"{path}:2: " in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def row(responses=("a", "b"), choice=0):
+    return ChoiceRow((("user", "p"),), responses, choice)
+
+
+@pytest.mark.parametrize(
+    ("rows", "plan", "error", "said"),
+    [
+        ([row()], {}, InputError, "no row chose"),
+        ([row(choice="none")], {}, InputError, "every row chose"),
+        ([row(("a",))], {"objective": "bradley_terry"}, InputError, "single response"),
+        ([row(choice="none")], {"objective": "bradley_terry"}, InputError, "no row compares"),
+        ([row(), row(choice="none")], {"max_length": 1}, InputError, "no row fits in 1 tokens"),
+        ([row()], {"objective": "x"}, ConfigurationError, "unknown objective"),
+        ([row()], {"device": "x"}, ConfigurationError, "unknown device"),
+        ([row()], {"epochs": 0}, ConfigurationError, "epochs is 0"),
+        ([row()], {"learning_rate": float("nan")}, ConfigurationError, "learning_rate is nan"),
+        ([row(), row(choice="none")], {"layers": 9}, ConfigurationError, "cannot keep 9 layers: use 1 to 2"),
+        ([row(), row(choice="none")], {"base": "missing/there/x"}, CheckpointError, "neither a folder"),
+    ],
+)
+def test_what_cannot_be_learnt_is_told_and_nothing_is_left(tmp_path, base, rows, plan, error, said):
+    plan = {"base": base, "device": "cpu"} | plan
+    with pytest.raises(error, match=said):
+        train_reward_model(rows, plan.pop("base"), tmp_path / "model", **plan)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_folder_in_use_is_left_alone(tmp_path, base, choices, capsys):
+    (tmp_path / "kept.txt").write_text("kept")
+    assert train(choices, base, tmp_path) == 2
+    assert "exists already; remove it" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_held_out_prompts_are_not_trained_on():
+    rows = [ChoiceRow((("user", str(number % 10)),), ("a",), 0) for number in range(50)]
+    train_part, eval_part = hold_out(rows, 0.3, seed=1)
+    assert len(eval_part) == 15
+    assert not {row.prompt for row in train_part} & {row.prompt for row in eval_part}
+    with pytest.raises(ConfigurationError, match="share"):
+        hold_out(rows, 1.0, seed=1)
+
+
+def test_an_empty_output_folder_is_filled(tmp_path, base, choices):
+    (tmp_path / "model").mkdir()
+    train_reward_model(read_choices(choices)[:20], base, str(tmp_path / "model"), epochs=1, device="cpu", threads=1)
+    assert (tmp_path / "model" / "training.json").is_file()
