@@ -38,6 +38,8 @@ Thresholds = tuple[float, ...]
 
 #: Constant thresholds tried, and costs of a draw tried for the per-loop ones.
 CONSTANTS, COSTS = 100, tuple(np.geomspace(1e-5, 0.1, 25).tolist())
+#: A configuration that takes more than this share of the budget saves nothing.
+MOST_DRAWS = 0.999
 #: The backward induction looks at no more prompts than this.
 MOST_FIT = 4000
 
@@ -128,11 +130,14 @@ def calibrate_accelerator(
     """
     _check(schedule, epsilon, delta, fit_share)
     log.require(sum(schedule))
+    log.require_scores()
     generator = np.random.default_rng(seed)
     fit, certify = split_units(log.groups, fit_share, generator)
     if not fit.size or not certify.size:
         raise ConfigurationError(f"{len(log)} rows are too few to split; log more prompts")
     family, table = choose_family(Split(log.take(fit), schedule), schedule, epsilon, certify.size)
+    if family[0].draws >= MOST_DRAWS * sum(schedule):
+        return NotEnoughEvidence("no early exit saves any draws on this log; use plain best-of-N", None, base_evidence(log))
     part = Split(log.take(certify), schedule)
     units = unit_numbers(part.log.groups, generator)
     run = _certify(part, family, units, epsilon, delta)
@@ -189,7 +194,7 @@ def _member(split: Split, family: str, thresholds: Thresholds, certify: int) -> 
 
 def _safe_to_cheap(members: list[Member], budget: int) -> list[Member]:
     """Members that save anything at all, the costliest first."""
-    return sorted((member for member in members if member.draws < 0.999 * budget), key=lambda member: -member.draws)
+    return sorted((member for member in members if member.draws < MOST_DRAWS * budget), key=lambda member: -member.draws)
 
 
 def _promising(family: list[Member], epsilon: float) -> Member:

@@ -31,7 +31,7 @@ from bonmini_guard.calibration.logs import Floats, Integers, Log
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import Settled, replay
 from bonmini_guard.calibration.risks import Risk, risk_named
-from bonmini_guard.calibration.sequence import Bound, Run, betting_run, choose_bound, run_totals
+from bonmini_guard.calibration.sequence import BLOCK, Bound, Run, betting_run, choose_bound, run_totals
 from bonmini_guard.calibration.staircase import Shape, Staircase, staircase
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy import check_schedule
@@ -125,6 +125,7 @@ def certify_threshold(log: Log, request: Request, start: float, generator: np.ra
 
     ``start`` must not depend on this log.
     """
+    log.require_scores()
     units = unit_numbers(log.groups, generator)
     losses = _losses(log, request, units)
     column = losses.column_of(start)
@@ -167,11 +168,17 @@ def _whole(values: Floats) -> bool:
 def _best_start(log: Log, request: Request, generator: np.random.Generator) -> float:
     """Where the evidence is strongest on the fit split: where a gambler against the risk ends richest."""
     losses = _losses(log, request, unit_numbers(log.groups, generator))
-    columns = np.unique(np.linspace(0, losses.cuts.size - 1, 2000).astype(int))
-    capital = [
-        bounds.log_capital(np.clip(losses.block(c, c + 1), 0.0, 1.0), request.alpha, request.delta)[-1, 0] for c in columns.tolist()
-    ]
-    return losses.inside(int(columns[int(np.argmax(capital))]))
+    columns, width = losses.cuts.size, max(1, BLOCK // losses.units)
+    # at most about 2,000 places are looked at: where to start is a choice, not a claim
+    stride = max(1, columns // 2000)
+    best, start = -np.inf, -1
+    for begin in range(0, columns, width):
+        block = np.clip(losses.block(begin, min(begin + width, columns))[:, ::stride], 0.0, 1.0)
+        capital = bounds.log_capital(block, request.alpha, request.delta)[-1]
+        richest = int(np.argmax(capital))
+        if capital[richest] > best:
+            best, start = float(capital[richest]), begin + richest * stride
+    return losses.inside(start) if start >= 0 else float("inf")
 
 
 def _shape(schedule: Sequence[int], offsets: Sequence[float] | None, floors: Sequence[float] | None) -> Shape:

@@ -100,6 +100,15 @@ class Log:
                 f"log more candidates or use a smaller schedule"
             )
 
+    def require_scores(self) -> None:
+        """Refuse a log in which every draw failed.
+
+        Raises:
+            InputError: no candidate has a score.
+        """
+        if not self.drawn.any():
+            raise InputError(f"{self.source}: every draw failed, so there is nothing to calibrate on; log requests that worked")
+
     def require_labels(self) -> Log:
         """The rows that are labelled: wholly unlabelled ones are left out and counted.
 
