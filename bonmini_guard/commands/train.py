@@ -53,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
     settings = {name: getattr(options, name) for name in _SETTINGS}
     report = train_reward_model(rows, options.base, options.output, eval_rows=held_out, **settings)
     print(f"{options.output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
-    if evaluation := report.get("eval"):
+    evaluation = report.get("eval")
+    if evaluation and evaluation["judgements"]:
         print(f"held out: log-likelihood {evaluation['log_likelihood']:.4f}, accuracy {evaluation['accuracy']:.3f}")
     return 0
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils.logging import tqdm
 
 from bonmini_guard.errors import CandidateTooLong
 from bonmini_guard.reward.choices import ChoiceRow, Turn, to_messages
@@ -61,7 +62,7 @@ def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int
         by_prompt[row.prompt][row.responses, row.target] += row.count
     table = _Table(formatter)
     groups: list[Group] = []
-    for prompt, judgements in by_prompt.items():
+    for prompt, judgements in tqdm(by_prompt.items(), desc="Tokenising prompts", delay=2.0):
         groups.extend(_grouped(table.judgements(prompt, judgements), batch_size))
     return Encoding(table.texts, groups, table.too_long, table.cut)
 

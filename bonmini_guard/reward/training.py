@@ -139,10 +139,12 @@ def train_reward_model(
     plan = Settings(**settings)
     check_output(Path(output))
     learnt = usable_rows(rows, plan.objective)
+    # Checked now, because a mistake told after the training would cost the training.
+    held_out = usable_rows(eval_rows, plan.objective) if eval_rows and plan.objective == "bradley_terry" else eval_rows
     if find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", "train")
     with _appearing(Path(output)) as folder:
-        return _train(learnt, str(base), folder, plan, eval_rows)
+        return _train(learnt, str(base), folder, plan, held_out)
 
 
 def check_output(output: Path) -> None:
@@ -184,8 +186,7 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     trainer = _fit(model, encoding, folder, plan)
     report = _report(rows, encoding, plan, base)
     if eval_rows:
-        held_out = usable_rows(eval_rows, plan.objective) if plan.objective == "bradley_terry" else list(eval_rows)
-        report["eval"] = evaluate(trainer.model, held_out, formatter, model.config.pad_token_id, plan)
+        report["eval"] = evaluate(trainer.model, eval_rows, formatter, model.config.pad_token_id, plan)
     _write(model, tokenizer, folder, report)
     return report
 

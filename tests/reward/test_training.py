@@ -147,3 +147,18 @@ def test_an_empty_output_folder_is_filled(tmp_path, base, choices):
     (tmp_path / "model").mkdir()
     train_reward_model(read_choices(choices)[:20], base, str(tmp_path / "model"), epochs=1, device="cpu", threads=1)
     assert (tmp_path / "model" / "training.json").is_file()
+
+
+def test_held_out_rows_that_cannot_be_compared_are_told_before_training(tmp_path, base):
+    with pytest.raises(InputError, match="single response"):
+        train_reward_model([row()], base, tmp_path / "m", eval_rows=[row(("a",))], objective="bradley_terry", device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_held_out_rows_that_all_are_too_long_give_no_figures(tmp_path, base, capsys):
+    path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(20, seed=3))
+    long = {"prompt": "the", "responses": ["film " * 90], "choice": 0}
+    held = write_jsonl(tmp_path / "held.jsonl", [long])
+    assert train(path, base, tmp_path / "m", "--epochs", "1", "--eval", str(held)) == 0
+    assert "held out" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "m" / "training.json").read_text())["eval"]["log_likelihood"] is None
