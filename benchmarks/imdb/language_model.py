@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -87,7 +86,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> 
 def training_arguments(options: argparse.Namespace) -> TrainingArguments:
     """One pass with a cosine schedule; float32 on CPU, bfloat16 on CUDA."""
     cuda = options.device != "cpu"
-    settings: dict[str, Any] = dict(
+    return TrainingArguments(
         output_dir=str(options.work / "lm-checkpoints"),
         per_device_train_batch_size=options.batch,
         num_train_epochs=options.epochs,
@@ -105,7 +104,6 @@ def training_arguments(options: argparse.Namespace) -> TrainingArguments:
         bf16=cuda,
         dataloader_num_workers=0,
     )
-    return TrainingArguments(**settings)
 
 
 def main() -> None:

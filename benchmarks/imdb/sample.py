@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -45,19 +46,20 @@ def draw(model: PreTrainedModel, tokens: torch.Tensor, new_tokens: int) -> torch
 
 
 def rows(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, n: int, new_tokens: int, batch: int, role: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, options: argparse.Namespace
 ) -> Iterator[dict[str, object]]:
-    """Log rows in the order of the prompts, ``n`` candidates each."""
-    per_call = max(1, batch // n)
+    """Log rows in the order of the prompts, ``options.n`` candidates each."""
+    n, role = options.n, options.role
+    per_call = max(1, options.batch // n)
     for start in track(range(0, len(tokens), per_call), description=f"drawing {role}"):
         part = tokens[start : start + per_call]
-        answers = tokenizer.batch_decode(draw(model, part.repeat_interleave(n, 0), new_tokens), skip_special_tokens=True)
+        answers = tokenizer.batch_decode(draw(model, part.repeat_interleave(n, 0), options.new_tokens), skip_special_tokens=True)
         for offset, prompt in enumerate(tokenizer.batch_decode(part, skip_special_tokens=True)):
             texts = answers[offset * n : (offset + 1) * n]
             yield {"id": f"{role}/{start + offset}", "prompt": prompt, "candidates": [{"text": text} for text in texts]}
 
 
-def read_rows(path: Path) -> list[dict[str, object]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a gzip JSON-lines file."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
@@ -81,10 +83,10 @@ def sample(options: argparse.Namespace) -> None:
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(options.device).eval()
     tokens = prompts(tokenizer, options.data, options.role, options.limit, options.prompt_tokens)
     output = options.output or options.work / f"draws-{options.role}.jsonl.gz"
-    write_rows(output, rows(model, tokenizer, tokens, options.n, options.new_tokens, options.batch, options.role))
+    write_rows(output, rows(model, tokenizer, tokens, options))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Draw ``--n`` candidates for each prompt of ``--role`` into WORK/draws-ROLE.jsonl.gz."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--model", type=Path, help="folder of the language model (default: the bundled one)")
-    sample(parser.parse_args())
+    sample(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from langchain_core.messages import AIMessage, HumanMessage
 from rich.progress import track
+from transformers import AutoTokenizer
 
 from benchmarks.imdb.sample import read_rows, write_rows
 from bonmini_guard import RewardModel
@@ -21,16 +22,18 @@ from bonmini_guard.demo.truth import SentimentTruth
 
 
 def scored(rows: list[dict[str, Any]], reward: RewardModel, truth: SentimentTruth, label: str) -> Iterator[dict[str, object]]:
-    """Log rows with ``score``, ``acceptable`` and the true ``utility`` of each candidate."""
+    """Log rows with ``score``, ``acceptable``, the true ``utility`` and the number of ``tokens`` of each candidate."""
+    tokenizer = AutoTokenizer.from_pretrained(model_path("lm"))
     for row in track(rows, description=label):
         texts = [candidate["text"] for candidate in row["candidates"]]
         scores = reward.score([HumanMessage(row["prompt"])], [AIMessage(text) for text in texts])
         utilities = truth.utilities([row["prompt"] + text for text in texts])
+        lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
         candidates = [
-            {"text": text, "score": score, "acceptable": bool(utility > 0), "utility": float(utility)}
-            for text, score, utility in zip(texts, scores, utilities, strict=True)
+            {"text": text, "score": score, "acceptable": bool(utility > 0), "utility": float(utility), "tokens": tokens}
+            for text, score, utility, tokens in zip(texts, scores, utilities, lengths, strict=True)
         ]
-        yield {"id": row["id"], "prompt": row["prompt"], "candidates": candidates, "scored_by": {"reward_model": reward.fingerprint()}}
+        yield {"id": row["id"], "prompt": row["prompt"], "candidates": candidates, "scored_by": reward.fingerprint()}
 
 
 def score_role(work: Path, role: str, name: str, device: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
@@ -62,7 +61,7 @@ class Stage(Silent):
         self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._live.stop()
 
     def loading(self) -> None:
@@ -109,7 +108,9 @@ class Stage(Silent):
     def _panel(self, last: Any) -> Panel:
         request = self._request
         title, prompt = ("", "") if request is None else (request.title, request.prompt)
-        return Panel(Group(Text(f"{prompt} ...", style="italic"), Text(), *self._lines, Text(), last), title=f"[bold]{title}", padding=(0, 1))
+        return Panel(
+            Group(Text(f"{prompt} ...", style="italic"), Text(), *self._lines, Text(), last), title=f"[bold]{title}", padding=(0, 1)
+        )
 
 
 def ruler_head(profile: GuardProfile) -> Text:
@@ -149,7 +150,16 @@ def outcome_table(entry: dict[str, Any]) -> Table:
     """The guard and best-of-N side by side."""
     plain = entry["best_of_n"]
     table = Table(box=None, padding=(0, 2), show_edge=False)
-    for name, justify in (("", "left"), ("answer", "left"), ("truth", "left"), ("draws", "right"), ("tokens", "right"), ("seconds", "right"), ("score", "right"), ("P(accept.)", "right")):
+    for name, justify in (
+        ("", "left"),
+        ("answer", "left"),
+        ("truth", "left"),
+        ("draws", "right"),
+        ("tokens", "right"),
+        ("seconds", "right"),
+        ("score", "right"),
+        ("P(accept.)", "right"),
+    ):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     table.add_row(Text(entry["mode"], style="bold"), _answer(entry["answer"]), _truth(entry), *_numbers(entry))
     table.add_row(Text(f"best-of-{plain['draws']}", style="bold"), _answer(plain["answer"]), _truth(plain), *_numbers(plain))
