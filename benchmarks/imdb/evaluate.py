@@ -256,9 +256,8 @@ def main() -> None:
         results[name] = evaluate(calibrate, held_out)
         if options.wall_prompts:
             measure_walls(options, results[name], name)
-        print(
-            f"\n{name}: {len(held_out.scores)} held-out prompts, {len(calibrate.scores)} others for the thresholds; 95 % intervals\n"
-        )
+        counts = f"{len(held_out.scores)} held-out prompts, {len(calibrate.scores)} others for the thresholds"
+        print(f"\n{name}: {counts}; 95 % intervals\n")
         show(results[name])
     print()
     sentences = effects(results["reward"], separation)

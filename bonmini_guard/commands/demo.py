@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("--prompt", help="the beginning of a film review, to be guarded in both configurations")
     parser.add_argument("--seed", type=int, default=0, help="repeats the same draws (default 0)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with one entry for each request, and nothing else")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, with one entry for each request, and nothing else"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,12 +28,14 @@ def run(options: argparse.Namespace) -> int:
         from bonmini_guard.demo.show import Silent, Stage
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "local") from error
-    stage = Silent() if options.json else Stage()
+    stage = Silent() if options.json else Stage(record=options.svg is not None)
     with stage:
         stage.loading()
         demonstration = Demonstration(options.seed)
         entries = {name: demonstration.conduct(request, stage) for name, request in requests(options.prompt).items()}
         stage.summary(entries)
+    if options.svg is not None:
+        stage.save(options.svg)
     if options.json:
         print(json.dumps(entries, indent=2))
     return 0

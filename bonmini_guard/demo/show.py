@@ -46,12 +46,16 @@ class Silent(AbstractContextManager["Silent"]):
     def summary(self, entries: Mapping[str, dict[str, Any]]) -> None:
         """Nothing."""
 
+    def save(self, path: str) -> None:
+        """Nothing."""
+
 
 class Stage(Silent):
     """A live view of each request: a ruler of scores for each loop, then both outcomes side by side."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+    def __init__(self, record: bool = False) -> None:
+        # A picture has a width of its own, and must not depend on the terminal it was made in.
+        self.console = Console(record=True, width=132, force_terminal=True) if record else Console()
         self._live = Live(console=self.console, refresh_per_second=12, transient=True)
         self._request: DemoRequest | None = None
         self._profile: GuardProfile | None = None
@@ -101,6 +105,10 @@ class Stage(Silent):
             "[dim]The truth is a sentiment model that neither the guard nor best-of-N has seen. "
             "Seconds are of an idle machine; on a busy one fewer draws are more throughput.[/]"
         )
+
+    def save(self, path: str) -> None:
+        """Save what was printed as an SVG picture."""
+        self.console.save_svg(path, title="bonmini-guard demo")
 
     def _refresh(self, doing: str) -> None:
         self._live.update(self._panel(Spinner("dots", Text(doing))), refresh=True)
