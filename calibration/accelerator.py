@@ -20,6 +20,7 @@ from bonmini_guard.calibration.evidence import (
     base_evidence,
     check_share,
     percent,
+    profile_fingerprints,
     reference_scores,
     split_units,
     stamp,
@@ -261,7 +262,7 @@ def _certificate(
         epsilon=epsilon,
         evidence={**evidence, "mean_draws": draws, "quality_loss": loss},
         reference=reference_scores(log, schedule[0], seed),
-        fingerprints=dict(log.fingerprints),
+        fingerprints=profile_fingerprints(log),
         **stamp(),
     )
     budget = sum(schedule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -87,6 +88,22 @@ def base_evidence(log: Log, **more: Any) -> dict[str, Any]:
     """Rows, labels and what was left out, and what the caller adds."""
     labels = int(np.isfinite(log.labels).sum())
     return {"source": log.source, "rows": len(log), "labels": labels, "left_out": dict(log.left_out), **more}
+
+
+def profile_fingerprints(log: Log) -> dict[str, str]:
+    """The fingerprints that a guard compares with its own parts: ``reward_model`` = scored_by, ``generator`` = generated_by.
+
+    A value that is an object with the part's name, ``{"reward_model": "sha256:..."}``, stands for that string; any other one is
+    written as JSON with sorted keys.
+    """
+    parts = {"reward_model": log.fingerprints.get("scored_by"), "generator": log.fingerprints.get("generated_by")}
+    return {name: _as_text(name, value) for name, value in parts.items() if value is not None}
+
+
+def _as_text(name: str, value: Any) -> str:
+    if isinstance(value, dict) and isinstance(value.get(name), str):
+        return str(value[name])
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
 def stamp() -> dict[str, Any]:

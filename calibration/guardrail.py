@@ -21,6 +21,7 @@ from bonmini_guard.calibration.evidence import (
     base_evidence,
     check_share,
     percent,
+    profile_fingerprints,
     reference_scores,
     split_units,
     stamp,
@@ -233,7 +234,7 @@ def _profile(log: Log, request: Request, threshold: float, evidence: dict[str, A
         delta=request.delta,
         evidence=evidence,
         reference=reference_scores(log, request.shape.schedule[0], seed),
-        fingerprints=dict(log.fingerprints),
+        fingerprints=profile_fingerprints(log),
         **stamp(),
     )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import pytest
 
+from bonmini_guard.calibration.evidence import profile_fingerprints
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.commands import calibrate as command
@@ -41,7 +43,7 @@ def test_guardrail_writes_a_profile_that_replays(log, tmp_path, capsys, risk):
     assert said.startswith("Of 10,000 requests like these you would serve about")
     assert "15 %" in said or "1,500" in said
     assert (profile.risk, profile.alpha, profile.delta, profile.schedule) == (risk, 0.15, 0.1, (4, 4))
-    assert profile.fingerprints == {"scored_by": "rm-1", "generated_by": "lm-1"}
+    assert profile.fingerprints == {"reward_model": "rm-1", "generator": "lm-1"}
     assert 0 < len(profile.reference) <= 1000
     assert profile.evidence["rows"] == 400
     assert profile.created_at is not None
@@ -69,6 +71,16 @@ def test_too_little_evidence_is_exit_3_and_writes_nothing(tmp_path, capsys):
         assert len(said.err.splitlines()) == 1
         assert said.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["few.jsonl"]
+
+
+def test_fingerprints_are_what_a_guard_compares():
+    log = Population().log(2, 0)
+    marks = {"scored_by": {"reward_model": "sha256:1"}, "generated_by": {"id": "lm", "temperature": 1.0}}
+    assert profile_fingerprints(replace(log, fingerprints=marks)) == {
+        "reward_model": "sha256:1",
+        "generator": '{"id": "lm", "temperature": 1.0}',
+    }
+    assert profile_fingerprints(log) == {}
 
 
 @pytest.mark.parametrize(
