@@ -254,6 +254,8 @@ def _certificate(
     (schedule, thresholds), (epsilon, delta, seed) = shape, asked
     paired = part.paired(thresholds)
     draws, loss = float(paired.draws.mean()), float(paired.loss.mean())
+    served = replay_rankings(part.rankings, schedule, thresholds).settle("accelerator")
+    evidence = {**evidence, "requests": float(served.draws.size), "best_effort": float(served.best_effort.sum())}
     profile = GuardProfile(
         mode="accelerator",
         schedule=schedule,

@@ -75,8 +75,12 @@ def unit_numbers(groups: Integers, generator: np.random.Generator) -> Integers:
 
 
 def reference_scores(log: Log, first_loop: int, seed: int) -> tuple[float, ...]:
-    """Up to 1,000 best scores of the first loop, each request's draws in the order they came; failed loops are skipped."""
-    first = log.scores[:, :first_loop]
+    """Up to 1,000 best scores of the first loop, each request's draws in the order they came; failed loops are skipped.
+
+    One row of each group, so that the scores are exchangeable with those of later traffic.
+    """
+    _, rows = np.unique(log.groups, return_index=True)
+    first = log.scores[np.sort(rows), :first_loop]
     best = np.where(np.isnan(first), -np.inf, first).max(axis=1)
     best = best[np.isfinite(best)]
     if best.size > REFERENCE:
@@ -97,10 +101,11 @@ def profile_fingerprints(log: Log) -> dict[str, str]:
     written as JSON with sorted keys.
     """
     parts = {"reward_model": log.fingerprints.get("scored_by"), "generator": log.fingerprints.get("generated_by")}
-    return {name: _as_text(name, value) for name, value in parts.items() if value is not None}
+    return {name: as_text(name, value) for name, value in parts.items() if value is not None}
 
 
-def _as_text(name: str, value: Any) -> str:
+def as_text(name: str, value: Any) -> str:
+    """One fingerprint of a log as a string; see :func:`profile_fingerprints`."""
     if isinstance(value, dict) and isinstance(value.get(name), str):
         return str(value[name])
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

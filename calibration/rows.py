@@ -101,8 +101,55 @@ def _failed(candidate: Mapping[str, Any], place: str, number: int) -> bool:
     return bool(value)
 
 
+def first_scores(row: Mapping[str, Any], place: str, draws: int) -> list[float | None] | None:
+    """The scores of a trace's first draws, None for failed ones; None altogether if there are fewer draws.
+
+    A trace's draw without a score was cancelled or could not be scored: unlike in a complete row, that is no error.
+
+    Raises:
+        InputError: candidates are missing or carry a bad score.
+    """
+    candidates = _candidates(row, place)
+    if len(candidates) < draws:
+        return None
+    return [
+        None if _failed(candidate, place, number) or candidate.get("score") is None else _score(candidate, place, number)
+        for number, candidate in enumerate(candidates[:draws], start=1)
+    ]
+
+
+def labels_of(row: Mapping[str, Any], place: str) -> list[float]:
+    """1.0 acceptable, 0.0 not, NaN unlabelled, for each candidate.
+
+    Raises:
+        InputError: a label is not a boolean.
+    """
+    return [_label(candidate, place, number) for number, candidate in enumerate(_candidates(row, place), start=1)]
+
+
+def selected_index(row: Mapping[str, Any], place: str) -> int | None:
+    """The candidate that the row says was selected, from 0; None if it does not say.
+
+    Raises:
+        InputError: ``selected`` is not the index of a candidate.
+    """
+    value = row.get("selected")
+    if value is None:
+        return None
+    count = len(_candidates(row, place))
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+        raise InputError(f'{place}: "selected" is {value!r}; give the index of the answer served, 0 to {count - 1}, or null')
+    return value
+
+
+def _raw_or_score(candidate: Mapping[str, Any]) -> Any:
+    # a guard's traces carry both; the profile's transform is applied to the raw one
+    raw = candidate.get("raw_score")
+    return candidate.get("score") if raw is None else raw
+
+
 def _score(candidate: Mapping[str, Any], place: str, number: int) -> float:
-    value = candidate.get("score")
+    value = _raw_or_score(candidate)
     if value is None:
         raise InputError(
             f"{place}: candidate {number} has no score; run 'bonmini-guard score', or mark a failed draw with \"failed\": true"
