@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -22,14 +24,21 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.process = os.getpid()
-        self.thread = threading.Thread(target=self.loop.run_forever, name="bonmini-guard", daemon=True)
+        self.thread = threading.Thread(target=self._serve, name="bonmini-guard", daemon=True)
         self.thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self.loop.run_forever()
+            except BaseException as error:
+                # asyncio lets SystemExit of any task end its loop; other callers are waiting on this one.
+                logger.warning("the background loop was interrupted by %s and goes on", type(error).__name__)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine to its end; an interrupt of the caller cancels it and waits until it is gone."""
         done: Future[T] = Future()
-        task: list[asyncio.Task[None]] = []
+        tasks: list[asyncio.Task[None]] = []
         context = contextvars.copy_context()
 
         async def settle() -> None:
@@ -38,39 +47,47 @@ class LoopThread:
             except BaseException as error:
                 done.set_exception(error)
 
-        self.loop.call_soon_threadsafe(lambda: task.append(self.loop.create_task(settle(), context=context)))
+        def begin() -> None:
+            tasks.append(self.loop.create_task(settle(), context=context))
+            tasks[0].add_done_callback(gone)
+
+        def gone(_: asyncio.Task[None]) -> None:
+            # A task that is cancelled before its first step never enters settle().
+            if not done.done():
+                done.set_exception(asyncio.CancelledError())
+
+        self.loop.call_soon_threadsafe(begin)
         try:
             return done.result()
         except KeyboardInterrupt:
-            self.loop.call_soon_threadsafe(lambda: task[0].cancel())
+            self.loop.call_soon_threadsafe(lambda: tasks[0].cancel())
             done.exception()
             raise
 
 
 _lock = threading.Lock()
-_shared: LoopThread | None = None
+_bridges: list[LoopThread] = []
 
 
 def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run ``work()`` on the shared background loop and return its result."""
-    bridge = _bridge()
-    if threading.current_thread() is bridge.thread:
-        # A sync call made on the loop's own thread would wait for itself: give it a thread of its own.
-        return LoopThread().run(work)
-    return bridge.run(work)
+    return _bridge().run(work)
 
 
 def _bridge() -> LoopThread:
-    global _shared  # noqa: PLW0603 - one loop for the process is the point
+    """The first loop, or the one after it for a sync call made on a bridge's own thread, which would wait for itself."""
+    here = threading.current_thread()
     with _lock:
-        if _shared is None or _shared.process != os.getpid():
-            _shared = LoopThread()
-        return _shared
+        depth = next((depth for depth, bridge in enumerate(_bridges, start=1) if bridge.thread is here), 0)
+        if depth == len(_bridges):
+            _bridges.append(LoopThread())
+        return _bridges[depth]
 
 
 def _after_fork() -> None:
-    global _lock, _shared  # noqa: PLW0603
-    _lock, _shared = threading.Lock(), None
+    global _lock  # noqa: PLW0603 - another thread may have held the old one
+    _lock = threading.Lock()
+    _bridges.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,31 +1,38 @@
-"""Run the wrapped model detached from the caller's callbacks, streams and tracers.
+"""Run a request's draws and scoring detached from the caller's callbacks, streams and tracers.
 
 An ordinary child run would hand every rejected candidate to ``on_chat_model_end``, to token streams and to usage
-counters. The caller's own context variables are kept; only LangChain's are cleared.
+counters. The caller's own context variables are kept; only LangChain's are cleared, and they come back afterwards.
 """
 
 from __future__ import annotations
 
-import contextvars
+from contextvars import ContextVar
 from typing import Any
 
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers import context as tracing
 
-
-def detached_context() -> contextvars.Context:
-    """A copy of the current context in which no LangChain callback, stream or counter is inherited."""
-    context = contextvars.copy_context()
-    context.run(_clear)
-    return context
+Attached = list[tuple[ContextVar[Any], Any]]
 
 
-def _clear() -> None:
-    var_child_runnable_config.set(None)
-    for hook in _hooks():
-        hook[0].set(None)
+def detach() -> Attached:
+    """Clear LangChain's ambient callbacks, tracers and counters in the current context; what :func:`attach` puts back."""
+    attached: Attached = []
+    for variable in _variables():
+        value = variable.get(None)
+        if value is not None:
+            variable.set(None)
+            attached.append((variable, value))
+    return attached
 
 
-def _hooks() -> list[Any]:
-    # Context variables through which get_usage_metadata_callback and its kin attach handlers to every run.
-    return list(getattr(tracing, "_configure_hooks", ()))
+def attach(attached: Attached) -> None:
+    """Undo a :func:`detach`."""
+    for variable, value in attached:
+        variable.set(value)
+
+
+def _variables() -> list[ContextVar[Any]]:
+    # The hooks are variables through which get_usage_metadata_callback and its kin attach handlers to every run.
+    hooks = getattr(tracing, "_configure_hooks", ())
+    return [var_child_runnable_config, tracing.tracing_v2_callback_var, *(hook[0] for hook in hooks)]

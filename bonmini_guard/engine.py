@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import json
 import logging
 import math
@@ -21,7 +22,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
 
 from bonmini_guard.arrivals import Arrivals
-from bonmini_guard.detach import detached_context
+from bonmini_guard.detach import attach, detach
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.policy import Action, Decision, Policy, State
@@ -93,6 +94,8 @@ class Engine:
         Raises:
             GenerationError: not one draw arrived.
         """
+        # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
+        attached = detach()
         request = _Request(self, messages, seed, options, observer, request_id)
         try:
             async with asyncio.timeout(self.timeout) as scope:
@@ -102,7 +105,10 @@ class Engine:
                 raise
             return request.out_of_time()
         finally:
-            await request.close()
+            try:
+                await request.close()
+            finally:
+                attach(attached)
 
 
 class _ScoringFailed(Exception):
@@ -137,7 +143,7 @@ class _Request:
         self.session: ScoringSession | None = None
         self.known: dict[str, tuple[float | None, float | None]] = {}
         self.scorer_error: BaseException | None = None
-        self.context = detached_context()
+        self.context = contextvars.copy_context()
         self.places = None if engine.limiter is None else engine.limiter.here()
 
     async def conduct(self) -> GuardResult:
@@ -172,15 +178,21 @@ class _Request:
         running = [task for task in self.tasks if not task.done()]
         for task in running:
             task.cancel()
-        if running:
-            _, stubborn = await asyncio.wait(running, timeout=CANCEL_GRACE)
-            if stubborn:
-                logger.warning("%d draws ignored their cancellation for %s s and were left behind", len(stubborn), CANCEL_GRACE)
+        try:
+            if running:
+                _, stubborn = await asyncio.wait(running, timeout=CANCEL_GRACE)
+                if stubborn:
+                    logger.warning("%d draws ignored their cancellation for %s s and were left behind", len(stubborn), CANCEL_GRACE)
+        finally:
+            # Also when the wait itself is cancelled.
+            await self._close_session()
+
+    async def _close_session(self) -> None:
         if self.session is not None:
             try:
                 await self.session.aclose()
-            except Exception:
-                logger.warning("closing the scoring session failed", exc_info=True)
+            except Exception as error:
+                logger.warning("closing the scoring session failed: %s", type(error).__name__)
 
     # Drawing
 
@@ -211,10 +223,11 @@ class _Request:
             finally:
                 if self.places is not None:
                     self.places.release()
-        except asyncio.CancelledError as error:
-            self._settle(candidate, error)
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # Cancelled, or the generator wants to end the process: recorded first, for the request is waiting.
+                self._settle(candidate, error)
+                raise
             outcome = error
         self._settle(candidate, outcome)
 
@@ -227,12 +240,13 @@ class _Request:
                 stream = generator.draw_group([DrawRequest(self.messages, c.seed, c.index, self.options) for c in loop])
                 async with contextlib.aclosing(stream):  # type: ignore[type-var]
                     async for position, outcome in stream:
+                        if loop[position].finished is not None:
+                            raise ValueError(f"the generator answered draw {position} of the loop twice")
                         self._settle(loop[position], outcome)
-        except asyncio.CancelledError as error:
+        except BaseException as error:
             failure = error
-            raise
-        except Exception as error:
-            failure = error
+            if not isinstance(error, Exception):
+                raise
         finally:
             for candidate in loop:
                 if candidate.finished is None:
