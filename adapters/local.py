@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -27,6 +27,7 @@ try:
         PreTrainedTokenizerBase,
         StoppingCriteria,
         StoppingCriteriaList,
+        StopStringCriteria,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
         TopPLogitsWarper,
@@ -59,20 +60,31 @@ class GumbelNoise(LogitsProcessor):
 class Progress(StoppingCriteria):
     """Reports each row as it ends, and ends all rows once the loop is no longer needed."""
 
-    def __init__(self, prompt_length: int, ends: set[int], cancelled: threading.Event, report: Callable[[int, list[int]], None]) -> None:
+    def __init__(
+        self,
+        prompt_length: int,
+        ends: set[int],
+        stops: Callable[..., torch.Tensor] | None,
+        cancelled: threading.Event,
+        report: Callable[[int, list[int]], None],
+    ) -> None:
         self._prompt_length = prompt_length
         self._ends = ends
+        self._stops = stops
         self._cancelled = cancelled
         self._report = report
         self.reported: set[int] = set()
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         """Which rows are done."""
-        if self._ends:
-            for row, token in enumerate(input_ids[:, -1].tolist()):
-                if token in self._ends and row not in self.reported:
-                    self.tell(row, input_ids[row])
-        return torch.full((len(input_ids),), self._cancelled.is_set(), device=input_ids.device)  # type: ignore[return-value]
+        if self._cancelled.is_set():
+            return torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
+        stopped = [False] * len(input_ids) if self._stops is None else self._stops(input_ids, scores).tolist()
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            # Now, before generate() fills the row up with padding that nobody drew.
+            if (stopped[row] or token in self._ends) and row not in self.reported:
+                self.tell(row, input_ids[row])
+        return torch.tensor(stopped, device=input_ids.device)  # type: ignore[return-value]
 
     def tell(self, row: int, ids: torch.Tensor) -> None:
         """Report a row that has ended."""
@@ -120,7 +132,9 @@ class TransformersGenerator:
         self._identity: str | None = None
 
     @classmethod
-    def load(cls, path: str, *, device: str | None = None, dtype: torch.dtype | None = None, **settings: Any) -> TransformersGenerator:
+    def load(
+        cls, path: str, *, device: str | None = None, dtype: torch.dtype | None = None, **settings: Any
+    ) -> TransformersGenerator:
         """Load a checkpoint: safetensors only, no remote code; bf16 on CUDA, float32 on CPU unless told otherwise.
 
         Raises:
@@ -133,7 +147,7 @@ class TransformersGenerator:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: no causal language model in safetensors ({str(error).splitlines()[0]})") from error
-        return cls(model.to(device).eval(), tokenizer, **settings)
+        return cls(model.to(device).eval(), tokenizer, **settings)  # type: ignore[arg-type]
 
     @property
     def deterministic(self) -> bool:
@@ -142,13 +156,14 @@ class TransformersGenerator:
 
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer."""
-        async for _, outcome in self.draw_group([request]):
-            if isinstance(outcome, BaseException):
-                raise outcome
-            return outcome
+        async with contextlib.aclosing(self.draw_group([request])) as outcomes:
+            async for _, outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                return outcome
         raise RuntimeError("the generator ended without an answer")
 
-    async def draw_group(self, requests: Sequence[DrawRequest]) -> AsyncIterator[Outcome]:
+    async def draw_group(self, requests: Sequence[DrawRequest]) -> AsyncGenerator[Outcome]:
         """Yield each draw's answer as it ends; closing the iterator stops the model at its next token.
 
         Raises:
@@ -170,6 +185,8 @@ class TransformersGenerator:
             await work
         finally:
             cancelled.set()
+            # Nobody is left to hear its error; what has begun ends at its next token.
+            work.cancel()
 
     def fingerprint(self) -> str:
         """SHA-256 of the model's weights, its chat template and the sampling settings."""
@@ -184,17 +201,23 @@ class TransformersGenerator:
     def _generate(self, requests: Sequence[DrawRequest], cancelled: threading.Event, report: Callable[[Outcome], None]) -> None:
         if cancelled.is_set():
             return
-        ids = self.encode(requests[0].messages)
-        stop = _stop_strings(requests[0].options)
+        options = requests[0].options
+        limit = int(options.get("max_tokens") or self.max_new_tokens)
+        ids = self.encode(requests[0].messages, limit)
+        stop = _stop_strings(options)
         # generate() computes only the last prompt token itself: the rest comes from the shared prefill.
         cache = None
         if len(ids) > 1:
-            cache = self.model(torch.tensor([ids[:-1]], device=self.model.device), use_cache=True, logits_to_keep=1).past_key_values
+            start = torch.tensor([ids[:-1]], device=self.model.device)
+            cache = self.model(start, use_cache=True, logits_to_keep=1).past_key_values
             cache.batch_repeat_interleave(len(requests))
         rows = torch.tensor([ids] * len(requests), device=self.model.device)
         ends = self._end_tokens()
-        progress = Progress(len(ids), ends, cancelled, lambda row, answer: report((row, self._message(ids, answer, stop, ends))))
-        output = self.model.generate(
+        stops = StopStringCriteria(self.tokenizer, stop) if stop else None
+        progress = Progress(
+            len(ids), ends, stops, cancelled, lambda row, answer: report((row, self._message(ids, answer, stop, ends)))
+        )
+        output = self.model.generate(  # type: ignore[operator]
             rows,
             attention_mask=torch.ones_like(rows),
             past_key_values=cache,
@@ -202,28 +225,35 @@ class TransformersGenerator:
             temperature=None,
             top_k=None,
             top_p=None,
-            max_new_tokens=int(requests[0].options.get("max_tokens", self.max_new_tokens)),
+            max_new_tokens=limit,
             logits_processor=LogitsProcessorList(self._processors(requests)),
             stopping_criteria=StoppingCriteriaList([progress]),
-            stop_strings=stop or None,
-            tokenizer=self.tokenizer if stop else None,
         )
         if not cancelled.is_set():
             for row in range(len(requests)):
                 if row not in progress.reported:
                     progress.tell(row, output[row])
 
-    def encode(self, messages: Sequence[BaseMessage]) -> list[int]:
-        """Token ids of a conversation, ready to be continued."""
+    def encode(self, messages: Sequence[BaseMessage], new_tokens: int | None = None) -> list[int]:
+        """Token ids of a conversation, ready to be continued by ``new_tokens`` (default: ``max_new_tokens``).
+
+        Raises:
+            InputError: the prompt with its answer exceeds the model's context.
+        """
+        new_tokens = self.max_new_tokens if new_tokens is None else new_tokens
         if self.tokenizer.chat_template is None:
             text = "".join(message.text for message in messages)
             ids = list(self.tokenizer(text)["input_ids"])
         else:
-            rendered = self.tokenizer.apply_chat_template([_as_dictionary(message) for message in messages], tokenize=False, add_generation_prompt=True)
+            rendered = self.tokenizer.apply_chat_template(
+                [_as_dictionary(message) for message in messages], tokenize=False, add_generation_prompt=True
+            )
             ids = list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
         limit = getattr(self.model.config, "max_position_embeddings", None)
-        if limit is not None and len(ids) + self.max_new_tokens > limit:
-            raise InputError(f"the prompt has {len(ids)} tokens; with {self.max_new_tokens} new ones it exceeds the model's context of {limit}")
+        if limit is not None and len(ids) + new_tokens > limit:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; with {new_tokens} new ones it exceeds the model's context of {limit}"
+            )
         return ids
 
     def _processors(self, requests: Sequence[DrawRequest]) -> list[LogitsProcessor]:

@@ -18,7 +18,7 @@ from langchain_core.messages import BaseMessage
 
 from bonmini_guard.engine import Engine
 from bonmini_guard.policy import Policy, best_of_n
-from bonmini_guard.result import GuardResult
+from bonmini_guard.result import Candidate, GuardResult
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Explorer:
 
     Attributes:
         explored: requests completed so far.
-        skipped: requests chosen but left out because too many were under way, or because completing them failed.
+        skipped: requests chosen but left out because too many were under way, or because completing them failed or ran out of time.
         draws: draws made in the background: what exploration cost.
     """
 
@@ -67,31 +67,46 @@ class Explorer:
     async def _complete(self, result: GuardResult, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> None:
         try:
             complete = await self._full_budget(result, messages, options)
-            self.explored += 1
-            if self._sink is not None:
-                answer = self._sink(complete)
-                if inspect.isawaitable(answer):
-                    await answer
         except Exception as error:
             self.skipped += 1
             logger.warning("exploring request %s failed: %s", result.request_id, type(error).__name__)
+            return
+        self.explored += 1
+        await self._tell(complete)
+
+    async def _tell(self, complete: GuardResult) -> None:
+        if self._sink is None:
+            return
+        try:
+            answer = self._sink(complete)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception as error:
+            logger.warning("the sink of explored request %s failed: %s", complete.request_id, type(error).__name__)
 
     async def _full_budget(self, result: GuardResult, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> GuardResult:
         """The result with every draw of the budget made and scored; decision and answer as they were."""
-        kept = tuple(c for c in result.candidates if not c.failed or isinstance(c.error, Exception))
+        # Once a draw was cut short, those that arrived are the fast ones, not a fair sample: every draw is made anew.
+        kept = result.candidates if all(map(_complete, result.candidates)) else ()
         missing = self._engine.policy.budget - len(kept)
-        if missing <= 0:
-            return dataclasses.replace(result, candidates=kept)
+        if missing == 0:
+            return result
         more = await self._engine_for(missing).run(messages, seed=result.seed + 1, options=options, request_id=result.request_id)
         self.draws += more.draws
-        if more.reason == "scorer_failed":
-            raise RuntimeError("the reward model failed while exploring")
-        return dataclasses.replace(result, candidates=kept + _renumbered(more, len(kept)))
+        if not all(map(_complete, more.candidates)):
+            raise RuntimeError(f"not every draw was made and scored: {more.reason}")
+        return dataclasses.replace(result, candidates=kept + self._renumbered(more, len(kept)))
 
     def _engine_for(self, draws: int) -> Engine:
         policy: Policy = best_of_n(draws)
         return dataclasses.replace(self._engine, policy=policy)
 
+    def _renumbered(self, more: GuardResult, first: int) -> tuple[Candidate, ...]:
+        """The further draws with the numbers and loops they would have had in the live request."""
+        loops = [loop for loop, draws in enumerate(self._engine.policy.schedule) for _ in range(draws)]
+        return tuple(dataclasses.replace(c, index=first + c.index, loop=loops[first + c.index]) for c in more.candidates)
 
-def _renumbered(result: GuardResult, first: int) -> tuple[Any, ...]:
-    return tuple(dataclasses.replace(candidate, index=first + candidate.index) for candidate in result.candidates)
+
+def _complete(candidate: Candidate) -> bool:
+    """Whether the draw ran to its end: scored, if only as not a number, or failed by itself rather than cancelled."""
+    return candidate.scored is not None or isinstance(candidate.error, Exception)
