@@ -28,7 +28,9 @@ class LangChainGenerator:
         options: call options for every draw.
     """
 
-    def __init__(self, model: Runnable[Any, Any], *, seed_argument: str | None = None, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: Runnable[Any, Any], *, seed_argument: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
         if not isinstance(model, Runnable):
             raise ConfigurationError(f"LangChainGenerator needs a LangChain model or runnable, not a {type(model).__name__}")
         self._model = quiet(model)
@@ -39,7 +41,7 @@ class LangChainGenerator:
     @property
     def deterministic(self) -> bool:
         """Whether the model is set to temperature 0, so that all candidates would be the same."""
-        return _temperature(self._model, self._options) == 0
+        return bool(_temperature(self._model, self._options) == 0)
 
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer.
@@ -64,7 +66,8 @@ class LangChainGenerator:
 def quiet(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
     """A copy of a model that calls back to nobody, caches nothing and never streams; other runnables as they are."""
     if isinstance(model, RunnableBinding):
-        return model.model_copy(update={"bound": quiet(model.bound)})
+        config = {key: value for key, value in model.config.items() if key != "callbacks"}
+        return model.model_copy(update={"bound": quiet(model.bound), "config": config, "config_factories": []})
     if isinstance(model, BaseChatModel):
         return model.model_copy(update={"callbacks": None, "cache": False, "disable_streaming": True})
     if isinstance(model, BaseLanguageModel):

@@ -60,7 +60,7 @@ class LoopThread:
         try:
             return done.result()
         except KeyboardInterrupt:
-            self.loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            self.loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 - not begun yet, perhaps
             done.exception()
             raise
 

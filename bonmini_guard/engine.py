@@ -14,12 +14,11 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from time import perf_counter
 from typing import Any, Protocol, TypeGuard
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import add_usage
+from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.detach import attach, detach
@@ -111,14 +110,14 @@ class Engine:
                 attach(attached)
 
 
-class _ScoringFailed(Exception):
+class _ScoringFailed(Exception):  # noqa: N818 - a signal, never seen outside
     """The scorer raised, or did not answer in kind."""
 
 
 class _Request:
     """One request's state."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - called once, above
         self,
         engine: Engine,
         messages: Sequence[BaseMessage],
@@ -208,7 +207,7 @@ class _Request:
         else:
             for candidate in loop:
                 # A context of its own for each draw: one draw's context variables must not reach another.
-                self.tasks.append(create(self._draw(generator, candidate), context=self.context.copy()))
+                self.tasks.append(create(self._draw(generator, candidate), context=self.context.copy()))  # type: ignore[arg-type]
         return loop
 
     async def _draw(self, generator: Generator, candidate: Candidate) -> None:
@@ -381,5 +380,8 @@ def _content_key(message: AIMessage) -> str:
 
 
 def _total_usage(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    usages = [c.message.usage_metadata for c in candidates if c.message is not None and c.message.usage_metadata is not None]
-    return dict(reduce(add_usage, usages)) if usages else {}
+    total: UsageMetadata | None = None
+    for candidate in candidates:
+        if candidate.message is not None and candidate.message.usage_metadata is not None:
+            total = add_usage(total, candidate.message.usage_metadata)
+    return {} if total is None else dict(total)

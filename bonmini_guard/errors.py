@@ -44,7 +44,7 @@ class InputError(BonMiniGuardError, ValueError):
     """A prompt or a data file is wrong."""
 
 
-class CandidateTooLong(BonMiniGuardError, ValueError):
+class CandidateTooLong(BonMiniGuardError, ValueError):  # noqa: N818 - says it all
     """An answer with its last prompt turn exceeds the reward model's context; answers are never cut."""
 
 
@@ -52,7 +52,7 @@ class GenerationError(BonMiniGuardError):
     """Not one draw of the request arrived. The causes are chained as an exception group."""
 
 
-class NoAcceptableResponse(BonMiniGuardError):
+class NoAcceptableResponse(BonMiniGuardError):  # noqa: N818 - the contract's name
     """The guard abstained: nothing that was drawn is good enough to serve.
 
     Args:
@@ -63,7 +63,7 @@ class NoAcceptableResponse(BonMiniGuardError):
         self.result = result
         super().__init__(
             f"abstained after {result.draws} draws in {result.loops} loops: {result.reason} "
-            f"(best score {_number(result.score)}, threshold {_number(result.threshold)})"
+            f"(best score {_number(result.score)}, threshold {_number(result.threshold)}){_cause(result.scorer_error)}"
         )
 
     def __reduce__(self) -> tuple[type[NoAcceptableResponse], tuple[GuardResult]]:
@@ -71,7 +71,10 @@ class NoAcceptableResponse(BonMiniGuardError):
 
 
 class ScorerError(NoAcceptableResponse):
-    """The guard abstained because the reward model failed."""
+    """The guard abstained because the reward model failed; what it raised is ``.result.scorer_error``.
+
+    It is not chained, since its message may quote a candidate.
+    """
 
 
 class MissingExtraError(ImportError):
@@ -84,6 +87,10 @@ class MissingExtraError(ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is needed here and is not installed: pip install 'bonmini-guard[{extra}]'")
+
+
+def _cause(error: BaseException | None) -> str:
+    return "" if error is None else f"; the scorer raised {type(error).__name__}, see .result.scorer_error"
 
 
 def _number(value: float | None) -> str:

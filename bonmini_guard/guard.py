@@ -24,7 +24,7 @@ from bonmini_guard.limiter import Limiter
 from bonmini_guard.prompts import as_messages
 from bonmini_guard.result import GuardResult
 from bonmini_guard.scorers import as_scorer
-from bonmini_guard.settings import build_policy, check_parts, load_profile, profile_name
+from bonmini_guard.settings import build_policy, check_parts, has_zero, load_profile, profile_name
 from bonmini_guard.tracing import observer_for
 
 ABSTAIN_MESSAGE = "I cannot give an answer to this that is good enough."
@@ -70,7 +70,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         ProfileError: the profile is malformed, or was calibrated for other parts.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
 
     generator: Any
     reward_model: Any
@@ -108,7 +108,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     async def arun(
         self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        input: LanguageModelInput,
         config: RunnableConfig | None = None,
         *,
         seed: int | None = None,
@@ -141,7 +141,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def run(
         self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        input: LanguageModelInput,
         config: RunnableConfig | None = None,
         *,
         seed: int | None = None,
@@ -152,18 +152,18 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     # Messages
 
-    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:  # noqa: A002
+    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """The served answer, or what ``on_abstain`` says."""
         return await self._acall_with_config(self._answer, input, config, run_type="chain", **kwargs)
 
-    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:  # noqa: A002
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """``ainvoke`` for sync code; it works inside a running event loop too."""
         return self._call_with_config(self._answer_sync, input, config, run_type="chain", **kwargs)
 
-    def _answer_sync(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:  # noqa: A002
+    def _answer_sync(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
         return run_sync(lambda: self._answer(input, run_manager=run_manager, config=config, **options))
 
-    async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:  # noqa: A002
+    async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
         observer = observer_for(run_manager, self.trace_candidates)
         result = await self._conduct(as_messages(input), options.pop("seed", None), options, observer)
         if result.message is not None:
@@ -172,7 +172,8 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     async def _abstain(self, original: LanguageModelInput, result: GuardResult, config: RunnableConfig) -> AIMessage:
         if self.on_abstain == "error":
-            raise (ScorerError if result.reason == "scorer_failed" else NoAcceptableResponse)(result) from result.scorer_error
+            # Not chained: what a scorer raises may quote the candidate, and tracers keep whole tracebacks.
+            raise (ScorerError if result.reason == "scorer_failed" else NoAcceptableResponse)(result)
         if self.on_abstain == "message":
             return _stamped(AIMessage(self.abstain_message), result)
         if isinstance(self.on_abstain, Runnable):
@@ -187,7 +188,8 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     ) -> GuardResult:
         seed = self.seed if seed is None else seed
         seed = random.getrandbits(62) if seed is None else seed
-        result = await self._engine.run(messages, seed=seed, options=options, observer=observer, request_id=f"{random.getrandbits(128):032x}")
+        name = f"{random.getrandbits(128):032x}"
+        result = await self._engine.run(messages, seed=seed, options=options, observer=observer, request_id=name)
         if self._explorer is not None:
             self._explorer.consider(result, messages, options)
         return result
@@ -218,7 +220,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
             timeout=self.timeout,
             transform=None if profile is None else profile.score_transform,
             profile=profile_name(self.profile),
-            has_zero=getattr(scorer, "has_zero", True) or profile is not None,
+            has_zero=has_zero(scorer, profile),
         )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
@@ -81,10 +81,13 @@ class GuardProfile(BaseModel):
     def _consistent(self) -> GuardProfile:
         check_schedule(self.schedule)
         check_thresholds(self.thresholds, len(self.schedule))
+        # null is the one infinity that JSON can hold here; the other one would come back as its opposite.
+        if -math.inf in self.thresholds or math.inf in (self.hopeless or ()):
+            raise ValueError("a threshold of -infinity or a floor of +infinity cannot be written: use a finite number")
         if self.hopeless is not None and len(self.hopeless) != len(self.schedule):
             raise ValueError(f"{len(self.hopeless)} hopeless floors for {len(self.schedule)} loops: give one for each loop")
         if self.schema_version > SCHEMA_VERSION:
-            raise ValueError(f"schema_version {self.schema_version} is newer than this package reads ({SCHEMA_VERSION}): upgrade it")
+            raise ValueError(f"schema_version {self.schema_version} is newer than this package ({SCHEMA_VERSION}): upgrade it")
         return self
 
     @classmethod
@@ -97,9 +100,11 @@ class GuardProfile(BaseModel):
         try:
             return cls.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
         except OSError as error:
-            raise ProfileError(f"{path}: cannot read the profile ({error.strerror}); write one with 'bonmini-guard calibrate'") from error
+            problem = f"{path}: cannot read the profile ({error.strerror}); write one with 'bonmini-guard calibrate'"
+            raise ProfileError(problem) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ProfileError(f"{path}: not JSON ({error}); write the profile anew with 'bonmini-guard calibrate'") from error
+            problem = f"{path}: not JSON ({error}); write the profile anew with 'bonmini-guard calibrate'"
+            raise ProfileError(problem) from error
         except ValidationError as error:
             raise ProfileError(f"{path}: {_first_problem(error)}") from error
 
@@ -107,15 +112,16 @@ class GuardProfile(BaseModel):
         """Write the profile atomically: the file is either the old one or the whole new one."""
         target = Path(path)
         text = self.model_dump_json(indent=2) + "\n"
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        # Not tempfile: its files are private to the user who calibrates, and a profile is there to be reviewed.
+        temporary = target.with_name(f".{target.name}.{uuid4().hex}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with temporary.open("x", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
 
     def policy(self) -> Policy:

@@ -37,7 +37,8 @@ def _convert(prompt: Any) -> list[BaseMessage]:
     try:
         return convert_to_messages(list(prompt))
     except (ValueError, TypeError, NotImplementedError, KeyError) as error:
-        raise InputError(f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages") from error
+        problem = f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages"
+        raise InputError(problem) from error
 
 
 def _has_substance(message: BaseMessage) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import warnings
 from collections.abc import Sequence
@@ -9,15 +10,29 @@ from typing import Any
 
 from bonmini_guard.errors import ConfigurationError, ProfileError
 from bonmini_guard.policy import Policy, spread
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.profile import GuardProfile, ScoreTransform
 
 DEFAULT_MINI_N = 4
 DEFAULT_MAX_LOOPS = 8
 
 
 def load_profile(profile: str | os.PathLike[str] | GuardProfile | None) -> GuardProfile | None:
-    """A profile from its path, or as it is."""
-    return profile if profile is None or isinstance(profile, GuardProfile) else GuardProfile.load(profile)
+    """A profile from its path, or as it is.
+
+    Raises:
+        ConfigurationError: it is neither a path nor a profile.
+        ProfileError: the file is missing or malformed.
+    """
+    if profile is None or isinstance(profile, GuardProfile):
+        return profile
+    if not isinstance(profile, str | os.PathLike):
+        raise ConfigurationError(f"profile is a {type(profile).__name__}: pass a path or a GuardProfile")
+    return GuardProfile.load(profile)
+
+
+def has_zero(scorer: Any, profile: GuardProfile | None) -> bool:
+    """Whether score 0 is the outside option: the model's own zero, or the one a profile has fitted to it."""
+    return getattr(scorer, "has_zero", True) or (profile is not None and profile.score_transform != ScoreTransform())
 
 
 def profile_name(profile: str | os.PathLike[str] | GuardProfile | None) -> str | None:
@@ -42,14 +57,26 @@ def build_policy(profile: GuardProfile | None, shape: dict[str, Any]) -> Policy:
     given = [name for name, value in shape.items() if value is not None]
     if profile is not None:
         if given:
-            raise ConfigurationError(f"profile= fixes {', '.join(given)} already: drop {'it' if len(given) == 1 else 'them'}, or the profile")
+            them = "it" if len(given) == 1 else "them"
+            raise ConfigurationError(f"profile= fixes {', '.join(given)} already: drop {them}, or the profile")
         return profile.policy()
     schedule = build_schedule(shape["schedule"], shape["mini_n"], shape["max_loops"])
-    threshold = 0.0 if shape["threshold"] is None else shape["threshold"]
+    thresholds = _build_thresholds(shape["threshold"], len(schedule))
+    mode: Any = "guardrail" if shape["mode"] is None else shape["mode"]
+    exit_: Any = "loop" if shape["exit"] is None else shape["exit"]
     try:
-        return Policy(shape["mode"] or "guardrail", schedule, spread(threshold, len(schedule)), shape["exit"] or "loop")
+        return Policy(mode, schedule, thresholds, exit_)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
+
+
+def _build_thresholds(threshold: Any, loops: int) -> tuple[float, ...]:
+    if threshold is None:
+        return (0.0,) * loops
+    try:
+        return (float(threshold),) * loops if isinstance(threshold, numbers.Real) else spread(threshold, loops)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"threshold {threshold!r} must be a number, or a list of one number for each loop") from error
 
 
 def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops: int | None) -> tuple[int, ...]:
@@ -90,9 +117,10 @@ def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, sc
     if not getattr(scorer, "has_zero", True):
         _check_without_zero(policy)
     warnings.warn(
-        f"uncalibrated: threshold {policy.thresholds[0]:g} promises nothing on your traffic; write a profile with 'bonmini-guard calibrate'",
+        f"uncalibrated: threshold {policy.thresholds[0]:g} promises nothing on your traffic; "
+        "write a profile with 'bonmini-guard calibrate'",
         UserWarning,
-        stacklevel=5,
+        stacklevel=4,
     )
 
 
@@ -103,7 +131,7 @@ def _check_without_zero(policy: Policy) -> None:
     )
     if policy.mode == "guardrail":
         raise ConfigurationError(problem)
-    warnings.warn(problem, UserWarning, stacklevel=6)
+    warnings.warn(problem, UserWarning, stacklevel=5)
 
 
 def _check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool) -> None:
@@ -121,4 +149,4 @@ def _check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bo
         )
         if strict:
             raise ProfileError(problem)
-        warnings.warn(problem, UserWarning, stacklevel=6)
+        warnings.warn(problem, UserWarning, stacklevel=5)

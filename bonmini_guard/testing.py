@@ -1,5 +1,7 @@
 """Fakes for your own tests: a generator and a reward model backed by a plain function. They ship, and they are kept.
 
+Example::
+
     guard = BestOfMiniN(
         generator=FakeGenerator(["bad", "good"]),
         reward_model=FakeRewardModel({"bad": -1.0, "good": 2.0}),
@@ -91,7 +93,7 @@ class FakeRewardModel:
 
     async def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
         """One score for each candidate."""
-        texts = [candidate.text for candidate in candidates]
+        texts = [str(candidate.text) for candidate in candidates]
         self.batches.append(texts)
         if self._latency:
             await asyncio.sleep(self._latency)

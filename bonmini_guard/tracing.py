@@ -26,7 +26,8 @@ class CallbackObserver:
 
     async def drawn(self, candidate: Candidate) -> None:
         """One child run for each draw that arrived or failed."""
-        await self._child("bonmini_guard.draw", {"index": candidate.index, "loop": candidate.loop, "seed": candidate.seed}, self._about(candidate))
+        inputs = {"index": candidate.index, "loop": candidate.loop, "seed": candidate.seed}
+        await self._child("bonmini_guard.draw", inputs, self._about(candidate))
 
     async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
         """One child run for each batch of scores."""
