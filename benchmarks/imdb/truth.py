@@ -18,14 +18,14 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.imdb.reviews import Review, read_split
 from bonmini_guard.demo.truth import SentimentTruth, terms
 
-FEATURES = 30_000
+FEATURES = 4_000
 
 #: The regime, frozen on the development prompts before any effect was looked at: prompts of 48 tokens, answers of 32,
-#: the truth judges prompt and answer together, and acceptable means "positive with probability above 0.7". Then 23 % of
-#: the development prompts have no acceptable answer among 32 (24 tokens, cut 0.85: 22 %; 40 tokens, cut 0.85: 28 %; 64
-#: tokens, cut 0.7: 21 %). One unit of log-odds is worth two units of the labellers' Gumbel noise.
-CUT = math.log(0.7 / 0.3)
-SCALE = 2.0
+#: the truth judges prompt and answer together, and acceptable means "positive with probability above 0.62". Then 22 %
+#: of the development prompts have no acceptable answer among 32 (at cut 0.75: 24 tokens 22 %, 40 tokens 26 %; at cut 0.65:
+#: 48 tokens 26 %, 64 tokens 22 %). One unit of log-odds is worth four units of the labellers' Gumbel noise.
+CUT = math.log(0.62 / 0.38)
+SCALE = 4.0
 
 
 def window(text: str, randomness: random.Random) -> str:
@@ -44,9 +44,9 @@ def fit(reviews: list[Review], windows: int, seed: int) -> SentimentTruth:
     for review in reviews:
         texts += [window(review.text, randomness) for _ in range(windows)]
         labels += [review.label] * windows
-    vectorizer = TfidfVectorizer(analyzer=lambda text: list(terms(text)), max_features=FEATURES, min_df=20, sublinear_tf=True)
+    vectorizer = TfidfVectorizer(analyzer=terms, max_features=FEATURES, min_df=20, sublinear_tf=True)
     features = vectorizer.fit_transform(texts)
-    model = LogisticRegression(C=2.0, solver="liblinear").fit(features, labels)
+    model = LogisticRegression(C=0.1, solver="liblinear").fit(features, labels)
     vocabulary = {term: int(column) for term, column in vectorizer.vocabulary_.items()}
     weights = model.coef_[0].astype(np.float32)
     return SentimentTruth(vocabulary, vectorizer.idf_.astype(np.float32), weights, float(model.intercept_[0]))

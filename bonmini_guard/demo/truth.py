@@ -1,4 +1,4 @@
-"""The demonstration's ground truth: a linear sentiment model over words and pairs of words.
+"""The demonstration's ground truth: a linear sentiment model over words.
 
 It belongs to another model family than the reward models on purpose: it is a TF-IDF logistic regression trained on the
 human labels of IMDB reviews, so a reward model cannot agree with it by construction. Stored as safetensors and JSON.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,9 @@ from safetensors.numpy import load_file, save_file
 WORD = re.compile(r"[a-z0-9']{2,}|[!?]")
 
 
-def terms(text: str) -> Iterator[str]:
-    """The words of a text in lower case, and each pair of neighbouring words."""
-    words = WORD.findall(text.lower())
-    yield from words
-    yield from (f"{first} {second}" for first, second in pairwise(words))
+def terms(text: str) -> list[str]:
+    """The words of a text in lower case, exclamation and question marks among them."""
+    return WORD.findall(text.lower())
 
 
 @dataclass(frozen=True)
