@@ -280,7 +280,7 @@ class Policy:
         if self.exit not in ("loop", "eager"):
             raise ValueError(f"unknown exit {self.exit!r}: use 'loop' or 'eager'")
         stop = Passed(self.thresholds) | Spent(len(self.schedule))
-        object.__setattr__(self, "_stop", stop if isinstance(self.also, Never) else stop | self.also)
+        object.__setattr__(self, "_stop", stop if self.also == Never() else stop | self.also)
 
     @property
     def budget(self) -> int:
