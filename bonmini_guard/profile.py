@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from bonmini_guard.errors import ProfileError
 from bonmini_guard.policy import BelowFloor, Exit, Mode, Policy, check_schedule, check_thresholds
+from bonmini_guard.writing import write_atomically
 
 SCHEMA_VERSION = 1
 
@@ -110,19 +111,7 @@ class GuardProfile(BaseModel):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile atomically: the file is either the old one or the whole new one."""
-        target = Path(path)
-        text = self.model_dump_json(indent=2) + "\n"
-        # Not tempfile: its files are private to the user who calibrates, and a profile is there to be reviewed.
-        temporary = target.with_name(f".{target.name}.{uuid4().hex}")
-        try:
-            with temporary.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_atomically(path, self.model_dump_json(indent=2) + "\n")
 
     def policy(self) -> Policy:
         """The policy that this profile configures."""

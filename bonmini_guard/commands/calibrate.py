@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
@@ -111,12 +111,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigurationError("--mini-n and --max-loops must be 1 or more")
     if options.seed < 0:
         raise ConfigurationError(f"--seed is {options.seed}: give 0 or more")
-    _check_output(Path(options.output))
-
-
-def _check_output(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigurationError(f"{path}: cannot write a profile there; give a file in a folder that exists and is writable")
+    check_output(Path(options.output))
 
 
 def _schedule(text: str) -> tuple[int, ...]:

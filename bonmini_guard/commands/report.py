@@ -1,0 +1,41 @@
+"""``bonmini-guard report``: one HTML file that says what a profile does on a log."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bonmini_guard.commands.replay import say_what_was_left_out
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.writing import check_output, write_atomically
+
+HELP = "write a self-contained HTML report of a profile on a log"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
+    parser.add_argument("--profile", required=True, help="profile file")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
+    parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the report."""
+    check_output(options.output)
+    from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.report import build_report
+    from bonmini_guard.profile import GuardProfile
+
+    profile = GuardProfile.load(options.profile)
+    log = load_log(options.logs, keys=[options.slice] if options.slice else [])
+    if options.slice and all(value is None for value in log.extra[options.slice]):
+        raise InputError(f'{log.source}: no row has the key "{options.slice}"; give --slice a key of the rows')
+    say_what_was_left_out(log.left_out)
+    text = build_report(log, profile, options.slice)
+    try:
+        write_atomically(options.output, text)
+    except OSError as error:
+        raise ConfigurationError(f"{options.output}: cannot write the report ({error.strerror}); give another -o") from error
+    print(f"{options.output}: open it in a browser")
+    return 0

@@ -1,0 +1,39 @@
+"""Writing files so that nothing half-written is ever left behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from bonmini_guard.errors import ConfigurationError
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file: it is either the old one or the whole new one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # a temporary file is its owner's alone; a profile or report is for others to read
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output that cannot be written, before work is done for it.
+
+    Raises:
+        ConfigurationError: it is a folder, or its folder is missing or not writable.
+    """
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(f"{path}: cannot write there; give a file in a folder that exists and is writable")

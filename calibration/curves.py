@@ -1,0 +1,232 @@
+"""The curves and figures of a report, each an exact expectation over draw orders, with its formula.
+
+Notation: a prompt has n logged candidates sorted by score (:mod:`bonmini_guard.calibration.ranking`), q_p is the quality of the one
+at position p (label, or the mean label of its tie), (x)_k = x (x-1) ... (x-k+1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bonmini_guard.calibration.bounds import upper_limit
+from bonmini_guard.calibration.grids import grid_totals
+from bonmini_guard.calibration.logs import Floats, Log
+from bonmini_guard.calibration.ranking import Ranking, sizes
+from bonmini_guard.calibration.replay import replay_rankings
+from bonmini_guard.profile import GuardProfile
+
+#: Thresholds looked at for one curve.
+CUTS = 200
+
+
+@dataclass(frozen=True)
+class FixedN:
+    """Best-of-k for k = 1..K: (K,) arrays.
+
+    Attributes:
+        draws: k.
+        quality: chance that the served answer is acceptable.
+        served_bad: chance that it passes a fixed threshold and is not acceptable; the same threshold for all k.
+        served_good: chance that it passes and is acceptable.
+    """
+
+    draws: Floats
+    quality: Floats
+    served_bad: Floats
+    served_good: Floats
+
+
+@dataclass(frozen=True)
+class ThresholdCurve:
+    """One schedule under falling thresholds, the same in all loops: (T,) arrays.
+
+    Attributes:
+        thresholds: descending.
+        served: chance that an answer passes.
+        served_good: ... and is acceptable.
+        quality: chance that an accelerator's answer is acceptable, passed or best effort.
+        draws: expected draws.
+    """
+
+    thresholds: Floats
+    served: Floats
+    served_good: Floats
+    quality: Floats
+    draws: Floats
+
+    @property
+    def bad_among_served(self) -> Floats:
+        """``1 - E[served and good] / E[served]``; NaN where nothing is served. The risk of a risk-coverage curve.
+
+        Source: Geifman and El-Yaniv, arXiv 1705.08500, equation 2, with 0/1 loss.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self.served > 1e-9, 1.0 - self.served_good / self.served, np.nan)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of sigmoid(score) with equally many labelled candidates: (B,) arrays.
+
+    Attributes:
+        predicted: mean sigmoid(score).
+        observed: share acceptable.
+        low, high: exact 90 % limits of it, as if candidates were independent (those of one prompt are not).
+        count: candidates.
+    """
+
+    predicted: Floats
+    observed: Floats
+    low: Floats
+    high: Floats
+    count: Floats
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error, ``sum_b count_b |observed_b - predicted_b| / sum_b count_b`` (Naeini et al., AAAI 2015)."""
+        return float(np.average(np.abs(self.observed - self.predicted), weights=self.count))
+
+
+def fixed_n(rankings: Sequence[Ranking], most: int, threshold: float) -> FixedN:
+    """Best-of-k for every k up to ``most``: quality against draws, and over-optimisation.
+
+    ``quality(k) = mean over prompts of sum_p q_p ((p)_k - (p-1)_k) / (n)_k``, the mean over all samples of k of the n candidates
+    (the unbiased estimator of best-of-k, arXiv 2310.20624, appendix). With a threshold t the sum runs over the positions with
+    score >= t: served at t by plain best-of-k. Gao et al., arXiv 2210.10760, name the fall of such a curve over-optimisation.
+    """
+    prompts = sizes(rankings)
+    sums = np.zeros((3, most))
+    for ranking in rankings:
+        chances = np.diff(_within(ranking.size, most), axis=1)
+        passed = np.arange(1, ranking.size + 1) > ranking.below(threshold)[:, None]
+        sums[0] += chances @ ranking.quality.sum(axis=0)
+        sums[1] += chances @ (passed * (1.0 - ranking.quality)).sum(axis=0)
+        sums[2] += chances @ (passed * ranking.quality).sum(axis=0)
+    quality, served_bad, served_good = sums / prompts
+    return FixedN(np.arange(1, most + 1, dtype=np.float64), quality, served_bad, served_good)
+
+
+def _within(size: int, most: int) -> Floats:
+    """(K, n+1): ``(x)_k / (n)_k``, the chance that k draws all lie within positions 1..x."""
+    positions = np.arange(size + 1, dtype=np.float64)
+    taken = np.arange(most, dtype=np.float64)[:, None]
+    within: Floats = np.asarray(np.cumprod(np.maximum(positions - taken, 0.0) / (size - taken), axis=0), dtype=np.float64)
+    return within
+
+
+def paired_difference(rankings: Sequence[Ranking], first: int, second: int) -> tuple[float, float]:
+    """Quality of best-of-``second`` minus that of best-of-``first``, with its standard error over prompts.
+
+    Mean and ``s / sqrt(R)`` of the R exact paired differences of :func:`fixed_n`'s sum, prompt by prompt.
+    """
+    parts = []
+    for ranking in rankings:
+        chances = np.diff(_within(ranking.size, max(first, second)), axis=1)
+        parts.append(ranking.quality @ (chances[second - 1] - chances[first - 1]))
+    values = np.concatenate(parts)
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
+
+
+def threshold_curve(rankings: Sequence[Ranking], schedule: Sequence[int]) -> ThresholdCurve:
+    """What the schedule does under every threshold (at most :data:`CUTS`): risk-coverage, and quality against draws.
+
+    With a candidates below the threshold and ``Q_j(a) = (a)_K_j / (n)_K_j``: ``served = 1 - Q_L(a)``, ``draws = sum_j k_j Q_{j-1}(a)``,
+    and so on, averaged over prompts; :mod:`bonmini_guard.calibration.constant` has all of them and derives them.
+    """
+    scores = np.unique(np.concatenate([ranking.scores[np.isfinite(ranking.scores)] for ranking in rankings]))
+    cuts = np.unique(scores[np.linspace(0, scores.size - 1, min(CUTS, scores.size)).astype(int)])
+    cuts = np.append(cuts, np.inf)
+    totals = grid_totals(rankings, [schedule], cuts)
+    prompts = float(sizes(rankings))
+    down = slice(None, None, -1)
+    return ThresholdCurve(
+        cuts[down],
+        totals.accepted[0, down] / prompts,
+        totals.accepted_good[0, down] / prompts,
+        (totals.accepted_good + totals.rest_good)[0, down] / prompts,
+        totals.draws[0, down] / prompts,
+    )
+
+
+def smallest_equal_n(curve: FixedN, profile: GuardProfile, good: float) -> int | None:
+    """The smallest k whose plain best-of-k does as well as the guard; None if no k in the log does.
+
+    An accelerator is compared by quality, a guardrail by the chance of serving an acceptable answer, best-of-k being served at the
+    guardrail's last threshold: ``min {k : quality(k) >= good}`` with :func:`fixed_n`'s quality. ``good`` is the guard's own figure,
+    ``acceptable_rate`` of the replay.
+    """
+    reached = curve.quality if profile.mode == "accelerator" else curve.served_good
+    enough = np.flatnonzero(reached >= good - 1e-9)
+    return int(curve.draws[enough[0]]) if enough.size else None
+
+
+def clairvoyant_draws(rankings: Sequence[Ranking], profile: GuardProfile) -> float:
+    """Draws an oracle would need that sees all scores in advance but must draw in the schedule's loops.
+
+    An accelerator's oracle stops with the loop in which best-of-N's answer (its score) first appears. With K_j the draws up to
+    loop j, and a tie of scores at positions lo+1..hi,
+    ``P(it is there by loop j) = sum over ties of (hi)_N / (n)_N - (lo)_K_j / (n)_K_j (hi - K_j)_(N - K_j) / (n - K_j)_(N - K_j)``.
+    A guardrail's oracle stops with the loop that passes, and gives a request up after the first loop if none will:
+    ``E[draws] - (N - k_1) P(no pass)``. No rule that sees scores only as they come
+    can cost less at the same answers (derived here).
+    """
+    if profile.mode == "guardrail":
+        outcomes = replay_rankings(rankings, profile.schedule, profile.thresholds)
+        spared = (sum(profile.schedule) - profile.schedule[0]) * (outcomes.rest + outcomes.nothing)
+        return float((outcomes.draws - spared).mean())
+    total = sum(float(_oracle_draws(ranking, profile.schedule).sum()) for ranking in rankings)
+    return total / sizes(rankings)
+
+
+def _oracle_draws(ranking: Ranking, schedule: Sequence[int]) -> Floats:
+    """(P,) ``sum_j k_j P(not there by loop j-1)``."""
+    budget, size = sum(schedule), ranking.size
+    within = np.vstack([np.ones(size + 1), _within(size, budget)])
+    high, low = _tie_edges(ranking)
+    draws, before = np.zeros(len(ranking.rows)), 0
+    for block in schedule:
+        rest = np.ones(size + 1)
+        for taken in range(before, budget):
+            rest *= np.maximum(np.arange(size + 1) - taken, 0.0) / (size - taken)
+        missed = np.sum((within[before][low] * rest[high] - within[budget][low]) * (high > 0), axis=1)
+        draws += block * (missed if before else 1.0)
+        before += block
+    return draws
+
+
+def _tie_edges(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    """(P, n) hi and lo of the tie that ends at each position; 0 where none ends."""
+    scores, size = ranking.scores, ranking.size
+    positions = np.arange(1, size + 1)
+    starts, ends = np.ones(scores.shape, dtype=bool), np.ones(scores.shape, dtype=bool)
+    starts[:, 1:] = scores[:, 1:] != scores[:, :-1]
+    ends[:, :-1] = starts[:, 1:]
+    begun = np.maximum.accumulate(np.where(starts, positions, 0), axis=1)
+    return np.where(ends, positions, 0), np.where(ends, begun - 1, 0)
+
+
+def reliability(log: Log, bins: int = 10) -> Reliability | None:
+    """sigmoid(score) against labels, over labelled candidates; None where there are none.
+
+    ``observed_b = acceptable in bin b / candidates in bin b``, with Clopper-Pearson limits at 5 % on either side.
+    Reliability diagram: Murphy and Winkler (1977).
+    """
+    known = np.isfinite(log.scores) & np.isfinite(log.labels)
+    if not known.any():
+        return None
+    with np.errstate(over="ignore"):
+        chance = 1.0 / (1.0 + np.exp(-log.scores[known]))
+    label = log.labels[known]
+    edges = np.unique(np.quantile(chance, np.linspace(0, 1, bins + 1)[1:-1]))
+    place = np.searchsorted(edges, chance, side="right")
+    count = np.bincount(place, minlength=edges.size + 1).astype(np.float64)
+    used = np.flatnonzero(count)
+    good = np.bincount(place, weights=label, minlength=count.size)[used]
+    predicted = np.bincount(place, weights=chance, minlength=count.size)[used] / count[used]
+    high = np.array([upper_limit(int(k), int(n), 0.05) for k, n in zip(good, count[used], strict=True)])
+    low = np.array([1.0 - upper_limit(int(n - k), int(n), 0.05) for k, n in zip(good, count[used], strict=True)])
+    return Reliability(predicted, good / count[used], low, high, count[used])

@@ -1,0 +1,144 @@
+"""``report``: one file that loads nothing, says the consequence first, and shows what the log shows."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bonmini_guard.calibration import page
+from bonmini_guard.calibration.accelerator import calibrate_accelerator
+from bonmini_guard.calibration.guardrail import calibrate_guardrail
+from bonmini_guard.calibration.logs import load_log, log_of_rows
+from bonmini_guard.calibration.report import build_report, slice_figures
+from bonmini_guard.commands import report as command
+from bonmini_guard.errors import BonMiniGuardError, InputError
+from bonmini_guard.profile import GuardProfile
+from tests.calibration.helpers import rows_of
+from tests.calibration.populations import Population
+
+CODE_LOG = Path(__file__).parents[3] / "shared" / "data" / "logs" / "humaneval_codegen_100.jsonl.gz"
+LOG = Population(size=8).log(200, 0)
+PROFILE = GuardProfile(mode="guardrail", schedule=(4, 4), thresholds=(0.5, 0.5))
+
+
+class Loader(HTMLParser):
+    """Collects what a browser would load, and the tags left open."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.open = [], []
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        references = [named[key] for key in ("src", "href", "xlink:href", "data", "action") if named.get(key)]
+        self.loads += [reference for reference in references if not reference.startswith("#")]
+        if tag in ("script", "link", "iframe", "img", "object"):
+            self.loads.append(tag)
+        if tag not in ("meta", "br", "use", "path"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in ("meta", "br", "use", "path"):
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in ("use", "path"):
+            assert self.open.pop() == tag
+
+
+def check(text):
+    loader = Loader()
+    loader.feed(text)
+    assert loader.loads == []
+    assert loader.open == []
+    assert not re.search(r"url\((?!#)|@import", text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_is_self_contained_and_begins_with_the_consequence():
+    outcome = calibrate_guardrail(Population(size=8).log(400, 1), schedule=(4, 4), alpha=0.1)
+    text = build_report(LOG, outcome.profile)
+    check(text)
+    first = text.index("Of 10,000 requests you would serve")
+    assert first < text.index("<h2>")
+    assert "at most 1,000 of them bad, with 90 % confidence" in text
+    assert text.count("<svg") == 5
+
+
+def test_an_accelerator_and_a_log_without_labels():
+    outcome = calibrate_accelerator(LOG, schedule=(4, 4), epsilon=0.1)
+    assert "with a quality at most 0.1 below best-of-8 with 90 % confidence" in build_report(LOG, outcome.profile)
+    blank = Population(size=8).log(100, 0)
+    blank.labels[:] = np.nan
+    text = build_report(blank, PROFILE)
+    check(text)
+    assert "This log has no labels" in text
+    assert "an unknown number of them bad" in text
+
+
+@pytest.mark.parametrize(
+    ("risk", "words"), [("bad_among_served", "of those served are bad"), ("false_acceptance", "without a good")]
+)
+def test_each_risk_is_put_in_its_own_words(risk, words):
+    text = build_report(LOG, PROFILE.model_copy(update={"risk": risk, "alpha": 0.1, "delta": 0.1}))
+    assert words in text
+    assert "this profile promises nothing" in build_report(LOG, PROFILE)
+
+
+def test_slices_are_replays_of_their_rows_and_text_is_escaped():
+    rows = [{**row, "topic": "<script>" if number % 2 else "maths"} for number, row in enumerate(rows_of(LOG))]
+    log = log_of_rows(rows, keys=["topic"])
+    parts = dict(slice_figures(log, PROFILE, "topic"))
+    whole = dict(slice_figures(log_of_rows(rows[1::2], keys=["topic"]), PROFILE, "topic"))
+    assert parts["<script>"] == whole["<script>"]
+    assert sum(part["requests"] for part in parts.values()) == len(LOG)
+    text = build_report(log, PROFILE, "topic")
+    check(text)
+    assert "&lt;script&gt;" in text
+    many = log_of_rows([{**row, "topic": number} for number, row in enumerate(rows_of(LOG))], keys=["topic"])
+    assert [name for name, _ in slice_figures(many, PROFILE, "topic")][-1] == "all others"
+
+
+def test_every_number_has_a_function_that_says_how():
+    for _, function in page.functions():
+        assert "``" in inspect.getdoc(function), function.__qualname__
+    assert 'id="' not in page.sources()
+
+
+@pytest.mark.skipif(not CODE_LOG.exists(), reason="the code log is not part of the repository")
+def test_on_the_code_log_more_draws_make_it_worse():
+    profile = GuardProfile(mode="accelerator", schedule=(4,) * 8, thresholds=(0.5,) * 8)
+    text = build_report(load_log(CODE_LOG), profile)
+    assert "best-of-32 is worse than best-of-4" in text
+    assert "more than two standard errors" in text
+    assert "unscored" in text
+
+
+def test_the_command_writes_one_file_or_nothing(tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows_of(LOG)))
+    PROFILE.save(tmp_path / "profile.json")
+
+    def call(*arguments):
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        return command.run(parser.parse_args([str(a) for a in (log, "--profile", tmp_path / "profile.json", *arguments)]))
+
+    with pytest.raises(InputError, match="no row has the key"):
+        call("-o", tmp_path / "report.html", "--slice", "none")
+    with pytest.raises(BonMiniGuardError, match="cannot write there"):
+        call("-o", tmp_path / "no" / "report.html")
+    assert not (tmp_path / "report.html").exists()
+    assert call("-o", tmp_path / "report.html") == 0
+    assert "open it in a browser" in capsys.readouterr().out
+    check((tmp_path / "report.html").read_text())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "profile.json", "report.html"]
