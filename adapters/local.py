@@ -35,7 +35,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("transformers", "local") from error
 
-from bonmini_guard.reward.formatting import _as_dictionary
+from bonmini_guard.reward.checkpoint import check_place
+from bonmini_guard.reward.formatting import as_dictionary
 
 Outcome = tuple[int, AIMessage | BaseException]
 
@@ -140,6 +141,7 @@ class TransformersGenerator:
         Raises:
             CheckpointError: there is no causal language model at ``path``.
         """
+        check_place(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
         try:
@@ -246,7 +248,7 @@ class TransformersGenerator:
             ids = list(self.tokenizer(text)["input_ids"])
         else:
             rendered = self.tokenizer.apply_chat_template(
-                [_as_dictionary(message) for message in messages], tokenize=False, add_generation_prompt=True
+                [as_dictionary(message) for message in messages], tokenize=False, add_generation_prompt=True
             )
             ids = list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
         limit = getattr(self.model.config, "max_position_embeddings", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ Zero = Literal["outside_option"]
 #: Position tables of these models begin behind the padding index.
 _OFFSET_POSITIONS = ("roberta", "camembert", "xlm-roberta", "longformer", "mpnet")
 _UNLIMITED = 10**9
+#: A model id of a hub: owner/name, never a path.
+_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def load_tokenizer(path: str) -> Any:
@@ -57,15 +60,25 @@ def load_config(path: str) -> Any:
     Raises:
         CheckpointError: there is none.
     """
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise CheckpointError(f"{path}: no config.json in it; name a folder written by save_pretrained or 'bonmini-guard train'")
+    check_place(path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path}: neither a folder here nor a model to be had ({first_line(error)}); check the name"
         ) from error
+
+
+def check_place(path: str) -> None:
+    """Raise CheckpointError at once for a folder that is no checkpoint, and for a name that is neither a folder nor a model id.
+
+    Asking a hub about a mistyped folder takes half a minute of retries without a network.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise CheckpointError(f"{path}: no config.json in it; name a folder written by save_pretrained or 'bonmini-guard train'")
+    if not folder.is_dir() and not _MODEL_ID.fullmatch(path):
+        raise CheckpointError(f"{path}: no such folder; name a checkpoint's folder, or a model id like owner/name")
 
 
 def load_classifier(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:

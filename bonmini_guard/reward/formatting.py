@@ -82,7 +82,7 @@ class Formatter:
         return next((index for index in candidates if index is not None), 0)
 
     def _turn(self, message: BaseMessage) -> dict[str, Any]:
-        turn = _as_dictionary(message)
+        turn = as_dictionary(message)
         if "tool_calls" in turn and not self._shows_tool_calls(turn):
             calls = json.dumps(turn.pop("tool_calls"), ensure_ascii=False)
             turn["content"] = "\n".join(filter(None, (turn["content"], calls)))
@@ -102,7 +102,7 @@ def clean(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
 
 
-def _as_dictionary(message: BaseMessage) -> dict[str, Any]:
+def as_dictionary(message: BaseMessage) -> dict[str, Any]:
     role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type)
     if role is None:
         raise InputError(f"a message of type {message.type!r} cannot be scored; use human, ai, system or tool messages")
