@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
@@ -36,7 +37,8 @@ class LangChainGenerator:
         self._model = quiet(model)
         self._seed_argument = seed_argument
         self._options = dict(options or {})
-        self._config: RunnableConfig = {"callbacks": [], "tags": ["nostream"], "run_name": "bonmini_guard_draw"}
+        # A manager of nobody, not an empty list: completion LLMs read the list's first item (langchain-core 1.7.2).
+        self._config: RunnableConfig = {"callbacks": AsyncCallbackManager([]), "tags": ["nostream"], "run_name": "bonmini_guard_draw"}
 
     @property
     def deterministic(self) -> bool:

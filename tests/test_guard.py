@@ -1,0 +1,282 @@
+"""``BestOfMiniN`` as a LangChain runnable: messages, abstentions, composition, usage, and the sampling of LangChain models."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+
+import pytest
+from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel
+
+from bonmini_guard import BestOfMiniN, NoAcceptableResponse, ScorerError
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError, InputError
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+KEYS = {"decision", "reason", "score", "raw_score", "acceptance_probability", "threshold", "draws", "loops", "profile"}
+SCORES = {"good": 2.0, "bad": -1.0, "worse": -2.0}
+
+
+def make(answers=("bad", "good"), scores=None, **settings):
+    settings = {"mini_n": 2, "max_loops": 2, **settings}
+    generator = FakeGenerator(answers) if isinstance(answers, list | tuple) or callable(answers) else answers
+    return BestOfMiniN(generator=generator, reward_model=FakeRewardModel(scores or SCORES), **settings)
+
+
+def counted(text, tokens):
+    usage = {"input_tokens": 10, "output_tokens": tokens, "total_tokens": 10 + tokens}
+    return AIMessage(text, usage_metadata=usage, response_metadata={"finish_reason": "stop"})
+
+
+def about(message):
+    return message.response_metadata["bonmini_guard"]
+
+
+# Messages
+
+
+def test_a_served_message_carries_exactly_the_contracts_keys():
+    message = make().invoke("question")
+    assert message.content == "good"
+    assert set(about(message)) == KEYS
+    assert about(message) == {
+        "decision": "accepted",
+        "reason": "passed",
+        "score": 2.0,
+        "raw_score": 2.0,
+        "acceptance_probability": pytest.approx(0.8807970779778823),
+        "threshold": 0.0,
+        "draws": 2,
+        "loops": 1,
+        "profile": None,
+    }
+
+
+@pytest.mark.parametrize("mode", ["guardrail", "accelerator"])
+def test_usage_is_the_sum_over_all_draws_and_the_candidate_is_not_touched(mode):
+    candidates = [counted("bad", 1), counted("good", 20), counted("worse", 300)]
+    before = [candidate.model_copy(deep=True) for candidate in candidates]
+    message = make(candidates, schedule=[3], mini_n=None, max_loops=None, mode=mode).invoke("question")
+    assert message.usage_metadata == {"input_tokens": 30, "output_tokens": 321, "total_tokens": 351}
+    assert message.response_metadata["finish_reason"] == "stop"
+    assert candidates == before
+    assert message is not candidates[1]
+
+
+def test_run_gives_the_record_and_an_abstention_is_no_error():
+    result = make(["bad"]).run("question")
+    assert (result.decision, result.reason, result.draws, result.served) == ("abstained", "budget_spent", 4, False)
+
+
+def test_call_options_reach_the_generator_and_the_seed_does_not():
+    generator = FakeGenerator(["good"])
+    guard = make(generator)
+    guard.bind(stop=["."]).invoke("question", seed=3)
+    guard.run("question", seed=3, stop=["."])
+    assert {tuple(request.options["stop"]) for request in generator.requests} == {(".",)}
+    assert all("seed" not in request.options for request in generator.requests)
+    assert generator.requests[0].seed == generator.requests[2].seed
+
+
+def test_a_guards_seed_repeats_requests_and_without_one_they_differ():
+    generator = FakeGenerator(["bad"])
+    seeded, free = make(generator, seed=5), make(generator)
+    assert seeded.run("q").candidates[0].seed == seeded.run("q").candidates[0].seed
+    assert seeded.run("q", seed=6).seed == 6
+    assert free.run("q").seed != free.run("q").seed
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["hi", [HumanMessage("hi")], HumanMessage("hi"), [("human", "hi")], ChatPromptTemplate.from_messages([("human", "hi")]).invoke({})],
+)
+def test_every_kind_of_prompt_is_one_conversation(prompt):
+    generator = FakeGenerator(["good"])
+    make(generator).invoke(prompt)
+    assert [message.content for message in generator.requests[0].messages] == ["hi"]
+    assert generator.requests[0].messages[0].type == "human"
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", [], [HumanMessage("")], [SystemMessage(" ")], None, 3, {"text": "hi"}, [object()], b"hi"])
+async def test_an_empty_or_unreadable_prompt_is_an_input_error(prompt):
+    generator = FakeGenerator(["good"])
+    guard = make(generator)
+    with pytest.raises(InputError):
+        guard.invoke(prompt)
+    with pytest.raises(InputError):
+        await guard.arun(prompt)
+    assert generator.requests == []
+
+
+def test_all_draws_failed_is_a_generation_error_through_invoke():
+    with pytest.raises(GenerationError):
+        make([OSError("down")]).invoke("question")
+
+
+# Abstention
+
+
+def test_an_abstention_raises_by_default_and_carries_the_result():
+    with pytest.raises(NoAcceptableResponse, match="after 4 draws in 2 loops: budget_spent") as caught:
+        make(["bad", "worse"]).invoke("question")
+    assert caught.value.result.score == -1.0
+    assert not isinstance(caught.value, ScorerError)
+    assert isinstance(caught.value, BonMiniGuardError)
+    assert pickle.loads(pickle.dumps(caught.value)).result.score == -1.0
+
+
+def test_a_failed_scorer_raises_scorer_error():
+    with pytest.raises(ScorerError, match="scorer_failed") as caught:
+        make(scores=lambda messages, candidates: 1 / 0).invoke("question")
+    assert isinstance(caught.value, NoAcceptableResponse)
+    assert isinstance(caught.value.result.scorer_error, ZeroDivisionError)
+
+
+def test_an_abstention_as_a_message():
+    message = make(["bad"], on_abstain="message", abstain_message="Sorry.").invoke("question")
+    assert message.content == "Sorry."
+    assert (about(message)["decision"], about(message)["score"], set(about(message))) == ("abstained", -1.0, KEYS)
+
+
+@pytest.mark.parametrize("kind", ["chat model", "lambda", "async callable", "callable"])
+async def test_a_fallback_answers_outside_any_promise(kind):
+    seen = []
+
+    async def answer_later(result):
+        seen.append(result.decision)
+        return AIMessage("other")
+
+    fallback = {
+        "chat model": FakeListChatModel(responses=["other"]),
+        "lambda": RunnableLambda(lambda original: seen.append(original) or AIMessage("other")),
+        "async callable": answer_later,
+        "callable": lambda result: "other",
+    }[kind]
+    guard = make(["bad"], on_abstain=fallback)
+    for message in (guard.invoke("question"), await guard.ainvoke("question")):
+        assert message.content == "other"
+        assert set(about(message)) == KEYS
+        assert about(message)["decision"] == "fallback"
+        assert about(message)["reason"] == "budget_spent"
+        assert [about(message)[key] for key in ("score", "raw_score", "acceptance_probability")] == [None] * 3
+    assert seen == {"lambda": ["question"] * 2, "async callable": ["abstained"] * 2}.get(kind, [])
+
+
+def test_usage_of_a_fallback_is_that_of_all_draws_and_its_own():
+    guard = make([counted("bad", 1)], on_abstain=lambda result: counted("other", 5))
+    assert guard.invoke("q").usage_metadata == {"input_tokens": 50, "output_tokens": 9, "total_tokens": 59}
+
+
+def test_a_fallback_must_give_a_message():
+    with pytest.raises(ConfigurationError, match="an AIMessage or a string"):
+        make(["bad"], on_abstain=lambda result: 7).invoke("q")
+
+
+# Composition
+
+
+async def test_prompt_guard_parser_in_every_way_to_call_it():
+    chain = ChatPromptTemplate.from_messages([("human", "{question}")]) | make() | StrOutputParser()
+    question = {"question": "why?"}
+    assert chain.invoke(question) == "good"
+    assert await chain.ainvoke(question) == "good"
+    assert chain.batch([question] * 3) == ["good"] * 3
+    assert "".join(chain.stream(question)) == "good"
+    assert "".join([piece async for piece in chain.astream(question)]) == "good"
+
+
+async def test_stream_gives_the_winner_once():
+    guard = make()
+    assert [message.content for message in guard.stream("q")] == ["good"]
+    assert [message.content async for message in guard.astream("q")] == ["good"]
+
+
+def echo(messages, index):
+    return f"{messages[-1].content}:{'good' if index else 'bad'}"
+
+
+def judge(messages, candidates):
+    assert all(candidate.content.startswith(messages[-1].content + ":") for candidate in candidates)
+    return [SCORES[candidate.content.split(":")[1]] for candidate in candidates]
+
+
+async def test_batches_of_a_hundred_keep_their_order():
+    guard = make(echo, judge, max_concurrency=7)
+    prompts = [str(i) for i in range(100)]
+    expected = [f"{i}:good" for i in range(100)]
+    assert [m.content for m in guard.batch(prompts, {"max_concurrency": 16})] == expected
+    assert [m.content for m in await guard.abatch(prompts, {"max_concurrency": 9})] == expected
+    assert [m.content for m in await guard.abatch(prompts)] == expected
+
+
+async def test_abatch_bounds_the_requests_and_returns_exceptions():
+    open_now = most = 0
+
+    async def answer(request):
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        await asyncio.sleep(0.001)
+        open_now -= 1
+        return request.messages[0].content
+
+    guard = make(answer, mini_n=1, max_loops=1)
+    out = await guard.abatch(["good", "bad"] * 20, {"max_concurrency": 4}, return_exceptions=True)
+    assert most <= 4
+    assert [type(o) for o in out] == [AIMessage, NoAcceptableResponse] * 20
+
+
+def test_with_fallbacks_handles_the_refusal_alone():
+    spare = RunnableLambda(lambda _: AIMessage("spare"))
+    guard = make(["bad"])
+    assert guard.with_fallbacks([spare], exceptions_to_handle=(NoAcceptableResponse,)).invoke("q").content == "spare"
+    with pytest.raises(GenerationError):
+        make([OSError()]).with_fallbacks([spare], exceptions_to_handle=(NoAcceptableResponse,)).invoke("q")
+
+
+async def test_parallel_and_with_config_and_configurable_fields():
+    both = RunnableParallel(guarded=make(), other=RunnableLambda(lambda text: text))
+    assert (await both.ainvoke("q"))["guarded"].content == "good"
+    assert make().with_config(tags=["mine"], run_name="guarded").invoke("q").content == "good"
+    strict = make().configurable_fields(threshold=ConfigurableField(id="threshold"))
+    with pytest.raises(NoAcceptableResponse):
+        strict.with_config(configurable={"threshold": 5.0}).invoke("q")
+
+
+def test_the_configuration_is_frozen():
+    guard = make()
+    with pytest.raises(ValueError, match="frozen"):
+        guard.threshold = 99.0
+
+
+# LangChain models as they are
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        FakeListChatModel(responses=["bad", "good"]),
+        FakeListLLM(responses=["bad", "good"]),
+        GenericFakeChatModel(messages=iter([AIMessage("bad"), AIMessage("good")])),
+        FakeListChatModel(responses=["bad", "good"]).bind(stop=["."]),
+        FakeListChatModel(responses=["bad", "good"]) | StrOutputParser(),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+async def test_any_langchain_model_is_a_generator(model):
+    guard = BestOfMiniN(generator=model, reward_model=FakeRewardModel(SCORES), mini_n=2, max_loops=1)
+    assert (await guard.ainvoke("q")).content == "good"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_plain_callable_is_a_reward_model(asynchronous):
+    async def later(messages, candidates):
+        return judge(messages, candidates)
+
+    guard = BestOfMiniN(generator=FakeGenerator(echo), reward_model=later if asynchronous else judge, mini_n=2, max_loops=1)
+    assert guard.invoke("7").content == "7:good"
