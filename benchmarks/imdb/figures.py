@@ -86,8 +86,9 @@ def figures(outcomes: Outcomes, seed: int = 0) -> dict[str, tuple[float, float, 
     for name, (numerator, denominator) in RATES.items():
         top, bottom = numerator(outcomes), denominator(outcomes)
         with np.errstate(invalid="ignore", divide="ignore"):
-            value = top.sum() / bottom.sum()
+            value = np.float64(top.sum()) / bottom.sum()
             samples = (weights @ top) / (weights @ bottom)
-        low, high = np.nanquantile(samples, [0.025, 0.975]) if np.isfinite(samples).any() else (np.nan, np.nan)
+        finite = samples[np.isfinite(samples)]
+        low, high = np.quantile(finite, [0.025, 0.975]) if finite.size else (np.nan, np.nan)
         result[name] = (float(value), float(low), float(high))
     return result
