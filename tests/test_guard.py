@@ -93,7 +93,13 @@ def test_a_guards_seed_repeats_requests_and_without_one_they_differ():
 
 @pytest.mark.parametrize(
     "prompt",
-    ["hi", [HumanMessage("hi")], HumanMessage("hi"), [("human", "hi")], ChatPromptTemplate.from_messages([("human", "hi")]).invoke({})],
+    [
+        "hi",
+        [HumanMessage("hi")],
+        HumanMessage("hi"),
+        [("human", "hi")],
+        ChatPromptTemplate.from_messages([("human", "hi")]).invoke({}),
+    ],
 )
 def test_every_kind_of_prompt_is_one_conversation(prompt):
     generator = FakeGenerator(["good"])
@@ -102,7 +108,9 @@ def test_every_kind_of_prompt_is_one_conversation(prompt):
     assert generator.requests[0].messages[0].type == "human"
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n", [], [HumanMessage("")], [SystemMessage(" ")], None, 3, {"text": "hi"}, [object()], b"hi"])
+@pytest.mark.parametrize(
+    "prompt", ["", "  \n", [], [HumanMessage("")], [SystemMessage(" ")], None, 3, {"text": "hi"}, [object()], b"hi"]
+)
 async def test_an_empty_or_unreadable_prompt_is_an_input_error(prompt):
     generator = FakeGenerator(["good"])
     guard = make(generator)

@@ -1,0 +1,136 @@
+"""``TransformersGenerator`` on a tiny random Llama."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+import torch
+from langchain_core.messages import HumanMessage
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bonmini_guard import BestOfMiniN
+from bonmini_guard.adapters import TransformersGenerator
+from bonmini_guard.engine import Engine
+from bonmini_guard.errors import CheckpointError, ConfigurationError, GenerationError, InputError
+from bonmini_guard.policy import best_of_n
+from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.testing import FakeRewardModel
+from tests.reward.tiny import make_tokenizer
+
+PROMPT = [HumanMessage("the film was very")]
+
+
+@pytest.fixture(scope="module")
+def parts():
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config).eval(), tokenizer
+
+
+def make(parts, **settings):
+    return TransformersGenerator(*parts, **{"max_new_tokens": 12, **settings})
+
+
+def requests(*seeds, **options):
+    return [DrawRequest(PROMPT, seed, index, options) for index, seed in enumerate(seeds)]
+
+
+async def group(generator, asked):
+    return {position: message async for position, message in generator.draw_group(asked)}
+
+
+async def test_a_draw_depends_on_its_seed_alone(parts):
+    generator = make(parts, temperature=0.9, top_k=50, top_p=0.95)
+    together = await group(generator, requests(1, 2, 3, 2))
+    torch.manual_seed(99)
+    alone = await generator.draw(requests(2)[0])
+    assert alone.content == together[1].content == together[3].content
+    assert len({message.content for message in together.values()}) == 3
+
+
+async def test_a_loop_shares_one_prefill(parts, monkeypatch):
+    generator, lengths = make(parts), []
+    forward = parts[0].forward
+    monkeypatch.setattr(
+        parts[0], "forward", lambda *a, **k: lengths.append((a[0] if a else k["input_ids"]).shape) or forward(*a, **k)
+    )
+    await group(generator, requests(1, 2, 3, 4))
+    prompt = len(generator.encode(PROMPT))
+    assert lengths[0] == (1, prompt - 1)
+    assert all(shape == (4, 1) for shape in lengths[1:])
+
+
+async def test_stop_strings_cut_the_text_and_padding_is_not_counted(parts):
+    generator = make(parts, max_new_tokens=40)
+    free = await group(generator, requests(1, 2))
+    stop = free[0].content[3:5]
+    stopped = await group(generator, requests(1, 2, stop=[stop]))
+    assert stopped[0].content == free[0].content[: free[0].content.index(stop)]
+    assert stopped[0].response_metadata["finish_reason"] == "stop"
+    assert stopped[0].usage_metadata["output_tokens"] < free[0].usage_metadata["output_tokens"]
+
+
+async def test_max_tokens_is_honoured_and_counted(parts):
+    message = await make(parts).draw(requests(1, max_tokens=3)[0])
+    assert message.usage_metadata["output_tokens"] <= 3
+    with pytest.raises(InputError, match="exceeds"):
+        await make(parts).draw(requests(1, max_tokens=600)[0])
+
+
+async def test_a_cancelled_loop_stops_at_the_next_token(parts):
+    generator = make(parts, max_new_tokens=490)
+    task = asyncio.create_task(generator.draw(requests(1)[0]))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    begun = time.perf_counter()
+    generator._thread.submit(lambda: None).result(timeout=60)
+    stopped_after = time.perf_counter() - begun
+    begun = time.perf_counter()
+    generator._generate([DrawRequest(PROMPT, 1, 0, {"max_tokens": 490})], __import__("threading").Event(), lambda outcome: None)
+    assert stopped_after < (time.perf_counter() - begun) / 2
+
+
+async def test_a_prompt_that_is_too_long_is_a_recorded_input_error(parts):
+    generator = make(parts, max_new_tokens=500)
+    with pytest.raises(GenerationError) as caught:
+        await Engine(generator, FakeRewardModel({}), best_of_n(2)).run([HumanMessage("film " * 60)], seed=1)
+    assert [type(cause) for cause in caught.value.__cause__.exceptions] == [InputError, InputError]
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+def test_temperature_zero_with_several_draws_is_refused(parts):
+    scorer = FakeRewardModel(lambda text: 1.0)
+    with pytest.raises(ConfigurationError, match="temperature 0"):
+        BestOfMiniN(generator=make(parts, temperature=0), reward_model=scorer)
+    guard = BestOfMiniN(generator=make(parts, temperature=0), reward_model=scorer, mini_n=1, max_loops=1)
+    assert guard.invoke("the film").content == guard.invoke("the film").content
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": 0}, {"max_new_tokens": 0}])
+def test_settings_out_of_range(parts, settings):
+    with pytest.raises(ConfigurationError):
+        make(parts, **settings)
+
+
+def test_load_and_fingerprint(parts, tmp_path):
+    parts[0].save_pretrained(tmp_path)
+    parts[1].save_pretrained(tmp_path)
+    loaded = TransformersGenerator.load(str(tmp_path), device="cpu", max_new_tokens=12)
+    assert loaded.fingerprint() == make(parts).fingerprint() != make(parts, temperature=0.5).fingerprint()
+    with pytest.raises(CheckpointError, match="nowhere"):
+        TransformersGenerator.load("/nowhere/model")

@@ -1,0 +1,63 @@
+"""The package's face: the contract's names, a light import, the error tree."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import bonmini_guard
+from bonmini_guard import errors
+from bonmini_guard.protocols import Generator, GroupGenerator, Scorer, ScoringSession
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+
+
+@pytest.mark.parametrize("statement", ["import bonmini_guard", "from bonmini_guard import BestOfMiniN, GuardProfile, GuardResult"])
+def test_importing_loads_nothing_heavy(statement):
+    heavy = "{'torch', 'transformers', 'scipy', 'matplotlib', 'numpy.linalg', 'sklearn'}"
+    code = f"{statement}; import sys; print(sorted({heavy} & set(sys.modules) - {{'numpy.linalg'}}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        *[
+            ("bonmini_guard", n)
+            for n in ("BestOfMiniN", "GuardProfile", "GuardResult", "NoAcceptableResponse", "RewardModel", "ScorerError")
+        ],
+        ("bonmini_guard.adapters", "LangChainGenerator"),
+        ("bonmini_guard.adapters", "TransformersGenerator"),
+        ("bonmini_guard.testing", "FakeGenerator"),
+        ("bonmini_guard.testing", "FakeRewardModel"),
+    ],
+)
+def test_the_contracts_names_resolve(module, name):
+    assert getattr(importlib.import_module(module), name).__name__ == name
+    if module != "bonmini_guard.testing":
+        assert name in importlib.import_module(module).__all__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        bonmini_guard.Nonsense  # noqa: B018
+
+
+def test_the_error_tree():
+    assert issubclass(errors.ScorerError, errors.NoAcceptableResponse)
+    assert issubclass(errors.ProfileError, errors.ConfigurationError)
+    assert issubclass(errors.CheckpointError, errors.ConfigurationError)
+    for name in ("ConfigurationError", "InputError", "GenerationError", "NoAcceptableResponse", "CandidateTooLong"):
+        assert issubclass(getattr(errors, name), errors.BonMiniGuardError)
+    assert issubclass(errors.MissingExtraError, ImportError)
+
+
+def test_the_fakes_fulfil_the_protocols():
+    model = FakeRewardModel({})
+    assert isinstance(FakeGenerator(["a"]), Generator)
+    assert not isinstance(FakeGenerator(["a"]), GroupGenerator)
+    assert isinstance(model, Scorer)
+    assert isinstance(model.session([]), ScoringSession)
