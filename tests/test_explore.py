@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
 def make(answers=("-1", "1"), sink=None, latency=0.0, **settings):
     generator = answers if hasattr(answers, "draw") else FakeGenerator(answers, latency)
-    scorer = FakeRewardModel(lambda text: float(text))
+    scorer = FakeRewardModel(float)
     settings = {"schedule": [2, 2, 4], "explore": 1.0, **settings}
     return BestOfMiniN(generator=generator, reward_model=scorer, on_explored=sink, **settings), generator
 

@@ -1,0 +1,181 @@
+"""Sync calls: inside a running loop, from threads, nested, interrupted, after a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bonmini_guard import BestOfMiniN
+from bonmini_guard.bridge import LoopThread, run_sync
+from bonmini_guard.errors import GenerationError
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+tenant = contextvars.ContextVar("tenant", default="nobody")
+
+
+def make(answer="good", **settings):
+    generator = answer if hasattr(answer, "draw") else FakeGenerator(answer if callable(answer) else [answer])
+    scorer = FakeRewardModel(lambda text: 1.0)
+    return BestOfMiniN(generator=generator, reward_model=scorer, **{"mini_n": 2, "max_loops": 1, **settings})
+
+
+async def test_it_works_inside_a_running_loop():
+    guard = make()
+    assert guard.invoke("q").content == "good"
+    assert guard.run("q").decision == "accepted"
+    assert [message.content for message in guard.batch(["a", "b"])] == ["good", "good"]
+
+
+def test_threads_share_one_loop_and_one_limiter():
+    running, most, loops = 0, 0, set()
+
+    async def answer(request):
+        nonlocal running, most
+        loops.add(asyncio.get_running_loop())
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return request.messages[0].content
+
+    guard = make(answer, max_concurrency=3)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda i: guard.invoke(str(i)).content, range(60)))
+    assert answers == [str(i) for i in range(60)]
+    assert most == 3
+    assert len(loops) == 1
+
+
+def test_the_callers_context_variables_are_carried_over():
+    seen = []
+    guard = make(lambda request: seen.append(tenant.get()) or "good")
+    tenant.set("acme")
+    guard.invoke("q")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(guard.invoke, "q").result()
+    assert seen == ["acme", "acme", "nobody", "nobody"]
+
+
+def test_a_draws_context_does_not_reach_another():
+    seen = []
+
+    def answer(request):
+        seen.append(tenant.get())
+        tenant.set(f"draw {request.index}")
+        return "good"
+
+    tenant.set("acme")
+    make(answer, mini_n=3).invoke("q")
+    assert seen == ["acme"] * 3
+
+
+def test_errors_come_through():
+    with pytest.raises(GenerationError):
+        make(FakeGenerator([OSError()])).invoke("q")
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_sync_call_on_the_bridges_own_thread_does_not_wait_for_itself(depth):
+    async def nested(level):
+        return threading.current_thread() if level == 0 else run_sync(lambda: nested(level - 1))
+
+    with ThreadPoolExecutor(1) as pool:
+        call = lambda: run_sync(lambda: nested(depth))  # noqa: E731
+        first, second = pool.submit(call).result(timeout=10), pool.submit(call).result(timeout=10)
+    assert first is second  # reused, so that threads do not pile up
+
+
+def test_a_guard_may_call_a_guard_in_its_abstention():
+    inner = make("spare")
+    outer = BestOfMiniN(
+        generator=FakeGenerator(["bad"]),
+        reward_model=FakeRewardModel({"bad": -1.0}),
+        mini_n=1,
+        max_loops=1,
+        on_abstain=lambda result: inner.invoke("q"),
+    )
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(outer.invoke, "q").result(timeout=10).content == "spare"
+
+
+def test_an_interrupt_cancels_the_request_and_waits_until_it_is_gone():
+    generator = FakeGenerator(["good"], latency=60)
+    guard = make(generator)
+    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
+    timer.start()
+    begun = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        guard.invoke("q")
+    assert time.perf_counter() - begun < 10
+    assert sorted(generator.cancelled) == [0, 1]
+
+
+def test_an_interrupt_before_the_first_step_does_not_hang():
+    bridge = LoopThread()
+    blocked = threading.Event()
+    bridge.loop.call_soon_threadsafe(blocked.wait, 10)
+    waiting = []
+
+    class Impatient:
+        """Interrupts the caller while the loop is still busy with something else."""
+
+        def __call__(self):
+            return asyncio.sleep(0)
+
+    def interrupted(timeout=None):
+        if not waiting:
+            waiting.append(True)
+            # The cancellation is queued right behind the task's beginning: it never takes its first step.
+            threading.Timer(0.05, blocked.set).start()
+            raise KeyboardInterrupt
+
+    from bonmini_guard import bridge as module
+
+    class Future(module.Future):
+        def result(self, timeout=None):
+            return interrupted() if not waiting else super().result(timeout)
+
+        def exception(self, timeout=None):
+            return super().exception(5)
+
+    original, module.Future = module.Future, Future
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bridge.run(Impatient())
+    finally:
+        module.Future = original
+
+
+def test_a_generator_that_exits_does_not_take_the_shared_loop_with_it(caplog):
+    def leave(request):
+        if request.index == 0:
+            raise SystemExit(3)
+        return "good"
+
+    guard = make(leave)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(guard.invoke, "q").result(timeout=10).content == "good"
+        assert pool.submit(make().invoke, "q").result(timeout=10).content == "good"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_it_starts_anew_after_a_fork():
+    guard = make(max_concurrency=1)
+    guard.invoke("q")  # the parent's loop thread exists, and will not in the child
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if guard.invoke("q").content == "good" else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert guard.invoke("q").content == "good"
