@@ -134,7 +134,8 @@ def paired_difference(rankings: Sequence[Ranking], first: int, second: int) -> t
 def threshold_curve(rankings: Sequence[Ranking], schedule: Sequence[int]) -> ThresholdCurve:
     """What the schedule does under every threshold (at most :data:`CUTS`): risk-coverage, and quality against draws.
 
-    With a candidates below the threshold and ``Q_j(a) = (a)_K_j / (n)_K_j``: ``served = 1 - Q_L(a)``, ``draws = sum_j k_j Q_{j-1}(a)``,
+    With a candidates below the threshold and ``Q_j(a) = (a)_K_j / (n)_K_j``: ``served = 1 - Q_L(a)``,
+    ``draws = sum_j k_j Q_{j-1}(a)``,
     and so on, averaged over prompts; :mod:`bonmini_guard.calibration.constant` has all of them and derives them.
     """
     scores = np.unique(np.concatenate([ranking.scores[np.isfinite(ranking.scores)] for ranking in rankings]))

@@ -43,6 +43,18 @@ class RowFile:
         except OSError as error:
             raise InputError(f"{self.path}: cannot read the log ({error.strerror or error}); check the path") from error
 
+    def lines(self) -> int:
+        """How many lines a JSON lines file has, without reading them as JSON.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        try:
+            with self._open() as file:
+                return sum(1 for line in self._lines(file) if line.strip())
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot read the log ({error.strerror or error}); check the path") from error
+
     def _json_lines(self) -> Iterator[tuple[str, Row]]:
         with self._open() as file:
             for number, line in enumerate(self._lines(file), start=1):

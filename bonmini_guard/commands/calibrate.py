@@ -23,9 +23,9 @@ MINI_N, MAX_LOOPS = 4, 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
+    parser.add_argument("logs", nargs="*", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
     parser.add_argument("--mode", required=True, choices=("guardrail", "accelerator"))
-    parser.add_argument("-o", "--output", required=True, metavar="PROFILE", help="where to write the profile")
+    parser.add_argument("-o", "--output", metavar="PROFILE", help="where to write the profile")
     parser.add_argument(
         "--risk",
         default=None,
@@ -43,11 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedule", type=_schedule, default=None, metavar="4,28", help="draws of each loop, instead of the two")
     parser.add_argument("--fit-share", type=float, default=0.4, help="share of the log on which choices are made (default 0.4)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    parser.add_argument(
+        "--plan", action="store_true", help="guardrail: only say how many labelled prompts are needed; labels are not"
+    )
+    parser.add_argument("--assume-served", type=float, metavar="SHARE", help="with --plan, instead of LOGS: requests served")
+    parser.add_argument("--assume-bad", type=float, metavar="SHARE", help="with --plan: of those answers, not acceptable")
 
 
 def run(options: argparse.Namespace) -> int:
     """Calibrate; write the profile, or say why not and return 3."""
     _check(options)
+    if options.plan:
+        return _plan(options)
     from bonmini_guard.calibration.evidence import NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log
 
@@ -63,6 +70,26 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.output}: cannot write the profile ({error.strerror}); give another -o") from error
     print(outcome.sentence)
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """Say how many labelled prompts are needed; 3 if no number would do."""
+    from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.plan import plan_from_log, plan_from_shares
+
+    asked = {
+        "risk": options.risk or "served_and_bad",
+        "alpha": _default(options.alpha, 0.05),
+        "delta": options.delta,
+        "fit_share": options.fit_share,
+    }
+    if options.assume_served is not None:
+        plan = plan_from_shares(options.assume_served, options.assume_bad, **asked)
+    else:
+        log = load_log(options.logs)
+        plan = plan_from_log(log, schedule=choose_schedule(log, options), seed=options.seed, **asked)
+    print(plan.sentence)
+    return 0 if plan.prompts is not None else NOT_ENOUGH
 
 
 def choose_schedule(log: Log, options: argparse.Namespace) -> tuple[int, ...]:
@@ -96,6 +123,7 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
+    _check_plan(options)
     foreign = ("epsilon",) if options.mode == "guardrail" else ("alpha", "risk", "bound")
     for name in foreign:
         if getattr(options, name) is not None:
@@ -111,7 +139,22 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigurationError("--mini-n and --max-loops must be 1 or more")
     if options.seed < 0:
         raise ConfigurationError(f"--seed is {options.seed}: give 0 or more")
-    check_output(Path(options.output))
+    if not options.plan:
+        check_output(Path(options.output))
+
+
+def _check_plan(options: argparse.Namespace) -> None:
+    assumed = (options.assume_served, options.assume_bad)
+    if not options.plan:
+        if assumed != (None, None):
+            raise ConfigurationError("--assume-served and --assume-bad belong to --plan; add it or leave them out")
+        if not options.logs or options.output is None:
+            raise ConfigurationError("give a log and -o PROFILE, or --plan to ask how many labels are needed")
+        return
+    if options.mode != "guardrail" or options.output is not None:
+        raise ConfigurationError("--plan is for --mode guardrail and writes no profile; leave out -o")
+    if (None in assumed) == (not options.logs) or (assumed.count(None) == 1):
+        raise ConfigurationError("--plan needs either a log, or both --assume-served and --assume-bad")
 
 
 def _schedule(text: str) -> tuple[int, ...]:

@@ -1,0 +1,73 @@
+"""``bonmini-guard score``: fill a log's missing scores with a reward model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.writing import check_output
+
+HELP = "fill in a log's missing scores with a reward model; resumable after a kill"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
+    parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
+    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th row, beginning with the I-th")
+    parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score, with a progress bar on stderr."""
+    if not options.output.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
+    check_output(options.output)
+    try:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("rich", "calibration") from error
+    from bonmini_guard import RewardModel
+    from bonmini_guard.calibration.scoring_logs import score_log
+
+    model = RewardModel.load(options.reward_model, device=options.device)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("rows scored", total=_rows(options.logs, options.shard))
+            tally = score_log(
+                options.logs,
+                model,
+                options.output,
+                shard=options.shard,
+                progress=lambda rows: bar.update(task, completed=rows),
+            )
+    finally:
+        model.close()
+    notes = {"taken over from an earlier run (rows)": tally.resumed, "scores replaced": tally.replaced, "kept": tally.kept}
+    notes |= {"could not be scored and count as failed draws": tally.unscorable, "torn last lines dropped": tally.torn}
+    said = "".join(f"; {name}: {number:,}" for name, number in notes.items() if number)
+    print(f"{options.output}: {tally.rows:,} rows, {tally.scored:,} candidates scored{said}", file=sys.stdout)
+    return 0
+
+
+def _rows(paths: list[str], shard: tuple[int, int]) -> int | None:
+    """How many rows the bar will count; None if that would need a look into a Parquet file."""
+    from bonmini_guard.calibration.files import RowFile
+
+    if any(path.endswith(".parquet") for path in paths):
+        return None
+    number, shards = shard
+    total = sum(RowFile(path).lines() for path in paths)
+    return max(0, (total - number) // shards + 1)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    parts = text.split("/")
+    if len(parts) == 2 and all(part.isdigit() for part in parts) and 1 <= int(parts[0]) <= int(parts[1]):
+        return int(parts[0]), int(parts[1])
+    raise argparse.ArgumentTypeError(f"{text!r} is no shard: write I/N with 1 <= I <= N, e.g. 2/8")

@@ -1,0 +1,206 @@
+"""``score``: missing scores are filled, nothing else changes, and a kill loses no finished row."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bonmini_guard.calibration.files import RowFile
+from bonmini_guard.calibration.scoring_logs import score_log
+from bonmini_guard.commands import score as command
+from bonmini_guard.errors import BonMiniGuardError, InputError
+
+
+class LengthScorer:
+    """Scores an answer by its length; dies at one row if told to."""
+
+    def __init__(self, mark="length-1", dies_at=None):
+        self.mark, self.dies_at, self.calls = mark, dies_at, 0
+
+    def fingerprint(self):
+        return self.mark
+
+    def score(self, messages, candidates):
+        self.calls += 1
+        if self.calls == self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [None if "huge" in candidate.text else float(len(candidate.text)) for candidate in candidates]
+
+
+def rows(number):
+    return [
+        {"id": f"r{i}", "prompt": "p", "candidates": [{"text": "é" * (i + 1), "acceptable": True}, {"text": "b"}], "topic": i}
+        for i in range(number)
+    ]
+
+
+def write(path, values):
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def read(path):
+    return [row for _, row in RowFile(path)]
+
+
+def test_missing_scores_are_filled_and_all_else_is_kept(tmp_path):
+    log = write(tmp_path / "log.jsonl", rows(3))
+    tally = score_log([log], LengthScorer(), tmp_path / "out.jsonl.gz")
+    assert (tally.rows, tally.scored, tally.kept) == (3, 6, 0)
+    scored = read(tmp_path / "out.jsonl.gz")
+    assert [[c["score"] for c in row["candidates"]] for row in scored] == [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]
+    assert all(row["scored_by"] == "length-1" and row["topic"] == i for i, row in enumerate(scored))
+    assert scored[0]["candidates"][0] == {"text": "é", "acceptable": True, "score": 1.0}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "out.jsonl.gz"]
+
+
+def test_only_scores_of_the_same_model_are_kept(tmp_path):
+    answers = [
+        {"text": "aa", "score": 9.0, "raw_score": 9.0},
+        {"text": "b", "score": None},
+        {"text": "c", "failed": True, "score": None},
+    ]
+    values = [
+        {"id": name, "prompt": "p", "candidates": [dict(answer) for answer in answers], **mark}
+        for name, mark in (("same", {"scored_by": "length-1"}), ("other", {"scored_by": "x"}), ("unknown", {}))
+    ]
+    tally = score_log([write(tmp_path / "log.jsonl", values)], LengthScorer(), tmp_path / "out.jsonl")
+    assert (tally.kept, tally.replaced, tally.scored) == (1, 2, 5)
+    same, other, unknown = read(tmp_path / "out.jsonl")
+    assert [c["score"] for c in same["candidates"]] == [9.0, 1.0, None]
+    assert other["candidates"] == unknown["candidates"]
+    assert other["candidates"][0] == {"text": "aa", "score": 2.0}
+
+
+def test_what_cannot_be_scored_is_a_failed_draw(tmp_path):
+    log = write(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"text": "huge"}, {"text": "b"}]}])
+    assert score_log([log], LengthScorer(), tmp_path / "out.jsonl").unscorable == 1
+    assert read(tmp_path / "out.jsonl")[0]["candidates"][0] == {"text": "huge", "score": None, "failed": True}
+
+
+def test_shards_make_up_the_whole(tmp_path):
+    log = write(tmp_path / "log.jsonl", rows(7))
+    for number in (1, 2, 3):
+        score_log([log], LengthScorer(), tmp_path / f"{number}.jsonl", shard=(number, 3))
+    assert [row["id"] for row in read(tmp_path / "2.jsonl")] == ["r1", "r4"]
+    ids = sorted(row["id"] for number in (1, 2, 3) for row in read(tmp_path / f"{number}.jsonl"))
+    assert ids == [f"r{i}" for i in range(7)]
+
+
+def test_messages_are_scored_where_there_is_no_text(tmp_path):
+    values = [{"id": "a", "prompt": [{"role": "user", "content": "q"}], "candidates": [{"message": {"content": "four"}}]}]
+    score_log([write(tmp_path / "log.jsonl", values)], LengthScorer(), tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl")[0]["candidates"][0]["score"] == 4.0
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
+    log, out = write(tmp_path / "log.jsonl", rows(30)), tmp_path / "out.jsonl"
+    if os.fork() == 0:  # the child dies while it scores its 11th row
+        score_log([log], LengthScorer(dies_at=11), out)
+        os._exit(0)
+    _, status = os.wait()
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    partial = tmp_path / "out.jsonl.partial"
+    assert len(read(partial)) == 10
+    with partial.open("ab") as file:
+        file.write(b'{"id": "r10", "cand')  # what a kill in the middle of a write leaves
+    scorer = LengthScorer()
+    tally = score_log([log], scorer, out)
+    assert (tally.resumed, scorer.calls, tally.rows) == (10, 20, 30)
+    score_log([log], LengthScorer(), tmp_path / "whole.jsonl")
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not partial.exists()
+
+
+def test_a_partial_file_of_something_else_is_refused(tmp_path):
+    log, out = write(tmp_path / "log.jsonl", rows(3)), tmp_path / "out.jsonl"
+    done = [{**row, "scored_by": "length-1"} for row in rows(3)]
+    for values, problem in (
+        ([{**done[0], "scored_by": "x"}], "another reward model"),
+        ([done[1]], "other rows"),
+        ([*done, done[0]], "more rows"),
+    ):
+        write(tmp_path / "out.jsonl.partial", values)
+        with pytest.raises(InputError, match=problem):
+            score_log([log], LengthScorer(), out)
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"candidates": None}, "no .candidates."),
+        ({"candidates": [{}]}, "no .text."),
+        ({"prompt": ""}, "prompt"),
+        ({"id": 3}, "no .id."),
+    ],
+)
+def test_malformed_rows_are_refused_with_their_place(tmp_path, change, problem):
+    log = write(tmp_path / "log.jsonl", [{**rows(1)[0], **change}])
+    with pytest.raises(InputError, match=f"log.jsonl:1: .*{problem}"):
+        score_log([log], LengthScorer(), tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    with pytest.raises(BonMiniGuardError, match="the log itself"):
+        score_log([log], LengthScorer(), log)
+
+
+def options(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def test_the_command_refuses_bad_outputs_and_shards(tmp_path):
+    for name in ("out.parquet", "no/out.jsonl"):
+        with pytest.raises(BonMiniGuardError):
+            command.run(options("log", "--reward-model", "m", "-o", tmp_path / name))
+    for text in ("0/2", "3/2", "1", "a/b"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no shard"):
+            command._shard(text)
+    log = str(write(tmp_path / "log.jsonl", rows(7)))
+    assert [command._rows([log], (number, 3)) for number in (1, 2, 3)] == [3, 2, 2]
+    assert command._rows(["a.parquet"], (1, 1)) is None
+
+
+@pytest.mark.slow
+def test_kill_9_with_a_real_checkpoint(tmp_path, capsys):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from tests.reward.tiny import make_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **size)
+    transformers.LlamaForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "model")
+    log = write(
+        tmp_path / "log.jsonl",
+        [{"id": str(i), "prompt": "the", "candidates": [{"text": f" good film {i}"}] * 2} for i in range(400)],
+    )
+    out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    arguments = ["score", str(log), "--reward-model", str(tmp_path / "model"), "-o", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "bonmini_guard.cli", *arguments], stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < 20):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert command.run(options(*arguments[1:])) == 0
+    said = capsys.readouterr().out
+    assert "400 rows" in said
+    assert "taken over from an earlier run" in said
+    assert [row["id"] for row in read(out)] == [str(i) for i in range(400)]
+    assert not partial.exists()
+
+
+def test_gzip_output_is_gzip(tmp_path):
+    score_log([write(tmp_path / "log.jsonl", rows(1))], LengthScorer(), tmp_path / "out.jsonl.gz")
+    assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).startswith(b'{"id": "r0"')
