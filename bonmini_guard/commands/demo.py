@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("--prompt", help="the beginning of a film review, to be guarded in both configurations")
     parser.add_argument("--seed", type=int, default=0, help="repeats the same draws (default 0)")
+    parser.add_argument("--svg", metavar="FILE", help="save what was shown as a picture")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, with one entry for each request, and nothing else"
     )

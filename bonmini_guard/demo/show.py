@@ -89,6 +89,7 @@ class Stage(Silent):
 
     def end(self, entry: dict[str, Any]) -> None:
         """Print the whole request above the live view."""
+        self._live.update(Text(), refresh=True)
         self.console.print(self._panel(outcome_table(entry)))
 
     def summary(self, entries: Mapping[str, dict[str, Any]]) -> None:
@@ -102,7 +103,7 @@ class Stage(Silent):
             f"{served_bad} by the guard, {bad} by best-of-N."
         )
         self.console.print(
-            "[dim]The truth is a sentiment model that neither the guard nor best-of-N has seen. "
+            "[dim]The truth is a separate sentiment model that the reward model knows only through simulated labels. "
             "Seconds are of an idle machine; on a busy one fewer draws are more throughput.[/]"
         )
 
