@@ -81,7 +81,7 @@ def load(path: Path) -> Drawn:
 def candidates(drawn: Drawn) -> list[float]:
     """Thresholds to try, from strict to lax: quantiles of the best scores."""
     best = np.maximum.accumulate(drawn.scores, axis=1)
-    return sorted({float(value) for value in np.quantile(best, np.linspace(0, 1, 200))}, reverse=True)
+    return sorted({float(value) for value in np.quantile(best, np.linspace(0, 1, 101))}, reverse=True)
 
 
 def rate(outcomes: Outcomes) -> float:

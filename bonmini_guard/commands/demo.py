@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         from bonmini_guard.demo.show import Silent, Stage
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "local") from error
-    stage = Silent() if options.json else Stage(record=options.svg is not None)
+    stage = Silent() if options.json else Stage()
     with stage:
         stage.loading()
         demonstration = Demonstration(options.seed)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from langchain_core.messages import HumanMessage
+from transformers.utils.logging import disable_progress_bar
 
 from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.demo.models import MODELS, NEW_TOKENS, TOP_K, model_path
@@ -68,6 +69,7 @@ class Demonstration:
     """
 
     def __init__(self, seed: int) -> None:
+        disable_progress_bar()  # the models load in an instant, and the terminal is the stage
         torch.set_num_threads(1)  # models this small lose time to a second thread
         self._seed = seed
         self._generator = TransformersGenerator.load(str(model_path("lm")), max_new_tokens=NEW_TOKENS, top_k=TOP_K)

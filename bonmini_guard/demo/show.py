@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -53,9 +56,9 @@ class Silent(AbstractContextManager["Silent"]):
 class Stage(Silent):
     """A live view of each request: a ruler of scores for each loop, then both outcomes side by side."""
 
-    def __init__(self, record: bool = False) -> None:
-        # A picture has a width of its own, and must not depend on the terminal it was made in.
-        self.console = Console(record=True, width=132, force_terminal=True) if record else Console()
+    def __init__(self) -> None:
+        self.console = Console()
+        self._printed: list[Any] = []
         self._live = Live(console=self.console, refresh_per_second=12, transient=True)
         self._request: DemoRequest | None = None
         self._profile: GuardProfile | None = None
@@ -90,7 +93,7 @@ class Stage(Silent):
     def end(self, entry: dict[str, Any]) -> None:
         """Print the whole request above the live view."""
         self._live.update(Text(), refresh=True)
-        self.console.print(self._panel(outcome_table(entry)))
+        self._print(self._panel(outcome_table(entry)))
 
     def summary(self, entries: Mapping[str, dict[str, Any]]) -> None:
         """Print the bill of all requests."""
@@ -98,18 +101,28 @@ class Stage(Silent):
         plain = sum(entry["best_of_n"]["draws"] for entry in entries.values())
         bad = sum(entry["best_of_n"]["acceptable"] is False for entry in entries.values())
         served_bad = sum(entry["answer"] is not None and not entry["acceptable"] for entry in entries.values())
-        self.console.print(
+        self._print(
             f"[bold]{len(entries)} requests:[/] {ours} draws instead of {plain}; unacceptable answers served: "
             f"{served_bad} by the guard, {bad} by best-of-N."
         )
-        self.console.print(
+        self._print(
             "[dim]The truth is a separate sentiment model that the reward model knows only through simulated labels. "
             "Seconds are of an idle machine; on a busy one fewer draws are more throughput.[/]"
         )
 
     def save(self, path: str) -> None:
-        """Save what was printed as an SVG picture."""
-        self.console.save_svg(path, title="bonmini-guard demo")
+        """Save what was printed as an SVG picture that loads nothing from elsewhere."""
+        # Printed again without the live frames, at a width that does not depend on the terminal.
+        console = Console(record=True, width=132, file=io.StringIO())
+        for part in self._printed:
+            console.print(part)
+        picture = console.export_svg(title="bonmini-guard demo")
+        picture = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", picture, flags=re.DOTALL)
+        Path(path).write_text(picture, encoding="utf-8")
+
+    def _print(self, part: Any) -> None:
+        self._printed.append(part)
+        self.console.print(part)
 
     def _refresh(self, doing: str) -> None:
         self._live.update(self._panel(Spinner("dots", Text(doing))), refresh=True)
