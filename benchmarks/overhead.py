@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import statistics
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
@@ -84,34 +85,35 @@ def contenders(schedule: list[int]) -> dict[str, Request]:
 
 
 def rival(draws: int) -> dict[str, Request]:
-    """its_hub's best-of-N on the same fakes, where it is installed; its limit is switched off, which suits it best."""
+    """its_hub's best-of-N on like fakes, where it is installed: with its default limit, and with none."""
     try:
-        from its_hub.algorithms import BestOfN
-        from its_hub.base import AbstractLanguageModel, AbstractOutcomeRewardModel
+        from its_hub.api import AbstractLanguageModel, AbstractOutcomeRewardModel
+        from its_hub.core.algorithms.bon import BestOfN
+        from its_hub.core.orchestrator import LMOrchestrator
     except ImportError:
         return {}
+    numbers = itertools.count()
 
-    class Model(AbstractLanguageModel):  # type: ignore[misc]
-        async def agenerate(self, messages: Any, **options: Any) -> Any:
-            if isinstance(messages[0], list):
-                return [{"role": "assistant", "content": f"answer {index}"} for index in range(len(messages))]
-            return {"role": "assistant", "content": "answer"}
+    class Model(AbstractLanguageModel):
+        async def agenerate(self, messages: Any, stop: Any = None, **options: Any) -> Any:
+            return await self.agenerate_single(messages, stop, **options)
 
-        def generate(self, messages: Any, **options: Any) -> Any:
-            raise RuntimeError("sync generation is not measured here")
+        async def agenerate_single(self, messages: Any, stop: Any = None, **options: Any) -> Any:
+            # Answers differ, since equal ones are not scored there.
+            return {"role": "assistant", "content": f"answer {next(numbers)}"}
 
-        def evaluate(self, *arguments: Any) -> Any:
-            raise RuntimeError("evaluation is not measured here")
+    class Reward(AbstractOutcomeRewardModel):
+        def score(self, messages: Any, **options: Any) -> Any:
+            return [-1.0] * len(messages)
 
-    class Reward(AbstractOutcomeRewardModel):  # type: ignore[misc]
-        async def ascore(self, prompt: Any, responses: Any) -> Any:
-            return [-1.0] * len(responses) if isinstance(responses, list) else -1.0
+        async def ascore(self, messages: Any, orchestrator: Any = None, **options: Any) -> Any:
+            return [-1.0] * len(messages)
 
-        def score(self, prompt: Any, responses: Any) -> Any:
-            return [-1.0] * len(responses) if isinstance(responses, list) else -1.0
-
-    model, algorithm = Model(), BestOfN(Reward())
-    return {"its_hub": lambda: algorithm.ainfer(model, "prompt", budget=draws)}
+    model, limited, free = Model(), BestOfN(Reward()), BestOfN(Reward(), LMOrchestrator(max_concurrency=-1))
+    return {
+        "its_hub": lambda: limited.ainfer(model, "prompt", budget=draws),
+        "its_hub, no limit": lambda: free.ainfer(model, "prompt", budget=draws),
+    }
 
 
 async def measure(schedule: list[int], rounds: int, requests: int) -> dict[str, float]:
