@@ -30,6 +30,7 @@ from bonmini_guard.calibration.induction import thresholds_for_cost
 from bonmini_guard.calibration.logs import Floats, Integers, Log
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.replay import replay_rankings
+from bonmini_guard.calibration.search import shapes
 from bonmini_guard.calibration.sequence import Run, run_blocks
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy import check_schedule
@@ -111,6 +112,7 @@ def calibrate_accelerator(
     delta: float = 0.1,
     fit_share: float = 0.4,
     seed: int = 0,
+    search: bool = False,
 ) -> Certificate | NotEnoughEvidence:
     """Choose an accelerator's thresholds: the cheapest whose mean quality is within epsilon of best-of-N.
 
@@ -124,6 +126,7 @@ def calibrate_accelerator(
         delta: the chance that the promise is missed, in (0, 1).
         fit_share: share of the units on which the family is chosen.
         seed: of the split and of the order in which the betting test sees the units.
+        search: choose the schedule's shape too, among those of the same budget, on the fit split.
 
     Raises:
         ConfigurationError: epsilon, delta, fit_share or the schedule is not usable.
@@ -136,6 +139,8 @@ def calibrate_accelerator(
     fit, certify = split_units(log.groups, fit_share, generator)
     if not fit.size or not certify.size:
         raise ConfigurationError(f"{len(log)} rows are too few to split; log more prompts")
+    if search:
+        schedule = choose_shape(log.take(fit), sum(schedule), epsilon, certify.size)
     family, table = choose_family(Split(log.take(fit), schedule), schedule, epsilon, certify.size)
     if family[0].draws >= MOST_DRAWS * sum(schedule):
         return NotEnoughEvidence("no early exit saves any draws on this log; use plain best-of-N", None, base_evidence(log))
@@ -147,6 +152,15 @@ def calibrate_accelerator(
     if run.last is None:
         return _refused(part, family[0], units, (epsilon, delta, fit_share), evidence)
     return _certificate(log, part, (tuple(schedule), family[run.last].thresholds), (epsilon, delta, seed), evidence)
+
+
+def choose_shape(fit: Log, budget: int, epsilon: float, certify: int) -> tuple[int, ...]:
+    """The shape whose promising member is the cheapest on the fit split; see :mod:`bonmini_guard.calibration.search`."""
+    costs = {}
+    for shape in shapes(budget):
+        family, _ = choose_family(Split(fit, shape), shape, epsilon, certify)
+        costs[shape] = _promising(family, epsilon).draws
+    return min(costs, key=lambda shape: (round(costs[shape], 2), len(shape)))
 
 
 def choose_family(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError
@@ -14,6 +14,7 @@ from bonmini_guard.writing import check_output
 if TYPE_CHECKING:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import Log
+    from bonmini_guard.profile import ScoreTransform
 
 HELP = "choose thresholds with a guarantee from a log of complete, labelled rows, and write a profile"
 
@@ -44,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fit-share", type=float, default=0.4, help="share of the log on which choices are made (default 0.4)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
     parser.add_argument(
+        "--search", action="store_true", help="choose the schedule's shape, per-loop thresholds and hopeless exits on the fit split"
+    )
+    parser.add_argument(
+        "--estimate-labels", action="store_true", help="model missing labels from the scores: figures become estimates, no promise"
+    )
+    parser.add_argument("--fit-zero", action="store_true", help="fit an average zero (a * score + b) for a model that only ranks")
+    parser.add_argument(
         "--plan", action="store_true", help="guardrail: only say how many labelled prompts are needed; labels are not"
     )
     parser.add_argument("--assume-served", type=float, metavar="SHARE", help="with --plan, instead of LOGS: requests served")
@@ -55,11 +63,13 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.plan:
         return _plan(options)
-    from bonmini_guard.calibration.evidence import NotEnoughEvidence
+    from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log
 
-    log = load_log(options.logs)
+    log, transform, notes = _prepared(load_log(options.logs), options)
     outcome = _calibrate(log, options)
+    if isinstance(outcome, Certificate):
+        outcome = _marked(outcome, transform, notes)
     say_what_was_left_out(_left_out(outcome))
     if isinstance(outcome, NotEnoughEvidence):
         print(f"bonmini-guard calibrate: {outcome.sentence}", file=sys.stderr)
@@ -70,6 +80,37 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.output}: cannot write the profile ({error.strerror}); give another -o") from error
     print(outcome.sentence)
     return 0
+
+
+def _prepared(log: Log, options: argparse.Namespace) -> tuple[Log, ScoreTransform, dict[str, str]]:
+    """The log with a zero and with expected labels where asked for, and what to say about each."""
+    from bonmini_guard.calibration.figures import transformed
+    from bonmini_guard.calibration.partial import average_zero, with_expected_labels
+    from bonmini_guard.profile import ScoreTransform
+
+    transform, notes = ScoreTransform(), {}
+    if options.fit_zero:
+        zero = average_zero(log)
+        transform, notes["zero"] = zero.transform, zero.sentence
+        log = transformed(log, transform)
+    if options.estimate_labels and not bool(log.labelled.all()):
+        estimated = with_expected_labels(log, options.seed)
+        log, notes["estimated"] = estimated.log, estimated.sentence
+    return log, transform, notes
+
+
+def _marked(outcome: Certificate, transform: ScoreTransform, notes: dict[str, str]) -> Certificate:
+    """The certificate with its transform; without its promise where labels were modelled."""
+    from bonmini_guard.calibration.evidence import Certificate
+
+    update: dict[str, Any] = {"score_transform": transform, "evidence": {**outcome.profile.evidence, **notes}}
+    sentence = outcome.sentence
+    if "estimated" in notes:
+        update["delta"] = None
+        sentence = f"An estimate, not a promise: {sentence.split(', with ')[0]} (estimated). {notes['estimated']}."
+    if "zero" in notes:
+        sentence = f"{sentence}\n{notes['zero']}"
+    return Certificate(outcome.profile.model_copy(update=update), sentence)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -103,7 +144,7 @@ def choose_schedule(log: Log, options: argparse.Namespace) -> tuple[int, ...]:
 
 
 def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnoughEvidence:
-    shared = {"delta": options.delta, "fit_share": options.fit_share, "seed": options.seed}
+    shared = {"delta": options.delta, "fit_share": options.fit_share, "seed": options.seed, "search": options.search}
     schedule = choose_schedule(log, options)
     if options.mode == "accelerator":
         from bonmini_guard.calibration.accelerator import calibrate_accelerator

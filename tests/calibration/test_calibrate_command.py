@@ -62,6 +62,18 @@ def test_accelerator_writes_a_profile_that_saves_draws(log, tmp_path, capsys):
     assert "fewer" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flags", [["guardrail", "--alpha", "0.2"], ["accelerator", "--epsilon", "0.1"]])
+def test_search_keeps_the_budget_and_draws_less(log, tmp_path, flags):
+    plain, searched = tmp_path / "plain.json", tmp_path / "searched.json"
+    assert call(log, "--mode", *flags, "--schedule", "4,4", "-o", plain) == 0
+    assert call(log, "--mode", *flags, "--schedule", "4,4", "--search", "-o", searched) == 0
+    first, second = GuardProfile.load(plain), GuardProfile.load(searched)
+    assert sum(second.schedule) == 8
+    assert second.evidence["certify_rows"] == 240
+    assert second.evidence["fit_rows"] == 160
+    assert second.evidence["mean_draws"] < first.evidence["mean_draws"]
+
+
 def test_too_little_evidence_is_exit_3_and_writes_nothing(tmp_path, capsys):
     few = write(tmp_path / "few.jsonl", Population().log(20, 1))
     for flags in (["guardrail", "--alpha", "0.05"], ["accelerator"], ["guardrail", "--risk", "false_acceptance"]):
