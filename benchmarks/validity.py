@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.tables import print_table, write_json
 from bonmini_guard.calibration.staircase import Shape
-from tests.calibration.recalibrations import CASES, CLUSTERED, DELTA, SINGLE, recalibrate, recalibrate_accelerator
+from tests.calibration.recalibrations import CASES, DELTA, SINGLE, SMALL, recalibrate, recalibrate_accelerator
 
 POWER = {
     "served_and_bad, 1,000 prompts": (SINGLE, 1000, Shape((1,)), "served_and_bad", 0.05),
@@ -33,7 +33,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
         rows.append({**row, "seconds": time.perf_counter() - begin})
         print(f"{name}: missed {misses} of {repeats}", flush=True)
     begin = time.perf_counter()
-    misses, _ = recalibrate_accelerator(CLUSTERED, 150, (4, 4), 0.05, repeats=repeats)
+    misses, _ = recalibrate_accelerator(SMALL, 150, (2, 2), 0.05, repeats=repeats)
     row = {
         "case": "accelerator, epsilon 0.05",
         "missed": misses / repeats,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration import bounds
+from bonmini_guard.calibration.costs import Cost, expected_cost, loop_prices
 from bonmini_guard.calibration.enough import further_prompts
 from bonmini_guard.calibration.evidence import (
     Certificate,
@@ -54,6 +55,7 @@ class Member:
         family: constant, zero (a constant threshold of 0) or per_loop.
         thresholds: one for each loop.
         draws: expected draws.
+        cost: expected cost: draws, or what is asked for instead.
         loss: mean quality of best-of-N minus its own.
         error: standard error that loss would have on the certify split.
     """
@@ -61,24 +63,28 @@ class Member:
     family: str
     thresholds: Thresholds
     draws: float
+    cost: float
     loss: float
     error: float
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What a configuration does on a split: draws and loss of quality against best-of-N, for each prompt, (R,)."""
+    """What a configuration does on a split: draws, cost and loss of quality against best-of-N, for each prompt, (R,)."""
 
     draws: Floats
+    cost: Floats
     loss: Floats
 
 
 class Split:
     """One part of the log, ready to be replayed with many thresholds."""
 
-    def __init__(self, log: Log, schedule: Sequence[int]) -> None:
+    def __init__(self, log: Log, schedule: Sequence[int], cost: Cost = "draws") -> None:
         self.log = log
         self._schedule = tuple(schedule)
+        self._prices = None if cost == "draws" else loop_prices(log, schedule, cost)
+        self.full_cost = float(loop_prices(log, (sum(schedule),), cost).mean())
         self.rankings: list[Ranking] = rank(log.scores, quality_of(log), log.counts)
         self._best_of_n = self._quality((sum(schedule),), (np.inf,))[0]
 
@@ -89,7 +95,8 @@ class Split:
     def paired(self, thresholds: Thresholds) -> Paired:
         """Replay one configuration."""
         quality, draws = self._quality(self._schedule, thresholds)
-        return Paired(draws, self._best_of_n - quality)
+        cost = draws if self._prices is None else expected_cost(self.rankings, self._schedule, thresholds, self._prices)
+        return Paired(draws, cost, self._best_of_n - quality)
 
     @property
     def best_of_n(self) -> float:
@@ -113,10 +120,11 @@ def calibrate_accelerator(
     fit_share: float = 0.4,
     seed: int = 0,
     search: bool = False,
+    cost: Cost = "draws",
 ) -> Certificate | NotEnoughEvidence:
     """Choose an accelerator's thresholds: the cheapest whose mean quality is within epsilon of best-of-N.
 
-    Quality is 1 or 0 where a candidate is labelled, else sigmoid(score); cost is draws. Tried: one threshold for all loops,
+    Quality is 1 or 0 where a candidate is labelled, else sigmoid(score). Tried: one threshold for all loops,
     0 among them (the outside option's own utility), and per-loop thresholds by backward induction.
 
     Args:
@@ -127,6 +135,7 @@ def calibrate_accelerator(
         fit_share: share of the units on which the family is chosen.
         seed: of the split and of the order in which the betting test sees the units.
         search: choose the schedule's shape too, among those of the same budget, on the fit split.
+        cost: what is to be saved against best-of-N in one loop: draws, tokens or seconds (the log read with that ``cost``).
 
     Raises:
         ConfigurationError: epsilon, delta, fit_share or the schedule is not usable.
@@ -140,27 +149,31 @@ def calibrate_accelerator(
     if not fit.size or not certify.size:
         raise ConfigurationError(f"{len(log)} rows are too few to split; log more prompts")
     if search:
-        schedule = choose_shape(log.take(fit), sum(schedule), epsilon, certify.size)
-    family, table = choose_family(Split(log.take(fit), schedule), schedule, epsilon, certify.size)
-    if family[0].draws >= MOST_DRAWS * sum(schedule):
-        return NotEnoughEvidence("no early exit saves any draws on this log; use plain best-of-N", None, base_evidence(log))
-    part = Split(log.take(certify), schedule)
+        schedule = choose_shape(log.take(fit), sum(schedule), epsilon, certify.size, cost)
+    fitted = Split(log.take(fit), schedule, cost)
+    family, table = choose_family(fitted, schedule, epsilon, certify.size)
+    if family[0].cost >= MOST_DRAWS * fitted.full_cost:
+        return NotEnoughEvidence(f"no early exit saves any {cost} on this log; use plain best-of-N", None, base_evidence(log))
+    part = Split(log.take(certify), schedule, cost)
     units = unit_numbers(part.log.groups, generator)
     run = _certify(part, family, units, epsilon, delta)
     evidence = base_evidence(log, fit_rows=int(fit.size), certify_rows=int(certify.size), seed=seed, families=table)
     evidence |= {"bound": "betting", "p_value": run.p_value, "tested": run.tested, "quality_best_of_n": part.best_of_n}
     if run.last is None:
         return _refused(part, family[0], units, (epsilon, delta, fit_share), evidence)
+    if cost != "draws":
+        evidence |= {"cost": cost, "mean_cost": float(part.paired(family[run.last].thresholds).cost.mean())}
+        evidence |= {"cost_of_best_of_n": part.full_cost}
     return _certificate(log, part, (tuple(schedule), family[run.last].thresholds), (epsilon, delta, seed), evidence)
 
 
-def choose_shape(fit: Log, budget: int, epsilon: float, certify: int) -> tuple[int, ...]:
+def choose_shape(fit: Log, budget: int, epsilon: float, certify: int, cost: Cost = "draws") -> tuple[int, ...]:
     """The shape whose promising member is the cheapest on the fit split; see :mod:`bonmini_guard.calibration.search`."""
     costs = {}
     for shape in shapes(budget):
-        family, _ = choose_family(Split(fit, shape), shape, epsilon, certify)
-        costs[shape] = _promising(family, epsilon).draws
-    return min(costs, key=lambda shape: (round(costs[shape], 2), len(shape)))
+        family, _ = choose_family(Split(fit, shape, cost), shape, epsilon, certify)
+        costs[shape] = _promising(family, epsilon).cost
+    return min(costs, key=lambda shape: (costs[shape], len(shape)))
 
 
 def choose_family(
@@ -172,13 +185,13 @@ def choose_family(
     few = _some(split.rankings)
     loops = {thresholds_for_cost(few, schedule, cost) for cost in COSTS}
     families = {
-        "constant": _safe_to_cheap([*constant, zero], sum(schedule)),
-        "per_loop": _safe_to_cheap([_member(split, "per_loop", each, certify) for each in loops], sum(schedule)),
+        "constant": _safe_to_cheap([*constant, zero], split.full_cost),
+        "per_loop": _safe_to_cheap([_member(split, "per_loop", each, certify) for each in loops], split.full_cost),
     }
     promising = {name: _promising(family, epsilon) for name, family in families.items() if family}
     if not promising:
         return [zero], {"zero": _figures(zero)}
-    chosen = min(promising, key=lambda name: promising[name].draws)
+    chosen = min(promising, key=lambda name: promising[name].cost)
     record = {name: _figures(member) for name, member in promising.items()}
     return families[chosen], {**record, "zero": _figures(zero)}
 
@@ -204,12 +217,13 @@ def _some(rankings: Sequence[Ranking]) -> list[Ranking]:
 def _member(split: Split, family: str, thresholds: Thresholds, certify: int) -> Member:
     paired = split.paired(thresholds)
     error = float(paired.loss.std()) / np.sqrt(certify)
-    return Member(family, thresholds, float(paired.draws.mean()), float(paired.loss.mean()), float(error))
+    draws, cost, loss = (float(values.mean()) for values in (paired.draws, paired.cost, paired.loss))
+    return Member(family, thresholds, draws, cost, loss, float(error))
 
 
-def _safe_to_cheap(members: list[Member], budget: int) -> list[Member]:
+def _safe_to_cheap(members: list[Member], full: float) -> list[Member]:
     """Members that save anything at all, the costliest first."""
-    return sorted((member for member in members if member.draws < MOST_DRAWS * budget), key=lambda member: -member.draws)
+    return sorted((member for member in members if member.cost < MOST_DRAWS * full), key=lambda member: -member.cost)
 
 
 def _promising(family: list[Member], epsilon: float) -> Member:
@@ -287,6 +301,10 @@ def _certificate(
         f"with a quality at most {epsilon:g} below best-of-{budget} ({loss:+.4f} lower in this log), "
         f"with {percent(1 - delta)} confidence."
     )
+    if "cost" in evidence:
+        saved = 1 - evidence["mean_cost"] / evidence["cost_of_best_of_n"]
+        sentence += f" That is {evidence['mean_cost']:.4g} {evidence['cost']} instead of {evidence['cost_of_best_of_n']:.4g}"
+        sentence += f" ({percent(saved)} fewer)."
     return Certificate(profile, sentence)
 
 

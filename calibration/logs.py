@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonmini_guard.calibration.files import RowFile
-from bonmini_guard.calibration.rows import ScoredRow, is_complete, row_id, scored_row
+from bonmini_guard.calibration.rows import ScoredRow, candidate_costs, is_complete, row_id, scored_row
 from bonmini_guard.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -37,6 +37,7 @@ class Log:
         fingerprints: the log's ``scored_by`` and ``generated_by``, where it carries them.
         left_out: rows not used: ``incomplete``, ``unscored``, ``torn`` (a last line cut off).
         extra: for each key asked for, that key's value in every row.
+        costs: (R, W) ``tokens`` or ``seconds`` of each candidate, where asked for; NaN beyond the row's count.
     """
 
     source: str
@@ -49,6 +50,7 @@ class Log:
     fingerprints: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     extra: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    costs: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,6 +86,7 @@ class Log:
             self.fingerprints,
             self.left_out,
             {key: tuple(values[i] for i in chosen) for key, values in self.extra.items()},
+            None if self.costs is None else self.costs[chosen],
         )
 
     def require(self, budget: int) -> None:
@@ -125,12 +128,15 @@ class Log:
         return log if len(log) == len(self) else _also_left_out(log, "unlabelled", len(self) - len(log))
 
 
-def load_log(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], keys: Iterable[str] = ()) -> Log:
+def load_log(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], keys: Iterable[str] = (), cost: str | None = None
+) -> Log:
     """Read a log from one file or several shards.
 
     Args:
         paths: JSON lines (gzip or not) or Parquet.
         keys: further row keys to keep in ``extra``.
+        cost: a numeric key of candidates, ``tokens`` or ``seconds``, to keep in ``costs``; a failed draw may lack it.
 
     Raises:
         InputError: a file cannot be read, or a row is not what design calls a log row; the message is one line,
@@ -138,7 +144,7 @@ def load_log(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], k
         MissingExtraError: a Parquet file without pyarrow.
     """
     files = [RowFile(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    builder = _Builder(", ".join(str(file.path) for file in files), tuple(keys))
+    builder = _Builder(", ".join(str(file.path) for file in files), tuple(keys), cost)
     for file in files:
         for place, row in file:
             builder.add(row, place)
@@ -161,8 +167,10 @@ def log_of_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows", keys: I
 class _Builder:
     """Collects rows into flat arrays: 8 bytes a number, not a Python object."""
 
-    def __init__(self, source: str, keys: tuple[str, ...]) -> None:
+    def __init__(self, source: str, keys: tuple[str, ...], cost: str | None = None) -> None:
         self.source = source
+        self._cost = cost
+        self._costs = array("d")
         self.left_out = {"incomplete": 0, "unscored": 0, "torn": 0}
         self._seen: dict[str, str] = {}
         self._ids: list[str] = []
@@ -198,6 +206,8 @@ class _Builder:
         self._scores.extend(numbers.scores)
         self._labels.extend(numbers.labels)
         self._counts.append(len(numbers.scores))
+        if self._cost is not None:
+            self._costs.extend(candidate_costs(row, place, self._cost))
         group = row.get("group")
         self._groups.append(f"row {name}" if group is None else f"group {group}")
         for key, values in self._extra.items():
@@ -230,6 +240,7 @@ class _Builder:
             {key: value for key, (_, value) in self._fingerprints.items() if value is not None},
             dict(self.left_out),
             {key: tuple(values) for key, values in self._extra.items()},
+            None if self._cost is None else _padded(self._costs, counts),
         )
 
     def _nothing(self) -> str:

@@ -142,6 +142,23 @@ def selected_index(row: Mapping[str, Any], place: str) -> int | None:
     return value
 
 
+def candidate_costs(row: Mapping[str, Any], place: str, key: str) -> list[float]:
+    """A cost of every candidate, ``tokens`` or ``seconds``; 0 for a failed draw that lacks it.
+
+    Raises:
+        InputError: another candidate lacks it, or it is not a number of 0 or more.
+    """
+    costs = []
+    for number, candidate in enumerate(_candidates(row, place), start=1):
+        value = candidate.get(key)
+        if value is None and _failed(candidate, place, number):
+            value = 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise InputError(f'{place}: "{key}" of candidate {number} is {value!r}; log it for each draw, or use --cost draws')
+        costs.append(float(value))
+    return costs
+
+
 def _raw_or_score(candidate: Mapping[str, Any]) -> Any:
     # a guard's traces carry both; the profile's transform is applied to the raw one
     raw = candidate.get("raw_score")

@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--search", action="store_true", help="choose the schedule's shape, per-loop thresholds and hopeless exits on the fit split"
     )
     parser.add_argument(
+        "--cost", default=None, choices=("draws", "tokens", "seconds"), help="what an accelerator is to save (default draws)"
+    )
+    parser.add_argument(
         "--estimate-labels", action="store_true", help="model missing labels from the scores: figures become estimates, no promise"
     )
     parser.add_argument("--fit-zero", action="store_true", help="fit an average zero (a * score + b) for a model that only ranks")
@@ -66,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log
 
-    log, transform, notes = _prepared(load_log(options.logs), options)
+    log, transform, notes = _prepared(
+        load_log(options.logs, cost=None if options.cost in (None, "draws") else options.cost), options
+    )
     outcome = _calibrate(log, options)
     if isinstance(outcome, Certificate):
         outcome = _marked(outcome, transform, notes)
@@ -149,7 +154,9 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
     if options.mode == "accelerator":
         from bonmini_guard.calibration.accelerator import calibrate_accelerator
 
-        return calibrate_accelerator(log, schedule=schedule, epsilon=_default(options.epsilon, 0.01), **shared)
+        return calibrate_accelerator(
+            log, schedule=schedule, epsilon=_default(options.epsilon, 0.01), cost=options.cost or "draws", **shared
+        )
     from bonmini_guard.calibration.guardrail import calibrate_guardrail
 
     return calibrate_guardrail(
@@ -165,7 +172,7 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
     _check_plan(options)
-    foreign = ("epsilon",) if options.mode == "guardrail" else ("alpha", "risk", "bound")
+    foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk", "bound")
     for name in foreign:
         if getattr(options, name) is not None:
             raise ConfigurationError(f"--{name} does not belong to --mode {options.mode}; leave it out")

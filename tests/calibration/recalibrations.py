@@ -88,7 +88,7 @@ CASES = {
 
 def recalibrate_accelerator(population, prompts, schedule, epsilon, repeats=REPEATS):
     """Misses, and the number of different thresholds certified."""
-    whole = Split(population.log(4_000, 999_999), schedule)
+    whole = Split(population.log(3_000, 999_999), schedule)
     lost, misses = {}, 0
     for seed in range(repeats):
         outcome = calibrate_accelerator(population.log(prompts, seed), schedule=schedule, epsilon=epsilon, delta=DELTA, seed=seed)

@@ -199,7 +199,7 @@ def test_lower_limit_is_clopper_pearson():
 @pytest.mark.slow
 @pytest.mark.parametrize("population", [TRAFFIC, Population(size=4, digits=0)], ids=["smooth", "ties"])
 def test_the_stated_false_alarm_rate_is_kept(population):
-    repeats, alarms = 400, 0
+    repeats, alarms = 250, 0
     for seed in range(repeats):
         profile = calibrated(seed, population, prompts=200)
         rows = guarded(profile, population.log(150, 100_000 + seed), labelled=0.5, seed=seed)

@@ -32,7 +32,7 @@ def test_offsets_and_floors_fit_the_schedule():
 
 @pytest.mark.slow
 def test_the_promise_is_kept_after_a_search():
-    population, misses, repeats = Population(size=4), 0, 120
+    population, misses, repeats = Population(size=4), 0, 60
     truth = population.log(10_000, 999_999)
     for seed in range(repeats):
         outcome = calibrate_guardrail(population.log(120, seed), schedule=(2, 2), alpha=0.1, seed=seed, search=True)

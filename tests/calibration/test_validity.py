@@ -7,7 +7,7 @@ import pytest
 
 from bonmini_guard.calibration import bounds
 from bonmini_guard.calibration.staircase import Shape
-from tests.calibration.recalibrations import CASES, CLUSTERED, MOST_MISSES, SINGLE, recalibrate, recalibrate_accelerator
+from tests.calibration.recalibrations import CASES, MOST_MISSES, SINGLE, SMALL, recalibrate, recalibrate_accelerator
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +39,6 @@ def test_share_risks_find_thresholds_at_1000_prompts(risk):
 
 
 def test_the_promised_quality_is_kept():
-    misses, certified = recalibrate_accelerator(CLUSTERED, 150, (4, 4), 0.05)
+    misses, certified = recalibrate_accelerator(SMALL, 150, (2, 2), 0.05)
     assert misses <= MOST_MISSES
     assert certified > 50
