@@ -1,10 +1,6 @@
 """Stage 7: best-of-N and best of mini-N on held-out prompts, with both reward models.
 
-Thresholds are fixed on other prompts (role "calibrate") before the evaluation prompts are looked at:
-
-* guardrail: the laxest threshold whose false-acceptance rate is at most a quarter of best-of-32's at score 0 there;
-* accelerator: the laxest threshold whose acceptable rate is within half a point of best-of-N's there.
-
+Thresholds are fixed on other prompts (role "calibrate"), by the rules of :mod:`benchmarks.imdb.thresholds`.
 All procedures see the same draws in the same order, through the live policy. Wall seconds come from the real engine on a
 few prompts: idle is one request at a time, saturated is many at once on the same models.
 """
@@ -16,6 +12,7 @@ import asyncio
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +22,11 @@ import torch
 from langchain_core.messages import HumanMessage
 from rich.progress import track
 
-from benchmarks.imdb.figures import Drawn, Outcomes, figures, replay
+from benchmarks.imdb.figures import Drawn, figures, replay
 from benchmarks.imdb.sample import main as sample_main
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.score import score_role
+from benchmarks.imdb.thresholds import accelerator_threshold, guard_thresholds, schedule
 from benchmarks.tables import print_table, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters.local import TransformersGenerator
@@ -38,8 +36,6 @@ from bonmini_guard.policy import Policy, accelerator, best_of_n, guardrail
 
 SIZES = (1, 4, 8, 16, 32)
 LARGEST = SIZES[-1]
-GUARD_SHARE = 0.25
-ACCELERATOR_SLACK = 0.005
 
 
 @dataclass(frozen=True)
@@ -51,20 +47,15 @@ class Procedure:
     serve_from: float = -math.inf
 
 
-def schedule(n: int) -> list[int]:
-    """N = 4 k as k loops of 4; N = 1 as one loop of 1."""
-    return [4] * (n // 4) if n % 4 == 0 else [n]
-
-
-def procedures(n: int, guard_threshold: float, accelerator_threshold: float) -> list[Procedure]:
+def procedures(n: int, guard: Sequence[float], accelerate: float) -> list[Procedure]:
     """Everything compared at one budget."""
     return [
         Procedure("best-of-N", best_of_n(n)),
         Procedure("best-of-N at 0", best_of_n(n), 0.0),
         Procedure("guardrail at 0", guardrail(schedule(n), 0.0)),
-        Procedure("guardrail, threshold", guardrail(schedule(n), guard_threshold)),
+        Procedure("guardrail, threshold", guardrail(schedule(n), guard)),
         Procedure("accelerator at 0", accelerator(schedule(n), 0.0)),
-        Procedure("accelerator, threshold", accelerator(schedule(n), accelerator_threshold)),
+        Procedure("accelerator, threshold", accelerator(schedule(n), accelerate)),
     ]
 
 
@@ -78,48 +69,14 @@ def load(path: Path) -> Drawn:
     return Drawn(field("score"), field("acceptable"), field("utility"), field("tokens"))
 
 
-def candidates(drawn: Drawn) -> list[float]:
-    """Thresholds to try, from strict to lax: quantiles of the best scores."""
-    best = np.maximum.accumulate(drawn.scores, axis=1)
-    return sorted({float(value) for value in np.quantile(best, np.linspace(0, 1, 101))}, reverse=True)
-
-
-def rate(outcomes: Outcomes) -> float:
-    """False-acceptance rate."""
-    bad = 1 - outcomes.acceptable
-    return float((outcomes.served * bad).sum() / max(bad.sum(), 1))
-
-
-def guard_threshold(drawn: Drawn, n: int) -> float:
-    """The laxest threshold in an unbroken run from strict to lax that keeps the target; +inf if none does."""
-    target = GUARD_SHARE * rate(replay(best_of_n(LARGEST), drawn, 0.0))
-    chosen = math.inf
-    for threshold in candidates(drawn):
-        if rate(replay(guardrail(schedule(n), threshold), drawn)) > target:
-            break
-        chosen = threshold
-    return chosen
-
-
-def accelerator_threshold(drawn: Drawn, n: int) -> float:
-    """The laxest threshold in an unbroken run from strict to lax whose acceptable rate stays near best-of-N's."""
-    target = replay(best_of_n(n), drawn).acceptable.mean() - ACCELERATOR_SLACK
-    chosen = math.inf
-    for threshold in candidates(drawn):
-        if replay(accelerator(schedule(n), threshold), drawn).acceptable.mean() < target:
-            break
-        chosen = threshold
-    return chosen
-
-
 def evaluate(calibrate: Drawn, held_out: Drawn) -> list[dict[str, Any]]:
     """One record for each procedure and N."""
     records: list[dict[str, Any]] = []
     for n in track(SIZES, description="replaying"):
-        for procedure in procedures(n, guard_threshold(calibrate, n), accelerator_threshold(calibrate, n)):
+        for procedure in procedures(n, guard_thresholds(calibrate, n, LARGEST), accelerator_threshold(calibrate, n)):
             outcomes = replay(procedure.policy, held_out, procedure.serve_from)
-            threshold = None if procedure.name.startswith("best") else procedure.policy.thresholds[0]
-            records.append({"procedure": procedure.name, "n": n, "threshold": threshold} | figures(outcomes))
+            thresholds = None if procedure.name.startswith("best") else procedure.policy.thresholds
+            records.append({"procedure": procedure.name, "n": n, "thresholds": thresholds} | figures(outcomes))
     return records
 
 
@@ -158,8 +115,8 @@ def measure_walls(options: argparse.Namespace, records: list[dict[str, Any]], na
     prompts = [str(row["prompt"]) for row in read_rows(options.work / "draws-evaluate.jsonl.gz")[: options.wall_prompts]]
     known: dict[Policy, tuple[float, float]] = {}
     for record in track(records, description=f"timing with {name}"):
-        threshold, n = record["threshold"], record["n"]
-        policy = best_of_n(n) if threshold is None else accelerator(schedule(n), threshold)
+        thresholds, n = record["thresholds"], record["n"]
+        policy = best_of_n(n) if thresholds is None else accelerator(schedule(n), thresholds)
         if policy not in known:
             engine = Engine(generator, reward, policy)
             known[policy] = (asyncio.run(wall(engine, prompts, 1)), asyncio.run(wall(engine, prompts, len(prompts))))
@@ -188,6 +145,13 @@ def cell(name: str, value: tuple[float, float, float]) -> str:
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*value, d=digits)
 
 
+def levels(thresholds: Sequence[float] | None) -> str:
+    """The thresholds of a procedure: one number, or those of the early loops and of the last."""
+    if thresholds is None:
+        return "-"
+    return f"{thresholds[-1]:.2f}" if thresholds[0] == thresholds[-1] else f"{thresholds[0]:.2f}, last {thresholds[-1]:.2f}"
+
+
 def show(records: list[dict[str, Any]]) -> None:
     """Print one table of all procedures and budgets."""
     timed = [key for key in ("seconds idle", "seconds saturated") if key in records[0]]
@@ -195,7 +159,7 @@ def show(records: list[dict[str, Any]]) -> None:
         [
             record["procedure"],
             record["n"],
-            "-" if record["threshold"] is None else f"{record['threshold']:.2f}",
+            levels(record["thresholds"]),
             *(cell(name, record[name]) for name in SHOWN),
             *(f"{record[key]:.3f}" for key in timed),
         ]
@@ -242,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/imdb"), help="IMDB reviews; needed only to draw")
     parser.add_argument("--work", type=Path, default=Path("build/imdb"), help="where draws and logs are kept between runs")
-    parser.add_argument("--prompts", type=int, default=600)
+    parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--wall-prompts", type=int, default=12, help="prompts timed with the real engine; 0 times nothing")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", type=Path)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.imdb.choices import simulate
-from benchmarks.imdb.evaluate import accelerator_threshold, accept_reject, guard_threshold, schedule
+from benchmarks.imdb.evaluate import accelerator_threshold, accept_reject, schedule
 from benchmarks.imdb.figures import Drawn, figures, replay
 from benchmarks.imdb.reviews import clean, read_split
+from benchmarks.imdb.thresholds import accelerator_threshold, guard_thresholds, schedule
 from bonmini_guard.demo.truth import SentimentTruth
 from bonmini_guard.policy import accelerator, best_of_n, guardrail
 
@@ -57,7 +58,7 @@ def test_thresholds_keep_what_they_promise_where_they_were_chosen():
     random = np.random.default_rng(0)
     utility = random.normal(size=(300, 32)) + random.normal(size=(300, 1))
     drawn = Drawn(utility + random.normal(size=utility.shape), (utility > 1).astype(float), utility, np.ones_like(utility))
-    strict = replay(guardrail(schedule(32), guard_threshold(drawn, 32)), drawn)
+    strict = replay(guardrail(schedule(32), guard_thresholds(drawn, 32, 32)), drawn)
     loose = replay(best_of_n(32), drawn, 0.0)
 
     def rate(o):
