@@ -103,6 +103,11 @@ def clean(text: str) -> str:
 
 
 def as_dictionary(message: BaseMessage) -> dict[str, Any]:
+    """A message as chat templates take it: role, content, tool calls.
+
+    Raises:
+        InputError: a message of a type that no chat template knows.
+    """
     role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type)
     if role is None:
         raise InputError(f"a message of type {message.type!r} cannot be scored; use human, ai, system or tool messages")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.imdb.choices import simulate
-from benchmarks.imdb.evaluate import accelerator_threshold, accept_reject, schedule
+from benchmarks.imdb.evaluate import accept_reject
 from benchmarks.imdb.figures import Drawn, figures, replay
 from benchmarks.imdb.reviews import clean, read_split
 from benchmarks.imdb.thresholds import accelerator_threshold, guard_thresholds, schedule
