@@ -107,6 +107,15 @@ def test_a_guard_may_call_a_guard_in_its_abstention():
         assert pool.submit(outer.invoke, "q").result(timeout=10).content == "spare"
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler of SIGINT: a process started in the background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_the_request_and_waits_until_it_is_gone():
     generator = FakeGenerator(["good"], latency=60)
     guard = make(generator)

@@ -117,7 +117,7 @@ def row(responses=("a", "b"), choice=0):
         ([row()], {"epochs": 0}, ConfigurationError, "epochs is 0"),
         ([row()], {"learning_rate": float("nan")}, ConfigurationError, "learning_rate is nan"),
         ([row(), row(choice="none")], {"layers": 9}, ConfigurationError, "cannot keep 9 layers: use 1 to 2"),
-        ([row(), row(choice="none")], {"base": "missing/there/x"}, CheckpointError, "neither a folder"),
+        ([row(), row(choice="none")], {"base": "missing/there/x"}, CheckpointError, "no such folder"),
     ],
 )
 def test_what_cannot_be_learnt_is_told_and_nothing_is_left(tmp_path, base, rows, plan, error, said):
