@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bonmini_guard.chat_model import ChatBestOfMiniN
     from bonmini_guard.errors import NoAcceptableResponse, ScorerError
     from bonmini_guard.guard import BestOfMiniN
     from bonmini_guard.profile import GuardProfile
@@ -16,13 +17,23 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BestOfMiniN": "guard",
+    "ChatBestOfMiniN": "chat_model",
     "GuardProfile": "profile",
     "GuardResult": "result",
     "NoAcceptableResponse": "errors",
     "RewardModel": "reward.model",
     "ScorerError": "errors",
 }
-__all__ = ["BestOfMiniN", "GuardProfile", "GuardResult", "NoAcceptableResponse", "RewardModel", "ScorerError", "__version__"]
+__all__ = [
+    "BestOfMiniN",
+    "ChatBestOfMiniN",
+    "GuardProfile",
+    "GuardResult",
+    "NoAcceptableResponse",
+    "RewardModel",
+    "ScorerError",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager, BaseRunManager
+from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun, BaseCallbackManager, BaseRunManager
 
 from bonmini_guard.policy import Decision, State
 from bonmini_guard.result import Candidate
@@ -71,6 +71,22 @@ def observer_for(run_manager: Any, with_text: bool) -> CallbackObserver | None:
         inheritable_metadata=dict(children.inheritable_metadata),
     )
     return CallbackObserver(manager, with_text)
+
+
+def parent_of(run_manager: BaseRunManager | None) -> AsyncCallbackManagerForChainRun:
+    """A manager of the same run that can have children; a chat model's own cannot."""
+    if run_manager is None:
+        return AsyncCallbackManagerForChainRun.get_noop_manager()
+    return AsyncCallbackManagerForChainRun(
+        run_id=run_manager.run_id,
+        handlers=run_manager.handlers,
+        inheritable_handlers=run_manager.inheritable_handlers,
+        parent_run_id=run_manager.parent_run_id,
+        tags=run_manager.tags,
+        inheritable_tags=run_manager.inheritable_tags,
+        metadata=run_manager.metadata,
+        inheritable_metadata=run_manager.inheritable_metadata,
+    )
 
 
 def _span(started: float | None, finished: float | None) -> float | None:

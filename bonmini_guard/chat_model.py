@@ -1,0 +1,304 @@
+"""``ChatBestOfMiniN``: the guard as a LangChain chat model, a thin face on ``BestOfMiniN``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.caches import BaseCache
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseRunManager, CallbackManagerForLLMRun
+from langchain_core.language_models import LangSmithParams, LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+
+from bonmini_guard.bridge import run_sync
+from bonmini_guard.detach import attach, detach
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.guard import ABSTAIN_MESSAGE, BestOfMiniN
+from bonmini_guard.profile import GuardProfile
+from bonmini_guard.result import GuardResult
+from bonmini_guard.settings import profile_name
+from bonmini_guard.structured import StructuredGuard, ValidatingScorer
+from bonmini_guard.tracing import parent_of
+from bonmini_guard.wrapped import Quiet, call_options, chat_model_of, identity_of, model_name
+
+#: LangChain's standard parameters: those given go to the generator with every draw.
+DRAW_OPTIONS = ("temperature", "max_tokens", "stop")
+
+
+class ChatBestOfMiniN(BaseChatModel):
+    """A drop-in chat model whose every answer is the winner of a guarded request.
+
+    Takes the arguments of :class:`~bonmini_guard.BestOfMiniN`, and LangChain's own of a chat model. Callbacks see one chat
+    model run with the served text, and under it one run for each draw, without text. Streams give the winner, whole, as one
+    chunk, for nothing is known to be good enough before it is complete.
+
+    Example::
+
+        llm = ChatBestOfMiniN(generator=ChatOpenAI(), reward_model=RewardModel.load("my-reward-model"), profile="guardrail.json")
+        llm.bind_tools([search]).invoke("Who won?")
+
+    Args:
+        profile: a path or ``GuardProfile``; the model then keeps it as ``guard_profile``. A dict is LangChain's model profile (what
+            a model can do), which is otherwise that of the wrapped model.
+        temperature: sent with every draw, like the two that follow; None leaves it to the generator.
+        max_tokens: most tokens of a draw.
+        stop: stop sequences of a draw; a call's own replace them.
+        streaming: False sends no token event; the answer still ends every stream.
+        cache: off by default, even where a global cache is set: a cached answer is an earlier request's decision served
+            again, with the score and the profile of that time. True or a ``BaseCache`` turns it on; abstentions that raise
+            are never cached.
+        on_abstain: as for ``BestOfMiniN``. A fallback runs detached, as draws do, so that its text and its tokens appear once, on
+            this model's run. For a fallback with traces of its own use ``with_fallbacks``.
+
+    Raises:
+        NoAcceptableResponse: from calls, when the guard abstains and ``on_abstain`` is "error"; ``.result.usage`` has the tokens.
+        ConfigurationError: an argument is wrong or unknown.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    # No reprs of the parts: LangChain hands repr(model) to every callback.
+    generator: Any = Field(frozen=True, repr=False)
+    reward_model: Any = Field(frozen=True, repr=False)
+    guard_profile: Any = Field(default=None, frozen=True, repr=False)
+    mode: Any = Field(default=None, frozen=True)
+    mini_n: Any = Field(default=None, frozen=True)
+    max_loops: Any = Field(default=None, frozen=True)
+    schedule: Any = Field(default=None, frozen=True)
+    threshold: Any = Field(default=None, frozen=True)
+    exit: Any = Field(default=None, frozen=True)
+    on_abstain: Any = Field(default="error", frozen=True, repr=False)
+    abstain_message: str = Field(default=ABSTAIN_MESSAGE, frozen=True)
+    timeout: float | None = Field(default=None, frozen=True)
+    max_concurrency: int | None = Field(default=None, frozen=True)
+    seed: int | None = Field(default=None, frozen=True)
+    strict: bool = Field(default=True, frozen=True)
+    explore: float = Field(default=0.0, frozen=True)
+    on_explored: Callable[[GuardResult], Any] | None = Field(default=None, frozen=True, repr=False)
+    trace_candidates: bool = Field(default=False, frozen=True)
+
+    temperature: float | None = None
+    max_tokens: int | None = None
+    stop: list[str] | None = None
+    streaming: bool = True
+    cache: BaseCache | bool | None = Field(default=False, exclude=True)
+
+    _guard: BestOfMiniN = PrivateAttr()
+    _about: dict[str, Any] | None = PrivateAttr(default=None)
+
+    def __init__(self, **arguments: Any) -> None:
+        if isinstance(arguments.get("profile"), str | os.PathLike | GuardProfile):
+            arguments["guard_profile"] = arguments.pop("profile")
+        try:
+            super().__init__(**arguments)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ConfigurationError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        self._guard = self._build_guard()
+        budget = self._guard._engine.policy.budget
+        if self.temperature == 0 and budget > 1:
+            raise ConfigurationError(f"temperature=0 would draw one answer {budget} times: set a positive one, or draw once")
+
+    # Answers
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        message = run_sync(lambda: self._answer(messages, stop, run_manager, kwargs))
+        if run_manager is not None and not self._streaming_disabled(**kwargs):
+            run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        message = await self._answer(messages, stop, run_manager, kwargs)
+        if run_manager is not None and not self._streaming_disabled(**kwargs):
+            await run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    async def _answer(
+        self, messages: list[BaseMessage], stop: list[str] | None, run_manager: BaseRunManager | None, kwargs: dict[str, Any]
+    ) -> AIMessage:
+        options = {**self._draw_options(), **kwargs}
+        if stop is not None:
+            options["stop"] = stop
+        parent = parent_of(run_manager)
+        attached = detach()
+        try:
+            message = await self._guard._answer(messages, run_manager=parent, config={}, **options)
+        finally:
+            attach(attached)
+        # Usage counters count only messages that name their model.
+        metadata = {"model_name": model_name(self.generator), **message.response_metadata}
+        name = message.id or (None if run_manager is None else f"lc_run--{run_manager.run_id}-0")
+        return message.model_copy(update={"response_metadata": metadata, "id": name})
+
+    def _draw_options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in DRAW_OPTIONS if getattr(self, name) is not None}
+
+    # Streams. There is no _stream: the base class calls it without a run manager, and the draws' runs would be lost.
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        """The served answer as one chunk, once it is decided."""
+        yield as_chunk(self.invoke(input, config, stop=stop, **kwargs))
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        """The served answer as one chunk, once it is decided."""
+        yield as_chunk(await self.ainvoke(input, config, stop=stop, **kwargs))
+
+    def _stream_chat_model_events(
+        self, messages: list[BaseMessage], *, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """LangChain's hook for events of version 3: those of the winner, whole."""
+        from langchain_core.language_models._compat_bridge import message_to_events
+
+        yield from message_to_events(run_sync(lambda: self._answer(messages, stop, run_manager, kwargs)))
+
+    async def _astream_chat_model_events(
+        self, messages: list[BaseMessage], *, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        from langchain_core.language_models._compat_bridge import message_to_events
+
+        for event in message_to_events(await self._answer(messages, stop, run_manager, kwargs)):
+            yield event
+
+    def _token(self, message: AIMessage) -> ChatGenerationChunk:
+        if self.output_version != "v1":
+            return ChatGenerationChunk(message=as_chunk(message))
+        metadata = {**message.response_metadata, "output_version": "v1"}
+        blocks = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
+        return ChatGenerationChunk(message=as_chunk(blocks))
+
+    # Tools and structured output
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools to every draw; candidates with tool calls are scored as what they are.
+
+        A wrapped chat model translates the tools itself. Another generator gets call options: ``tools`` in the OpenAI form,
+        and ``tool_choice``.
+
+        Raises:
+            NotImplementedError: the wrapped chat model takes no tools.
+        """
+        chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
+        model = chat_model_of(self.generator)
+        if model is None:
+            return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **chosen, **kwargs)
+        return self.bind(**call_options(model.bind_tools(tools, **chosen, **kwargs), model))
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Parse every draw; one that cannot be parsed did not pass, and is not scored. The served one comes parsed.
+
+        Arguments are those of the wrapped chat model's ``with_structured_output`` (of LangChain's default for other generators).
+        Validity is what its parser says: a Pydantic class is validated, a JSON schema or ``TypedDict`` only has to parse.
+
+        Raises:
+            NotImplementedError: the wrapped chat model takes no tools, or builds its structured output in an unknown way.
+        """
+        model, parser = self._structured_steps(schema, **kwargs)
+        scorer = ValidatingScorer(self._guard._engine.scorer, _joined(parser))
+        answer = self._variant(reward_model=scorer).bind(**call_options(model, chat_model_of(self.generator) or self))
+        if not include_raw:
+            return answer | _joined(parser)
+        _, tail = self._structured_steps(schema, include_raw=True, **kwargs)
+        return RunnableParallel(raw=answer) | _joined(tail)
+
+    def _structured_steps(self, schema: Any, **kwargs: Any) -> tuple[Runnable[Any, Any], list[Runnable[Any, Any]]]:
+        wrapped = chat_model_of(self.generator)
+        build = super().with_structured_output if wrapped is None else wrapped.with_structured_output
+        chain = build(schema, **kwargs)
+        if not isinstance(chain, RunnableSequence):
+            raise NotImplementedError(f"the wrapped model's structured output is a {type(chain).__name__}, not model | parser")
+        return chain.steps[0], chain.steps[1:]
+
+    # Identity
+
+    @property
+    def _llm_type(self) -> str:
+        return "bonmini-guard"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        if self._about is None:
+            self._about = self._identity()
+        return {**self._about, **self._draw_options()}
+
+    def _identity(self) -> dict[str, Any]:
+        engine, exact = self._guard._engine, bool(self.cache)
+        policy = engine.policy
+        return {
+            "generator": identity_of(engine.generator, exact),
+            "reward_model": identity_of(engine.scorer, exact),
+            "profile": profile_name(self.guard_profile),
+            "mode": policy.mode,
+            "schedule": list(policy.schedule),
+            "thresholds": list(policy.thresholds),
+            "exit": policy.exit,
+        }
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        """The wrapped model's own, so that traces put the tokens down to the right provider and model."""
+        wrapped = chat_model_of(self.generator)
+        given = {**self._draw_options(), **kwargs}
+        own = given.pop("stop", None)
+        build = super()._get_ls_params if wrapped is None else wrapped._get_ls_params
+        params = build(own if stop is None else stop, **given)
+        params.setdefault("ls_model_name", model_name(self.generator))
+        return params
+
+    def _resolve_model_profile(self) -> Any:
+        wrapped = chat_model_of(self.generator)
+        return None if wrapped is None else wrapped.profile
+
+    # Construction
+
+    def _build_guard(self) -> BestOfMiniN:
+        names = BestOfMiniN.model_fields.keys() - {"name", "profile", "on_abstain"}
+        quiet = Quiet(self.on_abstain) if isinstance(self.on_abstain, Runnable) else self.on_abstain
+        kind = StructuredGuard if isinstance(self.reward_model, ValidatingScorer) else BestOfMiniN
+        return kind(profile=self.guard_profile, on_abstain=quiet, **{name: getattr(self, name) for name in names})
+
+    def _variant(self, **changes: Any) -> ChatBestOfMiniN:
+        """The same model with other arguments; both share one limit of concurrent draws."""
+        other = type(self)(**{name: getattr(self, name) for name in self.model_fields_set | {"profile"}} | changes)
+        other._guard._engine = replace(other._guard._engine, limiter=self._guard._engine.limiter)
+        return other
+
+
+def as_chunk(message: AIMessage) -> AIMessageChunk:
+    """A whole message as the first and last chunk of a stream."""
+    fields = {name: value for name, value in message.__dict__.items() if name in AIMessageChunk.model_fields and name != "type"}
+    return AIMessageChunk(**{**fields, "chunk_position": "last"})
+
+
+def _joined(steps: Sequence[Runnable[Any, Any]]) -> Runnable[Any, Any]:
+    return steps[0] if len(steps) == 1 else RunnableSequence(*steps)

@@ -1,0 +1,72 @@
+"""What the chat model needs to know of the model it wraps."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+
+from bonmini_guard.adapters.langchain import LangChainGenerator
+from bonmini_guard.scorers import CallableScorer
+
+
+class Quiet(Runnable[Any, Any]):
+    """Runs another runnable detached from the callbacks it is given."""
+
+    def __init__(self, inner: Runnable[Any, Any]) -> None:
+        self._inner = inner
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """The inner runnable's answer."""
+        return self._inner.invoke(input, {"callbacks": AsyncCallbackManager([])}, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """The inner runnable's answer."""
+        return await self._inner.ainvoke(input, {"callbacks": AsyncCallbackManager([])}, **kwargs)
+
+
+def chat_model_of(generator: Any) -> BaseChatModel | None:
+    """The LangChain chat model that a generator draws from; None if it draws from something else."""
+    if isinstance(generator, LangChainGenerator):
+        generator = generator._model
+    while isinstance(generator, RunnableBinding):
+        generator = generator.bound
+    return generator if isinstance(generator, BaseChatModel) else None
+
+
+def call_options(bound: Runnable[Any, Any], model: BaseChatModel) -> dict[str, Any]:
+    """The call options with which a binding calls its model.
+
+    Raises:
+        NotImplementedError: it is not a binding of this very model, so that options cannot stand for it.
+    """
+    options: dict[str, Any] = {}
+    while isinstance(bound, RunnableBinding):
+        options = {**bound.kwargs, **options}
+        bound = bound.bound
+    if type(bound) is not type(model):
+        raise NotImplementedError(f"{type(model).__name__} gave a {type(bound).__name__}: pass generator=model.bind_tools(...)")
+    return options
+
+
+def model_name(generator: Any) -> str:
+    """The wrapped model's name, for traces and usage counters; the class's where it has none."""
+    wrapped = chat_model_of(generator)
+    if wrapped is not None:
+        return wrapped._get_ls_params().get("ls_model_name") or type(wrapped).__name__
+    name = getattr(generator, "model_name", None)
+    return name if isinstance(name, str) else type(generator).__name__
+
+
+def identity_of(part: Any, exact: bool) -> str:
+    """What a generator or a scorer is: its class, and with ``exact`` a digest of its fingerprint, which may read its weights."""
+    kind = type(part).__name__
+    if not exact:
+        return kind
+    if callable(getattr(part, "fingerprint", None)):
+        return f"{kind}:{hashlib.sha256(part.fingerprint().encode()).hexdigest()[:16]}"
+    function = part._function if isinstance(part, CallableScorer) else part
+    return f"{kind}:{id(function)}"

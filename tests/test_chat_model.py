@@ -1,0 +1,450 @@
+"""``ChatBestOfMiniN`` as a chat model: answers, abstentions, tools, structured output, and nothing of what was rejected."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, Field
+
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, ScorerError
+from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from tests.test_no_leak import Recorder, Tracer
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+SCORES = {"good": 2.0, "rejected": -1.0, "worse rejected": -2.0}
+USAGE = {"input_tokens": 10, "output_tokens": 1, "total_tokens": 11}
+
+
+def make(answers=("rejected", "good"), scores=None, **settings):
+    settings = {"mini_n": 2, "max_loops": 2, **settings}
+    generator = FakeGenerator(answers) if isinstance(answers, list | tuple) or callable(answers) else answers
+    return ChatBestOfMiniN(generator=generator, reward_model=FakeRewardModel(scores or SCORES), **settings)
+
+
+def counted(text, **fields):
+    return AIMessage(text, usage_metadata=USAGE, response_metadata={"model_name": "billed"}, **fields)
+
+
+def about(message):
+    return message.response_metadata["bonmini_guard"]
+
+
+class ToolModel(BaseChatModel):
+    """A LangChain chat model that takes tools and gives its answers in turn."""
+
+    answers: list[Any]
+    asked: list[Any] = Field(default_factory=list)
+    model_name: str = "billed"
+    api_key: str = "sk-secret"
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.asked.append({"stop": stop, **kwargs})
+        answer = self.answers[(len(self.asked) - 1) % len(self.answers)]
+        return ChatResult(generations=[ChatGeneration(message=answer.model_copy(deep=True))])
+
+    def bind_tools(self, tools, *, tool_choice=None, **kwargs):
+        return self.bind(
+            functions=[convert_to_openai_tool(tool)["function"]["name"] for tool in tools], choice=tool_choice, **kwargs
+        )
+
+    @property
+    def _llm_type(self):
+        return "tool-model"
+
+
+# Answers
+
+
+def test_arguments_are_those_of_the_runnable():
+    for name, field in BestOfMiniN.model_fields.items():
+        if name not in ("name", "profile"):
+            assert ChatBestOfMiniN.model_fields[name].default == field.default
+    with pytest.raises(ConfigurationError, match="max_loop"):
+        make(max_loop=3)
+    with pytest.raises(ConfigurationError, match="positive"):
+        make(timeout=-1)
+    with pytest.raises(ConfigurationError, match="temperature=0"):
+        make(temperature=0)
+    with pytest.raises(ValueError, match="frozen"):
+        make().threshold = 3.0
+
+
+async def test_every_way_to_call_it_gives_the_winner():
+    model = make()
+    answers = [model.invoke("q"), await model.ainvoke("q"), *model.batch(["q"] * 2), *await model.abatch(["q"] * 2)]
+    assert [answer.content for answer in answers] == ["good"] * 6
+    assert about(answers[0])["decision"] == "accepted"
+    chain = ChatPromptTemplate.from_messages([("human", "{q}")]) | model | StrOutputParser()
+    assert chain.invoke({"q": "?"}) == "good"
+    assert "".join([piece async for piece in chain.astream({"q": "?"})]) == "good"
+
+
+async def test_streams_are_one_whole_chunk_which_is_the_last():
+    model = make([counted("rejected"), counted("good")])
+    for chunks in (list(model.stream("q")), [chunk async for chunk in model.astream("q")]):
+        (chunk,) = chunks
+        assert isinstance(chunk, AIMessageChunk)
+        assert (chunk.content, chunk.chunk_position) == ("good", "last")
+        assert chunk.usage_metadata["total_tokens"] == 22
+        assert about(chunk)["draws"] == 2
+
+
+async def test_a_hundred_requests_keep_their_order():
+    model = make(lambda messages, index: f"{messages[-1].content}:{index}", lambda text: float(text.endswith("1")) - 0.5)
+    expected = [f"{i}:1" for i in range(100)]
+    prompts = [str(i) for i in range(100)]
+    assert [m.content for m in model.batch(prompts, {"max_concurrency": 8})] == expected
+    assert [m.content for m in await model.abatch(prompts)] == expected
+
+
+def test_options_and_seed_reach_the_draws():
+    generator = FakeGenerator(["good"])
+    make(generator, stop=["a"], max_tokens=7, temperature=0.5, max_loops=1).invoke("q", seed=3)
+    make(generator, stop=["a"], max_loops=1).invoke("q", stop=["b"], seed=3)
+    first, _, third, _ = generator.requests
+    assert dict(first.options) == {"stop": ["a"], "max_tokens": 7, "temperature": 0.5}
+    assert dict(third.options) == {"stop": ["b"]}
+    assert first.seed == third.seed
+
+
+def test_bad_prompts_and_failed_draws_raise_as_the_runnable_does():
+    with pytest.raises(InputError):
+        make().invoke("  ")
+    with pytest.raises(GenerationError):
+        make([OSError("down")]).invoke("q")
+
+
+def test_configurable_fields():
+    model = make().configurable_fields(threshold=ConfigurableField(id="threshold"))
+    assert model.invoke("q").content == "good"
+    with pytest.raises(NoAcceptableResponse):
+        model.with_config(configurable={"threshold": 5.0}).invoke("q")
+
+
+# Abstention
+
+
+async def test_abstentions_raise_by_default_and_fallbacks_catch_them():
+    with pytest.raises(NoAcceptableResponse) as caught:
+        make([counted("rejected")]).invoke("q")
+    assert caught.value.result.usage["total_tokens"] == 44
+    with pytest.raises(ScorerError):
+        await make(scores=lambda messages, candidates: 1 / 0).ainvoke("q")
+    spare = FakeListChatModel(responses=["spare"])
+    assert make(["rejected"]).with_fallbacks([spare], exceptions_to_handle=(NoAcceptableResponse,)).invoke("q").content == "spare"
+
+
+def test_abstention_as_a_message_counts_its_tokens():
+    with get_usage_metadata_callback() as counter:
+        message = make([counted("rejected")], on_abstain="message", abstain_message="Sorry.").invoke("q")
+    assert (message.content, about(message)["decision"], message.usage_metadata["total_tokens"]) == ("Sorry.", "abstained", 44)
+    assert [usage["total_tokens"] for usage in counter.usage_metadata.values()] == [44]
+
+
+@pytest.mark.parametrize("kind", ["runnable", "callable"])
+async def test_a_fallbacks_text_and_tokens_appear_once_on_this_models_run(kind):
+    spare, heard = ToolModel(answers=[counted("spare")]), Recorder()
+    fallback = spare if kind == "runnable" else lambda result: spare.ainvoke("again")
+    model = make([counted("rejected")], on_abstain=fallback)
+    with get_usage_metadata_callback() as counter:
+        message = await model.ainvoke("q", {"callbacks": [heard]})
+    assert (message.content, about(message)["decision"]) == ("spare", "fallback")
+    assert counter.usage_metadata["billed"]["total_tokens"] == message.usage_metadata["total_tokens"] == 55
+    assert [name for name, _ in heard.heard].count("on_llm_end") == 1
+    assert "rejected" not in heard.text
+
+
+# Usage and cache
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+async def test_usage_is_counted_once_for_all_draws(way):
+    model = make(ToolModel(answers=[counted("rejected"), counted("worse rejected"), counted("rejected"), counted("good")]))
+    with get_usage_metadata_callback() as counter:
+        if way == "invoke":
+            model.invoke("q")
+        elif way == "ainvoke":
+            await model.ainvoke("q")
+        elif way == "stream":
+            list(model.stream("q"))
+        else:
+            [chunk async for chunk in model.astream("q")]
+    assert counter.usage_metadata["billed"]["total_tokens"] == 44
+
+
+def test_a_cache_is_used_only_when_asked_for():
+    generator = FakeGenerator(["good"])
+    set_llm_cache(InMemoryCache())
+    try:
+        model = make(generator, max_loops=1)
+        model.invoke("q")
+        model.invoke("q")
+        assert len(generator.requests) == 4
+    finally:
+        set_llm_cache(None)
+    cache = InMemoryCache()
+    cached = make(generator, max_loops=1, cache=cache)
+    assert about(cached.invoke("q")) == about(cached.invoke("q"))
+    assert len(generator.requests) == 6
+    make(generator, max_loops=1, cache=cache, threshold=1.0).invoke("q")
+    assert len(generator.requests) == 8
+
+
+# Identity
+
+
+def test_identity_holds_no_secret_and_traces_name_the_wrapped_model():
+    heard = Recorder()
+    model = make(ToolModel(answers=[counted("good")]))
+    model.invoke("q", {"callbacks": [heard]})
+    assert "sk-secret" not in heard.text + repr(model) + repr(model.asdict())
+    assert model._get_ls_params(stop=["x"])["ls_model_name"] == "billed"
+    assert make()._get_ls_params()["ls_model_name"] == "FakeGenerator"
+    assert model.asdict() | {"_type": "bonmini-guard", "schedule": [2, 2], "mode": "guardrail"} == model.asdict()
+
+
+def test_a_guards_profile_and_langchains_are_told_apart(tmp_path):
+    inner = ToolModel(answers=[counted("good")], profile={"tool_calling": True})
+    assert make(inner).profile == {"tool_calling": True}
+    assert make(inner, profile={"tool_calling": False}).profile == {"tool_calling": False}
+    with pytest.raises(ConfigurationError, match="no-such-file"):
+        make(inner, profile=tmp_path / "no-such-file.json", mini_n=None, max_loops=None)
+
+
+# Tools
+
+
+@tool
+def search(query: str) -> str:
+    """Search the web."""
+    return query
+
+
+def call(query):
+    return counted("", tool_calls=[{"name": "search", "args": {"query": query}, "id": query}])
+
+
+def by_query(messages, candidates):
+    return [SCORES[candidate.tool_calls[0]["args"]["query"]] for candidate in candidates]
+
+
+async def test_candidates_with_tool_calls_are_scored_as_what_they_are():
+    model = make(ToolModel(answers=[call("rejected"), call("good")]), by_query).bind_tools([search])
+    assert model.invoke("q").tool_calls[0]["args"] == {"query": "good"}
+    (chunk,) = [chunk async for chunk in model.astream("q")]
+    assert chunk.tool_calls[0]["args"] == {"query": "good"}
+
+
+def test_tools_are_translated_by_the_wrapped_model_or_become_call_options():
+    inner = ToolModel(answers=[call("good")])
+    make(inner, by_query, max_loops=1).bind_tools([search], tool_choice="any").invoke("q")
+    assert inner.asked[0] == {"stop": None, "functions": ["search"], "choice": "any"}
+    generator = FakeGenerator([call("good")])
+    make(generator, by_query, max_loops=1).bind_tools([search], tool_choice="any").invoke("q")
+    options = generator.requests[0].options
+    assert (options["tools"][0]["function"]["name"], options["tool_choice"]) == ("search", "any")
+    with pytest.raises(NotImplementedError):
+        make(FakeListChatModel(responses=["good"])).bind_tools([search])
+
+
+# Structured output
+
+
+class Film(BaseModel):
+    """A film."""
+
+    title: str
+    year: int
+
+
+def film(title, year):
+    return counted("", tool_calls=[{"name": "Film", "args": {"title": title, "year": year}, "id": "1"}])
+
+
+def by_title(messages, candidates):
+    return [{"best": 3.0, "good": 2.0, "poor": -1.0}[candidate.tool_calls[0]["args"]["title"]] for candidate in candidates]
+
+
+INVALID = film("best", "no year")
+
+
+@pytest.mark.parametrize("wrap", [lambda answers: ToolModel(answers=answers), FakeGenerator])
+async def test_invalid_structured_output_did_not_pass_and_is_not_scored(wrap):
+    model = make(wrap([INVALID, counted("no call"), film("poor", 1), film("good", 1999)]), by_title).with_structured_output(Film)
+    with get_usage_metadata_callback() as counter:
+        assert await model.ainvoke("q") == Film(title="good", year=1999)
+        assert model.invoke("q") == Film(title="good", year=1999)
+    assert counter.usage_metadata["billed"]["total_tokens"] == 88
+
+
+def test_structured_output_with_its_raw_message_and_as_a_dict():
+    model = make([INVALID, film("good", 1999)], by_title)
+    both = model.with_structured_output(Film, include_raw=True).invoke("q")
+    assert both["parsed"] == Film(title="good", year=1999)
+    assert both["parsing_error"] is None
+    assert about(both["raw"])["draws"] == 2
+    schema = {"title": "Film", "description": "A film.", "type": "object", "properties": {"title": {"type": "string"}}}
+    assert model.with_structured_output(schema).invoke("q")["title"] == "best"
+
+
+@pytest.mark.parametrize("on_abstain", ["error", "message"])
+def test_only_invalid_output_is_an_abstention_and_no_failure_of_the_scorer(on_abstain):
+    model = make([INVALID], by_title, on_abstain=on_abstain).with_structured_output(Film, include_raw=True)
+    if on_abstain == "message":
+        out = model.invoke("q")
+        assert (about(out["raw"])["reason"], out["parsed"]) == ("invalid_output", None)
+        return
+    with pytest.raises(NoAcceptableResponse, match="invalid_output") as caught:
+        model.invoke("q")
+    assert not isinstance(caught.value, ScorerError)
+    assert caught.value.result.usage["total_tokens"] == 44
+
+
+def test_a_scorer_that_fails_under_structured_output_still_says_so():
+    with pytest.raises(ScorerError):
+        make([film("good", 1)], lambda messages, candidates: 1 / 0).with_structured_output(Film).invoke("q")
+
+
+async def test_structured_output_shares_the_limit_of_concurrent_draws():
+    open_now = most = 0
+
+    async def answer(request):
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        await asyncio.sleep(0.001)
+        open_now -= 1
+        return film("good", 1)
+
+    model = make(answer, by_title, max_concurrency=2)
+    await asyncio.gather(*(model.with_structured_output(Film).ainvoke("q") for _ in range(5)))
+    assert most <= 2
+
+
+# Nothing of what was rejected
+
+
+def leaky():
+    return make(FakeListChatModel(responses=["rejected", "worse rejected", "rejected", "good"]))
+
+
+@pytest.mark.parametrize("listener", [Recorder, Tracer])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+async def test_listeners_hear_of_every_draw_and_of_the_winners_text_alone(listener, way):
+    heard = listener()
+    model, config = leaky(), {"callbacks": [heard]}
+    if way == "invoke":
+        await asyncio.to_thread(model.invoke, "q", config)
+    elif way == "stream":
+        await asyncio.to_thread(lambda: list(model.stream("q", config)))
+    elif way == "ainvoke":
+        await model.ainvoke("q", config)
+    else:
+        [chunk async for chunk in model.astream("q", config)]
+    assert "good" in heard.text
+    assert "rejected" not in heard.text
+    if listener is Tracer:
+        (root,) = heard.roots
+        assert root.run_type in ("llm", "chat_model")
+        assert [child.name for child in root.child_runs].count("bonmini_guard.draw") == 4
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_an_abstentions_trace_and_traceback_hold_no_text(sync):
+    def quoting(messages, candidates):
+        raise KeyError(candidates[0].content)
+
+    for scores in (quoting, SCORES):
+        tracer, heard = Tracer(), Recorder()
+        model, config = make(FakeListChatModel(responses=["rejected"]), scores), {"callbacks": [tracer, heard]}
+        with pytest.raises(NoAcceptableResponse) as caught:
+            await (asyncio.to_thread(model.invoke, "q", config) if sync else model.ainvoke("q", config))
+        assert "rejected" not in "".join(traceback.format_exception(caught.value)) + tracer.text + heard.text
+
+
+async def test_a_model_inside_a_chain_passes_nothing_on():
+    heard = Recorder()
+
+    async def inner(text):
+        return (await leaky().ainvoke(text)).content
+
+    assert await RunnableLambda(inner).ainvoke("q", {"callbacks": [heard]}) == "good"
+    assert "rejected" not in heard.text
+
+
+@pytest.mark.filterwarnings("ignore:astream_events version")
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_events_hold_the_winner_once(version):
+    chain = RunnableLambda(lambda text: text) | leaky() | StrOutputParser()
+    events = [event async for event in chain.astream_events("q", version=version)]
+    assert "rejected" not in repr(events)
+    tokens = [event["data"]["chunk"].content for event in events if event["event"] == "on_chat_model_stream"]
+    assert "".join(tokens) == "good"
+    alone = [event async for event in leaky().astream_events("q", version=version)]
+    assert "rejected" not in repr(alone)
+    (end,) = [event for event in alone if event["event"] == "on_chat_model_end"]
+    assert "good" in repr(end)
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+async def test_events_of_version_3_hold_the_winner_once():
+    heard = Tracer()
+    stream = await leaky().astream_events("q", {"callbacks": [heard]}, version="v3")
+    events = [event async for event in stream]
+    assert (await stream.output).text == "good"
+    assert "rejected" not in repr(events) + heard.text
+    assert repr(events).count("'text-delta'") == 1
+    assert "".join(leaky().stream_events("q", version="v3").text) == "good"
+
+
+async def test_streaming_false_sends_no_token_event():
+    heard = Recorder()
+    model = make(streaming=False)
+    await model.ainvoke("q", {"callbacks": [heard]})
+    assert "on_llm_new_token" not in [name for name, _ in heard.heard]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("sync", [False, True])
+async def test_langgraph_streams_hold_the_winner_once(sync, nested):
+    graph_module = pytest.importorskip("langgraph.graph")
+    model = leaky()
+
+    def node(state, config):
+        return {"messages": [model.invoke(state["messages"], config)]}
+
+    async def anode(state, config):
+        return {"messages": [await model.ainvoke(state["messages"], config)]}
+
+    def one_node(action):
+        graph = graph_module.StateGraph(graph_module.MessagesState)
+        graph.add_node("answer", action)
+        graph.set_entry_point("answer")
+        return graph.compile()
+
+    graph = one_node(node if sync else anode)
+    graph = one_node(graph) if nested else graph
+    prompt, modes = {"messages": [("human", "q")]}, ["messages", "updates", "custom"]
+    if sync:
+        out = await asyncio.to_thread(lambda: list(graph.stream(prompt, stream_mode=modes, subgraphs=nested)))
+    else:
+        out = [item async for item in graph.astream(prompt, stream_mode=modes, subgraphs=nested)]
+    assert "rejected" not in repr(out)
+    answers = [item[-1][0] for item in out if item[-2] == "messages" and item[-1][0].type != "human"]
+    assert [answer.content for answer in answers] == ["good"]

@@ -1,0 +1,108 @@
+"""LangChain's own standard tests of chat models, over a fake with tools and over the bundled model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from langchain_core.messages import AIMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from bonmini_guard import ChatBestOfMiniN
+from bonmini_guard.demo.models import model_path
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+
+pytest.importorskip("langchain_tests")
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:uncalibrated"),
+    pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+VALUES = {"integer": 3, "number": 3.0, "boolean": True, "array": [], "object": {}}
+
+
+def arguments(schema, text):
+    """Arguments of the right types for a JSON schema of a tool; the text for strings."""
+    return {name: VALUES.get(field.get("type"), text) for name, field in schema.get("properties", {}).items()}
+
+
+def obliging(request):
+    """Calls the first tool that it is offered, unless it has just been answered; otherwise says hello."""
+    fields = {
+        "usage_metadata": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7},
+        "response_metadata": {"model_name": request.options.get("model", "obliging")},
+    }
+    tools = request.options.get("tools")
+    if not tools or request.messages[-1].type == "tool":
+        return AIMessage(f"hello {request.index}", **fields)
+    function = tools[0]["function"]
+    given = arguments(function["parameters"], request.messages[-1].text)
+    call = {"name": function["name"], "args": given, "id": f"call-{request.index}"}
+    return AIMessage("", tool_calls=[call], **fields)
+
+
+class WithFake:
+    """A guard over a fake with tools. Images, audio and PDF are not claimed, for the fake reads text alone."""
+
+    chat_model_class = ChatBestOfMiniN
+    supports_model_override = True
+    model_override_value = "another"
+
+    @property
+    def chat_model_params(self):
+        return {"generator": FakeGenerator(obliging), "reward_model": FakeRewardModel(lambda m, c: [1.0] * len(c)), "max_loops": 1}
+
+    @property
+    def standard_chat_model_params(self):
+        # Without api_key and max_retries, which are the wrapped model's own; not at temperature 0, where draws would all be one.
+        return {"temperature": 0.7, "max_tokens": 100, "timeout": 60, "stop": []}
+
+
+class TestFakeUnit(WithFake, ChatModelUnitTests):
+    """Skipped by the suite itself: test_init_from_env (no secret of its own), test_serdes (not serialisable, on purpose)."""
+
+
+class TestFakeIntegration(WithFake, ChatModelIntegrationTests):
+    """Skipped by the suite itself: inputs other than text and JSON mode (the fake has none), VCR (there is no network)."""
+
+
+class WithLocal(WithFake):
+    """A guard over the bundled model, which has neither tools nor other models to switch to."""
+
+    supports_model_override = False
+    model_override_value = None
+    has_tool_calling = False
+    has_structured_output = False
+
+    @pytest.fixture(autouse=True, scope="class")
+    def parts(self, request):
+        local = pytest.importorskip("bonmini_guard.adapters.local", reason="the extra 'local' is not installed")
+        from bonmini_guard import RewardModel
+
+        request.cls.generator = local.TransformersGenerator.load(model_path("lm"), max_new_tokens=16)
+        request.cls.reward_model = RewardModel.load(model_path("reward"))
+
+    @property
+    def chat_model_params(self):
+        shape = {"mode": "accelerator", "mini_n": 2, "max_loops": 1}
+        return {"generator": self.generator, "reward_model": self.reward_model, **shape}
+
+
+class TestLocalUnit(WithLocal, ChatModelUnitTests):
+    """As for the fake."""
+
+
+class TestLocalIntegration(WithLocal, ChatModelIntegrationTests):
+    """As for the fake, and without tools."""
+
+
+def test_the_fake_fills_in_every_tool():
+    def weather(city: str, days: int) -> str:
+        """The weather."""
+
+    schema = convert_to_openai_tool(weather)["function"]["parameters"]
+    assert json.loads(json.dumps(arguments(schema, "Oslo"))) == {"city": "Oslo", "days": 3}
