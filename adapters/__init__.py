@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bonmini_guard.adapters.langchain import LangChainGenerator
     from bonmini_guard.adapters.local import TransformersGenerator
+    from bonmini_guard.adapters.tgi import TGIGenerator
 
-_HOMES = {"LangChainGenerator": "langchain", "TransformersGenerator": "local"}
-__all__ = ["LangChainGenerator", "TransformersGenerator"]
+_HOMES = {"LangChainGenerator": "langchain", "TGIGenerator": "tgi", "TransformersGenerator": "local"}
+__all__ = ["LangChainGenerator", "TGIGenerator", "TransformersGenerator"]
 
 
 def __getattr__(name: str) -> Any:
