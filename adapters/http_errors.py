@@ -135,7 +135,7 @@ def classify(error: Exception, secret: str | None = None) -> EndpointError | Non
     response = _response(error)
     redact(error, secret)
     if response is not None:
-        return _from_response(response, secret)
+        return from_response(response, secret)
     if isinstance(error, hub.TextGenerationError):
         return _from_stream(error, secret)
     return _from_connection(error)
@@ -214,7 +214,8 @@ def _response(error: Exception) -> Any:
     return None
 
 
-def _from_response(response: Any, secret: str | None) -> EndpointError:
+def from_response(response: Any, secret: str | None = None) -> EndpointError:
+    """The typed error for an HTTP response that is read and no success."""
     status = int(response.status_code)
     detail, error_type = _body(response, secret)
     kind = _BY_STATUS.get(status, GenerationFailedAtEndpoint if status >= 500 else RequestRejected)

@@ -29,10 +29,12 @@ except ImportError as error:
     raise MissingExtraError("huggingface_hub", "tgi") from error
 
 from bonmini_guard.adapters.http_errors import (
+    EndpointError,
     EndpointTimeout,
     RequestRejected,
     TruncatedAnswer,
     classify,
+    from_response,
     with_retries,
 )
 
@@ -220,21 +222,38 @@ class TGIGenerator:
         # Not the hub's session: that one refuses to work under HF_HUB_OFFLINE, which is about the hub and not about this
         # server. No redirects, since they would carry the token elsewhere. Places are counted above, and time too.
         limits = _http.Limits(max_connections=None, max_keepalive_connections=DEFAULT_CONCURRENCY)
-        hooks = {"request": [self._authorise], "response": [_note_response]}
+        hooks = {"request": [self._authorise], "response": [self._look_at]}
         return _http.AsyncClient(limits=limits, timeout=None, follow_redirects=False, event_hooks=hooks, verify=_certificates())
 
     async def _authorise(self, request: Any) -> None:
         request.headers.pop("authorization", None)
         request.headers.update(self._authorisation())
 
+    async def _look_at(self, response: Any) -> None:
+        tokens = response.headers.get("x-prompt-tokens", "")
+        if tokens.isdecimal():
+            _prompt_tokens.set(int(tokens))
+        if response.has_redirect_location:
+            # The hub would take its body for the answer.
+            raise RequestRejected("the endpoint redirects: give its final address as base_url", status=response.status_code)
+        if response.status_code >= 400:
+            # Errors are short; unread, the body of a failed stream could not be looked into.
+            await response.aread()
+        if response.status_code == 400:
+            # The hub may answer it by sending the request again without seed and sampling, for all clients from then on.
+            raise from_response(response, self._secret_value())
+
+    def _secret_value(self) -> str | None:
+        return None if self._token is None else self._token.get_secret_value()
+
     def _authorisation(self) -> dict[str, str]:
-        return {} if self._token is None else {"authorization": f"Bearer {self._token.get_secret_value()}"}
+        return {} if self._token is None else {"authorization": f"Bearer {self._secret_value()}"}
 
     async def _served_at_once(self, session: Any) -> int:
         try:
             async with asyncio.timeout(INFO_TIMEOUT):
                 limit = _description(await session.get(f"{self.base_url}/info")).get("max_concurrent_requests")
-        except (HTTPError, TimeoutError, RequestRejected):
+        except (HTTPError, TimeoutError, EndpointError):
             # Draws will say what is wrong.
             limit = None
         return limit if isinstance(limit, int) and limit > 0 else DEFAULT_CONCURRENCY
@@ -248,14 +267,13 @@ class TGIGenerator:
     # Drawing
 
     async def _attempt(self, session: Any, body: Mapping[str, Any]) -> Answer:
-        secret = None if self._token is None else self._token.get_secret_value()
         # Its signatures are stricter than what it takes.
         call: Any = _Call(self.base_url, session)
         try:
             async with asyncio.timeout(self.attempt_timeout):
                 return await (self._chat(call, body) if self.mode == "chat" else self._complete(call, body))
         except Exception as error:
-            typed = classify(error, secret)
+            typed = classify(error, self._secret_value())
             if typed is None or typed is error:
                 raise
             raise typed from error
@@ -277,7 +295,7 @@ class TGIGenerator:
                 return await _collect(chunks, completion_answer)
             output = await call.text_generation(**body, details=True)
             if isinstance(output, str):
-                # The hub drops what a server that is not TGI refuses, seed and sampling among it.
+                # Another client of this process made the hub drop details, and perhaps seed and sampling too.
                 raise RequestRejected("the endpoint does not speak TGI's generate protocol: use mode='chat'", status=400)
             return completion_answer([output], _prompt_tokens.get())
         finally:
@@ -299,18 +317,6 @@ async def _collect(chunks: Any, read: Callable[[list[Any]], Answer]) -> Answer:
 def _certificates() -> Any:
     # Reading them takes a tenth of a second.
     return _http.create_ssl_context()
-
-
-async def _note_response(response: Any) -> None:
-    if response.has_redirect_location:
-        # The hub would take its body for the answer.
-        raise RequestRejected("the endpoint redirects: give its final address as base_url", status=response.status_code)
-    tokens = response.headers.get("x-prompt-tokens", "")
-    if tokens.isdecimal():
-        _prompt_tokens.set(int(tokens))
-    if response.status_code >= 400:
-        # Errors are short; unread, the body of a failed stream could not be looked into.
-        await response.aread()
 
 
 def _description(response: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import pickle
+import subprocess
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -264,7 +266,7 @@ async def test_error_bodies_become_typed_errors_and_some_are_tried_again(server,
     assert type(error) is kind
     assert isinstance(error, BonMiniGuardError)
     assert (error.status, len(server.requests)) == (status, tries)
-    assert (error.__cause__ is not None) is (status != 307)
+    assert (error.__cause__ is not None) is (status not in (307, 400))
     if isinstance(body, dict):
         assert (error.error_type, body["error"] in str(error)) == (body.get("error_type"), True)
     assert type(pickle.loads(pickle.dumps(error))) is kind
@@ -315,6 +317,24 @@ async def test_an_answer_without_a_finish_reason_is_not_accepted(server, make):
     server.answer = chat("half an ans", None)
     with pytest.raises(errors.GenerationFailedAtEndpoint, match="broke off"):
         await make(retries=0).draw(request())
+
+
+async def test_the_hub_does_not_repeat_a_refused_request_without_its_seed(server, make):
+    refusal = {"error": "The following `model_kwargs` are not used by the model: ['seed', 'do_sample']"}
+    server.faults = [(400, refusal)]
+    with pytest.raises(errors.RequestRejected, match="model_kwargs"):
+        await make(mode="completion").draw(request())
+    assert len(server.requests) == 1
+    await make(mode="completion").draw(request())
+    assert server.requests[1][2]["parameters"]["seed"] == 7
+
+
+@pytest.mark.parametrize("package", ["huggingface_hub", "tenacity"])
+def test_a_missing_package_is_named_with_its_extra(package):
+    code = f"import sys; sys.modules[{package!r}] = None; from bonmini_guard.adapters import TGIGenerator"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"MissingExtraError: {package} is needed here" in out.stderr
+    assert "bonmini-guard[tgi]" in out.stderr
 
 
 async def test_nobody_listening():
