@@ -38,7 +38,11 @@ class LangChainGenerator:
         self._seed_argument = seed_argument
         self._options = dict(options or {})
         # A manager of nobody, not an empty list: completion LLMs read the list's first item (langchain-core 1.7.2).
-        self._config: RunnableConfig = {"callbacks": AsyncCallbackManager([]), "tags": ["nostream"], "run_name": "bonmini_guard_draw"}
+        self._config: RunnableConfig = {
+            "callbacks": AsyncCallbackManager([]),
+            "tags": ["nostream"],
+            "run_name": "bonmini_guard_draw",
+        }
 
     @property
     def deterministic(self) -> bool:

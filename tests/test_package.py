@@ -27,7 +27,15 @@ def test_importing_loads_nothing_heavy(statement):
     [
         *[
             ("bonmini_guard", n)
-            for n in ("BestOfMiniN", "GuardProfile", "GuardResult", "NoAcceptableResponse", "RewardModel", "ScorerError")
+            for n in (
+                "BestOfMiniN",
+                "ChatBestOfMiniN",
+                "GuardProfile",
+                "GuardResult",
+                "NoAcceptableResponse",
+                "RewardModel",
+                "ScorerError",
+            )
         ],
         ("bonmini_guard.adapters", "LangChainGenerator"),
         ("bonmini_guard.adapters", "TransformersGenerator"),

@@ -69,7 +69,7 @@ class Demonstration:
     """
 
     def __init__(self, seed: int) -> None:
-        disable_progress_bar()  # the models load in an instant, and the terminal is the stage
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # the models load in an instant, and the terminal is the stage
         torch.set_num_threads(1)  # models this small lose time to a second thread
         self._seed = seed
         self._generator = TransformersGenerator.load(str(model_path("lm")), max_new_tokens=NEW_TOKENS, top_k=TOP_K)
