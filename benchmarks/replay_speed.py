@@ -8,7 +8,6 @@ would need for a standard error of 1e-4 on every rate can be told. Reading a log
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import resource
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.tables import write_json
 from bonmini_guard.calibration.grids import grid_totals
 from bonmini_guard.calibration.logs import Floats
 from bonmini_guard.calibration.ranking import rank
@@ -121,8 +121,7 @@ def main() -> None:
     figures = measure(options.prompts, max(2, options.rounds))
     for name, value in figures.items():
         print(f"{name:40} {value:,.4g}" if isinstance(value, float) else f"{name:40} {value:,}")
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_json(options.json, figures)
 
 
 if __name__ == "__main__":

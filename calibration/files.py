@@ -92,10 +92,10 @@ class RowFile:
 
     def _parquet(self) -> Iterator[tuple[str, Row]]:
         try:
-            import pyarrow as arrow  # type: ignore[import-untyped]
+            import pyarrow as arrow
             from pyarrow import parquet
         except ImportError as error:
-            raise MissingExtraError("pyarrow", "calibration") from error
+            raise MissingExtraError("pyarrow", "parquet") from error
         try:
             number = 0
             for batch in parquet.ParquetFile(self.path).iter_batches(batch_size=1024):
