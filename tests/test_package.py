@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +71,15 @@ def test_the_fakes_fulfil_the_protocols():
     assert not isinstance(FakeGenerator(["a"]), GroupGenerator)
     assert isinstance(model, Scorer)
     assert isinstance(model.session([]), ScoringSession)
+
+
+def test_everything_the_demonstration_reads_is_package_data():
+    root = Path(__file__).parent.parent
+    patterns = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"][
+        "bonmini_guard"
+    ]
+    shipped = {file for pattern in patterns for file in (root / "bonmini_guard").glob(pattern)}
+    needed = {
+        file for file in (root / "bonmini_guard" / "demo").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    assert needed <= shipped
