@@ -6,10 +6,10 @@ Light by design: the modules are imported when a name is first used, and only th
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bonmini_guard._lazy import lazy
 from bonmini_guard.errors import MissingExtraError
 
 if find_spec("numpy") is None:
@@ -47,8 +47,4 @@ _HOMES = {
     "replay_log": "figures",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -5,8 +5,9 @@ Nothing here is loaded until it is asked for, so importing this package costs no
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
     from bonmini_guard.reward.choices import ChoiceRow, read_choices
@@ -34,12 +35,4 @@ _HOMES = {
     "train_reward_model": "training",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOMES)
