@@ -25,15 +25,10 @@ from typing import Any, TypeVar
 from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
 
 try:
-    from huggingface_hub import errors as hub
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-except ImportError as error:
-    raise MissingExtraError("huggingface_hub", "tgi") from error
-try:
     from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
     from tenacity import wait_random_exponential as jittered
 except ImportError as error:
-    raise MissingExtraError("tenacity", "tgi") from error
+    raise MissingExtraError("tenacity", "remote") from error
 
 T = TypeVar("T")
 
@@ -109,22 +104,10 @@ _BY_STATUS: dict[int, type[EndpointError]] = {
     503: Overloaded,
     504: EndpointTimeout,
 }
-#: Errors inside a stream, which have no status of their own. TGI's OpenAI routes say 422 there whatever the cause.
-_BY_CLASS: tuple[tuple[type[Exception], type[EndpointError]], ...] = (
-    (hub.OverloadedError, Overloaded),
-    (hub.ValidationError, RequestRejected),
-    (hub.TextGenerationError, GenerationFailedAtEndpoint),
-)
-_TYPE_NAMES: dict[type[Exception], str] = {
-    hub.OverloadedError: "overloaded",
-    hub.ValidationError: "validation",
-    hub.GenerationError: "generation",
-    hub.IncompleteGenerationError: "incomplete_generation",
-}
 
 
 def classify(error: Exception, secret: str | None = None) -> EndpointError | None:
-    """The typed error for what huggingface_hub or its HTTP library raised; None for what is no fault of an endpoint.
+    """The typed error for what an HTTP library raised, or a client above one; None for what is no fault of an endpoint.
 
     Args:
         error: what was raised; its message is cleared of the secret too, since it is going to be chained.
@@ -134,11 +117,7 @@ def classify(error: Exception, secret: str | None = None) -> EndpointError | Non
         return error
     response = _response(error)
     redact(error, secret)
-    if response is not None:
-        return from_response(response, secret)
-    if isinstance(error, hub.TextGenerationError):
-        return _from_stream(error, secret)
-    return _from_connection(error)
+    return _from_connection(error) if response is None else from_response(response, secret)
 
 
 def redact(error: BaseException | None, secret: str | None) -> None:
@@ -206,7 +185,7 @@ def _error(state: RetryCallState) -> BaseException | None:
 
 
 def _response(error: Exception) -> Any:
-    """The HTTP response behind an error: the hub's errors of text generation have it on their cause."""
+    """The HTTP response behind an error: some clients have it on the cause."""
     for place in (error, error.__cause__):
         response = getattr(place, "response", None)
         if response is not None:
@@ -228,24 +207,25 @@ def from_response(response: Any, secret: str | None = None) -> EndpointError:
     )
 
 
-def _from_stream(error: Exception, secret: str | None) -> EndpointError:
-    kind = next(kind for cause, kind in _BY_CLASS if isinstance(error, cause))
-    said = error.args[0] if error.args else None
-    detail = said.get("message") if isinstance(said, dict) else said
+def from_stream(
+    kind: type[EndpointError], detail: object, error_type: str | None = None, secret: str | None = None
+) -> EndpointError:
+    """The typed error for one that a server told within an answer that began with 200."""
     return kind(
         f"the endpoint failed within its answer: {_short(detail, secret)}",
         status=200,
-        error_type=_TYPE_NAMES.get(type(error)),
+        error_type=error_type,
         retryable=kind is not RequestRejected,
     )
 
 
 def _from_connection(error: Exception) -> EndpointError | None:
     name = type(error).__name__
-    # The HTTP library is httpx or httpx2, depending on the hub's version: its timeouts are known by name only.
-    if isinstance(error, TimeoutError) or any(base.__name__ == "TimeoutException" for base in type(error).__mro__):
+    # The HTTP library is httpx or httpx2, depending on the version of the client above it: known by name only.
+    kinds = {base.__name__ for base in type(error).__mro__}
+    if isinstance(error, TimeoutError) or "TimeoutException" in kinds:
         return EndpointTimeout(f"the endpoint gave no answer in time ({name})", retryable=True)
-    if isinstance(error, HTTPError):
+    if kinds & {"TransportError", "HTTPError"} or isinstance(error, ConnectionError):
         return EndpointUnreachable(f"the connection to the endpoint failed ({name})", retryable=True)
     if isinstance(error, ValueError | TypeError | LookupError | AttributeError):
         return MalformedAnswer(f"the endpoint's answer could not be read ({name})", status=200, retryable=True)

@@ -18,7 +18,6 @@ from weakref import WeakKeyDictionary
 from langchain_core.messages import AIMessage
 from pydantic import SecretStr
 
-from bonmini_guard.adapters.tgi_messages import Answer, chat_answer, chat_body, completion_answer, completion_body, to_message
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.protocols import DrawRequest
 
@@ -27,16 +26,21 @@ try:
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 except ImportError as error:
     raise MissingExtraError("huggingface_hub", "tgi") from error
+try:
+    import tenacity  # noqa: F401 - what http_errors needs, asked for here to name this extra
+except ImportError as error:
+    raise MissingExtraError("tenacity", "tgi") from error
 
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
     EndpointTimeout,
     RequestRejected,
     TruncatedAnswer,
-    classify,
     from_response,
     with_retries,
 )
+from bonmini_guard.adapters.hub_errors import classify
+from bonmini_guard.adapters.tgi_messages import Answer, chat_answer, chat_body, completion_answer, completion_body, to_message
 
 # httpx or httpx2, whichever the hub speaks through.
 _http: Any = import_module(HTTPError.__module__.partition(".")[0])

@@ -88,7 +88,7 @@ async def test_the_recorded_tool_call(server, make):
     ("name", "tokens"), [("chat_stream_hfhub_with_usage_chunks", 42), ("chat_stream_hfhub_no_usage_chunks", 0)]
 )
 async def test_the_recorded_streams(server, make, name, tokens):
-    server.chunks = recorded(name)
+    server.said = recorded(name)
     message = await make(stream=True).draw(request())
     assert (message.content, message.response_metadata["finish_reason"]) == ("OK!", "stop")
     assert message.usage_metadata["total_tokens"] == tokens
@@ -109,7 +109,7 @@ async def test_the_recorded_generations(server, make, as_list):
 
 
 async def test_a_streamed_generation(server, make):
-    server.chunks = events("four", "stop_sequence")
+    server.said = events("four", "stop_sequence")
     message = await make(mode="completion", stream=True, stop=["r"]).draw(request())
     assert message.content == "fou"
     assert message.usage_metadata == {"input_tokens": 7, "output_tokens": 4, "total_tokens": 11}
