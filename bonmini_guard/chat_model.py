@@ -14,6 +14,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
@@ -84,6 +85,7 @@ class ChatBestOfMiniN(BaseChatModel):
     explore: float = Field(default=0.0, frozen=True)
     on_explored: Callable[[GuardResult], Any] | None = Field(default=None, frozen=True, repr=False)
     trace_candidates: bool = Field(default=False, frozen=True)
+    progress: bool = Field(default=False, frozen=True)
 
     temperature: float | None = None
     max_tokens: int | None = None
@@ -140,9 +142,10 @@ class ChatBestOfMiniN(BaseChatModel):
         if stop is not None:
             options["stop"] = stop
         parent = parent_of(run_manager)
+        config: RunnableConfig = {"configurable": (var_child_runnable_config.get() or {}).get("configurable", {})}
         attached = detach()
         try:
-            message = await self._guard._answer(messages, run_manager=parent, config={}, **options)
+            message = await self._guard._answer(messages, run_manager=parent, config=config, **options)
         finally:
             attach(attached)
         # Usage counters count only messages that name their model.

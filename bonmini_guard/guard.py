@@ -64,6 +64,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         explore: share of requests (0 to 1) whose full budget is drawn and scored in the background, for calibration.
         on_explored: called with the complete ``GuardResult`` of each explored request; may be async.
         trace_candidates: put candidate texts into the callbacks' child runs.
+        progress: send a custom event ``bonmini_guard.progress`` after each loop, and the same to LangGraph's ``custom`` stream.
 
     Raises:
         ConfigurationError: an argument is wrong, or arguments contradict each other.
@@ -90,6 +91,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     explore: float = 0.0
     on_explored: Callable[[GuardResult], Any] | None = None
     trace_candidates: bool = False
+    progress: bool = False
 
     _engine: Engine = PrivateAttr()
     _explorer: Explorer | None = PrivateAttr(default=None)
@@ -132,7 +134,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         manager: AsyncCallbackManager = get_async_callback_manager_for_config(config)
         run = await manager.on_chain_start({}, {"messages": len(messages)}, name="BestOfMiniN.run")
         try:
-            result = await self._conduct(messages, seed, options, observer_for(run, self.trace_candidates))
+            result = await self._conduct(messages, seed, options, self._observer(run, config))
         except BaseException as error:
             await run.on_chain_error(error)
             raise
@@ -164,11 +166,14 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run_sync(lambda: self._answer(input, run_manager=run_manager, config=config, **options))
 
     async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
-        observer = observer_for(run_manager, self.trace_candidates)
+        observer = self._observer(run_manager, config)
         result = await self._conduct(as_messages(input), options.pop("seed", None), options, observer)
         if result.message is not None:
             return _stamped(result.message, result)
         return await self._abstain(input, result, patch_config(config, callbacks=run_manager.get_child()))
+
+    def _observer(self, run_manager: Any, config: RunnableConfig) -> Observer | None:
+        return observer_for(run_manager, self.trace_candidates, self._engine.policy if self.progress else None, config)
 
     async def _abstain(self, original: LanguageModelInput, result: GuardResult, config: RunnableConfig) -> AIMessage:
         if self.on_abstain == "error":
