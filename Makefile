@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check live-ray bench clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,8 +33,15 @@ check: setup     ## types, style and coverage
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not live" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
+live-ray:        ## install Ray in its own environment and run what needs it
+	$(PYTHON) -m venv .venv-live-ray
+	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt pip
+	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[local,calibration,parquet,ray]" pytest pytest-asyncio hypothesis
+	RAY_USAGE_STATS_ENABLED=0 .venv-live-ray/bin/python -m pytest -m live tests/live/test_ray_data.py
+
 bench: setup     ## the overhead benchmark
 	$(BIN)/python -m benchmarks.overhead
 
 clean:           ## remove what setup and the tests made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info
+	rm -rf $(VENV) .venv-live-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -83,7 +83,7 @@ class Split:
     def __init__(self, log: Log, schedule: Sequence[int], cost: Cost = "draws") -> None:
         self.log = log
         self._schedule = tuple(schedule)
-        self._prices = None if cost == "draws" else loop_prices(log, schedule, cost)
+        self.prices = None if cost == "draws" else loop_prices(log, schedule, cost)
         self.full_cost = float(loop_prices(log, (sum(schedule),), cost).mean())
         self.rankings: list[Ranking] = rank(log.scores, quality_of(log), log.counts)
         self._best_of_n = self._quality((sum(schedule),), (np.inf,))[0]
@@ -95,7 +95,7 @@ class Split:
     def paired(self, thresholds: Thresholds) -> Paired:
         """Replay one configuration."""
         quality, draws = self._quality(self._schedule, thresholds)
-        cost = draws if self._prices is None else expected_cost(self.rankings, self._schedule, thresholds, self._prices)
+        cost = draws if self.prices is None else expected_cost(self.rankings, self._schedule, thresholds, self.prices)
         return Paired(draws, cost, self._best_of_n - quality)
 
     @property
@@ -183,7 +183,8 @@ def choose_family(
     constant = [_member(split, "constant", (t,) * len(schedule), certify) for t in _constants(split.log)]
     zero = _member(split, "zero", (0.0,) * len(schedule), certify)
     few = _some(split.rankings)
-    loops = {thresholds_for_cost(few, schedule, cost) for cost in COSTS}
+    unit = split.full_cost / sum(schedule)  # so that the costs tried are those of a draw, whatever is saved
+    loops = {thresholds_for_cost(few, schedule, cost / unit, split.prices) for cost in COSTS}
     families = {
         "constant": _safe_to_cheap([*constant, zero], split.full_cost),
         "per_loop": _safe_to_cheap([_member(split, "per_loop", each, certify) for each in loops], split.full_cost),

@@ -1,9 +1,10 @@
-"""Per-loop thresholds by backward induction: when is one more loop worth its draws?
+"""Per-loop thresholds by backward induction: when is one more loop worth its price?
 
-Maximised over threshold rules, on a sample of prompts: mean of ``quality(served) - cost * draws``. With the best so far at
-position p after loop j, stopping gives its quality q_p; going on gives, exactly (see :mod:`bonmini_guard.calibration.replay`),
+Maximised over threshold rules, on a sample of prompts: mean of ``quality(served) - cost * price``, the price being in draws,
+tokens or seconds. With the best so far at position p after loop j, stopping gives its quality q_p; going on gives, exactly (see
+:mod:`bonmini_guard.calibration.replay`),
 
-    C_j(p) = G_{j+1}(p) V_{j+1}(p) + sum_{x > p} (G_{j+1}(x) - G_{j+1}(x-1)) V_{j+1}(x) - cost k_{j+1}
+    C_j(p) = G_{j+1}(p) V_{j+1}(p) + sum_{x > p} (G_{j+1}(x) - G_{j+1}(x-1)) V_{j+1}(x) - cost price_{j+1}
     V_j(p) = q_p where p passes t_j, else C_j(p);   V_L(p) = q_p
 
 A rule may look at the score alone, not at the prompt, so t_j maximises the gain ``q - C_j`` summed over all candidates that
@@ -33,13 +34,16 @@ class _Flat:
     ends: Integers
 
 
-def thresholds_for_cost(rankings: Sequence[Ranking], schedule: Sequence[int], cost: float) -> tuple[float, ...]:
+def thresholds_for_cost(
+    rankings: Sequence[Ranking], schedule: Sequence[int], cost: float, prices: Floats | None = None
+) -> tuple[float, ...]:
     """One threshold a loop; the last loop's is that of the loop before it, since an accelerator serves there anyway.
 
     Args:
         rankings: prompts with qualities in [0, 1].
         schedule: draws of each loop.
-        cost: price of one draw, in units of quality.
+        cost: price of one draw, in units of quality; of one unit of ``prices`` where they are given.
+        prices: (R, L) what each loop of each prompt costs (:func:`bonmini_guard.calibration.costs.loop_prices`); default its draws.
     """
     flat = _flatten(rankings)
     chances = [block_chances(ranking.size, schedule) for ranking in rankings]
@@ -49,8 +53,10 @@ def thresholds_for_cost(rankings: Sequence[Ranking], schedule: Sequence[int], co
         weights = [_arrivals(r, g, thresholds) for r, g in zip(rankings, chances, strict=True)]
         values = [ranking.quality for ranking in rankings]
         for loop in reversed(range(len(schedule) - 1)):
-            price = cost * schedule[loop + 1]
-            onward = [_onward(v, g[loop + 1]) - price for v, g in zip(values, chances, strict=True)]
+            onward = [
+                _onward(v, g[loop + 1]) - cost * _price(r, schedule, loop + 1, prices)
+                for r, v, g in zip(rankings, values, chances, strict=True)
+            ]
             gains = [w[loop] * (r.quality - c) for r, w, c in zip(rankings, weights, onward, strict=True)]
             thresholds[loop] = _best_cut(flat, gains)
             values = [np.where(r.scores >= thresholds[loop], r.quality, c) for r, c in zip(rankings, onward, strict=True)]
@@ -59,6 +65,11 @@ def thresholds_for_cost(rankings: Sequence[Ranking], schedule: Sequence[int], co
     if len(thresholds) > 1:
         thresholds[-1] = thresholds[-2]
     return tuple(thresholds)
+
+
+def _price(ranking: Ranking, schedule: Sequence[int], loop: int, prices: Floats | None) -> Floats | int:
+    """What a loop costs: one number, or one for each of the ranking's prompts."""
+    return schedule[loop] if prices is None else prices[ranking.rows, loop][:, None]
 
 
 def _flatten(rankings: Sequence[Ranking]) -> _Flat:

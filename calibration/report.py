@@ -28,7 +28,10 @@ MOST_SLICES = 20
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that the sections of a report look at."""
+    """Everything that the sections of a report look at.
+
+    ``seen`` is the log with the labels that labellers gave; ``log`` may have modelled ones besides.
+    """
 
     log: Log
     profile: GuardProfile
@@ -36,6 +39,7 @@ class Material:
     rankings: list[Ranking]
     fixed: curves.FixedN
     modelled: bool
+    seen: Log
 
     @property
     def budget(self) -> int:
@@ -49,27 +53,33 @@ class Material:
         return float(settled.settle(self.profile.mode).served_good.mean())
 
 
-def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) -> str:
+def build_report(
+    log: Log, profile: GuardProfile, slice_key: str | None = None, *, seen: Log | None = None, estimated: str | None = None
+) -> str:
     """The HTML of a report.
 
     Args:
         log: complete rows, read with ``keys=[slice_key]`` where there is one.
         profile: what to report on; mode, schedule and thresholds suffice, but only a calibrated one promises anything.
         slice_key: a row key; one line of a table for each of its values.
+        seen: the log before missing labels were modelled (:mod:`bonmini_guard.calibration.partial`), where they were.
+        estimated: what to say about the modelled labels.
 
     Raises:
         InputError: a row has fewer candidates than the budget, or is labelled in part.
         ProfileError: the profile's exit is "eager".
     """
     figures = replay_log(log, profile)
-    material = _material(transformed(log, profile.score_transform), profile, figures)
+    scored = transformed(log, profile.score_transform)
+    labelled = scored if seen is None or seen is log else transformed(seen, profile.score_transform)
+    material = _material(scored, labelled, profile, figures)
     sections = [
-        page.lead(consequence(profile, figures), notes(profile, material.modelled)),
+        page.lead(consequence(profile, figures, estimated), notes(profile, material.modelled, estimated)),
         page.table("The figures", *_figures_table(figures)),
         _risk_coverage(material),
         _quality(material),
         _over_optimisation(material),
-        page.figure("Scores by label", plots.histograms(material.log, profile.thresholds), "All scored candidates of the log."),
+        page.figure("Scores by label", plots.histograms(material.seen, profile.thresholds), "All scored candidates of the log."),
         _reliability(material),
         _slices(log, profile, slice_key),
         _left_out(figures["left_out"]),
@@ -78,16 +88,16 @@ def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) 
     return page.html("Calibration report", [section for section in sections if section])
 
 
-def _material(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> Material:
+def _material(log: Log, seen: Log, profile: GuardProfile, figures: dict[str, Any]) -> Material:
     modelled = bool(np.all(log.unlabelled))
     used = log if modelled else log.require_labels()
     rankings = rank(used.scores, quality_of(used), used.counts)
     finite = [threshold for threshold in profile.thresholds if math.isfinite(threshold)]
     fixed = curves.fixed_n(rankings, int(used.counts.min()), finite[-1] if finite else math.inf)
-    return Material(used, profile, figures, rankings, fixed, modelled)
+    return Material(used, profile, figures, rankings, fixed, modelled, used if seen is log else seen)
 
 
-def consequence(profile: GuardProfile, figures: dict[str, Any]) -> str:
+def consequence(profile: GuardProfile, figures: dict[str, Any], estimated: str | None = None) -> str:
     """What it means for 10,000 requests: exact expectations of the replay, and the promise where the profile carries one.
 
     ``served = 10,000 E[served] / requests`` (:func:`bonmini_guard.calibration.figures.replay_log`); "at most ... with
@@ -105,12 +115,13 @@ def consequence(profile: GuardProfile, figures: dict[str, Any]) -> str:
             f"Of 10,000 requests you would serve {served:,.0f}, with a quality at most {profile.epsilon:g} below "
             f"best-of-{figures['budget']} with {percent(1 - profile.delta)} confidence, {cost}."
         )
-    return f"Of 10,000 requests you would serve {served:,.0f}, {_bad(profile, figures)}, {cost}."
+    return f"Of 10,000 requests you would serve {served:,.0f}, {_bad(profile, figures, estimated)}, {cost}."
 
 
-def _bad(profile: GuardProfile, figures: dict[str, Any]) -> str:
+def _bad(profile: GuardProfile, figures: dict[str, Any], estimated: str | None) -> str:
     rate = figures["served_and_bad_rate"]
-    seen = "an unknown number of them bad (no labels)" if rate is None else f"{10_000 * rate:,.0f} of them bad at this log's rates"
+    how = "as estimated from partial labels" if estimated else "at this log's rates"
+    seen = "an unknown number of them bad (no labels)" if rate is None else f"{10_000 * rate:,.0f} of them bad {how}"
     if profile.risk is None or profile.alpha is None or profile.delta is None:
         return f"{seen} (this profile promises nothing)"
     sure = f"with {percent(1 - profile.delta)} confidence"
@@ -120,11 +131,13 @@ def _bad(profile: GuardProfile, figures: dict[str, Any]) -> str:
     return f"at most {percent(profile.alpha)} of {of}, {sure} ({seen})"
 
 
-def notes(profile: GuardProfile, modelled: bool) -> list[str]:
+def notes(profile: GuardProfile, modelled: bool, estimated: str | None = None) -> list[str]:
     """What the reader must know before believing the figures."""
     said = ["The promise is an average over traffic like the log it was calibrated on, not a promise for each slice of it."]
     if profile.evidence.get("estimated"):
         said.append("The profile was calibrated on partial labels: its rates are estimates, not promises.")
+    if estimated:
+        said.append(f"In this log {estimated}.")
     if modelled:
         said.append("This log has no labels: 'acceptable' is the reward model's own sigmoid(score) wherever a quality is shown.")
     return said
@@ -212,7 +225,7 @@ def more_draws(material: Material) -> str:
 
 
 def _reliability(material: Material) -> str:
-    found = curves.reliability(material.log)
+    found = curves.reliability(material.seen)
     if found is None:
         return ""
     text = (

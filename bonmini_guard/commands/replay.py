@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bonmini_guard.calibration.logs import Log
 
 HELP = "replay a profile on a log: exact expectations, next to plain best-of-N"
 
@@ -32,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
     parser.add_argument("--profile", required=True, help="profile file; mode, schedule and thresholds suffice")
+    parser.add_argument(
+        "--estimate-labels", action="store_true", help="model missing labels from the scores (estimates)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -42,10 +48,25 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.profile import GuardProfile
 
     profile = GuardProfile.load(options.profile)
-    figures = replay_log(load_log(options.logs), profile)
+    log, estimated = load_log(options.logs), None
+    if options.estimate_labels:
+        log, estimated = estimated_labels(log)
+    figures = {**replay_log(log, profile), "estimated": estimated}
     say_what_was_left_out(figures["left_out"])
+    if estimated:
+        print(f"estimates: {estimated}", file=sys.stderr)
     print(json.dumps(figures, indent=2, allow_nan=False) if options.json else table(figures))
     return 0
+
+
+def estimated_labels(log: Log) -> tuple[Log, str | None]:
+    """The log with missing labels modelled, and what to say about it; as it was where none is missing."""
+    from bonmini_guard.calibration.partial import with_expected_labels
+
+    if bool(log.labelled.all()):
+        return log, None
+    found = with_expected_labels(log)
+    return found.log, found.sentence
 
 
 def say_what_was_left_out(left_out: dict[str, int]) -> None:

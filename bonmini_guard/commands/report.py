@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bonmini_guard.commands.replay import say_what_was_left_out
+from bonmini_guard.commands.replay import estimated_labels, say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.writing import check_output, write_atomically
 
@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
     parser.add_argument("--profile", required=True, help="profile file")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
+    parser.add_argument(
+        "--estimate-labels", action="store_true", help="model missing labels from the scores (estimates)"
+    )
     parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values")
 
 
@@ -32,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     if options.slice and all(value is None for value in log.extra[options.slice]):
         raise InputError(f'{log.source}: no row has the key "{options.slice}"; give --slice a key of the rows')
     say_what_was_left_out(log.left_out)
-    text = build_report(log, profile, options.slice)
+    modelled, estimated = estimated_labels(log) if options.estimate_labels else (log, None)
+    text = build_report(modelled, profile, options.slice, seen=log, estimated=estimated)
     try:
         write_atomically(options.output, text)
     except OSError as error:

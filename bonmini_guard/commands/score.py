@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.writing import check_output
+
+if TYPE_CHECKING:
+    from bonmini_guard.calibration.scoring_logs import Tally
 
 HELP = "fill in a log's missing scores with a reward model; resumable after a kill"
 
@@ -18,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th row, beginning with the I-th")
+    parser.add_argument("--ray", type=int, metavar="WORKERS", help="spread the log over workers of a Ray cluster")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
 
 
@@ -26,6 +31,29 @@ def run(options: argparse.Namespace) -> int:
     if not options.output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
     check_output(options.output)
+    tally = _local(options) if options.ray is None else _on_ray(options)
+    notes = {"taken over from an earlier run (rows)": tally.resumed, "scores replaced": tally.replaced, "kept": tally.kept}
+    notes |= {"could not be scored and count as failed draws": tally.unscorable, "torn last lines dropped": tally.torn}
+    said = "".join(f"; {name}: {number:,}" for name, number in notes.items() if number)
+    print(f"{options.output}: {tally.rows:,} rows, {tally.scored:,} candidates scored{said}", file=sys.stdout)
+    return 0
+
+
+def _on_ray(options: argparse.Namespace) -> Tally:
+    """Every worker loads the model; Ray shows its own progress."""
+    if options.shard != (1, 1):
+        raise ConfigurationError("--ray makes its own shards: leave out --shard")
+    from bonmini_guard import RewardModel
+    from bonmini_guard.adapters.ray_data import score_log_on_ray
+
+    def load() -> RewardModel:
+        return RewardModel.load(options.reward_model, device=options.device)
+
+    gpus = 1.0 if (options.device or "").startswith("cuda") else 0.0
+    return score_log_on_ray(options.logs, load, options.output, workers=options.ray, gpus_per_worker=gpus)
+
+
+def _local(options: argparse.Namespace) -> Tally:
     try:
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -39,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("rows scored", total=_rows(options.logs, options.shard))
-            tally = score_log(
+            return score_log(
                 options.logs,
                 model,
                 options.output,
@@ -48,11 +76,6 @@ def run(options: argparse.Namespace) -> int:
             )
     finally:
         model.close()
-    notes = {"taken over from an earlier run (rows)": tally.resumed, "scores replaced": tally.replaced, "kept": tally.kept}
-    notes |= {"could not be scored and count as failed draws": tally.unscorable, "torn last lines dropped": tally.torn}
-    said = "".join(f"; {name}: {number:,}" for name, number in notes.items() if number)
-    print(f"{options.output}: {tally.rows:,} rows, {tally.scored:,} candidates scored{said}", file=sys.stdout)
-    return 0
 
 
 def _rows(paths: list[str], shard: tuple[int, int]) -> int | None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration.accelerator import calibrate_accelerator, quality_of
+from bonmini_guard.calibration.costs import expected_cost
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.induction import thresholds_for_cost
 from bonmini_guard.calibration.ranking import rank
@@ -31,6 +32,23 @@ def test_backward_induction_is_about_as_good_as_an_exhaustive_search(cost):
     best = max(value(rankings, schedule, (a, b, b), cost) for a, b in itertools.product(cuts, cuts))
     found = thresholds_for_cost(rankings, schedule, cost)
     assert value(rankings, schedule, found, cost) >= best - 0.003
+
+
+def test_prices_of_loops_are_weighed_as_they_are():
+    log = Population(size=6, digits=0).log(40, 2)
+    rankings, schedule = rank(log.scores, log.labels, log.counts), (2, 2, 2)
+    prices = np.random.default_rng(0).gamma(2.0, 2.0, (len(log), 3))
+
+    def worth(thresholds):
+        served = replay_rankings(rankings, schedule, thresholds).settle("accelerator").served_good
+        return float((served - 0.02 * expected_cost(rankings, schedule, thresholds, prices)).mean())
+
+    cuts = [*(np.unique(log.scores) - 0.5).tolist(), math.inf]
+    best = max(worth((a, b, b)) for a, b in itertools.product(cuts, cuts))
+    priced = thresholds_for_cost(rankings, schedule, 0.02, prices)
+    assert worth(priced) >= best - 0.003
+    even = np.full(prices.shape, 2.0)
+    assert thresholds_for_cost(rankings, schedule, 0.02, even) == thresholds_for_cost(rankings, schedule, 0.02)
 
 
 def test_a_free_draw_is_always_taken_and_a_dear_one_never():

@@ -10,48 +10,15 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from bonmini_guard.calibration.drift import find_drift, lower_limit
+from bonmini_guard.calibration.drift import FALSE_ALARM_RATE, find_drift, lower_limit
 from bonmini_guard.calibration.evidence import Certificate
 from bonmini_guard.calibration.guardrail import calibrate_guardrail
 from bonmini_guard.calibration.martingale import conformal_p_values, jumper_capital
 from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.commands import drift as command
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError
-from bonmini_guard.policy import Action, State
 from tests.calibration.populations import Population
-
-TRAFFIC = Population(size=4)
-
-
-def guarded(profile, log, labelled=1.0, seed=0, **extra):
-    """Traces: the rows of a log as the live policy would have left them, cut short by its exits."""
-    policy, generator = profile.policy(), np.random.default_rng(seed)
-    for i, name in enumerate(log.ids):
-        state = State()
-        decision = policy.decide(state)
-        while decision.action is Action.DRAW:
-            state = policy.observe(state, log.scores[i, state.drawn : state.drawn + decision.draws].tolist())
-            decision = policy.decide(state)
-        candidates = [{"text": "x", "score": float(score), "raw_score": float(score)} for score in log.scores[i, : state.drawn]]
-        if decision.action is Action.SERVE and generator.random() < labelled:
-            candidates[decision.index]["acceptable"] = bool(log.labels[i, decision.index])
-        outcome = "abstained" if decision.action is Action.ABSTAIN else "accepted" if decision.accepted else "best_effort"
-        yield {
-            "id": name,
-            "prompt": "p",
-            "candidates": candidates,
-            "decision": outcome,
-            "reason": decision.reason,
-            "selected": decision.index,
-            "complete": False,
-            **extra,
-        }
-
-
-def calibrated(seed=0, population=TRAFFIC, prompts=300):
-    outcome = calibrate_guardrail(population.log(prompts, seed), schedule=(2, 2), alpha=0.1)
-    assert isinstance(outcome, Certificate)
-    return outcome.profile
+from tests.calibration.watching import TRAFFIC, alarms, calibrated, guarded
 
 
 def look(profile, log, **options):
@@ -199,10 +166,7 @@ def test_lower_limit_is_clopper_pearson():
 @pytest.mark.slow
 @pytest.mark.parametrize("population", [TRAFFIC, Population(size=4, digits=0)], ids=["smooth", "ties"])
 def test_the_stated_false_alarm_rate_is_kept(population):
-    repeats, alarms = 250, 0
-    for seed in range(repeats):
-        profile = calibrated(seed, population, prompts=200)
-        rows = guarded(profile, population.log(150, 100_000 + seed), labelled=0.5, seed=seed)
-        traces = traces_of_rows(((f"test:{i}", row) for i, row in enumerate(rows)), profile)
-        alarms += find_drift(profile, traces, false_alarm_rate=0.05).drift
-    assert alarms <= binom.ppf(0.999, repeats, 0.05)
+    repeats = 250
+    heard = alarms(population, population, repeats, (0.05, FALSE_ALARM_RATE))
+    for rate, number in heard.items():
+        assert number <= binom.ppf(0.999, repeats, rate)

@@ -1,14 +1,13 @@
-"""MAPIE's learn-then-test as an oracle, where losses are 0 or 1. It is no dependency: the test runs where it is installed."""
+"""MAPIE's learn-then-test as an oracle, where losses are 0 or 1."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from mapie import risk_control as control
 
 from bonmini_guard.calibration.guardrail import calibrate_guardrail
 from tests.calibration.helpers import log_of
-
-control = pytest.importorskip("mapie.risk_control")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,9 +8,12 @@ import json
 import numpy as np
 import pytest
 
+from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.partial import average_zero, with_expected_labels
 from bonmini_guard.calibration.replay import replay
 from bonmini_guard.commands import calibrate as command
+from bonmini_guard.commands import replay as replay_command
+from bonmini_guard.commands import report as report_command
 from bonmini_guard.errors import InputError
 from bonmini_guard.profile import GuardProfile
 from tests.calibration.helpers import log_of, rows_of
@@ -93,3 +96,37 @@ def test_the_command_promises_nothing_on_estimates_and_writes_the_transform(tmp_
     assert "average zero" in capsys.readouterr().out
     assert fitted.score_transform(plain.thresholds[0]) == pytest.approx(fitted.thresholds[0])
     assert fitted.delta == 0.1
+
+
+def told(which, *arguments):
+    parser = argparse.ArgumentParser()
+    which.add_arguments(parser)
+    return which.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_replay_and_report_say_that_modelled_labels_are_estimates(tmp_path, capsys):
+    log, profile = tmp_path / "log.jsonl", tmp_path / "profile.json"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows_of(some_labels(0.5))))
+    GuardProfile(mode="guardrail", schedule=(2, 2), thresholds=(0.5, 0.5)).save(profile)
+    with pytest.raises(InputError, match="only some candidates are labelled"):
+        told(replay_command, log, "--profile", profile)
+    assert told(replay_command, log, "--profile", profile, "--json", "--estimate-labels") == 0
+    said = capsys.readouterr()
+    figures = json.loads(said.out)
+    assert "nothing is promised" in figures["estimated"]
+    assert "estimate" in said.err
+    truth = replay_log(TRUTH, GuardProfile.load(profile))
+    assert figures["served"] == pytest.approx(truth["served"])  # what needs no label is exact
+    assert figures["served_and_bad_rate"] == pytest.approx(truth["served_and_bad_rate"], abs=0.05)
+    page = tmp_path / "report.html"
+    assert told(report_command, log, "--profile", profile, "-o", page, "--estimate-labels") == 0
+    text = page.read_text()
+    assert "as estimated from partial labels" in text
+    assert "nothing is promised" in text
+    labelled = int(np.isfinite(some_labels(0.5).labels).sum())
+    assert f"over {labelled:,} labelled candidates" in text  # reliability is judged on real labels alone
+    whole = tmp_path / "whole.jsonl"
+    whole.write_text("".join(json.dumps(row) + "\n" for row in rows_of(TRUTH)))
+    capsys.readouterr()
+    assert told(replay_command, whole, "--profile", profile, "--json", "--estimate-labels") == 0
+    assert json.loads(capsys.readouterr().out)["estimated"] is None

@@ -162,6 +162,8 @@ def test_the_command_refuses_bad_outputs_and_shards(tmp_path):
     for name in ("out.parquet", "no/out.jsonl"):
         with pytest.raises(BonMiniGuardError):
             command.run(options("log", "--reward-model", "m", "-o", tmp_path / name))
+    with pytest.raises(BonMiniGuardError, match="leave out --shard"):
+        command.run(options("log", "--reward-model", "m", "-o", tmp_path / "out.jsonl", "--ray", 2, "--shard", "1/2"))
     for text in ("0/2", "3/2", "1", "a/b"):
         with pytest.raises(argparse.ArgumentTypeError, match="is no shard"):
             command._shard(text)
