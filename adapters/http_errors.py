@@ -36,6 +36,8 @@ T = TypeVar("T")
 BOUNDED_RETRIES = 1
 #: Seconds between two attempts at most, where the server names no time of its own.
 LONGEST_BACKOFF = 8.0
+#: Seconds that a server's Retry-After is obeyed for at most.
+LONGEST_RETRY_AFTER = 60.0
 LONGEST_DETAIL = 200
 
 
@@ -135,7 +137,7 @@ async def with_retries(
     """Await ``attempt()`` again while its :class:`EndpointError` is retryable.
 
     Between attempts lie a random time that doubles its range from ``backoff`` seconds up, or the server's Retry-After and a
-    random part of ``backoff``. A wait that would outlast ``within`` is not begun: the error is raised at once.
+    random part of ``backoff``; of a Retry-After 60 seconds count at most. A wait that would outlast ``within`` is not begun: the error is raised at once.
 
     Args:
         attempt: makes one request.
@@ -175,7 +177,7 @@ def _wait(backoff: float) -> Callable[[RetryCallState], float]:
     def wait(state: RetryCallState) -> float:
         asked = getattr(_error(state), "retry_after", None)
         # Not all at the very moment that the server named.
-        return growing(state) if asked is None else asked + small(state)
+        return growing(state) if asked is None else min(asked, LONGEST_RETRY_AFTER) + small(state)
 
     return wait
 

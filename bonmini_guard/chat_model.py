@@ -20,9 +20,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from bonmini_guard.bridge import run_sync
+from bonmini_guard.budget import Budget
 from bonmini_guard.detach import attach, detach
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.guard import ABSTAIN_MESSAGE, BestOfMiniN
+from bonmini_guard.limiter import Limiter
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.result import GuardResult
 from bonmini_guard.settings import profile_name
@@ -79,7 +81,8 @@ class ChatBestOfMiniN(BaseChatModel):
     on_abstain: Any = Field(default="error", frozen=True, repr=False)
     abstain_message: str = Field(default=ABSTAIN_MESSAGE, frozen=True)
     timeout: float | None = Field(default=None, frozen=True)
-    max_concurrency: int | None = Field(default=None, frozen=True)
+    max_concurrency: int | Limiter | None = Field(default=None, frozen=True, repr=False)
+    budget: int | Budget | None = Field(default=None, frozen=True)
     seed: int | None = Field(default=None, frozen=True)
     strict: bool = Field(default=True, frozen=True)
     explore: float = Field(default=0.0, frozen=True)

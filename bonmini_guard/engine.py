@@ -23,10 +23,10 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.detach import attach, detach
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.limiter import Limiter
+from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, Generator, GroupGenerator, Scorer, ScoringSession
-from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
+from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings, used_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Engine:
         generator: draws candidates.
         scorer: the reward model.
         policy: when to stop and what to serve.
-        limiter: shared by all requests of a guard; None for no limit. A group draw takes one place.
+        limiter: shared by all requests, perhaps of several guards; None for no limit. A group draw takes one place.
         timeout: seconds for the whole request; None waits for ever.
         transform: from raw to calibrated score.
         profile: name of the profile, for the record.
@@ -92,6 +92,7 @@ class Engine:
 
         Raises:
             GenerationError: not one draw arrived.
+            TooBusy: too many wait for the limiter already.
         """
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
         attached = detach()
@@ -143,11 +144,14 @@ class _Request:
         self.known: dict[str, tuple[float | None, float | None]] = {}
         self.scorer_error: BaseException | None = None
         self.context = contextvars.copy_context()
-        self.places = None if engine.limiter is None else engine.limiter.here()
+        self.context.run(request_lane.set, self)
+        self.places = None if engine.limiter is None else engine.limiter.here(self)
 
     async def conduct(self) -> GuardResult:
         """Loop until the policy has decided."""
         policy = self.engine.policy
+        if self.places is not None:
+            self.places.admit()
         try:
             while True:
                 decision = policy.decide(self.state)
@@ -159,7 +163,7 @@ class _Request:
                 winner = await self._collect(loop)
                 if winner is not None:
                     return self._record("accepted", "passed", winner)
-                self.state = policy.observe(self.state, [candidate.score for candidate in loop], self._elapsed())
+                self.state = policy.observe(self.state, [candidate.score for candidate in loop], self._elapsed(), used_tokens(loop))
         except _ScoringFailed:
             return self._without_scores("scorer_failed")
 

@@ -8,6 +8,7 @@
     │   └── CheckpointError               a model checkpoint is missing or of the wrong kind
     ├── InputError (ValueError)           a prompt or a data file is wrong; names file and line where there are any
     ├── CandidateTooLong (ValueError)     an answer does not fit the reward model; answers are never cut
+    ├── TooBusy                           a limiter has no room left to wait in
     ├── GenerationError                   not one draw of the request arrived
     └── NoAcceptableResponse              the guard abstained; carries ``.result``
         └── ScorerError                   ... because scoring failed
@@ -46,6 +47,10 @@ class InputError(BonMiniGuardError, ValueError):
 
 class CandidateTooLong(BonMiniGuardError, ValueError):  # noqa: N818 - says it all
     """An answer with its last prompt turn exceeds the reward model's context; answers are never cut."""
+
+
+class TooBusy(BonMiniGuardError):  # noqa: N818 - says it all
+    """More wait for a place than a limiter allows; nothing was drawn for this request."""
 
 
 class GenerationError(BonMiniGuardError):

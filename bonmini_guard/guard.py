@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from langchain_core.runnables.config import get_async_callback_manager_for_confi
 from pydantic import ConfigDict, PrivateAttr, ValidationError
 
 from bonmini_guard.bridge import run_sync
+from bonmini_guard.budget import Budget
 from bonmini_guard.engine import Engine, Observer
 from bonmini_guard.errors import ConfigurationError, NoAcceptableResponse, ScorerError
 from bonmini_guard.explore import Explorer
@@ -24,8 +26,18 @@ from bonmini_guard.limiter import Limiter
 from bonmini_guard.prompts import as_messages
 from bonmini_guard.result import GuardResult
 from bonmini_guard.scorers import as_scorer
-from bonmini_guard.settings import build_policy, check_parts, has_zero, load_profile, profile_name
+from bonmini_guard.settings import (
+    build_limiter,
+    build_policy,
+    check_parts,
+    has_zero,
+    load_profile,
+    profile_name,
+    with_budget,
+)
 from bonmini_guard.tracing import observer_for
+
+logger = logging.getLogger(__name__)
 
 ABSTAIN_MESSAGE = "I cannot give an answer to this that is good enough."
 
@@ -58,7 +70,9 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
             input; a callable gets the ``GuardResult``. The last two are outside any promise.
         abstain_message: text of the abstention message.
         timeout: seconds for the whole request.
-        max_concurrency: draws in flight at a time over all requests of this guard; None sets no limit.
+        max_concurrency: draws in flight at a time over all requests of this guard, or a ``Limiter`` that several guards share;
+            requests that wait take turns. None sets no limit.
+        budget: tokens that a request may use up, or a ``Budget`` in tokens or money; once spent, no further loop begins.
         seed: makes every request repeatable, with generators that honour seeds; None draws a fresh seed for each request.
         strict: refuse a profile that was calibrated for other parts; False warns.
         explore: share of requests (0 to 1) whose full budget is drawn and scored in the background, for calibration.
@@ -85,7 +99,8 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     on_abstain: Any = "error"
     abstain_message: str = ABSTAIN_MESSAGE
     timeout: float | None = None
-    max_concurrency: int | None = None
+    max_concurrency: int | Limiter | None = None
+    budget: int | Budget | None = None
     seed: int | None = None
     strict: bool = True
     explore: float = 0.0
@@ -195,6 +210,8 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         seed = random.getrandbits(62) if seed is None else seed
         name = f"{random.getrandbits(128):032x}"
         result = await self._engine.run(messages, seed=seed, options=options, observer=observer, request_id=name)
+        if self.budget is not None and not result.usage:
+            logger.warning("the generator reports no tokens: budget= cannot end a request")
         if self._explorer is not None:
             self._explorer.consider(result, messages, options)
         return result
@@ -204,7 +221,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     def _check_arguments(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigurationError(f"timeout must be a positive number of seconds, not {self.timeout}")
-        if self.max_concurrency is not None and self.max_concurrency < 1:
+        if isinstance(self.max_concurrency, int) and self.max_concurrency < 1:
             raise ConfigurationError(f"max_concurrency must be 1 or more, not {self.max_concurrency}")
         if not 0 <= self.explore <= 1:
             raise ConfigurationError(f"explore is a share of requests between 0 and 1, not {self.explore}")
@@ -220,8 +237,8 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         return Engine(
             generator,
             scorer,
-            policy,
-            limiter=None if self.max_concurrency is None else Limiter(self.max_concurrency),
+            with_budget(policy, self.budget, profile, self.strict),
+            limiter=build_limiter(self.max_concurrency),
             timeout=self.timeout,
             transform=None if profile is None else profile.score_transform,
             profile=profile_name(self.profile),

@@ -1,29 +1,150 @@
-"""A concurrency limit that is native to the event loop and safe to share between loops.
+"""A concurrency limit that is native to the event loop, safe to share between loops, bounded, and fair to requests.
 
-One semaphore lives for each running loop: a blocking or loop-bound semaphore shared between loops deadlocks or raises.
+Places are counted for each running loop: a blocking or loop-bound semaphore shared between loops deadlocks or raises. Who
+waits for a place waits in the lane of his request, and lanes take turns: a request of 64 draws does not hold up one of 4.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, deque
+from contextvars import ContextVar
 from weakref import WeakKeyDictionary
+
+from bonmini_guard.errors import ConfigurationError, TooBusy
+
+#: Draws that may wait on one loop where nothing else is said: far more than a healthy service holds, and still an end.
+DEFAULT_MAX_WAITING = 10_000
+
+#: The request that is being worked for; a fresh object for each.
+request_lane: ContextVar[object | None] = ContextVar("bonmini_guard_request_lane", default=None)
 
 
 class Limiter:
-    """At most ``limit`` holders at a time on each event loop; waiters are served in order of arrival.
+    """At most ``limit`` holders at a time on each event loop; requests that wait take turns, each in order of arrival.
+
+    Pass one limiter to several guards (``max_concurrency=``) or adapters to hold them to one limit together.
 
     Args:
         limit: holders allowed at a time, 1 or more.
+        max_waiting: holders-to-be that may wait at a time; any more are refused with :class:`~bonmini_guard.errors.TooBusy`.
+
+    Raises:
+        ConfigurationError: a number is out of range.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_waiting: int = DEFAULT_MAX_WAITING) -> None:
+        if limit < 1 or max_waiting < 0:
+            raise ConfigurationError(f"need limit >= 1 and max_waiting >= 0, not {limit} and {max_waiting}")
         self.limit = limit
-        self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self.max_waiting = max_waiting
+        self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, _Room] = WeakKeyDictionary()
 
-    def here(self) -> asyncio.Semaphore:
-        """The semaphore of the running loop, to be used as ``async with limiter.here()``."""
+    def here(self, lane: object | None = None) -> Places:
+        """The places of the running loop, to be used as ``async with limiter.here()``.
+
+        Args:
+            lane: whose turn it uses; None for that of the request being worked for.
+        """
         loop = asyncio.get_running_loop()
-        semaphore = self._semaphores.get(loop)
-        if semaphore is None:
-            semaphore = self._semaphores[loop] = asyncio.Semaphore(self.limit)
-        return semaphore
+        room = self._rooms.get(loop)
+        if room is None:
+            room = self._rooms[loop] = _Room(self.limit, self.max_waiting)
+        return Places(room, lane or request_lane.get() or object())
+
+
+class Places:
+    """The places of one loop, as one request sees them."""
+
+    __slots__ = ("_lane", "_room")
+
+    def __init__(self, room: _Room, lane: object) -> None:
+        self._room = room
+        self._lane = lane
+
+    @property
+    def free(self) -> int:
+        """Places nobody holds."""
+        return self._room.free
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return self._room.waiting
+
+    def admit(self) -> None:
+        """Raise TooBusy if one more would find no room to wait in."""
+        room = self._room
+        if room.free == 0 and room.waiting >= room.max_waiting:
+            raise TooBusy(
+                f"{room.waiting} wait for one of {room.limit} places already: retry later, or raise max_waiting= of the limiter"
+            )
+
+    async def acquire(self) -> None:
+        """Take a place, in turn."""
+        room = self._room
+        # Whoever frees a place hands it to a waiter: a free one means that nobody waits.
+        if room.free:
+            room.free -= 1
+            return
+        self.admit()
+        place = room.queue(self._lane)
+        try:
+            await place
+        except BaseException:
+            if place.done() and not place.cancelled():
+                # Handed over and no longer wanted, both at once.
+                room.release()
+            else:
+                room.leave(self._lane, place)
+            raise
+
+    def release(self) -> None:
+        """Give a place to whoever's turn it is."""
+        self._room.release()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
+class _Room:
+    """The places of one event loop, and who waits for them."""
+
+    __slots__ = ("free", "lanes", "limit", "max_waiting", "waiting")
+
+    def __init__(self, limit: int, max_waiting: int) -> None:
+        self.free = self.limit = limit
+        self.max_waiting = max_waiting
+        self.waiting = 0
+        self.lanes: OrderedDict[object, deque[asyncio.Future[None]]] = OrderedDict()
+
+    def queue(self, lane: object) -> asyncio.Future[None]:
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lanes.setdefault(lane, deque()).append(place)
+        self.waiting += 1
+        return place
+
+    def leave(self, lane: object, place: asyncio.Future[None]) -> None:
+        waiters = self.lanes.get(lane, deque())
+        # A release may have met it, cancelled, in the same turn of the loop.
+        if place in waiters:
+            waiters.remove(place)
+            self.waiting -= 1
+            if not waiters:
+                del self.lanes[lane]
+
+    def release(self) -> None:
+        """Hand a place to the first of the lane whose turn it is, and send that lane to the end."""
+        while self.lanes:
+            lane, waiters = self.lanes.popitem(last=False)
+            place = waiters.popleft()
+            self.waiting -= 1
+            if waiters:
+                self.lanes[lane] = waiters
+            if not place.done():
+                place.set_result(None)
+                return
+        self.free += 1

@@ -33,6 +33,7 @@ class State:
         best: the largest score so far, -inf while there is none.
         best_index: the earliest draw that holds ``best``; None while there is none.
         elapsed: seconds since the request began.
+        tokens: read and written by the draws so far, as the generator reports them.
     """
 
     loops: int = 0
@@ -40,6 +41,7 @@ class State:
     best: float = -math.inf
     best_index: int | None = None
     elapsed: float = 0.0
+    tokens: tuple[int, int] = (0, 0)
 
     @property
     def drawn(self) -> int:
@@ -240,7 +242,7 @@ class Decision:
         draws: how many to draw now; 0 unless drawing.
         index: the selected draw: the one to serve, or, in an abstention, the best so far (for accounting only).
         accepted: whether the selected draw passed.
-        reason: why, in one word: more, passed, budget_spent, deadline, gain_below_cost, hopeless.
+        reason: why, in one word: more, passed, budget_spent, budget, deadline, gain_below_cost, hopeless.
         threshold: the threshold last compared with; None before the first loop.
     """
 
@@ -287,13 +289,16 @@ class Policy:
         """N: the most draws a request can cost."""
         return sum(self.schedule)
 
-    def observe(self, state: State, scores: Sequence[float | None], elapsed: float = 0.0) -> State:
+    def observe(
+        self, state: State, scores: Sequence[float | None], elapsed: float = 0.0, tokens: tuple[int, int] = (0, 0)
+    ) -> State:
         """The state after one more finished loop.
 
         Args:
             state: the state before it.
             scores: the loop's scores in the order drawn, one for each draw of the loop.
             elapsed: seconds since the request began.
+            tokens: read and written by the loop's draws.
 
         Raises:
             ValueError: the number of scores is not the loop's number of draws, or no loop is left.
@@ -309,7 +314,8 @@ class Policy:
             kept.append(score)
             if best_index is None or score > best:
                 best, best_index = score, index
-        return State(state.loops + 1, state.scores + tuple(kept), best, best_index, elapsed)
+        used = (state.tokens[0] + tokens[0], state.tokens[1] + tokens[1])
+        return State(state.loops + 1, state.scores + tuple(kept), best, best_index, elapsed, used)
 
     def decide(self, state: State) -> Decision:
         """What to do after the loops of ``state``."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,6 +56,12 @@ class Candidate:
         if self.message is None or self.message.usage_metadata is None:
             return None
         return dict(self.message.usage_metadata)
+
+
+def used_tokens(candidates: Iterable[Candidate]) -> tuple[int, int]:
+    """Tokens that the generator reported for some draws: those read (prompts), those written (answers)."""
+    reports = [c.message.usage_metadata for c in candidates if c.message is not None and c.message.usage_metadata is not None]
+    return sum(report["input_tokens"] for report in reports), sum(report["output_tokens"] for report in reports)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,13 @@ import numbers
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from bonmini_guard.budget import Budget
 from bonmini_guard.errors import ConfigurationError, ProfileError
-from bonmini_guard.policy import Policy, spread
+from bonmini_guard.limiter import Limiter
+from bonmini_guard.policy import Never, Policy, spread
 from bonmini_guard.profile import GuardProfile, ScoreTransform
 
 DEFAULT_MINI_N = 4
@@ -97,6 +100,40 @@ def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigurationError(f"{name} must be a positive integer, not {value!r}")
     return (mini_n,) * max_loops
+
+
+def build_limiter(limit: int | Limiter | None) -> Limiter | None:
+    """A limiter as it is, one of so many places, or none."""
+    return limit if limit is None or isinstance(limit, Limiter) else Limiter(limit)
+
+
+def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfile | None, strict: bool) -> Policy:
+    """The policy with a budget of tokens or money for each request.
+
+    It only adds abstentions, so the promise of ``served_and_bad`` holds with it. A share among the served, or among those of
+    one kind, may rise when others drop out: such profiles are refused.
+
+    Raises:
+        ConfigurationError: the budget is out of range.
+        ProfileError: the profile's promise does not hold under a budget (a warning with ``strict=False``).
+    """
+    if budget is None:
+        return policy
+    rule = budget if isinstance(budget, Budget) else Budget(tokens=budget)
+    if profile is not None and (profile.risk or profile.epsilon is not None) and profile.risk != "served_and_bad":
+        _refuse_budget(profile, strict)
+    return replace(policy, also=rule if policy.also == Never() else policy.also | rule)
+
+
+def _refuse_budget(profile: GuardProfile, strict: bool) -> None:
+    promise = f"risk {profile.risk}" if profile.mode == "guardrail" else "quality near best-of-N"
+    problem = (
+        f"the profile promises {promise} for requests that end as calibrated, and a budget ends some of them earlier: "
+        "drop budget=, calibrate for served_and_bad, or pass strict=False to go on without the promise"
+    )
+    if strict:
+        raise ProfileError(problem)
+    warnings.warn(problem, UserWarning, stacklevel=5)
 
 
 def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, strict: bool) -> None:

@@ -292,7 +292,7 @@ async def test_places_come_back_after_failures_and_cancellations():
     await run([ValueError("x"), ValueError("y"), "1"], guardrail([3]), limiter=limiter)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(run(FakeGenerator(["1"], latency=30), guardrail([8]), limiter=limiter), 0.02)
-    assert limiter.here()._value == 2
+    assert limiter.here().free == 2
 
 
 def test_one_limiter_serves_two_event_loops():
