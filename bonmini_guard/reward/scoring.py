@@ -1,59 +1,122 @@
-"""Scores of token sequences, in batches of like length."""
+"""Scores of token sequences with one model: packed where the model allows it, else padded batches of like length."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from bonmini_guard.reward.packed import PackedScorer, Segment, Trunk, install
 from bonmini_guard.reward.pooling import PooledScorer, pad
 
+logger = logging.getLogger(__name__)
 
-class BatchScorer:
-    """Scores texts with one model, each distinct text once.
+Scores = tuple[Tensor, dict[Segment, Trunk]]
+#: Rotary embeddings whose angles depend on the longest text of a batch.
+_BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
+#: Most that a packed score may differ from a lone one when a model is tried, relative to the scores' size.
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
+
+
+class SegmentScorer:
+    """Scores segments with a model.
 
     Args:
         model: a sequence classifier with one label, in evaluation mode.
-        pad_id: what to fill batches with.
-        batch_tokens: most tokens in a batch, padding included; a longer text makes a batch of its own.
+        pad_id: what to fill padded batches with.
+        max_length: the longest text to expect; None has no limit.
+
+    Attributes:
+        packs: whether texts are packed and may share beginnings; if not, no segment may have a past.
     """
 
-    def __init__(self, model: Any, pad_id: int, batch_tokens: int) -> None:
+    def __init__(self, model: Any, pad_id: int, max_length: int | None = None) -> None:
         self._scorer = PooledScorer(model).eval()
-        self._device = model.device
         self._pad_id = pad_id
-        self._batch_tokens = batch_tokens
+        self._packed = _packed(self._scorer, pad_id, max_length)
+        self.packs = self._packed is not None
 
-    @torch.inference_mode()
-    def score(self, texts: Sequence[Sequence[int]], stop: threading.Event | None = None) -> list[float]:
-        """One score for each text, in order.
+    def batches(self, segments: Sequence[Segment], budget: int) -> Iterator[list[Segment]]:
+        """What to compute together.
 
         Args:
-            texts: token ids, none empty.
-            stop: set by a caller who no longer wants the scores; then no further batch begins, and they are NaN.
+            segments: of a batch.
+            budget: tokens, padding included; a longer text makes a batch of its own.
         """
-        distinct = sorted({tuple(text) for text in texts}, key=len)
-        scores: dict[tuple[int, ...], float] = {}
-        for batch in self._batches(distinct):
-            if stop is not None and stop.is_set():
-                break
-            scores.update(zip(batch, self._score_batch(batch), strict=True))
-        return [scores.get(tuple(text), float("nan")) for text in texts]
-
-    def _batches(self, texts: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-        batch: list[tuple[int, ...]] = []
-        for text in texts:
+        if self.packs:
+            yield list(segments)
+            return
+        batch: list[Segment] = []
+        for segment in sorted(segments, key=lambda segment: len(segment.ids)):
             # Sorted by length, so the newest text is the batch's longest.
-            if batch and len(text) * (len(batch) + 1) > self._batch_tokens:
+            if batch and len(segment.ids) * (len(batch) + 1) > budget:
                 yield batch
                 batch = []
-            batch.append(text)
+            batch.append(segment)
         if batch:
             yield batch
 
-    def _score_batch(self, batch: list[tuple[int, ...]]) -> list[float]:
-        input_ids, attention_mask = pad([list(text) for text in batch], self._pad_id)
-        scores: list[float] = self._scorer(input_ids.to(self._device), attention_mask.to(self._device)).float().tolist()
-        return scores
+    @torch.inference_mode()
+    def __call__(self, segments: Sequence[Segment]) -> Scores:
+        """Scores of one batch, shape (len(segments),), and the trunks to keep."""
+        if self._packed is not None:
+            return self._packed(segments)
+        return _alone(self._scorer, [segment.ids for segment in segments], self._pad_id), {}
+
+
+def _packed(scorer: PooledScorer, pad_id: int, max_length: int | None) -> PackedScorer | None:
+    """A packed scorer, if the model is one whose texts can be packed and a trial shows it."""
+    model = scorer.model
+    if not (scorer.decoder and _sees_everything(model.config.get_text_config(), max_length)):
+        return None
+    lone = _trial(lambda texts: torch.cat([_alone(scorer, [text], pad_id) for text in texts]), model)
+    if not install(model):
+        return None
+    packed = PackedScorer(scorer)
+    try:
+        difference = (_trial(lambda texts: _together(packed, texts), model) - lone).abs().max().item()
+        if difference <= _TOLERANCE[model.dtype] * (1 + lone.abs().max().item()):
+            return packed
+        reason = f"scores differ by {difference:.2g}"
+    except Exception as error:
+        reason = type(error).__name__
+    logger.warning("%s cannot be packed (%s): it is scored in padded batches, which is slower", type(model).__name__, reason)
+    model.set_attn_implementation("sdpa")
+    return None
+
+
+def _sees_everything(config: Any, max_length: int | None) -> bool:
+    """Whether every token sees all before it, at angles that depend on its place alone."""
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    kinds = set(getattr(config, "layer_types", None) or ("unknown",)) - {"full_attention"}
+    window = min((size for size in windows if size), default=None) if kinds else None
+    if kinds - {"unknown", "sliding_attention", "chunked_attention"} or (window and (max_length is None or max_length > window)):
+        return False
+    rope = getattr(config, "rope_parameters", None) or {}
+    return not any(kind in repr(rope) for kind in _BATCH_DEPENDENT_ROPE)
+
+
+def _trial(score: Callable[[list[tuple[int, ...]]], Tensor], model: Any) -> Tensor:
+    """Scores of a few texts, some of which share a beginning."""
+    source = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.config.get_text_config().vocab_size, (64,), generator=source).tolist()
+    beginning = tuple(tokens[:24])
+    texts = [beginning + tuple(tokens[24:27]), beginning + tuple(tokens[27:40]), tuple(tokens[40:])]
+    with torch.inference_mode():
+        return score(texts).float().cpu()
+
+
+def _together(packed: PackedScorer, texts: list[tuple[int, ...]]) -> Tensor:
+    root = Segment(texts[0][:24], keep=True)
+    first, kept = packed([root, Segment(texts[0][24:], root), Segment(texts[2])])
+    later, _ = packed([Segment(texts[1][24:], kept[root])])
+    return torch.stack([first[1], later[0], first[2]])
+
+
+def _alone(scorer: PooledScorer, texts: Sequence[tuple[int, ...]], pad_id: int) -> Tensor:
+    input_ids, attention_mask = pad([list(text) for text in texts], pad_id)
+    device = scorer.model.device
+    return scorer(input_ids.to(device), attention_mask.to(device)).float()  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     DebertaV2Config,
+    GemmaConfig,
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
@@ -28,6 +29,7 @@ from .tiny import CHATML, make_tokenizer
 SIZE = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 1, "pad_token_id": 0}
 CONFIGS = {
     "llama": LlamaConfig(**SIZE, intermediate_size=64, max_position_embeddings=128),
+    "gemma": GemmaConfig(**SIZE, intermediate_size=64, max_position_embeddings=128, num_key_value_heads=1, head_dim=16),
     "gpt2": GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=128, num_labels=1, pad_token_id=0),
     "bert": BertConfig(**SIZE, intermediate_size=64, max_position_embeddings=128),
     "qwen3": Qwen3Config(**SIZE, intermediate_size=64, max_position_embeddings=128, num_key_value_heads=1, head_dim=16),
@@ -109,7 +111,7 @@ def test_it_is_a_scorer_whose_sessions_do_not_block_the_loop(folder):
 
     async def use():
         release = threading.Event()
-        model._thread.submit(release.wait)
+        model._batcher._thread.submit(release.wait)
         waiting = asyncio.ensure_future(session.score([AIMessage("good")]))
         await asyncio.sleep(0.01)
         assert not waiting.done()
@@ -119,28 +121,6 @@ def test_it_is_a_scorer_whose_sessions_do_not_block_the_loop(folder):
         return scores
 
     assert asyncio.run(use()) == model.score("the film", ["good"])
-
-
-async def test_a_cancelled_score_begins_no_further_batch(folder, monkeypatch):
-    model = RewardModel.load(folder, device="cpu", batch_tokens=1)
-    begun, release = threading.Event(), threading.Event()
-    batches = []
-
-    def slow(batch):
-        batches.append(batch)
-        begun.set()
-        release.wait()
-        return [0.0] * len(batch)
-
-    monkeypatch.setattr(model._scorer, "_score_batch", slow)
-    task = asyncio.ensure_future(model.session(USER).score([AIMessage(word) for word in ("good", "fine", "dull")]))
-    await asyncio.to_thread(begun.wait)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    release.set()
-    model._thread.submit(int).result()
-    assert len(batches) == 1
 
 
 def test_what_does_not_fit_has_no_score_and_the_rest_has(folder, caplog):
@@ -219,7 +199,9 @@ def test_damaged_weights_and_a_missing_tokenizer_are_refused(copy):
         RewardModel.load(copy)
 
 
-@pytest.mark.parametrize("wrong", [{"device": "tpux"}, {"dtype": "int64"}, {"dtype": "float99"}, {"batch_tokens": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"device": "tpux"}, {"dtype": "int64"}, {"dtype": "float99"}, {"batch_tokens": 0}, {"cache_bytes": -1}]
+)
 def test_wrong_arguments_name_the_cure(folder, wrong):
     with pytest.raises(ConfigurationError, match=r"use|must"):
         RewardModel.load(folder, **wrong)

@@ -1,0 +1,275 @@
+"""Many texts in one sequence without padding, each behind a beginning that is computed once: for decoder models.
+
+The model's own modules run; only its attention function is replaced, through the interface that transformers has for it.
+A text sees itself causally and the beginning that it shares with others whole, as two softmaxes that are merged by
+their log-sum-exp (arXiv 2402.05099 does so for batches that share a prefix).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from bonmini_guard.reward.pooling import PooledScorer
+
+IMPLEMENTATION = "bonmini_guard_packed"
+#: What an attention function may be asked for that this one does not do.
+_UNKNOWN = ("softcap", "s_aux", "position_bias")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trunk:
+    """The computed beginning of texts.
+
+    Attributes:
+        ids: its tokens.
+        layers: keys and values of each layer, both of shape (1, key heads, len(ids), head size).
+    """
+
+    ids: tuple[int, ...]
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def bytes(self) -> int:
+        """What it holds of memory."""
+        return sum(part.nbytes for layer in self.layers for part in layer)
+
+    def cut(self, length: int) -> Trunk:
+        """Its first ``length`` tokens, without a hold on the rest."""
+        layers = tuple((keys[:, :, :length].clone(), values[:, :, :length].clone()) for keys, values in self.layers)
+        return Trunk(self.ids[:length], layers)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Segment:
+    """Tokens to compute, read at their last one.
+
+    Attributes:
+        ids: its tokens, one or more.
+        past: what stands before them: a trunk, or a segment of the same forward pass that has no past itself.
+        keep: whether its keys and values are wanted as a trunk; only without a past.
+    """
+
+    ids: tuple[int, ...]
+    past: Trunk | Segment | None = None
+    keep: bool = False
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Where each segment lies in the sequence, for the attention function of every layer."""
+
+    own: list[slice] = field(default_factory=list)
+    shared: list[tuple[slice, Trunk | slice]] = field(default_factory=list)
+    keep: list[slice] = field(default_factory=list)
+    kept: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
+
+    def keys_before(self, past: Trunk | slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        # Layers call in order, so the number of those that have kept something is the number of this layer.
+        if isinstance(past, slice):
+            return keys[:, :, past], values[:, :, past]
+        return past.layers[len(self.kept)]
+
+
+_plan: ContextVar[_Plan | None] = ContextVar("plan", default=None)
+
+
+class PackedScorer:
+    """Scores segments in one forward pass; computes every shared beginning once.
+
+    Args:
+        scorer: a decoder classifier whose attention is :data:`IMPLEMENTATION`.
+    """
+
+    def __init__(self, scorer: PooledScorer) -> None:
+        self._scorer = scorer
+        self._device = scorer.model.device
+
+    @torch.inference_mode()
+    def __call__(self, segments: Sequence[Segment]) -> tuple[Tensor, dict[Segment, Trunk]]:
+        """Scores, shape (len(segments),) on the model's device, and the trunks of the segments to keep."""
+        order = _ordered(segments)
+        places, plan = _layout(order)
+        ids = [token for segment in order for token in segment.ids]
+        positions = [index for segment in order for index in range(before(segment), before(segment) + len(segment.ids))]
+        with _active(plan):
+            hidden = self._scorer.model.base_model(
+                input_ids=self._tensor([ids]), position_ids=self._tensor([positions]), use_cache=False
+            ).last_hidden_state
+        ends = self._tensor([places[segment].stop - 1 for segment in segments])
+        return self._scorer.head(hidden[0].index_select(0, ends)), _trunks(order, plan)
+
+    def _tensor(self, values: list[Any]) -> Tensor:
+        tensor = torch.tensor(values)
+        # From pinned memory the copy does not wait for what the GPU is doing.
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
+
+
+def install(model: Any) -> bool:
+    """Replace a model's attention; False if it does not use the interface, and then nothing has changed.
+
+    Without an active plan the replacement is what transformers calls ``sdpa``.
+    """
+    ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _mask)
+    if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
+        return False
+    model.set_attn_implementation(IMPLEMENTATION)
+    return True
+
+
+def before(segment: Segment) -> int:
+    """How many tokens stand before a segment."""
+    return 0 if segment.past is None else len(segment.past.ids)
+
+
+def _ordered(segments: Sequence[Segment]) -> list[Segment]:
+    """Those without a past first, then those of one past together."""
+    return sorted(segments, key=lambda segment: (segment.past is not None, id(segment.past)))
+
+
+def _layout(order: Sequence[Segment]) -> tuple[dict[Segment, slice], _Plan]:
+    places: dict[Segment, slice] = {}
+    plan, at = _Plan(), 0
+    behind: dict[Trunk | Segment, slice] = {}
+    for segment in order:
+        place = places[segment] = slice(at, at + len(segment.ids))
+        at = place.stop
+        plan.own.append(place)
+        if segment.keep:
+            plan.keep.append(place)
+        if segment.past is not None:
+            first = behind.get(segment.past, place)
+            behind[segment.past] = slice(first.start, place.stop)
+    plan.shared = [(place, places[past] if isinstance(past, Segment) else past) for past, place in behind.items()]
+    return places, plan
+
+
+def _trunks(order: Sequence[Segment], plan: _Plan) -> dict[Segment, Trunk]:
+    keep = [segment for segment in order if segment.keep]
+    return {segment: Trunk(segment.ids, tuple(layer[number] for layer in plan.kept)) for number, segment in enumerate(keep)}
+
+
+@contextmanager
+def _active(plan: _Plan) -> Iterator[None]:
+    token = _plan.set(plan)
+    try:
+        yield
+    finally:
+        _plan.reset(token)
+
+
+def _mask(*arguments: Any, **options: Any) -> Tensor | None:
+    return None if _plan.get() is not None else sdpa_mask(*arguments, **options)
+
+
+def _attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """The attention function as transformers calls it; query of shape (1, heads, T, size), keys and values with fewer heads."""
+    plan = _plan.get()
+    if plan is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if any(options.get(name) is not None for name in _UNKNOWN):
+        raise NotImplementedError("this model's attention has a term that packing does not know")
+    scale = options.get("scaling")
+    out = (_many if query.is_cuda else _one_by_one)(query, key, value, plan, query.shape[-1] ** -0.5 if scale is None else scale)
+    plan.kept.append([(key[:, :, place].clone(), value[:, :, place].clone()) for place in plan.keep])
+    return out.transpose(1, 2), None
+
+
+def _one_by_one(query: Tensor, key: Tensor, value: Tensor, plan: _Plan, scale: float) -> Tensor:
+    """On a CPU: one call for each text, and one for all texts of a trunk."""
+    out, weight = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=_wide(query))
+    for place in plan.own:
+        out[:, :, place], weight[:, :, place] = _flash(query[:, :, place], key[:, :, place], value[:, :, place], True, scale)
+    for place, past in plan.shared:
+        whole = _flash(query[:, :, place], *plan.keys_before(past, key, value), False, scale)
+        out[:, :, place] = _merged(out[:, :, place], weight[:, :, place], *whole)
+    return out
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention and its log-sum-exp, shape (1, heads, T)."""
+    heads, own = query.shape[1], key.shape[1]
+    if causal and heads != own:
+        key, value = key.repeat_interleave(heads // own, 1), value.repeat_interleave(heads // own, 1)
+    elif heads != own:
+        # Where all see the same keys, the heads of a group are as good as more queries: no key is copied.
+        out, weight = _flash(query.reshape(1, own, -1, query.shape[-1]), key, value, False, scale)
+        return out.reshape(query.shape), weight.reshape(query.shape[:3])
+    result: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, scale=scale
+    )
+    return result
+
+
+def _many(query: Tensor, key: Tensor, value: Tensor, plan: _Plan, scale: float) -> Tensor:
+    """On a GPU: one call for the own parts of all texts, one for what all of them share."""
+    ends = _ends(plan.own)
+    out, weight = _varlen((query, key, value), (ends, ends), True, scale)
+    if not plan.shared:
+        return out
+    start = plan.shared[0][0].start
+    pasts = [plan.keys_before(past, key, value) for _, past in plan.shared]
+    keys, values = (torch.cat([past[part] for past in pasts], dim=2) if len(pasts) > 1 else pasts[0][part] for part in (0, 1))
+    offsets = _ends([place for place, _ in plan.shared]), _sums([past[0].shape[2] for past in pasts])
+    whole = _varlen((query[:, :, start:], keys, values), offsets, False, scale)
+    return torch.cat([out[:, :, :start], _merged(out[:, :, start:], weight[:, :, start:], *whole)], dim=2)
+
+
+def _varlen(
+    parts: tuple[Tensor, Tensor, Tensor], offsets: tuple[list[int], list[int]], causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    device = parts[0].device
+    queries, keys = (torch.tensor(ends, dtype=torch.int32).pin_memory().to(device, non_blocking=True) for ends in offsets)
+    longest_query, longest_key = (max(b - a for a, b in pairwise(ends)) for ends in offsets)
+    query, key, value = (part[0].transpose(0, 1).contiguous() for part in parts)
+    window = (-1, 0 if causal else -1)
+    result = varlen_attn(
+        query,
+        key,
+        value,
+        queries,
+        keys,
+        longest_query,
+        longest_key,
+        return_aux=AuxRequest(lse=True),
+        scale=scale,
+        window_size=window,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return result[0].transpose(0, 1)[None], result[1][None]
+
+
+def _ends(places: Sequence[slice]) -> list[int]:
+    return _sums([place.stop - place.start for place in places])
+
+
+def _sums(lengths: Sequence[int]) -> list[int]:
+    sums = [0]
+    for length in lengths:
+        sums.append(sums[-1] + length)
+    return sums
+
+
+def _merged(own: Tensor, own_weight: Tensor, shared: Tensor, shared_weight: Tensor) -> Tensor:
+    share = torch.sigmoid(own_weight - shared_weight)[..., None]
+    return torch.lerp(shared.to(share.dtype), own.to(share.dtype), share).to(own.dtype)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The precision of its log-sum-exp."""
+    return torch.promote_types(tensor.dtype, torch.float32)
