@@ -9,9 +9,15 @@ from bonmini_guard._lazy import lazy
 if TYPE_CHECKING:
     from bonmini_guard.adapters.langchain import LangChainGenerator
     from bonmini_guard.adapters.local import TransformersGenerator
+    from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
     from bonmini_guard.adapters.tgi import TGIGenerator
 
-_HOMES = {"LangChainGenerator": "langchain", "TGIGenerator": "tgi", "TransformersGenerator": "local"}
-__all__ = ["LangChainGenerator", "TGIGenerator", "TransformersGenerator"]
+_HOMES = {
+    "LangChainGenerator": "langchain",
+    "OpenAICompatibleGenerator": "openai",
+    "TGIGenerator": "tgi",
+    "TransformersGenerator": "local",
+}
+__all__ = ["LangChainGenerator", "OpenAICompatibleGenerator", "TGIGenerator", "TransformersGenerator"]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -39,6 +39,8 @@ LONGEST_BACKOFF = 8.0
 #: Seconds that a server's Retry-After is obeyed for at most.
 LONGEST_RETRY_AFTER = 60.0
 LONGEST_DETAIL = 200
+#: 429 for an account without money: no waiting helps.
+_FINAL = frozenset({"insufficient_quota"})
 
 
 class EndpointError(BonMiniGuardError):
@@ -115,8 +117,8 @@ def classify(error: Exception, secret: str | None = None) -> EndpointError | Non
         error: what was raised; its message is cleared of the secret too, since it is going to be chained.
         secret: a token that must not show, even if the server echoes it.
     """
-    if isinstance(error, EndpointError):
-        return error
+    if isinstance(error, BonMiniGuardError):
+        return error if isinstance(error, EndpointError) else None
     response = _response(error)
     redact(error, secret)
     return _from_connection(error) if response is None else from_response(response, secret)
@@ -128,6 +130,8 @@ def redact(error: BaseException | None, secret: str | None) -> None:
         error.args = tuple(arg.replace(secret, "***") if isinstance(arg, str) else arg for arg in error.args)
         if isinstance(getattr(error, "server_message", None), str):
             error.server_message = error.server_message.replace(secret, "***")  # type: ignore[attr-defined]
+        if isinstance(getattr(error, "message", None), str):
+            error.message = error.message.replace(secret, "***")  # type: ignore[attr-defined]
         error = error.__cause__ or error.__context__
 
 
@@ -200,6 +204,8 @@ def from_response(response: Any, secret: str | None = None) -> EndpointError:
     status = int(response.status_code)
     detail, error_type = _body(response, secret)
     kind = _BY_STATUS.get(status, GenerationFailedAtEndpoint if status >= 500 else RequestRejected)
+    if error_type in _FINAL:
+        kind = RequestRejected
     return kind(
         f"the endpoint answered {status}: {detail}" if detail else f"the endpoint answered {status}",
         status=status,
@@ -235,14 +241,17 @@ def _from_connection(error: Exception) -> EndpointError | None:
 
 
 def _body(response: Any, secret: str | None) -> tuple[str, str | None]:
+    """What the server said, and its name of the error: TGI's shape, OpenAI's, or FastAPI's."""
     try:
         body = response.json()
-        said, error_type = body.get("error"), body.get("error_type")
+        said = body.get("error") or body
+        inner = said if isinstance(said, dict) else {"message": said}
+        detail = inner.get("message") or inner.get("detail")
+        names = (body.get("error_type"), inner.get("code"), inner.get("type"))
     except Exception:
         # A stream that was not read, no JSON, or no object: the status says enough.
         return "", None
-    detail = said.get("message") if isinstance(said, dict) else said
-    return _short(detail, secret), error_type if isinstance(error_type, str) else None
+    return _short(detail, secret), next((name for name in names if isinstance(name, str)), None)
 
 
 def _short(detail: object, secret: str | None) -> str:

@@ -1,0 +1,637 @@
+"""``OpenAICompatibleGenerator``: choices, usage, what is sent, faults, cancellation, secrets. The server is on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+import jsonschema
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+
+pytest.importorskip("openai")
+pytest.importorskip("tenacity")
+
+from bonmini_guard import BestOfMiniN
+from bonmini_guard.adapters import OpenAICompatibleGenerator
+from bonmini_guard.adapters import http_errors as errors
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
+from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.testing import FakeRewardModel
+from tests.adapters.loopback import storm
+from tests.adapters.openai_server import TOO_LONG, OpenAIServer
+
+DATA = Path(__file__).parent.parent / "data"
+KEY = "sk-secretsecretsecret"
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def recorded(name, folder="tgi"):
+    return json.loads((DATA / folder / f"{name}.json").read_text())
+
+
+def request(seed=7, messages=None, index=0, **options):
+    return DrawRequest(messages or [HumanMessage("q")], seed, index, options)
+
+
+@pytest.fixture(autouse=True)
+def no_key_of_mine(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+async def server():
+    async with OpenAIServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def make(server):
+    made = []
+
+    def build(**settings):
+        base_url = settings.pop("base_url", server.url)
+        made.append(OpenAICompatibleGenerator(base_url, **{"model": "tiny", "backoff": 0.01, "timeout": 5.0, **settings}))
+        return made[-1]
+
+    yield build
+    for generator in made:
+        await generator.aclose()
+
+
+async def group(generator, count=4, **options):
+    """A loop's outcomes by position, and the order in which they came."""
+    outcomes = {}
+    async for position, outcome in generator.draw_group([request(10 + i, index=i, **options) for i in range(count)]):
+        assert position not in outcomes
+        outcomes[position] = outcome
+    return [outcomes[position] for position in range(count)]
+
+
+def texts(outcomes):
+    return [outcome.text for outcome in outcomes]
+
+
+def bill(outcomes):
+    return [outcome.usage_metadata["input_tokens"] for outcome in outcomes], sum(
+        outcome.usage_metadata["output_tokens"] for outcome in outcomes
+    )
+
+
+def guard_of(generator, scores, **settings):
+    settings = {"mode": "guardrail", "mini_n": 4, "max_loops": 1, "threshold": 0.0, **settings}
+    return BestOfMiniN(generator=generator, reward_model=FakeRewardModel(scores), **settings)
+
+
+async def until(true):
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+# Choices
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", ["chat", "completion"])
+async def test_a_server_that_honours_n_is_asked_once(server, make, mode, stream):
+    if mode == "completion" and stream:
+        pytest.skip("the loopback streams chats; a recorded completion stream is tested below")
+    generator = make(choices="server", mode=mode, stream=stream)
+    outcomes = await group(generator)
+    assert texts(outcomes) == ["answer 10.0", "answer 10.1", "answer 10.2", "answer 10.3"]
+    assert [body["n"] for _, _, body in server.requests] == [4]
+    assert bill(outcomes) == ([5, 0, 0, 0], 8)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_choices_out_of_order_go_where_their_index_says(server, make, stream):
+    server.order = lambda indices: [indices[i] for i in (1, 0, 3, 2)]
+    assert texts(await group(make(choices="server", stream=stream))) == [f"answer 10.{index}" for index in range(4)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choices", ["server", "probe"])
+async def test_a_server_that_ignores_n_is_no_source_of_copies(server, make, choices, stream):
+    server.honours_n = False
+    generator = make(choices=choices, stream=stream)
+    outcomes = await group(generator)
+    assert texts(outcomes) == [f"answer {seed}.0" for seed in (10, 11, 12, 13)]
+    assert bill(outcomes) == ([5] * 4, 8)
+    assert ["n" in body for _, _, body in server.requests] == [True, False, False, False]
+    await group(generator)
+    # Once seen, never asked again; a declaration is taken at its word each time.
+    assert ("n" in server.requests[4][2]) is (choices == "server")
+
+
+@pytest.mark.parametrize("choices", ["server", "probe"])
+async def test_missing_choices_are_drawn_separately(server, make, choices):
+    server.most = 3
+    outcomes = await group(make(choices=choices), 5)
+    assert texts(outcomes) == ["answer 10.0", "answer 10.1", "answer 10.2", "answer 13.0", "answer 14.0"] or choices == "probe"
+    assert len(set(texts(outcomes))) == 5
+    assert sum(body.get("n", 1) for _, _, body in server.requests) >= 5
+
+
+async def test_more_choices_than_asked_for_are_no_more_draws(server, make):
+    server.answer = {"model": "m", "choices": [choice(index, f"t{index}") for index in range(6)]}
+    assert texts(await group(make(choices="server"), 3)) == ["t0", "t1", "t2"]
+
+
+async def test_choices_that_share_an_index_are_not_joined(server, make):
+    server.answer = {"model": "m", "choices": [choice(0, "one"), choice(0, "two")]}
+    assert texts(await group(make(choices="server"), 2)) == ["one", "two"]
+
+
+async def test_a_probe_answered_with_copies_trusts_the_first_alone(server, make):
+    server.text = lambda body, index: f"answer {body['seed']}"
+    assert texts(await group(make(choices="probe"))) == ["answer 10", "answer 11", "answer 12", "answer 13"]
+
+
+async def test_a_probe_that_is_refused_goes_on_separately(server, make):
+    server.faults = lambda path, body: (400, TOO_LONG) if "n" in body else None
+    assert texts(await group(make(choices="probe"))) == [f"answer {seed}.0" for seed in (10, 11, 12, 13)]
+    with pytest.raises(errors.RequestRejected):
+        await group(make(choices="server"))
+
+
+async def test_broken_choices_are_drawn_again(server, make):
+    several = [choice(0, "whole"), choice(1, "given up", "abort"), choice(2, 3), choice(3, "also", None)]
+    server.answer = lambda body: {"model": "m", "choices": several if "n" in body else [choice(0, f"redrawn {body['seed']}")]}
+    assert texts(await group(make(choices="server"))) == ["whole", "redrawn 11", "redrawn 12", "redrawn 13"]
+
+
+async def test_truncated_choices_fail_one_by_one_where_they_are_not_accepted(server, make):
+    server.answer = {"model": "m", "choices": [choice(0, "whole"), choice(1, "cut", "length")]}
+    first, second = await group(make(choices="server", accept_truncated=False), 2)
+    assert (first.text, type(second)) == ("whole", errors.TruncatedAnswer)
+    first, second = await group(make(choices="server"), 2)
+    assert second.response_metadata["truncated"] is True
+    assert "truncated" not in first.response_metadata
+
+
+def test_separate_requests_are_no_group():
+    assert OpenAICompatibleGenerator("http://localhost:1").draw_group is None
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+@pytest.mark.parametrize("choices", ["separate", "server", "probe"])
+@pytest.mark.parametrize("honours_n", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_guards_usage_is_the_bill(server, make, choices, honours_n, stream):
+    server.honours_n = honours_n
+    billed = []
+    reply, chunks = server.reply, server.chunks
+    server.reply = lambda path, body: billed.append(body) or reply(path, body)
+    server.chunks = lambda path, body: billed.append(body) or chunks(path, body)
+    guard = guard_of(make(choices=choices, stream=stream), lambda text: -1.0, schedule=[4, 3], mini_n=None, max_loops=None)
+    result = await guard.arun("q")
+    usage = [server._usage(body)["total_tokens"] for body in billed]
+    assert (result.draws, result.usage["total_tokens"]) == (7, sum(usage))
+    assert len({candidate.message.text for candidate in result.candidates}) == 7
+
+
+# Shapes
+
+
+def choice(index, content, reason="stop", **message):
+    return {"index": index, "message": {"role": "assistant", "content": content, **message}, "finish_reason": reason}
+
+
+async def test_the_recorded_completions_come_in_the_order_of_their_indices(server, make):
+    server.answer = recorded("completions_many_prompts")
+    outcomes = await group(make(choices="server", mode="completion"))
+    assert [text[:6] for text in texts(outcomes)] == [" A Beg", " This ", " Paris", "uscula"]
+    assert bill(outcomes) == ([22, 0, 0, 0], 40)
+    assert all(outcome.response_metadata["truncated"] for outcome in outcomes)
+
+
+async def test_the_recorded_completion_stream_is_one_answer_for_each_index(server, make):
+    server.said = recorded("completions_many_prompts_stream_chunks")
+    outcomes = await group(make(choices="server", mode="completion", stream=True))
+    whole = {c["index"]: c["text"] for c in recorded("completions_many_prompts")["choices"]}
+    assert texts(outcomes) == [whole[index] for index in range(4)]
+    # This server tells each choice's own tokens.
+    assert [outcome.usage_metadata["input_tokens"] for outcome in outcomes] == [6, 5, 8, 3]
+
+
+async def test_the_recorded_single_completion_and_chats(server, make):
+    server.answer = recorded("completions_single_prompt")
+    assert (await make(mode="completion").draw(request())).text.startswith(" A Beginner")
+    server.answer = recorded("chat_completion")
+    message = await make().draw(request())
+    assert message.usage_metadata == {"input_tokens": 61, "output_tokens": 100, "total_tokens": 161}
+    server.answer = recorded("chat_tools_nostream")
+    arguments = {"location": "Brooklyn, NY", "format": "fahrenheit"}
+    message = await make().draw(request(tools=[TOOL]))
+    assert message.tool_calls == [{"name": "get_current_weather", "args": arguments, "id": "0", "type": "tool_call"}]
+    server.said = recorded("chat_stream_hfhub_with_usage_chunks")
+    message = await make(stream=True).draw(request())
+    assert (message.text, message.usage_metadata["total_tokens"]) == ("OK!", 42)
+
+
+async def test_reasoning_refusals_and_details_of_usage_are_kept(server, make):
+    usage = {
+        "prompt_tokens": 20,
+        "completion_tokens": 30,
+        "total_tokens": 50,
+        "prompt_tokens_details": {"cached_tokens": 16},
+        "completion_tokens_details": {"reasoning_tokens": 25},
+    }
+    server.answer = {"model": "m", "choices": [choice(0, "four", reasoning_content="2 + 2")], "usage": usage}
+    message = await make().draw(request())
+    assert message.additional_kwargs == {"reasoning_content": "2 + 2"}
+    assert message.usage_metadata["input_token_details"] == {"cache_read": 16}
+    assert message.usage_metadata["output_token_details"] == {"reasoning": 25}
+    server.answer = {"model": "m", "choices": [choice(0, None, refusal="no", reasoning="because")]}
+    message = await make().draw(request())
+    assert (message.content, message.usage_metadata) == ("", None)
+    assert message.additional_kwargs == {"reasoning_content": "because", "refusal": "no"}
+
+
+async def test_logprobs_are_kept_and_tell_each_choices_tokens_exactly(server, make):
+    def tokens(count):
+        return {"content": [{"token": "a", "logprob": -0.1, "bytes": [97], "top_logprobs": []}] * count}
+
+    choices = [choice(0, "a" * 50) | {"logprobs": tokens(2)}, choice(1, "a") | {"logprobs": tokens(6)}]
+    usage = {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
+    server.answer = {"model": "m", "choices": choices, "usage": usage}
+    outcomes = await group(make(choices="server", logprobs=True, stream=True), 2)
+    assert [outcome.usage_metadata["output_tokens"] for outcome in outcomes] == [2, 6]
+    assert len(outcomes[1].response_metadata["logprobs"]["content"]) == 6
+    assert server.requests[0][2]["logprobs"] is True
+    assert not server.requests[0][2].get("stream")
+    server.answer = recorded("completions_single_prompt")
+    await make(mode="completion", logprobs=True).draw(request())
+    assert server.requests[1][2]["logprobs"] == 0
+
+
+async def test_a_stop_string_that_a_server_leaves_in_is_cut_off(server, make):
+    server.text = lambda body, index: "four END"
+    assert (await make(stop="END").draw(request())).text == "four "
+    assert (await make().draw(request(stop=["END"]))).text == "four "
+
+
+async def test_an_answer_that_is_all_reasoning_is_an_empty_one(server, make):
+    server.answer = {"model": "m", "choices": [choice(0, None, "length", reasoning_content="hm")]}
+    message = await make().draw(request())
+    assert (message.text, message.response_metadata["truncated"]) == ("", True)
+
+
+# What is sent
+
+
+def schema_of(name):
+    described = recorded("openapi")
+    return {"$ref": f"#/components/schemas/{name}", "components": described["components"]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_request_fits_tgis_schema(server, make, stream):
+    generator = make(stream=stream, stop=["END"], temperature=0.7, top_p=0.9, max_tokens=9)
+    call = {"name": "weather", "args": {"city": "Rome"}, "id": "0"}
+    turns = [SystemMessage("s"), HumanMessage("q"), AIMessage("", tool_calls=[call]), ToolMessage("r", tool_call_id="0")]
+    await generator.draw(request(0, turns, frequency_penalty=0.5, tools=[TOOL], tool_choice="any"))
+    path, _, body = server.requests[0]
+    assert path == "/v1/chat/completions"
+    # TGI's schema calls a tool's parameters "arguments"; the server takes both names.
+    function = body["tools"][0]["function"]
+    tool = {"type": "function", "function": {"name": function["name"], "arguments": function["parameters"]}}
+    jsonschema.validate(body | {"tools": [tool]}, schema_of("ChatRequest"))
+    assert set(body) <= set(recorded("openapi")["components"]["schemas"]["ChatRequest"]["properties"])
+    assert (body["seed"], body["max_tokens"], body["stop"], body["tool_choice"]) == (2**31, 9, ["END"], "required")
+
+
+async def test_a_completion_request_fits_tgis_schema(server, make):
+    await make(mode="completion", stop=["a"], top_p=0.9).draw(request(1, [HumanMessage("one "), HumanMessage("two")]))
+    path, _, body = server.requests[0]
+    # TGI's schema names lists alone; it takes a string too, which is all that some other servers take.
+    jsonschema.validate(body | {"prompt": [body["prompt"]]}, schema_of("CompletionRequest"))
+    assert (path, body["prompt"], body["temperature"]) == ("/v1/completions", "one two", 1.0)
+
+
+async def test_options_pass_through(server, make):
+    shape = {"type": "json_object"}
+    generator = make(extra_body={"top_k": 40}, response_format=shape, temperature=None, max_tokens=None, send_seed=False)
+    await generator.draw(request(extra_body={"min_p": 0.1}, presence_penalty=0.2, max_completion_tokens=5, stop=None))
+    body = server.requests[0][2]
+    expected = {"top_k": 40, "min_p": 0.1, "presence_penalty": 0.2, "max_completion_tokens": 5, "response_format": shape}
+    assert body == {"model": "tiny", "messages": [{"role": "user", "content": "q"}], **expected}
+
+
+async def test_one_limit_is_sent_under_one_name(server, make):
+    await make().draw(request(max_completion_tokens=5))
+    await make().draw(request(max_new_tokens=6))
+    assert "max_tokens" not in server.requests[0][2]
+    assert server.requests[1][2]["max_tokens"] == 6
+
+
+@pytest.mark.parametrize("option", ["n", "best_of", "seed", "stream", "nonsense"])
+async def test_options_that_would_spoil_a_draw_are_refused(server, make, option):
+    with pytest.raises(ConfigurationError, match=option):
+        await make().draw(DrawRequest([HumanMessage("q")], 7, 0, {option: 2}))
+    with pytest.raises(ConfigurationError, match="temperature"):
+        await make().draw(request(temperature=0))
+    with pytest.raises(ConfigurationError, match="temperature"):
+        await make().draw(request(extra_body={"temperature": 0}))
+    assert not server.requests
+
+
+async def test_temperature_0_is_refused_by_the_guard(make):
+    with pytest.raises(ConfigurationError, match="deterministic"):
+        guard_of(make(temperature=0), len)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "chats"},
+        {"choices": "some"},
+        {"temperature": -1},
+        {"top_p": 0},
+        {"max_tokens": 0},
+        {"timeout": 0},
+        {"retries": -1},
+        {"max_concurrency": 0},
+        {"api_key": "a\nb"},
+        {"base_url": "localhost:8000"},
+        {"base_url": "http://user:pass@host"},
+        {"extra_body": {"n": 4}},
+        {"extra_body": {"use_beam_search": True}},
+        {"extra_body": {"temperature": 0}},
+        {"mode": "completion", "response_format": {"type": "json_object"}},
+    ],
+)
+async def test_wrong_settings_are_refused(make, settings):
+    with pytest.raises(ConfigurationError):
+        make(**settings)
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+async def test_a_base_url_with_and_without_v1(server, make, suffix):
+    await make(base_url=server.url + suffix).draw(request())
+    assert server.requests[0][0] == "/v1/chat/completions"
+
+
+async def test_the_only_model_is_found(server, make):
+    generator = make(model=None)
+    await generator.draw(request())
+    assert server.requests[0][2]["model"] == "tiny"
+    assert (await asyncio.to_thread(make(model=None).fingerprint)).startswith("openai:tiny:")
+    server.models = {"data": [{"id": "a"}, {"id": "b"}]}
+    with pytest.raises(ConfigurationError, match="2 models"):
+        await make(model=None).draw(request())
+    server.models = None
+    with pytest.raises(ConfigurationError, match="model="):
+        await make(model=None).draw(request())
+
+
+async def test_the_fingerprint_names_the_model_and_the_settings(make):
+    prints = {make(**each).fingerprint() for each in ({}, {"temperature": 0.5}, {"extra_body": {"top_k": 4}}, {"model": "other"})}
+    assert len(prints) == 4
+    assert make(choices="server").fingerprint() == make(stream=True).fingerprint()
+
+
+# Faults
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "tries"),
+    [
+        (429, {"error": {"message": "slow down", "type": "requests"}}, errors.Overloaded, 4),
+        (429, {"error": {"message": "pay", "code": "insufficient_quota"}}, errors.RequestRejected, 1),
+        (503, {"detail": "loading"}, errors.Overloaded, 4),
+        (502, "<html>bad gateway</html>", errors.EndpointUnreachable, 4),
+        (504, "", errors.EndpointTimeout, 4),
+        (424, {"error": "failed", "error_type": "generation"}, errors.GenerationFailedAtEndpoint, 2),
+        (500, {"object": "error", "message": "died", "type": "InternalServerError"}, errors.GenerationFailedAtEndpoint, 2),
+        (422, {"detail": [{"loc": ["body"]}]}, errors.RequestRejected, 1),
+        (404, {"error": {"message": "The model `x` does not exist.", "type": "NotFoundError"}}, errors.RequestRejected, 1),
+        (400, TOO_LONG, errors.RequestRejected, 1),
+        (401, {"error": {"message": "bad key"}}, errors.RequestRejected, 1),
+        (307, "", errors.RequestRejected, 1),
+    ],
+)
+async def test_error_bodies_become_typed_errors_and_some_are_tried_again(server, make, stream, status, body, kind, tries):
+    server.faults = [(status, body)] * 10
+    with pytest.raises(errors.EndpointError) as caught:
+        await make(stream=stream).draw(request())
+    assert type(caught.value) is kind
+    assert (caught.value.status, len(server.requests)) == (status, tries)
+    assert caught.value.__cause__ is not None
+    assert type(pickle.loads(pickle.dumps(caught.value))) is kind
+    said = body.get("error", body) if isinstance(body, dict) else {}
+    if isinstance(said, dict) and "message" in said:
+        assert said["message"] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "tries"),
+    [
+        ("half", errors.EndpointUnreachable, 4),
+        ("reset", errors.EndpointUnreachable, 4),
+        ("garbage", errors.MalformedAnswer, 2),
+        ("html", errors.MalformedAnswer, 2),
+        ((200, "null"), errors.MalformedAnswer, 2),
+        ((200, "[]"), errors.MalformedAnswer, 2),
+        ((200, "{}"), errors.MalformedAnswer, 2),
+        ((200, {"choices": []}), errors.MalformedAnswer, 2),
+        ((200, {"choices": [choice(0, 3)]}), errors.MalformedAnswer, 2),
+        ((200, {"choices": [choice(0, "half", None)]}), errors.GenerationFailedAtEndpoint, 2),
+        ((200, {"choices": [choice(0, "half", "abort")]}), errors.GenerationFailedAtEndpoint, 2),
+    ],
+)
+@pytest.mark.parametrize("choices", ["separate", "server"])
+async def test_broken_answers_are_typed_errors(server, make, fault, kind, tries, choices):
+    server.faults = [fault] * 10
+    generator = make(choices=choices)
+    with pytest.raises(errors.EndpointError) as caught:
+        await (generator.draw(request()) if choices == "separate" else group(generator))
+    assert (type(caught.value), len(server.requests)) == (kind, tries)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("error event", errors.GenerationFailedAtEndpoint),
+        ("cut stream", errors.GenerationFailedAtEndpoint),
+        ("html", errors.MalformedAnswer),
+        ("garbage", errors.MalformedAnswer),
+        ("half", errors.EndpointUnreachable),
+    ],
+)
+async def test_a_stream_that_fails_is_no_answer(server, make, fault, kind):
+    server.text = lambda body, index: "a long answer of many words"
+    server.faults = [fault] * 10
+    with pytest.raises(kind) as caught:
+        await make(stream=True).draw(request())
+    assert "long" not in str(caught.value)
+    server.faults = [fault]
+    assert (await make(stream=True).draw(request())).text == "a long answer of many words"
+
+
+async def test_a_storm_of_429_passes_and_retry_after_is_honoured(server, make):
+    server.faults = storm(3)
+    assert (await make().draw(request())).text == "answer 7.0"
+    server.faults = storm(1, retry_after="60")
+    with pytest.raises(errors.Overloaded) as caught:
+        await make().draw(request())
+    assert caught.value.retry_after == 60
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", ["stall", "drip"])
+async def test_stalls_and_slow_drips_end_with_the_attempt_and_with_the_draw(server, make, fault, stream):
+    server.faults = [fault]
+    assert (await make(attempt_timeout=0.2, stream=stream).draw(request())).text == "answer 7.0"
+    server.faults = [fault]
+    with pytest.raises(errors.EndpointTimeout):
+        await make(timeout=0.2, stream=stream).draw(request())
+    await until(lambda: server.closed_early == 2)
+
+
+async def test_nobody_listening():
+    generator = OpenAICompatibleGenerator("http://127.0.0.1:9", model="m", retries=1, backoff=0.01)
+    with pytest.raises(errors.EndpointUnreachable):
+        await generator.draw(request())
+    assert OpenAICompatibleGenerator("http://127.0.0.1:9").fingerprint().startswith("openai:unknown:")
+
+
+@pytest.mark.parametrize("package", ["openai", "tenacity"])
+def test_a_missing_package_is_named_with_its_extra(package):
+    code = f"import sys; sys.modules[{package!r}] = None; from bonmini_guard.adapters import OpenAICompatibleGenerator"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"MissingExtraError: {package} is needed here" in out.stderr
+    assert "bonmini-guard[openai]" in out.stderr
+
+
+def test_it_needs_no_huggingface_hub():
+    code = "import sys; sys.modules['huggingface_hub'] = None; from bonmini_guard.adapters import OpenAICompatibleGenerator"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+@pytest.mark.parametrize("choices", ["separate", "server"])
+async def test_faults_never_become_accepted_answers(server, make, choices):
+    server.faults = ["garbage", "html", (422, "{}"), "half", "reset", (500, "x"), (200, "{}"), "garbage"]
+    guard = guard_of(make(retries=0, choices=choices), lambda text: 9.0, mini_n=4 if choices == "separate" else 2)
+    with pytest.raises(BonMiniGuardError):
+        await guard.arun("q")
+
+
+# Cancelling
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choices", ["separate", "probe"])
+async def test_on_early_exit_the_server_sees_the_connections_close(server, make, stream, choices):
+    server.honours_n = False
+    seen = []
+    server.slow = lambda body: seen.append(None) or (0.0 if len(seen) == 1 else 30.0)
+    result = await guard_of(make(choices=choices, stream=stream), lambda text: 1.0, exit="eager").arun("q")
+    assert (result.decision, result.draws) == ("accepted", 4)
+    await until(lambda: server.busy == 0)
+    assert (len(server.requests), server.closed_early) == (4 if choices == "separate" else len(server.requests), len(seen) - 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+@pytest.mark.parametrize("choices", ["separate", "server"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_request_closes_its_connections(server, make, stream, choices):
+    server.slow, server.pause = (30.0, 0.0) if not stream else (0.0, 30.0)
+    running = asyncio.create_task(guard_of(make(choices=choices, stream=stream), lambda text: 1.0).arun("q"))
+    await until(lambda: server.busy == (4 if choices == "separate" else 1))
+    running.cancel()
+    await until(lambda: server.busy == 0)
+    assert server.closed_early == len(server.requests)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+async def test_nothing_is_left_after_a_thousand_requests(server, make):
+    several = [make(stream=True, choices="probe"), make(choices="server"), make(), make()]
+    guards = [guard_of(generator, lambda text: 1.0, exit="eager", mini_n=2) for generator in several]
+    await guards[0].arun("q")
+    before = asyncio.all_tasks(), threading.active_count()
+    for start in range(0, 1000, 100):
+        server.honours_n = start % 200 == 0
+        results = await asyncio.gather(*(guards[number % 4].arun("q") for number in range(100)))
+        assert {result.decision for result in results} == {"accepted"}
+    for generator in several:
+        await generator.aclose()
+    await until(lambda: server.open == 0)
+    await until(lambda: asyncio.all_tasks() <= before[0])
+    assert threading.active_count() <= before[1]
+    gc.collect()
+    sockets = [name for name in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{name}")]
+    assert len([name for name in sockets if "socket" in os.readlink(f"/proc/self/fd/{name}")]) < 20
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+async def test_works_through_the_sync_bridge_and_from_a_loop(server, make):
+    generator = make()
+    guard = guard_of(generator, lambda text: 1.0)
+    assert (await asyncio.to_thread(guard.run, "q")).decision == "accepted"
+    assert (await guard.arun("q")).decision == "accepted"
+    await generator.aclose()
+    await until(lambda: server.open == 0)
+
+
+async def test_max_concurrency_is_kept(server, make):
+    server.slow = 0.02
+    generator = make(max_concurrency=3)
+    await asyncio.gather(*(generator.draw(request(seed)) for seed in range(12)))
+    assert server.busiest == 3
+
+
+# Secrets
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_key_is_sent_and_shows_nowhere(server, make, caplog, stream):
+    caplog.set_level(logging.DEBUG)
+    generator = make(api_key=KEY, stream=stream, retries=0, model=None)
+    echo = {"error": {"message": "x" * 185 + f" Incorrect API key provided: {KEY}", "type": "invalid"}}
+    server.faults = [(401, echo), "reset", (429, echo), "garbage"]
+    shown = [repr(generator), str(vars(generator)), await asyncio.to_thread(generator.fingerprint)]
+    for _ in range(4):
+        with pytest.raises(errors.EndpointError) as caught:
+            await generator.draw(request())
+        shown += ["".join(traceback.format_exception(caught.value)), repr(caught.value)]
+    result = await guard_of(generator, lambda text: 1.0).arun("q")
+    shown += [repr(result), str(result.candidates)]
+    assert {headers["authorization"] for _, headers, _ in server.requests} == {f"Bearer {KEY}"}
+    for text in [*shown, *(record.getMessage() for record in caplog.records)]:
+        assert KEY[:12] not in text
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_rejected_text_is_in_no_log(server, make, caplog, stream):
+    caplog.set_level(logging.DEBUG)
+    server.text = lambda body, index: "a very rude word"
+    with pytest.raises(BonMiniGuardError) as caught:
+        await guard_of(make(stream=stream), lambda text: -1.0).ainvoke("q")
+    shown = ["".join(traceback.format_exception(caught.value)), *(record.getMessage() for record in caplog.records)]
+    assert not any("rude" in text for text in shown)
+
+
+async def test_a_key_of_the_environment_and_none(server, make, monkeypatch):
+    await make().draw(request())
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    await make().draw(request())
+    await make(api_key="").draw(request())
+    assert [headers.get("authorization") for _, headers, _ in server.requests] == [None, f"Bearer {KEY}", None]
