@@ -147,6 +147,7 @@ class OpenAICompatibleGenerator(Endpoint):
         }
         #: Whether the server was seen to answer fewer choices than asked for, or copies of one.
         self._ignores_n = False
+        self._told = False
 
     def __repr__(self) -> str:
         return f"OpenAICompatibleGenerator({self.base_url!r}, model={self.model!r}, mode={self.mode!r}, choices={self.choices!r})"
@@ -203,7 +204,8 @@ class OpenAICompatibleGenerator(Endpoint):
             self._ignores_n = True
             # Copies may be one draw n times over: only the first of them is certain to be one.
             return answers[:1]
-        if len(answers) < count:
+        if len(answers) < count and not self._told:
+            self._told = True
             logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", len(answers), count)
         return answers
 
