@@ -45,6 +45,11 @@ class LangChainGenerator:
         }
 
     @property
+    def chat_model(self) -> Runnable[Any, Any]:
+        """The quiet copy that draws."""
+        return self._model
+
+    @property
     def deterministic(self) -> bool:
         """Whether the model is set to temperature 0, so that all candidates would be the same."""
         return bool(_temperature(self._model, self._options) == 0)

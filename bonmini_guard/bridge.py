@@ -12,11 +12,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+#: Blocking calls at a time, over all sync requests. Threads are started as they are needed.
+BLOCKING_CALLS = 64
 
 
 class LoopThread:
@@ -24,6 +27,8 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        # Blocking models and scorers run here. The default executor has few threads, and would draw a loop one part at a time.
+        self.loop.set_default_executor(ThreadPoolExecutor(BLOCKING_CALLS, thread_name_prefix="bonmini-guard"))
         self.thread = threading.Thread(target=self._serve, name="bonmini-guard", daemon=True)
         self.thread.start()
 

@@ -290,8 +290,10 @@ class ChatBestOfMiniN(BaseChatModel):
     def _build_guard(self) -> BestOfMiniN:
         names = BestOfMiniN.model_fields.keys() - {"name", "profile", "on_abstain"}
         quiet = Quiet(self.on_abstain) if isinstance(self.on_abstain, Runnable) else self.on_abstain
-        kind = StructuredGuard if isinstance(self.reward_model, ValidatingScorer) else BestOfMiniN
-        return kind(profile=self.guard_profile, on_abstain=quiet, **{name: getattr(self, name) for name in names})
+        return self._guard_kind()(profile=self.guard_profile, on_abstain=quiet, **{name: getattr(self, name) for name in names})
+
+    def _guard_kind(self) -> type[BestOfMiniN]:
+        return StructuredGuard if isinstance(self.reward_model, ValidatingScorer) else BestOfMiniN
 
     def _variant(self, **changes: Any) -> ChatBestOfMiniN:
         """The same model with other arguments; both share one limit of concurrent draws."""

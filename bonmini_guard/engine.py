@@ -357,7 +357,7 @@ class _Request:
             selected=selected,
             candidates=tuple(self.candidates),
             loops=self.loops,
-            usage=_total_usage(self.candidates),
+            usage=total_usage(self.candidates),
             timings=Timings(self._elapsed(), self.scoring),
             threshold=self.engine.policy.thresholds[self.loops - 1] if self.loops else None,
             seed=self.seed,
@@ -383,7 +383,8 @@ def _content_key(message: AIMessage) -> str:
     return "\0" + json.dumps([message.content, calls], sort_keys=True, default=repr)
 
 
-def _total_usage(candidates: Sequence[Candidate]) -> dict[str, Any]:
+def total_usage(candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """The tokens of all draws that reported them."""
     total: UsageMetadata | None = None
     for candidate in candidates:
         if candidate.message is not None and candidate.message.usage_metadata is not None:

@@ -82,6 +82,11 @@ class ScorerError(NoAcceptableResponse):
     """
 
 
+def abstention(result: GuardResult) -> NoAcceptableResponse:
+    """The error that says why a request was not answered."""
+    return (ScorerError if result.reason == "scorer_failed" else NoAcceptableResponse)(result)
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is not installed.
 

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, PrivateAttr, ValidationError
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.budget import Budget
 from bonmini_guard.engine import Engine, Observer
-from bonmini_guard.errors import ConfigurationError, NoAcceptableResponse, ScorerError
+from bonmini_guard.errors import ConfigurationError, abstention
 from bonmini_guard.explore import Explorer
 from bonmini_guard.generators import as_generator
 from bonmini_guard.limiter import Limiter
@@ -184,7 +184,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         observer = self._observer(run_manager, config)
         result = await self._conduct(as_messages(input), options.pop("seed", None), options, observer)
         if result.message is not None:
-            return _stamped(result.message, result)
+            return stamped(result.message, result)
         return await self._abstain(input, result, patch_config(config, callbacks=run_manager.get_child()))
 
     def _observer(self, run_manager: Any, config: RunnableConfig) -> Observer | None:
@@ -193,15 +193,15 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     async def _abstain(self, original: LanguageModelInput, result: GuardResult, config: RunnableConfig) -> AIMessage:
         if self.on_abstain == "error":
             # Not chained: what a scorer raises may quote the candidate, and tracers keep whole tracebacks.
-            raise (ScorerError if result.reason == "scorer_failed" else NoAcceptableResponse)(result)
+            raise abstention(result)
         if self.on_abstain == "message":
-            return _stamped(AIMessage(self.abstain_message), result)
+            return stamped(AIMessage(self.abstain_message), result)
         if isinstance(self.on_abstain, Runnable):
             answer = await self.on_abstain.ainvoke(original, config)
         else:
             answer = self.on_abstain(result)
             answer = await answer if inspect.isawaitable(answer) else answer
-        return _stamped(_fallback_message(answer), result, fallback=True)
+        return stamped(_fallback_message(answer), result, fallback=True)
 
     async def _conduct(
         self, messages: Sequence[BaseMessage], seed: int | None, options: dict[str, Any], observer: Observer | None
@@ -246,7 +246,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         )
 
 
-def _stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> AIMessage:
+def stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> AIMessage:
     """A copy that carries the decision and the tokens of all draws (of the fallback too); the original stays as it was."""
     about = result.metadata()
     usage: Any = dict(result.usage) or None

@@ -149,7 +149,7 @@ def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, sc
             "set a positive temperature, or mini_n=1 and max_loops=1"
         )
     if profile is not None:
-        _check_fingerprints(profile, {"reward_model": scorer, "generator": generator}, strict)
+        check_fingerprints(profile, {"reward_model": scorer, "generator": generator}, strict)
         return
     if not getattr(scorer, "has_zero", True):
         _check_without_zero(policy)
@@ -171,7 +171,12 @@ def _check_without_zero(policy: Policy) -> None:
     warnings.warn(problem, UserWarning, stacklevel=5)
 
 
-def _check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool) -> None:
+def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool) -> None:
+    """Refuse a profile that was calibrated for other parts than those named.
+
+    Raises:
+        ProfileError: a fingerprint differs, or there is none to compare (a warning with ``strict=False``).
+    """
     for name, part in parts.items():
         expected = profile.fingerprints.get(name)
         if expected is None:

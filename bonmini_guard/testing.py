@@ -1,4 +1,4 @@
-"""Fakes for your own tests: a generator and a reward model backed by a plain function. They ship, and they are kept.
+"""Fakes for your own tests: a generator, a chat model and a reward model backed by plain functions. They ship, and they are kept.
 
 Example::
 
@@ -13,10 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from threading import Lock
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field, PrivateAttr
 
 from bonmini_guard.protocols import DrawRequest
 
@@ -63,6 +69,87 @@ class FakeGenerator:
     def fingerprint(self) -> str:
         """A constant name."""
         return "fake-generator"
+
+
+class FakeChatModel(BaseChatModel):
+    """A LangChain chat model with tools that says what it is told, for agents and graphs. It streams word by word.
+
+    Args:
+        source: as for :class:`FakeGenerator`; a function of one argument gets the messages. Sync functions alone.
+        latency: seconds each call takes; a function of the call's number for uneven ones.
+
+    Attributes:
+        calls: the call options of every call, in order; ``tools`` in the OpenAI form.
+        cancelled: numbers of the calls that were cancelled.
+        model_name: the name under which usage counters count it.
+    """
+
+    source: Any
+    latency: Any = 0.0
+    model_name: str = "fake-chat-model"
+    calls: list[dict[str, Any]] = Field(default_factory=list)
+    cancelled: list[int] = Field(default_factory=list)
+    _lock: Any = PrivateAttr(default_factory=Lock)
+
+    def __init__(self, source: Sequence[str | AIMessage | Exception] | Callable[..., Any], **fields: Any) -> None:
+        super().__init__(source=source, **fields)
+
+    def bind_tools(self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any) -> Any:
+        """Offer tools; they are written down with the call."""
+        chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **chosen, **kwargs)
+
+    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        number = self._number(kwargs)
+        time.sleep(self._seconds(number))
+        return ChatResult(generations=[ChatGeneration(message=self._answer(messages, number))])
+
+    async def _agenerate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        number = self._number(kwargs)
+        try:
+            await asyncio.sleep(self._seconds(number))
+        except asyncio.CancelledError:
+            self.cancelled.append(number)
+            raise
+        return ChatResult(generations=[ChatGeneration(message=self._answer(messages, number))])
+
+    def _stream(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        for chunk in _words(self._generate(messages, **kwargs)):
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in _words(await self._agenerate(messages, **kwargs)):
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    @property
+    def _llm_type(self) -> str:
+        return "bonmini-guard-fake"
+
+    def _number(self, options: dict[str, Any]) -> int:
+        with self._lock:
+            self.calls.append(options)
+            return len(self.calls) - 1
+
+    def _seconds(self, number: int) -> float:
+        return float(self.latency(number) if callable(self.latency) else self.latency)
+
+    def _answer(self, messages: list[BaseMessage], number: int) -> AIMessage:
+        if isinstance(self.source, Sequence):
+            answer = self.source[number % len(self.source)]
+        else:
+            answer = self.source(messages) if _parameters(self.source) == 1 else self.source(messages, number)
+        if isinstance(answer, Exception):
+            raise answer
+        message = AIMessage(answer) if isinstance(answer, str) else answer
+        return message.model_copy(update={"response_metadata": {"model_name": self.model_name, **message.response_metadata}})
 
 
 class FakeRewardModel:
@@ -122,6 +209,15 @@ class FakeScoringSession:
     async def aclose(self) -> None:
         """Count the session as closed."""
         self._model.open_sessions -= 1
+
+
+def _words(result: ChatResult) -> Iterator[ChatGenerationChunk]:
+    message = result.generations[0].message
+    *words, last = str(message.text).split(" ")
+    for word in words:
+        yield ChatGenerationChunk(message=AIMessageChunk(content=f"{word} "))
+    fields = {name: value for name, value in message.__dict__.items() if name in AIMessageChunk.model_fields and name != "type"}
+    yield ChatGenerationChunk(message=AIMessageChunk(**{**fields, "content": last, "chunk_position": "last"}))
 
 
 def _by_position(answers: Sequence[Any]) -> Callable[[DrawRequest], Any]:

@@ -9,7 +9,6 @@ from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 
-from bonmini_guard.adapters.langchain import LangChainGenerator
 from bonmini_guard.scorers import CallableScorer
 
 
@@ -30,8 +29,8 @@ class Quiet(Runnable[Any, Any]):
 
 def chat_model_of(generator: Any) -> BaseChatModel | None:
     """The LangChain chat model that a generator draws from; None if it draws from something else."""
-    if isinstance(generator, LangChainGenerator):
-        generator = generator._model
+    if not isinstance(generator, Runnable):
+        generator = getattr(generator, "chat_model", None)
     while isinstance(generator, RunnableBinding):
         generator = generator.bound
     return generator if isinstance(generator, BaseChatModel) else None

@@ -1,0 +1,496 @@
+"""``BestOfMiniNMiddleware``: draws through the agent's own handler, decisions in its state, and nothing else of its draws."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import threading
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel
+
+pytest.importorskip("langchain.agents")
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, ModelFallbackMiddleware, ModelRetryMiddleware
+from langchain.agents.middleware.types import ExtendedModelResponse
+from langchain.agents.structured_output import ProviderStrategy, StructuredOutputValidationError, ToolStrategy
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
+
+from bonmini_guard import GuardProfile, NoAcceptableResponse, ScorerError
+from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
+from bonmini_guard.adapters.langchain import LangChainGenerator
+from bonmini_guard.errors import ConfigurationError, GenerationError, MissingExtraError, ProfileError
+from bonmini_guard.testing import FakeChatModel, FakeRewardModel
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+SCORES = {"good": 2.0, "poor": -1.0, "worse": -2.0, "": 1.0}
+USAGE = {"input_tokens": 10, "output_tokens": 1, "total_tokens": 11}
+QUESTION = {"messages": [("human", "q")]}
+
+both_ways = pytest.mark.parametrize("sync", [False, True])
+
+
+def guard(scores=None, **settings):
+    return BestOfMiniNMiddleware(reward_model=FakeRewardModel(scores or SCORES), **{"schedule": [2, 2], **settings})
+
+
+def agent(answers, *middleware, tools=(), **settings):
+    model = answers if isinstance(answers, FakeChatModel) else FakeChatModel(answers)
+    return create_agent(model, tools=list(tools), middleware=list(middleware), **settings)
+
+
+async def ask(graph, sync, question=None, config=None):
+    question = QUESTION if question is None else question
+    return await (asyncio.to_thread(graph.invoke, question, config) if sync else graph.ainvoke(question, config))
+
+
+def counted(text, **fields):
+    return AIMessage(text, usage_metadata=USAGE, **fields)
+
+
+def about(message):
+    return message.response_metadata["bonmini_guard"]
+
+
+@tool
+def search(query: str) -> str:
+    """Search the web."""
+    return f"found {query}"
+
+
+def searching(query="x"):
+    return counted("", tool_calls=[{"name": "search", "args": {"query": query}, "id": f"call-{query}"}])
+
+
+# Answers
+
+
+@both_ways
+async def test_the_winner_alone_gets_into_the_state_with_its_decision(sync):
+    out = await ask(agent([counted("poor"), counted("worse"), counted("good"), counted("poor")], guard()), sync)
+    question, answer = out["messages"]
+    assert (question.content, answer.content) == ("q", "good")
+    assert out["bonmini_guard"] == about(answer)
+    assert {"decision": "accepted", "draws": 4, "loops": 2}.items() <= about(answer).items()
+    assert answer.usage_metadata["total_tokens"] == 44
+
+
+@both_ways
+async def test_draws_of_a_loop_run_at_once(sync):
+    together = threading.Barrier(8, timeout=30)
+
+    class Waiting(AgentMiddleware):
+        def wrap_model_call(self, request, handler):
+            together.wait()
+            return handler(request)
+
+        async def awrap_model_call(self, request, handler):
+            await asyncio.to_thread(together.wait)
+            return await handler(request)
+
+    loop = asyncio.get_running_loop()
+    from concurrent.futures import ThreadPoolExecutor
+
+    loop.set_default_executor(ThreadPoolExecutor(16))
+    out = await ask(agent(["good"], guard(schedule=[8]), Waiting()), sync)
+    assert about(out["messages"][-1])["draws"] == 8
+
+
+async def test_an_early_exit_cancels_what_is_not_needed():
+    model = FakeChatModel(["good"], latency=lambda number: 0.0 if number == 0 else 60.0)
+    out = await agent(model, guard(schedule=[4], exit="eager")).ainvoke(QUESTION)
+    assert out["messages"][-1].content == "good"
+    assert sorted(model.cancelled) == [1, 2, 3]
+
+
+async def test_a_cancelled_agent_cancels_its_draws_and_stays_cancelled():
+    model = FakeChatModel(["good"], latency=60.0)
+    task = asyncio.create_task(agent(model, guard()).ainvoke(QUESTION))
+    while len(model.calls) < 2:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(model.cancelled) == [0, 1]
+
+
+@both_ways
+async def test_the_reward_model_sees_the_system_message_and_the_conversation(sync):
+    seen = []
+
+    def score(messages, candidates):
+        seen.append(messages)
+        return [1.0] * len(candidates)
+
+    graph = agent(["hello"], guard(score, schedule=[1]), system_prompt="be kind")
+    await ask(graph, sync, {"messages": [("human", "one"), ("ai", "two"), ("human", "three")]})
+    (messages,) = seen
+    assert [type(message) for message in messages] == [SystemMessage, HumanMessage, AIMessage, HumanMessage]
+
+
+async def test_each_draw_gets_a_seed_of_its_own_where_the_model_takes_one():
+    model = FakeChatModel(["poor"])
+    graph = agent(model, guard(seed_argument="seed", seed=1, mode="accelerator"))
+    await graph.ainvoke(QUESTION)
+    await graph.ainvoke(QUESTION)
+    seeds = [call["seed"] for call in model.calls]
+    assert len(set(seeds[:4])) == 4
+    assert seeds[:4] == seeds[4:]
+
+
+async def test_a_hundred_agents_at_once_keep_their_answers_apart():
+    graph = agent(lambda messages, number: f"answer to {messages[-1].content}", guard(lambda text: 1.0, schedule=[2]))
+    outs = await asyncio.gather(*(graph.ainvoke({"messages": [("human", str(i))]}) for i in range(100)))
+    assert [out["messages"][-1].content for out in outs] == [f"answer to {i}" for i in range(100)]
+
+
+@both_ways
+async def test_usage_counters_count_all_draws_once(sync):
+    with get_usage_metadata_callback() as counter:
+        await ask(agent([counted("poor"), OSError("down"), counted("good"), counted("poor")], guard()), sync)
+    assert counter.usage_metadata["fake-chat-model"]["total_tokens"] == 33
+
+
+async def test_explored_draws_are_made_after_the_answer():
+    done = asyncio.Event()
+    complete = []
+
+    def keep(result):
+        complete.append(result)
+        done.set()
+
+    model = FakeChatModel(lambda messages, number: "good" if number < 2 else "poor")
+    await agent(model, guard(explore=1.0, on_explored=keep)).ainvoke(QUESTION)
+    await asyncio.wait_for(done.wait(), 30)
+    assert [candidate.score for candidate in complete[0].candidates] == [2.0, 2.0, -1.0, -1.0]
+
+
+# Abstention
+
+
+@both_ways
+async def test_an_abstention_raises_by_default_and_leaves_no_message(sync):
+    graph = agent(["poor"], guard(), checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(NoAcceptableResponse) as caught:
+        await ask(graph, sync, config=config)
+    assert caught.value.result.draws == 4
+    assert [message.content for message in graph.get_state(config).values["messages"]] == ["q"]
+
+
+@both_ways
+async def test_an_abstention_may_continue_with_a_message(sync):
+    out = await ask(agent(["poor"], guard(on_abstain="continue", abstain_message="sorry")), sync)
+    assert out["messages"][-1].content == "sorry"
+    assert out["bonmini_guard"]["decision"] == "abstained"
+
+
+@both_ways
+async def test_a_callable_gets_the_error_and_gives_the_text(sync):
+    async def later(error):
+        return AIMessage(f"{type(error).__name__} after {error.result.draws}")
+
+    for on_abstain in (later, lambda error: f"{type(error).__name__} after {error.result.draws}"):
+        out = await ask(agent(["poor"], guard(on_abstain=on_abstain)), sync)
+        assert out["messages"][-1].content == "NoAcceptableResponse after 4"
+        assert out["bonmini_guard"]["decision"] == "fallback"
+
+
+async def test_a_failing_scorer_serves_nothing_in_a_guardrail():
+    def fails(messages, candidates):
+        raise RuntimeError
+
+    with pytest.raises(ScorerError):
+        await agent(["good"], guard(fails)).ainvoke(QUESTION)
+    out = await agent(["good"], guard(fails, mode="accelerator")).ainvoke(QUESTION)
+    assert out["bonmini_guard"]["decision"] == "unscored"
+
+
+@both_ways
+async def test_langchains_fallback_middleware_catches_an_abstention(sync):
+    graph = agent(["poor"], ModelFallbackMiddleware(FakeChatModel(["good"])), guard())
+    assert (await ask(graph, sync))["messages"][-1].content == "good"
+
+
+@both_ways
+async def test_langchains_retry_middleware_behind_the_guard_retries_each_draw(sync):
+    failed = set()
+
+    def flaky(messages, number):
+        if number < 2:
+            failed.add(number)
+            raise OSError("down")
+        return "good"
+
+    retry = ModelRetryMiddleware(max_retries=1, initial_delay=0.0, on_failure="error")
+    out = await ask(agent(flaky, guard(), retry), sync)
+    assert out["bonmini_guard"]["draws"] == 2
+    assert failed == {0, 1}
+
+
+@both_ways
+async def test_if_every_draw_fails_the_causes_are_told(sync):
+    with pytest.raises(GenerationError) as caught:
+        await ask(agent([OSError("down")], guard()), sync)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+
+
+# Interrupts
+
+
+class Interrupting(AgentMiddleware):
+    """Behind the guard: the second draw interrupts, the others never end."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = 0
+        self.cancelled = 0
+        self.released = threading.Event()
+
+    def wrap_model_call(self, request, handler):
+        self.begun += 1
+        if self.begun == 2:
+            interrupt("ask a person")
+        self.released.wait(60)
+        return handler(request)
+
+    async def awrap_model_call(self, request, handler):
+        self.begun += 1
+        if self.begun == 2:
+            interrupt("ask a person")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+@both_ways
+async def test_an_interrupt_of_one_draw_is_passed_on_at_once(sync):
+    inner = Interrupting()
+    graph = agent(["good"], guard(), inner, checkpointer=InMemorySaver())
+    out = await ask(graph, sync, config={"configurable": {"thread_id": "1"}})
+    inner.released.set()
+    assert [pause.value for pause in out["__interrupt__"]] == ["ask a person"]
+    assert [message.content for message in out["messages"]] == ["q"]
+    if not sync:
+        assert inner.cancelled == 1
+
+
+@both_ways
+async def test_an_interrupt_is_passed_on_even_where_the_scorer_fails(sync):
+    def fails(messages, candidates):
+        raise RuntimeError
+
+    class Once(AgentMiddleware):
+        def wrap_model_call(self, request, handler):
+            interrupt("ask a person")
+
+        async def awrap_model_call(self, request, handler):
+            interrupt("ask a person")
+
+    graph = agent(["good"], guard(fails, mode="accelerator"), Once(), checkpointer=InMemorySaver())
+    out = await ask(graph, sync, config={"configurable": {"thread_id": "1"}})
+    assert "__interrupt__" in out
+
+
+# Tools
+
+
+@both_ways
+async def test_a_turn_that_calls_tools_is_served_as_it_is_and_the_final_answer_is_guarded(sync):
+    def answer(messages, number):
+        return counted("good") if isinstance(messages[-1], ToolMessage) else searching()
+
+    out = await ask(agent(answer, guard(), tools=[search]), sync)
+    _, calling, result, final = out["messages"]
+    assert result.content == "found x"
+    assert {"decision": "unscored", "reason": "tool_call", "score": None}.items() <= about(calling).items()
+    assert about(final)["decision"] == "accepted"
+
+
+async def test_the_first_draw_decides_and_the_others_are_cancelled():
+    model = FakeChatModel(lambda messages, number: searching("first"), latency=lambda number: 0.0 if number == 0 else 60.0)
+    graph = agent(model, guard(schedule=[4]), tools=[search], interrupt_before=["tools"], checkpointer=InMemorySaver())
+    out = await graph.ainvoke(QUESTION, {"configurable": {"thread_id": "1"}})
+    calling = out["messages"][-1]
+    assert (calling.tool_calls[0]["args"], about(calling)["draws"]) == ({"query": "first"}, 4)
+    assert calling.usage_metadata["total_tokens"] == 11
+    assert sorted(model.cancelled) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("first", ["poor", OSError("down")])
+async def test_an_answer_first_makes_tool_calls_no_candidates_and_a_failed_draw_decides_nothing(first):
+    answers = [first, searching("second"), counted("good"), counted("poor")]
+    graph = agent(answers, guard(), tools=[search], interrupt_before=["tools"], checkpointer=InMemorySaver())
+    out = await graph.ainvoke(QUESTION, {"configurable": {"thread_id": "1"}})
+    last = out["messages"][-1]
+    assert bool(last.tool_calls) is isinstance(first, OSError)
+    assert last.content == ("" if last.tool_calls else "good")
+
+
+@both_ways
+async def test_tool_calls_are_guarded_where_asked_for(sync):
+    def judged(messages, candidates):
+        return [2.0 if c.content or c.tool_calls[0]["args"]["query"] == "apt" else -1.0 for c in candidates]
+
+    def answer(messages, number):
+        return "good" if isinstance(messages[-1], ToolMessage) else searching("apt" if number == 2 else "inept")
+
+    out = await ask(agent(answer, guard(judged, guard_tool_calls=True), tools=[search]), sync)
+    calling = out["messages"][1]
+    assert calling.tool_calls[0]["args"] == {"query": "apt"}
+    assert {"decision": "accepted", "draws": 4}.items() <= about(calling).items()
+
+
+async def test_a_tool_call_that_cannot_be_read_does_not_pass():
+    broken = AIMessage("", invalid_tool_calls=[{"name": "search", "args": "{", "id": "1", "error": None}])
+    out = await agent([broken, "good"], guard(), tools=[search]).ainvoke(QUESTION)
+    assert out["messages"][-1].content == "good"
+
+
+# Structured output
+
+
+class Film(BaseModel):
+    """A film."""
+
+    title: str
+    year: int
+
+
+def film(title, year):
+    return counted("", tool_calls=[{"name": "Film", "args": {"title": title, "year": year}, "id": title}])
+
+
+@both_ways
+@pytest.mark.parametrize("handle_errors", [True, False])
+async def test_an_answer_that_cannot_be_parsed_does_not_pass(sync, handle_errors):
+    answers = [film("Alien", "secret"), film("Alien", "secret"), film("Alien", 1979), film("Alien", "secret")]
+    out = await ask(agent(answers, guard(), response_format=ToolStrategy(Film, handle_errors=handle_errors)), sync)
+    assert out["structured_response"] == Film(title="Alien", year=1979)
+    assert out["bonmini_guard"]["decision"] == "accepted"
+    assert out["messages"][1].usage_metadata["total_tokens"] == 44
+    assert [type(message) for message in out["messages"]] == [HumanMessage, AIMessage, ToolMessage]
+    assert "secret" not in repr(out)
+
+
+async def test_native_structured_output_is_parsed_draw_by_draw():
+    answers = ["not json secret", '{"title": "Alien", "year": 1979}']
+    out = await agent(answers, guard(lambda text: 1.0), response_format=ProviderStrategy(Film)).ainvoke(QUESTION)
+    assert out["structured_response"] == Film(title="Alien", year=1979)
+
+
+async def test_if_no_answer_can_be_parsed_a_guardrail_abstains_and_quotes_nothing():
+    graph = agent([film("Alien", "secret")], guard(), response_format=ToolStrategy(Film, handle_errors=False))
+    with pytest.raises(NoAcceptableResponse, match="invalid_output") as caught:
+        await graph.ainvoke(QUESTION)
+    assert "secret" not in str(caught.value)
+    assert not isinstance(caught.value, ScorerError)
+    accelerator = guard(mode="accelerator")
+    with pytest.raises(StructuredOutputValidationError):
+        await agent([film("Alien", "secret")], accelerator, response_format=ToolStrategy(Film, handle_errors=False)).ainvoke(
+            QUESTION
+        )
+
+
+# What inner middleware does
+
+
+class Chatty(AgentMiddleware):
+    """Behind the guard, it tells the state and the stream what every draw said."""
+
+    async def awrap_model_call(self, request, handler):
+        response = await handler(request)
+        return self.tell(request, response)
+
+    def wrap_model_call(self, request, handler):
+        return self.tell(request, handler(request))
+
+    def tell(self, request, response):
+        from langgraph.config import get_stream_writer
+
+        text = f"a draw said {response.result[0].content}"
+        request.runtime.stream_writer(text)
+        get_stream_writer()(text)
+        return ExtendedModelResponse(response, Command(update={"messages": [AIMessage(text)]}))
+
+
+@both_ways
+async def test_inner_middleware_can_neither_stream_nor_store_what_was_rejected(sync):
+    graph = agent(["poor", "good"], guard(), Chatty())
+    if sync:
+        parts = await asyncio.to_thread(lambda: list(graph.stream(QUESTION, stream_mode=["custom", "values"])))
+    else:
+        parts = [part async for part in graph.astream(QUESTION, stream_mode=["custom", "values"])]
+    assert "a draw said" not in repr(parts)
+    assert [message.content for message in parts[-1][1]["messages"]] == ["q", "good"]
+
+
+async def test_a_graph_inside_a_draw_neither_streams_nor_saves():
+    saver = InMemorySaver()
+    helper = create_agent(FakeChatModel(["secret plan"]), name="helper")
+
+    class Planning(AgentMiddleware):
+        async def awrap_model_call(self, request, handler):
+            await helper.ainvoke(QUESTION)
+            return await handler(request)
+
+    graph = agent(["poor", "good"], guard(), Planning(), checkpointer=saver)
+    config: dict[str, Any] = {"configurable": {"thread_id": "1"}}
+    modes = ["messages", "updates", "custom", "values", "debug"]
+    parts = [part async for part in graph.astream(QUESTION, config, stream_mode=modes, subgraphs=True)]
+    saved = [entry async for entry in saver.alist(None)]
+    assert "secret plan" not in repr(parts) + repr(saved)
+    assert "good" in repr(parts)
+
+
+# Construction
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ConfigurationError, match="ModelFallbackMiddleware"):
+        guard(on_abstain="message")
+    with pytest.raises(ConfigurationError, match="max_loop"):
+        guard(max_loop=3)
+    with pytest.raises(TypeError):
+        BestOfMiniNMiddleware(FakeRewardModel(SCORES))
+
+
+@both_ways
+async def test_a_model_at_temperature_zero_is_refused(sync):
+    class Sampled(FakeChatModel):
+        temperature: float = 0.0
+
+    with pytest.raises(ConfigurationError, match="temperature 0"):
+        await ask(agent(Sampled(["good"]), guard()), sync)
+
+
+async def test_a_profile_is_bound_to_the_agents_model():
+    model = FakeChatModel(["good"])
+    prints = {"generator": LangChainGenerator(model).fingerprint(), "reward_model": "fake-reward-model"}
+    shape = {"mode": "guardrail", "schedule": [2], "thresholds": [0.0]}
+    bound = GuardProfile(**shape, fingerprints=prints)
+    out = await agent(model, guard(profile=bound, schedule=None)).ainvoke(QUESTION)
+    assert out["messages"][-1].content == "good"
+    other = GuardProfile(**shape, fingerprints=prints | {"generator": "another"})
+    with pytest.raises(ProfileError, match="another"):
+        await agent(model, guard(profile=other, schedule=None)).ainvoke(QUESTION)
+    lax = agent(model, guard(profile=other, schedule=None, strict=False))
+    with pytest.warns(UserWarning, match="another"):
+        await lax.ainvoke(QUESTION)
+
+
+def test_without_langchain_the_cure_is_named(monkeypatch):
+    for name in ("bonmini_guard.adapters.agents", "bonmini_guard.adapters.agent_calls"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "langchain.agents.middleware.types", None)
+    with pytest.raises(MissingExtraError, match=r"bonmini-guard\[agents\]"):
+        importlib.import_module("bonmini_guard.adapters.agents")
