@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
     parser.add_argument("--profile", required=True, help="profile file; mode, schedule and thresholds suffice")
-    parser.add_argument(
-        "--estimate-labels", action="store_true", help="model missing labels from the scores (estimates)"
-    )
+    parser.add_argument("--estimate-labels", action="store_true", help="model missing labels from the scores (estimates)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 

@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
     parser.add_argument("--profile", required=True, help="profile file")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
-    parser.add_argument(
-        "--estimate-labels", action="store_true", help="model missing labels from the scores (estimates)"
-    )
+    parser.add_argument("--estimate-labels", action="store_true", help="model missing labels from the scores (estimates)")
     parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values")
 
 
