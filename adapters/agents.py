@@ -205,7 +205,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
 
     def _call(self, request: ModelRequest[Any], ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]) -> AgentCall:
         call = AgentCall(request, ask, self._judge_tool_calls, self._seed_argument)
-        budget = self._chat.budget
+        budget = self._chat.most_draws
         if budget > 1 and call.model.deterministic:
             raise ConfigurationError(
                 f"the agent's model has temperature 0, so {budget} draws would be one answer {budget} times: set a positive one"
@@ -272,7 +272,7 @@ class _AgentModel(ChatBestOfMiniN):
     """The chat model run that callbacks see."""
 
     @property
-    def budget(self) -> int:
+    def most_draws(self) -> int:
         return self._guard._engine.policy.budget
 
     def _guard_kind(self) -> type[BestOfMiniN]:
