@@ -13,12 +13,12 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langsmith.run_helpers import tracing_context
 
 from bonmini_guard.adapters.langchain import LangChainGenerator
-from bonmini_guard.engine import total_usage
 from bonmini_guard.errors import MissingExtraError
 from bonmini_guard.policy import Mode
 from bonmini_guard.protocols import DrawRequest, Scorer
 from bonmini_guard.result import Candidate, GuardResult, Timings
 from bonmini_guard.structured import ValidatingScorer
+from bonmini_guard.usage import total_usage
 
 try:
     from langchain.agents.middleware.types import ModelRequest, ModelResponse

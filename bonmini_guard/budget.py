@@ -14,7 +14,7 @@ class Budget(StopRule):
     """No further loop begins once the draws so far have used up what a request may cost.
 
     The loop in flight is not cut short: its cost comes on top, one loop's at most. Counted is what the generator reports as
-    usage; a failed or cancelled draw reports none. The rule never accepts: a guardrail abstains with reason ``budget``, an
+    usage, for failed draws too. The rule never accepts: a guardrail abstains with reason ``budget``, an
     accelerator serves the best so far.
 
     Attributes:

@@ -13,12 +13,11 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Protocol, TypeGuard
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.detach import attach, detach
@@ -26,7 +25,8 @@ from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, Generator, GroupGenerator, Scorer, ScoringSession
-from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings, used_tokens
+from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
+from bonmini_guard.usage import total_usage, used_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -98,17 +98,17 @@ class Engine:
         attached = detach()
         request = _Request(self, messages, seed, options, observer, request_id)
         try:
-            async with asyncio.timeout(self.timeout) as scope:
-                return await request.conduct()
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            return request.out_of_time()
+            result = await request.conduct_within(self.timeout)
+        except GenerationError as error:
+            await request.close()
+            error.usage = total_usage(request.candidates)
+            raise
         finally:
             try:
                 await request.close()
             finally:
                 attach(attached)
+        return request.settled(result)
 
 
 class _ScoringFailed(Exception):  # noqa: N818 - a signal, never seen outside
@@ -140,12 +140,23 @@ class _Request:
         self.candidates: list[Candidate] = []
         self.arrived: Arrivals[Candidate] = Arrivals()
         self.tasks: list[asyncio.Task[None]] = []
+        self.cut_short = False
         self.session: ScoringSession | None = None
         self.known: dict[str, tuple[float | None, float | None]] = {}
         self.scorer_error: BaseException | None = None
         self.context = contextvars.copy_context()
         self.context.run(request_lane.set, self)
         self.places = None if engine.limiter is None else engine.limiter.here(self)
+
+    async def conduct_within(self, seconds: float | None) -> GuardResult:
+        """Loop until the policy has decided, or the time is up."""
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                return await self.conduct()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            return self.out_of_time()
 
     async def conduct(self) -> GuardResult:
         """Loop until the policy has decided."""
@@ -177,8 +188,9 @@ class _Request:
         raise GenerationError(f"no draw arrived within the timeout of {self.engine.timeout} s: raise timeout=") from TimeoutError()
 
     async def close(self) -> None:
-        """Cancel what is still running, wait until it is gone, close the scoring session."""
+        """Cancel what is still running, wait until it is gone, close the scoring session. Again, it does nothing."""
         running = [task for task in self.tasks if not task.done()]
+        self.cut_short = self.cut_short or bool(running)
         for task in running:
             task.cancel()
         try:
@@ -190,10 +202,15 @@ class _Request:
             # Also when the wait itself is cancelled.
             await self._close_session()
 
+    def settled(self, result: GuardResult) -> GuardResult:
+        """The result with the tokens of draws that were still running when it was decided."""
+        return replace(result, usage=total_usage(self.candidates)) if self.cut_short else result
+
     async def _close_session(self) -> None:
-        if self.session is not None:
+        session, self.session = self.session, None
+        if session is not None:
             try:
-                await self.session.aclose()
+                await session.aclose()
             except Exception as error:
                 logger.warning("closing the scoring session failed: %s", type(error).__name__)
 
@@ -381,12 +398,3 @@ def _content_key(message: AIMessage) -> str:
         return message.content
     calls = [(call["name"], call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
     return "\0" + json.dumps([message.content, calls], sort_keys=True, default=repr)
-
-
-def total_usage(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """The tokens of all draws that reported them."""
-    total: UsageMetadata | None = None
-    for candidate in candidates:
-        if candidate.message is not None and candidate.message.usage_metadata is not None:
-            total = add_usage(total, candidate.message.usage_metadata)
-    return {} if total is None else dict(total)

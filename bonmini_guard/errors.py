@@ -19,7 +19,7 @@ Texts of candidates never appear in a message of these errors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bonmini_guard.result import GuardResult
@@ -54,7 +54,15 @@ class TooBusy(BonMiniGuardError):  # noqa: N818 - says it all
 
 
 class GenerationError(BonMiniGuardError):
-    """Not one draw of the request arrived. The causes are chained as an exception group."""
+    """Not one draw of the request arrived. The causes are chained as an exception group.
+
+    Attributes:
+        usage: tokens that the back end billed for the failed draws, where it reported them.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.usage: dict[str, Any] = {}
 
 
 class NoAcceptableResponse(BonMiniGuardError):  # noqa: N818 - the contract's name

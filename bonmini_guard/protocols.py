@@ -38,7 +38,11 @@ class Generator(Protocol):
     """Draws one candidate answer a call. The engine calls it concurrently and cancels calls it no longer needs."""
 
     async def draw(self, request: DrawRequest) -> AIMessage:
-        """One sampled answer. Any exception is recorded as a failed draw."""
+        """One sampled answer. Any exception is recorded as a failed draw.
+
+        Tokens that were billed all the same are counted if the exception (a ``CancelledError`` too) carries them in an attribute
+        ``usage_metadata``, as messages do.
+        """
         ...
 
 

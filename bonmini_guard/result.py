@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,16 +51,12 @@ class Candidate:
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """The tokens that the generator reported for this draw (``input_tokens``, ``output_tokens``, ``total_tokens``)."""
-        if self.message is None or self.message.usage_metadata is None:
-            return None
-        return dict(self.message.usage_metadata)
+        """The tokens that the generator reported for this draw (``input_tokens``, ``output_tokens``, ``total_tokens``).
 
-
-def used_tokens(candidates: Iterable[Candidate]) -> tuple[int, int]:
-    """Tokens that the generator reported for some draws: those read (prompts), those written (answers)."""
-    reports = [c.message.usage_metadata for c in candidates if c.message is not None and c.message.usage_metadata is not None]
-    return sum(report["input_tokens"] for report in reports), sum(report["output_tokens"] for report in reports)
+        A failed or cancelled draw has them where its error carries ``usage_metadata``.
+        """
+        usage = getattr(self.error if self.message is None else self.message, "usage_metadata", None)
+        return None if usage is None else dict(usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,7 @@ class GuardResult:
         selected: the served candidate, or the best so far of an abstention; None when there was none.
         candidates: every draw asked for, in order.
         loops: loops begun.
-        usage: tokens over all draws.
+        usage: tokens over all draws, failed and cancelled ones included where the back end reported them.
         timings: seconds.
         threshold: the threshold last compared with.
         seed: repeats the request with generators that honour seeds.
