@@ -12,6 +12,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from bonmini_guard.adapters.http_errors import EndpointError, GenerationFailedAtEndpoint, MalformedAnswer
+from bonmini_guard.adapters.usage import proportional
 
 #: Finish reasons of answers that the server gave up on.
 _GIVEN_UP = frozenset({"abort", "error"})
@@ -85,7 +86,7 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     """
     if usage is None:
         return list(answers)
-    generated = _proportional(usage.completion_tokens or 0, [_size(answer) for answer in answers])
+    generated = proportional(usage.completion_tokens or 0, [_size(answer) for answer in answers])
     shared = [replace(answer, input_tokens=0, output_tokens=tokens) for answer, tokens in zip(answers, generated, strict=True)]
     cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
     reasoned = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
@@ -205,13 +206,6 @@ def _size(answer: Answer) -> int:
     logprobs: Mapping[str, Any] = answer.logprobs if isinstance(answer.logprobs, Mapping) else {}
     tokens = logprobs.get("content") or logprobs.get("tokens")
     return len(tokens) if tokens else len(answer.text) + len(answer.reasoning or "") + 1
-
-
-def _proportional(total: int, sizes: Sequence[int]) -> list[int]:
-    """Whole numbers that add up to the total, by cumulative rounding."""
-    whole = sum(sizes)
-    edges = [round(total * sum(sizes[:position]) / whole) for position in range(len(sizes) + 1)]
-    return [high - low for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def _usage_metadata(answer: Answer) -> UsageMetadata | None:

@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import LLMResult
+from langchain_core.prompt_values import ChatPromptValue
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence, RunnableWithFallbacks
+from langchain_core.runnables.base import RunnableBindingBase
 from langsmith.run_helpers import tracing_context
 
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.adapters.groups import one_by_one
+from bonmini_guard.adapters.requests import refuse_greedy
+from bonmini_guard.adapters.usage import proportional
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.protocols import DrawRequest
 
 
 class LangChainGenerator:
-    """Draws by calling a LangChain model once for each candidate.
+    """Draws by calling a LangChain model once for each candidate, or once for each loop where the model takes an ``n``.
 
     The model runs on a copy without callbacks, cache and streaming: a callback or a stream would show rejected candidates,
-    and a cache would return the same candidate every time. Sync-only models run in a thread, as LangChain does it.
+    and a cache would return the same candidate every time. Sync-only models run in a thread, as LangChain does it; such a
+    draw cannot be stopped once it runs. Tool calls, content blocks, reasoning and metadata of the answers stay as they are.
 
     Args:
         model: a chat model, an LLM, or any runnable that takes messages and gives a message or a string.
         seed_argument: name of the call option that takes the draw's seed (often ``"seed"``); None sends no seed, and draws
             are then not repeatable.
+        n_argument: name of the call option that asks for several answers at once (often ``"n"``), for a chat model or LLM
+            that gives them all as generations; a loop is then one call, and what is missing from its answer is drawn
+            separately. None draws one by one: an early exit then cancels those that still run.
         options: call options for every draw.
+
+    Raises:
+        ConfigurationError: the model is no runnable, or has no generations to take ``n_argument`` for.
     """
 
     def __init__(
-        self, model: Runnable[Any, Any], *, seed_argument: str | None = None, options: Mapping[str, Any] | None = None
+        self,
+        model: Runnable[Any, Any],
+        *,
+        seed_argument: str | None = None,
+        n_argument: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(model, Runnable):
             raise ConfigurationError(f"LangChainGenerator needs a LangChain model or runnable, not a {type(model).__name__}")
+        if n_argument is not None and _unbound(model, {}) is None:
+            # Retries, fallbacks and chains give one answer, and would drop the others.
+            raise ConfigurationError(f"n_argument needs a chat model or an LLM itself, not a {type(model).__name__}")
         self._model = quiet(model)
         self._seed_argument = seed_argument
+        self._n_argument = n_argument
         self._options = dict(options or {})
         # A manager of nobody, not an empty list: completion LLMs read the list's first item (langchain-core 1.7.2).
         self._config: RunnableConfig = {
@@ -45,27 +69,62 @@ class LangChainGenerator:
         }
 
     @property
+    def deterministic(self) -> bool:
+        """Whether the model is set to temperature 0, so that all candidates would be the same."""
+        return bool(_temperature(self._model, self._options) == 0)
+
+    @property
     def chat_model(self) -> Runnable[Any, Any]:
         """The quiet copy that draws."""
         return self._model
 
     @property
-    def deterministic(self) -> bool:
-        """Whether the model is set to temperature 0, so that all candidates would be the same."""
-        return bool(_temperature(self._model, self._options) == 0)
+    def draw_group(self) -> Callable[[Sequence[DrawRequest]], AsyncIterator[tuple[int, AIMessage | BaseException]]] | None:
+        """Draws a whole loop in one call; None without ``n_argument``."""
+        return None if self._n_argument is None else self._draw_group
 
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer.
 
         Raises:
+            ConfigurationError: a call option makes every draw the same.
+            MalformedGenerations: the model gave no answer.
             TypeError: the runnable gave neither a message nor a string.
         """
+        return (await self._answers(request, self._call_options(request)))[0]
+
+    async def _draw_group(self, requests: Sequence[DrawRequest]) -> AsyncIterator[tuple[int, AIMessage | BaseException]]:
+        options = self._call_options(requests[0])
+        if len(requests) > 1:
+            options[str(self._n_argument)] = len(requests)
+        together = (await self._answers(requests[0], options))[: len(requests)]
+        for position, answer in enumerate(together):
+            yield position, answer
+        async with contextlib.aclosing(one_by_one(self.draw, requests, len(together))) as rest:
+            async for position, outcome in rest:
+                yield position, outcome
+
+    def _call_options(self, request: DrawRequest) -> dict[str, Any]:
+        refuse_greedy(request.options)
+        if self._n_argument in request.options:
+            raise ConfigurationError(f"the guard decides how many answers are drawn: drop the call option {self._n_argument!r}")
         options = {**self._options, **request.options}
         if self._seed_argument is not None:
             options[self._seed_argument] = request.seed
+        return options
+
+    async def _answers(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
+        """At least one answer."""
+        bound = _unbound(self._model, options)
         with tracing_context(enabled=False):
-            answer = await self._model.ainvoke(list(request.messages), config=self._config, **options)
-        return as_message(answer)
+            if bound is None:
+                return [as_message(await self._model.ainvoke(list(request.messages), config=self._config, **options))]
+            model, options = bound
+            prompt = ChatPromptValue(messages=list(request.messages))
+            stop = options.pop("stop", None)
+            # Not ainvoke: it drops all generations but the first, and what an LLM says about its own.
+            result = await model.agenerate_prompt([prompt], stop=stop, **self._config, **options)
+        return billed_once(result)
 
     def fingerprint(self) -> str:
         """The model's class and its identifying parameters, without secrets."""
@@ -75,15 +134,66 @@ class LangChainGenerator:
 
 
 def quiet(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """A copy of a model that calls back to nobody, caches nothing and never streams; other runnables as they are."""
-    if isinstance(model, RunnableBinding):
+    """A copy of a model that calls back to nobody, caches nothing and never streams, also within retries and fallbacks.
+
+    Other runnables are left as they are.
+    """
+    if isinstance(model, RunnableBindingBase):
         config = {key: value for key, value in model.config.items() if key != "callbacks"}
         return model.model_copy(update={"bound": quiet(model.bound), "config": config, "config_factories": []})
+    if isinstance(model, RunnableWithFallbacks):
+        fallbacks = [quiet(each) for each in model.fallbacks]
+        return model.model_copy(update={"runnable": quiet(model.runnable), "fallbacks": fallbacks})
+    if isinstance(model, RunnableSequence):
+        steps = [quiet(step) for step in model.steps]
+        return model.model_copy(update={"first": steps[0], "middle": steps[1:-1], "last": steps[-1]})
     if isinstance(model, BaseChatModel):
         return model.model_copy(update={"callbacks": None, "cache": False, "disable_streaming": True})
     if isinstance(model, BaseLanguageModel):
         return model.model_copy(update={"callbacks": None, "cache": False})
     return model
+
+
+def billed_once(result: LLMResult) -> list[AIMessage]:
+    """The answers of one call; their usage adds up to what the call used.
+
+    Where the model tells the call's own usage (``llm_output["token_usage"]``), some integrations copy that to every answer:
+    the first answer then bears the prompt, and what was generated is shared in proportion to the answers' lengths. Otherwise
+    each answer keeps its own.
+
+    Raises:
+        MalformedGenerations: there is no answer.
+    """
+    answers = [_generation(each) for each in (result.generations or [[]])[0]]
+    if not answers:
+        raise MalformedGenerations("the model gave no generation")
+    bill = (result.llm_output or {}).get("token_usage") or {}
+    prompt, made = bill.get("prompt_tokens"), bill.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(made, int):
+        return answers
+    if len(answers) == 1 and answers[0].usage_metadata is not None:
+        # Its own says the same, with more detail.
+        return answers
+    shares = proportional(made, [len(answer.text) + 1 for answer in answers])
+    return [
+        answer.model_copy(update={"usage_metadata": _usage(prompt if position == 0 else 0, share)})
+        for position, (answer, share) in enumerate(zip(answers, shares, strict=True))
+    ]
+
+
+class MalformedGenerations(BonMiniGuardError):  # noqa: N818 - says it all
+    """A LangChain model answered without a generation."""
+
+
+def _generation(generation: Any) -> AIMessage:
+    message = getattr(generation, "message", None)
+    if message is not None:
+        return as_message(message)
+    return AIMessage(generation.text, response_metadata=dict(generation.generation_info or {}))
+
+
+def _usage(prompt: int, made: int) -> UsageMetadata:
+    return UsageMetadata(input_tokens=prompt, output_tokens=made, total_tokens=prompt + made)
 
 
 def as_message(answer: Any) -> AIMessage:
@@ -102,12 +212,19 @@ def as_message(answer: Any) -> AIMessage:
 
 
 def _bare(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    return _bare(model.bound) if isinstance(model, RunnableBinding) else model
+    return _bare(model.bound) if isinstance(model, RunnableBindingBase) else model
+
+
+def _unbound(model: Runnable[Any, Any], options: Mapping[str, Any]) -> tuple[BaseLanguageModel[Any], dict[str, Any]] | None:
+    """The language model below its bindings with all call options; None where something else lies above it."""
+    if isinstance(model, RunnableBinding):
+        return _unbound(model.bound, {**model.kwargs, **options})
+    return (model, dict(options)) if isinstance(model, BaseLanguageModel) else None
 
 
 def _temperature(model: Runnable[Any, Any], options: Mapping[str, Any]) -> Any:
     if "temperature" in options:
         return options["temperature"]
-    if isinstance(model, RunnableBinding):
+    if isinstance(model, RunnableBindingBase):
         return _temperature(model.bound, model.kwargs)
     return getattr(model, "temperature", None)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ except ImportError as error:
 
 from bonmini_guard.adapters.answers import Answer, streamed_answers, whole_answers
 from bonmini_guard.adapters.endpoints import Endpoint, checked_secret, checked_url
+from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
     GenerationFailedAtEndpoint,
@@ -185,7 +186,7 @@ class OpenAICompatibleGenerator(Endpoint):
         together = [] if len(requests) == 1 or self._ignores_n else await self._several(body, len(requests))
         for position, answer in enumerate(together):
             yield position, self._outcome(answer, requests[position], body.get("stop", ()))
-        async with contextlib.aclosing(self._one_by_one(requests, len(together))) as rest:
+        async with contextlib.aclosing(one_by_one(self.draw, requests, len(together))) as rest:
             async for position, outcome in rest:
                 yield position, outcome
 
@@ -208,21 +209,6 @@ class OpenAICompatibleGenerator(Endpoint):
             self._told = True
             logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", len(answers), count)
         return answers
-
-    async def _one_by_one(
-        self, requests: Sequence[DrawRequest], first: int
-    ) -> AsyncGenerator[tuple[int, AIMessage | BaseException]]:
-        create = asyncio.get_running_loop().create_task
-        running = {create(self.draw(requests[position])): position for position in range(first, len(requests))}
-        try:
-            while running:
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    yield running.pop(task), task.exception() or task.result()
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
 
     def _outcome(self, answer: Answer, request: DrawRequest, stop: Sequence[str]) -> AIMessage | BaseException:
         try:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.language_models import FakeListChatModel, FakeListLLM
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.language_models import BaseChatModel, BaseLLM, FakeListChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
 from langchain_core.runnables import RunnableLambda
+from pydantic import Field
 
+from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import LangChainGenerator
-from bonmini_guard.adapters.langchain import as_message
+from bonmini_guard.adapters.langchain import MalformedGenerations, as_message
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.testing import FakeRewardModel
 
 
 def request(seed=7, **options):
@@ -76,3 +84,209 @@ def test_answers_become_messages():
 def test_what_is_no_runnable_is_refused():
     with pytest.raises(ConfigurationError, match="runnable"):
         LangChainGenerator(lambda messages: "a")
+
+
+# Models of every kind
+
+
+def tell(text, **more):
+    return ChatGeneration(message=AIMessage(text, **more))
+
+
+class ManyChoices(BaseChatModel):
+    """A chat model with ``n`` that repeats the call's usage on each message, as widely used integrations do."""
+
+    honours_n: bool = True
+    asked: list = Field(default_factory=list)
+
+    @property
+    def _llm_type(self):
+        return "many"
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.asked.append(kwargs)
+        count = kwargs.get("n", 1) if self.honours_n else 1
+        usage = {"input_tokens": 5, "output_tokens": 2 * count, "total_tokens": 5 + 2 * count}
+        generations = [tell(f"answer {kwargs.get('seed')}.{index}", usage_metadata=usage) for index in range(count)]
+        bill = {"prompt_tokens": 5, "completion_tokens": 2 * count, "total_tokens": 5 + 2 * count}
+        return ChatResult(generations=generations, llm_output={"token_usage": bill})
+
+    def _combine_llm_outputs(self, llm_outputs):
+        return llm_outputs[0]
+
+
+class AsyncOnly(ManyChoices):
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        raise NotImplementedError
+
+    async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+        await asyncio.sleep(0)
+        return super()._generate(messages, stop, **kwargs)
+
+
+class Completion(BaseLLM):
+    """A completion LLM with ``n``, which has its usage and what it says about each text beside them."""
+
+    @property
+    def _llm_type(self):
+        return "completion"
+
+    def _generate(self, prompts, stop=None, run_manager=None, **kwargs):
+        count = kwargs.get("n", 1)
+        texts = [Generation(text=f" text {index}", generation_info={"finish_reason": "stop"}) for index in range(count)]
+        bill = {"prompt_tokens": 7, "completion_tokens": 4 * count}
+        return LLMResult(generations=[texts], llm_output={"token_usage": bill})
+
+
+async def group(generator, count=4):
+    requests = [DrawRequest([HumanMessage("q")], 10 + index, index, {}) for index in range(count)]
+    outcomes = {position: outcome async for position, outcome in generator.draw_group(requests)}
+    return [outcomes[position] for position in range(count)]
+
+
+def bill(messages):
+    usages = [message.usage_metadata for message in messages]
+    return sum(usage["input_tokens"] for usage in usages), sum(usage["output_tokens"] for usage in usages)
+
+
+@pytest.mark.parametrize("kind", [ManyChoices, AsyncOnly])
+async def test_a_model_with_n_is_called_once_for_a_loop_and_billed_once(kind):
+    model = kind()
+    messages = await group(LangChainGenerator(model, n_argument="n", seed_argument="seed"))
+    assert [message.text for message in messages] == [f"answer 10.{index}" for index in range(4)]
+    assert bill(messages) == (5, 8)
+    assert [call["n"] for call in model.asked] == [4]
+
+
+async def test_n_goes_through_bindings():
+    model = ManyChoices()
+    bound = model.bind(top_p=0.9).with_config(tags=["mine"])
+    messages = await group(LangChainGenerator(bound, n_argument="n", options={"user": "me"}), 3)
+    assert len({message.text for message in messages}) == 3
+    assert model.asked == [{"n": 3, "top_p": 0.9, "user": "me"}]
+
+
+async def test_a_model_that_ignores_n_is_called_for_what_is_missing():
+    model = ManyChoices(honours_n=False)
+    messages = await group(LangChainGenerator(model, n_argument="n", seed_argument="seed"))
+    assert [message.text for message in messages] == [f"answer {seed}.0" for seed in (10, 11, 12, 13)]
+    assert bill(messages) == (20, 8)
+    assert [call.get("n") for call in model.asked] == [4, None, None, None]
+
+
+async def test_a_model_without_generations_is_a_failed_draw():
+    class Mute(ManyChoices):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            return ChatResult(generations=[])
+
+    with pytest.raises(MalformedGenerations):
+        await LangChainGenerator(Mute()).draw(request())
+
+
+async def test_a_completion_llm_keeps_its_usage_and_metadata():
+    message = await LangChainGenerator(Completion()).draw(request())
+    assert (message.text, message.response_metadata) == (" text 0", {"finish_reason": "stop"})
+    assert bill([message]) == (7, 4)
+    messages = await group(LangChainGenerator(Completion(), n_argument="n"), 3)
+    assert ([m.text for m in messages], bill(messages)) == ([" text 0", " text 1", " text 2"], (7, 12))
+
+
+@pytest.mark.parametrize("kind", [ManyChoices, AsyncOnly])
+async def test_sync_only_and_async_only_models_draw(kind):
+    generator = LangChainGenerator(kind(), seed_argument="seed")
+    assert generator.draw_group is None
+    messages = await asyncio.gather(*(generator.draw(request(seed)) for seed in range(3)))
+    assert [message.text for message in messages] == ["answer 0.0", "answer 1.0", "answer 2.0"]
+    assert messages[0].usage_metadata["total_tokens"] == 7
+
+
+async def test_a_sync_only_model_does_not_hold_the_loop():
+    class Slow(ManyChoices):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            assert threading.current_thread() is not threading.main_thread()
+            return super()._generate(messages, stop, **kwargs)
+
+    assert (await LangChainGenerator(Slow()).draw(request())).text == "answer None.0"
+
+
+async def test_everything_that_an_answer_holds_is_kept():
+    blocks = [{"type": "reasoning", "reasoning": "2 + 2"}, {"type": "text", "text": "four"}]
+    said = AIMessage(
+        blocks,
+        tool_calls=[{"name": "f", "args": {"a": 1}, "id": "0"}],
+        additional_kwargs={"reasoning_content": "2 + 2"},
+        response_metadata={"finish_reason": "tool_calls"},
+        usage_metadata={
+            "input_tokens": 3,
+            "output_tokens": 4,
+            "total_tokens": 7,
+            "output_token_details": {"reasoning": 2},
+        },
+    )
+    message = await LangChainGenerator(GenericFakeChatModel(messages=iter([said]))).draw(request())
+    assert (message.content, message.tool_calls) == (blocks, said.tool_calls)
+    assert message.additional_kwargs == said.additional_kwargs
+    assert message.usage_metadata == said.usage_metadata
+    assert message.response_metadata["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+@pytest.mark.parametrize("honours_n", [True, False])
+async def test_the_guards_usage_is_the_bill(honours_n):
+    model = ManyChoices(honours_n=honours_n)
+    generator = LangChainGenerator(model, n_argument="n", seed_argument="seed")
+    scores = FakeRewardModel(lambda text: -1.0)
+    guard = BestOfMiniN(generator=generator, reward_model=scores, mode="guardrail", schedule=[4, 3], threshold=0.0)
+    result = await guard.arun("q")
+    made = sum(2 * (call.get("n", 1) if honours_n else 1) for call in model.asked)
+    assert (result.draws, result.usage["total_tokens"]) == (7, 5 * len(model.asked) + made)
+    assert len({candidate.message.text for candidate in result.candidates}) == 7
+
+
+@pytest.mark.parametrize("name", ["temperature", "n"])
+async def test_call_options_that_would_spoil_the_draws_are_refused(name):
+    generator = LangChainGenerator(ManyChoices(), n_argument="n")
+    with pytest.raises(ConfigurationError, match=name):
+        await generator.draw(request(**{name: 0}))
+
+
+@pytest.mark.parametrize("model", [RunnableLambda(lambda _: "a"), ManyChoices().with_retry()])
+def test_n_needs_a_model_that_gives_its_generations(model):
+    with pytest.raises(ConfigurationError, match="n_argument"):
+        LangChainGenerator(model, n_argument="n")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: model,
+        lambda model: model.bind(top_p=1),
+        lambda model: model.with_retry(stop_after_attempt=2),
+        lambda model: model.with_fallbacks([model]),
+        lambda model: RunnableLambda(lambda messages: messages) | model.bind(seed=1),
+        lambda model: model.with_retry().bind(top_p=1),
+    ],
+)
+async def test_callbacks_and_caches_below_wrappers_are_silent_too(wrap):
+    class Nosy(AsyncCallbackHandler):
+        seen = 0
+
+        async def on_chat_model_start(self, *args, **kwargs):
+            self.seen += 1
+
+    nosy = Nosy()
+    model = ManyChoices(callbacks=[nosy], cache=InMemoryCache())
+    generator = LangChainGenerator(wrap(model))
+    assert all([(await generator.draw(request())).text.startswith("answer") for _ in range(2)])
+    assert (nosy.seen, len(model.asked)) == (0, 2)
+
+
+async def test_retries_and_fallbacks_still_work():
+    class Broken(ManyChoices):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            self.asked.append(kwargs)
+            raise ValueError("no")
+
+    broken, whole = Broken(), ManyChoices()
+    message = await LangChainGenerator(broken.with_retry(stop_after_attempt=2).with_fallbacks([whole])).draw(request())
+    assert (message.text, len(broken.asked)) == ("answer None.0", 2)

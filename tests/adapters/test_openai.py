@@ -69,12 +69,10 @@ async def make(server):
 
 
 async def group(generator, count=4, **options):
-    """A loop's outcomes by position, and the order in which they came."""
-    outcomes = {}
-    async for position, outcome in generator.draw_group([request(10 + i, index=i, **options) for i in range(count)]):
-        assert position not in outcomes
-        outcomes[position] = outcome
-    return [outcomes[position] for position in range(count)]
+    """A loop's outcomes by position, each position once."""
+    came = [each async for each in generator.draw_group([request(10 + i, index=i, **options) for i in range(count)])]
+    assert sorted(position for position, _ in came) == list(range(count))
+    return [outcome for _, outcome in sorted(came, key=lambda each: each[0])]
 
 
 def texts(outcomes):
