@@ -91,7 +91,7 @@ def guard_of(generator, scores, **settings):
 
 
 async def until(true):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not true():
             await asyncio.sleep(0.01)
 

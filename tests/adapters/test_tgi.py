@@ -514,6 +514,6 @@ async def test_a_token_of_the_environment_and_none(server, make, monkeypatch, tm
 
 
 async def until(true):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not true():
             await asyncio.sleep(0.01)
