@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from bonmini_guard.errors import ConfigurationError
 
@@ -23,6 +27,27 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # a temporary file is its owner's alone; a profile or report is for others to read
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+@contextmanager
+def appearing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """A text stream into a file that appears whole when the block ends, gzipped if named ``.gz``; after an error, nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        opened = gzip.open if target.suffix == ".gz" else open
+        with opened(temporary, "wt", encoding="utf-8") as file:
+            yield file
+        os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)

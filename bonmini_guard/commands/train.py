@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 
@@ -15,7 +17,25 @@ if TYPE_CHECKING:
 
 HELP = "train a reward model whose zero means 'acceptable', from choices among answers and none of them"
 
-_SETTINGS = ("objective", "epochs", "learning_rate", "batch_size", "max_length", "layers", "seed", "device", "threads")
+_SETTINGS = (
+    "objective",
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "max_length",
+    "layers",
+    "seed",
+    "device",
+    "threads",
+    "precision",
+    "accumulate",
+    "gradient_checkpointing",
+    "lora_rank",
+    "lora_alpha",
+    "checkpoints",
+    "early_stopping",
+    "twin",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +56,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    _add_large(parser)
+
+
+def _add_large(parser: argparse.ArgumentParser) -> None:
+    """What large models and long runs need."""
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU")
+    parser.add_argument("--accumulate", type=int, default=1, metavar="BATCHES", help="batches in a step (default 1)")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    parser.add_argument("--lora-rank", type=int, metavar="RANK", help="train low-rank adapters; merged at the end")
+    parser.add_argument("--lora-alpha", type=int, metavar="SCALE", help="their scale (default: twice the rank)")
+    parser.add_argument(
+        "--checkpoints", type=int, default=10, help="how often a run saves what it can go on from (default 10; 0 never)"
+    )
+    parser.add_argument("--early-stopping", type=int, metavar="PATIENCE", help="stop after so many checkpoints without improvement")
+    parser.add_argument("--twin", action="store_true", help="also train a Bradley-Terry twin, and compare held-out figures")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, and print what was learnt."""
+    from bonmini_guard.data.statistics import describe
     from bonmini_guard.reward.choices import read_choices
 
     rows = read_choices(options.choices)
@@ -47,16 +83,35 @@ def run(options: argparse.Namespace) -> int:
     if options.eval_share:
         rows, held_out = hold_out(rows, options.eval_share, options.seed)
     try:
-        from bonmini_guard.reward.training import train_reward_model
+        from bonmini_guard.reward.training import train_reward_model, usable_rows
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train") from error
+    usable_rows(rows, options.objective)
+    for warning in describe(rows, held_out or ()).warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     settings = {name: getattr(options, name) for name in _SETTINGS}
     report = train_reward_model(rows, options.base, options.output, eval_rows=held_out, **settings)
-    print(f"{options.output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
-    evaluation = report.get("eval")
-    if evaluation and evaluation["judgements"]:
-        print(f"held out: log-likelihood {evaluation['log_likelihood']:.4f}, accuracy {evaluation['accuracy']:.3f}")
+    if int(os.environ.get("RANK", "0")) == 0:
+        _show(report, options.output)
     return 0
+
+
+def _show(report: dict[str, Any], output: Path) -> None:
+    print(f"{output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
+    for key, name in (("eval", "held out"), ("twin_eval", "its Bradley-Terry twin"), ("base_eval", "the base before")):
+        figures = report.get(key)
+        if figures and figures["judgements"]:
+            print(f"{name}: log-likelihood {figures['log_likelihood']:.4f}, accuracy {figures['accuracy']:.3f}{_more(figures)}")
+
+
+def _more(figures: dict[str, Any]) -> str:
+    names = {
+        "pair_accuracy": "pair accuracy",
+        "acceptance_auc": "acceptance AUC",
+        "acceptance_accuracy": "accepted rightly at 0",
+        "reliability_error": "reliability error",
+    }
+    return "".join(f", {name} {figures[key]:.3f}" for key, name in names.items() if figures[key] is not None)
 
 
 def hold_out(rows: Sequence[ChoiceRow], share: float, seed: int) -> tuple[list[ChoiceRow], list[ChoiceRow]]:

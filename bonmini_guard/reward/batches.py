@@ -23,11 +23,15 @@ _WINDOW = 32
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One distinct row: indices of its texts in the table of texts, the chosen position (K for "none"), its weight."""
+    """One distinct row: indices of its texts in the table of texts, the chosen position (K for "none"), its weight.
+
+    ``offered`` is whether "none" could be chosen.
+    """
 
     members: tuple[int, ...]
     target: int
     weight: float
+    offered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +61,18 @@ class Encoding:
 
 def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int) -> Encoding:
     """Tokenise each distinct text once, add up equal judgements, and group them by prompt."""
-    by_prompt: dict[tuple[Turn, ...], Counter[tuple[tuple[str, ...], int]]] = defaultdict(Counter)
+    by_prompt: dict[tuple[Turn, ...], Counter[_Said]] = defaultdict(Counter)
     for row in rows:
-        by_prompt[row.prompt][row.responses, row.target] += row.count
+        by_prompt[row.prompt][row.responses, row.target, row.none_offered] += row.count
     table = _Table(formatter)
     groups: list[Group] = []
     for prompt, judgements in tqdm(by_prompt.items(), desc="Tokenising prompts", delay=2.0):
         groups.extend(_grouped(table.judgements(prompt, judgements), batch_size))
     return Encoding(table.texts, groups, table.too_long, table.cut)
+
+
+#: What one labeller said: the answers, the target, whether "none" was offered.
+_Said = tuple[tuple[str, ...], int, bool]
 
 
 class _Table:
@@ -76,12 +84,12 @@ class _Table:
         self.cut = 0
         self._formatter = formatter
 
-    def judgements(self, prompt: tuple[Turn, ...], counts: Counter[tuple[tuple[str, ...], int]]) -> list[Judgement]:
-        places = self._places(prompt, sorted({text for responses, _ in counts for text in responses}))
+    def judgements(self, prompt: tuple[Turn, ...], counts: Counter[_Said]) -> list[Judgement]:
+        places = self._places(prompt, sorted({text for responses, _, _ in counts for text in responses}))
         found = []
-        for (responses, target), weight in counts.items():
+        for (responses, target, offered), weight in counts.items():
             if all(text in places for text in responses):
-                found.append(Judgement(tuple(places[text] for text in responses), target, float(weight)))
+                found.append(Judgement(tuple(places[text] for text in responses), target, float(weight), offered))
             else:
                 self.too_long += weight
         return found
@@ -185,7 +193,7 @@ class Collator:
 
         Returns:
             ``input_ids`` and ``attention_mask`` (texts, longest); ``members`` (sum of sizes,), the place of each row's
-            answers among the texts; ``sizes``, ``choices`` and ``weights`` (rows,).
+            answers among the texts; ``sizes``, ``choices``, ``weights`` and ``offered`` (rows,).
         """
         groups = [group for batch in batches for group in batch]
         wanted = sorted({text for group in groups for text in group.texts})
@@ -199,6 +207,7 @@ class Collator:
             "sizes": torch.tensor([len(row.members) for row in rows]),
             "choices": torch.tensor([row.target for row in rows]),
             "weights": torch.tensor([row.weight for row in rows]),
+            "offered": torch.tensor([row.offered for row in rows]),
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -32,12 +32,15 @@ class ChoiceRow:
         responses: one or more answers; one answer makes an accept/reject label.
         choice: index into ``responses``, or "none".
         count: how many labellers chose so; the row's weight.
+        none_offered: whether the labeller could have said "none". If not, the row compares the answers and says nothing
+            about zero: the choice is the best of them, perhaps the least bad.
     """
 
     prompt: tuple[Turn, ...]
     responses: tuple[str, ...]
     choice: int | Literal["none"]
     count: int = 1
+    none_offered: bool = True
 
     @property
     def target(self) -> int:
@@ -48,6 +51,30 @@ class ChoiceRow:
     def messages(self) -> list[BaseMessage]:
         """The prompt as LangChain messages."""
         return to_messages(self.prompt)
+
+
+def choice_row(value: Mapping[str, Any]) -> ChoiceRow:
+    """A choice row from its JSON object, checked as those of a file are.
+
+    Raises:
+        InputError: it is malformed; the message says what is wrong and the cure, without a place.
+    """
+    try:
+        return _row(dict(value), {})
+    except _ProblemError as problem:
+        raise InputError(str(problem)) from problem
+
+
+def as_record(row: ChoiceRow) -> dict[str, Any]:
+    """The JSON object of a choice row; defaults are left out, and a single user turn is a plain text."""
+    plain = len(row.prompt) == 1 and row.prompt[0][0] == "user" and row.prompt[0][1] != ""
+    prompt: Any = row.prompt[0][1] if plain else [{"role": role, "content": text} for role, text in row.prompt]
+    record: dict[str, Any] = {"prompt": prompt, "responses": list(row.responses), "choice": row.choice}
+    if row.count != 1:
+        record["count"] = row.count
+    if not row.none_offered:
+        record["none_offered"] = False
+    return record
 
 
 def to_messages(turns: tuple[Turn, ...]) -> list[BaseMessage]:
@@ -68,7 +95,7 @@ def read_choices(path: str | PathLike[str]) -> list[ChoiceRow]:
     rows = []
     for number, line in _lines(Path(path)):
         try:
-            rows.append(_row(line, shared))
+            rows.append(_row(_parse(line), shared))
         except _ProblemError as problem:
             raise InputError(f"{path}:{number}: {problem}") from problem
     if not rows:
@@ -101,11 +128,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"{path}: cannot be read ({reason}); give a file of JSON lines, gzipped only if named .gz") from error
 
 
-def _row(line: bytes, shared: dict[Any, Any]) -> ChoiceRow:
-    value = _parse(line)
+def _row(value: dict[str, Any], shared: dict[Any, Any]) -> ChoiceRow:
     prompt = _prompt(value, shared)
     responses = _responses(value, shared)
-    return ChoiceRow(prompt, responses, _choice(value, len(responses)), _count(value))
+    choice = _choice(value, len(responses))
+    return ChoiceRow(prompt, responses, choice, _count(value), _none_offered(value, choice, len(responses)))
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -169,6 +196,17 @@ def _count(value: dict[str, Any]) -> int:
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count < 2**53:
         raise _ProblemError(f"count {_shown(count)} is not a positive integer; give the number of labellers, or leave it out")
     return count
+
+
+def _none_offered(value: dict[str, Any], choice: int | str, responses: int) -> bool:
+    offered = value.get("none_offered", True)
+    if not isinstance(offered, bool):
+        raise _ProblemError(f"none_offered {_shown(offered)} is not true or false; say whether the labeller could choose none")
+    if not offered and choice == "none":
+        raise _ProblemError('choice is "none" where none_offered is false; mend one of them')
+    if not offered and responses == 1:
+        raise _ProblemError("a single response without none_offered is no judgement; leave the row out")
+    return offered
 
 
 def _shown(value: Any) -> str:

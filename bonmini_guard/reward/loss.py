@@ -14,10 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Objective = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
-def outside_option_loss(scores: Tensor, sizes: Tensor, choices: Tensor, weights: Tensor | None = None) -> Tensor:
+def outside_option_loss(
+    scores: Tensor, sizes: Tensor, choices: Tensor, weights: Tensor | None = None, offered: Tensor | None = None
+) -> Tensor:
     """Mean negative log-likelihood of choices among K answers and "none", whose utility is 0.
 
     Args:
@@ -25,6 +27,8 @@ def outside_option_loss(scores: Tensor, sizes: Tensor, choices: Tensor, weights:
         sizes: int, shape (B,): answers in each row, 1 or more.
         choices: int, shape (B,): the chosen index, or the row's size for "none".
         weights: float, shape (B,), not negative; None weighs all rows alike.
+        offered: bool, shape (B,): whether "none" could be chosen; None means in every row. A row without it is a comparison
+            among its answers only, whose likelihood is the one of :func:`bradley_terry_loss`.
 
     Returns:
         The weighted mean over rows, a scalar in nats.
@@ -33,14 +37,19 @@ def outside_option_loss(scores: Tensor, sizes: Tensor, choices: Tensor, weights:
         ValueError: the shapes or the ranges do not fit.
     """
     _check(scores, sizes, choices, none_allowed=True)
-    return _mean(_negative_log_likelihood(choice_logits(scores, sizes, outside=True), choices), weights)
+    if offered is not None and bool((~offered & (choices == sizes)).any()):
+        raise ValueError("a row chose none where it was not offered: offer it, or leave the row out")
+    return _mean(_negative_log_likelihood(choice_logits(scores, sizes, outside=True, offered=offered), choices), weights)
 
 
-def bradley_terry_loss(scores: Tensor, sizes: Tensor, choices: Tensor, weights: Tensor | None = None) -> Tensor:
+def bradley_terry_loss(
+    scores: Tensor, sizes: Tensor, choices: Tensor, weights: Tensor | None = None, offered: Tensor | None = None
+) -> Tensor:
     """Mean negative log-likelihood of choices among K answers; for pairs, -logsigmoid of the difference.
 
     Blind to a constant added to all scores of a row: it ranks and has no zero. Rows in which "none" was chosen must be
-    left out by the caller. Arguments and result are those of :func:`outside_option_loss`.
+    left out by the caller. Arguments and result are those of :func:`outside_option_loss`; whether "none" was offered makes
+    no difference here, because among rows that chose an answer the two likelihoods agree.
 
     Raises:
         ValueError: the shapes or the ranges do not fit, or a row has a single answer, from which nothing can be learnt.
@@ -54,17 +63,21 @@ def bradley_terry_loss(scores: Tensor, sizes: Tensor, choices: Tensor, weights: 
 OBJECTIVES: dict[str, Objective] = {"outside_option": outside_option_loss, "bradley_terry": bradley_terry_loss}
 
 
-def choice_logits(scores: Tensor, sizes: Tensor, *, outside: bool) -> Tensor:
+def choice_logits(scores: Tensor, sizes: Tensor, *, outside: bool, offered: Tensor | None = None) -> Tensor:
     """The rows' scores side by side, shape (B, largest size [+ 1]), in float32 or wider.
 
-    A row shorter than the longest is filled with -inf; with ``outside``, its "none" stands at column ``size`` as 0.
+    A row shorter than the longest is filled with -inf; with ``outside``, its "none" stands at column ``size`` as 0, or as
+    -inf where it was not ``offered``.
     """
     columns = torch.arange(int(sizes.max()) + int(outside), device=scores.device)
     present = columns.unsqueeze(0) < sizes.unsqueeze(1)
     # Half precision would round the likelihoods themselves.
     wide = scores if scores.dtype == torch.float64 else scores.float()
     padded = wide.new_full(present.shape, -torch.inf).masked_scatter(present, wide)
-    return padded.scatter(1, sizes.unsqueeze(1), 0.0) if outside else padded
+    if not outside:
+        return padded
+    none = padded.new_zeros(len(sizes)) if offered is None else padded.new_zeros(len(sizes)).masked_fill(~offered, -torch.inf)
+    return padded.scatter(1, sizes.unsqueeze(1), none.unsqueeze(1))
 
 
 def _check(scores: Tensor, sizes: Tensor, choices: Tensor, *, none_allowed: bool) -> None:

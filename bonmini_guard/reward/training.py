@@ -1,26 +1,25 @@
-"""Training a reward model on choice rows with transformers' Trainer."""
+"""Training a reward model on choice rows: from rows to a checkpoint folder with its evidence."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import set_seed
 
 from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
-from bonmini_guard.reward.batches import Batches, Collator, Encoding, encode_rows, summary
+from bonmini_guard.reward.batches import Encoding, encode_rows, summary
+from bonmini_guard.reward.card import model_card
 from bonmini_guard.reward.checkpoint import (
     keep_layers,
     length_limit,
@@ -31,80 +30,26 @@ from bonmini_guard.reward.checkpoint import (
     sidecar,
     zero_new_head,
 )
-from bonmini_guard.reward.choices import ChoiceRow
+from bonmini_guard.reward.choices import ChoiceRow, as_record
+from bonmini_guard.reward.evidence import figures, score_texts
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.loss import OBJECTIVES, choice_logits
+from bonmini_guard.reward.lora import add_adapters, merge
+from bonmini_guard.reward.plan import Settings
 from bonmini_guard.reward.pooling import PooledScorer
+from bonmini_guard.reward.trainer import (
+    Judgements,
+    OutsideOptionTrainer,
+    fit,
+    last_checkpoint,
+    main_process,
+    processes,
+    remove_torn,
+    wait_for_others,
+)
+
+__all__ = ["OutsideOptionTrainer", "Settings", "evaluate_reward_model", "train_reward_model"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    Attributes:
-        objective: "outside_option", or "bradley_terry", which learns to rank only.
-        epochs: passes over the rows; may be a fraction.
-        learning_rate: its peak; it rises over the first 5 % of the steps and falls with a cosine.
-        batch_size: most distinct (prompt, answer) texts in a step.
-        seed: of the order of batches, of new weights and of dropout.
-        max_length: most tokens a text may have, if less than the model's own limit.
-        layers: keep only so many of the first layers of the base.
-        device: "auto", "cpu" or "cuda".
-        threads: CPU threads; None leaves torch's setting alone.
-        weight_decay: of AdamW.
-    """
-
-    objective: str = "outside_option"
-    epochs: float = 2.0
-    learning_rate: float = 5e-5
-    batch_size: int = 32
-    seed: int = 0
-    max_length: int | None = None
-    layers: int | None = None
-    device: str = "auto"
-    threads: int | None = None
-    weight_decay: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ConfigurationError(f"unknown objective {self.objective!r}: use one of {', '.join(OBJECTIVES)}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ConfigurationError(f"unknown device {self.device!r}: use auto, cpu or cuda")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigurationError("no CUDA device here: use --device cpu")
-        for name in ("epochs", "learning_rate", "batch_size", "max_length", "layers", "threads"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigurationError(f"{name} is {value}: it must be a positive number")
-
-    @property
-    def cuda(self) -> bool:
-        """Whether to train on a GPU."""
-        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
-
-
-class OutsideOptionTrainer(Trainer):
-    """A Trainer whose batches come from :class:`bonmini_guard.reward.batches.Collator`.
-
-    Args:
-        objective: a name of :data:`bonmini_guard.reward.loss.OBJECTIVES`.
-        arguments: those of ``transformers.Trainer``; the model is a :class:`~bonmini_guard.reward.pooling.PooledScorer`.
-    """
-
-    def __init__(self, *, objective: str = "outside_option", **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._objective = OBJECTIVES[objective]
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Mean loss over the batch's rows; every distinct text is scored once, whatever the number of its rows."""
-        scores = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        members = scores.float()[inputs["members"]]
-        loss = self._objective(members, inputs["sizes"], inputs["choices"], inputs["weights"])
-        return (loss, scores) if return_outputs else loss
 
 
 def train_reward_model(
@@ -118,7 +63,8 @@ def train_reward_model(
     """Train a reward model and write it as an ordinary checkpoint.
 
     The folder holds safetensors weights, the tokenizer with its chat template, a configuration whose ``bonmini_guard``
-    entry says what the zero means, and ``training.json``. It appears whole at the end or not at all.
+    entry says what the zero means, a model card, and ``training.json``. It appears whole at the end or not at all. While
+    training, ``OUTPUT.partial`` holds checkpoints: the same call goes on from the last one after a kill.
 
     Args:
         rows: the judgements to learn from.
@@ -131,20 +77,41 @@ def train_reward_model(
         What ``training.json`` says.
 
     Raises:
-        ConfigurationError: a setting is wrong, or the output folder is not empty.
+        ConfigurationError: a setting is wrong, the output folder is not empty, or ``OUTPUT.partial`` is of another run.
         CheckpointError: the base cannot be used.
         InputError: the rows cannot teach the objective.
-        MissingExtraError: accelerate is not installed.
+        MissingExtraError: accelerate or peft is not installed.
     """
     plan = Settings(**settings)
     check_output(Path(output))
     learnt = usable_rows(rows, plan.objective)
+    if plan.early_stopping and not eval_rows:
+        raise ConfigurationError("early stopping needs held-out rows: give --eval or --eval-share")
     # Checked now, because a mistake told after the training would cost the training.
     held_out = usable_rows(eval_rows, plan.objective) if eval_rows and plan.objective == "bradley_terry" else eval_rows
     if find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", "train")
-    with _appearing(Path(output)) as folder:
-        return _train(learnt, str(base), folder, plan, held_out)
+    with _partial(Path(output), _mark(learnt, held_out, str(base), plan), plan) as folder:
+        report = _train(learnt, str(base), folder, plan, held_out)
+        wait_for_others()
+        if main_process():
+            os.replace(folder / "model", output)
+        return report
+
+
+def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow], batch_size: int = 32) -> dict[str, Any]:
+    """How well a checkpoint predicts choice rows: see :func:`bonmini_guard.reward.evidence.figures`.
+
+    The likelihood takes score 0 for "none", whether or not the checkpoint was trained so.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint.
+        InputError: no row fits the model.
+    """
+    config, tokenizer = load_config(str(path)), load_tokenizer(str(path))
+    model, _ = load_classifier(str(path), config, torch.float32)
+    formatter = Formatter(tokenizer, length_limit(config, tokenizer))
+    return _figures(PooledScorer(model), _encode(rows, formatter, batch_size), pad_id(config, tokenizer), batch_size, outside=True)
 
 
 def check_output(output: Path) -> None:
@@ -160,9 +127,10 @@ def usable_rows(rows: Sequence[ChoiceRow], objective: str) -> list[ChoiceRow]:
         InputError: there are none, or they do not say where the zero is.
     """
     if objective == "outside_option":
-        nones = sum(row.choice == "none" for row in rows)
-        if nones in (0, len(rows)):
-            share = "no row" if nones == 0 else "every row"
+        offered = [row for row in rows if row.none_offered]
+        nones = sum(row.choice == "none" for row in offered)
+        if nones in (0, len(offered)):
+            share = "no row offered or" if not offered else "no row" if nones == 0 else "every row"
             raise InputError(
                 f'{share} chose "none", so nothing says where zero is; collect both, or use the objective bradley_terry'
             )
@@ -175,36 +143,72 @@ def usable_rows(rows: Sequence[ChoiceRow], objective: str) -> list[ChoiceRow]:
     return chosen
 
 
+def comparisons(rows: Sequence[ChoiceRow]) -> list[ChoiceRow]:
+    """The rows that a Bradley-Terry twin can learn from."""
+    return [row for row in rows if row.choice != "none" and len(row.responses) > 1]
+
+
+class _Loaded(NamedTuple):
+    """A base with one label, its tokenizer, and the names of the weights that are new."""
+
+    model: Any
+    tokenizer: Any
+    missing: list[str]
+
+
 def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_rows: Sequence[ChoiceRow] | None) -> dict[str, Any]:
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
-    set_seed(plan.seed)
-    config, tokenizer = _base_config(base, plan), load_tokenizer(base)
-    model = _load_base(base, config, tokenizer, plan)
-    formatter = Formatter(tokenizer, length_limit(model.config, tokenizer, plan.max_length))
-    encoding = _encode(rows, formatter, plan.batch_size)
-    trainer = _fit(model, encoding, folder, plan)
-    report = _report(rows, encoding, plan, base)
-    if eval_rows:
-        report["eval"] = evaluate(trainer.model, eval_rows, formatter, model.config.pad_token_id, plan)
-    _write(model, tokenizer, folder, report)
+    loaded = _load_base(base, plan, plan.objective)
+    formatter = Formatter(loaded.tokenizer, length_limit(loaded.model.config, loaded.tokenizer, plan.max_length))
+    held_out = encode_rows(eval_rows, formatter, plan.batch_size) if eval_rows else None
+    data = Judgements(_encode(rows, formatter, plan.batch_size), held_out)
+    report = _report(rows, data.learnt, plan, base)
+    if held_out is not None and not loaded.missing:
+        # The base scores already: what it could do before is the first thing to compare with.
+        report["base_eval"] = _evaluate(loaded.model, held_out, plan, "outside_option")
+    model = _fitted(loaded, data, folder / "checkpoints", plan, plan.objective)
+    if held_out is not None:
+        report["eval"] = _evaluate(model, held_out, plan, plan.objective)
+    if plan.twin:
+        compared = comparisons(rows)
+        report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan) if compared and held_out else None
+    if main_process():
+        _write(model, loaded.tokenizer, folder / "model", report)
     return report
 
 
-def _base_config(base: str, plan: Settings) -> Any:
-    config = load_config(base)
+def _fitted(loaded: _Loaded, data: Judgements, folder: Path, plan: Settings, objective: str) -> Any:
+    model = loaded.model
+    if plan.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if plan.lora_rank is None:
+        fit(model, data, folder, plan, objective)
+        return model
+    adapted = add_adapters(model, plan.lora_rank, plan.lora_alpha, loaded.missing)
+    fit(model, data, folder, plan, objective)
+    return merge(adapted)
+
+
+def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: Path, plan: Settings) -> dict[str, Any]:
+    """The held-out figures of a Bradley-Terry model of the same base and settings, read as if its zero meant something."""
+    loaded = _load_base(base, plan, "bradley_terry")
+    formatter = Formatter(loaded.tokenizer, length_limit(loaded.model.config, loaded.tokenizer, plan.max_length))
+    data = Judgements(_encode(compared, formatter, plan.batch_size), held_out)
+    return _evaluate(_fitted(loaded, data, folder, plan, "bradley_terry"), held_out, plan, "outside_option")
+
+
+def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
+    set_seed(plan.seed)
+    config, tokenizer = load_config(base), load_tokenizer(base)
     config.num_labels = 1
     if plan.layers is not None:
         keep_layers(config, plan.layers)
-    return config
-
-
-def _load_base(base: str, config: Any, tokenizer: Any, plan: Settings) -> Any:
     model, missing = load_classifier(base, config, torch.float32)
     zero_new_head(model, missing)
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad_id(config, tokenizer)
-    model.config.bonmini_guard = sidecar(plan.objective)
-    return model
+    model.config.bonmini_guard = sidecar(objective)
+    return _Loaded(model, tokenizer, missing)
 
 
 def _encode(rows: Sequence[ChoiceRow], formatter: Formatter, batch_size: int) -> Encoding:
@@ -218,95 +222,83 @@ def _encode(rows: Sequence[ChoiceRow], formatter: Formatter, batch_size: int) ->
     return encoding
 
 
-def _fit(model: Any, encoding: Encoding, folder: Path, plan: Settings) -> OutsideOptionTrainer:
-    batches = Batches(encoding, plan.batch_size, plan.epochs, plan.seed)
-    trainer = OutsideOptionTrainer(
-        objective=plan.objective,
-        model=PooledScorer(model),
-        args=_arguments(plan, folder, steps=len(batches)),
-        train_dataset=batches,
-        data_collator=Collator(encoding.texts, model.config.pad_token_id),
-    )
-    trainer.train()
-    return trainer
-
-
-def _arguments(plan: Settings, folder: Path, steps: int) -> TrainingArguments:
-    # The data set lists every batch of every epoch in order, so one pass over it with "batches" of one is the whole run.
-    return TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=1,
-        num_train_epochs=1,
-        train_sampling_strategy="sequential",
-        learning_rate=plan.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, steps // 20),
-        weight_decay=plan.weight_decay,
-        max_grad_norm=1.0,
-        logging_steps=max(10, steps // 20),
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=False,
-        remove_unused_columns=False,
-        seed=plan.seed,
-        use_cpu=not plan.cuda,
-        bf16=plan.cuda,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=plan.cuda,
+def _evaluate(model: Any, held_out: Encoding, plan: Settings, objective: str) -> dict[str, Any]:
+    return _figures(
+        PooledScorer(model), held_out, model.config.pad_token_id, plan.batch_size, outside=objective == "outside_option"
     )
 
 
-@torch.inference_mode()
-def evaluate(
-    model: Any, rows: Sequence[ChoiceRow], formatter: Formatter, pad_id: int, plan: Settings
-) -> dict[str, float | int | None]:
-    """How well a model predicts held-out choices.
-
-    Returns:
-        ``log_likelihood`` (mean, nats per judgement), ``accuracy`` (share of judgements that are the model's first choice,
-        "none" included where the objective knows it), ``judgements``.
-    """
-    encoding = encode_rows(rows, formatter, plan.batch_size)
-    outside, total, likelihood, right = plan.objective == "outside_option", 0.0, 0.0, 0.0
-    collate = Collator(encoding.texts, pad_id)
-    model.eval()
-    device = next(model.parameters()).device
-    batches = Batches(encoding, plan.batch_size)
-    for step in range(len(batches)):
-        inputs = {name: part.to(device) for name, part in collate([batches[step]]).items()}
-        scores = model(inputs["input_ids"], inputs["attention_mask"])[inputs["members"]]
-        logits = choice_logits(scores, inputs["sizes"], outside=outside)
-        chosen, weights = inputs["choices"].unsqueeze(1), inputs["weights"]
-        likelihood += float((logits.log_softmax(1).gather(1, chosen).squeeze(1) * weights).sum())
-        right += float(((logits.argmax(1) == inputs["choices"]) * weights).sum())
-        total += float(weights.sum())
-    share = (
-        {"log_likelihood": likelihood / total, "accuracy": right / total} if total else {"log_likelihood": None, "accuracy": None}
-    )
-    return {**share, "judgements": int(total)}
+def _figures(scorer: PooledScorer, encoding: Encoding, pad: int, batch_size: int, *, outside: bool) -> dict[str, Any]:
+    return figures(score_texts(scorer, encoding, pad, batch_size), encoding.groups, outside=outside)
 
 
 def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str) -> dict[str, Any]:
     counts = summary(rows) | {"prompts": len({row.prompt for row in rows}), "texts": len(encoding.texts)}
     left_out = {"judgements_too_long": encoding.too_long, "texts_cut": encoding.cut}
-    return {"base": base} | counts | left_out | {"settings": asdict(plan), "objective": plan.objective, "seed": plan.seed}
+    # A folder's place on this machine says nothing elsewhere.
+    name = Path(base).name if Path(base).is_dir() else base
+    about = {"settings": asdict(plan), "objective": plan.objective, "seed": plan.seed, "processes": processes()}
+    return {"base": name} | counts | left_out | about
 
 
 def _write(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
     model.to("cpu").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(report), encoding="utf-8")
     (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
+def _mark(rows: Sequence[ChoiceRow], held_out: Sequence[ChoiceRow] | None, base: str, plan: Settings) -> dict[str, Any]:
+    """What two runs must have in common for one to go on where the other stopped."""
+    digest = hashlib.sha256()
+    for row in [*rows, *(held_out or [])]:
+        digest.update(json.dumps(as_record(row)).encode())
+    return {"rows": digest.hexdigest(), "base": base, "processes": processes()} | asdict(plan)
+
+
 @contextmanager
-def _appearing(output: Path) -> Iterator[Path]:
-    """A temporary folder beside ``output`` that takes its place at the end, or vanishes after an error."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+def _partial(output: Path, mark: dict[str, Any], plan: Settings) -> Iterator[Path]:
+    """The working folder ``OUTPUT.partial``; it vanishes at the end, but after an error it stays if a run can go on from it."""
+    folder = output.with_name(output.name + ".partial")
+    if processes() > 1:
+        _join_processes(plan)
     try:
+        if main_process():
+            _prepare(folder, mark)
+        wait_for_others()
         yield folder
-        folder.chmod(0o755)
-        os.replace(folder, output)
+        wait_for_others()
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if main_process() and folder.is_dir() and not _resumable(folder):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
+    if main_process():
+        shutil.rmtree(folder)
+
+
+def _prepare(folder: Path, mark: dict[str, Any]) -> None:
+    if folder.is_dir() and _resumable(folder):
+        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        other = [name for name, value in mark.items() if found.get(name) != value]
+        if other:
+            raise ConfigurationError(
+                f"{folder}: holds a run that was begun with other {', '.join(other)}; go on with the same, or remove the folder"
+            )
+        logger.warning("going on from the checkpoints in %s", folder)
+        for part in ("checkpoints", "twin"):
+            remove_torn(folder / part)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(mark), encoding="utf-8")
+    shutil.rmtree(folder / "model", ignore_errors=True)
+
+
+def _resumable(folder: Path) -> bool:
+    return (folder / "run.json").is_file() and last_checkpoint(folder / "checkpoints") is not None
+
+
+def _join_processes(plan: Settings) -> None:
+    from accelerate import PartialState
+
+    PartialState(cpu=not plan.cuda)

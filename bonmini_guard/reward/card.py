@@ -1,0 +1,87 @@
+"""The model card of a trained reward model: what its zero means, and the evidence for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+_ZERO = {
+    "outside_option": (
+        "Score 0 is the outside option: a labeller is as likely to take the answer as to take none. `sigmoid(score)` is the\n"
+        "probability that the answer is preferred to none."
+    ),
+    "bradley_terry": (
+        "The scores rank the answers to one prompt. They have no zero: adding a constant to all answers of a prompt\n"
+        "changes nothing that was learnt, so no threshold on them means anything without calibration."
+    ),
+}
+
+_FIGURES = {
+    "judgements": "held-out judgements",
+    "log_likelihood": "choice log-likelihood (nats a judgement)",
+    "accuracy": "judgements that are the first choice",
+    "pair_accuracy": "pairs ranked as judged",
+    "acceptances": "sampled judgements of single answers",
+    "acceptance_auc": "acceptance AUC",
+    "acceptance_accuracy": "acceptance decided rightly at score 0",
+    "reliability_error": "reliability error of sigmoid(score)",
+}
+
+_COLUMNS = {"eval": "this model", "twin_eval": "Bradley-Terry twin", "base_eval": "the base, before"}
+
+
+def model_card(report: Mapping[str, Any]) -> str:
+    """A model card in Markdown from what ``training.json`` says."""
+    parts = [_head(report), "# Reward model\n", _ZERO[report["objective"]] + "\n", _data(report), _evidence(report), _use(report)]
+    return "\n".join(parts)
+
+
+def _head(report: Mapping[str, Any]) -> str:
+    base = [f"base_model: {report['base']}"] if _HUB_NAME.fullmatch(report["base"]) else []
+    lines = ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- reward-model", *base]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _data(report: Mapping[str, Any]) -> str:
+    share = report["share_of_none"]
+    said = "" if share is None else f' "None" was chosen in {share:.1%} of them.'
+    return (
+        f"## Trained on\n\n{report['judgements']:,} judgements of {report['texts']:,} answers to "
+        f"{report['prompts']:,} prompts.{said}\n"
+        f"Base: {report['base']}; objective: {report['objective']}; seed: {report['seed']}. All settings are in `training.json`.\n"
+    )
+
+
+def _evidence(report: Mapping[str, Any]) -> str:
+    columns = {key: title for key, title in _COLUMNS.items() if report.get(key)}
+    if not columns:
+        return "## Evidence\n\nNone: nothing was held out.\n"
+    lines = ["## Evidence", "", "On prompts that were not trained on.", "", f"| | {' | '.join(columns.values())} |"]
+    lines.append("| --- |" + " ---: |" * len(columns))
+    lines += [f"| {title} | {' | '.join(_shown(report[key].get(name)) for key in columns)} |" for name, title in _FIGURES.items()]
+    return "\n".join([*lines, "", *_bins(report), ""])
+
+
+def _bins(report: Mapping[str, Any]) -> list[str]:
+    bins = (report.get("eval") or {}).get("reliability")
+    if not bins:
+        return []
+    rows = [f"| {part['predicted']:.3f} | {part['observed']:.3f} | {part['weight']:,.0f} |" for part in bins]
+    return ["Reliability:", "", "| predicted | observed | judgements |", "| ---: | ---: | ---: |", *rows]
+
+
+def _use(report: Mapping[str, Any]) -> str:
+    return (
+        "## Use\n\n"
+        "A sequence classifier with one label: `AutoModelForSequenceClassification` loads it, and servers of such models can\n"
+        "serve it. Render the conversation and the answer with the tokenizer's chat template, and read the raw logit (no\n"
+        "sigmoid, no softmax). What was held out resembles what was trained on: calibrate on labelled traffic of your own\n"
+        "before you rely on a threshold.\n"
+    )
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

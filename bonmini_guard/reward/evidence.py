@@ -1,0 +1,157 @@
+"""How well scores predict held-out judgements: likelihood, ranking, acceptance, reliability.
+
+Acceptance is judged against *sampled judgements*: a labeller who chose "none" rejected every answer of the row; one who chose
+an answer preferred it to none. Given that the choice was answer i or none, the multinomial logit says that it was i with
+probability sigmoid(score of i), so these pairs (score, chosen or not) are what sigmoid(score) is about. Answers that lost to
+another answer say nothing about none and are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bonmini_guard.reward.batches import Batches, Collator, Encoding, Group, Judgement
+from bonmini_guard.reward.loss import choice_logits
+
+BINS = 10
+
+
+@torch.inference_mode()
+def score_texts(model: Any, encoding: Encoding, pad_id: int, batch_size: int) -> Tensor:
+    """The score of every text of an encoding that a judgement needs, shape (texts,), NaN for the others; on the CPU."""
+    scores = torch.full((len(encoding.texts),), torch.nan)
+    collate, batches = Collator(encoding.texts, pad_id), Batches(encoding, batch_size)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    for step in range(len(batches)):
+        inputs = collate([batches[step]])
+        found = model(inputs["input_ids"].to(device), inputs["attention_mask"].to(device)).float().cpu()
+        scores[torch.tensor(_texts(batches[step]))] = found
+    model.train(training)
+    return scores
+
+
+def figures(scores: Tensor, groups: Sequence[Group], *, outside: bool) -> dict[str, Any]:
+    """What held-out judgements say about scores.
+
+    Args:
+        scores: shape (texts,).
+        groups: the judgements.
+        outside: whether score 0 stands for "none" in the likelihood; without it, only choices among several answers count.
+
+    Returns:
+        ``judgements``; ``log_likelihood`` (mean, nats) and ``accuracy`` (share of judgements that are the first choice of the
+        scores); ``pairs`` and ``pair_accuracy``: chosen answers against the others of their rows, equal scores counting half;
+        and the entries of :func:`acceptance`. None where nothing was there to measure.
+    """
+    rows = [judgement for group in groups for judgement in group.judgements]
+    return _likelihood(scores, rows, outside) | _ranking(scores, rows) | acceptance(*sampled(scores, rows))
+
+
+def sampled(scores: Tensor, rows: Sequence[Judgement]) -> tuple[Tensor, Tensor, Tensor]:
+    """The sampled judgements of single answers: scores, whether each was preferred to none, weights; each of shape (n,)."""
+    found: list[tuple[int, bool, float]] = []
+    for row in rows:
+        if row.offered and row.target == len(row.members):
+            found.extend((text, False, row.weight) for text in row.members)
+        elif row.offered:
+            found.append((row.members[row.target], True, row.weight))
+    places = torch.tensor([text for text, _, _ in found], dtype=torch.long)
+    return scores[places], torch.tensor([label for _, label, _ in found]), torch.tensor([weight for _, _, weight in found])
+
+
+def acceptance(scores: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
+    """How scores separate accepted from rejected answers, and whether sigmoid(score) is the chance of being accepted.
+
+    Returns:
+        ``acceptances`` (judgements of single answers); ``acceptance_auc``; ``acceptance_accuracy`` and
+        ``acceptance_balanced_accuracy`` of deciding at score 0; ``reliability_error``, the mean distance between predicted and
+        observed acceptance over ten bins of equal weight; ``reliability``, the bins.
+    """
+    if labels.numel() == 0 or bool(labels.all()) or not bool(labels.any()):
+        names = ("acceptance_auc", "acceptance_accuracy", "acceptance_balanced_accuracy", "reliability_error", "reliability")
+        return {"acceptances": int(weights.sum())} | dict.fromkeys(names)
+    right = ((scores >= 0) == labels).double() * weights
+    each = [float(right[part].sum() / weights[part].sum()) for part in (labels, ~labels)]
+    bins = reliability(scores, labels, weights)
+    return {
+        "acceptances": int(weights.sum()),
+        "acceptance_auc": area(scores, labels, weights),
+        "acceptance_accuracy": float(right.sum() / weights.sum()),
+        "acceptance_balanced_accuracy": sum(each) / 2,
+        "reliability_error": sum(abs(b["predicted"] - b["observed"]) * b["weight"] for b in bins) / float(weights.sum()),
+        "reliability": bins,
+    }
+
+
+def area(scores: Tensor, labels: Tensor, weights: Tensor) -> float:
+    """Area under the ROC curve: the weighted share of (accepted, rejected) pairs in the right order, equal scores half."""
+    _, place = torch.unique(scores.double(), return_inverse=True)
+    zeros = torch.zeros(int(place.max()) + 1, dtype=torch.double)
+    accepted = zeros.index_add(0, place, weights.double() * labels)
+    rejected = zeros.index_add(0, place, weights.double() * ~labels)
+    below = rejected.cumsum(0) - rejected / 2
+    return float((accepted * below).sum() / (accepted.sum() * rejected.sum()))
+
+
+def reliability(scores: Tensor, labels: Tensor, weights: Tensor, bins: int = BINS) -> list[dict[str, float]]:
+    """Mean sigmoid(score) and the share accepted in bins of about equal weight, from low to high; equal scores stay together."""
+    order = scores.argsort(stable=True)
+    values, chances, wide = scores[order], torch.sigmoid(scores[order].double()), weights[order].double()
+    middle = (wide.cumsum(0) - wide / 2) / wide.sum()
+    _, ties = torch.unique_consecutive(values, return_inverse=True)
+    first = torch.full((int(ties.max()) + 1,), torch.inf, dtype=torch.double).scatter_reduce(0, ties, middle, "amin")
+    bin_of = (first[ties] * bins).long().clamp(max=bins - 1)
+    found = []
+    for number in sorted(set(bin_of.tolist())):
+        part = bin_of == number
+        total = wide[part].sum()
+        predicted = float((chances[part] * wide[part]).sum() / total)
+        observed = float((labels[order][part] * wide[part]).sum() / total)
+        found.append({"predicted": predicted, "observed": observed, "weight": float(total)})
+    return found
+
+
+def _likelihood(scores: Tensor, rows: Sequence[Judgement], outside: bool) -> dict[str, Any]:
+    used = [row for row in rows if outside or (row.target < len(row.members) and len(row.members) > 1)]
+    if not used:
+        return {"judgements": 0, "log_likelihood": None, "accuracy": None}
+    members = scores[torch.tensor([text for row in used for text in row.members])]
+    sizes, chosen = torch.tensor([len(row.members) for row in used]), torch.tensor([row.target for row in used])
+    weights = torch.tensor([row.weight for row in used], dtype=torch.double)
+    offered = torch.tensor([row.offered for row in used])
+    logits = choice_logits(members, sizes, outside=outside, offered=offered).double()
+    likelihood = logits.log_softmax(1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+    first = (logits.argmax(1) == chosen).double()
+    total = weights.sum()
+    return {
+        "judgements": int(total),
+        "log_likelihood": float((likelihood * weights).sum() / total),
+        "accuracy": float((first * weights).sum() / total),
+    }
+
+
+def _ranking(scores: Tensor, rows: Sequence[Judgement]) -> dict[str, Any]:
+    chosen, others, weights = [], [], []
+    for row in rows:
+        if row.target < len(row.members):
+            for position, text in enumerate(row.members):
+                if position != row.target:
+                    chosen.append(row.members[row.target])
+                    others.append(text)
+                    weights.append(row.weight)
+    if not weights:
+        return {"pairs": 0, "pair_accuracy": None}
+    difference = (scores[torch.tensor(chosen)] - scores[torch.tensor(others)]).sign().double()
+    wide = torch.tensor(weights, dtype=torch.double)
+    return {"pairs": int(wide.sum()), "pair_accuracy": float(((difference + 1) / 2 * wide).sum() / wide.sum())}
+
+
+def _texts(groups: Sequence[Group]) -> list[int]:
+    # In the collator's own order.
+    return sorted({text for group in groups for text in group.texts})

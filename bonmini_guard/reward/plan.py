@@ -1,0 +1,104 @@
+"""How to train a reward model: the settings, checked at construction."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.reward.loss import OBJECTIVES
+
+_POSITIVE = (
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "max_length",
+    "layers",
+    "threads",
+    "lora_rank",
+    "lora_alpha",
+    "early_stopping",
+    "accumulate",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        objective: "outside_option", or "bradley_terry", which learns to rank only.
+        epochs: passes over the rows; may be a fraction.
+        learning_rate: its peak; it rises over the first 5 % of the steps and falls with a cosine.
+        batch_size: most distinct (prompt, answer) texts in a step of one process.
+        seed: of the order of batches, of new weights and of dropout.
+        max_length: most tokens a text may have, if less than the model's own limit.
+        layers: keep only so many of the first layers of the base.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads; None leaves torch's setting alone.
+        weight_decay: of AdamW.
+        precision: "auto" (bfloat16 arithmetic on a GPU, float32 on a CPU), "float32" or "bfloat16"; weights stay in float32.
+        accumulate: batches whose gradients are added up in a step.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
+        lora_rank: train low-rank adapters of this rank (and the head) instead of all weights; they are merged at the end.
+        lora_alpha: their scale; by default twice the rank.
+        checkpoints: how often in a run to save what a killed run goes on from; 0 never.
+        early_stopping: stop after so many checkpoints without a better held-out loss, and keep the best.
+        twin: train a Bradley-Terry twin on the same rows and put its held-out figures beside the model's.
+    """
+
+    objective: str = "outside_option"
+    epochs: float = 2.0
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    seed: int = 0
+    max_length: int | None = None
+    layers: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    weight_decay: float = 0.01
+    precision: str = "auto"
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
+    lora_rank: int | None = None
+    lora_alpha: int | None = None
+    checkpoints: int = 10
+    early_stopping: int | None = None
+    twin: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("objective", self.objective, OBJECTIVES)
+        _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError("no CUDA device here: use --device cpu")
+        if self.precision == "bfloat16" and not self.cuda:
+            raise ConfigurationError("bfloat16 is for GPUs: most CPUs compute it far slower than float32; use float32")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigurationError(f"{name} is {value}: it must be a positive number")
+        if self.checkpoints < 0 or (self.early_stopping and not self.checkpoints):
+            raise ConfigurationError(f"checkpoints is {self.checkpoints}: it must be 0 or more, and 1 or more with early stopping")
+        if self.lora_alpha and not self.lora_rank:
+            raise ConfigurationError("lora_alpha without lora_rank: give both")
+        if self.twin and self.objective == "bradley_terry":
+            raise ConfigurationError("a twin is for the objective outside_option: leave it out")
+
+    @property
+    def cuda(self) -> bool:
+        """Whether to train on a GPU."""
+        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+
+    @property
+    def half(self) -> bool:
+        """Whether to compute in bfloat16."""
+        return self.cuda and self.precision != "float32"
+
+
+def _one_of(name: str, value: str, known: object) -> None:
+    names = list(known)  # type: ignore[call-overload]
+    if value not in names:
+        raise ConfigurationError(f"unknown {name} {value!r}: use {', '.join(names[:-1])} or {names[-1]}")

@@ -1,0 +1,159 @@
+"""transformers' Trainer for choice rows: the loss, the held-out loss, and where a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+from bonmini_guard.reward.batches import Batches, Collator, Encoding
+from bonmini_guard.reward.evidence import figures, score_texts
+from bonmini_guard.reward.loss import OBJECTIVES
+from bonmini_guard.reward.plan import Settings
+from bonmini_guard.reward.pooling import PooledScorer
+
+
+class OutsideOptionTrainer(Trainer):
+    """A Trainer whose batches come from :class:`bonmini_guard.reward.batches.Collator`.
+
+    Args:
+        objective: a name of :data:`bonmini_guard.reward.loss.OBJECTIVES`.
+        held_out: judgements for the loss that early stopping watches.
+        batch_size: texts in a batch of the held-out ones.
+        arguments: those of ``transformers.Trainer``; the model is a :class:`~bonmini_guard.reward.pooling.PooledScorer`.
+    """
+
+    def __init__(
+        self, *, objective: str = "outside_option", held_out: Encoding | None = None, batch_size: int = 32, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self._objective = OBJECTIVES[objective]
+        self._outside = objective == "outside_option"
+        self._held_out, self._batch_size = held_out, batch_size
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Mean loss over the batch's rows; every distinct text is scored once, whatever the number of its rows."""
+        scores = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        members = scores.float()[inputs["members"]]
+        loss = self._objective(members, inputs["sizes"], inputs["choices"], inputs["weights"], inputs["offered"])
+        return (loss, scores) if return_outputs else loss
+
+    def evaluate(self, *arguments: Any, **more: Any) -> dict[str, float]:
+        """The held-out loss, weighted over all judgements."""
+        if self._held_out is None:
+            raise ValueError("no held-out rows to evaluate on")
+        model: Any = self.accelerator.unwrap_model(self.model)
+        collate: Any = self.data_collator
+        scores = score_texts(model, self._held_out, collate.pad_id, self._batch_size)
+        found = figures(scores, self._held_out.groups, outside=self._outside)["log_likelihood"]
+        metrics = {"eval_loss": math.inf if found is None else -float(found)}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class Judgements(NamedTuple):
+    """Tokenised rows: those to learn from, and held-out ones."""
+
+    learnt: Encoding
+    held_out: Encoding | None
+
+
+def fit(model: Any, data: Judgements, folder: Path, plan: Settings, objective: str) -> None:
+    """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``."""
+    batches = Batches(data.learnt, plan.batch_size, plan.epochs, plan.seed)
+    watched = data.held_out if plan.early_stopping else None
+    trainer = OutsideOptionTrainer(
+        objective=objective,
+        held_out=watched,
+        batch_size=plan.batch_size,
+        model=PooledScorer(model),
+        args=_arguments(plan, folder, len(batches), watched is not None),
+        train_dataset=batches,
+        eval_dataset=None if watched is None else Batches(watched, plan.batch_size),
+        data_collator=Collator(data.learnt.texts, model.config.pad_token_id),
+        callbacks=[EarlyStoppingCallback(plan.early_stopping)] if plan.early_stopping and watched else None,
+    )
+    last = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in a folder; its state is what the Trainer writes last, so one without it was cut off."""
+    found = []
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        try:
+            found.append((int(json.loads(state.read_text(encoding="utf-8"))["global_step"]), state.parent))
+        except (ValueError, KeyError):
+            continue
+    return max(found)[1] if found else None
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove checkpoints that a killed run did not finish writing."""
+    for part in folder.glob("checkpoint-*"):
+        if last_checkpoint(part.parent) is None or not (part / "trainer_state.json").exists():
+            shutil.rmtree(part)
+
+
+def processes() -> int:
+    """How many processes train together, as ``accelerate launch`` and ``torchrun`` say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def main_process() -> bool:
+    """Whether this process is the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_others() -> None:
+    """Wait until every process is here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> TrainingArguments:
+    # The data set lists every batch of every epoch in order, so one pass over it with "batches" of one is the whole run.
+    steps = math.ceil(math.ceil(batches / processes()) / plan.accumulate)
+    every = max(1, math.ceil(steps / plan.checkpoints)) if plan.checkpoints else steps
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=plan.accumulate,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        learning_rate=plan.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, steps // 20),
+        weight_decay=plan.weight_decay,
+        max_grad_norm=1.0,
+        logging_steps=max(10, steps // 20),
+        save_strategy="steps" if plan.checkpoints else "no",
+        save_steps=every,
+        save_total_limit=2 if watched else 1,
+        eval_strategy="steps" if watched else "no",
+        eval_steps=every,
+        load_best_model_at_end=watched,
+        metric_for_best_model="eval_loss" if watched else None,
+        greater_is_better=False if watched else None,
+        restore_callback_states_from_checkpoint=watched,
+        report_to=[],
+        disable_tqdm=False,
+        remove_unused_columns=False,
+        seed=plan.seed,
+        use_cpu=not plan.cuda,
+        bf16=plan.half,
+        ddp_backend="gloo" if processes() > 1 and not plan.cuda else None,
+        ddp_find_unused_parameters=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=plan.cuda,
+    )

@@ -1,0 +1,232 @@
+"""Converters: what each shape of label says about zero, and what is refused."""
+
+import gzip
+import json
+
+import pytest
+
+from bonmini_guard.cli import main
+from bonmini_guard.data import ConversionOptions, convert
+from bonmini_guard.data.converters import Tally, in_held_out
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.reward.choices import ChoiceRow, as_record, choice_row, read_choices
+
+
+def converted(record, source, tally=None, **options):
+    rows = convert([("f:1", record)], source, ConversionOptions(**options), tally)
+    return [(row.responses, row.choice, row.none_offered) for row in rows]
+
+
+AB = {"prompt": "p", "response_a": "x", "response_b": "y"}
+
+
+@pytest.mark.parametrize(
+    ("label", "choice"),
+    [("A", 0), ("B", 1), ("neither", "none"), ("model_a", 0), ("tie (bothbad)", "none"), ("both_bad", "none"), ("Neither", "none")],
+)
+def test_a_b_or_neither(label, choice):
+    assert converted(AB | {"preference": label}, "preferences") == [(("x", "y"), choice, True)]
+
+
+def test_a_tie_is_never_none():
+    tally = Tally()
+    assert converted(AB | {"winner": "tie"}, "preferences", tally) == []
+    assert tally.left_out == {"ties": 1}
+    winners = set()
+    for number in range(40):
+        [(_, choice, _)] = converted(AB | {"prompt": f"p{number}", "winner": "tie"}, "preferences", ties="winner")
+        winners.add(choice)
+    assert winners == {0, 1}
+    # "both good" says that either would be taken, whatever --ties.
+    assert converted(AB | {"winner": "both_good"}, "preferences")[0][1] in (0, 1)
+
+
+def test_pairs_say_nothing_about_zero_unless_none_was_offered():
+    pair = {"prompt": "p", "chosen": "x", "rejected": "y"}
+    assert converted(pair, "pairs") == [(("x", "y"), 0, False)]
+    assert converted(pair, "pairs", none_offered=True) == [(("x", "y"), 0, True)]
+    assert converted(AB | {"winner": "a"}, "preferences", none_offered=False) == [(("x", "y"), 0, False)]
+    assert converted(pair | {"rejected": "x"}, "pairs") == []
+
+
+def test_pairs_without_a_prompt_share_their_conversation():
+    turns = [{"role": "user", "content": "hi"}]
+    record = {
+        "chosen": [*turns, {"role": "assistant", "content": "x"}],
+        "rejected": [*turns, {"role": "assistant", "content": "y"}],
+    }
+    assert converted(record, "pairs") == [(("x", "y"), 0, False)]
+    start = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: and?\n\nAssistant: "
+    [row] = convert([("f:1", {"chosen": start + "x", "rejected": start + "y"})], "pairs")
+    assert row.prompt == (("user", "hi"), ("assistant", "hello"), ("user", "and?"))
+    assert row.responses == ("x", "y")
+    with pytest.raises(InputError, match="same conversation"):
+        converted({"chosen": start + "x", "rejected": "\n\nHuman: ho\n\nAssistant: y"}, "pairs")
+    with pytest.raises(InputError, match="no prompt"):
+        converted({"chosen": "x", "rejected": "y"}, "pairs")
+
+
+def test_accept_reject():
+    assert converted({"prompt": "p", "completion": "x", "label": True}, "accept-reject") == [(("x",), 0, True)]
+    assert converted({"question": "p", "answer": "x", "acceptable": False}, "accept-reject") == [(("x",), "none", True)]
+    with pytest.raises(InputError, match="f:1: no label"):
+        converted({"prompt": "p", "completion": "x", "label": 1}, "accept-reject")
+
+
+RATED = {
+    "instruction": "p",
+    "completions": [{"response": text, "overall_score": str(rate)} for text, rate in zip("wxyz", (9, 7, 7, 2), strict=True)],
+}
+
+
+def test_ratings_with_a_cut():
+    assert [choice for _, choice, _ in converted(RATED, "ratings", cut=7)] == [0, 0, 0, "none"]
+    assert converted(RATED, "ratings", cut=7, rows="choice") == [(("w", "x", "y", "z"), 0, True)]
+    assert converted(RATED, "ratings", cut=10, rows="choice") == [(("w", "x", "y", "z"), "none", True)]
+    pairs = {responses: choice for responses, choice, _ in converted(RATED, "ratings", cut=8, rows="pairs")}
+    assert len(pairs) == 6
+    assert pairs["w", "z"] == 0
+    assert pairs["x", "y"] == pairs["y", "z"] == "none"
+
+
+def test_ratings_of_one_answer_a_record_and_of_binarized_pairs():
+    one = {"prompt": "p", "response": "x", "helpfulness": 3, "correctness": 1}
+    assert converted(one, "ratings", cut=3) == [(("x",), 0, True)]
+    assert converted(one, "ratings", cut=3, rating="correctness") == [(("x",), "none", True)]
+    nested = {"prompt": "p", "response": "x", "annotations": {"honesty": {"Rating": "4"}}}
+    assert converted(nested, "ratings", cut=4, rating="annotations.honesty.Rating")[0][1] == 0
+    both = {"prompt": "p", "chosen": [{"content": "x"}], "rejected": [{"content": "y"}], "score_chosen": 8, "score_rejected": 4}
+    assert converted(both, "ratings", cut=5, rows="choice") == [(("x", "y"), 0, True)]
+
+
+def test_equally_good_answers_have_a_random_winner_so_that_easy_prompts_stay():
+    rated = {"completions": [{"response": text, "rating": 1} for text in "xyz"]}
+    winners = [converted(rated | {"prompt": f"p{n}"}, "ratings", cut=1, rows="choice")[0][1] for n in range(60)]
+    assert set(winners) == {0, 1, 2}
+    again = [converted(rated | {"prompt": f"p{n}"}, "ratings", cut=1, rows="choice")[0][1] for n in range(60)]
+    assert winners == again
+
+
+TRACE = {
+    "id": "r",
+    "prompt": [{"role": "user", "content": "p"}],
+    "decision": "accepted",
+    "candidates": [
+        {"text": "x", "score": 1.5, "acceptable": True},
+        {"text": "y", "score": -1.0, "acceptable": False},
+        {"text": "z", "score": 0.5},
+        {"text": "", "acceptable": False, "score": 0.1},
+        {"text": None, "failed": True},
+    ],
+}
+
+
+def test_guard_traces_give_their_labelled_candidates():
+    tally = Tally()
+    assert converted(TRACE, "log", tally) == [(("x",), 0, True), (("y",), "none", True)]
+    assert tally.left_out == {"without a label": 1, "without a text": 1, "failed draws": 1}
+    assert converted(TRACE, "log", rows="choice") == [(("x", "y"), 0, True)]
+    # With a cut the score judges what nobody labelled.
+    assert converted(TRACE, "log", cut=0.0)[2] == (("z",), 0, True)
+
+
+BAD = {
+    "unknown choice": ("preferences", AB | {"winner": "C"}, "unknown choice 'C'"),
+    "a number as choice": ("preferences", AB | {"winner": 2}, "unknown choice '2'"),
+    "no label": ("preferences", AB, "no label"),
+    "three answers": ("preferences", {"prompt": "p", "responses": ["a", "b", "c"], "winner": "A"}, "3 answers; give two"),
+    "no prompt": ("preferences", {"response_a": "x", "response_b": "y", "winner": "A"}, "no prompt"),
+    "empty response": ("pairs", {"prompt": "p", "chosen": "", "rejected": "y"}, "chosen is empty"),
+    "nothing rejected": ("pairs", {"prompt": "p", "chosen": "x"}, 'no "rejected"'),
+    "index out of range": ("choices", {"prompt": "p", "responses": ["x"], "choice": 1}, "out of range"),
+    "rating is a word": ("ratings", {"prompt": "p", "response": "x", "rating": "good"}, "rating 'good' is not a number"),
+    "no rating": ("ratings", {"prompt": "p", "response": "x"}, "answer 1 has no rating"),
+    "unknown role": ("ratings", {"prompt": [{"role": "x", "content": "y"}], "response": "x", "rating": 1}, "unknown role"),
+    "no candidates": ("log", {"prompt": "p"}, 'no "candidates"'),
+    "label is a number": ("log", {"prompt": "p", "candidates": [{"text": "x", "acceptable": 1}]}, '"acceptable" of candidate 1'),
+    "none without offer": (
+        "choices",
+        {"prompt": "p", "responses": ["x", "y"], "choice": "none", "none_offered": False},
+        "mend one",
+    ),
+    "one without offer": ("choices", {"prompt": "p", "responses": ["x"], "choice": 0, "none_offered": False}, "leave the row out"),
+}
+
+
+@pytest.mark.parametrize(("source", "record", "said"), BAD.values(), ids=BAD.keys())
+def test_bad_records_end_with_code_2_one_line_and_no_file(tmp_path, capsys, source, record, said):
+    good = {"prompt": "p", "responses": ["x", "y"], "choice": 0} if source == "choices" else None
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ([good] if good else []) + [record]))
+    assert main(["convert", str(path), "--from", source, "--cut", "3", "-o", str(tmp_path / "out.jsonl")]) == 2
+    error = capsys.readouterr().err
+    assert f"{path}:{2 if good else 1}: " in error
+    assert said in error
+    assert ";" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_ratings_without_a_cut_are_refused(tmp_path, capsys):
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(RATED) + "\n")
+    assert main(["convert", str(path), "--from", "ratings", "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert "give the lowest acceptable rating with --cut" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_command_splits_by_prompt_and_tells_what_it_left_out(tmp_path, capsys):
+    path, out, held = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl.gz", tmp_path / "held.jsonl"
+    rows = [AB | {"prompt": f"p{n % 50}", "preference": ["A", "B", "neither", "tie"][n % 4]} for n in range(200)]
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    arguments = ["convert", str(path), "--from", "preferences", "-o", str(out), "--held-out", str(held), "--held-out-share", "0.3"]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "left out: ties: 50" in said.err
+    assert '"none" was chosen in' in said.out
+    learnt, kept = read_choices(out), read_choices(held)
+    assert len(learnt) + len(kept) == 150
+    assert not {row.prompt for row in learnt} & {row.prompt for row in kept}
+    assert 5 < len({row.prompt for row in kept}) < 25
+
+
+def test_records_without_a_label_at_all_are_an_error(tmp_path, capsys):
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "candidates": [{"text": "x"}]}) + "\n")
+    assert main(["convert", str(path), "--from", "log", "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert "no choice rows in 1 records (without a label: 1)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_outputs_are_checked_first(tmp_path, capsys):
+    path = tmp_path / "in.jsonl"
+    path.write_text("{}")
+    base = ["convert", str(path), "--from", "pairs", "-o"]
+    assert main([*base, str(tmp_path / "out.csv")]) == 2
+    assert main([*base, str(tmp_path / "o.jsonl"), "--held-out", str(tmp_path / "o.jsonl")]) == 2
+    assert main([*base, str(tmp_path / "o.jsonl"), "--held-out-share", "1.5"]) == 2
+    assert "share between 0 and 1" in capsys.readouterr().err
+    with pytest.raises(ConfigurationError, match="unknown ties"):
+        ConversionOptions(ties="none")
+    with pytest.raises(ConfigurationError, match="unknown format"):
+        list(convert([], "csv"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ChoiceRow((("user", "p"),), ("x", "y"), "none", 3),
+        ChoiceRow((("system", "s"), ("user", "p")), ("x", "y"), 1, 1, False),
+        ChoiceRow((("user", ""),), (" ",), 0),
+    ],
+)
+def test_a_row_survives_writing_and_reading(row):
+    assert choice_row(json.loads(json.dumps(as_record(row)))) == row
+
+
+def test_the_held_out_part_depends_on_the_prompt_alone():
+    rows = [ChoiceRow((("user", str(n % 300)),), (str(n),), 0) for n in range(900)]
+    parts = {row.prompt: in_held_out(row, 0.2) for row in rows}
+    assert all(parts[row.prompt] == in_held_out(row, 0.2) for row in rows)
+    assert 30 < sum(parts.values()) < 90

@@ -1,0 +1,209 @@
+"""Long runs and large models: resuming after a kill, early stopping, adapters, several processes; what the zero depends on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.reward.choices import ChoiceRow, choice_row, read_choices
+from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.reward.training import evaluate_reward_model, train_reward_model
+
+from .tiny import UTILITY, WORDS, gumbel, simulated_rows, text_of, utility, write_jsonl
+
+FAST = {"learning_rate": 3e-3, "device": "cpu", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [choice_row(row) for row in simulated_rows(400, seed=1)]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def largest_difference(one, other):
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+LONG = {"epochs": 12.0, "checkpoints": 12}
+
+
+def kill_after_a_checkpoint(path, base, output):
+    fast = ["--learning-rate", "3e-3", "--device", "cpu", "--threads", "1", "--epochs", "12", "--checkpoints", "12"]
+    arguments = ["train", str(path), "--base", str(base), "-o", str(output), *fast]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bonmini_guard.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    states = output.with_name(output.name + ".partial")
+    while process.poll() is None and not list(states.glob("checkpoints/checkpoint-*/trainer_state.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_result_of_an_uninterrupted_one(tmp_path, base, caplog):
+    path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(300, seed=4))
+    kill_after_a_checkpoint(path, str(base), tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+    with pytest.raises(ConfigurationError, match=r"killed\.partial: holds a run that was begun with other .*seed"):
+        train_reward_model(read_choices(path), base, tmp_path / "killed", seed=7, **LONG, **FAST)
+    # What a kill in the middle of writing a checkpoint leaves: weights without the state, which is written last.
+    torn = tmp_path / "killed.partial" / "checkpoints" / "checkpoint-999999"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"torn")
+    train_reward_model(read_choices(path), base, tmp_path / "killed", **LONG, **FAST)
+    assert "going on from the checkpoints" in caplog.text
+    train_reward_model(read_choices(path), base, tmp_path / "whole", **LONG, **FAST)
+    assert largest_difference(tmp_path / "killed", tmp_path / "whole") < 1e-6
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["choices.jsonl", "killed", "whole"]
+
+
+def test_a_failure_before_the_first_checkpoint_leaves_nothing(tmp_path, base, rows, monkeypatch):
+    monkeypatch.setattr("bonmini_guard.reward.trainer.OutsideOptionTrainer.compute_loss", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_reward_model(rows, base, tmp_path / "m", **FAST)
+    assert not list(tmp_path.iterdir())
+
+
+def test_early_stopping_keeps_the_best_and_stops(tmp_path, base, rows):
+    # So few rows for so many passes that the model soon learns them by heart.
+    few = rows[:12] + [row for row in rows if row.choice == "none"][:4]
+    report = train_reward_model(
+        few, base, tmp_path / "m", eval_rows=rows[100:], epochs=200, checkpoints=50, early_stopping=2, **FAST
+    )
+    longer = train_reward_model(few, base, tmp_path / "l", eval_rows=rows[100:], epochs=200, checkpoints=0, **FAST)
+    assert report["eval"]["log_likelihood"] > longer["eval"]["log_likelihood"]
+    with pytest.raises(ConfigurationError, match="early stopping needs held-out rows"):
+        train_reward_model(few, base, tmp_path / "x", early_stopping=2, **FAST)
+
+
+def test_adapters_are_merged_into_an_ordinary_checkpoint(tmp_path, base, rows):
+    train_reward_model(rows, base, tmp_path / "m", lora_rank=4, **(FAST | {"learning_rate": 1e-2}))
+    assert not any("lora" in name for name in weights(tmp_path / "m"))
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    found = plain(**tokenizer("the film good", return_tensors="pt", add_special_tokens=True)).logits.item()
+    model = RewardModel.load(tmp_path / "m", device="cpu")
+    assert model.score("the film", [" good"])[0] == pytest.approx(found, abs=1e-5)
+    assert model.score("the film", [" good"])[0] > model.score("the film", [" awful"])[0]
+    untouched = weights(tmp_path / "m")["model.embed_tokens.weight"]
+    assert (untouched == load_file(base / "model.safetensors")["model.embed_tokens.weight"]).all()
+
+
+def test_a_ranking_model_learns_its_zero_from_few_absolute_labels(tmp_path, base):
+    """Pairs only first; then the same pairs and a small absolute set: it keeps ranking and learns what is acceptable."""
+    pairs = [row for row in (choice_row(r) for r in simulated_rows(1200, seed=5, sizes=(2,))) if row.choice != "none"]
+    forced = [ChoiceRow(row.prompt, row.responses, row.choice, row.count, none_offered=False) for row in pairs]
+    absolute = [choice_row(row) for row in simulated_rows(250, seed=6, sizes=(1,))]
+    held_out = [choice_row(row) for row in simulated_rows(300, seed=7, sizes=(1, 2))]
+    train_reward_model(forced, base, tmp_path / "ranks", objective="bradley_terry", **FAST)
+    report = train_reward_model([*forced, *absolute], tmp_path / "ranks", tmp_path / "zero", eval_rows=held_out, **FAST)
+    before, after = report["base_eval"], report["eval"]
+    assert after["pair_accuracy"] > before["pair_accuracy"] - 0.03
+    assert after["reliability_error"] < 0.1
+    assert after["log_likelihood"] > before["log_likelihood"]
+    assert not RewardModel.load(tmp_path / "ranks", device="cpu").has_zero
+    assert RewardModel.load(tmp_path / "zero", device="cpu").has_zero
+
+
+def test_comparisons_alone_cannot_teach_a_zero(tmp_path, base, rows):
+    forced = [ChoiceRow(row.prompt, ("a", "b"), 0, none_offered=False) for row in rows[:20]]
+    with pytest.raises(InputError, match='no row offered or chose "none"'):
+        train_reward_model(forced, base, tmp_path / "m", **FAST)
+
+
+DEMAND = {"cast": 0.0, "very": 2.5}
+FILLERS = WORDS[7:10]
+
+
+def demanding_rows(count, seed):
+    """The same answers under prompts of which one demands 2.5 more before anything is acceptable."""
+    source, found = random.Random(seed), []
+    for _ in range(count):
+        word = source.choice(list(DEMAND))
+        prompt = " ".join([word, *(source.choice(FILLERS) for _ in range(4))])
+        responses = [text_of(source.choice(list(UTILITY)), source) for _ in range(2)]
+        noisy = [utility(text) - DEMAND[word] + gumbel(source) for text in responses] + [gumbel(source)]
+        best = max(range(3), key=noisy.__getitem__)
+        found.append(ChoiceRow((("user", prompt),), tuple(responses), "none" if best == 2 else best))
+    return found
+
+
+@pytest.mark.slow
+def test_the_zero_moves_with_how_demanding_the_prompt_is(tmp_path, base):
+    report = train_reward_model(demanding_rows(3000, 1), base, tmp_path / "m", eval_rows=demanding_rows(300, 2), twin=True, **FAST)
+    model = RewardModel.load(tmp_path / "m", device="cpu")
+    source = random.Random(3)
+    # Not the hopeless ones: how far below zero an answer is that nobody takes, labels hardly tell.
+    texts = [text_of(word, source) for word in ("good", "fine") for _ in range(25)]
+    lenient, strict = model.score("cast the and was the", texts), model.score("very the and was the", texts)
+    moved = sum(one - other for one, other in zip(lenient, strict, strict=True)) / len(texts)
+    assert moved == pytest.approx(2.5, abs=0.7)
+    fine = [index for index, text in enumerate(texts) if "fine" in text]
+    assert all(lenient[index] > 0 for index in fine)
+    assert sum(strict[index] > 0 for index in fine) < len(fine) / 2
+    # The twin of the same rows ranks as well and decides worse.
+    assert report["eval"]["pair_accuracy"] > report["twin_eval"]["pair_accuracy"] - 0.03
+    assert report["eval"]["acceptance_accuracy"] > report["twin_eval"]["acceptance_accuracy"]
+    assert report["eval"]["log_likelihood"] > report["twin_eval"]["log_likelihood"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path, base):
+    path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(300, seed=4))
+    output = tmp_path / "m"
+    arguments = ["train", str(path), "--base", str(base), "-o", str(output), "--device", "cpu", "--threads", "1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bonmini_guard.cli"]
+    more = ["--learning-rate", "6e-3", "--epochs", "6", "--eval-share", "0.2"]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *arguments, *more], check=False, capture_output=True, text=True, env=alone)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("judgements of") == 1
+    report = json.loads((output / "training.json").read_text())
+    assert report["processes"] == 2
+    assert report["eval"]["log_likelihood"] > -0.8
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["choices.jsonl", "m"]
+
+
+def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base, rows):
+    train_reward_model(rows[:200], base, tmp_path / "m", eval_rows=rows[200:], epochs=1, twin=True, **FAST)
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "as likely to take the answer as to take none" in card
+    assert "| | this model | Bradley-Terry twin |" in card
+    assert "reliability error" in card
+    assert str(tmp_path) not in card + (tmp_path / "m" / "training.json").read_text()
+    assert evaluate_reward_model(tmp_path / "m", rows[200:])["log_likelihood"] == pytest.approx(
+        json.loads((tmp_path / "m" / "training.json").read_text())["eval"]["log_likelihood"], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"precision": "bfloat16"}, "bfloat16 is for GPUs"),
+        ({"precision": "half"}, "unknown precision"),
+        ({"lora_rank": 0}, "lora_rank is 0"),
+        ({"lora_alpha": 8}, "lora_alpha without lora_rank"),
+        ({"checkpoints": -1}, "checkpoints is -1"),
+        ({"early_stopping": 2, "checkpoints": 0}, "1 or more with early stopping"),
+        ({"twin": True, "objective": "bradley_terry"}, "a twin is for"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, base, rows, plan, said):
+    with pytest.raises(ConfigurationError, match=said):
+        train_reward_model(rows, base, tmp_path / "m", device="cpu", **plan)
+    assert not list(tmp_path.iterdir())
