@@ -84,11 +84,12 @@ class FakeChatModel(BaseChatModel):
         model_name: the name under which usage counters count it.
     """
 
-    source: Any
-    latency: Any = 0.0
+    # Not shown: tracers are handed the repr of a model.
+    source: Any = Field(repr=False)
+    latency: Any = Field(default=0.0, repr=False)
     model_name: str = "fake-chat-model"
-    calls: list[dict[str, Any]] = Field(default_factory=list)
-    cancelled: list[int] = Field(default_factory=list)
+    calls: list[dict[str, Any]] = Field(default_factory=list, repr=False)
+    cancelled: list[int] = Field(default_factory=list, repr=False)
     _lock: Any = PrivateAttr(default_factory=Lock)
 
     def __init__(self, source: Sequence[str | AIMessage | Exception] | Callable[..., Any], **fields: Any) -> None:
