@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from langsmith.run_helpers import tracing_context
+from bonmini_guard.detach import langsmith_set
 
 from bonmini_guard.adapters.langchain import LangChainGenerator
 from bonmini_guard.errors import MissingExtraError
@@ -125,7 +125,7 @@ class AgentCall:
         asked = self._request
         if self._seed_argument is not None:
             asked = asked.override(model_settings={**asked.model_settings, self._seed_argument: request.seed})
-        with tracing_context(enabled=False):
+        with langsmith_set(False):
             try:
                 response = await self._ask(asked)
             except StructuredOutputError as error:

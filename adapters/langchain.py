@@ -15,7 +15,7 @@ from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
-from langsmith.run_helpers import tracing_context
+from bonmini_guard.detach import langsmith_set
 
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.requests import refuse_greedy
@@ -116,7 +116,7 @@ class LangChainGenerator:
     async def _answers(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
         """At least one answer."""
         bound = _unbound(self._model, options)
-        with tracing_context(enabled=False):
+        with langsmith_set(False):
             if bound is None:
                 return [as_message(await self._model.ainvoke(list(request.messages), config=self._config, **options))]
             model, options = bound

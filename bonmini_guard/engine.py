@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeGuard
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.arrivals import Arrivals
-from bonmini_guard.detach import attach, detach
+from bonmini_guard.detach import attach, detach, langsmith_set
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.policy import Action, Decision, Policy, State
@@ -96,7 +96,13 @@ class Engine:
         """
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
         attached = detach()
-        request = _Request(self, messages, seed, options, observer, request_id)
+        try:
+            with langsmith_set(False):
+                return await self._run(_Request(self, messages, seed, options, observer, request_id))
+        finally:
+            attach(attached)
+
+    async def _run(self, request: _Request) -> GuardResult:
         try:
             result = await request.conduct_within(self.timeout)
         except GenerationError as error:
@@ -104,10 +110,7 @@ class Engine:
             error.usage = total_usage(request.candidates)
             raise
         finally:
-            try:
-                await request.close()
-            finally:
-                attach(attached)
+            await request.close()
         return request.settled(result)
 
 

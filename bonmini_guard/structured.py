@@ -9,8 +9,8 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
-from langsmith.run_helpers import tracing_context
 
+from bonmini_guard.detach import langsmith_set
 from bonmini_guard.guard import BestOfMiniN
 from bonmini_guard.protocols import Scorer, ScoringSession
 from bonmini_guard.result import GuardResult
@@ -42,7 +42,7 @@ class ValidatingScorer:
     async def valid(self, candidate: AIMessage) -> bool:
         """Whether the parser understands a candidate; nobody is told what it said."""
         try:
-            with tracing_context(enabled=False):
+            with langsmith_set(False):
                 return await self._parser.ainvoke(candidate, {"callbacks": AsyncCallbackManager([])}) is not None
         except Exception:
             return False

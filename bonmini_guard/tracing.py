@@ -13,6 +13,7 @@ from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerF
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
+from bonmini_guard.detach import langsmith, langsmith_set
 from bonmini_guard.policy import Decision, Policy, State
 from bonmini_guard.result import Candidate
 
@@ -41,6 +42,8 @@ class CallbackObserver:
         self._with_text = with_text
         self._policy = policy
         self._writer = writer
+        # Off while drawing and scoring, and LangSmith's tracer asks at every run; ours hold no text.
+        self._langsmith = langsmith()
 
     async def drawn(self, candidate: Candidate) -> None:
         """One child run for each draw that arrived or failed."""
@@ -59,7 +62,8 @@ class CallbackObserver:
         if self._writer is not None:
             self._writer({"type": PROGRESS, **about})
         if self._manager.handlers and self._manager.parent_run_id is not None:
-            await self._manager.on_custom_event(PROGRESS, about, run_id=self._manager.parent_run_id)
+            with langsmith_set(self._langsmith):
+                await self._manager.on_custom_event(PROGRESS, about, run_id=self._manager.parent_run_id)
 
     def _about(self, candidate: Candidate) -> dict[str, Any]:
         about: dict[str, Any] = {
@@ -77,8 +81,9 @@ class CallbackObserver:
     async def _child(self, name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         if not self._manager.handlers:
             return
-        run = await self._manager.on_chain_start({}, inputs, run_id=uuid4(), name=name)
-        await run.on_chain_end(outputs)
+        with langsmith_set(self._langsmith):
+            run = await self._manager.on_chain_start({}, inputs, run_id=uuid4(), name=name)
+            await run.on_chain_end(outputs)
 
 
 def progress(policy: Policy, state: State) -> dict[str, Any]:

@@ -173,6 +173,7 @@ async def test_langsmith_tracing(kind, nesting, sync):
         config = config_of()
         await (asyncio.to_thread(runnable.invoke, given, config) if sync else runnable.ainvoke(given, config))
     assert_clean(*ear.heard)
+    assert "bonmini_guard.draw" in "".join(ear.heard)
 
 
 @each_face
