@@ -7,17 +7,28 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
+    from bonmini_guard.adapters.hedge import HedgedGenerator
     from bonmini_guard.adapters.langchain import LangChainGenerator
     from bonmini_guard.adapters.local import TransformersGenerator
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
+    from bonmini_guard.adapters.remote_reward import RemoteRewardModel
     from bonmini_guard.adapters.tgi import TGIGenerator
 
 _HOMES = {
+    "HedgedGenerator": "hedge",
     "LangChainGenerator": "langchain",
     "OpenAICompatibleGenerator": "openai",
+    "RemoteRewardModel": "remote_reward",
     "TGIGenerator": "tgi",
     "TransformersGenerator": "local",
 }
-__all__ = ["LangChainGenerator", "OpenAICompatibleGenerator", "TGIGenerator", "TransformersGenerator"]
+__all__ = [
+    "HedgedGenerator",
+    "LangChainGenerator",
+    "OpenAICompatibleGenerator",
+    "RemoteRewardModel",
+    "TGIGenerator",
+    "TransformersGenerator",
+]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

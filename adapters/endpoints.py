@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from bonmini_guard.adapters.answers import Answer, to_message
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, TruncatedAnswer, classify, with_retries
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.limiter import Limiter, build_limiter
 from bonmini_guard.protocols import DrawRequest
 
 T = TypeVar("T")
@@ -27,11 +28,11 @@ DEFAULT_CONCURRENCY = 128
 
 @dataclass
 class Connection:
-    """What belongs to one event loop: a client, and the places of its requests."""
+    """What belongs to one event loop: a client, and the limit of its requests, once the server was looked at."""
 
     client: Any
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    places: asyncio.Semaphore | None = None
+    limiter: Limiter | None = None
 
 
 class Endpoint:
@@ -44,7 +45,7 @@ class Endpoint:
         attempt_timeout: seconds for one attempt; None for what is left of ``timeout``.
         retries: attempts after the first.
         backoff: seconds, the range of the random wait before the first retry.
-        max_concurrency: requests at a time on each event loop; None leaves it to the server.
+        max_concurrency: requests at a time on each event loop, or a limiter shared with others; None leaves it to the server.
         accept_truncated: whether an answer cut at the token limit is an answer.
     """
 
@@ -60,12 +61,12 @@ class Endpoint:
         attempt_timeout: float | None,
         retries: int,
         backoff: float,
-        max_concurrency: int | None,
+        max_concurrency: int | Limiter | None,
         accept_truncated: bool,
     ) -> None:
         if any(seconds is not None and seconds <= 0 for seconds in (timeout, attempt_timeout)):
             raise ConfigurationError("timeout and attempt_timeout are seconds above 0, or None to wait for ever")
-        if retries < 0 or backoff < 0 or (max_concurrency is not None and max_concurrency < 1):
+        if retries < 0 or backoff < 0 or (isinstance(max_concurrency, int) and max_concurrency < 1):
             raise ConfigurationError("need retries >= 0, backoff >= 0 and max_concurrency >= 1")
         self.base_url = base_url
         self.timeout = timeout
@@ -74,6 +75,7 @@ class Endpoint:
         self.backoff = backoff
         self.max_concurrency = max_concurrency
         self.accept_truncated = accept_truncated
+        self._limiter = build_limiter(max_concurrency)
         self._token = secret
         self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = WeakKeyDictionary()
 
@@ -120,8 +122,8 @@ class Endpoint:
         """
         try:
             async with asyncio.timeout(self.timeout):
-                client, places = await self._connect()
-                async with places:
+                client, limiter = await self._connect()
+                async with limiter.here():
                     return await with_retries(
                         lambda: self._once(attempt, client), retries=self.retries, backoff=self.backoff, within=self.timeout
                     )
@@ -138,16 +140,16 @@ class Endpoint:
                 raise
             raise typed from error
 
-    async def _connect(self) -> tuple[Any, asyncio.Semaphore]:
+    async def _connect(self) -> tuple[Any, Limiter]:
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
         if connection is None:
             connection = self._connections[loop] = Connection(self._open())
         async with connection.reading:
-            if connection.places is None:
+            if connection.limiter is None:
                 offered = await self._begin(connection.client)
-                connection.places = asyncio.Semaphore(self.max_concurrency or offered)
-        return connection.client, connection.places
+                connection.limiter = self._limiter = self._limiter or Limiter(offered)
+        return connection.client, connection.limiter
 
     def _session(self, **hooks: Sequence[Any]) -> Any:
         """An HTTP session that sends the token and nobody else's. Places are counted above it, and time too."""

@@ -215,6 +215,14 @@ def from_response(response: Any, secret: str | None = None) -> EndpointError:
     )
 
 
+def refusal(response: Any, secret: str | None = None, quiet: bool = False) -> EndpointError:
+    """:func:`from_response`; quietly, without the server's words, which may quote what was sent to it."""
+    error = from_response(response, secret)
+    if quiet:
+        error.args, error.error_type = (f"the endpoint answered {error.status}",), None
+    return error
+
+
 def from_stream(
     kind: type[EndpointError], detail: object, error_type: str | None = None, secret: str | None = None
 ) -> EndpointError:

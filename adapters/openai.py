@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage
 from pydantic import SecretStr
 
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.limiter import Limiter
 from bonmini_guard.protocols import DrawRequest
 
 try:
@@ -81,7 +82,7 @@ class OpenAICompatibleGenerator(Endpoint):
             ``response_metadata["truncated"]`` True.
         stream: receive answers as streams, which keeps proxies from closing a quiet connection. Draws with tools or
             log-probabilities are not streamed.
-        max_concurrency: requests at a time on each event loop; None for 128.
+        max_concurrency: requests at a time on each event loop, or a ``Limiter`` that several share; None for 128.
 
     Raises:
         ConfigurationError: a setting is out of range, does not go with the mode, or would spoil the draws.
@@ -111,7 +112,7 @@ class OpenAICompatibleGenerator(Endpoint):
         backoff: float = 0.5,
         accept_truncated: bool = True,
         stream: bool = False,
-        max_concurrency: int | None = None,
+        max_concurrency: int | Limiter | None = None,
     ) -> None:
         if mode not in ("chat", "completion"):
             raise ConfigurationError(f"mode is {mode!r}: use 'chat' or 'completion'")

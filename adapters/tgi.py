@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage
 from pydantic import SecretStr
 
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.limiter import Limiter
 from bonmini_guard.protocols import DrawRequest
 
 try:
@@ -78,7 +79,7 @@ class TGIGenerator(Endpoint):
         accept_truncated: False makes an answer cut at ``max_new_tokens`` a failed draw. Otherwise such answers have
             ``response_metadata["truncated"]`` True.
         stream: receive answers as streams, which keeps proxies from closing a quiet connection.
-        max_concurrency: requests at a time on each event loop; None takes what the server's ``/info`` says, else 128.
+        max_concurrency: requests at a time on each event loop, or a ``Limiter`` that several share; None takes what the server's ``/info`` says, else 128.
 
     Raises:
         ConfigurationError: a setting is out of range, or does not go with the mode.
@@ -102,7 +103,7 @@ class TGIGenerator(Endpoint):
         backoff: float = 0.5,
         accept_truncated: bool = True,
         stream: bool = False,
-        max_concurrency: int | None = None,
+        max_concurrency: int | Limiter | None = None,
     ) -> None:
         if mode not in ("chat", "completion"):
             raise ConfigurationError(f"mode is {mode!r}: use 'chat' or 'completion'")

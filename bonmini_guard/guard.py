@@ -22,12 +22,11 @@ from bonmini_guard.engine import Engine, Observer
 from bonmini_guard.errors import ConfigurationError, abstention
 from bonmini_guard.explore import Explorer
 from bonmini_guard.generators import as_generator
-from bonmini_guard.limiter import Limiter
+from bonmini_guard.limiter import Limiter, build_limiter
 from bonmini_guard.prompts import as_messages
 from bonmini_guard.result import GuardResult
 from bonmini_guard.scorers import as_scorer
 from bonmini_guard.settings import (
-    build_limiter,
     build_policy,
     check_parts,
     has_zero,

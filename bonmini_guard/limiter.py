@@ -53,6 +53,11 @@ class Limiter:
         return Places(room, lane or request_lane.get() or object())
 
 
+def build_limiter(limit: int | Limiter | None) -> Limiter | None:
+    """A limiter as it is, one of so many places, or none."""
+    return limit if limit is None or isinstance(limit, Limiter) else Limiter(limit)
+
+
 class Places:
     """The places of one loop, as one request sees them."""
 

@@ -75,8 +75,10 @@ class ScoringSession(Protocol):
 class Scorer(Protocol):
     """A reward model: opens a scoring session for each request.
 
-    Two optional attributes are read with ``getattr``: ``has_zero`` (bool, default True: score 0 is the outside option) and
-    ``fingerprint`` (a method without arguments that returns a str which a profile can be bound to).
+    Optional attributes are read with ``getattr``: ``has_zero`` (bool, default True: score 0 is the outside option),
+    ``fingerprint`` (a method without arguments that returns a str which a profile can be bound to), ``agrees_with`` (a method
+    that takes a profile's fingerprint and says whether it is this scorer's, where equality is too strict), and ``check`` (a
+    method without arguments, called when a guard is built, that raises ConfigurationError for a scorer that cannot work).
     """
 
     def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:

@@ -11,7 +11,6 @@ from typing import Any
 
 from bonmini_guard.budget import Budget
 from bonmini_guard.errors import ConfigurationError, ProfileError
-from bonmini_guard.limiter import Limiter
 from bonmini_guard.policy import Never, Policy, spread
 from bonmini_guard.profile import GuardProfile, ScoreTransform
 
@@ -102,11 +101,6 @@ def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops
     return (mini_n,) * max_loops
 
 
-def build_limiter(limit: int | Limiter | None) -> Limiter | None:
-    """A limiter as it is, one of so many places, or none."""
-    return limit if limit is None or isinstance(limit, Limiter) else Limiter(limit)
-
-
 def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfile | None, strict: bool) -> Policy:
     """The policy with a budget of tokens or money for each request.
 
@@ -140,9 +134,12 @@ def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, sc
     """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated.
 
     Raises:
-        ConfigurationError: the generator cannot sample, or a model without a zero would guard without a profile.
+        ConfigurationError: the generator cannot sample, the scorer is not what it claims to be, or a model without a zero would
+            guard without a profile.
         ProfileError: the profile was calibrated for other parts (a warning with ``strict=False``).
     """
+    if callable(getattr(scorer, "check", None)):
+        scorer.check()
     if policy.budget > 1 and getattr(generator, "deterministic", False):
         raise ConfigurationError(
             f"the generator is deterministic (temperature 0), so {policy.budget} draws would be one answer {policy.budget} times: "
@@ -182,7 +179,8 @@ def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: boo
         if expected is None:
             continue
         actual = part.fingerprint() if callable(getattr(part, "fingerprint", None)) else None
-        if actual == expected:
+        agrees = getattr(part, "agrees_with", None)
+        if actual == expected or (callable(agrees) and isinstance(expected, str) and agrees(expected)):
             continue
         found = "cannot be compared: it has no fingerprint" if actual is None else f"has fingerprint {actual}"
         problem = (

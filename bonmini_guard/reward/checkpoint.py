@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from bonmini_guard.errors import CheckpointError, ConfigurationError
+
+if TYPE_CHECKING:
+    # Tokenizers and configurations are read without torch, for models that run elsewhere.
+    import torch
+    from torch import nn
 
 Zero = Literal["outside_option"]
 
@@ -45,13 +47,18 @@ def load_tokenizer(path: str) -> Any:
 
 def concatenation_template(tokenizer: Any) -> str:
     """A chat template that concatenates all contents, between the tokens that the tokenizer adds around a text."""
+    before, after = added_tokens(tokenizer)
+    contents = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return _literal(before) + contents + _literal(after)
+
+
+def added_tokens(tokenizer: Any) -> tuple[str, str]:
+    """What a tokenizer itself puts before and behind a text."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     start = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
-    before = "".join(tokenizer.convert_ids_to_tokens(whole[:start]))
-    after = "".join(tokenizer.convert_ids_to_tokens(whole[start + len(plain) :]))
-    contents = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    return _literal(before) + contents + _literal(after)
+    before, after = whole[:start], whole[start + len(plain) :]
+    return "".join(tokenizer.convert_ids_to_tokens(before)), "".join(tokenizer.convert_ids_to_tokens(after))
 
 
 def load_config(path: str) -> Any:
@@ -92,6 +99,9 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, li
     Raises:
         CheckpointError: no safetensors, or of a kind that cannot classify.
     """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification
+
     folder = Path(path)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{path}: no safetensors weights; save the model anew with a current save_pretrained")
@@ -122,6 +132,8 @@ def keep_layers(config: Any, layers: int) -> None:
 
 def zero_new_head(model: nn.Module, missing: list[str]) -> None:
     """Let a new head begin at score 0 for every text: no answer is acceptable or not before anything is learnt."""
+    from torch import nn
+
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module.out_features == 1 and f"{name}.weight" in missing:
             nn.init.zeros_(module.weight)

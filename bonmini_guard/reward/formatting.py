@@ -73,6 +73,18 @@ class Formatter:
                 return Encoded(ids, cut)
         raise CandidateTooLong(f"{length} tokens in the last turn and the answer, {self.max_length} allowed; answers are never cut")
 
+    def render(self, messages: Sequence[BaseMessage], answer: AIMessage | str, cut_turns: int = 0) -> str:
+        """The text that the chat template writes, without so many of the oldest turns.
+
+        A server that tokenises it reads control tokens inside answers as control tokens: compare with :meth:`encode`.
+        """
+        turns = [self._turn(message) for message in (*messages, AIMessage(answer) if isinstance(answer, str) else answer)]
+        return self._render(_shorter(turns)[cut_turns])
+
+    def holds_control_tokens(self, text: str) -> bool:
+        """Whether a text spells one of the tokenizer's control tokens."""
+        return any(token in text for token in self._control.tokens)
+
     def _render(self, conversation: Conversation) -> str:
         return str(self._tokenizer.apply_chat_template(conversation, tokenize=False))
 

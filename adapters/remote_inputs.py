@@ -1,0 +1,149 @@
+"""What is sent to a reward server for one (conversation, answer): token ids, a templated text, a pair of texts, or messages.
+
+The chat template is applied on this side, so that every server scores the very tokens that the model was trained and
+calibrated on, and so that text of an answer cannot speak as the template.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+
+from bonmini_guard.adapters.remote_kinds import KINDS, Inputs
+from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError
+
+logger = logging.getLogger(__name__)
+
+
+def as_messages(messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
+    """For a server that applies the template itself: (conversation, candidate), each message as a dictionary."""
+    turns = [_turn(message) for message in messages]
+    return [(turns, _turn(candidate)) for candidate in candidates]
+
+
+def _turn(message: BaseMessage) -> dict[str, Any]:
+    turn = convert_to_openai_messages(message, text_format="string")
+    return {**turn, "content": str(message.text)} if isinstance(turn, dict) else turn[0]
+
+
+class Templated:
+    """Formats answers with a tokenizer that this side has too.
+
+    Args:
+        tokenizer: a folder or model id of the reward model, or its tokenizer.
+        inputs: "ids", "text" or "pair".
+        max_length: most tokens, if less than the model's own limit.
+        adds_tokens: whether the server puts special tokens around a text that it tokenises.
+
+    Attributes:
+        has_zero: what the checkpoint says of its zero; None where only a tokenizer is known.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        CheckpointError: there is no usable tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any, inputs: Inputs, max_length: int | None, adds_tokens: bool) -> None:
+        try:
+            from bonmini_guard.reward.checkpoint import added_tokens
+            from bonmini_guard.reward.formatting import Formatter
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "transformers", "local") from error
+        self._tokenizer, length, self.has_zero = _load(tokenizer, max_length)
+        self._formatter = Formatter(self._tokenizer, length)
+        self._inputs = inputs
+        self._adds_tokens = adds_tokens
+        self._before, self._after = added_tokens(self._tokenizer)
+        # Tokenizers are not made for several threads at a time.
+        self._lock = threading.Lock()
+
+    def limit(self, length: int | None) -> None:
+        """Take the server's limit of tokens where it is less."""
+        if length is not None:
+            known = self._formatter.max_length
+            self._formatter.max_length = length if known is None else min(known, length)
+
+    def make(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
+        """One input for each candidate; None, with a warning, for one that cannot be sent as it is."""
+        with self._lock:
+            return [self._one(messages, candidate, place) for place, candidate in enumerate(candidates)]
+
+    def _one(self, messages: Sequence[BaseMessage], candidate: AIMessage, place: int) -> Any:
+        try:
+            return self._pair(messages, candidate) if self._inputs == "pair" else self._templated(messages, candidate)
+        except CandidateTooLong as error:
+            logger.warning("candidate %d has no score: %s", place, error)
+        except _Unsendable:
+            logger.warning("candidate %d has no score: as text the server would read other tokens than the template's", place)
+        return None
+
+    def _templated(self, messages: Sequence[BaseMessage], candidate: AIMessage) -> Any:
+        encoded = self._formatter.encode(messages, candidate)
+        if encoded.cut_turns:
+            logger.warning("the conversation is too long: %d of its oldest turns were left out", encoded.cut_turns)
+        if self._inputs == "ids":
+            return encoded.ids
+        rendered = self._formatter.render(messages, candidate, encoded.cut_turns)
+        # As it is, or without what the server's tokenizer adds by itself at its ends.
+        bare = rendered.removeprefix(self._before).removesuffix(self._after)
+        return next((text for text in (rendered, bare) if self._read(text) == encoded.ids), None) or _refuse()
+
+    def _pair(self, messages: Sequence[BaseMessage], candidate: AIMessage) -> Any:
+        prompt, answer = "\n".join(str(message.text) for message in messages), str(candidate.text)
+        if self._formatter.holds_control_tokens(prompt) or self._formatter.holds_control_tokens(answer):
+            _refuse()
+        length = len(self._tokenizer(prompt, answer, verbose=False)["input_ids"])
+        most = self._formatter.max_length
+        if most is not None and length > most:
+            raise CandidateTooLong(f"{length} tokens in prompt and answer, {most} allowed; answers are never cut")
+        return [prompt, answer]
+
+    def _read(self, text: str) -> list[int]:
+        """The tokens that the server will see."""
+        return list(self._tokenizer(text, add_special_tokens=self._adds_tokens, verbose=False)["input_ids"])
+
+
+def templated(kind: str, tokenizer: Any, inputs: Inputs | None, max_length: int | None) -> Templated | None:
+    """How inputs are made for a kind of server; None for one that takes messages.
+
+    Raises:
+        ConfigurationError: the kind takes no such inputs, or needs a tokenizer.
+    """
+    forms = KINDS[kind].inputs
+    form = inputs or forms[0]
+    if form not in forms:
+        raise ConfigurationError(f"kind {kind!r} takes inputs {' or '.join(map(repr, forms))}, not {form!r}")
+    if form == "messages":
+        return None
+    if tokenizer is None:
+        raise ConfigurationError(f"kind {kind!r} needs tokenizer=: folder or id of the reward model that is served there")
+    # vLLM can be told not to add any.
+    return Templated(tokenizer, form, max_length, adds_tokens=not kind.startswith("vllm"))
+
+
+class _Unsendable(Exception):  # noqa: N818 - a signal, never seen outside
+    """A text that the server would read otherwise."""
+
+
+def _refuse() -> Any:
+    raise _Unsendable
+
+
+def _load(tokenizer: Any, max_length: int | None) -> tuple[Any, int | None, bool | None]:
+    """The tokenizer, its limit of tokens, and what its checkpoint says of its zero."""
+    from bonmini_guard.reward.checkpoint import has_zero, length_limit, load_config, load_tokenizer
+
+    if not isinstance(tokenizer, str | Path):
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ConfigurationError("tokenizer is no path and has no chat template: pass the reward model's folder or id")
+        own = tokenizer.model_max_length
+        limits = [limit for limit in (own if own < 10**9 else None, max_length) if limit is not None]
+        return tokenizer, min(limits, default=None), None
+    config = load_config(str(tokenizer))
+    loaded = load_tokenizer(str(tokenizer))
+    return loaded, length_limit(config, loaded, max_length), has_zero(config)

@@ -1,0 +1,176 @@
+"""How each reward server is spoken to: route, body, the switch that gives raw scores, and where the scores lie in its answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bonmini_guard.adapters.http_errors import MalformedAnswer
+
+Inputs = Literal["ids", "text", "pair", "messages"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What an answer holds: one number for each input, None where the server says that one does not fit.
+
+    Attributes:
+        values: as the server gives them.
+        fingerprint: the model's, where the server knows it.
+        has_zero: whether 0 is the outside option, where the server knows it.
+    """
+
+    values: list[float | None]
+    fingerprint: str | None = None
+    has_zero: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server says about itself; None where it says nothing.
+
+    Attributes:
+        model: name of the model it serves.
+        batch: inputs that one request may hold.
+        length: tokens that one input may have.
+    """
+
+    model: str | None = None
+    batch: int | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of server.
+
+    Attributes:
+        route: where scores are asked for.
+        inputs: the forms of input it takes, its usual one first.
+        body: of a request for some inputs to some model.
+        read: the scores in an answer; any error that it raises means that there are none.
+        about: route of the server's description, and how to read it; None where there is none.
+    """
+
+    route: str
+    inputs: tuple[Inputs, ...]
+    body: Callable[[Sequence[Any], str | None], dict[str, Any]]
+    read: Callable[[Any], Scores]
+    about: tuple[str, Callable[[Any], Limits]] | None = None
+
+    def scores(self, answer: Any, expected: int) -> Scores:
+        """The scores in an answer.
+
+        Raises:
+            MalformedAnswer: it holds no scores, not one for each input, or one that is no finite number.
+        """
+        try:
+            scores = self.read(answer)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            # Not chained: such an error may quote the answer, and an answer may quote the candidate.
+            problem = f"the reward server's answer holds no scores ({type(error).__name__})"
+            raise MalformedAnswer(problem, status=200, retryable=True) from None
+        if len(scores.values) != expected:
+            problem = f"the reward server gave {len(scores.values)} scores for {expected} inputs"
+            raise MalformedAnswer(problem, status=200, retryable=True)
+        if not all(map(_usable, scores.values)):
+            raise MalformedAnswer("the reward server gave a score that is no finite number", status=200, retryable=True)
+        return scores
+
+
+def _usable(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+
+
+def _named(body: dict[str, Any], model: str | None) -> dict[str, Any]:
+    return body if model is None else {"model": model, **body}
+
+
+def _number(value: Any) -> float:
+    """The one number in a value. A null here is no score, and several numbers are no reward model's."""
+    if isinstance(value, list):
+        (value,) = value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("no number")
+    return float(value)
+
+
+def _in_order(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    ordered = sorted(data, key=lambda entry: int(entry["index"]))
+    if [entry["index"] for entry in ordered] != list(range(len(data))):
+        raise ValueError("indices repeat or are missing")
+    return ordered
+
+
+def _read_vllm_classify(answer: Any) -> Scores:
+    return Scores([_number(entry["probs"]) for entry in _in_order(answer["data"])])
+
+
+def _read_vllm_pooling(answer: Any) -> Scores:
+    return Scores([_number(entry["data"]) for entry in _in_order(answer["data"])])
+
+
+def _read_sglang(answer: Any) -> Scores:
+    return Scores([_number(entry["embedding"]) for entry in (answer if isinstance(answer, list) else [answer])])
+
+
+def _read_tei(answer: Any) -> Scores:
+    return Scores([_number([label["score"] for label in entry]) for entry in answer])
+
+
+def _read_bonmini(answer: Any) -> Scores:
+    fingerprint, has_zero = answer["fingerprint"], answer["has_zero"]
+    if not isinstance(fingerprint, str) or not isinstance(has_zero, bool):
+        raise TypeError("no fingerprint, or no word about the zero")
+    return Scores(list(answer["scores"]), fingerprint, has_zero)
+
+
+def _about_vllm(answer: Any) -> Limits:
+    served = answer["data"][0]
+    return Limits(model=served["id"], length=served.get("max_model_len"))
+
+
+def _about_tei(answer: Any) -> Limits:
+    return Limits(batch=answer.get("max_client_batch_size"), length=answer.get("max_input_length"))
+
+
+def _sglang_body(inputs: Sequence[Any], model: str | None) -> dict[str, Any]:
+    name = "text" if inputs and isinstance(inputs[0], str) else "input_ids"
+    return _named({name: list(inputs)}, model)
+
+
+def _tei_body(inputs: Sequence[Any], _: str | None) -> dict[str, Any]:
+    # A plain list of two strings would be one pair: each input is a list of its own. Never truncated: that cuts the answer.
+    batch = [[part] if isinstance(part, str) else list(part) for part in inputs]
+    return {"inputs": batch, "raw_scores": True, "truncate": False}
+
+
+def _bonmini_body(inputs: Sequence[Any], _: str | None) -> dict[str, Any]:
+    return {"messages": inputs[0][0], "candidates": [candidate for _, candidate in inputs]}
+
+
+_VLLM_MODELS = ("/v1/models", _about_vllm)
+
+KINDS: dict[str, Kind] = {
+    "vllm": Kind(
+        "/classify",
+        ("ids", "text"),
+        lambda inputs, model: _named({"input": list(inputs), "use_activation": False, "add_special_tokens": False}, model),
+        _read_vllm_classify,
+        _VLLM_MODELS,
+    ),
+    "vllm-pooling": Kind(
+        "/pooling",
+        ("ids", "text"),
+        lambda inputs, model: _named(
+            {"input": list(inputs), "task": "classify", "use_activation": False, "add_special_tokens": False}, model
+        ),
+        _read_vllm_pooling,
+        _VLLM_MODELS,
+    ),
+    "sglang": Kind("/classify", ("ids", "text"), _sglang_body, _read_sglang),
+    "tei": Kind("/predict", ("text", "pair"), _tei_body, _read_tei, ("/info", _about_tei)),
+    "bonmini": Kind("/score", ("messages",), _bonmini_body, _read_bonmini),
+}

@@ -1,0 +1,92 @@
+"""The start-up probe: fixed pairs whose scores tell whether a server gives raw scores, and later whether it is still the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+from bonmini_guard.errors import ConfigurationError
+
+Meaning = Literal["raw", "probability"]
+
+#: A probability is read as the logit of one this near to 0 or 1 at most: beyond, single precision has no digits left.
+NEAREST = 1e-7
+_PREFIX = "probe:"
+_SPREAD = 1e-6
+_PAIRS = (
+    ("What is 2 + 2?", "2 + 2 is 4."),
+    ("What is 2 + 2?", "Bananas, and so is Tuesday."),
+    ("Write a short greeting for a colleague.", "Good morning! I hope that you slept well."),
+    ("Write a short greeting for a colleague.", "no"),
+    ("Name a capital in Europe.", "Paris is the capital of France."),
+    ("Name a capital in Europe.", "I will not tell you, you fool!!!"),
+    ("The film was", " a delight from the first scene to the last: warm, funny and well played."),
+    ("The film was", " dull, awful and far too long; the plot made no sense and the cast was bored."),
+)
+
+
+def probe_pairs() -> list[tuple[list[BaseMessage], AIMessage]]:
+    """The conversations and answers that are scored; the same in every release, since fingerprints rest on them."""
+    return [([HumanMessage(prompt)], AIMessage(answer)) for prompt, answer in _PAIRS]
+
+
+def check_scores(scores: Sequence[float | None], declared: Meaning | None, switch: str) -> None:
+    """Refuse what cannot be raw scores, or not what was declared.
+
+    Args:
+        scores: the server's, for the probe's pairs.
+        declared: what the user says that they are; None if he says nothing.
+        switch: how the server is asked for raw scores, for the message.
+
+    Raises:
+        ConfigurationError: a score is missing, they do not differ, or they look like probabilities and are not declared so.
+    """
+    finite = [score for score in scores if score is not None]
+    if len(finite) < len(scores):
+        raise ConfigurationError("the reward server left a probe text without a score: check its limits of length and batch")
+    if max(finite) - min(finite) < _SPREAD:
+        raise ConfigurationError(
+            f"the reward server scores {finite[0]:g} whatever the text: it is no reward model, or one behind a softmax; {switch}"
+        )
+    within = all(0 <= score <= 1 for score in finite)
+    if within and declared is None:
+        raise ConfigurationError(
+            "every score of the reward server lies between 0 and 1: these look like probabilities, and a threshold of 0 would "
+            f"accept everything; {switch}, or declare scores='probability' (or scores='raw' if they are raw after all)"
+        )
+    if declared == "probability" and not within:
+        raise ConfigurationError("scores='probability' was declared, and the reward server gives other numbers: leave it out")
+
+
+def logit(probability: float) -> float:
+    """The raw score behind a probability.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError("a declared probability lies outside [0, 1]")
+    inside = min(max(probability, NEAREST), 1 - NEAREST)
+    return math.log(inside) - math.log1p(-inside)
+
+
+def fingerprint_of(scores: Sequence[float]) -> str:
+    """The probe's scores as a fingerprint, to two decimals: engines and batch sizes differ behind them."""
+    return _PREFIX + ",".join(f"{score:.2f}" for score in scores)
+
+
+def agree(one: str, other: str, tolerance: float) -> bool:
+    """Whether two fingerprints are those of one model: every score within ``tolerance`` times the larger of 1 and its size."""
+    if one == other:
+        return True
+    if not one.startswith(_PREFIX) or not other.startswith(_PREFIX):
+        return False
+    try:
+        ours, theirs = ([float(score) for score in text.removeprefix(_PREFIX).split(",")] for text in (one, other))
+    except ValueError:
+        return False
+    pairs = zip(ours, theirs, strict=False)
+    return len(ours) == len(theirs) and all(abs(a - b) <= tolerance * max(1.0, abs(a), abs(b)) for a, b in pairs)

@@ -1,0 +1,395 @@
+"""A reward model that runs on a server: vLLM, SGLang, text-embeddings-inference (TEI), or this package's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from langchain_core.messages import AIMessage, BaseMessage
+from pydantic import SecretStr
+
+from bonmini_guard.adapters.circuit import CircuitBreaker
+from bonmini_guard.adapters.endpoints import Endpoint, checked_secret, checked_url
+from bonmini_guard.adapters.hedge import Hedge, all_or_none
+from bonmini_guard.adapters.http_errors import (
+    EndpointError,
+    EndpointUnreachable,
+    MalformedAnswer,
+    RequestRejected,
+    refusal,
+)
+from bonmini_guard.adapters.remote_inputs import as_messages, templated
+from bonmini_guard.adapters.remote_kinds import KINDS, Inputs, Limits, Scores
+from bonmini_guard.adapters.remote_probe import Meaning, agree, check_scores, fingerprint_of, logit, probe_pairs
+from bonmini_guard.bridge import run_sync
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.limiter import Limiter, request_lane
+
+try:
+    import httpx
+except ImportError as error:
+    raise MissingExtraError("httpx", "remote") from error
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: The environment variable that holds the key where none is given.
+KEY_VARIABLE = "BONMINI_GUARD_API_KEY"
+#: Seconds that the server's description is waited for.
+ABOUT_TIMEOUT = 5.0
+#: Seconds for one attempt at most where nothing is said.
+LONGEST_ATTEMPT = 10.0
+#: A lost connection may mean another server behind the same address. Seconds between two probes for that reason at least.
+PROBE_INTERVAL = 1.0
+#: Refusals that may be about one input of a batch and not about the batch.
+_ABOUT_AN_INPUT = (400, 413, 422)
+_SWITCHES = {"vllm": "start vLLM with --runner pooling", "tei": "this TEI may be too old for raw_scores"}
+
+ServerKind = Literal["vllm", "vllm-pooling", "sglang", "tei", "bonmini"]
+
+
+class RemoteRewardModel(Endpoint):
+    """Scores answers with a reward model behind HTTP.
+
+    The chat template is applied here, so the server needs none and every server scores the same tokens; only the kind
+    "bonmini" applies it there. Raw scores are asked for, and a probe of fixed texts checks that they are: once when a guard is
+    built (the call blocks), or before the first score if the server was not up then, and again after every outage. The
+    probe's scores are the fingerprint that a profile is bound to.
+
+    A score that is missing or not finite is an error, never a score: a guardrail then abstains with ``scorer_failed``.
+
+    Example::
+
+        scorer = RemoteRewardModel("http://localhost:8000", kind="vllm", tokenizer="my-reward-model")
+        guard = BestOfMiniN(generator=llm, reward_model=scorer, profile="guardrail.json")
+
+    Args:
+        base_url: where the server is, without the route.
+        kind: "vllm" (``/classify``), "vllm-pooling" (``/pooling``), "sglang" (its own ``/classify``), "tei" (``/predict``), or
+            "bonmini" (``/score`` of ``bonmini-guard serve``).
+        tokenizer: folder or id of the reward model, or its tokenizer; needed for all kinds but "bonmini".
+        inputs: "ids" (token ids), "text", or "pair" (prompt and answer as two texts, for cross-encoders, without a template);
+            None takes the best that the kind understands. As text, an answer that spells control tokens gets no score.
+        model: name that the server knows the model by; None takes the one it says it serves.
+        scores: "raw" or "probability" (their logit is the score). None: raw, and refused if they look like probabilities.
+        has_zero: whether score 0 is the outside option. None takes what the checkpoint or the server says, else False.
+        max_length: most tokens of a conversation with its answer, if less than the model's and the server's limits.
+        api_key: sent as bearer token; None takes the environment's ``BONMINI_GUARD_API_KEY``, "" sends none.
+        batch_size: most inputs in a request; less where the server says so.
+        max_concurrency: requests at a time on each event loop.
+        timeout: seconds for a request with its retries.
+        attempt_timeout: seconds for one attempt; keep it below the guard's own timeout, or a stalled server is never found out.
+            None takes 10, or half of ``timeout`` if that is less.
+        retries: attempts after the first, for what may pass; see ``http_errors``.
+        backoff: seconds, the range of the random wait before the first retry.
+        circuit: stops asking a server that keeps failing; may be shared.
+        hedge: when to send a late request a second time; scores do not depend on which answers.
+        tolerance: how far a probe score may move, times the larger of 1 and its size, before it is another model's.
+        pinned: the fingerprint of an earlier start; the probe must agree with it, and it is kept word for word.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+        CheckpointError: there is no usable tokenizer.
+    """
+
+    http = httpx
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        kind: ServerKind,
+        tokenizer: Any = None,
+        inputs: Inputs | None = None,
+        model: str | None = None,
+        scores: Meaning | None = None,
+        has_zero: bool | None = None,
+        max_length: int | None = None,
+        api_key: SecretStr | str | None = None,
+        batch_size: int = 32,
+        max_concurrency: int = 16,
+        timeout: float | None = 60.0,
+        attempt_timeout: float | None = None,
+        retries: int = 3,
+        backoff: float = 0.2,
+        circuit: CircuitBreaker | None = None,
+        hedge: Hedge | None = None,
+        tolerance: float = 0.05,
+        pinned: str | None = None,
+    ) -> None:
+        if kind not in KINDS:
+            raise ConfigurationError(f"kind is {kind!r}: use one of {', '.join(KINDS)}")
+        if scores not in (None, "raw", "probability"):
+            raise ConfigurationError(f"scores is {scores!r}: use 'raw' or 'probability', or leave it out")
+        if batch_size < 1 or not tolerance >= 0:
+            raise ConfigurationError("need batch_size >= 1 and tolerance >= 0")
+        if timeout is not None and attempt_timeout is not None and attempt_timeout >= timeout:
+            raise ConfigurationError("attempt_timeout must be less than timeout, or no attempt is ever given up")
+        super().__init__(
+            checked_url(base_url, "api_key"),
+            checked_secret(api_key, KEY_VARIABLE),
+            timeout=timeout,
+            attempt_timeout=attempt_timeout or min(LONGEST_ATTEMPT, timeout / 2 if timeout else LONGEST_ATTEMPT),
+            retries=retries,
+            backoff=backoff,
+            max_concurrency=max_concurrency,
+            accept_truncated=True,
+        )
+        self.kind = kind
+        self.model = model
+        self.tolerance = tolerance
+        self.circuit = circuit or CircuitBreaker()
+        self.hedge = hedge
+        self._wire = KINDS[kind]
+        self._meaning = scores
+        self._templated = templated(kind, tokenizer, inputs, max_length)
+        self._zero = has_zero if has_zero is not None or self._templated is None else bool(self._templated.has_zero)
+        self._batch_size = batch_size
+        self._fingerprint = pinned
+        # Connections lost so far, how many of them when the server last agreed with its probe, and when that was.
+        self._lost = 0
+        self._agreed: tuple[int, float] | None = None
+        self._probing = Limiter(1)
+
+    def __repr__(self) -> str:
+        return f"RemoteRewardModel({self.base_url!r}, kind={self.kind!r})"
+
+    # As a scorer
+
+    def session(self, messages: Sequence[BaseMessage]) -> RemoteSession:
+        """A session on one prompt; it holds nothing but the prompt."""
+        return RemoteSession(self, messages)
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether score 0 is the outside option. Asks a server of kind "bonmini" when first read, if nothing was declared."""
+        if self._zero is None:
+            self.fingerprint()
+        return bool(self._zero)
+
+    def fingerprint(self) -> str:
+        """The probe's scores, or the own fingerprint of a server of kind "bonmini". Blocks when first asked.
+
+        Raises:
+            ConfigurationError: the server gives no usable scores, or no answer at all.
+        """
+        if self._agreed is None:
+            try:
+                run_sync(self._probe_apart)
+            except EndpointError as error:
+                raise ConfigurationError(f"no scores from {self.base_url} ({error}): start the reward server first") from error
+        return self._fingerprint or ""
+
+    def agrees_with(self, fingerprint: str) -> bool:
+        """Whether a profile's fingerprint is this server's, within the tolerance."""
+        return agree(fingerprint, self.fingerprint(), self.tolerance)
+
+    def check(self) -> None:
+        """Probe the server, for whoever builds a guard. One that cannot be reached is probed before its first score instead.
+
+        Raises:
+            ConfigurationError: it gives no usable scores.
+        """
+        if self._agreed is not None:
+            return
+        try:
+            run_sync(self._probe_apart)
+        except (RequestRejected, MalformedAnswer) as error:
+            raise ConfigurationError(f"the server at {self.base_url} is no reward server of kind {self.kind}: {error}") from error
+        except EndpointError as error:
+            logger.warning("the reward server at %s does not answer yet: %s", self.base_url, error)
+
+    # Probing
+
+    async def _probe_apart(self) -> None:
+        """Probe on a loop that is not the caller's, leaving no connection there."""
+        try:
+            await self._ready()
+        finally:
+            await self._close_here()
+
+    async def _ready(self) -> None:
+        """Probe the server, unless that was done since a connection was last lost."""
+        if self._trusted():
+            return
+        # Not one after the other, each waiting for a dead server: while one probes, a tripped circuit turns the others away.
+        self.circuit.check()
+        async with self._probing.here():
+            if not self._trusted():
+                await self._probe()
+
+    def _trusted(self) -> bool:
+        if self._agreed is None:
+            return False
+        lost, when = self._agreed
+        return self._lost == lost or self.circuit.clock() - when < PROBE_INTERVAL
+
+    async def _probe(self) -> None:
+        lost = self._lost
+        # The server's limits first: how many texts go into a request, and how long they may be.
+        await self._connect()
+        pairs = probe_pairs()
+        inputs = [one for messages, answer in pairs for one in await self._prepare(messages, [answer])]
+        sent = [one for one in inputs if one is not None]
+        # Messages of different conversations do not go into one request.
+        batches = self._batches(sent) if self._templated is not None else [[one] for one in sent]
+        found: list[Scores] = await all_or_none([lambda batch=batch: self._send(batch, quiet=False) for batch in batches])  # type: ignore[misc]
+        values = [value for scores in found for value in scores.values]
+        check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, _SWITCHES.get(self.kind, "ask for raw scores"))
+        self._agree(found[0].fingerprint or fingerprint_of([self._score(value) or 0.0 for value in values]))
+        if self._zero is None:
+            self._zero = found[0].has_zero
+        self._agreed = (lost, self.circuit.clock())
+
+    def _agree(self, fingerprint: str) -> None:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint
+        if not agree(self._fingerprint, fingerprint, self.tolerance):
+            raise ConfigurationError(
+                f"the reward server at {self.base_url} now scores like {fingerprint}, and it was {self._fingerprint}: another model "
+                "is served there; bring the old one back, or build the guard anew with a profile for this one"
+            )
+
+    # Scoring
+
+    async def _prepare(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
+        if self._templated is None:
+            return as_messages(messages, candidates)
+        # Tokenising a long conversation takes longer than an event loop may stand still.
+        return await asyncio.to_thread(self._templated.make, messages, candidates)
+
+    def _batches(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
+        return [inputs[at : at + self._batch_size] for at in range(0, len(inputs), self._batch_size)]
+
+    async def _score_all(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
+        """One score for each candidate; None for one that does not fit or cannot be sent."""
+        await self._ready()
+        inputs = await self._prepare(messages, candidates)
+        batches = self._batches([one for one in inputs if one is not None])
+        scored = await all_or_none([lambda batch=batch: self._score_batch(batch) for batch in batches])  # type: ignore[misc]
+        # A retry may have met another server than the one that agreed.
+        await self._ready()
+        values = iter([value for scores in scored for value in scores])
+        return [None if one is None else next(values) for one in inputs]
+
+    async def _score_batch(self, batch: Sequence[Any]) -> list[float | None]:
+        try:
+            scores = await self._send(batch)
+        except RequestRejected as error:
+            if len(batch) == 1 or error.status not in _ABOUT_AN_INPUT:
+                raise
+            return await self._score_apart(batch, error)
+        if scores.fingerprint is not None:
+            self._agree(scores.fingerprint)
+        return [None if value is None else self._score(value) for value in scores.values]
+
+    async def _score_apart(self, batch: Sequence[Any], refused: RequestRejected) -> list[float | None]:
+        """Each input of a refused batch alone: one that the server cannot take must not cost its neighbours their scores."""
+
+        async def alone(one: Any) -> list[float | None]:
+            try:
+                return await self._score_batch([one])
+            except RequestRejected:
+                return [None]
+
+        values = [value for scores in await all_or_none([lambda one=one: alone(one) for one in batch]) for value in scores]  # type: ignore[misc]
+        if all(value is None for value in values):
+            raise refused
+        logger.warning("the reward server refuses %d of %d candidates: they have no score", values.count(None), len(values))
+        return values
+
+    def _score(self, value: float | None) -> float | None:
+        return logit(value) if self._meaning == "probability" and value is not None else value
+
+    async def _send(self, batch: Sequence[Any], quiet: bool = True) -> Scores:
+        """One request, with its retries, hedged where that is wanted.
+
+        Args:
+            batch: inputs.
+            quiet: leave out what the server says of an error, which may quote a candidate.
+        """
+
+        async def ask() -> Scores:
+            return await self._ask(lambda client: self._post(client, batch, quiet))
+
+        return await (ask() if self.hedge is None else self.hedge.call(ask))
+
+    async def _once(self, attempt: Callable[[Any], Awaitable[T]], client: Any) -> T:
+        try:
+            # Each attempt counts, and retries end as soon as the circuit opens.
+            async with self.circuit.guard():
+                return await super()._once(attempt, client)
+        except EndpointUnreachable:
+            self._lost += 1
+            raise
+
+    async def _post(self, client: httpx.AsyncClient, batch: Sequence[Any], quiet: bool) -> Scores:
+        body = json.dumps(self._wire.body(batch, self.model)).encode()
+        url = self.base_url + self._wire.route
+        response = await client.post(url, content=body, headers={"content-type": "application/json"})
+        if response.status_code != 200:
+            raise refusal(response, self._secret_value(), quiet)
+        try:
+            answer = response.json()
+        except ValueError:
+            # Not chained: it would hold the whole answer.
+            raise MalformedAnswer("the reward server answered with no JSON", status=200, retryable=True) from None
+        return self._wire.scores(answer, len(batch))
+
+    # Connecting
+
+    def _open(self) -> httpx.AsyncClient:
+        client: httpx.AsyncClient = self._session()
+        return client
+
+    async def _close(self, client: httpx.AsyncClient) -> None:
+        await client.aclose()
+
+    async def _close_here(self) -> None:
+        connection = self._connections.pop(asyncio.get_running_loop(), None)
+        if connection is not None:
+            await self._close(connection.client)
+
+    async def _begin(self, client: httpx.AsyncClient) -> int:
+        limits = Limits() if self._wire.about is None else await self._describe(client, *self._wire.about)
+        self.model = self.model or limits.model
+        self._batch_size = min(self._batch_size, limits.batch or self._batch_size)
+        if self._templated is not None:
+            self._templated.limit(limits.length)
+        return await super()._begin(client)
+
+    async def _describe(self, client: httpx.AsyncClient, route: str, read: Callable[[Any], Limits]) -> Limits:
+        try:
+            async with asyncio.timeout(ABOUT_TIMEOUT):
+                response = await client.get(self.base_url + route)
+            return read(response.json())
+        except (httpx.HTTPError, TimeoutError, LookupError, TypeError, ValueError, AttributeError):
+            # The scores will say what is wrong.
+            return Limits()
+
+
+class RemoteSession:
+    """Scores candidates of one prompt; see :class:`bonmini_guard.protocols.ScoringSession`."""
+
+    def __init__(self, model: RemoteRewardModel, messages: Sequence[BaseMessage]) -> None:
+        self._model = model
+        self._messages = list(messages)
+
+    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
+        """One score for each candidate, in order; None for one that does not fit or cannot be sent.
+
+        Raises:
+            EndpointError: the server gave no usable answer; ``CircuitOpen`` if it was not even asked.
+            ConfigurationError: it is another model than it was.
+        """
+        lane = request_lane.set(self)
+        try:
+            return await self._model._score_all(self._messages, candidates)
+        finally:
+            request_lane.reset(lane)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
