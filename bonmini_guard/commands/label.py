@@ -1,0 +1,253 @@
+"""``bonmini-guard label``: judge logged answers in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.writing import check_output, write_atomically
+
+if TYPE_CHECKING:
+    from bonmini_guard.labelling.items import Plan
+    from bonmini_guard.labelling.session import Session
+
+HELP = "label logs in the browser: A, B or neither; or accept and reject. Exports choice rows and labelled log rows"
+
+EXPORTS = ("choices", "log", "label-studio", "argilla")
+IMPORTS = ("label-studio", "argilla")
+
+#: What a session that exists says by itself: option to the field of its plan.
+_PLANNED = {"mode": "mode", "seed": "seed", "pairs": "pairs", "random_share": "random_share"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("logs", nargs="*", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="file of label events; one that exists is continued")
+    parser.add_argument("--mode", choices=("choice", "accept"), help="A, B or neither (default); or one answer at a time")
+    parser.add_argument("--annotator", metavar="NAME", help="whose labels these are (default: the page asks)")
+    parser.add_argument("--question", metavar="TEXT", help="what annotators are asked: say what counts as acceptable")
+    parser.add_argument("--pairs", type=int, metavar="N", help="choice: pairs of each row, at most (default 1)")
+    parser.add_argument("--seed", type=int, help="of the order of items and sides (default 0)")
+    parser.add_argument("--first", choices=("near-threshold",), help="most informative answers first; needs --profile")
+    parser.add_argument("--profile", metavar="PROFILE", help="whose thresholds --first near-threshold means")
+    parser.add_argument(
+        "--random-share", type=float, metavar="SHARE", help="with --first: rows drawn at random all the same (default 0.3)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    _add_exchange(parser)
+
+
+def _add_exchange(parser: argparse.ArgumentParser) -> None:
+    sources, kinds = " or ".join(IMPORTS), ", ".join(EXPORTS)
+    repeated: dict[str, Any] = {"action": "append", "default": [], "metavar": "KIND=FILE"}
+    parser.add_argument("--export", type=_export, help=f"no page: write {kinds}", **repeated)
+    parser.add_argument("--import", type=_import, dest="imports", help=f"no page: read {sources}", **repeated)
+    parser.add_argument("--agreement", type=Path, metavar="OUT", help="no page, no LOGS: how far the annotators of OUT agree")
+    parser.add_argument("--json", action="store_true", help="with --agreement: print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve the page, or export, import, or tell the agreement."""
+    _check(options)
+    if options.agreement is not None:
+        return _agreement(options.agreement, options.json)
+    from bonmini_guard.labelling.rows import read_rows
+
+    rows = read_rows(options.logs)
+    plan, question = _settings(options)
+    if options.export or options.imports:
+        return _exchange(rows, plan, question, options)
+    return _page(rows, plan, question, options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before a large log is read."""
+    if options.agreement is not None:
+        if options.logs or options.output:
+            raise ConfigurationError("--agreement OUT needs nothing else; leave out LOGS and -o")
+        return
+    if options.json:
+        raise ConfigurationError("--json belongs to --agreement; leave it out")
+    if not options.logs or options.output is None:
+        raise ConfigurationError("give LOGS and -o OUT, the file in which labels are kept")
+    _check_plan(options)
+    check_output(options.output)
+    targets = [options.output, *(path for _, path in options.export)]
+    for path in targets[1:]:
+        check_output(path)
+    same = [path.resolve() for path in [*targets, *map(Path, options.logs)]]
+    if len(set(same)) < len(same):
+        raise ConfigurationError("LOGS, -o and exports must all be different files; give them different names")
+
+
+def _check_plan(options: argparse.Namespace) -> None:
+    if (options.first is None) != (options.profile is None):
+        raise ConfigurationError("--first near-threshold and --profile belong together; give both or neither")
+    if options.random_share is not None:
+        if options.first is None:
+            raise ConfigurationError("--random-share belongs to --first; without it every row is drawn at random")
+        if not 0 < options.random_share <= 1:
+            raise ConfigurationError(f"--random-share is {options.random_share:g}: give more than 0 and at most 1")
+    if options.pairs is not None and (options.pairs < 1 or options.mode == "accept"):
+        raise ConfigurationError("--pairs is 1 or more and belongs to --mode choice")
+
+
+def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
+    """The plan asked for, or that of the file, which options may repeat but not change.
+
+    Raises:
+        ConfigurationError: an option says something else than the file.
+    """
+    from bonmini_guard.labelling.items import Plan
+    from bonmini_guard.labelling.session import settings_of
+
+    given = {field: getattr(options, name) for name, field in _PLANNED.items() if getattr(options, name) is not None}
+    thresholds: dict[str, Any] = _thresholds(options.profile) if options.profile else {}
+    if not options.output.exists():
+        return Plan(**given, **thresholds), options.question
+    plan, question = settings_of(options.output)
+    changed = replace(plan, **given, **thresholds) != plan
+    if changed or (options.question is not None and options.question != question):
+        raise ConfigurationError(f"{options.output}: was begun with other options; leave them out to go on, or give another -o")
+    return plan, question
+
+
+def _thresholds(profile: str) -> dict[str, Any]:
+    from bonmini_guard.profile import GuardProfile
+
+    found = GuardProfile.load(profile)
+    finite = tuple(sorted({threshold for threshold in found.thresholds if math.isfinite(threshold)}))
+    if not finite:
+        raise ConfigurationError(f"{profile}: has no finite threshold to be near to; give another --profile")
+    return {"thresholds": finite, "transform": (found.score_transform.a, found.score_transform.b)}
+
+
+def _page(rows: list[Any], plan: Plan, question: str | None, options: argparse.Namespace) -> int:
+    from bonmini_guard.labelling.server import LabelServer, address, listen
+    from bonmini_guard.labelling.session import Session, check_annotator
+
+    annotator = None if options.annotator is None else check_annotator(options.annotator)
+    with listen(options.host, options.port) as listening:
+        session = Session(rows, options.output, plan, question)
+        try:
+            server = LabelServer(session, annotator)
+            _say_where(address(listening, server.key), session, options)
+            server.serve(listening)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            _say_what(session, options)
+            session.close()
+    return 0
+
+
+def _say_where(url: str, session: Session, options: argparse.Namespace) -> None:
+    if not url.startswith(("http://127.", "http://[::1]")):
+        print("others can reach this page: its address is the only key, and nothing is encrypted", file=sys.stderr)
+    begun = sum(1 for _ in session.ledger.judgements())
+    print(f"{options.output}: {len(session.items):,} items, {begun:,} labels so far")
+    print(f"label at {url}\nCtrl-C stops; every click is on disk before the next item shows", flush=True)
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(url)
+
+
+def _say_what(session: Session, options: argparse.Namespace) -> None:
+    from bonmini_guard.labelling.agreement import agreement, describe
+
+    figures = agreement(session.ledger)
+    if figures["items"]:
+        print(f"{options.output}:\n{describe(figures)}")
+        print(f"next: bonmini-guard label {' '.join(options.logs)} -o {options.output} --export choices=FILE --export log=FILE")
+
+
+def _exchange(rows: list[Any], plan: Plan, question: str | None, options: argparse.Namespace) -> int:
+    from bonmini_guard.labelling.exchange import READERS
+    from bonmini_guard.labelling.session import Session
+
+    beginning = not options.output.exists()
+    session = Session(rows, options.output, plan, question)
+    try:
+        judged = [(kind, list(READERS[kind](path, session))) for kind, path in options.imports]
+        for kind, labels in judged:
+            print(f"{options.output}: {session.take_in(labels, kind):,} new labels of {len(labels):,} from {kind}")
+        texts = [(path, *_exported(kind, session)) for kind, path in options.export]
+    except InputError:
+        if beginning:
+            options.output.unlink()
+        raise
+    finally:
+        session.close()
+    for path, text, said in texts:
+        _write(path, text)
+        print(f"{path}: {said}")
+    return 0
+
+
+def _exported(kind: str, session: Session) -> tuple[str, str]:
+    """The text of an export, and what to say about it."""
+    from bonmini_guard.labelling.exchange import WRITERS
+    from bonmini_guard.labelling.exports import choice_rows, labelled_log
+
+    if kind == "choices":
+        choices = choice_rows(session)
+        return _lines(choices), f"{len(choices):,} choice rows; train on them with 'bonmini-guard train'"
+    if kind == "log":
+        log = labelled_log(session)
+        said = f"{log.labelled:,} of {len(log.rows):,} rows labelled, {log.random:,} of them for calibration (random, whole)"
+        said += f"; {log.unfinished:,} begun, labels withheld until whole" if log.unfinished else ""
+        said += f"; {log.put_off:,} items put off: label them too, or figures will be of easy items" if log.put_off else ""
+        return _lines(log.rows), said
+    records = WRITERS[kind](session)
+    return json.dumps(records, indent=1) + "\n", f"{len(records):,} items for {kind}"
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); give another file") from error
+
+
+def _agreement(path: Path, as_json: bool) -> int:
+    try:
+        from bonmini_guard.labelling.agreement import agreement, describe
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "numpy", "label") from error
+    from bonmini_guard.labelling import events
+    from bonmini_guard.labelling.ledger import Ledger
+
+    figures = agreement(Ledger(events.read(path)[1]))
+    if not figures["items"]:
+        raise InputError(f"{path}: holds no label yet; label first")
+    print(json.dumps(figures, indent=2) if as_json else describe(figures))
+    return 0
+
+
+def _export(text: str) -> tuple[str, Path]:
+    return _kind_and_file(text, EXPORTS)
+
+
+def _import(text: str) -> tuple[str, Path]:
+    return _kind_and_file(text, IMPORTS)
+
+
+def _kind_and_file(text: str, kinds: tuple[str, ...]) -> tuple[str, Path]:
+    kind, _, path = text.partition("=")
+    if kind not in kinds or not path:
+        raise argparse.ArgumentTypeError(f"{text!r}: write KIND=FILE, with {' or '.join(kinds)}")
+    return kind, Path(path)

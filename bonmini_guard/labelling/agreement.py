@@ -1,0 +1,99 @@
+"""Do annotators agree? Krippendorff's alpha over the items that several of them judged."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.labelling.events import Event
+from bonmini_guard.labelling.ledger import Ledger
+
+try:
+    import krippendorff
+except ImportError as error:
+    raise MissingExtraError("krippendorff", "label") from error
+
+
+def agreement(ledger: Ledger) -> dict[str, Any]:
+    """Figures of agreement over the judgements that stand.
+
+    ``alpha`` is Krippendorff's alpha for nominal values (first answer, second answer, none): 1 is perfect agreement, 0 what chance
+    would give. ``alpha_acceptable`` is alpha of "none" against anything else, which is what decides about the zero.
+    ``agreeing_pairs`` is the share of pairs of annotators, averaged over items, that said the same; unlike alpha it is not
+    corrected for chance. All three are None where no item was judged twice, and alpha also where everybody always said the
+    same thing.
+
+    Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), computed by the ``krippendorff`` library.
+    """
+    judgements = list(ledger.judgements())
+    several = [said for said in _by_item(judgements, _category).values() if len(said) > 1]
+    acceptable = [said for said in _by_item(judgements, lambda event: event["chosen"] != "none").values() if len(said) > 1]
+    return {
+        "annotators": {name: _annotator(ledger.labels(name).values()) for name in ledger.annotators},
+        "items": len({event["item"] for event in judgements}),
+        "items_judged_by_several": len(several),
+        "alpha": _alpha(several),
+        "alpha_acceptable": _alpha(acceptable),
+        "agreeing_pairs": _rounded(np.mean([_pairs(said) for said in several])) if several else None,
+    }
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The figures for a reader."""
+    lines = []
+    for name, own in figures["annotators"].items():
+        lines.append(f"{name}: {own['labels']:,} labels, {100 * own['none']:.0f} % neither or rejected")
+    lines.append(f"items: {figures['items']:,}, judged by several: {figures['items_judged_by_several']:,}")
+    if figures["items_judged_by_several"]:
+        lines.append(f"Krippendorff's alpha: {_said(figures['alpha'])}; acceptable or not: {_said(figures['alpha_acceptable'])}")
+        lines.append(f"pairs of annotators who said the same: {100 * figures['agreeing_pairs']:.0f} %")
+    else:
+        lines.append("no item was judged by several annotators, so there is no agreement to measure")
+    return "\n".join(lines)
+
+
+def _said(alpha: float | None) -> str:
+    return "undefined (everybody always said the same)" if alpha is None else f"{alpha:.3f}"
+
+
+def _category(event: Event) -> str:
+    """The same words for all items: which of the candidates, in the order drawn."""
+    return "none" if event["chosen"] == "none" else str(event["candidates"].index(event["chosen"]))
+
+
+def _by_item(judgements: Iterable[Event], value: Callable[[Event], Any]) -> dict[str, list[Any]]:
+    found = defaultdict(list)
+    for event in judgements:
+        found[event["item"]].append(value(event))
+    return found
+
+
+def _annotator(labels: Iterable[Event]) -> dict[str, float]:
+    chosen = [event["chosen"] for event in labels]
+    return {"labels": len(chosen), "none": round(chosen.count("none") / len(chosen), 6)}
+
+
+def _alpha(units: list[list[Any]]) -> float | None:
+    values = sorted({value for unit in units for value in unit})
+    if len(values) < 2:
+        return None
+    counts = np.array([[unit.count(value) for value in values] for unit in units])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        alpha = float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
+    return _rounded(alpha) if math.isfinite(alpha) else None
+
+
+def _pairs(said: list[Any]) -> float:
+    same = sum(count * (count - 1) for count in Counter(said).values())
+    return same / (len(said) * (len(said) - 1))
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 6)

@@ -1,0 +1,156 @@
+"""The file of label events: JSON lines that are only ever appended to, each on disk before it is acknowledged.
+
+Its first line says what the session is. Every further line is a label, an item put off, or the undoing of one of these.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bonmini_guard.errors import InputError
+from bonmini_guard.writing import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing keeps two sessions apart there
+    fcntl = None  # type: ignore[assignment]
+
+Event = dict[str, Any]
+
+#: What the first line of every such file says.
+KIND, FORMAT = "bonmini-guard labels", 1
+
+_NEEDED = {"label": {"event", "annotator", "item", "candidates", "chosen"}, "skip": {"event", "annotator", "item"}}
+_NEEDED["undo"] = {"event", "annotator", "undoes"}
+
+
+def create(path: Path, header: Mapping[str, Any]) -> None:
+    """Begin a file with its first line.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    line = json.dumps({"kind": KIND, "format": FORMAT, **header}) + "\n"
+    try:
+        write_atomically(path, line)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put a new name on disk too; systems that cannot open folders do it by themselves."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read(path: Path) -> tuple[Event, list[Event]]:
+    """The first line and the events. A torn last line, which was never acknowledged, is passed over.
+
+    Raises:
+        InputError: the file cannot be read or is no file of label events.
+    """
+    header, events, _ = _read(path)
+    return header, events
+
+
+class EventFile:
+    """A file of label events that is open for appending, by this process alone.
+
+    Args:
+        path: a file that :func:`create` began. A torn last line, as a killed writer leaves it, is cut off.
+
+    Attributes:
+        header: its first line.
+        events: all events, in the order written.
+
+    Raises:
+        InputError: it cannot be read, is no file of label events, or another session has it open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _read(path)  # a foreign file is refused before anything in it could be cut off
+        self._file = path.open("r+b", buffering=0)
+        try:
+            self._lock()
+            self.header, self.events, self._size = _read(path)
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, events: Iterable[Event]) -> None:
+        """Write events through to the disk; when this returns they survive a crash.
+
+        Raises:
+            OSError: the disk refused; the file is as it was before.
+        """
+        new = list(events)
+        data = "".join(json.dumps(event) + "\n" for event in new).encode()
+        try:
+            self._write(data)
+            os.fsync(self._file.fileno())
+        except BaseException:
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+            raise
+        self._size += len(data)
+        self.events.extend(new)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[self._file.write(data) :]
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{self.path}: is open in another 'bonmini-guard label'; use its page or stop it") from error
+
+
+def _read(path: Path) -> tuple[Event, list[Event], int]:
+    """First line, events, and the size of all whole lines."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    whole = data.rfind(b"\n") + 1
+    lines = data[:whole].splitlines()
+    header = _parse(lines[0]) if lines else None
+    if header is None or header.get("kind") != KIND:
+        raise InputError(f"{path}: is not a file of label events; give -o a new name, or one that 'bonmini-guard label' wrote")
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path}: format {header.get('format')!r} is not {FORMAT}; use the version of this package that wrote it")
+    return header, [_event(line, f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)], whole
+
+
+def _event(line: bytes, place: str) -> Event:
+    event = _parse(line)
+    if event is None or not _NEEDED.get(str(event.get("kind")), {""}) <= event.keys():
+        raise InputError(f"{place}: not a label event; restore the file from a copy, or remove the line")
+    return event
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

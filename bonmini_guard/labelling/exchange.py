@@ -1,0 +1,232 @@
+"""Items and judgements as Label Studio tasks and as Argilla records, both ways.
+
+Both tools are shown what the page shows: no score, no model, no row id, and answers in an order of their own. An item's key travels
+along, so that what comes back finds its item; the texts that come back must be those that went.
+
+Formats: https://labelstud.io/guide/task_format (tasks with annotations of type ``choices``) and
+https://docs.argilla.io/latest/how_to_guides/import_export (what ``dataset.records.to_json`` writes).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from bonmini_guard.errors import InputError
+from bonmini_guard.labelling.items import Item, sides
+from bonmini_guard.labelling.session import Session, check_annotator
+
+Record = dict[str, Any]
+#: annotator, item, chosen candidate
+Judged = tuple[str, Item, int | Literal["none"]]
+
+#: The labelling interface that the tasks are made for: one for pairs, one for single answers.
+LABEL_STUDIO_CONFIG = {
+    2: """<View>
+  <Paragraphs name="prompt" value="$prompt" layout="dialogue" nameKey="role" textKey="content"/>
+  <Header value="A"/><Text name="a" value="$a"/>
+  <Header value="B"/><Text name="b" value="$b"/>
+  <Choices name="choice" toName="prompt" choice="single-radio" required="true">
+    <Choice value="A"/><Choice value="B"/><Choice value="Neither"/>
+  </Choices>
+</View>""",
+    1: """<View>
+  <Paragraphs name="prompt" value="$prompt" layout="dialogue" nameKey="role" textKey="content"/>
+  <Header value="Answer"/><Text name="answer" value="$answer"/>
+  <Choices name="choice" toName="prompt" choice="single-radio" required="true">
+    <Choice value="Accept"/><Choice value="Reject"/>
+  </Choices>
+</View>""",
+}
+
+#: Whose order of A and B the two tools show: nobody's who labels on the page.
+_ELSEWHERE = "\n"
+_FIELDS = {1: ("answer",), 2: ("a", "b")}
+_WORDS = {1: ("Accept", "Reject"), 2: ("A", "B", "Neither")}
+
+
+def label_studio_tasks(session: Session) -> list[Record]:
+    """Tasks for Label Studio's import, with the judgements that stand as annotations.
+
+    ``completed_by`` is the annotator's name as an email address, by which Label Studio knows its members.
+    """
+    judged = _judged_by_item(session)
+    return [
+        {
+            "data": {"item": item.key, "sampling": item.sampling, "prompt": _turns(item), **_texts(item, session)},
+            "annotations": [_annotation(name, _word(item, chosen, session)) for name, chosen in judged.get(item.key, [])],
+        }
+        for item in session.items
+    ]
+
+
+def read_label_studio(path: Path, session: Session) -> Iterator[Judged]:
+    """Judgements of tasks that Label Studio exported as JSON; cancelled annotations are passed over.
+
+    Raises:
+        InputError: the file is no such export, or a task is not one of this session's.
+    """
+    for place, task in _records(path, "Label Studio's JSON export (not JSON-MIN)"):
+        data = task.get("data")
+        item = _known(data, data.get("item") if isinstance(data, Mapping) else None, session, place)
+        for annotation in _list(task.get("annotations"), place):
+            if not annotation.get("was_cancelled"):
+                for word in _chosen_words(annotation, place):
+                    yield _label_studio_name(annotation, place), item, _chosen(item, word, session, place)
+
+
+def argilla_records(session: Session) -> list[Record]:
+    """Records for Argilla's ``dataset.records.from_json``, with the judgements that stand as responses.
+
+    Argilla knows users by UUID: a name that is none is turned into one (version 5), and the metadata say whose it is.
+    """
+    judged = _judged_by_item(session)
+    return [_argilla_record(item, judged.get(item.key, []), session) for item in session.items]
+
+
+def read_argilla(path: Path, session: Session) -> Iterator[Judged]:
+    """Judgements of records that Argilla's ``to_json`` wrote. Responses that say they are no submitted ones are passed over.
+
+    Raises:
+        InputError: the file is no such export, or a record is not one of this session's.
+    """
+    for place, record in _records(path, "what Argilla's dataset.records.to_json wrote"):
+        item = _known(record.get("fields"), record.get("id"), session, place)
+        names = _argilla_names(record)
+        responses = record.get("responses") or {}
+        if not isinstance(responses, Mapping):
+            raise InputError(f"{place}: its responses are not an object; export with dataset.records.to_json")
+        for response in _list(responses.get("choice"), place):
+            if response.get("status", "submitted") == "submitted":
+                user = str(response.get("user_id"))
+                yield _name(names.get(user, user), place), item, _chosen(item, response.get("value"), session, place)
+
+
+READERS: dict[str, Callable[[Path, Session], Iterator[Judged]]] = {"label-studio": read_label_studio, "argilla": read_argilla}
+WRITERS: dict[str, Callable[[Session], list[Record]]] = {"label-studio": label_studio_tasks, "argilla": argilla_records}
+
+
+def _annotation(name: str, word: str) -> Record:
+    result = {"from_name": "choice", "to_name": "prompt", "type": "choices", "value": {"choices": [word]}}
+    return {"completed_by": {"email": name}, "was_cancelled": False, "ground_truth": False, "result": [result]}
+
+
+def _argilla_record(item: Item, judged: list[tuple[str, Any]], session: Session) -> Record:
+    users = {name: _user_id(name) for name, _ in judged}
+    responses = [{"value": _word(item, chosen, session), "user_id": users[name], "status": "submitted"} for name, chosen in judged]
+    named = {user: name for name, user in users.items() if user != name}
+    return {
+        "id": item.key,
+        "fields": {"prompt": _turns(item), **_texts(item, session)},
+        "metadata": {"sampling": item.sampling, **({"annotators": json.dumps(named)} if named else {})},
+        "suggestions": {},
+        "responses": {"choice": responses} if responses else {},
+        "vectors": {},
+    }
+
+
+def _user_id(name: str) -> str:
+    try:
+        return str(uuid.UUID(name))
+    except ValueError:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"bonmini-guard/annotator/{name}"))
+
+
+def _argilla_names(record: Record) -> dict[str, str]:
+    metadata = record.get("metadata")
+    try:
+        names = json.loads(metadata["annotators"]) if isinstance(metadata, Mapping) else {}
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return names if isinstance(names, dict) else {}
+
+
+def _judged_by_item(session: Session) -> dict[str, list[tuple[str, Any]]]:
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for event in session.ledger.judgements():
+        found.setdefault(event["item"], []).append((event["annotator"], event["chosen"]))
+    return found
+
+
+def _turns(item: Item) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in item.row.turns]
+
+
+def _order(item: Item, session: Session) -> tuple[int, ...]:
+    return sides(item, _ELSEWHERE, session.plan)
+
+
+def _texts(item: Item, session: Session) -> dict[str, str]:
+    order = _order(item, session)
+    return {field: item.row.texts[index] or "" for field, index in zip(_FIELDS[len(order)], order, strict=True)}
+
+
+def _word(item: Item, chosen: int | str, session: Session) -> str:
+    order = _order(item, session)
+    return _WORDS[len(order)][-1 if chosen == "none" else order.index(int(chosen))]
+
+
+def _chosen(item: Item, word: Any, session: Session, place: str) -> int | Literal["none"]:
+    order = _order(item, session)
+    words = _WORDS[len(order)]
+    if word not in words:
+        raise InputError(f"{place}: an answer is none of {', '.join(words)}; use the labelling interface of docs/labelling.md")
+    return "none" if word == words[-1] else order[words.index(word)]
+
+
+def _records(path: Path, what: str) -> Iterator[tuple[str, Record]]:
+    try:
+        records = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON; give {what}") from error
+    for number, record in enumerate(_list(records, f"{path}"), start=1):
+        yield f"{path}: record {number}", record
+
+
+def _list(value: Any, place: str) -> list[Record]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise InputError(f"{place}: is not a list of objects; give the export as the tool wrote it")
+    return value
+
+
+def _known(fields: Any, key: Any, session: Session, place: str) -> Item:
+    try:
+        item = session.item(key) if isinstance(key, str) else None
+    except InputError:
+        item = None
+    if item is None:
+        raise InputError(f"{place}: is no item of this session; import what was exported from the same log and -o")
+    if any(fields.get(field) != text for field, text in _texts(item, session).items()):
+        raise InputError(f"{place}: its texts are not those of its item; import what was exported from the same log and -o")
+    return item
+
+
+def _chosen_words(annotation: Record, place: str) -> Iterator[Any]:
+    for result in _list(annotation.get("result"), place):
+        if result.get("type") == "choices" and result.get("from_name") == "choice":
+            value = result.get("value")
+            words = value.get("choices") if isinstance(value, Mapping) else None
+            if not isinstance(words, list) or len(words) != 1:
+                raise InputError(f"{place}: an annotation has not exactly one choice; correct it in Label Studio")
+            yield words[0]
+
+
+def _label_studio_name(annotation: Record, place: str) -> str:
+    by = annotation.get("completed_by")
+    if isinstance(by, Mapping):
+        return _name(by.get("email", by.get("id")), place)
+    return _name(by if isinstance(by, str) else f"label-studio user {by}", place)
+
+
+def _name(name: Any, place: str) -> str:
+    try:
+        return check_annotator(name if isinstance(name, str) else str(name))
+    except ValueError as error:
+        raise InputError(f"{place}: {error}; correct the annotator's name") from error

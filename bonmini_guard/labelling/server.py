@@ -1,0 +1,201 @@
+"""The page and what it talks to: one address with a random key, one page, one call.
+
+Candidates are hostile input. The page inserts them as text only, and the policy sent with it forbids every script and style but its
+own, every other address, frames, forms, and the ways in which text becomes markup. Nothing is loaded from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import socket
+from collections.abc import Callable
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.labelling.agreement import agreement
+from bonmini_guard.labelling.items import Item
+from bonmini_guard.labelling.session import Session, check_annotator
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.routing import Route
+except ImportError as error:
+    raise MissingExtraError(error.name or "starlette", "label") from error
+
+#: Of a request's body, in bytes.
+LARGEST_BODY = 16_384
+#: Requests at the same time; further ones are answered 503, and the page says so and tries again.
+MOST_AT_ONCE = 64
+
+_EVENT = re.compile(r"[0-9a-f]{32}")
+
+
+class LabelServer:
+    """The web application around a session.
+
+    Args:
+        session: what is labelled.
+        annotator: whose labels these are; None lets the page ask once.
+
+    Attributes:
+        key: the random part of the address. Whoever knows it may label; without it nothing is told.
+        app: the ASGI application.
+    """
+
+    def __init__(self, session: Session, annotator: str | None = None) -> None:
+        self.session = session
+        self.key = secrets.token_urlsafe(24)
+        self._annotator = annotator
+        routes = [Route("/{key}/", self._page), Route("/{key}/api", self._api, methods=["POST"])]
+        self.app = Starlette(routes=routes)
+
+    def serve(self, listening: socket.socket) -> None:
+        """Serve until the process is told to stop."""
+        settings = uvicorn.Config(
+            self.app, log_level="warning", access_log=False, server_header=False, limit_concurrency=MOST_AT_ONCE
+        )
+        uvicorn.Server(settings).run(sockets=[listening])
+
+    async def _page(self, request: Request) -> Response:
+        if not self._may(request):
+            return Response(status_code=404)
+        text, headers = self._document
+        return HTMLResponse(text, headers=headers)
+
+    async def _api(self, request: Request) -> Response:
+        if not self._may(request):
+            return Response(status_code=404)
+        try:
+            asked = await _body(request)
+            told = await run_in_threadpool(self._do, asked)
+        except (InputError, ConfigurationError) as error:
+            return _told({"error": str(error)}, 400)
+        except OSError as error:
+            return _told({"error": f"the label could not be written to disk ({error.strerror}); make room and try again"}, 507)
+        return _told(told)
+
+    def _may(self, request: Request) -> bool:
+        return hmac.compare_digest(request.path_params["key"].encode(), self.key.encode())
+
+    @cached_property
+    def _document(self) -> tuple[str, dict[str, str]]:
+        text = resources.files("bonmini_guard.labelling").joinpath("page.html").read_text(encoding="utf-8")
+        return text, {**_HEADERS, "Content-Security-Policy": _policy(text)}
+
+    def _do(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Carry out what the page asks; the answer says what to show next."""
+        if asked.get("do") == "hello":
+            return {"annotator": self._annotator, "question": self.session.question}
+        annotator = self._annotator or check_annotator(asked.get("annotator"))
+        acts: dict[str, Callable[..., Item | None]] = {
+            "next": lambda: None,
+            "label": lambda: self._label(annotator, asked),
+            "skip": lambda: self._skip(annotator, asked),
+            "undo": lambda: self.session.undo(annotator, _event(asked)),
+        }
+        if asked.get("do") not in acts:
+            raise InputError("the page asked for something unknown; reload it")
+        return self._state(annotator, acts[asked["do"]]())
+
+    def _label(self, annotator: str, asked: dict[str, Any]) -> None:
+        seconds = asked.get("seconds")
+        timed = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < 1e6
+        answer, item = asked.get("answer"), str(asked.get("item"))
+        self.session.label(annotator, item, answer, _event(asked), round(float(seconds), 2) if timed and seconds else None)  # type: ignore[arg-type]
+
+    def _skip(self, annotator: str, asked: dict[str, Any]) -> None:
+        self.session.put_off(annotator, str(asked.get("item")), _event(asked))
+
+    def _state(self, annotator: str, undone: Item | None) -> dict[str, Any]:
+        standing = self.session.standing(annotator)
+        item = undone or standing.item
+        state = {key: getattr(standing, key) for key in ("done", "total", "put_off", "undoable")}
+        state["item"] = None if item is None else self._shown(item, annotator)
+        if item is None:
+            state["agreement"] = agreement(self.session.ledger)
+        return state
+
+    def _shown(self, item: Item, annotator: str) -> dict[str, Any]:
+        """What a labeller may know: no score, no model, no decision, no row, no order drawn."""
+        answers = [item.row.texts[index] for index in self.session.shown(item, annotator)]
+        return {"key": item.key, "turns": [list(turn) for turn in item.row.turns], "answers": answers}
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, so that the address is known and free before a file is begun.
+
+    Raises:
+        ConfigurationError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=MOST_AT_ONCE)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"cannot listen on {host} port {port} ({error}); give another --host or --port") from error
+
+
+def address(listening: socket.socket, key: str) -> str:
+    """The page's address."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/{key}/"
+
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def _policy(page: str) -> str:
+    """A Content-Security-Policy that knows the page's own script and style by their SHA-256."""
+    script, style = (_source(page, tag) for tag in ("script", "style"))
+    return (
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; base-uri 'none'; "
+        f"form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _source(page: str, tag: str) -> str:
+    found = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    assert found is not None, tag  # the page is part of this package
+    return f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'"
+
+
+def _told(value: dict[str, Any], status: int = 200) -> JSONResponse:
+    return JSONResponse(value, status, headers=_HEADERS)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > LARGEST_BODY:
+            raise InputError(f"a request holds at most {LARGEST_BODY:,} bytes")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError("a request is one JSON object; reload the page")
+    return value
+
+
+def _event(asked: dict[str, Any]) -> str:
+    event = asked.get("event")
+    if not isinstance(event, str) or not _EVENT.fullmatch(event):
+        raise InputError("an event's id is 32 hexadecimal digits; reload the page")
+    return event
