@@ -35,7 +35,8 @@ class Log:
         counts: (R,) candidates of each row, failed ones included.
         groups: (R,) code of the row's ``group``, or of the row itself where it has none: the unit of exchangeability.
         fingerprints: the log's ``scored_by`` and ``generated_by``, where it carries them.
-        left_out: rows not used: ``incomplete``, ``unscored``, ``torn`` (a last line cut off).
+        left_out: rows not used: ``incomplete``, ``unscored``, ``torn`` (a last line cut off); and rows used without their labels,
+            which were ``not_random``.
         extra: for each key asked for, that key's value in every row.
         costs: (R, W) ``tokens`` or ``seconds`` of each candidate, where asked for; NaN beyond the row's count.
     """
@@ -123,9 +124,18 @@ class Log:
             place = self.places[int(partly[0])]
             raise InputError(f"{place}: only some candidates are labelled; label the others with 'bonmini-guard label'")
         if np.all(self.unlabelled):
-            raise InputError(f"{self.source}: no candidate is labelled; run 'bonmini-guard label'")
+            raise InputError(f"{self.source}: {self._why_no_label()}")
         log = self.take(~self.unlabelled)
-        return log if len(log) == len(self) else _also_left_out(log, "unlabelled", len(self) - len(log))
+        bare = len(self) - len(log) - self.left_out.get("not_random", 0)
+        return _also_left_out(log, "unlabelled", bare) if bare > 0 else log
+
+    def _why_no_label(self) -> str:
+        if self.left_out.get("not_random"):
+            return (
+                "all labels are of rows that were not drawn at random, which say nothing about other rows; "
+                "go on with 'bonmini-guard label' until random ones are whole"
+            )
+        return "no candidate is labelled; run 'bonmini-guard label'"
 
 
 def load_log(
@@ -171,7 +181,7 @@ class _Builder:
         self.source = source
         self._cost = cost
         self._costs = array("d")
-        self.left_out = {"incomplete": 0, "unscored": 0, "torn": 0}
+        self.left_out = {"incomplete": 0, "unscored": 0, "torn": 0, "not_random": 0}
         self._seen: dict[str, str] = {}
         self._ids: list[str] = []
         self._places: list[str] = []
@@ -198,6 +208,7 @@ class _Builder:
             self._unscored_at = self._unscored_at or place
             return
         self._check_fingerprints(row, place)
+        self.left_out["not_random"] += not numbers.random
         self._keep(name, place, row, numbers)
 
     def _keep(self, name: str, place: str, row: Mapping[str, Any], numbers: ScoredRow) -> None:

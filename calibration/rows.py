@@ -20,11 +20,13 @@ class ScoredRow:
         scores: one for each candidate, in the order drawn; NaN for a failed draw.
         labels: 1.0 acceptable, 0.0 not, NaN unlabelled or failed.
         scored: False if no candidate of the row was ever scored (and not all of them failed).
+        random: False if the row's labels were not drawn at random, so that they are not given.
     """
 
     scores: list[float]
     labels: list[float]
     scored: bool = True
+    random: bool = True
 
 
 def row_id(row: Mapping[str, Any], place: str) -> str:
@@ -37,6 +39,27 @@ def row_id(row: Mapping[str, Any], place: str) -> str:
     if not isinstance(value, str) or not value:
         raise InputError(f'{place}: the row has no "id"; give each row a different non-empty string')
     return value
+
+
+#: What ``label_sampling`` may say of a row whose labels were not drawn at random.
+NOT_RANDOM = ("informative", "choices")
+
+
+def drawn_at_random(row: Mapping[str, Any], place: str) -> bool:
+    """Whether the row's labels may be calibrated on.
+
+    They may unless ``label_sampling`` says otherwise: ``informative`` rows were picked for labelling by their scores, and of rows
+    labelled by ``choices`` the answers not chosen stay unlabelled. Rates over either would be those of a selection.
+
+    Raises:
+        InputError: ``label_sampling`` says something unknown.
+    """
+    value = row.get("label_sampling")
+    if value is not None and value not in ("random", *NOT_RANDOM):
+        raise InputError(
+            f'{place}: "label_sampling" is {value!r}; write "random", or leave it out if labelled rows were drawn at random'
+        )
+    return value not in NOT_RANDOM
 
 
 def is_complete(row: Mapping[str, Any], place: str) -> bool:
@@ -68,10 +91,11 @@ def scored_row(row: Mapping[str, Any], place: str) -> ScoredRow:
     drawn = [candidate for candidate, lost in zip(candidates, failed, strict=True) if not lost]
     if drawn and all(candidate.get("score") is None for candidate in drawn):
         return ScoredRow([], [], scored=False)
+    random = drawn_at_random(row, place)
     numbered = list(enumerate(zip(candidates, failed, strict=True), start=1))
     scores = [_NAN if lost else _score(candidate, place, number) for number, (candidate, lost) in numbered]
     labels = [_NAN if lost else _label(candidate, place, number) for number, (candidate, lost) in numbered]
-    return ScoredRow(scores, labels)
+    return ScoredRow(scores, labels if random else [_NAN] * len(labels), random=random)
 
 
 def _candidates(row: Mapping[str, Any], place: str) -> list[Mapping[str, Any]]:
@@ -119,12 +143,13 @@ def first_scores(row: Mapping[str, Any], place: str, draws: int) -> list[float |
 
 
 def labels_of(row: Mapping[str, Any], place: str) -> list[float]:
-    """1.0 acceptable, 0.0 not, NaN unlabelled, for each candidate.
+    """1.0 acceptable, 0.0 not, NaN unlabelled (or not drawn at random), for each candidate.
 
     Raises:
         InputError: a label is not a boolean.
     """
-    return [_label(candidate, place, number) for number, candidate in enumerate(_candidates(row, place), start=1)]
+    labels = [_label(candidate, place, number) for number, candidate in enumerate(_candidates(row, place), start=1)]
+    return labels if drawn_at_random(row, place) else [_NAN] * len(labels)
 
 
 def selected_index(row: Mapping[str, Any], place: str) -> int | None:

@@ -31,6 +31,9 @@ _ROWS = (
 )
 
 
+_REASONS = {"not_random": "not labelled at random"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
@@ -69,7 +72,7 @@ def estimated_labels(log: Log) -> tuple[Log, str | None]:
 
 def say_what_was_left_out(left_out: dict[str, int]) -> None:
     """Warn on stderr about rows that were not used."""
-    parts = [f"{number} {reason}" for reason, number in left_out.items() if number]
+    parts = [f"{number} {_REASONS.get(reason, reason)}" for reason, number in left_out.items() if number]
     if parts:
         print(f"left out: {', '.join(parts)} row(s)", file=sys.stderr)
 

@@ -203,7 +203,7 @@ def _known(fields: Any, key: Any, session: Session, place: str) -> Item:
         item = None
     if item is None:
         raise InputError(f"{place}: is no item of this session; import what was exported from the same log and -o")
-    if any(fields.get(field) != text for field, text in _texts(item, session).items()):
+    if not isinstance(fields, Mapping) or any(fields.get(field) != text for field, text in _texts(item, session).items()):
         raise InputError(f"{place}: its texts are not those of its item; import what was exported from the same log and -o")
     return item
 

@@ -98,21 +98,20 @@ class LabelServer:
         if asked.get("do") == "hello":
             return {"annotator": self._annotator, "question": self.session.question}
         annotator = self._annotator or check_annotator(asked.get("annotator"))
+        act = str(asked.get("do"))
         acts: dict[str, Callable[..., Item | None]] = {
             "next": lambda: None,
             "label": lambda: self._label(annotator, asked),
             "skip": lambda: self._skip(annotator, asked),
             "undo": lambda: self.session.undo(annotator, _event(asked)),
         }
-        if asked.get("do") not in acts:
+        if act not in acts:
             raise InputError("the page asked for something unknown; reload it")
-        return self._state(annotator, acts[asked["do"]]())
+        return self._state(annotator, acts[act]())
 
     def _label(self, annotator: str, asked: dict[str, Any]) -> None:
-        seconds = asked.get("seconds")
-        timed = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < 1e6
-        answer, item = asked.get("answer"), str(asked.get("item"))
-        self.session.label(annotator, item, answer, _event(asked), round(float(seconds), 2) if timed and seconds else None)  # type: ignore[arg-type]
+        answer, item = str(asked.get("answer")), str(asked.get("item"))
+        self.session.label(annotator, item, answer, _event(asked), _seconds(asked.get("seconds")))
 
     def _skip(self, annotator: str, asked: dict[str, Any]) -> None:
         self.session.put_off(annotator, str(asked.get("item")), _event(asked))
@@ -199,3 +198,8 @@ def _event(asked: dict[str, Any]) -> str:
     if not isinstance(event, str) or not _EVENT.fullmatch(event):
         raise InputError("an event's id is 32 hexadecimal digits; reload the page")
     return event
+
+
+def _seconds(value: Any) -> float | None:
+    timed = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6
+    return round(float(value), 2) if timed else None

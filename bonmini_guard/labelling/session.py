@@ -16,8 +16,6 @@ from bonmini_guard.labelling.items import Item, Plan, build_items, sides
 from bonmini_guard.labelling.ledger import Ledger
 from bonmini_guard.labelling.rows import LabelRow, fingerprint
 
-Answer = Literal["a", "b", "accept", "none"]
-
 LONGEST_NAME = 80
 
 
@@ -103,8 +101,15 @@ class Session:
         """The item's candidates as this annotator sees them: A first."""
         return sides(item, annotator, self.plan)
 
-    def label(self, annotator: str, key: str, answer: Answer, event: str, seconds: float | None = None) -> None:
+    def label(self, annotator: str, key: str, answer: str, event: str, seconds: float | None = None) -> None:
         """Record a judgement; once, however often the same event is sent.
+
+        Args:
+            annotator: who judges.
+            key: of the item.
+            answer: ``a`` or ``b`` as shown, ``accept``, or ``none`` for neither and for rejected.
+            event: an id, 32 hexadecimal digits.
+            seconds: how long it took.
 
         Raises:
             InputError: no such item, or an answer that the item does not have.

@@ -1,0 +1,198 @@
+"""A session: what is recorded, what an undo does, what a restart finds, and that nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.labelling import events
+from bonmini_guard.labelling.items import Plan
+from bonmini_guard.labelling.session import check_annotator
+from tests.labelling.helpers import judge_all, row, say, session_of
+
+ROWS = [row("a"), row("b"), row("c")]
+ONE, TWO, THREE = (digit * 32 for digit in "123")
+
+
+def lines(session):
+    return [json.loads(line) for line in session.path.read_text().splitlines()]
+
+
+def test_a_label_says_who_what_how_it_was_shown_and_how_it_was_sampled(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    item = session.standing("ann").item
+    session.label("ann", item.key, "b", ONE, 2.5)
+    header, label = lines(session)
+    assert header["plan"]["seed"] == 0
+    assert header["log"]["rows"] == 3
+    shown = list(session.shown(item, "ann"))
+    assert {key: label[key] for key in ("annotator", "row", "candidates", "shown", "chosen", "sampling", "seconds")} == {
+        "annotator": "ann",
+        "row": item.row.id,
+        "candidates": [0, 1],
+        "shown": shown,
+        "chosen": shown[1],
+        "sampling": "random",
+        "seconds": 2.5,
+    }
+
+
+def test_the_same_event_is_recorded_once(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    item = session.standing("ann").item
+    for _ in range(3):
+        session.label("ann", item.key, "a", ONE)
+    assert len(lines(session)) == 2
+    assert session.standing("ann").done == 1
+
+
+def test_undo_is_a_further_line_and_brings_the_item_back(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    first = session.standing("ann").item
+    say(session, "ann", first, 0)
+    second = session.standing("ann").item
+    session.put_off("ann", second.key, ONE)
+    assert session.undo("ann", TWO).key == second.key
+    assert session.undo("ann", THREE).key == first.key
+    assert session.undo("ann", "4" * 32) is None
+    standing = session.standing("ann")
+    assert (standing.item.key, standing.done, standing.put_off, standing.undoable) == (first.key, 0, 0, False)
+    assert [line["kind"] for line in lines(session)[1:]] == ["label", "skip", "undo", "undo"]
+
+
+def test_items_put_off_come_again_at_the_end(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    later = session.standing("ann").item
+    session.put_off("ann", later.key, ONE)
+    for _ in range(2):
+        item = session.standing("ann").item
+        assert item.key != later.key
+        say(session, "ann", item, "none")
+    assert session.standing("ann").item.key == later.key
+    say(session, "ann", later, 1)
+    assert session.standing("ann").item is None
+    assert session.standing("ann").done == 3
+
+
+def test_annotators_do_not_disturb_each_other(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    judge_all(session, "ann", lambda item: 0)
+    assert session.standing("bob").done == 0
+    say(session, "bob", session.standing("bob").item, "none")
+    session.undo("bob", ONE)
+    assert session.standing("ann").done == 3
+
+
+def test_a_restart_finds_everything_and_cuts_off_a_torn_line(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    say(session, "ann", session.standing("ann").item, 0)
+    expected = session.standing("ann").item.key
+    session.close()
+    whole = session.path.read_bytes()
+    session.path.write_bytes(whole + b'{"kind": "label", "event": "77')
+    again = session_of(tmp_path, ROWS)
+    assert session.path.read_bytes() == whole
+    assert again.standing("ann").item.key == expected
+    say(again, "ann", again.standing("ann").item, 0)
+    assert len(lines(again)) == 3
+
+
+def test_a_restart_keeps_the_files_own_plan(tmp_path):
+    session = session_of(tmp_path, ROWS, seed=3, mode="accept")
+    session.close()
+    assert session_of(tmp_path, ROWS).plan == Plan(seed=3, mode="accept")
+
+
+def test_another_log_is_refused_and_the_file_left_alone(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    session.close()
+    before = session.path.read_bytes()
+    with pytest.raises(InputError, match="was begun on another log"):
+        session_of(tmp_path, [row("a"), row("b"), row("c", ("good", "worse"))])
+    assert session.path.read_bytes() == before
+    session_of(tmp_path, ROWS[::-1]).close()  # the order of rows is no part of what they are
+
+
+def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "out.jsonl"
+    for text in ("", "hello", '{"id": "a"}\n{"id": "b', "[]\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="is not a file of label events"):
+            session_of(tmp_path, ROWS)
+        assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("nonsense", "not a label event"),
+        ('{"kind": "label", "event": "1"}', "not a label event"),
+        ('{"kind": "dance"}', "not a label event"),
+        ('{"kind": "skip", "event": "1", "annotator": "a", "item": "unknown"}', "an item that the log does not give"),
+    ],
+)
+def test_a_damaged_line_is_refused_by_number(tmp_path, line, problem):
+    session = session_of(tmp_path, ROWS)
+    session.close()
+    with session.path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=rf"out.jsonl:2: .*{problem}"):
+        session_of(tmp_path, ROWS)
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    (tmp_path / "out.jsonl").write_text(json.dumps({"kind": events.KIND, "format": 99}) + "\n")
+    with pytest.raises(InputError, match="format 99"):
+        session_of(tmp_path, ROWS)
+
+
+def test_two_sessions_cannot_write_one_file(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    with pytest.raises(InputError, match="is open in another"):
+        session_of(tmp_path, ROWS)
+    session.close()
+    session_of(tmp_path, ROWS).close()
+
+
+def test_what_the_disk_refused_is_not_recorded(tmp_path, monkeypatch):
+    session = session_of(tmp_path, ROWS)
+    item = session.standing("ann").item
+    before = session.path.read_bytes()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            session.label("ann", item.key, "a", ONE)
+    assert session.path.read_bytes() == before
+    assert session.standing("ann").item.key == item.key
+    session.label("ann", item.key, "a", ONE)
+    assert session.standing("ann").done == 1
+    assert len(lines(session)) == 2
+
+
+def test_answers_that_an_item_does_not_have_are_refused(tmp_path):
+    session = session_of(tmp_path, [row("a"), row("b", ("x",))])
+    keys = {len(item.candidates): item.key for item in session.items}
+    for size, answer in ((2, "accept"), (1, "a"), (1, "b"), (2, ""), (2, None)):
+        with pytest.raises(InputError, match="the answer to this item is one of"):
+            session.label("ann", keys[size], answer, ONE)
+    with pytest.raises(InputError, match="no such item"):
+        session.label("ann", "0" * 16, "a", ONE)
+    assert len(lines(session)) == 1
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 81, "a\nb", None, 3])
+def test_names_that_are_none(name):
+    with pytest.raises(ConfigurationError, match="an annotator's name"):
+        check_annotator(name)
+
+
+def test_blanks_around_a_name_do_not_count():
+    assert check_annotator(" Ann Ba ") == "Ann Ba"
