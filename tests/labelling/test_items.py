@@ -105,13 +105,13 @@ def test_random_rows_are_a_fair_sample_and_informative_ones_are_not(rows):
     far = {one["id"]: abs(one["candidates"][0]["score"]) > 0.5 for one in many}
     truth = sum(far.values()) / 100
     found = {"random": [], "informative": []}
-    for seed in range(300):
+    for seed in range(80):
         first = build_items(rows(many), near(seed=seed))[:40]
         for kind, shares in found.items():
             mine = [far[item.row.id] for item in first if item.sampling == kind]
             shares.append(sum(mine) / len(mine))
-    means = {kind: sum(shares) / 300 for kind, shares in found.items()}
-    assert abs(means["random"] - truth) < 0.03  # the standard error is 0.008
+    means = {kind: sum(shares) / 80 for kind, shares in found.items()}
+    assert abs(means["random"] - truth) < 0.045  # the standard error is 0.015
     assert means["informative"] < truth - 0.3
 
 

@@ -1,0 +1,126 @@
+"""``bonmini-guard label``: what it refuses, that nothing is left behind, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.labelling.helpers import log_file, row, run, serving, session_of
+
+PROFILE = {"mode": "guardrail", "schedule": [2, 2], "thresholds": [1.0, None]}
+
+
+@pytest.fixture
+def log(tmp_path):
+    return log_file(tmp_path / "log.jsonl", [row(str(i)) for i in range(5)])
+
+
+@pytest.fixture
+def profile(tmp_path):
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(PROFILE))
+    return path
+
+
+def refused(capsys, *arguments):
+    """The one line that a refusal prints."""
+    assert run(*arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("bonmini-guard label: ")
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "give LOGS and -o OUT"),
+        (["LOG"], "give LOGS and -o OUT"),
+        (["LOG", "-o", "DIR/none/out.jsonl"], "cannot write there"),
+        (["LOG", "-o", "LOG"], "must all be different files"),
+        (["LOG", "-o", "OUT", "--export", "log=LOG"], "must all be different files"),
+        (["LOG", "-o", "OUT", "--export", "log=DIR/none/x"], "cannot write there"),
+        (["LOG", "-o", "OUT", "--first", "near-threshold"], "belong together"),
+        (["LOG", "-o", "OUT", "--profile", "PROFILE"], "belong together"),
+        (["LOG", "-o", "OUT", "--random-share", "0.5"], "belongs to --first"),
+        (["LOG", "-o", "OUT", "--first", "near-threshold", "--profile", "PROFILE", "--random-share", "0"], "more than 0"),
+        (["LOG", "-o", "OUT", "--first", "near-threshold", "--profile", "PROFILE", "--random-share", "nan"], "more than 0"),
+        (["LOG", "-o", "OUT", "--first", "near-threshold", "--profile", "DIR/none"], "cannot read the profile"),
+        (["LOG", "-o", "OUT", "--pairs", "0"], "--pairs is 1 or more"),
+        (["LOG", "-o", "OUT", "--mode", "accept", "--pairs", "2"], "--pairs is 1 or more"),
+        (["LOG", "-o", "OUT", "--annotator", " "], "an annotator's name"),
+        (["LOG", "-o", "OUT", "--port", "99999"], "cannot listen on"),
+        (["LOG", "-o", "OUT", "--json"], "--json belongs to --agreement"),
+        (["LOG", "-o", "OUT", "--import", "argilla=DIR/none"], "cannot be read"),
+        (["DIR/none", "-o", "OUT"], "cannot read the log"),
+        (["--agreement", "DIR/none"], "cannot be read"),
+        (["--agreement", "LOG"], "is not a file of label events"),
+        (["LOG", "--agreement", "OUT"], "leave out LOGS"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(tmp_path, log, profile, capsys, arguments, problem):
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    names = {"LOG": log, "OUT": tmp_path / "out.jsonl", "PROFILE": profile}
+    filled = [str(names.get(a, a)).replace("DIR", str(tmp_path)).replace("=LOG", f"={log}") for a in arguments]
+    assert problem in refused(capsys, *filled)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("arguments", [["--export", "log"], ["--export", "dance=x"], ["--import", "log=x"], ["--mode", "dance"]])
+def test_unknown_words_are_refused_by_the_parser(tmp_path, log, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(log, "-o", tmp_path / "out.jsonl", *arguments)
+    assert caught.value.code == 2
+
+
+def test_a_profile_without_a_finite_threshold(tmp_path, log, profile, capsys):
+    profile.write_text(json.dumps({**PROFILE, "thresholds": [None, None]}))
+    told = refused(capsys, log, "-o", tmp_path / "out.jsonl", "--first", "near-threshold", "--profile", profile)
+    assert "no finite threshold" in told
+
+
+def test_options_may_repeat_but_not_change_what_the_file_says(tmp_path, log, capsys):
+    session = session_of(tmp_path, [row(str(i)) for i in range(5)], seed=3)
+    session.close()
+    for options in (["--seed", "4"], ["--mode", "accept"], ["--question", "Hm?"], ["--pairs", "2"]):
+        assert "was begun with other options" in refused(capsys, log, "-o", session.path, *options)
+    assert run(log, "-o", session.path, "--seed", "3", "--export", f"argilla={tmp_path / 'a.json'}") == 0
+
+
+def test_an_interrupt_stops_the_page_and_says_what_was_labelled(tmp_path, log):
+    out = tmp_path / "out.jsonl"
+    with serving(log, "-o", out, "--annotator", "ann") as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        item = httpx.post(url + "api", json={"do": "next"}).json()["item"]["key"]
+        label = {"do": "label", "item": item, "answer": "none", "event": "1" * 32}
+        assert httpx.post(url + "api", json=label).json()["done"] == 1
+        second = subprocess.run(
+            [sys.executable, "-m", "bonmini_guard.cli", "label", str(log), "-o", str(out)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+        assert "is open in another" in second.stderr
+        process.send_signal(signal.SIGINT)
+        told = process.stdout.read()
+        assert process.wait() == 0
+        assert process.stderr.read() == ""
+    assert "ann: 1 labels, 100 % neither or rejected" in told
+    assert "--export choices=FILE" in told
+
+
+def test_the_page_is_part_of_the_package():
+    root = Path(__file__).parents[2]
+    tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert "bonmini_guard.labelling" in tools["packages"]
+    assert "labelling/page.html" in tools["package-data"]["bonmini_guard"]
+    assert (root / "bonmini_guard" / "labelling" / "page.html").is_file()
