@@ -118,6 +118,17 @@ def test_an_interrupt_stops_the_page_and_says_what_was_labelled(tmp_path, log):
     assert "--export choices=FILE" in told
 
 
+@pytest.mark.parametrize("package", ["uvicorn", "krippendorff"])
+def test_a_missing_library_names_the_extra(tmp_path, log, capsys, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in ("server", "agreement"):
+        monkeypatch.delitem(sys.modules, f"bonmini_guard.labelling.{name}", raising=False)
+    told = refused(capsys, log, "-o", tmp_path / "out.jsonl")
+    assert f"{package} is needed here" in told
+    assert "pip install 'bonmini-guard[label]'" in told
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_the_page_is_part_of_the_package():
     root = Path(__file__).parents[2]
     tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
