@@ -1,0 +1,147 @@
+"""Time that each face adds to eight calls: sync ``invoke``, the chat model and the agent middleware.
+
+Each request is measured right after a bare gather of the same eight calls, all faces in turns in one process; each figure is a
+median over requests, and what a face adds is the median of the differences. Nothing passes, so that no early exit hides
+anything. No callbacks are attached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import warnings
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain.agents.middleware.types import AgentMiddleware
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from benchmarks.overhead import InstantGenerator, InstantScorer
+from benchmarks.tables import print_table, write_json
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
+from bonmini_guard.bridge import run_sync
+from bonmini_guard.protocols import DrawRequest
+
+DRAWS = 8
+WARM = 20
+PROMPT: list[BaseMessage] = [HumanMessage("prompt")]
+SHAPE: dict[str, Any] = {"mode": "accelerator", "schedule": [DRAWS], "threshold": 0.0}
+Request = Callable[[], Awaitable[Any]]
+
+
+class InstantChatModel(BaseChatModel):
+    """Answers at once. Answers differ, so that every candidate is scored."""
+
+    asked: int = 0
+
+    def _generate(self, *arguments: Any, **named: Any) -> ChatResult:
+        self.asked += 1
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(f"answer {self.asked}"))])
+
+    async def _agenerate(self, *arguments: Any, **named: Any) -> ChatResult:
+        return self._generate()
+
+    @property
+    def _llm_type(self) -> str:
+        return "instant"
+
+
+class Gather(AgentMiddleware):
+    """Eight concurrent handler calls, of which the first is taken."""
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        """The first of eight responses."""
+        return (await asyncio.gather(*(handler(request) for _ in range(DRAWS))))[0]
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        """The same in threads."""
+
+        async def all_of_them() -> Any:
+            return await asyncio.gather(*(asyncio.to_thread(handler, request) for _ in range(DRAWS)))
+
+        return run_sync(all_of_them)[0]
+
+
+def pairs() -> dict[str, tuple[Request, Request]]:
+    """For each face: its bare gather, and itself."""
+    model, draw = InstantChatModel(), InstantGenerator()
+    parts: dict[str, Any] = {"reward_model": InstantScorer(), "timeout": 60.0, **SHAPE}
+    guard = BestOfMiniN(generator=draw, **parts)
+    chat = ChatBestOfMiniN(generator=model, **parts)
+    bare_agent = create_agent(model, middleware=[Gather()])
+    agent = create_agent(model, middleware=[BestOfMiniNMiddleware(**parts)])
+    question: Any = {"messages": PROMPT}
+
+    async def gathered(call: Callable[[int], Awaitable[Any]]) -> None:
+        await asyncio.gather(*(call(index) for index in range(DRAWS)))
+
+    async def blocking(call: Callable[[Any], Any], given: Any) -> None:
+        call(given)
+
+    def draws() -> Awaitable[None]:
+        return gathered(lambda index: draw.draw(DrawRequest(PROMPT, index, index)))
+
+    return {
+        "BestOfMiniN.ainvoke": (draws, lambda: guard.ainvoke(PROMPT)),
+        "BestOfMiniN.invoke": (draws, lambda: blocking(guard.invoke, PROMPT)),
+        "ChatBestOfMiniN.ainvoke": (lambda: gathered(lambda _: model.ainvoke(PROMPT)), lambda: chat.ainvoke(PROMPT)),
+        "ChatBestOfMiniN.invoke": (lambda: gathered(lambda _: model.ainvoke(PROMPT)), lambda: blocking(chat.invoke, PROMPT)),
+        "BestOfMiniNMiddleware, agent.ainvoke": (lambda: bare_agent.ainvoke(question), lambda: agent.ainvoke(question)),
+        "BestOfMiniNMiddleware, agent.invoke": (
+            lambda: blocking(bare_agent.invoke, question),
+            lambda: blocking(agent.invoke, question),
+        ),
+    }
+
+
+async def measure(requests: int) -> dict[str, dict[str, float]]:
+    """Median microseconds of each face, of its gather, and of what the face adds, one request of each in turn."""
+    faces = pairs()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in faces}
+    for turn in range(requests + WARM):
+        for name, (bare, face) in faces.items():
+            taken = (await timed(bare), await timed(face))
+            if turn >= WARM:
+                times[name].append(taken)
+    return {
+        name: {
+            "gather": statistics.median(bare for bare, _ in pair),
+            "face": statistics.median(face for _, face in pair),
+            "added": statistics.median(face - bare for bare, face in pair),
+        }
+        for name, pair in times.items()
+    }
+
+
+async def timed(request: Request) -> float:
+    """Microseconds of a request."""
+    begun = perf_counter()
+    await request()
+    return (perf_counter() - begun) * 1e6
+
+
+def main() -> None:
+    """Print the table; write JSON with --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--requests", type=int, default=500)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    results = asyncio.run(measure(options.requests))
+    rows = [
+        [name, *(f"{figures[key]:.0f}" for key in ("gather", "face", "added")), f"{figures['face'] / figures['gather']:.2f}"]
+        for name, figures in results.items()
+    ]
+    print_table(["face", "bare gather of 8 (us)", "face (us)", "added (us)", "face / gather"], rows)
+    write_json(options.json, {"microseconds": results})
+
+
+if __name__ == "__main__":
+    main()
