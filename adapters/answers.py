@@ -94,6 +94,13 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     return [first, *shared[1:]]
 
 
+def keep(answers: Sequence[Answer], count: int) -> list[Answer]:
+    """The first so many answers; the last of them bears the tokens of those that are left out, which were billed too."""
+    kept, left_out = list(answers[:count]), answers[count:]
+    lost = sum(answer.output_tokens or 0 for answer in left_out)
+    return [*kept[:-1], replace(kept[-1], output_tokens=(kept[-1].output_tokens or 0) + lost)] if lost else kept
+
+
 def to_message(answer: Answer, seed: int | None, stop: Sequence[str]) -> AIMessage:
     """An answer as a candidate; a stop string that ended it is cut off, as chat models do it."""
     ended = () if answer.finish_reason in {"length", "eos_token"} else tuple(stop)
@@ -110,7 +117,7 @@ def to_message(answer: Answer, seed: int | None, stop: Sequence[str]) -> AIMessa
         text,
         tool_calls=answer.tool_calls,
         invalid_tool_calls=answer.invalid_tool_calls,
-        usage_metadata=_usage_metadata(answer),
+        usage_metadata=usage_of(answer),
         response_metadata={name: value for name, value in about.items() if value is not None},
         additional_kwargs={name: value for name, value in more.items() if value},
     )
@@ -208,7 +215,8 @@ def _size(answer: Answer) -> int:
     return len(tokens) if tokens else len(answer.text) + len(answer.reasoning or "") + 1
 
 
-def _usage_metadata(answer: Answer) -> UsageMetadata | None:
+def usage_of(answer: Answer) -> UsageMetadata | None:
+    """An answer's tokens as messages have them; None where the server told none."""
     if answer.input_tokens is None and answer.output_tokens is None:
         return None
     used, made = answer.input_tokens or 0, answer.output_tokens or 0

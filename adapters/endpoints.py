@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from langchain_core.messages import AIMessage
 from pydantic import SecretStr
 
-from bonmini_guard.adapters.answers import Answer, to_message
+from bonmini_guard.adapters.answers import Answer, to_message, usage_of
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, TruncatedAnswer, classify, with_retries
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.limiter import Limiter, build_limiter
@@ -173,7 +173,9 @@ class Endpoint:
     def _accept(self, answer: Answer, request: DrawRequest, stop: Sequence[str]) -> AIMessage:
         if answer.truncated and not self.accept_truncated:
             at = "its token limit" if answer.output_tokens is None else f"{answer.output_tokens} tokens"
-            raise TruncatedAnswer(f"the answer was cut at {at}: raise the limit", status=200)
+            error = TruncatedAnswer(f"the answer was cut at {at}: raise the limit", status=200)
+            error.usage_metadata = usage_of(answer)
+            raise error
         return to_message(answer, request.seed, stop)
 
 

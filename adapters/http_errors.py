@@ -22,6 +22,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from langchain_core.messages.ai import UsageMetadata
+
 from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
 
 try:
@@ -95,7 +97,13 @@ class MalformedAnswer(EndpointError):  # noqa: N818
 
 
 class TruncatedAnswer(EndpointError):  # noqa: N818
-    """The answer was cut at the token limit, and such answers are not accepted."""
+    """The answer was cut at the token limit, and such answers are not accepted.
+
+    Attributes:
+        usage_metadata: the tokens it was billed with all the same, where the server told them.
+    """
+
+    usage_metadata: UsageMetadata | None = None
 
 
 _BOUNDED = (GenerationFailedAtEndpoint, MalformedAnswer)

@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("tenacity", "openai") from error
 
-from bonmini_guard.adapters.answers import Answer, streamed_answers, whole_answers
+from bonmini_guard.adapters.answers import Answer, keep, streamed_answers, whole_answers
 from bonmini_guard.adapters.endpoints import Endpoint, checked_secret, checked_url
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http_errors import (
@@ -205,7 +205,7 @@ class OpenAICompatibleGenerator(Endpoint):
         if self.choices == "probe" and (len(answers) < count or copies):
             self._ignores_n = True
             # Copies may be one draw n times over: only the first of them is certain to be one.
-            return answers[:1]
+            return keep(answers, 1)
         if len(answers) < count and not self._told:
             self._told = True
             logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", len(answers), count)
@@ -228,7 +228,7 @@ class OpenAICompatibleGenerator(Endpoint):
     async def _answers(self, body: Mapping[str, Any], count: int) -> list[Answer]:
         answers = await self._ask(lambda client: self._attempt(client, dict(body), count))
         # A server that gives more than it was asked for must not give more draws than there are.
-        return answers[:count]
+        return keep(answers, count)
 
     async def _attempt(self, client: Any, body: dict[str, Any], count: int) -> list[Answer]:
         if count > 1:

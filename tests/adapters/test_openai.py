@@ -24,7 +24,7 @@ pytest.importorskip("tenacity")
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import OpenAICompatibleGenerator
 from bonmini_guard.adapters import http_errors as errors
-from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError
 from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.testing import FakeRewardModel
 from tests.adapters.loopback import storm
@@ -142,7 +142,9 @@ async def test_missing_choices_are_drawn_separately(server, make, choices):
 
 async def test_more_choices_than_asked_for_are_no_more_draws(server, make):
     server.answer = {"model": "m", "choices": [choice(index, f"t{index}") for index in range(6)]}
-    assert texts(await group(make(choices="server"), 3)) == ["t0", "t1", "t2"]
+    server.answer |= {"usage": {"prompt_tokens": 5, "completion_tokens": 60, "total_tokens": 65}}
+    outcomes = await group(make(choices="server"), 3)
+    assert (texts(outcomes), bill(outcomes)) == (["t0", "t1", "t2"], ([5, 0, 0], 60))
 
 
 async def test_choices_that_share_an_index_are_not_joined(server, make):
@@ -152,7 +154,10 @@ async def test_choices_that_share_an_index_are_not_joined(server, make):
 
 async def test_a_probe_answered_with_copies_trusts_the_first_alone(server, make):
     server.text = lambda body, index: f"answer {body['seed']}"
-    assert texts(await group(make(choices="probe"))) == ["answer 10", "answer 11", "answer 12", "answer 13"]
+    outcomes = await group(make(choices="probe"))
+    assert texts(outcomes) == ["answer 10", "answer 11", "answer 12", "answer 13"]
+    # Four choices of the first answer were billed, and three answers more.
+    assert bill(outcomes) == ([5] * 4, 2 * 7)
 
 
 async def test_a_probe_that_is_refused_goes_on_separately(server, make):
@@ -175,6 +180,16 @@ async def test_truncated_choices_fail_one_by_one_where_they_are_not_accepted(ser
     first, second = await group(make(choices="server"), 2)
     assert second.response_metadata["truncated"] is True
     assert "truncated" not in first.response_metadata
+
+
+@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+@pytest.mark.parametrize("choices", ["separate", "server"])
+async def test_truncated_answers_that_are_not_accepted_are_billed(server, make, choices):
+    server.reason = "length"
+    guard = guard_of(make(choices=choices, accept_truncated=False), len)
+    with pytest.raises(GenerationError) as caught:
+        await guard.arun("q")
+    assert caught.value.usage["total_tokens"] == (4 * 7 if choices == "separate" else 5 + 8)
 
 
 def test_separate_requests_are_no_group():

@@ -1,0 +1,42 @@
+"""llama.cpp's Python server, which ignores ``n`` and serves one request at a time. ``make live-llama``."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bonmini_guard.adapters import OpenAICompatibleGenerator
+from tests.live.checks import check_draws, check_guard, loop_of
+from tests.live.servers import free_port, language_model, python, running
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("llama"), free_port()
+    model, file = language_model(folder / "lm"), folder / "lm.gguf"
+    subprocess.run([python(), str(Path(__file__).parent / "gguf_file.py"), str(model), str(file)], check=True, cwd=folder)
+    arguments = ["-m", "llama_cpp.server", "--model", str(file), "--model_alias", "tiny", "--n_ctx", "512", "--seed", "1"]
+    arguments += ["--host", "127.0.0.1", "--port", str(port)]
+    with running(arguments, port, "/v1/models", folder / "llama.log") as base_url:
+        yield base_url
+
+
+@pytest.mark.parametrize("mode", ["chat", "completion"])
+async def test_draws(url, mode):
+    await check_draws(url, mode=mode)
+
+
+@pytest.mark.parametrize("choices", ["server", "probe"])
+async def test_an_ignored_n_gives_no_copies(url, choices):
+    async with OpenAICompatibleGenerator(url, choices=choices, max_tokens=12) as generator:
+        several = await loop_of(generator, [1, 2, 3, 4])
+        assert len({answer.text for answer in several}) == 4
+        assert generator._ignores_n is (choices == "probe")
+
+
+async def test_the_guard(url):
+    await check_guard(url)

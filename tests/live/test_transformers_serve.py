@@ -1,0 +1,60 @@
+"""``transformers serve``, a server that silently ignores ``n``. ``make live-transformers``."""
+
+from __future__ import annotations
+
+import pytest
+
+from bonmini_guard.adapters import OpenAICompatibleGenerator
+from bonmini_guard.errors import ConfigurationError
+from tests.live.checks import check_draws, check_guard, loop_of, request
+from tests.live.servers import free_port, language_model, python, running
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    python()
+    folder, port = tmp_path_factory.mktemp("transformers"), free_port()
+    model = str(language_model(folder / "lm"))
+    arguments = [
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        model,
+        "--device",
+        "cpu",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with running(arguments, port, "/health", folder / "serve.log") as base_url:
+        yield base_url, model
+
+
+async def test_draws(server):
+    url, model = server
+    await check_draws(url, model=model)
+
+
+@pytest.mark.parametrize("choices", ["server", "probe"])
+async def test_an_ignored_n_gives_no_copies(server, choices):
+    url, model = server
+    async with OpenAICompatibleGenerator(url, model=model, choices=choices, max_tokens=12) as generator:
+        several = await loop_of(generator, [1, 2, 3, 4])
+        assert len({answer.text for answer in several}) == 4
+        assert all(answer.usage_metadata["input_tokens"] > 0 for answer in several)
+        assert generator._ignores_n is (choices == "probe")
+
+
+async def test_its_list_of_models_is_of_no_help_offline(server):
+    url, _ = server
+    async with OpenAICompatibleGenerator(url, retries=0) as generator:
+        with pytest.raises(ConfigurationError, match="model="):
+            await generator.draw(request(1))
+
+
+async def test_the_guard(server):
+    url, model = server
+    await check_guard(url, model=model)

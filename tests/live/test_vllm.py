@@ -1,0 +1,113 @@
+"""vLLM on the CPU: generation with ``n`` and seeds, and as a reward server. ``make live-vllm``."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from bonmini_guard import RewardModel
+from bonmini_guard.adapters import OpenAICompatibleGenerator
+from bonmini_guard.adapters.http_errors import RequestRejected
+from bonmini_guard.demo.models import model_path
+from tests.live.checks import PROMPT, check_draws, check_guard, loop_of, request
+from tests.live.servers import free_port, language_model, python, running
+
+pytestmark = pytest.mark.live
+
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+COMMON = ["--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
+ANSWERS = [" wonderful and moving.", " a boring waste of time.", " ok I guess, not more", "", " great" * 60]
+
+
+def serve(folder, model, *more):
+    python()
+    port = free_port()
+    arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port), *COMMON, *more]
+    return running(arguments, port, "/health", folder / "vllm.log", ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vllm")
+    with serve(folder, language_model(folder / "lm"), "--served-model-name", "tiny") as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="module")
+def reward_url(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vllm-reward")
+    with serve(folder, model_path("reward"), "--served-model-name", "rm", "--runner", "pooling") as base_url:
+        yield base_url
+
+
+@pytest.mark.parametrize("choices", ["separate", "server", "probe"])
+@pytest.mark.parametrize("mode", ["chat", "completion"])
+async def test_draws(url, choices, mode):
+    await check_draws(url, choices=choices, mode=mode)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_n_is_honoured_repeats_and_is_billed_once(url, stream):
+    async with OpenAICompatibleGenerator(url, choices="probe", max_tokens=12, stream=stream, logprobs=not stream) as generator:
+        first, again = await loop_of(generator, [5, 6, 7, 8]), await loop_of(generator, [5, 6, 7, 8])
+        assert [answer.text for answer in first] == [answer.text for answer in again]
+        assert len({answer.text for answer in first}) == 4
+        assert not generator._ignores_n
+        assert [answer.usage_metadata["input_tokens"] > 0 for answer in first] == [True, False, False, False]
+        assert sum(answer.usage_metadata["output_tokens"] for answer in first) == 48
+        if not stream:
+            assert [answer.usage_metadata["output_tokens"] for answer in first] == [12] * 4
+
+
+async def test_what_it_refuses_is_typed(url):
+    async with OpenAICompatibleGenerator(url, max_tokens=5000) as generator:
+        with pytest.raises(RequestRejected, match="max_tokens") as caught:
+            await generator.draw(request(1))
+        assert caught.value.status == 400
+    async with OpenAICompatibleGenerator(url, model="other") as generator:
+        with pytest.raises(RequestRejected, match="other"):
+            await generator.draw(request(1))
+
+
+async def test_cancelled_draws_end_on_the_server(url):
+    async with OpenAICompatibleGenerator(url, max_tokens=200, extra_body={"ignore_eos": True}) as generator:
+        drawing = [asyncio.create_task(generator.draw(request(seed))) for seed in range(8)]
+        await until(lambda: asyncio.to_thread(running_requests, url), 8)
+        for task in drawing:
+            task.cancel()
+        await asyncio.gather(*drawing, return_exceptions=True)
+        await until(lambda: asyncio.to_thread(running_requests, url), 0)
+
+
+async def test_the_guard(url):
+    await check_guard(url, choices="server")
+
+
+async def test_its_scores_are_our_scores(reward_url):
+    session = RewardModel.load(str(model_path("reward"))).session([HumanMessage(PROMPT)])
+    ours = await session.score([AIMessage(answer) for answer in ANSWERS])
+    await session.aclose()
+    body = {"model": "rm", "input": [PROMPT + answer for answer in ANSWERS], "use_activation": False}
+    said = (await asyncio.to_thread(httpx.post, f"{reward_url}/classify", json=body, timeout=60)).raise_for_status().json()
+    theirs = [each["probs"][0] for each in sorted(said["data"], key=lambda each: each["index"])]
+    print("largest difference", max(abs(one - other) for one, other in zip(ours, theirs, strict=True)))
+    assert theirs == pytest.approx(ours, abs=1e-4)
+
+
+def running_requests(url):
+    text = httpx.get(f"{url}/metrics", timeout=10).text
+    line = next(line for line in text.splitlines() if line.startswith("vllm:num_requests_running"))
+    return float(line.rsplit(" ", 1)[1])
+
+
+async def until(measure, wanted):
+    async with asyncio.timeout(30):
+        while await measure() != wanted:
+            await asyncio.sleep(0.02)
