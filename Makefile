@@ -46,7 +46,7 @@ bench: setup     ## the overhead benchmark
 # Each server has an environment of its own, since their pins exclude each other. The tests start and stop it, on the loopback.
 LIVE = LIVE_PYTHON=$(CURDIR)/$(1)/bin/python $(BIN)/python -m pytest -m live -p no:cacheprovider
 
-live: live-vllm live-transformers live-llama  ## all tests against real servers
+live: live-vllm live-transformers live-llama live-ray  ## all tests against real servers
 
 live-vllm: setup .venv-live-vllm/.installed  ## vLLM on the CPU: n, seeds, and as a reward server
 	$(call LIVE,.venv-live-vllm) tests/live/test_vllm.py

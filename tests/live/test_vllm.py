@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import RewardModel
-from bonmini_guard.adapters import OpenAICompatibleGenerator
+from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel
 from bonmini_guard.adapters.http_errors import RequestRejected
 from bonmini_guard.demo.models import model_path
 from tests.live.checks import PROMPT, check_draws, check_guard, loop_of, request
@@ -90,15 +90,22 @@ async def test_the_guard(url):
     await check_guard(url, choices="server")
 
 
-async def test_its_scores_are_our_scores(reward_url):
-    session = RewardModel.load(str(model_path("reward"))).session([HumanMessage(PROMPT)])
-    ours = await session.score([AIMessage(answer) for answer in ANSWERS])
-    await session.aclose()
-    body = {"model": "rm", "input": [PROMPT + answer for answer in ANSWERS], "use_activation": False}
-    said = (await asyncio.to_thread(httpx.post, f"{reward_url}/classify", json=body, timeout=60)).raise_for_status().json()
-    theirs = [each["probs"][0] for each in sorted(said["data"], key=lambda each: each["index"])]
-    print("largest difference", max(abs(one - other) for one, other in zip(ours, theirs, strict=True)))
+@pytest.mark.parametrize("kind", ["vllm", "vllm-pooling"])
+@pytest.mark.parametrize("inputs", ["ids", "text"])
+async def test_its_scores_are_our_scores(reward_url, kind, inputs):
+    ours = await scores_of(RewardModel.load(str(model_path("reward"))))
+    async with RemoteRewardModel(reward_url, kind=kind, tokenizer=str(model_path("reward")), inputs=inputs) as remote:
+        theirs = await scores_of(remote)
+    print(kind, inputs, "largest difference", max(abs(one - other) for one, other in zip(ours, theirs, strict=True)))
     assert theirs == pytest.approx(ours, abs=1e-4)
+
+
+async def scores_of(scorer):
+    session = scorer.session([HumanMessage(PROMPT)])
+    try:
+        return await session.score([AIMessage(answer) for answer in ANSWERS])
+    finally:
+        await session.aclose()
 
 
 def running_requests(url):
