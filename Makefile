@@ -44,7 +44,7 @@ bench: setup     ## the overhead benchmark
 	$(BIN)/python -m benchmarks.overhead
 
 # Each server has an environment of its own, since their pins exclude each other. The tests start and stop it, on the loopback.
-LIVE = LIVE_PYTHON=$(CURDIR)/$(1)/bin/python $(BIN)/python -m pytest -m live -p no:cacheprovider
+LIVE = LIVE_PYTHON=$(CURDIR)/$(1)/bin/python $(BIN)/python -m pytest -m live -rP -p no:cacheprovider
 
 live: live-vllm live-transformers live-llama live-ray  ## all tests against real servers
 

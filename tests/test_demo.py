@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 
 import pytest
 
 from bonmini_guard.cli import main
 from bonmini_guard.demo.models import MODELS
+from tests.adapters.openai_server import OpenAIServer
 
 ENTRY = {"mode", "decision", "draws", "seconds", "score", "acceptable", "best_of_n"}
 
@@ -57,3 +60,70 @@ def test_what_ships_is_small_and_holds_no_pickle():
     files = [file for file in MODELS.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 16_500_000
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja"}
+
+
+class ServerThread:
+    """A loopback server on a loop of its own, since the command runs its own."""
+
+    def __init__(self, server):
+        self.server = server
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self.server.__aenter__(), self._loop).result()
+
+    def __exit__(self, *error):
+        asyncio.run_coroutine_threadsafe(self.server.__aexit__(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+class Reviewer(OpenAIServer):
+    """Writes reviews, good ones for every third seed."""
+
+    def __init__(self):
+        super().__init__()
+        good, bad = " wonderful, moving and great fun.", " awful, boring and a waste of time."
+        self.text = lambda body, index: good if body["seed"] % 3 == 0 else bad
+
+
+def test_against_a_server_that_speaks_openais_protocol(capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with ServerThread(Reviewer()) as server:
+        shown = entries(capsys, "--prompt", "The film was", "--base-url", server.url)
+        assert [entry["decision"] for entry in shown.values()] == ["accepted", "accepted"]
+        assert all("wonderful" in entry["answer"] for entry in shown.values())
+        assert {body["max_tokens"] for _, _, body in server.requests} == {32}
+        assert main(["demo", "--prompt", "The film was", "--base-url", server.url, "--model", "tiny"]) == 0
+    assert "promise nothing" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_server_that_is_not_there_or_refuses_is_one_clear_line(capsys):
+    arguments = ["demo", "--prompt", "The film was", "--base-url"]
+    with ServerThread(Reviewer()) as server:
+        server.faults = lambda path, body: (404, {"error": {"message": "The model `x` does not exist."}})
+        assert main([*arguments, server.url, "--model", "x"]) == 2
+    err = capsys.readouterr().err
+    assert "404: The model `x` does not exist." in err
+    assert err.count("\n") == 1
+    assert main([*arguments, "nonsense"]) == 2
+    assert "base_url" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model", "x"],
+        ["--reward-kind", "vllm"],
+        ["--reward-tokenizer", "x"],
+        ["--reward-url", "http://localhost:1"],
+        ["--reward-url", "http://127.0.0.1:9", "--reward-kind", "vllm"],
+    ],
+)
+def test_reward_servers_are_described_whole_and_must_be_there(capsys, arguments):
+    assert main(["demo", "--json", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("bonmini-guard demo: ")
+    assert err.count("\n") == 1

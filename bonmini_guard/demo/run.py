@@ -15,8 +15,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.demo.models import MODELS, NEW_TOKENS, TOP_K, model_path
+from bonmini_guard.demo.servers import Servers
 from bonmini_guard.demo.truth import SentimentTruth
 from bonmini_guard.engine import Engine
+from bonmini_guard.errors import GenerationError, InputError
 from bonmini_guard.policy import Decision, State, best_of_n
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.result import Candidate, GuardResult
@@ -62,18 +64,25 @@ def requests(prompt: str | None) -> dict[str, DemoRequest]:
 
 
 class Demonstration:
-    """Loads the bundled models once and conducts requests on them.
+    """Loads the bundled models once and conducts requests on them, or on servers.
 
     Args:
         seed: the seed of every request.
+        servers: what draws and scores instead of the bundled models.
+
+    Raises:
+        ConfigurationError: a reward server gives no scores.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, servers: Servers | None = None) -> None:
         disable_progress_bar()  # type: ignore[no-untyped-call]  # the models load in an instant, and the terminal is the stage
         torch.set_num_threads(1)  # models this small lose time to a second thread
         self._seed = seed
-        self._generator = TransformersGenerator.load(str(model_path("lm")), max_new_tokens=NEW_TOKENS, top_k=TOP_K)
-        self._reward = RewardModel.load(str(model_path("reward")))
+        servers = servers or Servers()
+        self._generator = servers.generator() or TransformersGenerator.load(
+            str(model_path("lm")), max_new_tokens=NEW_TOKENS, top_k=TOP_K
+        )
+        self._reward = servers.scorer() or RewardModel.load(str(model_path("reward")))
         self._truth = SentimentTruth.load(model_path("truth"))
 
     def conduct(self, request: DemoRequest, audience: Audience) -> dict[str, Any]:
@@ -83,6 +92,9 @@ class Demonstration:
             ``mode``, ``decision``, ``reason``, ``draws``, ``loops``, ``tokens``, ``seconds``, ``score``,
             ``acceptance_probability``, ``acceptable`` (the truth about the selected answer), ``answer`` (null when abstained)
             and ``best_of_n`` with the same keys where they apply.
+
+        Raises:
+            InputError: a server gives no answer.
         """
         profile = GuardProfile.load(MODELS / f"{request.profile}.json")
         audience.begin(request, profile)
@@ -99,7 +111,15 @@ class Demonstration:
         return Engine(self._generator, self._reward, profile.policy(), transform=profile.score_transform)
 
     async def _run(self, engine: Engine, request: DemoRequest, listener: _Listener | None) -> GuardResult:
-        return await engine.run([HumanMessage(request.prompt)], seed=self._seed, observer=listener)
+        try:
+            return await engine.run([HumanMessage(request.prompt)], seed=self._seed, observer=listener)
+        except GenerationError as error:
+            raise InputError(f"no draw arrived: {_first_cause(error)}") from error
+        finally:
+            # Servers' connections belong to this event loop.
+            for part in (self._generator, self._reward):
+                if hasattr(part, "aclose"):
+                    await part.aclose()
 
     def _facts(self, request: DemoRequest, result: GuardResult) -> dict[str, Any]:
         selected = result.selected
@@ -114,6 +134,11 @@ class Demonstration:
             "acceptable": bool(self._truth.utilities([request.prompt + text])[0] > 0),
             "answer": text if result.served else None,
         }
+
+
+def _first_cause(error: GenerationError) -> BaseException:
+    cause = error.__cause__
+    return cause.exceptions[0] if isinstance(cause, ExceptionGroup) else cause or error
 
 
 class _Listener:

@@ -54,9 +54,14 @@ class Silent(AbstractContextManager["Silent"]):
 
 
 class Stage(Silent):
-    """A live view of each request: a ruler of scores for each loop, then both outcomes side by side."""
+    """A live view of each request: a ruler of scores for each loop, then both outcomes side by side.
 
-    def __init__(self) -> None:
+    Args:
+        calibrated: whether the models are those that the thresholds were calibrated for.
+    """
+
+    def __init__(self, calibrated: bool = True) -> None:
+        self._calibrated = calibrated
         self.console = Console()
         self._printed: list[Any] = []
         self._live = Live(console=self.console, refresh_per_second=12, transient=True)
@@ -73,7 +78,8 @@ class Stage(Silent):
 
     def loading(self) -> None:
         """Say that models are being loaded."""
-        self._live.update(Spinner("dots", Text("loading four small models from the package ...")))
+        what = "four small models from the package" if self._calibrated else "what is not on a server"
+        self._live.update(Spinner("dots", Text(f"loading {what} ...")))
 
     def begin(self, request: DemoRequest, profile: GuardProfile) -> None:
         """Show the prompt and the empty ruler."""
@@ -109,6 +115,8 @@ class Stage(Silent):
             "[dim]The truth is a separate sentiment model that the reward model knows only through simulated labels. "
             "Seconds are of an idle machine; on a busy one fewer draws are more throughput.[/]"
         )
+        if not self._calibrated:
+            self._print("[yellow]The thresholds were calibrated for the bundled models: with other ones they promise nothing.[/]")
 
     def save(self, path: str) -> None:
         """Save what was printed as an SVG picture that loads nothing from elsewhere."""
