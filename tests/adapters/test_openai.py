@@ -551,11 +551,12 @@ async def test_faults_never_become_accepted_answers(server, make, choices):
 async def test_on_early_exit_the_server_sees_the_connections_close(server, make, stream, choices):
     server.honours_n = False
     seen = []
-    server.slow = lambda body: seen.append(None) or (0.0 if len(seen) == 1 else 30.0)
+    # Late enough for the others to have arrived.
+    server.slow = lambda body: seen.append(None) or (0.3 if len(seen) == 1 else 60.0)
     result = await guard_of(make(choices=choices, stream=stream), lambda text: 1.0, exit="eager").arun("q")
     assert (result.decision, result.draws) == ("accepted", 4)
     await until(lambda: server.busy == 0)
-    assert (len(server.requests), server.closed_early) == (4 if choices == "separate" else len(server.requests), len(seen) - 1)
+    assert server.closed_early == len(server.requests) - 1 >= (1 if choices == "separate" else 0)
 
 
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
@@ -579,12 +580,12 @@ def own_threads():
 
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
 async def test_nothing_is_left_after_a_thousand_requests(server, make):
-    several = [make(stream=True, choices="probe"), make(choices="server"), make(), make()]
+    several = [make(stream=True, choices="probe"), make(choices="server"), make(choices="server"), make()]
     guards = [guard_of(generator, lambda text: 1.0, exit="eager", mini_n=2) for generator in several]
     await guards[0].arun("q")
     before = asyncio.all_tasks(), own_threads()
     for start in range(0, 1000, 100):
-        server.honours_n = start % 200 == 0
+        server.honours_n = start != 500
         results = await asyncio.gather(*(guards[number % 4].arun("q") for number in range(100)))
         assert {result.decision for result in results} == {"accepted"}
     for generator in several:
