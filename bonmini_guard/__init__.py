@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bonmini_guard.profile import GuardProfile
     from bonmini_guard.result import GuardResult
     from bonmini_guard.reward.model import RewardModel
+    from bonmini_guard.traces import TraceWriter
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _HOMES = {
     "NoAcceptableResponse": "errors",
     "RewardModel": "reward.model",
     "ScorerError": "errors",
+    "TraceWriter": "traces",
 }
 __all__ = [
     "BestOfMiniN",
@@ -33,6 +35,7 @@ __all__ = [
     "NoAcceptableResponse",
     "RewardModel",
     "ScorerError",
+    "TraceWriter",
     "__version__",
 ]
 

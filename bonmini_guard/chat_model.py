@@ -87,6 +87,8 @@ class ChatBestOfMiniN(BaseChatModel):
     strict: bool = Field(default=True, frozen=True)
     explore: float = Field(default=0.0, frozen=True)
     on_explored: Callable[[GuardResult], Any] | None = Field(default=None, frozen=True, repr=False)
+    trace_to: Any = Field(default=None, frozen=True, repr=False)
+    telemetry: Any = Field(default=None, frozen=True, repr=False)
     trace_candidates: bool = Field(default=False, frozen=True)
     progress: bool = Field(default=False, frozen=True)
 
@@ -111,6 +113,11 @@ class ChatBestOfMiniN(BaseChatModel):
         budget = self._guard._engine.policy.budget
         if self.temperature == 0 and budget > 1:
             raise ConfigurationError(f"temperature=0 would draw one answer {budget} times: set a positive one, or draw once")
+
+    @property
+    def guard(self) -> BestOfMiniN:
+        """The guard that this model is a face of: for waiting on its traces (``await llm.guard.afinish()``), and its counters."""
+        return self._guard
 
     # Answers
 
@@ -296,9 +303,10 @@ class ChatBestOfMiniN(BaseChatModel):
         return StructuredGuard if isinstance(self.reward_model, ValidatingScorer) else BestOfMiniN
 
     def _variant(self, **changes: Any) -> ChatBestOfMiniN:
-        """The same model with other arguments; both share one limit of concurrent draws."""
+        """The same model with other arguments; both share one limit of concurrent draws, and what is done in the background."""
         other = type(self)(**{name: getattr(self, name) for name in self.model_fields_set | {"profile"}} | changes)
         other._guard._engine = replace(other._guard._engine, limiter=self._guard._engine.limiter)
+        other._guard._explorer = self._guard._explorer
         return other
 
 

@@ -6,19 +6,22 @@ them understates the risk. Exploring a random share of requests, whatever they s
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import inspect
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from threading import Lock
+from time import perf_counter
 from typing import Any
 
-from langchain_core.messages import BaseMessage
-
-from bonmini_guard.engine import Engine
-from bonmini_guard.policy import Policy, best_of_n
+from bonmini_guard.background import Background
+from bonmini_guard.monitor import Monitor
+from bonmini_guard.policy import best_of_n
 from bonmini_guard.result import Candidate, GuardResult
+from bonmini_guard.trace_row import Conducted, Explored
+from bonmini_guard.traces import TraceWriter
+from bonmini_guard.usage import total_usage
 
 logger = logging.getLogger(__name__)
 
@@ -28,51 +31,103 @@ MOST_AT_A_TIME = 4
 Sink = Callable[[GuardResult], Any]
 
 
-class Explorer:
-    """Completes a random share of requests.
-
-    Args:
-        engine: the live engine; its limiter is shared, so exploration never exceeds the guard's concurrency.
-        share: probability that a request is explored.
-        sink: called with each completed result; may be async. Its errors are logged.
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExplorationCost:
+    """What exploring has cost so far, in this process.
 
     Attributes:
-        explored: requests completed so far.
+        explored: requests completed.
         skipped: requests chosen but left out because too many were under way, or because completing them failed or ran out of time.
-        draws: draws made in the background: what exploration cost.
+        draws: draws made in the background.
+        tokens: what they were billed, where the back end says.
     """
 
-    def __init__(self, engine: Engine, share: float, sink: Sink | None) -> None:
-        self._engine = engine
+    explored: int = 0
+    skipped: int = 0
+    draws: int = 0
+    tokens: int = 0
+
+
+class Explorer:
+    """Completes a random share of requests. The guard's limiter holds for it too, so exploring never exceeds its concurrency.
+
+    Args:
+        share: probability that a request is explored.
+        sink: called with each completed result; may be async. Its errors are logged.
+        writer: gets the trace of every request that was chosen: complete, or as it was served if it could not be completed.
+        monitor: told of each request that was chosen.
+
+    Attributes:
+        cost: so far.
+    """
+
+    def __init__(
+        self, share: float, sink: Sink | None = None, writer: TraceWriter | None = None, monitor: Monitor | None = None
+    ) -> None:
         self._share = share
         self._sink = sink
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.explored = self.skipped = self.draws = 0
+        self._writer = writer
+        self._monitor = monitor
+        self._lock = Lock()
+        self.background = Background()
+        self.cost = ExplorationCost()
 
-    def consider(self, result: GuardResult, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> None:
-        """Perhaps complete a request in the background. The choice looks at nothing but chance."""
-        if random.random() >= self._share:
-            return
-        if len(self._tasks) >= MOST_AT_A_TIME:
-            self.skipped += 1
-            return
-        task = asyncio.get_running_loop().create_task(self._complete(result, messages, options))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def chosen(self) -> bool:
+        """Whether the next request is to be explored. The choice looks at nothing but chance."""
+        return random.random() < self._share
 
-    async def finish(self) -> None:
-        """Wait for what is under way."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def consider(self, request: Conducted) -> bool:
+        """Perhaps complete a request in the background; whether it is being done, so that its trace follows later."""
+        if not self.chosen():
+            return False
+        if len(self.background) >= MOST_AT_A_TIME:
+            self._skip()
+            return False
+        self.background.start(self._explore(request))
+        return True
 
-    async def _complete(self, result: GuardResult, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> None:
+    async def _explore(self, request: Conducted) -> None:
+        explored: Explored | None = None
         try:
-            complete = await self._full_budget(result, messages, options)
-        except Exception as error:
-            self.skipped += 1
-            logger.warning("exploring request %s failed: %s", result.request_id, type(error).__name__)
-            return
-        self.explored += 1
-        await self._tell(complete)
+            explored = await self.complete(request)
+        finally:
+            # Cut off with its event loop, perhaps: the row of the request as it was served must not be lost.
+            if self._writer is not None:
+                self._writer.record(request, explored)
+        if explored is not None:
+            await self._tell(explored.result)
+
+    async def complete(self, request: Conducted) -> Explored | None:
+        """Draw and score what is missing of the budget; None if that failed."""
+        try:
+            explored = await self._full_budget(request)
+        except BaseException as error:
+            self._skip()
+            logger.warning("exploring request %s failed: %s", request.result.request_id, type(error).__name__)
+            if isinstance(error, Exception):
+                return None
+            raise
+        self._add(explored=1)
+        if self._monitor is not None:
+            self._monitor.explored(explored)
+        return explored
+
+    async def _full_budget(self, request: Conducted) -> Explored:
+        """The request with every draw of the budget made and scored; decision and answer as they were."""
+        begun, result, policy = perf_counter(), request.result, request.engine.policy
+        # Once a draw was cut short, those that arrived are the fast ones, not a fair sample: every draw is made anew.
+        kept = () if any(candidate.unfinished for candidate in result.candidates) else result.candidates
+        missing = policy.budget - len(kept)
+        if missing == 0:
+            return Explored(result, 0, {}, 0.0)
+        engine = dataclasses.replace(request.engine, policy=best_of_n(missing))
+        more = await engine.run(request.messages, seed=result.seed + 1, options=request.options, request_id=result.request_id)
+        self._add(draws=more.draws, tokens=more.usage.get("total_tokens", 0))
+        if any(candidate.unfinished for candidate in more.candidates):
+            raise RuntimeError(f"not every draw was made and scored: {more.reason}")
+        candidates = kept + _renumbered(more.candidates, len(kept), policy.schedule)
+        complete = dataclasses.replace(result, candidates=candidates)
+        return Explored(complete, more.draws, total_usage(more.candidates), perf_counter() - begun)
 
     async def _tell(self, complete: GuardResult) -> None:
         if self._sink is None:
@@ -84,29 +139,17 @@ class Explorer:
         except Exception as error:
             logger.warning("the sink of explored request %s failed: %s", complete.request_id, type(error).__name__)
 
-    async def _full_budget(self, result: GuardResult, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> GuardResult:
-        """The result with every draw of the budget made and scored; decision and answer as they were."""
-        # Once a draw was cut short, those that arrived are the fast ones, not a fair sample: every draw is made anew.
-        kept = result.candidates if all(map(_complete, result.candidates)) else ()
-        missing = self._engine.policy.budget - len(kept)
-        if missing == 0:
-            return result
-        more = await self._engine_for(missing).run(messages, seed=result.seed + 1, options=options, request_id=result.request_id)
-        self.draws += more.draws
-        if not all(map(_complete, more.candidates)):
-            raise RuntimeError(f"not every draw was made and scored: {more.reason}")
-        return dataclasses.replace(result, candidates=kept + self._renumbered(more, len(kept)))
+    def _skip(self) -> None:
+        self._add(skipped=1)
+        if self._monitor is not None:
+            self._monitor.explored(None)
 
-    def _engine_for(self, draws: int) -> Engine:
-        policy: Policy = best_of_n(draws)
-        return dataclasses.replace(self._engine, policy=policy)
-
-    def _renumbered(self, more: GuardResult, first: int) -> tuple[Candidate, ...]:
-        """The further draws with the numbers and loops they would have had in the live request."""
-        loops = [loop for loop, draws in enumerate(self._engine.policy.schedule) for _ in range(draws)]
-        return tuple(dataclasses.replace(c, index=first + c.index, loop=loops[first + c.index]) for c in more.candidates)
+    def _add(self, **more: int) -> None:
+        with self._lock:  # requests run on several event loops
+            self.cost = dataclasses.replace(self.cost, **{name: getattr(self.cost, name) + number for name, number in more.items()})
 
 
-def _complete(candidate: Candidate) -> bool:
-    """Whether the draw ran to its end: scored, if only as not a number, or failed by itself rather than cancelled."""
-    return candidate.scored is not None or isinstance(candidate.error, Exception)
+def _renumbered(candidates: tuple[Candidate, ...], first: int, schedule: tuple[int, ...]) -> tuple[Candidate, ...]:
+    """The further draws with the numbers and loops they would have had in the live request."""
+    loops = [loop for loop, draws in enumerate(schedule) for _ in range(draws)]
+    return tuple(dataclasses.replace(c, index=first + c.index, loop=loops[first + c.index]) for c in candidates)

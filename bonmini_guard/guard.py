@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager
@@ -20,9 +22,10 @@ from bonmini_guard.bridge import run_sync
 from bonmini_guard.budget import Budget
 from bonmini_guard.engine import Engine, Observer
 from bonmini_guard.errors import ConfigurationError, abstention
-from bonmini_guard.explore import Explorer
+from bonmini_guard.explore import ExplorationCost, Explorer
 from bonmini_guard.generators import as_generator
 from bonmini_guard.limiter import Limiter, build_limiter
+from bonmini_guard.monitor import Observers
 from bonmini_guard.prompts import as_messages
 from bonmini_guard.result import GuardResult
 from bonmini_guard.scorers import as_scorer
@@ -34,7 +37,9 @@ from bonmini_guard.settings import (
     profile_name,
     with_budget,
 )
-from bonmini_guard.tracing import observer_for
+from bonmini_guard.trace_row import Conducted
+from bonmini_guard.traces import TraceWriter, writer_for
+from bonmini_guard.tracing import group_of, observer_for
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +81,9 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         strict: refuse a profile that was calibrated for other parts; False warns.
         explore: share of requests (0 to 1) whose full budget is drawn and scored in the background, for calibration.
         on_explored: called with the complete ``GuardResult`` of each explored request; may be async.
+        trace_to: a path, a function of the row, or a ``TraceWriter`` with further options: one log row is written for each request,
+            by a background thread. See docs/traces.md.
+        telemetry: ``bonmini_guard.adapters.telemetry.OpenTelemetry()``, or another ``Monitor``: spans and metrics without text.
         trace_candidates: put candidate texts into the callbacks' child runs.
         progress: send a custom event ``bonmini_guard.progress`` after each loop, and the same to LangGraph's ``custom`` stream.
 
@@ -104,10 +112,13 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     strict: bool = True
     explore: float = 0.0
     on_explored: Callable[[GuardResult], Any] | None = None
+    trace_to: Any = None
+    telemetry: Any = None
     trace_candidates: bool = False
     progress: bool = False
 
     _engine: Engine = PrivateAttr()
+    _writer: TraceWriter | None = PrivateAttr(default=None)
     _explorer: Explorer | None = PrivateAttr(default=None)
 
     def __init__(self, **arguments: Any) -> None:
@@ -118,7 +129,10 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
             raise ConfigurationError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
         self._check_arguments()
         self._engine = self._build_engine()
-        self._explorer = Explorer(self._engine, self.explore, self.on_explored) if self.explore else None
+        self._writer = None if self.trace_to is None else writer_for(self.trace_to)
+        self._explorer = Explorer(self.explore, self.on_explored, self._writer, self.telemetry) if self.explore else None
+        if self.telemetry is not None and self._writer is not None:
+            self.telemetry.watch(self._writer)
 
     # Results
 
@@ -144,11 +158,11 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         """
         messages = as_messages(input)
         if not config:
-            return await self._conduct(messages, seed, options, None)
+            return await self._conduct(messages, seed, options)
         manager: AsyncCallbackManager = get_async_callback_manager_for_config(config)
         run = await manager.on_chain_start({}, {"messages": len(messages)}, name="BestOfMiniN.run")
         try:
-            result = await self._conduct(messages, seed, options, self._observer(run, config))
+            result = await self._conduct(messages, seed, options, run, config)
         except BaseException as error:
             await run.on_chain_error(error)
             raise
@@ -180,14 +194,10 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run_sync(lambda: self._answer(input, run_manager=run_manager, config=config, **options))
 
     async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
-        observer = self._observer(run_manager, config)
-        result = await self._conduct(as_messages(input), options.pop("seed", None), options, observer)
+        result = await self._conduct(as_messages(input), options.pop("seed", None), options, run_manager, config)
         if result.message is not None:
             return stamped(result.message, result)
         return await self._abstain(input, result, patch_config(config, callbacks=run_manager.get_child()))
-
-    def _observer(self, run_manager: Any, config: RunnableConfig) -> Observer | None:
-        return observer_for(run_manager, self.trace_candidates, self._engine.policy if self.progress else None, config)
 
     async def _abstain(self, original: LanguageModelInput, result: GuardResult, config: RunnableConfig) -> AIMessage:
         if self.on_abstain == "error":
@@ -203,17 +213,77 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         return stamped(_fallback_message(answer), result, fallback=True)
 
     async def _conduct(
-        self, messages: Sequence[BaseMessage], seed: int | None, options: dict[str, Any], observer: Observer | None
+        self,
+        messages: Sequence[BaseMessage],
+        seed: int | None,
+        options: dict[str, Any],
+        run_manager: Any = None,
+        config: RunnableConfig | None = None,
     ) -> GuardResult:
+        engine = self._engine
+        observer = observer_for(run_manager, self.trace_candidates, engine.policy if self.progress else None, config)
         seed = self.seed if seed is None else seed
         seed = random.getrandbits(62) if seed is None else seed
-        name = f"{random.getrandbits(128):032x}"
-        result = await self._engine.run(messages, seed=seed, options=options, observer=observer, request_id=name)
+        result = self._settled(await self._run(engine, messages, seed, options, observer))
         if self.budget is not None and not result.usage:
             logger.warning("the generator reports no tokens: budget= cannot end a request")
-        if self._explorer is not None:
-            self._explorer.consider(result, messages, options)
+        if self._explorer is None and self._writer is None:
+            return result
+        return self._record(Conducted(result, messages, options, engine, group_of(run_manager, config), time.time()))
+
+    async def _run(
+        self, engine: Engine, messages: Sequence[BaseMessage], seed: int, options: dict[str, Any], observer: Observer | None
+    ) -> GuardResult:
+        name = f"{random.getrandbits(128):032x}"
+        if self.telemetry is None:
+            return await engine.run(messages, seed=seed, options=options, observer=observer, request_id=name)
+        with self.telemetry.request(engine.policy) as monitor:
+            both = Observers(observer, monitor)
+            result = await engine.run(messages, seed=seed, options=options, observer=both, request_id=name)
+            monitor.decided(self._settled(result))
+            return result
+
+    def _settled(self, result: GuardResult) -> GuardResult:
+        """The result as it is recorded and given out."""
         return result
+
+    def _record(self, request: Conducted) -> GuardResult:
+        """Explore the request or have its trace written; the result, which names its row."""
+        if self._writer is not None:
+            request = replace(request, result=replace(request.result, traced=True))
+        explored = self._explorer is not None and self._explorer.consider(request)
+        if self._writer is not None and not explored:
+            self._writer.record(request)
+        return request.result
+
+    # What happens in the background
+
+    @property
+    def exploration(self) -> ExplorationCost:
+        """What ``explore`` has cost so far."""
+        return ExplorationCost() if self._explorer is None else self._explorer.cost
+
+    async def aflush(self) -> None:
+        """Return once the trace of every request that is over is in its file; explored ones follow when they are complete."""
+        if self._writer is not None:
+            await self._writer.aflush()
+
+    def flush(self) -> None:
+        """``aflush`` for sync code."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    async def afinish(self) -> None:
+        """Wait for what is being explored, then flush. Await it before the event loop ends, which cuts exploring short."""
+        if self._explorer is not None:
+            await self._explorer.background.afinish()
+        await self.aflush()
+
+    def finish(self, timeout: float | None = None) -> None:
+        """``afinish`` for sync code; it waits for what async calls began too, so call it from another thread than theirs."""
+        if self._explorer is not None:
+            self._explorer.background.finish(timeout)
+        self.flush()
 
     # Construction
 

@@ -50,6 +50,11 @@ class Candidate:
         return self.message is None or self.score is None
 
     @property
+    def unfinished(self) -> bool:
+        """Whether the draw or its scoring was cut short: it neither failed by itself nor was scored (if only as not a number)."""
+        return self.scored is None and not isinstance(self.error, Exception)
+
+    @property
     def usage(self) -> dict[str, Any] | None:
         """The tokens that the generator reported for this draw (``input_tokens``, ``output_tokens``, ``total_tokens``).
 
@@ -89,6 +94,7 @@ class GuardResult:
         seed: repeats the request with generators that honour seeds.
         profile: name or fingerprint of the profile; None without one.
         has_zero: whether sigmoid(score) is the probability of beating "none".
+        traced: whether a trace is written; its row has ``request_id`` as "id", which the served message then carries too.
     """
 
     mode: Mode
@@ -105,6 +111,7 @@ class GuardResult:
     profile: str | None = None
     has_zero: bool = True
     scorer_error: BaseException | None = field(default=None, repr=False)
+    traced: bool = False
 
     @property
     def draws(self) -> int:
@@ -145,6 +152,7 @@ class GuardResult:
             "draws": self.draws,
             "loops": self.loops,
             "profile": self.profile,
+            **({"request_id": self.request_id} if self.traced else {}),
         }
 
 

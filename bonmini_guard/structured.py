@@ -73,8 +73,7 @@ class ValidatingSession:
 class StructuredGuard(BestOfMiniN):
     """A guard whose scorer leaves invalid candidates without a score, which is no failure of the scorer."""
 
-    async def _conduct(self, *arguments: Any) -> GuardResult:
-        result = await super()._conduct(*arguments)
+    def _settled(self, result: GuardResult) -> GuardResult:
         if result.reason == "scorer_failed" and result.scorer_error is None:
             return replace(result, reason="invalid_output")
         return result

@@ -139,6 +139,14 @@ def observer_for(
     return CallbackObserver(manager, with_text, policy, writer)
 
 
+def group_of(run_manager: Any, config: RunnableConfig | None) -> str | None:
+    """The conversation or user that a call belongs to: its metadata's ``group``, or else LangGraph's ``thread_id``."""
+    group = (getattr(run_manager, "metadata", None) or {}).get("group")
+    if group is None:
+        group = ((config or {}).get("configurable") or {}).get("thread_id")
+    return None if group is None else str(group)
+
+
 def parent_of(run_manager: BaseRunManager | None) -> AsyncCallbackManagerForChainRun:
     """A manager of the same run that can have children; a chat model's own cannot."""
     if run_manager is None:

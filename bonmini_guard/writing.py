@@ -13,20 +13,26 @@ from typing import IO
 from bonmini_guard.errors import ConfigurationError
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+def write_atomically(path: str | os.PathLike[str], text: str, mode: int = 0o644, suffix: str = "") -> None:
     """Write a text file: it is either the old one or the whole new one.
+
+    Args:
+        path: the file.
+        text: all of it.
+        mode: who may read it. A profile or report is for others too, a temporary file would be its owner's alone.
+        suffix: ending of the temporary file's name, to find one that a kill left behind.
 
     Raises:
         OSError: it cannot be written.
     """
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=suffix)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # a temporary file is its owner's alone; a profile or report is for others to read
+        os.chmod(temporary, mode)
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)

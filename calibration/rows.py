@@ -126,15 +126,16 @@ def _failed(candidate: Mapping[str, Any], place: str, number: int) -> bool:
 
 
 def first_scores(row: Mapping[str, Any], place: str, draws: int) -> list[float | None] | None:
-    """The scores of a trace's first draws, None for failed ones; None altogether if there are fewer draws.
+    """The scores of a trace's first draws, None for failed ones; None altogether if there are fewer, or one is ``unfinished``.
 
-    A trace's draw without a score was cancelled or could not be scored: unlike in a complete row, that is no error.
+    A trace's draw without a score could not be scored: unlike in a complete row, that is no error. One that was cut short says
+    that the loop was not finished: what arrived in time is no fair sample of it.
 
     Raises:
         InputError: candidates are missing or carry a bad score.
     """
     candidates = _candidates(row, place)
-    if len(candidates) < draws:
+    if len(candidates) < draws or any(candidate.get("unfinished") for candidate in candidates[:draws]):
         return None
     return [
         None if _failed(candidate, place, number) or candidate.get("score") is None else _score(candidate, place, number)

@@ -180,12 +180,12 @@ def _messages(row: Row, place: str) -> list[BaseMessage]:
 
 
 def _answer(candidate: dict[str, Any], place: str) -> AIMessage:
-    if isinstance(candidate.get("text"), str):
-        return AIMessage(candidate["text"])
     if isinstance(candidate.get("message"), dict):
         message = convert_to_messages([{"role": "assistant", **candidate["message"]}])[0]
         if isinstance(message, AIMessage):
             return message
+    if isinstance(candidate.get("text"), str):
+        return AIMessage(candidate["text"])
     raise InputError(f'{place}: a candidate has no "text" to score; write it, or mark a failed draw with "failed": true')
 
 

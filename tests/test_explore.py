@@ -24,21 +24,21 @@ async def test_an_explored_request_has_every_draw_and_the_same_decision():
     complete = []
     guard, _ = make(sink=complete.append)
     result = await guard.arun("q")
-    await guard._explorer.finish()
+    await guard.afinish()
     (explored,) = complete
     assert (result.draws, explored.draws) == (2, 8)
     assert (explored.decision, explored.selected, explored.request_id) == (result.decision, result.selected, result.request_id)
     assert [(c.index, c.loop) for c in explored.candidates] == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2), (7, 2)]
     assert explored.candidates[:2] == result.candidates
     assert all(c.score is not None for c in explored.candidates)
-    assert (guard._explorer.explored, guard._explorer.draws) == (1, 6)
+    assert (guard.exploration.explored, guard.exploration.draws) == (1, 6)
 
 
 async def test_after_an_eager_exit_everything_is_drawn_anew_since_the_fast_draws_are_no_fair_sample():
     complete = []
     guard, _ = make(FakeGenerator(["1", "-1"], latency=lambda i: 0.05 * (i % 2)), complete.append, exit="eager")
     result = await guard.arun("q")
-    await guard._explorer.finish()
+    await guard.afinish()
     assert result.candidates[1].message is None
     assert [c.index for c in complete[0].candidates] == list(range(8))
     assert not {c.seed for c in complete[0].candidates} & {c.seed for c in result.candidates}
@@ -48,7 +48,7 @@ async def test_a_draw_that_failed_by_itself_or_has_no_score_is_kept():
     complete = []
     guard, _ = make([OSError(), "nan", "1", "1"], complete.append, schedule=[3, 2])
     await guard.arun("q")
-    await guard._explorer.finish()
+    await guard.afinish()
     assert [type(c.error) for c in complete[0].candidates[:3]] == [OSError, type(None), type(None)]
     assert complete[0].candidates[1].score is None
     assert complete[0].draws == 5
@@ -65,17 +65,17 @@ async def test_what_could_not_be_completed_in_time_is_not_called_complete():
     guard, _ = make(FakeGenerator(answer), complete.append, timeout=0.05)
     await guard.arun("q")
     slow = True
-    await guard._explorer.finish()
+    await guard.afinish()
     assert complete == []
-    assert (guard._explorer.explored, guard._explorer.skipped) == (0, 1)
+    assert (guard.exploration.explored, guard.exploration.skipped) == (0, 1)
 
 
 async def test_the_share_is_the_share_and_none_by_default():
     guard, _ = make(explore=0.25)
     for _ in range(400):
         await guard.arun("q")
-        await guard._explorer.finish()
-    assert 60 < guard._explorer.explored < 145
+        await guard.afinish()
+    assert 60 < guard.exploration.explored < 145
     assert make(explore=0.0)[0]._explorer is None
 
 
@@ -84,9 +84,9 @@ async def test_only_a_few_are_completed_at_a_time_and_the_answer_does_not_wait()
     guard._engine.generator._latency = 0.02
     results = await asyncio.gather(*(guard.arun("q") for _ in range(20)))
     assert all(result.draws == 2 for result in results)
-    assert len(guard._explorer._tasks) == MOST_AT_A_TIME
-    await guard._explorer.finish()
-    assert (guard._explorer.explored, guard._explorer.skipped) == (MOST_AT_A_TIME, 20 - MOST_AT_A_TIME)
+    assert len(guard._explorer.background) == MOST_AT_A_TIME
+    await guard.afinish()
+    assert (guard.exploration.explored, guard.exploration.skipped) == (MOST_AT_A_TIME, 20 - MOST_AT_A_TIME)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -99,6 +99,6 @@ async def test_errors_of_the_sink_and_of_the_generator_harm_nobody(asynchronous,
 
     guard, _ = make(sink=later if asynchronous else sink)
     assert (await guard.arun("q")).decision == "accepted"
-    await guard._explorer.finish()
-    assert (guard._explorer.explored, guard._explorer.skipped) == (1, 0)
+    await guard.afinish()
+    assert (guard.exploration.explored, guard.exploration.skipped) == (1, 0)
     assert "secret" not in caplog.text

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 
 import numpy as np
 import pytest
 
+from bonmini_guard import BestOfMiniN
 from bonmini_guard.calibration.figures import replay_log
-from bonmini_guard.calibration.logs import log_of_rows
+from bonmini_guard.calibration.guardrail import calibrate_guardrail
+from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.commands import calibrate, replay, report
 from bonmini_guard.errors import InputError
 from bonmini_guard.profile import GuardProfile
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import rows_of
 from tests.calibration.populations import Population
 from tests.calibration.test_drift import guarded
@@ -92,3 +96,57 @@ def test_even_rows_that_claim_to_be_complete_need_the_whole_budget():
     lying = ({**row, "complete": True} for row in labelled_traces(50))
     with pytest.raises(InputError, match="fewer than the budget of 16 draws"):
         replay_log(log_of_rows(lying), LIVE)
+
+
+HARD = Population(size=16, middle=-1.0, shared=0.3, noise=1.0)
+
+
+def drawn(request):
+    """One draw of a prompt of ``HARD``, as "score acceptable"."""
+    prompt = int(request.messages[0].content)
+    middle, shared = np.random.default_rng([1, prompt]).normal(size=2) * [HARD.prompt, HARD.shared] + [HARD.middle, 0.0]
+    own, noise = np.random.default_rng([2, prompt, request.seed]).normal(size=2)
+    utility = middle + HARD.own * own
+    return f"{utility + shared + HARD.noise * noise} {int(utility > 0)}"
+
+
+async def traced(path, prompts):
+    """The traces of a guard that exits early and explores, labelled."""
+    random.seed(5)  # which requests are explored
+    guard = BestOfMiniN(
+        generator=FakeGenerator(drawn),
+        reward_model=FakeRewardModel(lambda text: float(text.split()[0])),
+        schedule=[4] * 4,
+        threshold=0.0,
+        explore=0.3,
+        trace_to=path,
+    )
+    for prompt in range(prompts):
+        await guard.arun(str(prompt), seed=prompt)
+        await guard.afinish()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for candidate in (candidate for row in rows for candidate in row["candidates"]):
+        candidate["acceptable"] = candidate["text"].endswith("1")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+async def test_from_a_guards_traces_to_a_promise_that_holds(tmp_path):
+    rows = await traced(tmp_path / "traces.jsonl", 1500)
+    log = load_log(tmp_path / "traces.jsonl")
+    assert len(rows) == 1500
+    assert 350 < len(log) < 550
+    assert log.left_out["incomplete"] == 1500 - len(log)
+    assert log.fingerprints == {"scored_by": "fake-reward-model", "generated_by": "fake-generator"}
+
+    truth = HARD.log(20_000, 9)
+    wanted = {"schedule": (4,) * 4, "alpha": 0.1, "delta": 0.1}
+    fair = calibrate_guardrail(log, **wanted)
+    assert replay_log(truth, fair.profile)["served_and_bad_rate"] <= 0.1
+
+    lost = {"text": "", "score": None, "failed": True}
+    forced = log_of_rows({**row, "complete": True, "candidates": (row["candidates"] + [lost] * 16)[:16]} for row in rows)
+    believed = calibrate_guardrail(forced, **wanted)
+    assert replay_log(truth, believed.profile)["served_and_bad_rate"] > 0.12

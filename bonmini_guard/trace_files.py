@@ -1,0 +1,226 @@
+"""Trace files on disk: append-only JSON lines that threads, processes and killed writers can share.
+
+All who write or rewrite a file hold the lock beside it. A row is one ``write`` on a descriptor that appends, so a killed writer
+leaves at most a torn last line; whoever comes next puts that file aside as it is and begins a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.writing import check_output, write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process a file
+    fcntl = None  # type: ignore[assignment]
+
+#: A file is put aside when it is this share of its rows' keeping time old, so that no row is kept much longer than asked.
+_AGE_SHARE = 0.25
+
+
+class TraceFile:
+    """One trace path with the files put aside beside it.
+
+    Args:
+        path: the file that is written to; ``traces.jsonl`` is put aside as ``traces.<UTC time>-<random>.jsonl``.
+        max_bytes: a file that would grow beyond this is put aside.
+        keep_seconds: files whose last row is older are deleted; None keeps all.
+        fsync: wait for the disk, so that rows survive a power failure too.
+
+    Raises:
+        ConfigurationError: the path cannot be written, or asks for a format that cannot be appended to.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], max_bytes: int, keep_seconds: float | None = None, fsync: bool = False
+    ) -> None:
+        # Absolute, for a program may change its folder.
+        self.path = Path(os.path.abspath(path))
+        if self.path.suffix in (".gz", ".parquet"):
+            raise ConfigurationError(f"{path}: traces are plain JSON lines; name the file .jsonl, and compress what was put aside")
+        check_output(self.path)
+        self._lock_path = self.path.with_name(f".{self.path.name}.lock")
+        self._max_bytes = max_bytes
+        self._keep_seconds = keep_seconds
+        self._fsync = fsync
+        self._file: int | None = None
+        self._lock: int | None = None
+        self._size = 0
+
+    def append(self, line: bytes) -> None:
+        """Write one whole line.
+
+        Raises:
+            OSError: it could not be written; nothing of it stays in the file.
+        """
+        with self._locked():
+            self._reopen()
+            if self._size and self._size + len(line) > self._max_bytes:
+                self._put_aside()
+            self._write(line)
+            if self._fsync:
+                os.fsync(self._descriptor())
+
+    def expire(self, now: float) -> None:
+        """Delete what is older than asked, and put the current file aside if its first row is getting old.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        if self._keep_seconds is None:
+            return
+        with self._locked() as lock:
+            # The lock's time is when the current file was begun.
+            begun = os.fstat(lock).st_mtime
+            if begun < now - _AGE_SHARE * self._keep_seconds and self.path.exists() and self.path.stat().st_size:
+                self._put_aside()
+            for path in trace_files(self.path):
+                if path != self.path and path.stat().st_mtime < now - self._keep_seconds:
+                    path.unlink()
+
+    def rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> int:
+        """Remove rows, and every torn line; each file changes as a whole or not at all. How many rows were removed.
+
+        Raises:
+            InputError: a line within a file is not JSON; files before it are done.
+            OSError: a file cannot be read or written.
+        """
+        removed = 0
+        for path in trace_files(self.path):
+            # One file at a time: writers wait meanwhile.
+            with self._locked():
+                if path.exists():
+                    removed += _rewrite(path, keep)
+        return removed
+
+    def close(self) -> None:
+        """Close the files; the next row opens them again."""
+        for descriptor in (self._file, self._lock):
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._file = self._lock = None
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        if self._lock is None:
+            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        if fcntl is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            yield self._lock
+        finally:
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _reopen(self) -> None:
+        """Have the current file open, whoever put it aside, rewrote or removed it; one that ends in a torn line is put aside."""
+        if self._file is None or not _same(self._file, self.path):
+            self._open()
+        self._size = os.fstat(self._descriptor()).st_size
+        if self._size:
+            os.lseek(self._descriptor(), -1, os.SEEK_END)
+            if os.read(self._descriptor(), 1) != b"\n":
+                self._put_aside()
+
+    def _open(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        new = not self.path.exists()
+        # Traces hold what users wrote: they are their owner's alone.
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size = os.fstat(self._file).st_size
+        if new:
+            os.utime(self._lock_path)
+
+    def _put_aside(self) -> None:
+        name = f"{self.path.stem}.{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}{self.path.suffix}"
+        os.rename(self.path, self.path.with_name(name))
+        self._open()
+
+    def _write(self, line: bytes) -> None:
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor(), rest) :]
+        except OSError:
+            # A full disk takes half a line: cut it off again.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor(), self._size)
+            raise
+        self._size += len(line)
+
+    def _descriptor(self) -> int:
+        assert self._file is not None
+        return self._file
+
+
+def trace_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files of a trace path that exist, oldest rows first: those put aside, then the current one. Shards of one log."""
+    current = Path(path)
+    name = re.compile(rf"{re.escape(current.stem)}\.\d{{8}}T\d{{12}}-[0-9a-f]{{4}}{re.escape(current.suffix)}")
+    aside = sorted(file for file in current.parent.iterdir() if name.fullmatch(file.name)) if current.parent.is_dir() else []
+    return [*aside, *([current] if current.exists() else [])]
+
+
+def forget(path: str | os.PathLike[str], *, ids: Collection[str] = (), groups: Collection[str] = ()) -> int:
+    """Delete rows from a trace path for good, while guards may go on writing to it.
+
+    Args:
+        path: as given to ``trace_to``; the files put aside beside it are included.
+        ids: of rows to delete: ``GuardResult.request_id``.
+        groups: of rows to delete: conversations or users.
+
+    Returns:
+        How many rows were deleted.
+
+    Raises:
+        InputError: there are no such files, or a line is not JSON.
+    """
+    if not trace_files(path):
+        raise InputError(f"{path}: there are no traces here; give the path that the guard's trace_to has")
+    file = TraceFile(path, max_bytes=0)
+    try:
+        return file.rewrite(lambda row: row.get("id") not in ids and str(row.get("group")) not in groups)
+    finally:
+        file.close()
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
+    for left_behind in path.parent.glob(f".{path.name}.*.rewritten"):  # by a rewriting that was killed
+        left_behind.unlink()
+    *lines, torn = path.read_bytes().split(b"\n")
+    kept = [line for number, line in enumerate(lines, start=1) if not line.strip() or keep(_row(line, f"{path}:{number}"))]
+    if len(kept) < len(lines) or torn:
+        about = path.stat()
+        write_atomically(path, b"".join(line + b"\n" for line in kept).decode(), mode=0o600, suffix=".rewritten")
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    return len(lines) - len(kept)
+
+
+def _row(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{place}: not JSON ({error}); mend or remove the line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{place}: a row must be a JSON object, not {type(row).__name__}; mend or remove the line")
+    return row
