@@ -1,0 +1,1 @@
+"""How fast candidates are scored, next to what people would use otherwise."""

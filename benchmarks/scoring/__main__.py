@@ -1,0 +1,152 @@
+"""Scoring throughput: shared prompts, mixed lengths, concurrent guarded requests; ours and the rivals in turns, in one run.
+
+With ``--device cuda --shape 8B`` (or 0.6B) it runs in bfloat16 on random weights, and gives the share of the measured matmul
+ceiling that useful operations reach, a shared prompt counted once. Nothing of that has been measured yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from langchain_core.messages import AIMessage, HumanMessage
+
+from benchmarks.scoring.models import SHAPES, finish, matmul_ceiling, save_model, useful_flops, words
+from benchmarks.scoring.rivals import Rival, rivals
+from benchmarks.scoring.traffic import traffic
+from benchmarks.tables import print_table, write_json
+from bonmini_guard import RewardModel
+
+Pair = tuple[str, str]
+
+
+def shared(prompt: int, answers: int, length: int) -> list[Pair]:
+    """Answers to one prompt."""
+    source = torch.Generator().manual_seed(prompt)
+    text = words(prompt, source)
+    return [(text, words(length, source)) for _ in range(answers)]
+
+
+def mixed(count: int) -> list[Pair]:
+    """Answers to prompts of their own, 16 to 512 tokens together."""
+    source = torch.Generator().manual_seed(1)
+    lengths = torch.randint(16, 513, (count,), generator=source).tolist()
+    return [(words(length // 2, source), words(length - length // 2, source)) for length in lengths]
+
+
+def first_loop(model: RewardModel) -> Rival:
+    """A new request each time: the prompt is computed once, for all of its answers."""
+
+    def score(pairs: Sequence[Pair]) -> list[float]:
+        return [float(score or 0.0) for score in model.score(pairs[0][0], [answer for _, answer in pairs])]
+
+    return score
+
+
+def following_loop(model: RewardModel, pairs: Sequence[Pair]) -> Rival:
+    """A session whose prompt is already there."""
+    session = model.session([HumanMessage(pairs[0][0])])
+    messages = [AIMessage(answer) for _, answer in pairs]
+    asyncio.run(session.score(messages))
+    return lambda pairs: [float(score or 0.0) for score in asyncio.run(session.score(messages))]
+
+
+def separate(model: RewardModel) -> Rival:
+    """Each answer has a prompt of its own: requests that come at the same time."""
+
+    async def together(pairs: Sequence[Pair]) -> list[float]:
+        sessions = [model.session([HumanMessage(prompt)]) for prompt, _ in pairs]
+        found = await asyncio.gather(*(s.score([AIMessage(answer)]) for s, (_, answer) in zip(sessions, pairs, strict=True)))
+        for session in sessions:
+            await session.aclose()
+        return [float(scores[0] or 0.0) for scores in found]
+
+    return lambda pairs: asyncio.run(together(pairs))
+
+
+def seconds_in_turns(contenders: dict[str, Rival], pairs: Sequence[Pair], rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each, measured in turns. The first turn warms up, and shows whether all of them score alike."""
+    expected = torch.tensor(next(iter(contenders.values()))(pairs))
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, score in contenders.items():
+            finish(device)
+            begun = perf_counter()
+            found = torch.tensor(score(pairs))
+            times[name].append(perf_counter() - begun)
+            tolerance = 1e-4 if device == "cpu" else 0.05
+            if turn == 0 and (found - expected).abs().max() > tolerance * (1 + expected.abs().max()):
+                raise SystemExit(f"{name} scores otherwise: what it computes cannot be compared")
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def report(name: str, times: dict[str, float], pairs: int, flops: float, ceiling: float) -> dict[str, Any]:
+    """Print one table, and give its figures."""
+    ours = next(iter(times))
+    print(f"\n{name}: {pairs} candidates")
+    rows = [[key, f"{value:.3f}", f"{pairs / value:.1f}", f"{value / times[ours]:.2f}"] for key, value in times.items()]
+    print_table(["", "seconds", "candidates / s", f"x {ours}"], rows)
+    share = flops / times[ours] / ceiling
+    print(f"useful operations of {ours}: {flops / times[ours] / 1e9:.1f} GFLOP/s, {share:.0%} of the matmul ceiling")
+    return {"candidates": pairs, "seconds": times, "useful_flops": flops, "share_of_ceiling": share}
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All rows."""
+    ceiling = matmul_ceiling(options.device)
+    model = RewardModel.load(folder, device=options.device)
+    others, missing = rivals(folder, options.device, options.vllm)
+    rows: dict[str, Any] = {}
+    for prompt, answers, length in ((512, 8, 64), (2048, 32, 128)):
+        pairs = shared(prompt, answers, length)
+        ours: dict[str, Rival] = {"ours, following loop": following_loop(model, pairs), "ours, first loop": first_loop(model)}
+        times = seconds_in_turns(ours | others, pairs, options.rounds, options.device)
+        following = times.pop("ours, following loop")
+        own = [length] * answers
+        name = f"{prompt} + {answers} x {length}"
+        rows[name] = report(name, times, answers, useful_flops(options.shape, prompt, own), ceiling)
+        only_own = useful_flops(options.shape, prompt, own) - useful_flops(options.shape, prompt, [])
+        later = {"ours, following loop": following} | {key: value for key, value in times.items() if key in others}
+        rows[name + ", following"] = report(name + ", following loop", later, answers, only_own, ceiling)
+    pairs = mixed(64)
+    times = seconds_in_turns({"ours": separate(model)} | others, pairs, options.rounds, options.device)
+    flops = sum(useful_flops(options.shape, 0, [len(f"{a} {b}".split())]) for a, b in pairs)
+    rows["mixed lengths"] = report("mixed lengths, no shared prompt", times, len(pairs), flops, ceiling)
+    for line in missing:
+        print(line)
+    rows["traffic"] = traffic(model, options.requests, options.rounds)
+    model.close()
+    return {"shape": options.shape, "device": options.device, "ceiling_flops": ceiling, "not_measured": missing, "rows": rows}
+
+
+def main(run: Callable[[Path, argparse.Namespace], dict[str, Any]] = measure) -> None:
+    """Print the tables; write JSON with --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=3, help="measured turns, besides the first")
+    parser.add_argument("--requests", type=int, default=64, help="concurrent guarded requests")
+    parser.add_argument("--vllm", metavar="URL", help="a vLLM server of the checkpoint that --keep wrote")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where to write the checkpoint (default: a temporary folder)")
+    parser.add_argument("--only-write", action="store_true", help="write the checkpoint to --keep, and measure nothing")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        save_model(folder, options.shape, options.device)
+        if not options.only_write:
+            write_json(options.json, run(folder, options))
+
+
+if __name__ == "__main__":
+    main()

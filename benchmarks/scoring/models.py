@@ -1,0 +1,112 @@
+"""Reward models with random weights in the shapes that matter, and what their computations cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+
+_WORDS = 2048
+#: Contents one after the other, a space between: every word is a token, for us and for every rival.
+_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+_COMMON = {"vocab_size": _WORDS + 1, "max_position_embeddings": 8192, "num_labels": 1, "pad_token_id": 0}
+
+#: The tiny ones are for a CPU; the others have the shapes of Qwen3-0.6B and Llama-3-8B, but for the embedding.
+SHAPES = {
+    "tiny": LlamaConfig(**_COMMON, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4),
+    "small": LlamaConfig(**_COMMON, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8),
+    "0.6B": Qwen3Config(
+        **_COMMON,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+    ),
+    "8B": LlamaConfig(
+        **_COMMON,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    ),
+}
+
+
+def save_model(folder: Path, shape: str, device: str) -> None:
+    """Write a checkpoint with random weights."""
+    torch.manual_seed(0)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    with torch.device(device):
+        model = AutoModelForSequenceClassification.from_config(SHAPES[shape], dtype=dtype)
+    model.save_pretrained(folder)
+    words = {"<pad>": 0} | {f"w{index}": index for index in range(1, _WORDS + 1)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<pad>", model_max_length=8192)
+    fast.chat_template = _TEMPLATE
+    fast.save_pretrained(folder)
+
+
+def words(count: int, source: torch.Generator) -> str:
+    """A text of so many tokens."""
+    return " ".join(f"w{index}" for index in torch.randint(1, _WORDS + 1, (count,), generator=source).tolist())
+
+
+def useful_flops(shape: str, shared: int, own: list[int]) -> float:
+    """Floating point operations to score texts of ``own`` tokens behind ``shared`` ones, the shared ones computed once.
+
+    Two for each weight and token, and for each pair of tokens where one sees the other four for each channel of the heads.
+    """
+    pairs = shared**2 / 2 + sum(length * shared + length**2 / 2 for length in own)
+    return flops_per_token(shape) * (shared + sum(own)) + flops_per_pair(shape) * pairs
+
+
+def flops_per_token(shape: str) -> float:
+    """Of the linear layers."""
+    config = SHAPES[shape]
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
+    weights = config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
+    return 2.0 * weights * config.num_hidden_layers
+
+
+def flops_per_pair(shape: str) -> float:
+    """Of the attention of one token to one other."""
+    config = SHAPES[shape]
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 4.0 * head * config.num_attention_heads * config.num_hidden_layers
+
+
+def trunk_bytes(shape: str, tokens: int, precision: int) -> int:
+    """Keys and values of so many tokens, at ``precision`` bytes a number."""
+    config = SHAPES[shape]
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * tokens * precision
+
+
+def matmul_ceiling(device: str) -> float:
+    """Operations a second of one large matrix product, the best of several."""
+    size, dtype = (1024, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(12):
+        finish(device)
+        begun = perf_counter()
+        a @ b
+        finish(device)
+        best = min(best, perf_counter() - begun)
+    return 2 * size**3 / best
+
+
+def finish(device: str) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize()
