@@ -8,12 +8,13 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, MissingExtraError
+from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, InputError, MissingExtraError
 
 try:
     import torch
@@ -23,7 +24,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "transformers", "local") from error
 
 from bonmini_guard.reward.checkpoint import has_zero, length_limit, load_classifier, load_config, load_tokenizer, pad_id
-from bonmini_guard.reward.formatting import Encoded, Formatter
+from bonmini_guard.reward.formatting import Encoded, Formatter, clean
 from bonmini_guard.reward.microbatch import MicroBatcher
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
@@ -35,6 +36,23 @@ logger = logging.getLogger(__name__)
 #: where larger batches leave its caches and waiting gains nothing; on a GPU not measured.
 _CPU = (2048, 2**28, 0.0)
 _GPU = (16384, 2**32, 0.002)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a reward model has done and holds.
+
+    Attributes:
+        batches: computed so far.
+        tokens: computed so far, shared beginnings once.
+        waiting: calls that are not wholly computed.
+        cache_bytes: memory of the beginnings that open sessions share.
+    """
+
+    batches: int
+    tokens: int
+    waiting: int
+    cache_bytes: int
 
 
 class RewardModel:
@@ -79,6 +97,8 @@ class RewardModel:
         self._batcher = MicroBatcher(scorer, self._trunks, int(budget), window, overlap=on_gpu)
         self._precision, self._device = str(model.dtype).removeprefix("torch."), str(model.device)
         self._template = tokenizer.chat_template
+        self._tokenizer = tokenizer
+        self._vocabulary = model.config.get_text_config().vocab_size
         self._fingerprint: str | None = None
         self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bonmini-guard-tokenizing")
 
@@ -145,6 +165,33 @@ class RewardModel:
         """A scoring session on one prompt; several may be open at a time."""
         return RewardSession(self, messages)
 
+    async def tokenize(self, texts: Sequence[str | Sequence[int]], add_special_tokens: bool = True) -> list[Text]:
+        """Token ids of texts that a chat template has already been written around.
+
+        Control tokens in these texts are control tokens, so nobody but the writer of the template should write them.
+
+        Args:
+            texts: strings, or token ids, which are only checked.
+            add_special_tokens: whether the tokenizer adds its own to strings, as servers of such models do.
+
+        Raises:
+            CandidateTooLong: a text has more tokens than the model takes.
+            InputError: a text has no tokens, or ids that the model does not know.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._ids, texts, add_special_tokens)
+
+    async def score_tokens(self, texts: Sequence[Text]) -> list[float]:
+        """One score for each text of :meth:`tokenize`, in order."""
+        work = Work((text, 0) for text in texts)
+        self._batcher.submit(work)
+        scores = await asyncio.wrap_future(work.future)
+        return [scores[text] for text in texts]
+
+    @property
+    def activity(self) -> Activity:
+        """What it has done and holds."""
+        return Activity(self._batcher.batches, self._batcher.tokens, self._batcher.waiting, self._trunks.bytes)
+
     def fingerprint(self) -> str:
         """SHA-256 over weights, chat template and precision, read once: equal fingerprints give equal scores."""
         if self._fingerprint is None:
@@ -173,6 +220,19 @@ class RewardModel:
         self._batcher.submit(work)
         # A cancelled caller cancels the work: a batch that is running cannot be called back, but no further one begins.
         return _in_order(texts, await asyncio.wrap_future(work.future))
+
+    def _ids(self, texts: Sequence[str | Sequence[int]], add_special_tokens: bool) -> list[Text]:
+        found: list[Text] = []
+        for number, text in enumerate(texts):
+            ids = text
+            if isinstance(text, str):
+                ids = self._tokenizer(clean(text), add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+            if not ids or not all(isinstance(index, int) and 0 <= index < self._vocabulary for index in ids):
+                raise InputError(f"text {number} has no tokens, or ids outside 0 to {self._vocabulary - 1}")
+            if self.max_length is not None and len(ids) > self.max_length:
+                raise CandidateTooLong(f"text {number} has {len(ids)} tokens, {self.max_length} allowed; texts are never cut")
+            found.append(tuple(map(int, ids)))
+        return found
 
     def _encode(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage | str]) -> list[Encoded | None]:
         texts: list[Encoded | None] = []

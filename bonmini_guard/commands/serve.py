@@ -1,0 +1,76 @@
+"""``bonmini-guard serve``: a local scoring server."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import sys
+
+from bonmini_guard.errors import ConfigurationError
+
+HELP = "serve a reward model over HTTP: our own route, and those of TEI and vLLM"
+#: Where a token is read from: an argument would show in the list of processes.
+TOKEN = "BONMINI_GUARD_TOKEN"
+#: Tokens of the longest text for a model that has no limit of its own.
+_LONGEST = 32768
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
+    parser.add_argument("--host", default="127.0.0.1", help=f"address; any but a loopback one needs a token in {TOKEN}")
+    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
+    parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
+    parser.add_argument("--max-length", type=_positive, help="most tokens of a text (default: the model's limit)")
+    parser.add_argument("--batch-tokens", type=_positive, help="most tokens of a batch")
+    parser.add_argument("--cache-mb", type=_positive, help="most memory for prompts that further loops share, in MiB")
+    parser.add_argument("--max-body-mb", type=_positive, default=8, help="most MiB of one body (default 8)")
+    parser.add_argument("--max-requests", type=_positive, default=64, help="requests in the house; more get 429 (default 64)")
+    parser.add_argument("--drain", type=_positive, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load the model and serve until SIGTERM."""
+    token = os.environ.get(TOKEN) or None
+    if token is None and not _is_loopback(options.host):
+        raise ConfigurationError(f"--host {options.host} can be reached from outside: set a token in the environment as {TOKEN}")
+    from bonmini_guard import RewardModel
+    from bonmini_guard.server.app import Limits, ScoringServer
+    from bonmini_guard.server.running import run as serve
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    model = RewardModel.load(
+        options.reward_model,
+        device=options.device,
+        max_length=options.max_length,
+        batch_tokens=options.batch_tokens,
+        cache_bytes=None if options.cache_mb is None else options.cache_mb * 2**20,
+    )
+    if model.max_length is None:
+        model.close()
+        raise ConfigurationError(f"{options.reward_model} has no limit of its own: give one, e.g. --max-length {_LONGEST}")
+    body = options.max_body_mb * 2**20
+    server = ScoringServer(model, token, Limits(body, options.max_requests, max(8 * body, 64 * 2**20)))
+    serve(server, options.host, options.port, options.drain)
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port: use 0 to 65535")
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")

@@ -1,0 +1,68 @@
+"""Who is let in: a bounded number of requests and of bytes; the rest is told when to come back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+
+#: How much a new request weighs in the running mean of seconds between two answers.
+_NEWEST = 0.1
+
+
+class Full(Exception):  # noqa: N818 - a state, not a fault
+    """Nobody is let in just now.
+
+    Attributes:
+        seconds: when to try again.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"the queue is full; try again in {seconds} s")
+        self.seconds = seconds
+
+
+class Admission:
+    """Counts what is in the house.
+
+    Args:
+        most_requests: that may wait or run at a time.
+        most_bytes: of their bodies together.
+    """
+
+    def __init__(self, most_requests: int, most_bytes: int) -> None:
+        self.requests = 0
+        self.bytes = 0
+        self._most_requests = most_requests
+        self._most_bytes = most_bytes
+        self._between = 0.0
+        self._last: float | None = None
+
+    @asynccontextmanager
+    async def entered(self, size: int) -> AsyncIterator[None]:
+        """Let a request in with a body of ``size`` bytes.
+
+        Raises:
+            Full: too many are in.
+        """
+        if self.requests >= self._most_requests or (self.requests and self.bytes + size > self._most_bytes):
+            raise Full(self._wait())
+        self.requests += 1
+        self.bytes += size
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.bytes -= size
+            self._left()
+
+    def _left(self) -> None:
+        now = monotonic()
+        if self._last is not None and self.requests:
+            self._between += _NEWEST * (now - self._last - self._between)
+        self._last = now
+
+    def _wait(self) -> int:
+        """Whole seconds in which about half of those inside will have left."""
+        return min(60, max(1, math.ceil(self._between * self.requests / 2)))

@@ -1,0 +1,273 @@
+"""The ASGI application: our own route, those of TEI and vLLM, and what an operator needs."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter, time
+from typing import Any
+
+from bonmini_guard.errors import CandidateTooLong, InputError, MissingExtraError
+
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+except ModuleNotFoundError as error:
+    raise MissingExtraError(error.name or "starlette", "serve") from error
+
+from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.server.admission import Admission, Full
+from bonmini_guard.server.document import document
+from bonmini_guard.server.metrics import Metrics
+from bonmini_guard.server.schemas import ClassifyRequest, PredictRequest, ScoreRequest, read
+from bonmini_guard.server.sessions import Sessions
+
+logger = logging.getLogger("bonmini_guard.server")
+
+#: A body that nobody waits for any more has no answer; this is what web servers write into their logs.
+_GONE = 499
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes.
+
+    Attributes:
+        body: most bytes of one body.
+        requests: most requests that wait or run.
+        bytes: most bytes of their bodies together.
+        patience: seconds in which a body must arrive.
+    """
+
+    body: int = 8 * 2**20
+    requests: int = 64
+    bytes: int = 64 * 2**20
+    patience: float = 30.0
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
+    """An answer other than scores."""
+
+    def __init__(self, status: int, kind: str, message: str, seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.message, self.seconds = status, kind, message, seconds
+
+
+class ScoringServer:
+    """One reward model behind routes.
+
+    Args:
+        model: what scores.
+        token: that clients must show; None wants none.
+        limits: what is taken.
+
+    Attributes:
+        app: the ASGI application.
+        ending: set it to have ``/ready`` and new requests answered with 503.
+    """
+
+    def __init__(self, model: RewardModel, token: str | None = None, limits: Limits | None = None) -> None:
+        self.ending = False
+        self._model = model
+        self._token = token
+        self._limits = limits or Limits()
+        self._admission = Admission(self._limits.requests, self._limits.bytes)
+        self._metrics = Metrics(model, self._admission)
+        self._sessions = Sessions(model)
+        self._document = document(token is not None)
+        self._fingerprint = model.fingerprint()
+        self.app = Starlette(routes=self._routes(), lifespan=self._lifespan)
+
+    def _routes(self) -> list[Route]:
+        return [
+            Route("/score", self._scoring("/score", self._score, _plain), methods=["POST"]),
+            Route("/predict", self._scoring("/predict", self._predict, _plain), methods=["POST"]),
+            Route("/classify", self._scoring("/classify", self._classify, _as_vllm), methods=["POST"]),
+            Route("/health", lambda _: JSONResponse({"status": "alive"})),
+            Route("/ready", self._ready),
+            Route("/metrics", self._secured(lambda: Response(self._metrics.text(), media_type="text/plain; version=0.0.4"))),
+            Route("/openapi.json", self._secured(lambda: JSONResponse(self._document))),
+        ]
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        self._model.close()
+
+    # Around every request
+
+    def _scoring(
+        self, route: str, score: Callable[[bytes], Awaitable[tuple[Any, int]]], shape: Callable[[Refused], dict[str, Any]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            begun, texts, waiting = perf_counter(), 0, self._admission.requests
+            try:
+                answer, texts = await self._admitted(request, score)
+                response: Response = JSONResponse(answer)
+            except Refused as refused:
+                headers = {} if refused.seconds is None else {"Retry-After": str(refused.seconds)}
+                response = JSONResponse(shape(refused), refused.status, headers)
+            except ClientDisconnect:
+                response = Response(status_code=_GONE)
+            seconds = perf_counter() - begun
+            self._metrics.answered(route, response.status_code, seconds, texts)
+            logger.info("POST %s %d %d texts %.3f s, %d before it", route, response.status_code, texts, seconds, waiting)
+            return response
+
+        return endpoint
+
+    async def _admitted(self, request: Request, score: Callable[[bytes], Awaitable[tuple[Any, int]]]) -> tuple[Any, int]:
+        self._check_token(request)
+        if self.ending:
+            raise Refused(503, "ending", "the server is ending")
+        size = _announced(request, self._limits.body)
+        try:
+            async with self._admission.entered(size):
+                body = await self._body(request, size)
+                return await _while_connected(request, score(body))
+        except Full as full:
+            raise Refused(429, "overloaded", str(full), full.seconds) from None
+        except (InputError, CandidateTooLong) as error:
+            raise Refused(422, "validation", str(error)) from None
+        except (Refused, ClientDisconnect, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            # Its message may quote a text, so neither the client nor the log gets it.
+            logger.error("scoring failed: %s", type(error).__name__)
+            raise Refused(500, "backend", f"scoring failed: {type(error).__name__}") from None
+
+    async def _body(self, request: Request, size: int) -> bytes:
+        parts, found = [], 0
+        try:
+            async with asyncio.timeout(self._limits.patience):
+                async for part in request.stream():
+                    found += len(part)
+                    if found > size:
+                        raise Refused(413, "validation", f"the body has more than {size} bytes")
+                    parts.append(part)
+        except TimeoutError:
+            raise Refused(408, "validation", f"the body took more than {self._limits.patience:g} s") from None
+        return b"".join(parts)
+
+    def _check_token(self, request: Request) -> None:
+        if self._token is None:
+            return
+        shown = request.headers.get("authorization", "")
+        if not hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode()):
+            raise Refused(401, "unauthorized", "show the server's token as 'Authorization: Bearer ...'")
+
+    def _secured(self, answer: Callable[[], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                self._check_token(request)
+            except Refused as refused:
+                return JSONResponse(_plain(refused), refused.status)
+            return answer()
+
+        return endpoint
+
+    async def _ready(self, _: Request) -> Response:
+        if self.ending:
+            return JSONResponse(_plain(Refused(503, "ending", "the server is ending")), 503)
+        return JSONResponse({"status": "ready", "model": self._model.model_id, "fingerprint": self._fingerprint})
+
+    # The routes
+
+    async def _score(self, body: bytes) -> tuple[Any, int]:
+        wanted = read(ScoreRequest, body)
+        session = await self._sessions.of(wanted.conversation())
+        scores = [_finite(score) for score in await session.score(wanted.answers())]
+        return {"scores": scores, "fingerprint": self._fingerprint, "has_zero": self._model.has_zero}, len(scores)
+
+    async def _predict(self, body: bytes) -> tuple[Any, int]:
+        wanted = read(PredictRequest, body)
+        inputs = wanted.inputs
+        if isinstance(inputs, list) and any(len(parts) > 1 for parts in ([inputs] if isinstance(inputs[0], str) else inputs)):
+            raise InputError("inputs: pairs are not taken; write the chat template around prompt and answer, or use /score")
+        texts = [inputs] if isinstance(inputs, str) else ["".join(parts) for parts in inputs]
+        scores = await self._raw(await self._model.tokenize(texts))
+        found = [[{"score": score if wanted.raw_scores else _probability(score), "label": "LABEL_0"}] for score in scores]
+        whole = isinstance(inputs, list) and isinstance(inputs[0], list)
+        return (found if whole else found[0]), len(texts)
+
+    async def _classify(self, body: bytes) -> tuple[Any, int]:
+        wanted = read(ClassifyRequest, body)
+        texts = await self._model.tokenize(_texts(wanted.input), wanted.add_special_tokens)
+        scores = await self._raw(texts)
+        if wanted.use_activation is not False:
+            scores = [_probability(score) for score in scores]
+        data = [{"index": index, "label": "LABEL_0", "probs": [score], "num_classes": 1} for index, score in enumerate(scores)]
+        tokens = sum(map(len, texts))
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+        about = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": int(time()), "model": self._model.model_id}
+        return about | {"data": data, "usage": usage}, len(texts)
+
+    async def _raw(self, texts: Sequence[tuple[int, ...]]) -> list[float]:
+        scores = await self._model.score_tokens(texts)
+        if not all(map(math.isfinite, scores)):
+            raise InputError("a text has no finite score")
+        return scores
+
+
+async def _while_connected(request: Request, work: Awaitable[tuple[Any, int]]) -> tuple[Any, int]:
+    """The work's result; a client that goes away takes the work with it."""
+    scoring = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((scoring, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not scoring.done():
+            raise ClientDisconnect
+        return scoring.result()
+    finally:
+        for task in (scoring, leaving):
+            task.cancel()
+        await asyncio.gather(scoring, leaving, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _announced(request: Request, most: int) -> int:
+    """How many bytes the body may have."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and len(announced) < 19 and int(announced) <= most:
+        return int(announced)
+    if announced:
+        raise Refused(413, "validation", f"the body may have at most {most} bytes")
+    return most
+
+
+def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], int):
+        return [[index for index in given if isinstance(index, int)]]
+    return [text for text in given if isinstance(text, (str, list))]
+
+
+def _plain(refused: Refused) -> dict[str, Any]:
+    return {"error": refused.message, "error_type": refused.kind}
+
+
+def _as_vllm(refused: Refused) -> dict[str, Any]:
+    if refused.status == 422:
+        refused.status = 400
+    return {"error": {"message": refused.message, "type": refused.kind, "param": None, "code": refused.status}}
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None
+
+
+def _probability(score: float) -> float:
+    return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))

@@ -1,0 +1,66 @@
+"""Run the server until it is told to end: then nothing new is taken, and what is in the house is finished."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+
+try:
+    import uvicorn
+except ModuleNotFoundError as error:
+    raise MissingExtraError(error.name or "uvicorn", "serve") from error
+
+from bonmini_guard.server.app import ScoringServer
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, but an orderly end is a success, and ``/ready`` knows about it."""
+
+    def __init__(self, config: uvicorn.Config, scoring: ScoringServer) -> None:
+        super().__init__(config)
+        self._scoring = scoring
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        yield
+
+    def _end(self) -> None:
+        # A second signal does not wait for what is still running.
+        self.force_exit = self.should_exit
+        self.should_exit = self._scoring.ending = True
+
+
+def run(server: ScoringServer, host: str, port: int, drain: float) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        server: what answers.
+        host: address to listen at.
+        port: to listen at; 0 takes a free one, which the log names.
+        drain: seconds that running requests get to finish.
+
+    Raises:
+        ConfigurationError: the address cannot be had.
+    """
+    config = uvicorn.Config(
+        server.app,
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(drain)),
+        lifespan="on",
+    )
+    try:
+        listening = config.bind_socket()
+    except (OSError, SystemExit) as error:
+        raise ConfigurationError(f"{host}:{port} cannot be listened at; use another --host or --port") from error
+    asyncio.run(_Server(config, server).serve(sockets=[listening]))

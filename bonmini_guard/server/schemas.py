@@ -1,0 +1,182 @@
+"""What the routes take and give. Bodies are checked here and nowhere else; errors never quote them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.utils import convert_to_messages
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bonmini_guard.errors import InputError
+from bonmini_guard.reward.formatting import clean
+
+#: Texts of one call; more should come as more calls.
+MOST_TEXTS = 1024
+_ALL = Field(min_length=1, max_length=MOST_TEXTS)
+_OneOrTwo = Annotated[list[str], Field(min_length=1, max_length=2)]
+
+
+class Block(BaseModel):
+    """A block of a content; only text is read."""
+
+    type: str
+    text: str = ""
+
+
+class Turn(BaseModel):
+    """A message as chat APIs write it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Block] | None = ""
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def as_dictionary(self) -> dict[str, Any]:
+        """The message without what is not there."""
+        turn = self.model_dump(exclude_none=True)
+        turn.setdefault("content", "")
+        if self.role == "tool":
+            turn.setdefault("tool_call_id", "")
+        return turn
+
+
+class Answer(Turn):
+    """A candidate as a message."""
+
+    role: Literal["assistant"] = "assistant"
+
+
+class ScoreRequest(BaseModel):
+    """A conversation and the candidates that may answer it."""
+
+    model_config = ConfigDict(extra="forbid")
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=10_000)]
+    candidates: Annotated[list[str | Answer], Field(max_length=MOST_TEXTS)]
+
+    def conversation(self) -> list[BaseMessage]:
+        """The messages as LangChain has them.
+
+        Raises:
+            InputError: a tool call is malformed.
+        """
+        return _messages([turn.as_dictionary() for turn in self.messages], "messages")
+
+    def answers(self) -> list[AIMessage]:
+        """The candidates as LangChain has them; errors as for the conversation."""
+        turns = [Answer(content=one) if isinstance(one, str) else one for one in self.candidates]
+        answers = _messages([turn.as_dictionary() for turn in turns], "candidates")
+        return [answer for answer in answers if isinstance(answer, AIMessage)]
+
+
+class ScoreAnswer(BaseModel):
+    """One score for each candidate, in order; null for one that does not fit."""
+
+    scores: list[float | None]
+    fingerprint: str
+    has_zero: bool
+
+
+class PredictRequest(BaseModel):
+    """TEI's body: a text, a pair of texts that are joined, or a batch of either."""
+
+    inputs: str | _OneOrTwo | Annotated[list[_OneOrTwo], _ALL]
+    raw_scores: bool = False
+    truncate: bool | None = None
+
+
+class Prediction(BaseModel):
+    """A score and the name of the only label."""
+
+    score: float
+    label: str
+
+
+class ClassifyRequest(BaseModel):
+    """vLLM's body: texts or their token ids."""
+
+    input: str | Annotated[list[str], _ALL] | Annotated[list[int], _ALL] | Annotated[list[list[int]], _ALL]
+    model: str | None = None
+    use_activation: bool | None = None
+    add_special_tokens: bool = True
+
+
+class Classification(BaseModel):
+    """One text's share of vLLM's answer; without activation the raw score stands under ``probs``."""
+
+    index: int
+    label: str
+    probs: list[float]
+    num_classes: int = 1
+
+
+class ClassifyAnswer(BaseModel):
+    """vLLM's answer."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[Classification]
+    usage: dict[str, int]
+
+
+class Failure(BaseModel):
+    """Why there is no answer, in one line."""
+
+    error: str
+    error_type: str
+
+
+class ClassifyFailure(BaseModel):
+    """The same, as vLLM puts it."""
+
+    error: dict[str, Any]
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def read(kind: type[Body], body: bytes) -> Body:
+    """A checked body.
+
+    Raises:
+        InputError: it is not of this kind; the message says where, and quotes nothing.
+    """
+    try:
+        try:
+            return kind.model_validate_json(body)
+        except ValidationError as error:
+            if error.errors(include_input=False)[0]["type"] != "json_invalid":
+                raise
+            return kind.model_validate_json(_readable(body))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part)[:40] for part in first["loc"]) or "body"
+        raise InputError(f"{printable(place)}: {printable(first['msg'])[:200]}") from None
+
+
+def _readable(body: bytes) -> bytes:
+    """A body with its lone surrogates replaced, which Python's JSON reads and no other does; as it is if that is not its fault."""
+    try:
+        return clean(json.dumps(json.loads(body), ensure_ascii=False)).encode()
+    except (ValueError, RecursionError):
+        return body
+
+
+def printable(text: str) -> str:
+    """The text in one line of characters that every log and terminal can show."""
+    return " ".join(text.encode("ascii", "backslashreplace").decode().split())
+
+
+def _messages(turns: Sequence[dict[str, Any]], name: str) -> list[BaseMessage]:
+    try:
+        messages = convert_to_messages(turns)
+        # What a chat template cannot take (numbers too large to write, and the like) is told here, and not in the middle of it.
+        json.dumps([message.tool_calls for message in messages if isinstance(message, AIMessage)], allow_nan=False)
+    except Exception:
+        raise InputError(f"{name}: a message is malformed; its tool calls must be as chat APIs write them") from None
+    return messages

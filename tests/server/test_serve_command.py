@@ -1,0 +1,82 @@
+"""The command: a real process on a real port."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+from bonmini_guard.cli import main
+
+BODY = {"messages": [{"role": "user", "content": "the film"}], "candidates": ["good", "dull"]}
+
+
+@pytest.fixture
+def serving(folder):
+    """A started server: its process, its address, the lines of its log."""
+    command = [sys.executable, "-m", "bonmini_guard.cli", "serve", "--reward-model", str(folder), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"BONMINI_GUARD_TOKEN": "s3cret"})
+    lines, address = [], []
+    known = threading.Event()
+
+    def read():
+        for line in process.stderr:
+            lines.append(line)
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            if found:
+                address.append(found.group())
+                known.set()
+        known.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    known.wait(120)
+    assert address, "".join(lines)
+    yield process, httpx.Client(base_url=address[0], headers={"Authorization": "Bearer s3cret"}, timeout=60), lines
+    process.kill()
+    process.wait()
+    reader.join()
+
+
+def test_it_serves_and_ends_in_order(serving):
+    process, client, lines = serving
+    assert client.get("/ready").json()["status"] == "ready"
+    answers = []
+    many = BODY | {"candidates": [f"good {number}" for number in range(600)]}
+    running = threading.Thread(target=lambda: answers.append(client.post("/score", json=many)))
+    running.start()
+    while "requests_in_flight 1.0" not in client.get("/metrics").text:
+        pass
+    process.send_signal(signal.SIGTERM)
+    running.join()
+    assert process.wait(60) == 0
+    assert answers[0].status_code == 200
+    assert len(answers[0].json()["scores"]) == 600
+    assert any("POST /score 200 600 texts" in line for line in lines)
+    assert not any("good" in line for line in lines)
+
+
+def test_it_refuses_the_network_without_a_token(monkeypatch, capsys, folder):
+    monkeypatch.delenv("BONMINI_GUARD_TOKEN", raising=False)
+    assert main(["serve", "--reward-model", str(folder), "--host", "0.0.0.0"]) == 2
+    assert "BONMINI_GUARD_TOKEN" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_told(capsys, folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--reward-model", str(folder), "--port", port, "--device", "cpu"]) == 2
+    assert "cannot be listened at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--port", "70000"], ["--max-requests", "0"], ["--drain", "x"]])
+def test_wrong_options_are_told(option, folder, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", "--reward-model", str(folder), *option])
+    assert caught.value.code == 2
+    assert option[1] in capsys.readouterr().err
