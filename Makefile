@@ -76,6 +76,14 @@ live-llama: setup .venv-live-llama/.installed  ## llama.cpp's Python server
 	$(PYTHON) -m venv .venv-live-llama
 	.venv-live-llama/bin/python -m pip install --quiet "llama-cpp-python[server]==0.3.36" gguf==0.19.0 safetensors==0.8.0
 	@touch $@
+bench-scoring: setup  ## scoring throughput next to other tools
+	$(BIN)/python -m benchmarks.scoring
+
+load: setup      ## the scoring server at twice its capacity for a minute, then killed
+	$(BIN)/python -m benchmarks.server_load
+
+fuzz: setup      ## 10,000 random requests to the scoring server
+	BONMINI_GUARD_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/server/test_fuzz.py
 
 clean:           ## remove what setup and the tests made
 	rm -rf $(VENV) .venv-live-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info
