@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test check live-ray bench live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test check live-ray bench bench-scoring load fuzz live live-vllm live-transformers live-llama clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -38,7 +38,7 @@ live-ray:        ## install Ray in its own environment and run what needs it
 	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt pip
 	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[local,calibration,parquet,ray]" pytest pytest-asyncio hypothesis
-	RAY_USAGE_STATS_ENABLED=0 .venv-live-ray/bin/python -m pytest -m live tests/live/test_ray_data.py
+	RAY_USAGE_STATS_ENABLED=0 .venv-live-ray/bin/python -m pytest -m live tests/live/test_ray_data.py tests/live/test_ray_serve.py
 
 bench: setup     ## the overhead benchmark
 	$(BIN)/python -m benchmarks.overhead
