@@ -45,8 +45,43 @@ def obliging(request):
     return AIMessage("", tool_calls=[call], **fields)
 
 
+OTHER_INPUTS = ("anthropic_inputs", "audio_inputs", "image_inputs", "image_tool_message", "pdf_inputs", "pdf_tool_message")
+NOT_OURS = {
+    "test_init_from_env": "no secret of its own to read from the environment",
+    "test_serdes": "not serialisable, on purpose: its parts are live objects",
+    "test_stream_time": "compares with a recorded network session; there is no network",
+    "test_json_mode": "neither the fake nor the bundled model has a JSON mode",
+    **{f"test_{name}": "neither the fake nor the bundled model reads anything but text" for name in OTHER_INPUTS},
+}
+TOOLS = (
+    "agent_loop",
+    "bind_runnables_as_tools",
+    "structured_few_shot_examples",
+    "structured_output",
+    "structured_output_async",
+    "structured_output_optional_param",
+    "structured_output_pydantic_2_v1",
+    "tool_calling",
+    "tool_calling_async",
+    "tool_calling_with_no_arguments",
+    "tool_choice",
+    "tool_message_error_status",
+    "tool_message_histories_list_content",
+    "tool_message_histories_string_content",
+    "unicode_tool_call_integration",
+)
+OVERRIDES = tuple(f"{way}_with_model_override" for way in ("invoke", "ainvoke", "stream", "astream"))
+NOT_THE_LOCAL_MODELS = {
+    **NOT_OURS,
+    **{f"test_{name}": "the bundled model was trained on reviews alone: it calls no tools" for name in TOOLS},
+    **{f"test_{name}": "a local model is one checkpoint; there is no other to switch to" for name in OVERRIDES},
+}
+
+
 class WithFake:
-    """A guard over a fake with tools. Images, audio and PDF are not claimed, for the fake reads text alone."""
+    """A guard over a fake with tools."""
+
+    may_skip = NOT_OURS
 
     chat_model_class = ChatBestOfMiniN
     supports_model_override = True
@@ -63,16 +98,17 @@ class WithFake:
 
 
 class TestFakeUnit(WithFake, ChatModelUnitTests):
-    """Skipped by the suite itself: test_init_from_env (no secret of its own), test_serdes (not serialisable, on purpose)."""
+    """The unit tests."""
 
 
 class TestFakeIntegration(WithFake, ChatModelIntegrationTests):
-    """Skipped by the suite itself: inputs other than text and JSON mode (the fake has none), VCR (there is no network)."""
+    """The integration tests, tools and structured output among them."""
 
 
 class WithLocal(WithFake):
-    """A guard over the bundled model, which has neither tools nor other models to switch to."""
+    """A guard over the bundled model."""
 
+    may_skip = NOT_THE_LOCAL_MODELS
     supports_model_override = False
     model_override_value = None
     has_tool_calling = False
@@ -93,11 +129,11 @@ class WithLocal(WithFake):
 
 
 class TestLocalUnit(WithLocal, ChatModelUnitTests):
-    """As for the fake."""
+    """The unit tests."""
 
 
 class TestLocalIntegration(WithLocal, ChatModelIntegrationTests):
-    """As for the fake, and without tools."""
+    """The integration tests without tools."""
 
 
 def test_the_fake_fills_in_every_tool():
