@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.adapters.langchain import LangChainGenerator
 from bonmini_guard.errors import ConfigurationError, GenerationError, MissingExtraError, ProfileError
 from bonmini_guard.testing import FakeChatModel, FakeRewardModel
+from tests.test_no_leak import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -96,8 +98,6 @@ async def test_draws_of_a_loop_run_at_once(sync):
             return await handler(request)
 
     loop = asyncio.get_running_loop()
-    from concurrent.futures import ThreadPoolExecutor
-
     loop.set_default_executor(ThreadPoolExecutor(16))
     out = await ask(agent(["good"], guard(schedule=[8]), Waiting()), sync)
     assert about(out["messages"][-1])["draws"] == 8
@@ -450,6 +450,15 @@ async def test_a_graph_inside_a_draw_neither_streams_nor_saves():
     saved = [entry async for entry in saver.alist(None)]
     assert "secret plan" not in repr(parts) + repr(saved)
     assert "good" in repr(parts)
+
+
+@both_ways
+async def test_callbacks_of_the_model_itself_hear_nothing_and_the_model_is_left_as_it_was(sync):
+    heard = Recorder()
+    model = FakeChatModel(["poor", "good"], callbacks=[heard])
+    assert (await ask(agent(model, guard()), sync))["messages"][-1].content == "good"
+    assert heard.heard == []
+    assert model.callbacks == [heard]
 
 
 # Construction
