@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, to_message, usage_of
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, TruncatedAnswer, classify, with_retries
+from bonmini_guard.adapters.pools import mounts
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.limiter import Limiter, build_limiter
 from bonmini_guard.protocols import DrawRequest
@@ -153,11 +154,16 @@ class Endpoint:
 
     def _session(self, **hooks: Sequence[Any]) -> Any:
         """An HTTP session that sends the token and nobody else's. Places are counted above it, and time too."""
-        # No redirects, since they would carry the token elsewhere.
         limits = self.http.Limits(max_connections=None, max_keepalive_connections=DEFAULT_CONCURRENCY)
-        every = {"request": [self._authorise], **hooks}
+        verify = certificates(self.http)
         return self.http.AsyncClient(
-            limits=limits, timeout=None, follow_redirects=False, event_hooks=every, verify=certificates(self.http)
+            limits=limits,
+            timeout=None,
+            # They would carry the token elsewhere.
+            follow_redirects=False,
+            event_hooks={"request": [self._authorise], **hooks},
+            verify=verify,
+            mounts=mounts(self.http, verify, DEFAULT_CONCURRENCY),
         )
 
     async def _authorise(self, request: Any) -> None:

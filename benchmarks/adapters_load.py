@@ -1,0 +1,124 @@
+"""What the guard and its adapters cost under load: 256 requests at once, 8 draws each, over the loopback.
+
+Next to each adapter runs a bare loop that makes the same HTTP calls with the same client library and the same number in
+flight, and does nothing else with the answers. The server is a process of its own. Rows of one server are measured in turns,
+and ratios are those of their medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import warnings
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from huggingface_hub import AsyncInferenceClient, constants
+from openai import AsyncOpenAI
+
+from benchmarks.loopback import in_process
+from benchmarks.overhead import InstantScorer
+from benchmarks.tables import print_table, write_json
+from bonmini_guard import BestOfMiniN
+from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator
+
+PROMPT = "Write a toast for a friend who has moved to the sea."
+TURNS = [{"role": "user", "content": PROMPT}]
+SETTINGS: dict[str, Any] = {"temperature": 1.0, "max_tokens": 512}
+#: Ours may take this much longer than the bare loop.
+ALLOWED = 1.5
+Round = Callable[[], Awaitable[None]]
+
+
+def guarded(generator: Any, requests: int, draws: int) -> Round:
+    """One round of guarded requests, all at once; nothing passes, so that every draw is made and scored."""
+    guard = BestOfMiniN(
+        generator=generator, reward_model=InstantScorer(), mode="accelerator", schedule=[draws], threshold=0.0, timeout=300.0
+    )
+
+    async def run() -> None:
+        results = await asyncio.gather(*(guard.arun(PROMPT) for _ in range(requests)))
+        failed = sum(candidate.message is None for result in results for candidate in result.candidates)
+        if failed:
+            raise RuntimeError(f"{failed} draws failed: the rounds do not compare")
+
+    return run
+
+
+def bare(call: Callable[[int], Awaitable[Any]], calls: int, in_flight: int) -> Round:
+    """One round of the same HTTP calls without a guard."""
+
+    async def run() -> None:
+        places = asyncio.Semaphore(in_flight)
+
+        async def one(seed: int) -> None:
+            async with places:
+                await call(seed)
+
+        await asyncio.gather(*(one(seed) for seed in range(1, calls + 1)))
+
+    return run
+
+
+async def tgi(url: str, requests: int, draws: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round through the TGI adapter, and through huggingface_hub's client alone."""
+    # The bare client would refuse to work offline, even on the loopback; the adapter's session does not ask.
+    constants.HF_HUB_OFFLINE = False
+    client = AsyncInferenceClient(base_url=url, token="none")
+    async with TGIGenerator(url, token="", max_concurrency=in_flight) as generator, client:
+        alone = bare(lambda seed: client.chat_completion(TURNS, seed=seed, **SETTINGS), requests * draws, in_flight)
+        return await in_turns({"bare": alone, "guard": guarded(generator, requests, draws)}, rounds)
+
+
+async def openai(url: str, requests: int, draws: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round through the OpenAI adapter, and through the openai client alone."""
+    generator = OpenAICompatibleGenerator(url, model="tiny", api_key="none", max_concurrency=in_flight)
+    async with generator, AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        create: Any = client.chat.completions.create
+        alone = bare(lambda seed: create(model="tiny", messages=TURNS, seed=seed, **SETTINGS), requests * draws, in_flight)
+        return await in_turns({"bare": alone, "guard": guarded(generator, requests, draws)}, rounds)
+
+
+async def in_turns(rows: dict[str, Round], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round of each row; the first turn warms up."""
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for turn in range(rounds + 1):
+        for name, run in rows.items():
+            begun = perf_counter()
+            await run()
+            if turn:
+                times[name].append(perf_counter() - begun)
+    return times
+
+
+def main() -> None:
+    """Print the table; write JSON with --json; exit 1 where a ratio is above what is allowed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--in-flight", type=int, default=128, help="HTTP requests at a time")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    calls, results, rows = options.requests * options.draws, {}, []
+    for name, measure in {"tgi": tgi, "openai": openai}.items():
+        with in_process(name) as url:
+            times = asyncio.run(measure(url, options.requests, options.draws, options.in_flight, options.rounds))
+        seconds = {row: statistics.median(values) for row, values in times.items()}
+        ratio = seconds["guard"] / seconds["bare"]
+        results[name] = {"seconds": times, "calls_per_second": {row: calls / s for row, s in seconds.items()}, "ratio": ratio}
+        rows.append([name, *(f"{calls / seconds[row]:.0f}" for row in ("bare", "guard")), f"{ratio:.2f}"])
+    print(f"{options.requests} requests x {options.draws} draws, {options.in_flight} in flight, median of {options.rounds} rounds")
+    print_table(["adapter", "bare client, calls/s", "guard, calls/s", "time guard / bare"], rows)
+    shape = {name: getattr(options, name) for name in ("requests", "draws", "in_flight", "rounds")}
+    write_json(options.json, shape | {"allowed_ratio": ALLOWED, "adapters": results})
+    if any(result["ratio"] > ALLOWED for result in results.values()):
+        raise SystemExit(f"slower than {ALLOWED} times the bare client")
+
+
+if __name__ == "__main__":
+    main()
