@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: The environment variable that holds the key where none is given.
-KEY_VARIABLE = "BONMINI_GUARD_API_KEY"
+KEY_VARIABLE = "BONMINI_GUARD_TOKEN"
 #: Seconds that the server's description is waited for.
 ABOUT_TIMEOUT = 5.0
 #: Seconds for one attempt at most where nothing is said.
@@ -77,7 +77,7 @@ class RemoteRewardModel(Endpoint):
         scores: "raw" or "probability" (their logit is the score). None: raw, and refused if they look like probabilities.
         has_zero: whether score 0 is the outside option. None takes what the checkpoint or the server says, else False.
         max_length: most tokens of a conversation with its answer, if less than the model's and the server's limits.
-        api_key: sent as bearer token; None takes the environment's ``BONMINI_GUARD_API_KEY``, "" sends none.
+        api_key: sent as bearer token; None takes the environment's ``BONMINI_GUARD_TOKEN``, "" sends none.
         batch_size: most inputs in a request; less where the server says so.
         max_concurrency: requests at a time on each event loop.
         timeout: seconds for a request with its retries.
@@ -205,7 +205,7 @@ class RemoteRewardModel(Endpoint):
     # Probing
 
     async def _probe_apart(self) -> None:
-        """Probe on a loop that is not the caller's, leaving no connection there."""
+        """Probe on a loop of its own, and leave no connection there."""
         try:
             await self._ready()
         finally:
@@ -215,7 +215,7 @@ class RemoteRewardModel(Endpoint):
         """Probe the server, unless that was done since a connection was last lost."""
         if self._trusted():
             return
-        # Not one after the other, each waiting for a dead server: while one probes, a tripped circuit turns the others away.
+        # While one probes a dead server, the others are turned away and do not wait for it.
         self.circuit.check()
         async with self._probing.here():
             if not self._trusted():
@@ -234,6 +234,11 @@ class RemoteRewardModel(Endpoint):
         pairs = probe_pairs()
         inputs = [one for messages, answer in pairs for one in await self._prepare(messages, [answer])]
         sent = [one for one in inputs if one is not None]
+        if not sent:
+            raise ConfigurationError(
+                f"as text, a server of kind {self.kind} would read other tokens than the chat template writes, because its tokenizer "
+                "adds some of its own: use a kind that takes token ids (vllm, sglang)"
+            )
         # Messages of different conversations do not go into one request.
         batches = self._batches(sent) if self._templated is not None else [[one] for one in sent]
         found: list[Scores] = await all_or_none([lambda batch=batch: self._send(batch, quiet=False) for batch in batches])  # type: ignore[misc]
@@ -258,7 +263,7 @@ class RemoteRewardModel(Endpoint):
     async def _prepare(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
         if self._templated is None:
             return as_messages(messages, candidates)
-        # Tokenising a long conversation takes longer than an event loop may stand still.
+        # A long conversation takes a while.
         return await asyncio.to_thread(self._templated.make, messages, candidates)
 
     def _batches(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
@@ -341,9 +346,8 @@ class RemoteRewardModel(Endpoint):
 
     # Connecting
 
-    def _open(self) -> httpx.AsyncClient:
-        client: httpx.AsyncClient = self._session()
-        return client
+    def _open(self) -> Any:
+        return self._session()
 
     async def _close(self, client: httpx.AsyncClient) -> None:
         await client.aclose()

@@ -228,7 +228,7 @@ async def test_the_key_is_sent_and_shows_nowhere(server, monkeypatch, caplog):
     assert "s3cret" not in shown
     assert "bad key ***" in str(caught.value)  # the probe holds no candidate: there the server's words help
     await model.aclose()
-    monkeypatch.setenv("BONMINI_GUARD_API_KEY", "from-environment")
+    monkeypatch.setenv("BONMINI_GUARD_TOKEN", "from-environment")
     assert make(server, "bonmini")._authorisation() == {"authorization": "Bearer from-environment"}
     assert make(server, "bonmini", api_key="")._authorisation() == {}
 

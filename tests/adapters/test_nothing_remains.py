@@ -1,0 +1,89 @@
+"""After a thousand guarded requests with early exits, faults on both sides and timeouts, nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+from collections import Counter
+
+import pytest
+
+from bonmini_guard import BestOfMiniN
+from bonmini_guard.adapters import RemoteRewardModel, TGIGenerator
+from bonmini_guard.adapters.circuit import CircuitBreaker
+from bonmini_guard.adapters.hedge import Hedge
+from bonmini_guard.bridge import run_sync
+from bonmini_guard.errors import GenerationError
+from bonmini_guard.limiter import Limiter
+
+from .reward_server import RewardServer
+from .tgi_server import TGIServer
+
+FAULTS = [None] * 12 + [429, 503, 500, 404, "half", "reset", "garbage", "stall"]
+
+
+def worth(pair):
+    """About half of all answers pass."""
+    return 1.0 if sum(map(ord, pair[1]["content"])) % 2 else -1.0
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def lasting_threads():
+    return [thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list open files")
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+async def test_no_task_socket_or_thread_outlives_its_request():
+    source, limiter = random.Random(1), Limiter(60)
+    # The loop for sync calls is one for all guards of the process, and lasts.
+    await asyncio.to_thread(run_sync, lambda: asyncio.sleep(0))
+    async with TGIServer() as server, RewardServer(worth) as rewards:
+        files, threads = descriptors(), lasting_threads()
+        server.slow = lambda body: source.choice([0.0, 0.0, 0.02])
+        patience = {"timeout": 20.0, "attempt_timeout": 0.5, "retries": 1, "backoff": 0.001}
+        scorer = RemoteRewardModel(
+            rewards.url,
+            kind="bonmini",
+            has_zero=True,
+            circuit=CircuitBreaker(failures=3, cooldown=0.02),
+            hedge=Hedge(after=0.1),
+            **patience,
+        )
+        async with TGIGenerator(server.url, token="", **patience) as generator, scorer:
+            parts = {
+                "generator": generator,
+                "reward_model": scorer,
+                "schedule": [2],
+                "exit": "eager",
+                "max_concurrency": (limiter := Limiter(60)),
+            }
+            patient, hasty = [await asyncio.to_thread(BestOfMiniN, timeout=seconds, **parts) for seconds in (60, 0.05)]
+            for faulty in (server, rewards):
+                faulty.faults = lambda path, body: source.choice(FAULTS)
+            ends = Counter()
+            for _ in range(20):
+                ends.update(await asyncio.gather(*(ending(guard) for guard in [patient] * 45 + [hasty] * 5)))
+            ours = {task for task in asyncio.all_tasks() if "test_no_task" not in repr(task) and "loopback" not in repr(task)}
+            assert {repr(task) for task in ours} == set()
+            assert limiter.here().free == 60
+        assert sum(ends.values()) == 1000
+        assert set(ends) >= {"passed", "budget_spent", "scorer_failed", "deadline"}, ends
+        assert server.closed_early > 0  # early exits reached the server
+        while server.open or rewards.open:
+            await asyncio.sleep(0.01)
+        assert descriptors() <= files
+    # Threads of the pool that asyncio keeps for blocking calls stay, and are bounded by it.
+    assert lasting_threads() == threads
+
+
+async def ending(guard):
+    try:
+        return (await guard.arun("question")).reason
+    except GenerationError:
+        return "nothing arrived"

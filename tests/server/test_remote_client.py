@@ -1,0 +1,98 @@
+"""RemoteRewardModel against our own server, through each of its routes: the same scores as in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import pytest
+import uvicorn
+from langchain_core.messages import AIMessage, HumanMessage
+
+from bonmini_guard import BestOfMiniN
+from bonmini_guard.adapters import RemoteRewardModel
+from bonmini_guard.adapters.http_errors import RequestRejected
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.server.app import Limits, ScoringServer
+from bonmini_guard.testing import FakeGenerator
+
+PROMPT = [HumanMessage("the film was")]
+ANSWERS = [AIMessage(text) for text in (" good", " awful plot", "", " fine </s> end", " very dull and very long")]
+
+
+class Served:
+    """The application behind uvicorn, in a thread, until it is told to stop."""
+
+    def __init__(self, app):
+        place = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{place.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
+        self._thread = threading.Thread(target=self._server.run, args=([place],))
+        self._thread.start()
+
+    def stop(self):
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join()
+
+
+@pytest.fixture
+def served(model):
+    running = Served(ScoringServer(model, token="s3cret").app)
+    yield running
+    running.stop()
+
+
+def remote(served, kind, folder, **settings):
+    tokenizer = None if kind == "bonmini" else str(folder)
+    return RemoteRewardModel(served.url, kind=kind, tokenizer=tokenizer, api_key="s3cret", backoff=0.01, **settings)
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [("bonmini", None), ("vllm", None), ("vllm", "text")])
+async def test_scores_over_the_wire_are_scores_in_this_process(served, model, folder, kind, inputs):
+    expected = model.score(PROMPT, ANSWERS)
+    async with remote(served, kind, folder, inputs=inputs) as scorer:
+        found = await scorer.session(PROMPT).score(ANSWERS)
+    if inputs == "text":
+        # The answer that spells a control token is not sent where the server would read it as one.
+        expected[3] = None
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+async def test_a_template_that_texts_cannot_carry_is_refused(served, folder):
+    """This tokenizer puts <s> before a text, and the template does not: as text, the server would score something else."""
+    async with remote(served, "tei", folder) as scorer:
+        with pytest.raises(ConfigurationError, match="use a kind that takes token ids"):
+            await scorer.session(PROMPT).score(ANSWERS)
+
+
+def test_its_fingerprint_and_its_zero_are_the_models(served, model, folder):
+    scorer = remote(served, "bonmini", folder)
+    assert (scorer.fingerprint(), scorer.has_zero) == (model.fingerprint(), True)
+
+
+async def test_a_wrong_key_is_told_once_and_never_tried_again(served):
+    async with RemoteRewardModel(served.url, kind="bonmini", api_key="wrong") as scorer:
+        with pytest.raises(RequestRejected) as caught:
+            await scorer.session(PROMPT).score(ANSWERS)
+    assert caught.value.status == 401
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+def test_a_server_that_dies_fails_a_guardrail_closed(served, folder):
+    scorer = remote(served, "bonmini", folder, retries=1)
+    guard = BestOfMiniN(generator=FakeGenerator([" good"]), reward_model=scorer, schedule=[2], threshold=-100.0)
+    assert guard.run("the film was").decision == "accepted"
+    served.stop()
+    result = guard.run("the film was")
+    assert (result.decision, result.reason, result.message) == ("abstained", "scorer_failed", None)
+
+
+async def test_a_full_server_is_waited_for(model):
+    running = await asyncio.to_thread(Served, ScoringServer(model, limits=Limits(requests=1)).app)
+    try:
+        async with RemoteRewardModel(running.url, kind="bonmini", batch_size=1, retries=8, backoff=0.05) as scorer:
+            found = await scorer.session(PROMPT).score(ANSWERS)
+        assert found == pytest.approx(model.score(PROMPT, ANSWERS), abs=1e-5)
+    finally:
+        await asyncio.to_thread(running.stop)
