@@ -7,12 +7,9 @@ anything. No callbacks are attached.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
-import warnings
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
@@ -23,7 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from benchmarks.overhead import InstantGenerator, InstantScorer
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import print_table
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.bridge import run_sync
@@ -137,25 +134,15 @@ async def timed(request: Request) -> Taken:
     return Taken((perf_counter() - wall) * 1e6, (process_time() - processor) * 1e6)
 
 
-def main() -> None:
-    """Print the table; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--requests", type=int, default=500)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    results = asyncio.run(measure(options.requests))
+def report(requests: int) -> dict[str, dict[str, float]]:
+    """Measure, print the table, and give the figures."""
+    results = asyncio.run(measure(requests))
     rows = [
-        [
-            name,
-            *(f"{figures[key]:.0f}" for key in ("gather", "face", "added", "added_processor_time")),
-            f"{figures['face'] / figures['gather']:.2f}",
-        ]
+        [name, *(f"{microseconds:.0f}" for microseconds in figures.values()), f"{figures['face'] / figures['gather']:.2f}"]
         for name, figures in results.items()
     ]
-    print_table(["face", "bare gather of 8 (us)", "face (us)", "added (us)", "added, processor (us)", "face / gather"], rows)
-    write_json(options.json, {"microseconds": results})
-
-
-if __name__ == "__main__":
-    main()
+    print_table(
+        ["face", "bare gather of 8 (us)", "face (us)", "added (us)", "added, processor (us)", "face / gather"],
+        rows,
+    )
+    return results
