@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -102,11 +103,10 @@ class AgentCall:
             GraphBubbleUp: the draw interrupts the graph; the whole request ends with it.
             TypeError: the rest of the stack gave no AIMessage.
         """
-        if self._config is not None:
-            var_child_runnable_config.set(self._config)  # the engine gives each draw a context of its own
         self._asked += 1
         try:
-            message, response = await self._respond(request)
+            with self.inside():
+                message, response = await self._respond(request)
         except GraphBubbleUp as signal:
             self._end(signal=signal)
             raise
@@ -133,6 +133,15 @@ class AgentCall:
                 return error.ai_message, error
         return _answer_of(response), response
 
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Inside the agent's node, so that interrupts work, but heard by nobody."""
+        token = var_child_runnable_config.set(self._config)
+        try:
+            yield
+        finally:
+            var_child_runnable_config.reset(token)
+
     def judged(self, message: AIMessage) -> bool:
         """Whether a draw is to be scored."""
         return id(message) not in self._unjudged
@@ -156,7 +165,8 @@ class AgentCall:
 
     def tool_turn(self, mode: Mode, profile: str | None) -> tuple[AIMessage, GuardResult]:
         """A turn that calls tools and is not guarded: the served message, and its record with the tokens of all draws."""
-        candidates = tuple(Candidate(index, 0, 0, self._message(index)) for index in range(self._asked))
+        draws = max(self._asked, *(index + 1 for index in self._responses))
+        candidates = tuple(Candidate(index, 0, 0, self._message(index)) for index in range(draws))
         selected, message = next((c, c.message) for c in candidates if c.index == self._winner and c.message is not None)
         record = GuardResult(
             mode=mode,

@@ -125,7 +125,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
                     may catch it.
                 - `'continue'`: Return an ``AIMessage`` with ``abstain_message``.
                 - **Custom callable:** Function that takes the ``NoAcceptableResponse`` and returns a string or an
-                    ``AIMessage``, outside any promise. May be async.
+                    ``AIMessage``, outside any promise. May be async, and may ``interrupt`` to ask a person.
             abstain_message: The text for `'continue'`.
             seed_argument: Name of the model setting that takes each draw's seed (often ``"seed"``); `None` sends none.
             settings: All other arguments of ``BestOfMiniN``: ``mode``, ``mini_n``, ``max_loops``, ``schedule``,
@@ -302,8 +302,9 @@ def _core_spelling(on_abstain: Any) -> Any:
         )
 
     async def tell(result: GuardResult) -> Any:
-        answer = on_abstain(abstention(result))
-        return await answer if inspect.isawaitable(answer) else answer
+        with _current().inside():
+            answer = on_abstain(abstention(result))
+            return await answer if inspect.isawaitable(answer) else answer
 
     return tell
 

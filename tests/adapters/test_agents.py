@@ -203,6 +203,17 @@ async def test_a_callable_gets_the_error_and_gives_the_text(sync):
         assert out["bonmini_guard"]["decision"] == "fallback"
 
 
+@both_ways
+async def test_an_abstention_may_ask_a_person(sync):
+    graph = agent(["poor"], guard(on_abstain=lambda error: interrupt(error.result.reason)), checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "1"}}
+    paused = await ask(graph, sync, config=config)
+    assert [pause.value for pause in paused["__interrupt__"]] == ["budget_spent"]
+    out = await ask(graph, sync, Command(resume="a person's answer"), config)
+    assert out["messages"][-1].content == "a person's answer"
+    assert out["bonmini_guard"]["decision"] == "fallback"
+
+
 async def test_a_failing_scorer_serves_nothing_in_a_guardrail():
     def fails(messages, candidates):
         raise RuntimeError
