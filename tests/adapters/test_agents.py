@@ -145,10 +145,10 @@ async def test_each_draw_gets_a_seed_of_its_own_where_the_model_takes_one():
     assert seeds[:4] == seeds[4:]
 
 
-async def test_a_hundred_agents_at_once_keep_their_answers_apart():
+async def test_many_agents_at_once_keep_their_answers_apart():
     graph = agent(lambda messages, number: f"answer to {messages[-1].content}", guard(lambda text: 1.0, schedule=[2]))
-    outs = await asyncio.gather(*(graph.ainvoke({"messages": [("human", str(i))]}) for i in range(100)))
-    assert [out["messages"][-1].content for out in outs] == [f"answer to {i}" for i in range(100)]
+    outs = await asyncio.gather(*(graph.ainvoke({"messages": [("human", str(i))]}) for i in range(30)))
+    assert [out["messages"][-1].content for out in outs] == [f"answer to {i}" for i in range(30)]
 
 
 @both_ways
