@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, Generator, GroupGenerator, Scorer, ScoringSession
-from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
+from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings, content_key
 from bonmini_guard.usage import total_usage, used_tokens
 
 logger = logging.getLogger(__name__)
@@ -177,7 +176,8 @@ class _Request:
                 winner = await self._collect(loop)
                 if winner is not None:
                     return self._record("accepted", "passed", winner)
-                self.state = policy.observe(self.state, [candidate.score for candidate in loop], self._elapsed(), used_tokens(loop))
+                used = used_tokens(loop) if policy.also else (0, 0)
+                self.state = policy.observe(self.state, [candidate.score for candidate in loop], self._elapsed(), used)
         except _ScoringFailed:
             return self._without_scores("scorer_failed")
 
@@ -305,7 +305,7 @@ class _Request:
 
     async def _score(self, batch: Sequence[Candidate]) -> None:
         fresh: dict[str, AIMessage] = {}
-        keys = [_content_key(candidate.message) for candidate in batch if candidate.message is not None]
+        keys = [content_key(candidate.message) for candidate in batch if candidate.message is not None]
         for key, candidate in zip(keys, batch, strict=True):
             if key not in self.known and candidate.message is not None:
                 fresh[key] = candidate.message
@@ -393,11 +393,3 @@ class _Request:
 
 def _draws_groups(generator: object) -> TypeGuard[GroupGenerator]:
     return callable(getattr(generator, "draw_group", None))
-
-
-def _content_key(message: AIMessage) -> str:
-    """Equal for answers that a reader could not tell apart: same content and same tool calls."""
-    if isinstance(message.content, str) and not message.tool_calls and not message.invalid_tool_calls:
-        return message.content
-    calls = [(call["name"], call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
-    return "\0" + json.dumps([message.content, calls], sort_keys=True, default=repr)

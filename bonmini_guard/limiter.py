@@ -106,7 +106,11 @@ class Places:
 
     def release(self) -> None:
         """Give a place to whoever's turn it is."""
-        self._room.release()
+        room = self._room
+        if room.lanes:
+            room.release()
+        else:
+            room.free += 1
 
     async def __aenter__(self) -> None:
         await self.acquire()

@@ -33,7 +33,7 @@ class State:
         best: the largest score so far, -inf while there is none.
         best_index: the earliest draw that holds ``best``; None while there is none.
         elapsed: seconds since the request began.
-        tokens: read and written by the draws so far, as the generator reports them.
+        tokens: read and written by the draws so far, as the generator reports them; counted only for rules beside the thresholds.
     """
 
     loops: int = 0
@@ -109,7 +109,10 @@ class AllOf(StopRule):
 
 @dataclass(frozen=True)
 class Never(StopRule):
-    """Never stops: the neutral element of ``|``."""
+    """Never stops: the neutral element of ``|``, and false."""
+
+    def __bool__(self) -> bool:
+        return False
 
     def __call__(self, state: State) -> Stop | None:
         """None, always."""
@@ -282,7 +285,7 @@ class Policy:
         if self.exit not in ("loop", "eager"):
             raise ValueError(f"unknown exit {self.exit!r}: use 'loop' or 'eager'")
         stop = Passed(self.thresholds) | Spent(len(self.schedule))
-        object.__setattr__(self, "_stop", stop if self.also == Never() else stop | self.also)
+        object.__setattr__(self, "_stop", stop | self.also if self.also else stop)
 
     @property
     def budget(self) -> int:

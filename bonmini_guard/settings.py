@@ -11,7 +11,7 @@ from typing import Any
 
 from bonmini_guard.budget import Budget
 from bonmini_guard.errors import ConfigurationError, ProfileError
-from bonmini_guard.policy import Never, Policy, spread
+from bonmini_guard.policy import Policy, spread
 from bonmini_guard.profile import GuardProfile, ScoreTransform
 
 DEFAULT_MINI_N = 4
@@ -116,7 +116,7 @@ def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfi
     rule = budget if isinstance(budget, Budget) else Budget(tokens=budget)
     if profile is not None and (profile.risk or profile.epsilon is not None) and profile.risk != "served_and_bad":
         _refuse_budget(profile, strict)
-    return replace(policy, also=rule if policy.also == Never() else policy.also | rule)
+    return replace(policy, also=policy.also | rule if policy.also else rule)
 
 
 def _refuse_budget(profile: GuardProfile, strict: bool) -> None:
