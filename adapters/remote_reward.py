@@ -16,6 +16,7 @@ from bonmini_guard.adapters.endpoints import Endpoint, checked_secret, checked_u
 from bonmini_guard.adapters.hedge import Hedge, all_or_none
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
+    EndpointTimeout,
     EndpointUnreachable,
     MalformedAnswer,
     RequestRejected,
@@ -157,8 +158,6 @@ class RemoteRewardModel(Endpoint):
     def __repr__(self) -> str:
         return f"RemoteRewardModel({self.base_url!r}, kind={self.kind!r})"
 
-    # As a scorer
-
     def session(self, messages: Sequence[BaseMessage]) -> RemoteSession:
         """A session on one prompt; it holds nothing but the prompt."""
         return RemoteSession(self, messages)
@@ -207,7 +206,10 @@ class RemoteRewardModel(Endpoint):
     async def _probe_apart(self) -> None:
         """Probe on a loop of its own, and leave no connection there."""
         try:
-            await self._ready()
+            async with asyncio.timeout(self.attempt_timeout):
+                await self._ready()
+        except TimeoutError as error:
+            raise EndpointTimeout(f"no answer within {self.attempt_timeout} s", retryable=True) from error
         finally:
             await self._close_here()
 
@@ -263,7 +265,6 @@ class RemoteRewardModel(Endpoint):
     async def _prepare(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
         if self._templated is None:
             return as_messages(messages, candidates)
-        # A long conversation takes a while.
         return await asyncio.to_thread(self._templated.make, messages, candidates)
 
     def _batches(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
@@ -353,8 +354,7 @@ class RemoteRewardModel(Endpoint):
         await client.aclose()
 
     async def _close_here(self) -> None:
-        connection = self._connections.pop(asyncio.get_running_loop(), None)
-        if connection is not None:
+        if connection := self._connections.pop(asyncio.get_running_loop(), None):
             await self._close(connection.client)
 
     async def _begin(self, client: httpx.AsyncClient) -> int:
@@ -371,7 +371,6 @@ class RemoteRewardModel(Endpoint):
                 response = await client.get(self.base_url + route)
             return read(response.json())
         except (httpx.HTTPError, TimeoutError, LookupError, TypeError, ValueError, AttributeError):
-            # The scores will say what is wrong.
             return Limits()
 
 

@@ -535,6 +535,13 @@ def test_a_server_that_is_not_up_yet_is_probed_before_its_first_score(apart, cap
     assert built.run("The film was").decision == "accepted"
 
 
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+def test_building_a_guard_waits_for_one_attempt_at_most(apart, caplog):
+    apart.faults = lambda path, body: "stall"
+    guard(make(apart, timeout=60, attempt_timeout=0.2))
+    assert "does not answer yet: no answer within 0.2 s" in caplog.text
+
+
 def test_a_profile_is_bound_to_the_probes_scores_within_the_tolerance(apart):
     model = make(apart)
     fingerprint = model.fingerprint()
