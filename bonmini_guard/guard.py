@@ -294,6 +294,8 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
             raise ConfigurationError(f"max_concurrency must be 1 or more, not {self.max_concurrency}")
         if not 0 <= self.explore <= 1:
             raise ConfigurationError(f"explore is a share of requests between 0 and 1, not {self.explore}")
+        if self.telemetry is not None and not callable(getattr(self.telemetry, "request", None)):
+            raise ConfigurationError("telemetry is bonmini_guard.adapters.telemetry.OpenTelemetry(), or another Monitor")
         named = isinstance(self.on_abstain, str) and self.on_abstain in ("error", "message")
         if not named and not isinstance(self.on_abstain, Runnable) and not callable(self.on_abstain):
             raise ConfigurationError(f"on_abstain is 'error', 'message', a Runnable or a callable, not {self.on_abstain!r}")

@@ -1,0 +1,178 @@
+"""Spans and metrics of guarded requests through OpenTelemetry's API; no text of a prompt or a candidate is in them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.policy import Decision, Policy, State
+from bonmini_guard.result import Candidate, GuardResult, sigmoid
+from bonmini_guard.trace_row import Explored
+from bonmini_guard.traces import TraceWriter
+
+try:
+    from opentelemetry import metrics, trace
+    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.trace import Span, StatusCode
+except ImportError as error:
+    raise MissingExtraError("opentelemetry-api", "telemetry") from error
+
+_NAME = "bonmini_guard"
+_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
+
+
+class OpenTelemetry:
+    """For ``telemetry=``: a span for each request with its loops and scorings, and metrics, all named ``bonmini_guard.*``.
+
+    Without an SDK set up by the application, the API does nothing. The request's span is current while drawing, so that
+    instrumented HTTP clients nest in it; what such instrumentation records of prompts and answers is its own affair.
+
+    Args:
+        tracer_provider: None for the application's global one.
+        meter_provider: likewise.
+    """
+
+    def __init__(
+        self, tracer_provider: trace.TracerProvider | None = None, meter_provider: metrics.MeterProvider | None = None
+    ) -> None:
+        self.tracer = trace.get_tracer(_NAME, tracer_provider=tracer_provider)
+        meter = metrics.get_meter(_NAME, meter_provider=meter_provider)
+        count, spread = meter.create_counter, meter.create_histogram
+        self.requests = count(f"{_NAME}.requests", "{request}", "requests by mode, decision and reason; failed ones by error")
+        self.abstentions = count(f"{_NAME}.abstentions", "{request}", "abstentions by reason")
+        self.exits = count(f"{_NAME}.exits", "{request}", "requests by the loop they ended in, counted from 1")
+        self.loops = count(f"{_NAME}.loops", "{loop}", "loops begun")
+        self.draws = count(f"{_NAME}.draws", "{draw}", "draws by outcome: scored, failed, unfinished")
+        self.saved = count(f"{_NAME}.draws.saved", "{draw}", "draws of the budget that were not needed")
+        self.tokens = count(f"{_NAME}.tokens", "{token}", "tokens of all draws, where the back end says")
+        self.explored_requests = count(f"{_NAME}.explored.requests", "{request}", "explored requests by outcome: complete, skipped")
+        self.explored_draws = count(f"{_NAME}.explored.draws", "{draw}", "draws made in the background to complete requests")
+        self.explored_tokens = count(f"{_NAME}.explored.tokens", "{token}", "tokens of those draws")
+        self.shadow = count(f"{_NAME}.shadow.requests", "{request}", "requests in shadow by what the guard would have decided")
+        self.reloads = count(f"{_NAME}.profile.reloads", "{reload}", "changed profiles by outcome: taken, refused")
+        self.seconds = spread(
+            f"{_NAME}.request.duration", "s", "from call to decision", explicit_bucket_boundaries_advisory=_SECONDS
+        )
+        self.scoring = spread(
+            f"{_NAME}.scoring.duration", "s", "one batch in the reward model", explicit_bucket_boundaries_advisory=_SECONDS
+        )
+        # A histogram takes no negative numbers.
+        self.scores = spread(
+            f"{_NAME}.score", "1", "sigmoid(score) of each draw: 0.5 is score 0", explicit_bucket_boundaries_advisory=_SHARES
+        )
+        self._writers: list[TraceWriter] = []
+        meter.create_observable_counter(
+            f"{_NAME}.trace.rows", [self._rows], "{row}", "trace rows by outcome: written, dropped on purpose, lost"
+        )
+
+    @contextmanager
+    def request(self, policy: Policy) -> Iterator[RequestSpan]:
+        """A span around a request."""
+        about = {f"{_NAME}.mode": policy.mode, f"{_NAME}.budget": policy.budget, f"{_NAME}.exit": policy.exit}
+        # Not the exception itself: its message, or that of its causes, may quote a candidate.
+        with self.tracer.start_as_current_span(
+            f"{_NAME}.request", attributes=about, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield RequestSpan(self, span, policy)
+            except BaseException as error:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(StatusCode.ERROR)
+                self.requests.add(1, {"mode": policy.mode, "error.type": type(error).__name__})
+                raise
+
+    def explored(self, explored: Explored | None) -> None:
+        """Count what exploring costs."""
+        self.explored_requests.add(1, {"outcome": "skipped" if explored is None else "complete"})
+        if explored is not None:
+            self.explored_draws.add(explored.draws)
+            self.explored_tokens.add(explored.usage.get("total_tokens", 0))
+
+    def shadowed(self, decision: str | None) -> None:
+        """Count what the guard would have decided."""
+        self.shadow.add(1, {"decision": decision or "unknown"})
+
+    def reloaded(self, succeeded: bool) -> None:
+        """Count changed profiles."""
+        self.reloads.add(1, {"outcome": "taken" if succeeded else "refused"})
+
+    def watch(self, writer: TraceWriter) -> None:
+        """Report the rows of a writer."""
+        if not any(known is writer for known in self._writers):
+            self._writers.append(writer)
+
+    def _rows(self, options: CallbackOptions) -> list[Observation]:
+        counts = [writer.counts() for writer in self._writers]
+        outcomes = ("written", "dropped", "lost")
+        return [Observation(sum(getattr(c, outcome) for c in counts), {"outcome": outcome}) for outcome in outcomes]
+
+
+class RequestSpan:
+    """The span of one request, with a child for each loop and each scoring."""
+
+    def __init__(self, telemetry: OpenTelemetry, span: Span, policy: Policy) -> None:
+        self._to = telemetry
+        self._span = span
+        self._policy = policy
+        self._loops = 0
+        self._loop_begun = time.time_ns()
+
+    async def drawn(self, candidate: Candidate) -> None:
+        """One score more."""
+        if candidate.score is not None:
+            self._to.scores.record(sigmoid(candidate.score))
+
+    async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
+        """A span for a batch of scores."""
+        now = time.time_ns()
+        self._to.scoring.record(seconds)
+        self._child("score", now - int(seconds * 1e9), now, {"candidates": len(candidates)})
+
+    async def looped(self, state: State, decision: Decision) -> None:
+        """A span for a loop."""
+        best = {} if math.isinf(state.best) else {"best_score": state.best}
+        self._loop(state.loops, {"draws": state.drawn, "decision": decision.action.value, "reason": decision.reason, **best})
+
+    def decided(self, result: GuardResult) -> None:
+        """The request's attributes, and the counters."""
+        if result.loops > self._loops:  # an eager exit or a deadline ended it midway
+            self._loop(result.loops, {"draws": result.draws, "reason": result.reason})
+        about = {**result.metadata(), "request_id": result.request_id}
+        self._span.set_attributes({f"{_NAME}.{key}": value for key, value in about.items() if value is not None})
+        self._count(result)
+
+    def _count(self, result: GuardResult) -> None:
+        to, kind = self._to, {"mode": result.mode}
+        to.requests.add(1, kind | {"decision": result.decision, "reason": result.reason})
+        if result.decision == "abstained":
+            to.abstentions.add(1, {"reason": result.reason})
+        to.exits.add(1, kind | {"loop": result.loops})
+        to.loops.add(result.loops, kind)
+        for outcome in map(_outcome, result.candidates):
+            to.draws.add(1, kind | {"outcome": outcome})
+        to.saved.add(max(0, self._policy.budget - result.draws), kind)
+        to.tokens.add(result.usage.get("total_tokens", 0), kind)
+        to.seconds.record(result.timings.total, kind | {"decision": result.decision})
+
+    def _loop(self, number: int, about: dict[str, Any]) -> None:
+        now = time.time_ns()
+        threshold = self._policy.thresholds[number - 1]
+        bar = {} if math.isinf(threshold) else {"threshold": threshold}
+        self._child("loop", self._loop_begun, now, {"loop": number, **bar, **about})
+        self._loops, self._loop_begun = number, now
+
+    def _child(self, name: str, begun: int, ended: int, about: dict[str, Any]) -> None:
+        context = trace.set_span_in_context(self._span)
+        attributes = {f"{_NAME}.{key}": value for key, value in about.items()}
+        self._to.tracer.start_span(f"{_NAME}.{name}", context, start_time=begun, attributes=attributes).end(ended)
+
+
+def _outcome(candidate: Candidate) -> str:
+    if candidate.unfinished:
+        return "unfinished"
+    return "failed" if candidate.failed else "scored"
