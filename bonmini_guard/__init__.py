@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bonmini_guard.profile import GuardProfile
     from bonmini_guard.result import GuardResult
     from bonmini_guard.reward.model import RewardModel
+    from bonmini_guard.shadow import ShadowBestOfMiniN
     from bonmini_guard.traces import TraceWriter
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _HOMES = {
     "NoAcceptableResponse": "errors",
     "RewardModel": "reward.model",
     "ScorerError": "errors",
+    "ShadowBestOfMiniN": "shadow",
     "TraceWriter": "traces",
 }
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "NoAcceptableResponse",
     "RewardModel",
     "ScorerError",
+    "ShadowBestOfMiniN",
     "TraceWriter",
     "__version__",
 ]

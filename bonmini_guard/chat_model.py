@@ -22,6 +22,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.budget import Budget
 from bonmini_guard.detach import attach, detach
+from bonmini_guard.engine import Engine
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.guard import ABSTAIN_MESSAGE, BestOfMiniN
 from bonmini_guard.limiter import Limiter
@@ -84,6 +85,7 @@ class ChatBestOfMiniN(BaseChatModel):
     max_concurrency: int | Limiter | None = Field(default=None, frozen=True, repr=False)
     budget: int | Budget | None = Field(default=None, frozen=True)
     seed: int | None = Field(default=None, frozen=True)
+    reload: bool | float = Field(default=False, frozen=True)
     strict: bool = Field(default=True, frozen=True)
     explore: float = Field(default=0.0, frozen=True)
     on_explored: Callable[[GuardResult], Any] | None = Field(default=None, frozen=True, repr=False)
@@ -99,7 +101,7 @@ class ChatBestOfMiniN(BaseChatModel):
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
     _guard: BestOfMiniN = PrivateAttr()
-    _about: dict[str, Any] | None = PrivateAttr(default=None)
+    _about: tuple[Engine, dict[str, Any]] | None = PrivateAttr(default=None)
 
     def __init__(self, **arguments: Any) -> None:
         if isinstance(arguments.get("profile"), str | os.PathLike | GuardProfile):
@@ -261,12 +263,13 @@ class ChatBestOfMiniN(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        if self._about is None:
-            self._about = self._identity()
-        return {**self._about, **self._draw_options()}
+        engine = self._guard._engine
+        if self._about is None or self._about[0] is not engine:  # a reloaded profile is another model
+            self._about = engine, self._identity(engine)
+        return {**self._about[1], **self._draw_options()}
 
-    def _identity(self) -> dict[str, Any]:
-        engine, exact = self._guard._engine, bool(self.cache)
+    def _identity(self, engine: Engine) -> dict[str, Any]:
+        exact = bool(self.cache)
         policy = engine.policy
         return {
             "generator": identity_of(engine.generator, exact),
@@ -276,6 +279,7 @@ class ChatBestOfMiniN(BaseChatModel):
             "schedule": list(policy.schedule),
             "thresholds": list(policy.thresholds),
             "exit": policy.exit,
+            "score_transform": None if engine.transform is None else repr(engine.transform),
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

@@ -81,7 +81,7 @@ class Explorer:
         if not self.chosen():
             return False
         if len(self.background) >= MOST_AT_A_TIME:
-            self._skip()
+            self.skip()
             return False
         self.background.start(self._explore(request))
         return True
@@ -102,7 +102,7 @@ class Explorer:
         try:
             explored = await self._full_budget(request)
         except BaseException as error:
-            self._skip()
+            self.skip()
             logger.warning("exploring request %s failed: %s", request.result.request_id, type(error).__name__)
             if isinstance(error, Exception):
                 return None
@@ -139,7 +139,8 @@ class Explorer:
         except Exception as error:
             logger.warning("the sink of explored request %s failed: %s", complete.request_id, type(error).__name__)
 
-    def _skip(self) -> None:
+    def skip(self) -> None:
+        """Count a request that was chosen and cannot be completed."""
         self._add(skipped=1)
         if self._monitor is not None:
             self._monitor.explored(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +22,13 @@ from pydantic import ConfigDict, PrivateAttr, ValidationError
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.budget import Budget
 from bonmini_guard.engine import Engine, Observer
-from bonmini_guard.errors import ConfigurationError, abstention
+from bonmini_guard.errors import ConfigurationError, ProfileError, abstention
 from bonmini_guard.explore import ExplorationCost, Explorer
 from bonmini_guard.generators import as_generator
 from bonmini_guard.limiter import Limiter, build_limiter
 from bonmini_guard.monitor import Observers
 from bonmini_guard.prompts import as_messages
+from bonmini_guard.reload import DEFAULT_INTERVAL, Reloader
 from bonmini_guard.result import GuardResult
 from bonmini_guard.scorers import as_scorer
 from bonmini_guard.settings import (
@@ -78,6 +80,9 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
             requests that wait take turns. None sets no limit.
         budget: tokens that a request may use up, or a ``Budget`` in tokens or money; once spent, no further loop begins.
         seed: makes every request repeatable, with generators that honour seeds; None draws a fresh seed for each request.
+        reload: take over a changed profile file without a restart: True looks once a second at most, a number sets the seconds.
+            A file that is bad, or was made for other parts or another mode, is refused, and the old profile stays in force.
+            Requests end under the profile they began with.
         strict: refuse a profile that was calibrated for other parts; False warns.
         explore: share of requests (0 to 1) whose full budget is drawn and scored in the background, for calibration.
         on_explored: called with the complete ``GuardResult`` of each explored request; may be async.
@@ -109,6 +114,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     max_concurrency: int | Limiter | None = None
     budget: int | Budget | None = None
     seed: int | None = None
+    reload: bool | float = False
     strict: bool = True
     explore: float = 0.0
     on_explored: Callable[[GuardResult], Any] | None = None
@@ -118,6 +124,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     progress: bool = False
 
     _engine: Engine = PrivateAttr()
+    _reloader: Reloader[Engine] | None = PrivateAttr(default=None)
     _writer: TraceWriter | None = PrivateAttr(default=None)
     _explorer: Explorer | None = PrivateAttr(default=None)
 
@@ -128,6 +135,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
             problem = error.errors()[0]
             raise ConfigurationError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
         self._check_arguments()
+        self._reloader = self._build_reloader() if self.reload else None
         self._engine = self._build_engine()
         self._writer = None if self.trace_to is None else writer_for(self.trace_to)
         self._explorer = Explorer(self.explore, self.on_explored, self._writer, self.telemetry) if self.explore else None
@@ -220,7 +228,7 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         run_manager: Any = None,
         config: RunnableConfig | None = None,
     ) -> GuardResult:
-        engine = self._engine
+        engine = self._live()
         observer = observer_for(run_manager, self.trace_candidates, engine.policy if self.progress else None, config)
         seed = self.seed if seed is None else seed
         seed = random.getrandbits(62) if seed is None else seed
@@ -230,6 +238,12 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         if self._explorer is None and self._writer is None:
             return result
         return self._record(Conducted(result, messages, options, engine, group_of(run_manager, config), time.time()))
+
+    def _live(self) -> Engine:
+        """The engine for a request that begins now; a request keeps it to its end."""
+        if self._reloader is not None:
+            self._reloader.look()
+        return self._engine
 
     async def _run(
         self, engine: Engine, messages: Sequence[BaseMessage], seed: int, options: dict[str, Any], observer: Observer | None
@@ -300,16 +314,32 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         if not named and not isinstance(self.on_abstain, Runnable) and not callable(self.on_abstain):
             raise ConfigurationError(f"on_abstain is 'error', 'message', a Runnable or a callable, not {self.on_abstain!r}")
 
-    def _build_engine(self) -> Engine:
+    def _build_reloader(self) -> Reloader[Engine]:
+        if not isinstance(self.profile, str | os.PathLike):
+            raise ConfigurationError("reload= follows a file: pass profile= as its path")
+        interval = DEFAULT_INTERVAL if self.reload is True else float(self.reload)
+        tell = bool if self.telemetry is None else self.telemetry.reloaded
+        return Reloader(self.profile, interval, lambda: self._build_engine(self._engine), self._adopt, tell)
+
+    def _adopt(self, engine: Engine) -> bool:
+        changed = engine != self._engine
+        self._engine = engine
+        return changed
+
+    def _build_engine(self, current: Engine | None = None) -> Engine:
         profile = load_profile(self.profile)
         policy = build_policy(profile, {name: getattr(self, name) for name in SHAPE})
         generator, scorer = as_generator(self.generator), as_scorer(self.reward_model)
+        if current is not None:
+            generator, scorer = current.generator, current.scorer
+            if policy.mode != current.policy.mode:
+                raise ProfileError(f"its mode is {policy.mode!r}, the guard's {current.policy.mode!r}: restart to change it")
         check_parts(policy, profile, generator, scorer, self.strict)
         return Engine(
             generator,
             scorer,
             with_budget(policy, self.budget, profile, self.strict),
-            limiter=build_limiter(self.max_concurrency),
+            limiter=build_limiter(self.max_concurrency) if current is None else current.limiter,
             timeout=self.timeout,
             transform=None if profile is None else profile.score_transform,
             profile=profile_name(self.profile),

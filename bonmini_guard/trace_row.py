@@ -106,7 +106,7 @@ def _served(row: Row) -> int | None:
     """Which candidate the user has seen."""
     if "served" in row:  # in shadow, the first draw whatever the decision
         return row["served"]  # type: ignore[no-any-return]
-    return row["selected"] if row["decision"] in ("accepted", "best_effort", "unscored") else None
+    return row["selected"] if row.get("decision") in ("accepted", "best_effort", "unscored") else None
 
 
 def _without_text(candidate: Row) -> Row:

@@ -152,10 +152,15 @@ class TraceWriter:
         self._thread = thread
         return True
 
-    def record(self, request: Conducted, explored: Explored | None = None) -> None:
+    def record(
+        self,
+        request: Conducted,
+        explored: Explored | None = None,
+        row: Callable[[Conducted, Explored | None], Row] = trace_row,
+    ) -> None:
         """Hand over the trace of a request; see :func:`bonmini_guard.trace_row.trace_row`."""
         # Fingerprints may read files or ask servers, and some depend on the context of the call.
-        self.add(partial(copy_context().run, trace_row, request, explored), always=explored is not None)
+        self.add(partial(copy_context().run, row, request, explored), always=explored is not None)
 
     def counts(self) -> TraceCounts:
         """What became of the rows so far."""

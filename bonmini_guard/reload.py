@@ -1,0 +1,98 @@
+"""A profile that follows its file: taken over when the file changes, without a restart."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from bonmini_guard.errors import BonMiniGuardError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds between two looks at the file.
+DEFAULT_INTERVAL = 1.0
+#: A file that was just written may be written again within the resolution of its time: seconds until it is believed.
+_SETTLED = 0.1
+
+Seen = tuple[int, int, int, int]
+
+
+class Reloader(Generic[T]):
+    """Looks at a file now and then, and builds anew what depends on it, in a thread of its own.
+
+    Args:
+        path: the file.
+        interval: seconds between two looks; a look is one ``stat``.
+        build: what the file says now; its errors refuse the change.
+        adopt: takes over what was built; whether that is anything new.
+        tell: told of each change, whether it was taken over.
+
+    Attributes:
+        taken: changes taken over.
+        refused: changes refused; each is told once.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        interval: float,
+        build: Callable[[], T],
+        adopt: Callable[[T], bool],
+        tell: Callable[[bool], Any] = bool,
+    ) -> None:
+        # Absolute, for a program may change its folder.
+        self.path = os.path.abspath(path)
+        self.interval = interval
+        self.taken = self.refused = 0
+        self._build = build
+        self._adopt = adopt
+        self._tell = tell
+        self._seen = self._look()
+        self._next = time.monotonic() + interval
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Called before each request: nothing within the interval, then a ``stat``, and a thread only if the file has changed."""
+        now = time.monotonic()
+        if now < self._next or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._next = now + self.interval
+        if self._look() != self._seen:
+            self._thread = threading.Thread(target=self._reload, name="bonmini-reload", daemon=True)
+            self._thread.start()
+
+    def _look(self) -> Seen | None:
+        try:
+            about = os.stat(self.path)
+        except OSError:
+            return None
+        return about.st_mtime_ns, about.st_ino, about.st_dev, about.st_size
+
+    def _reload(self) -> None:
+        seen = self._look()
+        # If it changes again while it is read, it is read again at the next look.
+        if seen is not None and time.time() - seen[0] / 1e9 < _SETTLED:
+            time.sleep(_SETTLED)
+        try:
+            built = self._build()
+        except BonMiniGuardError as error:
+            self._refuse(str(error))
+        except Exception as error:  # a part that cannot be asked for its fingerprint
+            self._refuse(type(error).__name__)
+        else:
+            if self._adopt(built):
+                self.taken += 1
+                logger.info("%s: the changed profile is in force", self.path)
+                self._tell(True)
+        self._seen = seen
+
+    def _refuse(self, why: str) -> None:
+        self.refused += 1
+        logger.warning("%s: the changed profile is refused, the old one stays in force: %s", self.path, why)
+        self._tell(False)

@@ -1,0 +1,326 @@
+"""Shadow mode: the model answers as it always did, and the guard watches and says what it would have done."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import operator
+import random
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from threading import Lock
+from time import perf_counter
+from types import SimpleNamespace
+from typing import Any
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import ensure_config
+
+from bonmini_guard.background import Background
+from bonmini_guard.bridge import run_sync
+from bonmini_guard.engine import Engine
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.explore import MOST_AT_A_TIME
+from bonmini_guard.guard import BestOfMiniN
+from bonmini_guard.policy import Action, Policy, State, best_of_n
+from bonmini_guard.prompts import as_messages
+from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.result import Candidate, GuardResult, Outcome
+from bonmini_guard.trace_row import Conducted, Explored, Row, trace_row
+from bonmini_guard.tracing import group_of
+from bonmini_guard.usage import total_usage, used_tokens
+
+logger = logging.getLogger(__name__)
+
+#: Answers scored at a time. More would compete with live traffic; those above are not watched.
+MOST_WATCHED = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShadowSummary:
+    """What the guard would have done so far, in this process. No text.
+
+    Attributes:
+        requests: answers served.
+        scored: of those, first draws scored.
+        skipped: answers not watched: too many at a time, or scoring failed.
+        passed: of the scored, first draws that pass the first loop's threshold; the guard would have served after one loop.
+        explored: requests drawn to the full budget by ``explore``; what follows is about those.
+        accepted: the guard would have served an answer that passed.
+        best_effort: an accelerator would have served its best so far (or an unscored answer).
+        abstained: a guardrail would have refused.
+        replaced: another answer than the first draw would have been served.
+        draws: draws that the guard would have made.
+    """
+
+    requests: int = 0
+    scored: int = 0
+    skipped: int = 0
+    passed: int = 0
+    explored: int = 0
+    accepted: int = 0
+    best_effort: int = 0
+    abstained: int = 0
+    replaced: int = 0
+    draws: int = 0
+
+    def __str__(self) -> str:
+        """One sentence."""
+        first = f"{self.requests} answers served, {self.scored} scored, {self.passed} of them pass at once"
+        if not self.explored:
+            return f"{first}; none explored: set explore= to see what the guard would do with the rest"
+        return (
+            f"{first}; of {self.explored} explored the guard would have accepted {self.accepted}, refused {self.abstained}, served "
+            f"{self.best_effort} as best effort, changed the answer of {self.replaced}, with {self.draws / self.explored:.1f} draws each"
+        )
+
+
+class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
+    """A guard on trial: serves the wrapped model's answer exactly as without a guard, and judges it afterwards.
+
+    Calls and streams go to the model with the caller's config: its callbacks, streams and errors are those of an ordinary call.
+    The answer is the guard's first draw. In the background it is scored; for the guard's ``explore`` share the rest of the budget
+    is drawn and scored too, and the guard's policy replayed. The guard's ``trace_to``, ``telemetry`` and ``reload`` work as usual.
+    Whatever fails in the guard is logged and counted, and never reaches the caller.
+
+    Example::
+
+        shadow = ShadowBestOfMiniN(BestOfMiniN(generator=llm, reward_model=rm, explore=0.05, trace_to="traces.jsonl"))
+        chain = prompt | shadow | parser
+        print(shadow.summary)
+
+    Args:
+        guard: as it is going to serve one day; its ``on_abstain`` has nothing to do here.
+
+    Raises:
+        ConfigurationError: it is no ``BestOfMiniN``, or its generator cannot draw a single answer.
+    """
+
+    def __init__(self, guard: BestOfMiniN) -> None:
+        if not isinstance(guard, BestOfMiniN):
+            raise ConfigurationError(
+                f"shadow mode takes a BestOfMiniN, not a {type(guard).__name__}; a ChatBestOfMiniN has one as .guard"
+            )
+        self.guard = guard
+        if not isinstance(guard.generator, Runnable) and not callable(getattr(guard.generator, "draw", None)):
+            raise ConfigurationError("in shadow the generator draws single answers: it needs an async draw(request)")
+        self.summary = ShadowSummary()
+        self._model: Runnable[Any, Any] = guard.generator if isinstance(guard.generator, Runnable) else _Draws(guard.generator)
+        self._background = Background()
+        self._exploring = 0
+        self._lock = Lock()
+
+    # Answers: those of the model, with its errors
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """The model's answer."""
+        begun = perf_counter()
+        answer = self._model.invoke(input, config, **kwargs)
+        self._served_sync(input, [answer], config, kwargs, begun)
+        return answer
+
+    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """The model's answer."""
+        begun = perf_counter()
+        answer = await self._model.ainvoke(input, config, **kwargs)
+        self._served(input, [answer], config, kwargs, begun)
+        return answer
+
+    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        """The model's stream; an answer whose stream was given up is not watched."""
+        begun, chunks = perf_counter(), []
+        for chunk in self._model.stream(input, config, **kwargs):
+            chunks.append(chunk)
+            yield chunk
+        self._served_sync(input, chunks, config, kwargs, begun)
+
+    async def astream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """The model's stream; an answer whose stream was given up is not watched."""
+        begun, chunks = perf_counter(), []
+        async for chunk in self._model.astream(input, config, **kwargs):
+            chunks.append(chunk)
+            yield chunk
+        self._served(input, chunks, config, kwargs, begun)
+
+    async def afinish(self) -> None:
+        """Wait for what is being watched and explored, then flush the traces. Await it before the event loop ends."""
+        await self._background.afinish()
+        await self.guard.afinish()
+
+    def finish(self, timeout: float | None = None) -> None:
+        """``afinish`` for sync code; call it from another thread than that of async calls."""
+        self._background.finish(timeout)
+        self.guard.finish(timeout)
+
+    # Watching
+
+    def _served_sync(self, *answered: Any) -> None:
+        async def begin() -> None:
+            self._served(*answered)
+
+        try:
+            run_sync(begin)
+        except Exception as error:
+            logger.warning("shadow: an answer was not watched: %s", type(error).__name__)
+
+    def _served(
+        self, input: LanguageModelInput, chunks: list[Any], config: RunnableConfig | None, options: dict[str, Any], begun: float
+    ) -> None:
+        """Have an answer judged in the background; raises nothing."""
+        self._add(requests=1)
+        try:
+            if len(self._background) >= MOST_WATCHED:
+                self._add(skipped=1)
+                return
+            config = ensure_config(config)
+            group = group_of(SimpleNamespace(metadata=config.get("metadata")), config)
+            self._background.start(self._watch(input, chunks, options, group, perf_counter() - begun))
+        except Exception as error:
+            self._add(skipped=1)
+            logger.warning("shadow: an answer was not watched: %s", type(error).__name__)
+
+    async def _watch(
+        self, input: LanguageModelInput, chunks: list[Any], options: dict[str, Any], group: str | None, seconds: float
+    ) -> None:
+        try:
+            first = await self._first(input, chunks, options, group, seconds)
+            explored = await self._explored(first)
+            self._tell(first, explored)
+        except BaseException as error:
+            self._add(skipped=1)
+            logger.warning("shadow: an answer was not judged: %s", type(error).__name__)
+            if not isinstance(error, Exception):
+                raise
+
+    async def _first(
+        self, input: LanguageModelInput, chunks: list[Any], options: dict[str, Any], group: str | None, seconds: float
+    ) -> Conducted:
+        """The served answer as a request of one draw, scored."""
+        from bonmini_guard.adapters.langchain import as_message
+
+        engine, messages = self.guard._live(), as_messages(input)
+        served = _Served(as_message(functools.reduce(operator.add, chunks)))
+        judge = dataclasses.replace(engine, generator=served, policy=best_of_n(1), limiter=None)
+        name, seed = f"{random.getrandbits(128):032x}", random.getrandbits(62)
+        result = await judge.run(messages, seed=seed, request_id=name)
+        (draw,) = result.candidates
+        if draw.unfinished:
+            raise RuntimeError("the answer could not be scored")
+        draw.started, draw.finished = 0.0, seconds
+        result = dataclasses.replace(result, mode=engine.policy.mode, threshold=engine.policy.thresholds[0])
+        return Conducted(result, messages, options, engine, group, time.time())
+
+    async def _explored(self, first: Conducted) -> Explored | None:
+        explorer = self.guard._explorer
+        if explorer is None or not explorer.chosen():
+            return None
+        if self._exploring >= MOST_AT_A_TIME:
+            explorer.skip()
+            return None
+        self._exploring += 1
+        try:
+            return await explorer.complete(first)
+        finally:
+            self._exploring -= 1
+
+    def _tell(self, first: Conducted, explored: Explored | None) -> None:
+        passed = first.engine.policy.passes(0, first.result.score)
+        would = None if explored is None else would_have(first.engine, explored.result)
+        self._add(scored=1, passed=int(passed))
+        if would is not None:
+            replaced = would.served and would.selected is not None and would.selected.index != 0
+            kind = "best_effort" if would.decision == "unscored" else would.decision
+            self._add(explored=1, draws=would.draws, replaced=int(replaced), **{kind: 1})
+        if self.guard.telemetry is not None:
+            self.guard.telemetry.shadowed(would.decision if would is not None else "accepted" if passed else None)
+        if self.guard._writer is not None:
+            request = first if would is None else dataclasses.replace(first, result=would)
+            self.guard._writer.record(request, explored, _shadow_row)
+
+    def _add(self, **more: int) -> None:
+        with self._lock:
+            counts = {name: getattr(self.summary, name) + number for name, number in more.items()}
+            self.summary = dataclasses.replace(self.summary, **counts)
+
+
+def would_have(engine: Engine, complete: GuardResult) -> GuardResult:
+    """What a guard would have given, from all draws of the budget in the order in which it would have asked for them.
+
+    For ``exit="eager"`` the order of arrival within a loop is that of the draws' durations.
+    """
+    policy, state, candidates = engine.policy, State(), complete.candidates
+    while (decision := policy.decide(state)).action is Action.DRAW:
+        loop = candidates[state.drawn : state.drawn + decision.draws]
+        winner = _eager_winner(policy, state.loops, loop)
+        if winner is not None:
+            return _given(complete, policy, ("accepted", "passed"), winner, (state.drawn + len(loop), state.loops + 1))
+        state = policy.observe(state, [candidate.score for candidate in loop], 0.0, used_tokens(loop))
+    selected = None if decision.index is None else candidates[decision.index]
+    outcome: Outcome = "accepted" if decision.accepted else "best_effort"
+    if decision.action is Action.ABSTAIN:
+        outcome = "abstained" if policy.mode == "guardrail" else "unscored"
+    return _given(complete, policy, (outcome, decision.reason), selected, (state.drawn, state.loops))
+
+
+def _eager_winner(policy: Policy, loop: int, candidates: Sequence[Candidate]) -> Candidate | None:
+    if policy.exit != "eager":
+        return None
+    arrived = sorted(candidates, key=lambda candidate: (candidate.finished or 0.0) - (candidate.started or 0.0))
+    return next((candidate for candidate in arrived if policy.passes(loop, candidate.score)), None)
+
+
+def _given(
+    complete: GuardResult, policy: Policy, verdict: tuple[Outcome, str], selected: Candidate | None, spent: tuple[int, int]
+) -> GuardResult:
+    draws, loops = spent
+    candidates = complete.candidates[:draws]
+    return dataclasses.replace(
+        complete,
+        decision=verdict[0],
+        reason=verdict[1],
+        selected=selected,
+        candidates=candidates,
+        loops=loops,
+        usage=total_usage(candidates),
+        threshold=policy.thresholds[loops - 1],
+    )
+
+
+def _shadow_row(request: Conducted, explored: Explored | None) -> Row:
+    """A row that says what the guard would have decided, where that is known, and that the first draw was served."""
+    row = trace_row(request, explored)
+    row["candidates"][0]["seed"] = None  # an ordinary call
+    if explored is None:
+        row = {key: value for key, value in row.items() if key not in ("decision", "reason", "selected", "loops")}
+    return row | {"shadow": True, "served": 0}
+
+
+class _Served:
+    """A generator that gives the answer that was served."""
+
+    def __init__(self, message: AIMessage) -> None:
+        self._message = message
+
+    async def draw(self, request: DrawRequest) -> AIMessage:
+        """That answer."""
+        return self._message
+
+
+class _Draws(Runnable[LanguageModelInput, AIMessage]):
+    """A generator as a model that answers once."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """One draw."""
+        return run_sync(lambda: self.ainvoke(input, config, **kwargs))
+
+    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """One draw."""
+        request = DrawRequest(as_messages(input), random.getrandbits(31), 0, kwargs)
+        message: AIMessage = await self._generator.draw(request)
+        return message
