@@ -73,8 +73,9 @@ class ShadowSummary:
         if not self.explored:
             return f"{first}; none explored: set explore= to see what the guard would do with the rest"
         return (
-            f"{first}; of {self.explored} explored the guard would have accepted {self.accepted}, refused {self.abstained}, served "
-            f"{self.best_effort} as best effort, changed the answer of {self.replaced}, with {self.draws / self.explored:.1f} draws each"
+            f"{first}; of {self.explored} explored the guard would have accepted {self.accepted}, refused {self.abstained}, "
+            f"served {self.best_effort} as best effort, and changed the answer of {self.replaced}; "
+            f"{self.draws / self.explored:.1f} draws each"
         )
 
 
