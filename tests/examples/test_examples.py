@@ -123,6 +123,20 @@ async def test_a_client_that_goes_away_cancels_its_draws():
     assert sorted(generator.cancelled) == [0, 1]
 
 
+def test_from_shadow_mode_to_a_calibrated_guardrail(capsys):
+    from examples import shadow_to_guardrail
+
+    shadow_to_guardrail.main()
+    watched, promise, live = lines(capsys)
+    assert watched.startswith("In shadow: 300 answers served, 300 scored")
+    assert "of 300 explored" in watched
+    assert "with 90 % confidence" in promise
+    served, bad, refused = map(int, re.findall(r"(\d+) (?:served|of them bad|refused)", live))
+    assert served + refused == 200
+    assert min(served, refused) > 0
+    assert bad < 0.2 * 200  # twice what is promised on average
+
+
 def test_every_example_is_listed():
     listed = set(re.findall(r"`(\w+)\.py`", (FOLDER / "README.md").read_text(encoding="utf-8")))
     assert listed == {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
