@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 
 import pytest
 
 from bonmini_guard.cli import main
 from bonmini_guard.demo.models import MODELS
+from tests.adapters.loopback import InThread
 from tests.adapters.openai_server import OpenAIServer
 
 ENTRY = {"mode", "decision", "draws", "seconds", "score", "acceptable", "best_of_n"}
@@ -62,24 +61,6 @@ def test_what_ships_is_small_and_holds_no_pickle():
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja"}
 
 
-class ServerThread:
-    """A loopback server on a loop of its own, since the command runs its own."""
-
-    def __init__(self, server):
-        self.server = server
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return asyncio.run_coroutine_threadsafe(self.server.__aenter__(), self._loop).result()
-
-    def __exit__(self, *error):
-        asyncio.run_coroutine_threadsafe(self.server.__aexit__(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-
 class Reviewer(OpenAIServer):
     """Writes reviews, good ones for every third seed."""
 
@@ -91,7 +72,7 @@ class Reviewer(OpenAIServer):
 
 def test_against_a_server_that_speaks_openais_protocol(capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with ServerThread(Reviewer()) as server:
+    with InThread(Reviewer()) as server:
         shown = entries(capsys, "--prompt", "The film was", "--base-url", server.url)
         assert [entry["decision"] for entry in shown.values()] == ["accepted", "accepted"]
         assert all("wonderful" in entry["answer"] for entry in shown.values())
@@ -102,7 +83,7 @@ def test_against_a_server_that_speaks_openais_protocol(capsys, monkeypatch):
 
 def test_a_server_that_is_not_there_or_refuses_is_one_clear_line(capsys):
     arguments = ["demo", "--prompt", "The film was", "--base-url"]
-    with ServerThread(Reviewer()) as server:
+    with InThread(Reviewer()) as server:
         server.faults = lambda path, body: (404, {"error": {"message": "The model `x` does not exist."}})
         assert main([*arguments, server.url, "--model", "x"]) == 2
     err = capsys.readouterr().err

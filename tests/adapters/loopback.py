@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self
 
 OVERLOADED = {"error": "Model is overloaded", "error_type": "overloaded"}
@@ -197,6 +198,28 @@ class LoopbackServer:
         fields = {"content-type": kind, **location, "content-length": len(content), **self.headers, **(headers or {})}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         writer.write(f"HTTP/1.1 {status} Reason\r\n{lines}\r\n".encode() + content)
+
+
+class InThread:
+    """``with InThread(server) as server``: serves on a loop of its own, for what blocks its thread or runs a loop itself."""
+
+    def __init__(self, server: LoopbackServer) -> None:
+        self._server = server
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> LoopbackServer:
+        self._thread.start()
+        return self._await(self._server.__aenter__())
+
+    def __exit__(self, *_: object) -> None:
+        self._await(self._server.__aexit__())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
 class _Connection(asyncio.StreamReaderProtocol):

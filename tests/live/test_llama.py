@@ -10,6 +10,7 @@ import pytest
 from bonmini_guard.adapters import OpenAICompatibleGenerator
 from tests.live.checks import check_draws, check_guard, loop_of
 from tests.live.servers import free_port, language_model, python, running
+from tests.pages import run_page
 
 pytestmark = pytest.mark.live
 
@@ -40,3 +41,8 @@ async def test_an_ignored_n_gives_no_copies(url, choices):
 
 async def test_the_guard(url):
     await check_guard(url)
+
+
+def test_its_page(url, tmp_path, capsys):
+    run_page("servers/llama-cpp.md", url, tmp_path)
+    assert capsys.readouterr().out.strip()

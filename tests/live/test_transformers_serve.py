@@ -8,6 +8,7 @@ from bonmini_guard.adapters import OpenAICompatibleGenerator
 from bonmini_guard.errors import ConfigurationError
 from tests.live.checks import check_draws, check_guard, loop_of, request
 from tests.live.servers import free_port, language_model, python, running
+from tests.pages import run_page
 
 pytestmark = pytest.mark.live
 
@@ -58,3 +59,9 @@ async def test_its_list_of_models_is_of_no_help_offline(server):
 async def test_the_guard(server):
     url, model = server
     await check_guard(url, model=model)
+
+
+def test_its_page(server, tmp_path, capsys):
+    url, model = server
+    run_page("servers/transformers-serve.md", url, tmp_path, model)
+    assert capsys.readouterr().out.strip()
