@@ -15,14 +15,18 @@ from tests.pages import run_page
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("llama"), free_port()
-    model, file = language_model(folder / "lm"), folder / "lm.gguf"
+def serve(folder, *more):
+    python()
+    model, file, port = language_model(folder / "lm"), folder / "lm.gguf", free_port()
     subprocess.run([python(), str(Path(__file__).parent / "gguf_file.py"), str(model), str(file)], check=True, cwd=folder)
     arguments = ["-m", "llama_cpp.server", "--model", str(file), "--model_alias", "tiny", "--n_ctx", "512", "--seed", "1"]
-    arguments += ["--host", "127.0.0.1", "--port", str(port)]
-    with running(arguments, port, "/v1/models", folder / "llama.log") as base_url:
+    arguments += ["--host", "127.0.0.1", "--port", str(port), *more]
+    return running(arguments, port, "/v1/models", folder / "llama.log")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("llama")) as base_url:
         yield base_url
 
 
@@ -46,3 +50,9 @@ async def test_the_guard(url):
 def test_its_page(url, tmp_path, capsys):
     run_page("servers/llama-cpp.md", url, tmp_path)
     assert capsys.readouterr().out.strip()
+
+
+async def test_with_speculative_decoding(tmp_path):
+    with serve(tmp_path, "--draft_model", "prompt-lookup-decoding", "--draft_model_num_pred_tokens", "4") as base_url:
+        await check_draws(base_url)
+        await check_guard(base_url)
