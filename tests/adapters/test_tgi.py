@@ -55,7 +55,7 @@ async def make(server):
     made = []
 
     def build(**settings):
-        made.append(TGIGenerator(settings.pop("base_url", server.url), **{"backoff": 0.01, "timeout": 5.0, **settings}))
+        made.append(TGIGenerator(settings.pop("base_url", server.url), **{"backoff": 0.01, "timeout": 50.0, **settings}))
         return made[-1]
 
     yield build
