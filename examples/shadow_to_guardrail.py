@@ -78,7 +78,7 @@ def label(traces: Path, labelled: Path) -> None:
 
 
 def certify(labelled: Path, profile: Path) -> None:
-    """Step 3: ``bonmini-guard calibrate labelled.jsonl --mode guardrail --alpha 0.1 --mini-n 2 --max-loops 3 -o guardrail.json``."""
+    """Step 3: ``bonmini-guard calibrate labelled.jsonl --mode guardrail --alpha 0.1 --mini-n 2 --max-loops 3 -o PROFILE``."""
     parser = argparse.ArgumentParser()
     calibrate.add_arguments(parser)
     arguments = [str(labelled), "--mode", "guardrail", "--alpha", "0.1", "--mini-n", "2", "--max-loops", "3", "-o", str(profile)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -170,6 +171,17 @@ async def test_explored_draws_are_made_after_the_answer():
     await agent(model, guard(explore=1.0, on_explored=keep)).ainvoke(QUESTION)
     await asyncio.wait_for(done.wait(), 30)
     assert [candidate.score for candidate in complete[0].candidates] == [2.0, 2.0, -1.0, -1.0]
+
+
+async def test_guarded_answers_are_traced_by_conversation_and_tool_turns_are_not(tmp_path):
+    def answer(messages, number):
+        return "good" if isinstance(messages[-1], ToolMessage) else searching()
+
+    middleware = guard(trace_to=tmp_path / "traces.jsonl")
+    await agent(answer, middleware, tools=[search]).ainvoke(QUESTION, {"configurable": {"thread_id": "7"}})
+    await middleware.guard.afinish()
+    (row,) = map(json.loads, (tmp_path / "traces.jsonl").read_text().splitlines())
+    assert (row["group"], row["decision"], len(row["prompt"])) == ("7", "accepted", 3)
 
 
 # Abstention
