@@ -13,7 +13,7 @@ from importlib import import_module
 from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
 
 #: Each module has ``HELP: str``, ``add_arguments(parser)`` and ``run(options) -> int``, and imports nothing heavy at the top.
-COMMANDS = ("demo", "convert", "train", "score", "label", "replay", "calibrate", "report", "drift", "forget", "serve")
+COMMANDS = ("demo", "convert", "train", "distill", "score", "label", "replay", "calibrate", "report", "drift", "forget", "serve")
 
 
 def build_parser() -> argparse.ArgumentParser:

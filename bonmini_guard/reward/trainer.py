@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from bonmini_guard.reward.batches import Batches, Collator, Encoding
 from bonmini_guard.reward.evidence import figures, score_texts
-from bonmini_guard.reward.loss import OBJECTIVES
+from bonmini_guard.reward.loss import OBJECTIVES, Objective
 from bonmini_guard.reward.plan import Settings
 from bonmini_guard.reward.pooling import PooledScorer
 
@@ -25,16 +25,23 @@ class OutsideOptionTrainer(Trainer):
 
     Args:
         objective: a name of :data:`bonmini_guard.reward.loss.OBJECTIVES`.
+        loss: another loss for the same judgements, in place of the objective's own.
         held_out: judgements for the loss that early stopping watches.
         batch_size: texts in a batch of the held-out ones.
         arguments: those of ``transformers.Trainer``; the model is a :class:`~bonmini_guard.reward.pooling.PooledScorer`.
     """
 
     def __init__(
-        self, *, objective: str = "outside_option", held_out: Encoding | None = None, batch_size: int = 32, **arguments: Any
+        self,
+        *,
+        objective: str = "outside_option",
+        loss: Objective | None = None,
+        held_out: Encoding | None = None,
+        batch_size: int = 32,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self._objective = OBJECTIVES[objective]
+        self._objective = loss or OBJECTIVES[objective]
         self._outside = objective == "outside_option"
         self._held_out, self._batch_size = held_out, batch_size
 
@@ -74,6 +81,7 @@ def fit(model: Any, data: Judgements, folder: Path, plan: Settings, objective: s
     watched = data.held_out if plan.early_stopping else None
     trainer = OutsideOptionTrainer(
         objective=objective,
+        loss=plan.loss(objective),
         held_out=watched,
         batch_size=plan.batch_size,
         model=PooledScorer(model),

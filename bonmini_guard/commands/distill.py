@@ -1,0 +1,81 @@
+"""``bonmini-guard distill``: teach a generator to answer at once as best-of-N would."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bonmini_guard.errors import MissingExtraError
+
+HELP = "fine-tune a generator towards its own best-of-N (variational best-of-N), and report the reward/KL front"
+
+_SETTINGS = (
+    "n",
+    "reference_draws",
+    "steps",
+    "prompts_a_step",
+    "draws",
+    "max_new_tokens",
+    "temperature",
+    "learning_rate",
+    "lora_rank",
+    "eval_prompts",
+    "eval_draws",
+    "seed",
+    "device",
+    "threads",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("prompts", nargs="+", metavar="PROMPTS", help="rows with a prompt; scored candidates serve as reference")
+    parser.add_argument("--generator", required=True, metavar="DIR", help="folder or id of a causal language model")
+    parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write; it must not exist or be empty")
+    parser.add_argument("--n", type=int, default=16, help="the N of best-of-N; the KL coefficient is 1/(N-1) (default 16)")
+    parser.add_argument("--reference-draws", type=int, default=32, help="draws a prompt that rank rewards (default 32)")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer steps (default 100)")
+    parser.add_argument("--prompts-a-step", type=int, default=16, help="prompts in a step (default 16)")
+    parser.add_argument("--draws", type=int, default=8, help="draws for each of them (default 8)")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="tokens of an answer at most (default 64)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of sampling (default 1)")
+    parser.add_argument("--learning-rate", type=float, default=1e-5, help="peak of the cosine schedule (default 1e-5)")
+    parser.add_argument("--lora-rank", type=int, metavar="RANK", help="train low-rank adapters; merged at the end")
+    parser.add_argument("--eval-prompts", type=int, default=100, help="prompts held out, at most a fifth (default 100)")
+    parser.add_argument("--eval-draws", type=int, default=32, help="draws for each of them (default 32)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Distil, and print the front."""
+    try:
+        from bonmini_guard.distill.prompts import read_prompts
+        from bonmini_guard.distill.training import distill
+        from bonmini_guard.reward.model import RewardModel
+        from bonmini_guard.reward.training import check_output
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "trl", "distill") from error
+    check_output(options.output)
+    prompts = read_prompts(options.prompts)
+    reward = RewardModel.load(options.reward_model, device=None if options.device == "auto" else options.device)
+    try:
+        report = distill(prompts, options.generator, reward, options.output, **{name: getattr(options, name) for name in _SETTINGS})
+    finally:
+        reward.close()
+    print(f"{options.output}: distilled on {report['prompts']:,} prompts; figures of {report['held_out_prompts']:,} held-out ones")
+    print("\n".join(table(report["front"])))
+    return 0
+
+
+def table(front: list[dict[str, Any]]) -> list[str]:
+    """The front as lines of a Markdown table."""
+    names = [key for key in ("score", "acceptance", "utility", "acceptable") if key in front[0]]
+    lines = [f"| answered by | draws | KL (nats) | {' | '.join(names)} |", "| --- |" + " ---: |" * (len(names) + 2)]
+    for record in front:
+        cells = [f"{record[name]:.3f} ± {record[f'{name}_within']:.3f}" for name in names]
+        lines.append(f"| {record['name']} | {record['draws']:.1f} | {record['kl']:.2f} | {' | '.join(cells)} |")
+    return lines

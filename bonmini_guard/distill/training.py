@@ -1,0 +1,277 @@
+"""Fine-tune a generator towards its own best-of-N: reward log F, KL coefficient 1 / (N - 1), by trl's RLOO."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from langchain_core.messages import AIMessage
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from bonmini_guard.distill.drawing import Draw, divergence, draw, log_likelihood, rendered
+from bonmini_guard.distill.front import Drawn, front
+from bonmini_guard.distill.prompts import DistillPrompt
+from bonmini_guard.distill.ranks import ReferenceRewards
+from bonmini_guard.distill.settings import DistillSettings
+from bonmini_guard.errors import CheckpointError, InputError, MissingExtraError
+from bonmini_guard.reward.checkpoint import check_place, first_line
+from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.reward.training import check_output
+from bonmini_guard.writing import appearing_folder
+
+logger = logging.getLogger(__name__)
+
+#: True utilities of answers to one prompt, for experiments in which they are known.
+Truth = Callable[[DistillPrompt, Sequence[str]], Sequence[float]]
+
+
+def distill(
+    prompts: Sequence[DistillPrompt],
+    generator: str | os.PathLike[str],
+    reward_model: RewardModel,
+    output: str | os.PathLike[str],
+    *,
+    truth: Truth | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Distil best-of-N into a generator, and measure what that keeps and loses.
+
+    The answer law that is approached is best-of-N's: maximising (N - 1) E log F(score) - KL(new, original) bounds the divergence
+    from it (arXiv 2407.06057). F is estimated by the ranks among ``reference_draws`` draws of the original generator: logged
+    ones where a prompt has as many, else fresh ones. The folder appears whole at the end or not at all.
+
+    Args:
+        prompts: five or more; a fifth, at most ``eval_prompts``, is held out for the figures.
+        generator: folder or id of a causal language model in safetensors.
+        reward_model: what ranks its answers.
+        output: the folder to write; missing or empty.
+        truth: true utilities, to report beside the scores.
+        settings: fields of :class:`DistillSettings`.
+
+    Returns:
+        What ``distillation.json`` says: the settings, and ``front`` with a record for each way to answer.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or the output folder is not empty.
+        CheckpointError: the generator cannot be used.
+        InputError: a prompt cannot be scored.
+        MissingExtraError: trl is not installed.
+    """
+    plan = DistillSettings(**settings)
+    check_output(Path(output))
+    trainer = _trainer()
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    with appearing_folder(Path(output)) as folder:
+        set_seed(plan.seed)
+        model, tokenizer = _load(str(generator), plan)
+        learnt, held_out = _split(prompts, plan)
+        references = _references(learnt, model, tokenizer, reward_model, plan)
+        with tempfile.TemporaryDirectory() as scratch:
+            tuned = _tune(trainer, (model, tokenizer), learnt, references, reward_model, plan=plan, folder=Path(scratch))
+        original, _ = _load(str(generator), plan)
+        report = _report(plan, str(generator), len(learnt)) | _measure(
+            (original, tuned), tokenizer, held_out, reward_model, plan, truth=truth
+        )
+        _write(tuned, tokenizer, folder, report)
+        return report
+
+
+def _trainer() -> Any:
+    try:
+        import trl
+    except ImportError as error:
+        raise MissingExtraError("trl", "distill") from error
+    return trl
+
+
+def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any]:
+    check_place(generator)
+    device = "cuda" if plan.device == "cuda" or (plan.device == "auto" and torch.cuda.is_available()) else "cpu"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(generator, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            generator, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{generator}: no causal language model in safetensors ({first_line(error)}); name one that generates"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(device), tokenizer
+
+
+def _split(prompts: Sequence[DistillPrompt], plan: DistillSettings) -> tuple[list[DistillPrompt], list[DistillPrompt]]:
+    shuffled = random.Random(plan.seed).sample(list(prompts), len(prompts))
+    held_out = max(1, min(plan.eval_prompts, len(shuffled) // 5))
+    return shuffled[held_out:], shuffled[:held_out]
+
+
+def _references(
+    prompts: Sequence[DistillPrompt], model: Any, tokenizer: Any, reward: RewardModel, plan: DistillSettings
+) -> list[ReferenceRewards]:
+    """The reference scores of each prompt: logged where there are enough, else of fresh draws."""
+    missing = [place for place, prompt in enumerate(prompts) if len(prompt.texts) < plan.reference_draws]
+    texts = [list(prompt.texts) for prompt in prompts]
+    fresh = [rendered(prompts[place].messages, tokenizer) for place in missing]
+    if fresh:
+        logger.info("%d prompts have fewer than %d logged draws: drawing", len(fresh), plan.reference_draws)
+        drawn = draw(model, tokenizer, fresh, plan.reference_draws, new_tokens=plan.max_new_tokens, temperature=plan.temperature)
+        for place, answers in zip(missing, drawn, strict=True):
+            texts[place] = [answer.text for answer in answers]
+    mark = reward.fingerprint()
+    found = []
+    for place, prompt in enumerate(prompts):
+        kept = list(prompt.scores) if place not in set(missing) and prompt.scored_by == mark else []
+        scores = kept if kept and None not in kept else reward.score(prompt.messages, texts[place])
+        known = [score for score in scores if score is not None]
+        if not known:
+            raise InputError(f"prompt {place + 1}: no draw of it can be scored; leave out prompts that are too long")
+        found.append(ReferenceRewards(known))
+    return found
+
+
+def _tune(
+    trl: Any,
+    loaded: tuple[Any, Any],
+    prompts: Sequence[DistillPrompt],
+    references: Sequence[ReferenceRewards],
+    reward: RewardModel,
+    *,
+    plan: DistillSettings,
+    folder: Path,
+) -> Any:
+    from datasets import Dataset
+
+    model, tokenizer = loaded
+    rows = [{"prompt": rendered(prompt.messages, tokenizer), "place": place} for place, prompt in enumerate(prompts)]
+
+    def log_rank(completions: Sequence[Any], place: Sequence[int], **_: Any) -> list[float | None]:
+        return _log_ranks(completions, place, prompts, references, reward)
+
+    trainer = trl.RLOOTrainer(
+        model=model,
+        reward_funcs=log_rank,
+        args=_arguments(trl, plan, folder, cuda=model.device.type == "cuda"),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=_adapters(plan),
+    )
+    trainer.train()
+    tuned = trainer.accelerator.unwrap_model(trainer.model)
+    return tuned.merge_and_unload() if plan.lora_rank else tuned
+
+
+def _log_ranks(
+    completions: Sequence[Any],
+    places: Sequence[int],
+    prompts: Sequence[DistillPrompt],
+    references: Sequence[ReferenceRewards],
+    reward: RewardModel,
+) -> list[float | None]:
+    """Log F of each completion; None, which trl leaves out of the gradient, for one that cannot be scored."""
+    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+    found: list[float | None] = [None] * len(texts)
+    for place in set(places):
+        members = [index for index, other in enumerate(places) if other == place]
+        scores = reward.score(prompts[place].messages, [AIMessage(texts[index]) for index in members])
+        for index, score in zip(members, scores, strict=True):
+            found[index] = None if score is None else references[place].log_f(score)
+    return found
+
+
+def _adapters(plan: DistillSettings) -> Any:
+    if plan.lora_rank is None:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingExtraError("peft", "distill") from error
+    return LoraConfig(task_type="CAUSAL_LM", r=plan.lora_rank, lora_alpha=2 * plan.lora_rank, target_modules="all-linear")
+
+
+def _arguments(trl: Any, plan: DistillSettings, folder: Path, *, cuda: bool) -> Any:
+    return trl.RLOOConfig(
+        output_dir=str(folder),
+        beta=plan.beta,
+        num_generations=plan.draws,
+        per_device_train_batch_size=plan.draws * plan.prompts_a_step,
+        max_steps=plan.steps,
+        max_completion_length=plan.max_new_tokens,
+        temperature=plan.temperature,
+        top_k=0,
+        learning_rate=plan.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, plan.steps // 20),
+        disable_dropout=True,
+        normalize_advantages=False,
+        gradient_checkpointing=False,
+        bf16=cuda,
+        use_cpu=not cuda,
+        seed=plan.seed,
+        save_strategy="no",
+        report_to=[],
+        logging_steps=max(1, plan.steps // 20),
+        dataloader_pin_memory=cuda,
+    )
+
+
+def _measure(
+    models: tuple[Any, Any],
+    tokenizer: Any,
+    prompts: Sequence[DistillPrompt],
+    reward: RewardModel,
+    plan: DistillSettings,
+    *,
+    truth: Truth | None,
+) -> dict[str, Any]:
+    original, tuned = models
+    questions = [rendered(prompt.messages, tokenizer) for prompt in prompts]
+    budget = max(plan.eval_draws, plan.n)
+    before = draw(original, tokenizer, questions, budget, new_tokens=plan.max_new_tokens, temperature=plan.temperature)
+    after = draw(tuned, tokenizer, questions, max(2, budget // 4), new_tokens=plan.max_new_tokens, temperature=plan.temperature)
+    tables = [_drawn(prompts, drawn, reward, truth) for drawn in (before, after)]
+    kl = float(divergence(tuned, original, [one for row in after for one in row]).mean())
+    sizes = sorted({size for size in (4, plan.n, budget) if size <= budget})
+    lost = {name: _variety(drawn, original) for name, drawn in (("original", before), ("distilled", after))}
+    return {"front": front(tables[0], tables[1], kl, sizes), "variety": lost, "held_out_prompts": len(prompts)}
+
+
+def _drawn(prompts: Sequence[DistillPrompt], drawn: Sequence[Sequence[Draw]], reward: RewardModel, truth: Truth | None) -> Drawn:
+    pairs = [(prompt, [one.text for one in row]) for prompt, row in zip(prompts, drawn, strict=True)]
+    rows = [reward.score(prompt.messages, texts) for prompt, texts in pairs]
+    scores = np.array([[np.nan if score is None else score for score in row] for row in rows])
+    return Drawn(scores, None if truth is None else np.array([truth(prompt, texts) for prompt, texts in pairs]))
+
+
+def _variety(drawn: Sequence[Sequence[Draw]], original: Any) -> dict[str, float]:
+    """How varied the answers to one prompt are, how long, and how likely the original generator finds them."""
+    pairs = [set(zip(one.answer, one.answer[1:], strict=False)) for row in drawn for one in row[:2]]
+    shared = [len(a & b) / max(1, len(a | b)) for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
+    flat = [one for row in drawn for one in row[:4]]
+    return {
+        "shared_token_pairs": float(np.mean(shared)),
+        "mean_tokens": float(np.mean([len(one.answer) for one in flat])),
+        "log_likelihood_by_original": log_likelihood(original, flat),
+    }
+
+
+def _report(plan: DistillSettings, generator: str, learnt: int) -> dict[str, Any]:
+    name = Path(generator).name if Path(generator).is_dir() else generator
+    return {"generator": name, "prompts": learnt, "beta": plan.beta, "settings": asdict(plan)}
+
+
+def _write(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
+    model.to("cpu").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "distillation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,169 @@
+"""Distillation of a tiny generator: the reward rises, the folder loads, bad input is told."""
+
+import json
+import math
+
+import pytest
+import torch
+from langchain_core.messages import HumanMessage
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from bonmini_guard.cli import main
+from bonmini_guard.distill import DistillPrompt, distill, read_prompts
+from bonmini_guard.distill.drawing import Draw, divergence, draw, log_likelihood
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
+from tests.reward.tiny import CHATML, WORDS, make_tokenizer, write_jsonl
+
+torch.set_num_threads(1)
+
+
+def liked(text):
+    return sum(letter in "abcdefghijklm" for letter in text)
+
+
+class Wordy:
+    """A scorer that likes half of the alphabet; it has the two methods that distillation uses of a reward model."""
+
+    def score(self, messages, candidates):
+        texts = [one if isinstance(one, str) else one.text for one in candidates]
+        return [liked(text) - 4.0 for text in texts]
+
+    def fingerprint(self):
+        return "wordy"
+
+
+def tiny_lm(folder, chat_template=None):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(chat_template)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=96,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    return tiny_lm(tmp_path_factory.mktemp("lm"))
+
+
+def prompts(count=20):
+    return [DistillPrompt((HumanMessage(f"{WORDS[n % 12]} {WORDS[(5 * n) % 12]}"),)) for n in range(count)]
+
+
+SMALL = {
+    "n": 8,
+    "reference_draws": 16,
+    "steps": 20,
+    "prompts_a_step": 4,
+    "draws": 8,
+    "max_new_tokens": 8,
+    "learning_rate": 1e-2,
+    "eval_draws": 16,
+    "device": "cpu",
+    "threads": 1,
+}
+
+
+@pytest.mark.slow
+def test_one_draw_of_the_distilled_generator_is_better_and_its_divergence_is_told(tmp_path, generator):
+    report = distill(prompts(), generator, Wordy(), tmp_path / "out", truth=lambda p, texts: [liked(t) for t in texts], **SMALL)
+    records = {record["name"]: record for record in report["front"]}
+    before, after = records["original, one draw"], records["distilled, one draw"]
+    assert after["score"] > before["score"] + 0.4
+    assert after["utility"] > before["utility"]
+    assert 0 < after["kl"] < 10
+    assert report["beta"] == pytest.approx(1 / 7)
+    assert json.loads((tmp_path / "out" / "distillation.json").read_text())["front"] == report["front"]
+    tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert (
+        tuned.generate(**AutoTokenizer.from_pretrained(tmp_path / "out")("good", return_tensors="pt"), max_new_tokens=2).shape[0]
+        == 1
+    )
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+    assert str(tmp_path) not in (tmp_path / "out" / "distillation.json").read_text()
+
+
+@pytest.mark.slow
+def test_adapters_and_chat_templates(tmp_path):
+    chat = tiny_lm(tmp_path / "chat", CHATML)
+    distill(prompts(), chat, Wordy(), tmp_path / "out", lora_rank=2, **(SMALL | {"steps": 1}))
+    names = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert not any("lora" in name for name in names)
+
+
+@pytest.mark.slow
+def test_the_command_on_a_log(tmp_path, generator, base, capsys):
+    torch.manual_seed(1)
+    reward = LlamaForSequenceClassification.from_pretrained(base, num_labels=1, pad_token_id=0)
+    reward.save_pretrained(tmp_path / "reward")
+    make_tokenizer().save_pretrained(tmp_path / "reward")
+    rows = [{"id": str(n), "prompt": f"{WORDS[n % 12]} {n}", "candidates": [{"text": " good"}] * 4} for n in range(10)]
+    path = write_jsonl(tmp_path / "log.jsonl", rows)
+    arguments = ["distill", str(path), "--generator", str(generator), "--reward-model", str(tmp_path / "reward")]
+    small = ["--steps", "1", "--draws", "2", "--prompts-a-step", "2", "--reference-draws", "4", "--max-new-tokens", "4"]
+    assert main([*arguments, "-o", str(tmp_path / "out"), *small, "--eval-draws", "8", "--device", "cpu", "--n", "4"]) == 0
+    assert "| best-of-4 | 4.0 | 0.64 |" in capsys.readouterr().out
+    assert main([*arguments, "-o", str(tmp_path / "out"), *small]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_draws_continue_their_prompts_and_end_at_the_end_token(generator):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(generator), AutoTokenizer.from_pretrained(generator)
+    torch.manual_seed(0)
+    found = draw(model, tokenizer, ["good", "the film was very"], 40, new_tokens=6, temperature=1.0)
+    assert [len(row) for row in found] == [40, 40]
+    for prompt, row in zip(["good", "the film was very"], found, strict=True):
+        assert all(one.prompt == tokenizer(prompt)["input_ids"] for one in row)
+        assert all(1 <= len(one.answer) <= 6 for one in row)
+        assert all(2 not in one.answer[:-1] for one in row)
+
+
+def test_the_divergence_is_that_of_the_answers_laws(generator):
+    """Against the log ratio of answers of one token, summed over the whole vocabulary."""
+    model, reference = (AutoModelForCausalLM.from_pretrained(generator).eval() for _ in range(2))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    prompt = [1, 40, 50]
+    one = Draw(prompt, [60], "")
+    with torch.no_grad():
+        logs, others = (m(torch.tensor([prompt])).logits[0, -1].log_softmax(0) for m in (model, reference))
+    expected = float((logs.exp() * (logs - others)).sum())
+    assert divergence(model, reference, [one, one]).tolist() == pytest.approx([expected] * 2, rel=1e-4)
+    assert float(divergence(model, model, [Draw(prompt, [60, 61, 2], "")])) == pytest.approx(0.0, abs=1e-6)
+    assert log_likelihood(reference, [one]) == pytest.approx(float(others[60]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"n": 1}, "n is 1"),
+        ({"draws": 1}, "draws is 1"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"device": "x"}, "unknown"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, generator, settings, said):
+    with pytest.raises(ConfigurationError, match=said):
+        distill(prompts(), generator, Wordy(), tmp_path / "out", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        distill(prompts(), tmp_path / "missing" / "x", Wordy(), tmp_path / "out")
+    with pytest.raises(InputError, match="distinct prompts; give 5 or more"):
+        read_prompts([write_jsonl(tmp_path / "few.jsonl", [{"id": "a", "prompt": "p"}] * 9)])
+    with pytest.raises(InputError, match=r"bad\.jsonl:1: "):
+        read_prompts([write_jsonl(tmp_path / "bad.jsonl", [{"id": "a"}])])
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["bad.jsonl", "few.jsonl"]

@@ -1,0 +1,24 @@
+"""The reward/KL front on draws whose answers are known."""
+
+import numpy as np
+import pytest
+
+from bonmini_guard.commands.distill import table
+from bonmini_guard.distill.front import Drawn, front
+
+
+def test_records_by_hand():
+    scores = np.array([[-3.0, -1.0, -2.0, -4.0, 1.0, 5.0, 2.0, 0.0], [0.5, np.nan, 0.25, 0.0, 9.0, 9.0, 9.0, 9.0]])
+    after = np.array([[1.0, 3.0], [2.0, np.nan]])
+    records = {r["name"]: r for r in front(Drawn(scores, scores - 1), Drawn(after, after), 0.7, [4, 8])}
+    assert records["original, one draw"]["score"] == pytest.approx((np.mean(scores[0]) + np.nanmean(scores[1])) / 2)
+    assert records["distilled, one draw"]["score"] == pytest.approx(2.0)
+    assert records["distilled, one draw"]["kl"] == 0.7
+    assert records["best-of-4"]["score"] == pytest.approx((-1.0 + 0.5) / 2)
+    assert records["best-of-8"]["score"] == pytest.approx((5.0 + 9.0) / 2)
+    assert records["best-of-8"]["utility"] == pytest.approx((4.0 + 8.0) / 2)
+    mini = records["best of mini-4 in 2 loops, exit at 0"]
+    # The first prompt needs both loops; the second passes in the first, and so keeps its best of four.
+    assert (mini["draws"], mini["score"]) == (6.0, pytest.approx((5.0 + 0.5) / 2))
+    assert 0 < mini["kl"] < records["best-of-8"]["kl"]
+    assert "| distilled, one draw | 1.0 | 0.70 |" in "\n".join(table(list(records.values())))

@@ -1,0 +1,43 @@
+"""Ranks and divergences against simulation and known values."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bonmini_guard.distill.ranks import ReferenceRewards, best_of_n_divergence, mini_n_divergence
+
+
+def test_log_f_counts_reference_draws_below():
+    ranks = ReferenceRewards([3.0, 1.0, 2.0])
+    assert [math.exp(ranks.log_f(score)) for score in (0.0, 1.0, 1.5, 9.0)] == pytest.approx([1 / 4, 1 / 4, 2 / 4, 4 / 4])
+    with pytest.raises(ValueError, match="finite"):
+        ReferenceRewards([math.nan])
+
+
+@given(st.lists(st.integers(-50, 50), min_size=1, max_size=30), st.integers(-60, 60))
+def test_log_f_does_not_change_when_rewards_are_stretched(scores, score):
+    plain = ReferenceRewards([float(one) for one in scores]).log_f(float(score))
+    stretched = ReferenceRewards([math.exp(one / 10) for one in scores]).log_f(math.exp(score / 10))
+    assert plain == stretched
+
+
+def test_one_loop_is_best_of_n_and_a_threshold_that_always_passes_too():
+    assert mini_n_divergence(1.0, 4, 1) == pytest.approx(best_of_n_divergence(4))
+    assert mini_n_divergence(0.0, 4, 8) == pytest.approx(best_of_n_divergence(4))
+    assert mini_n_divergence(1.0, 4, 8) == pytest.approx(best_of_n_divergence(32))
+    assert best_of_n_divergence(1) == 0.0
+
+
+@pytest.mark.parametrize("below", [0.3, 0.8, 0.95])
+def test_mini_n_divergence_is_that_of_the_simulated_procedure(below):
+    random = np.random.default_rng(0)
+    size, loops = 2, 3
+    draws = random.random((400_000, loops, size)).max(2)
+    served = np.where(draws[:, 0] >= below, draws[:, 0], np.where(draws[:, :2].max(1) >= below, draws[:, :2].max(1), draws.max(1)))
+    share, _ = np.histogram(served, bins=200, range=(0, 1))
+    density = share / share.sum() * 200
+    estimate = float((density * np.log(np.where(density > 0, density, 1))).mean())
+    assert mini_n_divergence(below, size, loops) == pytest.approx(estimate, abs=0.02)
