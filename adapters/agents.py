@@ -160,11 +160,6 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         """The guard behind this middleware: for waiting on its traces (``await middleware.guard.afinish()``), and its counters."""
         return self._chat.guard
 
-    @property
-    def guard(self) -> BestOfMiniN:
-        """The guard inside: for waiting on its traces (``await middleware.guard.afinish()``), and its counters."""
-        return self._chat.guard
-
     def wrap_model_call(
         self, request: ModelRequest[ContextT], handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]]
     ) -> ExtendedModelResponse[ResponseT]:
