@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Sequence
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -44,26 +44,27 @@ class _Turns:
 
 
 def traffic(model: RewardModel, requests: int, rounds: int) -> dict[str, Any]:
-    """Requests a second, and the median and 99th percentile of their seconds; both ways in turns."""
+    """Requests a second, and the median and 99th percentile of their seconds; both ways in turns.
+
+    The median of the rounds; the processor's seconds are those of the whole run.
+    """
     source = torch.Generator().manual_seed(2)
     lengths = torch.randint(64, 513, (requests,), generator=source).tolist()
     prompts = [words(length, source) for length in lengths]
     answers = [words(length, source) for length in torch.randint(32, 129, (8,), generator=source).tolist()]
-    figures: dict[str, list[tuple[float, float, float]]] = {"batches across requests": [], "one call at a time": []}
-    for turn in range(rounds + 1):
+    figures: dict[str, list[tuple[float, ...]]] = {"batches across requests": [], "one call at a time": []}
+    for _ in range(rounds):
         for name, found in figures.items():
             scorer = model if name.startswith("batches") else OneCallAtATime(model)
-            measured = asyncio.run(_run(scorer, prompts, answers))
-            if turn:
-                found.append(measured)
+            found.append(asyncio.run(_run(scorer, prompts, answers)))
     medians = {name: [statistics.median(part) for part in zip(*found, strict=True)] for name, found in figures.items()}
     print(f"\n{requests} guarded requests at once, 2 loops of 4 candidates each")
-    heads = ["requests / s", "p50 (s)", "p99 (s)"]
+    heads = ["requests / s", "p50 (s)", "p99 (s)", "processor (s)"]
     print_table(["", *heads], [[name, *(f"{value:.3f}" for value in values)] for name, values in medians.items()])
     return {"requests": requests} | {name: dict(zip(heads, values, strict=True)) for name, values in medians.items()}
 
 
-async def _run(scorer: Any, prompts: Sequence[str], answers: Sequence[str]) -> tuple[float, float, float]:
+async def _run(scorer: Any, prompts: Sequence[str], answers: Sequence[str]) -> tuple[float, ...]:
     guard = BestOfMiniN(generator=FakeGenerator(answers), reward_model=scorer, mode="accelerator", schedule=[4, 4], threshold=1e9)
 
     async def one(prompt: str) -> float:
@@ -71,7 +72,8 @@ async def _run(scorer: Any, prompts: Sequence[str], answers: Sequence[str]) -> t
         await guard.arun(prompt)
         return perf_counter() - begun
 
-    begun = perf_counter()
+    begun, worked = perf_counter(), process_time()
     seconds = sorted(await asyncio.gather(*map(one, prompts)))
     whole = perf_counter() - begun
-    return len(prompts) / whole, seconds[len(seconds) // 2], seconds[min(len(seconds) - 1, int(0.99 * len(seconds)))]
+    late = seconds[min(len(seconds) - 1, int(0.99 * len(seconds)))]
+    return len(prompts) / whole, seconds[len(seconds) // 2], late, process_time() - worked

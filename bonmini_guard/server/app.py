@@ -84,14 +84,15 @@ class ScoringServer:
         self._sessions = Sessions(model)
         self._document = document(token is not None)
         self._fingerprint = model.fingerprint()
-        self.app = Starlette(routes=self._routes(), lifespan=self._lifespan)
+        self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
 
-    def _routes(self) -> list[Route]:
+    def routes(self) -> list[Route]:
+        """What is answered, and by what."""
         return [
             Route("/score", self._scoring("/score", self._score, _plain), methods=["POST"]),
             Route("/predict", self._scoring("/predict", self._predict, _plain), methods=["POST"]),
             Route("/classify", self._scoring("/classify", self._classify, _as_vllm), methods=["POST"]),
-            Route("/health", lambda _: JSONResponse({"status": "alive"})),
+            Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self._secured(lambda: Response(self._metrics.text(), media_type="text/plain; version=0.0.4"))),
             Route("/openapi.json", self._secured(lambda: JSONResponse(self._document))),
@@ -174,6 +175,9 @@ class ScoringServer:
 
         return endpoint
 
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
     async def _ready(self, _: Request) -> Response:
         if self.ending:
             return JSONResponse(_plain(Refused(503, "ending", "the server is ending")), 503)
@@ -233,8 +237,9 @@ async def _while_connected(request: Request, work: Awaitable[tuple[Any, int]]) -
 
 
 async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    if (await request.receive())["type"] != "http.disconnect":
+        # The body has been read: anything else is not what a server sends, and nothing to act on.
+        await asyncio.Event().wait()
 
 
 def _announced(request: Request, most: int) -> int:

@@ -1,0 +1,91 @@
+"""The scoring server as a Ray Serve deployment: replicas on many machines behind one address.
+
+Each replica holds the reward model and answers the routes of ``bonmini-guard serve``. Ray spreads the requests and adds and
+removes replicas; batches are made inside a replica, by tokens, since Ray's own batching counts requests and would wait twice.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from bonmini_guard.commands.serve import TOKEN
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+
+
+class ScoringReplica:
+    """One reward model on one machine.
+
+    Args:
+        reward_model: folder or id; the folder must be there on every machine.
+        load: arguments of :meth:`RewardModel.load`.
+        requests: most requests that wait or run here.
+    """
+
+    def __init__(self, reward_model: str, load: dict[str, Any], requests: int) -> None:
+        from bonmini_guard import RewardModel
+        from bonmini_guard.server.app import Limits, ScoringServer
+
+        # Ray's own limit comes first; this one is for what reaches the replica past it.
+        server = ScoringServer(RewardModel.load(reward_model, **load), os.environ.get(TOKEN) or None, Limits(requests=requests))
+        self._endpoints = {(method, route.path): route.endpoint for route in server.routes() for method in route.methods or ()}
+
+    async def __call__(self, request: Any) -> Any:
+        """The answer to one HTTP request."""
+        from starlette.responses import JSONResponse
+
+        endpoint = self._endpoints.get((request.method, request.url.path))
+        if endpoint is None:
+            return JSONResponse({"error": "no such route", "error_type": "validation"}, 404)
+        return await endpoint(request)
+
+
+def scoring_application(
+    reward_model: str | os.PathLike[str],
+    *,
+    replicas: int = 1,
+    most_replicas: int | None = None,
+    gpus_per_replica: float = 0.0,
+    requests_per_replica: int = 64,
+    **load: Any,
+) -> Any:
+    """A Ray Serve application, for ``serve.run(scoring_application(...), route_prefix="/")``.
+
+    Ray listens at the loopback unless told otherwise. A token is read from the environment of the replicas, as
+    ``BONMINI_GUARD_TOKEN``; set one before Ray listens anywhere else.
+
+    Args:
+        reward_model: folder or id of the reward model, at the same path on every machine.
+        replicas: how many, or the least there are.
+        most_replicas: if given, Ray adds replicas up to this number while requests queue, and removes them when they do not.
+        gpus_per_replica: GPUs that each reserves.
+        requests_per_replica: most requests that one has at a time; Ray holds twice as many, and answers 503 to more.
+        **load: arguments of :meth:`RewardModel.load`.
+
+    Raises:
+        ConfigurationError: a number is wrong.
+        MissingExtraError: Ray Serve is not installed.
+    """
+    if replicas < 1 or requests_per_replica < 1 or (most_replicas is not None and most_replicas < replicas):
+        raise ConfigurationError("replicas and requests_per_replica are 1 or more, and most_replicas no less than replicas")
+    try:
+        from ray import serve
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("ray[serve]", "ray") from error
+    number: dict[str, Any] = {"num_replicas": replicas}
+    if most_replicas is not None:
+        # Half of what a replica takes keeps it busy; more in its queue is a reason for another.
+        target = max(1, requests_per_replica // 2)
+        number = {
+            "autoscaling_config": {"min_replicas": replicas, "max_replicas": most_replicas, "target_ongoing_requests": target}
+        }
+    deployment = serve.deployment(
+        name="bonmini-guard-scoring",
+        max_ongoing_requests=requests_per_replica,
+        max_queued_requests=2 * requests_per_replica,
+        ray_actor_options={"num_gpus": gpus_per_replica},
+        **number,
+    )(ScoringReplica)
+    place = Path(reward_model)
+    return deployment.bind(str(place.absolute() if place.is_dir() else reward_model), load, requests_per_replica)

@@ -1,0 +1,43 @@
+"""What needs no Ray: the routes of a replica, and the numbers refused."""
+
+import json
+import sys
+
+import pytest
+from starlette.requests import Request
+
+from bonmini_guard.adapters.ray_serve import ScoringReplica, scoring_application
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from tests.reward.test_model import CONFIGS, save
+
+
+def request(method, path, body=b""):
+    sent = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive():
+        return next(sent, None) or {"type": "http.request", "body": b"", "more_body": False}
+
+    headers = [(b"host", b"localhost"), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b"", "scheme": "http"}
+    return Request(scope, receive)
+
+
+async def test_a_replica_answers_the_server_s_routes(tmp_path, monkeypatch):
+    monkeypatch.setenv("BONMINI_GUARD_TOKEN", "")
+    replica = ScoringReplica(str(save(tmp_path, CONFIGS["llama"])), {"device": "cpu"}, 8)
+    assert (await replica(request("GET", "/ready"))).status_code == 200
+    assert (await replica(request("GET", "/score"))).status_code == 404
+    answer = await replica(request("POST", "/score", b"[]"))
+    assert (answer.status_code, json.loads(answer.body)["error_type"]) == (422, "validation")
+
+
+@pytest.mark.parametrize("wrong", [{"replicas": 0}, {"replicas": 3, "most_replicas": 2}, {"requests_per_replica": 0}])
+def test_wrong_numbers(wrong):
+    with pytest.raises(ConfigurationError, match="1 or more"):
+        scoring_application("model", **wrong)
+
+
+def test_without_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match="ray"):
+        scoring_application("model")
