@@ -178,7 +178,7 @@ class OpenAICompatibleGenerator(Endpoint):
         """The model's name and the sampling settings. Blocks up to 5 s if the server has to be asked for the name."""
         model = self.model or self._describe() or "unknown"
         settings = self._settings | {"mode": self.mode, "accept_truncated": self.accept_truncated}
-        return f"openai:{model}:{json.dumps(settings, sort_keys=True)}"
+        return f"openai:{model}:{json.dumps(settings, sort_keys=True, default=str)}"
 
     # A loop at once
 
