@@ -23,6 +23,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "transformers", "local") from error
 
+from bonmini_guard.limiter import Limiter
 from bonmini_guard.reward.checkpoint import has_zero, length_limit, load_classifier, load_config, load_tokenizer, pad_id
 from bonmini_guard.reward.formatting import Encoded, Formatter, clean
 from bonmini_guard.reward.microbatch import MicroBatcher
@@ -53,6 +54,11 @@ class Activity:
     tokens: int
     waiting: int
     cache_bytes: int
+
+
+#: Calls of sessions that may be tokenised and wait to be computed: enough to fill any batch. Further ones wait in turns, and past
+#: the limiter's bound are refused.
+_IN_THE_QUEUE = 256
 
 
 class RewardModel:
@@ -100,6 +106,7 @@ class RewardModel:
         self._tokenizer = tokenizer
         self._vocabulary = model.config.get_text_config().vocab_size
         self._fingerprint: str | None = None
+        self._places = Limiter(_IN_THE_QUEUE)
         self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bonmini-guard-tokenizing")
 
     @classmethod
@@ -215,11 +222,12 @@ class RewardModel:
     async def _score_in_session(
         self, session: int, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]
     ) -> list[float | None]:
-        texts = await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._encode, messages, candidates)
-        work = _work(texts, session)
-        self._batcher.submit(work)
-        # A cancelled caller cancels the work: a batch that is running cannot be called back, but no further one begins.
-        return _in_order(texts, await asyncio.wrap_future(work.future))
+        async with self._places.here():
+            texts = await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._encode, messages, candidates)
+            work = _work(texts, session)
+            self._batcher.submit(work)
+            # A cancelled caller cancels the work: a batch that is running cannot be called back, but no further one begins.
+            return _in_order(texts, await asyncio.wrap_future(work.future))
 
     def _ids(self, texts: Sequence[str | Sequence[int]], add_special_tokens: bool) -> list[Text]:
         found: list[Text] = []
@@ -257,7 +265,12 @@ class RewardSession:
         self._number = model._trunks.open()
 
     async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        """One score for each candidate, in order; None for one that does not fit."""
+        """One score for each candidate, in order; None for one that does not fit.
+
+        Raises:
+            TooBusy: more than 10,000 calls wait on this event loop already.
+            InputError: the chat template refuses the conversation.
+        """
         return await self._model._score_in_session(self._number, self._messages, candidates)
 
     async def aclose(self) -> None:

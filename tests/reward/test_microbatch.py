@@ -8,6 +8,7 @@ import pytest
 import torch
 from langchain_core.messages import AIMessage, HumanMessage
 
+from bonmini_guard.errors import TooBusy
 from bonmini_guard.reward.microbatch import MicroBatcher
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.reward.trunks import TrunkStore
@@ -199,3 +200,18 @@ async def test_a_cancelled_session_leaves_the_others_their_scores(tmp_path):
     assert await stays == pytest.approx(expected, abs=1e-5)
     with pytest.raises(asyncio.CancelledError):
         await gone
+
+
+async def test_what_waits_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("bonmini_guard.reward.model._IN_THE_QUEUE", 2)
+    model = RewardModel.load(save(tmp_path, CONFIGS["llama"]), device="cpu")
+    model._places.max_waiting = 3
+    release = threading.Event()
+    model._batcher._thread.submit(release.wait)
+    sessions = [model.session([HumanMessage(f"the {n}")]) for n in range(6)]
+    calls = [asyncio.create_task(session.score([AIMessage("good")])) for session in sessions]
+    with pytest.raises(TooBusy):
+        await calls[5]
+    assert model._batcher.waiting <= 2
+    release.set()
+    assert all(score is not None for scores in await asyncio.gather(*calls[:5]) for score in scores)
