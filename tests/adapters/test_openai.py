@@ -584,12 +584,12 @@ def open_sockets():
 
 
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-async def test_nothing_is_left_after_two_hundred_requests(server, make):
+async def test_nothing_is_left_after_a_thousand_requests(server, make):
     several = [make(stream=True, choices="probe"), make(choices="server"), make(choices="server"), make()]
     guards = [guard_of(generator, lambda text: 1.0, exit="eager", mini_n=2) for generator in several]
     await guards[0].arun("q")
     before = asyncio.all_tasks(), own_threads(), open_sockets()
-    for start in range(0, 200, 25):
+    for start in range(0, 1000, 25):
         server.honours_n = start != 100
         results = await asyncio.gather(*(guards[number % 4].arun("q") for number in range(25)))
         assert {result.decision for result in results} == {"accepted"}
