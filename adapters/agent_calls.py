@@ -11,9 +11,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from bonmini_guard.detach import langsmith_set
 
 from bonmini_guard.adapters.langchain import LangChainGenerator
+from bonmini_guard.detach import langsmith_set
 from bonmini_guard.errors import MissingExtraError
 from bonmini_guard.policy import Mode
 from bonmini_guard.protocols import DrawRequest, Scorer

@@ -149,7 +149,8 @@ async def with_retries(
     """Await ``attempt()`` again while its :class:`EndpointError` is retryable.
 
     Between attempts lie a random time that doubles its range from ``backoff`` seconds up, or the server's Retry-After and a
-    random part of ``backoff``; of a Retry-After 60 seconds count at most. A wait that would outlast ``within`` is not begun: the error is raised at once.
+    random part of ``backoff``; of a Retry-After 60 seconds count at most. A wait that would outlast ``within`` is not begun:
+    the error is raised at once.
 
     Args:
         attempt: makes one request.

@@ -15,11 +15,11 @@ from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
-from bonmini_guard.detach import langsmith_set
 
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.requests import refuse_greedy
 from bonmini_guard.adapters.usage import proportional
+from bonmini_guard.detach import langsmith_set
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.protocols import DrawRequest
 

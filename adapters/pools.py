@@ -30,7 +30,7 @@ def mounts(http: Any, verify: Any, connections: int) -> dict[str, Any] | None:
     return {"all://": _transport(http, pools)}
 
 
-def _transport(http: Any, pools: list[Any]) -> Any:
+def _transport(http: Any, pools: list[Any]) -> Any:  # noqa: C901 - two small classes
     """One transport over several; made here because its base class is either library's."""
     busy = [0] * len(pools)
 

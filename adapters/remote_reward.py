@@ -238,8 +238,8 @@ class RemoteRewardModel(Endpoint):
         sent = [one for one in inputs if one is not None]
         if not sent:
             raise ConfigurationError(
-                f"as text, a server of kind {self.kind} would read other tokens than the chat template writes, because its tokenizer "
-                "adds some of its own: use a kind that takes token ids (vllm, sglang)"
+                f"as text, a server of kind {self.kind} would read other tokens than the chat template writes, because its "
+                "tokenizer adds some of its own: use a kind that takes token ids (vllm, sglang)"
             )
         # Messages of different conversations do not go into one request.
         batches = self._batches(sent) if self._templated is not None else [[one] for one in sent]
@@ -256,8 +256,8 @@ class RemoteRewardModel(Endpoint):
             self._fingerprint = fingerprint
         if not agree(self._fingerprint, fingerprint, self.tolerance):
             raise ConfigurationError(
-                f"the reward server at {self.base_url} now scores like {fingerprint}, and it was {self._fingerprint}: another model "
-                "is served there; bring the old one back, or build the guard anew with a profile for this one"
+                f"the reward server at {self.base_url} now scores like {fingerprint}, and it was {self._fingerprint}: another "
+                "model is served there; bring the old one back, or build the guard anew with a profile for this one"
             )
 
     # Scoring

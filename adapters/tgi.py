@@ -79,7 +79,8 @@ class TGIGenerator(Endpoint):
         accept_truncated: False makes an answer cut at ``max_new_tokens`` a failed draw. Otherwise such answers have
             ``response_metadata["truncated"]`` True.
         stream: receive answers as streams, which keeps proxies from closing a quiet connection.
-        max_concurrency: requests at a time on each event loop, or a ``Limiter`` that several share; None takes what the server's ``/info`` says, else 128.
+        max_concurrency: requests at a time on each event loop, or a ``Limiter`` that several share; None takes what the
+            server's ``/info`` says, else 128.
 
     Raises:
         ConfigurationError: a setting is out of range, or does not go with the mode.
