@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from bonmini_guard.reward.choices import ChoiceRow, read_choices
     from bonmini_guard.reward.loss import bradley_terry_loss, outside_option_loss
     from bonmini_guard.reward.model import RewardModel
-    from bonmini_guard.reward.training import OutsideOptionTrainer, train_reward_model
+    from bonmini_guard.reward.training import OutsideOptionTrainer, evaluate_reward_model, train_reward_model
 
 __all__ = [
     "ChoiceRow",
     "OutsideOptionTrainer",
     "RewardModel",
     "bradley_terry_loss",
+    "evaluate_reward_model",
     "outside_option_loss",
     "read_choices",
     "train_reward_model",
@@ -30,6 +31,7 @@ _HOMES = {
     "OutsideOptionTrainer": "training",
     "RewardModel": "model",
     "bradley_terry_loss": "loss",
+    "evaluate_reward_model": "training",
     "outside_option_loss": "loss",
     "read_choices": "choices",
     "train_reward_model": "training",
