@@ -1,0 +1,82 @@
+"""The arithmetic of the teaching benchmarks, by hand on small cases."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.imdb.beyond import disturbed, nested, some_prompts
+from benchmarks.imdb.teaching import meets, texts_of
+from benchmarks.real_labels import chance, parts
+from bonmini_guard.reward.batches import Group, Judgement
+from bonmini_guard.reward.choices import ChoiceRow
+
+
+class Flat:
+    """A truth by which every answer has utility 0."""
+
+    def utilities(self, texts):
+        return np.zeros(len(texts))
+
+
+def row(prompt="p", choice=0, count=1):
+    return ChoiceRow((("user", prompt),), ("a", "b"), choice, count)
+
+
+def test_shared_taste_makes_none_likelier_for_like_answers():
+    rows = nested([row(count=40_000)], Flat(), 0.5, seed=0)
+    counts = {one.choice: one.count for one in rows}
+    assert sum(counts.values()) == 40_000
+    # Two answers of utility 0: P(none) = 1 / (1 + 2^d).
+    assert counts["none"] / 40_000 == pytest.approx(1 / (1 + math.sqrt(2)), abs=0.01)
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)
+
+
+def test_a_share_of_judgements_becomes_random():
+    rows = disturbed([row(count=9000)], 0.3, seed=0)
+    assert len(rows) == 9000
+    changed = sum(one.choice != 0 for one in rows)
+    assert changed / 9000 == pytest.approx(0.3 * 2 / 3, abs=0.02)
+
+
+def test_texts_come_in_the_order_of_the_encoding_and_prompts_are_limited():
+    rows = [ChoiceRow((("user", "q"),), ("b", "a"), 0), ChoiceRow((("user", "p"),), ("c",), 0), row("q")]
+    assert texts_of(rows) == ["qa", "qb", "pc"]
+    assert {one.prompt[0][1] for one in some_prompts(rows, 1)} == {"q"}
+
+
+def test_the_checks_can_fail():
+    good = {"acceptance_accuracy": 0.9, "pair_accuracy": 0.8, "reliability_error": 0.01}
+    assert all(meets(good, good | {"acceptance_accuracy": 0.7}).values())
+    assert not any(meets(good | {"reliability_error": 0.06}, good | {"pair_accuracy": 0.82}).values())
+
+
+def test_chance_is_the_best_constant():
+    group = Group((0,), tuple(Judgement((0,), target, 1.0) for target in (0, 0, 0, 1)))
+    found = chance([group], None)
+    assert found["acceptance_accuracy"] == 0.75
+    assert found["log_likelihood"] == pytest.approx(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+
+
+def test_every_set_is_split_by_prompt(tmp_path):
+    (tmp_path / "hh").mkdir()
+    (tmp_path / "logs").mkdir()
+    with gzip.open(tmp_path / "hh" / "one.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"prompt": f"p{n}", "chosen": "x", "rejected": "y"}) + "\n" for n in range(60))
+    with gzip.open(tmp_path / "logs" / "two.jsonl.gz", "wt") as file:
+        for n in range(60):
+            candidates = [{"text": f"t{k}", "acceptable": k > 1} for k in range(3)]
+            file.write(json.dumps({"id": str(n), "prompt": f"q{n}", "candidates": candidates}) + "\n")
+    first, second = parts(tmp_path / "hh", tmp_path / "logs", seed=0)
+    assert (first.name, second.name) == ("one", "two")
+    for part in (first, second):
+        assert part.learnt
+        assert part.held_out
+        assert not {r.prompt for r in part.learnt} & {r.prompt for r in part.held_out}
+    assert not any(r.none_offered for r in first.learnt)
+    assert {len(r.responses) for r in second.held_out} == {1}
+    assert {len(r.responses) for r in second.learnt} == {2}
