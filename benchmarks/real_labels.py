@@ -116,7 +116,7 @@ def chance(groups: Sequence[Group], part: Part) -> dict[str, float | None]:
     single = [row for group in groups for row in group.judgements if row.offered]
     if not single:
         return {"log_likelihood": -float(np.log(2)), "acceptance_accuracy": None}
-    accepted = float(np.mean([row.target == 0 for row in single]))
+    accepted = float(np.average([row.target == 0 for row in single], weights=[row.weight for row in single]))
     share = min(max(accepted, 1e-6), 1 - 1e-6)
     return {
         "log_likelihood": share * float(np.log(share)) + (1 - share) * float(np.log(1 - share)),

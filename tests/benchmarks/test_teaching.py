@@ -56,7 +56,7 @@ def test_the_checks_can_fail():
 
 
 def test_chance_is_the_best_constant():
-    group = Group((0,), tuple(Judgement((0,), target, 1.0) for target in (0, 0, 0, 1)))
+    group = Group((0,), (Judgement((0,), 0, 3.0), Judgement((0,), 1, 1.0)))
     found = chance([group], None)
     assert found["acceptance_accuracy"] == 0.75
     assert found["log_likelihood"] == pytest.approx(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
