@@ -125,8 +125,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     clock = "processor" if options.device == "cpu" and options.vllm is None else "wall"
     ceiling = matmul_ceiling(options.device)
     model = RewardModel.load(folder, device=options.device)
-    others, missing = rivals(folder, options.device, options.vllm)
     rows: dict[str, Any] = {}
+    if options.only_traffic:
+        rows["traffic"] = traffic(model, options.requests, options.rounds)
+        return {"shape": options.shape, "device": options.device, "rows": rows}
+    others, missing = rivals(folder, options.device, options.vllm)
     for prompt, answers, length in ((512, 8, 64), (2048, 32, 128)):
         pairs = shared(prompt, answers, length)
         ours: dict[str, Rival] = {"ours, following loop": following_loop(model, pairs), "ours, first loop": first_loop(model)}
@@ -166,6 +169,7 @@ def main(run: Callable[[Path, argparse.Namespace], dict[str, Any]] = measure) ->
     parser.add_argument("--requests", type=int, default=64, help="concurrent guarded requests")
     parser.add_argument("--vllm", metavar="URL", help="a vLLM server of the checkpoint that --keep wrote")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where to write the checkpoint (default: a temporary folder)")
+    parser.add_argument("--only-traffic", action="store_true", help="measure only the concurrent guarded requests")
     parser.add_argument("--only-write", action="store_true", help="write the checkpoint to --keep, and measure nothing")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
