@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 #: where larger batches leave its caches and waiting gains nothing; on a GPU not measured.
 _CPU = (2048, 2**28, 0.0)
 _GPU = (16384, 2**32, 0.002)
+#: Tokens of a batch up to which other requests' calls join it on a CPU: short calls share a batch's cost, long ones gain nothing.
+_JOIN_ON_CPU = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ class RewardModel:
         self._formatter = Formatter(tokenizer, self.max_length)
         self._trunks = TrunkStore(int(limit))
         scorer = SegmentScorer(model, pad_id(model.config, tokenizer), self.max_length)
-        self._batcher = MicroBatcher(scorer, self._trunks, int(budget), window, overlap=on_gpu)
+        self._batcher = MicroBatcher(
+            scorer, self._trunks, int(budget), window=window, overlap=on_gpu, join=None if on_gpu else _JOIN_ON_CPU
+        )
         self._precision, self._device = str(model.dtype).removeprefix("torch."), str(model.device)
         self._template = tokenizer.chat_template
         self._tokenizer = tokenizer
