@@ -2,7 +2,8 @@
 
 Each request is measured right after a bare gather of the same eight calls, all faces in turns in one process; each figure is a
 median over requests, and what a face adds is the median of the differences. Nothing passes, so that no early exit hides
-anything. No callbacks are attached.
+anything. No callbacks are attached. A sync caller's bare gather needs an event loop too: it runs on the background loop on which
+the guard answers sync calls.
 """
 
 from __future__ import annotations
@@ -89,14 +90,17 @@ def pairs() -> dict[str, tuple[Request, Request]]:
     async def blocking(call: Callable[[Any], Any], given: Any) -> None:
         call(given)
 
-    def draws() -> Awaitable[None]:
-        return gathered(lambda index: draw.draw(DrawRequest(PROMPT, index, index)))
+    async def draws() -> None:
+        await gathered(lambda index: draw.draw(DrawRequest(PROMPT, index, index)))
+
+    async def answers() -> None:
+        await gathered(lambda _: model.ainvoke(PROMPT))
 
     return {
         "BestOfMiniN.ainvoke": (draws, lambda: guard.ainvoke(PROMPT)),
-        "BestOfMiniN.invoke": (draws, lambda: blocking(guard.invoke, PROMPT)),
-        "ChatBestOfMiniN.ainvoke": (lambda: gathered(lambda _: model.ainvoke(PROMPT)), lambda: chat.ainvoke(PROMPT)),
-        "ChatBestOfMiniN.invoke": (lambda: gathered(lambda _: model.ainvoke(PROMPT)), lambda: blocking(chat.invoke, PROMPT)),
+        "BestOfMiniN.invoke": (lambda: blocking(run_sync, draws), lambda: blocking(guard.invoke, PROMPT)),
+        "ChatBestOfMiniN.ainvoke": (answers, lambda: chat.ainvoke(PROMPT)),
+        "ChatBestOfMiniN.invoke": (lambda: blocking(run_sync, answers), lambda: blocking(chat.invoke, PROMPT)),
         "BestOfMiniNMiddleware, agent.ainvoke": (lambda: bare_agent.ainvoke(question), lambda: agent.ainvoke(question)),
         "BestOfMiniNMiddleware, agent.invoke": (
             lambda: blocking(bare_agent.invoke, question),

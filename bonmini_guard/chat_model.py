@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseRunManager, CallbackManagerForLLMRun
@@ -131,7 +131,7 @@ class ChatBestOfMiniN(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         message = run_sync(lambda: self._answer(messages, stop, run_manager, kwargs))
-        if run_manager is not None and not self._streaming_disabled(**kwargs):
+        if self._heard(run_manager, kwargs):
             run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -143,7 +143,7 @@ class ChatBestOfMiniN(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         message = await self._answer(messages, stop, run_manager, kwargs)
-        if run_manager is not None and not self._streaming_disabled(**kwargs):
+        if self._heard(run_manager, kwargs):
             await run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -197,6 +197,10 @@ class ChatBestOfMiniN(BaseChatModel):
 
         for event in message_to_events(await self._answer(messages, stop, run_manager, kwargs)):
             yield event
+
+    def _heard(self, run_manager: BaseRunManager | None, kwargs: dict[str, Any]) -> TypeGuard[Any]:
+        """Whether anybody listens for tokens: the served message is then one."""
+        return run_manager is not None and bool(run_manager.handlers) and not self._streaming_disabled(**kwargs)
 
     def _token(self, message: AIMessage) -> ChatGenerationChunk:
         if self.output_version != "v1":

@@ -7,14 +7,16 @@ from time import perf_counter, process_time
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
 _WORDS = 2048
+#: What texts that are not made of the words below are spelt with.
+_LETTERS = [chr(code) for code in range(33, 127)]
 #: Contents one after the other, a space between: every word is a token, for us and for every rival.
 _TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-_COMMON = {"vocab_size": _WORDS + 1, "max_position_embeddings": 8192, "num_labels": 1, "pad_token_id": 0}
+_COMMON = {"vocab_size": 1 + _WORDS + len(_LETTERS), "max_position_embeddings": 8192, "num_labels": 1, "pad_token_id": 0}
 
 #: The tiny ones are for a CPU; the others have the shapes of Qwen3-0.6B and Llama-3-8B, but for the embedding.
 SHAPES = {
@@ -48,7 +50,8 @@ def save_model(folder: Path, shape: str, device: str) -> None:
         model = AutoModelForSequenceClassification.from_config(SHAPES[shape], dtype=dtype)
     model.save_pretrained(folder)
     words = {"<pad>": 0} | {f"w{index}": index for index in range(1, _WORDS + 1)}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    words |= {letter: _WORDS + number for number, letter in enumerate(_LETTERS, start=1)}
+    tokenizer = Tokenizer(WordPiece(words, unk_token="<pad>", continuing_subword_prefix=""))
     tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<pad>", model_max_length=8192)
     fast.chat_template = _TEMPLATE
