@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from langchain_core.messages import AIMessage, HumanMessage
 
 from benchmarks.scoring.models import SHAPES, finish, matmul_ceiling, save_model, useful_flops, words
-from benchmarks.scoring.rivals import Rival, rivals
+from benchmarks.scoring.rivals import SERVER, Rival, rivals
 from benchmarks.scoring.traffic import traffic
 from benchmarks.tables import print_table, write_json
 from bonmini_guard import RewardModel
@@ -28,17 +29,20 @@ from bonmini_guard import RewardModel
 Pair = tuple[str, str]
 
 
-def shared(prompt: int, answers: int, length: int) -> list[Pair]:
-    """Answers to one prompt."""
-    source = torch.Generator().manual_seed(prompt)
-    text = words(prompt, source)
+# Every turn has texts of its own: a server that remembers what it has read must read it first.
+
+
+def shared(prompt: int, answers: int, length: int, turn: int, *, same_prompt: bool = False) -> list[Pair]:
+    """Answers to one prompt, which may be that of turn 0 again."""
+    asked = torch.Generator().manual_seed(0 if same_prompt else turn)
+    text, source = words(prompt, asked), torch.Generator().manual_seed(1000 + turn)
     return [(text, words(length, source)) for _ in range(answers)]
 
 
-def mixed(count: int) -> list[Pair]:
-    """Answers to prompts of their own, 16 to 512 tokens together."""
-    source = torch.Generator().manual_seed(1)
-    lengths = torch.randint(16, 513, (count,), generator=source).tolist()
+def mixed(count: int, turn: int) -> list[Pair]:
+    """Answers to prompts of their own, 16 to 512 tokens together; as long in every turn."""
+    lengths = torch.randint(16, 513, (count,), generator=torch.Generator().manual_seed(1)).tolist()
+    source = torch.Generator().manual_seed(1000 + turn)
     return [(words(length // 2, source), words(length - length // 2, source)) for length in lengths]
 
 
@@ -54,9 +58,12 @@ def first_loop(model: RewardModel) -> Rival:
 def following_loop(model: RewardModel, pairs: Sequence[Pair]) -> Rival:
     """A session whose prompt is already there."""
     session = model.session([HumanMessage(pairs[0][0])])
-    messages = [AIMessage(answer) for _, answer in pairs]
-    asyncio.run(session.score(messages))
-    return lambda pairs: [float(score or 0.0) for score in asyncio.run(session.score(messages))]
+
+    def score(pairs: Sequence[Pair]) -> list[float]:
+        return [float(score or 0.0) for score in asyncio.run(session.score([AIMessage(answer) for _, answer in pairs]))]
+
+    score(pairs)
+    return score
 
 
 def separate(model: RewardModel) -> Rival:
@@ -75,14 +82,15 @@ def separate(model: RewardModel) -> Rival:
 Seconds = dict[str, dict[str, float]]
 
 
-def seconds_in_turns(contenders: dict[str, Rival], pairs: Sequence[Pair], rounds: int, device: str) -> Seconds:
+def seconds_in_turns(contenders: dict[str, Rival], texts: Callable[[int], Sequence[Pair]], rounds: int, device: str) -> Seconds:
     """Median seconds of each, on the wall clock and of the processor, measured in turns.
 
     On a machine that others use too, a process's own processor time is the fairer of the two; each computes in one thread.
     """
-    check_agreement(contenders, pairs[:2], device)
+    check_agreement(contenders, texts(0)[:2], device)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
+        pairs = texts(turn)
         for name, score in contenders.items():
             finish(device)
             begun = perf_counter(), process_time()
@@ -131,18 +139,20 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         return {"shape": options.shape, "device": options.device, "rows": rows}
     others, missing = rivals(folder, options.device, options.vllm)
     for prompt, answers, length in ((512, 8, 64), (2048, 32, 128)):
-        pairs = shared(prompt, answers, length)
-        ours: dict[str, Rival] = {"ours, following loop": following_loop(model, pairs), "ours, first loop": first_loop(model)}
-        times = seconds_in_turns(ours | others, pairs, options.rounds, options.device)
-        following = times.pop("ours, following loop")
+        first = partial(shared, prompt, answers, length)
+        again = partial(first, same_prompt=True)
+        times = seconds_in_turns({"ours, first loop": first_loop(model)} | others, first, options.rounds, options.device)
+        # Of the others only a server may remember the prompt.
+        knowing = {"ours, following loop": following_loop(model, again(0))} | {k: v for k, v in others.items() if k == SERVER}
+        later = seconds_in_turns(knowing, again, options.rounds, options.device)
+        later |= {key: value for key, value in times.items() if key in others and key != SERVER}
         own = [length] * answers
         name = f"{prompt} + {answers} x {length}"
         rows[name] = report(name, times, answers, useful_flops(options.shape, prompt, own), ceiling=ceiling, clock=clock)
         only_own = useful_flops(options.shape, prompt, own) - useful_flops(options.shape, prompt, [])
-        later = {"ours, following loop": following} | {key: value for key, value in times.items() if key in others}
         rows[name + ", following"] = report(name + ", following loop", later, answers, only_own, ceiling=ceiling, clock=clock)
-    pairs = mixed(64)
-    times = seconds_in_turns({"ours": separate(model)} | others, pairs, options.rounds, options.device)
+    times = seconds_in_turns({"ours": separate(model)} | others, partial(mixed, 64), options.rounds, options.device)
+    pairs = mixed(64, 0)
     flops = sum(useful_flops(options.shape, 0, [len(f"{a} {b}".split())]) for a, b in pairs)
     rows["mixed lengths"] = report("mixed lengths, no shared prompt", times, len(pairs), flops, ceiling=ceiling, clock=clock)
     for line in missing:

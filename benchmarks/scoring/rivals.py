@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+#: The rival that runs elsewhere and remembers what it has read.
+SERVER = "vLLM /classify"
+
 Rival = Callable[[Sequence[tuple[str, str]]], list[float]]
 
 
@@ -28,7 +31,7 @@ def rivals(folder: Path, device: str, vllm: str | None) -> tuple[dict[str, Rival
     if vllm is None:
         missing.append("vLLM /classify: not measured, no --vllm URL")
     else:
-        found["vLLM /classify"] = classify_route(vllm)
+        found[SERVER] = classify_route(vllm)
     return found, missing
 
 

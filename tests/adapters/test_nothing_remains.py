@@ -34,7 +34,7 @@ def descriptors():
 
 
 def lasting_threads():
-    return [thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list open files")
@@ -79,7 +79,7 @@ async def test_no_task_socket_or_thread_outlives_its_request():
             await asyncio.sleep(0.01)
         assert descriptors() <= files
     # Threads of the pool that asyncio keeps for blocking calls stay, and are bounded by it.
-    assert lasting_threads() == threads
+    assert lasting_threads() <= threads  # those of others may have ended meanwhile
 
 
 async def ending(guard):
