@@ -38,8 +38,6 @@ class MicroBatcher:
         scorer: what computes a batch.
         store: of the sessions' trunks.
         budget: most tokens of a batch.
-        join: tokens of a batch up to which further calls join it; None for the budget. A CPU that is busy with one call gains
-            nothing from a second one beside it, and pays for the places where they must not see each other.
         window: most seconds to wait for more calls; 0 never waits.
         overlap: start a batch before the scores of the last one are read; pays where computing is asynchronous.
 
@@ -56,14 +54,12 @@ class MicroBatcher:
         *,
         window: float = 0.0,
         overlap: bool = False,
-        join: int | None = None,
     ) -> None:
         self.batches = 0
         self.tokens = 0
         self._scorer = scorer
         self._store = store
         self._budget = budget
-        self._join = join
         self._longest_window = window
         self._window = 0.0
         self._overlap = overlap
@@ -119,12 +115,11 @@ class MicroBatcher:
 
     def _next_batch(self) -> list[Piece]:
         room = self._budget if self._scorer.packs else self._budget * _SORTED
-        least = 0 if self._join is None else max(0, room - self._join)
         pieces: list[Piece] = []
         deadline = 0.0
         while True:
-            room = self._fill(pieces, room, least)
-            if room <= least or self._queue or not pieces:
+            room = self._fill(pieces, room)
+            if room <= 0 or self._queue or not pieces:
                 return pieces
             if len({piece.group.work for piece in pieces}) > 1:
                 # Calls do come together: from here on a wait may pay.
@@ -133,13 +128,10 @@ class MicroBatcher:
             if not self._wait(deadline):
                 return pieces
 
-    def _fill(self, pieces: list[Piece], room: int, least: int) -> int:
-        """Take pieces of the calls that wait, and give the room that is left; a call stays in the queue until all is taken.
-
-        No call joins others where ``least`` room or less is left.
-        """
+    def _fill(self, pieces: list[Piece], room: int) -> int:
+        """Take pieces of the calls that wait, and give the room that is left; a call stays in the queue until all is taken."""
         store = self._store if self._scorer.packs else None
-        while self._queue and (room > least or not pieces):
+        while self._queue and (room > 0 or not pieces):
             work = self._queue[0]
             taken = [] if work.gone else work.take(room, store, not pieces)
             pieces += taken

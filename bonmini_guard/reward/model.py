@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.reward.checkpoint import has_zero, length_limit, load_classifier, load_config, load_tokenizer, pad_id
 from bonmini_guard.reward.formatting import Encoded, Formatter, clean
+from bonmini_guard.reward.heap import keep_freed_memory
 from bonmini_guard.reward.microbatch import MicroBatcher
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
@@ -37,8 +38,6 @@ logger = logging.getLogger(__name__)
 #: where larger batches leave its caches and waiting gains nothing; on a GPU not measured.
 _CPU = (2048, 2**28, 0.0)
 _GPU = (16384, 2**32, 0.002)
-#: Tokens of a batch up to which other requests' calls join it on a CPU: short calls share a batch's cost, long ones gain nothing.
-_JOIN_ON_CPU = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +101,9 @@ class RewardModel:
         self._formatter = Formatter(tokenizer, self.max_length)
         self._trunks = TrunkStore(int(limit))
         scorer = SegmentScorer(model, pad_id(model.config, tokenizer), self.max_length)
-        self._batcher = MicroBatcher(
-            scorer, self._trunks, int(budget), window=window, overlap=on_gpu, join=None if on_gpu else _JOIN_ON_CPU
-        )
+        if not on_gpu:
+            keep_freed_memory()
+        self._batcher = MicroBatcher(scorer, self._trunks, int(budget), window=window, overlap=on_gpu)
         self._precision, self._device = str(model.dtype).removeprefix("torch."), str(model.device)
         self._template = tokenizer.chat_template
         self._tokenizer = tokenizer

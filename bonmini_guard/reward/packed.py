@@ -2,15 +2,17 @@
 
 The model's own modules run; only its attention function is replaced, through the interface that transformers has for it.
 A text sees itself causally and the beginning that it shares with others whole, as two softmaxes that are merged by
-their log-sum-exp (arXiv 2402.05099 does so for batches that share a prefix).
+their log-sum-exp (arXiv 2402.05099 does so for batches that share a prefix). Of the last layer only the tokens that are read
+go on to attend and to the feed-forward part; the others give it their keys and values, and nothing comes after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -65,14 +67,47 @@ class Segment:
     keep: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Which queries see which keys.
+
+    Attributes:
+        queries: of each segment.
+        keys: of each segment.
+        shared: queries of segments that have one past, and that past.
+        causal: whether a segment's queries are as many as its keys, and see no later ones.
+    """
+
+    queries: list[slice]
+    keys: list[slice]
+    shared: list[tuple[slice, Trunk | slice]]
+    causal: bool
+
+
 @dataclass(slots=True)
 class _Plan:
-    """Where each segment lies in the sequence, for the attention function of every layer."""
+    """Where each segment lies in the sequence, for the attention function of every layer.
 
-    own: list[slice] = field(default_factory=list)
-    shared: list[tuple[slice, Trunk | slice]] = field(default_factory=list)
-    keep: list[slice] = field(default_factory=list)
+    Attributes:
+        whole: what all tokens see.
+        read: what the last token of each segment sees, the queries being those tokens alone.
+        ends: the last token of each segment, shape (segments,).
+        keep: segments whose keys and values are wanted.
+        layers: after how many of them nothing but the ends matters; None if that is not known.
+        kept: keys and values of the layers that have run.
+    """
+
+    whole: _View
+    read: _View
+    ends: Tensor
+    keep: list[slice]
+    layers: int | None
     kept: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
+
+    @property
+    def at_last(self) -> bool:
+        """Whether the next layer to run is the last one, and only the ends matter."""
+        return len(self.kept) + 1 == self.layers
 
     def keys_before(self, past: Trunk | slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         # Layers call in order, so the number of those that have kept something is the number of this layer.
@@ -89,17 +124,20 @@ class PackedScorer:
 
     Args:
         scorer: a decoder classifier whose attention is :data:`IMPLEMENTATION`.
+        layers: of the model, if :func:`read_only_ends` has been asked of it.
     """
 
-    def __init__(self, scorer: PooledScorer) -> None:
+    def __init__(self, scorer: PooledScorer, layers: int | None = None) -> None:
         self._scorer = scorer
+        self._layers = layers
         self._device = scorer.model.device
 
     @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment]) -> tuple[Tensor, dict[Segment, Trunk]]:
         """Scores, shape (len(segments),) on the model's device, and the trunks of the segments to keep."""
         order = _ordered(segments)
-        places, plan = _layout(order)
+        places = _places(order)
+        plan = self._plan(order, places)
         ids = [token for segment in order for token in segment.ids]
         positions = [index for segment in order for index in range(before(segment), before(segment) + len(segment.ids))]
         with _active(plan):
@@ -108,6 +146,17 @@ class PackedScorer:
             ).last_hidden_state
         ends = self._tensor([places[segment].stop - 1 for segment in segments])
         return self._scorer.head(hidden[0].index_select(0, ends)), _trunks(order, plan)
+
+    def _plan(self, order: Sequence[Segment], places: dict[Segment, slice]) -> _Plan:
+        own = list(places.values())
+        single = {segment: slice(number, number + 1) for number, segment in enumerate(order)}
+        return _Plan(
+            whole=_View(own, own, _shared(order, places, places), causal=True),
+            read=_View(list(single.values()), own, _shared(order, single, places), causal=False),
+            ends=self._tensor([place.stop - 1 for place in own]),
+            keep=[places[segment] for segment in order if segment.keep],
+            layers=self._layers,
+        )
 
     def _tensor(self, values: list[Any]) -> Tensor:
         tensor = torch.tensor(values)
@@ -128,6 +177,25 @@ def install(model: Any) -> bool:
     return True
 
 
+def read_only_ends(model: Any) -> tuple[int, Callable[[], None]] | None:
+    """Let the last layer's feed-forward part compute only what is read, while segments are scored.
+
+    Returns:
+        how many layers the model has, and what undoes it; None if the layers are not named as usual, and then nothing changed.
+    """
+    stacks = [part for part in model.base_model.children() if isinstance(part, torch.nn.ModuleList)]
+    feed_forward = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None
+    if feed_forward is None:
+        return None
+    hooks = feed_forward.register_forward_pre_hook(_take_ends), feed_forward.register_forward_hook(_put_ends)
+
+    def undo() -> None:
+        for hook in hooks:
+            hook.remove()
+
+    return len(stacks[0]), undo
+
+
 def before(segment: Segment) -> int:
     """How many tokens stand before a segment."""
     return 0 if segment.past is None else len(segment.past.ids)
@@ -138,21 +206,22 @@ def _ordered(segments: Sequence[Segment]) -> list[Segment]:
     return sorted(segments, key=lambda segment: (segment.past is not None, id(segment.past)))
 
 
-def _layout(order: Sequence[Segment]) -> tuple[dict[Segment, slice], _Plan]:
-    places: dict[Segment, slice] = {}
-    plan, at = _Plan(), 0
+def _places(order: Sequence[Segment]) -> dict[Segment, slice]:
+    """Where each lies in the sequence."""
+    ends = _sums([len(segment.ids) for segment in order])
+    return {segment: slice(*ends[number : number + 2]) for number, segment in enumerate(order)}
+
+
+def _shared(
+    order: Sequence[Segment], queries: dict[Segment, slice], places: dict[Segment, slice]
+) -> list[tuple[slice, Trunk | slice]]:
+    """The queries that have one past, and that past."""
     behind: dict[Trunk | Segment, slice] = {}
     for segment in order:
-        place = places[segment] = slice(at, at + len(segment.ids))
-        at = place.stop
-        plan.own.append(place)
-        if segment.keep:
-            plan.keep.append(place)
         if segment.past is not None:
-            first = behind.get(segment.past, place)
-            behind[segment.past] = slice(first.start, place.stop)
-    plan.shared = [(place, places[past] if isinstance(past, Segment) else past) for past, place in behind.items()]
-    return places, plan
+            first = behind.get(segment.past, queries[segment])
+            behind[segment.past] = slice(first.start, queries[segment].stop)
+    return [(rows, places[past] if isinstance(past, Segment) else past) for past, rows in behind.items()]
 
 
 def _trunks(order: Sequence[Segment], plan: _Plan) -> dict[Segment, Trunk]:
@@ -183,19 +252,40 @@ def _attention(
     if any(options.get(name) is not None for name in _UNKNOWN):
         raise NotImplementedError("this model's attention has a term that packing does not know")
     scale = options.get("scaling")
-    out = (_many if query.is_cuda else _one_by_one)(query, key, value, plan, query.shape[-1] ** -0.5 if scale is None else scale)
+    attend = partial(_many if query.is_cuda else _one_by_one, plan=plan, scale=query.shape[-1] ** -0.5 if scale is None else scale)
+    if plan.at_last:
+        seen = attend((query.index_select(2, plan.ends), key, value), plan.read)
+        out = torch.zeros_like(query).index_copy_(2, plan.ends, seen)
+    else:
+        out = attend((query, key, value), plan.whole)
     plan.kept.append([(key[:, :, place].clone(), value[:, :, place].clone()) for place in plan.keep])
     return out.transpose(1, 2), None
 
 
-def _one_by_one(query: Tensor, key: Tensor, value: Tensor, plan: _Plan, scale: float) -> Tensor:
+def _take_ends(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Before the last feed-forward part: only the tokens that are read."""
+    plan = _plan.get()
+    return None if plan is None else (inputs[0].index_select(1, plan.ends), *inputs[1:])
+
+
+def _put_ends(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    """After it: put them back where they stood, for what is added to them stands there."""
+    plan = _plan.get()
+    if plan is None:
+        return None
+    out = output.new_zeros(1, plan.whole.keys[-1].stop, output.shape[-1])
+    return out.index_copy_(1, plan.ends, output)
+
+
+def _one_by_one(parts: tuple[Tensor, Tensor, Tensor], view: _View, plan: _Plan, scale: float) -> Tensor:
     """On a CPU: one call for each text, and one for all texts of a trunk."""
+    query, key, value = parts
     out, weight = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=_wide(query))
-    for place in plan.own:
-        out[:, :, place], weight[:, :, place] = _flash(query[:, :, place], key[:, :, place], value[:, :, place], True, scale)
-    for place, past in plan.shared:
-        whole = _flash(query[:, :, place], *plan.keys_before(past, key, value), False, scale)
-        out[:, :, place] = _merged(out[:, :, place], weight[:, :, place], *whole)
+    for rows, place in zip(view.queries, view.keys, strict=True):
+        out[:, :, rows], weight[:, :, rows] = _flash(query[:, :, rows], key[:, :, place], value[:, :, place], view.causal, scale)
+    for rows, past in view.shared:
+        whole = _flash(query[:, :, rows], *plan.keys_before(past, key, value), False, scale)
+        out[:, :, rows] = _merged(out[:, :, rows], weight[:, :, rows], *whole)
     return out
 
 
@@ -214,16 +304,16 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
     return result
 
 
-def _many(query: Tensor, key: Tensor, value: Tensor, plan: _Plan, scale: float) -> Tensor:
+def _many(parts: tuple[Tensor, Tensor, Tensor], view: _View, plan: _Plan, scale: float) -> Tensor:
     """On a GPU: one call for the own parts of all texts, one for what all of them share."""
-    ends = _ends(plan.own)
-    out, weight = _varlen((query, key, value), (ends, ends), True, scale)
-    if not plan.shared:
+    query, key, value = parts
+    out, weight = _varlen(parts, (_ends(view.queries), _ends(view.keys)), view.causal, scale)
+    if not view.shared:
         return out
-    start = plan.shared[0][0].start
-    pasts = [plan.keys_before(past, key, value) for _, past in plan.shared]
+    start = view.shared[0][0].start
+    pasts = [plan.keys_before(past, key, value) for _, past in view.shared]
     keys, values = (torch.cat([past[part] for past in pasts], dim=2) if len(pasts) > 1 else pasts[0][part] for part in (0, 1))
-    offsets = _ends([place for place, _ in plan.shared]), _sums([past[0].shape[2] for past in pasts])
+    offsets = _ends([rows for rows, _ in view.shared]), _sums([past[0].shape[2] for past in pasts])
     whole = _varlen((query[:, :, start:], keys, values), offsets, False, scale)
     return torch.cat([out[:, :, :start], _merged(out[:, :, start:], weight[:, :, start:], *whole)], dim=2)
 

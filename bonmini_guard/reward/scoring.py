@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bonmini_guard.reward.packed import PackedScorer, Segment, Trunk, install
+from bonmini_guard.reward.packed import PackedScorer, Segment, Trunk, install, read_only_ends
 from bonmini_guard.reward.pooling import PooledScorer, pad
 
 logger = logging.getLogger(__name__)
@@ -75,17 +75,27 @@ def _packed(scorer: PooledScorer, pad_id: int, max_length: int | None) -> Packed
     lone = _trial(lambda texts: torch.cat([_alone(scorer, [text], pad_id) for text in texts]), model)
     if not install(model):
         return None
-    packed = PackedScorer(scorer)
-    try:
-        difference = (_trial(lambda texts: _together(packed, texts), model) - lone).abs().max().item()
-        if difference <= _TOLERANCE[model.dtype] * (1 + lone.abs().max().item()):
+    reason = ""
+    for trims in (True, False):
+        trimmed = read_only_ends(model) if trims else None
+        packed = PackedScorer(scorer, trimmed and trimmed[0])
+        reason = _difference(packed, model, lone)
+        if not reason:
             return packed
-        reason = f"scores differ by {difference:.2g}"
-    except Exception as error:
-        reason = type(error).__name__
+        if trimmed:
+            trimmed[1]()
     logger.warning("%s cannot be packed (%s): it is scored in padded batches, which is slower", type(model).__name__, reason)
     model.set_attn_implementation("sdpa")
     return None
+
+
+def _difference(packed: PackedScorer, model: Any, lone: Tensor) -> str:
+    """What is wrong with packed scores of the trial; nothing if they are as good as the lone ones."""
+    try:
+        difference = (_trial(lambda texts: _together(packed, texts), model) - lone).abs().max().item()
+    except Exception as error:
+        return type(error).__name__
+    return "" if difference <= _TOLERANCE[model.dtype] * (1 + lone.abs().max().item()) else f"scores differ by {difference:.2g}"
 
 
 def _sees_everything(config: Any, max_length: int | None) -> bool:

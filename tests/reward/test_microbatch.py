@@ -69,18 +69,6 @@ def test_calls_of_several_requests_share_batches_up_to_the_budget(overlap):
     assert (batcher.batches, batcher.tokens, batcher.waiting) == (3, 28, 0)
 
 
-def test_calls_join_a_batch_only_while_it_is_short():
-    recorder = Recorder()
-    batcher = MicroBatcher(recorder, TrunkStore(0), budget=40, join=6)
-    held(recorder, batcher)
-    works = [work(10, 11), work(1), work(20, 21, 22), work(2)]
-    for item in works:
-        batcher.submit(item)
-    recorder.release.set()
-    assert [sorted(texts(item)) for item in works] == [[10, 11], [1], [20, 21, 22], [2]]
-    assert recorder.seen == [[0], [10, 11], [1, 20, 21, 22], [2]]
-
-
 def test_a_large_call_does_not_hold_up_the_small_ones():
     recorder = Recorder()
     batcher = MicroBatcher(recorder, TrunkStore(0), budget=4)

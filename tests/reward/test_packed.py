@@ -120,6 +120,26 @@ def test_a_model_whose_packed_scores_differ_is_padded(tmp_path, monkeypatch, cap
     assert model.score(PROMPT, LOOPS[1]) == pytest.approx(expected, abs=1e-4)
 
 
+def test_of_the_last_layer_only_what_is_read_goes_on(tmp_path):
+    model = RewardModel.load(save(tmp_path, CONFIGS["llama"]), device="cpu")
+    layers = model._batcher._scorer._scorer.model.base_model.layers
+    widths = {0: [], len(layers) - 1: []}
+    for number, seen in widths.items():
+        layers[number].mlp.act_fn.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output.shape[1]))
+    model.score(PROMPT, ["good", "fine end", "dull"])
+    assert widths[len(layers) - 1] == [4]
+    assert widths[0][0] > 40
+
+
+def test_a_model_whose_last_layer_cannot_be_cut_is_packed_all_the_same(tmp_path, monkeypatch, caplog):
+    folder = save(tmp_path, CONFIGS["llama"])
+    monkeypatch.setattr("bonmini_guard.reward.packed._put_ends", lambda module, inputs, output: output * 2)
+    model = RewardModel.load(folder, device="cpu")
+    assert model._batcher._scorer.packs
+    assert "cannot be packed" not in caplog.text
+    assert model.score(PROMPT, LOOPS[1]) == pytest.approx(alone(folder, LOOPS[1]), abs=1e-4)
+
+
 def test_a_window_as_wide_as_the_longest_text_hides_nothing(tmp_path):
     folder = save(tmp_path, WINDOWED["mistral"], sliding_window=60)
     assert RewardModel.load(folder, device="cpu", max_length=60)._batcher._scorer.packs
