@@ -6,7 +6,6 @@ cluster, may be killed at any time: the same call goes on with the rows that are
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.calibration.scoring_logs import LogScorer, Tally, score_log
+from bonmini_guard.calibration.scoring_logs import LogScorer, Tally, finish, score_log
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, InputError, MissingExtraError
 
 #: Shards for each worker: enough that a slow one does not hold up the rest.
@@ -126,11 +125,9 @@ def _check_earlier(target: Path, shards: int) -> None:
 def _merge(parts: Sequence[Path], target: Path) -> None:
     """Rows dealt out like cards are taken up in turn, so that the log's order comes back; then the shards go."""
     merged = target.with_name(target.name + ".partial")
-    opener = gzip.open if target.suffix == ".gz" else open
-    with opener(merged, "wb") as sink:
-        for line in _in_turn(parts):
-            sink.write(line)
-    os.replace(merged, target)
+    with merged.open("wb") as sink:
+        sink.writelines(_in_turn(parts))
+    finish(merged, target)
     for part in parts:
         part.unlink()
 

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import logging
 import random
-import statistics
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import percentile, print_table, write_json
 from bonmini_guard import BestOfMiniN, GuardResult
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel, TGIGenerator
 from bonmini_guard.adapters.circuit import CircuitBreaker
@@ -78,7 +77,7 @@ class Cell:
 
     def p99(self) -> float:
         """Seconds that 99 of 100 requests took at most."""
-        return statistics.quantiles(self.seconds, n=100, method="inclusive")[98]
+        return percentile(self.seconds, 0.99)
 
     def count(self, result: GuardResult) -> None:
         """Count one result."""

@@ -27,7 +27,7 @@ import httpx
 import torch
 
 from benchmarks.scoring.models import save_model, words
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import percentile, print_table, write_json
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import RemoteRewardModel
 from bonmini_guard.testing import FakeGenerator
@@ -131,11 +131,6 @@ async def killed(process: subprocess.Popen[str], url: str, requests: int) -> Cou
     results = await asyncio.gather(*tasks)
     await scorer.aclose()
     return Counter(f"{result.decision} ({result.reason})" for result in results)
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value that a share of them does not exceed."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 async def measure(folder: Path, seconds: float) -> dict[str, Any]:

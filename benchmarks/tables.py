@@ -29,7 +29,7 @@ def processor() -> str:
 def command() -> str:
     """The command line, without the machine's folders."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    name = f"python -m {module.name}" if module is not None else Path(sys.argv[0]).name
+    name = f"python -m {module.name.removesuffix('.__main__')}" if module is not None else Path(sys.argv[0]).name
     return " ".join([name, *(Path(part).name if os.path.isabs(part) else part for part in sys.argv[1:])])
 
 
@@ -50,3 +50,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |")
         if number == 0:
             print("|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that a share of them does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]

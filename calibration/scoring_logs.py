@@ -96,7 +96,7 @@ def score_log(
         raise
     if tally.rows < len(finished):
         raise InputError(f"{partial}: holds more rows than the log; it is from another one: remove it, or give another -o")
-    _finish(partial, target)
+    finish(partial, target)
     return tally
 
 
@@ -200,7 +200,8 @@ def _put(candidate: dict[str, Any], score: float | None, tally: Tally) -> None:
         tally.unscorable += 1
 
 
-def _finish(partial: Path, target: Path) -> None:
+def finish(partial: Path, target: Path) -> None:
+    """Make a whole plain file the output, packed if its name ends in .gz, at once."""
     if target.suffix == ".gz":
         packed = partial.with_name(partial.name + ".gz")
         with partial.open("rb") as source, gzip.open(packed, "wb") as sink:

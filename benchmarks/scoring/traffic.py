@@ -12,7 +12,7 @@ import torch
 from langchain_core.messages import AIMessage, BaseMessage
 
 from benchmarks.scoring.models import words
-from benchmarks.tables import print_table
+from benchmarks.tables import percentile, print_table
 from bonmini_guard import BestOfMiniN, RewardModel
 from bonmini_guard.protocols import ScoringSession
 from bonmini_guard.testing import FakeGenerator
@@ -73,7 +73,6 @@ async def _run(scorer: Any, prompts: Sequence[str], answers: Sequence[str]) -> t
         return perf_counter() - begun
 
     begun, worked = perf_counter(), process_time()
-    seconds = sorted(await asyncio.gather(*map(one, prompts)))
+    seconds = await asyncio.gather(*map(one, prompts))
     whole = perf_counter() - begun
-    late = seconds[min(len(seconds) - 1, int(0.99 * len(seconds)))]
-    return len(prompts) / whole, seconds[len(seconds) // 2], late, process_time() - worked
+    return len(prompts) / whole, statistics.median(seconds), percentile(seconds, 0.99), process_time() - worked

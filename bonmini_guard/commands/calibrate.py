@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.commands.replay import say_what_was_left_out
+from bonmini_guard.commands.replay import estimated_labels, say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
 
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 def _prepared(log: Log, options: argparse.Namespace) -> tuple[Log, ScoreTransform, dict[str, str]]:
     """The log with a zero and with expected labels where asked for, and what to say about each."""
     from bonmini_guard.calibration.figures import transformed
-    from bonmini_guard.calibration.partial import average_zero, with_expected_labels
+    from bonmini_guard.calibration.partial import average_zero
     from bonmini_guard.profile import ScoreTransform
 
     transform, notes = ScoreTransform(), {}
@@ -98,9 +98,9 @@ def _prepared(log: Log, options: argparse.Namespace) -> tuple[Log, ScoreTransfor
         zero = average_zero(log)
         transform, notes["zero"] = zero.transform, zero.sentence
         log = transformed(log, transform)
-    if options.estimate_labels and not bool(log.labelled.all()):
-        estimated = with_expected_labels(log, options.seed)
-        log, notes["estimated"] = estimated.log, estimated.sentence
+    if options.estimate_labels:
+        log, estimated = estimated_labels(log, options.seed)
+        notes |= {"estimated": estimated} if estimated else {}
     return log, transform, notes
 
 

@@ -60,13 +60,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def estimated_labels(log: Log) -> tuple[Log, str | None]:
+def estimated_labels(log: Log, seed: int = 0) -> tuple[Log, str | None]:
     """The log with missing labels modelled, and what to say about it; as it was where none is missing."""
     from bonmini_guard.calibration.partial import with_expected_labels
 
     if bool(log.labelled.all()):
         return log, None
-    found = with_expected_labels(log)
+    found = with_expected_labels(log, seed)
     return found.log, found.sentence
 
 

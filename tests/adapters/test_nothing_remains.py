@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import threading
 from collections import Counter
 
 import pytest
@@ -18,6 +17,7 @@ from bonmini_guard.bridge import run_sync
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter
 
+from .drawing import lasting_threads, open_files
 from .reward_server import RewardServer
 from .tgi_server import TGIServer
 
@@ -29,14 +29,6 @@ def worth(pair):
     return 1.0 if sum(map(ord, pair[1]["content"])) % 2 else -1.0
 
 
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
-def lasting_threads():
-    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
-
-
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list open files")
 @pytest.mark.filterwarnings("ignore:uncalibrated")
 async def test_no_task_socket_or_thread_outlives_its_request():
@@ -44,7 +36,7 @@ async def test_no_task_socket_or_thread_outlives_its_request():
     # The loop for sync calls is one for all guards of the process, and lasts.
     await asyncio.to_thread(run_sync, lambda: asyncio.sleep(0))
     async with TGIServer() as server, RewardServer(worth) as rewards:
-        files, threads = descriptors(), lasting_threads()
+        files, threads = open_files(), lasting_threads()
         server.slow = lambda body: source.choice([0.0, 0.0, 0.02])
         patience = {"timeout": 20.0, "attempt_timeout": 0.5, "retries": 1, "backoff": 0.001}
         scorer = RemoteRewardModel(
@@ -77,7 +69,7 @@ async def test_no_task_socket_or_thread_outlives_its_request():
         assert server.closed_early > 0  # early exits reached the server
         while server.open or rewards.open:
             await asyncio.sleep(0.01)
-        assert descriptors() <= files
+        assert open_files() <= files
     # Threads of the pool that asyncio keeps for blocking calls stay, and are bounded by it.
     assert lasting_threads() <= threads  # those of others may have ended meanwhile
 

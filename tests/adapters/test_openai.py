@@ -6,11 +6,9 @@ import asyncio
 import gc
 import json
 import logging
-import os
 import pickle
 import subprocess
 import sys
-import threading
 import traceback
 from pathlib import Path
 
@@ -21,12 +19,11 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 pytest.importorskip("openai")
 pytest.importorskip("tenacity")
 
-from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import OpenAICompatibleGenerator
 from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError
 from bonmini_guard.protocols import DrawRequest
-from bonmini_guard.testing import FakeRewardModel
+from tests.adapters.drawing import guard_of, lasting_threads, open_files, until
 from tests.adapters.loopback import storm
 from tests.adapters.openai_server import TOO_LONG, OpenAIServer
 
@@ -83,17 +80,6 @@ def bill(outcomes):
     return [outcome.usage_metadata["input_tokens"] for outcome in outcomes], sum(
         outcome.usage_metadata["output_tokens"] for outcome in outcomes
     )
-
-
-def guard_of(generator, scores, **settings):
-    settings = {"mode": "guardrail", "mini_n": 4, "max_loops": 1, "threshold": 0.0, **settings}
-    return BestOfMiniN(generator=generator, reward_model=FakeRewardModel(scores), **settings)
-
-
-async def until(true):
-    async with asyncio.timeout(30):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 # Choices
@@ -573,22 +559,12 @@ async def test_a_cancelled_request_closes_its_connections(server, make, stream, 
         await running
 
 
-def own_threads():
-    """Threads but those of the event loop's own pool, which is bounded and lives as long as the loop."""
-    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
-
-
-def open_sockets():
-    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-    return len([link for link in links if os.path.islink(link) and "socket" in os.readlink(link)])
-
-
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
 async def test_nothing_is_left_after_a_thousand_requests(server, make):
     several = [make(stream=True, choices="probe"), make(choices="server"), make(choices="server"), make()]
     guards = [guard_of(generator, lambda text: 1.0, exit="eager", mini_n=2) for generator in several]
     await guards[0].arun("q")
-    before = asyncio.all_tasks(), own_threads(), open_sockets()
+    before = asyncio.all_tasks(), lasting_threads(), open_files("socket")
     for start in range(0, 1000, 25):
         server.honours_n = start != 100
         results = await asyncio.gather(*(guards[number % 4].arun("q") for number in range(25)))
@@ -597,9 +573,9 @@ async def test_nothing_is_left_after_a_thousand_requests(server, make):
         await generator.aclose()
     await until(lambda: server.open == 0)
     await until(lambda: asyncio.all_tasks() <= before[0])
-    assert own_threads() <= before[1]
+    assert lasting_threads() <= before[1]
     gc.collect()
-    assert open_sockets() <= before[2]
+    assert open_files("socket") <= before[2]
 
 
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")

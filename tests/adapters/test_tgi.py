@@ -25,6 +25,7 @@ from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.testing import FakeRewardModel
+from tests.adapters.drawing import guard_of, until
 from tests.adapters.tgi_server import TGIServer, chat, events, generated
 
 DATA = Path(__file__).parent.parent / "data" / "tgi"
@@ -375,11 +376,6 @@ async def test_truncated_answers_fail_where_they_are_not_accepted(server, make):
 # With the guard
 
 
-def guard_of(generator, scores, **settings):
-    settings = {"mode": "guardrail", "mini_n": 4, "max_loops": 1, "threshold": 0.0, **settings}
-    return BestOfMiniN(generator=generator, reward_model=FakeRewardModel(scores), **settings)
-
-
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
 @pytest.mark.parametrize("mode", ["chat", "completion"])
 @pytest.mark.parametrize("stream", [False, True])
@@ -511,9 +507,3 @@ async def test_a_token_of_the_environment_and_none(server, make, monkeypatch, tm
     await make().draw(request())
     await make(token="").draw(request())
     assert [headers.get("authorization") for _, headers, _ in server.requests] == [None, f"Bearer {TOKEN}", None]
-
-
-async def until(true):
-    async with asyncio.timeout(30):
-        while not true():
-            await asyncio.sleep(0.01)
