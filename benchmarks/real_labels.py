@@ -2,8 +2,10 @@
 
 ``python -m benchmarks.real_labels --pairs DIR --logs DIR --json FILE``. ``--pairs`` holds pairs with ``chosen`` and ``rejected``
 (comparisons: "none" was not offered), ``--logs`` log rows with absolute labels, from which "none" follows. The data are not part
-of this repository. All prompts of all sets train one model, and its Bradley-Terry twin on the comparisons among them; three
-tenths of the prompts of each set are held out, and the figures are of those, set by set.
+of this repository. Every set has models of its own, as a product would: where "none" was offered, one with the outside option and
+its Bradley-Terry twin on the comparisons; of pairs alone the Bradley-Terry model. The prompts of a set are dealt into folds, and
+every judgement is predicted by models that were trained on the other folds. What the length of the answer alone would predict
+stands beside.
 """
 
 from __future__ import annotations
@@ -11,67 +13,86 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
-from transformers import AutoTokenizer
 
-from benchmarks.imdb.reward_base import build
 from benchmarks.imdb.teaching import scored
+from benchmarks.real_base import write_base
 from benchmarks.tables import print_table, write_json
 from bonmini_guard.calibration.files import RowFile
 from bonmini_guard.data import ConversionOptions, convert
 from bonmini_guard.data.converters import in_held_out
-from bonmini_guard.demo.models import model_path
 from bonmini_guard.reward import train_reward_model
-from bonmini_guard.reward.batches import Group
+from bonmini_guard.reward.batches import Group, Judgement
 from bonmini_guard.reward.choices import ChoiceRow
 from bonmini_guard.reward.evidence import figures
 from bonmini_guard.reward.training import comparisons
 
-HELD_OUT, RESAMPLES, LENGTH = 0.3, 200, 320
-#: Draws of one prompt that are used; of a hundred draws, all pairs would drown the other sets.
+FOLDS, RESAMPLES = 3, 500
+#: Tokens of a text: the oldest turns are cut, longer answers left out.
+LENGTH = 1024
+#: Draws of one prompt that are used: of a hundred draws, all pairs would be nearly five thousand rows.
 DRAWS = 8
-#: Rows of one set, and tokens of one text (the oldest turns are cut, longer answers left out): what a CPU learns in minutes.
-ROWS = 1000
+SHOWN = (
+    "pair_accuracy",
+    "acceptance_auc",
+    "acceptance_balanced_accuracy",
+    "acceptance_accuracy",
+    "reliability_error",
+    "log_likelihood",
+)
 
 Place = tuple[str, dict[str, Any]]
+#: Scores of texts, and judgements of them.
+Predicted = tuple[torch.Tensor, list[Group]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One set: what is trained on, and held-out rows to measure with."""
+    """One set: rows to learn from, and rows to measure with, of the same prompts."""
 
     name: str
     learnt: list[ChoiceRow]
-    held_out: list[ChoiceRow]
+    measured: list[ChoiceRow]
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """What models it has: the outside option only where "none" was offered."""
+        offered = any(row.none_offered for row in self.learnt)
+        return ({"reward": "outside_option"} if offered else {}) | {"twin": "bradley_terry"}
+
+    def split(self, fold: int, seed: int) -> Part:
+        """To measure: this fold; to learn from: the others."""
+        learnt = [row for row in self.learnt if fold_of(row, seed) != fold]
+        return Part(self.name, learnt, [row for row in self.measured if fold_of(row, seed) == fold])
+
+
+def fold_of(row: ChoiceRow, seed: int) -> int:
+    """The fold of a row's prompt."""
+    return next(fold for fold in range(FOLDS) if fold == FOLDS - 1 or in_held_out(row, (fold + 1) / FOLDS, seed))
 
 
 def parts(pairs: Path, logs: Path, seed: int) -> Iterator[Part]:
     """Every set under the two folders."""
     for path in sorted(pairs.glob("*.jsonl.gz")):
-        rows = list(convert(RowFile(path), "pairs"))[:ROWS]
-        yield _part(path, rows, rows, seed)
+        rows = list(convert(RowFile(path), "pairs"))
+        yield Part(path.name.removesuffix(".jsonl.gz"), rows, rows)
     for path in sorted(logs.glob("*.jsonl.gz")):
-        records = [pair for pair in RowFile(path) if _labelled(pair[1])][:ROWS]
+        records = [pair for pair in RowFile(path) if _labelled(pair[1])]
         if records:
             some = list(_some(records, seed))
             learnt = convert(some, "log", ConversionOptions(rows="pairs", seed=seed))
-            yield _part(path, learnt, convert(some, "log", ConversionOptions(rows="single")), seed)
-
-
-def _part(path: Path, learnt: Iterable[ChoiceRow], measured: Iterable[ChoiceRow], seed: int) -> Part:
-    name = path.name.removesuffix(".jsonl.gz")
-    return Part(
-        name,
-        [row for row in learnt if not in_held_out(row, HELD_OUT, seed)],
-        [row for row in measured if in_held_out(row, HELD_OUT, seed)],
-    )
+            measured = convert(some, "log", ConversionOptions(rows="single"))
+            yield Part(path.name.removesuffix(".jsonl.gz"), list(learnt), list(measured))
 
 
 def _labelled(record: dict[str, Any]) -> bool:
@@ -85,34 +106,65 @@ def _some(records: Sequence[Place], seed: int) -> Iterator[Place]:
         yield place, record | {"candidates": [one for one in chosen if one["text"]]}
 
 
-def base(folder: Path, layers: int, seed: int) -> Path:
-    """A small encoder with the embeddings of the bundled language model, everything else untrained; for longer texts."""
-    model = build(model_path("lm"), layers, seed)
-    model.config.max_position_embeddings = LENGTH
-    model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(model_path("lm"))
-    tokenizer.model_max_length = LENGTH
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def measure(part: Part, models: dict[str, Path]) -> dict[str, Any]:
-    """The held-out figures of one set for each model, with 95 % intervals over prompts, and what chance gives."""
-    found: dict[str, Any] = {}
-    for name, path in models.items():
-        scores, encoding = scored(path, part.held_out)
-        random_state = np.random.default_rng(0)
-        groups = encoding.groups
-        picks = random_state.integers(len(groups), size=(RESAMPLES, len(groups)))
-        samples = [figures(scores, [groups[i] for i in pick], outside=True) for pick in picks]
-        found[name] = {k: v for k, v in figures(scores, groups, outside=True).items() if k != "reliability"}
-        found[name]["intervals"] = {key: _interval(samples, key) for key in SHOWN}
-        found["chance"] = chance(groups, part)
+def predicted(part: Part, plan: dict[str, Any], layers: int) -> dict[str, Predicted]:
+    """Train the models of one fold, and predict what it measures; and what length alone predicts."""
+    found = {"length": length_alone(part)}
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        start = write_base(Path(scratch) / "base", layers=layers, length=LENGTH, seed=plan["seed"])
+        for name, objective in part.objectives.items():
+            rows = part.learnt if name == "reward" else comparisons(part.learnt)
+            train_reward_model(rows, start, Path(scratch) / name, objective=objective, **plan)
+            scores, encoding = scored(Path(scratch) / name, part.measured)
+            found[name] = scores, encoding.groups
     return found
 
 
-def chance(groups: Sequence[Group], part: Part) -> dict[str, float | None]:
-    """What can be had without reading the texts: 0.5 for rankings; the training share of acceptance for the likelihood."""
+def length_alone(part: Part) -> Predicted:
+    """The length of an answer as its score, or its negative if shorter ones were better in what is learnt from."""
+    seen = figures(*by_length(part.learnt), outside=True)
+    better = seen["acceptance_auc"] if seen["pair_accuracy"] is None else seen["pair_accuracy"]
+    scores, groups = by_length(part.measured)
+    return (scores if better is None or better >= 0.5 else -scores), groups
+
+
+def by_length(rows: Sequence[ChoiceRow]) -> Predicted:
+    """The number of characters of every answer, and the rows as judgements of them."""
+    lengths: list[int] = []
+    groups: list[Group] = []
+    for row in rows:
+        members = tuple(range(len(lengths), len(lengths) + len(row.responses)))
+        lengths += map(len, row.responses)
+        groups.append(Group(members, (Judgement(members, row.target, float(row.count), row.none_offered),)))
+    return torch.tensor(lengths, dtype=torch.float32), groups
+
+
+def joined(found: Sequence[Predicted]) -> Predicted:
+    """The predictions of several folds as one."""
+    groups: list[Group] = []
+    at = 0
+    for scores, own in found:
+        groups += [_moved(group, at) for group in own]
+        at += len(scores)
+    return torch.cat([scores for scores, _ in found]), groups
+
+
+def _moved(group: Group, by: int) -> Group:
+    judgements = tuple(replace(one, members=tuple(text + by for text in one.members)) for one in group.judgements)
+    return Group(tuple(text + by for text in group.texts), judgements)
+
+
+def evaluated(scores: torch.Tensor, groups: Sequence[Group]) -> dict[str, Any]:
+    """The figures, with 95 % intervals over prompts."""
+    source = np.random.default_rng(0)
+    picks = source.integers(len(groups), size=(RESAMPLES, len(groups)))
+    samples = [figures(scores, [groups[i] for i in pick], outside=True) for pick in picks]
+    found = {key: value for key, value in figures(scores, groups, outside=True).items() if key != "reliability"}
+    return found | {"intervals": {key: _interval(samples, key) for key in SHOWN}}
+
+
+def chance(groups: Sequence[Group]) -> dict[str, float | None]:
+    """What can be had without reading the texts: 0.5 for rankings; the share of acceptance for the likelihood."""
     single = [row for group in groups for row in group.judgements if row.offered]
     if not single:
         return {"log_likelihood": -float(np.log(2)), "acceptance_accuracy": None}
@@ -124,37 +176,38 @@ def chance(groups: Sequence[Group], part: Part) -> dict[str, float | None]:
     }
 
 
-SHOWN = (
-    "pair_accuracy",
-    "acceptance_auc",
-    "acceptance_balanced_accuracy",
-    "acceptance_accuracy",
-    "reliability_error",
-    "log_likelihood",
-)
-
-
 def _interval(samples: Sequence[dict[str, Any]], key: str) -> list[float] | None:
     values = [sample[key] for sample in samples if sample[key] is not None]
     return np.quantile(values, [0.025, 0.975]).tolist() if values else None
+
+
+def measure(part: Part, folds: Sequence[dict[str, Predicted]]) -> dict[str, Any]:
+    """The figures of one set: of its models, of length alone (which has no zero), of chance."""
+    all_folds = {name: joined([fold[name] for fold in folds]) for name in folds[0]}
+    found: dict[str, Any] = {name: evaluated(*all_folds[name]) for name in part.objectives}
+    length = figures(*all_folds["length"], outside=True)
+    found["length"] = {key: length[key] for key in ("pair_accuracy", "acceptance_auc")}
+    return found | {"chance": chance(all_folds["twin"][1])}
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:
     """Print one table: a line for each set and model."""
     lines = []
     for name, found in results.items():
-        for model in ("reward", "twin"):
-            cells = [
-                "-"
-                if found[model][key] is None
-                else "{:.3f} [{:.3f}, {:.3f}]".format(found[model][key], *found[model]["intervals"][key])
-                for key in SHOWN
-            ]
+        for model in [model for model in ("reward", "twin") if model in found]:
+            cells = [_cell(found[model][key], found[model]["intervals"][key]) for key in SHOWN]
             lines.append([name, model, found[model]["judgements"], *cells])
-        accuracy = found["chance"]["acceptance_accuracy"]
-        constant = "-" if accuracy is None else f"{accuracy:.3f}"
-        lines.append([name, "chance", "", "0.5", "0.5", "0.5", constant, "-", f"{found['chance']['log_likelihood']:.3f}"])
+        ranking = [_cell(found["length"][key]) for key in SHOWN[:2]]
+        lines.append([name, "length", "", *ranking, *["-"] * 4])
+        constant = _cell(found["chance"]["acceptance_accuracy"])
+        lines.append([name, "chance", "", "0.5", "0.5", "0.5", constant, "-", _cell(found["chance"]["log_likelihood"])])
     print_table(["set", "model", "judgements", *(key.replace("_", " ") for key in SHOWN)], lines)
+
+
+def _cell(value: float | None, interval: Sequence[float] | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + ("" if interval is None else " [{:.3f}, {:.3f}]".format(*interval))
 
 
 def main() -> None:
@@ -162,29 +215,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=Path, required=True, metavar="DIR")
     parser.add_argument("--logs", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--work", type=Path, help="keep the models there (default: a temporary folder)")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the folds and of the training")
+    parser.add_argument("--processes", type=int, default=2, help="folds that are trained at a time, one thread each")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    plan = {"epochs": options.epochs, "learning_rate": options.learning_rate, "seed": options.seed}
+    plan |= {"threads": 1, "device": "cpu", "checkpoints": 0}
     found = list(parts(options.pairs, options.logs, options.seed))
-    rows = [row for part in found for row in part.learnt]
-    plan = {"epochs": options.epochs, "learning_rate": options.learning_rate, "seed": options.seed, "threads": 1, "device": "cpu"}
-    with tempfile.TemporaryDirectory() as scratch:
-        work = options.work or Path(scratch)
-        start = base(work / "base", options.layers, options.seed)
-        models = {"reward": work / "reward", "twin": work / "twin"}
-        for name, learnt in (("reward", rows), ("twin", comparisons(rows))):
-            if not models[name].exists():
-                objective = "outside_option" if name == "reward" else "bradley_terry"
-                train_reward_model(learnt, start, models[name], objective=objective, **plan)
-        results = {part.name: measure(part, models) for part in track(found, description="measuring")}
+    splits = [part.split(fold, options.seed) for part in found for fold in range(FOLDS)]
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        learn = partial(predicted, plan=plan, layers=options.layers)
+        done = list(track(pool.map(learn, splits), description="training", total=len(splits)))
+    results = {part.name: measure(part, done[i * FOLDS : (i + 1) * FOLDS]) for i, part in enumerate(found)}
     show(results)
-    sizes = {part.name: {"trained": len(part.learnt), "held_out": len(part.held_out)} for part in found}
-    write_json(options.json, {"settings": plan | {"layers": options.layers}, "rows": sizes, "sets": results})
+    rows = {part.name: {"learnt": len(part.learnt), "measured": len(part.measured)} for part in found}
+    settings = plan | {"layers": options.layers, "folds": FOLDS, "length": LENGTH, "draws": DRAWS}
+    write_json(options.json, {"settings": settings, "rows": rows, "sets": results})
 
 
 if __name__ == "__main__":

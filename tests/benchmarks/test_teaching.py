@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks.imdb.beyond import disturbed, nested, some_prompts
 from benchmarks.imdb.teaching import meets, texts_of
-from benchmarks.real_labels import chance, parts
+from benchmarks.real_labels import FOLDS, Part, by_length, chance, fold_of, joined, length_alone, parts
 from bonmini_guard.reward.batches import Group, Judgement
 from bonmini_guard.reward.choices import ChoiceRow
+from bonmini_guard.reward.evidence import figures
 
 
 class Flat:
@@ -57,12 +58,12 @@ def test_the_checks_can_fail():
 
 def test_chance_is_the_best_constant():
     group = Group((0,), (Judgement((0,), 0, 3.0), Judgement((0,), 1, 1.0)))
-    found = chance([group], None)
+    found = chance([group])
     assert found["acceptance_accuracy"] == 0.75
     assert found["log_likelihood"] == pytest.approx(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
 
 
-def test_every_set_is_split_by_prompt(tmp_path):
+def test_every_set_is_split_by_prompt_and_every_row_is_measured_once(tmp_path):
     (tmp_path / "hh").mkdir()
     (tmp_path / "logs").mkdir()
     with gzip.open(tmp_path / "hh" / "one.jsonl.gz", "wt") as file:
@@ -73,10 +74,29 @@ def test_every_set_is_split_by_prompt(tmp_path):
             file.write(json.dumps({"id": str(n), "prompt": f"q{n}", "candidates": candidates}) + "\n")
     first, second = parts(tmp_path / "hh", tmp_path / "logs", seed=0)
     assert (first.name, second.name) == ("one", "two")
+    assert (list(first.objectives), list(second.objectives)) == (["twin"], ["reward", "twin"])
     for part in (first, second):
-        assert part.learnt
-        assert part.held_out
-        assert not {r.prompt for r in part.learnt} & {r.prompt for r in part.held_out}
+        splits = [part.split(fold, seed=0) for fold in range(FOLDS)]
+        assert sorted(map(str, part.measured)) == sorted(str(row) for split in splits for row in split.measured)
+        for split in splits:
+            assert split.learnt
+            assert split.measured
+            assert not {r.prompt for r in split.learnt} & {r.prompt for r in split.measured}
     assert not any(r.none_offered for r in first.learnt)
-    assert {len(r.responses) for r in second.held_out} == {1}
-    assert {len(r.responses) for r in second.learnt} == {2}
+
+
+def test_length_alone_learns_which_way_round():
+    shorter = [ChoiceRow((("user", f"p{n}"),), ("long answer", "short"), 1) for n in range(9)]
+    part = Part("set", shorter, shorter[:2])
+    scores, groups = length_alone(part)
+    assert scores.tolist() == [-11, -5, -11, -5]
+    assert figures(scores, groups, outside=True)["pair_accuracy"] == 1.0
+    assert {fold_of(one, seed=0) for one in shorter} == set(range(FOLDS))
+
+
+def test_folds_are_joined_without_mixing_their_texts():
+    one, other = by_length([row("p", 0)]), by_length([ChoiceRow((("user", "q"),), ("xx", "y"), 0)])
+    scores, groups = joined([one, other])
+    assert scores.tolist() == [1, 1, 2, 1]
+    assert [group.judgements[0].members for group in groups] == [(0, 1), (2, 3)]
+    assert figures(scores, groups, outside=True)["pair_accuracy"] == 0.75
