@@ -41,7 +41,7 @@ def write_base(folder: Path, *, layers: int, length: int, seed: int) -> Path:
         )
     )
     place = torch.arange(length).unsqueeze(1)
-    ways = torch.randn(2, width) * width**-0.5
+    ways: torch.Tensor = torch.randn(2, width) * width**-0.5
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(embeddings)
         model.transformer.wpe.weight.copy_(place / length * ways[0] + torch.log1p(place) / 5 * ways[1])

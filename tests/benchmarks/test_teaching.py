@@ -8,10 +8,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2ForSequenceClassification
 
 from benchmarks.imdb.beyond import disturbed, nested, some_prompts
 from benchmarks.imdb.teaching import meets, texts_of
+from benchmarks.real_base import write_base
 from benchmarks.real_labels import FOLDS, Part, by_length, chance, fold_of, joined, length_alone, parts
+from bonmini_guard.demo.models import model_path
 from bonmini_guard.reward.batches import Group, Judgement
 from bonmini_guard.reward.choices import ChoiceRow
 from bonmini_guard.reward.evidence import figures
@@ -100,3 +104,14 @@ def test_folds_are_joined_without_mixing_their_texts():
     assert scores.tolist() == [1, 1, 2, 1]
     assert [group.judgements[0].members for group in groups] == [(0, 1), (2, 3)]
     assert figures(scores, groups, outside=True)["pair_accuracy"] == 0.75
+
+
+def test_the_base_of_real_labels_knows_places_and_the_language_models_words(tmp_path):
+    write_base(tmp_path / "base", layers=1, length=64, seed=0)
+    model = GPT2ForSequenceClassification.from_pretrained(tmp_path / "base")
+    words = AutoModelForCausalLM.from_pretrained(model_path("lm")).get_input_embeddings().weight
+    assert torch.equal(model.get_input_embeddings().weight, words)
+    places = model.transformer.wpe.weight
+    steps = [float((places[n] - places[0]).norm()) for n in (1, 8, 63)]
+    assert 0 < steps[0] < steps[1] < steps[2]
+    assert AutoTokenizer.from_pretrained(tmp_path / "base").model_max_length == 64
