@@ -39,7 +39,7 @@ from bonmini_guard.reward.training import comparisons
 
 FOLDS, RESAMPLES = 3, 500
 #: Tokens of a text: the oldest turns are cut, longer answers left out.
-LENGTH = 1024
+LENGTH = 768
 #: Draws of one prompt that are used: of a hundred draws, all pairs would be nearly five thousand rows.
 DRAWS = 8
 SHOWN = (
