@@ -40,6 +40,8 @@ from bonmini_guard.reward.training import comparisons
 FOLDS, RESAMPLES = 3, 500
 #: Tokens of a text: the oldest turns are cut, longer answers left out.
 LENGTH = 768
+#: Distinct texts of a batch, fewer where a set would else be learnt from in fewer steps than this.
+BATCH, STEPS = 32, 100
 #: Draws of one prompt that are used: of a hundred draws, all pairs would be nearly five thousand rows.
 DRAWS = 8
 SHOWN = (
@@ -114,10 +116,17 @@ def predicted(part: Part, plan: dict[str, Any], layers: int) -> dict[str, Predic
         start = write_base(Path(scratch) / "base", layers=layers, length=LENGTH, seed=plan["seed"])
         for name, objective in part.objectives.items():
             rows = part.learnt if name == "reward" else comparisons(part.learnt)
-            train_reward_model(rows, start, Path(scratch) / name, objective=objective, **plan)
+            size = batch_size(rows, plan["epochs"])
+            train_reward_model(rows, start, Path(scratch) / name, objective=objective, batch_size=size, **plan)
             scores, encoding = scored(Path(scratch) / name, part.measured)
             found[name] = scores, encoding.groups
     return found
+
+
+def batch_size(rows: Sequence[ChoiceRow], epochs: float) -> int:
+    """How many distinct texts a batch has."""
+    texts = {(row.prompt, text) for row in rows for text in row.responses}
+    return max(4, min(BATCH, int(epochs * len(texts) / STEPS)))
 
 
 def length_alone(part: Part) -> Predicted:
@@ -220,11 +229,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the folds and of the training")
     parser.add_argument("--processes", type=int, default=2, help="folds that are trained at a time, one thread each")
+    parser.add_argument("--sets", nargs="*", metavar="NAME", help="only these")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     plan = {"epochs": options.epochs, "learning_rate": options.learning_rate, "seed": options.seed}
     plan |= {"threads": 1, "device": "cpu", "checkpoints": 0}
-    found = list(parts(options.pairs, options.logs, options.seed))
+    found = [part for part in parts(options.pairs, options.logs, options.seed) if part.name in (options.sets or [part.name])]
     splits = [part.split(fold, options.seed) for part in found for fold in range(FOLDS)]
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         learn = partial(predicted, plan=plan, layers=options.layers)

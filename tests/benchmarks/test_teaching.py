@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2ForSequenceCla
 from benchmarks.imdb.beyond import disturbed, nested, some_prompts
 from benchmarks.imdb.teaching import meets, texts_of
 from benchmarks.real_base import write_base
-from benchmarks.real_labels import FOLDS, Part, by_length, chance, fold_of, joined, length_alone, parts
+from benchmarks.real_labels import FOLDS, Part, batch_size, by_length, chance, fold_of, joined, length_alone, parts
 from bonmini_guard.demo.models import model_path
 from bonmini_guard.reward.batches import Group, Judgement
 from bonmini_guard.reward.choices import ChoiceRow
@@ -96,6 +96,13 @@ def test_length_alone_learns_which_way_round():
     assert scores.tolist() == [-11, -5, -11, -5]
     assert figures(scores, groups, outside=True)["pair_accuracy"] == 1.0
     assert {fold_of(one, seed=0) for one in shorter} == set(range(FOLDS))
+
+
+def test_a_small_set_is_learnt_in_smaller_batches():
+    rows = [ChoiceRow((("user", f"p{n}"),), ("a", "b"), 0) for n in range(300)]
+    assert batch_size(rows, epochs=2) == 12
+    assert batch_size(rows * 2, epochs=2) == 12
+    assert (batch_size(rows[:9], epochs=2), batch_size(rows, epochs=20)) == (4, 32)
 
 
 def test_folds_are_joined_without_mixing_their_texts():
