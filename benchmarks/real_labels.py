@@ -242,7 +242,7 @@ def main() -> None:
     results = {part.name: measure(part, done[i * FOLDS : (i + 1) * FOLDS]) for i, part in enumerate(found)}
     show(results)
     rows = {part.name: {"learnt": len(part.learnt), "measured": len(part.measured)} for part in found}
-    settings = plan | {"layers": options.layers, "folds": FOLDS, "length": LENGTH, "draws": DRAWS}
+    settings = plan | {"layers": options.layers, "folds": FOLDS, "length": LENGTH, "draws": DRAWS, "batch": BATCH, "steps": STEPS}
     write_json(options.json, {"settings": settings, "rows": rows, "sets": results})
 
 
