@@ -28,7 +28,7 @@ test: setup      ## run all tests but the live ones
 	$(BIN)/python -m pytest -m "not live"
 
 check: setup     ## types, style and coverage
-	$(BIN)/ruff check bonmini_guard adapters calibration tests benchmarks examples examples
+	$(BIN)/ruff check bonmini_guard adapters calibration tests benchmarks examples
 	$(BIN)/ruff format --check bonmini_guard adapters calibration tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not live" --cov --cov-report=term:skip-covered --cov-fail-under=90

@@ -75,15 +75,15 @@ def _packed(scorer: PooledScorer, pad_id: int, max_length: int | None) -> Packed
     lone = _trial(lambda texts: torch.cat([_alone(scorer, [text], pad_id) for text in texts]), model)
     if not install(model):
         return None
-    reason = ""
-    for trims in (True, False):
-        trimmed = read_only_ends(model) if trims else None
-        packed = PackedScorer(scorer, trimmed and trimmed[0])
+    trimmed = read_only_ends(model)
+    packed = PackedScorer(scorer, trimmed and trimmed[0])
+    reason = _difference(packed, model, lone)
+    if reason and trimmed:
+        trimmed[1]()
+        packed = PackedScorer(scorer)
         reason = _difference(packed, model, lone)
-        if not reason:
-            return packed
-        if trimmed:
-            trimmed[1]()
+    if not reason:
+        return packed
     logger.warning("%s cannot be packed (%s): it is scored in padded batches, which is slower", type(model).__name__, reason)
     model.set_attn_implementation("sdpa")
     return None
