@@ -92,16 +92,25 @@ class TraceFile:
         """Remove rows, and every torn line; each file changes as a whole or not at all. How many rows were removed.
 
         Raises:
-            InputError: a line within a file is not JSON; files before it are done.
+            InputError: a line of a file is not JSON; that file and those after it are left as they were.
             OSError: a file cannot be read or written.
         """
-        removed = 0
-        for path in trace_files(self.path):
+        with self._locked():
+            files = trace_files(self.path)
+            # The current one first, in one hold with the list: what writers put aside afterwards is done already.
+            removed = _rewrite(self.path, keep) if self.path in files else 0
+        for path in files:
             # One file at a time: writers wait meanwhile.
             with self._locked():
-                if path.exists():
+                if path != self.path and path.exists():
                     removed += _rewrite(path, keep)
         return removed
+
+    def files(self) -> list[Path]:
+        """The files that exist, oldest rows first, with none missed because a writer is putting it aside."""
+        # Without a lock there is no writer, and no reason to leave a lock in a folder that has no traces.
+        with self._locked() if self._lock_path.exists() else contextlib.nullcontext():
+            return trace_files(self.path)
 
     def close(self) -> None:
         """Close the files; the next row opens them again."""
@@ -167,7 +176,10 @@ class TraceFile:
 
 
 def trace_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The files of a trace path that exist, oldest rows first: those put aside, then the current one. Shards of one log."""
+    """The files of a trace path that exist, oldest rows first: those put aside, then the current one. Shards of one log.
+
+    While a writer puts a file aside, that file may be missing here: `TraceFile.files` waits for it.
+    """
     current = Path(path)
     name = re.compile(rf"{re.escape(current.stem)}\.\d{{8}}T\d{{12}}-[0-9a-f]{{4}}{re.escape(current.suffix)}")
     aside = sorted(file for file in current.parent.iterdir() if name.fullmatch(file.name)) if current.parent.is_dir() else []
@@ -188,10 +200,10 @@ def forget(path: str | os.PathLike[str], *, ids: Collection[str] = (), groups: C
     Raises:
         InputError: there are no such files, or a line is not JSON.
     """
-    if not trace_files(path):
-        raise InputError(f"{path}: there are no traces here; give the path that the guard's trace_to has")
     file = TraceFile(path, max_bytes=0)
     try:
+        if not file.files():
+            raise InputError(f"{path}: there are no traces here; give the path that the guard's trace_to has")
         return file.rewrite(lambda row: row.get("id") not in ids and str(row.get("group")) not in groups)
     finally:
         file.close()

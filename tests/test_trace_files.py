@@ -167,6 +167,38 @@ def test_rows_written_meanwhile_are_not_lost(path):
     assert ids(path) == [f"n{number}" for number in range(200) if number % 10]
 
 
+def test_rows_of_a_file_that_is_put_aside_meanwhile_are_forgotten(path):
+    file = TraceFile(path, max_bytes=10)  # every row puts the file before it aside
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            file.append(line("other"))
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for number in range(20):
+            TraceFile(path, max_bytes=10**6).append(line(f"n{number}"))
+            assert forget(path, ids={f"n{number}"}) == 1
+    finally:
+        stop.set()
+        thread.join()
+    assert set(ids(path)) == {"other"}
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_forgetting_where_there_are_no_traces_is_refused_and_leaves_nothing(made, path):
+    if made:
+        TraceFile(path, max_bytes=10).append(line("a"))
+        path.unlink()
+    before = sorted(path.parent.iterdir())
+    with pytest.raises(InputError, match="there are no traces here; give the path that the guard's trace_to has"):
+        forget(path, ids={"a"})
+    assert sorted(path.parent.iterdir()) == before
+
+
 def test_a_line_that_is_no_json_stops_it_before_the_file_is_touched(path):
     path.write_bytes(line("a") + b"garbage\n")
     with pytest.raises(InputError, match=r"jsonl:2: not JSON .* mend or remove the line"):
