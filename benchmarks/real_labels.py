@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.real_labels --pairs DIR --logs DIR --json FILE``. ``--pairs`` holds pairs with ``chosen`` and ``rejected``
 (comparisons: "none" was not offered), ``--logs`` log rows with absolute labels, from which "none" follows. The data are not part
-of this repository. Every set has models of its own, as a product would: where "none" was offered, one with the outside option and
-its Bradley-Terry twin on the comparisons; of pairs alone the Bradley-Terry model. The prompts of a set are dealt into folds, and
+of this repository. Every set has models of its own, as a product would: of absolute labels one with the outside option, which
+accepts or rejects single answers, and its Bradley-Terry twin on the comparisons that the labels imply; of pairs alone the
+Bradley-Terry model. The prompts of a set are dealt into folds, and
 every judgement is predicted by models that were trained on the other folds. What the length of the answer alone would predict
 stands beside.
 """
@@ -34,16 +35,18 @@ from bonmini_guard.data.converters import in_held_out
 from bonmini_guard.reward import train_reward_model
 from bonmini_guard.reward.batches import Group, Judgement
 from bonmini_guard.reward.choices import ChoiceRow
-from bonmini_guard.reward.evidence import figures
+from bonmini_guard.reward.evidence import area, figures, sampled
 from bonmini_guard.reward.training import comparisons
 
+#: What the models of a set learn.
+OBJECTIVES = {"reward": "outside_option", "twin": "bradley_terry"}
 FOLDS, RESAMPLES = 3, 500
 #: Tokens of a text: the oldest turns are cut, longer answers left out.
-LENGTH = 768
+LENGTH = 1536
 #: Distinct texts of a batch, fewer where a set would else be learnt from in fewer steps than this.
 BATCH, STEPS = 32, 100
-#: Draws of one prompt that are used: of a hundred draws, all pairs would be nearly five thousand rows.
-DRAWS = 8
+#: Draws of one prompt that are used: of a hundred, the pairs would be nearly five thousand.
+DRAWS = 16
 SHOWN = (
     "pair_accuracy",
     "acceptance_auc",
@@ -56,25 +59,21 @@ SHOWN = (
 Place = tuple[str, dict[str, Any]]
 #: Scores of texts, and judgements of them.
 Predicted = tuple[torch.Tensor, list[Group]]
+#: Scores of the texts of all folds, and the judgements of each fold.
+Folds = tuple[torch.Tensor, list[list[Group]]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One set: rows to learn from, and rows to measure with, of the same prompts."""
+    """One set: rows that each of its models learns from, and rows to measure with, of the same prompts."""
 
     name: str
-    learnt: list[ChoiceRow]
+    learnt: dict[str, list[ChoiceRow]]
     measured: list[ChoiceRow]
-
-    @property
-    def objectives(self) -> dict[str, str]:
-        """What models it has: the outside option only where "none" was offered."""
-        offered = any(row.none_offered for row in self.learnt)
-        return ({"reward": "outside_option"} if offered else {}) | {"twin": "bradley_terry"}
 
     def split(self, fold: int, seed: int) -> Part:
         """To measure: this fold; to learn from: the others."""
-        learnt = [row for row in self.learnt if fold_of(row, seed) != fold]
+        learnt = {model: [row for row in rows if fold_of(row, seed) != fold] for model, rows in self.learnt.items()}
         return Part(self.name, learnt, [row for row in self.measured if fold_of(row, seed) == fold])
 
 
@@ -87,14 +86,14 @@ def parts(pairs: Path, logs: Path, seed: int) -> Iterator[Part]:
     """Every set under the two folders."""
     for path in sorted(pairs.glob("*.jsonl.gz")):
         rows = list(convert(RowFile(path), "pairs"))
-        yield Part(path.name.removesuffix(".jsonl.gz"), rows, rows)
+        yield Part(path.name.removesuffix(".jsonl.gz"), {"twin": rows}, rows)
     for path in sorted(logs.glob("*.jsonl.gz")):
         records = [pair for pair in RowFile(path) if _labelled(pair[1])]
         if records:
             some = list(_some(records, seed))
-            learnt = convert(some, "log", ConversionOptions(rows="pairs", seed=seed))
-            measured = convert(some, "log", ConversionOptions(rows="single"))
-            yield Part(path.name.removesuffix(".jsonl.gz"), list(learnt), list(measured))
+            single = list(convert(some, "log", ConversionOptions(rows="single")))
+            pairs = list(convert(some, "log", ConversionOptions(rows="pairs", seed=seed)))
+            yield Part(path.name.removesuffix(".jsonl.gz"), {"reward": single, "twin": comparisons(pairs)}, single)
 
 
 def _labelled(record: dict[str, Any]) -> bool:
@@ -114,24 +113,23 @@ def predicted(part: Part, plan: dict[str, Any], layers: int) -> dict[str, Predic
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         start = write_base(Path(scratch) / "base", layers=layers, length=LENGTH, seed=plan["seed"])
-        for name, objective in part.objectives.items():
-            rows = part.learnt if name == "reward" else comparisons(part.learnt)
+        for name, rows in part.learnt.items():
             size = batch_size(rows, plan["epochs"])
-            train_reward_model(rows, start, Path(scratch) / name, objective=objective, batch_size=size, **plan)
+            train_reward_model(rows, start, Path(scratch) / name, objective=OBJECTIVES[name], batch_size=size, **plan)
             scores, encoding = scored(Path(scratch) / name, part.measured)
             found[name] = scores, encoding.groups
     return found
 
 
 def batch_size(rows: Sequence[ChoiceRow], epochs: float) -> int:
-    """How many distinct texts a batch has."""
+    """How many distinct texts a batch has: at least all answers to one prompt."""
     texts = {(row.prompt, text) for row in rows for text in row.responses}
-    return max(4, min(BATCH, int(epochs * len(texts) / STEPS)))
+    return max(DRAWS, min(BATCH, int(epochs * len(texts) / STEPS)))
 
 
 def length_alone(part: Part) -> Predicted:
-    """The length of an answer as its score, or its negative if shorter ones were better in what is learnt from."""
-    seen = figures(*by_length(part.learnt), outside=True)
+    """The length of an answer as its score, or its negative if shorter ones were better in what the first model learns from."""
+    seen = figures(*by_length(next(iter(part.learnt.values()))), outside=True)
     better = seen["acceptance_auc"] if seen["pair_accuracy"] is None else seen["pair_accuracy"]
     scores, groups = by_length(part.measured)
     return (scores if better is None or better >= 0.5 else -scores), groups
@@ -148,14 +146,14 @@ def by_length(rows: Sequence[ChoiceRow]) -> Predicted:
     return torch.tensor(lengths, dtype=torch.float32), groups
 
 
-def joined(found: Sequence[Predicted]) -> Predicted:
-    """The predictions of several folds as one."""
-    groups: list[Group] = []
+def joined(found: Sequence[Predicted]) -> Folds:
+    """The scores of several folds in one row, and the judgements of each."""
+    folds: list[list[Group]] = []
     at = 0
     for scores, own in found:
-        groups += [_moved(group, at) for group in own]
+        folds.append([_moved(group, at) for group in own])
         at += len(scores)
-    return torch.cat([scores for scores, _ in found]), groups
+    return torch.cat([scores for scores, _ in found]), folds
 
 
 def _moved(group: Group, by: int) -> Group:
@@ -163,18 +161,33 @@ def _moved(group: Group, by: int) -> Group:
     return Group(tuple(text + by for text in group.texts), judgements)
 
 
-def evaluated(scores: torch.Tensor, groups: Sequence[Group]) -> dict[str, Any]:
-    """The figures, with 95 % intervals over prompts."""
+def folded(scores: torch.Tensor, folds: Sequence[Sequence[Group]]) -> dict[str, Any]:
+    """The figures of all folds together; but answers are ranked against answers of their own fold alone.
+
+    Each fold has a model of its own, and models differ by a constant: one that learnt from fewer acceptable answers scores lower,
+    just where more are left to be predicted. An area under the curve of pooled scores counts that against all of them.
+    """
+    parts = [sampled(scores, [row for group in fold for row in group.judgements]) for fold in folds]
+    pairs = np.array([float(weights[labels].sum() * weights[~labels].sum()) for _, labels, weights in parts])
+    areas = [area(*part) if count else 0.0 for part, count in zip(parts, pairs, strict=True)]
+    within = float(pairs @ areas / pairs.sum()) if pairs.any() else None
+    found = figures(scores, [group for fold in folds for group in fold], outside=True)
+    del found["reliability"]
+    return found | {"acceptance_auc": within}
+
+
+def evaluated(scores: torch.Tensor, folds: Sequence[Sequence[Group]]) -> dict[str, Any]:
+    """The figures, with 95 % intervals over the prompts of every fold."""
     source = np.random.default_rng(0)
-    picks = source.integers(len(groups), size=(RESAMPLES, len(groups)))
-    samples = [figures(scores, [groups[i] for i in pick], outside=True) for pick in picks]
-    found = {key: value for key, value in figures(scores, groups, outside=True).items() if key != "reliability"}
-    return found | {"intervals": {key: _interval(samples, key) for key in SHOWN}}
+    samples = [
+        folded(scores, [[fold[i] for i in source.integers(len(fold), size=len(fold))] for fold in folds]) for _ in range(RESAMPLES)
+    ]
+    return folded(scores, folds) | {"intervals": {key: _interval(samples, key) for key in SHOWN}}
 
 
-def chance(groups: Sequence[Group]) -> dict[str, float | None]:
+def chance(folds: Sequence[Sequence[Group]]) -> dict[str, float | None]:
     """What can be had without reading the texts: 0.5 for rankings; the share of acceptance for the likelihood."""
-    single = [row for group in groups for row in group.judgements if row.offered]
+    single = [row for fold in folds for group in fold for row in group.judgements if row.offered]
     if not single:
         return {"log_likelihood": -float(np.log(2)), "acceptance_accuracy": None}
     accepted = float(np.average([row.target == 0 for row in single], weights=[row.weight for row in single]))
@@ -193,8 +206,8 @@ def _interval(samples: Sequence[dict[str, Any]], key: str) -> list[float] | None
 def measure(part: Part, folds: Sequence[dict[str, Predicted]]) -> dict[str, Any]:
     """The figures of one set: of its models, of length alone (which has no zero), of chance."""
     all_folds = {name: joined([fold[name] for fold in folds]) for name in folds[0]}
-    found: dict[str, Any] = {name: evaluated(*all_folds[name]) for name in part.objectives}
-    length = figures(*all_folds["length"], outside=True)
+    found: dict[str, Any] = {name: evaluated(*all_folds[name]) for name in part.learnt}
+    length = folded(*all_folds["length"])
     found["length"] = {key: length[key] for key in ("pair_accuracy", "acceptance_auc")}
     return found | {"chance": chance(all_folds["twin"][1])}
 
@@ -241,7 +254,7 @@ def main() -> None:
         done = list(track(pool.map(learn, splits), description="training", total=len(splits)))
     results = {part.name: measure(part, done[i * FOLDS : (i + 1) * FOLDS]) for i, part in enumerate(found)}
     show(results)
-    rows = {part.name: {"learnt": len(part.learnt), "measured": len(part.measured)} for part in found}
+    rows = {part.name: {name: len(rows) for name, rows in part.learnt.items()} | {"measured": len(part.measured)} for part in found}
     settings = plan | {"layers": options.layers, "folds": FOLDS, "length": LENGTH, "draws": DRAWS, "batch": BATCH, "steps": STEPS}
     write_json(options.json, {"settings": settings, "rows": rows, "sets": results})
 

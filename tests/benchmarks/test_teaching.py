@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2ForSequenceCla
 from benchmarks.imdb.beyond import disturbed, nested, some_prompts
 from benchmarks.imdb.teaching import meets, texts_of
 from benchmarks.real_base import write_base
-from benchmarks.real_labels import FOLDS, Part, batch_size, by_length, chance, fold_of, joined, length_alone, parts
+from benchmarks.real_labels import DRAWS, FOLDS, Part, batch_size, by_length, chance, fold_of, folded, joined, length_alone, parts
 from bonmini_guard.demo.models import model_path
 from bonmini_guard.reward.batches import Group, Judgement
 from bonmini_guard.reward.choices import ChoiceRow
@@ -62,7 +62,7 @@ def test_the_checks_can_fail():
 
 def test_chance_is_the_best_constant():
     group = Group((0,), (Judgement((0,), 0, 3.0), Judgement((0,), 1, 1.0)))
-    found = chance([group])
+    found = chance([[group]])
     assert found["acceptance_accuracy"] == 0.75
     assert found["log_likelihood"] == pytest.approx(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
 
@@ -78,20 +78,23 @@ def test_every_set_is_split_by_prompt_and_every_row_is_measured_once(tmp_path):
             file.write(json.dumps({"id": str(n), "prompt": f"q{n}", "candidates": candidates}) + "\n")
     first, second = parts(tmp_path / "hh", tmp_path / "logs", seed=0)
     assert (first.name, second.name) == ("one", "two")
-    assert (list(first.objectives), list(second.objectives)) == (["twin"], ["reward", "twin"])
+    assert (list(first.learnt), list(second.learnt)) == (["twin"], ["reward", "twin"])
     for part in (first, second):
         splits = [part.split(fold, seed=0) for fold in range(FOLDS)]
         assert sorted(map(str, part.measured)) == sorted(str(row) for split in splits for row in split.measured)
         for split in splits:
-            assert split.learnt
             assert split.measured
-            assert not {r.prompt for r in split.learnt} & {r.prompt for r in split.measured}
-    assert not any(r.none_offered for r in first.learnt)
+            for learnt in split.learnt.values():
+                assert learnt
+                assert not {r.prompt for r in learnt} & {r.prompt for r in split.measured}
+    assert not any(r.none_offered for r in first.learnt["twin"])
+    assert second.learnt["reward"] == second.measured
+    assert {r.responses[r.choice] for r in second.learnt["twin"]} == {"t2"}
 
 
 def test_length_alone_learns_which_way_round():
     shorter = [ChoiceRow((("user", f"p{n}"),), ("long answer", "short"), 1) for n in range(9)]
-    part = Part("set", shorter, shorter[:2])
+    part = Part("set", {"twin": shorter}, shorter[:2])
     scores, groups = length_alone(part)
     assert scores.tolist() == [-11, -5, -11, -5]
     assert figures(scores, groups, outside=True)["pair_accuracy"] == 1.0
@@ -99,20 +102,32 @@ def test_length_alone_learns_which_way_round():
 
 
 def test_a_small_set_is_learnt_in_smaller_batches():
-    rows = [ChoiceRow((("user", f"p{n}"),), ("a", "b"), 0) for n in range(300)]
-    assert batch_size(rows, epochs=2) == 12
-    assert batch_size(rows * 2, epochs=2) == 12
-    assert (batch_size(rows[:9], epochs=2), batch_size(rows, epochs=20)) == (4, 32)
+    rows = [ChoiceRow((("user", f"p{n}"),), ("a", "b"), 0) for n in range(600)]
+    assert batch_size(rows, epochs=2) == 24
+    assert batch_size(rows * 2, epochs=2) == 24
+    assert (batch_size(rows[:9], epochs=2), batch_size(rows, epochs=20)) == (DRAWS, 32)
 
 
 def test_folds_are_joined_without_mixing_their_texts():
     one, other = by_length([row("p", 0)]), by_length([ChoiceRow((("user", "q"),), ("xx", "y"), 0)])
-    scores, groups = joined([one, other])
+    scores, folds = joined([one, other])
     assert scores.tolist() == [1, 1, 2, 1]
-    assert [group.judgements[0].members for group in groups] == [(0, 1), (2, 3)]
-    assert figures(scores, groups, outside=True)["pair_accuracy"] == 0.75
+    assert [group.judgements[0].members for fold in folds for group in fold] == [(0, 1), (2, 3)]
+    assert folded(scores, folds)["pair_accuracy"] == 0.75
 
 
+def test_answers_are_ranked_against_answers_of_their_own_fold_alone():
+    accepted, rejected = Judgement((0,), 0, 1.0), Judgement((1,), 1, 1.0)
+    group = Group((0, 1), (accepted, rejected))
+    scores, folds = joined([(torch.tensor([2.0, 1.0]), [group]), (torch.tensor([-1.0, -2.0]), [group])])
+    assert folded(scores, folds)["acceptance_auc"] == 1.0
+    assert figures(scores, folds[0] + folds[1], outside=True)["acceptance_auc"] == 0.75
+    # A fold without rejected answers ranks nothing; the other speaks for both.
+    scores, folds = joined([(torch.tensor([2.0]), [Group((0,), (accepted,))]), (torch.tensor([-3.0, -2.0]), [group])])
+    assert folded(scores, folds)["acceptance_auc"] == 0.0
+
+
+@torch.inference_mode()
 def test_the_base_of_real_labels_knows_places_and_the_language_models_words(tmp_path):
     write_base(tmp_path / "base", layers=1, length=64, seed=0)
     model = GPT2ForSequenceClassification.from_pretrained(tmp_path / "base")
@@ -122,3 +137,14 @@ def test_the_base_of_real_labels_knows_places_and_the_language_models_words(tmp_
     steps = [float((places[n] - places[0]).norm()) for n in (1, 8, 63)]
     assert 0 < steps[0] < steps[1] < steps[2]
     assert AutoTokenizer.from_pretrained(tmp_path / "base").model_max_length == 64
+
+
+@torch.inference_mode()
+def test_the_last_token_of_the_base_hears_every_token(tmp_path):
+    write_base(tmp_path / "base", layers=1, length=64, seed=0)
+    model = GPT2ForSequenceClassification.from_pretrained(tmp_path / "base").eval()
+    ids = torch.randint(10, 4000, (1, 32), generator=torch.Generator().manual_seed(0))
+    other = ids.clone()
+    other[0, 3] = 9
+    states = [model.transformer(texts).last_hidden_state[0, -1] for texts in (ids, other)]
+    assert float((states[0] - states[1]).norm() / states[0].norm()) > 0.02
