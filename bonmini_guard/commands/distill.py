@@ -74,8 +74,11 @@ def run(options: argparse.Namespace) -> int:
 def table(front: list[dict[str, Any]]) -> list[str]:
     """The front as lines of a Markdown table."""
     names = [key for key in ("score", "acceptance", "utility", "acceptable") if key in front[0]]
-    lines = [f"| answered by | draws | KL (nats) | {' | '.join(names)} |", "| --- |" + " ---: |" * (len(names) + 2)]
+    # The last column is what one would distil for: of the truth where it is known.
+    shown = [*names, f"{'utility' if 'utility' in names else 'score'}_gain"]
+    head = " | ".join(name.replace("_gain", " above one draw") for name in shown)
+    lines = [f"| answered by | draws | KL (nats) | {head} |", "| --- |" + " ---: |" * (len(shown) + 2)]
     for record in front:
-        cells = [f"{record[name]:.3f} ± {record[f'{name}_within']:.3f}" for name in names]
+        cells = [f"{record[name]:.3f} ± {record[f'{name}_within']:.3f}" for name in shown]
         lines.append(f"| {record['name']} | {record['draws']:.1f} | {record['kl']:.2f} | {' | '.join(cells)} |")
     return lines

@@ -38,26 +38,35 @@ def front(original: Drawn, distilled: Drawn, divergence: float, sizes: Sequence[
 
     Returns:
         Records with ``name``, ``kl`` (nats; for selections the value without ties, an upper bound otherwise), ``draws`` and
-        mean ``score``, ``acceptance`` (mean sigmoid(score)), and with utilities ``utility`` and ``acceptable``, each with the
-        half width of its 95 % interval over prompts.
+        mean ``score``, ``acceptance`` (mean sigmoid(score)), and with utilities ``utility`` and ``acceptable``. Each comes with
+        ``*_within``, the half width of its 95 % interval over prompts, and with ``*_gain`` and ``*_gain_within``: how much more
+        it is than one draw of the original for the same prompt, whose interval does not hold how much prompts differ.
     """
-    records = [
-        {"name": "original, one draw", "kl": 0.0, "draws": 1.0} | _means(original, _all(original.scores)),
-        {"name": "distilled, one draw", "kl": divergence, "draws": 1.0} | _means(distilled, _all(distilled.scores)),
+    one = _means(original, _all(original.scores))
+    answers = [
+        ("original, one draw", 0.0, 1.0, one),
+        ("distilled, one draw", divergence, 1.0, _means(distilled, _all(distilled.scores))),
     ]
     for n in sizes:
         picks = [np.array([_best(row, n)]) for row in original.scores]
-        records.append({"name": f"best-of-{n}", "kl": best_of_n_divergence(n), "draws": float(n)} | _means(original, picks))
-    return [*records, *([_mini_n(original, max(sizes) // LOOP)] if max(sizes) >= 2 * LOOP else [])]
+        answers.append((f"best-of-{n}", best_of_n_divergence(n), float(n), _means(original, picks)))
+    if max(sizes) >= 2 * LOOP:
+        answers.append(_mini_n(original, max(sizes) // LOOP))
+    return [{"name": name, "kl": kl, "draws": draws} | _summary(means, one) for name, kl, draws, means in answers]
 
 
-def _mini_n(drawn: Drawn, loops: int) -> dict[str, Any]:
+def _mini_n(drawn: Drawn, loops: int) -> tuple[str, float, float, dict[str, Floats]]:
     """Best of mini-N in loops with exit at 0, serving the best so far when nothing passes."""
     chosen = [_mini(row, loops) for row in drawn.scores]
     below = [float((row[~np.isnan(row)] < 0).mean()) for row in drawn.scores]
     divergence = float(np.mean([mini_n_divergence(q, LOOP, loops) for q in below]))
-    about = {"name": f"best of mini-{LOOP} in {loops} loops, exit at 0", "kl": divergence}
-    return about | {"draws": float(np.mean([n for _, n in chosen]))} | _means(drawn, [np.array([pick]) for pick, _ in chosen])
+    draws = float(np.mean([n for _, n in chosen]))
+    return (
+        f"best of mini-{LOOP} in {loops} loops, exit at 0",
+        divergence,
+        draws,
+        _means(drawn, [np.array([pick]) for pick, _ in chosen]),
+    )
 
 
 def _mini(scores: Floats, loops: int) -> tuple[int, int]:
@@ -76,13 +85,22 @@ def _all(scores: Floats) -> list[NDArray[Any]]:
     return [np.flatnonzero(~np.isnan(row)) for row in scores]
 
 
-def _means(drawn: Drawn, picks: Sequence[NDArray[Any]]) -> dict[str, float]:
-    """Means over prompts of the picked draws' values, and the half widths of their intervals."""
+def _means(drawn: Drawn, picks: Sequence[NDArray[Any]]) -> dict[str, Floats]:
+    """The means of the picked draws' values for each prompt, shape (prompts,); NaN where nothing was picked."""
     values = {"score": drawn.scores, "acceptance": 1 / (1 + np.exp(-drawn.scores))}
     if drawn.utilities is not None:
         values |= {"utility": drawn.utilities, "acceptable": (drawn.utilities > 0).astype(float)}
+    return {
+        key: np.array([table[row, places].mean() if places.size else np.nan for row, places in enumerate(picks)])
+        for key, table in values.items()
+    }
+
+
+def _summary(means: dict[str, Floats], one: dict[str, Floats]) -> dict[str, float]:
+    """Means over prompts, and over their differences from one draw of the original, with half widths of 95 % intervals."""
     found: dict[str, float] = {}
-    for key, table in values.items():
-        means = np.array([table[row, places].mean() for row, places in enumerate(picks) if places.size])
-        found |= {key: float(means.mean()), f"{key}_within": float(1.96 * means.std(ddof=1) / math.sqrt(len(means)))}
+    for key, values in means.items():
+        for name, some in ((key, values), (f"{key}_gain", values - one[key])):
+            known = some[~np.isnan(some)]
+            found |= {name: float(known.mean()), f"{name}_within": float(1.96 * known.std(ddof=1) / math.sqrt(len(known)))}
     return found

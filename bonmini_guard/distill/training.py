@@ -50,7 +50,7 @@ def distill(
     ones where a prompt has as many, else fresh ones. The folder appears whole at the end or not at all.
 
     Args:
-        prompts: five or more; a fifth, at most ``eval_prompts``, is held out for the figures.
+        prompts: five or more; a fifth, two at least and at most ``eval_prompts``, is held out for the figures.
         generator: folder or id of a causal language model in safetensors.
         reward_model: what ranks its answers.
         output: the folder to write; missing or empty.
@@ -113,7 +113,7 @@ def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any]:
 
 def _split(prompts: Sequence[DistillPrompt], plan: DistillSettings) -> tuple[list[DistillPrompt], list[DistillPrompt]]:
     shuffled = random.Random(plan.seed).sample(list(prompts), len(prompts))
-    held_out = max(1, min(plan.eval_prompts, len(shuffled) // 5))
+    held_out = max(2, min(plan.eval_prompts, len(shuffled) // 5))
     return shuffled[held_out:], shuffled[:held_out]
 
 

@@ -140,11 +140,11 @@ def test_the_base_of_real_labels_knows_places_and_the_language_models_words(tmp_
 
 
 @torch.inference_mode()
-def test_the_last_token_of_the_base_hears_every_token(tmp_path):
+def test_the_last_token_of_the_base_hears_the_words_before_it(tmp_path):
     write_base(tmp_path / "base", layers=1, length=64, seed=0)
     model = GPT2ForSequenceClassification.from_pretrained(tmp_path / "base").eval()
-    ids = torch.randint(10, 4000, (1, 32), generator=torch.Generator().manual_seed(0))
-    other = ids.clone()
-    other[0, 3] = 9
-    states = [model.transformer(texts).last_hidden_state[0, -1] for texts in (ids, other)]
-    assert float((states[0] - states[1]).norm() / states[0].norm()) > 0.02
+    ids = torch.randint(10, 4000, (2, 32), generator=torch.Generator().manual_seed(0))
+    ids[:, -1] = 9
+    one, other = model.transformer(ids).last_hidden_state[:, -1]
+    # With transformers' own start of the attention it is 0.13.
+    assert float((one - other).norm() / one.norm()) > 0.2

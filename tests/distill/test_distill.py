@@ -80,6 +80,7 @@ def test_one_draw_of_the_distilled_generator_is_better_and_its_divergence_is_tol
     records = {record["name"]: record for record in report["front"]}
     before, after = records["original, one draw"], records["distilled, one draw"]
     assert after["score"] > before["score"] + 0.4
+    assert after["score_gain"] > after["score_gain_within"] > 0
     assert after["utility"] > before["utility"]
     assert 0 < after["kl"] < 10
     assert report["beta"] == pytest.approx(1 / 7)
@@ -94,11 +95,14 @@ def test_one_draw_of_the_distilled_generator_is_better_and_its_divergence_is_tol
 
 
 @pytest.mark.slow
-def test_adapters_and_chat_templates(tmp_path):
+def test_adapters_and_chat_templates_on_as_few_prompts_as_can_be(tmp_path):
     chat = tiny_lm(tmp_path / "chat", CHATML)
-    distill(prompts(), chat, Wordy(), tmp_path / "out", lora_rank=2, **(SMALL | {"steps": 1}))
+    report = distill(prompts(5), chat, Wordy(), tmp_path / "out", lora_rank=2, **(SMALL | {"steps": 1}))
     names = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert not any("lora" in name for name in names)
+    # An interval needs two prompts.
+    assert report["held_out_prompts"] == 2
+    assert all(math.isfinite(value) for record in report["front"] for value in record.values() if not isinstance(value, str))
 
 
 @pytest.mark.slow

@@ -22,3 +22,15 @@ def test_records_by_hand():
     assert (mini["draws"], mini["score"]) == (6.0, pytest.approx((5.0 + 0.5) / 2))
     assert 0 < mini["kl"] < records["best-of-8"]["kl"]
     assert "| distilled, one draw | 1.0 | 0.70 |" in "\n".join(table(list(records.values())))
+
+
+def test_gains_are_differences_for_the_same_prompt():
+    before = np.array([[0.0, 2.0], [10.0, 12.0], [-5.0, -5.0], [1.0, 1.0]])
+    after = before + np.array([[0.5], [0.5], [1.5], [np.nan]])
+    one, distilled, *_ = front(Drawn(before), Drawn(after), 0.1, [2])
+    assert (one["score_gain"], one["score_gain_within"]) == (0.0, 0.0)
+    assert distilled["score_gain"] == pytest.approx(2.5 / 3)
+    # Prompts differ widely; what was gained does not.
+    assert distilled["score_gain_within"] == pytest.approx(1.96 * np.std([0.5, 0.5, 1.5], ddof=1) / 3**0.5)
+    assert distilled["score_within"] > 5
+    assert "score above one draw" in table([one, distilled])[0]
