@@ -255,8 +255,11 @@ class _AgentGuard(StructuredGuard):
         call = _current()
         ending = call.begin()
         try:
-            return await super()._answer(input, run_manager, config, **options)
-        except asyncio.CancelledError:
+            answer = await super()._answer(input, run_manager, config, **options)
+            if not call.ended_by_draw(ending):
+                return answer
+        except (asyncio.CancelledError, Exception):
+            # Whatever became of the cancellation on its way: a scorer may have made an error of its own of it.
             if not call.ended_by_draw(ending):
                 raise
         finally:

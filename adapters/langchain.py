@@ -15,6 +15,8 @@ from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.configurable import DynamicRunnable
 
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.requests import refuse_greedy
@@ -133,24 +135,38 @@ class LangChainGenerator:
         return f"langchain:{type(_bare(self._model)).__name__}:{named}"
 
 
-def quiet(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
+def quiet(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Runnable[Any, Any]:
     """A copy of a model that calls back to nobody, caches nothing and never streams, also within retries and fallbacks.
 
-    Other runnables are left as they are.
+    A configurable model becomes what its configuration says now. Other runnables are left as they are.
+
+    Args:
+        model: any runnable.
+        config: what it is bound to, which a configurable model is chosen by.
     """
+    model = _configured(model, config)
     if isinstance(model, RunnableBindingBase):
-        config = {key: value for key, value in model.config.items() if key != "callbacks"}
-        return model.model_copy(update={"bound": quiet(model.bound), "config": config, "config_factories": []})
+        own: RunnableConfig = {key: value for key, value in model.config.items() if key != "callbacks"}  # type: ignore[assignment]
+        bound = quiet(model.bound, merge_configs(own, config))
+        return model.model_copy(update={"bound": bound, "config": own, "config_factories": []})
     if isinstance(model, RunnableWithFallbacks):
-        fallbacks = [quiet(each) for each in model.fallbacks]
-        return model.model_copy(update={"runnable": quiet(model.runnable), "fallbacks": fallbacks})
+        fallbacks = [quiet(each, config) for each in model.fallbacks]
+        return model.model_copy(update={"runnable": quiet(model.runnable, config), "fallbacks": fallbacks})
     if isinstance(model, RunnableSequence):
-        steps = [quiet(step) for step in model.steps]
+        steps = [quiet(step, config) for step in model.steps]
         return model.model_copy(update={"first": steps[0], "middle": steps[1:-1], "last": steps[-1]})
     if isinstance(model, BaseChatModel):
         return model.model_copy(update={"callbacks": None, "cache": False, "disable_streaming": True})
     if isinstance(model, BaseLanguageModel):
         return model.model_copy(update={"callbacks": None, "cache": False})
+    return model
+
+
+def _configured(model: Runnable[Any, Any], config: RunnableConfig | None) -> Runnable[Any, Any]:
+    if isinstance(model, DynamicRunnable):
+        return model.prepare(config)[0]
+    if type(model).__name__ == "_ConfigurableModel":  # of langchain's init_chat_model, and private to it
+        model = model._model(config)  # type: ignore[attr-defined]
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Coroutine
 from concurrent.futures import Future, wait
@@ -38,11 +39,24 @@ class Background:
         wait(list(self._here()), timeout)
 
     def _end(self, done: Future[None]) -> None:
-        self._tasks.pop(done, None)
-        done.set_result(None)
+        if self._tasks.pop(done, None) is not None:
+            done.set_result(None)
 
     def _here(self) -> dict[Future[None], asyncio.Task[None]]:
         """What is under way in this process; a child after a fork begins with nothing."""
         if self._process != os.getpid():
             self._process, self._tasks = os.getpid(), {}
+        for done, task in list(self._tasks.items()):
+            if task.get_loop().is_closed():
+                self._end(done)
+                _close(task)
         return self._tasks
+
+
+def _close(task: asyncio.Task[None]) -> None:
+    """Let work whose event loop was closed under it come to its ``finally``: nobody else will."""
+    coroutine = task.get_coro()
+    # Clean-up that would have to wait cannot: there is no loop to wait on.
+    with contextlib.suppress(RuntimeError):
+        if coroutine is not None:
+            coroutine.close()

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -23,16 +23,23 @@ BLOCKING_CALLS = 64
 
 
 class LoopThread:
-    """A daemon thread that runs one event loop for ever."""
+    """A daemon thread that runs one event loop for ever.
 
-    def __init__(self) -> None:
+    Args:
+        depth: how many sync calls are under way, one inside the other, in the work that it does.
+    """
+
+    def __init__(self, depth: int = 1) -> None:
+        self.depth = depth
         self.loop = asyncio.new_event_loop()
         # Blocking models and scorers run here. The default executor has few threads, and would draw a loop one part at a time.
-        self.loop.set_default_executor(ThreadPoolExecutor(BLOCKING_CALLS, thread_name_prefix="bonmini-guard"))
+        pool = ThreadPoolExecutor(BLOCKING_CALLS, "bonmini-guard", initializer=setattr, initargs=(_here, "depth", depth))
+        self.loop.set_default_executor(pool)
         self.thread = threading.Thread(target=self._serve, name="bonmini-guard", daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
+        _here.depth = self.depth
         while True:
             try:
                 self.loop.run_forever()
@@ -41,37 +48,57 @@ class LoopThread:
                 logger.warning("the background loop was interrupted by %s and goes on", type(error).__name__)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine to its end; an interrupt of the caller cancels it and waits until it is gone."""
-        done: Future[T] = Future()
-        tasks: list[asyncio.Task[None]] = []
-        context = contextvars.copy_context()
+        """Run a coroutine to its end.
 
-        async def settle() -> None:
-            try:
-                done.set_result(await work())
-            except BaseException as error:
-                done.set_exception(error)
-
-        def begin() -> None:
-            tasks.append(self.loop.create_task(settle(), context=context))
-            tasks[0].add_done_callback(gone)
-
-        def gone(_: asyncio.Task[None]) -> None:
-            # A task that is cancelled before its first step never enters settle().
-            if not done.done():
-                done.set_exception(asyncio.CancelledError())
-
-        self.loop.call_soon_threadsafe(begin)
+        Whatever interrupts the caller (Ctrl-C, the handler of a signal) cancels it and waits until it is gone.
+        """
+        call = _Call(self.loop, work)
         try:
-            return done.result()
-        except KeyboardInterrupt:
-            self.loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 - not begun yet, perhaps
-            done.exception()
+            self.loop.call_soon_threadsafe(call.begin)
+            return call.done.result()
+        except BaseException:
+            if not call.done.done():
+                self.loop.call_soon_threadsafe(call.stop)
+                call.done.exception()
             raise
+
+
+class _Call(Generic[T]):
+    """One coroutine that a thread waits for. Its methods run on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self.done: Future[T] = Future()
+        self._loop = loop
+        self._work = work
+        self._context = contextvars.copy_context()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._task = self._loop.create_task(self._settle(), context=self._context)
+        self._task.add_done_callback(self._gone)
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:  # the caller was interrupted before the beginning was handed over
+            self._gone()
+
+    async def _settle(self) -> None:
+        try:
+            self.done.set_result(await self._work())
+        except BaseException as error:
+            self.done.set_exception(error)
+
+    def _gone(self, _: object = None) -> None:
+        # A task that is cancelled before its first step never enters _settle().
+        if not self.done.done():
+            self.done.set_exception(asyncio.CancelledError())
 
 
 _lock = threading.Lock()
 _bridges: list[LoopThread] = []
+#: ``depth`` of the bridge to which the running thread belongs: its loop's own, or one of its pool.
+_here = threading.local()
 
 
 def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -80,18 +107,21 @@ def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def _bridge() -> LoopThread:
-    """The first loop, or the one after it for a sync call made on a bridge's own thread, which would wait for itself."""
-    here = threading.current_thread()
+    """The first loop, or the one after it for a sync call made in a bridge's own work.
+
+    The loop's thread would wait for itself; the threads of its pool, once all of them wait, for a thread of that pool.
+    """
     with _lock:
-        depth = next((depth for depth, bridge in enumerate(_bridges, start=1) if bridge.thread is here), 0)
+        depth = min(getattr(_here, "depth", 0), len(_bridges))
         if depth == len(_bridges):
-            _bridges.append(LoopThread())
+            _bridges.append(LoopThread(depth + 1))
         return _bridges[depth]
 
 
 def _after_fork() -> None:
-    global _lock  # noqa: PLW0603 - another thread may have held the old one
-    _lock = threading.Lock()
+    # Another thread may have held the old lock, and the bridges' threads are gone.
+    global _lock, _here
+    _lock, _here = threading.Lock(), threading.local()
     _bridges.clear()
 
 

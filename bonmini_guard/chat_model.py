@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseRunManager, CallbackManagerForLLMRun
@@ -310,12 +310,16 @@ class ChatBestOfMiniN(BaseChatModel):
     def _guard_kind(self) -> type[BestOfMiniN]:
         return StructuredGuard if isinstance(self.reward_model, ValidatingScorer) else BestOfMiniN
 
-    def _variant(self, **changes: Any) -> ChatBestOfMiniN:
+    def _variant(self, **changes: Any) -> Self:
         """The same model with other arguments; both share one limit of concurrent draws, and what is done in the background."""
         other = type(self)(**{name: getattr(self, name) for name in self.model_fields_set | {"profile"}} | changes)
         other._guard._engine = replace(other._guard._engine, limiter=self._guard._engine.limiter)
-        other._guard._explorer = self._guard._explorer
+        other._guard._explorer, other._guard._writer = self._guard._explorer, self._guard._writer
         return other
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; with ``update``, a model built with these arguments, which also decides by them."""
+        return self._variant(**update) if update else super().model_copy(deep=deep)
 
 
 def as_chunk(message: AIMessage) -> AIMessageChunk:

@@ -91,7 +91,7 @@ class Engine:
 
         Raises:
             GenerationError: not one draw arrived.
-            TooBusy: too many wait for the limiter already.
+            TooBusy: too many wait for the limiter already; nothing was drawn.
         """
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
         attached = detach()
@@ -346,6 +346,8 @@ class _Request:
     def _finish(self, decision: Decision) -> GuardResult:
         if all(candidate.message is None for candidate in self.candidates):
             causes = [c.error for c in self.candidates if isinstance(c.error, Exception)]
+            if all(candidate.refused for candidate in self.candidates):
+                raise causes[0]
             group = ExceptionGroup("every draw failed", causes) if causes else None
             raise GenerationError(f"none of {len(self.candidates)} draws arrived; see the chained errors") from group
         if decision.index is None:

@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from time import perf_counter
 from typing import Any
@@ -97,10 +97,15 @@ class Explorer:
         if explored is not None:
             await self._tell(explored.result)
 
-    async def complete(self, request: Conducted) -> Explored | None:
-        """Draw and score what is missing of the budget; None if that failed."""
+    async def complete(self, request: Conducted, fair: bool = False) -> Explored | None:
+        """Draw and score what is missing of the budget; None if that failed.
+
+        Args:
+            request: as conducted.
+            fair: its draws are a fair sample whatever its policy: they were made for another reason.
+        """
         try:
-            explored = await self._full_budget(request)
+            explored = await self._full_budget(request, fair)
         except BaseException as error:
             self.skip()
             logger.warning("exploring request %s failed: %s", request.result.request_id, type(error).__name__)
@@ -112,21 +117,20 @@ class Explorer:
             self._monitor.explored(explored)
         return explored
 
-    async def _full_budget(self, request: Conducted) -> Explored:
+    async def _full_budget(self, request: Conducted, fair: bool) -> Explored:
         """The request with every draw of the budget made and scored; decision and answer as they were."""
-        begun, result, policy = perf_counter(), request.result, request.engine.policy
-        # Once a draw was cut short, those that arrived are the fast ones, not a fair sample: every draw is made anew.
-        kept = () if any(candidate.unfinished for candidate in result.candidates) else result.candidates
-        missing = policy.budget - len(kept)
-        if missing == 0:
+        begun, result = perf_counter(), request.result
+        kept = {draw.index: draw for draw in result.candidates} if fair else _kept(request)
+        missing = [index for index in range(request.engine.policy.budget) if index not in kept]
+        if not missing:
             return Explored(result, 0, {}, 0.0)
-        engine = dataclasses.replace(request.engine, policy=best_of_n(missing))
+        engine = dataclasses.replace(request.engine, policy=best_of_n(len(missing)))
         more = await engine.run(request.messages, seed=result.seed + 1, options=request.options, request_id=result.request_id)
         self._add(draws=more.draws, tokens=more.usage.get("total_tokens", 0))
         if any(candidate.unfinished for candidate in more.candidates):
             raise RuntimeError(f"not every draw was made and scored: {more.reason}")
-        candidates = kept + _renumbered(more.candidates, len(kept), policy.schedule)
-        complete = dataclasses.replace(result, candidates=candidates)
+        candidates = kept | _renumbered(more.candidates, missing, request.engine.policy.schedule)
+        complete = dataclasses.replace(result, candidates=tuple(candidates[index] for index in sorted(candidates)))
         return Explored(complete, more.draws, total_usage(more.candidates), perf_counter() - begun)
 
     async def _tell(self, complete: GuardResult) -> None:
@@ -150,7 +154,20 @@ class Explorer:
             self.cost = dataclasses.replace(self.cost, **{name: getattr(self.cost, name) + number for name, number in more.items()})
 
 
-def _renumbered(candidates: tuple[Candidate, ...], first: int, schedule: tuple[int, ...]) -> tuple[Candidate, ...]:
+def _kept(request: Conducted) -> dict[int, Candidate]:
+    """The live draws, by number, that are a fair sample of what the generator says.
+
+    Where scores or durations can cut a draw short (an eager exit, a timeout), those that arrived are no such sample; nor are they
+    where none was cut short, for just that depends on them. Then every draw is made anew, whatever happened.
+    """
+    candidates, engine = request.result.candidates, request.engine
+    cut_short = any(candidate.unfinished and not candidate.refused for candidate in candidates)
+    if engine.policy.exit == "eager" or engine.timeout is not None or cut_short:
+        return {}
+    return {candidate.index: candidate for candidate in candidates if not candidate.refused}
+
+
+def _renumbered(candidates: Sequence[Candidate], missing: Sequence[int], schedule: Sequence[int]) -> dict[int, Candidate]:
     """The further draws with the numbers and loops they would have had in the live request."""
     loops = [loop for loop, draws in enumerate(schedule) for _ in range(draws)]
-    return tuple(dataclasses.replace(c, index=first + c.index, loop=loops[first + c.index]) for c in candidates)
+    return {index: dataclasses.replace(c, index=index, loop=loops[index]) for index, c in zip(missing, candidates, strict=True)}

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import random
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from pydantic import ConfigDict, PrivateAttr, ValidationError
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.budget import Budget
 from bonmini_guard.engine import Engine, Observer
-from bonmini_guard.errors import ConfigurationError, ProfileError, abstention
+from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
 from bonmini_guard.explore import ExplorationCost, Explorer
 from bonmini_guard.generators import as_generator
 from bonmini_guard.limiter import Limiter, build_limiter
@@ -231,6 +232,8 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         engine = self._live()
         observer = observer_for(run_manager, self.trace_candidates, engine.policy if self.progress else None, config)
         seed = self.seed if seed is None else seed
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            raise InputError(f"seed= must be an integer, not {seed!r}")
         seed = random.getrandbits(62) if seed is None else seed
         result = self._settled(await self._run(engine, messages, seed, options, observer))
         if self.budget is not None and not result.usage:
@@ -248,7 +251,8 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
     async def _run(
         self, engine: Engine, messages: Sequence[BaseMessage], seed: int, options: dict[str, Any], observer: Observer | None
     ) -> GuardResult:
-        name = f"{random.getrandbits(128):032x}"
+        # Not of the seeded kind: two requests of one id would be one row of a log.
+        name = secrets.token_hex(16)
         if self.telemetry is None:
             return await engine.run(messages, seed=seed, options=options, observer=observer, request_id=name)
         with self.telemetry.request(engine.policy) as monitor:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
 
+from bonmini_guard.errors import TooBusy
 from bonmini_guard.policy import Mode
 
 Outcome = Literal["accepted", "best_effort", "abstained", "unscored", "fallback"]
@@ -52,8 +53,16 @@ class Candidate:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the draw or its scoring was cut short: it neither failed by itself nor was scored (if only as not a number)."""
-        return self.scored is None and not isinstance(self.error, Exception)
+        """Whether the draw was never made, or it or its scoring was cut short.
+
+        Such a draw neither failed by itself nor was scored (if only as not a number): it says nothing about the generator.
+        """
+        return self.refused or (self.scored is None and not isinstance(self.error, Exception))
+
+    @property
+    def refused(self) -> bool:
+        """Whether the draw was never made, because too many waited for a limiter."""
+        return isinstance(self.error, TooBusy)
 
     @property
     def usage(self) -> dict[str, Any] | None:

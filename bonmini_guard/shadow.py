@@ -7,6 +7,7 @@ import functools
 import logging
 import operator
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from threading import Lock
@@ -205,7 +206,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         engine, messages = self.guard._live(), as_messages(input)
         served = _Served(as_message(functools.reduce(operator.add, chunks)))
         judge = dataclasses.replace(engine, generator=served, policy=best_of_n(1), limiter=None)
-        name, seed = f"{random.getrandbits(128):032x}", random.getrandbits(62)
+        name, seed = secrets.token_hex(16), random.getrandbits(62)
         result = await judge.run(messages, seed=seed, request_id=name)
         (draw,) = result.candidates
         if draw.unfinished:
@@ -223,7 +224,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             return None
         self._exploring += 1
         try:
-            return await explorer.complete(first)
+            return await explorer.complete(first, fair=True)
         finally:
             self._exploring -= 1
 

@@ -198,8 +198,12 @@ def forget(path: str | os.PathLike[str], *, ids: Collection[str] = (), groups: C
         How many rows were deleted.
 
     Raises:
-        InputError: there are no such files, or a line is not JSON.
+        InputError: there are no such files, a line is not JSON, or ids or groups are one text instead of several.
     """
+    for name, given in (("ids", ids), ("groups", groups)):
+        # A text is a collection of texts too, and "in" finds any part of it: far more would be deleted than was meant.
+        if isinstance(given, str | bytes):
+            raise InputError(f"{name}= takes several, not one text: give [{given!r}]")
     file = TraceFile(path, max_bytes=0)
     try:
         if not file.files():

@@ -214,8 +214,8 @@ class TraceWriter:
                 row = redacted(build(), self._redact)
                 if row is not None:
                     self._sink(row)
-            except Exception as error:
-                # Its text may quote the row.
+            except BaseException as error:
+                # Its text may quote the row. Not even an exit ends this thread: all rows after it would be lost.
                 self._count(lost=type(error).__name__)
             else:
                 self._count(written=row is not None)

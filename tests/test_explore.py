@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.explore import MOST_AT_A_TIME
+from bonmini_guard.limiter import Limiter
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -42,6 +44,62 @@ async def test_after_an_eager_exit_everything_is_drawn_anew_since_the_fast_draws
     assert result.candidates[1].message is None
     assert [c.index for c in complete[0].candidates] == list(range(8))
     assert not {c.seed for c in complete[0].candidates} & {c.seed for c in result.candidates}
+
+
+@pytest.mark.parametrize("settings", [{"exit": "eager"}, {"timeout": 30.0}])
+async def test_where_a_draw_can_be_cut_short_all_is_drawn_anew_even_if_none_was(settings):
+    """Whether one was cut short depends on scores and durations: to keep the others' draws would choose by these."""
+    complete = []
+    guard, _ = make(["-1", "-1"], complete.append, **settings)
+    result = await guard.arun("q")
+    await guard.afinish()
+    assert len(result.candidates) == 8
+    assert [c.index for c in complete[0].candidates] == list(range(8))
+    assert not {c.seed for c in complete[0].candidates} & {c.seed for c in result.candidates}
+
+
+@pytest.mark.parametrize("settings", [{}, {"exit": "eager"}])
+async def test_the_logged_draws_are_a_fair_sample_of_the_generators(settings):
+    source, complete = random.Random(0), []
+    answers = FakeGenerator(lambda request: "1" if source.random() < 0.25 else "-1", latency=lambda index: 1e-4 * index)
+    guard, _ = make(answers, complete.append, schedule=[2, 2], **settings)
+    for _ in range(400):
+        await guard.arun("q")
+        await guard.afinish()
+    draws = [c.score > 0 for result in complete for c in result.candidates]
+    assert len(draws) == 1600
+    assert sum(draws) / len(draws) == pytest.approx(0.25, abs=0.03)
+
+
+async def test_draws_that_found_no_room_are_made_later():
+    complete = []
+    guard, generator = make(["-1"], complete.append, latency=0.01, schedule=[3], max_concurrency=Limiter(1, max_waiting=1))
+    result = await guard.arun("q")
+    assert [c.refused for c in result.candidates] == [False, False, True]
+    await guard.afinish()
+    assert [c.index for c in complete[0].candidates] == [0, 1, 2]
+    assert complete[0].candidates[:2] == result.candidates[:2]
+    assert complete[0].candidates[2].score == -1
+    assert len(generator.requests) == 3
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+async def test_work_of_an_event_loop_that_was_closed_does_not_stay_under_way(tmp_path):
+    rows = []
+    guard, generator = make(["1"], trace_to=rows.append)
+    generator._latency = lambda index: 0.0 if index < 2 else 30
+    for _ in range(2 * MOST_AT_A_TIME):
+        await asyncio.to_thread(closed_at_once, guard)
+    assert len(guard._explorer.background) == 0
+    guard.finish(timeout=5)
+    assert len(rows) == 2 * MOST_AT_A_TIME
+    assert not any(row["complete"] for row in rows)
+
+
+def closed_at_once(guard):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(guard.arun("q"))
+    loop.close()
 
 
 async def test_a_draw_that_failed_by_itself_or_has_no_score_is_kept():

@@ -83,6 +83,15 @@ async def test_a_request_that_finds_no_room_draws_nothing():
     assert limiter.here().free == 1
 
 
+async def test_a_request_none_of_whose_draws_found_room_is_refused_as_well():
+    """Both were admitted before either had drawn."""
+    limiter = Limiter(1, max_waiting=0)
+    requests = [run(FakeGenerator(["1"], latency=0.01), guardrail([1]), limiter=limiter) for _ in range(2)]
+    first, second = await asyncio.gather(*requests, return_exceptions=True)
+    assert first.decision == "accepted"
+    assert isinstance(second, TooBusy)
+
+
 async def test_draws_without_room_of_a_request_that_was_admitted_are_failed_draws():
     generator = FakeGenerator(["-1", "-1", "5"], latency=0.01)
     result = await run(generator, guardrail([3]), limiter=Limiter(1, max_waiting=1))

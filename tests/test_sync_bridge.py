@@ -115,17 +115,49 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+class SoftTimeLimitExceededError(Exception):
+    """What a handler of signals raises in a worker's main thread."""
+
+
+def raise_soft(number, frame):
+    raise SoftTimeLimitExceededError
+
+
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_cancels_the_request_and_waits_until_it_is_gone():
-    generator = FakeGenerator(["good"], latency=60)
-    guard = make(generator)
-    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
-    timer.start()
+@pytest.mark.parametrize(
+    ("handler", "raised"), [(signal.default_int_handler, KeyboardInterrupt), (raise_soft, SoftTimeLimitExceededError)]
+)
+def test_an_interrupt_cancels_the_request_and_waits_until_it_is_gone(handler, raised):
+    signal.signal(signal.SIGINT, handler)
+
+    def latency(index):
+        if index == 1:  # the last draw has begun, and the caller waits
+            os.kill(os.getpid(), signal.SIGINT)
+        return 60
+
+    generator = FakeGenerator(["good"], latency=latency)
     begun = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        guard.invoke("q")
-    assert time.perf_counter() - begun < 10
+    with pytest.raises(raised):
+        make(generator).invoke("q")
+    assert time.perf_counter() - begun < 30
     assert sorted(generator.cancelled) == [0, 1]
+
+
+def test_sync_guards_inside_the_draws_of_a_sync_guard_need_no_thread_of_its_pool(monkeypatch):
+    monkeypatch.setattr("bonmini_guard.bridge.BLOCKING_CALLS", 2)
+    monkeypatch.setattr("bonmini_guard.bridge._bridges", [])
+    inner = make(lambda request: "good")
+    together = threading.Barrier(2)
+
+    def ask():
+        together.wait(30)  # every thread of the pool now waits for a guard
+        return inner.invoke("q").content
+
+    async def draw(request):
+        return await asyncio.to_thread(ask)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(make(draw).invoke, "q").result(timeout=30).content == "good"
 
 
 def test_an_interrupt_before_the_first_step_does_not_hang():

@@ -134,6 +134,14 @@ def test_forgetting_by_id_and_group_in_all_files(path):
     assert [part.stat().st_mtime_ns for part in trace_files(path)] == times
 
 
+@pytest.mark.parametrize("given", [{"ids": "12"}, {"groups": "user-12"}])
+def test_one_text_in_place_of_several_is_refused_since_parts_of_it_would_match(given, path):
+    TraceFile(path, max_bytes=10**6).append(line("1", group="user-1"))
+    with pytest.raises(InputError, match="takes several, not one text"):
+        forget(path, **given)
+    assert ids(path) == ["1"]
+
+
 def test_forgetting_drops_torn_lines_since_nobody_can_tell_whose_they_are(path):
     path.write_bytes(line("a") + b'{"id": "b", "prompt": "person')
     assert forget(path, ids={"b"}) == 0

@@ -265,6 +265,22 @@ async def test_errors_of_a_sink_or_a_disk_harm_nobody(tmp_path, caplog):
     assert "secret" not in caplog.text
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
+async def test_not_even_an_exit_in_a_sink_ends_the_writing(error):
+    taken = []
+
+    def sink(row):
+        taken.append(row)
+        if len(taken) == 1:
+            raise error
+
+    guard = make(trace_to=sink)
+    for _ in range(3):
+        await guard.arun("q")
+    counts = await asyncio.wait_for(guard._writer.aflush(), 30)
+    assert (counts.lost, counts.written, len(taken)) == (1, 2, 3)
+
+
 async def test_half_a_row_on_a_full_disk_is_cut_off_again(path, monkeypatch):
     guard = make(trace_to=path)
     await guard.arun("q")

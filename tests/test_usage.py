@@ -41,7 +41,7 @@ class BillingBackEnd:
     async def draw(self, request):
         kind, output = self.script[request.index], 0
         try:
-            while output < 3 + 400 * (kind == "slow"):
+            while output < 3 + 30_000 * (kind == "slow"):
                 await asyncio.sleep(0.001)
                 output += 1
         except asyncio.CancelledError as error:
@@ -63,7 +63,7 @@ SCRIPTS = {
     "all answered": (["-1", "1"], {}),
     "some failed": (["truncated", "broken", "1", "-1"], {}),
     "siblings of an eager exit": (["1", "slow", "slow"], {"exit": "eager"}),
-    "a deadline": (["-1", "slow", "slow"], {"timeout": 0.15, "mode": "accelerator"}),
+    "a deadline": (["-1", "slow", "slow"], {"timeout": 1.0, "mode": "accelerator"}),
     "an abstention": (["-1", "truncated"], {"on_abstain": "message"}),
 }
 
@@ -83,13 +83,13 @@ async def test_what_is_reported_is_what_was_billed(script, sync):
 
 async def test_an_abstention_that_raises_carries_it():
     back_end = BillingBackEnd(["-1", "slow"])
-    guard = BestOfMiniN(generator=back_end, reward_model=FakeRewardModel(float), schedule=[2], timeout=0.15)
+    guard = BestOfMiniN(generator=back_end, reward_model=FakeRewardModel(float), schedule=[2], timeout=1.0)
     with pytest.raises(NoAcceptableResponse) as caught:
         await guard.ainvoke("q")
     assert caught.value.result.usage["total_tokens"] == back_end.billed
 
 
-@pytest.mark.parametrize("settings", [{}, {"timeout": 0.15}], ids=["failed", "out of time"])
+@pytest.mark.parametrize("settings", [{}, {"timeout": 1.0}], ids=["failed", "out of time"])
 async def test_a_request_without_an_answer_carries_it(settings):
     back_end = BillingBackEnd(["slow" if settings else "truncated", "truncated"])
     guard = BestOfMiniN(generator=back_end, reward_model=FakeRewardModel(float), schedule=[2], mode="accelerator", **settings)

@@ -5,6 +5,7 @@ Training and scoring both go through here. The answer is never cut; control toke
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -59,19 +60,40 @@ class Formatter:
         """
         turns = [self._turn(message) for message in messages]
         turns.append(self._turn(AIMessage(answer) if isinstance(answer, str) else answer))
-        length = 0
-        for cut, kept in enumerate(_shorter(turns)):
-            try:
-                ids = self._control.encode(kept, self._render) or [self._filler()]
-            except TemplateError as error:
-                # Without its first turns a conversation may break the template's alternation: then one more turn goes.
-                if cut == 0:
-                    raise InputError(f"the chat template refuses the conversation: {error}") from error
-                continue
-            length = len(ids)
-            if self.max_length is None or length <= self.max_length:
-                return Encoded(ids, cut)
-        raise CandidateTooLong(f"{length} tokens in the last turn and the answer, {self.max_length} allowed; answers are never cut")
+        try:
+            ids = self._ids(turns, 0)
+        except TemplateError as error:
+            raise InputError(f"the chat template refuses the conversation: {error}") from error
+        return Encoded(ids, 0) if self._fits(ids) else self._cut(turns, len(ids))
+
+    def _cut(self, turns: Conversation, length: int) -> Encoded:
+        """With as few turns left out as will do, found by bisection: each try reads the whole conversation."""
+        low, high = 1, _most_cuts(turns)
+        found: Encoded | None = None
+        while low <= high:
+            tried = self._first_accepted(turns, (low + high) // 2, high)
+            if tried is None or self._fits(tried.ids):
+                found, high = tried or found, (low + high) // 2 - 1
+            else:
+                length, low = len(tried.ids), tried.cut_turns + 1
+        if found is None:
+            raise CandidateTooLong(
+                f"{length} tokens in the last turn and the answer, {self.max_length} allowed; answers are never cut"
+            )
+        return found
+
+    def _first_accepted(self, turns: Conversation, cut: int, most: int) -> Encoded | None:
+        """After so many turns are left out, or more: without its first, a conversation may break the template's alternation."""
+        for number in range(cut, most + 1):
+            with contextlib.suppress(TemplateError):
+                return Encoded(self._ids(turns, number), number)
+        return None
+
+    def _ids(self, turns: Conversation, cut: int) -> list[int]:
+        return self._control.encode(_without(turns, cut), self._render) or [self._filler()]
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return self.max_length is None or len(ids) <= self.max_length
 
     def render(self, messages: Sequence[BaseMessage], answer: AIMessage | str, cut_turns: int = 0) -> str:
         """The text that the chat template writes, without so many of the oldest turns.
@@ -79,7 +101,7 @@ class Formatter:
         A server that tokenises it reads control tokens inside answers as control tokens: compare with :meth:`encode`.
         """
         turns = [self._turn(message) for message in (*messages, AIMessage(answer) if isinstance(answer, str) else answer)]
-        return self._render(_shorter(turns)[cut_turns])
+        return self._render(_without(turns, cut_turns))
 
     def holds_control_tokens(self, text: str) -> bool:
         """Whether a text spells one of the tokenizer's control tokens."""
@@ -138,10 +160,12 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     return {"id": clean(call.get("id") or ""), "type": "function", "function": function}
 
 
-def _shorter(turns: Conversation) -> list[Conversation]:
-    """The conversation, and what remains of it after each cut; the last two turns that are no system message stay."""
-    kept = [turns]
-    while sum(turn["role"] != "system" for turn in kept[-1]) > 2:
-        first = next(index for index, turn in enumerate(kept[-1]) if turn["role"] != "system")
-        kept.append(kept[-1][:first] + kept[-1][first + 1 :])
-    return kept
+def _most_cuts(turns: Conversation) -> int:
+    """How many turns can be left out: the last two that are no system message stay."""
+    return max(0, len([turn for turn in turns if turn["role"] != "system"]) - 2)
+
+
+def _without(turns: Conversation, cut: int) -> Conversation:
+    """The conversation without so many of its oldest turns; system messages stay."""
+    oldest = set([place for place, turn in enumerate(turns) if turn["role"] != "system"][:cut])
+    return [turn for place, turn in enumerate(turns) if place not in oldest]

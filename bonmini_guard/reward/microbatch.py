@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _TURN = 4
 #: Padded batches that are sorted by length together.
 _SORTED = 4
+_CLOSED = "the reward model is closed"
 #: Seconds under which waiting for more is not tried.
 _SHORTEST = 1e-4
 
@@ -79,7 +80,7 @@ class MicroBatcher:
         """
         with self._changed:
             if self._closed:
-                raise RuntimeError("the reward model is closed")
+                raise RuntimeError(_CLOSED)
             self._queue.append(work)
             self._changed.notify()
             if not self._running:
@@ -96,8 +97,8 @@ class MicroBatcher:
         with self._changed:
             self._closed = True
             self._changed.notify()
-            for work in self._queue:
-                work.future.cancel()
+            for work in list(self._queue):
+                work.fail(RuntimeError(_CLOSED))
         self._thread.shutdown(wait=False)
 
     def _run(self) -> None:
@@ -130,10 +131,9 @@ class MicroBatcher:
 
     def _fill(self, pieces: list[Piece], room: int) -> int:
         """Take pieces of the calls that wait, and give the room that is left; a call stays in the queue until all is taken."""
-        store = self._store if self._scorer.packs else None
         while self._queue and (room > 0 or not pieces):
             work = self._queue[0]
-            taken = [] if work.gone else work.take(room, store, not pieces)
+            taken = [] if work.gone else self._take(work, room, not pieces)
             pieces += taken
             room -= sum(len(piece.segment.ids) for piece in taken)
             if work.left:
@@ -142,6 +142,15 @@ class MicroBatcher:
             self._queue.popleft()
             self._turn = 0
         return room
+
+    def _take(self, work: Work, room: int, first: bool) -> list[Piece]:
+        try:
+            return work.take(room, self._store if self._scorer.packs else None, first)
+        except Exception as error:
+            # Cutting a kept trunk copies it: out of memory, perhaps. This call fails; the thread goes on with the others.
+            logger.warning("scoring failed: %s", type(error).__name__)
+            work.fail(error)
+            return []
 
     def _pass_on(self) -> None:
         """The first call has filled a batch; after a few in a row it goes to the end."""
@@ -163,7 +172,12 @@ class MicroBatcher:
 
     def _compute(self, pieces: Sequence[Piece]) -> None:
         by_segment = {piece.segment: piece for piece in pieces}
-        for segments in self._scorer.batches(list(by_segment), self._budget):
+        try:
+            batches = list(self._scorer.batches(list(by_segment), self._budget))
+        except Exception as error:
+            self._compute_apart(pieces, error)
+            return
+        for segments in batches:
             batch = [by_segment[segment] for segment in segments if not by_segment[segment].group.work.gone]
             if batch:
                 self._compute_batch(batch)
@@ -171,14 +185,14 @@ class MicroBatcher:
     def _compute_batch(self, batch: Sequence[Piece]) -> None:
         try:
             scores, trunks = self._scorer([piece.segment for piece in batch])
+            for piece in batch:
+                if piece.segment in trunks:
+                    piece.group.computed(trunks[piece.segment], self._store)
         except Exception as error:
             self._compute_apart(batch, error)
             return
         self.batches += 1
         self.tokens += sum(len(piece.segment.ids) for piece in batch)
-        for piece in batch:
-            if piece.segment in trunks:
-                piece.group.computed(trunks[piece.segment], self._store)
         self._read()
         self._unread = (batch, scores)
         if not self._overlap:
@@ -193,6 +207,7 @@ class MicroBatcher:
             return
         for work in works:
             self._compute_batch([piece for piece in batch if piece.group.work is work])
+        self._read()
 
     def _read(self) -> None:
         """Hand out the scores of the last batch; on a GPU this waits for it."""

@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
@@ -31,6 +31,8 @@ from bonmini_guard.reward.microbatch import MicroBatcher
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ class RewardModel:
         self._vocabulary = model.config.get_text_config().vocab_size
         self._fingerprint: str | None = None
         self._places = Limiter(_IN_THE_QUEUE)
+        self._closed = False
         self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bonmini-guard-tokenizing")
 
     @classmethod
@@ -188,7 +191,7 @@ class RewardModel:
             CandidateTooLong: a text has more tokens than the model takes.
             InputError: a text has no tokens, or ids that the model does not know.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._ids, texts, add_special_tokens)
+        return await self._tokenized(self._ids, texts, add_special_tokens)
 
     async def score_tokens(self, texts: Sequence[Text]) -> list[float]:
         """One score for each text of :meth:`tokenize`, in order."""
@@ -215,6 +218,7 @@ class RewardModel:
 
     def close(self) -> None:
         """Drop what waits to be scored and end the threads; scoring afterwards raises RuntimeError."""
+        self._closed = True
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._batcher.close()
 
@@ -226,11 +230,22 @@ class RewardModel:
         self, session: int, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]
     ) -> list[float | None]:
         async with self._places.here():
-            texts = await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._encode, messages, candidates)
+            texts = await self._tokenized(self._encode, messages, candidates)
             work = _work(texts, session)
             self._batcher.submit(work)
             # A cancelled caller cancels the work: a batch that is running cannot be called back, but no further one begins.
             return _in_order(texts, await asyncio.wrap_future(work.future))
+
+    async def _tokenized(self, job: Callable[..., T], *arguments: Any) -> T:
+        """Run on the tokenising thread."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._tokenizing, job, *arguments)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                # Dropped by close(): nobody cancelled this caller, who must not look as if.
+                raise RuntimeError("the reward model is closed") from None
+            raise
 
     def _ids(self, texts: Sequence[str | Sequence[int]], add_special_tokens: bool) -> list[Text]:
         found: list[Text] = []

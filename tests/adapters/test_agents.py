@@ -341,6 +341,31 @@ async def test_an_interrupt_is_passed_on_even_where_the_scorer_fails(sync):
     assert "__interrupt__" in out
 
 
+async def test_an_interrupt_survives_a_scorer_that_makes_an_error_of_a_cancellation():
+    scoring = asyncio.Event()
+
+    async def stubborn(messages, candidates):
+        scoring.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise RuntimeError("the client was cancelled") from None
+
+    class Second(AgentMiddleware):
+        begun = 0
+
+        async def awrap_model_call(self, request, handler):
+            self.begun += 1
+            if self.begun == 2:
+                await scoring.wait()
+                interrupt("ask a person")
+            return await handler(request)
+
+    graph = agent(["good"], guard(stubborn), Second(), checkpointer=InMemorySaver())
+    out = await ask(graph, False, config={"configurable": {"thread_id": "1"}})
+    assert [pause.value for pause in out["__interrupt__"]] == ["ask a person"]
+
+
 # Tools
 
 

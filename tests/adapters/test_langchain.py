@@ -11,7 +11,7 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.language_models import BaseChatModel, BaseLLM, FakeListChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from pydantic import Field
 
 from bonmini_guard import BestOfMiniN
@@ -265,6 +265,12 @@ def test_n_needs_a_model_that_gives_its_generations(model):
         lambda model: model.with_fallbacks([model]),
         lambda model: RunnableLambda(lambda messages: messages) | model.bind(seed=1),
         lambda model: model.with_retry().bind(top_p=1),
+        lambda model: model.configurable_fields(honours_n=ConfigurableField(id="n")),
+        lambda model: (
+            AsyncOnly()
+            .configurable_alternatives(ConfigurableField(id="which"), mine=model)
+            .with_config(configurable={"which": "mine"})
+        ),
     ],
 )
 async def test_callbacks_and_caches_below_wrappers_are_silent_too(wrap):
@@ -279,6 +285,15 @@ async def test_callbacks_and_caches_below_wrappers_are_silent_too(wrap):
     generator = LangChainGenerator(wrap(model))
     assert all([(await generator.draw(request())).text.startswith("answer") for _ in range(2)])
     assert (nosy.seen, len(model.asked)) == (0, 2)
+
+
+async def test_a_model_of_init_chat_model_is_silent_too(monkeypatch):
+    base = pytest.importorskip("langchain.chat_models.base")
+    model = ManyChoices(cache=InMemoryCache())
+    monkeypatch.setattr(base, "_init_chat_model_helper", lambda **_: model)
+    generator = LangChainGenerator(base.init_chat_model("openai:any", configurable_fields=("model",)).with_config(tags=["mine"]))
+    assert len({(await generator.draw(request())).id for _ in range(2)}) == 2
+    assert len(model.asked) == 2
 
 
 async def test_retries_and_fallbacks_still_work():

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from concurrent.futures import CancelledError
 
 import pytest
 import torch
@@ -118,6 +117,65 @@ def test_a_call_that_cannot_be_computed_takes_no_other_with_it():
         bad.future.result(10)
 
 
+def test_a_call_that_cannot_be_begun_ends_neither_the_others_nor_the_thread():
+    """Cutting a kept trunk copies it, for which there may be no memory."""
+    recorder = Recorder()
+    batcher = MicroBatcher(recorder, TrunkStore(0), budget=100)
+    held(recorder, batcher)
+    bad, good = work(13), work(1)
+
+    def take(*_):
+        raise MemoryError
+
+    bad.take = take
+    batcher.submit(bad)
+    batcher.submit(good)
+    recorder.release.set()
+    assert texts(good) == {1: 1.0}
+    with pytest.raises(MemoryError):
+        bad.future.result(10)
+    batcher.submit(later := work(2))
+    assert texts(later) == {2: 2.0}
+
+
+class Unreadable:
+    """Scores of a batch on a device that failed meanwhile."""
+
+    def tolist(self):
+        raise FloatingPointError("secret")
+
+
+def test_a_batch_that_cannot_be_read_is_computed_again_call_by_call():
+    recorder = Recorder()
+    compute, together = recorder.__call__, []
+
+    def scorer(segments):
+        scores, kept = compute(segments)
+        together.append(len(segments))
+        return (Unreadable() if len(segments) > 1 else scores), kept
+
+    scorer.packs, scorer.batches = True, recorder.batches
+    batcher = MicroBatcher(scorer, TrunkStore(0), budget=8, overlap=True)
+    held(recorder, batcher)
+    calls = [work(number) for number in range(1, 6)]
+    for call in calls:
+        batcher.submit(call)
+    recorder.release.set()
+    assert [texts(call) for call in calls] == [{number: float(number)} for number in range(1, 6)]
+    assert max(together) > 1
+
+
+async def test_closing_during_requests_is_no_cancellation_of_theirs(tmp_path):
+    model = RewardModel.load(save(tmp_path, CONFIGS["llama"]), device="cpu")
+    sessions = [model.session([HumanMessage(f"question {number} " * 50)]) for number in range(20)]
+    requests = [asyncio.create_task(session.score([AIMessage("answer " * 50)])) for session in sessions]
+    await asyncio.sleep(0.01)
+    model.close()
+    found = await asyncio.gather(*requests, return_exceptions=True)
+    assert {type(one) for one in found} <= {list, RuntimeError}
+    assert any(isinstance(one, RuntimeError) for one in found)
+
+
 def test_the_window_opens_under_load_and_shuts_when_idle():
     recorder = Recorder()
     batcher = MicroBatcher(recorder, TrunkStore(0), budget=100, window=0.02)
@@ -158,7 +216,7 @@ def test_closing_drops_what_waits():
     batcher.submit(waiting)
     batcher.close()
     recorder.release.set()
-    with pytest.raises(CancelledError):
+    with pytest.raises(RuntimeError, match="closed"):
         waiting.future.result(10)
     with pytest.raises(RuntimeError, match="closed"):
         batcher.submit(work(2))
