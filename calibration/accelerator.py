@@ -29,7 +29,7 @@ from bonmini_guard.calibration.evidence import (
 )
 from bonmini_guard.calibration.induction import thresholds_for_cost
 from bonmini_guard.calibration.logs import Floats, Integers, Log
-from bonmini_guard.calibration.ranking import Ranking, rank
+from bonmini_guard.calibration.ranking import Mask, Ranking, rank
 from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.calibration.search import shapes
 from bonmini_guard.calibration.sequence import Run, run_blocks
@@ -105,10 +105,20 @@ class Split:
 
 
 def quality_of(log: Log) -> Floats:
-    """(R, W) acceptable or not where labelled, else sigmoid(score), the modelled chance of it; NaN for failed draws."""
+    """(R, W) acceptable or not in rows that are wholly labelled, else sigmoid(score), the modelled chance of it.
+
+    NaN for failed draws. Qualities of one row are compared with each other, so they are all of one kind: a label beside a model
+    whose zero is off says nothing about which answer is better.
+    """
     with np.errstate(over="ignore"):
         modelled = 1.0 / (1.0 + np.exp(-log.scores))
-    return np.where(np.isfinite(log.labels), log.labels, modelled)
+    return np.where(_by_label(log)[:, None], np.where(log.drawn, log.labels, np.nan), modelled)
+
+
+def _by_label(log: Log) -> Mask:
+    """(R,): rows whose quality is what their labels say."""
+    told: Mask = log.labelled & np.any(np.isfinite(log.labels), axis=1)
+    return told
 
 
 def calibrate_accelerator(
@@ -124,7 +134,7 @@ def calibrate_accelerator(
 ) -> Certificate | NotEnoughEvidence:
     """Choose an accelerator's thresholds: the cheapest whose mean quality is within epsilon of best-of-N.
 
-    Quality is 1 or 0 where a candidate is labelled, else sigmoid(score). Tried: one threshold for all loops,
+    Quality is 1 or 0 in rows that are wholly labelled, elsewhere sigmoid(score). Tried: one threshold for all loops,
     0 among them (the outside option's own utility), and per-loop thresholds by backward induction.
 
     Args:
@@ -158,6 +168,7 @@ def calibrate_accelerator(
     units = unit_numbers(part.log.groups, generator)
     run = _certify(part, family, units, epsilon, delta)
     evidence = base_evidence(log, fit_rows=int(fit.size), certify_rows=int(certify.size), seed=seed, families=table)
+    evidence |= {"rows_by_label": int(_by_label(log).sum())}
     evidence |= {"bound": "betting", "p_value": run.p_value, "tested": run.tested, "quality_best_of_n": part.best_of_n}
     if run.last is None:
         return _refused(part, family[0], units, (epsilon, delta, fit_share), evidence)
@@ -302,6 +313,10 @@ def _certificate(
         f"with a quality at most {epsilon:g} below best-of-{budget} ({loss:+.4f} lower in this log), "
         f"with {percent(1 - delta)} confidence."
     )
+    if not evidence["rows_by_label"]:
+        sentence += " Quality is sigmoid(score) here, no label: right as far as the reward model's zero is."
+    elif evidence["rows_by_label"] < evidence["rows"]:
+        sentence += f" Quality is the label in {evidence['rows_by_label']:,} of {evidence['rows']:,} rows, else sigmoid(score)."
     if "cost" in evidence:
         saved = 1 - evidence["mean_cost"] / evidence["cost_of_best_of_n"]
         sentence += f" That is {evidence['mean_cost']:.4g} {evidence['cost']} instead of {evidence['cost_of_best_of_n']:.4g}"

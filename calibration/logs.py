@@ -116,6 +116,9 @@ class Log:
     def require_labels(self) -> Log:
         """The rows that are labelled: wholly unlabelled ones are left out and counted.
 
+        Where some are, rows of which every draw failed go with them: nobody can tell which of these belong to the labelled share,
+        and all of them, as requests that served nothing bad, would dilute its risk.
+
         Raises:
             InputError: a row is labelled in part (which rows would then be kept depends on the labels), or none is.
         """
@@ -125,9 +128,13 @@ class Log:
             raise InputError(f"{place}: only some candidates are labelled; label the others with 'bonmini-guard label'")
         if np.all(self.unlabelled):
             raise InputError(f"{self.source}: {self._why_no_label()}")
-        log = self.take(~self.unlabelled)
-        bare = len(self) - len(log) - self.left_out.get("not_random", 0)
-        return _also_left_out(log, "unlabelled", bare) if bare > 0 else log
+        if not np.any(self.unlabelled):
+            return self
+        failed = ~np.any(self.drawn, axis=1)
+        log = self.take(~self.unlabelled & ~failed)
+        bare = int(self.unlabelled.sum()) - self.left_out.get("not_random", 0)
+        also = {"unlabelled": bare, "failed": int(failed.sum())}
+        return replace(log, left_out={**log.left_out, **{reason: number for reason, number in also.items() if number > 0}})
 
     def _why_no_label(self) -> str:
         if self.left_out.get("not_random"):
@@ -270,7 +277,3 @@ def _padded(flat: array[float], counts: Integers) -> Floats:
     table = np.full((counts.size, int(counts.max())), np.nan)
     table[np.arange(table.shape[1]) < counts[:, None]] = np.frombuffer(flat, dtype=np.float64)
     return table
-
-
-def _also_left_out(log: Log, reason: str, number: int) -> Log:
-    return replace(log, left_out={**log.left_out, reason: number})

@@ -277,6 +277,7 @@ def _left_out(left_out: dict[str, int]) -> str:
         "incomplete": "cut short by an early exit, so that calibration cannot use them",
         "unscored": "no candidate has a score; run 'bonmini-guard score'",
         "unlabelled": "no candidate has a label",
+        "failed": "every draw failed, and rows are labelled in part: nobody can tell which of these belong to the labelled share",
         "not_random": "picked for labelling by scores, or labelled in pairs: their labels are not used",
         "torn": "a last line that was cut off while it was written",
     }

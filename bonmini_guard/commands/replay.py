@@ -31,7 +31,7 @@ _ROWS = (
 )
 
 
-_REASONS = {"not_random": "not labelled at random"}
+_REASONS = {"not_random": "not labelled at random", "failed": "of failed draws only, beside unlabelled"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

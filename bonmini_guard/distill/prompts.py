@@ -61,4 +61,12 @@ def _candidates(row: dict[str, Any], place: str) -> tuple[tuple[str, ...], tuple
     if not isinstance(candidates, list) or not all(isinstance(candidate, dict) for candidate in candidates):
         raise InputError(f'{place}: "candidates" is not a list of objects; mend it, or leave it out')
     drawn = [one for one in candidates if isinstance(one.get("text"), str) and not one.get("failed")]
-    return tuple(one["text"] for one in drawn), tuple(one.get("score") for one in drawn)
+    return tuple(one["text"] for one in drawn), tuple(_score(one, place) for one in drawn)
+
+
+def _score(candidate: dict[str, Any], place: str) -> float | None:
+    """What the reward model itself said: a profile's transform changes ``score``, and is no part of the model."""
+    score = candidate.get("raw_score", candidate.get("score"))
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+        raise InputError(f"{place}: the score {score!r} is no number; mend it, or run 'bonmini-guard score'")
+    return score

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,27 @@ _NEEDED = {"label": {"event", "annotator", "item", "candidates", "chosen"}, "ski
 _NEEDED["undo"] = {"event", "annotator", "undoes"}
 
 
-def create(path: Path, header: Mapping[str, Any]) -> None:
-    """Begin a file with its first line.
+def create(path: Path, header: Mapping[str, Any]) -> bool:
+    """Begin a file with its first line; False if it exists, perhaps since a moment ago, and is left as it is.
 
     Raises:
         InputError: it cannot be written.
     """
     line = json.dumps({"kind": KIND, "format": FORMAT, **header}) + "\n"
+    whole = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        write_atomically(path, line)
+        try:
+            write_atomically(whole, line)
+            # Not a rename: it would replace the file of a session that has begun meanwhile, and all its labels.
+            os.link(whole, path)
+        finally:
+            whole.unlink(missing_ok=True)
         _flush_folder(path.parent)
+    except FileExistsError:
+        return False
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
+    return True
 
 
 def _flush_folder(folder: Path) -> None:

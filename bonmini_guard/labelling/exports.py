@@ -53,8 +53,8 @@ def labelled_log(session: Session) -> LabelledLog:
 
     An answer is acceptable if more annotators took it than refused it. Taken: accepted, or chosen from a pair; refused: rejected,
     or "neither" was said of its pair. ``label_sampling`` is ``random`` for rows drawn at random of which *every* answer is judged
-    by itself, the only ones that calibration uses; ``informative`` for rows picked by their scores; ``choices`` for rows judged in
-    pairs: of these the answer that was not chosen stays unlabelled, and which one that is depends on the labels.
+    by itself, the only ones that calibration uses; ``informative`` for rows picked by their scores; ``choices`` for all rows of a
+    session of pairs: of these the answer that was not chosen stays unlabelled, and which one that is depends on the labels.
 
     Raises:
         InputError: there is no label.
@@ -104,7 +104,8 @@ def _votes(session: Session) -> tuple[dict[tuple[str, int], int], dict[str, str]
     kinds: dict[str, str] = {}
     for event in session.ledger.judgements():
         item, chosen = session.item(event["item"]), event["chosen"]
-        kinds[item.row.id] = item.sampling if len(item.candidates) == 1 else "choices"
+        # In a session of pairs, rows with one distinct answer are judged by themselves; they are those on which all draws agree.
+        kinds[item.row.id] = item.sampling if session.plan.mode == "accept" else "choices"
         for index in item.candidates if chosen == "none" else (chosen,):
             votes[item.row.id, index] += -1 if chosen == "none" else 1
     return votes, kinds

@@ -122,7 +122,7 @@ class LabelServer:
         state = {key: getattr(standing, key) for key in ("done", "total", "put_off", "undoable")}
         state["item"] = None if item is None else self._shown(item, annotator)
         if item is None:
-            state["agreement"] = agreement(self.session.ledger)
+            state["agreement"] = agreement(self.session.snapshot())
         return state
 
     def _shown(self, item: Item, annotator: str) -> dict[str, Any]:
@@ -174,8 +174,15 @@ def _source(page: str, tag: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'"
 
 
+class _Escaped(JSONResponse):
+    """JSON in ASCII: a lone surrogate, which UTF-8 cannot write, arrives as its escape."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode("ascii")
+
+
 def _told(value: dict[str, Any], status: int = 200) -> JSONResponse:
-    return JSONResponse(value, status, headers=_HEADERS)
+    return _Escaped(value, status, headers=_HEADERS)
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Session:
         begin = not path.exists()
         if begin:
             self.items = build_items(rows, plan)  # refuses what it must before a file is begun
-            events.create(path, _header(rows, plan, question))
+            begin = events.create(path, _header(rows, plan, question))  # else another session has begun it meanwhile
         self.rows = rows
         self._file = events.EventFile(path)
         try:
@@ -147,15 +147,24 @@ class Session:
 
     def take_in(self, judged: Iterable[tuple[str, Item, int | Literal["none"]]], source: str) -> int:
         """Record judgements (annotator, item, chosen candidate) made elsewhere; how many were new."""
-        new = [
-            {**_label(secrets.token_hex(16), annotator, item, chosen), "source": source}
-            for annotator, item, chosen in judged
-            if self.ledger.labels(annotator).get(item.key, {}).get("chosen") != chosen
-        ]
-        self._file.append(new)
-        for event in new:
-            self.ledger.add(event)
+        # Of several by one annotator on one item the last counts: to take in the others too would undo it the next time.
+        last = {(annotator, item.key): (annotator, item, chosen) for annotator, item, chosen in judged}
+        with self._mutex:
+            known = {annotator: self.ledger.labels(annotator) for annotator, _ in last}
+            new = [
+                {**_label(secrets.token_hex(16), annotator, item, chosen), "source": source}
+                for annotator, item, chosen in last.values()
+                if known[annotator].get(item.key, {}).get("chosen") != chosen
+            ]
+            self._file.append(new)
+            for event in new:
+                self.ledger.add(event)
         return len(new)
+
+    def snapshot(self) -> Ledger:
+        """What stands now, for figures that take a while."""
+        with self._mutex:
+            return self.ledger.copy()
 
     def _record(self, event: events.Event) -> None:
         with self._mutex:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -62,8 +63,24 @@ def test_a_free_draw_is_always_taken_and_a_dear_one_never():
 
 
 def test_quality_is_the_label_or_the_modelled_chance():
-    quality = quality_of(log_of([[0.0, 2.0, math.nan, -800.0]], [[math.nan, 0.0, math.nan, math.nan]]))
-    np.testing.assert_allclose(quality, [[0.5, 0.0, math.nan, 0.0]], atol=1e-12)
+    nan = math.nan
+    scores = [[0.0, 2.0, nan, -800.0]] * 3
+    labels = [[nan] * 4, [1.0, 0.0, nan, 1.0], [nan, 0.0, nan, nan]]
+    modelled = [0.5, 1 / (1 + math.exp(-2)), nan, 0.0]
+    # A row labelled in part is modelled as a whole: its labels and its model cannot be compared with each other.
+    np.testing.assert_allclose(quality_of(log_of(scores, labels)), [modelled, [1.0, 0.0, nan, 1.0], modelled], atol=1e-12)
+
+
+def test_the_sentence_says_what_quality_is():
+    population, generator = Population(size=8), np.random.default_rng(0)
+    whole = population.log(600, 0)
+    whole.labels[:] = generator.random(whole.scores.shape) < 1 / (1 + np.exp(-whole.scores))
+    half, none = copy.deepcopy(whole), copy.deepcopy(whole)
+    half.labels[::2], none.labels[:] = math.nan, math.nan
+    said = [calibrate_accelerator(log, schedule=[2, 2, 4], epsilon=0.1).sentence for log in (whole, half, none)]
+    assert "Quality is" not in said[0]
+    assert "Quality is the label in " in said[1]
+    assert "Quality is sigmoid(score) here, no label" in said[2]
 
 
 def test_unlabelled_logs_are_calibrated_on_the_modelled_chance():

@@ -161,6 +161,16 @@ def test_early_exited_traces_are_never_taken_for_complete_rows():
         log_of_rows(cut)
 
 
+def test_rows_of_failed_draws_go_with_the_unlabelled_ones_and_stay_where_all_are_labelled():
+    """As requests that served nothing bad, all of them would stand beside the labelled share of the others."""
+    rows = [changed(id=str(n), candidates=[{"score": 1.0, "acceptable": n > 1}]) for n in range(4)]
+    rows += [changed(id=f"f{n}", candidates=[{"text": None, "failed": True}]) for n in range(3)]
+    assert len(log_of_rows(rows).require_labels()) == 7
+    log = log_of_rows([*rows, changed(id="u", candidates=[{"score": 1.0}])]).require_labels()
+    assert log.ids == ("0", "1", "2", "3")
+    assert (log.left_out["unlabelled"], log.left_out["failed"]) == (1, 3)
+
+
 def test_unlabelled_rows_are_left_out_and_partly_labelled_ones_refused():
     plain = changed(candidates=[{"score": 1.0, "acceptable": True}])
     bare = changed(id="u", candidates=[{"score": 1.0}, {"score": 2.0}])

@@ -163,6 +163,16 @@ def test_settings_that_do_not_fit(tmp_path, generator, settings, said):
     assert not list(tmp_path.iterdir())
 
 
+def test_reference_scores_are_the_reward_models_own(tmp_path):
+    """A profile's transform is in ``score``, and not in what completions are compared by."""
+    candidates = [{"text": "a", "score": 7.0, "raw_score": 1.0}, {"text": "b", "score": -1.0}]
+    rows = [{"id": str(n), "prompt": f"p{n}", "candidates": candidates} for n in range(5)]
+    assert read_prompts([write_jsonl(tmp_path / "log.jsonl", rows)])[0].scores == (1.0, -1.0)
+    rows[3]["candidates"] = [{"text": "a", "score": "7"}]
+    with pytest.raises(InputError, match=r"bad.jsonl:4: the score '7' is no number"):
+        read_prompts([write_jsonl(tmp_path / "bad.jsonl", rows)])
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator):
     with pytest.raises(CheckpointError, match="no such folder"):
         distill(prompts(), tmp_path / "missing" / "x", Wordy(), tmp_path / "out")

@@ -13,8 +13,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.labelling.items import Plan
+from bonmini_guard.labelling.rows import read_rows
 from bonmini_guard.labelling.server import LARGEST_BODY, LabelServer, address, listen
-from tests.labelling.helpers import judge_all, row, session_of
+from bonmini_guard.labelling.session import Session
+from tests.labelling.helpers import judge_all, log_file, row, session_of
 
 SECRET = {"decision": "accepted", "scored_by": "rm-secret", "generated_by": "lm-secret", "selected": 0}
 ROWS = [row(f"gpt-secret-{i}", scores=[0.1234567, 0.7654321], **SECRET) for i in range(4)]
@@ -43,6 +46,15 @@ def test_without_the_key_nothing_is_told(server):
     assert stranger.post("/x/api", json={"do": "next", "annotator": "ann"}).status_code == 404
     assert len(server.key) >= 32
     assert LabelServer(server.session).key != server.key
+
+
+def test_a_cut_emoji_in_an_answer_a_prompt_or_the_question_is_shown(tmp_path):
+    rows = [{**row("a", ("good \ud83d", "bad")), "prompt": "q \ud83d"}]
+    path = log_file(tmp_path / "log.jsonl", rows)
+    server = LabelServer(Session(read_rows([path]), tmp_path / "out.jsonl", Plan(), "which \ud83d?"))
+    client = TestClient(server.app, base_url=f"http://127.0.0.1/{server.key}/")
+    assert ask(client, do="hello").json()["question"] == "which \ud83d?"
+    assert "good \ud83d" in ask(client, do="next").json()["item"]["answers"]
 
 
 def test_labellers_see_no_score_model_decision_row_or_order(server, client):

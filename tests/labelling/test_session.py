@@ -10,6 +10,7 @@ import pytest
 
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.labelling import events
+from bonmini_guard.labelling import session as session_module
 from bonmini_guard.labelling.items import Plan
 from bonmini_guard.labelling.session import check_annotator
 from tests.labelling.helpers import judge_all, row, say, session_of
@@ -48,6 +49,42 @@ def test_the_same_event_is_recorded_once(tmp_path):
         session.label("ann", item.key, "a", ONE)
     assert len(lines(session)) == 2
     assert session.standing("ann").done == 1
+
+
+def test_two_that_begin_at_once_do_not_take_each_others_file(tmp_path, monkeypatch):
+    build = session_module.build_items
+
+    def overtaken(rows, plan):
+        """While the items of one are made, the other begins and labels."""
+        monkeypatch.setattr(session_module, "build_items", build)
+        nonlocal first
+        first = session_of(tmp_path, ROWS)
+        say(first, "ann", first.standing("ann").item, 0)
+        return build(rows, plan)
+
+    first = None
+    monkeypatch.setattr(session_module, "build_items", overtaken)
+    with pytest.raises(InputError, match="is open in another 'bonmini-guard label'"):
+        session_of(tmp_path, ROWS)
+    say(first, "ann", first.standing("ann").item, 0)
+    first.close()
+    assert session_of(tmp_path, ROWS).standing("ann").done == 2
+    assert {item.name for item in tmp_path.iterdir()} == {"out.jsonl", "log.jsonl"}
+
+
+def test_what_is_taken_in_twice_changes_nothing_even_if_somebody_judged_twice(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    item = session.standing("ann").item
+    twice = [("ann", item, 0), ("ann", item, "none")]
+    assert [session.take_in(twice, "elsewhere") for _ in range(3)] == [1, 0, 0]
+    assert session.ledger.labels("ann")[item.key]["chosen"] == "none"
+
+
+def test_figures_are_made_of_a_snapshot(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    snapshot = session.snapshot()
+    say(session, "ann", session.standing("ann").item, 0)
+    assert (snapshot.annotators, session.snapshot().annotators) == ([], ["ann"])
 
 
 def test_undo_is_a_further_line_and_brings_the_item_back(tmp_path):
