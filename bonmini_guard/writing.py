@@ -5,39 +5,55 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
 from bonmini_guard.errors import ConfigurationError
 
+#: A lone surrogate, which UTF-8 cannot write, in the spelling of JSON.
+_ESCAPE = "backslashreplace"
+_umask_lock = Lock()
 
-def write_atomically(path: str | os.PathLike[str], text: str, mode: int = 0o644, suffix: str = "") -> None:
-    """Write a text file: it is either the old one or the whole new one.
+
+def write_atomically(path: str | os.PathLike[str], text: str, mode: int | None = None, suffix: str = "") -> None:
+    """Write a text file: it is either the old one or the whole new one. A link stays a link; a lone surrogate becomes its escape.
 
     Args:
         path: the file.
         text: all of it.
-        mode: who may read it. A profile or report is for others too, a temporary file would be its owner's alone.
+        mode: who may read it; by default those who may read the old one, or whoever the umask lets.
         suffix: ending of the temporary file's name, to find one that a kill left behind.
 
     Raises:
         OSError: it cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=suffix)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors=_ESCAPE) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
+        os.chmod(temporary, _usual_mode(target) if mode is None else mode)
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _usual_mode(target: Path) -> int:
+    """Of the file that is there, else what ``open`` would give a new one: a temporary file is its owner's alone."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    with _umask_lock:
+        umask = os.umask(0o077)  # it can only be read by setting it
+        os.umask(umask)
+    return 0o666 & ~umask
 
 
 @contextmanager
@@ -47,14 +63,14 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     Raises:
         OSError: it cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     try:
         opened = gzip.open if target.suffix == ".gz" else open
-        with opened(temporary, "wt", encoding="utf-8") as file:
+        with opened(temporary, "wt", encoding="utf-8", errors=_ESCAPE) as file:
             yield file
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, _usual_mode(target))
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
@@ -75,11 +91,21 @@ def appearing_folder(output: Path) -> Iterator[Path]:
         raise
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
     """Refuse an output that cannot be written, before work is done for it.
 
+    Args:
+        path: the file to be written.
+        inputs: files that are read for it, and must not be replaced by it.
+
     Raises:
-        ConfigurationError: it is a folder, or its folder is missing or not writable.
+        ConfigurationError: it is an input, a folder, a pipe or a device, or its folder is missing or not writable.
     """
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    try:
+        here, usable = path.exists(), path.is_file() or not path.exists()
+    except OSError:  # a name that no file can have
+        here, usable = False, False
+    if here and any(os.path.exists(each) and os.path.samefile(each, path) for each in inputs):
+        raise ConfigurationError(f"{path}: is what is to be read; give another name to write to")
+    if not usable or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigurationError(f"{path}: cannot write there; give a file in a folder that exists and is writable")

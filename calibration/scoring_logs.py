@@ -19,7 +19,7 @@ from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
 from bonmini_guard.calibration.files import Row, RowFile
 from bonmini_guard.calibration.rows import row_id
-from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, InputError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.prompts import as_messages
 
 
@@ -90,7 +90,7 @@ def score_log(
     finished = _finished(partial)
     try:
         _append(partial, paths, scorer, (shard, mark, finished), tally=tally, progress=progress)
-    except BonMiniGuardError:
+    except BaseException:
         if partial.exists() and not partial.stat().st_size:
             partial.unlink()
         raise
@@ -118,7 +118,7 @@ def _append(
                 tally.resumed += 1
             else:
                 line = json.dumps(_scored(row, place, scorer, mark, tally), ensure_ascii=False) + "\n"
-                file.write(line.encode())
+                file.write(line.encode(errors="backslashreplace"))  # a lone surrogate, in the spelling of JSON
                 file.flush()
             tally.rows += 1
             progress(tally.rows)
@@ -143,8 +143,11 @@ def _finished(partial: Path) -> list[tuple[str, str]]:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            row = json.loads(line)
-            marks.append((row["id"], row["scored_by"]))
+            try:
+                row = json.loads(line)
+                marks.append((row["id"], row["scored_by"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{partial}: is no log that 'score' began; move it away, or give another -o") from error
             whole += len(line)
     os.truncate(partial, whole)
     return marks
@@ -181,7 +184,10 @@ def _messages(row: Row, place: str) -> list[BaseMessage]:
 
 def _answer(candidate: dict[str, Any], place: str) -> AIMessage:
     if isinstance(candidate.get("message"), dict):
-        message = convert_to_messages([{"role": "assistant", **candidate["message"]}])[0]
+        try:
+            message = convert_to_messages([{"role": "assistant", **candidate["message"]}])[0]
+        except Exception as error:  # whatever LangChain makes of a malformed one
+            raise InputError(f'{place}: the "message" of a candidate cannot be read; give a "text" instead') from error
         if isinstance(message, AIMessage):
             return message
     if isinstance(candidate.get("text"), str):

@@ -188,7 +188,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.seed < 0:
         raise ConfigurationError(f"--seed is {options.seed}: give 0 or more")
     if not options.plan:
-        check_output(Path(options.output))
+        check_output(Path(options.output), options.logs)
 
 
 def _check_plan(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -61,7 +62,9 @@ def _check(options: argparse.Namespace) -> None:
     for path in _targets(options).values():
         if not path.name.endswith((".jsonl", ".jsonl.gz")):
             raise ConfigurationError(f"{path}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
-        check_output(path)
+        check_output(path, options.files)
+    if options.cut is not None and not math.isfinite(options.cut):
+        raise ConfigurationError(f"--cut is {options.cut}: give a number that ratings can reach")
     if not 0 < options.held_out_share < 1:
         raise ConfigurationError(f"--held-out-share is {options.held_out_share}: use a share between 0 and 1")
     if options.held_out is not None and options.held_out == options.output:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the report."""
-    check_output(options.output)
+    check_output(options.output, [*options.logs, options.profile])
     from bonmini_guard.calibration.logs import load_log
     from bonmini_guard.calibration.report import build_report
     from bonmini_guard.profile import GuardProfile

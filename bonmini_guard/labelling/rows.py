@@ -108,7 +108,7 @@ def _text(candidate: Any, place: str, number: int) -> str | None:
     if isinstance(candidate.get("message"), Mapping):
         try:
             return _shown(convert_to_messages([{"role": "assistant", **candidate["message"]}])[0])
-        except (ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # whatever LangChain makes of a malformed one
             raise InputError(f"{place}: the message of candidate {number} cannot be read; give a text instead") from error
     raise InputError(
         f'{place}: candidate {number} has no "text" to show; log the texts (trace_candidates=True), '

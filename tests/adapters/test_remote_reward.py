@@ -395,9 +395,10 @@ async def test_a_dead_server_is_not_asked_again_until_the_circuit_lets_one_throu
 
 
 async def test_a_stalled_server_opens_the_circuit_too(server):
-    async with make(server, attempt_timeout=0.05, circuit=CircuitBreaker(failures=2)) as model:
+    async with make(server, attempt_timeout=30, timeout=60, circuit=CircuitBreaker(failures=2)) as model:
         await scores(model)
         server.faults = lambda path, body: "stall"
+        model.attempt_timeout = 0.05
         with pytest.raises(EndpointError):
             await scores(model)
         assert model.circuit.state == "open"

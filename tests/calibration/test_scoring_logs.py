@@ -172,6 +172,32 @@ def test_the_command_refuses_bad_outputs_and_shards(tmp_path):
     assert command._rows(["a.parquet"], (1, 1)) is None
 
 
+@pytest.mark.parametrize(
+    "message",
+    [{"content": 5}, {"content": "x", "tool_calls": "no"}, {"role": "banana", "content": "x"}, {"tool_calls": [{"odd": 1}]}],
+)
+def test_a_message_that_cannot_be_read_is_told_with_its_place_and_leaves_nothing(message, tmp_path):
+    log = write(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"message": message}]}])
+    with pytest.raises(InputError, match=r"log.jsonl:1: (the \"message\" of a candidate cannot be read|a candidate has no)"):
+        score_log([log], LengthScorer(), tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+@pytest.mark.parametrize("text", ['{"thesis": 1}\n', "not json\n", "[1]\n"])
+def test_a_partial_file_of_somebody_else_is_left_alone(text, tmp_path):
+    partial = tmp_path / "out.jsonl.partial"
+    partial.write_text(text)
+    with pytest.raises(InputError, match="is no log that 'score' began; move it away"):
+        score_log([write(tmp_path / "log.jsonl", rows(1))], LengthScorer(), tmp_path / "out.jsonl")
+    assert partial.read_text() == text
+
+
+def test_a_cut_emoji_survives(tmp_path):
+    log = write(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"text": "cut \ud83d"}]}])
+    score_log([log], LengthScorer(), tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl")[0]["candidates"][0]["text"] == "cut \ud83d"
+
+
 @pytest.mark.slow
 def test_kill_9_with_a_real_checkpoint(tmp_path, capsys):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
@@ -186,20 +212,20 @@ def test_kill_9_with_a_real_checkpoint(tmp_path, capsys):
     tokenizer.save_pretrained(tmp_path / "model")
     log = write(
         tmp_path / "log.jsonl",
-        [{"id": str(i), "prompt": "the", "candidates": [{"text": f" good film {i}"}] * 2} for i in range(400)],
+        [{"id": str(i), "prompt": "the", "candidates": [{"text": f" good film {i}"}] * 2} for i in range(3000)],
     )
     out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     arguments = ["score", str(log), "--reward-model", str(tmp_path / "model"), "-o", str(out)]
     process = subprocess.Popen([sys.executable, "-m", "bonmini_guard.cli", *arguments], stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < 20):
+    while process.poll() is None and (not partial.exists() or not partial.stat().st_size):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert command.run(options(*arguments[1:])) == 0
     said = capsys.readouterr().out
-    assert "400 rows" in said
+    assert "3,000 rows" in said
     assert "taken over from an earlier run" in said
-    assert [row["id"] for row in read(out)] == [str(i) for i in range(400)]
+    assert [row["id"] for row in read(out)] == [str(i) for i in range(3000)]
     assert not partial.exists()
 
 

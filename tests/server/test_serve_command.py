@@ -51,7 +51,7 @@ def test_it_serves_and_ends_in_order(serving):
     running = threading.Thread(target=lambda: answers.append(client.post("/score", json=many)))
     running.start()
     while "requests_in_flight 1.0" not in client.get("/metrics").text:
-        pass
+        assert running.is_alive(), "the request ended before it was seen: it needs more candidates"
     process.send_signal(signal.SIGTERM)
     running.join()
     assert process.wait(60) == 0

@@ -1,0 +1,113 @@
+"""Outputs: whole or not at all, where they were asked for, and never in place of what is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from bonmini_guard.cli import main
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.writing import appearing, check_output, write_atomically
+
+ROWS = [
+    {"id": str(n), "prompt": "p", "candidates": [{"text": f"t{k}", "score": float(k), "acceptable": k > 0} for k in range(4)]}
+    for n in range(40)
+]
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def written(path, text, how):
+    if how == "atomically":
+        write_atomically(path, text)
+    else:
+        with appearing(path) as file:
+            file.write(text)
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize("how", ["atomically", "appearing"])
+def test_a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode(tmp_path, how):
+    for name, mode in (("new", None), ("old", 0o600)):
+        if mode:
+            (tmp_path / name).touch()
+            (tmp_path / name).chmod(mode)
+        written(tmp_path / name, "x", how)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "old")] == [0o640, 0o600]
+
+
+@pytest.mark.parametrize("how", ["atomically", "appearing"])
+def test_a_link_stays_a_link(tmp_path, how):
+    target, link = tmp_path / "there" / "file", tmp_path / "link"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    written(link, "new", how)
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize("how", ["atomically", "appearing"])
+def test_a_lone_surrogate_is_written_as_json_spells_it(tmp_path, how):
+    written(tmp_path / "x.json", json.dumps({"text": "cut \ud83d é"}, ensure_ascii=False), how)
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert "é" in text
+    assert json.loads(text) == {"text": "cut \ud83d é"}
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/null"), tmp_path / ("x" * 300), tmp_path / "no" / "x"):
+        with pytest.raises(ConfigurationError, match="cannot write there"):
+            check_output(path)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["calibrate", "LOG", "--mode", "guardrail", "--schedule", "2,2", "--alpha", "0.3", "-o", "LOG"],
+        ["report", "LOG", "--profile", "PROFILE", "-o", "LOG"],
+        ["report", "LOG", "--profile", "PROFILE", "-o", "PROFILE"],
+        ["convert", "LOG", "--from", "log", "-o", "LOG"],
+        ["score", "LOG", "--reward-model", "MODEL", "-o", "LOG"],
+    ],
+)
+def test_no_command_writes_over_what_it_reads(command, log, tmp_path, capsys):
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"mode": "guardrail", "schedule": [2, 2], "thresholds": [0.5, 0.5]}))
+    names = {"LOG": str(log), "PROFILE": str(profile), "MODEL": str(tmp_path)}
+    before = log.read_bytes(), profile.read_bytes()
+    assert main([names.get(word, word) for word in command]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert (log.read_bytes(), profile.read_bytes()) == before
+
+
+def test_a_cut_that_is_no_number_is_refused(log, tmp_path, capsys):
+    assert main(["convert", str(log), "--from", "log", "--cut", "nan", "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert "--cut is nan" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_error_of_the_disk_is_one_line(log, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "out.jsonl")
+
+    monkeypatch.setattr("bonmini_guard.commands.convert.appearing", full)
+    assert main(["convert", str(log), "--from", "log", "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert capsys.readouterr().err == "bonmini-guard convert: out.jsonl: No space left on device\n"
