@@ -14,12 +14,13 @@ import numpy as np
 
 from bonmini_guard.calibration import bounds
 from bonmini_guard.calibration.costs import Cost, expected_cost, loop_prices
-from bonmini_guard.calibration.enough import further_prompts
+from bonmini_guard.calibration.enough import further_prompts, units_named
 from bonmini_guard.calibration.evidence import (
     Certificate,
     NotEnoughEvidence,
     base_evidence,
     check_share,
+    first_decisions,
     percent,
     profile_fingerprints,
     reference_scores,
@@ -280,7 +281,8 @@ def _refused(
         sentence = f"{why}: even the safest early exit loses {lost:.3g} at the rates of this log; no number of prompts would do"
         return NotEnoughEvidence(sentence, None, evidence)
     further = int(np.ceil(further / (1 - fit_share)))
-    sentence = f"{why}: the test saw {losses.size} prompts; about {further:,} further ones like them would suffice"
+    seen = f"{losses.size} {units_named(losses.size, len(part.log))}"
+    sentence = f"{why}: the test saw {seen}; about {further:,} further ones like them would suffice"
     return NotEnoughEvidence(sentence, further, evidence)
 
 
@@ -296,6 +298,7 @@ def _certificate(
     draws, loss = float(paired.draws.mean()), float(paired.loss.mean())
     served = replay_rankings(part.rankings, schedule, thresholds).settle("accelerator")
     evidence = {**evidence, "requests": float(served.draws.size), "best_effort": float(served.best_effort.sum())}
+    evidence |= first_decisions(part.log, "best_effort", served.best_effort)
     profile = GuardProfile(
         mode="accelerator",
         schedule=schedule,

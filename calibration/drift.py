@@ -111,7 +111,7 @@ def _tests(profile: GuardProfile, traces: list[Trace], generator: np.random.Gene
     if best.size:
         tests += [lambda level: two_samples(reference, best, level), lambda level: over_time(reference, best, level, generator)]
     decision = "abstained" if profile.mode == "guardrail" else "best_effort"
-    if guarded and decision in profile.evidence:
+    if guarded and {decision, "requests"} <= profile.evidence.get("first_of_groups", profile.evidence).keys():
         tests.append(lambda level: decisions(profile, guarded, decision, level))
     if profile.alpha is not None and any(trace.label is not None for trace in guarded):
         tests.append(lambda level: labels(profile, guarded, level))
@@ -144,9 +144,10 @@ def decisions(profile: GuardProfile, guarded: list[Trace], decision: str, level:
 
     The expectation varies less than a count of decisions would, so that taking it for one is conservative.
     """
-    evidence = profile.evidence
-    units = int(evidence.get("units", evidence["requests"]))
-    share = float(evidence[decision]) / float(evidence["requests"])
+    # Of later traffic one request of each group is looked at, and so of the certify split. Older profiles have all of its rows.
+    before = profile.evidence.get("first_of_groups", profile.evidence)
+    units = int(before.get("units", before["requests"]))
+    share = float(before[decision]) / float(before["requests"])
     count = round(share * units)
     now = sum(trace.decision == decision for trace in guarded)
     p_value = float(fisher_exact([[count, units - count], [now, len(guarded) - now]]).pvalue)

@@ -52,7 +52,7 @@ def _p_value(losses: Floats, units: int, level: float, delta: float, bound: str)
     return float(bounds.hoeffding_bentkus(losses.mean(keepdims=True), units, level)[0])
 
 
-def refusal(asked: str, risk: Risk, settled: Settled, further: int | None, first: float) -> str:
+def refusal(asked: str, risk: Risk, settled: Settled, further: int | None, tested: tuple[int, float]) -> str:
     """Why the first test failed, and what would help.
 
     Args:
@@ -60,11 +60,12 @@ def refusal(asked: str, risk: Risk, settled: Settled, further: int | None, first
         risk: its risk.
         settled: (R,) expectations at the first threshold tested.
         further: what :func:`further_prompts` says.
-        first: the first threshold tested.
+        tested: how many units were seen (prompts, or groups of them), and the first threshold tested.
     """
+    units, first = tested
     if further is not None:
         return (
-            f"not enough evidence for {asked}: the test saw {settled.draws.size} labelled prompts; "
+            f"not enough evidence for {asked}: the test saw {units} labelled {units_named(units, settled.draws.size)}; "
             f"about {further:,} further ones like them would suffice"
         )
     place = "at the most promising threshold" if risk.is_share else "even at the strictest threshold"
@@ -72,6 +73,11 @@ def refusal(asked: str, risk: Risk, settled: Settled, further: int | None, first
         f"not enough evidence for {asked}: at the rates of this log no number of further labels would do, because {place} "
         f"({first:g}) {_observed(risk, settled)}; a better reward model, fewer draws or a larger alpha would"
     )
+
+
+def units_named(units: int, rows: int) -> str:
+    """What the test counts: prompts, or groups where some hold several."""
+    return "prompts" if units == rows else "groups of prompts"
 
 
 def too_few(asked: str, served: float, seen: int, further: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Integers, Log
+from bonmini_guard.calibration.logs import Floats, Integers, Log
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.profile import GuardProfile
 
@@ -86,6 +86,25 @@ def reference_scores(log: Log, first_loop: int, seed: int) -> tuple[float, ...]:
     if best.size > REFERENCE:
         best = best[np.sort(np.random.default_rng(seed).choice(best.size, REFERENCE, replace=False))]
     return tuple(map(float, best))
+
+
+def first_decisions(log: Log, decision: str, values: Floats) -> dict[str, Any]:
+    """What drift compares later traffic with, of which it looks at one request a group: ``first_of_groups``.
+
+    Args:
+        log: the certify split.
+        decision: its name.
+        values: (R,) the chance of it in each row.
+    """
+    _, rows = np.unique(log.groups, return_index=True)
+    return {"first_of_groups": {"requests": int(rows.size), decision: float(values[rows].sum())}}
+
+
+def group_means(log: Log, values: Floats) -> Floats:
+    """(G,) the mean of each group: what a random request of it is like."""
+    _, inverse = np.unique(log.groups, return_inverse=True)
+    means: Floats = np.bincount(inverse, weights=values) / np.bincount(inverse)
+    return means
 
 
 def base_evidence(log: Log, **more: Any) -> dict[str, Any]:

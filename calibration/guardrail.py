@@ -21,6 +21,8 @@ from bonmini_guard.calibration.evidence import (
     NotEnoughEvidence,
     base_evidence,
     check_share,
+    first_decisions,
+    group_means,
     percent,
     profile_fingerprints,
     reference_scores,
@@ -120,14 +122,15 @@ def calibrate_guardrail(
         log, fit_rows=len(log) - int(certify.size), certify_rows=int(certify.size), seed=seed, bound=found.bound
     )
     if found.threshold is None:
-        return _refused(request, found, part, evidence, fit_share)
+        return _refused(request, found, part, evidence, 1 - certify.size / len(log))
     settled = _replayed(part, request, found.threshold)
     evidence |= {"units": found.losses.size, "p_value": found.run.p_value, "tested": found.run.tested}
     if settled.served.sum() < LEAST_SERVED:
         return _too_few(request, settled, evidence)
     plain = replay(part, "accelerator", (sum(schedule),), (np.inf,))
     evidence |= figures_of(settled, float(plain.served_good.sum()))
-    return Certificate(_profile(log, request, found.threshold, evidence, seed), _consequence(request, settled))
+    evidence |= first_decisions(part, "abstained", settled.abstained_good + settled.abstained_bad)
+    return Certificate(_profile(log, request, found.threshold, evidence, seed), _consequence(request, settled, part))
 
 
 def searched(fit: Log, request: Request, generator: np.random.Generator) -> Request:
@@ -245,13 +248,15 @@ def _check(request: Request, fit_share: float) -> None:
     check_share("fit_share", fit_share)
 
 
-def _refused(request: Request, found: Certified, part: Log, evidence: dict[str, Any], fit_share: float) -> NotEnoughEvidence:
+def _refused(request: Request, found: Certified, part: Log, evidence: dict[str, Any], spent: float) -> NotEnoughEvidence:
+    """``spent`` is the share of rows that went into the fit split, as that share of further ones would."""
     further = further_prompts(found.losses, request.alpha, request.delta, found.bound)
-    if further is not None and request.risk.is_share:
-        further = int(np.ceil(further / (1 - fit_share)))
+    if further is not None:
+        further = int(np.ceil(further / (1 - spent)))
     settled = _replayed(part, request, found.first)
+    tested = (found.losses.size, found.first)
     evidence = {**evidence, "mean_loss": float(found.losses.mean()), "p_value": found.run.p_value}
-    return NotEnoughEvidence(refusal(_asked(request), request.risk, settled, further, found.first), further, evidence)
+    return NotEnoughEvidence(refusal(_asked(request), request.risk, settled, further, tested), further, evidence)
 
 
 def _too_few(request: Request, settled: Settled, evidence: dict[str, Any]) -> NotEnoughEvidence:
@@ -285,15 +290,17 @@ def _profile(log: Log, request: Request, threshold: float, evidence: dict[str, A
     )
 
 
-def _consequence(request: Request, settled: Settled) -> str:
-    served = 10_000 * float(settled.served.mean())
+def _consequence(request: Request, settled: Settled, part: Log) -> str:
+    # Groups are what the test saw, each counted once, however many requests it holds.
+    served = 10_000 * float(group_means(part, settled.served).mean())
     budget = sum(request.shape.schedule)
+    which = "" if np.unique(part.groups).size == len(part) else ", each from another group,"
     if request.risk.is_share:
         promise = f"; at most {percent(request.alpha)} of {request.risk.promise}"
     else:
-        seen = 10_000 * float(settled.served_bad.mean())
+        seen = 10_000 * float(group_means(part, settled.served_bad).mean())
         promise = f", at most {10_000 * request.alpha:,.0f} of them bad ({seen:,.0f} at the rates of this log)"
     return (
-        f"Of 10,000 requests like these you would serve about {served:,.0f}{promise}, with {percent(1 - request.delta)} "
-        f"confidence, using {float(settled.draws.mean()):.1f} draws a request instead of {budget}."
+        f"Of 10,000 requests like these{which} you would serve about {served:,.0f}{promise}, with {percent(1 - request.delta)} "
+        f"confidence, using {float(group_means(part, settled.draws).mean()):.1f} draws a request instead of {budget}."
     )

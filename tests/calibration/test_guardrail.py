@@ -10,6 +10,7 @@ import pytest
 from bonmini_guard.calibration.enough import further_prompts
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, split_units
 from bonmini_guard.calibration.guardrail import calibrate_guardrail
+from bonmini_guard.calibration.replay import replay
 from bonmini_guard.calibration.sequence import run_blocks, run_totals
 from bonmini_guard.errors import ConfigurationError, InputError
 from tests.calibration.helpers import log_of
@@ -49,6 +50,50 @@ def test_groups_are_the_units():
     assert isinstance(groups, Certificate)
     assert groups.profile.evidence["units"] == 200
     assert groups.profile.thresholds == pytest.approx(alone.profile.thresholds)
+
+
+def grouped(groups=300, turns=4):
+    """Conversations whose first turn is easy and whose further ones are hard: bad answers with high scores."""
+    generator = np.random.default_rng(0)
+    codes = np.repeat(np.arange(groups), turns)
+    hard = np.tile(np.arange(turns) > 0, groups)
+    labels = (generator.random((codes.size, 2)) > 0.06 * hard[:, None]).astype(float)
+    return log_of((generator.random((codes.size, 2)) - 0.6 * hard[:, None]).tolist(), labels.tolist(), codes.tolist())
+
+
+def test_with_groups_the_sentence_and_the_reference_of_drift_are_those_of_groups():
+    log = grouped()
+    certificate = calibrate_guardrail(log, schedule=(1, 1), alpha=0.2)
+    assert "Of 10,000 requests like these, each from another group, you would serve" in certificate.sentence
+    first = certificate.profile.evidence["first_of_groups"]
+    settled = replay(log, "guardrail", (1, 1), certificate.profile.thresholds)
+    assert first["requests"] == 300
+    assert first["abstained"] == pytest.approx((1 - settled.served)[::4].sum())
+    assert first["abstained"] / 300 < certificate.profile.evidence["abstained"] / 1200
+    alone = calibrate_guardrail(log_of(log.scores.tolist(), log.labels.tolist()), schedule=(1, 1), alpha=0.2)
+    assert "another group" not in alone.sentence
+
+
+def test_a_random_request_of_a_group_is_what_is_promised():
+    """Long conversations are worse; each still counts once."""
+    sizes = np.repeat([1, 9], 100)
+    codes, bad = np.repeat(np.arange(200), sizes), np.repeat(sizes == 9, sizes)
+    bad &= np.arange(codes.size) % 2 == 0
+    log = log_of([[1.0]] * codes.size, [[float(not one)] for one in bad], codes.tolist())
+    sentence = calibrate_guardrail(log, schedule=(1,), alpha=0.4).sentence
+    assert "(2,500 at the rates of this log)" in sentence  # not the 4,500 of all rows
+
+
+def test_what_more_is_needed_is_told_in_groups():
+    refused = calibrate_guardrail(grouped(groups=20), schedule=(1, 1), alpha=0.05)
+    assert "the test saw 20 labelled groups of prompts; about" in refused.sentence
+
+
+def test_what_more_is_needed_counts_what_a_search_spends(monkeypatch):
+    monkeypatch.setattr("bonmini_guard.calibration.guardrail.further_prompts", lambda *_: 30)
+    options = {"schedule": (1, 1), "alpha": 0.05}
+    found = [calibrate_guardrail(grouped(turns=1, groups=20), **options, search=search).further for search in (False, True)]
+    assert found == [30, 50]  # two fifths of further prompts, as of these, go into the search
 
 
 def test_whole_groups_go_to_one_side_of_the_split():
