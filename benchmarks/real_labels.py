@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -249,14 +250,17 @@ def main() -> None:
     plan |= {"threads": 1, "device": "cpu", "checkpoints": 0}
     found = [part for part in parts(options.pairs, options.logs, options.seed) if part.name in (options.sets or [part.name])]
     splits = [part.split(fold, options.seed) for part in found for fold in range(FOLDS)]
-    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        learn = partial(predicted, plan=plan, layers=options.layers)
-        done = list(track(pool.map(learn, splits), description="training", total=len(splits)))
-    results = {part.name: measure(part, done[i * FOLDS : (i + 1) * FOLDS]) for i, part in enumerate(found)}
-    show(results)
     rows = {part.name: {name: len(rows) for name, rows in part.learnt.items()} | {"measured": len(part.measured)} for part in found}
     settings = plan | {"layers": options.layers, "folds": FOLDS, "length": LENGTH, "draws": DRAWS, "batch": BATCH, "steps": STEPS}
-    write_json(options.json, {"settings": settings, "rows": rows, "sets": results})
+    results: dict[str, dict[str, Any]] = {}
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        learn = partial(predicted, plan=plan, layers=options.layers)
+        done = iter(track(pool.map(learn, splits), description="training", total=len(splits)))
+        for part in found:
+            results[part.name] = measure(part, list(islice(done, FOLDS)))
+            # After each set: a run takes the better part of an hour.
+            write_json(options.json, {"settings": settings, "rows": rows, "sets": results})
+    show(results)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def sampled(scores: Tensor, rows: Sequence[Judgement]) -> tuple[Tensor, Tensor, 
         elif row.offered:
             found.append((row.members[row.target], True, row.weight))
     places = torch.tensor([text for text, _, _ in found], dtype=torch.long)
-    return scores[places], torch.tensor([label for _, label, _ in found]), torch.tensor([weight for _, _, weight in found])
+    labels = torch.tensor([label for _, label, _ in found], dtype=torch.bool)
+    return scores[places], labels, torch.tensor([weight for _, _, weight in found])
 
 
 def acceptance(scores: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:

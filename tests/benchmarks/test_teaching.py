@@ -14,7 +14,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2ForSequenceCla
 from benchmarks.imdb.beyond import disturbed, nested, some_prompts
 from benchmarks.imdb.teaching import meets, texts_of
 from benchmarks.real_base import write_base
-from benchmarks.real_labels import DRAWS, FOLDS, Part, batch_size, by_length, chance, fold_of, folded, joined, length_alone, parts
+from benchmarks.real_labels import (
+    DRAWS,
+    FOLDS,
+    Part,
+    batch_size,
+    by_length,
+    chance,
+    evaluated,
+    fold_of,
+    folded,
+    joined,
+    length_alone,
+    parts,
+)
 from bonmini_guard.demo.models import model_path
 from bonmini_guard.reward.batches import Group, Judgement
 from bonmini_guard.reward.choices import ChoiceRow
@@ -114,6 +127,9 @@ def test_folds_are_joined_without_mixing_their_texts():
     assert scores.tolist() == [1, 1, 2, 1]
     assert [group.judgements[0].members for fold in folds for group in fold] == [(0, 1), (2, 3)]
     assert folded(scores, folds)["pair_accuracy"] == 0.75
+    only_compared = [[Group((0, 1), (Judgement((0, 1), 0, 1.0, False),))]]
+    assert folded(torch.tensor([1.0, 0.0]), only_compared)["acceptance_auc"] is None
+    assert evaluated(torch.tensor([1.0, 0.0]), only_compared)["intervals"]["pair_accuracy"] == [1.0, 1.0]
 
 
 def test_answers_are_ranked_against_answers_of_their_own_fold_alone():

@@ -57,20 +57,20 @@ def grouped(groups=300, turns=4):
     generator = np.random.default_rng(0)
     codes = np.repeat(np.arange(groups), turns)
     hard = np.tile(np.arange(turns) > 0, groups)
-    labels = (generator.random((codes.size, 2)) > 0.06 * hard[:, None]).astype(float)
+    labels = (generator.random((codes.size, 2)) > 0.2 * hard[:, None]).astype(float)
     return log_of((generator.random((codes.size, 2)) - 0.6 * hard[:, None]).tolist(), labels.tolist(), codes.tolist())
 
 
 def test_with_groups_the_sentence_and_the_reference_of_drift_are_those_of_groups():
     log = grouped()
-    certificate = calibrate_guardrail(log, schedule=(1, 1), alpha=0.2)
+    certificate = calibrate_guardrail(log, schedule=(1, 1), alpha=0.03)
     assert "Of 10,000 requests like these, each from another group, you would serve" in certificate.sentence
     first = certificate.profile.evidence["first_of_groups"]
     settled = replay(log, "guardrail", (1, 1), certificate.profile.thresholds)
     assert first["requests"] == 300
     assert first["abstained"] == pytest.approx((1 - settled.served)[::4].sum())
-    assert first["abstained"] / 300 < certificate.profile.evidence["abstained"] / 1200
-    alone = calibrate_guardrail(log_of(log.scores.tolist(), log.labels.tolist()), schedule=(1, 1), alpha=0.2)
+    assert first["abstained"] / 300 < certificate.profile.evidence["abstained"] / 1200 - 0.1
+    alone = calibrate_guardrail(log_of(log.scores.tolist(), log.labels.tolist()), schedule=(1, 1), alpha=0.03)
     assert "another group" not in alone.sentence
 
 
