@@ -150,9 +150,11 @@ class RemoteRewardModel(Endpoint):
         self._zero = has_zero if has_zero is not None or self._templated is None else bool(self._templated.has_zero)
         self._batch_size = batch_size
         self._fingerprint = pinned
-        # Connections lost so far, how many of them when the server last agreed with its probe, and when that was.
-        self._lost = 0
-        self._agreed: tuple[int, float] | None = None
+        # Connections lost and opened so far, how many of them when the server last agreed with its probe, and when that was.
+        self._lost = self._opened = 0
+        self._agreed: tuple[tuple[int, int], float] | None = None
+        # Whether the server names its model with every answer.
+        self._names_model = False
         self._probing = Limiter(1)
 
     def __repr__(self) -> str:
@@ -214,7 +216,7 @@ class RemoteRewardModel(Endpoint):
             await self._close_here()
 
     async def _ready(self) -> None:
-        """Probe the server, unless that was done since a connection was last lost."""
+        """Probe the server, unless that was done since a connection was last lost or opened."""
         if self._trusted():
             return
         # While one probes a dead server, the others are turned away and do not wait for it.
@@ -226,8 +228,8 @@ class RemoteRewardModel(Endpoint):
     def _trusted(self) -> bool:
         if self._agreed is None:
             return False
-        lost, when = self._agreed
-        return self._lost == lost or self.circuit.clock() - when < PROBE_INTERVAL
+        connections, when = self._agreed
+        return connections == (self._lost, self._opened) or self.circuit.clock() - when < PROBE_INTERVAL
 
     async def _probe(self) -> None:
         lost = self._lost
@@ -246,10 +248,12 @@ class RemoteRewardModel(Endpoint):
         found: list[Scores] = await all_or_none([lambda batch=batch: self._send(batch, quiet=False) for batch in batches])  # type: ignore[misc]
         values = [value for scores in found for value in scores.values]
         check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, _SWITCHES.get(self.kind, "ask for raw scores"))
+        self._names_model = found[0].fingerprint is not None
         self._agree(found[0].fingerprint or fingerprint_of([self._score(value) or 0.0 for value in values]))
         if self._zero is None:
             self._zero = found[0].has_zero
-        self._agreed = (lost, self.circuit.clock())
+        # Connections opened for the probe lead to the server that was probed; one lost meanwhile may have led to another.
+        self._agreed = ((lost, self._opened), self.circuit.clock())
 
     def _agree(self, fingerprint: str) -> None:
         if self._fingerprint is None:
@@ -332,10 +336,19 @@ class RemoteRewardModel(Endpoint):
             self._lost += 1
             raise
 
+    async def _watch(self, event: str, _: Any) -> None:
+        """Hear of connections, for a server may be replaced by another while nobody asks it anything (httpcore's trace events).
+
+        A server that names its model with every answer needs no such watch.
+        """
+        if event == "connection.connect_tcp.complete":
+            self._opened += 1
+
     async def _post(self, client: httpx.AsyncClient, batch: Sequence[Any], quiet: bool) -> Scores:
         body = json.dumps(self._wire.body(batch, self.model)).encode()
         url = self.base_url + self._wire.route
-        response = await client.post(url, content=body, headers={"content-type": "application/json"})
+        watched = {} if self._names_model else {"trace": self._watch}
+        response = await client.post(url, content=body, headers={"content-type": "application/json"}, extensions=watched)
         if response.status_code != 200:
             raise refusal(response, self._secret_value(), quiet)
         try:

@@ -31,6 +31,7 @@ from bonmini_guard.errors import ConfigurationError, ProfileError, ScorerError
 from bonmini_guard.protocols import Scorer, ScoringSession
 from bonmini_guard.testing import FakeGenerator
 
+from .drawing import until
 from .reward_server import Clock, InThread, RewardServer
 
 MODEL = str(files("bonmini_guard") / "demo/models/reward")
@@ -475,6 +476,30 @@ async def test_another_model_after_a_lost_connection_is_found_out(server):
             await scores(model)
         server.score = by_length
         assert None not in await scores(model)
+
+
+async def test_another_model_that_took_its_place_while_nobody_asked_is_found_out(server):
+    clock = Clock()
+    async with make(server, circuit=CircuitBreaker(clock=clock)) as model:
+        await scores(model)
+        for serving in list(server._serving):
+            serving.cancel()  # the server ends, and its idle connections with it
+        await until(lambda: not server.open)
+        server.score = lambda one: by_length(one) + 1
+        clock.advance(60)
+        with pytest.raises(ConfigurationError, match="another model is served there"):
+            await scores(model)
+        assert model._lost == 0
+
+
+async def test_connections_that_are_kept_need_no_further_probe(server):
+    clock = Clock()
+    async with make(server, circuit=CircuitBreaker(clock=clock)) as model:
+        for _ in range(5):
+            clock.advance(60)
+            await scores(model)
+        assert server.connections == 1
+    assert [len(body["input"]) for body in asked(server, "/classify")].count(8) == 1
 
 
 async def test_our_own_server_names_its_model_with_every_answer(server):
