@@ -79,16 +79,23 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
 
 @contextmanager
 def appearing_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder beside ``output`` that takes its place at the end, or vanishes after an error."""
+    """A temporary folder beside ``output`` that takes its place at the end, or vanishes after an error.
+
+    Raises:
+        ConfigurationError: something has come there meanwhile; what is finished stays in the temporary folder.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
         yield folder
-        folder.chmod(0o755)
-        os.replace(folder, output)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    folder.chmod(0o755)
+    try:
+        os.replace(folder, output)
+    except OSError as error:
+        raise ConfigurationError(f"{output}: cannot be written ({error.strerror}); the whole of it is in {folder}") from error
 
 
 def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load the model and serve until SIGTERM."""
-    token = os.environ.get(TOKEN) or None
+    # Without the newline that files of secrets end in: a client strips it too.
+    token = os.environ.get(TOKEN, "").strip() or None
     if token is None and not _is_loopback(options.host):
         raise ConfigurationError(f"--host {options.host} can be reached from outside: set a token in the environment as {TOKEN}")
     from bonmini_guard import RewardModel

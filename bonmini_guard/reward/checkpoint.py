@@ -149,7 +149,13 @@ def pad_id(config: Any, tokenizer: Any) -> int:
 
 
 def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> int | None:
-    """Most tokens a text may have: the least of what the model, its tokenizer and the caller allow; None if none does."""
+    """Most tokens a text may have: the least of what the model, its tokenizer and the caller allow; None if none does.
+
+    Raises:
+        ConfigurationError: the caller allows less than one.
+    """
+    if requested is not None and requested < 1:
+        raise ConfigurationError(f"max_length is {requested}: a text has at least one token; give a larger one, or None")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions and config.model_type in _OFFSET_POSITIONS:
         positions -= (config.pad_token_id or 0) + 1

@@ -206,7 +206,11 @@ class RewardModel:
         return Activity(self._batcher.batches, self._batcher.tokens, self._batcher.waiting, self._trunks.bytes)
 
     def fingerprint(self) -> str:
-        """SHA-256 over weights, chat template and precision, read once: equal fingerprints give equal scores."""
+        """SHA-256 over weights, chat template and precision, read once.
+
+        Another model has another one. The tokenizer's own files, the rest of the configuration and ``max_length`` are not in it:
+        who edits these by hand must recalibrate without being told.
+        """
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for file in _weight_files(self.model_id):

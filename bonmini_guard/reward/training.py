@@ -115,7 +115,9 @@ def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow
 
 
 def check_output(output: Path) -> None:
-    """Raise ConfigurationError unless the output folder is missing or empty."""
+    """Raise ConfigurationError unless the output folder is missing or empty, and can be replaced by a whole one."""
+    if output.is_symlink() or output.name in ("", ".."):
+        raise ConfigurationError(f"{output}: is replaced as a whole, which this cannot be; name the folder itself")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigurationError(f"{output}: exists already; remove it, or name another output folder")
 
@@ -262,9 +264,9 @@ def _partial(output: Path, mark: dict[str, Any], plan: Settings) -> Iterator[Pat
     folder = output.with_name(output.name + ".partial")
     if processes() > 1:
         _join_processes(plan)
+    if main_process():
+        _prepare(folder, mark)
     try:
-        if main_process():
-            _prepare(folder, mark)
         wait_for_others()
         yield folder
         wait_for_others()
@@ -288,6 +290,8 @@ def _prepare(folder: Path, mark: dict[str, Any]) -> None:
         for part in ("checkpoints", "twin"):
             remove_torn(folder / part)
     else:
+        if folder.exists() and not (folder / "run.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigurationError(f"{folder}: checkpoints go here, and it holds something else; move it, or name another output")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps(mark), encoding="utf-8")

@@ -55,7 +55,8 @@ class TrunkStore:
         """Keep a trunk of an open session, in place of the key's old one."""
         with self._lock:
             self._remove(key)
-            if key[0] not in self._open:
+            # One that is too large by itself must not take all others with it.
+            if key[0] not in self._open or trunk.bytes > self.limit:
                 return
             self._trunks[key] = trunk
             self.bytes += trunk.bytes

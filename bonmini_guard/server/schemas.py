@@ -72,6 +72,10 @@ class ScoreRequest(BaseModel):
         return [answer for answer in answers if isinstance(answer, AIMessage)]
 
 
+#: Levels of lists and objects in the arguments of a tool call.
+_DEEPEST = 64
+
+
 class ScoreAnswer(BaseModel):
     """One score for each candidate, in order; null for one that does not fit."""
 
@@ -98,7 +102,7 @@ class Prediction(BaseModel):
 class ClassifyRequest(BaseModel):
     """vLLM's body: texts or their token ids."""
 
-    input: str | Annotated[list[str], _ALL] | Annotated[list[int], _ALL] | Annotated[list[list[int]], _ALL]
+    input: str | Annotated[list[str], _ALL] | list[int] | Annotated[list[list[int]], _ALL]
     model: str | None = None
     use_activation: bool | None = None
     add_special_tokens: bool = True
@@ -172,11 +176,22 @@ def printable(text: str) -> str:
     return " ".join(text.encode("ascii", "backslashreplace").decode().split())
 
 
+def _check_depth(value: Any, levels: int = _DEEPEST) -> None:
+    """Raise ValueError where lists and objects lie in each other more deeply than what reads them can follow."""
+    if levels == 0:
+        raise ValueError
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_depth(part, levels - 1)
+
+
 def _messages(turns: Sequence[dict[str, Any]], name: str) -> list[BaseMessage]:
     try:
         messages = convert_to_messages(turns)
         # What a chat template cannot take (numbers too large to write, and the like) is told here, and not in the middle of it.
-        json.dumps([message.tool_calls for message in messages if isinstance(message, AIMessage)], allow_nan=False)
+        calls = [message.tool_calls for message in messages if isinstance(message, AIMessage)]
+        json.dumps(calls, allow_nan=False)
+        _check_depth(calls)
     except Exception:
         raise InputError(f"{name}: a message is malformed; its tool calls must be as chat APIs write them") from None
     return messages

@@ -11,8 +11,8 @@ from langchain_core.messages import BaseMessage
 
 from bonmini_guard.reward.model import RewardModel, RewardSession
 
-#: Their memory is bounded by the model itself; this bounds the rest.
-_MOST = 1024
+#: The memory of what was computed is bounded by the model itself; this bounds the rest: sessions, and bytes of their conversations.
+_MOST, _MOST_BYTES = 1024, 2**26
 
 
 class Sessions:
@@ -20,20 +20,19 @@ class Sessions:
 
     def __init__(self, model: RewardModel) -> None:
         self._model = model
-        self._open: OrderedDict[str, RewardSession] = OrderedDict()
+        self._open: OrderedDict[str, tuple[RewardSession, int]] = OrderedDict()
+        self._bytes = 0
 
     async def of(self, messages: Sequence[BaseMessage]) -> RewardSession:
         """The session of a conversation."""
-        key = _digest(messages)
+        whole = json.dumps([message.model_dump(mode="json") for message in messages], sort_keys=True).encode()
+        key = hashlib.sha256(whole).hexdigest()
         if key not in self._open:
-            self._open[key] = self._model.session(messages)
+            self._open[key] = self._model.session(messages), len(whole)
+            self._bytes += len(whole)
         self._open.move_to_end(key)
-        if len(self._open) > _MOST:
-            _, oldest = self._open.popitem(last=False)
+        while len(self._open) > 1 and (len(self._open) > _MOST or self._bytes > _MOST_BYTES):
+            _, (oldest, size) = self._open.popitem(last=False)
+            self._bytes -= size
             await oldest.aclose()
-        return self._open[key]
-
-
-def _digest(messages: Sequence[BaseMessage]) -> str:
-    whole = json.dumps([message.model_dump(mode="json") for message in messages], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()
+        return self._open[key][0]

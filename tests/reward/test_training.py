@@ -1,5 +1,6 @@
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -132,6 +133,29 @@ def test_an_output_folder_in_use_is_left_alone(tmp_path, base, choices, capsys):
     assert train(choices, base, tmp_path) == 2
     assert "exists already; remove it" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
+
+
+@pytest.mark.parametrize("output", [".", "link"])
+def test_what_cannot_be_replaced_by_a_whole_folder_is_refused(output, tmp_path, base, choices, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    (tmp_path / "empty" / "link").symlink_to(tmp_path / "empty")
+    assert train(choices, base, Path(output)) == 2
+    assert "is replaced as a whole, which this cannot be" in capsys.readouterr().err
+
+
+def test_a_folder_of_somebody_else_where_checkpoints_go_is_left_alone(tmp_path, base, choices, capsys):
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / "thesis.txt").write_text("years")
+    assert train(choices, base, tmp_path / "model") == 2
+    assert "checkpoints go here, and it holds something else" in capsys.readouterr().err
+    assert (tmp_path / "model.partial" / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize("length", [0, -5])
+def test_a_text_has_at_least_one_token(length, base):
+    with pytest.raises(ConfigurationError, match=f"max_length is {length}"):
+        RewardModel.load(base, max_length=length)
 
 
 def test_held_out_prompts_are_not_trained_on():

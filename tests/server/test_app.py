@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from bonmini_guard.server.admission import Admission, Full
 from bonmini_guard.server.app import Limits, ScoringServer
+from bonmini_guard.server.sessions import Sessions
 
 USER = [{"role": "user", "content": "the film"}]
 ANSWERS = ["good", "very awful and dull", "good"]
@@ -47,6 +48,35 @@ def test_score_takes_messages_with_tool_calls(client, model):
     assert short == pytest.approx(model.score([HumanMessage("the film")], [message]), abs=1e-5)
     assert len(scores) == 2
     assert None not in short
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+@pytest.mark.parametrize("place", ["messages", "candidates"])
+def test_arguments_nested_too_deep_are_refused(client, place, depth):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":' * depth + "1" + "}" * depth}}
+    turn = {"role": "assistant", "content": "x", "tool_calls": [call]}
+    body = {"messages": USER, "candidates": ["x"]}
+    answer = client.post("/score", json={**body, place: [*USER, turn] if place == "messages" else [turn]})
+    assert (answer.status_code, "tool calls" in answer.json()["error"]) == (422, True)
+
+
+def test_one_text_of_many_token_ids_is_no_crowd_of_texts(client):
+    ids = [5] * 2000
+    refused = client.post("/classify", json={"input": ids, "use_activation": False})
+    assert "tokens" in refused.text  # too long for this model, and told so
+
+
+async def test_kept_conversations_are_bounded_by_their_bytes(model, monkeypatch):
+    monkeypatch.setattr("bonmini_guard.server.sessions._MOST_BYTES", 10_000)
+    sessions = Sessions(model)
+    first = await sessions.of([HumanMessage("a" * 4000)])
+    assert await sessions.of([HumanMessage("a" * 4000)]) is first
+    for text in "bcd":
+        await sessions.of([HumanMessage(text * 4000)])
+    assert len(sessions._open) == 2
+    assert await sessions.of([HumanMessage("a" * 4000)]) is not first
+    await sessions.of([HumanMessage("e" * 40_000)])  # one always fits
+    assert len(sessions._open) == 1
 
 
 def test_the_next_loop_of_a_conversation_finds_its_prompt(client, model):
