@@ -7,6 +7,7 @@ import pytest
 from bonmini_guard.cli import main
 from bonmini_guard.commands.train import hold_out
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
+from bonmini_guard.reward.checkpoint import length_limit, load_config, load_tokenizer
 from bonmini_guard.reward.choices import ChoiceRow, read_choices
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.reward.training import train_reward_model
@@ -154,8 +155,9 @@ def test_a_folder_of_somebody_else_where_checkpoints_go_is_left_alone(tmp_path, 
 
 @pytest.mark.parametrize("length", [0, -5])
 def test_a_text_has_at_least_one_token(length, base):
+    config, tokenizer = load_config(str(base)), load_tokenizer(str(base))
     with pytest.raises(ConfigurationError, match=f"max_length is {length}"):
-        RewardModel.load(base, max_length=length)
+        length_limit(config, tokenizer, length)
 
 
 def test_held_out_prompts_are_not_trained_on():
