@@ -68,7 +68,7 @@ class Kind:
         """
         try:
             scores = self.read(answer)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             # Not chained: such an error may quote the answer, and an answer may quote the candidate.
             problem = f"the reward server's answer holds no scores ({type(error).__name__})"
             raise MalformedAnswer(problem, status=200, retryable=True) from None
@@ -81,7 +81,12 @@ class Kind:
 
 
 def _usable(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    if value is None:
+        return True
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no double can hold
+        return False
 
 
 def _named(body: dict[str, Any], model: str | None) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from bonmini_guard.calibration.ranking import Mask, Ranking, rank
 from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.calibration.search import shapes
 from bonmini_guard.calibration.sequence import Run, run_blocks
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.policy import check_schedule
 from bonmini_guard.profile import GuardProfile
 
@@ -162,6 +162,8 @@ def calibrate_accelerator(
     if search:
         schedule = choose_shape(log.take(fit), sum(schedule), epsilon, certify.size, cost)
     fitted = Split(log.take(fit), schedule, cost)
+    if not fitted.full_cost > 0:
+        raise InputError(f"{log.source}: all {cost} are 0, so that there is nothing to save; log them, or save draws")
     family, table = choose_family(fitted, schedule, epsilon, certify.size)
     if family[0].cost >= MOST_DRAWS * fitted.full_cost:
         return NotEnoughEvidence(f"no early exit saves any {cost} on this log; use plain best-of-N", None, base_evidence(log))

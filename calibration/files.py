@@ -81,6 +81,8 @@ class RowFile:
     def _parse(self, line: bytes, place: str) -> Row | None:
         try:
             row = json.loads(line)
+        except RecursionError as error:
+            raise InputError(f"{place}: lists or objects lie too deep in each other; remove the line") from error
         except ValueError as error:
             if not line.endswith(b"\n"):  # every finished line has one, so this is the torn last line
                 self.torn = 1

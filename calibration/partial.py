@@ -54,7 +54,7 @@ def with_expected_labels(log: Log, seed: int = 0) -> Estimated:
     that was not selected may be better or worse, which no figure can tell.
 
     Raises:
-        InputError: too few labels, or labels of one kind only.
+        InputError: too few labels, of one kind only, or of too few prompts.
     """
     known = log.drawn & np.isfinite(log.labels)
     _require(log, known)
@@ -63,6 +63,8 @@ def with_expected_labels(log: Log, seed: int = 0) -> Estimated:
     for fold in range(FOLDS):
         inside = (folds == fold)[:, None]
         missing = log.drawn & ~known & inside
+        if not (known & ~inside).any():
+            raise InputError(f"{log.source}: all labels are of the same few prompts, and cannot model these; label more prompts")
         labels[missing] = _isotonic(log.scores[known & ~inside], log.labels[known & ~inside], log.scores[missing])
     return Estimated(replace(log, labels=labels), int(known.sum()), int((log.drawn & ~known).sum()))
 

@@ -66,9 +66,10 @@ def build_report(
         estimated: what to say about the modelled labels.
 
     Raises:
-        InputError: a row has fewer candidates than the budget, or is labelled in part.
+        InputError: a row has fewer candidates than the budget, or is labelled in part; or every draw failed.
         ProfileError: the profile's exit is "eager".
     """
+    log.require_scores()
     figures = replay_log(log, profile)
     scored = transformed(log, profile.score_transform)
     labelled = scored if seen is None or seen is log else transformed(seen, profile.score_transform)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bonmini_guard.errors import InputError
 
+#: Scores beyond this are no scores: half the largest double.
+_LARGEST = sys.float_info.max / 2
 _NAN = math.nan
 
 
@@ -199,12 +202,20 @@ def _score(candidate: Mapping[str, Any], place: str, number: int) -> float:
         )
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{place}: the score of candidate {number} is {value!r}, not a number; run 'bonmini-guard score'")
-    if not math.isfinite(value):
+    if not _is_finite(value):
         raise InputError(
-            f"{place}: the score of candidate {number} is {value}, not finite; run 'bonmini-guard score', "
+            f"{place}: the score of candidate {number} is {str(value)[:20]}, not finite; run 'bonmini-guard score', "
             f'or write null with "failed": true'
         )
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        # Half the range of a double, so that thresholds between scores, and beyond the least, have room.
+        return abs(float(value)) < _LARGEST
+    except OverflowError:  # an integer that no double can hold
+        return False
 
 
 def _label(candidate: Mapping[str, Any], place: str, number: int) -> float:

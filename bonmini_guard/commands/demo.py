@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from bonmini_guard.demo.servers import REWARD_KINDS, Servers
 from bonmini_guard.errors import InputError, MissingExtraError
+from bonmini_guard.writing import check_output
 
 HELP = "watch a guarded answer, offline, on the bundled models, next to plain best-of-N"
 
@@ -33,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the requests and show them."""
     if options.prompt is not None and not options.prompt.strip():
         raise InputError("--prompt is empty: pass the beginning of a film review")
+    if options.svg is not None:
+        check_output(Path(options.svg))
     servers = Servers(options.base_url, options.model, options.reward_url, options.reward_kind, options.reward_tokenizer)
     try:
         from bonmini_guard.demo.run import Demonstration, requests

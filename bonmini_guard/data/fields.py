@@ -85,7 +85,7 @@ def number_of(record: Any, key: str | None) -> float | None:
         return None
     try:
         rating = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rating = math.nan
     if not math.isfinite(rating):
         raise InputError(f"rating {str(value)[:20]!r} is not a number; mend it, or remove the answer")

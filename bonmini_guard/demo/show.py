@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -20,6 +19,7 @@ from bonmini_guard.demo.run import DemoRequest
 from bonmini_guard.policy import Decision, State
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.result import sigmoid
+from bonmini_guard.writing import write_atomically
 
 #: Scores outside of this range are drawn at its ends.
 LOW, HIGH, WIDTH = -6.0, 6.0, 49
@@ -126,7 +126,7 @@ class Stage(Silent):
             console.print(part)
         picture = console.export_svg(title="bonmini-guard demo")
         picture = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", picture, flags=re.DOTALL)
-        Path(path).write_text(picture, encoding="utf-8")
+        write_atomically(path, picture)
 
     def _print(self, part: Any) -> None:
         self._printed.append(part)

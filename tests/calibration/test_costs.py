@@ -53,3 +53,8 @@ def test_costs_are_read_and_required(tmp_path):
     np.testing.assert_array_equal(load_log(path, cost="tokens").costs, [[7.0, 0.0]])
     with pytest.raises(InputError, match='"seconds" of candidate 1 is None'):
         load_log(path, cost="seconds")
+
+
+def test_where_nothing_costs_anything_there_is_nothing_to_save():
+    with pytest.raises(InputError, match="all tokens are 0, so that there is nothing to save"):
+        calibrate_accelerator(replace(LOG, costs=0 * LOG.costs), schedule=(4, 4), epsilon=0.1, cost="tokens")

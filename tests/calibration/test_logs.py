@@ -179,3 +179,16 @@ def test_unlabelled_rows_are_left_out_and_partly_labelled_ones_refused():
     assert log.left_out["unlabelled"] == 1
     with pytest.raises(InputError, match="no candidate is labelled"):
         log_of_rows([bare]).require_labels()
+
+
+@pytest.mark.parametrize("score", [10**400, -(10**400), -1.797e308])
+def test_a_score_that_leaves_no_room_beside_it_is_refused(score):
+    with pytest.raises(InputError, match="not finite; run"):
+        log_of_rows([changed(candidates=[{"score": score, "acceptable": True}])])
+
+
+def test_a_line_of_brackets_is_told(tmp_path):
+    path = tmp_path / "deep.jsonl"
+    path.write_text("[" * 100_000 + "\n")
+    with pytest.raises(InputError, match=r"deep.jsonl:1: lists or objects lie too deep"):
+        load_log(path)

@@ -130,3 +130,11 @@ def test_replay_and_report_say_that_modelled_labels_are_estimates(tmp_path, caps
     capsys.readouterr()
     assert told(replay_command, whole, "--profile", profile, "--json", "--estimate-labels") == 0
     assert json.loads(capsys.readouterr().out)["estimated"] is None
+
+
+def test_labels_of_a_single_prompt_model_no_other():
+    labels = np.full(TRUTH.labels.shape, np.nan)
+    labels[:20] = TRUTH.labels[:20]
+    groups = np.where(np.arange(len(TRUTH)) < 20, 0, np.arange(len(TRUTH)))
+    with pytest.raises(InputError, match="all labels are of the same few prompts"):
+        with_expected_labels(log_of(TRUTH.scores.tolist(), labels.tolist(), groups.tolist()))

@@ -142,3 +142,9 @@ def test_the_command_writes_one_file_or_nothing(tmp_path, capsys):
     assert "open it in a browser" in capsys.readouterr().out
     check((tmp_path / "report.html").read_text())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "profile.json", "report.html"]
+
+
+def test_a_log_of_failed_draws_is_refused():
+    rows = [{"id": str(n), "prompt": "p", "candidates": [{"text": None, "failed": True}] * 8} for n in range(5)]
+    with pytest.raises(InputError, match="every draw failed"):
+        build_report(log_of_rows(rows), PROFILE)
