@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -123,9 +124,10 @@ def predicted(part: Part, plan: dict[str, Any], layers: int) -> dict[str, Predic
 
 
 def batch_size(rows: Sequence[ChoiceRow], epochs: float) -> int:
-    """How many distinct texts a batch has: at least all answers to one prompt."""
+    """How many distinct texts a batch has: at least all answers to any prompt."""
     texts = {(row.prompt, text) for row in rows for text in row.responses}
-    return max(DRAWS, min(BATCH, int(epochs * len(texts) / STEPS)))
+    most = max(Counter(prompt for prompt, _ in texts).values())
+    return max(most, min(BATCH, int(epochs * len(texts) / STEPS)))
 
 
 def length_alone(part: Part) -> Predicted:

@@ -15,7 +15,6 @@ from benchmarks.imdb.beyond import disturbed, nested, some_prompts
 from benchmarks.imdb.teaching import meets, texts_of
 from benchmarks.real_base import write_base
 from benchmarks.real_labels import (
-    DRAWS,
     FOLDS,
     Part,
     batch_size,
@@ -118,7 +117,7 @@ def test_a_small_set_is_learnt_in_smaller_batches():
     rows = [ChoiceRow((("user", f"p{n}"),), ("a", "b"), 0) for n in range(600)]
     assert batch_size(rows, epochs=2) == 24
     assert batch_size(rows * 2, epochs=2) == 24
-    assert (batch_size(rows[:9], epochs=2), batch_size(rows, epochs=20)) == (DRAWS, 32)
+    assert (batch_size(rows[:9], epochs=2), batch_size(rows, epochs=20)) == (2, 32)
 
 
 def test_folds_are_joined_without_mixing_their_texts():
