@@ -117,8 +117,8 @@ async def test_within_the_interval_nobody_looks(path, monkeypatch):
     monkeypatch.setattr(os, "stat", lambda *given, **named: looks.append(given) or stat(*given, **named))
     assert make(path, reload=True)._reloader.interval == 1.0
     guard = make(path, reload=3600)
-    looks.clear()
     NEW.save(path)
+    looks.clear()
     for _ in range(10):
         assert (await guard.arun("q")).decision == "accepted"
     assert [given for given in looks if str(given[0]) == str(path)] == []

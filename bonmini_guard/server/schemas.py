@@ -102,7 +102,7 @@ class Prediction(BaseModel):
 class ClassifyRequest(BaseModel):
     """vLLM's body: texts or their token ids."""
 
-    input: str | Annotated[list[str], _ALL] | list[int] | Annotated[list[list[int]], _ALL]
+    input: str | Annotated[list[str], _ALL] | Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], _ALL]
     model: str | None = None
     use_activation: bool | None = None
     add_special_tokens: bool = True
