@@ -62,7 +62,7 @@ def test_arguments_nested_too_deep_are_refused(client, place, depth):
 
 def test_one_text_of_many_token_ids_is_no_crowd_of_texts(client):
     ids = [5] * 2000
-    assert client.post("/classify", json={"input": []}).status_code == 422
+    assert client.post("/classify", json={"input": []}).status_code == 400
     refused = client.post("/classify", json={"input": ids, "use_activation": False})
     assert "tokens" in refused.text  # too long for this model, and told so
 
