@@ -94,8 +94,8 @@ def parts(pairs: Path, logs: Path, seed: int) -> Iterator[Part]:
         if records:
             some = list(_some(records, seed))
             single = list(convert(some, "log", ConversionOptions(rows="single")))
-            pairs = list(convert(some, "log", ConversionOptions(rows="pairs", seed=seed)))
-            yield Part(path.name.removesuffix(".jsonl.gz"), {"reward": single, "twin": comparisons(pairs)}, single)
+            compared = comparisons(list(convert(some, "log", ConversionOptions(rows="pairs", seed=seed))))
+            yield Part(path.name.removesuffix(".jsonl.gz"), {"reward": single, "twin": compared}, single)
 
 
 def _labelled(record: dict[str, Any]) -> bool:

@@ -109,9 +109,10 @@ def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = ()) -> N
         ConfigurationError: it is an input, a folder, a pipe or a device, or its folder is missing or not writable.
     """
     try:
-        here, usable = path.exists(), path.is_file() or not path.exists()
+        here = path.exists()
+        usable = not here or path.is_file()
     except OSError:  # a name that no file can have
-        here, usable = False, False
+        here = usable = False
     if here and any(os.path.exists(each) and os.path.samefile(each, path) for each in inputs):
         raise ConfigurationError(f"{path}: is what is to be read; give another name to write to")
     if not usable or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):

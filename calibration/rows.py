@@ -188,14 +188,14 @@ def candidate_costs(row: Mapping[str, Any], place: str, key: str) -> list[float]
     return costs
 
 
-def _raw_or_score(candidate: Mapping[str, Any]) -> Any:
-    # a guard's traces carry both; the profile's transform is applied to the raw one
+def raw_or_score(candidate: Mapping[str, Any]) -> Any:
+    """What the reward model itself said of a candidate: a guard's traces carry both, and a profile's transform is in ``score``."""
     raw = candidate.get("raw_score")
     return candidate.get("score") if raw is None else raw
 
 
 def _score(candidate: Mapping[str, Any], place: str, number: int) -> float:
-    value = _raw_or_score(candidate)
+    value = raw_or_score(candidate)
     if value is None:
         raise InputError(
             f"{place}: candidate {number} has no score; run 'bonmini-guard score', or mark a failed draw with \"failed\": true"

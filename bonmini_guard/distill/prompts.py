@@ -65,8 +65,9 @@ def _candidates(row: dict[str, Any], place: str) -> tuple[tuple[str, ...], tuple
 
 
 def _score(candidate: dict[str, Any], place: str) -> float | None:
-    """What the reward model itself said: a profile's transform changes ``score``, and is no part of the model."""
-    score = candidate.get("raw_score", candidate.get("score"))
+    from bonmini_guard.calibration.rows import raw_or_score
+
+    score: float | None = raw_or_score(candidate)
     if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
         raise InputError(f"{place}: the score {score!r} is no number; mend it, or run 'bonmini-guard score'")
     return score

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 _TURN = 4
 #: Padded batches that are sorted by length together.
 _SORTED = 4
-_CLOSED = "the reward model is closed"
+#: What is said to whoever scores with a closed model.
+CLOSED = "the reward model is closed"
 #: Seconds under which waiting for more is not tried.
 _SHORTEST = 1e-4
 
@@ -80,7 +81,7 @@ class MicroBatcher:
         """
         with self._changed:
             if self._closed:
-                raise RuntimeError(_CLOSED)
+                raise RuntimeError(CLOSED)
             self._queue.append(work)
             self._changed.notify()
             if not self._running:
@@ -98,7 +99,7 @@ class MicroBatcher:
             self._closed = True
             self._changed.notify()
             for work in list(self._queue):
-                work.fail(RuntimeError(_CLOSED))
+                work.fail(RuntimeError(CLOSED))
         self._thread.shutdown(wait=False)
 
     def _run(self) -> None:

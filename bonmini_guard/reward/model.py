@@ -27,7 +27,7 @@ from bonmini_guard.limiter import Limiter
 from bonmini_guard.reward.checkpoint import has_zero, length_limit, load_classifier, load_config, load_tokenizer, pad_id
 from bonmini_guard.reward.formatting import Encoded, Formatter, clean
 from bonmini_guard.reward.heap import keep_freed_memory
-from bonmini_guard.reward.microbatch import MicroBatcher
+from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
@@ -248,7 +248,7 @@ class RewardModel:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 # Dropped by close(): nobody cancelled this caller, who must not look as if.
-                raise RuntimeError("the reward model is closed") from None
+                raise RuntimeError(CLOSED) from None
             raise
 
     def _ids(self, texts: Sequence[str | Sequence[int]], add_special_tokens: bool) -> list[Text]:
