@@ -1,24 +1,27 @@
-"""Is the calibration still valid? Later traffic against what the profile remembers, with a stated false-alarm rate.
+"""Is the calibration still valid? One look at later traffic, with a stated false-alarm rate.
 
 Up to five questions, each an exact or conservative test at an equal share of the rate (Bonferroni): do first-loop best scores
 come from where the reference came from, at once (two samples) or from some point on (martingale); are abstentions as frequent;
-do labelled answers keep the promise. Fingerprints that differ are drift without a test.
+do labelled answers keep the promise; did a slice change. Fingerprints that differ are drift without a test. For looks that come
+again and again: :mod:`bonmini_guard.calibration.watch`.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bonmini_guard.calibration.evidence import check_share, percent
-from bonmini_guard.calibration.martingale import conformal_p_values, jumper_capital
+from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, TODO, Drift, Finding, LabelsWanted, at_least
+from bonmini_guard.calibration.martingale import Process, Ranks
+from bonmini_guard.calibration.promise import Tested, against, labels_wanted, reference_share, said
+from bonmini_guard.calibration.slices import Slices
 from bonmini_guard.calibration.traces import Trace, Traces, decided
-from bonmini_guard.errors import MissingExtraError, ProfileError
+from bonmini_guard.errors import ConfigurationError, MissingExtraError, ProfileError
 from bonmini_guard.profile import GuardProfile
 
 try:
@@ -27,94 +30,76 @@ try:
 except ImportError as error:
     raise MissingExtraError("scipy", "calibration") from error
 
-FALSE_ALARM_RATE = 0.01
-TODO = (
-    "the profile's promise no longer covers this traffic: calibrate anew on recent complete rows (the guard's explore=0.02 "
-    "collects them), and until then treat its figures as unproven"
-)
 
-
-@dataclass(frozen=True)
-class Finding:
-    """The answer to one question.
-
-    Attributes:
-        test: first_loop_scores, first_loop_scores_over_time, abstentions, best_efforts, labels or fingerprints.
-        found: whether it says drift.
-        p_value: None for fingerprints, and for labels, which compare a confidence limit with the promise.
-        level: the p-value at which it says so.
-        what: the figures, in a sentence.
-    """
-
-    test: str
-    found: bool
-    p_value: float | None
-    level: float
-    what: str
-
-
-@dataclass(frozen=True)
-class Drift:
-    """All answers.
-
-    Attributes:
-        drift: whether any says drift.
-        false_alarm_rate: the chance that one does although nothing changed, at most.
-        traces: how many were looked at.
-        findings: all of them.
-        left_out: rows not looked at, and why.
-        todo: what to do; empty without drift.
-    """
-
-    drift: bool
-    false_alarm_rate: float
-    traces: int
-    findings: tuple[Finding, ...]
-    left_out: dict[str, int]
-    todo: str
-
-    def as_json(self) -> dict[str, Any]:
-        """A plain object."""
-        return asdict(self)
-
-
-def find_drift(profile: GuardProfile, traces: Traces, *, false_alarm_rate: float = FALSE_ALARM_RATE, seed: int = 0) -> Drift:
+def find_drift(
+    profile: GuardProfile,
+    traces: Traces,
+    *,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    looks: int = 1,
+    key: str | None = None,
+    also: Sequence[Finding] = (),
+    seed: int = 0,
+) -> Drift:
     """Compare traces with the profile's reference and evidence.
 
     Args:
         profile: with a reference, as ``calibrate`` writes it.
         traces: later requests, in the order they came.
-        false_alarm_rate: the chance of saying drift when there is none, in (0, 1); it holds for the one look taken here.
+        false_alarm_rate: the chance of saying drift when there is none, in (0, 1), at any of the looks.
+        looks: how many such looks are planned; each is taken at an equal share of the rate (Bonferroni).
+        key: the row key whose slices are watched; the traces were read with it.
+        also: findings that were made elsewhere, such as :func:`same_scorer`.
         seed: breaks ties between equal scores.
 
     Raises:
         ProfileError: the profile has no reference.
-        ConfigurationError: the rate is not usable.
+        ConfigurationError: the rate or the number of looks is not usable.
     """
     check_share("false_alarm_rate", false_alarm_rate)
+    if looks < 1:
+        raise ConfigurationError(f"looks is {looks}: give the number of looks that are planned, 1 or more")
+    check_reference(profile)
+    tests = _tests(profile, traces, key, str(seed))
+    level = false_alarm_rate / looks / len(tests) if tests else 0.0
+    findings = (*also, *same_marks(profile, traces.fingerprints), *(test(level) for test in tests))
+    holds = "for this one look" if looks == 1 else f"for {looks} such looks together"
+    wanted = partial(_wanted, profile, traces, level, str(seed))
+    return conclusion(findings, (false_alarm_rate, holds), (len(traces.traces), traces.left_out), wanted)
+
+
+def check_reference(profile: GuardProfile) -> None:
+    """Raise ProfileError if the profile has nothing to compare with."""
     if not profile.reference:
         raise ProfileError("the profile has no reference scores to compare with; calibrate anew to get them")
-    tests = _tests(profile, traces.traces, np.random.default_rng(seed))
-    level = false_alarm_rate / len(tests)
-    findings = (*_fingerprints(profile, traces), *(test(level) for test in tests))
+
+
+def conclusion(
+    findings: tuple[Finding, ...],
+    rate: tuple[float, str],
+    seen: tuple[int, Counter[str]],
+    wanted: Callable[[], LabelsWanted | None],
+) -> Drift:
+    """All answers: the findings, the rate and what it holds for, how many traces were seen and left out, labels to ask for."""
     found = any(finding.found for finding in findings)
-    left_out = {reason: number for reason, number in traces.left_out.items() if number}
-    return Drift(found, false_alarm_rate, len(traces.traces), findings, left_out, TODO if found else "")
+    left_out = {reason: number for reason, number in seen[1].items() if number}
+    return Drift(found, *rate, seen[0], findings, left_out, TODO if found else "", None if found else wanted())
 
 
-def _tests(profile: GuardProfile, traces: list[Trace], generator: np.random.Generator) -> list[Callable[[float], Finding]]:
-    reference = np.asarray(profile.reference)
-    best = np.array([trace.best for trace in traces])
-    best = best[np.isfinite(best)]
-    guarded = list(decided(traces))
+def _tests(profile: GuardProfile, traces: Traces, key: str | None, seed: str) -> list[Callable[[float], Finding]]:
+    reference, requests = np.asarray(profile.reference), traces.traces
+    scored = [trace for trace in requests if np.isfinite(trace.best)]
+    guarded, share = list(decided(requests)), reference_share(profile)
     tests: list[Callable[[float], Finding]] = []
-    if best.size:
-        tests += [lambda level: two_samples(reference, best, level), lambda level: over_time(reference, best, level, generator)]
-    decision = "abstained" if profile.mode == "guardrail" else "best_effort"
-    if guarded and {decision, "requests"} <= profile.evidence.get("first_of_groups", profile.evidence).keys():
-        tests.append(lambda level: decisions(profile, guarded, decision, level))
-    if profile.alpha is not None and any(trace.label is not None for trace in guarded):
-        tests.append(lambda level: labels(profile, guarded, level))
+    if scored:
+        best = np.array([trace.best for trace in scored])
+        tests += [partial(two_samples, reference, best), partial(over_time, profile.reference, scored, seed)]
+    if guarded and share is not None:
+        tests.append(partial(decisions, share, guarded))
+    if profile.alpha is not None and any(against(trace, str(profile.risk)) is not None for trace in traces.judged):
+        tests.append(partial(labels, profile, traces))
+    if key is not None:
+        tests.append(partial(_slices, profile, key, requests, seed))
     return tests
 
 
@@ -128,62 +113,73 @@ def two_samples(reference: Any, best: Any, level: float) -> Finding:
     )
 
 
-def over_time(reference: Any, best: Any, level: float, generator: np.random.Generator) -> Finding:
-    """The conformal martingale of :mod:`bonmini_guard.calibration.martingale`: ``p = 1 / largest capital``."""
-    capital = jumper_capital(conformal_p_values(reference.tolist(), best.tolist(), generator))
-    p_value = math.exp(-max(0.0, float(capital.max())))
-    crossed = np.flatnonzero(capital >= -math.log(level))
+def over_time(reference: Sequence[float], scored: Sequence[Trace], seed: str, level: float) -> Finding:
+    """The conformal martingale of :class:`~bonmini_guard.calibration.martingale.Ranks`."""
+    ranks = Ranks(level, reference, seed)
+    for trace in scored:
+        ranks.add(trace.best, trace.id)
+    return dated(ranks)
+
+
+def dated(ranks: Process) -> Finding:
+    """What a martingale of scores says, and since when."""
     what = "no point in time from which scores differ"
-    if crossed.size:
-        what = f"scores began to differ at the latest at trace {int(crossed[0]) + 1} of {best.size}"
-    return Finding("first_loop_scores_over_time", bool(crossed.size), p_value, level, what)
+    if ranks.crossed is not None:
+        what = f"scores began to differ at the latest at trace {ranks.crossed:,} of {ranks.steps:,}"
+    return Finding("first_loop_scores_over_time", ranks.crossed is not None, ranks.p_value, ranks.level, what)
 
 
-def decisions(profile: GuardProfile, guarded: list[Trace], decision: str, level: float) -> Finding:
-    """Fisher's exact test of the share of one decision: now, against its expectation on the certify split.
-
-    The expectation varies less than a count of decisions would, so that taking it for one is conservative.
-    """
-    # Of later traffic one request of each group is looked at, and so of the certify split. Older profiles have all of its rows.
-    before = profile.evidence.get("first_of_groups", profile.evidence)
-    units = int(before.get("units", before["requests"]))
-    share = float(before[decision]) / float(before["requests"])
-    count = round(share * units)
+def decisions(share: tuple[str, int, int], guarded: Sequence[Trace], level: float) -> Finding:
+    """Fisher's exact test of the share of one decision: now, against its count in the certify split."""
+    decision, count, units = share
     now = sum(trace.decision == decision for trace in guarded)
     p_value = float(fisher_exact([[count, units - count], [now, len(guarded) - now]]).pvalue)
     reasons = Counter(trace.reason for trace in guarded if trace.decision == decision and trace.reason)
     by = f" ({', '.join(f'{number} {reason}' for reason, number in reasons.most_common())})" if reasons else ""
-    what = f"{decision}, calibration -> now: {percent(share)} -> {percent(now / len(guarded))} of requests{by}"
-    name = "abstentions" if decision == "abstained" else "best_efforts"
-    return Finding(name, p_value <= level, p_value, level, what)
+    what = f"{decision}, calibration -> now: {percent(count / units)} -> {percent(now / len(guarded))} of requests{by}"
+    return Finding(question_of(decision), p_value <= level, p_value, level, what)
 
 
-def labels(profile: GuardProfile, guarded: list[Trace], level: float) -> Finding:
-    """Whether the labelled answers refute the promise: an exact lower limit of the risk lies above alpha.
+def question_of(decision: str) -> str:
+    """The test's name for a decision."""
+    return "abstentions" if decision == "abstained" else "best_efforts"
 
-    Clopper-Pearson lower limits; ``served_and_bad`` multiplies those of bad among served and of served, at half the level each.
-    For ``false_acceptance``, whose denominator needs labels of abstentions, the promise itself cannot be tested: served answers
-    are compared with the bad-among-served rate of the certify split (Fisher's exact test).
+
+def labels(profile: GuardProfile, traces: Traces, level: float) -> Finding:
+    """Whether the labels refute the promise: exact binomial, at least so many bad ones if the risk were alpha."""
+    tested, each = _tested(profile, traces, level)
+    p_value = at_least(tested.bad, tested.known, tested.promised) if tested.promised < 1 else 1.0
+    return Finding("labels", p_value <= each, p_value, each, said(profile, tested))
+
+
+def _tested(profile: GuardProfile, traces: Traces, level: float) -> tuple[Tested, float]:
+    """The labels, and the level left for them.
+
+    Bad and served is bad among served times served: for ``served_and_bad`` the share served is taken at its lower limit
+    (Clopper and Pearson), and half the level goes to each.
     """
-    served = [trace for trace in guarded if trace.decision == "accepted"]
-    known = [trace.label for trace in served if trace.label is not None]
-    bad, alpha = sum(not label for label in known), float(profile.alpha or 0.0)
-    seen = f"{bad} of {len(known)} labelled answers are not acceptable"
-    if profile.risk == "bad_among_served":
-        limit = lower_limit(bad, len(known), level)
-    elif profile.risk == "served_and_bad":
-        limit = lower_limit(bad, len(known), level / 2) * lower_limit(len(served), len(guarded), level / 2)
-    else:
-        return _against_certify(profile, bad, len(known), level, seen)
-    what = f"{seen}: the risk {profile.risk} is at least {percent(limit)}, promised at most {percent(alpha)}"
-    return Finding("labels", limit > alpha, None, level, what)
+    counted = [verdict for trace in traces.judged if (verdict := against(trace, str(profile.risk))) is not None]
+    guarded = list(decided(traces.traces))
+    served, promised = sum(trace.decision == "accepted" for trace in guarded), float(profile.alpha or 0.0)
+    if profile.risk == "served_and_bad":
+        level /= 2
+        limit = lower_limit(served, len(guarded), level)
+        promised = promised / limit if limit > promised else 1.0
+    share = served / len(guarded) if served else 1.0
+    return Tested(sum(counted), len(counted), promised, share, lambda bad, units: at_least(bad, units, promised) <= level), level
 
 
-def _against_certify(profile: GuardProfile, bad: int, known: int, level: float, seen: str) -> Finding:
-    before, served = (round(float(profile.evidence[key])) for key in ("false_acceptances", "served"))
-    p_value = float(fisher_exact([[bad, known - bad], [before, served - before]], alternative="greater").pvalue)
-    what = f"{seen}; in calibration about {before} of {served} were not"
-    return Finding("labels", p_value <= level, p_value, level, what)
+def _wanted(profile: GuardProfile, traces: Traces, level: float, seed: str) -> LabelsWanted | None:
+    if profile.alpha is None or not level:
+        return None
+    return labels_wanted(profile, traces.traces, _tested(profile, traces, level)[0], seed)
+
+
+def _slices(profile: GuardProfile, key: str, requests: Sequence[Trace], seed: str, level: float) -> Finding:
+    slices, share = Slices(level, key, profile.reference, seed), reference_share(profile)
+    for trace in requests:
+        slices.add(trace, None if share is None else share[0])
+    return slices.finding()
 
 
 def lower_limit(ones: int, units: int, delta: float) -> float:
@@ -191,9 +187,10 @@ def lower_limit(ones: int, units: int, delta: float) -> float:
     return 0.0 if ones == 0 else float(betaincinv(ones, units - ones + 1, delta))
 
 
-def _fingerprints(profile: GuardProfile, traces: Traces) -> list[Finding]:
+def same_marks(profile: GuardProfile, met_marks: dict[str, Counter[str]]) -> list[Finding]:
+    """Whether the traces' ``scored_by`` and ``generated_by`` are the profile's."""
     findings = []
-    for name, met in traces.fingerprints.items():
+    for name, met in met_marks.items():
         expected = profile.fingerprints.get(name)
         if expected is None or not met:
             continue
@@ -203,3 +200,22 @@ def _fingerprints(profile: GuardProfile, traces: Traces) -> list[Finding]:
             what = f"{name}: the same as in calibration"
         findings.append(Finding("fingerprints", others > 0, None, 0.0, what))
     return findings
+
+
+def same_scorer(profile: GuardProfile, scorer: Any) -> Finding:
+    """Whether a scorer is the profile's, by its fingerprint: of weights, or, of a remote one, the scores of fixed probe pairs.
+
+    Raises:
+        ProfileError: the profile does not say which scorer it was calibrated with.
+    """
+    from bonmini_guard.settings import check_fingerprints
+
+    if profile.fingerprints.get("reward_model") is None:
+        raise ProfileError(
+            "the profile does not say which reward model scored its log: score it with 'bonmini-guard score', and calibrate anew"
+        )
+    try:
+        check_fingerprints(profile, {"reward_model": scorer}, strict=True)
+    except ProfileError as error:
+        return Finding("fingerprints", True, None, 0.0, str(error).split(";")[0])
+    return Finding("fingerprints", False, None, 0.0, "the reward model given is the one of calibration")

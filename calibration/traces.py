@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from bonmini_guard.calibration.files import RowFile
@@ -14,22 +16,82 @@ from bonmini_guard.calibration.rows import first_scores, labels_of, row_id, sele
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.profile import GuardProfile
 
+#: Why a row may be left out that was read before, in this run or in an earlier one.
+COUNTED = ("duplicate", "same_group", "older")
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """What drift needs of one request.
 
     Attributes:
+        id: of the row.
         best: the first loop's best transformed score; -inf if all its draws failed.
         decision: accepted, best_effort, abstained, ...; None for rows that no guard wrote.
         reason: of the decision.
-        label: whether the served answer is acceptable; None where that is not labelled.
+        label: whether the selected answer is acceptable, served or not; None where that is not labelled.
+        whole: whether all its answers are labelled.
+        slice: the value of the key asked for, as text; None without one.
+        counted: whether the request is to be counted: the first of its group, and not counted before.
+        judged: whether its label is to be counted: the first of its group, and not counted before.
     """
 
+    id: str
     best: float
     decision: str | None
     reason: str | None
     label: bool | None
+    whole: bool = False
+    slice: str | None = None
+    counted: bool = True
+    judged: bool = False
+
+
+class Seen:
+    """Names met before: the latest ones as digests, and up to which time all others are.
+
+    Args:
+        most: how many digests are kept; None for all.
+        digests: of an earlier run, with the time of each, oldest first.
+        mark: what was written up to this time (seconds since the epoch) and is not among the digests counts as met.
+    """
+
+    def __init__(
+        self, most: int | None = None, digests: Mapping[str, float | None] | None = None, mark: float | None = None
+    ) -> None:
+        self._most = most
+        self.digests = dict(digests or {})
+        self.mark = mark
+
+    def __contains__(self, name: str) -> bool:
+        digest = _digest(name)
+        if digest in self.digests:  # met again: the latest
+            self.digests[digest] = self.digests.pop(digest)
+            return True
+        return False
+
+    def add(self, name: str, at: float | None = None) -> None:
+        """Remember a name; beyond the most, the oldest is forgotten, and its time becomes the mark."""
+        self.digests[_digest(name)] = at
+        if self._most is not None and len(self.digests) > self._most:
+            gone = self.digests.pop(next(iter(self.digests)))
+            self.mark = gone if self.mark is None else max(self.mark, self.mark if gone is None else gone)
+
+    def before_mark(self, at: float | None) -> bool:
+        """Whether something of that time, and not among the digests, counts as met."""
+        return at is not None and self.mark is not None and at <= self.mark
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+
+
+@dataclass
+class Memory:
+    """Which requests and which labels were counted; without a state, those of one run."""
+
+    requests: Seen = field(default_factory=Seen)
+    labels: Seen = field(default_factory=Seen)
 
 
 @dataclass
@@ -37,80 +99,137 @@ class Traces:
     """The traces of a log in the order written, one of each group.
 
     Attributes:
-        traces: in order.
-        left_out: ``duplicate`` ids, rows of the ``same_group`` as one before, rows whose first loop is ``unfinished`` (a
-            deadline) or ``unscored``, and a ``torn`` last line.
+        events: requests or labels to be counted, in order.
+        left_out: ``duplicate`` ids, rows of the ``same_group`` as one before, rows ``older`` than a state remembers, rows whose
+            first loop is ``unfinished`` (a deadline) or ``unscored``, and a ``torn`` last line.
         fingerprints: of each ``scored_by`` and ``generated_by``, the values met, with counts.
     """
 
-    traces: list[Trace] = field(default_factory=list)
+    events: list[Trace] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     fingerprints: dict[str, Counter[str]] = field(default_factory=lambda: {"reward_model": Counter(), "generator": Counter()})
 
+    @property
+    def traces(self) -> list[Trace]:
+        """The requests."""
+        return [event for event in self.events if event.counted]
 
-def read_traces(paths: Iterable[str | os.PathLike[str]], profile: GuardProfile) -> Traces:
+    @property
+    def judged(self) -> list[Trace]:
+        """Those with labels."""
+        return [event for event in self.events if event.judged]
+
+
+def read_traces(
+    paths: Iterable[str | os.PathLike[str]], profile: GuardProfile, *, memory: Memory | None = None, key: str | None = None
+) -> Traces:
     """Read traces: rows of early-exited, abstained and complete requests alike.
+
+    Args:
+        paths: files, in the order they came.
+        profile: that the guard ran.
+        memory: what was counted before, and is not to be counted again; it is brought up to date.
+        key: a row key by which requests are sliced.
 
     Raises:
         InputError: a file cannot be read, a row is malformed, or no row has a whole, scored first loop.
         ProfileError: the profile's exit is "eager", which cuts first loops short too.
     """
     files = [RowFile(path) for path in paths]
-    traces = traces_of_rows((pair for file in files for pair in file), profile)
-    traces.left_out["torn"] += sum(file.torn for file in files)
-    if not traces.traces:
+    found = traces_of_rows((pair for file in files for pair in file), profile, memory=memory, key=key)
+    found.left_out["torn"] += sum(file.torn for file in files)
+    if not found.events and not any(found.left_out[reason] for reason in COUNTED):
         raise InputError(
             f"{files[0].path}: no row has a whole, scored first loop of {profile.schedule[0]} draws; "
             f"give traces of a guard that runs this profile"
         )
-    return traces
-
-
-def traces_of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], profile: GuardProfile) -> Traces:
-    """Traces from (place, row) pairs; see :func:`read_traces`."""
-    if profile.exit != "loop":
-        raise ProfileError("a profile with exit 'eager' cuts first loops short, so that drift cannot compare them; use exit 'loop'")
-    found, ids, groups = Traces(), set[str](), set[str]()
-    for place, row in rows:
-        name = row_id(row, place)
-        group = None if row.get("group") is None else str(row["group"])
-        if name in ids or group in groups:
-            found.left_out["duplicate" if name in ids else "same_group"] += 1
-            continue
-        ids.add(name)
-        trace = _trace(row, place, profile)
-        if isinstance(trace, str):
-            found.left_out[trace] += 1
-            continue
-        if group is not None:
-            groups.add(group)
-        _note_fingerprints(found, row)
-        found.traces.append(trace)
     return found
 
 
-def _trace(row: Mapping[str, Any], place: str, profile: GuardProfile) -> Trace | str:
+def traces_of_rows(
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    profile: GuardProfile,
+    *,
+    memory: Memory | None = None,
+    key: str | None = None,
+) -> Traces:
+    """Traces from (place, row) pairs; see :func:`read_traces`."""
+    if profile.exit != "loop":
+        raise ProfileError("a profile with exit 'eager' cuts first loops short, so that drift cannot compare them; use exit 'loop'")
+    found, memory = Traces(), memory or Memory()
+    for place, row in rows:
+        counted = _counted_before(row, row_id(row, place), memory.requests)
+        best = _first_best(row, place, profile)
+        if isinstance(best, str):
+            found.left_out[counted or best] += 1
+            continue
+        trace = _trace(row, place, best, memory, key=key, counted=counted is None)
+        if counted is None:
+            _note_fingerprints(found, row)
+        else:
+            found.left_out[counted] += 1
+        if trace.counted or trace.judged:
+            found.events.append(trace)
+    return found
+
+
+def _counted_before(row: Mapping[str, Any], name: str, seen: Seen) -> str | None:
+    """Why the request is not to be counted: one of :data:`COUNTED`; None if it is."""
+    if f"id {name}" in seen:
+        return "duplicate"
+    if row.get("group") is not None and f"group {row['group']}" in seen:
+        return "same_group"
+    return "older" if seen.before_mark(_time(row)) else None
+
+
+def _time(row: Mapping[str, Any]) -> float | None:
+    try:
+        at = datetime.fromisoformat(str(row.get("at")))
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _first_best(row: Mapping[str, Any], place: str, profile: GuardProfile) -> float | str:
+    """The first loop's best transformed score, or why there is none."""
     scores = first_scores(row, place, profile.schedule[0])
     if scores is None:
         return "unfinished"
     if all(score is None for score in scores):
         return "unscored"
     finite = [profile.score_transform(score) for score in scores if score is not None and math.isfinite(score)]
-    decision, reason = row.get("decision"), row.get("reason")
-    return Trace(
-        max(finite, default=-math.inf),
-        None if decision is None else str(decision),
-        None if reason is None else str(reason),
-        _served_label(row, place),
-    )
+    return max(finite, default=-math.inf)
 
 
-def _served_label(row: Mapping[str, Any], place: str) -> bool | None:
-    if row.get("decision") not in ("accepted", "best_effort"):
-        return None
+def _trace(row: Mapping[str, Any], place: str, best: float, memory: Memory, *, key: str | None, counted: bool) -> Trace:
+    """The trace of a row, which is now remembered."""
+    name, group = str(row["id"]), row.get("group")
+    unit = f"id {name}" if group is None else f"group {group}"
+    if counted:
+        memory.requests.add(f"id {name}", _time(row))
+        if group is not None:
+            memory.requests.add(unit)
+    label, whole = _selected_label(row, place)
+    judged = label is not None and unit not in memory.labels
+    if judged:
+        memory.labels.add(unit)
+    decision, reason, value = row.get("decision"), row.get("reason"), None if key is None else row.get(key)
+    texts = [None if each is None else str(each) for each in (decision, reason, value)]
+    return Trace(name, best, texts[0], texts[1], label, whole, texts[2], counted, judged)
+
+
+def _selected_label(row: Mapping[str, Any], place: str) -> tuple[bool | None, bool]:
+    """The label of the answer served, or of an abstention's best one; and whether every answer that was scored is labelled."""
+    if row.get("decision") not in ("accepted", "best_effort", "abstained"):
+        return None, False
+    labels = labels_of(row, place)
+    scores = first_scores(row, place, len(labels)) or []
+    scored = [number for number, score in enumerate(scores) if score is not None]
     index = selected_index(row, place)
-    label = math.nan if index is None else labels_of(row, place)[index]
-    return None if math.isnan(label) else bool(label)
+    if row["decision"] == "abstained":
+        index = max(scored, key=lambda number: (scores[number], -number), default=None)
+    label = math.nan if index is None else labels[index]
+    return None if math.isnan(label) else bool(label), bool(scored) and not any(math.isnan(labels[n]) for n in scored)
 
 
 def _note_fingerprints(found: Traces, row: Mapping[str, Any]) -> None:

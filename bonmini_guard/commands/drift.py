@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from bonmini_guard.commands.replay import say_what_was_left_out
 
 if TYPE_CHECKING:
-    from bonmini_guard.calibration.drift import Drift, Finding
+    from bonmini_guard.calibration.findings import Drift, Finding
+    from bonmini_guard.profile import GuardProfile
 
 HELP = "compare traces with a profile: exit 4 if its promise no longer covers them"
 
@@ -20,31 +21,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("profile", metavar="PROFILE", help="profile file that 'bonmini-guard calibrate' wrote")
     parser.add_argument("traces", nargs="+", metavar="TRACES", help="log files of later requests, in the order they came")
-    parser.add_argument("--false-alarm-rate", type=float, default=0.01, help="chance of exit 4 without drift (default 0.01)")
+    parser.add_argument("--false-alarm-rate", type=float, metavar="RATE", help="chance of exit 4 without drift (default 0.01)")
+    repeated = parser.add_mutually_exclusive_group()
+    repeated.add_argument(
+        "--state", metavar="FILE", help="keep the watch's state here: the rate then holds for any number of looks"
+    )
+    repeated.add_argument("--looks", type=int, default=1, metavar="K", help="the rate is for K such looks together (default 1)")
+    parser.add_argument("--slice", metavar="KEY", help="also name the values of a row key whose requests changed")
+    parser.add_argument("--reward-model", metavar="SPEC", help="also ask this scorer whether it is still the profile's")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
 
 
 def run(options: argparse.Namespace) -> int:
     """Compare and print; 4 if drift was found."""
-    from bonmini_guard.calibration.drift import find_drift
     from bonmini_guard.calibration.evidence import check_share
-    from bonmini_guard.calibration.traces import read_traces
     from bonmini_guard.profile import GuardProfile
 
-    check_share("--false-alarm-rate", options.false_alarm_rate)
+    if options.false_alarm_rate is not None:
+        check_share("--false-alarm-rate", options.false_alarm_rate)
     profile = GuardProfile.load(options.profile)
-    drift = find_drift(profile, read_traces(options.traces, profile), false_alarm_rate=options.false_alarm_rate)
+    also = [] if options.reward_model is None else [_same_scorer(profile, options.reward_model)]
+    drift = _one_look(options, profile, also) if options.state is None else _watched(options, profile, also)
     say_what_was_left_out(drift.left_out)
     print(json.dumps(drift.as_json(), indent=2, allow_nan=False) if options.json else lines(drift))
     return FOUND if drift.drift else 0
 
 
+def _one_look(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:
+    from bonmini_guard.calibration.drift import find_drift
+    from bonmini_guard.calibration.findings import FALSE_ALARM_RATE
+    from bonmini_guard.calibration.traces import read_traces
+
+    traces, rate = read_traces(options.traces, profile, key=options.slice), options.false_alarm_rate or FALSE_ALARM_RATE
+    return find_drift(profile, traces, false_alarm_rate=rate, looks=options.looks, key=options.slice, also=also)
+
+
+def _watched(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:
+    from bonmini_guard.calibration.traces import read_traces
+    from bonmini_guard.calibration.watch import watching
+
+    with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
+        return watch.look(read_traces(options.traces, profile, memory=watch.memory, key=watch.key), also)
+
+
+def _same_scorer(profile: GuardProfile, spec: str) -> Finding:
+    from bonmini_guard import RewardModel
+    from bonmini_guard.calibration.drift import same_scorer
+
+    return same_scorer(profile, RewardModel.load(spec))
+
+
 def lines(drift: Drift) -> str:
     """One line a finding, those that found something first."""
     verdict = "drift found" if drift.drift else "no drift found"
-    head = f"{verdict} in {drift.traces:,} traces (false-alarm rate {100 * drift.false_alarm_rate:g} %)"
+    rate = f"false-alarm rate {100 * drift.false_alarm_rate:g} % {drift.holds_for}"
     findings = sorted(drift.findings, key=lambda finding: not finding.found)
-    return "\n".join([head, *map(_line, findings), *([f"what to do: {drift.todo}"] if drift.todo else [])])
+    further = [f"what to do: {drift.todo}"] if drift.todo else []
+    further += [f"labels: {drift.labels_wanted.sentence}"] if drift.labels_wanted else []
+    return "\n".join([f"{verdict} in {drift.traces:,} traces ({rate})", *map(_line, findings), *further])
 
 
 def _line(finding: Finding) -> str:

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from bonmini_guard.calibration.drift import FALSE_ALARM_RATE, find_drift, lower_limit
-from bonmini_guard.calibration.evidence import Certificate
-from bonmini_guard.calibration.guardrail import calibrate_guardrail
-from bonmini_guard.calibration.martingale import conformal_p_values, jumper_capital
+from bonmini_guard.adapters.remote_probe import agree, fingerprint_of
+from bonmini_guard.calibration.drift import find_drift, lower_limit, same_scorer
+from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, at_least, labels_needed
+from bonmini_guard.calibration.martingale import Ranks, Refutation, Shares, lower_sequence
 from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.commands import drift as command
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError
+from bonmini_guard.testing import FakeRewardModel
 from tests.calibration.populations import Population
-from tests.calibration.watching import TRAFFIC, alarms, calibrated, guarded
+from tests.calibration.watching import TRAFFIC, alarms, calibrated, guarded, placed
 
 
-def look(profile, log, **options):
-    rows = ((f"test:{number}", row) for number, row in enumerate(guarded(profile, log, **options), start=1))
-    return find_drift(profile, traces_of_rows(rows, profile))
+def look(profile, log, looks=1, **options):
+    return find_drift(profile, traces_of_rows(placed(guarded(profile, log, **options)), profile), looks=looks)
 
 
 def found(drift):
@@ -50,7 +50,7 @@ def test_harder_traffic_is_found():
 def test_a_change_on_the_way_is_dated():
     profile = calibrated()
     rows = [*guarded(profile, TRAFFIC.log(500, 1)), *guarded(profile, Population(size=4, middle=-1.5).log(300, 2))]
-    pairs = ((f"test:{i}", {**row, "id": str(i)}) for i, row in enumerate(rows))
+    pairs = placed({**row, "id": str(i)} for i, row in enumerate(rows))
     over_time = next(
         f for f in find_drift(profile, traces_of_rows(pairs, profile)).findings if f.test == "first_loop_scores_over_time"
     )
@@ -69,12 +69,45 @@ def test_a_scorer_that_is_fooled_is_found_by_its_labels():
 
 @pytest.mark.parametrize("risk", ["bad_among_served", "false_acceptance"])
 def test_labels_are_compared_for_the_risks_that_are_shares(risk):
-    outcome = calibrate_guardrail(TRAFFIC.log(600, 0), schedule=(2, 2), risk=risk, alpha=0.25)
-    assert isinstance(outcome, Certificate)
+    profile = calibrated(prompts=600, risk=risk, alpha=0.25)
     wrong = TRAFFIC.log(400, 3)
     wrong.labels[:] = 0.0
-    assert "labels" not in found(look(outcome.profile, TRAFFIC.log(400, 3)))
-    assert "labels" in found(look(outcome.profile, wrong))
+    assert "labels" not in found(look(profile, TRAFFIC.log(400, 3)))
+    assert "labels" in found(look(profile, wrong))
+
+
+def test_labels_that_are_no_random_sample_do_not_count():
+    wrong = TRAFFIC.log(400, 3)
+    wrong.labels[:] = 0.0
+    drift = look(calibrated(), wrong, label_sampling="informative")
+    assert not drift.drift
+    assert drift.labels_wanted.known == 0
+
+
+def test_where_only_labels_could_tell_it_asks_for_them():
+    profile = calibrated()
+    drift = look(profile, TRAFFIC.log(400, 12345), labelled=0.0)
+    wanted = drift.labels_wanted
+    served = {row["id"] for row in guarded(profile, TRAFFIC.log(400, 12345)) if row["decision"] == "accepted"}
+    assert 10 < wanted.number == len(wanted.rows) == len(set(wanted.rows))
+    assert set(wanted.rows) <= served
+    assert list(wanted.rows) != sorted(wanted.rows, key=int)
+    assert f"{wanted.number} more of accepted requests" in wanted.sentence
+    assert "bonmini-guard label" in wanted.sentence
+    assert look(profile, TRAFFIC.log(400, 12345)).labels_wanted is None  # these have enough
+
+
+def test_as_many_labels_as_asked_for_find_twice_the_promised_rate():
+    number = labels_needed(0.1, 0.2, lambda bad, units: at_least(bad, units, 0.1) <= 0.01)
+    bad = next(bad for bad in range(number) if binom.sf(bad - 1, number, 0.1) <= 0.01)
+    assert 0.8 <= binom.sf(bad - 1, number, 0.2) < 0.9
+    assert labels_needed(0.2, 0.1, lambda bad, units: True) is None
+
+
+def test_more_looks_have_a_smaller_level_each():
+    once, often = look(calibrated(), TRAFFIC.log(400, 1)), look(calibrated(), TRAFFIC.log(400, 1), looks=52)
+    assert often.findings[0].level == pytest.approx(once.findings[0].level / 52)
+    assert (once.holds_for, often.holds_for) == ("for this one look", "for 52 such looks together")
 
 
 def test_other_parts_are_drift_without_a_test():
@@ -82,6 +115,30 @@ def test_other_parts_are_drift_without_a_test():
     log = TRAFFIC.log(200, 12345)
     assert found(look(profile, log, scored_by="other", generated_by="b")) == {"fingerprints"}
     assert not look(profile, log, scored_by="a", generated_by="b").drift
+
+
+class Probed:
+    """A scorer known by what it makes of the fixed probe pairs."""
+
+    def __init__(self, *scores):
+        self._mark = fingerprint_of(scores)
+
+    def fingerprint(self):
+        return self._mark
+
+    def agrees_with(self, fingerprint):
+        return agree(fingerprint, self._mark, 0.1)
+
+
+def test_a_swapped_scorer_is_known_by_its_fingerprint_or_its_probes_alone():
+    profile = calibrated().model_copy(update={"fingerprints": {"reward_model": Probed(2.0, -1.0).fingerprint()}})
+    assert not same_scorer(profile, Probed(2.05, -1.05)).found
+    swapped = same_scorer(profile, Probed(-1.0, 2.0))  # the same spread
+    assert (swapped.test, swapped.found) == ("fingerprints", True)
+    assert "the profile was calibrated with reward_model probe:2.00,-1.00" in swapped.what
+    assert same_scorer(profile, FakeRewardModel({})).found
+    with pytest.raises(ProfileError, match="does not say which reward model"):
+        same_scorer(calibrated(), Probed(2.0, -1.0))
 
 
 def test_the_transform_is_applied_to_raw_scores():
@@ -101,7 +158,7 @@ def test_what_cannot_be_compared_is_counted():
         {**row, "id": "c", "candidates": row["candidates"][:1], "selected": 0},
         {**row, "id": "d", "candidates": [{"text": "x", "score": None}] * 2},
     ]
-    traces = traces_of_rows([(f"test:{i}", row) for i, row in enumerate(rows)], profile)
+    traces = traces_of_rows(placed(rows), profile)
     assert len(traces.traces) == 2
     assert traces.left_out == {"duplicate": 1, "same_group": 1, "unfinished": 1, "unscored": 1}
 
@@ -117,6 +174,8 @@ def test_what_is_wrong_is_refused(tmp_path):
         look(profile.model_copy(update={"reference": ()}), TRAFFIC.log(5, 0))
     with pytest.raises(ConfigurationError, match="false_alarm_rate"):
         find_drift(profile, traces_of_rows([("test:1", row)], profile), false_alarm_rate=0.0)
+    with pytest.raises(ConfigurationError, match="looks is 0"):
+        find_drift(profile, traces_of_rows([("test:1", row)], profile), looks=0)
 
 
 def test_the_command_exits_4_and_prints_what_to_do(tmp_path, capsys):
@@ -144,17 +203,74 @@ def test_the_command_exits_4_and_prints_what_to_do(tmp_path, capsys):
         call(tmp_path / "profile.json", tmp_path / "empty.jsonl")
 
 
-def test_smoothed_ranks_are_uniform_with_ties():
-    generator = np.random.default_rng(0)
-    reference, scores = generator.integers(0, 3, 500).tolist(), generator.integers(0, 3, 2000).tolist()
-    p_values = np.sort(conformal_p_values(reference, scores, generator))
-    assert np.max(np.abs(p_values - np.arange(1, 2001) / 2000)) < 0.05
+@pytest.mark.parametrize("reference", [True, False])
+@pytest.mark.parametrize("values", [3, 10**9])
+def test_ranks_are_uniform_and_independent_with_and_without_ties(values, reference):
+    ranked = []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        ranks = Ranks(
+            0.01, generator.integers(0, values, 20).tolist() if reference else [0, values // 2], str(seed), reference=reference
+        )
+        ranked.append([ranks.rank(float(score), str(n)) for n, score in enumerate(generator.integers(0, values, 20))])
+    together = np.sort(np.ravel(ranked))
+    assert np.max(np.abs(together - np.arange(1, 4001) / 4000)) < 0.03
+    assert np.abs(np.corrcoef(np.array(ranked).T)[~np.eye(20, dtype=bool)]).mean() < 0.07
 
 
-def test_the_capital_is_a_martingale():
-    p_values = np.random.default_rng(0).random((4000, 5))
-    capitals = [math.exp(jumper_capital(row)[-1]) for row in p_values]
-    assert np.mean(capitals) == pytest.approx(1.0, abs=0.02)
+def means(make, repeats=3000, steps=30):
+    values = []
+    for seed in range(repeats):
+        generator = np.random.default_rng(seed)
+        process, step = make(generator)
+        kept = []
+        process._note = kept.append  # the value at the last step, not only the highest
+        for number in range(steps):
+            step(process, generator, number)
+        values.append(math.exp(kept[-1]))
+    return np.mean(values), np.std(values) / math.sqrt(repeats)
+
+
+def test_the_capital_of_ranks_is_1_on_average():
+    mean, error = means(
+        lambda generator: (
+            Ranks(0.01, generator.normal(size=10).tolist(), str(generator.random())),
+            lambda ranks, generator, number: ranks.add(generator.normal(), str(number)),
+        )
+    )
+    assert mean == pytest.approx(1.0, abs=4 * error)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_the_capital_of_shares_is_at_most_1_on_average(share):
+    mean, error = means(
+        lambda generator: (
+            Shares(0.01, int(generator.binomial(50, share)), 50),
+            lambda shares, generator, number: shares.add(generator.random() < share),
+        )
+    )
+    assert mean <= 1.0 + 4 * error
+
+
+def test_the_capital_against_a_promise_that_is_kept_is_at_most_1_on_average():
+    mean, error = means(
+        lambda generator: (
+            Refutation(0.01),
+            lambda refutation, generator, number: refutation.add(generator.random() < 0.3, 0.3),
+        ),
+        steps=5,
+    )
+    assert mean == pytest.approx(1.0, abs=4 * error)
+
+
+def test_a_lower_limit_for_all_times_is_missed_no_more_often_than_stated():
+    generator, missed = np.random.default_rng(0), 0
+    for _ in range(300):
+        ones = np.cumsum(generator.random(200) < 0.3)
+        missed += any(lower_sequence(int(ones[n - 1]), n, 0.1) > 0.3 for n in range(5, 201, 5))
+    assert missed <= binom.ppf(0.999, 300, 0.1)
+    assert lower_sequence(0, 10, 0.1) == 0.0
+    assert 0.6 < lower_sequence(100, 100, 0.1) < 1.0
 
 
 def test_lower_limit_is_clopper_pearson():

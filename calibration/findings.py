@@ -1,0 +1,133 @@
+"""What drift says: its findings, and the labels it asks for where only labels could tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from bonmini_guard.calibration.martingale import TIMES, promise_payoffs
+from bonmini_guard.errors import MissingExtraError
+
+try:
+    from scipy.special import bdtrc
+except ImportError as error:
+    raise MissingExtraError("scipy", "calibration") from error
+
+FALSE_ALARM_RATE = 0.01
+TODO = (
+    "the profile's promise no longer covers this traffic: calibrate anew on recent complete rows (the guard's explore=0.02 "
+    "collects them), and until then treat its figures as unproven"
+)
+#: The chance with which a risk of twice the promised one is to be found.
+POWER = 0.8
+#: More labels than this nobody is asked for.
+MOST_LABELS = 20_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question.
+
+    Attributes:
+        test: first_loop_scores, first_loop_scores_over_time, abstentions, best_efforts, labels, slices or fingerprints.
+        found: whether it says drift.
+        p_value: None for fingerprints, and for labels at one look, which compare a confidence limit with the promise.
+        level: the p-value at which it says so.
+        what: the figures, in a sentence.
+    """
+
+    test: str
+    found: bool
+    p_value: float | None
+    level: float
+    what: str
+
+
+@dataclass(frozen=True)
+class LabelsWanted:
+    """Labels that would tell whether the promise still holds.
+
+    Attributes:
+        number: how many answers to label still.
+        known: how many are labelled already.
+        rows: ids of rows to label, picked at random, as many as are wanted or as there are.
+        sentence: the request, with the command.
+    """
+
+    number: int
+    known: int
+    rows: tuple[str, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Drift:
+    """All answers.
+
+    Attributes:
+        drift: whether any says drift.
+        false_alarm_rate: the chance that one does although nothing changed, at most.
+        holds_for: which looks the rate is for, in words.
+        traces: how many were looked at, those of earlier looks with the same state included.
+        findings: all of them.
+        left_out: rows not looked at, and why.
+        todo: what to do; empty without drift.
+        labels_wanted: which labels would tell what nothing else can; None if there are enough, or drift was found.
+    """
+
+    drift: bool
+    false_alarm_rate: float
+    holds_for: str
+    traces: int
+    findings: tuple[Finding, ...]
+    left_out: dict[str, int]
+    todo: str
+    labels_wanted: LabelsWanted | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """A plain object."""
+        return asdict(self)
+
+
+def labels_needed(promised: float, actual: float, refuted: Callable[[int, int], bool]) -> int | None:
+    """How many labels find a share of bad ones that is higher than promised, with probability :data:`POWER`; exact binomial.
+
+    Args:
+        promised: the share that is tested.
+        actual: the share that is to be found.
+        refuted: whether so many bad ones (first) of so many labels (second) refute the promise.
+
+    Returns:
+        The least number of a growing sequence (steps of 5 %); None beyond :data:`MOST_LABELS`.
+    """
+    number = 5
+    while promised < actual and number <= MOST_LABELS:
+        # from the promised share on, more bad ones refute more surely: the first count that does is found by halving
+        low, high = math.ceil(promised * number), number + 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if middle <= number and refuted(middle, number) else (middle + 1, high)
+        if low <= number and at_least(low, number, actual) >= POWER:
+            return number
+        number += max(1, number // 20)
+    return None
+
+
+def at_least(ones: int, units: int, share: float) -> float:
+    """P(Bin(units, share) >= ones)."""
+    return 1.0 if ones <= 0 else float(bdtrc(ones - 1, units, share))
+
+
+def refuted_by_bets(promised: float, level: float) -> Callable[[int, int], bool]:
+    """The rule of a watch, as if it looked once: the mean of the bets' likelihood ratios reaches ``1 / level``."""
+    bad_log, good_log = (np.log(promise_payoffs(bad, promised)) for bad in (True, False))
+
+    def refuted(bad: int, units: int) -> bool:
+        logs = bad * bad_log + (units - bad) * good_log
+        return float(np.logaddexp.reduce(logs)) - math.log(TIMES.size) >= -math.log(level)
+
+    return refuted

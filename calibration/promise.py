@@ -1,0 +1,98 @@
+"""Labels of later answers against the profile's promise: what each of them says, and which further ones would tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bonmini_guard.calibration.evidence import percent
+from bonmini_guard.calibration.findings import LabelsWanted, labels_needed
+from bonmini_guard.calibration.martingale import chances
+from bonmini_guard.calibration.traces import Trace
+from bonmini_guard.profile import GuardProfile
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Where the test of a promise stands.
+
+    Attributes:
+        bad: how many of the labelled requests count against it.
+        known: how many were labelled.
+        promised: the share of the bad that the promise allows, on the safe side; 1 or more if nothing can refute it.
+        served: the share of requests served, as far as it is known.
+        refuted: whether so many bad of so many labelled would refute it.
+    """
+
+    bad: int
+    known: int
+    promised: float
+    served: float
+    refuted: Callable[[int, int], bool]
+
+
+def against(trace: Trace, risk: str) -> bool | None:
+    """Whether a labelled request counts against the promise; None if it says nothing about it.
+
+    Of the answers served the share of the bad is counted. ``false_acceptance`` is about requests whose selected answer is bad,
+    abstentions included, and counts those that were served; only rows of which every answer is labelled tell of both kinds.
+    """
+    if trace.label is None:
+        return None
+    if risk == "false_acceptance":
+        return trace.decision == "accepted" if trace.whole and not trace.label else None
+    return not trace.label if trace.decision == "accepted" else None
+
+
+def reference_share(profile: GuardProfile) -> tuple[str, int, int] | None:
+    """Which decision is watched, and how often it was made in how many requests (one a group) of the certify split.
+
+    None if the profile does not say. The expectation varies less than a count of decisions would, so that taking it for one, as is
+    done here, is on the safe side.
+    """
+    decision = "abstained" if profile.mode == "guardrail" else "best_effort"
+    # Older profiles have no word of groups.
+    before = profile.evidence.get("first_of_groups", profile.evidence)
+    if not {decision, "requests"} <= before.keys():
+        return None
+    units = int(before.get("units", before["requests"]))
+    return decision, round(float(before[decision]) / float(before["requests"]) * units), units
+
+
+def said(profile: GuardProfile, tested: Tested) -> str:
+    """The figures in a sentence."""
+    what = "labelled bad answers were served" if profile.risk == "false_acceptance" else "labelled answers are not acceptable"
+    share = f"; {profile.risk} of at most {percent(profile.alpha or 0.0)} is promised"
+    return f"{tested.bad} of {tested.known} {what}{share}"
+
+
+def labels_wanted(profile: GuardProfile, events: Iterable[Trace], tested: Tested, seed: str) -> LabelsWanted | None:
+    """The labels that would find a risk of twice alpha with probability 0.8, and rows for them; None if there are enough.
+
+    Rows are picked by digest of their ids, so at random: served ones, and for ``false_acceptance`` abstentions too.
+    """
+    alpha = float(profile.alpha or 0.0)
+    twice = min(0.95, 2 * alpha / (tested.served if profile.risk == "served_and_bad" else 1.0))
+    needed = labels_needed(tested.promised, twice, tested.refuted)
+    if needed is None or tested.known >= needed:
+        return None
+    number = needed - tested.known
+    kinds = ("accepted", "abstained") if profile.risk == "false_acceptance" else ("accepted",)
+    if profile.risk == "false_acceptance":
+        number = round(number / _bad_share(profile))
+    names = [event.id for event in events if event.decision in kinds and event.label is None]
+    rows = sorted(names, key=lambda name: chances(seed, f"label {name}"))[:number]
+    sentence = (
+        f"only labels can tell whether the answers are still as good: {number:,} more of {' and '.join(kinds)} requests picked at "
+        f"random would find a {profile.risk} of {percent(2 * alpha)} with probability 0.8; 'bonmini-guard label TRACES -o LABELS', "
+        f"then give drift the labelled log (--json lists the ids of {len(rows):,} rows)"
+    )
+    return LabelsWanted(number, tested.known, tuple(rows), sentence)
+
+
+def _bad_share(profile: GuardProfile) -> float:
+    """Of requests, those whose selected answer is bad, in calibration; 1 if the profile does not say."""
+    evidence = profile.evidence
+    bad, rate = float(evidence.get("false_acceptances") or 0.0), float(evidence.get("false_acceptance_rate") or 0.0)
+    requests = float(evidence.get("requests") or 0.0)
+    return min(1.0, bad / rate / requests) if bad and rate and requests else 1.0
