@@ -16,10 +16,9 @@ if find_spec("numpy") is None:
     raise MissingExtraError("numpy", "calibration")
 
 if TYPE_CHECKING:
-    from bonmini_guard.calibration.accelerator import calibrate_accelerator
+    from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.figures import replay_log
-    from bonmini_guard.calibration.guardrail import calibrate_guardrail
     from bonmini_guard.calibration.logs import Log, load_log, log_of_rows
     from bonmini_guard.calibration.replay import replay
 
@@ -39,8 +38,8 @@ _HOMES = {
     "Certificate": "evidence",
     "Log": "logs",
     "NotEnoughEvidence": "evidence",
-    "calibrate_accelerator": "accelerator",
-    "calibrate_guardrail": "guardrail",
+    "calibrate_accelerator": "choose",
+    "calibrate_guardrail": "choose",
     "load_log": "logs",
     "log_of_rows": "logs",
     "replay": "replay",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bonmini_guard.calibration.bounds import upper_limit
+from bonmini_guard.calibration.certify import upper_limit
 from bonmini_guard.calibration.grids import grid_totals
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.ranking import Ranking, sizes

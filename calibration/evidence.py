@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Floats, Integers, Log
+from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.profile import GuardProfile
 
@@ -53,64 +54,46 @@ def check_share(name: str, value: float) -> None:
         raise ConfigurationError(f"{name} is {value:g}: give a number between 0 and 1, both excluded, e.g. 0.1")
 
 
-def split_units(groups: Integers, fit_share: float, generator: np.random.Generator) -> tuple[Integers, Integers]:
-    """Row numbers of the fit split and of the certify split. Whole groups go to one side; certify comes in random order.
+def reference_scores(best: Floats) -> tuple[float, ...]:
+    """Up to 1,000 best scores of first loops, each in its row's one order; failed loops are skipped.
 
     Args:
-        groups: (R,) group code of each row.
-        fit_share: share of groups for the fit split, in [0, 1).
-        generator: the source of the split.
+        best: (R,) one row a unit, so that the scores are exchangeable with those of later traffic.
     """
-    shuffled = generator.permutation(np.unique(groups))
-    fitted = shuffled[: round(fit_share * shuffled.size)]
-    inside = np.isin(groups, fitted)
-    return np.flatnonzero(inside), np.flatnonzero(~inside)
+    return tuple(map(float, best[np.isfinite(best)][:REFERENCE]))
 
 
-def unit_numbers(groups: Integers, generator: np.random.Generator) -> Integers:
-    """(R,) units 0..U-1 of some rows, numbered in random order: the order in which a betting test sees them."""
-    codes, inverse = np.unique(groups, return_inverse=True)
-    numbers: Integers = generator.permutation(codes.size)[inverse]
-    return numbers
+def sealed(profile: GuardProfile) -> GuardProfile:
+    """The profile with a digest of what its evidence certifies; an edit of any of it shows (:func:`seal_holds`)."""
+    return profile.model_copy(update={"evidence": {**profile.evidence, "digest": _digest(profile)}})
 
 
-def reference_scores(log: Log, first_loop: int, seed: int) -> tuple[float, ...]:
-    """Up to 1,000 best scores of the first loop, each request's draws in the order they came; failed loops are skipped.
-
-    One row of each group, so that the scores are exchangeable with those of later traffic.
-    """
-    _, rows = np.unique(log.groups, return_index=True)
-    first = log.scores[np.sort(rows), :first_loop]
-    best = np.where(np.isnan(first), -np.inf, first).max(axis=1)
-    best = best[np.isfinite(best)]
-    if best.size > REFERENCE:
-        best = best[np.sort(np.random.default_rng(seed).choice(best.size, REFERENCE, replace=False))]
-    return tuple(map(float, best))
+def seal_holds(profile: GuardProfile) -> bool | None:
+    """Whether the profile is as it was certified; None for one without a digest (by hand, or of an older version)."""
+    digest = profile.evidence.get("digest")
+    return None if digest is None else bool(digest == _digest(profile))
 
 
-def first_decisions(log: Log, decision: str, values: Floats) -> dict[str, Any]:
-    """What drift compares later traffic with, of which it looks at one request a group: ``first_of_groups``.
-
-    Args:
-        log: the certify split.
-        decision: its name.
-        values: (R,) the chance of it in each row.
-    """
-    _, rows = np.unique(log.groups, return_index=True)
-    return {"first_of_groups": {"requests": int(rows.size), decision: float(values[rows].sum())}}
+_SEALED = {"mode", "schedule", "thresholds", "exit", "hopeless", "score_transform", "risk", "alpha", "delta", "epsilon"}
 
 
-def group_means(log: Log, values: Floats) -> Floats:
-    """(G,) the mean of each group: what a random request of it is like."""
-    _, inverse = np.unique(log.groups, return_inverse=True)
-    means: Floats = np.bincount(inverse, weights=values) / np.bincount(inverse)
-    return means
+def _digest(profile: GuardProfile) -> str:
+    seen = {key: value for key, value in profile.evidence.items() if key != "digest"}
+    text = json.dumps([json.loads(profile.model_dump_json(include=_SEALED)), seen], sort_keys=True, default=str)
+    return sha256(text.encode()).hexdigest()
 
 
 def base_evidence(log: Log, **more: Any) -> dict[str, Any]:
     """Rows, labels and what was left out, and what the caller adds."""
     labels = int(np.isfinite(log.labels).sum())
-    return {"source": log.source, "rows": len(log), "labels": labels, "left_out": dict(log.left_out), **more}
+    return {
+        "source": log.source,
+        "rows": len(log),
+        "labels": labels,
+        "same_prompt": log.same_prompt,
+        "left_out": dict(log.left_out),
+        **more,
+    }
 
 
 def profile_fingerprints(log: Log) -> dict[str, str]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.logs import Floats, Log, log_of_rows
+from bonmini_guard.calibration.paths import Missing, exits, outcomes, paths
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.replay import Settled, replay_rankings
 from bonmini_guard.errors import ProfileError
@@ -58,12 +60,77 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
         raise ProfileError("a profile with exit 'eager' cannot be replayed: a log has no order of arrival; use exit 'loop'")
     budget = sum(profile.schedule)
     log.require(budget)
-    log, labelled = _usable(transformed(log, profile.score_transform))
+    log = transformed(log, profile.score_transform)
+    if bool(np.any(~log.labelled & ~log.unlabelled)) or (log.asked is not None and bool(log.asked.any())):
+        return one_order_figures(log, profile)
+    log, labelled = _usable(log)
     rankings = rank(log.scores, np.nan_to_num(log.labels), log.counts)
     figures = _of_three(rankings, profile, budget)
     if not labelled:
         _forget_labels(figures)
-    return {**figures, "budget": budget, "left_out": dict(log.left_out)}
+    return {**figures, "budget": budget, "left_out": dict(log.left_out), "order": "all"}
+
+
+def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
+    """The same figures from the one order of each row, for logs labelled in part, with exact 90 % ``intervals`` of their rates.
+
+    A row counts if the label of its selected answer is there; of a set fixed for labelling every row does, and a label that is
+    missing counts as bad.
+    """
+    budget = sum(profile.schedule)
+    log, missing = log.labelled_set()
+    plain = _one_order(log, "accelerator", (budget,), (math.inf,), missing)
+    at_zero = _one_order(log, "guardrail", (budget,), (0.0,), missing)
+    guard = _one_order(log, profile.mode, profile.schedule, profile.thresholds, missing)
+    reference = plain["acceptable_rate"] * plain["requests"] if plain["acceptable_rate"] is not None else 0.0
+    for part in (guard, plain, at_zero):
+        part["recall_vs_best_of_n"] = ratio((part["acceptable_rate"] or 0.0) * (part["requests"] or 0.0), reference)
+    figures: dict[str, Any] = {**guard, "best_of_n": plain, "best_of_n_at_zero": at_zero, "budget": budget, "order": "one"}
+    return {**figures, "intervals": intervals(guard), "left_out": dict(log.left_out)}
+
+
+def _one_order(log: Log, mode: Mode, schedule: tuple[int, ...], thresholds: tuple[float, ...], missing: Missing) -> Figures:
+    path = paths(log, schedule)
+    at = exits(path, thresholds)
+    rows, parts = np.arange(len(path)), outcomes(path, missing)
+    counts = parts["rows"][rows, at] > 0
+    passed, bad = at < len(schedule), parts["selected_bad"][rows, at] > 0
+    served = passed if mode == "guardrail" else np.ones_like(passed)
+    settled = Settled(
+        served_good=(served & ~bad)[counts].astype(float),
+        served_bad=(served & bad)[counts].astype(float),
+        abstained_good=(~served & ~bad)[counts].astype(float),
+        abstained_bad=(~served & bad)[counts].astype(float),
+        accepted=passed[counts].astype(float),
+        best_effort=(served & ~passed)[counts].astype(float),
+        draws=parts["draws"][rows, at][counts],
+        loops=np.minimum(at + 1.0, len(schedule))[counts],
+    )
+    return figures_of(settled, 0.0)
+
+
+def intervals(figures: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Exact (Clopper-Pearson) 90 % limits of the rates of whole counts."""
+    requests, served, bad = (round(figures[name]) for name in ("requests", "served", "false_acceptances"))
+    rate = figures["false_acceptance_rate"]
+    pairs = {
+        "served_and_bad_rate": (bad, requests),
+        "bad_among_served_rate": (bad, served),
+        "acceptable_rate": (served - bad, requests),
+    }
+    pairs |= {} if not rate else {"false_acceptance_rate": (bad, round(bad / rate))}
+    return {name: [lower_limit(k, n, 0.05), upper_limit(k, n, 0.05)] for name, (k, n) in pairs.items() if n}
+
+
+def quality_of(log: Log) -> Floats:
+    """(R, W) labels in a labelled log; in one without any label sigmoid(score), the modelled chance. NaN for failed draws.
+
+    The two are never mixed: a label beside a model whose zero is off says nothing about which answer is better.
+    """
+    if not np.all(log.unlabelled):
+        return np.where(log.drawn, log.labels, np.nan)
+    with np.errstate(over="ignore"):
+        return np.asarray(1.0 / (1.0 + np.exp(-log.scores)), dtype=np.float64)
 
 
 def transformed(log: Log, transform: ScoreTransform) -> Log:

@@ -7,7 +7,9 @@ import os
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,9 @@ class Log:
             which were ``not_random``.
         extra: for each key asked for, that key's value in every row.
         costs: (R, W) ``tokens`` or ``seconds`` of each candidate, where asked for; NaN beyond the row's count.
+        traced: (R,) rows that a guard wrote, whose logged order is that of drawing; None for none.
+        asked: (R,) rows that say ``"label_sampling": "random"``: a set fixed before its first label; None for none.
+        same_prompt: rows that share their unit with an earlier row because their prompts are equal.
     """
 
     source: str
@@ -52,9 +57,18 @@ class Log:
     left_out: dict[str, int] = field(default_factory=dict)
     extra: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     costs: Floats | None = None
+    traced: NDArray[np.bool_] | None = None
+    asked: NDArray[np.bool_] | None = None
+    same_prompt: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """(R,) 64-bit BLAKE2b digests of the rows' ids: what orders and splits hang on."""
+        joined = b"".join(blake2b(name.encode("utf-8", "backslashreplace"), digest_size=8).digest() for name in self.ids)
+        return np.frombuffer(joined, dtype=np.uint64)
 
     @property
     def drawn(self) -> NDArray[np.bool_]:
@@ -88,6 +102,9 @@ class Log:
             self.left_out,
             {key: tuple(values[i] for i in chosen) for key, values in self.extra.items()},
             None if self.costs is None else self.costs[chosen],
+            None if self.traced is None else self.traced[chosen],
+            None if self.asked is None else self.asked[chosen],
+            self.same_prompt,
         )
 
     def require(self, budget: int) -> None:
@@ -112,6 +129,27 @@ class Log:
         """
         if not self.drawn.any():
             raise InputError(f"{self.source}: every draw failed, so there is nothing to calibrate on; log requests that worked")
+
+    def labelled_set(self) -> tuple[Log, Literal["left_out", "counts_as_bad"]]:
+        """The rows that labels were sought for, and what a label missing among them means.
+
+        Rows that say ``"label_sampling": "random"`` are a set fixed before its first label: all of them count, and a missing label was
+        not asked for. Else a row counts if it has any label, and where a label that is needed is missing, by chance, the row is left out.
+
+        Raises:
+            InputError: no row has a label.
+        """
+        known = np.any(np.isfinite(self.labels), axis=1)
+        if not known.any():
+            raise InputError(f"{self.source}: {self._why_no_label()}")
+        if self.asked is not None and self.asked.any():
+            others = {"not_in_the_labelled_set": int((~self.asked).sum())}
+            return replace(self.take(self.asked), left_out={**self.left_out, **others}), "counts_as_bad"
+        if known.all() or not self.unlabelled.any():
+            return self, "left_out"
+        bare, failed = int(self.unlabelled.sum()), int((~np.any(self.drawn, axis=1)).sum())
+        left_out = {**self.left_out, "unlabelled": bare - self.left_out.get("not_random", 0), "failed": failed}
+        return replace(self.take(known), left_out={name: number for name, number in left_out.items() if number}), "left_out"
 
     def require_labels(self) -> Log:
         """The rows that are labelled: wholly unlabelled ones are left out and counted.
@@ -146,7 +184,10 @@ class Log:
 
 
 def load_log(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], keys: Iterable[str] = (), cost: str | None = None
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    keys: Iterable[str] = (),
+    cost: str | None = None,
+    group: str | None = None,
 ) -> Log:
     """Read a log from one file or several shards.
 
@@ -154,6 +195,8 @@ def load_log(
         paths: JSON lines (gzip or not) or Parquet.
         keys: further row keys to keep in ``extra``.
         cost: a numeric key of candidates, ``tokens`` or ``seconds``, to keep in ``costs``; a failed draw may lack it.
+        group: what is one unit, which counts once. None: the row's ``group`` where it has one, else rows of equal prompts (after
+            normalising white space). ``"none"``: each row. ``"prompt"``: equal prompts. Else a row key that every row has.
 
     Raises:
         InputError: a file cannot be read, or a row is not what design calls a log row; the message is one line,
@@ -161,7 +204,7 @@ def load_log(
         MissingExtraError: a Parquet file without pyarrow.
     """
     files = [RowFile(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    builder = _Builder(", ".join(str(file.path) for file in files), tuple(keys), cost)
+    builder = _Builder(", ".join(str(file.path) for file in files), tuple(keys), cost, group)
     for file in files:
         for place, row in file:
             builder.add(row, place)
@@ -169,13 +212,13 @@ def load_log(
     return builder.build()
 
 
-def log_of_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows", keys: Iterable[str] = ()) -> Log:
+def log_of_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows", keys: Iterable[str] = (), group: str | None = None) -> Log:
     """A log from rows already in memory; the place of a row is ``source:number``, from 1.
 
     Raises:
         InputError: as :func:`load_log`.
     """
-    builder = _Builder(source, tuple(keys))
+    builder = _Builder(source, tuple(keys), group=group)
     for number, row in enumerate(rows, start=1):
         builder.add(row, f"{source}:{number}")
     return builder.build()
@@ -184,8 +227,13 @@ def log_of_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows", keys: I
 class _Builder:
     """Collects rows into flat arrays: 8 bytes a number, not a Python object."""
 
-    def __init__(self, source: str, keys: tuple[str, ...], cost: str | None = None) -> None:
+    def __init__(self, source: str, keys: tuple[str, ...], cost: str | None = None, group: str | None = None) -> None:
         self.source = source
+        self._group = group
+        self._units: dict[str | bytes, int] = {}
+        self._same_prompt = 0
+        self._traced = bytearray()
+        self._asked = bytearray()
         self._cost = cost
         self._costs = array("d")
         self.left_out = {"incomplete": 0, "unscored": 0, "torn": 0, "not_random": 0}
@@ -195,7 +243,7 @@ class _Builder:
         self._scores = array("d")
         self._labels = array("d")
         self._counts = array("q")
-        self._groups: list[str] = []
+        self._groups = array("q")
         self._extra: dict[str, list[Any]] = {key: [] for key in keys}
         self._fingerprints: dict[str, tuple[str, Any]] = {}
         self._unscored_at = ""
@@ -226,10 +274,19 @@ class _Builder:
         self._counts.append(len(numbers.scores))
         if self._cost is not None:
             self._costs.extend(candidate_costs(row, place, self._cost))
-        group = row.get("group")
-        self._groups.append(f"row {name}" if group is None else f"group {group}")
+        self._groups.append(self._unit(row, place))
+        self._traced.append("decision" in row)
+        self._asked.append(row.get("label_sampling") == "random")
         for key, values in self._extra.items():
             values.append(row.get(key))
+
+    def _unit(self, row: Mapping[str, Any], place: str) -> int:
+        """The code of the row's unit; equal prompts are counted."""
+        name, by_prompt = unit_of(row, place, self._group)
+        known = len(self._units)
+        code = self._units.setdefault(name, known) if name else self._units.setdefault(f"row {row['id']}", known)
+        self._same_prompt += by_prompt and code < known
+        return code
 
     def _check_fingerprints(self, row: Mapping[str, Any], place: str) -> None:
         for key in FINGERPRINTS:
@@ -246,7 +303,6 @@ class _Builder:
         if not self._ids:
             raise InputError(self._nothing())
         counts = np.frombuffer(self._counts, dtype=np.int64).copy()
-        _, groups = np.unique(np.array(self._groups), return_inverse=True)
         return Log(
             self.source,
             tuple(self._ids),
@@ -254,11 +310,14 @@ class _Builder:
             _padded(self._scores, counts),
             _padded(self._labels, counts),
             counts,
-            groups.astype(np.int64),
+            np.frombuffer(self._groups, dtype=np.int64).copy(),
             {key: value for key, (_, value) in self._fingerprints.items() if value is not None},
             dict(self.left_out),
             {key: tuple(values) for key, values in self._extra.items()},
             None if self._cost is None else _padded(self._costs, counts),
+            np.frombuffer(self._traced, dtype=np.bool_).copy(),
+            np.frombuffer(self._asked, dtype=np.bool_).copy(),
+            self._same_prompt,
         )
 
     def _nothing(self) -> str:
@@ -277,3 +336,28 @@ def _padded(flat: array[float], counts: Integers) -> Floats:
     table = np.full((counts.size, int(counts.max())), np.nan)
     table[np.arange(table.shape[1]) < counts[:, None]] = np.frombuffer(flat, dtype=np.float64)
     return table
+
+
+def unit_of(row: Mapping[str, Any], place: str, group: str | None) -> tuple[str | bytes, bool]:
+    """The name of the unit that a row belongs to, empty for itself alone; and whether its prompt decides.
+
+    Raises:
+        InputError: ``group`` names a key that the row lacks.
+    """
+    if group not in (None, "none", "prompt"):
+        if row.get(group) is None:
+            raise InputError(f'{place}: the row has no "{group}", which --group names; write it, or use --group prompt')
+        return f"group {row[group]}", False
+    if group is None and row.get("group") is not None:
+        return f"group {row['group']}", False
+    text = "" if group == "none" else prompt_text(row.get("prompt"))
+    return (blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).digest() if text else ""), bool(text)
+
+
+def prompt_text(prompt: Any) -> str:
+    """A prompt as one string with white space normalised; empty where there is none (or it was redacted)."""
+    if isinstance(prompt, str):
+        return " ".join(prompt.split())
+    if not prompt:
+        return ""
+    return " ".join(json.dumps(prompt, sort_keys=True, default=str).replace("\\n", " ").replace("\\t", " ").split())

@@ -14,24 +14,23 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration import curves, page, plots
-from bonmini_guard.calibration.accelerator import quality_of
 from bonmini_guard.calibration.evidence import percent
-from bonmini_guard.calibration.figures import replay_log, transformed
+from bonmini_guard.calibration.figures import quality_of, replay_log, transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.ranking import Ranking, rank
+from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.profile import GuardProfile
 
 #: Slices shown in the table; the others are summed up in one row.
 MOST_SLICES = 20
+#: Below this many requests the report says that it shows little.
+FEW = 50
 
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that the sections of a report look at.
-
-    ``seen`` is the log with the labels that labellers gave; ``log`` may have modelled ones besides.
-    """
+    """Everything that the sections of a report look at."""
 
     log: Log
     profile: GuardProfile
@@ -39,7 +38,6 @@ class Material:
     rankings: list[Ranking]
     fixed: curves.FixedN
     modelled: bool
-    seen: Log
 
     @property
     def budget(self) -> int:
@@ -53,17 +51,13 @@ class Material:
         return float(settled.settle(self.profile.mode).served_good.mean())
 
 
-def build_report(
-    log: Log, profile: GuardProfile, slice_key: str | None = None, *, seen: Log | None = None, estimated: str | None = None
-) -> str:
+def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) -> str:
     """The HTML of a report.
 
     Args:
         log: complete rows, read with ``keys=[slice_key]`` where there is one.
         profile: what to report on; mode, schedule and thresholds suffice, but only a calibrated one promises anything.
         slice_key: a row key; one line of a table for each of its values.
-        seen: the log before missing labels were modelled (:mod:`bonmini_guard.calibration.partial`), where they were.
-        estimated: what to say about the modelled labels.
 
     Raises:
         InputError: a row has fewer candidates than the budget, or is labelled in part; or every draw failed.
@@ -72,15 +66,14 @@ def build_report(
     log.require_scores()
     figures = replay_log(log, profile)
     scored = transformed(log, profile.score_transform)
-    labelled = scored if seen is None or seen is log else transformed(seen, profile.score_transform)
-    material = _material(scored, labelled, profile, figures)
+    material = _material(scored, profile, figures)
     sections = [
-        page.lead(consequence(profile, figures, estimated), notes(profile, material.modelled, estimated)),
+        page.lead(first_words(log, profile, figures), notes(profile, figures, material.modelled)),
         page.table("The figures", *_figures_table(figures)),
         _risk_coverage(material),
         _quality(material),
         _over_optimisation(material),
-        page.figure("Scores by label", plots.histograms(material.seen, profile.thresholds), "All scored candidates of the log."),
+        page.figure("Scores by label", plots.histograms(material.log, profile.thresholds), "All scored candidates of the log."),
         _reliability(material),
         _slices(log, profile, slice_key),
         _left_out(figures["left_out"]),
@@ -89,20 +82,26 @@ def build_report(
     return page.html("Calibration report", [section for section in sections if section])
 
 
-def _material(log: Log, seen: Log, profile: GuardProfile, figures: dict[str, Any]) -> Material:
+def _material(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> Material:
     modelled = bool(np.all(log.unlabelled))
     used = log if modelled else log.require_labels()
     rankings = rank(used.scores, quality_of(used), used.counts)
     finite = [threshold for threshold in profile.thresholds if math.isfinite(threshold)]
     fixed = curves.fixed_n(rankings, int(used.counts.min()), finite[-1] if finite else math.inf)
-    return Material(used, profile, figures, rankings, fixed, modelled, used if seen is log else seen)
+    return Material(used, profile, figures, rankings, fixed, modelled)
 
 
-def consequence(profile: GuardProfile, figures: dict[str, Any], estimated: str | None = None) -> str:
+def first_words(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> str:
+    """The first sentence: that the log refutes the promise or that the profile was edited, where so; else the consequence."""
+    said = standing(log, profile)
+    return f"{said} {consequence(profile, figures)}" if said else consequence(profile, figures)
+
+
+def consequence(profile: GuardProfile, figures: dict[str, Any]) -> str:
     """What it means for 10,000 requests: exact expectations of the replay, and the promise where the profile carries one.
 
     ``served = 10,000 E[served] / requests`` (:func:`bonmini_guard.calibration.figures.replay_log`); "at most ... with
-    confidence" is the profile's own alpha (or epsilon) and delta, proved by :mod:`bonmini_guard.calibration.sequence` on the log
+    confidence" is the profile's own alpha (or epsilon) and delta, proved by :mod:`bonmini_guard.calibration.certify` on the log
     it was calibrated on.
     """
     served = 10_000 * figures["served"] / figures["requests"]
@@ -116,13 +115,16 @@ def consequence(profile: GuardProfile, figures: dict[str, Any], estimated: str |
             f"Of 10,000 requests you would serve {served:,.0f}, with a quality at most {profile.epsilon:g} below "
             f"best-of-{figures['budget']} with {percent(1 - profile.delta)} confidence, {cost}."
         )
-    return f"Of 10,000 requests you would serve {served:,.0f}, {_bad(profile, figures, estimated)}, {cost}."
+    return f"Of 10,000 requests you would serve {served:,.0f}, {_bad(profile, figures)}, {cost}."
 
 
-def _bad(profile: GuardProfile, figures: dict[str, Any], estimated: str | None) -> str:
-    rate = figures["served_and_bad_rate"]
-    how = "as estimated from partial labels" if estimated else "at this log's rates"
-    seen = "an unknown number of them bad (no labels)" if rate is None else f"{10_000 * rate:,.0f} of them bad {how}"
+def _bad(profile: GuardProfile, figures: dict[str, Any]) -> str:
+    rate, share = figures["served_and_bad_rate"], page.cell(figures["bad_among_served_rate"], "rate")
+    seen = (
+        "an unknown number of them bad (no labels)"
+        if rate is None
+        else f"{10_000 * rate:,.0f} of them bad, {share} of those served, at this log's rates"
+    )
     if profile.risk is None or profile.alpha is None or profile.delta is None:
         return f"{seen} (this profile promises nothing)"
     sure = f"with {percent(1 - profile.delta)} confidence"
@@ -132,13 +134,13 @@ def _bad(profile: GuardProfile, figures: dict[str, Any], estimated: str | None) 
     return f"at most {percent(profile.alpha)} of {of}, {sure} ({seen})"
 
 
-def notes(profile: GuardProfile, modelled: bool, estimated: str | None = None) -> list[str]:
+def notes(profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> list[str]:
     """What the reader must know before believing the figures."""
     said = ["The promise is an average over traffic like the log it was calibrated on, not a promise for each slice of it."]
     if profile.evidence.get("estimated"):
-        said.append("The profile was calibrated on partial labels: its rates are estimates, not promises.")
-    if estimated:
-        said.append(f"In this log {estimated}.")
+        said.append(f"{profile.evidence['estimated']}.")
+    if figures["requests"] < FEW:
+        said.append(f"{figures['requests']:.0f} requests say little: any rate here may be far from the true one.")
     if modelled:
         said.append("This log has no labels: 'acceptable' is the reward model's own sigmoid(score) wherever a quality is shown.")
     return said
@@ -226,7 +228,7 @@ def more_draws(material: Material) -> str:
 
 
 def _reliability(material: Material) -> str:
-    found = curves.reliability(material.seen)
+    found = curves.reliability(material.log)
     if found is None:
         return ""
     text = (

@@ -1,9 +1,6 @@
-"""Which schedules, offsets and floors are worth trying: candidates for a choice that is made on the fit split only."""
+"""Which schedules and offsets are worth trying: candidates for a choice that is made on the fit split only."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,8 +8,6 @@ from bonmini_guard.calibration.logs import Log
 
 #: Where loops exit, against the searched threshold, in standard deviations of the scores: first loop to last.
 TILTS = (-1.0, -0.5, 0.5, 1.0)
-#: Shares of first-loop best scores below which a hopeless exit is tried.
-HOPELESS_SHARES = (0.1, 0.25, 0.5)
 
 
 def shapes(budget: int) -> list[tuple[int, ...]]:
@@ -41,15 +36,3 @@ def tilts(log: Log, loops: int) -> list[tuple[float, ...]]:
         return []
     steps = np.linspace(1.0, 0.0, loops)
     return [tuple(float(tilt * spread * step) for step in steps) for tilt in TILTS]
-
-
-def floors(log: Log, schedule: Sequence[int]) -> list[tuple[float, ...]]:
-    """Floors at quantiles of the first loop's best scores, for the first loop only: that is where giving up saves most."""
-    if len(schedule) < 2:
-        return []
-    first = np.where(np.isnan(log.scores), -np.inf, log.scores)[:, : schedule[0]].max(axis=1)
-    first = first[np.isfinite(first)]
-    rest = (-math.inf,) * (len(schedule) - 1)
-    if not first.size:
-        return []
-    return [(float(cut), *rest) for cut in np.unique(np.quantile(first, HOPELESS_SHARES))]

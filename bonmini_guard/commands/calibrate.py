@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bonmini_guard.commands.replay import estimated_labels, say_what_was_left_out
+from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import Log
-    from bonmini_guard.profile import ScoreTransform
 
 HELP = "choose thresholds with a guarantee from a log of complete, labelled rows, and write a profile"
 
@@ -36,29 +35,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=float, default=None, help="the most that the risk may be (guardrail; default 0.05)")
     parser.add_argument("--epsilon", type=float, default=None, help="the most quality that may be lost (accelerator; default 0.01)")
     parser.add_argument("--delta", type=float, default=0.1, help="chance that the promise is missed (default 0.1)")
-    parser.add_argument(
-        "--bound", default=None, choices=("auto", "betting", "hoeffding_bentkus", "binomial"), help="guardrail only"
-    )
     parser.add_argument("--mini-n", type=int, default=None, help=f"draws of a loop (default {MINI_N})")
     parser.add_argument("--max-loops", type=int, default=None, help=f"loops (default {MAX_LOOPS}, or what the log supports)")
     parser.add_argument("--schedule", type=_schedule, default=None, metavar="4,28", help="draws of each loop, instead of the two")
-    parser.add_argument("--fit-share", type=float, default=0.4, help="share of the log on which choices are made (default 0.4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    parser.add_argument("--order", default="auto", choices=("auto", "digest", "logged"), help="logged: rows stand in drawing order")
     parser.add_argument(
-        "--search", action="store_true", help="choose the schedule's shape, per-loop thresholds and hopeless exits on the fit split"
+        "--group", metavar="KEY", help="what is one unit: none, prompt, or a row key (default group, else equal prompts)"
+    )
+    parser.add_argument(
+        "--calibrations", type=int, default=1, metavar="K", help="calibrations made and chosen from: each gets delta / K"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another order and split; each seed tried counts in --calibrations")
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="choose the schedule's shape and per-loop thresholds on 40 %% of the units; the rest certifies",
     )
     parser.add_argument(
         "--cost", default=None, choices=("draws", "tokens", "seconds"), help="what an accelerator is to save (default draws)"
     )
-    parser.add_argument(
-        "--estimate-labels", action="store_true", help="model missing labels from the scores: figures become estimates, no promise"
-    )
-    parser.add_argument("--fit-zero", action="store_true", help="fit an average zero (a * score + b) for a model that only ranks")
-    parser.add_argument(
-        "--plan", action="store_true", help="guardrail: only say how many labelled prompts are needed; labels are not"
-    )
-    parser.add_argument("--assume-served", type=float, metavar="SHARE", help="with --plan, instead of LOGS: requests served")
-    parser.add_argument("--assume-bad", type=float, metavar="SHARE", help="with --plan: of those answers, not acceptable")
+    parser.add_argument("--plan", action="store_true", help="only say how many rows and labels are needed; labels are not")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -69,13 +65,15 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log
 
-    log, transform, notes = _prepared(
-        load_log(options.logs, cost=None if options.cost in (None, "draws") else options.cost), options
-    )
+    log = load_log(options.logs, cost=None if options.cost in (None, "draws") else options.cost, group=options.group)
     outcome = _calibrate(log, options)
-    if isinstance(outcome, Certificate):
-        outcome = _marked(outcome, transform, notes)
-    say_what_was_left_out(_left_out(outcome))
+    evidence = outcome.profile.evidence if isinstance(outcome, Certificate) else outcome.evidence
+    say_what_was_left_out(evidence["left_out"])
+    if log.same_prompt:
+        print(
+            f"{log.same_prompt} row(s) repeat a prompt and count with it as one unit (--group none: each by itself)",
+            file=sys.stderr,
+        )
     if isinstance(outcome, NotEnoughEvidence):
         print(f"bonmini-guard calibrate: {outcome.sentence}", file=sys.stderr)
         return NOT_ENOUGH
@@ -87,55 +85,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepared(log: Log, options: argparse.Namespace) -> tuple[Log, ScoreTransform, dict[str, str]]:
-    """The log with a zero and with expected labels where asked for, and what to say about each."""
-    from bonmini_guard.calibration.figures import transformed
-    from bonmini_guard.calibration.partial import average_zero
-    from bonmini_guard.profile import ScoreTransform
-
-    transform, notes = ScoreTransform(), {}
-    if options.fit_zero:
-        zero = average_zero(log)
-        transform, notes["zero"] = zero.transform, zero.sentence
-        log = transformed(log, transform)
-    if options.estimate_labels:
-        log, estimated = estimated_labels(log, options.seed)
-        notes |= {"estimated": estimated} if estimated else {}
-    return log, transform, notes
-
-
-def _marked(outcome: Certificate, transform: ScoreTransform, notes: dict[str, str]) -> Certificate:
-    """The certificate with its transform; without its promise where labels were modelled."""
-    from bonmini_guard.calibration.evidence import Certificate
-
-    update: dict[str, Any] = {"score_transform": transform, "evidence": {**outcome.profile.evidence, **notes}}
-    sentence = outcome.sentence
-    if "estimated" in notes:
-        update["delta"] = None
-        sentence = f"An estimate, not a promise: {sentence.split(', with ')[0]} (estimated). {notes['estimated']}."
-    if "zero" in notes:
-        sentence = f"{sentence}\n{notes['zero']}"
-    return Certificate(outcome.profile.model_copy(update=update), sentence)
-
-
 def _plan(options: argparse.Namespace) -> int:
-    """Say how many labelled prompts are needed; 3 if no number would do."""
+    """Say how many rows and labels are needed; 3 if no number would do."""
     from bonmini_guard.calibration.logs import load_log
-    from bonmini_guard.calibration.plan import plan_from_log, plan_from_shares
+    from bonmini_guard.calibration.plan import plan_from_log
 
-    asked = {
-        "risk": options.risk or "served_and_bad",
-        "alpha": _default(options.alpha, 0.05),
-        "delta": options.delta,
-        "fit_share": options.fit_share,
-    }
-    if options.assume_served is not None:
-        plan = plan_from_shares(options.assume_served, options.assume_bad, **asked)
-    else:
-        log = load_log(options.logs)
-        plan = plan_from_log(log, schedule=choose_schedule(log, options), seed=options.seed, **asked)
+    log, guardrail = load_log(options.logs, group=options.group), options.mode == "guardrail"
+    plan = plan_from_log(
+        log,
+        mode=options.mode,
+        schedule=choose_schedule(log, options),
+        level=_default(options.alpha, 0.05) if guardrail else _default(options.epsilon, 0.01),
+        delta=options.delta,
+        risk=options.risk or "served_and_bad",
+    )
     print(plan.sentence)
-    return 0 if plan.prompts is not None else NOT_ENOUGH
+    return 0 if plan.rows is not None else NOT_ENOUGH
 
 
 def choose_schedule(log: Log, options: argparse.Namespace) -> tuple[int, ...]:
@@ -149,22 +114,21 @@ def choose_schedule(log: Log, options: argparse.Namespace) -> tuple[int, ...]:
 
 
 def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnoughEvidence:
-    shared = {"delta": options.delta, "fit_share": options.fit_share, "seed": options.seed, "search": options.search}
+    shared = {name: getattr(options, name) for name in ("delta", "seed", "search", "order", "calibrations")}
     schedule = choose_schedule(log, options)
     if options.mode == "accelerator":
-        from bonmini_guard.calibration.accelerator import calibrate_accelerator
+        from bonmini_guard.calibration.choose import calibrate_accelerator
 
         return calibrate_accelerator(
             log, schedule=schedule, epsilon=_default(options.epsilon, 0.01), cost=options.cost or "draws", **shared
         )
-    from bonmini_guard.calibration.guardrail import calibrate_guardrail
+    from bonmini_guard.calibration.choose import calibrate_guardrail
 
     return calibrate_guardrail(
         log,
         schedule=schedule,
         risk=options.risk or "served_and_bad",
         alpha=_default(options.alpha, 0.05),
-        bound=options.bound or "auto",
         **shared,
     )
 
@@ -172,37 +136,31 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
     _check_plan(options)
-    foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk", "bound")
+    foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk")
     for name in foreign:
         if getattr(options, name) is not None:
             raise ConfigurationError(f"--{name} does not belong to --mode {options.mode}; leave it out")
-    for name in ("alpha", "epsilon", "delta", "fit_share"):
+    for name in ("alpha", "epsilon", "delta"):
         value = getattr(options, name)
         if value is not None and not 0.0 < value < 1.0:
-            flag = name.replace("_", "-")
-            raise ConfigurationError(f"--{flag} is {value:g}: give a number between 0 and 1, both excluded, e.g. 0.1")
+            raise ConfigurationError(f"--{name} is {value:g}: give a number between 0 and 1, both excluded, e.g. 0.1")
     if options.schedule is not None and (options.mini_n, options.max_loops) != (None, None):
         raise ConfigurationError("--schedule already says what --mini-n and --max-loops would; give one or the other")
     if min(options.mini_n or 1, options.max_loops or 1) < 1 or 0 in (options.mini_n, options.max_loops):
         raise ConfigurationError("--mini-n and --max-loops must be 1 or more")
-    if options.seed < 0:
-        raise ConfigurationError(f"--seed is {options.seed}: give 0 or more")
+    if options.seed < 0 or options.calibrations < 1:
+        raise ConfigurationError("--seed must be 0 or more, --calibrations 1 or more")
+    if options.seed and options.calibrations == 1:
+        raise ConfigurationError(
+            "a seed given by hand is one of several tries: say how many with --calibrations K, or leave it out"
+        )
     if not options.plan:
         check_output(Path(options.output), options.logs)
 
 
 def _check_plan(options: argparse.Namespace) -> None:
-    assumed = (options.assume_served, options.assume_bad)
-    if not options.plan:
-        if assumed != (None, None):
-            raise ConfigurationError("--assume-served and --assume-bad belong to --plan; add it or leave them out")
-        if not options.logs or options.output is None:
-            raise ConfigurationError("give a log and -o PROFILE, or --plan to ask how many labels are needed")
-        return
-    if options.mode != "guardrail" or options.output is not None:
-        raise ConfigurationError("--plan is for --mode guardrail and writes no profile; leave out -o")
-    if (None in assumed) == (not options.logs) or (assumed.count(None) == 1):
-        raise ConfigurationError("--plan needs either a log, or both --assume-served and --assume-bad")
+    if not options.logs or (options.output is None) != options.plan:
+        raise ConfigurationError("give a log and -o PROFILE, or a log and --plan to ask how many rows and labels are needed")
 
 
 def _schedule(text: str) -> tuple[int, ...]:
@@ -217,11 +175,3 @@ def _schedule(text: str) -> tuple[int, ...]:
 
 def _default(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def _left_out(outcome: Certificate | NotEnoughEvidence) -> dict[str, int]:
-    from bonmini_guard.calibration.evidence import Certificate
-
-    evidence = outcome.profile.evidence if isinstance(outcome, Certificate) else outcome.evidence
-    left_out: dict[str, int] = evidence["left_out"]
-    return left_out

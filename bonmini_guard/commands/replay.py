@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from bonmini_guard.calibration.logs import Log
+#: Exit code: the log at hand refutes the profile's promise.
+REFUTED = 4
 
 HELP = "replay a profile on a log: exact expectations, next to plain best-of-N"
 
@@ -31,43 +31,39 @@ _ROWS = (
 )
 
 
-_REASONS = {"not_random": "not labelled at random", "failed": "of failed draws only, beside unlabelled"}
+_REASONS = {
+    "not_random": "not labelled at random",
+    "failed": "of failed draws only, beside unlabelled",
+    "not_in_the_labelled_set": "outside the set fixed for labelling",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
     parser.add_argument("--profile", required=True, help="profile file; mode, schedule and thresholds suffice")
-    parser.add_argument("--estimate-labels", action="store_true", help="model missing labels from the scores (estimates)")
+    parser.add_argument(
+        "--group", metavar="KEY", help="what is one unit: none, prompt, or a row key (default group, else equal prompts)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay and print."""
+    """Replay and print; 4 if the log refutes the profile's promise."""
     from bonmini_guard.calibration.figures import replay_log
     from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.refutation import refutation, standing
     from bonmini_guard.profile import GuardProfile
 
     profile = GuardProfile.load(options.profile)
-    log, estimated = load_log(options.logs), None
-    if options.estimate_labels:
-        log, estimated = estimated_labels(log)
-    figures = {**replay_log(log, profile), "estimated": estimated}
+    log = load_log(options.logs, group=options.group)
+    figures, said = replay_log(log, profile), standing(log, profile)
     say_what_was_left_out(figures["left_out"])
-    if estimated:
-        print(f"estimates: {estimated}", file=sys.stderr)
-    print(json.dumps(figures, indent=2, allow_nan=False) if options.json else table(figures))
-    return 0
-
-
-def estimated_labels(log: Log, seed: int = 0) -> tuple[Log, str | None]:
-    """The log with missing labels modelled, and what to say about it; as it was where none is missing."""
-    from bonmini_guard.calibration.partial import with_expected_labels
-
-    if bool(log.labelled.all()):
-        return log, None
-    found = with_expected_labels(log, seed)
-    return found.log, found.sentence
+    if options.json:
+        print(json.dumps({"standing": said, **figures}, indent=2, allow_nan=False))
+    else:
+        print(f"{said}\n{table(figures)}" if said else table(figures))
+    return REFUTED if refutation(log, profile) else 0
 
 
 def say_what_was_left_out(left_out: dict[str, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bonmini_guard.commands.replay import estimated_labels, say_what_was_left_out
+from bonmini_guard.commands.replay import REFUTED, say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.writing import check_output, write_atomically
 
@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
     parser.add_argument("--profile", required=True, help="profile file")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
-    parser.add_argument("--estimate-labels", action="store_true", help="model missing labels from the scores (estimates)")
     parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values")
 
 
@@ -25,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the report."""
     check_output(options.output, [*options.logs, options.profile])
     from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.refutation import refutation
     from bonmini_guard.calibration.report import build_report
     from bonmini_guard.profile import GuardProfile
 
@@ -33,11 +33,11 @@ def run(options: argparse.Namespace) -> int:
     if options.slice and all(value is None for value in log.extra[options.slice]):
         raise InputError(f'{log.source}: no row has the key "{options.slice}"; give --slice a key of the rows')
     say_what_was_left_out(log.left_out)
-    modelled, estimated = estimated_labels(log) if options.estimate_labels else (log, None)
-    text = build_report(modelled, profile, options.slice, seen=log, estimated=estimated)
+    text = build_report(log, profile, options.slice)
     try:
         write_atomically(options.output, text)
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the report ({error.strerror}); give another -o") from error
-    print(f"{options.output}: open it in a browser")
-    return 0
+    refuted = refutation(log, profile)
+    print(f"{refuted}\n{options.output}: open it in a browser" if refuted else f"{options.output}: open it in a browser")
+    return REFUTED if refuted else 0

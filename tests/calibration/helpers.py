@@ -32,7 +32,7 @@ def rows_of(log: Log) -> Iterator[dict[str, Any]]:
         for score, label in zip(log.scores[i, : log.counts[i]], log.labels[i, : log.counts[i]], strict=True):
             failed = {"score": None, "failed": True} if math.isnan(score) else {"score": float(score)}
             candidates.append({"text": "x", "acceptable": None if math.isnan(label) else bool(label), **failed})
-        yield {"id": name, "prompt": "p", "candidates": candidates}
+        yield {"id": name, "prompt": f"p{name}", "candidates": candidates}
 
 
 def run(policy: Policy, scores: Sequence[float], labels: Sequence[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Grids, constant tables and staircases against the plain exact replay."""
+"""Grids and constant tables against the plain exact replay."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from bonmini_guard.calibration.constant import constant_outcomes
 from bonmini_guard.calibration.grids import grid_totals
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import Outcomes, replay_rankings
-from bonmini_guard.calibration.risks import RISKS
-from bonmini_guard.calibration.staircase import Shape, staircase
 
 
 def ragged(seed=0, prompts=30):
@@ -54,29 +52,3 @@ def test_constant_tables_equal_single_replays():
         for field in fields(Outcomes):
             picked = getattr(tables, field.name)[np.arange(len(below)), below]
             assert picked[np.argsort(order)] == pytest.approx(getattr(single, field.name)), field.name
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        Shape((2, 3)),
-        Shape((2, 3), offsets=(0.25, 0.0)),
-        Shape((2, 3), floors=(-0.5, -math.inf)),
-        Shape((1, 2, 2), (0.3, 0.0, 0.1), (-0.2, 0.1, 0.0)),
-    ],
-)
-@pytest.mark.parametrize("risk", RISKS.values(), ids=list(RISKS))
-def test_staircases_hold_the_loss_of_every_threshold(shape, risk):
-    rankings = ragged(2)
-    units = np.arange(30) // 2
-    stairs = staircase(rankings, shape, lambda outcomes: risk.loss(outcomes, 0.1), units)
-    columns = stairs.cuts.size
-    block = stairs.block(0, columns)
-    for column in range(columns):
-        single = risk.loss(replay_rankings(rankings, shape.schedule, shape.thresholds(stairs.inside(column)), shape.floors), 0.1)
-        truth = np.bincount(units, weights=single) / 2
-        assert block[:, column] == pytest.approx(truth, abs=1e-9)
-        assert stairs.column_of(stairs.inside(column)) == column
-    assert stairs.totals() == pytest.approx(block.sum(axis=0))
-    middle = columns // 2
-    np.testing.assert_allclose(stairs.block(middle, columns), block[:, middle:], atol=1e-12)

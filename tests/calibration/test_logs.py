@@ -52,7 +52,7 @@ def test_gzip_and_shards(tmp_path):
 
 
 def test_rows_of_one_group_share_a_code():
-    rows = [changed(id=name, group=group) for name, group in [("a", 1), ("b", None), ("c", 1), ("1", None)]]
+    rows = [changed(id=name, group=group, prompt=name) for name, group in [("a", 1), ("b", None), ("c", 1), ("1", None)]]
     codes = log_of_rows(rows).groups
     assert codes[0] == codes[2]
     assert len(set(codes.tolist())) == 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mapie import risk_control as control
 
-from bonmini_guard.calibration.guardrail import calibrate_guardrail
+from bonmini_guard.calibration.choose import calibrate_guardrail
 from tests.calibration.helpers import log_of
 
 

@@ -1,44 +1,68 @@
-"""The promises, checked by simulation: over 500 recalibrations each is missed in at most delta of them; and they are not empty."""
+"""The promises, checked by simulation: over 300 recalibrations each is missed in at most delta of them; and they are not empty.
+
+``binom.ppf(0.999, 300, 0.1)`` misses are allowed; a procedure that misses in 20 % of logs is found with a chance above 0.97.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bonmini_guard.calibration import bounds
-from bonmini_guard.calibration.staircase import Shape
-from tests.calibration.recalibrations import CASES, MOST_MISSES, SINGLE, SMALL, recalibrate, recalibrate_accelerator
+from bonmini_guard.calibration import certify
+from tests.calibration.recalibrations import (
+    CASES,
+    CLUSTERED,
+    FOUR,
+    MOST_MISSES,
+    SMALL,
+    recalibrate,
+    recalibrate_accelerator,
+    unlabelled_at_random,
+)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
-def test_the_promised_risk_is_kept(case):
-    misses, _, _, _ = recalibrate(*case)
+def test_the_promised_risk_is_kept_and_no_certificate_contradicts_itself(case):
+    misses, contradicted, _, _ = recalibrate(*case)
     assert misses <= MOST_MISSES
+    assert contradicted == 0
+
+
+def test_the_best_of_several_seeds_keeps_the_promise_if_they_are_counted():
+    misses, contradicted, _, found = recalibrate(*CASES["served_and_bad"], repeats=100, seeds=10)
+    assert misses <= 20  # binom.ppf(0.999, 100, 0.1)
+    assert contradicted == 0
+    assert found > 0.5
+
+
+def test_searching_keeps_the_promise():
+    misses, contradicted, _, _ = recalibrate(CLUSTERED, 600, FOUR, "served_and_bad", 0.05, repeats=60, search=True)
+    assert misses <= 14  # binom.ppf(0.999, 60, 0.1)
+    assert contradicted == 0
+
+
+def test_rows_unlabelled_at_random_keep_the_promise():
+    misses, _, served, _ = recalibrate(*CASES["served_and_bad"], repeats=150, thin=unlabelled_at_random)
+    assert misses <= 27  # binom.ppf(0.999, 150, 0.1)
+    assert served > 0.5
 
 
 def test_this_file_would_notice_a_naive_threshold(monkeypatch):
-    naive = lambda means, units, level: np.where(means < level, 0.0, 1.0)  # noqa: E731
-    monkeypatch.setattr(bounds, "hoeffding_bentkus", naive)
-    misses, _, _, _ = recalibrate(*CASES["served_and_bad, Hoeffding-Bentkus"])
-    assert misses > 2 * MOST_MISSES
+    naive = lambda ones, units, level: np.where(ones <= level * np.asarray(units), 0.0, 1.0)  # noqa: E731
+    monkeypatch.setattr(certify, "binomial", naive)
+    misses, _, _, _ = recalibrate(*CASES["served_and_bad"], repeats=100)
+    assert misses > 25
 
 
-def test_served_and_bad_reaches_90_percent_of_the_oracle_at_1000_prompts():
-    misses, served, _, oracle = recalibrate(SINGLE, 1000, Shape((1,)), "served_and_bad", 0.05)
-    assert misses <= MOST_MISSES
-    assert served >= 0.9 * oracle
-
-
-@pytest.mark.parametrize("risk", ["bad_among_served", "false_acceptance"])
-def test_share_risks_find_thresholds_at_1000_prompts(risk):
-    _, _, found, oracle = recalibrate(SINGLE, 1000, Shape((1,)), risk, 0.1, repeats=150)
-    assert oracle >= 0.3
-    assert found >= 0.9
+def test_more_rows_serve_more():
+    served = [recalibrate(CLUSTERED, rows, FOUR, "served_and_bad", 0.05, repeats=60)[2] for rows in (100, 200, 400, 800)]
+    assert served == sorted(served)
 
 
 def test_the_promised_quality_is_kept():
-    misses, certified = recalibrate_accelerator(SMALL, 150, (2, 2), 0.05)
+    misses, draws, found = recalibrate_accelerator(SMALL, 400, (2, 2), 0.02)
     assert misses <= MOST_MISSES
-    assert certified > 50
+    assert found > 0.3
+    assert draws < 4

@@ -1,0 +1,192 @@
+"""What certifies a threshold: exact tests of counts on the one order, strict to lax, until the first failure.
+
+Fixed-sequence testing (Angelopoulos et al., arXiv 2110.01052, section 5). A row's loss under a threshold is 0 or 1, so the tests are
+binomial. Thresholds are all distinct scores of the log itself: between two of them no decision changes, so this is the fixed
+sequence over the continuum. Let t* be its first threshold whose true risk exceeds alpha. Anything laxer is certified only if the test
+at t* passes, which has chance delta at most. No step may be skipped: with loops the risk is not monotone in the threshold.
+
+Where the sequence begins must not depend on the rows it is tested on:
+
+- ``served_and_bad`` and ``quality_loss`` count among all rows: at the strictest threshold nothing is lost, and it begins there.
+- ``false_acceptance`` counts among rows whose selected answer is bad; it begins there, too.
+- ``bad_among_served`` counts among served rows, of which a strict threshold has too few to refute anything. Its first threshold is
+  taken from the scores of *other* rows (:func:`first_threshold`), so the argument above holds from there on, whatever the scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bonmini_guard.calibration.logs import Floats
+from bonmini_guard.calibration.paths import Paths, Steps
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+
+try:
+    from scipy.special import bdtr, betaincinv
+    from scipy.stats import binom
+except ImportError as error:
+    raise MissingExtraError("scipy", "calibration") from error
+
+
+@dataclass(frozen=True)
+class Risk:
+    """A promise: ``bad(steps) / among(steps) <= alpha``.
+
+    Attributes:
+        name: as on the command line.
+        bad: (T,) counts of the bad event.
+        among: (T,) counts of what it is a share of.
+        promise: the end of "at most 5 % of ...".
+    """
+
+    name: str
+    bad: Callable[[Steps], Floats]
+    among: Callable[[Steps], Floats]
+    promise: str
+
+
+RISKS = {
+    risk.name: risk
+    for risk in (
+        Risk("served_and_bad", lambda s: s.served_bad, lambda s: s.rows, "requests get an answer that is not acceptable"),
+        Risk("bad_among_served", lambda s: s.served_bad, lambda s: s.served, "the answers served are not acceptable"),
+        Risk(
+            "false_acceptance",
+            lambda s: s.served_bad,
+            lambda s: s.selected_bad,
+            "the requests whose selected answer is not acceptable are served all the same",
+        ),
+    )
+}
+
+
+def risk_named(name: str) -> Risk:
+    """The risk of that name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if name not in RISKS:
+        raise ConfigurationError(f"unknown risk {name!r}: use one of {', '.join(RISKS)}")
+    return RISKS[name]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a sequence ended.
+
+    Attributes:
+        cut: the last entry certified; None if the first test failed.
+        p_value: of that entry, or of the first test if it failed.
+        tested: how many tests were made.
+        first: the first entry tested.
+    """
+
+    cut: int | None
+    p_value: float
+    tested: int
+    first: int
+
+
+def binomial(ones: Floats, units: Floats, level: float) -> Floats:
+    """Exact lower tail ``P(Bin(units, level) <= ones)``; 1 where there is no unit.
+
+    Args:
+        ones: (m,) counts.
+        units: (m,) or one number.
+        level: the chance under the hypothesis, in (0, 1).
+    """
+    count = np.asarray(units, dtype=np.float64)
+    return np.asarray(np.where(count > 0, bdtr(np.floor(ones + 1e-9), count.astype(int), level), 1.0), dtype=np.float64)
+
+
+def in_sequence(p_values: Floats, first: int, delta: float) -> Found:
+    """Test entry ``first``, then one by one to the laxest, until the first p-value above delta."""
+    if first >= p_values.size:
+        return Found(None, 1.0, 0, first)
+    failed = np.flatnonzero(p_values[first:] > delta)
+    passed = int(failed[0]) if failed.size else p_values.size - first
+    if not passed:
+        return Found(None, float(p_values[first]), 1, first)
+    return Found(first + passed - 1, float(p_values[first + passed - 1]), passed + bool(failed.size), first)
+
+
+def certify(found: Steps, risk: Risk, alpha: float, delta: float, start: float = math.inf) -> Found:
+    """The laxest threshold up to which every test passes.
+
+    Args:
+        found: counts under all thresholds.
+        risk: what is promised.
+        alpha: the most that it may be.
+        delta: the chance that the promise is missed.
+        start: the first threshold tested; infinity is the strictest that serves anything.
+    """
+    p_values = binomial(risk.bad(found), risk.among(found), alpha)
+    first = max(0, int(np.searchsorted(-found.cuts, -start, side="right")) - 1)
+    return in_sequence(p_values, first, delta)
+
+
+def first_threshold(other: Paths, rows: int, alpha: float, delta: float, offsets: tuple[float, ...] | None = None) -> float:
+    """Where ``bad_among_served`` begins: where about ``2 log(delta) / log(1 - alpha)`` of ``rows`` rows like these would be served.
+
+    Half of that number is what a spotless record needs to refute alpha.
+
+    Args:
+        other: paths of rows that are not tested; their labels are not looked at.
+        rows: how many rows are tested.
+    """
+    shifted = other.best if offsets is None else other.best - np.asarray(offsets)
+    highest = np.sort(shifted.max(axis=1))[::-1]
+    highest = highest[np.isfinite(highest)]
+    if not highest.size:
+        return math.inf
+    wanted = 2 * math.log(delta) / math.log1p(-alpha) / rows * len(other)
+    return float(highest[min(highest.size, max(1, math.ceil(wanted))) - 1])
+
+
+def net_loss(lost: float, won: float, rows: int, epsilon: float, delta: float) -> float:
+    """p-value of "the mean of lost - won is epsilon or more", exact in spite of the unknown share of won.
+
+    Rows are lost (1), won (-1) or neither (0), with chances l, w and the rest; the hypothesis is ``l - w >= epsilon``. For a given w the
+    lower tail of the sum is largest at ``l = epsilon + w``. Along that line its derivative in w is ``rows (P(T' = k + 1) - P(T' = k))``,
+    T' being the sum of one row less. If ``(sqrt(l) + sqrt(w))^2 <= 1`` each row is a sum of two independent 0/1 variables less one,
+    so T' has its mode within 1 of its mean (Darroch 1964), and for ``k <= (rows - 1) epsilon - 2`` the derivative is not negative: the worst w
+    is the largest. That one is bounded by an exact limit at level beta, and beta is added (Berger and Boos 1994), so the
+    p-value is valid for any l and w. beta = delta / 20.
+    """
+    k, beta = round(lost - won), delta / 20
+    most = upper_limit(round(won), rows, beta)
+    chance = epsilon + most
+    if rows < 2 or k > (rows - 1) * epsilon - 2 or chance <= 0 or (math.sqrt(chance) + math.sqrt(most)) ** 2 > 1:
+        return 1.0
+    wins = np.arange(rows + 1)
+    below = binom.cdf(k + wins, rows - wins, min(1.0, chance / (1 - most)))
+    return min(1.0, beta + float(np.sum(binom.pmf(wins, rows, most) * below)))
+
+
+def quality_p_values(found: Steps, epsilon: float, delta: float) -> Floats:
+    """(T,) p-values of "acceptable epsilon or more less often than best-of-N".
+
+    Two tests at half the level each: by losses alone (exact binomial), and by losses less gains (:func:`net_loss`). The second is
+    worked out only up to the first entry that neither passes.
+    """
+    p_values = np.minimum(1.0, 2 * binomial(found.lost, found.rows, epsilon))
+    for cut in np.flatnonzero((p_values > delta) & (found.won > 0)):
+        p_values[cut] = min(p_values[cut], 2 * net_loss(found.lost[cut], found.won[cut], int(found.rows[cut]), epsilon, delta / 2))
+        if p_values[cut] > delta:
+            break
+    return p_values
+
+
+def upper_limit(ones: int, units: int, delta: float) -> float:
+    """Clopper-Pearson upper limit: the largest mean that k of n ones do not refute at level delta; 1 if k = n."""
+    return 1.0 if ones >= units else float(betaincinv(ones + 1, units - ones, 1 - delta))
+
+
+def lower_limit(ones: int, units: int, delta: float) -> float:
+    """Clopper-Pearson lower limit; 0 if k = 0."""
+    return 0.0 if ones <= 0 else float(betaincinv(ones, units - ones + 1, delta))

@@ -1,0 +1,340 @@
+"""Thresholds with a promise, for both modes: the laxest that the evidence certifies, or why there is none.
+
+The unit is the prompt, or the ``group`` where rows carry one; of each unit one row counts, chosen by digest. Each row is run on its
+one order (:mod:`bonmini_guard.calibration.orders`), so its loss is 0 or 1, and :mod:`bonmini_guard.calibration.certify` tests counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bonmini_guard.calibration import search as search_space
+from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, in_sequence, quality_p_values, risk_named
+from bonmini_guard.calibration.evidence import (
+    Certificate,
+    NotEnoughEvidence,
+    base_evidence,
+    check_share,
+    percent,
+    profile_fingerprints,
+    reference_scores,
+    sealed,
+    stamp,
+)
+from bonmini_guard.calibration.further import further_rows
+from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.orders import Order, representatives, split
+from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, paths, steps
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.policy import Mode, check_schedule
+from bonmini_guard.profile import GuardProfile
+
+#: A certificate must rest on at least this many served answers: one that serves next to nothing is no success.
+LEAST_SERVED = 5
+#: Rows whose scores alone say where ``bad_among_served`` begins; rows on which ``search`` chooses; rows below which it does not.
+START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.1, 0.4, 400
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: a mode, its risk (None: an accelerator's loss of quality), level, chance of missing it, and the shape."""
+
+    mode: Mode
+    risk: Risk | None
+    level: float
+    delta: float
+    schedule: tuple[int, ...]
+    offsets: tuple[float, ...] | None = None
+    order: Order = "auto"
+    cost: Cost = "draws"
+    seed: int = 0
+    calibrations: int = 1
+
+    @property
+    def share(self) -> float:
+        """The part of delta that this calibration may use."""
+        return self.delta / self.calibrations
+
+    @property
+    def begins_later(self) -> bool:
+        """Whether the first threshold comes from rows that are not tested."""
+        return self.risk is not None and self.risk.name == "bad_among_served"
+
+    def thresholds(self, threshold: float) -> tuple[float, ...]:
+        """Those of all loops."""
+        return tuple(threshold + offset for offset in self.offsets or (0.0,) * len(self.schedule))
+
+    def __str__(self) -> str:
+        sure = f"with confidence {1 - self.delta:g}"
+        what = f"{self.risk.name} <= {self.level:g}" if self.risk else f"a quality within {self.level:g} of best-of-N"
+        return f"{what} {sure}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Rows that are tested, and the counts on them under every threshold."""
+
+    log: Log
+    path: Paths
+    steps: Steps
+    found: Found
+
+
+def calibrate_guardrail(
+    log: Log,
+    *,
+    schedule: Sequence[int],
+    risk: str = "served_and_bad",
+    alpha: float = 0.05,
+    delta: float = 0.1,
+    offsets: Sequence[float] | None = None,
+    search: bool = False,
+    order: Order = "auto",
+    seed: int = 0,
+    calibrations: int = 1,
+) -> Certificate | NotEnoughEvidence:
+    """Choose a guardrail's thresholds: the laxest whose risk is at most alpha with confidence 1 - delta.
+
+    Args:
+        log: complete rows. Rows without any label are left out, unless a set was fixed for labelling (``label_sampling``), of which
+            every row counts, and a label that is missing where it is needed counts as bad.
+        schedule: draws of each loop.
+        risk: served_and_bad, bad_among_served or false_acceptance.
+        alpha: the most that the risk may be, in (0, 1).
+        delta: the chance that the promise is missed, in (0, 1), over logs like this one.
+        offsets: loop l exits at ``t + offsets[l]``, t being searched; they must not be chosen on this log's labels.
+        search: choose the schedule's shape (same budget), then offsets, on 40 % of the units; the rest certifies.
+        order: which order of its draws a row is run in.
+        seed: another digest order and split; each seed tried is a calibration.
+        calibrations: how many calibrations on this log are made and chosen from: each gets ``delta / calibrations``.
+
+    Raises:
+        ConfigurationError: a number, the risk or the schedule is not usable.
+        InputError: the log has too few candidates a row, or no label.
+    """
+    shape = _shape(schedule, offsets)
+    asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, order=order, seed=seed, calibrations=calibrations)
+    return _calibrated(log, asked, search)
+
+
+def calibrate_accelerator(
+    log: Log,
+    *,
+    schedule: Sequence[int],
+    epsilon: float = 0.01,
+    delta: float = 0.1,
+    search: bool = False,
+    cost: Cost = "draws",
+    order: Order = "auto",
+    seed: int = 0,
+    calibrations: int = 1,
+) -> Certificate | NotEnoughEvidence:
+    """Choose an accelerator's threshold: the laxest whose answers are acceptable at most epsilon less often than best-of-N's.
+
+    Without any label "acceptable" is the scorer's own word (score >= 0): an estimate of agreement with the scorer, not a promise.
+
+    Args:
+        log: complete rows; as :func:`calibrate_guardrail`.
+        schedule: draws of each loop, two loops or more.
+        epsilon: the most quality that may be lost, in (0, 1).
+        delta: the chance that the promise is missed, in (0, 1).
+        search: choose the schedule's shape among those of the same budget, the cheapest, on 40 % of the units.
+        cost: what is counted: draws, tokens or seconds (the log read with that ``cost``).
+        order: as :func:`calibrate_guardrail`.
+        seed: likewise.
+        calibrations: likewise.
+
+    Raises:
+        ConfigurationError: epsilon, delta or the schedule is not usable.
+        InputError: a row has fewer candidates than the schedule draws.
+    """
+    shape = _shape(schedule, None)
+    if len(shape[0]) < 2:
+        raise ConfigurationError(f"schedule {list(schedule)} has one loop, so nothing can be saved; use e.g. 4,28")
+    asked = Request("accelerator", None, epsilon, delta, *shape, order=order, cost=cost, seed=seed, calibrations=calibrations)
+    if bool(np.all(np.isnan(log.labels))):
+        return _estimated(_calibrated(_by_scorer(log), asked, search))
+    return _calibrated(log, asked, search)
+
+
+def _calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:
+    _check(asked)
+    log.require(sum(asked.schedule))
+    log.require_scores()
+    log, missing = log.labelled_set()
+    units = log.take(representatives(log))
+    evidence, part = base_evidence(log, units=len(units), order=asked.order), units
+    if asked.calibrations > 1 or asked.seed:
+        evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
+    if search and len(units) >= LEAST_SEARCHED:
+        fit, rest = split(units, FIT_SHARE, asked.seed * 2 + 1)
+        asked, part = searched(units.take(fit), asked, missing), units.take(rest)
+    elif search:
+        evidence["search"] = f"not made: {len(units)} units are fewer than {LEAST_SEARCHED}, and all of them certify instead"
+    tested = test(part, asked, missing)
+    evidence |= {"certify_rows": len(tested.log), "fit_rows": len(units) - len(tested.log), "missing_labels": missing}
+    evidence |= {"labels_used": tested.path.labels_used(), "tested": tested.found.tested, "p_value": tested.found.p_value}
+    if tested.found.cut is None or _served(tested) < (LEAST_SERVED if asked.risk else 1):
+        return _refused(tested, asked, evidence)
+    return _certificate(tested, asked, evidence)
+
+
+def test(part: Log, asked: Request, missing: Missing) -> Evidence:
+    """Run the rows and the sequence of tests on them."""
+    start, seed = math.inf, asked.seed
+    if asked.begins_later:
+        other, rest = split(part, START_SHARE, asked.seed * 2 + 2)
+        start = first_threshold(
+            paths(part.take(other), asked.schedule, asked.order, seed=seed), rest.size, asked.level, asked.share, asked.offsets
+        )
+        part = part.take(rest)
+    path = paths(part, asked.schedule, asked.order, seed=seed, cost=asked.cost)
+    counts = steps(path, asked.offsets, missing)
+    if asked.risk is None:
+        return Evidence(part, path, counts, in_sequence(quality_p_values(counts, asked.level, asked.share), 0, asked.share))
+    return Evidence(part, path, counts, certify(counts, asked.risk, asked.level, asked.share, start))
+
+
+def searched(fit: Log, asked: Request, missing: Missing) -> Request:
+    """The request with the best shape, then offsets, judged by what they would certify on the fit split.
+
+    Better is: serves at least 1 % of the requests more, or as many (within 1 %) at less cost.
+    """
+    best, (served, price) = asked, _worth(fit, asked, missing)
+    for wishes in (_shapes_of, _offsets_of):
+        for wish in wishes(fit, best):
+            now, cost = _worth(fit, wish, missing)
+            if now > served + 0.01 or (now > served - 0.01 and cost < 0.98 * price):
+                best, served, price = wish, max(now, served), cost
+    return best
+
+
+def _shapes_of(fit: Log, asked: Request) -> list[Request]:
+    shapes = search_space.shapes(sum(asked.schedule))
+    return [replace(asked, schedule=shape) for shape in shapes if len(shape) > 1 or asked.risk]
+
+
+def _offsets_of(fit: Log, asked: Request) -> list[Request]:
+    return [replace(asked, offsets=offsets) for offsets in search_space.tilts(fit, len(asked.schedule))]
+
+
+def _worth(fit: Log, asked: Request, missing: Missing) -> tuple[float, float]:
+    """(share served, cost) of what would be certified if the fit split were the whole log."""
+    tested = test(fit, asked, missing)
+    if tested.found.cut is None:
+        return (0.0 if asked.risk else 1.0), float(tested.path.cost[:, -1].mean())
+    served = _served(tested) / max(1.0, tested.steps.rows[tested.found.cut])
+    return (served if asked.risk else 1.0), float(tested.steps.cost[tested.found.cut]) / len(tested.log)
+
+
+def _served(tested: Evidence) -> float:
+    return float(tested.steps.served[tested.found.cut]) if tested.found.cut is not None else 0.0
+
+
+def _shape(schedule: Sequence[int], offsets: Sequence[float] | None) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    try:
+        check_schedule(schedule)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    if offsets is not None and len(offsets) != len(schedule):
+        raise ConfigurationError(f"{len(offsets)} offsets for {len(schedule)} loops: give one for each loop")
+    return tuple(schedule), None if offsets is None else tuple(offsets)
+
+
+def _check(asked: Request) -> None:
+    check_share("alpha" if asked.risk else "epsilon", asked.level)
+    check_share("delta", asked.delta)
+    if asked.calibrations < 1:
+        raise ConfigurationError(f"calibrations is {asked.calibrations}: give how many are made and chosen from, 1 or more")
+
+
+def _refused(tested: Evidence, asked: Request, evidence: dict[str, Any]) -> NotEnoughEvidence:
+    further = further_rows(tested.steps, len(tested.log), asked.risk, asked.level, asked.share)
+    seen = f"{len(tested.log):,} {'prompts' if evidence['units'] == evidence['rows'] else 'groups of prompts'}"
+    why = f"not enough evidence for {asked}: the test saw {seen}"
+    if further is None:
+        cure = "a better reward model, fewer draws or a larger level would"
+        return NotEnoughEvidence(f"{why}, and at the rates of this log no number of further ones would do; {cure}", None, evidence)
+    further = math.ceil(further * evidence["units"] / max(1, len(tested.log)))
+    return NotEnoughEvidence(f"{why}; about {further:,} further ones like them would suffice (4 times of 5)", further, evidence)
+
+
+def _certificate(tested: Evidence, asked: Request, evidence: dict[str, Any]) -> Certificate:
+    cut = tested.found.cut
+    assert cut is not None
+    counts = {
+        name: float(getattr(tested.steps, name)[cut]) for name in ("rows", "served", "served_bad", "selected_bad", "lost", "won")
+    }
+    rows, draws = len(tested.log), float(tested.steps.draws[cut])
+    evidence |= {"requests": float(rows), "counted": counts["rows"], "mean_draws": draws / rows, "order_of": "one order a row"}
+    evidence |= {name: counts[name] for name in ("served", "served_bad", "selected_bad")} if asked.risk else {}
+    evidence |= {} if asked.risk else {"lost": counts["lost"], "won": counts["won"], "best_effort": rows - counts["served"]}
+    evidence |= {"abstained": counts["rows"] - counts["served"], "false_acceptances": counts["served_bad"]} if asked.risk else {}
+    if asked.cost != "draws":
+        full = float(tested.path.cost[:, -1].mean())
+        evidence |= {"cost": asked.cost, "mean_cost": float(tested.steps.cost[cut]) / rows, "cost_of_whole_budget": full}
+    start = math.inf if not asked.begins_later else float(tested.steps.cuts[tested.found.first])
+    profile = GuardProfile(
+        mode=asked.mode,
+        schedule=asked.schedule,
+        thresholds=asked.thresholds(min(tested.steps.threshold(cut), start)),
+        risk=asked.risk.name if asked.risk else None,
+        alpha=asked.level if asked.risk else None,
+        epsilon=None if asked.risk else asked.level,
+        delta=asked.delta,
+        evidence=evidence,
+        reference=reference_scores(tested.path.best[:, 0]),
+        fingerprints=profile_fingerprints(tested.log),
+        **stamp(),
+    )
+    return Certificate(sealed(profile), consequence(profile))
+
+
+def consequence(profile: GuardProfile) -> str:
+    """What a profile's certificate means for 10,000 requests, at the rates of the rows it was certified on."""
+    seen, budget = profile.evidence, sum(profile.schedule)
+    draws, sure = seen["mean_draws"], f"with {percent(1 - (profile.delta or 0.0))} confidence"
+    tries = f" (one of {seen['calibrations']} calibrations)" if seen.get("calibrations", 1) > 1 else ""
+    if profile.mode == "accelerator":
+        net = (seen["lost"] - seen["won"]) / seen["counted"]
+        return (
+            f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer), acceptable at most "
+            f"{percent(profile.epsilon or 0.0)} of requests less often than best-of-{budget} ({percent(net)} in this log), {sure}{tries}."
+        )
+    served, bad = seen["served"] / seen["counted"], seen["served_bad"] / seen["counted"]
+    level = profile.alpha or 0.0
+    promise = {
+        "served_and_bad": f"at most {10_000 * level:,.0f} of them bad, that is {percent(min(1.0, level / served))} of those served",
+        "bad_among_served": f"at most {percent(level)} of those served bad",
+        "false_acceptance": f"at most {percent(level)} of the requests without a good answer served all the same",
+    }[str(profile.risk)]
+    return (
+        f"Of 10,000 requests like these you would serve about {10_000 * served:,.0f}, {promise}, {sure}{tries} ({10_000 * bad:,.0f} bad, "
+        f"{percent(bad / served)} of those served, at the rates of this log), using {draws:.1f} draws a request instead of {budget}."
+    )
+
+
+def _by_scorer(log: Log) -> Log:
+    """The log with the scorer's own word for a label; refused where scores show no zero."""
+    scores = log.scores[np.isfinite(log.scores)]
+    if scores.size and not (scores.min() < 0.0 <= scores.max()):
+        raise ConfigurationError(
+            f"{log.source}: no label, and no score changes sign, so that nothing says which answers are acceptable; "
+            f"label rows with 'bonmini-guard label'"
+        )
+    return replace(log, labels=np.where(np.isfinite(log.scores), log.scores >= 0.0, np.nan), asked=None)
+
+
+def _estimated(outcome: Certificate | NotEnoughEvidence) -> Certificate | NotEnoughEvidence:
+    """The outcome without a promise: its labels were the scorer's own word."""
+    said = "An estimate of agreement with the scorer (acceptable = score >= 0; no labels), not a promise"
+    if isinstance(outcome, NotEnoughEvidence):
+        return replace(outcome, sentence=f"{said}: {outcome.sentence}")
+    evidence = {**outcome.profile.evidence, "estimated": said, "labels": 0}
+    profile = outcome.profile.model_copy(update={"delta": None, "evidence": evidence})
+    return Certificate(sealed(profile), f"{said}. {outcome.sentence.rsplit(', with ', 1)[0]}.")

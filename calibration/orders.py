@@ -1,0 +1,105 @@
+"""The one order of a row's draws, and the splits of a log: by digest, so that neither a seed nor an export's sorting decides.
+
+A complete row holds draws that were all made whatever their scores. The guard's own traces hold them in the order of drawing.
+Other logs may have been sorted since; their draws are put in an order that no score decides, the same at every run.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonmini_guard.calibration.logs import Integers, Log
+from bonmini_guard.errors import InputError, MissingExtraError
+
+try:
+    from scipy.stats import binom
+except ImportError as error:
+    raise MissingExtraError("scipy", "calibration") from error
+
+Order = Literal["auto", "digest", "logged"]
+Digests = NDArray[np.uint64]
+
+#: A log whose best draws stand at one end more often than this chance allows was sorted, not drawn, in its order.
+SORTED = 1e-6
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mixed(values: Digests, salt: int) -> Digests:
+    """Another 64-bit digest of each value (the finaliser of splitmix64, Steele et al. 2014), equal for equal salt."""
+    with np.errstate(over="ignore"):
+        found = values + np.uint64(salt % (1 << 64)) * _GOLDEN + _GOLDEN
+        found = (found ^ (found >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        found = (found ^ (found >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return found ^ (found >> np.uint64(31))
+
+
+def order_of(log: Log, order: Order = "auto", seed: int = 0) -> Integers:
+    """(R, W) positions of each row's candidates in the row's one order; places beyond a row's count come last.
+
+    Args:
+        log: R rows.
+        order: ``auto`` reads a guard's traces as logged and all other rows by digest of the row's id and the candidate's place;
+            ``logged`` reads all rows as logged; ``digest`` none.
+        seed: another digest order; 0 is the one of no seed.
+
+    Raises:
+        InputError: ``logged``, and the log's best candidates stand first or last more often than chance allows.
+    """
+    width = log.scores.shape[1]
+    logged = np.broadcast_to(np.arange(width), log.scores.shape)
+    if order == "logged":
+        refuse_sorted(log)
+        return logged
+    keys = np.stack([mixed(log.keys, seed * width + place + 1) >> np.uint64(1) for place in range(width)], axis=1)
+    keys = np.where(logged < log.counts[:, None], keys.astype(np.int64), np.iinfo(np.int64).max)
+    if order == "auto" and log.traced is not None:
+        keys = np.where(log.traced[:, None], logged, keys)
+    return np.argsort(keys, axis=1, kind="stable")
+
+
+def refuse_sorted(log: Log) -> None:
+    """Refuse a log whose order its scores decided.
+
+    Among n exchangeable draws the best is first (or last) with chance 1/n. Over rows of different n the number of such rows is a
+    sum of unlike indicators, whose upper tail beyond its mean is at most the binomial's of the mean chance (Hoeffding 1956).
+
+    Raises:
+        InputError: the log is sorted.
+    """
+    scores = np.where(np.isnan(log.scores), -np.inf, log.scores)
+    best = scores.max(axis=1, keepdims=True)
+    alone = (np.sum(scores == best, axis=1) == 1) & (log.counts > 1)
+    if not alone.any():
+        return
+    place, last = scores[alone].argmax(axis=1), log.counts[alone] - 1
+    chance, rows = float(np.mean(1.0 / log.counts[alone])), int(alone.sum())
+    for name, hits in (("first", int(np.sum(place == 0))), ("last", int(np.sum(place == last)))):
+        if hits > rows * chance + 1 and binom.sf(hits - 1, rows, chance) < SORTED / 2:
+            raise InputError(
+                f"{log.source}: the best candidate stands {name} in {hits:,} of {rows:,} rows, so that the log is no drawing order; "
+                f"leave out --order logged, and an order by digest is used"
+            )
+
+
+def representatives(log: Log) -> Integers:
+    """Row numbers, ascending: one row of each unit, the one with the least digest, so that each unit counts once."""
+    order = np.lexsort((mixed(log.keys, -1), log.groups))
+    first = np.ones(order.size, dtype=bool)
+    first[1:] = log.groups[order][1:] != log.groups[order][:-1]
+    return np.sort(order[first])
+
+
+def split(log: Log, share: float, salt: int) -> tuple[Integers, Integers]:
+    """Row numbers of two parts of a log whose rows are its units: the ``share`` of rows with the least digests, and the others.
+
+    Args:
+        log: R rows, one a unit.
+        share: of the rows for the first part, in [0, 1).
+        salt: names the split; a seed given by hand goes in here too.
+    """
+    order = np.argsort(mixed(log.keys, salt), kind="stable")
+    cut = round(share * len(log))
+    return np.sort(order[:cut]), np.sort(order[cut:])

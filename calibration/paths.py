@@ -1,0 +1,177 @@
+"""What a schedule does with each row on its one order, and the counts over rows under every threshold at once.
+
+Only best-so-far answers at loop ends can be served: 1 + 1/2 + 1/3 + ... different ones a row for equal loops. A row is served by
+the first loop l with ``best[l] >= t + offset[l]``; as t falls, its exit moves from no loop to ever earlier ones, at its own scores
+only. So counts under all thresholds of a log are one sort and one cumulative sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonmini_guard.calibration.logs import Floats, Integers, Log
+from bonmini_guard.calibration.orders import Order, order_of
+from bonmini_guard.errors import InputError
+
+Cost = Literal["draws", "tokens", "seconds"]
+#: What a missing label means: the row is left out where the label is needed, or it counts against the promise.
+Missing = Literal["left_out", "counts_as_bad"]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What each of R rows has at the end of each of L loops, in its one order.
+
+    Attributes:
+        best: (R, L) best score so far; -inf while there is none.
+        holder: (R, L) which candidate of the row holds it, by its place in the log.
+        good: (R, L) the holder's label: 1, 0, or NaN where it is not labelled; 0 where there is no holder.
+        cost: (R, L) what the draws up to here cost.
+        draws: (L,) draws by the end of each loop.
+    """
+
+    best: Floats
+    holder: Integers
+    good: Floats
+    cost: Floats
+    draws: Integers
+
+    def __len__(self) -> int:
+        return len(self.best)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Paths:
+        """Those of some rows."""
+        return Paths(self.best[rows], self.holder[rows], self.good[rows], self.cost[rows], self.draws)
+
+    def labels_used(self) -> int:
+        """How many different candidates can be served or are best-of-N's: the most labels that a certificate looks at."""
+        different = np.diff(self.holder, axis=1, prepend=-1) != 0
+        return int(np.sum(different & np.isfinite(self.best)))
+
+
+def paths(log: Log, schedule: Sequence[int], order: Order = "auto", *, seed: int = 0, cost: Cost = "draws") -> Paths:
+    """Run the drawing of a schedule on each row.
+
+    Args:
+        log: R rows with at least ``sum(schedule)`` candidates each.
+        schedule: draws of each loop.
+        order: as :func:`bonmini_guard.calibration.orders.order_of`.
+        seed: likewise.
+        cost: ``draws``; ``tokens`` adds up the draws' own; ``seconds`` adds each loop's slowest draw, since they run at once.
+
+    Raises:
+        InputError: a row has too few candidates, or the log was read without the cost.
+    """
+    log.require(sum(schedule))
+    ends = np.cumsum(schedule)
+    places = order_of(log, order, seed)[:, : ends[-1]]
+    scores = np.take_along_axis(log.scores, places, axis=1)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    best = np.maximum.accumulate(scores, axis=1)
+    rises = np.ones(best.shape, dtype=bool)
+    rises[:, 1:] = best[:, 1:] > best[:, :-1]  # among equal scores the earliest drawn wins
+    at = np.maximum.accumulate(np.where(rises, np.arange(best.shape[1]), 0), axis=1)[:, ends - 1]
+    holder, best = np.take_along_axis(places, at, axis=1), best[:, ends - 1]
+    good = np.take_along_axis(log.labels, holder, axis=1).astype(np.float64)
+    return Paths(best, holder, np.where(np.isfinite(best), good, 0.0), _costs(log, places, ends, cost), ends)
+
+
+def _costs(log: Log, places: Integers, ends: Integers, cost: Cost) -> Floats:
+    if cost == "draws":
+        return np.broadcast_to(ends.astype(np.float64), (len(log), ends.size))
+    if log.costs is None:
+        raise InputError(f'{log.source}: was read without "{cost}" of candidates; pass cost="{cost}" to load_log')
+    each = np.nan_to_num(np.take_along_axis(log.costs, places, axis=1))
+    starts = np.concatenate([[0], ends[:-1]])
+    gather = np.add if cost == "tokens" else np.maximum
+    return np.cumsum(gather.reduceat(each, starts, axis=1), axis=1)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Counts over rows under every distinct threshold, strict to lax: (T,) arrays; entry c holds in ``(cuts[c + 1], cuts[c]]``.
+
+    Attributes:
+        cuts: descending.
+        rows: rows that count: those whose labels needed here are there.
+        served: of these, served.
+        served_bad: ... and not acceptable.
+        selected_bad: rows whose selected answer (served, or best so far) is not acceptable.
+        lost: rows whose best-of-N answer is acceptable and whose served one is not.
+        won: the opposite.
+        draws: of all rows.
+        cost: of all rows.
+    """
+
+    cuts: Floats
+    rows: Floats
+    served: Floats
+    served_bad: Floats
+    selected_bad: Floats
+    lost: Floats
+    won: Floats
+    draws: Floats
+    cost: Floats
+
+    def threshold(self, cut: int) -> float:
+        """A threshold of an entry, midway to the next lower score: rounding in the last digits flips no decision."""
+        here = float(self.cuts[cut])
+        return (here + float(self.cuts[cut + 1])) / 2 if cut + 1 < self.cuts.size else here - 1e-6 * max(1.0, abs(here))
+
+
+def outcomes(path: Paths, missing: Missing) -> dict[str, Floats]:
+    """(R, L + 1) for each count of :class:`Steps`: a row's part of it if loop l serves it, and in the last column if none does.
+
+    Without a label that is needed here, a row is ``left_out`` (its label is missing by chance) or ``counts_as_bad`` (its label was
+    not asked for, so that the worst is assumed).
+    """
+    good = np.column_stack([path.good, path.good[:, -1]])
+    last, same = path.good[:, -1:], np.column_stack([path.holder == path.holder[:, -1:], np.ones(len(path), dtype=bool)])
+    served = np.ones(good.shape)
+    served[:, -1] = 0.0
+    unknown, unsure = np.isnan(good), ~same & (np.isnan(good) | np.isnan(last))
+    best_good, bad = np.nan_to_num(last, nan=1.0), np.nan_to_num(1.0 - good, nan=1.0)
+    parts = {
+        "rows": np.ones(good.shape),
+        "served": served,
+        "served_bad": served * bad,
+        "selected_bad": np.where(served > 0, bad, np.nan_to_num(1.0 - good, nan=0.0)),
+        "lost": np.where(same, 0.0, best_good * bad),
+        "won": np.where(same, 0.0, np.nan_to_num((1.0 - last) * good, nan=0.0)),
+        "draws": np.broadcast_to([*path.draws, path.draws[-1]], good.shape).astype(np.float64),
+        "cost": np.column_stack([path.cost, path.cost[:, -1]]),
+    }
+    if missing == "left_out":
+        out = unknown | unsure
+        for name in ("rows", "served", "served_bad", "selected_bad", "lost", "won"):
+            parts[name] = np.where(out, 0.0, parts[name])
+    return parts
+
+
+def steps(path: Paths, offsets: Sequence[float] | None = None, missing: Missing = "left_out") -> Steps:
+    """The counts under all thresholds at once; loop l exits at ``t + offsets[l]``."""
+    shifted = path.best if offsets is None else path.best - np.asarray(offsets)
+    running = np.maximum.accumulate(shifted, axis=1)
+    opens = np.isfinite(shifted)
+    opens[:, 1:] &= shifted[:, 1:] > running[:, :-1]
+    row, loop = np.nonzero(opens)
+    before = np.append(np.where(row[1:] == row[:-1], loop[1:], path.draws.size), path.draws.size) if row.size else loop
+    down = np.argsort(-shifted[row, loop], kind="stable")
+    cut = shifted[row, loop][down]
+    ends = np.flatnonzero(np.append(cut[1:] < cut[:-1], True)) if cut.size else np.zeros(0, dtype=np.int64)
+    totals = {}
+    for name, part in outcomes(path, missing).items():
+        change = part[row, loop] - part[row, before]
+        totals[name] = float(part[:, -1].sum()) + np.cumsum(change[down])[ends]
+    return Steps(cut[ends], **totals)
+
+
+def exits(path: Paths, thresholds: Sequence[float]) -> Integers:
+    """(R,) the loop that serves each row under these thresholds; L where none does."""
+    passed = np.isfinite(path.best) & (path.best >= np.asarray(thresholds))
+    return np.where(passed.any(axis=1), passed.argmax(axis=1), path.draws.size)

@@ -1,0 +1,67 @@
+"""No promise without its test: before one is printed beside a log, the log is asked whether it refutes it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bonmini_guard.calibration.certify import binomial, net_loss, risk_named
+from bonmini_guard.calibration.evidence import percent, seal_holds
+from bonmini_guard.calibration.figures import transformed
+from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.orders import representatives
+from bonmini_guard.calibration.paths import Paths, Steps, exits, outcomes, paths
+from bonmini_guard.profile import GuardProfile
+
+#: The chance that a true promise is called refuted, at most.
+LEVEL = 0.05
+
+
+def standing(log: Log, profile: GuardProfile) -> str | None:
+    """What must be said first about a profile's promise beside this log; None where nothing must.
+
+    Either the log refutes it (one-sided exact test at 5 % on its labelled rows, one a unit, each in its one order), or the profile
+    was edited after it was certified.
+    """
+    refuted = refutation(log, profile)
+    if refuted:
+        return refuted
+    if seal_holds(profile) is False:
+        return (
+            "This profile was edited after it was certified: its promise is of other thresholds, and nothing is promised of these."
+        )
+    return None
+
+
+def refutation(log: Log, profile: GuardProfile) -> str | None:
+    """The sentence that says that this log refutes the profile's promise; None if it does not, or nothing was promised."""
+    level = profile.alpha if profile.mode == "guardrail" else profile.epsilon
+    if level is None or profile.delta is None or not np.any(np.isfinite(log.labels)) or profile.hopeless is not None:
+        return None
+    part, missing = transformed(log, profile.score_transform).labelled_set()
+    part = part.take(representatives(part))
+    counts = _counts(paths(part, profile.schedule), profile, outcomes(paths(part, profile.schedule), missing))
+    if profile.mode == "guardrail":
+        risk = risk_named(profile.risk or "served_and_bad")
+        bad, among, what = float(risk.bad(counts)[0]), float(risk.among(counts)[0]), f"{risk.name} of at most {percent(level)}"
+    else:
+        bad, among = float(counts.lost[0] - counts.won[0]), float(counts.rows[0])
+        what = f"at most {percent(level)} less often acceptable than best-of-{sum(profile.schedule)}"
+    if not _refuted(bad, among, level, counts, profile.mode == "guardrail"):
+        return None
+    return (
+        f"REFUTED by this log: it promises {what}, and here it is {percent(bad / among)} ({bad:,.0f} of {among:,.0f}; chance at most "
+        f"{percent(LEVEL)} if the promise held). Do not rely on this profile for such traffic: calibrate anew."
+    )
+
+
+def _refuted(bad: float, among: float, level: float, counts: Steps, guardrail: bool) -> bool:
+    if among < 1:
+        return False
+    if guardrail:  # P(Bin >= bad), by the lower tail of the good ones
+        return float(binomial(np.array([among - bad]), np.array([among]), 1 - level)[0]) <= LEVEL
+    return net_loss(float(counts.won[0]), float(counts.lost[0]), int(among), -level, LEVEL) <= LEVEL
+
+
+def _counts(path: Paths, profile: GuardProfile, parts: dict[str, np.ndarray]) -> Steps:
+    at, rows = exits(path, profile.thresholds), np.arange(len(path))
+    return Steps(np.zeros(1), **{name: np.array([part[rows, at].sum()]) for name, part in parts.items()})

@@ -1,0 +1,194 @@
+"""Choosing thresholds on the one order: against the live policy, by hand, and what is said."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from bonmini_guard.calibration.certify import binomial, net_loss
+from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, seal_holds
+from bonmini_guard.calibration.figures import replay_log
+from bonmini_guard.calibration.further import least_rows
+from bonmini_guard.calibration.logs import log_of_rows
+from bonmini_guard.calibration.orders import order_of, representatives, split
+from bonmini_guard.calibration.paths import exits, outcomes, paths, steps
+from bonmini_guard.calibration.plan import plan_from_log
+from bonmini_guard.calibration.refutation import refutation, standing
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.policy import Policy
+from tests.calibration.helpers import log_of, rows_of, run
+from tests.calibration.populations import Population
+
+WORLD = Population(size=16)
+FOUR = (4, 4, 4, 4)
+
+
+@pytest.mark.parametrize("digits", [None, 0])
+def test_steps_are_what_the_live_policy_does_on_each_rows_order(digits):
+    log = replace(WORLD, size=8, digits=digits).log(40, 1)
+    schedule, order = (2, 2, 4), order_of(log)
+    path = paths(log, schedule)
+    counts = steps(path)
+    for cut in range(0, counts.cuts.size, 7):
+        threshold = counts.threshold(cut)
+        played = [
+            run(Policy("guardrail", schedule, (threshold,) * 3), list(log.scores[i][order[i]]), list(log.labels[i][order[i]]))
+            for i in range(len(log))
+        ]
+        assert counts.served[cut] == sum(one["accepted"] for one in played)
+        assert counts.served_bad[cut] == sum(one["served_bad"] for one in played)
+        assert counts.selected_bad[cut] == sum(one["served_bad"] + one["abstained_bad"] for one in played)
+        assert counts.draws[cut] == sum(one["draws"] for one in played)
+
+
+def test_lost_and_won_are_counted_against_best_of_n_in_the_same_order():
+    log = WORLD.log(60, 2)
+    path = paths(log, FOUR)
+    counts = steps(path)
+    cut = counts.cuts.size // 2
+    at = exits(path, (counts.threshold(cut),) * 4)
+    served = np.column_stack([path.good, path.good[:, -1]])[np.arange(60), at]
+    assert counts.lost[cut] == np.sum((path.good[:, -1] == 1) & (served == 0))
+    assert counts.won[cut] == np.sum((path.good[:, -1] == 0) & (served == 1))
+
+
+def test_a_missing_label_leaves_the_row_out_or_counts_as_bad():
+    path = paths(log_of([[1.0], [2.0]], [[1.0], [math.nan]]), (1,))
+    assert outcomes(path, "left_out")["rows"].tolist() == [[1.0, 1.0], [0.0, 0.0]]
+    assert outcomes(path, "counts_as_bad")["served_bad"][:, 0].tolist() == [0.0, 1.0]
+    assert outcomes(path, "counts_as_bad")["selected_bad"][:, 1].tolist() == [0.0, 0.0]
+
+
+def test_an_export_sorted_by_score_certifies_the_same_way():
+    log = WORLD.log(600, 3)
+    order = np.argsort(-log.scores, axis=1)
+    in_order = replace(log, scores=np.take_along_axis(log.scores, order, 1), labels=np.take_along_axis(log.labels, order, 1))
+    first, second = (calibrate_guardrail(each, schedule=FOUR) for each in (log, in_order))
+    assert abs(first.profile.evidence["served"] - second.profile.evidence["served"]) < 60
+    with pytest.raises(InputError, match="stands first in 600 of 600 rows"):
+        calibrate_guardrail(in_order, schedule=FOUR, order="logged")
+    calibrate_guardrail(log, schedule=FOUR, order="logged")
+
+
+def test_a_guards_traces_are_read_as_logged():
+    log = replace(WORLD.log(30, 4), traced=np.arange(30) < 15)
+    order = order_of(log)
+    assert (order[:15] == np.arange(16)).all()
+    assert not (order[15:] == np.arange(16)).all()
+
+
+def test_equal_prompts_are_one_unit():
+    rows = [{"id": str(i), "prompt": f"  p{i // 5} ", "candidates": [{"text": "x", "score": 1.0, "acceptable": True}]} for i in range(50)]
+    log = log_of_rows(rows)
+    assert (log.same_prompt, representatives(log).size) == (40, 10)
+    assert representatives(log_of_rows(rows, group="none")).size == 50
+    blank = [{**row, "prompt": ""} for row in rows]
+    assert representatives(log_of_rows(blank)).size == 50
+    with pytest.raises(InputError, match='no "user"'):
+        log_of_rows(rows, group="user")
+
+
+def test_splits_are_disjoint_and_whole():
+    log = WORLD.log(101, 5)
+    first, second = split(log, 0.4, 1)
+    assert sorted([*first, *second]) == list(range(101))
+    assert first.size == 40
+    assert set(first) != set(split(log, 0.4, 2)[0])
+
+
+def test_the_binomial_is_scipys():
+    assert binomial(np.array([3.0]), np.array([100.0]), 0.05)[0] == pytest.approx(binom.cdf(3, 100, 0.05), rel=1e-9)
+
+
+@pytest.mark.parametrize("won", [0.0, 0.02, 0.1])
+def test_the_net_test_keeps_its_level_for_any_share_of_gains(won):
+    generator, hits = np.random.default_rng(6), 0
+    for _ in range(400):
+        losses, gains, _ = generator.multinomial(300, [won + 0.05, won, 1 - 2 * won - 0.05])
+        hits += net_loss(losses, gains, 300, 0.05, 0.1) <= 0.1
+    assert hits <= binom.ppf(0.999, 400, 0.1)
+    assert net_loss(12, 60, 1000, 0.02, 0.1) < 0.1
+
+
+def test_an_accelerator_without_labels_is_an_estimate_of_any_scale():
+    log = WORLD.log(400, 7)
+    blank = replace(log, labels=np.full(log.labels.shape, np.nan))
+    outcome = calibrate_accelerator(blank, schedule=FOUR, epsilon=0.02)
+    assert outcome.sentence.startswith("An estimate of agreement with the scorer")
+    assert outcome.profile.delta is None
+    small = calibrate_accelerator(replace(blank, scores=blank.scores * 0.1), schedule=FOUR, epsilon=0.02)
+    assert small.profile.evidence["mean_draws"] == outcome.profile.evidence["mean_draws"]
+    with pytest.raises(ConfigurationError, match="no score changes sign"):
+        calibrate_accelerator(replace(blank, scores=np.abs(blank.scores)), schedule=FOUR)
+
+
+def test_a_profile_that_is_refuted_or_edited_says_so():
+    log = WORLD.log(600, 8)
+    profile = calibrate_guardrail(log, schedule=FOUR).profile
+    assert refutation(log, profile) is None
+    assert standing(log, profile) is None
+    assert seal_holds(profile)
+    edited = profile.model_copy(update={"thresholds": (-9.0,) * 4})
+    assert not seal_holds(edited)
+    assert standing(log, edited).startswith("REFUTED")
+    worse = replace(WORLD, middle=-1.5, shared=1.5).log(600, 9)
+    assert "served_and_bad of at most 5 %" in refutation(worse, profile)
+    slightly = profile.model_copy(update={"thresholds": tuple(t + 0.5 for t in profile.thresholds)})
+    assert "edited" in standing(log, slightly)
+
+
+def test_a_true_promise_is_seldom_called_refuted():
+    profile = calibrate_guardrail(WORLD.log(600, 8), schedule=FOUR).profile
+    hits = sum(refutation(WORLD.log(200, 100 + i), profile) is not None for i in range(100))
+    assert hits <= 12  # binom.ppf(0.999, 100, 0.05)
+
+
+def test_a_log_that_is_too_small_says_how_much_more_and_its_floor():
+    outcome = calibrate_guardrail(WORLD.log(30, 10), schedule=FOUR)
+    assert isinstance(outcome, NotEnoughEvidence)
+    assert outcome.further > 0
+    assert least_rows(0.05, 0.1) == 45
+    plan = plan_from_log(WORLD.log(200, 11), mode="guardrail", schedule=FOUR, level=0.05, delta=0.1)
+    assert "45 rows at the very least" in plan.sentence
+    assert 45 <= plan.rows <= 3000
+    assert plan.labels < 2.2 * plan.rows
+
+
+def test_labels_that_were_not_asked_for_count_as_bad_and_others_are_left_out():
+    log = WORLD.log(500, 12)
+    asked = replace(log, asked=np.arange(500) < 400)
+    outcome = calibrate_guardrail(asked, schedule=FOUR)
+    assert outcome.profile.evidence["left_out"]["not_in_the_labelled_set"] == 100
+    threshold = outcome.profile.thresholds[0]
+    needed = np.where(log.scores >= threshold, log.labels, np.nan)
+    again = calibrate_guardrail(replace(asked, labels=needed), schedule=FOUR)
+    assert isinstance(again, Certificate)
+    assert again.profile.thresholds[0] >= threshold
+
+
+def test_a_log_labelled_in_part_is_replayed_in_one_order_with_intervals():
+    log = WORLD.log(200, 13)
+    profile = calibrate_guardrail(log, schedule=FOUR, alpha=0.1).profile
+    part = replace(log, labels=np.where(np.random.default_rng(0).random(log.labels.shape) < 0.3, np.nan, log.labels))
+    figures = replay_log(part, profile)
+    low, high = figures["intervals"]["served_and_bad_rate"]
+    assert figures["order"] == "one"
+    assert low <= figures["served_and_bad_rate"] <= high
+    assert replay_log(log, profile)["order"] == "all"
+
+
+def test_few_rows_are_not_searched():
+    outcome = calibrate_guardrail(WORLD.log(200, 14), schedule=FOUR, search=True)
+    plain = calibrate_guardrail(WORLD.log(200, 14), schedule=FOUR)
+    assert outcome.profile.thresholds == plain.profile.thresholds
+    assert "fewer than 400" in outcome.profile.evidence["search"]
+
+
+def test_rows_in_memory_and_in_logs_agree():
+    log = replace(WORLD, size=4).log(80, 15)
+    assert log_of_rows(rows_of(log)).keys.tolist() == log.keys.tolist()
