@@ -1,9 +1,9 @@
 """What certifies a threshold: exact tests of counts on the one order, strict to lax, until the first failure.
 
-Fixed-sequence testing (Angelopoulos et al., arXiv 2110.01052, section 5). A row's loss under a threshold is 0 or 1, so the tests are
-binomial. Thresholds are all distinct scores of the log itself: between two of them no decision changes, so this is the fixed
-sequence over the continuum. Let t* be its first threshold whose true risk exceeds alpha. Anything laxer is certified only if the test
-at t* passes, which has chance delta at most. No step may be skipped: with loops the risk is not monotone in the threshold.
+Fixed-sequence testing (Angelopoulos et al., arXiv 2110.01052, section 5). A row's loss under a threshold is 0 or 1, so the tests
+are binomial. Thresholds are all distinct scores of the log itself: between two of them no decision changes, so this is the fixed
+sequence over the continuum. Let t* be its first threshold whose true risk exceeds alpha. Anything laxer is certified only if the
+test at t* passes, which has chance delta at most. No step may be skipped: with loops the risk is not monotone in the threshold.
 
 Where the sequence begins must not depend on the rows it is tested on:
 
@@ -138,6 +138,9 @@ def first_threshold(other: Paths, rows: int, alpha: float, delta: float, offsets
     Args:
         other: paths of rows that are not tested; their labels are not looked at.
         rows: how many rows are tested.
+        alpha: the level, in (0, 1).
+        delta: the chance that it is missed.
+        offsets: of the loops.
     """
     shifted = other.best if offsets is None else other.best - np.asarray(offsets)
     highest = np.sort(shifted.max(axis=1))[::-1]
@@ -151,12 +154,12 @@ def first_threshold(other: Paths, rows: int, alpha: float, delta: float, offsets
 def net_loss(lost: float, won: float, rows: int, epsilon: float, delta: float) -> float:
     """p-value of "the mean of lost - won is epsilon or more", exact in spite of the unknown share of won.
 
-    Rows are lost (1), won (-1) or neither (0), with chances l, w and the rest; the hypothesis is ``l - w >= epsilon``. For a given w the
-    lower tail of the sum is largest at ``l = epsilon + w``. Along that line its derivative in w is ``rows (P(T' = k + 1) - P(T' = k))``,
-    T' being the sum of one row less. If ``(sqrt(l) + sqrt(w))^2 <= 1`` each row is a sum of two independent 0/1 variables less one,
-    so T' has its mode within 1 of its mean (Darroch 1964), and for ``k <= (rows - 1) epsilon - 2`` the derivative is not negative: the worst w
-    is the largest. That one is bounded by an exact limit at level beta, and beta is added (Berger and Boos 1994), so the
-    p-value is valid for any l and w. beta = delta / 20.
+    Rows are lost (1), won (-1) or neither (0), with chances l, w and the rest; the hypothesis is ``l - w >= epsilon``. For a given w
+    the lower tail of the sum is largest at ``l = epsilon + w``. Along that line its derivative in w is
+    ``rows (P(T' = k + 1) - P(T' = k))``, T' being the sum of one row less. If ``(sqrt(l) + sqrt(w))^2 <= 1`` each row is a sum of two
+    independent 0/1 variables less one, so T' has its mode within 1 of its mean (Darroch 1964), and for
+    ``k <= (rows - 1) epsilon - 2`` the derivative is not negative: the worst w is the largest. That one is bounded by an exact limit at
+    level beta, and beta is added (Berger and Boos 1994), so the p-value is valid for any l and w. beta = delta / 20.
     """
     k, beta = round(lost - won), delta / 20
     most = upper_limit(round(won), rows, beta)

@@ -82,7 +82,7 @@ def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
     plain = _one_order(log, "accelerator", (budget,), (math.inf,), missing)
     at_zero = _one_order(log, "guardrail", (budget,), (0.0,), missing)
     guard = _one_order(log, profile.mode, profile.schedule, profile.thresholds, missing)
-    reference = plain["acceptable_rate"] * plain["requests"] if plain["acceptable_rate"] is not None else 0.0
+    reference = (plain["acceptable_rate"] or 0.0) * (plain["requests"] or 0.0)
     for part in (guard, plain, at_zero):
         part["recall_vs_best_of_n"] = ratio((part["acceptable_rate"] or 0.0) * (part["requests"] or 0.0), reference)
     figures: dict[str, Any] = {**guard, "best_of_n": plain, "best_of_n_at_zero": at_zero, "budget": budget, "order": "one"}

@@ -15,8 +15,8 @@ POWER, MOST_ROWS = 0.8, 1 << 22
 def power(units: int, rate: float, level: float, delta: float) -> float:
     """The chance that the exact test of ``units`` with true rate ``rate`` refutes ``level`` at ``delta``."""
     counts = np.arange(min(units, int(level * units) + 1) + 1, dtype=np.float64)
-    enough = np.flatnonzero(binomial(counts, np.float64(units), level) <= delta)
-    return float(binomial(counts[enough[-1:]], np.float64(units), rate)[0]) if enough.size else 0.0
+    enough = np.flatnonzero(binomial(counts, np.asarray(float(units)), level) <= delta)
+    return float(binomial(counts[enough[-1:]], np.asarray(float(units)), rate)[0]) if enough.size else 0.0
 
 
 def least_rows(level: float, delta: float) -> int:

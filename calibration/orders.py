@@ -79,7 +79,7 @@ def refuse_sorted(log: Log) -> None:
     for name, hits in (("first", int(np.sum(place == 0))), ("last", int(np.sum(place == last)))):
         if hits > rows * chance + 1 and binom.sf(hits - 1, rows, chance) < SORTED / 2:
             raise InputError(
-                f"{log.source}: the best candidate stands {name} in {hits:,} of {rows:,} rows, so that the log is no drawing order; "
+                f"{log.source}: the best candidate stands {name} in {hits:,} of {rows:,} rows, so that this is no drawing order; "
                 f"leave out --order logged, and an order by digest is used"
             )
 

@@ -42,7 +42,7 @@ def plan_from_log(
     """The number from a log's scores, by doing it: labels are simulated, and calibrations on them counted.
 
     A label that is missing is drawn from ``Bernoulli(sigmoid(score))``, the reward model's own claim; rows are drawn with
-    replacement. The number is the smallest size of 32, 45, 64, ... for which at least 80 % of 60 calibrations end with a certificate.
+    replacement. The number is the smallest size of 32, 45, 64, ... for which 80 % of 60 calibrations end with a certificate.
 
     Args:
         log: complete scored rows; labels are used where there are any.

@@ -49,8 +49,8 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
     if not _refuted(bad, among, level, counts, profile.mode == "guardrail"):
         return None
     return (
-        f"REFUTED by this log: it promises {what}, and here it is {percent(bad / among)} ({bad:,.0f} of {among:,.0f}; chance at most "
-        f"{percent(LEVEL)} if the promise held). Do not rely on this profile for such traffic: calibrate anew."
+        f"REFUTED by this log: it promises {what}, and here it is {percent(bad / among)} ({bad:,.0f} of {among:,.0f}; chance "
+        f"at most {percent(LEVEL)} if the promise held). Do not rely on this profile for such traffic: calibrate anew."
     )
 
 

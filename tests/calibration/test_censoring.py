@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from bonmini_guard import BestOfMiniN
-from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.choose import calibrate_guardrail
+from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.commands import calibrate, replay, report
 from bonmini_guard.errors import InputError

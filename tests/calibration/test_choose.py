@@ -83,7 +83,8 @@ def test_a_guards_traces_are_read_as_logged():
 
 
 def test_equal_prompts_are_one_unit():
-    rows = [{"id": str(i), "prompt": f"  p{i // 5} ", "candidates": [{"text": "x", "score": 1.0, "acceptable": True}]} for i in range(50)]
+    drawn = [{"text": "x", "score": 1.0, "acceptable": True}]
+    rows = [{"id": str(i), "prompt": f"  p{i // 5} ", "candidates": drawn} for i in range(50)]
     log = log_of_rows(rows)
     assert (log.same_prompt, representatives(log).size) == (40, 10)
     assert representatives(log_of_rows(rows, group="none")).size == 50

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration import page
-from bonmini_guard.calibration.choose import calibrate_accelerator
-from bonmini_guard.calibration.choose import calibrate_guardrail
+from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.calibration.report import build_report, slice_figures
 from bonmini_guard.commands import report as command

@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 
+from bonmini_guard.calibration.choose import calibrate_guardrail
 from bonmini_guard.calibration.drift import find_drift
 from bonmini_guard.calibration.evidence import Certificate
-from bonmini_guard.calibration.choose import calibrate_guardrail
 from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.calibration.watch import Watch
 from bonmini_guard.policy import Action, State
