@@ -154,12 +154,12 @@ def first_threshold(other: Paths, rows: int, alpha: float, delta: float, offsets
 def net_loss(lost: float, won: float, rows: int, epsilon: float, delta: float) -> float:
     """p-value of "the mean of lost - won is epsilon or more", exact in spite of the unknown share of won.
 
-    Rows are lost (1), won (-1) or neither (0), with chances l, w and the rest; the hypothesis is ``l - w >= epsilon``. For a given w
-    the lower tail of the sum is largest at ``l = epsilon + w``. Along that line its derivative in w is
-    ``rows (P(T' = k + 1) - P(T' = k))``, T' being the sum of one row less. If ``(sqrt(l) + sqrt(w))^2 <= 1`` each row is a sum of two
-    independent 0/1 variables less one, so T' has its mode within 1 of its mean (Darroch 1964), and for
-    ``k <= (rows - 1) epsilon - 2`` the derivative is not negative: the worst w is the largest. That one is bounded by an exact limit at
-    level beta, and beta is added (Berger and Boos 1994), so the p-value is valid for any l and w. beta = delta / 20.
+    Rows are lost (1), won (-1) or neither (0), with chances l, w and the rest; the hypothesis is ``l - w >= epsilon``. For a given
+    w the lower tail of the sum is largest at ``l = epsilon + w``. Along that line its derivative in w is
+    ``rows (P(T' = k + 1) - P(T' = k))``, T' being the sum of one row less. If ``(sqrt(l) + sqrt(w))^2 <= 1`` each row is a sum of
+    two independent 0/1 variables less one, so T' has its mode within 1 of its mean (Darroch 1964), and for
+    ``k <= (rows - 1) epsilon - 2`` the derivative is not negative: the worst w is the largest. That one is bounded by an exact limit
+    at level beta, and beta is added (Berger and Boos 1994), so the p-value is valid for any l and w. beta = delta / 20.
     """
     k, beta = round(lost - won), delta / 20
     most = upper_limit(round(won), rows, beta)

@@ -1,7 +1,8 @@
 """Thresholds with a promise, for both modes: the laxest that the evidence certifies, or why there is none.
 
 The unit is the prompt, or the ``group`` where rows carry one; of each unit one row counts, chosen by digest. Each row is run on
-its one order (:mod:`bonmini_guard.calibration.orders`), so its loss is 0 or 1, and :mod:`bonmini_guard.calibration.certify` tests counts.
+its one order (:mod:`bonmini_guard.calibration.orders`), so its loss is 0 or 1, and counts are tested
+(:mod:`bonmini_guard.calibration.certify`).
 """
 
 from __future__ import annotations
@@ -303,9 +304,9 @@ def consequence(profile: GuardProfile) -> str:
     if profile.mode == "accelerator":
         net = (seen["lost"] - seen["won"]) / seen["counted"]
         return (
-            f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer), acceptable "
-            f"at most {percent(profile.epsilon or 0.0)} of requests less often than best-of-{budget} ({percent(net)} in this log), "
-            f"{sure}{tries}."
+            f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer), "
+            f"acceptable at most {percent(profile.epsilon or 0.0)} of requests less often than best-of-{budget} "
+            f"({percent(net)} in this log), {sure}{tries}."
         )
     served, bad = seen["served"] / seen["counted"], seen["served_bad"] / seen["counted"]
     level = profile.alpha or 0.0
@@ -316,7 +317,8 @@ def consequence(profile: GuardProfile) -> str:
     }[str(profile.risk)]
     return (
         f"Of 10,000 requests like these you would serve about {10_000 * served:,.0f}, {promise}, {sure}{tries} "
-        f"({10_000 * bad:,.0f} bad, {percent(bad / served)} of those served, at the rates of this log), using {draws:.1f} draws a request instead of {budget}."
+        f"({10_000 * bad:,.0f} bad, {percent(bad / served)} of those served, at the rates of this log), "
+        f"using {draws:.1f} draws a request instead of {budget}."
     )
 
 

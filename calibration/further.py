@@ -25,7 +25,7 @@ def least_rows(level: float, delta: float) -> int:
 
 
 def units_for(rate: float, level: float, delta: float) -> int | None:
-    """The smallest number of units with :data:`POWER` (to 1 %); None if the rate is not below the level, or more than anyone labels."""
+    """The smallest number of units with :data:`POWER` (to 1 %); None if the rate is not below the level, or too many to label."""
     if rate >= level:
         return None
     for units in np.unique(np.geomspace(least_rows(level, delta), MOST_ROWS, 1500).astype(int)):

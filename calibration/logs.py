@@ -133,8 +133,8 @@ class Log:
     def labelled_set(self) -> tuple[Log, Literal["left_out", "counts_as_bad"]]:
         """The rows that labels were sought for, and what a label missing among them means.
 
-        Rows that say ``"label_sampling": "random"`` are a set fixed before its first label: all of them count, and a missing label
-        was not asked for. Else a row counts if it has any label, and where a needed label is missing, by chance, the row is left out.
+        Rows that say ``"label_sampling": "random"`` are a set fixed before its first label: all of them count, and a missing
+        label was not asked for. Else a row counts if it has any label; where a needed label is missing, by chance, it is left out.
 
         Raises:
             InputError: no row has a label.
