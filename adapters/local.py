@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -27,77 +27,51 @@ try:
         PreTrainedTokenizerBase,
         StoppingCriteria,
         StoppingCriteriaList,
-        StopStringCriteria,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
     )
 except ImportError as error:
     raise MissingExtraError("transformers", "local") from error
 
+from bonmini_guard.adapters.decoding import Decoder, Group, fits
+from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.reward.checkpoint import check_place
 from bonmini_guard.reward.formatting import as_dictionary
 
 Outcome = tuple[int, AIMessage | BaseException]
 
 
-class GumbelNoise(LogitsProcessor):
-    """Adds Gumbel(0, 1) noise from a random state of each row, so that the argmax is an exact sample from the softmax.
+class Chosen(LogitsProcessor):
+    """Leaves only the token that the sampler chose, so that ``generate`` takes it."""
 
-    ``generate`` samples from torch's global state, through which concurrent requests would interfere.
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._states = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(self, sampler: Sampler, seeds: Sequence[int]) -> None:
+        self._sampler, self._states = sampler, [Random(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores plus noise; shape (rows, vocabulary)."""
-        noise = torch.empty(scores.shape, dtype=torch.float32)
-        for row, state in zip(noise, self._states, strict=True):
-            row.exponential_(generator=state)
-        return scores - noise.log_().to(scores.device)  # type: ignore[return-value]
+        """0 for the chosen token, minus infinity elsewhere; shape (rows, vocabulary)."""
+        chosen = self._sampler.choose(scores, self._states).unsqueeze(1)
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)  # type: ignore[return-value]
 
 
 class Progress(StoppingCriteria):
     """Reports each row as it ends, and ends all rows once the loop is no longer needed."""
 
-    def __init__(
-        self,
-        prompt_length: int,
-        ends: set[int],
-        stops: Callable[..., torch.Tensor] | None,
-        cancelled: threading.Event,
-        report: Callable[[int, list[int]], None],
-    ) -> None:
-        self._prompt_length = prompt_length
-        self._ends = ends
-        self._stops = stops
-        self._cancelled = cancelled
-        self._report = report
-        self.reported: set[int] = set()
+    def __init__(self, group: Group) -> None:
+        self._group = group
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         """Which rows are done."""
-        if self._cancelled.is_set():
-            return torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
-        stopped = [False] * len(input_ids) if self._stops is None else self._stops(input_ids, scores).tolist()
-        for row, token in enumerate(input_ids[:, -1].tolist()):
-            # Now, before generate() fills the row up with padding that nobody drew.
-            if (stopped[row] or token in self._ends) and row not in self.reported:
-                self.tell(row, input_ids[row])
-        return torch.tensor(stopped, device=input_ids.device)  # type: ignore[return-value]
-
-    def tell(self, row: int, ids: torch.Tensor) -> None:
-        """Report a row that has ended."""
-        self.reported.add(row)
-        self._report(row, ids[self._prompt_length :].tolist())
+        if not self._group.cancelled.is_set():
+            # Now, before generate() fills ended rows up with padding that nobody drew.
+            self._group.take([int(input_ids[row, -1]) for row in self._group.live])
+        live = set() if self._group.cancelled.is_set() else set(self._group.live)
+        return torch.tensor([row not in live for row in range(len(input_ids))], device=input_ids.device)  # type: ignore[return-value]
 
 
 class TransformersGenerator:
     """Draws from a local causal language model.
 
-    All draws of a loop share one prefill of the prompt and run as one batch; each has a random state of its own, so an
-    answer depends on its seed alone. Work runs in one thread for each generator: a model is one resource.
+    All draws of a loop share one computation of the prompt; each has a random state of its own, so an answer depends on its
+    seed alone. Work runs in one thread for each generator: a model is one resource. On plain Llama models concurrent requests
+    advance together (see :mod:`bonmini_guard.adapters.decoding`), on others one after the other.
 
     Args:
         model: a causal language model in evaluation mode.
@@ -127,7 +101,8 @@ class TransformersGenerator:
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self._warpers = _warpers(temperature, top_k, top_p)
+        self._sampler = Sampler(temperature, top_k, top_p)
+        self._decoder = Decoder(model, self._sampler) if fits(model) else None
         self._settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         self._thread = ThreadPoolExecutor(1, "bonmini-generate")
         self._identity: str | None = None
@@ -173,20 +148,24 @@ class TransformersGenerator:
         """
         loop = asyncio.get_running_loop()
         finished: asyncio.Queue[Outcome | None] = asyncio.Queue()
-        cancelled = threading.Event()
 
         def report(outcome: Outcome | None) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(finished.put_nowait, outcome)
 
-        work = loop.run_in_executor(self._thread, self._generate, requests, cancelled, report)
+        group = self._group(requests, report)
+        if self._decoder is not None:
+            self._decoder.add(group)
+        work = loop.run_in_executor(self._thread, self._serve, group)
         work.add_done_callback(lambda _: report(None))
         try:
-            while (outcome := await finished.get()) is not None:
+            for _ in requests:
+                if (outcome := await finished.get()) is None:
+                    await work
+                    return
                 yield outcome
-            await work
         finally:
-            cancelled.set()
+            group.cancelled.set()
             # Nobody is left to hear its error; what has begun ends at its next token.
             work.cancel()
 
@@ -199,27 +178,37 @@ class TransformersGenerator:
             self._identity = f"sha256:{digest.hexdigest()}"
         return self._identity
 
-    @torch.inference_mode()
-    def _generate(self, requests: Sequence[DrawRequest], cancelled: threading.Event, report: Callable[[Outcome], None]) -> None:
-        if cancelled.is_set():
-            return
+    def _group(self, requests: Sequence[DrawRequest], report: Callable[[Outcome], None]) -> Group:
         options = requests[0].options
         limit = int(options.get("max_tokens") or self.max_new_tokens)
-        ids = self.encode(requests[0].messages, limit)
-        stop = _stop_strings(options)
+        ids, stop, ends = self.encode(requests[0].messages, limit), _stop_strings(options), self._end_tokens()
+        return Group(
+            ids,
+            [request.seed for request in requests],
+            limit,
+            lambda answer: answer[-1] in ends or self._stopped(answer, stop),
+            lambda row, answer: report((row, self._message(ids, answer, stop, ends))),
+        )
+
+    def _serve(self, group: Group) -> None:
+        if self._decoder is None:
+            self._generate(group)
+        else:
+            self._decoder.serve(group)
+
+    @torch.inference_mode()
+    def _generate(self, group: Group) -> None:
+        if group.done:
+            return
+        ids, count = group.prompt, len(group.live)
         # generate() computes only the last prompt token itself: the rest comes from the shared prefill.
         cache = None
         if len(ids) > 1:
             start = torch.tensor([ids[:-1]], device=self.model.device)
             cache = self.model(start, use_cache=True, logits_to_keep=1).past_key_values
-            cache.batch_repeat_interleave(len(requests))
-        rows = torch.tensor([ids] * len(requests), device=self.model.device)
-        ends = self._end_tokens()
-        stops = StopStringCriteria(self.tokenizer, stop) if stop else None
-        progress = Progress(
-            len(ids), ends, stops, cancelled, lambda row, answer: report((row, self._message(ids, answer, stop, ends)))
-        )
-        output = self.model.generate(  # type: ignore[operator]
+            cache.batch_repeat_interleave(count)
+        rows = torch.tensor([ids] * count, device=self.model.device)
+        self.model.generate(  # type: ignore[operator]
             rows,
             attention_mask=torch.ones_like(rows),
             past_key_values=cache,
@@ -227,14 +216,10 @@ class TransformersGenerator:
             temperature=None,
             top_k=None,
             top_p=None,
-            max_new_tokens=limit,
-            logits_processor=LogitsProcessorList(self._processors(requests)),
-            stopping_criteria=StoppingCriteriaList([progress]),
+            max_new_tokens=group.limit,
+            logits_processor=LogitsProcessorList([Chosen(self._sampler, group.seeds)]),
+            stopping_criteria=StoppingCriteriaList([Progress(group)]),
         )
-        if not cancelled.is_set():
-            for row in range(len(requests)):
-                if row not in progress.reported:
-                    progress.tell(row, output[row])
 
     def encode(self, messages: Sequence[BaseMessage], new_tokens: int | None = None) -> list[int]:
         """Token ids of a conversation, ready to be continued by ``new_tokens`` (default: ``max_new_tokens``).
@@ -258,12 +243,14 @@ class TransformersGenerator:
             )
         return ids
 
-    def _processors(self, requests: Sequence[DrawRequest]) -> list[LogitsProcessor]:
-        return [] if self.deterministic else [*self._warpers, GumbelNoise([request.seed for request in requests])]
-
     def _end_tokens(self) -> set[int]:
         ends = self.model.generation_config.eos_token_id
         return set() if ends is None else set(ends) if isinstance(ends, list) else {int(ends)}
+
+    def _stopped(self, answer: list[int], stop: list[str]) -> bool:
+        # A token is a byte or more: the end of an answer shows whether the last token completed a stop string.
+        end = answer[-1 - max((len(string.encode()) for string in stop), default=0) :]
+        return bool(stop) and any(string in self.tokenizer.decode(end, skip_special_tokens=True) for string in stop)
 
     def _message(self, prompt: list[int], answer: list[int], stop: list[str], ends: set[int]) -> AIMessage:
         ended = next((position for position, token in enumerate(answer) if token in ends), None)
@@ -273,17 +260,6 @@ class TransformersGenerator:
         reason = "stop" if ended is not None or cuts else "length"
         used = {"input_tokens": len(prompt), "output_tokens": len(kept), "total_tokens": len(prompt) + len(kept)}
         return AIMessage(text[: min(cuts)] if cuts else text, usage_metadata=used, response_metadata={"finish_reason": reason})  # type: ignore[arg-type]
-
-
-def _warpers(temperature: float, top_k: int | None, top_p: float | None) -> list[LogitsProcessor]:
-    warpers: list[LogitsProcessor] = []
-    if temperature not in (0, 1):
-        warpers.append(TemperatureLogitsWarper(temperature))
-    if top_k is not None:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p is not None and top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
-    return warpers
 
 
 def _stop_strings(options: Mapping[str, Any]) -> list[str]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from random import Random
 
 import pytest
 import torch
 from langchain_core.messages import HumanMessage
+from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import TransformersGenerator
+from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.engine import Engine
 from bonmini_guard.errors import CheckpointError, ConfigurationError, GenerationError, InputError
 from bonmini_guard.policy import best_of_n
@@ -61,16 +64,32 @@ async def test_a_draw_depends_on_its_seed_alone(parts):
     assert len({message.content for message in together.values()}) == 3
 
 
-async def test_a_loop_shares_one_prefill(parts, monkeypatch):
-    generator, lengths = make(parts), []
-    forward = parts[0].forward
-    monkeypatch.setattr(
-        parts[0], "forward", lambda *a, **k: lengths.append((a[0] if a else k["input_ids"]).shape) or forward(*a, **k)
-    )
-    await group(generator, requests(1, 2, 3, 4))
-    prompt = len(generator.encode(PROMPT))
-    assert lengths[0] == (1, prompt - 1)
-    assert all(shape == (4, 1) for shape in lengths[1:])
+async def test_the_decode_loop_answers_as_generate_does(parts):
+    generator, plain = make(parts, max_new_tokens=24), make(parts, max_new_tokens=24)
+    assert generator._decoder is not None
+    plain._decoder = None
+    ours, theirs = await group(generator, requests(1, 2, 3, 4)), await group(plain, requests(1, 2, 3, 4))
+    assert [ours[row].content for row in range(4)] == [theirs[row].content for row in range(4)]
+    alone = await generator.draw(requests(3)[0])
+    assert alone.content == ours[2].content
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (3, None), (None, 0.8)])
+def test_the_sampler_samples_the_softmax(top_k, top_p):
+    logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
+    chances = (logits / 0.7).softmax(0)
+    kept = chances.clone()
+    if top_k:
+        kept[top_k:] = 0
+    if top_p:
+        kept[(chances.cumsum(0) - chances) >= top_p] = 0
+    expected = 20_000 * kept / kept.sum()
+    tokens = Sampler(0.7, top_k, top_p).choose(logits.expand(20_000, -1), [Random(1)] * 20_000)
+    seen = torch.bincount(tokens, minlength=6)
+    assert (seen[expected == 0] == 0).all()
+    used = expected > 0
+    wanted = expected[used].double()
+    assert chisquare(seen[used].numpy(), (wanted * (20_000 / wanted.sum())).numpy()).pvalue > 1e-3
 
 
 async def test_stop_strings_cut_the_text_and_padding_is_not_counted(parts):
@@ -101,7 +120,7 @@ async def test_a_cancelled_loop_stops_at_the_next_token(parts):
     generator._thread.submit(lambda: None).result(timeout=60)
     stopped_after = time.perf_counter() - begun
     begun = time.perf_counter()
-    generator._generate([DrawRequest(PROMPT, 1, 0, {"max_tokens": 490})], __import__("threading").Event(), lambda outcome: None)
+    await make(parts, max_new_tokens=490).draw(requests(1)[0])
     assert stopped_after < (time.perf_counter() - begun) / 2
 
 
