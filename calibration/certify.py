@@ -158,8 +158,8 @@ def net_loss(lost: float, won: float, rows: int, epsilon: float, delta: float) -
     w the lower tail of the sum is largest at ``l = epsilon + w``. Along that line its derivative in w is
     ``rows (P(T' = k + 1) - P(T' = k))``, T' being the sum of one row less. If ``(sqrt(l) + sqrt(w))^2 <= 1`` each row is a sum of
     two independent 0/1 variables less one, so T' has its mode within 1 of its mean (Darroch 1964), and for
-    ``k <= (rows - 1) epsilon - 2`` the derivative is not negative: the worst w is the largest. That one is bounded by an exact limit
-    at level beta, and beta is added (Berger and Boos 1994), so the p-value is valid for any l and w. beta = delta / 20.
+    ``k <= (rows - 1) epsilon - 2`` the derivative is not negative: the worst w is the largest. That one is bounded by an exact
+    limit at level beta, and beta is added (Berger and Boos 1994), so the p-value is valid for any l and w. beta = delta / 20.
     """
     k, beta = round(lost - won), delta / 20
     most = upper_limit(round(won), rows, beta)

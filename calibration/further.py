@@ -10,6 +10,8 @@ from bonmini_guard.calibration.paths import Steps
 
 #: The chance of success that a number must give; the largest number tried.
 POWER, MOST_ROWS = 0.8, 1 << 22
+#: Thresholds looked at for the cheapest certificate: where to look is a choice, not a claim.
+MOST_LOOKED_AT = 25
 
 
 def power(units: int, rate: float, level: float, delta: float) -> float:
@@ -28,10 +30,15 @@ def units_for(rate: float, level: float, delta: float) -> int | None:
     """The smallest number of units with :data:`POWER` (to 1 %); None if the rate is not below the level, or too many to label."""
     if rate >= level:
         return None
-    for units in np.unique(np.geomspace(least_rows(level, delta), MOST_ROWS, 1500).astype(int)):
-        if power(int(units), rate, level, delta) >= POWER:
-            return int(units)
-    return None
+    low, high = 0, least_rows(level, delta)
+    while power(high, rate, level, delta) < POWER:
+        low, high = high, 2 * high
+        if high > MOST_ROWS:
+            return None
+    while high - low > max(1, high // 100):
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle, rate, level, delta) >= POWER else (middle, high)
+    return high
 
 
 def further_rows(counts: Steps, rows: int, risk: Risk | None, level: float, delta: float) -> int | None:
@@ -49,7 +56,7 @@ def further_rows(counts: Steps, rows: int, risk: Risk | None, level: float, delt
         bad, among = bad[use], among[use]
     rates: Floats = (bad + 1.0) / (among + 2.0)
     best: int | None = None
-    for at in np.unique(np.linspace(0, rates.size - 1, 200).astype(int)) if rates.size else []:
+    for at in np.unique(np.linspace(0, rates.size - 1, MOST_LOOKED_AT).astype(int)) if rates.size else []:
         units = units_for(float(rates[at]), level, delta) if rates[at] < level else None
         if units is not None:
             needed = max(1, int(np.ceil(units * rows / among[at])) - rows)

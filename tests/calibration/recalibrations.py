@@ -38,9 +38,9 @@ CASES = {
 }
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _large(population, schedule):
-    path = paths(population.log(40_000, 999_999), schedule)
+    path = paths(population.log(20_000, 999_999), schedule)
     return path, outcomes(path, "left_out")
 
 

@@ -38,8 +38,8 @@ def test_the_best_of_several_seeds_keeps_the_promise_if_they_are_counted():
 
 
 def test_searching_keeps_the_promise():
-    misses, contradicted, _, _ = recalibrate(CLUSTERED, 600, FOUR, "served_and_bad", 0.05, repeats=60, search=True)
-    assert misses <= 14  # binom.ppf(0.999, 60, 0.1)
+    misses, contradicted, _, _ = recalibrate(CLUSTERED, 600, FOUR, "served_and_bad", 0.05, repeats=30, search=True)
+    assert misses <= 9  # binom.ppf(0.999, 30, 0.1)
     assert contradicted == 0
 
 
