@@ -1,0 +1,91 @@
+"""Draw messages for the desk's prompts with the product's generator; resumable: what a file holds is not drawn again."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.utils import convert_to_messages
+
+from bonmini_guard.adapters.local import TransformersGenerator
+from bonmini_guard.demo.desk import ROLES, SAMPLING, messages, prompts
+from bonmini_guard.demo.room import language_model
+from bonmini_guard.protocols import DrawRequest
+
+#: Prompts drawn at a time: enough rows to fill a batch while the last ones of a prompt are short of company.
+AT_A_TIME = {8: 24, 16: 12, 32: 6}
+
+
+def seeds(name: str, draws: range) -> list[int]:
+    """A seed for each draw of a prompt, by its name and the draw's number."""
+    return [crc32(f"{name}/{draw}".encode()) & 0x7FFFFFFF for draw in draws]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file, gzipped or not; the last line of an interrupted one is left out."""
+    if not path.exists():
+        return []
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Drawing:
+    """Draws for many prompts at a time and appends each to a file as it ends.
+
+    Args:
+        output: the file of JSON lines: ``name``, ``first`` (number of the first draw) and ``draws``.
+        size: draws of a prompt at a time.
+    """
+
+    def __init__(self, output: Path, size: int) -> None:
+        self._output, self._size = output, size
+        self._generator = TransformersGenerator.load(str(language_model()), device="cpu", **SAMPLING)
+        self._room = asyncio.Semaphore(AT_A_TIME[size])
+        self._done = {(row["name"], row["first"]) for row in read(output)}
+
+    async def all(self, asked: Mapping[str, Sequence[BaseMessage]], first: int) -> None:
+        """Draw for each prompt that the file does not hold yet."""
+        left = [name for name in asked if (name, first) not in self._done]
+        print(f"{self._output.name}: {len(left)} of {len(asked)} prompts to draw from {first} on", file=sys.stderr, flush=True)
+        await asyncio.gather(*(self._one(name, asked[name], first) for name in left))
+
+    async def _one(self, name: str, prompt: Sequence[BaseMessage], first: int) -> None:
+        numbers = range(first, first + self._size)
+        requests = [DrawRequest(prompt, seed, draw) for draw, seed in zip(numbers, seeds(name, numbers), strict=True)]
+        async with self._room:
+            drawn = {place: answer async for place, answer in self._generator.draw_group(requests)}
+        row = {"name": name, "first": first, "draws": [_draw(drawn[place]) for place in range(len(requests))]}
+        with self._output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _draw(answer: AIMessage | BaseException) -> list[Any]:
+    """Text, tokens and whether it ended by itself."""
+    if isinstance(answer, BaseException):
+        raise answer
+    tokens = answer.usage_metadata["output_tokens"] if answer.usage_metadata else 0
+    return [answer.text, tokens, answer.response_metadata["finish_reason"] == "stop"]
+
+
+def draw(roles: Iterable[str], work: Path) -> None:
+    """Draw for the prompts of roles: 16 draws of each, then 16 more where a role has 32."""
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    for first in (0, 16):
+        for role in roles:
+            count = ROLES[role][1]
+            if first < count:
+                asked = {name: convert_to_messages(messages(note, name)) for name, note in prompts(role)}
+                asyncio.run(Drawing(work / f"{role}.jsonl", min(count, 16)).all(asked, first))
+
+
+if __name__ == "__main__":
+    draw(sys.argv[2:] or list(ROLES), Path(sys.argv[1]))
