@@ -15,7 +15,7 @@ from transformers.utils.logging import tqdm
 from bonmini_guard.errors import CandidateTooLong
 from bonmini_guard.reward.choices import ChoiceRow, Turn, to_messages
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.pooling import pad
+from bonmini_guard.reward.pooling import pad, share
 
 #: Batches that are sorted by length together: enough to save padding, few enough to keep the order random.
 _WINDOW = 32
@@ -183,26 +183,25 @@ class Collator:
     Attributes:
         texts: the table of texts.
         pad_id: what to fill with, on the right.
+        shares: whether texts of one group share the computation of their prompt; see :func:`bonmini_guard.reward.pooling.share`.
     """
 
     texts: Sequence[list[int]]
     pad_id: int
+    shares: bool = False
 
     def __call__(self, batches: Sequence[Sequence[Group]]) -> dict[str, Tensor]:
         """Tensors of one step.
 
         Returns:
-            ``input_ids`` and ``attention_mask`` (texts, longest); ``members`` (sum of sizes,), the place of each row's
-            answers among the texts; ``sizes``, ``choices``, ``weights`` and ``offered`` (rows,).
+            ``input_ids`` and ``attention_mask`` (texts, longest), or what ``share`` gives; ``members`` (sum of sizes,), the place
+            of each row's answers among the texts; ``sizes``, ``choices``, ``weights`` and ``offered`` (rows,).
         """
         groups = [group for batch in batches for group in batch]
         wanted = sorted({text for group in groups for text in group.texts})
         place = {text: index for index, text in enumerate(wanted)}
         rows = [judgement for group in groups for judgement in group.judgements]
-        input_ids, attention_mask = pad([self.texts[text] for text in wanted], self.pad_id)
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
+        return self._texts(groups, wanted) | {
             "members": torch.tensor([place[text] for row in rows for text in row.members]),
             "sizes": torch.tensor([len(row.members) for row in rows]),
             "choices": torch.tensor([row.target for row in rows]),
@@ -210,9 +209,25 @@ class Collator:
             "offered": torch.tensor([row.offered for row in rows]),
         }
 
+    def _texts(self, groups: Sequence[Group], wanted: Sequence[int]) -> dict[str, Tensor]:
+        if not self.shares:
+            input_ids, attention_mask = pad([self.texts[text] for text in wanted], self.pad_id)
+            return {"input_ids": input_ids, "attention_mask": attention_mask}
+        # Texts of two groups, which a prompt with very many judgements has, are computed with the first.
+        first = {text: number for number, group in reversed(list(enumerate(groups))) for text in group.texts}
+        rows = [found for number in range(len(groups)) if (found := [text for text in wanted if first[text] == number])]
+        inputs = share([[self.texts[text] for text in row] for row in rows], self.pad_id)
+        slots = {text: slot for slot, text in enumerate(text for row in rows for text in row)}
+        return inputs | {"ends": inputs["ends"][torch.tensor([slots[text] for text in wanted])]}
 
-def summary(rows: Sequence[ChoiceRow]) -> dict[str, Any]:
-    """How many judgements there are, and the share of them that chose "none"."""
+
+def model_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What of a :class:`Collator`'s tensors the scorer takes."""
+    return {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "ends") if name in inputs}
+
+
+def summary(rows: Sequence[ChoiceRow], left_out: int = 0) -> dict[str, Any]:
+    """How many judgements there are but for those left out, and the share of all that chose "none"."""
     judgements = sum(row.count for row in rows)
     none = sum(row.count for row in rows if row.choice == "none")
-    return {"rows": len(rows), "judgements": judgements, "share_of_none": none / judgements if judgements else None}
+    return {"rows": len(rows), "judgements": judgements - left_out, "share_of_none": none / judgements if judgements else None}

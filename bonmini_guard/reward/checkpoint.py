@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from bonmini_guard.errors import CheckpointError, ConfigurationError
 
@@ -25,17 +30,18 @@ _UNLIMITED = 10**9
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def load_tokenizer(path: str) -> Any:
+def load_tokenizer(path: str, base: str | None = None) -> Any:
     """The tokenizer of a checkpoint, with a padding token and a chat template.
 
     One without a chat template gets one that writes the contents one after the other, with the control tokens that the
-    tokenizer itself puts around a text.
+    tokenizer itself puts around a text. A folder of adapters without one has that of its ``base``.
 
     Raises:
         CheckpointError: there is none.
     """
+    place = None if (Path(path) / "tokenizer_config.json").is_file() else _base_of(path, base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place or path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CheckpointError(f"{path}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
     if tokenizer.pad_token is None:
@@ -61,19 +67,24 @@ def added_tokens(tokenizer: Any) -> tuple[str, str]:
     return "".join(tokenizer.convert_ids_to_tokens(before)), "".join(tokenizer.convert_ids_to_tokens(after))
 
 
-def load_config(path: str) -> Any:
-    """The configuration of a checkpoint.
+def load_config(path: str, base: str | None = None) -> Any:
+    """The configuration of a checkpoint; a folder of adapters without one has that of its ``base``, with one label.
 
     Raises:
         CheckpointError: there is none.
     """
-    check_place(path)
+    place = _base_of(path, base)
+    source = path if place is None or (Path(path) / "config.json").is_file() else place
+    check_place(source)
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: neither a folder here nor a model to be had ({first_line(error)}); check the name"
+            f"{source}: neither a folder here nor a model to be had ({first_line(error)}); check the name"
         ) from error
+    if place is not None:
+        config.num_labels = 1
+    return config
 
 
 def check_place(path: str) -> None:
@@ -88,17 +99,31 @@ def check_place(path: str) -> None:
         raise CheckpointError(f"{path}: no such folder; name a checkpoint's folder, or a model id like owner/name")
 
 
-def load_classifier(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None = None) -> tuple[Any, list[str]]:
     """A sequence classifier of a checkpoint, and the names of the weights that the checkpoint lacked.
 
     Args:
         path: folder or model id; its weights must be safetensors.
         config: the configuration to build it with.
         dtype: the precision to load in, whatever the stored one.
+        base: of a folder of adapters, in place of the one that it names. Adapters are added to its weights.
 
     Raises:
-        CheckpointError: no safetensors, or of a kind that cannot classify.
+        CheckpointError: no safetensors, of a kind that cannot classify, or a base that is not the adapter's.
     """
+    place = _base_of(path, base)
+    if place is None:
+        return _load(path, config, dtype)
+    from bonmini_guard.reward.lora import with_adapters
+
+    if (noted := base_digest(config)) is not None and noted != weights_digest(place):
+        raise CheckpointError(f"{path}: {place} is not the base it was trained on, or has changed; give that one")
+    model, missing = _load(place, config, dtype)
+    model, whole = with_adapters(model, path)
+    return model, [name for name in missing if name not in whole]
+
+
+def _load(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
@@ -106,14 +131,59 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, li
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{path}: no safetensors weights; save the model anew with a current save_pretrained")
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with _quiet():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                path, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: cannot be loaded as a sequence classifier ({first_line(error)}); use another model"
         ) from error
     return model, sorted(report["missing_keys"])
+
+
+def weight_files(path: str) -> list[Path]:
+    """The safetensors files of a folder, or of a model id that has been loaded."""
+    folder = Path(path)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(path, allow_patterns=["*.safetensors"], local_files_only=True))
+    return sorted(folder.glob("*.safetensors"))
+
+
+def weights_digest(path: str) -> str:
+    """SHA-256 over names and float32 values of a model's weights, whatever the files they lie in."""
+    from contextlib import ExitStack
+
+    from safetensors import safe_open
+
+    digest = hashlib.sha256()
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(file, framework="pt")) for file in weight_files(path)]
+        for name, file in sorted((name, number) for number, opened in enumerate(files) for name in opened.keys()):  # noqa: SIM118
+            weight = files[file].get_tensor(name).float().contiguous()
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            digest.update(weight.numpy())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def without_default_system(tokenizer: Any) -> str:
+    """Keep a chat template from writing a system prompt that nobody gave; gives what it wrote, or nothing."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    try:
+        once, twice = (tokenizer.apply_chat_template(turns * times, tokenize=False) for times in (1, 2))
+    except TemplateError:
+        return ""
+    again, bos = twice.removeprefix(once), tokenizer.bos_token or ""
+    written = once.removesuffix(again)
+    # Where every turn begins with that token, it is none of the text's.
+    unasked = written if again.startswith(bos) else written.removeprefix(bos)
+    if not again or twice != written + again + again or not re.search(r"\w", re.sub(r"<[^<>]*>", "", unasked)):
+        return ""
+    cut = f"{{{{ text.replace({json.dumps(unasked)}, '', 1) if messages[0]['role'] != 'system' else text }}}}"
+    tokenizer.chat_template = f"{{% set text %}}{tokenizer.chat_template}{{% endset %}}{cut}"
+    return str(unasked)
 
 
 def keep_layers(config: Any, layers: int) -> None:
@@ -164,9 +234,34 @@ def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> i
 
 
 def sidecar(objective: str) -> dict[str, Any]:
-    """What ``config.bonmini_guard`` records of a model trained with an objective."""
+    """What ``config.bonmini_guard`` records of a model trained with an objective; adapters add their base's name and digest."""
     zero: Zero | None = "outside_option" if objective == "outside_option" else None
     return {"zero": zero, "objective": objective, "version": 1}
+
+
+def base_digest(config: Any) -> str | None:
+    """The digest of the base that adapters were trained on; None for whole checkpoints and adapters trained elsewhere."""
+    note = getattr(config, "bonmini_guard", None)
+    return (note.get("base") or {}).get("digest") if isinstance(note, dict) else None
+
+
+def _base_of(path: str, base: str | None) -> str | None:
+    if not (Path(path) / "adapter_config.json").is_file():
+        return None
+    from bonmini_guard.reward.lora import base_of
+
+    return base_of(path, base)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report on what it loaded: what matters of it, the callers say."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def has_zero(config: Any) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -80,6 +81,12 @@ def as_record(row: ChoiceRow) -> dict[str, Any]:
 def to_messages(turns: tuple[Turn, ...]) -> list[BaseMessage]:
     """LangChain messages of (role, text) turns."""
     return [_message(role, text) for role, text in turns]
+
+
+def prompt_digest(turns: Iterable[Turn]) -> str:
+    """64 bits of BLAKE2b over a conversation, in hex; white space and case make no difference."""
+    said = json.dumps([[role, " ".join(text.casefold().split())] for role, text in turns])
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 def read_choices(path: str | PathLike[str]) -> list[ChoiceRow]:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bonmini_guard.reward.batches import Batches, Collator, Encoding, Group, Judgement
+from bonmini_guard.reward.batches import Batches, Collator, Encoding, Group, Judgement, model_inputs
+from bonmini_guard.reward.health import ties
 from bonmini_guard.reward.loss import choice_logits
 
 BINS = 10
@@ -24,13 +25,13 @@ BINS = 10
 def score_texts(model: Any, encoding: Encoding, pad_id: int, batch_size: int) -> Tensor:
     """The score of every text of an encoding that a judgement needs, shape (texts,), NaN for the others; on the CPU."""
     scores = torch.full((len(encoding.texts),), torch.nan)
-    collate, batches = Collator(encoding.texts, pad_id), Batches(encoding, batch_size)
+    collate, batches = Collator(encoding.texts, pad_id, model.shares(pad_id)), Batches(encoding, batch_size)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     for step in range(len(batches)):
-        inputs = collate([batches[step]])
-        found = model(inputs["input_ids"].to(device), inputs["attention_mask"].to(device)).float().cpu()
+        inputs = model_inputs(collate([batches[step]]))
+        found = model(**{name: part.to(device) for name, part in inputs.items()}).float().cpu()
         scores[torch.tensor(_texts(batches[step]))] = found
     model.train(training)
     return scores
@@ -47,10 +48,10 @@ def figures(scores: Tensor, groups: Sequence[Group], *, outside: bool) -> dict[s
     Returns:
         ``judgements``; ``log_likelihood`` (mean, nats) and ``accuracy`` (share of judgements that are the first choice of the
         scores); ``pairs`` and ``pair_accuracy``: chosen answers against the others of their rows, equal scores counting half;
-        and the entries of :func:`acceptance`. None where nothing was there to measure.
+        and the entries of :func:`acceptance` and :func:`bonmini_guard.reward.health.ties`. None where nothing was there to measure.
     """
     rows = [judgement for group in groups for judgement in group.judgements]
-    return _likelihood(scores, rows, outside) | _ranking(scores, rows) | acceptance(*sampled(scores, rows))
+    return _likelihood(scores, rows, outside) | _ranking(scores, rows) | acceptance(*sampled(scores, rows)) | ties(scores)
 
 
 def sampled(scores: Tensor, rows: Sequence[Judgement]) -> tuple[Tensor, Tensor, Tensor]:

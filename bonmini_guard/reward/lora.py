@@ -1,15 +1,26 @@
-"""Low-rank adapters by peft: trained in place of the base's weights, and merged into them at the end."""
+"""Low-rank adapters by peft: trained beside the base's weights, and kept in a folder of peft's own that names its base.
+
+Such a folder is small, and peft puts it onto any copy of the base. The base is given by hand, or found by its name: as it is written,
+beside the folder, in the user's cache of models, or on a hub.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.errors import CheckpointError, MissingExtraError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: What peft writes before the name of each weight.
+_PREFIX = "base_model.model."
 
 
-def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -> Any:
+def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -> None:
     """Put adapters beside all linear layers but the head; only they, the head and weights new to the base will be trained.
 
     Args:
@@ -18,30 +29,77 @@ def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -
         alpha: their scale; None takes twice the rank.
         missing: names of weights that the base lacked.
 
-    Returns:
-        What :func:`merge` takes.
-
     Raises:
         MissingExtraError: peft is not installed.
     """
-    try:
-        from peft import LoraConfig, TaskType, get_peft_model
-    except ImportError as error:
-        raise MissingExtraError("peft", "train") from error
+    peft = _peft()
     own = {name for name, _ in head_weights(model)} | set(missing)
-    config = LoraConfig(
-        task_type=TaskType.FEATURE_EXTRACTION, r=rank, lora_alpha=alpha or 2 * rank, target_modules=_linear(model, own)
+    config = peft.LoraConfig(
+        task_type=peft.TaskType.FEATURE_EXTRACTION, r=rank, lora_alpha=alpha or 2 * rank, target_modules=_linear(model, own)
     )
-    adapted = get_peft_model(model, config)
+    peft.get_peft_model(model, config)
     for name, weight in model.named_parameters():
         if name in own:
             weight.requires_grad_(True)
-    return adapted
 
 
-def merge(adapted: Any) -> Any:
-    """The plain model again, with the adapters added to its weights."""
-    return adapted.merge_and_unload()
+def save_adapters(model: Any, folder: Path, base: str) -> None:
+    """Write the adapters of a model, its head and its configuration.
+
+    Args:
+        model: what :func:`add_adapters` has changed.
+        folder: to write into.
+        base: the name of the base.
+    """
+    from safetensors.torch import save_file
+
+    weights = {name: weight.contiguous() for name, weight in model.named_parameters() if weight.requires_grad}
+    whole = sorted({name.rpartition(".")[0] for name in weights if "lora_" not in name})
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({_PREFIX + name.replace(".default.", "."): weight for name, weight in weights.items()}, folder / WEIGHTS)
+    config = model.peft_config["default"]
+    config.task_type, config.modules_to_save, config.base_model_name_or_path = _peft().TaskType.SEQ_CLS, whole, base
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+
+
+def base_of(path: str, base: str | None = None) -> str | None:
+    """The folder or id of an adapter's base; None if the checkpoint is no folder of adapters.
+
+    Args:
+        path: the checkpoint.
+        base: where the base is, whatever the adapter says.
+
+    Raises:
+        CheckpointError: the base is not to be found.
+    """
+    if not (Path(path) / CONFIG).is_file():
+        return None
+    name = str(base or json.loads((Path(path) / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    places = [Path(name), Path(path) / name, Path(path).parent / name, _cache() / Path(name).name]
+    found = next((str(place) for place in places if name and (place / "config.json").is_file()), None)
+    if found is None and (name.count("/") != 1 or Path(name).is_absolute()):
+        raise CheckpointError(f"{path}: an adapter whose base {name!r} is not here; say where it is with base=, or merge them")
+    return found or name
+
+
+def with_adapters(model: Any, path: str) -> tuple[Any, set[str]]:
+    """A base with the adapters of a folder added to its weights, and the names of the weights that the folder holds whole.
+
+    Raises:
+        CheckpointError: they do not fit.
+        MissingExtraError: peft is not installed.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(Path(path) / WEIGHTS, framework="pt") as weights:
+            whole = {name.removeprefix(_PREFIX) for name in weights.keys() if "lora_" not in name}  # noqa: SIM118
+        return _peft().PeftModel.from_pretrained(model, path).merge_and_unload(), whole
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: its adapter does not fit the base ({said}); give the base it was trained on") from error
 
 
 def head_weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -52,3 +110,15 @@ def head_weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def _linear(model: nn.Module, own: set[str]) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and f"{name}.weight" not in own]
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonmini-guard"
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError("peft", "train") from error
+    return peft

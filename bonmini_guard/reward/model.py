@@ -18,15 +18,26 @@ from bonmini_guard.errors import CandidateTooLong, CheckpointError, Configuratio
 
 try:
     import torch
-    from huggingface_hub import snapshot_download
     from transformers import AutoModelForSequenceClassification as _  # noqa: F401
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "transformers", "local") from error
 
 from bonmini_guard.limiter import Limiter
-from bonmini_guard.reward.checkpoint import has_zero, length_limit, load_classifier, load_config, load_tokenizer, pad_id
-from bonmini_guard.reward.formatting import Encoded, Formatter, clean
+from bonmini_guard.reward.checkpoint import (
+    base_digest,
+    has_zero,
+    length_limit,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    pad_id,
+    weight_files,
+    weights_digest,
+)
+from bonmini_guard.reward.choices import prompt_digest
+from bonmini_guard.reward.formatting import Encoded, Formatter, as_dictionary, clean
 from bonmini_guard.reward.heap import keep_freed_memory
+from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
@@ -87,6 +98,7 @@ class RewardModel:
         batch_tokens: int | None = None,
         cache_bytes: int | None = None,
         batch_window: float | None = None,
+        base: str | None = None,
     ) -> None:
         on_gpu = model.device.type == "cuda"
         defaults = _GPU if on_gpu else _CPU
@@ -111,6 +123,8 @@ class RewardModel:
         self._tokenizer = tokenizer
         self._vocabulary = model.config.get_text_config().vocab_size
         self._fingerprint: str | None = None
+        self._base, self._config = base, model.config
+        self._trained_on = _trained_on(Path(model_id))
         self._places = Limiter(_IN_THE_QUEUE)
         self._closed = False
         self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bonmini-guard-tokenizing")
@@ -120,6 +134,7 @@ class RewardModel:
         cls,
         path_or_id: str | Path,
         *,
+        base: str | Path | None = None,
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
         max_length: int | None = None,
@@ -130,7 +145,8 @@ class RewardModel:
         """Load a checkpoint with one label and safetensors weights. Code that comes with a checkpoint is never run.
 
         Args:
-            path_or_id: a folder or a model id.
+            path_or_id: a folder or a model id; a folder of low-rank adapters (peft's, or trained here) loads with its base.
+            base: folder or id of the base of adapters, if it is not where they say.
             device: where to run; by default the GPU if there is one.
             dtype: precision, by default bfloat16 on a GPU and float32 on a CPU, whatever the stored one.
             max_length: most tokens, if less than the model's own limit.
@@ -143,20 +159,20 @@ class RewardModel:
             CheckpointError: it is missing or of another kind; the message names the cure.
             ConfigurationError: the device, the precision or a number is wrong.
         """
-        path = str(path_or_id)
+        path, given = str(path_or_id), None if base is None else str(base)
         place = _device(device)
         precision = _precision(dtype, place)
-        config = load_config(path)
+        config = load_config(path, given)
         if config.num_labels != 1:
             raise CheckpointError(
                 f"{path}: {config.num_labels} labels, and a reward model has one; train one with 'bonmini-guard train'"
             )
-        tokenizer = load_tokenizer(path)
-        model, missing = load_classifier(path, config, precision)
+        tokenizer = load_tokenizer(path, given)
+        model, missing = load_classifier(path, config, precision, given)
         if missing:
             raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
         limits: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens}
-        limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window}
+        limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "base": base_of(path, given)}
         return cls(model.to(place).eval(), tokenizer, path, **limits)
 
     def score(self, messages: Sequence[BaseMessage] | str, candidates: Sequence[AIMessage | str]) -> list[float | None]:
@@ -213,12 +229,19 @@ class RewardModel:
         """
         if self._fingerprint is None:
             digest = hashlib.sha256()
-            for file in _weight_files(self.model_id):
+            for file in weight_files(self.model_id):
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
+            if self._base is not None:
+                digest.update((base_digest(self._config) or weights_digest(self._base)).encode())
             digest.update(json.dumps([self._template, self._precision], sort_keys=True).encode())
             self._fingerprint = f"sha256:{digest.hexdigest()}"
         return self._fingerprint
+
+    def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether the model learnt from answers to this prompt, as the digests in its folder say (white space and case aside)."""
+        turns = ((turn["role"], turn["content"]) for turn in map(as_dictionary, messages))
+        return bool(self._trained_on) and prompt_digest(turns) in self._trained_on
 
     def close(self) -> None:
         """Drop what waits to be scored and end the threads; scoring afterwards raises RuntimeError."""
@@ -333,8 +356,7 @@ def _precision(dtype: torch.dtype | str | None, device: torch.device) -> torch.d
     return precision
 
 
-def _weight_files(model_id: str) -> list[Path]:
-    folder = Path(model_id)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(model_id, allow_patterns=["*.safetensors"], local_files_only=True))
-    return sorted(folder.glob("*.safetensors"))
+def _trained_on(folder: Path) -> frozenset[str]:
+    """Digests of the prompts that a checkpoint of :func:`bonmini_guard.reward.train_reward_model` was trained on."""
+    file = folder / "trained_on.json"
+    return frozenset(json.loads(file.read_text(encoding="utf-8"))["prompts"]) if file.is_file() else frozenset()

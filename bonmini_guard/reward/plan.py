@@ -14,6 +14,7 @@ from bonmini_guard.reward.loss import OBJECTIVES, Objective, nested_loss
 _POSITIVE = (
     "epochs",
     "learning_rate",
+    "head_learning_rate",
     "batch_size",
     "max_length",
     "layers",
@@ -33,6 +34,8 @@ class Settings:
         objective: "outside_option", or "bradley_terry", which learns to rank only.
         epochs: passes over the rows; may be a fraction.
         learning_rate: its peak; it rises over the first 5 % of the steps and falls with a cosine.
+        head_learning_rate: of weights that are new to the base; None takes the greater of ``learning_rate`` and 1e-3. A new head
+            begins at zero and passes no gradient on until it has grown, so at the base's careful rate nothing is learnt at first.
         batch_size: most distinct (prompt, answer) texts in a step of one process.
         seed: of the order of batches, of new weights and of dropout.
         max_length: most tokens a text may have, if less than the model's own limit.
@@ -43,7 +46,8 @@ class Settings:
         precision: "auto" (bfloat16 arithmetic on a GPU, float32 on a CPU), "float32" or "bfloat16"; weights stay in float32.
         accumulate: batches whose gradients are added up in a step.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        lora_rank: train low-rank adapters of this rank (and the head) instead of all weights; they are merged at the end.
+        lora_rank: train low-rank adapters of this rank (and the head) instead of all weights; the checkpoint holds only
+            these, and names its base.
         lora_alpha: their scale; by default twice the rank.
         checkpoints: how often in a run to save what a killed run goes on from; 0 never.
         early_stopping: stop after so many checkpoints without a better held-out loss, and keep the best.
@@ -55,6 +59,7 @@ class Settings:
     objective: str = "outside_option"
     epochs: float = 2.0
     learning_rate: float = 5e-5
+    head_learning_rate: float | None = None
     batch_size: int = 32
     seed: int = 0
     max_length: int | None = None

@@ -1,11 +1,17 @@
-"""One score for each padded text, read at its true last token."""
+"""One score for each text of a batch, read at its true last token; texts of one prompt may share its computation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+#: Rotary embeddings whose angles depend on the longest text of a batch.
+_BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
+#: Most that a hidden state in a shared row may differ from a lone one, relative to their size.
+_TOLERANCE = 1e-3
 
 
 class PooledScorer(nn.Module):
@@ -24,19 +30,48 @@ class PooledScorer(nn.Module):
         self.model = model
         self.decoder = isinstance(getattr(model, "score", None), nn.Linear)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores, shape (B,), of right-padded texts.
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, ends: Tensor | None = None
+    ) -> Tensor:
+        """Scores, shape (texts,), of right-padded texts, or of rows of :func:`share`.
 
         Args:
             input_ids: int, shape (B, T).
-            attention_mask: int, shape (B, T), 1 at tokens and 0 at padding.
+            attention_mask: int, shape (B, T), 1 at tokens and 0 at padding; or that of :func:`share`.
+            position_ids: see :func:`share`, and so is ``ends``; without them every row is one text.
+            ends: see there.
         """
         if not self.decoder:
             return self.model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]  # type: ignore[no-any-return]
-        output = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        last = attention_mask.sum(dim=1) - 1
-        rows = torch.arange(len(last), device=last.device)
-        return self.head(output.last_hidden_state[rows, last])
+        return self.head(self._read(input_ids, attention_mask, position_ids, ends))
+
+    def _read(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None, ends: Tensor | None) -> Tensor:
+        """Final hidden states, shape (texts, width), at the last token of each text."""
+        placed = {} if position_ids is None else {"position_ids": position_ids}
+        output = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **placed)
+        if ends is None:
+            rows = torch.arange(len(input_ids), device=input_ids.device)
+            ends = rows * input_ids.shape[1] + attention_mask.sum(dim=1) - 1
+        return output.last_hidden_state.flatten(0, 1).index_select(0, ends)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def shares(self, pad_id: int) -> bool:
+        """Whether rows of :func:`share` give what single texts do: asked of the model itself, for no list of kinds is whole."""
+        if not (self.decoder and sees_everything(self.model.config.get_text_config())):
+            return False
+        tokens = torch.arange(24).remainder(self.model.config.get_text_config().vocab_size).tolist()
+        texts, training = [tokens[:20], [*tokens[:12], *tokens[20:]]], self.training
+        self.eval()
+        try:
+            (ids, mask), together = pad(texts, pad_id), share([texts], pad_id)
+            device = self.model.device
+            alone = self._read(ids.to(device), mask.to(device), None, None)
+            difference = self._read(**{name: part.to(device) for name, part in together.items()}) - alone
+            return bool(difference.abs().max() <= _TOLERANCE * (1 + alone.abs().max()))
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return False
+        finally:
+            self.train(training)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Scores, shape (B,), of final hidden states, shape (B, width).
@@ -55,3 +90,51 @@ def pad(texts: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([text + [pad_id] * (width - len(text)) for text in texts])
     mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
     return ids, mask
+
+
+def share(rows: Sequence[Sequence[list[int]]], pad_id: int) -> dict[str, Tensor]:
+    """Rows of texts behind the beginning that they share, each text blind to the others of its row: for decoder models.
+
+    Args:
+        rows: texts, token ids each, one or more a row.
+        pad_id: what to fill with, on the right.
+
+    Returns:
+        ``input_ids`` and ``position_ids``, shape (rows, T); ``attention_mask``, bool, shape (rows, 1, T, T); ``ends``, shape
+        (texts,): the last token of each text, in order, among the rows * T tokens.
+    """
+    laid = [_laid_out(texts) for texts in rows]
+    width = max(len(ids) for ids, _, _, _ in laid)
+    parts = [
+        torch.tensor([row[part] + [fill] * (width - len(row[part])) for row in laid]) for part, fill in enumerate((pad_id, 0, -1))
+    ]
+    owner = parts[2]
+    seen = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
+    ends = torch.tensor([number * width + end for number, row in enumerate(laid) for end in row[3]])
+    return {"input_ids": parts[0], "position_ids": parts[1], "attention_mask": seen.tril()[:, None], "ends": ends}
+
+
+def _laid_out(texts: Sequence[list[int]]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Token ids, positions, owners (0 is the beginning) and ends of one row; every text keeps a token to be read at."""
+    # What lies between the least and the greatest begins as both do.
+    low, high, least = min(texts), max(texts), min(map(len, texts)) - 1
+    start = next((at for at in range(least) if low[at] != high[at]), least) if len(texts) > 1 else 0
+    ids, positions, owners = texts[0][:start], list(range(start)), [0] * start
+    ends = []
+    for number, text in enumerate(texts, start=1):
+        ids = ids + text[start:]
+        positions += range(start, len(text))
+        owners += [number] * (len(text) - start)
+        ends.append(len(ids) - 1)
+    return ids, positions, owners, ends
+
+
+def sees_everything(config: Any, max_length: int | None = None) -> bool:
+    """Whether every token sees all before it, at angles that depend on its place alone."""
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    kinds = set(getattr(config, "layer_types", None) or ("unknown",)) - {"full_attention"}
+    window = min((size for size in windows if size), default=None) if kinds else None
+    if kinds - {"unknown", "sliding_attention", "chunked_attention"} or (window and (max_length is None or max_length > window)):
+        return False
+    rope = getattr(config, "rope_parameters", None) or {}
+    return not any(kind in repr(rope) for kind in _BATCH_DEPENDENT_ROPE)

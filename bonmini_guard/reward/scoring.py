@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from bonmini_guard.reward.packed import PackedScorer, Segment, Trunk, install, read_only_ends
-from bonmini_guard.reward.pooling import PooledScorer, pad
+from bonmini_guard.reward.pooling import PooledScorer, pad, sees_everything
 
 logger = logging.getLogger(__name__)
 
 Scores = tuple[Tensor, dict[Segment, Trunk]]
-#: Rotary embeddings whose angles depend on the longest text of a batch.
-_BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
 #: Most that a packed score may differ from a lone one when a model is tried, relative to the scores' size.
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 
@@ -70,7 +68,7 @@ class SegmentScorer:
 def _packed(scorer: PooledScorer, pad_id: int, max_length: int | None) -> PackedScorer | None:
     """A packed scorer, if the model is one whose texts can be packed and a trial shows it."""
     model = scorer.model
-    if not (scorer.decoder and _sees_everything(model.config.get_text_config(), max_length)):
+    if not (scorer.decoder and sees_everything(model.config.get_text_config(), max_length)):
         return None
     lone = _trial(lambda texts: torch.cat([_alone(scorer, [text], pad_id) for text in texts]), model)
     if not install(model):
@@ -96,17 +94,6 @@ def _difference(packed: PackedScorer, model: Any, lone: Tensor) -> str:
     except Exception as error:
         return type(error).__name__
     return "" if difference <= _TOLERANCE[model.dtype] * (1 + lone.abs().max().item()) else f"scores differ by {difference:.2g}"
-
-
-def _sees_everything(config: Any, max_length: int | None) -> bool:
-    """Whether every token sees all before it, at angles that depend on its place alone."""
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    kinds = set(getattr(config, "layer_types", None) or ("unknown",)) - {"full_attention"}
-    window = min((size for size in windows if size), default=None) if kinds else None
-    if kinds - {"unknown", "sliding_attention", "chunked_attention"} or (window and (max_length is None or max_length > window)):
-        return False
-    rope = getattr(config, "rope_parameters", None) or {}
-    return not any(kind in repr(rope) for kind in _BATCH_DEPENDENT_ROPE)
 
 
 def _trial(score: Callable[[list[tuple[int, ...]]], Tensor], model: Any) -> Tensor:

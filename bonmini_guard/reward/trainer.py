@@ -6,14 +6,15 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bonmini_guard.reward.batches import Batches, Collator, Encoding
+from bonmini_guard.reward.batches import Batches, Collator, Encoding, model_inputs
 from bonmini_guard.reward.evidence import figures, score_texts
 from bonmini_guard.reward.loss import OBJECTIVES, Objective
 from bonmini_guard.reward.plan import Settings
@@ -28,6 +29,8 @@ class OutsideOptionTrainer(Trainer):
         loss: another loss for the same judgements, in place of the objective's own.
         held_out: judgements for the loss that early stopping watches.
         batch_size: texts in a batch of the held-out ones.
+        new: names of weights that have a learning rate of their own.
+        new_rate: its peak.
         arguments: those of ``transformers.Trainer``; the model is a :class:`~bonmini_guard.reward.pooling.PooledScorer`.
     """
 
@@ -38,18 +41,36 @@ class OutsideOptionTrainer(Trainer):
         loss: Objective | None = None,
         held_out: Encoding | None = None,
         batch_size: int = 32,
+        new: Collection[str] = (),
+        new_rate: float = 1e-3,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self._objective = loss or OBJECTIVES[objective]
         self._outside = objective == "outside_option"
         self._held_out, self._batch_size = held_out, batch_size
+        self._new, self._new_rate = set(new), new_rate
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW, with a rate of their own for new weights."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        scorer: Any = self.model
+        new = [weight for name, weight in scorer.named_parameters() if name.removeprefix("model.") in self._new]
+        own = set(map(id, new))
+        for group in list(optimizer.param_groups):
+            apart = [weight for weight in group["params"] if id(weight) in own]
+            if apart:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in own]
+                optimizer.add_param_group({**group, "params": apart, "lr": self._new_rate})
+        return optimizer
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Mean loss over the batch's rows; every distinct text is scored once, whatever the number of its rows."""
-        scores = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        scores = model(**model_inputs(inputs))
         members = scores.float()[inputs["members"]]
         loss = self._objective(members, inputs["sizes"], inputs["choices"], inputs["weights"], inputs["offered"])
         return (loss, scores) if return_outputs else loss
@@ -75,24 +96,54 @@ class Judgements(NamedTuple):
     held_out: Encoding | None
 
 
-def fit(model: Any, data: Judgements, folder: Path, plan: Settings, objective: str) -> None:
-    """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``."""
+class _Epochs(TrainerCallback):
+    """Says how many passes are done: to the Trainer, all passes together are one."""
+
+    def __init__(self, epochs: float) -> None:
+        self._epochs = epochs
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any) -> None:
+        if logs and "epoch" in logs:
+            logs["epoch"] = round(state.epoch * self._epochs, 2)
+
+
+def fit(model: Any, data: Judgements, folder: Path, plan: Settings, objective: str, *, new: Collection[str] = ()) -> list[float]:
+    """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``.
+
+    Args:
+        model: the classifier.
+        data: what to learn from.
+        folder: of the checkpoints.
+        plan: the settings.
+        objective: what to learn.
+        new: names of weights that the base lacked.
+
+    Returns:
+        The losses of the run, in order, each the mean of some steps.
+    """
     batches = Batches(data.learnt, plan.batch_size, plan.epochs, plan.seed)
     watched = data.held_out if plan.early_stopping else None
+    scorer, pad = PooledScorer(model), model.config.pad_token_id
+    callbacks: list[TrainerCallback] = [_Epochs(plan.epochs)]
+    if plan.early_stopping and watched is not None:
+        callbacks.append(EarlyStoppingCallback(plan.early_stopping))
     trainer = OutsideOptionTrainer(
         objective=objective,
         loss=plan.loss(objective),
         held_out=watched,
         batch_size=plan.batch_size,
-        model=PooledScorer(model),
+        new=new,
+        new_rate=plan.head_learning_rate or max(plan.learning_rate, 1e-3),
+        model=scorer,
         args=_arguments(plan, folder, len(batches), watched is not None),
         train_dataset=batches,
         eval_dataset=None if watched is None else Batches(watched, plan.batch_size),
-        data_collator=Collator(data.learnt.texts, model.config.pad_token_id),
-        callbacks=[EarlyStoppingCallback(plan.early_stopping)] if plan.early_stopping and watched else None,
+        data_collator=Collator(data.learnt.texts, pad, scorer.shares(pad)),
+        callbacks=callbacks,
     )
     last = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def last_checkpoint(folder: Path) -> Path | None:

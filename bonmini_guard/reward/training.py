@@ -28,12 +28,15 @@ from bonmini_guard.reward.checkpoint import (
     load_tokenizer,
     pad_id,
     sidecar,
+    weights_digest,
+    without_default_system,
     zero_new_head,
 )
-from bonmini_guard.reward.choices import ChoiceRow, as_record
+from bonmini_guard.reward.choices import ChoiceRow, as_record, prompt_digest
 from bonmini_guard.reward.evidence import figures, score_texts
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.lora import add_adapters, merge
+from bonmini_guard.reward.health import constant_loss, troubles
+from bonmini_guard.reward.lora import add_adapters, save_adapters
 from bonmini_guard.reward.plan import Settings
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.reward.trainer import (
@@ -62,9 +65,10 @@ def train_reward_model(
 ) -> dict[str, Any]:
     """Train a reward model and write it as an ordinary checkpoint.
 
-    The folder holds safetensors weights, the tokenizer with its chat template, a configuration whose ``bonmini_guard``
-    entry says what the zero means, a model card, and ``training.json``. It appears whole at the end or not at all. While
-    training, ``OUTPUT.partial`` holds checkpoints: the same call goes on from the last one after a kill.
+    The folder holds safetensors weights (with ``lora_rank`` adapters alone, in peft's form), the tokenizer with its chat
+    template, a configuration whose ``bonmini_guard`` entry says what the zero means, a model card, digests of the prompts, and
+    ``training.json``. It appears whole at the end or not at all. While training, ``OUTPUT.partial`` holds checkpoints: the same
+    call goes on from the last one after a kill.
 
     Args:
         rows: the judgements to learn from.
@@ -165,31 +169,33 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     formatter = Formatter(loaded.tokenizer, length_limit(loaded.model.config, loaded.tokenizer, plan.max_length))
     held_out = encode_rows(eval_rows, formatter, plan.batch_size) if eval_rows else None
     data = Judgements(_encode(rows, formatter, plan.batch_size), held_out)
-    report = _report(rows, data.learnt, plan, base)
+    report = _report(rows, data.learnt, plan, base, formatter.max_length)
     if held_out is not None and not loaded.missing:
         # The base scores already: what it could do before is the first thing to compare with.
         report["base_eval"] = _evaluate(loaded.model, held_out, plan, "outside_option")
-    model = _fitted(loaded, data, folder / "checkpoints", plan, plan.objective)
+    losses = _fitted(loaded, data, folder / "checkpoints", plan, plan.objective)
     if held_out is not None:
-        report["eval"] = _evaluate(model, held_out, plan, plan.objective)
+        report["eval"] = _evaluate(loaded.model, held_out, plan, plan.objective)
+    learnt = [judgement for group in data.learnt.groups for judgement in group.judgements]
+    chance = constant_loss(learnt, outside=plan.objective == "outside_option")
+    report["warnings"] = list(troubles(losses, chance, report.get("eval")))
     if plan.twin:
         compared = comparisons(rows)
         report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan) if compared and held_out else None
     if main_process():
-        _write(model, loaded.tokenizer, folder / "model", report)
+        _write(loaded, folder / "model", report, base if plan.lora_rank else None)
+        digests = sorted({prompt_digest(row.prompt) for row in rows})
+        (folder / "model" / "trained_on.json").write_text(json.dumps({"prompts": digests}), encoding="utf-8")
     return report
 
 
-def _fitted(loaded: _Loaded, data: Judgements, folder: Path, plan: Settings, objective: str) -> Any:
+def _fitted(loaded: _Loaded, data: Judgements, folder: Path, plan: Settings, objective: str) -> list[float]:
     model = loaded.model
     if plan.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if plan.lora_rank is None:
-        fit(model, data, folder, plan, objective)
-        return model
-    adapted = add_adapters(model, plan.lora_rank, plan.lora_alpha, loaded.missing)
-    fit(model, data, folder, plan, objective)
-    return merge(adapted)
+    if plan.lora_rank is not None:
+        add_adapters(model, plan.lora_rank, plan.lora_alpha, loaded.missing)
+    return fit(model, data, folder, plan, objective, new=loaded.missing)
 
 
 def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: Path, plan: Settings) -> dict[str, Any]:
@@ -197,7 +203,8 @@ def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: 
     loaded = _load_base(base, plan, "bradley_terry")
     formatter = Formatter(loaded.tokenizer, length_limit(loaded.model.config, loaded.tokenizer, plan.max_length))
     data = Judgements(_encode(compared, formatter, plan.batch_size), held_out)
-    return _evaluate(_fitted(loaded, data, folder, plan, "bradley_terry"), held_out, plan, "outside_option")
+    _fitted(loaded, data, folder, plan, "bradley_terry")
+    return _evaluate(loaded.model, held_out, plan, "outside_option")
 
 
 def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
@@ -208,6 +215,11 @@ def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
         keep_layers(config, plan.layers)
     model, missing = load_classifier(base, config, torch.float32)
     zero_new_head(model, missing)
+    if missing and (unasked := without_default_system(tokenizer)):
+        logger.warning("the base's template writes a system prompt that nobody gave (%r): it is left out", unasked)
+    if plan.max_length:
+        # A tokenizer's own limit is a habit, not a table of positions; and so every reader of the checkpoint knows the limit.
+        tokenizer.model_max_length = plan.max_length
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad_id(config, tokenizer)
     model.config.bonmini_guard = sidecar(objective)
     return _Loaded(model, tokenizer, missing)
@@ -217,10 +229,8 @@ def _encode(rows: Sequence[ChoiceRow], formatter: Formatter, batch_size: int) ->
     encoding = encode_rows(rows, formatter, batch_size)
     if not encoding.groups:
         raise InputError(f"no row fits in {formatter.max_length} tokens; raise --max-length or use a base with a longer context")
-    if encoding.too_long or encoding.cut:
-        logger.warning(
-            "%d judgements left out: an answer is too long; oldest turns cut from %d texts", encoding.too_long, encoding.cut
-        )
+    if encoding.cut:
+        logger.warning("oldest turns cut from %d texts", encoding.cut)
     return encoding
 
 
@@ -234,18 +244,23 @@ def _figures(scorer: PooledScorer, encoding: Encoding, pad: int, batch_size: int
     return figures(score_texts(scorer, encoding, pad, batch_size), encoding.groups, outside=outside)
 
 
-def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str) -> dict[str, Any]:
-    counts = summary(rows) | {"prompts": len({row.prompt for row in rows}), "texts": len(encoding.texts)}
-    left_out = {"judgements_too_long": encoding.too_long, "texts_cut": encoding.cut}
+def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str, max_length: int | None) -> dict[str, Any]:
+    counts = summary(rows, encoding.too_long) | {"prompts": len({row.prompt for row in rows}), "texts": len(encoding.texts)}
+    left_out = {"judgements_too_long": encoding.too_long, "texts_cut": encoding.cut, "max_length": max_length}
     # A folder's place on this machine says nothing elsewhere.
     name = Path(base).name if Path(base).is_dir() else base
     about = {"settings": asdict(plan), "objective": plan.objective, "seed": plan.seed, "processes": processes()}
     return {"base": name} | counts | left_out | about
 
 
-def _write(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
-    model.to("cpu").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def _write(loaded: _Loaded, folder: Path, report: dict[str, Any], base: str | None) -> None:
+    model = loaded.model.to("cpu")
+    if base is None:
+        model.save_pretrained(folder)
+    else:
+        model.config.bonmini_guard |= {"base": {"name": base, "digest": weights_digest(base)}}
+        save_adapters(model, folder, base)
+    loaded.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(report), encoding="utf-8")
     (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

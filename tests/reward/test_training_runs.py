@@ -3,16 +3,21 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from langchain_core.messages import HumanMessage, SystemMessage
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.cli import main
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 from bonmini_guard.reward.choices import ChoiceRow, choice_row, read_choices
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.reward.training import evaluate_reward_model, train_reward_model
@@ -90,17 +95,97 @@ def test_early_stopping_keeps_the_best_and_stops(tmp_path, base, rows):
         train_reward_model(few, base, tmp_path / "x", early_stopping=2, **FAST)
 
 
-def test_adapters_are_merged_into_an_ordinary_checkpoint(tmp_path, base, rows):
-    train_reward_model(rows, base, tmp_path / "m", lora_rank=4, **(FAST | {"learning_rate": 1e-2}))
-    assert not any("lora" in name for name in weights(tmp_path / "m"))
-    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "m")
+def test_adapters_stay_adapters_and_load_everywhere(tmp_path, base, rows):
+    report = train_reward_model(rows, base, tmp_path / "m", lora_rank=4, eval_rows=rows[:100], **(FAST | {"learning_rate": 1e-2}))
+    names = load_file(tmp_path / "m" / "adapter_model.safetensors").keys()
+    assert sum("lora_" not in name for name in names) == 1, "only the head is whole"
+    assert not (tmp_path / "m" / "model.safetensors").exists()
+    model = RewardModel.load(tmp_path / "m", device="cpu")
+    assert model.has_zero
+    assert model.score("the film", [" good"])[0] > model.score("the film", [" awful"])[0]
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    plain = PeftModel.from_pretrained(plain, tmp_path / "m").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
     found = plain(**tokenizer("the film good", return_tensors="pt", add_special_tokens=True)).logits.item()
-    model = RewardModel.load(tmp_path / "m", device="cpu")
     assert model.score("the film", [" good"])[0] == pytest.approx(found, abs=1e-5)
-    assert model.score("the film", [" good"])[0] > model.score("the film", [" awful"])[0]
-    untouched = weights(tmp_path / "m")["model.embed_tokens.weight"]
-    assert (untouched == load_file(base / "model.safetensors")["model.embed_tokens.weight"]).all()
+    again = evaluate_reward_model(tmp_path / "m", rows[:100])
+    assert again["log_likelihood"] == pytest.approx(report["eval"]["log_likelihood"], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, base, rows):
+    folder = tmp_path_factory.mktemp("adapters") / "m"
+    train_reward_model(rows[:40], base, folder, lora_rank=2, epochs=0.5, **FAST)
+    return folder
+
+
+def test_the_base_of_adapters_is_found_by_name_and_verified(tmp_path, base, adapters, monkeypatch):
+    known = RewardModel.load(adapters, device="cpu")
+    path = adapters / "adapter_config.json"
+    moved = tmp_path / "moved"
+    shutil.copytree(adapters, moved)
+    (moved / path.name).write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "gone"}))
+    with pytest.raises(CheckpointError, match=r"an adapter whose base 'gone' is not here; say where it is with base="):
+        RewardModel.load(moved, device="cpu")
+    assert RewardModel.load(moved, base=base, device="cpu").fingerprint() == known.fingerprint()
+    # In the user's cache by its name; and not if anything in it has changed.
+    shutil.copytree(base, tmp_path / "cache" / "bonmini-guard" / "gone")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert RewardModel.load(moved, device="cpu").score("the film", ["good"]) == known.score("the film", ["good"])
+    weights = tmp_path / "cache" / "bonmini-guard" / "gone" / "model.safetensors"
+    changed = load_file(weights)
+    changed["model.norm.weight"] += 1e-3
+    save_file(changed, weights, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="is not the base it was trained on"):
+        RewardModel.load(moved, device="cpu")
+
+
+def test_adapters_that_do_not_fit_are_told(tmp_path, base, adapters):
+    shutil.copytree(adapters, tmp_path / "m")
+    file = tmp_path / "m" / "adapter_model.safetensors"
+    save_file({name: weight[:1].clone() for name, weight in load_file(file).items()}, file)
+    with pytest.raises(CheckpointError, match="its adapter does not fit the base"):
+        RewardModel.load(tmp_path / "m", device="cpu")
+
+
+def test_prompts_of_the_training_are_known_again(adapters, rows):
+    model = RewardModel.load(adapters, device="cpu")
+    seen = rows[0].prompt[0][1]
+    assert model.trained_on([HumanMessage(f"  {seen.upper()} ")])
+    assert not model.trained_on([HumanMessage(seen + " and more")])
+    assert not model.trained_on([SystemMessage("s"), HumanMessage(seen)])
+
+
+def test_the_limit_of_tokens_stays_with_the_checkpoint_and_what_it_leaves_out_is_said(tmp_path, base, capsys):
+    path = write_jsonl(
+        tmp_path / "c.jsonl", [*simulated_rows(30, seed=1), {"prompt": "the", "responses": [" film" * 45], "choice": 0}]
+    )
+    fast = ["--learning-rate", "3e-3", "--device", "cpu", "--threads", "1", "--epochs", "2"]
+    assert main(["train", str(path), "--base", str(base), "-o", str(tmp_path / "m"), "--max-length", "40", *fast]) == 0
+    said = capsys.readouterr()
+    assert "left out: 1 judgements (3%), with more than 40 tokens; raise --max-length" in said.out
+    assert "30 judgements of" in said.out
+    assert RewardModel.load(tmp_path / "m", device="cpu").max_length == 40
+    assert "LOAD REPORT" not in said.err
+    # Whole passes, not the share of the run.
+    assert "'epoch': '2'" in said.out
+
+
+def test_a_new_head_has_its_own_rate(base, rows, tmp_path, monkeypatch):
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def spy(self, *arguments, **more):
+        seen.append([(group["initial_lr"], len(group["params"])) for group in self.param_groups])
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    train_reward_model(rows[:40], base, tmp_path / "new", epochs=0.2, learning_rate=1e-4, device="cpu", threads=1)
+    assert (1e-3, 1) in seen[0]
+    assert {rate for rate, _ in seen[0]} == {1e-4, 1e-3}
+    del seen[:]
+    train_reward_model(rows[:40], tmp_path / "new", tmp_path / "old", epochs=0.2, learning_rate=1e-4, device="cpu", threads=1)
+    assert {rate for rate, _ in seen[0]} == {1e-4}, "a head that has learnt is as careful as its base"
 
 
 def test_a_ranking_model_learns_its_zero_from_few_absolute_labels(tmp_path, base):
