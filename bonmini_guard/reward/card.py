@@ -28,7 +28,16 @@ _FIGURES = {
     "acceptance_auc": "acceptance AUC",
     "acceptance_accuracy": "acceptance decided rightly at score 0",
     "reliability_error": "reliability error of sigmoid(score)",
+    "tied_at_top": "scores that tie at the top",
 }
+
+_WHOLE = (
+    "A sequence classifier with one label: `AutoModelForSequenceClassification` loads it, and servers of such models can\nserve it."
+)
+_ADAPTERS = (
+    "Low-rank adapters and a head over the base, which `bonmini_guard.RewardModel.load` loads with them. For servers of\n"
+    "sequence classifiers, merge them by peft."
+)
 
 _COLUMNS = {"eval": "this model", "twin_eval": "Bradley-Terry twin", "base_eval": "the base, before"}
 
@@ -48,6 +57,7 @@ def _head(report: Mapping[str, Any]) -> str:
 def _data(report: Mapping[str, Any]) -> str:
     share = report["share_of_none"]
     said = "" if share is None else f' "None" was chosen in {share:.1%} of them.'
+    said += f" Left out as too long: {report['judgements_too_long']:,}." if report["judgements_too_long"] else ""
     return (
         f"## Trained on\n\n{report['judgements']:,} judgements of {report['texts']:,} answers to "
         f"{report['prompts']:,} prompts.{said}\n"
@@ -74,10 +84,9 @@ def _bins(report: Mapping[str, Any]) -> list[str]:
 
 
 def _use(report: Mapping[str, Any]) -> str:
+    kind = _ADAPTERS if report["settings"]["lora_rank"] else _WHOLE
     return (
-        "## Use\n\n"
-        "A sequence classifier with one label: `AutoModelForSequenceClassification` loads it, and servers of such models can\n"
-        "serve it. Render the conversation and the answer with the tokenizer's chat template, and read the raw logit (no\n"
+        f"## Use\n\n{kind} Render the conversation and the answer with the tokenizer's chat template, and read the raw logit (no\n"
         "sigmoid, no softmax). What was held out resembles what was trained on: calibrate on labelled traffic of your own\n"
         "before you rely on a threshold.\n"
     )

@@ -1,7 +1,7 @@
 """Low-rank adapters by peft: trained beside the base's weights, and kept in a folder of peft's own that names its base.
 
-Such a folder is small, and peft puts it onto any copy of the base. The base is given by hand, or found by its name: as it is written,
-beside the folder, in the user's cache of models, or on a hub.
+Such a folder is small, and peft puts it onto any copy of the base. The base is given by hand, or found by its name: as it is
+written, beside the folder, in the user's cache of models, or on a hub.
 """
 
 from __future__ import annotations

@@ -102,6 +102,7 @@ def test_adapters_stay_adapters_and_load_everywhere(tmp_path, base, rows):
     assert not (tmp_path / "m" / "model.safetensors").exists()
     model = RewardModel.load(tmp_path / "m", device="cpu")
     assert model.has_zero
+    assert "Low-rank adapters and a head over the base" in (tmp_path / "m" / "README.md").read_text()
     assert model.score("the film", [" good"])[0] > model.score("the film", [" awful"])[0]
     plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
     plain = PeftModel.from_pretrained(plain, tmp_path / "m").eval()
