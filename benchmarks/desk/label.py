@@ -1,6 +1,7 @@
 """Label the draws by the desk's check: log rows for score and calibrate, accept or reject rows for train.
 
-``python -m benchmarks.desk.label FOLDER`` reads the draws beside this file (or those in FOLDER/draws) and writes FOLDER/ROLE.jsonl.gz.
+``python -m benchmarks.desk.label FOLDER`` reads the draws beside this file (or those in FOLDER/draws) and writes
+FOLDER/ROLE.jsonl.gz.
 """
 
 from __future__ import annotations
