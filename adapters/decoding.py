@@ -188,7 +188,7 @@ class Decoder:
         for number, layer in enumerate(model.layers):
             hidden = self._layer(number, layer, hidden, turn, segments)
         sizes = [len(segment.tokens) for segment in segments]
-        pieces = torch.split(hidden, sizes)  # type: ignore[no-untyped-call]
+        pieces = torch.split(hidden, sizes)
         last = [piece if segment.decoding else piece[-1:] for piece, segment in zip(pieces, segments, strict=True)]
         logits = self._model.lm_head(self._norm(torch.cat(last), model.norm))
         return list(torch.split(logits, [len(piece) for piece in last]))
@@ -202,7 +202,7 @@ class Decoder:
         key = _turned(linear(normed, attention.k_proj.weight).view(count, self._shared, self._size), turn)
         value = linear(normed, attention.v_proj.weight).view(count, self._shared, self._size)
         sizes = [len(segment.tokens) for segment in segments]
-        parts = zip(segments, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+        parts = zip(segments, *(torch.split(part, sizes) for part in (query, key, value)), strict=True)
         attended = torch.cat([segment.attend(number, q, k, v) for segment, q, k, v in parts])
         hidden = hidden + linear(attended, attention.o_proj.weight)
         normed = self._norm(hidden, layer.post_attention_layernorm)
