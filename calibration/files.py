@@ -6,11 +6,12 @@ writer leaves behind.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,10 +39,7 @@ class RowFile:
         self.torn = 0
 
     def __iter__(self) -> Iterator[tuple[str, Row]]:
-        try:
-            yield from self._parquet() if self.path.suffix == ".parquet" else self._json_lines()
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot read the log ({error.strerror or error}); check the path") from error
+        yield from self._parquet() if self.path.suffix == ".parquet" else self._json_lines()
 
     def lines(self) -> int:
         """How many lines a JSON lines file has, without reading them as JSON.
@@ -49,28 +47,59 @@ class RowFile:
         Raises:
             InputError: the file cannot be read.
         """
-        try:
-            with self._open() as file:
-                return sum(1 for line in self._lines(file) if line.strip())
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot read the log ({error.strerror or error}); check the path") from error
+        with self._open() as file:
+            return sum(1 for line in self._lines(file) if line.strip())
+
+    def blocks(self, size: int) -> Iterator[tuple[int, bytes]]:
+        """(number of the first line, lines) of about ``size`` bytes of a JSON lines file; a last line without an end comes alone.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        first, rest = 1, b""
+        with self._open() as file:
+            for piece in self._lines(iter(lambda: file.read1(size), b"")):  # type: ignore[attr-defined]
+                whole, end, begun = piece.rpartition(b"\n")
+                if end:
+                    yield first, rest + whole + end
+                    first += whole.count(b"\n") + 1
+                rest = begun if end else rest + begun
+        if rest:
+            yield first, rest
+
+    def rows_of(self, first: int, lines: IO[bytes]) -> Iterator[tuple[str, Row]]:
+        """The rows of some lines, of which the first has the number ``first``.
+
+        Raises:
+            InputError: a line is not one JSON object.
+        """
+        for number, line in enumerate(self._lines(lines), start=first):
+            if not line.strip():
+                continue
+            place = f"{self.path}:{number}"
+            row = self._parse(line, place)
+            if row is not None:
+                yield place, row
 
     def _json_lines(self) -> Iterator[tuple[str, Row]]:
         with self._open() as file:
-            for number, line in enumerate(self._lines(file), start=1):
-                if not line.strip():
-                    continue
-                place = f"{self.path}:{number}"
-                row = self._parse(line, place)
-                if row is not None:
-                    yield place, row
+            yield from self.rows_of(1, file)
 
-    def _open(self) -> IO[bytes]:
-        with self.path.open("rb") as file:
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
+        with self._told(), self.path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(self.path, "rb") if compressed else self.path.open("rb")  # type: ignore[return-value]
+            file.seek(0)
+            yield gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[misc]
 
-    def _lines(self, file: IO[bytes]) -> Iterator[bytes]:
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot read the log ({error.strerror or error}); check the path") from error
+
+    def _lines(self, file: Iterable[bytes]) -> Iterator[bytes]:
         try:
             yield from file
         except EOFError:  # the gzip stream ends before its end mark: its writer was killed
@@ -92,18 +121,37 @@ class RowFile:
             raise InputError(f"{place}: a row must be a JSON object, not {type(row).__name__}; one row a line")
         return row
 
-    def _parquet(self) -> Iterator[tuple[str, Row]]:
+    def batches(self, size: int, columns: Callable[[list[str]], list[str]] | None = None) -> Iterator[Any]:
+        """The record batches of a Parquet file, of at most ``size`` rows.
+
+        Args:
+            size: in rows.
+            columns: chooses from the dotted paths of the file's leaf columns.
+
+        Raises:
+            InputError: the file cannot be read.
+            MissingExtraError: pyarrow is not installed.
+        """
         try:
             import pyarrow as arrow
             from pyarrow import parquet
         except ImportError as error:
             raise MissingExtraError("pyarrow", "parquet") from error
         try:
-            number = 0
-            for batch in parquet.ParquetFile(self.path).iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{self.path}:{number}", {key: value for key, value in row.items() if value is not None}
+            with self._told(), parquet.ParquetFile(self.path) as file:
+                paths = [file.schema.column(number).path for number in range(len(file.schema))]
+                yield from file.iter_batches(batch_size=size, columns=columns and columns(paths))
         except arrow.ArrowInvalid as error:
             problem = str(error).splitlines()[0]
             raise InputError(f"{self.path}: not a Parquet file ({problem}); write it anew") from error
+
+    def _parquet(self) -> Iterator[tuple[str, Row]]:
+        first = 1
+        for batch in self.batches(1024):
+            yield from self.rows_of_batch(first, batch)
+            first += len(batch)
+
+    def rows_of_batch(self, first: int, batch: Any) -> Iterator[tuple[str, Row]]:
+        """The rows of a record batch, of which the first has the number ``first``; keys without a value are left out."""
+        for number, row in enumerate(batch.to_pylist(), start=first):
+            yield f"{self.path}:{number}", {key: value for key, value in row.items() if value is not None}

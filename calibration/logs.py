@@ -1,74 +1,111 @@
-"""A log as arrays: the scores and labels of its complete rows, and a count of what was left out and why."""
+"""A log as arrays: the scores and labels of its rows, and a count of what was left out and why."""
 
 from __future__ import annotations
 
-import json
+import io
 import os
-from array import array
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from bonmini_guard.calibration.blocks import ARRAYS, Block, Reading, block_of_rows, row_keys
 from bonmini_guard.calibration.files import RowFile
-from bonmini_guard.calibration.rows import ScoredRow, candidate_costs, is_complete, row_id, scored_row
-from bonmini_guard.errors import InputError
+from bonmini_guard.calibration.rows import Regime
+from bonmini_guard.errors import InputError, MissingExtraError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
-FINGERPRINTS = ("scored_by", "generated_by")
+#: Bytes of JSON lines, and rows of Parquet, of one block: what a parser's working set still fits a cache with.
+_BYTES, _ROWS = 2**21, 2**14
+
+
+@dataclass(frozen=True)
+class Places(Sequence[str]):
+    """(R,) ``file:line``, made when asked for.
+
+    Attributes:
+        files: names.
+        codes: (R,) which of them.
+        lines: (R,).
+    """
+
+    files: tuple[str, ...]
+    codes: NDArray[np.int32]
+    lines: Integers
+
+    def __len__(self) -> int:
+        return self.lines.size
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Places: ...
+
+    def __getitem__(self, row: int | slice) -> str | Places:
+        if isinstance(row, slice):
+            return self.take(np.arange(len(self))[row])
+        return f"{self.files[self.codes[row]]}:{self.lines[row]}"
+
+    def take(self, rows: NDArray[Any]) -> Places:
+        """Those of some rows."""
+        return Places(self.files, self.codes[rows], self.lines[rows])
 
 
 @dataclass(frozen=True)
 class Log:
-    """The complete, scored rows of a log: R rows with up to W candidates.
+    """The scored rows of a log that were drawn whatever their scores (or, asked for, cut short): R rows, up to W candidates.
 
     Attributes:
         source: where it came from, for messages.
-        ids: of the rows.
-        places: ``file:line`` of the rows.
-        scores: (R, W), in the order drawn; NaN for failed draws and beyond the row's count.
+        keys: (R,) :func:`bonmini_guard.calibration.blocks.row_key` of the rows' ids: what orders and splits hang on.
+        places: (R,) ``file:line``.
+        scores: (R, W) raw, in the order logged; NaN for failed draws and beyond the row's count.
         labels: (R, W): 1 acceptable, 0 not, NaN unlabelled, failed, or beyond the row's count.
         counts: (R,) candidates of each row, failed ones included.
-        groups: (R,) code of the row's ``group``, or of the row itself where it has none: the unit of exchangeability.
+        groups: (R,) code of the unit of exchangeability, from 0 in order of appearance.
+        traced: (R,) a guard wrote the row: its logged order is that of drawing.
+        asked: (R,) the row says that its labels were sampled at random.
+        complete: (R,) all candidates were drawn whatever their scores.
+        loops_run: (R,) loops that a row cut short made; 0 for complete rows.
+        regime: (R,) what the guard ran under, an index into ``regimes``; -1 where the row does not say.
+        regimes: each once.
+        same_prompt: rows read that share their unit with an earlier one because their prompts are equal.
         fingerprints: the log's ``scored_by`` and ``generated_by``, where it carries them.
-        left_out: rows not used: ``incomplete``, ``unscored``, ``torn`` (a last line cut off); and rows used without their labels,
-            which were ``not_random``.
+        left_out: rows not used: ``incomplete``, ``unscored``, ``trained_on`` (by the reward model), ``torn`` (a last line cut off);
+            rows used without their labels, which were ``not_random``; and requests that were to be explored and could not be,
+            ``explore_missed``.
         extra: for each key asked for, that key's value in every row.
         costs: (R, W) ``tokens`` or ``seconds`` of each candidate, where asked for; NaN beyond the row's count.
-        traced: (R,) rows that a guard wrote, whose logged order is that of drawing; None for none.
-        asked: (R,) rows that say ``"label_sampling": "random"``: a set fixed before its first label; None for none.
-        same_prompt: rows that share their unit with an earlier row because their prompts are equal.
     """
 
     source: str
-    ids: tuple[str, ...]
-    places: tuple[str, ...]
+    keys: NDArray[np.uint64]
+    places: Places
     scores: Floats
-    labels: Floats
+    labels: NDArray[np.float32]
     counts: Integers
     groups: Integers
+    traced: Bools
+    asked: Bools
+    complete: Bools
+    loops_run: Integers
+    regime: Integers
+    regimes: tuple[Regime, ...] = ()
+    same_prompt: int = 0
     fingerprints: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     extra: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     costs: Floats | None = None
-    traced: NDArray[np.bool_] | None = None
-    asked: NDArray[np.bool_] | None = None
-    same_prompt: int = 0
 
     def __len__(self) -> int:
-        return len(self.ids)
-
-    @cached_property
-    def keys(self) -> NDArray[np.uint64]:
-        """(R,) 64-bit BLAKE2b digests of the rows' ids: what orders and splits hang on."""
-        joined = b"".join(blake2b(name.encode("utf-8", "backslashreplace"), digest_size=8).digest() for name in self.ids)
-        return np.frombuffer(joined, dtype=np.uint64)
+        return self.counts.size
 
     @property
     def drawn(self) -> NDArray[np.bool_]:
@@ -89,23 +126,11 @@ class Log:
 
     def take(self, rows: NDArray[Any]) -> Log:
         """The log of some rows: a boolean mask (R,) or row numbers."""
-        chosen = np.arange(len(self))[rows]
-        return Log(
-            self.source,
-            tuple(self.ids[i] for i in chosen),
-            tuple(self.places[i] for i in chosen),
-            self.scores[chosen],
-            self.labels[chosen],
-            self.counts[chosen],
-            self.groups[chosen],
-            self.fingerprints,
-            self.left_out,
-            {key: tuple(values[i] for i in chosen) for key, values in self.extra.items()},
-            None if self.costs is None else self.costs[chosen],
-            None if self.traced is None else self.traced[chosen],
-            None if self.asked is None else self.asked[chosen],
-            self.same_prompt,
-        )
+        chosen = np.asarray(rows)
+        arrays = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        numbers = np.flatnonzero(chosen).tolist() if chosen.dtype == bool else chosen.tolist()
+        extra = {key: tuple(values[i] for i in numbers) for key, values in self.extra.items()}
+        return replace(self, places=self.places.take(chosen), extra=extra, **arrays)
 
     def require(self, budget: int) -> None:
         """Refuse rows with fewer candidates than a budget of draws.
@@ -183,11 +208,50 @@ class Log:
         return "no candidate is labelled; run 'bonmini-guard label'"
 
 
+def log_of_arrays(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    counts: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    source: str = "arrays",
+) -> Log:
+    """A log of complete rows from tables in memory; the place of a row is ``source:number``, from 1; its id, from 0.
+
+    Args:
+        scores: (R, W), NaN for failed draws and beyond the row's count.
+        labels: (R, W), NaN where there is none.
+        counts: (R,) candidates of each row; all W where not given.
+        groups: (R,) units; each row its own where not given.
+        source: for messages.
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    rows, width = table.shape
+    numbers, nothing = np.arange(rows), np.zeros(rows, dtype=bool)
+    return Log(
+        source,
+        row_keys(str(number).encode() for number in range(rows)),
+        Places((source,), np.zeros(rows, dtype=np.int32), numbers + 1),
+        table,
+        np.asarray(labels, dtype=np.float32),
+        np.full(rows, width) if counts is None else np.asarray(counts, dtype=np.int64),
+        numbers if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64),
+        nothing,
+        nothing,
+        ~nothing,
+        np.zeros(rows, dtype=np.int64),
+        np.full(rows, -1),
+    )
+
+
 def load_log(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
     keys: Iterable[str] = (),
     cost: str | None = None,
     group: str | None = None,
+    cut: bool = False,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> Log:
     """Read a log from one file or several shards.
 
@@ -195,134 +259,193 @@ def load_log(
         paths: JSON lines (gzip or not) or Parquet.
         keys: further row keys to keep in ``extra``.
         cost: a numeric key of candidates, ``tokens`` or ``seconds``, to keep in ``costs``; a failed draw may lack it.
-        group: what is one unit, which counts once. None: the row's ``group`` where it has one, else rows of equal prompts (after
-            normalising white space). ``"none"``: each row. ``"prompt"``: equal prompts. Else a row key that every row has.
+        group: what makes a unit of exchangeability. None: the row's ``group``; for rows without one, equal prompts (whatever their
+            white space); for rows without either, the row. ``"none"``: every row is its own. ``"prompt"``: equal prompts. Anything
+            else: the value of that row key.
+        cut: keep, beside complete rows, those that a guard's thresholds alone cut short: they say what they ran under, with exit
+            "loop", and ended after a whole loop. Their ``counts`` are the draws made.
+        progress: told how many rows are read, now and then.
 
     Raises:
-        InputError: a file cannot be read, or a row is not what design calls a log row; the message is one line,
-            ``file:line: problem; cure``.
+        InputError: a file cannot be read, a row is not what design calls a log row, or memory does not suffice; the message is one
+            line, ``file:line: problem; cure``.
         MissingExtraError: a Parquet file without pyarrow.
     """
     files = [RowFile(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    builder = _Builder(", ".join(str(file.path) for file in files), tuple(keys), cost, group)
-    for file in files:
-        for place, row in file:
-            builder.add(row, place)
-        builder.left_out["torn"] += file.torn
-    return builder.build()
+    builder = _Builder([str(file.path) for file in files], Reading(tuple(keys), cost, group, cut))
+    try:
+        for code, file in enumerate(files):
+            for block in _blocks(file, builder.reading):
+                builder.add(block, code)
+                progress(builder.rows)
+            builder.left_out["torn"] += file.torn
+        return builder.build(lambda code, line: _id_at(files[code], line))
+    except MemoryError as error:
+        raise InputError(
+            f"{builder.source}: not enough memory for its rows ({builder.rows:,} were read); use some of its shards, "
+            f"a part of its rows drawn at random, or a machine with more memory"
+        ) from error
 
 
-def log_of_rows(rows: Iterable[Mapping[str, Any]], source: str = "rows", keys: Iterable[str] = (), group: str | None = None) -> Log:
-    """A log from rows already in memory; the place of a row is ``source:number``, from 1.
+def log_of_rows(
+    rows: Iterable[Mapping[str, Any]],
+    source: str = "rows",
+    keys: Iterable[str] = (),
+    group: str | None = None,
+    cut: bool = False,
+) -> Log:
+    """A log from rows already in memory; the place of a row is ``source:number``, from 1. See :func:`load_log`.
 
     Raises:
         InputError: as :func:`load_log`.
     """
-    builder = _Builder(source, tuple(keys), group=group)
-    for number, row in enumerate(rows, start=1):
-        builder.add(row, f"{source}:{number}")
-    return builder.build()
+    rows = list(rows)
+    builder = _Builder([source], Reading(tuple(keys), None, group, cut))
+    builder.add(block_of_rows(((f"{source}:{number}", row) for number, row in enumerate(rows, start=1)), builder.reading), 0)
+    return builder.build(lambda code, line: str(rows[line - 1]["id"]))
+
+
+def _id_at(file: RowFile, line: int) -> str:
+    return next(str(row["id"]) for place, row in file if place == f"{file.path}:{line}")
+
+
+def _blocks(file: RowFile, reading: Reading) -> Iterator[Block]:
+    """Straight from columns where pyarrow is there and can; else row by row."""
+    if file.path.suffix == ".parquet":
+        yield from _parquet_blocks(file, reading)
+    else:
+        yield from _json_blocks(file, reading)
+
+
+def _parquet_blocks(file: RowFile, reading: Reading) -> Iterator[Block]:
+    try:
+        from bonmini_guard.calibration import columns
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet") from error
+    first = 1
+    for batch in file.batches(_ROWS, columns.needed(reading)):
+        try:
+            yield columns.block_of_batch(batch, first, str(file.path), reading)
+        except columns.OddError:
+            yield block_of_rows(file.rows_of_batch(first, batch), reading)
+        first += len(batch)
+
+
+def _json_blocks(file: RowFile, reading: Reading) -> Iterator[Block]:
+    try:
+        from bonmini_guard.calibration import columns
+    except ImportError:
+        for first, lines in file.blocks(_BYTES):
+            yield block_of_rows(file.rows_of(first, io.BytesIO(lines)), reading)
+        return
+    parser = columns.JsonLines(reading)
+    for first, lines in file.blocks(_BYTES):
+        try:
+            yield columns.block_of_batch(parser.batch(lines), first, str(file.path), reading)
+        except columns.OddError:
+            yield block_of_rows(file.rows_of(first, io.BytesIO(lines)), reading)
+
+
+class _Growing:
+    """A flat array that grows in place: a large one is moved by the system's page tables, never copied beside itself."""
+
+    def __init__(self, kind: DTypeLike) -> None:
+        self.values = np.empty(0, dtype=kind)
+
+    def extend(self, more: ArrayLike | Sequence[Any]) -> None:
+        """Append values."""
+        size, new = self.values.size, np.asarray(more, dtype=self.values.dtype)
+        self.values.resize(size + new.size, refcheck=False)
+        self.values[size:] = new
 
 
 class _Builder:
-    """Collects rows into flat arrays: 8 bytes a number, not a Python object."""
+    """Puts blocks together."""
 
-    def __init__(self, source: str, keys: tuple[str, ...], cost: str | None = None, group: str | None = None) -> None:
-        self.source = source
-        self._group = group
-        self._units: dict[str | bytes, int] = {}
-        self._same_prompt = 0
-        self._traced = bytearray()
-        self._asked = bytearray()
-        self._cost = cost
-        self._costs = array("d")
-        self.left_out = {"incomplete": 0, "unscored": 0, "torn": 0, "not_random": 0}
-        self._seen: dict[str, str] = {}
-        self._ids: list[str] = []
-        self._places: list[str] = []
-        self._scores = array("d")
-        self._labels = array("d")
-        self._counts = array("q")
-        self._groups = array("q")
-        self._extra: dict[str, list[Any]] = {key: [] for key in keys}
-        self._fingerprints: dict[str, tuple[str, Any]] = {}
+    def __init__(self, files: Sequence[str], reading: Reading) -> None:
+        self.source = ", ".join(files)
+        self.reading = reading
+        self.rows = 0
+        self.left_out = Counter(dict.fromkeys(("incomplete", "unscored", "trained_on", "torn", "not_random", "explore_missed"), 0))
+        self._files = tuple(files)
+        self._arrays = {name: _Growing(kind) for name, kind in ARRAYS.items()}
+        self._codes, self._regime = _Growing(np.int32), _Growing(np.int64)
+        self._regimes: dict[Regime | None, int] = {None: -1}
+        self._extra: dict[str, list[Any]] = {key: [] for key in reading.keys}
         self._unscored_at = ""
 
-    def add(self, row: Mapping[str, Any], place: str) -> None:
-        """Check a row, and keep its numbers if it is complete and scored."""
-        name = row_id(row, place)
-        if name in self._seen:
-            raise InputError(f"{place}: id {name!r} is already on {self._seen[name]}; give each row its own id")
-        self._seen[name] = place
-        if not is_complete(row, place):
-            self.left_out["incomplete"] += 1
-            return
-        numbers = scored_row(row, place)
-        if not numbers.scored:
-            self.left_out["unscored"] += 1
-            self._unscored_at = self._unscored_at or place
-            return
-        self._check_fingerprints(row, place)
-        self.left_out["not_random"] += not numbers.random
-        self._keep(name, place, row, numbers)
-
-    def _keep(self, name: str, place: str, row: Mapping[str, Any], numbers: ScoredRow) -> None:
-        self._ids.append(name)
-        self._places.append(place)
-        self._scores.extend(numbers.scores)
-        self._labels.extend(numbers.labels)
-        self._counts.append(len(numbers.scores))
-        if self._cost is not None:
-            self._costs.extend(candidate_costs(row, place, self._cost))
-        self._groups.append(self._unit(row, place))
-        self._traced.append("decision" in row)
-        self._asked.append(row.get("label_sampling") == "random")
+    def add(self, block: Block, code: int) -> None:
+        """Append the rows of a block of the file with that code."""
+        for name, array in self._arrays.items():
+            array.extend(getattr(block, name))
+        self._codes.extend(np.full(len(block.keys), code))
+        known = [self._regimes.setdefault(regime, len(self._regimes) - 1) for regime in block.regimes]
+        self._regime.extend(known or np.full(len(block.counts), -1))
         for key, values in self._extra.items():
-            values.append(row.get(key))
+            values.extend(block.extra[key])
+        self.left_out.update(block.left_out)
+        self.rows += len(block.keys)
+        if block.unscored_at is not None and not self._unscored_at:
+            self._unscored_at = f"{self._files[code]}:{block.unscored_at}"
 
-    def _unit(self, row: Mapping[str, Any], place: str) -> int:
-        """The code of the row's unit; equal prompts are counted."""
-        name, by_prompt = unit_of(row, place, self._group)
-        known = len(self._units)
-        code = self._units.setdefault(name, known) if name else self._units.setdefault(f"row {row['id']}", known)
-        self._same_prompt += by_prompt and code < known
-        return code
+    def build(self, id_at: Callable[[int, int], str]) -> Log:
+        """The log of what was kept.
 
-    def _check_fingerprints(self, row: Mapping[str, Any], place: str) -> None:
-        for key in FINGERPRINTS:
-            text = json.dumps(row.get(key), sort_keys=True, default=str)
-            known, _ = self._fingerprints.setdefault(key, (text, row.get(key)))
-            if known != text:
-                raise InputError(
-                    f'{place}: "{key}" differs from the rows before; one log must come from one source: '
-                    f"split it, or run 'bonmini-guard score' on all of it"
-                )
-
-    def build(self) -> Log:
-        """The log of what was kept."""
-        if not self._ids:
+        Args:
+            id_at: the id of a row, from its file's code and its line.
+        """
+        places = Places(self._files, self._codes.values, self._arrays["lines"].values)
+        self._refuse_equal_ids(places, id_at)
+        kept = self._arrays["kept"].values
+        if not kept.any():
             raise InputError(self._nothing())
-        counts = np.frombuffer(self._counts, dtype=np.int64).copy()
+        chosen = slice(None) if kept.all() else kept
+        counts, of_prompt = self._take("counts"), self._take("of_prompt")
+        groups, same_prompt = _units(self._take("units"), of_prompt)
         return Log(
             self.source,
-            tuple(self._ids),
-            tuple(self._places),
-            _padded(self._scores, counts),
-            _padded(self._labels, counts),
+            self._take("keys")[chosen],
+            places if kept.all() else places.take(kept),
+            _padded(self._take("scores"), counts),
+            _padded(self._take("labels"), counts),
             counts,
-            np.frombuffer(self._groups, dtype=np.int64).copy(),
-            {key: value for key, (_, value) in self._fingerprints.items() if value is not None},
+            groups,
+            self._take("traced"),
+            self._take("asked"),
+            self._take("complete"),
+            self._take("loops_run"),
+            self._regime.values,
+            tuple(regime for regime in self._regimes if regime is not None),
+            same_prompt,
+            {key: value for key, (_, value) in self.reading.marks.items() if value is not None},
             dict(self.left_out),
             {key: tuple(values) for key, values in self._extra.items()},
-            None if self._cost is None else _padded(self._costs, counts),
-            np.frombuffer(self._traced, dtype=np.bool_).copy(),
-            np.frombuffer(self._asked, dtype=np.bool_).copy(),
-            self._same_prompt,
+            None if self.reading.cost is None else _padded(self._take("costs"), counts),
         )
+
+    def _take(self, name: str) -> Any:
+        return self._arrays.pop(name).values
+
+    def _refuse_equal_ids(self, places: Places, id_at: Callable[[int, int], str]) -> None:
+        keys = self._arrays["keys"].values
+        ordered = np.sort(keys)
+        if not (ordered[1:] == ordered[:-1]).any():
+            return
+        order = np.argsort(keys, kind="stable")
+        twice = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+        pair = twice[np.argmin(order[twice + 1])]
+        first, second = order[pair], order[pair + 1]
+        name = id_at(int(places.codes[second]), int(places.lines[second]))
+        raise InputError(f"{places[second]}: id {name!r} is already on {places[first]}; give each row its own id")
 
     def _nothing(self) -> str:
         if self.left_out["unscored"]:
             return f"{self._unscored_at}: no candidate has a score; run 'bonmini-guard score'"
+        if self.left_out["trained_on"]:
+            return (
+                f"{self.source}: no row is left beside those that the reward model was trained on ({self.left_out['trained_on']}), "
+                f"which flatter it; calibrate on other rows"
+            )
         if self.left_out["incomplete"]:
             return (
                 f"{self.source}: all {self.left_out['incomplete']} rows are incomplete (cut short by an early exit) and say too "
@@ -331,33 +454,24 @@ class _Builder:
         return f"{self.source}: the log is empty; it needs one JSON object a line"
 
 
-def _padded(flat: array[float], counts: Integers) -> Floats:
-    """(R, W) with NaN beyond each row's count."""
-    table = np.full((counts.size, int(counts.max())), np.nan)
-    table[np.arange(table.shape[1]) < counts[:, None]] = np.frombuffer(flat, dtype=np.float64)
+def _units(codes: Integers, of_prompt: Bools) -> tuple[Integers, int]:
+    """(R,) numbers of the units in order of appearance, and how many rows repeat a prompt."""
+    _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.empty(first.size, dtype=np.int64)
+    order[np.argsort(first)] = np.arange(first.size)
+    return order[numbers], int(of_prompt.sum() - of_prompt[first].sum())
+
+
+def _padded(flat: NDArray[Any], counts: Integers) -> NDArray[Any]:
+    """(R, W) with NaN beyond each row's count, made in place from the last rows to the first."""
+    width, ends = int(counts.max()), np.cumsum(counts)
+    if flat.size == counts.size * width:
+        return flat.reshape(counts.size, width)
+    flat.resize(counts.size * width, refcheck=False)
+    table = flat.reshape(counts.size, width)
+    for end in range(counts.size, 0, -_ROWS):
+        rows = slice(max(0, end - _ROWS), end)
+        piece = np.full((rows.stop - rows.start, width), np.nan, dtype=flat.dtype)
+        piece[np.arange(width) < counts[rows, None]] = flat[ends[rows.start] - counts[rows.start] : ends[end - 1]]
+        table[rows] = piece
     return table
-
-
-def unit_of(row: Mapping[str, Any], place: str, group: str | None) -> tuple[str | bytes, bool]:
-    """The name of the unit that a row belongs to, empty for itself alone; and whether its prompt decides.
-
-    Raises:
-        InputError: ``group`` names a key that the row lacks.
-    """
-    if group not in (None, "none", "prompt"):
-        if row.get(group) is None:
-            raise InputError(f'{place}: the row has no "{group}", which --group names; write it, or use --group prompt')
-        return f"group {row[group]}", False
-    if group is None and row.get("group") is not None:
-        return f"group {row['group']}", False
-    text = "" if group == "none" else prompt_text(row.get("prompt"))
-    return (blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).digest() if text else ""), bool(text)
-
-
-def prompt_text(prompt: Any) -> str:
-    """A prompt as one string with white space normalised; empty where there is none (or it was redacted)."""
-    if isinstance(prompt, str):
-        return " ".join(prompt.split())
-    if not prompt:
-        return ""
-    return " ".join(json.dumps(prompt, sort_keys=True, default=str).replace("\\n", " ").replace("\\t", " ").split())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from bonmini_guard.errors import InputError
+from bonmini_guard.policy import check_schedule, check_thresholds
 
-#: Scores beyond this are no scores: half the largest double.
-_LARGEST = sys.float_info.max / 2
+#: Scores beyond this are no scores: half the largest double, so that thresholds between scores, and beyond the least, have room.
+LARGEST = sys.float_info.max / 2
 _NAN = math.nan
 
 
@@ -44,6 +47,87 @@ def row_id(row: Mapping[str, Any], place: str) -> str:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """What a guard ran under when it wrote a row.
+
+    Attributes:
+        schedule: draws of each loop.
+        thresholds: one for each loop, on the transformed score; infinity never exits.
+        exit: the stopping procedure.
+        transform: (a, b) of score = a * raw score + b.
+    """
+
+    schedule: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    exit: str
+    transform: tuple[float, float] = (1.0, 0.0)
+
+
+def regime_of(row: Mapping[str, Any]) -> Regime | None:
+    """What a guard's row says it ran under; None where it does not say, or was also stopped by other rules than thresholds."""
+    schedule, thresholds, transform = row.get("schedule"), row.get("thresholds"), row.get("score_transform") or {}
+    if not isinstance(schedule, list) or not isinstance(thresholds, list) or row.get("also") is not None:
+        return None
+    try:
+        check_schedule(schedule)
+        numbers = tuple(math.inf if number is None else float(number) for number in thresholds)
+        check_thresholds(numbers, len(schedule))
+        scale = float(transform.get("a", 1.0)), float(transform.get("b", 0.0))
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return Regime(tuple(schedule), numbers, str(row.get("exit")), scale)
+
+
+def whole_loops(regime: Regime | None, reason: Any, draws: int) -> int:
+    """How many loops a request made whose end its thresholds and its budget alone explain; 0 if something else had a part in it."""
+    if regime is None or regime.exit != "loop" or reason not in ("passed", "budget_spent"):
+        return 0
+    ends = list(accumulate(regime.schedule))
+    return ends.index(draws) + 1 if draws in ends else 0
+
+
+def loops_of_cut(row: Mapping[str, Any], regime: Regime | None) -> int:
+    """:func:`whole_loops` of a row that a guard cut short; 0 where a draw was cut short itself."""
+    candidates = row.get("candidates")
+    if not isinstance(candidates, list) or any(isinstance(c, Mapping) and c.get("unfinished") for c in candidates):
+        return 0
+    return whole_loops(regime, row.get("reason"), len(candidates))
+
+
+def unit_of(group: Any, prompt: Any, alone: int) -> tuple[int, bool]:
+    """A 64-bit code, of this process, of the unit that a row belongs to, and whether the prompt made it.
+
+    Args:
+        group: the row's own, or None.
+        prompt: looked at where there is no group; equal prompts are one unit, whatever their white space.
+        alone: the row's own code, for a row that has neither.
+    """
+    if group is not None:
+        return hash(("group", str(group))), False
+    code = _prompt_code(prompt)
+    return (alone, False) if code is None else (code, True)
+
+
+def _prompt_code(prompt: Any) -> int | None:
+    """None for a prompt without text, such as a redacted one."""
+    if isinstance(prompt, str):
+        text = " ".join(prompt.split())
+        return hash(text) if text else None
+    if not isinstance(prompt, list):
+        return None
+    turns = tuple(_turn(turn) for turn in prompt)
+    if len(turns) == 1 and turns[0][0] == "user":  # what a string is short for
+        return _prompt_code(turns[0][1])
+    return hash(turns) if any(text for _, text in turns) else None
+
+
+def _turn(turn: Any) -> tuple[str, str]:
+    role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, turn)
+    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str) if content else ""
+    return str(role), " ".join(text.split())
+
+
 #: What ``label_sampling`` may say of a row whose labels were not drawn at random.
 NOT_RANDOM = ("informative", "choices")
 
@@ -65,6 +149,11 @@ def drawn_at_random(row: Mapping[str, Any], place: str) -> bool:
     return value not in NOT_RANDOM
 
 
+def is_traced(row: Mapping[str, Any]) -> bool:
+    """Whether a guard wrote the row, so that its candidates stand in the order of drawing."""
+    return row.get("decision") is not None
+
+
 def is_complete(row: Mapping[str, Any], place: str) -> bool:
     """Whether all candidates were drawn whatever their scores.
 
@@ -76,21 +165,29 @@ def is_complete(row: Mapping[str, Any], place: str) -> bool:
     """
     value = row.get("complete")
     if value is None:
-        return "decision" not in row
+        return not is_traced(row)
     if not isinstance(value, bool):
         raise InputError(f'{place}: "complete" is {value!r}; write true or false')
     return value
 
 
-def scored_row(row: Mapping[str, Any], place: str) -> ScoredRow:
-    """The numbers of a complete row.
+def scored_row(row: Mapping[str, Any], place: str, cut: bool = False) -> ScoredRow:
+    """The numbers of a row.
+
+    Args:
+        row: a complete one, or one that a guard cut short.
+        place: for messages.
+        cut: whether it was cut short; a trace's draw without a score could not be scored, and counts as failed.
 
     Raises:
         InputError: candidates are missing, come from several policies, or carry a bad score or label.
     """
     candidates = _candidates(row, place)
     _refuse_several_policies(candidates, place)
-    failed = [_failed(candidate, place, number) for number, candidate in enumerate(candidates, start=1)]
+    failed = [
+        _failed(candidate, place, number) or (cut and raw_or_score(candidate) is None)
+        for number, candidate in enumerate(candidates, start=1)
+    ]
     drawn = [candidate for candidate, lost in zip(candidates, failed, strict=True) if not lost]
     if drawn and all(candidate.get("score") is None for candidate in drawn):
         return ScoredRow([], [], scored=False)
@@ -212,8 +309,7 @@ def _score(candidate: Mapping[str, Any], place: str, number: int) -> float:
 
 def _is_finite(value: float) -> bool:
     try:
-        # Half the range of a double, so that thresholds between scores, and beyond the least, have room.
-        return abs(float(value)) < _LARGEST
+        return abs(float(value)) < LARGEST
     except OverflowError:  # an integer that no double can hold
         return False
 

@@ -1,0 +1,218 @@
+"""A block of a log's rows as flat arrays: what both ways of reading make, and the way row by row, which knows every message."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bonmini_guard.calibration.rows import (
+    Regime,
+    ScoredRow,
+    candidate_costs,
+    is_complete,
+    is_traced,
+    loops_of_cut,
+    regime_of,
+    row_id,
+    scored_row,
+    unit_of,
+)
+from bonmini_guard.errors import InputError
+
+FINGERPRINTS = ("scored_by", "generated_by")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a log is read, and the fingerprints met so far.
+
+    Attributes:
+        keys: further row keys to keep.
+        cost: a numeric key of candidates to keep; None for none.
+        group: what makes a unit; see :func:`bonmini_guard.calibration.logs.load_log`.
+        cut: whether rows that a guard's thresholds cut short are kept.
+        marks: for each of ``FINGERPRINTS``, its text and its value in the first row kept.
+    """
+
+    keys: tuple[str, ...] = ()
+    cost: str | None = None
+    group: str | None = None
+    cut: bool = False
+    marks: dict[str, tuple[str, Any]] = field(default_factory=dict)
+
+    @property
+    def group_key(self) -> str | None:
+        """The row key that makes a unit, if any does."""
+        return {None: "group", "none": None, "prompt": None}.get(self.group, self.group)
+
+    @property
+    def by_prompt(self) -> bool:
+        """Whether equal prompts make a unit."""
+        return self.group in (None, "prompt")
+
+    def unit(self, group: Any, prompt: Any, key: int, place: str) -> tuple[int, bool]:
+        """:func:`bonmini_guard.calibration.rows.unit_of` a row.
+
+        Raises:
+            InputError: the row lacks the key asked for.
+        """
+        if group is None and not self.by_prompt and self.group_key is not None:
+            raise InputError(f'{place}: the row has no "{self.group}", which --group names; write it, or use --group prompt')
+        return unit_of(group, prompt, key)
+
+    def same_source(self, key: str, value: Any) -> bool:
+        """Whether a fingerprint is that of the rows before; the first one is remembered."""
+        text = json.dumps(value, sort_keys=True, default=str)
+        known, _ = self.marks.setdefault(key, (text, value))
+        return known == text
+
+
+@dataclass
+class Block:
+    """Some rows of a file; arrays of all rows come first, those of the rows that are kept after them.
+
+    Attributes:
+        keys: digests of the ids.
+        lines: line, or row, numbers.
+        kept: which rows are.
+        scores, labels, costs: of the candidates of the kept rows, one after the other; no costs where none are asked for.
+        counts: candidates of each kept row.
+        units: codes of the units, equal for equal units of one process.
+        of_prompt: whether a row's unit is its prompt.
+        traced, asked, complete, loops_run: as in :class:`bonmini_guard.calibration.logs.Log`.
+        regimes: what each kept row ran under; empty where none says.
+        extra: the values of the further keys.
+        left_out: counts.
+        unscored_at: the first line without any score.
+    """
+
+    keys: Any = ()
+    lines: Any = ()
+    kept: Any = ()
+    scores: Any = ()
+    labels: Any = ()
+    costs: Any = ()
+    counts: Any = ()
+    units: Any = ()
+    of_prompt: Any = ()
+    traced: Any = ()
+    asked: Any = ()
+    complete: Any = ()
+    loops_run: Any = ()
+    regimes: list[Regime | None] = field(default_factory=list)
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    unscored_at: int | None = None
+
+
+#: The arrays of a block, and their kinds.
+ARRAYS: dict[str, type[np.generic]] = {
+    **dict.fromkeys(("keys",), np.uint64),
+    **dict.fromkeys(("lines", "counts", "units", "loops_run"), np.int64),
+    **dict.fromkeys(("kept", "of_prompt", "traced", "asked", "complete"), np.bool_),
+    **dict.fromkeys(("scores", "costs"), np.float64),
+    **dict.fromkeys(("labels",), np.float32),
+}
+
+
+def row_key(name: str) -> int:
+    """The 64-bit BLAKE2b digest of a row's id, on which orders and splits hang."""
+    return int(row_keys([name.encode(errors="backslashreplace")])[0])
+
+
+def row_keys(names: Iterable[bytes]) -> NDArray[np.uint64]:
+    """(R,) digests of ids in UTF-8."""
+    return np.frombuffer(b"".join(blake2b(name, digest_size=8).digest() for name in names), dtype="<u8").astype(np.uint64)
+
+
+def block_of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> Block:
+    """Row by row.
+
+    Args:
+        rows: (place, row), where a place ends in ``:line``.
+        reading: how.
+
+    Raises:
+        InputError: a row is not what design calls a log row; the message is one line, ``file:line: problem; cure``.
+    """
+    collected = _Rows(reading)
+    for place, row in rows:
+        collected.add(row, place)
+    return collected.block
+
+
+class _Rows:
+    """A block whose columns are lists."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self.block = Block(**cast("dict[str, Any]", {name: [] for name in ARRAYS}), extra={key: [] for key in reading.keys})
+
+    def add(self, row: Mapping[str, Any], place: str) -> None:
+        """Check a row, and keep its numbers if it is to be kept."""
+        block, line = self.block, int(place.rpartition(":")[2])
+        key = row_key(row_id(row, place))
+        block.keys.append(key)
+        block.lines.append(line)
+        block.kept.append(False)
+        regime, complete = regime_of(row) if is_traced(row) else None, is_complete(row, place)
+        loops = 0 if complete else self._loops(row, regime)
+        if self._left_out(row, complete or loops > 0):
+            return
+        numbers = scored_row(row, place, cut=not complete)
+        if not numbers.scored:
+            block.left_out["unscored"] += 1
+            block.unscored_at = block.unscored_at or line
+            return
+        self._check_fingerprints(row, place)
+        self._keep(row, place, numbers, key)
+        block.complete.append(complete)
+        block.loops_run.append(loops)
+        block.regimes.append(regime)
+
+    def _loops(self, row: Mapping[str, Any], regime: Regime | None) -> int:
+        return loops_of_cut(row, regime) if self._reading.cut and is_traced(row) else 0
+
+    def _left_out(self, row: Mapping[str, Any], usable: bool) -> bool:
+        explored, left_out = row.get("explored"), self.block.left_out
+        left_out["explore_missed"] += isinstance(explored, Mapping) and explored.get("missed") is not None
+        if row.get("trained_on") is True:
+            left_out["trained_on"] += 1
+        elif not usable:
+            left_out["incomplete"] += 1
+        else:
+            return False
+        return True
+
+    def _keep(self, row: Mapping[str, Any], place: str, numbers: ScoredRow, key: int) -> None:
+        block, reading = self.block, self._reading
+        block.kept[-1] = True
+        block.left_out["not_random"] += not numbers.random
+        block.scores.extend(numbers.scores)
+        block.labels.extend(numbers.labels)
+        block.counts.append(len(numbers.scores))
+        if reading.cost is not None:
+            block.costs.extend(candidate_costs(row, place, reading.cost))
+        group = None if reading.group_key is None else row.get(reading.group_key)
+        unit, of_prompt = reading.unit(group, row.get("prompt") if reading.by_prompt else None, key, place)
+        block.units.append(unit if of_prompt or unit < 2**63 else unit - 2**64)
+        block.of_prompt.append(of_prompt)
+        block.traced.append(is_traced(row))
+        block.asked.append(row.get("label_sampling") == "random")
+        for name, values in block.extra.items():
+            values.append(row.get(name))
+
+    def _check_fingerprints(self, row: Mapping[str, Any], place: str) -> None:
+        for key in FINGERPRINTS:
+            if not self._reading.same_source(key, row.get(key)):
+                raise InputError(
+                    f'{place}: "{key}" differs from the rows before; one log must come from one source: '
+                    f"split it, or run 'bonmini-guard score' on all of it"
+                )

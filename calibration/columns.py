@@ -1,0 +1,374 @@
+"""Blocks of a log straight from pyarrow's columns, without a Python object a candidate.
+
+What is odd (mixed types, values that are none, rows that need a message) raises :class:`OddError`: such a block is read row by row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as arrow
+from numpy.typing import NDArray
+from pyarrow import compute, json
+
+from bonmini_guard.calibration.blocks import FINGERPRINTS, Block, Reading, row_keys
+from bonmini_guard.calibration.rows import LARGEST, NOT_RANDOM, Regime, regime_of, whole_loops
+
+Bools = NDArray[np.bool_]
+
+_TEXT, _FLAG, _NUMBER = arrow.string(), arrow.bool_(), arrow.float64()
+_TURNS = arrow.list_(arrow.struct([("role", _TEXT), ("content", _TEXT)]))
+_CANDIDATE = {"score": _NUMBER, "raw_score": _NUMBER, "acceptable": _FLAG, "failed": _FLAG, "by": _TEXT}
+#: What a guard's row says of its run.
+_RUN = {
+    "schedule": arrow.list_(arrow.int64()),
+    "thresholds": arrow.list_(_NUMBER),
+    "exit": _TEXT,
+    "also": _TEXT,
+    "reason": _TEXT,
+    "score_transform": arrow.struct([("a", _NUMBER), ("b", _NUMBER)]),
+    "explored": arrow.struct([("missed", _TEXT)]),
+}
+_ROW = {"id": _TEXT, "complete": _FLAG, "decision": _TEXT, "label_sampling": _TEXT, "trained_on": _FLAG}
+
+
+class OddError(Exception):
+    """Something that only the way row by row can read, or refuse with its message."""
+
+
+def _types(reading: Reading) -> dict[str, list[Any]]:
+    """For each row key that is needed, the types it may have, the likeliest first."""
+    candidate = dict(_CANDIDATE)
+    candidate |= {reading.cost: _NUMBER} if reading.cost is not None else {}
+    candidate |= {"unfinished": _FLAG} if reading.cut else {}
+    types = {key: [kind] for key, kind in (_ROW | _RUN | dict.fromkeys(FINGERPRINTS, _TEXT)).items()}
+    types["candidates"] = [arrow.list_(arrow.struct(list(candidate.items())))]
+    if reading.by_prompt:
+        types["prompt"] = [_TEXT, _TURNS]
+    for key in {reading.group_key, *reading.keys} - {None}:
+        types.setdefault(str(key), [_TEXT, arrow.int64(), _FLAG])
+    return types
+
+
+class JsonLines:
+    """Blocks of JSON lines as record batches; remembers which types the last one had."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._types = {key: deque(types) for key, types in _types(reading).items()}
+
+    def batch(self, lines: bytes) -> Any:
+        """One record batch of whole lines.
+
+        Raises:
+            OddError: they are not one JSON object each, of the types that a log has.
+        """
+        for _ in range(sum(map(len, self._types.values()))):
+            try:
+                table = self._read(lines)
+            except arrow.ArrowInvalid as error:
+                self._try_another(str(error))
+                continue
+            rows = lines.count(b"\n") + (not lines.endswith(b"\n"))
+            if len(table) != rows or not (lines.isascii() or _is_text(lines)):
+                raise OddError
+            return table.combine_chunks().to_batches()[0]
+        raise OddError
+
+    def _read(self, lines: bytes) -> Any:
+        schema = arrow.schema([(key, types[0]) for key, types in self._types.items()])
+        return json.read_json(
+            arrow.BufferReader(lines),
+            read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+            parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+
+    def _try_another(self, problem: str) -> None:
+        found = re.search(r"Column\(/([^)]*)\) changed", problem)
+        path = found.group(1) if found else ""
+        key = next((key for key in self._types if path == key or path.startswith(f"{key}/")), None)
+        if key is None or len(self._types[key]) == 1:
+            raise OddError
+        self._types[key].rotate(-1)
+
+
+def _is_text(lines: bytes) -> bool:
+    try:
+        return bool(lines.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def needed(reading: Reading) -> Callable[[list[str]], list[str]]:
+    """Chooses, among the paths of a Parquet file's leaf columns, those that are needed."""
+    keys = set(_types(reading))
+    parts: dict[str, set[str | None]] = {"candidates": {*_CANDIDATE, "unfinished", reading.cost}, "prompt": {"role", "content"}}
+
+    def chosen(paths: list[str]) -> list[str]:
+        columns = [path for path in paths if path.split(".")[0] in keys]
+        for key, wanted in parts.items():
+            nested = [path for path in columns if path.startswith(f"{key}.")]
+            some = [path for path in nested if wanted.intersection(path.split("."))]
+            columns = [path for path in columns if not some or path not in nested or path in some]
+        return columns
+
+    return chosen
+
+
+def block_of_batch(batch: Any, first: int, source: str, reading: Reading) -> Block:
+    """A block from a record batch.
+
+    Args:
+        batch: of R rows.
+        first: number of its first row.
+        source: the file, for messages.
+        reading: how.
+
+    Raises:
+        OddError: it must be read row by row.
+        InputError: a row has no value to group by.
+    """
+    return _Batch(batch, first, source, reading).block()
+
+
+class _Batch:
+    """The columns of a record batch, checked for their types as they are asked for."""
+
+    def __init__(self, batch: Any, first: int, source: str, reading: Reading) -> None:
+        self._batch, self._reading, self._source = batch, reading, source
+        self._names = set(batch.schema.names)
+        self._lines = np.arange(first, first + len(batch))
+        self._left_out: Counter[str] = Counter()
+
+    def block(self) -> Block:
+        """The block."""
+        keys = self._keys()
+        traced = _valid(self._column("decision", _text))
+        complete = _flags(self._column("complete", _flag), ~traced)
+        regimes, loops = self._runs(traced, complete)
+        kept = self._usable(complete | (loops > 0))
+        numbers, kept, unscored_at = self._numbers(kept, complete)
+        self._same_source(kept)
+        units, of_prompt = self._units(keys, kept)
+        return Block(
+            **numbers,
+            keys=keys,
+            lines=self._lines,
+            kept=kept,
+            units=units,
+            of_prompt=of_prompt,
+            traced=traced[kept],
+            asked=self._sampling()[0][kept],
+            complete=complete[kept],
+            loops_run=loops[kept],
+            regimes=[regimes.get(row) for row in np.flatnonzero(kept).tolist()] if regimes else [],
+            extra={key: _shared(self._column(key).filter(arrow.array(kept))) for key in self._reading.keys},
+            left_out=self._left_out,
+            unscored_at=unscored_at,
+        )
+
+    def _column(self, key: str, checked: Callable[[Any], Any] = lambda column: column) -> Any:
+        return checked(self._batch.column(key) if key in self._names else arrow.nulls(len(self._batch)))
+
+    def _keys(self) -> NDArray[np.uint64]:
+        names = self._column("id", _text).cast(arrow.binary())
+        if names.null_count or (len(names) and not compute.min(compute.binary_length(names)).as_py()):
+            raise OddError
+        return row_keys(names.to_pylist())
+
+    def _sampling(self) -> tuple[Bools, Bools]:
+        """(R,) whether it says random, and whether it says something else."""
+        said = self._column("label_sampling", _text)
+        random, other = (_flags(compute.is_in(said, arrow.array(words))) for words in (["random"], NOT_RANDOM))
+        if (random | other).sum() != len(said) - said.null_count:
+            raise OddError
+        return random, other
+
+    def _runs(self, traced: Bools, complete: Bools) -> tuple[dict[int, Regime], NDArray[np.int64]]:
+        """What the rows of a guard ran under, and (R,) the loops of those that it cut short and that are to be kept."""
+        regimes: dict[int, Regime] = {}
+        loops = np.zeros(len(traced), dtype=np.int64)
+        explored = self._column("explored").drop_null().to_pylist()
+        self._left_out["explore_missed"] += sum(isinstance(said, dict) and said.get("missed") is not None for said in explored)
+        runs = self._batch.select([key for key in _RUN if key in self._names]).filter(arrow.array(traced)).to_pylist()
+        whole = self._finished() if self._reading.cut else loops
+        for row, run in zip(np.flatnonzero(traced).tolist(), runs, strict=bool(runs)):
+            regime = regime_of(run)
+            if regime is not None:
+                regimes[row] = regime
+                loops[row] = 0 if complete[row] else whole_loops(regime, run.get("reason"), int(whole[row]))
+        return regimes, loops
+
+    def _finished(self) -> NDArray[np.int64]:
+        """(R,) draws of each row; 0 for rows with a draw that was cut short."""
+        candidates = self._column("candidates", _list)
+        counts = _lengths(candidates)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        counts[rows[_flags(_part(candidates.flatten(), "unfinished", _flag))]] = 0
+        return counts
+
+    def _usable(self, usable: Bools) -> Bools:
+        trained = _flags(self._column("trained_on", _flag))
+        self._left_out["trained_on"] += int(trained.sum())
+        self._left_out["incomplete"] += int((~usable & ~trained).sum())
+        return usable & ~trained
+
+    def _numbers(self, kept: Bools, complete: Bools) -> tuple[dict[str, Any], Bools, int | None]:
+        """Scores, labels, costs and counts of the rows that are kept and scored; which these are; the first that is not scored."""
+        candidates = self._column("candidates", _list).filter(arrow.array(kept))
+        counts = _lengths(candidates)
+        if not counts.size:
+            return {}, kept, None
+        if not counts.all():
+            raise OddError
+        numbers = _Candidates(candidates.flatten(), counts)
+        numbers.one_policy()
+        score, label, has_score = numbers.scores(np.repeat(~complete[kept], counts))
+        costs = np.empty(len(score)) if self._reading.cost is None else numbers.costs(self._reading.cost)
+        bare = numbers.rows_without(has_score)
+        where, rows = np.repeat(~bare, counts), np.flatnonzero(kept)
+        if not np.isfinite(score[where & ~numbers.failed]).all():
+            raise OddError
+        other = self._sampling()[1][kept]
+        label[np.repeat(other, counts)] = np.nan
+        self._left_out["not_random"] += int((other & ~bare).sum())
+        self._left_out["unscored"] += int(bare.sum())
+        kept = kept.copy()
+        kept[rows[bare]] = False
+        found = {"scores": score[where], "labels": label[where], "costs": costs[where], "counts": counts[~bare]}
+        return found, kept, int(self._lines[rows[bare][0]]) if bare.any() else None
+
+    def _same_source(self, kept: Bools) -> None:
+        for key in FINGERPRINTS:
+            values = compute.unique(self._column(key, _text).filter(arrow.array(kept))).to_pylist()
+            if len(values) > 1 or (values and not self._reading.same_source(key, values[0])):
+                raise OddError
+
+    def _units(self, keys: NDArray[np.uint64], kept: Bools) -> tuple[NDArray[np.int64], Bools]:
+        alone, key = keys[kept].view(np.int64), self._reading.group_key
+        if key is None and not self._reading.by_prompt:
+            return alone, np.zeros(alone.size, dtype=bool)
+        rows = arrow.array(kept)
+        nothing = [None] * alone.size
+        groups = nothing if key is None else self._column(key).filter(rows).to_pylist()
+        prompts = self._column("prompt").filter(rows).to_pylist() if self._reading.by_prompt else nothing
+        lines = self._lines[kept].tolist()
+        units = [
+            self._reading.unit(group, prompt, own, f"{self._source}:{line}")
+            for group, prompt, own, line in zip(groups, prompts, alone.tolist(), lines, strict=True)
+        ]
+        return np.array([unit for unit, _ in units], dtype=np.int64), np.array([made for _, made in units], dtype=bool)
+
+
+class _Candidates:
+    """The candidates of K rows, one after the other.
+
+    Attributes:
+        failed: (C,).
+    """
+
+    def __init__(self, flat: Any, counts: NDArray[np.int64]) -> None:
+        if not arrow.types.is_struct(flat.type) or flat.null_count:
+            raise OddError
+        self._flat, self._counts = flat, counts
+        self._starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self.failed = _flags(_part(flat, "failed", _flag))
+
+    def scores(self, cut: Bools) -> tuple[NDArray[np.float64], NDArray[np.float32], Bools]:
+        """(C,) scores and labels, NaN where a draw failed or has none, and where there is a score.
+
+        Args:
+            cut: (C,) candidates of a row cut short: one without a score could not be scored.
+        """
+        score, raw = (_part(self._flat, key, _number) for key in ("score", "raw_score"))
+        has_score = _valid(score)
+        said = compute.coalesce(raw, score)
+        self.failed = self.failed | (cut & ~_valid(said))
+        values: NDArray[np.float64] = said.to_numpy(zero_copy_only=False).copy()
+        values[np.abs(values) >= LARGEST] = np.nan
+        labels = _part(self._flat, "acceptable", _flag).cast(arrow.float32()).to_numpy(zero_copy_only=False).copy()
+        values[self.failed] = labels[self.failed] = np.nan
+        return values, labels, has_score
+
+    def rows_without(self, has_score: Bools) -> Bools:
+        """(K,) rows of which no candidate was ever scored, and not all failed."""
+        drawn, scored = (np.add.reduceat(part, self._starts, dtype=np.int64) for part in (~self.failed, ~self.failed & has_score))
+        bare: Bools = (drawn > 0) & (scored == 0)
+        return bare
+
+    def one_policy(self) -> None:
+        """Raise OddError where candidates of one row come from several policies."""
+        by = _part(self._flat, "by", _text)
+        if by.null_count == len(by):
+            return
+        codes = compute.fill_null(by.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False)
+        lowest = np.minimum.reduceat(np.where(codes < 0, len(codes), codes), self._starts)
+        if (np.maximum.reduceat(codes, self._starts) > lowest).any():
+            raise OddError
+
+    def costs(self, key: str) -> NDArray[np.float64]:
+        """(C,) of a cost; 0 for a failed draw that lacks it."""
+        cost = _part(self._flat, key, _number)
+        values: NDArray[np.float64] = cost.to_numpy(zero_copy_only=False).copy()
+        values[~_valid(cost) & self.failed] = 0.0
+        if not ((values >= 0) & (values < np.inf)).all():
+            raise OddError
+        return values
+
+
+def _part(flat: Any, key: str, checked: Callable[[Any], Any]) -> Any:
+    position = flat.type.get_field_index(key)
+    return checked(arrow.nulls(len(flat)) if position < 0 else flat.field(position))
+
+
+def _text(column: Any) -> Any:
+    kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
+    texts = (arrow.types.is_string, arrow.types.is_large_string, arrow.types.is_string_view, arrow.types.is_null)
+    return _as(column, any(is_one(kind) for is_one in texts), _TEXT)
+
+
+def _flag(column: Any) -> Any:
+    return _as(column, arrow.types.is_boolean(column.type) or arrow.types.is_null(column.type), _FLAG)
+
+
+def _number(column: Any) -> Any:
+    numbers = (arrow.types.is_floating, arrow.types.is_integer, arrow.types.is_null)
+    return _as(column, any(is_one(column.type) for is_one in numbers), _NUMBER)
+
+
+def _as(column: Any, fits: bool, kind: Any) -> Any:
+    if not fits:
+        raise OddError
+    return column if column.type == kind else column.cast(kind, safe=False)
+
+
+def _list(column: Any) -> Any:
+    if not (arrow.types.is_list(column.type) or arrow.types.is_large_list(column.type)):
+        raise OddError
+    return column
+
+
+def _lengths(column: Any) -> NDArray[np.int64]:
+    lengths: NDArray[np.int64] = compute.fill_null(compute.list_value_length(column), 0).to_numpy().astype(np.int64)
+    return lengths
+
+
+def _valid(column: Any) -> Bools:
+    valid: Bools = column.is_valid().to_numpy(zero_copy_only=False)
+    return valid
+
+
+def _flags(column: Any, missing: Bools | bool = False) -> Bools:
+    filled = compute.coalesce(column, arrow.array(missing) if isinstance(missing, np.ndarray) else arrow.scalar(missing))
+    flags: Bools = filled.to_numpy(zero_copy_only=False)
+    return flags
+
+
+def _shared(column: Any) -> list[Any]:
+    """The values of a column, equal ones as one object."""
+    known: dict[Any, Any] = {}
+    values: list[Any] = column.to_pylist()
+    return [known.setdefault(value, value) if isinstance(value, str) else value for value in values]
