@@ -330,7 +330,8 @@ def _by_scorer(log: Log) -> Log:
             f"{log.source}: no label, and no score changes sign, so that nothing says which answers are acceptable; "
             f"label rows with 'bonmini-guard label'"
         )
-    return replace(log, labels=np.where(np.isfinite(log.scores), log.scores >= 0.0, np.nan), asked=None)
+    labels = np.where(np.isfinite(log.scores), log.scores >= 0.0, np.nan).astype(np.float32)
+    return replace(log, labels=labels, asked=np.zeros(len(log), dtype=bool))
 
 
 def _estimated(outcome: Certificate | NotEnoughEvidence) -> Certificate | NotEnoughEvidence:

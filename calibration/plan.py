@@ -104,5 +104,5 @@ def _simulated(log: Log, chance: Floats, size: int, generator: np.random.Generat
     rows = generator.integers(0, len(log), size)
     labels = np.where(np.isnan(chance[rows]), np.nan, generator.random((size, chance.shape[1])) < np.nan_to_num(chance[rows]))
     # drawn with replacement, rows stand for different prompts, each with an order of its own
-    names = tuple(f"{i} {generator.integers(1 << 62)}" for i in range(size))
-    return replace(log.take(rows), ids=names, labels=labels, groups=np.arange(size), asked=None)
+    keys, asked = generator.integers(1 << 62, size=size).astype(np.uint64), np.zeros(size, dtype=bool)
+    return replace(log.take(rows), keys=keys, labels=labels.astype(np.float32), groups=np.arange(size), asked=asked)

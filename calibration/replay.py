@@ -128,7 +128,7 @@ def replay(
     log.require(sum(schedule))
     if quality is None:
         log = log.require_labels()
-        quality = log.labels
+        quality = log.labels.astype(np.float64)
     return replay_rankings(rank(log.scores, quality, log.counts), schedule, thresholds, floors).settle(mode)
 
 

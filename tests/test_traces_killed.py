@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from bonmini_guard.calibration.blocks import row_key
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.cli import main
 from bonmini_guard.trace_files import TraceFile, trace_files
@@ -82,5 +83,5 @@ def test_a_row_torn_at_any_byte_spoils_no_other(tmp_path):
         path.write_bytes(row.replace(b"torn", b"good") + row[:cut])
         TraceFile(path, max_bytes=10**6).append(row.replace(b"torn", b"next"))
         log = load_log(trace_files(path))
-        assert log.ids[0] == "good"
-        assert log.ids[-1] == "next"
+        assert log.keys[0] == row_key("good")
+        assert log.keys[-1] == row_key("next")

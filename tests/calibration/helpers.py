@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.logs import Log, log_of_arrays
 from bonmini_guard.policy import Action, Policy, State
 
 KEYS = ("served_good", "served_bad", "abstained_good", "abstained_bad", "accepted", "best_effort", "draws", "loops")
@@ -20,19 +20,17 @@ def log_of(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]],
     counts = np.array([len(row) for row in scores])
     width = int(counts.max())
     tables = [np.array([[*row, *[math.nan] * (width - len(row))] for row in values], dtype=float) for values in (scores, labels)]
-    ids = tuple(str(i) for i in range(len(counts)))
-    codes = np.arange(len(counts)) if groups is None else np.array(groups)
-    return Log("test", ids, tuple(f"test:{i + 1}" for i in range(len(counts))), *tables, counts, codes)
+    return log_of_arrays(*tables, counts=counts, groups=groups, source="test")
 
 
 def rows_of(log: Log) -> Iterator[dict[str, Any]]:
     """The log as row dictionaries."""
-    for i, name in enumerate(log.ids):
+    for i in range(len(log)):
         candidates = []
         for score, label in zip(log.scores[i, : log.counts[i]], log.labels[i, : log.counts[i]], strict=True):
             failed = {"score": None, "failed": True} if math.isnan(score) else {"score": float(score)}
             candidates.append({"text": "x", "acceptable": None if math.isnan(label) else bool(label), **failed})
-        yield {"id": name, "prompt": f"p{name}", "candidates": candidates}
+        yield {"id": str(i), "prompt": f"p{i}", "candidates": candidates}
 
 
 def run(policy: Policy, scores: Sequence[float], labels: Sequence[float]) -> dict[str, float]:

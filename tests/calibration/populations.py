@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.logs import Log, log_of_arrays
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,4 @@ class Population:
         scores = scores + self.noise * generator.normal(size=scores.shape)
         if self.digits is not None:
             scores = np.round(scores, self.digits)
-        names = tuple(map(str, range(prompts)))
-        return Log("simulated", names, names, scores, labels, np.full(prompts, self.size), groups)
+        return log_of_arrays(scores, labels, groups=groups, source="simulated")

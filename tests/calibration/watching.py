@@ -20,7 +20,7 @@ TRAFFIC = Population(size=4)
 def guarded(profile, log, labelled=1.0, seed=0, prefix="", **extra):
     """Traces: the rows of a log as the live policy would have left them, cut short by its exits; some labelled as a whole."""
     policy, generator = profile.policy(), np.random.default_rng(seed)
-    for i, name in enumerate(log.ids):
+    for i in range(len(log)):
         state = State()
         decision = policy.decide(state)
         while decision.action is Action.DRAW:
@@ -32,7 +32,7 @@ def guarded(profile, log, labelled=1.0, seed=0, prefix="", **extra):
                 candidate["acceptable"] = bool(good)
         outcome = "abstained" if decision.action is Action.ABSTAIN else "accepted" if decision.accepted else "best_effort"
         yield {
-            "id": prefix + name,
+            "id": f"{prefix}{i}",
             "prompt": "p",
             "candidates": candidates,
             "decision": outcome,
