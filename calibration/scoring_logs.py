@@ -47,6 +47,7 @@ class Tally:
         replaced: of those scored, candidates that had a score of another or an unknown model.
         unscorable: candidates that the model could not score (too long); they are marked as failed draws.
         torn: torn last lines of the input.
+        trained_on: rows whose prompt the model learnt from; they are marked, and calibration leaves them out.
     """
 
     rows: int = 0
@@ -56,6 +57,7 @@ class Tally:
     replaced: int = 0
     unscorable: int = 0
     torn: int = 0
+    trained_on: int = 0
 
 
 def score_log(
@@ -69,7 +71,8 @@ def score_log(
     """Score every candidate that has no score of this model, and write the rows with ``scored_by``.
 
     A score is kept only if the row's ``scored_by`` is this model's fingerprint: one log never mixes models. All other keys of rows
-    and candidates are kept; a ``raw_score`` of another model is dropped. Failed draws stay as they are.
+    and candidates are kept; a ``raw_score`` of another model is dropped. Failed draws stay as they are. A row whose prompt the
+    model says it was trained on gets ``"trained_on": true``.
 
     Args:
         paths: the log, shards in order.
@@ -116,6 +119,7 @@ def _append(
             if tally.rows < len(finished):
                 _check_resumed(finished[tally.rows], (row_id(row, place), mark), partial, place)
                 tally.resumed += 1
+                tally.trained_on += _trained_on(row, place, scorer)
             else:
                 line = json.dumps(_scored(row, place, scorer, mark, tally), ensure_ascii=False) + "\n"
                 file.write(line.encode(errors="backslashreplace"))  # a lone surrogate, in the spelling of JSON
@@ -172,7 +176,16 @@ def _scored(row: Row, place: str, scorer: LogScorer, mark: str, tally: Tally) ->
         answers = [_answer(candidate, place) for candidate in missing]
         for candidate, score in zip(missing, scorer.score(_messages(row, place), answers), strict=True):
             _put(candidate, score, tally)
-    return {**row, "scored_by": mark}
+    marked = {key: value for key, value in row.items() if key != "trained_on"} | {"scored_by": mark}
+    if _trained_on(row, place, scorer):
+        marked["trained_on"] = True
+        tally.trained_on += 1
+    return marked
+
+
+def _trained_on(row: Row, place: str, scorer: LogScorer) -> bool:
+    asked: Callable[[list[BaseMessage]], bool] | None = getattr(scorer, "trained_on", None)
+    return asked is not None and asked(_messages(row, place))
 
 
 def _messages(row: Row, place: str) -> list[BaseMessage]:

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
     parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
+    parser.add_argument("--base", metavar="DIR", help="the base of low-rank adapters, if it is not where they say")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th row, beginning with the I-th")
     parser.add_argument("--ray", type=int, metavar="WORKERS", help="spread the log over workers of a Ray cluster")
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     tally = _local(options) if options.ray is None else _on_ray(options)
     notes = {"taken over from an earlier run (rows)": tally.resumed, "scores replaced": tally.replaced, "kept": tally.kept}
     notes |= {"could not be scored and count as failed draws": tally.unscorable, "torn last lines dropped": tally.torn}
+    notes |= {"rows whose prompt the model was trained on, marked so and left out by calibrate": tally.trained_on}
     said = "".join(f"; {name}: {number:,}" for name, number in notes.items() if number)
     print(f"{options.output}: {tally.rows:,} rows, {tally.scored:,} candidates scored{said}", file=sys.stdout)
     return 0
@@ -47,7 +49,7 @@ def _on_ray(options: argparse.Namespace) -> Tally:
     from bonmini_guard.adapters.ray_data import score_log_on_ray
 
     def load() -> RewardModel:
-        return RewardModel.load(options.reward_model, device=options.device)
+        return RewardModel.load(options.reward_model, device=options.device, base=options.base)
 
     gpus = 1.0 if (options.device or "").startswith("cuda") else 0.0
     return score_log_on_ray(options.logs, load, options.output, workers=options.ray, gpus_per_worker=gpus)
@@ -62,7 +64,7 @@ def _local(options: argparse.Namespace) -> Tally:
     from bonmini_guard import RewardModel
     from bonmini_guard.calibration.scoring_logs import score_log
 
-    model = RewardModel.load(options.reward_model, device=options.device)
+    model = RewardModel.load(options.reward_model, device=options.device, base=options.base)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True)) as bar:

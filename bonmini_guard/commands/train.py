@@ -21,6 +21,7 @@ _SETTINGS = (
     "objective",
     "epochs",
     "learning_rate",
+    "head_learning_rate",
     "batch_size",
     "max_length",
     "layers",
@@ -49,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objective", choices=objectives, default=objectives[0], help="bradley_terry only ranks: it has no zero")
     parser.add_argument("--epochs", type=float, default=2.0, help="passes over the rows (default 2)")
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="peak of the cosine schedule (default 5e-5)")
+    parser.add_argument("--head-learning-rate", type=float, help="the same of a new head (default: 1e-3, or the other if greater)")
     parser.add_argument("--batch", dest="batch_size", type=int, default=32, help="distinct texts in a step (default 32)")
-    parser.add_argument("--max-length", type=int, help="most tokens of a text, if less than the model's own limit")
+    parser.add_argument("--max-length", type=int, help="most tokens of a text; the checkpoint keeps it")
     parser.add_argument("--layers", type=int, help="keep only so many of the first layers of the base")
     held_out = parser.add_mutually_exclusive_group()
     held_out.add_argument("--eval", type=Path, metavar="FILE", help="held-out choice rows")
@@ -66,7 +68,7 @@ def _add_large(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU")
     parser.add_argument("--accumulate", type=int, default=1, metavar="BATCHES", help="batches in a step (default 1)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    parser.add_argument("--lora-rank", type=int, metavar="RANK", help="train low-rank adapters; merged at the end")
+    parser.add_argument("--lora-rank", type=int, metavar="RANK", help="train low-rank adapters; the checkpoint holds them alone")
     parser.add_argument("--lora-alpha", type=int, metavar="SCALE", help="their scale (default: twice the rank)")
     parser.add_argument(
         "--checkpoints", type=int, default=10, help="how often a run saves what it can go on from (default 10; 0 never)"
@@ -102,10 +104,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _show(report: dict[str, Any], output: Path) -> None:
     print(f"{output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
+    if left_out := report["judgements_too_long"]:
+        share = left_out / (left_out + report["judgements"])
+        print(f"left out: {left_out:,} judgements ({share:.0%}), with more than {report['max_length']:,} tokens; {_LONGER}")
+    for warning in report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     for key, name in (("eval", "held out"), ("twin_eval", "its Bradley-Terry twin"), ("base_eval", "the base before")):
         figures = report.get(key)
         if figures and figures["judgements"]:
             print(f"{name}: log-likelihood {figures['log_likelihood']:.4f}, accuracy {figures['accuracy']:.3f}{_more(figures)}")
+
+
+_LONGER = "raise --max-length, if the base can read more"
 
 
 def _more(figures: dict[str, Any]) -> str:

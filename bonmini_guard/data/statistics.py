@@ -56,6 +56,9 @@ class Statistics:
         share = self.share_of_none
         if share is not None:
             yield f'"none" was chosen in {share:.1%} of the {self.offered:,} judgements that offered it'
+        if self.repeated:
+            share = self.minority / self.repeated
+            yield f"{share:.0%} of {self.repeated:,} repeated judgements are not the most frequent one: noise, or labels to look at"
         if self.compared:
             yield f"the longer answer won {self.longer / self.compared:.1%} of {self.compared:,} comparisons"
 
@@ -68,9 +71,6 @@ class Statistics:
             yield f'"none" was chosen in {share:.1%} of the judgements: so one-sided data place the zero poorly'
         if self.copies > 0.01 * self.rows:
             yield f'{self.copies:,} rows repeat an earlier one: remove copies; write "count" where several labellers agree'
-        if self.repeated and self.minority > 0.2 * self.repeated:
-            share = self.minority / self.repeated
-            yield f"{share:.0%} of the repeated judgements contradict the most frequent one: look at the labels"
         if self.compared >= 100 and not 0.35 <= self.longer / self.compared <= 0.65:
             yield f"the longer answer won {self.longer / self.compared:.0%} of comparisons: the model may learn length"
         if self.same_text:

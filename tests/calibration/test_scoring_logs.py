@@ -232,3 +232,22 @@ def test_kill_9_with_a_real_checkpoint(tmp_path, capsys):
 def test_gzip_output_is_gzip(tmp_path):
     score_log([write(tmp_path / "log.jsonl", rows(1))], LengthScorer(), tmp_path / "out.jsonl.gz")
     assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).startswith(b'{"id": "r0"')
+
+
+def test_rows_whose_prompt_the_model_was_trained_on_are_marked(tmp_path):
+    class Knows:
+        def score(self, messages, candidates):
+            return [0.0] * len(candidates)
+
+        def fingerprint(self):
+            return "f"
+
+        def trained_on(self, messages):
+            return messages[-1].text == "seen"
+
+    rows = [{"id": name, "prompt": name, "trained_on": True, "candidates": [{"text": "a"}]} for name in ("seen", "new")]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tally = score_log([log], Knows(), tmp_path / "out.jsonl")
+    assert tally.trained_on == 1
+    assert [json.loads(line).get("trained_on") for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [True, None]
