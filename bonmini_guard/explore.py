@@ -77,28 +77,31 @@ class Explorer:
         return random.random() < self._share
 
     def consider(self, request: Conducted) -> bool:
-        """Perhaps complete a request in the background; whether it is being done, so that its trace follows later."""
+        """Perhaps complete a request in the background; whether it was chosen, so that the explorer sees to its trace."""
         if not self.chosen():
             return False
         if len(self.background) >= MOST_AT_A_TIME:
-            self.skip()
-            return False
-        self.background.start(self._explore(request))
+            self._record(self.missed(request, "busy"), None)
+        else:
+            self.background.start(self._explore(request))
         return True
 
     async def _explore(self, request: Conducted) -> None:
-        explored: Explored | None = None
+        # Cut off with its event loop, perhaps: the row of the request as it was served must not be lost.
+        row: tuple[Conducted, Explored | None] = (dataclasses.replace(request, missed="ended"), None)
         try:
-            explored = await self.complete(request)
+            row = await self.complete(request)
         finally:
-            # Cut off with its event loop, perhaps: the row of the request as it was served must not be lost.
-            if self._writer is not None:
-                self._writer.record(request, explored)
-        if explored is not None:
-            await self._tell(explored.result)
+            self._record(*row)
+        if row[1] is not None:
+            await self._tell(row[1].result)
 
-    async def complete(self, request: Conducted, fair: bool = False) -> Explored | None:
-        """Draw and score what is missing of the budget; None if that failed.
+    def _record(self, request: Conducted, explored: Explored | None) -> None:
+        if self._writer is not None:
+            self._writer.record(request, explored)
+
+    async def complete(self, request: Conducted, fair: bool = False) -> tuple[Conducted, Explored | None]:
+        """Draw and score what is missing of the budget; if that fails, the request says why.
 
         Args:
             request: as conducted.
@@ -107,15 +110,16 @@ class Explorer:
         try:
             explored = await self._full_budget(request, fair)
         except BaseException as error:
-            self.skip()
             logger.warning("exploring request %s failed: %s", request.result.request_id, type(error).__name__)
+            late = isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError)
+            missed = self.missed(request, "deadline" if late else "failed")
             if isinstance(error, Exception):
-                return None
+                return missed, None
             raise
         self._add(explored=1)
         if self._monitor is not None:
             self._monitor.explored(explored)
-        return explored
+        return request, explored
 
     async def _full_budget(self, request: Conducted, fair: bool) -> Explored:
         """The request with every draw of the budget made and scored; decision and answer as they were."""
@@ -128,7 +132,9 @@ class Explorer:
         more = await engine.run(request.messages, seed=result.seed + 1, options=request.options, request_id=result.request_id)
         self._add(draws=more.draws, tokens=more.usage.get("total_tokens", 0))
         if any(candidate.unfinished for candidate in more.candidates):
-            raise RuntimeError(f"not every draw was made and scored: {more.reason}")
+            raise (TimeoutError if more.reason == "deadline" else RuntimeError)(
+                f"not every draw was made and scored: {more.reason}"
+            )
         candidates = kept | _renumbered(more.candidates, missing, request.engine.policy.schedule)
         complete = dataclasses.replace(result, candidates=tuple(candidates[index] for index in sorted(candidates)))
         return Explored(complete, more.draws, total_usage(more.candidates), perf_counter() - begun)
@@ -143,11 +149,12 @@ class Explorer:
         except Exception as error:
             logger.warning("the sink of explored request %s failed: %s", complete.request_id, type(error).__name__)
 
-    def skip(self) -> None:
-        """Count a request that was chosen and cannot be completed."""
+    def missed(self, request: Conducted, why: str) -> Conducted:
+        """Count a request that was chosen and cannot be completed; the request, which says why."""
         self._add(skipped=1)
         if self._monitor is not None:
             self._monitor.explored(None)
+        return dataclasses.replace(request, missed=why)
 
     def _add(self, **more: int) -> None:
         with self._lock:  # requests run on several event loops

@@ -189,8 +189,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
     ) -> None:
         try:
             first = await self._first(input, chunks, options, group, seconds)
-            explored = await self._explored(first)
-            self._tell(first, explored)
+            self._tell(*await self._explored(first))
         except BaseException as error:
             self._add(skipped=1)
             logger.warning("shadow: an answer was not judged: %s", type(error).__name__)
@@ -215,13 +214,12 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         result = dataclasses.replace(result, mode=engine.policy.mode, threshold=engine.policy.thresholds[0])
         return Conducted(result, messages, options, engine, group, time.time())
 
-    async def _explored(self, first: Conducted) -> Explored | None:
+    async def _explored(self, first: Conducted) -> tuple[Conducted, Explored | None]:
         explorer = self.guard._explorer
         if explorer is None or not explorer.chosen():
-            return None
+            return first, None
         if self._exploring >= MOST_AT_A_TIME:
-            explorer.skip()
-            return None
+            return explorer.missed(first, "busy"), None
         self._exploring += 1
         try:
             return await explorer.complete(first, fair=True)

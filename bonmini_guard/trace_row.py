@@ -11,6 +11,7 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
 
 from bonmini_guard.engine import Engine
+from bonmini_guard.profile import ScoreTransform
 from bonmini_guard.result import Candidate, GuardResult
 
 Row = dict[str, Any]
@@ -29,6 +30,7 @@ class Conducted:
         engine: what conducted it; a later profile does not change it.
         group: the conversation or user it belongs to.
         at: when it ended, seconds since the epoch.
+        missed: why it was chosen for exploring and could not be completed: busy, deadline, failed, ended (with its event loop).
     """
 
     result: GuardResult
@@ -37,6 +39,7 @@ class Conducted:
     engine: Engine
     group: str | None
     at: float
+    missed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,10 @@ class Explored:
 
 
 def trace_row(request: Conducted, explored: Explored | None = None) -> Row:
-    """A request as a log row; ``complete`` only if chance alone chose it to be explored.
+    """A request as a log row; ``complete`` only if chance alone chose it to be explored, and it could be.
 
-    A request that spent its whole budget is not complete: it did so because of its scores.
+    The row says what it ran under, so that its draws can be weighed whatever the guard does by then. A request that spent its whole
+    budget is not complete: it did so because of its scores.
 
     Args:
         request: as conducted; ``usage``, ``loops`` and ``timings`` of the row are those of the live request.
@@ -87,8 +91,22 @@ def trace_row(request: Conducted, explored: Explored | None = None) -> Row:
     }
     if explored is not None:
         row["explored"] = {"draws": explored.draws, "usage": dict(explored.usage), "seconds": explored.seconds}
+    elif request.missed is not None:
+        row["explored"] = {"missed": request.missed}
+    row |= _ran_under(request.engine)
     marks = {"group": request.group, "scored_by": _mark(request.engine.scorer), "generated_by": _mark(request.engine.generator)}
     return row | {key: value for key, value in marks.items() if value is not None}
+
+
+def _ran_under(engine: Engine) -> Row:
+    """Shape, thresholds (null: never exit) and transform; ``also`` names stop rules that the thresholds do not tell."""
+    policy, transform = engine.policy, engine.transform
+    row: Row = {"schedule": list(policy.schedule), "thresholds": [_finite(t) for t in policy.thresholds], "exit": policy.exit}
+    if policy.also:
+        row["also"] = repr(policy.also)
+    if isinstance(transform, ScoreTransform) and transform != ScoreTransform():
+        row["score_transform"] = transform.model_dump()
+    return row
 
 
 def redacted(row: Row, redact: Redact | None) -> Row | None:

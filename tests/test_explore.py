@@ -8,6 +8,7 @@ import random
 import pytest
 
 from bonmini_guard import BestOfMiniN
+from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.explore import MOST_AT_A_TIME
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
@@ -138,13 +139,17 @@ async def test_the_share_is_the_share_and_none_by_default():
 
 
 async def test_only_a_few_are_completed_at_a_time_and_the_answer_does_not_wait():
-    guard, _ = make(latency=lambda index: 0.0)
+    rows = []
+    guard, _ = make(latency=lambda index: 0.0, trace_to=rows.append)
     guard._engine.generator._latency = 0.02
     results = await asyncio.gather(*(guard.arun("q") for _ in range(20)))
     assert all(result.draws == 2 for result in results)
     assert len(guard._explorer.background) == MOST_AT_A_TIME
     await guard.afinish()
     assert (guard.exploration.explored, guard.exploration.skipped) == (MOST_AT_A_TIME, 20 - MOST_AT_A_TIME)
+    missed = [row for row in rows if not row["complete"]]
+    assert [row["explored"] for row in missed] == [{"missed": "busy"}] * (20 - MOST_AT_A_TIME)
+    assert log_of_rows(rows).left_out["explore_missed"] == 20 - MOST_AT_A_TIME
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

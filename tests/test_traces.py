@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import threading
 import time
@@ -14,8 +15,9 @@ from langchain_core.runnables import RunnableConfig
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, TraceWriter
 from bonmini_guard.calibration.logs import load_log
+from bonmini_guard.calibration.rows import Regime
 from bonmini_guard.calibration.traces import read_traces
-from bonmini_guard.errors import ConfigurationError, GenerationError
+from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from bonmini_guard.trace_files import trace_files
@@ -86,6 +88,28 @@ async def test_a_whole_budget_spent_because_nothing_passed_is_not_complete_and_a
     assert (await asyncio.to_thread(load_log, path)).counts.tolist() == [8]
 
 
+async def test_a_row_says_what_it_ran_under_and_is_read_as_a_row_cut_short(path):
+    profile = {"mode": "accelerator", "schedule": [2, 2], "thresholds": [1.0, None], "score_transform": {"a": 2.0, "b": -1.0}}
+    for answers, more in ((["-1", "1"], {}), (["-1"], {"hopeless": [-3.0, -3.0]})):
+        guard = make(answers, profile=GuardProfile(**profile, **more), schedule=None, trace_to=path)
+        await guard.arun("q" + answers[-1])
+        await guard.aflush()
+    cut, given_up = rows(path)
+    assert {key: cut[key] for key in profile if key != "mode"} == {key: profile[key] for key in profile if key != "mode"}
+    assert (cut["exit"], "also" in cut, "BelowFloor" in given_up["also"]) == ("loop", False, True)
+    log = load_log(path, cut=True)
+    assert log.regimes == (Regime((2, 2), (1.0, math.inf), "loop", (2.0, -1.0)),)
+    assert (log.scores.tolist(), log.counts.tolist(), log.loops_run.tolist(), log.complete.tolist()) == (
+        [[-1, 1]],
+        [2],
+        [1],
+        [False],
+    )
+    assert log.left_out["incomplete"] == 1
+    with pytest.raises(InputError, match="all 2 rows are incomplete"):
+        load_log(path)
+
+
 async def test_an_explored_request_is_written_once_also_if_it_could_not_be_completed(path):
     slow = False
 
@@ -104,7 +128,7 @@ async def test_an_explored_request_is_written_once_also_if_it_could_not_be_compl
     await guard.arun("q")
     slow = True
     await guard.afinish()
-    assert [row["complete"] for row in rows(path)] == [False]
+    assert [(row["complete"], row["explored"]) for row in rows(path)] == [(False, {"missed": "deadline"})]
 
 
 def test_exploring_that_the_end_of_the_event_loop_cuts_short_leaves_the_row_of_what_was_served(path):
@@ -116,7 +140,7 @@ def test_exploring_that_the_end_of_the_event_loop_cuts_short_leaves_the_row_of_w
     guard = make(generator, trace_to=path, explore=1.0)
     asyncio.run(guard.arun("q"))
     guard.finish()
-    assert [(row["complete"], len(row["candidates"])) for row in rows(path)] == [(False, 2)]
+    assert [(row["complete"], len(row["candidates"]), row["explored"]) for row in rows(path)] == [(False, 2, {"missed": "ended"})]
     assert (guard.exploration.explored, guard.exploration.skipped) == (0, 1)
 
 

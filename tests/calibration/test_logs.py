@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -199,3 +200,189 @@ def test_a_line_of_brackets_is_told(tmp_path):
     path.write_text("[" * 100_000 + "\n")
     with pytest.raises(InputError, match=r"deep.jsonl:1: lists or objects lie too deep"):
         load_log(path)
+
+
+# Both ways of reading
+
+
+def candidate(score, **more):
+    return {"text": "x", "score": score, **more}
+
+
+def traced(name, draws, reason="passed", **more):
+    run = {
+        "decision": "accepted",
+        "reason": reason,
+        "schedule": [1, 2],
+        "thresholds": [0.5, None],
+        "exit": "loop",
+        "complete": False,
+    }
+    return {"id": name, "prompt": name, "candidates": [candidate(0.1 * n) for n in range(draws)], **run, **more}
+
+
+ROWS = [
+    {"id": "0", "prompt": "one  two", "candidates": [candidate(1, acceptable=True), candidate(None, failed=True)]},
+    {"id": "1", "prompt": " one two\n", "group": None, "candidates": [candidate(0.25, raw_score=-2.5, acceptable=None)]},
+    {"id": "2", "prompt": "", "candidates": [candidate(3.5, by="m"), candidate(2, by="m"), candidate(7, failed=True)]},
+    {"id": "3", "prompt": "", "candidates": [candidate(1, acceptable=False)], "label_sampling": "random"},
+    {"id": "4", "prompt": "p", "group": "u", "candidates": [candidate(1, acceptable=False)], "label_sampling": "informative"},
+    {"id": "5", "prompt": "q", "group": "u", "candidates": [candidate(2)], "trained_on": False, "tier": "free"},
+    {"id": "6", "prompt": "r", "candidates": [candidate(2, acceptable=True)], "trained_on": True},
+    {"id": "7", "prompt": "s", "candidates": [{"text": "never scored"}, candidate(None, failed=True)]},
+    traced("8", 1),
+    traced("9", 2),
+    traced("10", 3, "budget_spent", explored={"missed": "busy"}),
+    traced("11", 3, "deadline"),
+    traced("12", 1, exit="eager"),
+    traced("13", 3, complete=True, candidates=[candidate(0.5), candidate(None, failed=True), candidate(2.0)]),
+    traced("14", 1, candidates=[candidate(None, unfinished=True)]),
+    traced("15", 1, candidates=[candidate(None)], score_transform={"a": 2, "b": 1}),
+    traced("16", 1, thresholds=None),
+]
+CHAT = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+
+
+def read_in_every_way(tmp_path, rows, monkeypatch, **options):
+    """As columns of JSON lines and of Parquet, and row by row."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    paths = [write(tmp_path / "log.jsonl", rows), tmp_path / "log.parquet"]
+    parquet.write_table(arrow.Table.from_pylist(rows, _schema(rows)), paths[1])
+    with monkeypatch.context() as patch:
+        patch.setattr("bonmini_guard.calibration.logs.block_of_rows", None)
+        logs = [load_log(path, **options) for path in paths]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "bonmini_guard.calibration.columns", None)
+        return [*logs, load_log(paths[0], **options)]
+
+
+def _schema(rows):
+    import pyarrow as arrow
+
+    some = [{key: value for row in rows for key, value in row.items() if value is not None}]
+    fields = arrow.Table.from_pylist(some).schema
+    keys = {key: value for row in rows for one in row["candidates"] for key, value in one.items() if value is not None}
+    kinds = {"score": arrow.float64(), "raw_score": arrow.float64()}
+    item = arrow.struct([(key, kinds.get(key) or arrow.scalar(value).type) for key, value in keys.items()])
+    return fields.set(fields.get_field_index("candidates"), arrow.field("candidates", arrow.list_(item)))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("rows", [ROWS, CHAT], ids=["text", "turns"])
+def test_columns_and_rows_are_read_alike(tmp_path, monkeypatch, rows, cut):
+    logs = read_in_every_way(tmp_path, rows, monkeypatch, keys=["tier"], cut=cut)
+    expected = [0, 1, 2, 3, 4, 5, 8, 10, 13, 15] if cut else [0, 1, 2, 3, 4, 5, 13]
+    for log in logs:
+        assert log.keys.tolist() == [row_key(str(name)) for name in expected]
+        assert [place.rpartition(":")[2] for place in log.places] == [str(name + 1) for name in expected]
+        assert log.groups.tolist() == [0, 0, 1, 2, 3, 3, *range(4, len(expected) - 2)]
+        assert (log.same_prompt, log.extra["tier"][5]) == (1, "free")
+        assert log.left_out["incomplete"] == 8 - 3 * cut
+        assert [log.left_out[reason] for reason in ("unscored", "trained_on", "not_random", "explore_missed")] == [1, 1, 1, 1]
+        assert np.flatnonzero(log.asked).tolist() == [3]
+        assert log.traced.tolist() == [name >= 8 for name in expected]
+        assert log.loops_run.tolist() == ([0] * 6 + [1, 2, 0, 1] if cut else [0] * 7)
+        assert log.complete.tolist() == [loops == 0 for loops in log.loops_run]
+        assert log.regime.tolist() == ([-1] * 6 + [0, 0, 0, 1] if cut else [-1] * 6 + [0])
+        for name in ("scores", "labels", "counts"):
+            np.testing.assert_array_equal(getattr(log, name), getattr(logs[0], name))
+    assert logs[0].scores[:3].tolist()[2][:2] == [3.5, 2.0]
+    assert logs[0].scores[1, 0] == -2.5
+    assert (logs[0].scores.dtype, logs[0].labels.dtype) == (np.float64, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("group", "codes"), [(None, [0, 0, 1, 2]), ("none", [0, 1, 2, 3]), ("prompt", [0, 0, 1, 0]), ("user", [0, 1, 0, 1])]
+)
+def test_units_are_groups_prompts_rows_or_a_key(tmp_path, monkeypatch, group, codes):
+    prompts, users = ["a b", " a  b ", "", "a b"], [1, 2, 1, 2]
+    rows = [
+        {"id": str(n), "prompt": prompt, "user": user, "candidates": [candidate(1.0)]}
+        for n, (prompt, user) in enumerate(zip(prompts, users, strict=True))
+    ]
+    rows[3]["group"] = "g"
+    for log in read_in_every_way(tmp_path, rows, monkeypatch, group=group):
+        assert log.groups.tolist() == codes
+        assert log.same_prompt == {None: 1, "prompt": 2}.get(group, 0)
+
+
+def test_a_row_without_the_key_to_group_by_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "log.jsonl", [changed(user="u"), changed(id="b")])
+    for columns in (True, False):
+        if not columns:
+            monkeypatch.setitem(sys.modules, "bonmini_guard.calibration.columns", None)
+        with pytest.raises(InputError, match=r'log.jsonl:2: the row has no "user"'):
+            load_log(path, group="user")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        changed(id="z", scored_by=None, group=["a", 1]),
+        changed(id="z", complete=None, schedule="weekly", reason={"a": 1}, explored=True, trained_on="imdb"),
+        changed(id="z", prompt=[{"role": "user", "content": [{"type": "text", "text": "a"}]}]),
+        changed(id="z", prompt=["a", {"role": "user"}, 3]),
+        with_candidate(by=3) | {"id": "z"},
+        with_candidate(failed=True, score="none") | {"id": "z"},
+    ],
+)
+def test_odd_rows_are_read_beside_ordinary_ones_and_places_stay_right(tmp_path, odd):
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n\n".join(json.dumps(row) for row in [GOOD[0], odd, changed(id="last")]) + "\n")
+    log = load_log(path)
+    assert [place.rpartition(":")[2] for place in log.places] == ["1", "3", "5"]
+
+
+def test_a_message_of_a_later_block_names_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("bonmini_guard.calibration.logs._BYTES", 1000)
+    rows = [changed(id=str(n)) for n in range(100)]
+    path = write(tmp_path / "log.jsonl", [*rows, changed(id="bad", candidates=[candidate("1")])])
+    with pytest.raises(InputError, match=r"log.jsonl:101: the score of candidate 1 is '1', not a number"):
+        load_log(path)
+    with pytest.raises(InputError, match=r"log.jsonl:101: id '7' is already on .*log.jsonl:8;"):
+        load_log(write(path, [*rows, rows[7]]))
+    told = []
+    assert len(load_log(write(path, rows), progress=told.append)) == told[-1] == 100
+    assert len(told) > 5
+
+
+def test_rows_of_unlike_width_are_padded_in_place(monkeypatch):
+    monkeypatch.setattr("bonmini_guard.calibration.logs._ROWS", 3)
+    counts = [3, 1, 4, 1, 5, 2, 6, 5]
+    rows = [changed(id=str(n), candidates=[candidate(10 * n + c) for c in range(count)]) for n, count in enumerate(counts)]
+    log = log_of_rows(rows)
+    assert [[s for s in row if not math.isnan(s)] for row in log.scores.tolist()] == [
+        [10.0 * n + c for c in range(count)] for n, count in enumerate(counts)
+    ]
+    assert np.isnan(log.scores).sum() == 8 * 6 - sum(counts)
+
+
+def test_a_group_of_a_hundred_thousand_characters_takes_its_own_room_only(tmp_path):
+    rows = [changed(id=str(n), group="g" * 100_000 if n == 0 else str(n)) for n in range(5000)]
+    path = write(tmp_path / "log.jsonl", rows)
+    tracemalloc.start()
+    assert len(set(load_log(path).groups.tolist())) == 5000
+    assert tracemalloc.get_traced_memory()[1] < 2e8
+    tracemalloc.stop()
+
+
+def test_a_lack_of_memory_is_told_in_one_line(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("bonmini_guard.calibration.logs._padded", fail)
+    with pytest.raises(InputError, match=r"not enough memory for its rows \(2 were read\); use some of its shards"):
+        load_log(write(tmp_path / "log.jsonl", GOOD))
+
+
+def test_a_log_of_rows_that_the_model_was_trained_on_alone_is_refused():
+    with pytest.raises(InputError, match=r"rows: no row is left beside those that the reward model was trained on \(1\)"):
+        log_of_rows([changed(trained_on=True)])
+
+
+def test_taking_rows_takes_all_their_columns():
+    log = log_of_rows([*GOOD, changed(id="c3")], keys=["tier"])
+    for rows in (np.array([True, False, True]), np.array([0, 2])):
+        part = log.take(rows)
+        assert (ids(part), list(part.places), part.extra) == (("a", "c3"), ["rows:1", "rows:3"], {"tier": (None, None)})
+        assert {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} == {2}
