@@ -29,7 +29,7 @@ from bonmini_guard.calibration.evidence import (
 )
 from bonmini_guard.calibration.further import further_rows
 from bonmini_guard.calibration.logs import Log
-from bonmini_guard.calibration.orders import Order, representatives, split
+from bonmini_guard.calibration.orders import Order, one_a_unit, split
 from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, paths, steps
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy import Mode, check_schedule
@@ -168,7 +168,7 @@ def _calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnou
     log.require(sum(asked.schedule))
     log.require_scores()
     log, missing = log.labelled_set()
-    units = log.take(representatives(log))
+    units = one_a_unit(log)
     evidence, part = base_evidence(log, units=len(units), order=asked.order), units
     if asked.calibrations > 1 or asked.seed:
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}

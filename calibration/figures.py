@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,7 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
     if bool(np.any(~log.labelled & ~log.unlabelled)) or (log.asked is not None and bool(log.asked.any())):
         return one_order_figures(log, profile)
     log, labelled = _usable(log)
-    rankings = rank(log.scores, np.nan_to_num(log.labels), log.counts)
-    figures = _of_three(rankings, profile, budget)
+    figures = _of_three(log, profile, budget)
     if not labelled:
         _forget_labels(figures)
     return {**figures, "budget": budget, "left_out": dict(log.left_out), "order": "all"}
@@ -92,7 +91,7 @@ def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
 def _one_order(log: Log, mode: Mode, schedule: tuple[int, ...], thresholds: tuple[float, ...], missing: Missing) -> Figures:
     path = paths(log, schedule)
     at = exits(path, thresholds)
-    rows, parts = np.arange(len(path)), outcomes(path, missing)
+    rows, parts = np.arange(len(path)), dict(outcomes(path, missing))
     counts = parts["rows"][rows, at] > 0
     passed, bad = at < len(schedule), parts["selected_bad"][rows, at] > 0
     served = passed if mode == "guardrail" else np.ones_like(passed)
@@ -135,6 +134,8 @@ def quality_of(log: Log) -> Floats:
 
 def transformed(log: Log, transform: ScoreTransform) -> Log:
     """The log with ``score = a * raw_score + b``, by the very operations of the live guard."""
+    if transform == ScoreTransform():
+        return log
     return replace(log, scores=transform.a * log.scores + transform.b)
 
 
@@ -144,16 +145,27 @@ def _usable(log: Log) -> tuple[Log, bool]:
     return log.require_labels(), True
 
 
-def _of_three(rankings: list[Ranking], profile: GuardProfile, budget: int) -> dict[str, Any]:
-    plain = _settled(rankings, "accelerator", (budget,), (math.inf,))
-    at_zero = _settled(rankings, "guardrail", (budget,), (0.0,))
-    guard = _settled(rankings, profile.mode, profile.schedule, profile.thresholds, profile.hopeless)
+def _of_three(log: Log, profile: GuardProfile, budget: int) -> dict[str, Any]:
+    asked = (
+        ("accelerator", (budget,), (math.inf,), None),
+        ("guardrail", (budget,), (0.0,), None),
+        (profile.mode, profile.schedule, profile.thresholds, profile.hopeless),
+    )
+    pieces = []
+    for part in log.parts():
+        rankings = rank(part.scores, np.nan_to_num(part.labels), part.counts)
+        pieces.append([_settled(rankings, *each) for each in asked])
+    plain, at_zero, guard = (_joined(each) for each in zip(*pieces, strict=True))
     reference = float(plain.served_good.sum())
     return {
         **figures_of(guard, reference),
         "best_of_n": figures_of(plain, reference),
         "best_of_n_at_zero": figures_of(at_zero, reference),
     }
+
+
+def _joined(parts: Sequence[Settled]) -> Settled:
+    return Settled(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Settled)))
 
 
 def _settled(
@@ -202,7 +214,7 @@ def ratio(numerator: float, denominator: float) -> float | None:
 
 def _sum(values: Floats) -> float:
     # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
-    return max(0.0, math.fsum(values))
+    return max(0.0, float(values.sum()))
 
 
 def _forget_labels(figures: dict[str, Any]) -> None:

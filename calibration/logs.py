@@ -25,6 +25,10 @@ Bools = NDArray[np.bool_]
 _BYTES, _ROWS = 2**21, 2**14
 
 
+#: Rows in a piece of a log.
+ROWS_AT_A_TIME = 1 << 16
+
+
 @dataclass(frozen=True)
 class Places(Sequence[str]):
     """(R,) ``file:line``, made when asked for.
@@ -131,6 +135,11 @@ class Log:
         numbers = np.flatnonzero(chosen).tolist() if chosen.dtype == bool else chosen.tolist()
         extra = {key: tuple(values[i] for i in numbers) for key, values in self.extra.items()}
         return replace(self, places=self.places.take(chosen), extra=extra, **arrays)
+
+    def parts(self) -> Iterator[Log]:
+        """The log in pieces of some rows, one after the other: what works on one at a time needs little memory."""
+        for first in range(0, len(self), ROWS_AT_A_TIME):
+            yield self.take(np.arange(first, min(first + ROWS_AT_A_TIME, len(self))))
 
     def require(self, budget: int) -> None:
         """Refuse rows with fewer candidates than a budget of draws.

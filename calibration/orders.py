@@ -42,16 +42,12 @@ def order_of(log: Log, order: Order = "auto", seed: int = 0) -> Integers:
     Args:
         log: R rows.
         order: ``auto`` reads a guard's traces as logged and all other rows by digest of the row's id and the candidate's place;
-            ``logged`` reads all rows as logged; ``digest`` none.
+            ``logged`` reads all rows as logged (:func:`refuse_sorted` first); ``digest`` none.
         seed: another digest order; 0 is the one of no seed.
-
-    Raises:
-        InputError: ``logged``, and the log's best candidates stand first or last more often than chance allows.
     """
     width = log.scores.shape[1]
     logged = np.broadcast_to(np.arange(width), log.scores.shape)
     if order == "logged":
-        refuse_sorted(log)
         return logged
     keys = np.stack([mixed(log.keys, seed * width + place + 1) >> np.uint64(1) for place in range(width)], axis=1)
     keys = np.where(logged < log.counts[:, None], keys.astype(np.int64), np.iinfo(np.int64).max)
@@ -90,6 +86,12 @@ def representatives(log: Log) -> Integers:
     first = np.ones(order.size, dtype=bool)
     first[1:] = log.groups[order][1:] != log.groups[order][:-1]
     return np.sort(order[first])
+
+
+def one_a_unit(log: Log) -> Log:
+    """The log with one row of each unit."""
+    rows = representatives(log)
+    return log if rows.size == len(log) else log.take(rows)
 
 
 def split(log: Log, share: float, salt: int) -> tuple[Integers, Integers]:

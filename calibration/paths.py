@@ -7,7 +7,7 @@ only. So counts under all thresholds of a log are one sort and one cumulative su
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonmini_guard.calibration.logs import Floats, Integers, Log
-from bonmini_guard.calibration.orders import Order, order_of
+from bonmini_guard.calibration.orders import Order, order_of, refuse_sorted
 from bonmini_guard.errors import InputError
 
 Cost = Literal["draws", "tokens", "seconds"]
@@ -68,8 +68,17 @@ def paths(log: Log, schedule: Sequence[int], order: Order = "auto", *, seed: int
         InputError: a row has too few candidates, or the log was read without the cost.
     """
     log.require(sum(schedule))
+    if order == "logged":
+        refuse_sorted(log)
     ends = np.cumsum(schedule)
-    places = order_of(log, order, seed)[:, : ends[-1]]
+    parts = [_run(part, ends, order_of(part, order, seed)[:, : ends[-1]], cost) for part in log.parts()]
+    best, holder, good = (np.concatenate([getattr(part, name) for part in parts]) for name in ("best", "holder", "good"))
+    if cost == "draws":
+        return Paths(best, holder, good, np.broadcast_to(ends.astype(np.float64), best.shape), ends)
+    return Paths(best, holder, good, np.concatenate([part.cost for part in parts]), ends)
+
+
+def _run(log: Log, ends: Integers, places: Integers, cost: Cost) -> Paths:
     scores = np.take_along_axis(log.scores, places, axis=1)
     scores = np.where(np.isnan(scores), -np.inf, scores)
     best = np.maximum.accumulate(scores, axis=1)
@@ -124,33 +133,27 @@ class Steps:
         return (here + float(self.cuts[cut + 1])) / 2 if cut + 1 < self.cuts.size else here - 1e-6 * max(1.0, abs(here))
 
 
-def outcomes(path: Paths, missing: Missing) -> dict[str, Floats]:
-    """(R, L + 1) for each count of :class:`Steps`: a row's part of it if loop l serves it, and in the last column if none does.
+def outcomes(path: Paths, missing: Missing) -> Iterator[tuple[str, Floats]]:
+    """For each count of :class:`Steps`, one after the other, (R, L + 1): a row's part of it if loop l serves it, last if none does.
 
     Without a label that is needed here, a row is ``left_out`` (its label is missing by chance) or ``counts_as_bad`` (its label was
     not asked for, so that the worst is assumed).
     """
-    good = np.column_stack([path.good, path.good[:, -1]])
-    last, same = path.good[:, -1:], np.column_stack([path.holder == path.holder[:, -1:], np.ones(len(path), dtype=bool)])
-    served = np.ones(good.shape)
-    served[:, -1] = 0.0
-    unknown, unsure = np.isnan(good), ~same & (np.isnan(good) | np.isnan(last))
-    best_good, bad = np.nan_to_num(last, nan=1.0), np.nan_to_num(1.0 - good, nan=1.0)
-    parts = {
-        "rows": np.ones(good.shape),
-        "served": served,
-        "served_bad": served * bad,
-        "selected_bad": np.where(served > 0, bad, np.nan_to_num(1.0 - good, nan=0.0)),
-        "lost": np.where(same, 0.0, best_good * bad),
-        "won": np.where(same, 0.0, np.nan_to_num((1.0 - last) * good, nan=0.0)),
-        "draws": np.broadcast_to([*path.draws, path.draws[-1]], good.shape).astype(np.float64),
-        "cost": np.column_stack([path.cost, path.cost[:, -1]]),
-    }
+    good, last = np.column_stack([path.good, path.good[:, -1]]), path.good[:, -1:]
+    same = np.column_stack([path.holder == path.holder[:, -1:], np.ones(len(path), dtype=bool)])
+    passed = np.arange(good.shape[1]) < path.draws.size
+    bad = np.nan_to_num(1.0 - good, nan=1.0)
+    counts = np.ones(good.shape, dtype=bool)
     if missing == "left_out":
-        out = unknown | unsure
-        for name in ("rows", "served", "served_bad", "selected_bad", "lost", "won"):
-            parts[name] = np.where(out, 0.0, parts[name])
-    return parts
+        counts = ~(np.isnan(good) | (~same & np.isnan(last)))
+    yield "rows", counts.astype(np.float64)
+    yield "served", (counts & passed).astype(np.float64)
+    yield "served_bad", np.where(counts & passed, bad, 0.0)
+    yield "selected_bad", np.where(passed, bad, np.nan_to_num(1.0 - good, nan=0.0)) * counts
+    yield "lost", np.where(counts & ~same, np.nan_to_num(last, nan=1.0) * bad, 0.0)
+    yield "won", np.where(counts & ~same, np.nan_to_num((1.0 - last) * good, nan=0.0), 0.0)
+    yield "draws", np.broadcast_to(np.append(path.draws, path.draws[-1]).astype(np.float64), good.shape)
+    yield "cost", np.column_stack([path.cost, path.cost[:, -1]])
 
 
 def steps(path: Paths, offsets: Sequence[float] | None = None, missing: Missing = "left_out") -> Steps:
@@ -165,7 +168,7 @@ def steps(path: Paths, offsets: Sequence[float] | None = None, missing: Missing 
     cut = shifted[row, loop][down]
     ends = np.flatnonzero(np.append(cut[1:] < cut[:-1], True)) if cut.size else np.zeros(0, dtype=np.int64)
     totals = {}
-    for name, part in outcomes(path, missing).items():
+    for name, part in outcomes(path, missing):
         change = part[row, loop] - part[row, before]
         totals[name] = float(part[:, -1].sum()) + np.cumsum(change[down])[ends]
     return Steps(cut[ends], **totals)

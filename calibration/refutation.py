@@ -8,28 +8,27 @@ from bonmini_guard.calibration.certify import binomial, net_loss, risk_named
 from bonmini_guard.calibration.evidence import percent, seal_holds
 from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.logs import Log
-from bonmini_guard.calibration.orders import representatives
-from bonmini_guard.calibration.paths import Paths, Steps, exits, outcomes, paths
+from bonmini_guard.calibration.orders import one_a_unit
+from bonmini_guard.calibration.paths import Missing, Paths, Steps, exits, outcomes, paths
 from bonmini_guard.profile import GuardProfile
 
 #: The chance that a true promise is called refuted, at most.
 LEVEL = 0.05
+EDITED = "This profile was edited after it was certified: its promise is of other thresholds, and nothing is promised of these."
 
 
-def standing(log: Log, profile: GuardProfile) -> str | None:
-    """What must be said first about a profile's promise beside this log; None where nothing must.
+def standing(log: Log, profile: GuardProfile) -> tuple[str | None, bool]:
+    """What must be said first about a profile's promise beside this log, None where nothing must; and whether the log refutes it.
 
     Either the log refutes it (one-sided exact test at 5 % on its labelled rows, one a unit, each in its one order), or the profile
     was edited after it was certified.
     """
     refuted = refutation(log, profile)
     if refuted:
-        return refuted
+        return refuted, True
     if seal_holds(profile) is False:
-        return (
-            "This profile was edited after it was certified: its promise is of other thresholds, and nothing is promised of these."
-        )
-    return None
+        return EDITED, False
+    return None, False
 
 
 def refutation(log: Log, profile: GuardProfile) -> str | None:
@@ -38,8 +37,9 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
     if level is None or profile.delta is None or not np.any(np.isfinite(log.labels)) or profile.hopeless is not None:
         return None
     part, missing = transformed(log, profile.score_transform).labelled_set()
-    part = part.take(representatives(part))
-    counts = _counts(paths(part, profile.schedule), profile, outcomes(paths(part, profile.schedule), missing))
+    part = one_a_unit(part)
+    path = paths(part, profile.schedule)
+    counts = _counts(path, profile, missing)
     if profile.mode == "guardrail":
         risk = risk_named(profile.risk or "served_and_bad")
         bad, among, what = float(risk.bad(counts)[0]), float(risk.among(counts)[0]), f"{risk.name} of at most {percent(level)}"
@@ -62,6 +62,6 @@ def _refuted(bad: float, among: float, level: float, counts: Steps, guardrail: b
     return net_loss(float(counts.won[0]), float(counts.lost[0]), int(among), -level, LEVEL) <= LEVEL
 
 
-def _counts(path: Paths, profile: GuardProfile, parts: dict[str, np.ndarray]) -> Steps:
+def _counts(path: Paths, profile: GuardProfile, missing: Missing) -> Steps:
     at, rows = exits(path, profile.thresholds), np.arange(len(path))
-    return Steps(np.zeros(1), **{name: np.array([part[rows, at].sum()]) for name, part in parts.items()})
+    return Steps(np.zeros(1), **{name: np.array([part[rows, at].sum()]) for name, part in outcomes(path, missing)})

@@ -68,7 +68,7 @@ def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) 
     scored = transformed(log, profile.score_transform)
     material = _material(scored, profile, figures)
     sections = [
-        page.lead(first_words(log, profile, figures), notes(profile, figures, material.modelled)),
+        page.lead(first_words(standing(log, profile)[0], profile, figures), notes(profile, figures, material.modelled)),
         page.table("The figures", *_figures_table(figures)),
         _risk_coverage(material),
         _quality(material),
@@ -91,9 +91,8 @@ def _material(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> Mater
     return Material(used, profile, figures, rankings, fixed, modelled)
 
 
-def first_words(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> str:
+def first_words(said: str | None, profile: GuardProfile, figures: dict[str, Any]) -> str:
     """The first sentence: that the log refutes the promise or that the profile was edited, where so; else the consequence."""
-    said = standing(log, profile)
     return f"{said} {consequence(profile, figures)}" if said else consequence(profile, figures)
 
 

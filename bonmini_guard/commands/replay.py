@@ -52,18 +52,18 @@ def run(options: argparse.Namespace) -> int:
     """Replay and print; 4 if the log refutes the profile's promise."""
     from bonmini_guard.calibration.figures import replay_log
     from bonmini_guard.calibration.logs import load_log
-    from bonmini_guard.calibration.refutation import refutation, standing
+    from bonmini_guard.calibration.refutation import standing
     from bonmini_guard.profile import GuardProfile
 
     profile = GuardProfile.load(options.profile)
     log = load_log(options.logs, group=options.group)
-    figures, said = replay_log(log, profile), standing(log, profile)
+    figures, (said, refuted) = replay_log(log, profile), standing(log, profile)
     say_what_was_left_out(figures["left_out"])
     if options.json:
         print(json.dumps({"standing": said, **figures}, indent=2, allow_nan=False))
     else:
         print(f"{said}\n{table(figures)}" if said else table(figures))
-    return REFUTED if refutation(log, profile) else 0
+    return REFUTED if refuted else 0
 
 
 def say_what_was_left_out(left_out: dict[str, int]) -> None:

@@ -42,7 +42,7 @@ CASES = {
 def _large(population, schedule):
     rows = 200_000 if len(schedule) <= 4 else 20_000  # at 40,000 its own error already moved the share of misses by 0.03
     path = paths(population.log(rows, 999_999), schedule)
-    return path, outcomes(path, "left_out")
+    return path, dict(outcomes(path, "left_out"))
 
 
 def truth(population, profile):
