@@ -21,13 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Floats
+from bonmini_guard.calibration.logs import Floats, Integers
 from bonmini_guard.calibration.paths import Paths, Steps
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 
 try:
-    from scipy.special import bdtr, betaincinv
-    from scipy.stats import binom
+    from scipy.special import bdtr, betaincinv, gammaln, xlog1py, xlogy
 except ImportError as error:
     raise MissingExtraError("scipy", "calibration") from error
 
@@ -166,9 +165,16 @@ def net_loss(lost: float, won: float, rows: int, epsilon: float, delta: float) -
     chance = epsilon + most
     if rows < 2 or k > (rows - 1) * epsilon - 2 or chance <= 0 or (math.sqrt(chance) + math.sqrt(most)) ** 2 > 1:
         return 1.0
-    wins = np.arange(rows + 1)
-    below = binom.cdf(k + wins, rows - wins, min(1.0, chance / (1 - most)))
-    return min(1.0, beta + float(np.sum(binom.pmf(wins, rows, most) * below)))
+    wins = np.arange(max(0, -k), rows + 1)
+    losses = np.minimum(k + wins, rows - wins)  # at most so many, given so many gains
+    below = np.where(losses < 0, 0.0, bdtr(np.maximum(losses, 0), rows - wins, min(1.0, chance / (1 - most))))
+    return min(1.0, beta + float(np.sum(_pmf(wins, rows, most) * below)))
+
+
+def _pmf(ones: Integers, units: int, chance: float) -> Floats:
+    """``P(Bin(units, chance) = ones)``."""
+    ways = gammaln(units + 1) - gammaln(ones + 1) - gammaln(units - ones + 1)
+    return np.asarray(np.exp(ways + xlogy(ones, chance) + xlog1py(units - ones, -chance)), dtype=np.float64)
 
 
 def quality_p_values(found: Steps, epsilon: float, delta: float) -> Floats:

@@ -15,7 +15,7 @@ from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.errors import InputError, MissingExtraError
 
 try:
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 except ImportError as error:
     raise MissingExtraError("scipy", "calibration") from error
 
@@ -73,7 +73,7 @@ def refuse_sorted(log: Log) -> None:
     place, last = scores[alone].argmax(axis=1), log.counts[alone] - 1
     chance, rows = float(np.mean(1.0 / log.counts[alone])), int(alone.sum())
     for name, hits in (("first", int(np.sum(place == 0))), ("last", int(np.sum(place == last)))):
-        if hits > rows * chance + 1 and binom.sf(hits - 1, rows, chance) < SORTED / 2:
+        if hits > rows * chance + 1 and bdtrc(hits - 1, rows, chance) < SORTED / 2:
             raise InputError(
                 f"{log.source}: the best candidate stands {name} in {hits:,} of {rows:,} rows, so that this is no drawing order; "
                 f"leave out --order logged, and an order by digest is used"

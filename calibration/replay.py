@@ -200,12 +200,13 @@ class _Tally:
         lost = failed & (positions <= given_up[:, None])
         self._add("accepted", mass, passed)
         self._add("rest", mass, ended)
-        self._sums["nothing"] += np.sum(mass * lost, axis=1)
+        if lost.any():
+            self._sums["nothing"] += np.sum(mass * lost, axis=1)
 
     def _add(self, name: str, mass: Floats, where: Mask) -> None:
         chosen = mass * where
         self._sums[name] += chosen.sum(axis=1)
-        self._sums[f"{name}_good"] += np.sum(chosen * self._ranking.quality, axis=1)
+        self._sums[f"{name}_good"] += np.einsum("ij,ij->i", chosen, self._ranking.quality)
 
     def outcomes(self) -> Outcomes:
         """The sums."""
