@@ -55,6 +55,7 @@ class Request:
     cost: Cost = "draws"
     seed: int = 0
     calibrations: int = 1
+    start: float | None = None
 
     @property
     def share(self) -> float:
@@ -64,7 +65,7 @@ class Request:
     @property
     def begins_later(self) -> bool:
         """Whether the first threshold comes from rows that are not tested."""
-        return self.risk is not None and self.risk.name == "bad_among_served"
+        return self.start is None and self.risk is not None and self.risk.name == "bad_among_served"
 
     def thresholds(self, threshold: float) -> tuple[float, ...]:
         """Those of all loops."""
@@ -120,7 +121,7 @@ def calibrate_guardrail(
     """
     shape = _shape(schedule, offsets)
     asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, order=order, seed=seed, calibrations=calibrations)
-    return _calibrated(log, asked, search)
+    return calibrated(log, asked, search)
 
 
 def calibrate_accelerator(
@@ -159,11 +160,12 @@ def calibrate_accelerator(
         raise ConfigurationError(f"schedule {list(schedule)} has one loop, so nothing can be saved; use e.g. 4,28")
     asked = Request("accelerator", None, epsilon, delta, *shape, order=order, cost=cost, seed=seed, calibrations=calibrations)
     if bool(np.all(np.isnan(log.labels))):
-        return _estimated(_calibrated(_by_scorer(log), asked, search))
-    return _calibrated(log, asked, search)
+        return _estimated(calibrated(_by_scorer(log), asked, search))
+    return calibrated(log, asked, search)
 
 
-def _calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:
+def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:
+    """What is asked for, on the labelled rows of a log; see :func:`calibrate_guardrail`."""
     _check(asked)
     log.require(sum(asked.schedule))
     log.require_scores()
@@ -187,7 +189,7 @@ def _calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnou
 
 def test(part: Log, asked: Request, missing: Missing) -> Evidence:
     """Run the rows and the sequence of tests on them."""
-    start, seed = math.inf, asked.seed
+    start, seed = math.inf if asked.start is None else asked.start, asked.seed
     if asked.begins_later:
         other, rest = split(part, START_SHARE, asked.seed * 2 + 2)
         start = first_threshold(
@@ -280,6 +282,7 @@ def _certificate(tested: Evidence, asked: Request, evidence: dict[str, Any]) -> 
         full = float(tested.path.cost[:, -1].mean())
         evidence |= {"cost": asked.cost, "mean_cost": float(tested.steps.cost[cut]) / rows, "cost_of_whole_budget": full}
     start = math.inf if not asked.begins_later else float(tested.steps.cuts[tested.found.first])
+    start = start if asked.start is None else asked.start
     profile = GuardProfile(
         mode=asked.mode,
         schedule=asked.schedule,

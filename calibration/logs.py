@@ -142,12 +142,12 @@ class Log:
             yield self.take(np.arange(first, min(first + ROWS_AT_A_TIME, len(self))))
 
     def require(self, budget: int) -> None:
-        """Refuse rows with fewer candidates than a budget of draws.
+        """Refuse complete rows with fewer candidates than a budget of draws.
 
         Raises:
             InputError: naming the first such row.
         """
-        short = np.flatnonzero(self.counts < budget)
+        short = np.flatnonzero((self.counts < budget) & self.complete)
         if short.size:
             first = int(short[0])
             raise InputError(

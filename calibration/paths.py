@@ -84,8 +84,8 @@ def _run(log: Log, ends: Integers, places: Integers, cost: Cost) -> Paths:
     best = np.maximum.accumulate(scores, axis=1)
     rises = np.ones(best.shape, dtype=bool)
     rises[:, 1:] = best[:, 1:] > best[:, :-1]  # among equal scores the earliest drawn wins
-    at = np.maximum.accumulate(np.where(rises, np.arange(best.shape[1]), 0), axis=1)[:, ends - 1]
-    holder, best = np.take_along_axis(places, at, axis=1), best[:, ends - 1]
+    at = np.maximum.accumulate(np.where(rises, np.arange(best.shape[1]), 0), axis=1)[:, np.minimum(ends, best.shape[1]) - 1]
+    holder, best = np.take_along_axis(places, at, axis=1), best[:, np.minimum(ends, best.shape[1]) - 1]
     good = np.take_along_axis(log.labels, holder, axis=1).astype(np.float64)
     return Paths(best, holder, np.where(np.isfinite(best), good, 0.0), _costs(log, places, ends, cost), ends)
 

@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="another order and split; each seed tried counts in --calibrations")
     parser.add_argument(
+        "--relax",
+        action="store_true",
+        help="guardrail: from a guard's own traces, cut short or not: how far below its thresholds to go",
+    )
+    parser.add_argument(
         "--search",
         action="store_true",
         help="choose the schedule's shape and per-loop thresholds on 40 %% of the units; the rest certifies",
@@ -65,7 +70,9 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log
 
-    log = load_log(options.logs, cost=None if options.cost in (None, "draws") else options.cost, group=options.group)
+    log = load_log(
+        options.logs, cost=None if options.cost in (None, "draws") else options.cost, group=options.group, cut=options.relax
+    )
     outcome = _calibrate(log, options)
     evidence = outcome.profile.evidence if isinstance(outcome, Certificate) else outcome.evidence
     say_what_was_left_out(evidence["left_out"])
@@ -122,6 +129,11 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
         return calibrate_accelerator(
             log, schedule=schedule, epsilon=_default(options.epsilon, 0.01), cost=options.cost or "draws", **shared
         )
+    if options.relax:
+        from bonmini_guard.calibration.relax import relax_guardrail
+
+        risk, alpha = options.risk or "served_and_bad", _default(options.alpha, 0.05)
+        return relax_guardrail(log, risk=risk, alpha=alpha, delta=options.delta, calibrations=options.calibrations)
     from bonmini_guard.calibration.choose import calibrate_guardrail
 
     return calibrate_guardrail(
@@ -135,6 +147,9 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
+    shaped = (options.mini_n, options.max_loops, options.schedule) != (None, None, None)
+    if options.relax and (options.mode != "guardrail" or options.search or options.seed or options.plan or shaped):
+        raise ConfigurationError("--relax takes the shape that the traces ran under, for --mode guardrail; leave out the others")
     _check_plan(options)
     foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk")
     for name in foreign:

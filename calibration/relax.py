@@ -1,0 +1,82 @@
+"""A guard that starts strict and relaxes on its own traffic: rows that it cut short are evidence, too.
+
+A request that stopped under thresholds T shows all that any *laxer* policy of the same schedule would have done with it: that one
+stops at the same loop or an earlier one. Only stricter policies are censored. So the thresholds T - c, c >= 0, are tested from
+c = 0 on by all rows of one regime, explored or not; T was fixed before these rows came, which makes it a fair start for every risk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bonmini_guard.calibration.certify import risk_named
+from bonmini_guard.calibration.choose import Request, calibrated
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, sealed
+from bonmini_guard.calibration.figures import transformed
+from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.rows import Regime
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.profile import ScoreTransform
+
+
+def relax_guardrail(
+    log: Log, *, risk: str = "served_and_bad", alpha: float = 0.05, delta: float = 0.1, calibrations: int = 1
+) -> Certificate | NotEnoughEvidence:
+    """Certify the thresholds in force, and how far below them one may go, on the traces of one guard.
+
+    Args:
+        log: read with ``cut=True``. The labels needed are those of served answers, of rows picked at random.
+        risk: served_and_bad, bad_among_served or false_acceptance.
+        alpha: the most that the risk may be, in (0, 1).
+        delta: the chance that the promise is missed, in (0, 1).
+        calibrations: how many are made on this log and chosen from.
+
+    Raises:
+        ConfigurationError: a number or the risk is not usable.
+        InputError: the rows do not say what they ran under, or ran under different thresholds; or no row has a label.
+    """
+    regime, rows = _one_regime(log)
+    transform = ScoreTransform(a=regime.transform[0], b=regime.transform[1])
+    part = transformed(log.take(rows), transform)
+    finite = [threshold for threshold in regime.thresholds if np.isfinite(threshold)]
+    if not finite:
+        raise InputError(f"{log.source}: the guard never accepted anything, so that there is nothing to relax")
+    offsets = tuple(threshold - finite[-1] for threshold in regime.thresholds)
+    asked = Request(
+        "guardrail",
+        risk_named(risk),
+        alpha,
+        delta,
+        regime.schedule,
+        offsets,
+        start=finite[-1],
+        calibrations=calibrations,
+    )
+    outcome = calibrated(part, asked, search=False)
+    if isinstance(outcome, NotEnoughEvidence):
+        return replace(outcome, sentence=f"the thresholds in force are not certified: {outcome.sentence}")
+    said = {"relaxed_from": list(regime.thresholds), "cut_rows": int((~part.complete).sum())}
+    evidence = {**outcome.profile.evidence, **said}
+    profile = outcome.profile.model_copy(update={"score_transform": transform, "evidence": evidence})
+    return Certificate(sealed(profile), outcome.sentence)
+
+
+def _one_regime(log: Log) -> tuple[Regime, np.ndarray]:
+    """What the rows ran under, and which rows say so.
+
+    Raises:
+        InputError: none says so, or they ran under different thresholds.
+    """
+    met = np.unique(log.regime[log.regime >= 0])
+    if not met.size:
+        raise InputError(f"{log.source}: no row says which thresholds it ran under; give the traces of a guard (trace_to=)")
+    if met.size > 1:
+        raise InputError(
+            f"{log.source}: rows ran under {met.size} different sets of thresholds, and mixing biases; give the traces of one"
+        )
+    regime = log.regimes[int(met[0])]
+    if regime.exit != "loop":
+        raise ConfigurationError(f"{log.source}: the guard ran with exit {regime.exit!r}, which is not certified; use exit 'loop'")
+    return regime, np.flatnonzero(log.regime >= 0)

@@ -1,0 +1,106 @@
+"""Relaxing a guard on its own traces: what they say of laxer thresholds, and that the promise is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from bonmini_guard.calibration.choose import calibrate_guardrail
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
+from bonmini_guard.calibration.logs import log_of_rows
+from bonmini_guard.calibration.paths import exits, paths, steps
+from bonmini_guard.calibration.relax import relax_guardrail
+from bonmini_guard.calibration.rows import Regime
+from bonmini_guard.errors import InputError
+from tests.calibration.recalibrations import CLUSTERED, risk_of, truth
+
+FOUR = (4, 4, 4, 4)
+
+
+def cut_short(log, thresholds, explored=0.0, seed=0):
+    """What a guard with these thresholds would have traced of the log: draws in the order logged, up to the exit."""
+    traced = replace(log, traced=np.ones(len(log), dtype=bool))
+    at = np.minimum(exits(paths(traced, FOUR), thresholds), 3)
+    whole = np.random.default_rng(seed).random(len(log)) < explored
+    draws = np.where(whole, 16, 4 * (at + 1))
+    beyond = np.arange(16) >= draws[:, None]
+    return replace(
+        traced,
+        scores=np.where(beyond, math.nan, log.scores),
+        labels=np.where(beyond, math.nan, log.labels).astype(np.float32),
+        counts=draws,
+        complete=whole,
+        loops_run=np.where(whole, 0, at + 1),
+        regime=np.zeros(len(log), dtype=np.int64),
+        regimes=(Regime(FOUR, tuple(thresholds), "loop"),),
+    )
+
+
+def test_cut_rows_say_of_laxer_thresholds_what_whole_rows_say():
+    log = CLUSTERED.log(200, 1)
+    whole = steps(paths(replace(log, traced=np.ones(200, dtype=bool)), FOUR))
+    cut = steps(paths(cut_short(log, (1.5,) * 4), FOUR))
+    for threshold in (1.5, 1.2, 0.4, -0.7):
+        here, there = (max(0, int(np.searchsorted(-each.cuts, -threshold, side="right")) - 1) for each in (whole, cut))
+        for name in ("served", "served_bad", "selected_bad", "draws"):
+            assert getattr(whole, name)[here] == getattr(cut, name)[there], name
+
+
+def test_a_strict_guard_relaxes_on_its_traces_to_what_whole_rows_certify():
+    log = replace(CLUSTERED.log(500, 2), traced=np.ones(500, dtype=bool))
+    relaxed = relax_guardrail(cut_short(log, (3.0,) * 4, explored=0.02)).profile
+    complete = calibrate_guardrail(log, schedule=FOUR).profile
+    assert relaxed.thresholds == pytest.approx(complete.thresholds)
+    assert relaxed.evidence["relaxed_from"] == [3.0] * 4
+    assert relaxed.evidence["cut_rows"] > 400
+
+
+def test_rising_thresholds_keep_their_steps_and_their_transform():
+    traces = cut_short(CLUSTERED.log(500, 3), (2.0, 2.2, 2.4, 2.6))
+    traces = replace(traces, scores=(traces.scores - 1.0) / 2.0, regimes=(replace(traces.regimes[0], transform=(2.0, 1.0)),))
+    profile = relax_guardrail(traces).profile
+    assert np.diff(profile.thresholds) == pytest.approx([0.2] * 3)
+    assert profile.thresholds[-1] <= 2.6
+    assert (profile.score_transform.a, profile.score_transform.b) == (2.0, 1.0)
+
+
+def test_thresholds_in_force_that_are_too_lax_are_not_certified():
+    outcome = relax_guardrail(cut_short(CLUSTERED.log(500, 4), (-3.0,) * 4))
+    assert isinstance(outcome, NotEnoughEvidence)
+    assert outcome.sentence.startswith("the thresholds in force are not certified")
+
+
+def test_rows_of_several_guards_or_of_none_are_refused():
+    log = CLUSTERED.log(60, 5)
+    with pytest.raises(InputError, match="which thresholds it ran under"):
+        relax_guardrail(log)
+    traces = cut_short(log, (1.0,) * 4)
+    two = replace(traces, regime=np.arange(60) % 2, regimes=(traces.regimes[0], replace(traces.regimes[0], thresholds=(2.0,) * 4)))
+    with pytest.raises(InputError, match="2 different sets"):
+        relax_guardrail(two)
+
+
+def test_traces_are_read_with_what_they_ran_under():
+    candidates = [{"text": "x", "score": 2.0, "acceptable": True}, {"text": "y", "score": 0.0}]
+    row = {"prompt": "", "candidates": candidates, "decision": "accepted", "reason": "passed", "complete": False, "loops": 1}
+    rows = [{**row, "id": str(i), "schedule": [2, 2], "thresholds": [1.0, None], "exit": "loop"} for i in range(80)]
+    profile = relax_guardrail(log_of_rows(json.loads(json.dumps(rows)), cut=True)).profile
+    assert profile.thresholds[1] == math.inf
+    assert profile.evidence["served"] == 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("risk", ["served_and_bad", "bad_among_served", "false_acceptance"])
+def test_relaxing_keeps_the_promise(risk):
+    alpha = {"served_and_bad": 0.05, "bad_among_served": 0.1, "false_acceptance": 0.2}[risk]
+    misses = 0
+    for number in range(200):
+        outcome = relax_guardrail(cut_short(CLUSTERED.log(400, number), (2.0,) * 4), risk=risk, alpha=alpha)
+        if isinstance(outcome, Certificate):
+            misses += risk_of(truth(CLUSTERED, outcome.profile), risk) > alpha
+    assert misses <= binom.ppf(0.999, 200, 0.1)
