@@ -70,9 +70,8 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log
 
-    log = load_log(
-        options.logs, cost=None if options.cost in (None, "draws") else options.cost, group=options.group, cut=options.relax
-    )
+    cost = None if options.cost in (None, "draws") else options.cost
+    log = load_log(options.logs, cost=cost, group=options.group, cut=options.relax)
     outcome = _calibrate(log, options)
     evidence = outcome.profile.evidence if isinstance(outcome, Certificate) else outcome.evidence
     say_what_was_left_out(evidence["left_out"])
@@ -147,9 +146,7 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
-    shaped = (options.mini_n, options.max_loops, options.schedule) != (None, None, None)
-    if options.relax and (options.mode != "guardrail" or options.search or options.seed or options.plan or shaped):
-        raise ConfigurationError("--relax takes the shape that the traces ran under, for --mode guardrail; leave out the others")
+    _check_relax(options)
     _check_plan(options)
     foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk")
     for name in foreign:
@@ -171,6 +168,12 @@ def _check(options: argparse.Namespace) -> None:
         )
     if not options.plan:
         check_output(Path(options.output), options.logs)
+
+
+def _check_relax(options: argparse.Namespace) -> None:
+    others = (options.search, options.seed, options.plan, options.mini_n, options.max_loops, options.schedule)
+    if options.relax and (options.mode != "guardrail" or any(others)):
+        raise ConfigurationError("--relax takes the shape that the traces ran under, for --mode guardrail; leave out the others")
 
 
 def _check_plan(options: argparse.Namespace) -> None:

@@ -110,6 +110,8 @@ def test_fingerprints_are_what_a_guard_compares():
         ["--max-loops", "-1"],
         ["--seed", "-1"],
         ["--plan"],
+        ["--relax", "--schedule", "4,4"],
+        ["--relax"],
         ["-o", "no/such/folder/profile.json"],
     ],
 )
