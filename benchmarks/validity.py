@@ -2,31 +2,92 @@
 
 Every case of the slow validity tests (clustered errors, ties, half of the prompts with nothing acceptable, few rows; each risk and
 the accelerator), the best of several seeds, counted and not counted: how often the truth exceeds what was promised with confidence
-0.9, how often a certificate's own risk is above alpha, and how much is served.
+0.9, how often a certificate's own risk is above alpha, how much is served, and how many labels that takes at most.
+
+``--against FOLDER`` calibrates the same logs with another version of the package, whose source lies in that folder, and shows what
+it serves.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.tables import print_table, write_json
-from tests.calibration.recalibrations import CASES, CLUSTERED, DELTA, FOUR, SMALL, recalibrate, recalibrate_accelerator
+from bonmini_guard.profile import GuardProfile
+from tests.calibration.recalibrations import (
+    CASES,
+    CLUSTERED,
+    DELTA,
+    FOUR,
+    SCHEDULES,
+    SMALL,
+    recalibrate,
+    recalibrate_accelerator,
+    truth,
+)
 
 MORE_ROWS = (100, 200, 400, 800, 1600)
 SEEDS = 20
 
 
-def measure(repeats: int) -> list[dict[str, Any]]:
+#: Calibrates logs in the folder argv[1] with the version that is imported, and prints the thresholds.
+CHILD = """
+import json, sys, numpy as np
+from bonmini_guard.calibration.guardrail import calibrate_guardrail
+from bonmini_guard.calibration.logs import Log
+found = []
+for number in range(int(sys.argv[2])):
+    kept = np.load(f"{sys.argv[1]}/{number}.npz")
+    names = tuple(map(str, range(len(kept["counts"]))))
+    log = Log("simulated", names, names, kept["scores"], kept["labels"].astype(float), kept["counts"], kept["groups"])
+    outcome = calibrate_guardrail(log, **json.loads(sys.argv[3]))
+    found.append(list(outcome.profile.thresholds) if hasattr(outcome, "profile") else None)
+print(json.dumps(found))
+"""
+
+
+def measure(repeats: int, against: Path | None) -> list[dict[str, Any]]:
     """One row a case."""
-    rows = [_row(name, recalibrate(*case, repeats=repeats), repeats) for name, case in CASES.items()]
-    grown = {n: (CLUSTERED, n, FOUR, "served_and_bad", 0.05) for n in MORE_ROWS}
-    rows += [_row(f"served_and_bad, {n:,} rows", recalibrate(*case, repeats=repeats), repeats) for n, case in grown.items()]
-    shopped = recalibrate(*CASES["served_and_bad"], repeats=repeats, seeds=SEEDS)
-    rows.append(_row(f"served_and_bad, best of {SEEDS} seeds", shopped, repeats))
+    rows = []
+    cases = {**CASES, **{f"served_and_bad, {n:,} rows": (CLUSTERED, n, FOUR, "served_and_bad", 0.05) for n in MORE_ROWS}}
+    for name, case in cases.items():
+        row = _row(name, recalibrate(*case, repeats=repeats), repeats)
+        rows.append(row if against is None else {**row, "other_serves": _other(against, case)})
+    rows.append(
+        _row(f"best of {SEEDS} seeds, counted", recalibrate(*CASES["served_and_bad"], repeats=repeats, seeds=SEEDS), repeats)
+    )
+    shapes = recalibrate(*CASES["served_and_bad"], repeats=repeats // 2, schedules=SCHEDULES)
+    rows.append(_row(f"best of {len(SCHEDULES)} schedules, counted", shapes, repeats // 2))
     misses, draws, found = recalibrate_accelerator(SMALL, 400, (2, 2), 0.02, repeats=repeats)
     return [*rows, {"case": f"accelerator, epsilon 0.02 ({draws:.2f} draws of 4)", "missed": misses / repeats, "certified": found}]
+
+
+def _other(source: Path, case: tuple[Any, ...], repeats: int = 60) -> float:
+    """The share that another version's profiles serve in truth, on the first logs of a case."""
+    population, prompts, schedule, risk, alpha = case
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(repeats):
+            log = population.log(prompts, number)
+            kept = {name: getattr(log, name) for name in ("scores", "labels", "counts", "groups")}
+            np.savez(Path(folder) / f"{number}.npz", **kept)
+        asked = json.dumps({"schedule": schedule, "risk": risk, "alpha": alpha, "delta": DELTA})
+        command = [sys.executable, "-c", CHILD, folder, str(repeats), asked]
+        ran = subprocess.run(command, cwd=source, env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, check=True)
+    served = 0.0
+    for thresholds in json.loads(ran.stdout):
+        if thresholds is not None:
+            profile = GuardProfile(mode="guardrail", schedule=schedule, thresholds=tuple(thresholds))
+            served += truth(population, profile)["served"] / repeats
+    return served
 
 
 def _row(name: str, counted: tuple[int, int, float, float], repeats: int) -> dict[str, Any]:
@@ -40,10 +101,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
+    parser.add_argument("--against", type=Path, default=None, metavar="FOLDER", help="source of another version")
     options = parser.parse_args()
-    rows = measure(options.repeats)
-    head = ["case", f"missed (allowed {DELTA:g})", "own risk above alpha", "certified", "served"]
-    keys = ("case", "missed", "contradicted", "certified", "served")
+    rows = measure(options.repeats, options.against)
+    head = ["case", f"missed (allowed {DELTA:g})", "own risk above alpha", "certified", "served", "other serves"]
+    keys = ("case", "missed", "contradicted", "certified", "served", "other_serves")
     cells = [[row.get(key, "") for key in keys] for row in rows]
     print_table(head, [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in cells])
     write_json(options.json, {"repeats": options.repeats, "delta": DELTA, "cases": rows})

@@ -20,7 +20,9 @@ class Population:
         shared: spread of the scorer's error that all candidates of a prompt share.
         hopeless: share of prompts with nothing acceptable.
         digits: scores are rounded to so many digits: heavy ties; None for none.
-        per_group: prompts of one group, which share their difficulty.
+        per_group: prompts of one group, which share their difficulty; 30 for groups of 1 to 30, of which the larger are harder.
+        tail: scores above this are of answers that fool the scorer: the share of bad ones doubles there; None for none.
+        failing: chance that an unacceptable answer is a failed draw instead.
     """
 
     size: int = 8
@@ -32,12 +34,15 @@ class Population:
     hopeless: float = 0.0
     digits: int | None = None
     per_group: int = 1
+    tail: float | None = None
+    failing: float = 0.0
 
     def log(self, prompts: int, seed: int) -> Log:
         """A random log."""
         generator = np.random.default_rng(seed)
-        groups = np.arange(prompts) // self.per_group
-        middle = self.middle + self.prompt * generator.normal(size=groups[-1] + 1)[groups]
+        groups, harder = self._groups(prompts, generator)
+        prompts = groups.size
+        middle = self.middle + (self.prompt * generator.normal(size=groups[-1] + 1) - harder)[groups]
         utility = middle[:, None] + self.own * generator.normal(size=(prompts, self.size))
         lost = (generator.random(groups[-1] + 1) < self.hopeless)[groups]
         labels = np.where(lost[:, None], 0.0, (utility > 0).astype(float))
@@ -45,4 +50,14 @@ class Population:
         scores = scores + self.noise * generator.normal(size=scores.shape)
         if self.digits is not None:
             scores = np.round(scores, self.digits)
+        if self.tail is not None:
+            labels = np.where((scores > self.tail) & (generator.random(scores.shape) < 0.5), 0.0, labels)
+        scores = np.where((labels == 0) & (generator.random(scores.shape) < self.failing), np.nan, scores)
         return log_of_arrays(scores, labels, groups=groups, source="simulated")
+
+    def _groups(self, prompts: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray | float]:
+        """The group of each prompt, and how much harder each group is."""
+        if self.per_group < 30:
+            return np.arange(prompts) // self.per_group, 0.0
+        sizes = generator.integers(1, 31, prompts)
+        return np.repeat(np.arange(prompts), sizes), 0.03 * sizes

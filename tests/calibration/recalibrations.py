@@ -14,6 +14,7 @@ from scipy.stats import binom
 from bonmini_guard.calibration.certify import RISKS
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate
+from bonmini_guard.calibration.orders import one_a_unit
 from bonmini_guard.calibration.paths import exits, outcomes, paths
 from tests.calibration.populations import Population
 
@@ -24,15 +25,27 @@ CLUSTERED = Population(size=16)
 TIED = Population(size=16, digits=0)
 HALF_BAD = Population(size=16, hopeless=0.5, middle=1.0)
 SMALL = Population(size=4)
+FOOLED = Population(size=16, middle=1.0, tail=3.0)
+FAILING = Population(size=16, middle=0.5, failing=0.5)
+GROUPED = Population(size=16, middle=0.5, per_group=30)
+#: One score for all: nothing or everything is served, at a risk barely above alpha.
+BARELY = Population(size=1, middle=1.6, own=0.0, shared=0.0, noise=0.0, digits=-2)
 
 FOUR = (4, 4, 4, 4)
 CASES = {
     "served_and_bad": (CLUSTERED, 400, FOUR, "served_and_bad", 0.05),
     "served_and_bad, ties": (TIED, 400, FOUR, "served_and_bad", 0.1),
     "served_and_bad, half of the prompts bad": (HALF_BAD, 400, FOUR, "served_and_bad", 0.05),
+    "served_and_bad, fooled where scores are high": (FOOLED, 400, FOUR, "served_and_bad", 0.1),
+    "served_and_bad, failures follow badness": (FAILING, 400, FOUR, "served_and_bad", 0.05),
+    "served_and_bad, groups of 1 to 30": (GROUPED, 200, FOUR, "served_and_bad", 0.1),
+    "served_and_bad, barely above alpha": (BARELY, 400, (1,), "served_and_bad", 0.05),
     "served_and_bad, few rows": (SMALL, 60, (2, 2), "served_and_bad", 0.1),
     "bad_among_served": (CLUSTERED, 400, FOUR, "bad_among_served", 0.1),
     "bad_among_served, half of the prompts bad": (HALF_BAD, 400, FOUR, "bad_among_served", 0.2),
+    "bad_among_served, fooled where scores are high": (FOOLED, 400, FOUR, "bad_among_served", 0.15),
+    "bad_among_served, failures follow badness": (FAILING, 400, FOUR, "bad_among_served", 0.1),
+    "false_acceptance, failures follow badness": (FAILING, 400, FOUR, "false_acceptance", 0.2),
     "false_acceptance": (CLUSTERED, 400, FOUR, "false_acceptance", 0.2),
     "false_acceptance, ties": (TIED, 400, FOUR, "false_acceptance", 0.3),
 }
@@ -41,7 +54,10 @@ CASES = {
 @lru_cache(maxsize=16)
 def _large(population, schedule):
     rows = 200_000 if len(schedule) <= 4 else 20_000  # at 40,000 its own error already moved the share of misses by 0.03
-    path = paths(population.log(rows, 999_999), schedule)
+    if population.per_group == 30:  # a random prompt of a random group
+        rows //= 10
+    log = one_a_unit(population.log(rows, 999_999))
+    path = paths(log, schedule)
     return path, dict(outcomes(path, "left_out"))
 
 
@@ -58,16 +74,23 @@ def risk_of(counts, risk):
     return counts["served_bad"] / max(among, 1e-12)
 
 
-def recalibrate(population, prompts, schedule, risk, alpha, repeats=REPEATS, seeds=1, thin=None, **options):
-    """Misses, own risk above alpha, mean share served, share with a certificate; the best of ``seeds`` tries is kept."""
+#: Shapes of a budget of 16 that a user might try by hand.
+SCHEDULES = (FOUR, (16,), (8, 8), (2,) * 8, (2, 14), (4, 12), (2, 2, 4, 8), (1, 1, 2, 4, 8))
+
+
+def recalibrate(population, prompts, schedule, risk, alpha, repeats=REPEATS, seeds=1, thin=None, schedules=(), **options):
+    """Misses, own risk above alpha, mean share served, share with a certificate; the best of several tries is kept.
+
+    Tries are ``seeds``, or other ``schedules``; each is one of so many calibrations.
+    """
     assert risk in RISKS
     misses, contradicted, served, found = 0, 0, [], 0
     for number in range(repeats):
         log = population.log(prompts, number)
         log = log if thin is None else thin(log, number)
-        tries = {"calibrations": seeds} if seeds > 1 else {}
-        asked = {"schedule": schedule, "risk": risk, "alpha": alpha, "delta": DELTA, **tries, **options}
-        outcomes_ = [calibrate_guardrail(log, seed=seed, **asked) for seed in range(seeds)]
+        tries = [{"schedule": shape} for shape in schedules] or [{"schedule": schedule, "seed": seed} for seed in range(seeds)]
+        asked = {"risk": risk, "alpha": alpha, "delta": DELTA, "calibrations": len(tries), **options}
+        outcomes_ = [calibrate_guardrail(log, **one, **asked) for one in tries]
         kept = [outcome for outcome in outcomes_ if isinstance(outcome, Certificate)]
         if not kept:
             continue

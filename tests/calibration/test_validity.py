@@ -14,6 +14,7 @@ from tests.calibration.recalibrations import (
     CLUSTERED,
     FOUR,
     MOST_MISSES,
+    SCHEDULES,
     SMALL,
     recalibrate,
     recalibrate_accelerator,
@@ -35,6 +36,12 @@ def test_the_best_of_several_seeds_keeps_the_promise_if_they_are_counted():
     assert misses <= 20  # binom.ppf(0.999, 100, 0.1)
     assert contradicted == 0
     assert found > 0.5
+
+
+def test_the_best_of_several_schedules_keeps_the_promise_if_they_are_counted():
+    misses, contradicted, _, _ = recalibrate(*CASES["served_and_bad"], repeats=60, schedules=SCHEDULES)
+    assert misses <= 14  # binom.ppf(0.999, 60, 0.1)
+    assert contradicted == 0
 
 
 def test_searching_keeps_the_promise():
