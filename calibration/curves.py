@@ -15,6 +15,7 @@ import numpy as np
 from bonmini_guard.calibration.certify import upper_limit
 from bonmini_guard.calibration.grids import grid_totals
 from bonmini_guard.calibration.logs import Floats, Log
+from bonmini_guard.calibration.paths import paths, steps
 from bonmini_guard.calibration.ranking import Ranking, sizes
 from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.profile import GuardProfile
@@ -151,6 +152,19 @@ def threshold_curve(rankings: Sequence[Ranking], schedule: Sequence[int]) -> Thr
         (totals.accepted_good + totals.rest_good)[0, down] / prompts,
         totals.draws[0, down] / prompts,
     )
+
+
+def one_order_curve(log: Log, schedule: Sequence[int]) -> ThresholdCurve:
+    """The same curve from the one order of each row, for a log that is labelled in part.
+
+    Counts of :func:`bonmini_guard.calibration.paths.steps` over the rows that have the label needed.
+    """
+    used, missing = log.labelled_set()
+    found = steps(paths(used, schedule), None, missing)
+    shown = np.unique(np.linspace(0, found.cuts.size - 1, min(CUTS, found.cuts.size)).astype(int))
+    rows, served, bad = np.maximum(found.rows, 1.0)[shown], found.served[shown], found.served_bad[shown]
+    quality = 1.0 - found.selected_bad[shown] / rows
+    return ThresholdCurve(found.cuts[shown], served / rows, (served - bad) / rows, quality, found.draws[shown] / len(used))
 
 
 def smallest_equal_n(curve: FixedN, profile: GuardProfile, good: float) -> int | None:

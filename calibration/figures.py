@@ -52,7 +52,7 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
         when the score is at least 0; ``left_out`` counts rows that were not used.
 
     Raises:
-        InputError: a row has fewer than N candidates, or is labelled in part.
+        InputError: a row has fewer than N candidates.
         ProfileError: the profile's exit is "eager", which a log cannot replay.
     """
     log = rows if isinstance(rows, Log) else log_of_rows(rows)

@@ -17,6 +17,7 @@ from bonmini_guard.calibration import curves, page, plots
 from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.figures import quality_of, replay_log, transformed
 from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.orders import one_a_unit
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.replay import replay_rankings
@@ -24,7 +25,7 @@ from bonmini_guard.profile import GuardProfile
 
 #: Slices shown in the table; the others are summed up in one row.
 MOST_SLICES = 20
-#: Below this many requests the report says that it shows little.
+#: Below this many requests the report says that it shows little, and draws no curve.
 FEW = 50
 
 
@@ -37,7 +38,6 @@ class Material:
     figures: dict[str, Any]
     rankings: list[Ranking]
     fixed: curves.FixedN
-    modelled: bool
 
     @property
     def budget(self) -> int:
@@ -60,21 +60,18 @@ def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) 
         slice_key: a row key; one line of a table for each of its values.
 
     Raises:
-        InputError: a row has fewer candidates than the budget, or is labelled in part; or every draw failed.
+        InputError: a row has fewer candidates than the budget, or every draw failed.
         ProfileError: the profile's exit is "eager".
     """
     log.require_scores()
     figures = replay_log(log, profile)
     scored = transformed(log, profile.score_transform)
-    material = _material(scored, profile, figures)
+    modelled, many = bool(np.all(log.unlabelled)), figures["requests"] >= FEW
     sections = [
-        page.lead(first_words(standing(log, profile)[0], profile, figures), notes(profile, figures, material.modelled)),
+        page.lead(first_words(standing(log, profile)[0], profile, figures), notes(profile, figures, modelled)),
         page.table("The figures", *_figures_table(figures)),
-        _risk_coverage(material),
-        _quality(material),
-        _over_optimisation(material),
-        page.figure("Scores by label", plots.histograms(material.log, profile.thresholds), "All scored candidates of the log."),
-        _reliability(material),
+        _per_unit(log, profile, figures),
+        *(_curves(scored, profile, figures, modelled) if many else []),
         _slices(log, profile, slice_key),
         _left_out(figures["left_out"]),
         page.sources(),
@@ -82,13 +79,45 @@ def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) 
     return page.html("Calibration report", [section for section in sections if section])
 
 
-def _material(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> Material:
-    modelled = bool(np.all(log.unlabelled))
+def _curves(log: Log, profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> list[str]:
+    budget = figures["budget"]
+    if figures["order"] == "one":
+        mine, plain = (curves.one_order_curve(log, schedule) for schedule in (profile.schedule, (budget,)))
+        return [_risk_coverage(mine, plain, figures)]
+    material = _material(log, profile, figures, modelled)
+    histograms = plots.histograms(material.log, profile.thresholds)
+    mine, plain = (curves.threshold_curve(material.rankings, schedule) for schedule in (profile.schedule, (budget,)))
+    return [
+        "" if modelled else _risk_coverage(mine, plain, figures),
+        _quality(material, mine),
+        _over_optimisation(material),
+        page.figure("Scores by label", histograms, "All scored candidates of the log."),
+        _reliability(material),
+    ]
+
+
+def _per_unit(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> str:
+    """The rates again with each prompt (or group) counted once, where the log has some of them several times."""
+    units = one_a_unit(log)
+    if len(units) == len(log):
+        return ""
+    once = replay_log(units, profile)
+    rates = [(key, *_NAMES[key]) for key in _NAMES if key.endswith("rate") or key == "mean_draws"]
+    rows = [
+        [name.replace("...", "not acceptable,"), page.cell(figures[key], kind), page.cell(once[key], kind)]
+        for key, name, kind in rates
+    ]
+    head = ["", f"per request ({len(log):,})", f"per prompt or group ({len(units):,})"]
+    text = "The same prompt or group occurs several times. A promise counts each once: the right-hand column is what it speaks of."
+    return page.table("Per request and per prompt", head, rows, text)
+
+
+def _material(log: Log, profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> Material:
     used = log if modelled else log.require_labels()
     rankings = rank(used.scores, quality_of(used), used.counts)
     finite = [threshold for threshold in profile.thresholds if math.isfinite(threshold)]
     fixed = curves.fixed_n(rankings, int(used.counts.min()), finite[-1] if finite else math.inf)
-    return Material(used, profile, figures, rankings, fixed, modelled)
+    return Material(used, profile, figures, rankings, fixed)
 
 
 def first_words(said: str | None, profile: GuardProfile, figures: dict[str, Any]) -> str:
@@ -139,7 +168,9 @@ def notes(profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> lis
     if profile.evidence.get("estimated"):
         said.append(f"{profile.evidence['estimated']}.")
     if figures["requests"] < FEW:
-        said.append(f"{figures['requests']:.0f} requests say little: any rate here may be far from the true one.")
+        said.append(
+            f"{figures['requests']:.0f} requests say little: any rate here may be far from the true one, and no curve is drawn."
+        )
     if modelled:
         said.append("This log has no labels: 'acceptable' is the reward model's own sigmoid(score) wherever a quality is shown.")
     return said
@@ -165,21 +196,21 @@ def _figures_table(figures: dict[str, Any]) -> tuple[list[str], list[list[str]],
     columns = (figures, figures["best_of_n"], figures["best_of_n_at_zero"])
     head = ["", "this profile", f"best-of-{figures['budget']}", f"best-of-{figures['budget']} if its score is at least 0"]
     rows = [[name, *(page.cell(column[key], kind) for column in columns)] for key, (name, kind) in _NAMES.items()]
-    return head, rows, "Exact expectations over all orders in which the logged candidates could have been drawn."
+    if figures["order"] == "all":
+        return head, rows, "Exact expectations over all orders in which the logged candidates could have been drawn."
+    limits = [figures["intervals"].get(key) for key in _NAMES]
+    spread = ["" if pair is None else f"{page.cell(pair[0], 'rate')} to {page.cell(pair[1], 'rate')}" for pair in limits]
+    said = "Labelled in part: each row is run on one order of its draws. The last column gives exact 90 % limits."
+    return [*head, "this profile, limits"], [[*row, each] for row, each in zip(rows, spread, strict=True)], said
 
 
-def _risk_coverage(material: Material) -> str:
-    if material.modelled:
-        return ""
-    curve = curves.threshold_curve(material.rankings, material.profile.schedule)
-    plain = curves.threshold_curve(material.rankings, (material.budget,))
-    figures = material.figures
+def _risk_coverage(mine: curves.ThresholdCurve, plain: curves.ThresholdCurve, figures: dict[str, Any]) -> str:
     here = (figures["served"] / figures["requests"], figures["bad_among_served_rate"])
     text = "How many of the answers served are not acceptable, as the threshold falls and more are served. Lower is better."
-    return page.figure("Risk and coverage", plots.risk_coverage(curve, plain, here, material.budget), text)
+    return page.figure("Risk and coverage", plots.risk_coverage(mine, plain, here, figures["budget"]), text)
 
 
-def _quality(material: Material) -> str:
+def _quality(material: Material, curve: curves.ThresholdCurve) -> str:
     profile, guardrail = material.profile, material.profile.mode == "guardrail"
     oracle = curves.clairvoyant_draws(material.rankings, profile)
     equal = curves.smallest_equal_n(material.fixed, profile, material.good)
@@ -195,7 +226,6 @@ def _quality(material: Material) -> str:
         f"This profile: {percent(good)} at {draws:.2f} draws; {fixed}. An oracle that sees all scores in advance would need "
         f"{oracle:.2f} draws{'' if guardrail else ' for the very answers of best-of-N'}: no stopping rule can do better."
     )
-    curve = curves.threshold_curve(material.rankings, profile.schedule)
     plot = plots.quality_against_draws(material.fixed, curve, (draws, good), (oracle, ceiling), guardrail=guardrail)
     return page.figure("Quality against draws", plot, text)
 

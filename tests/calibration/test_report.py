@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -105,6 +106,30 @@ def test_slices_are_replays_of_their_rows_and_text_is_escaped():
     assert "&lt;script&gt;" in text
     many = log_of_rows([{**row, "topic": number} for number, row in enumerate(rows_of(LOG))], keys=["topic"])
     assert [name for name, _ in slice_figures(many, PROFILE, "topic")][-1] == "all others"
+
+
+def test_rates_are_shown_per_request_and_per_prompt_where_prompts_repeat():
+    repeated = replace(LOG, groups=np.arange(len(LOG)) // 4)
+    text = build_report(repeated, PROFILE)
+    check(text)
+    assert "per request (200)" in text
+    assert "per prompt or group (50)" in text
+    assert "per prompt or group" not in build_report(LOG, PROFILE)
+
+
+def test_a_handful_of_rows_gets_no_curve():
+    text = build_report(LOG.take(np.arange(10)), PROFILE)
+    check(text)
+    assert "10 requests say little" in text
+    assert "<svg" not in text
+
+
+def test_a_log_labelled_in_part_gets_limits_and_its_curve():
+    known = np.random.default_rng(0).random(LOG.labels.shape) < 0.5
+    text = build_report(replace(LOG, labels=np.where(known, LOG.labels, np.nan)), PROFILE)
+    check(text)
+    assert "this profile, limits" in text
+    assert text.count("<svg") == 1
 
 
 def test_every_number_has_a_function_that_says_how():
