@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
+class _Package(ModuleType):
+    """A package in which a public name outranks a submodule that is called the same."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing a submodule sets it as an attribute of its package: "replay" would turn from a function into a module.
+        shadows = isinstance(value, ModuleType) and self.__dict__["_HOMES"].get(name) == name
+        super().__setattr__(name, getattr(value, name) if shadows else value)
+
+
 def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``.
+    """A package's ``__getattr__`` and ``__dir__``; the package keeps ``homes`` as ``_HOMES``.
 
     Args:
         package: its ``__name__``.
         homes: public name to the submodule that defines it.
     """
+    sys.modules[package].__class__ = _Package
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - becomes the package's own
         if name not in homes:

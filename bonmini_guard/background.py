@@ -4,53 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
+from threading import Lock
 from typing import Any
 
 
 class Background:
-    """Tasks under way, each on the event loop that began it."""
+    """Tasks under way, each on the event loop that began it; several loops may share it."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing under way: at first, and in a child after a fork, where another thread may have held the lock."""
         self._process = os.getpid()
+        self._lock = Lock()
         # Kept, for an event loop holds its tasks weakly.
         self._tasks: dict[Future[None], asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
-        return len(self._here())
+        return len(self._under_way())
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin work on the running loop. Its errors are nobody's, so it should raise none."""
-        done: Future[None] = Future()
-        done.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
-        task = asyncio.get_running_loop().create_task(work)
-        self._here()[done] = task
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]], most: float = math.inf) -> bool:
+        """Begin work on the running loop, unless so many are under way already; whether it began.
+
+        Its errors are nobody's, so it should raise none.
+        """
+        self._under_way()
+        with self._lock:
+            if len(self._tasks) >= most:
+                return False
+            done: Future[None] = Future()
+            done.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
+            task = self._tasks[done] = asyncio.get_running_loop().create_task(work())
         task.add_done_callback(lambda _: self._end(done))
+        return True
 
     async def afinish(self) -> None:
         """Wait for all that is under way."""
-        if self._here():
-            await asyncio.wait([asyncio.wrap_future(done) for done in self._here()])
+        if under_way := self._under_way():
+            await asyncio.wait([asyncio.wrap_future(done) for done in under_way])
 
     def finish(self, timeout: float | None = None) -> None:
         """``afinish`` for sync code; not on an event loop that has work under way."""
-        wait(list(self._here()), timeout)
+        wait(self._under_way(), timeout)
 
     def _end(self, done: Future[None]) -> None:
-        if self._tasks.pop(done, None) is not None:
+        with self._lock:
+            task = self._tasks.pop(done, None)
+        if task is not None:
             done.set_result(None)
 
-    def _here(self) -> dict[Future[None], asyncio.Task[None]]:
-        """What is under way in this process; a child after a fork begins with nothing."""
+    def _under_way(self) -> list[Future[None]]:
         if self._process != os.getpid():
-            self._process, self._tasks = os.getpid(), {}
-        for done, task in list(self._tasks.items()):
-            if task.get_loop().is_closed():
-                self._end(done)
-                _close(task)
-        return self._tasks
+            self._begin()
+        with self._lock:
+            tasks = dict(self._tasks)
+        closed = [done for done, task in tasks.items() if task.get_loop().is_closed()]
+        for done in closed:
+            self._end(done)
+            _close(tasks[done])
+        return [done for done in tasks if not done.done()]
 
 
 def _close(task: asyncio.Task[None]) -> None:

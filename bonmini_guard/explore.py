@@ -80,10 +80,8 @@ class Explorer:
         """Perhaps complete a request in the background; whether it was chosen, so that the explorer sees to its trace."""
         if not self.chosen():
             return False
-        if len(self.background) >= MOST_AT_A_TIME:
+        if not self.background.start(lambda: self._explore(request), MOST_AT_A_TIME):
             self._record(self.missed(request, "busy"), None)
-        else:
-            self.background.start(self._explore(request))
         return True
 
     async def _explore(self, request: Conducted) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from contextvars import ContextVar
+from threading import Lock
 from weakref import WeakKeyDictionary
 
 from bonmini_guard.errors import ConfigurationError, TooBusy
@@ -38,6 +39,7 @@ class Limiter:
             raise ConfigurationError(f"need limit >= 1 and max_waiting >= 0, not {limit} and {max_waiting}")
         self.limit = limit
         self.max_waiting = max_waiting
+        self._lock = Lock()
         self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, _Room] = WeakKeyDictionary()
 
     def here(self, lane: object | None = None) -> Places:
@@ -47,9 +49,10 @@ class Limiter:
             lane: whose turn it uses; None for that of the request being worked for.
         """
         loop = asyncio.get_running_loop()
-        room = self._rooms.get(loop)
-        if room is None:
-            room = self._rooms[loop] = _Room(self.limit, self.max_waiting)
+        with self._lock:
+            room = self._rooms.get(loop)
+            if room is None:
+                room = self._rooms[loop] = _Room(self.limit, self.max_waiting)
         return Places(room, lane or request_lane.get() or object())
 
 

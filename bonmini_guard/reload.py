@@ -53,6 +53,7 @@ class Reloader(Generic[T]):
         self._build = build
         self._adopt = adopt
         self._tell = tell
+        self._lock = threading.Lock()
         self._seen = self._look()
         self._next = time.monotonic() + interval
         self._thread: threading.Thread | None = None
@@ -60,9 +61,10 @@ class Reloader(Generic[T]):
     def look(self) -> None:
         """Called before each request: nothing within the interval, then a ``stat``, and a thread only if the file has changed."""
         now = time.monotonic()
-        if now < self._next or (self._thread is not None and self._thread.is_alive()):
-            return
-        self._next = now + self.interval
+        with self._lock:
+            if now < self._next or (self._thread is not None and self._thread.is_alive()):
+                return
+            self._next = now + self.interval
         if self._look() != self._seen:
             self._thread = threading.Thread(target=self._reload, name="bonmini-reload", daemon=True)
             self._thread.start()

@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from threading import Lock
+from threading import Lock, Semaphore
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
@@ -112,7 +112,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         self.summary = ShadowSummary()
         self._model: Runnable[Any, Any] = guard.generator if isinstance(guard.generator, Runnable) else _Draws(guard.generator)
         self._background = Background()
-        self._exploring = 0
+        self._exploring = Semaphore(MOST_AT_A_TIME)
         self._lock = Lock()
 
     # Answers: those of the model, with its errors
@@ -174,12 +174,10 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         """Have an answer judged in the background; raises nothing."""
         self._add(requests=1)
         try:
-            if len(self._background) >= MOST_WATCHED:
-                self._add(skipped=1)
-                return
-            config = ensure_config(config)
+            config, seconds = ensure_config(config), perf_counter() - begun
             group = group_of(SimpleNamespace(metadata=config.get("metadata")), config)
-            self._background.start(self._watch(input, chunks, options, group, perf_counter() - begun))
+            if not self._background.start(lambda: self._watch(input, chunks, options, group, seconds), MOST_WATCHED):
+                self._add(skipped=1)
         except Exception as error:
             self._add(skipped=1)
             logger.warning("shadow: an answer was not watched: %s", type(error).__name__)
@@ -218,13 +216,12 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         explorer = self.guard._explorer
         if explorer is None or not explorer.chosen():
             return first, None
-        if self._exploring >= MOST_AT_A_TIME:
+        if not self._exploring.acquire(blocking=False):
             return explorer.missed(first, "busy"), None
-        self._exploring += 1
         try:
             return await explorer.complete(first, fair=True)
         finally:
-            self._exploring -= 1
+            self._exploring.release()
 
     def _tell(self, first: Conducted, explored: Explored | None) -> None:
         passed = first.engine.policy.passes(0, first.result.score)

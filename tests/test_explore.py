@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -165,3 +167,23 @@ async def test_errors_of_the_sink_and_of_the_generator_harm_nobody(asynchronous,
     await guard.afinish()
     assert (guard.exploration.explored, guard.exploration.skipped) == (1, 0)
     assert "secret" not in caplog.text
+
+
+def test_event_loops_in_several_threads_share_a_guard_and_wait_for_its_exploring():
+    """Each loop begins and ends requests while another one looks at what is under way."""
+    guard, _ = make(latency=0.0, explore=0.5)
+
+    async def requests():
+        for _ in range(60):
+            await asyncio.gather(*(guard.arun("q") for _ in range(4)))
+            await guard.afinish()
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for ended in [threads.submit(asyncio.run, requests()) for _ in range(4)]:
+                ended.result()
+    finally:
+        sys.setswitchinterval(switching)
+    assert guard.exploration.explored + guard.exploration.skipped == pytest.approx(4 * 60 * 4 / 2, rel=0.2)

@@ -85,3 +85,36 @@ def test_everything_the_demonstration_reads_is_package_data():
         file for file in (root / "bonmini_guard" / "demo").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")
     }
     assert needed <= shipped
+
+
+#: Resolves every public name: before any submodule is imported, after all of them are, or names only in a given order.
+IMPORTS = """
+import importlib, sys
+packages = [importlib.import_module(f"bonmini_guard{{room}}") for room in ("", {rooms})]
+homes = [(package, name, f"{{package.__name__}}.{{home}}") for package in packages for name, home in package._HOMES.items()]
+for step in {steps}:
+    for package, name, home in homes[::{order}]:
+        module = importlib.import_module(home) if step == "modules" else None
+        assert step == "modules" or getattr(package, name) is getattr(sys.modules[home], name), (package, name)
+for package in packages:
+    assert set(package.__all__) - {{"__version__"}} == set(package._HOMES), package
+"""
+
+
+@pytest.mark.parametrize(("steps", "order"), [(["names", "modules", "names"], -1), (["modules", "names"], 1)])
+def test_public_names_are_what_is_documented_in_any_order_of_import(steps, order):
+    rooms = ", ".join(f'".{room}"' for room in ("adapters", "calibration", "data", "distill", "labelling", "reward"))
+    subprocess.run([sys.executable, "-c", IMPORTS.format(rooms=rooms, steps=steps, order=order)], check=True)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from bonmini_guard.calibration import replay; assert callable(replay)",
+        "import bonmini_guard.calibration.figures; from bonmini_guard.calibration import replay; assert callable(replay)",
+        "import bonmini_guard.labelling.agreement; from bonmini_guard.labelling import agreement; assert callable(agreement)",
+        "from bonmini_guard.labelling.agreement import agreement, describe; assert callable(agreement)",
+    ],
+)
+def test_a_function_is_not_replaced_by_the_module_of_its_name(code):
+    subprocess.run([sys.executable, "-c", code], check=True)
