@@ -37,7 +37,7 @@ class AgentCall:
     """The draws of one model call, and their responses.
 
     Args:
-        request: what the agent asks; each draw asks the same of a quiet copy of its model.
+        request: what the agent asks; each draw asks the same of a copy of its model without callbacks.
         ask: calls the rest of the stack.
         judge_tool_calls: whether tool calls are guarded too.
         seed_argument: name of the model setting that takes a draw's seed.
@@ -58,11 +58,11 @@ class AgentCall:
         self.model = LangChainGenerator(request.model, options=request.model_settings)
         self.messages: list[BaseMessage] = [*filter(None, [request.system_message]), *request.messages]
         self.signal: GraphBubbleUp | None = None
-        self._request = _quiet_request(request, self.model.chat_model)
+        self._request = _detached_request(request, self.model.chat_model)
         self._ask = ask
         self._judge_tool_calls = judge_tool_calls
         self._seed_argument = seed_argument
-        self._config = _quiet_config(var_child_runnable_config.get())
+        self._config = _detached_config(var_child_runnable_config.get())
         self._task: asyncio.Task[Any] | None = None
         self._begun = perf_counter()
         self._asked = 0
@@ -111,14 +111,14 @@ class AgentCall:
             self._end(signal=signal)
             raise
         except Exception:
-            self._settle(request.index, "failed")
+            self._finalize(request.index, "failed")
             raise
         kind = _kind(message, response, self._request.response_format is not None)
         if kind == "invalid" or (kind == "tools" and not self._judge_tool_calls):
             self._unjudged[id(message)] = message
         if self._task is not None:
             self._responses[request.index] = response
-            self._settle(request.index, kind)
+            self._finalize(request.index, kind)
         return message
 
     async def _respond(self, request: DrawRequest) -> tuple[AIMessage, ModelResponse[Any] | StructuredOutputError]:
@@ -146,7 +146,7 @@ class AgentCall:
         """Whether a draw is to be scored."""
         return id(message) not in self._unjudged
 
-    def _settle(self, index: int, kind: str) -> None:
+    def _finalize(self, index: int, kind: str) -> None:
         """Where only final answers are guarded, the first intact draw decides what the turn is."""
         self._kinds[index] = kind
         if self._judge_tool_calls:
@@ -239,14 +239,14 @@ def _kind(message: AIMessage, response: ModelResponse[Any] | StructuredOutputErr
     return "invalid" if repaired else "tools"
 
 
-def _quiet_request(request: ModelRequest[Any], model: Any) -> ModelRequest[Any]:
+def _detached_request(request: ModelRequest[Any], model: Any) -> ModelRequest[Any]:
     changes: dict[str, Any] = {"model": model}
     if isinstance(request.runtime, Runtime):
         changes["runtime"] = request.runtime.override(stream_writer=_say_nothing)
     return request.override(**changes)
 
 
-def _quiet_config(config: RunnableConfig | None) -> RunnableConfig | None:
+def _detached_config(config: RunnableConfig | None) -> RunnableConfig | None:
     """The node's config for draws: without callbacks, and without ways to stream or to save."""
     if config is None:
         return None

@@ -59,7 +59,7 @@ class LangChainGenerator:
         if n_argument is not None and _unbound(model, {}) is None:
             # Retries, fallbacks and chains give one answer, and would drop the others.
             raise ConfigurationError(f"n_argument needs a chat model or an LLM itself, not a {type(model).__name__}")
-        self._model = quiet(model)
+        self._model = without_callbacks(model)
         self._seed_argument = seed_argument
         self._n_argument = n_argument
         self._options = dict(options or {})
@@ -77,7 +77,7 @@ class LangChainGenerator:
 
     @property
     def chat_model(self) -> Runnable[Any, Any]:
-        """The quiet copy that draws."""
+        """The copy without callbacks that draws."""
         return self._model
 
     @property
@@ -135,7 +135,7 @@ class LangChainGenerator:
         return f"langchain:{type(_bare(self._model)).__name__}:{named}"
 
 
-def quiet(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Runnable[Any, Any]:
+def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Runnable[Any, Any]:
     """A copy of a model that calls back to nobody, caches nothing and never streams, also within retries and fallbacks.
 
     A configurable model becomes what its configuration says now. Other runnables are left as they are.
@@ -147,13 +147,13 @@ def quiet(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Ru
     model = _configured(model, config)
     if isinstance(model, RunnableBindingBase):
         own: RunnableConfig = {key: value for key, value in model.config.items() if key != "callbacks"}  # type: ignore[assignment]
-        bound = quiet(model.bound, merge_configs(own, config))
+        bound = without_callbacks(model.bound, merge_configs(own, config))
         return model.model_copy(update={"bound": bound, "config": own, "config_factories": []})
     if isinstance(model, RunnableWithFallbacks):
-        fallbacks = [quiet(each, config) for each in model.fallbacks]
-        return model.model_copy(update={"runnable": quiet(model.runnable, config), "fallbacks": fallbacks})
+        fallbacks = [without_callbacks(each, config) for each in model.fallbacks]
+        return model.model_copy(update={"runnable": without_callbacks(model.runnable, config), "fallbacks": fallbacks})
     if isinstance(model, RunnableSequence):
-        steps = [quiet(step, config) for step in model.steps]
+        steps = [without_callbacks(step, config) for step in model.steps]
         return model.model_copy(update={"first": steps[0], "middle": steps[1:-1], "last": steps[-1]})
     if isinstance(model, BaseChatModel):
         return model.model_copy(update={"callbacks": None, "cache": False, "disable_streaming": True})

@@ -74,7 +74,7 @@ class _Call(Generic[T]):
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        self._task = self._loop.create_task(self._settle(), context=self._context)
+        self._task = self._loop.create_task(self._finalize(), context=self._context)
         self._task.add_done_callback(self._gone)
 
     def stop(self) -> None:
@@ -83,14 +83,14 @@ class _Call(Generic[T]):
         else:  # the caller was interrupted before the beginning was handed over
             self._gone()
 
-    async def _settle(self) -> None:
+    async def _finalize(self) -> None:
         try:
             self.done.set_result(await self._work())
         except BaseException as error:
             self.done.set_exception(error)
 
     def _gone(self, _: object = None) -> None:
-        # A task that is cancelled before its first step never enters _settle().
+        # A task that is cancelled before its first step never enters _finalize().
         if not self.done.done():
             self.done.set_exception(asyncio.CancelledError())
 

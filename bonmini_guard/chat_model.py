@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.budget import Budget
+from bonmini_guard.callbacks import parent_of
 from bonmini_guard.detach import attach, detach
 from bonmini_guard.engine import Engine
 from bonmini_guard.errors import ConfigurationError
@@ -30,8 +31,7 @@ from bonmini_guard.profile import GuardProfile
 from bonmini_guard.result import GuardResult
 from bonmini_guard.settings import profile_name
 from bonmini_guard.structured import StructuredGuard, ValidatingScorer
-from bonmini_guard.tracing import parent_of
-from bonmini_guard.wrapped import Quiet, call_options, chat_model_of, identity_of, model_name
+from bonmini_guard.wrapped import WithoutCallbacks, call_options, chat_model_of, identity_of, model_name
 
 #: LangChain's standard parameters: those given go to the generator with every draw.
 DRAW_OPTIONS = ("temperature", "max_tokens", "stop")
@@ -304,8 +304,8 @@ class ChatBestOfMiniN(BaseChatModel):
 
     def _build_guard(self) -> BestOfMiniN:
         names = BestOfMiniN.model_fields.keys() - {"name", "profile", "on_abstain"}
-        quiet = Quiet(self.on_abstain) if isinstance(self.on_abstain, Runnable) else self.on_abstain
-        return self._guard_kind()(profile=self.guard_profile, on_abstain=quiet, **{name: getattr(self, name) for name in names})
+        detached = WithoutCallbacks(self.on_abstain) if isinstance(self.on_abstain, Runnable) else self.on_abstain
+        return self._guard_kind()(profile=self.guard_profile, on_abstain=detached, **{name: getattr(self, name) for name in names})
 
     def _guard_kind(self) -> type[BestOfMiniN]:
         return StructuredGuard if isinstance(self.reward_model, ValidatingScorer) else BestOfMiniN

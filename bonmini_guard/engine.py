@@ -110,7 +110,7 @@ class Engine:
             raise
         finally:
             await request.close()
-        return request.settled(result)
+        return request.finalize(result)
 
 
 class _ScoringFailed(Exception):  # noqa: N818 - a signal, never seen outside
@@ -176,7 +176,7 @@ class _Request:
                 winner = await self._collect(loop)
                 if winner is not None:
                     return self._record("accepted", "passed", winner)
-                used = used_tokens(loop) if policy.also else (0, 0)
+                used = used_tokens(loop) if policy.stop else (0, 0)
                 self.state = policy.observe(self.state, [candidate.score for candidate in loop], self._elapsed(), used)
         except _ScoringFailed:
             return self._without_scores("scorer_failed")
@@ -205,7 +205,7 @@ class _Request:
             # Also when the wait itself is cancelled.
             await self._close_session()
 
-    def settled(self, result: GuardResult) -> GuardResult:
+    def finalize(self, result: GuardResult) -> GuardResult:
         """The result with the tokens of draws that were still running when it was decided."""
         return replace(result, usage=total_usage(self.candidates)) if self.cut_short else result
 
@@ -249,10 +249,10 @@ class _Request:
         except BaseException as error:
             if not isinstance(error, Exception):
                 # Cancelled, or the generator wants to end the process: recorded first, for the request is waiting.
-                self._settle(candidate, error)
+                self._arrive(candidate, error)
                 raise
             outcome = error
-        self._settle(candidate, outcome)
+        self._arrive(candidate, outcome)
 
     async def _draw_group(self, generator: GroupGenerator, loop: Sequence[Candidate]) -> None:
         failure: BaseException = GenerationError("the generator ended without answering this draw")
@@ -265,7 +265,7 @@ class _Request:
                     async for position, outcome in stream:
                         if loop[position].finished is not None:
                             raise ValueError(f"the generator answered draw {position} of the loop twice")
-                        self._settle(loop[position], outcome)
+                        self._arrive(loop[position], outcome)
         except BaseException as error:
             failure = error
             if not isinstance(error, Exception):
@@ -273,9 +273,9 @@ class _Request:
         finally:
             for candidate in loop:
                 if candidate.finished is None:
-                    self._settle(candidate, failure)
+                    self._arrive(candidate, failure)
 
-    def _settle(self, candidate: Candidate, outcome: object) -> None:
+    def _arrive(self, candidate: Candidate, outcome: object) -> None:
         if isinstance(outcome, AIMessage):
             candidate.message = outcome
         elif isinstance(outcome, BaseException):

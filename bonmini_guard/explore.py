@@ -19,7 +19,7 @@ from bonmini_guard.background import Background
 from bonmini_guard.monitor import Monitor
 from bonmini_guard.policy import best_of_n
 from bonmini_guard.result import Candidate, GuardResult
-from bonmini_guard.trace_row import Conducted, Explored
+from bonmini_guard.trace_row import Explored, RequestRecord
 from bonmini_guard.traces import TraceWriter
 from bonmini_guard.usage import total_usage
 
@@ -76,7 +76,7 @@ class Explorer:
         """Whether the next request is to be explored. The choice looks at nothing but chance."""
         return random.random() < self._share
 
-    def consider(self, request: Conducted) -> bool:
+    def consider(self, request: RequestRecord) -> bool:
         """Perhaps complete a request in the background; whether it was chosen, so that the explorer sees to its trace."""
         if not self.chosen():
             return False
@@ -84,9 +84,9 @@ class Explorer:
             self._record(self.missed(request, "busy"), None)
         return True
 
-    async def _explore(self, request: Conducted) -> None:
+    async def _explore(self, request: RequestRecord) -> None:
         # Cut off with its event loop, perhaps: the row of the request as it was served must not be lost.
-        row: tuple[Conducted, Explored | None] = (dataclasses.replace(request, missed="ended"), None)
+        row: tuple[RequestRecord, Explored | None] = (dataclasses.replace(request, missed="ended"), None)
         try:
             row = await self.complete(request)
         finally:
@@ -94,11 +94,11 @@ class Explorer:
         if row[1] is not None:
             await self._tell(row[1].result)
 
-    def _record(self, request: Conducted, explored: Explored | None) -> None:
+    def _record(self, request: RequestRecord, explored: Explored | None) -> None:
         if self._writer is not None:
             self._writer.record(request, explored)
 
-    async def complete(self, request: Conducted, fair: bool = False) -> tuple[Conducted, Explored | None]:
+    async def complete(self, request: RequestRecord, fair: bool = False) -> tuple[RequestRecord, Explored | None]:
         """Draw and score what is missing of the budget; if that fails, the request says why.
 
         Args:
@@ -119,7 +119,7 @@ class Explorer:
             self._monitor.explored(explored)
         return request, explored
 
-    async def _full_budget(self, request: Conducted, fair: bool) -> Explored:
+    async def _full_budget(self, request: RequestRecord, fair: bool) -> Explored:
         """The request with every draw of the budget made and scored; decision and answer as they were."""
         begun, result = perf_counter(), request.result
         kept = {draw.index: draw for draw in result.candidates} if fair else _kept(request)
@@ -147,7 +147,7 @@ class Explorer:
         except Exception as error:
             logger.warning("the sink of explored request %s failed: %s", complete.request_id, type(error).__name__)
 
-    def missed(self, request: Conducted, why: str) -> Conducted:
+    def missed(self, request: RequestRecord, why: str) -> RequestRecord:
         """Count a request that was chosen and cannot be completed; the request, which says why."""
         self._add(skipped=1)
         if self._monitor is not None:
@@ -159,7 +159,7 @@ class Explorer:
             self.cost = dataclasses.replace(self.cost, **{name: getattr(self.cost, name) + number for name, number in more.items()})
 
 
-def _kept(request: Conducted) -> dict[int, Candidate]:
+def _kept(request: RequestRecord) -> dict[int, Candidate]:
     """The live draws, by number, that are a fair sample of what the generator says.
 
     Where scores or durations can cut a draw short (an eager exit, a timeout), those that arrived are no such sample; nor are they

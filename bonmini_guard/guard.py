@@ -22,6 +22,7 @@ from pydantic import ConfigDict, PrivateAttr, ValidationError
 
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.budget import Budget
+from bonmini_guard.callbacks import group_of, observer_for
 from bonmini_guard.engine import Engine, Observer
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
 from bonmini_guard.explore import ExplorationCost, Explorer
@@ -40,9 +41,8 @@ from bonmini_guard.settings import (
     profile_name,
     with_budget,
 )
-from bonmini_guard.trace_row import Conducted
+from bonmini_guard.trace_row import RequestRecord
 from bonmini_guard.traces import TraceWriter, writer_for
-from bonmini_guard.tracing import group_of, observer_for
 
 logger = logging.getLogger(__name__)
 
@@ -235,12 +235,12 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise InputError(f"seed= must be an integer, not {seed!r}")
         seed = random.getrandbits(62) if seed is None else seed
-        result = self._settled(await self._run(engine, messages, seed, options, observer))
+        result = self._finalize(await self._run(engine, messages, seed, options, observer))
         if self.budget is not None and not result.usage:
             logger.warning("the generator reports no tokens: budget= cannot end a request")
         if self._explorer is None and self._writer is None:
             return result
-        return self._record(Conducted(result, messages, options, engine, group_of(run_manager, config), time.time()))
+        return self._record(RequestRecord(result, messages, options, engine, group_of(run_manager, config), time.time()))
 
     def _live(self) -> Engine:
         """The engine for a request that begins now; a request keeps it to its end."""
@@ -258,14 +258,14 @@ class BestOfMiniN(RunnableSerializable[LanguageModelInput, AIMessage]):
         with self.telemetry.request(engine.policy) as monitor:
             both = Observers(observer, monitor)
             result = await engine.run(messages, seed=seed, options=options, observer=both, request_id=name)
-            monitor.decided(self._settled(result))
+            monitor.decided(self._finalize(result))
             return result
 
-    def _settled(self, result: GuardResult) -> GuardResult:
+    def _finalize(self, result: GuardResult) -> GuardResult:
         """The result as it is recorded and given out."""
         return result
 
-    def _record(self, request: Conducted) -> GuardResult:
+    def _record(self, request: RequestRecord) -> GuardResult:
         """Explore the request or have its trace written; the result, which names its row."""
         if self._writer is not None:
             request = replace(request, result=replace(request.result, traced=True))

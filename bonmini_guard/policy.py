@@ -266,7 +266,7 @@ class Policy:
         schedule: draws of each loop, each positive; the budget N is their sum.
         thresholds: one for each loop; +inf never exits there.
         exit: "loop" compares after a loop; "eager" serves the first draw to pass, in order of arrival.
-        also: further stop rules; they can only stop earlier, never accept.
+        stop: further stop rules; they can only stop earlier, never accept.
 
     Raises:
         ValueError: the schedule or the thresholds are malformed.
@@ -276,7 +276,7 @@ class Policy:
     schedule: tuple[int, ...]
     thresholds: tuple[float, ...]
     exit: Exit = "loop"
-    also: StopRule = field(default_factory=Never)
+    stop: StopRule = field(default_factory=Never)
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
@@ -284,8 +284,8 @@ class Policy:
         check_thresholds(self.thresholds, len(self.schedule))
         if self.exit not in ("loop", "eager"):
             raise ValueError(f"unknown exit {self.exit!r}: use 'loop' or 'eager'")
-        stop = Passed(self.thresholds) | Spent(len(self.schedule))
-        object.__setattr__(self, "_stop", stop | self.also if self.also else stop)
+        rule = Passed(self.thresholds) | Spent(len(self.schedule))
+        object.__setattr__(self, "_rule", rule | self.stop if self.stop else rule)
 
     @property
     def budget(self) -> int:
@@ -322,7 +322,7 @@ class Policy:
 
     def decide(self, state: State) -> Decision:
         """What to do after the loops of ``state``."""
-        verdict = self._stop(state)  # type: ignore[attr-defined]
+        verdict = self._rule(state)  # type: ignore[attr-defined]
         threshold = self.thresholds[state.loops - 1] if state.loops else None
         if verdict is None:
             return Decision(Action.DRAW, "more", draws=self.schedule[state.loops], threshold=threshold)
@@ -341,14 +341,14 @@ class Policy:
         return score is not None and math.isfinite(score) and score >= self.thresholds[loop]
 
 
-def guardrail(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, also: StopRule | None = None) -> Policy:
+def guardrail(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, stop: StopRule | None = None) -> Policy:
     """Serve only what passed; abstain otherwise."""
-    return Policy("guardrail", tuple(schedule), spread(threshold, len(schedule)), also=also or Never())
+    return Policy("guardrail", tuple(schedule), spread(threshold, len(schedule)), stop=stop or Never())
 
 
-def accelerator(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, also: StopRule | None = None) -> Policy:
+def accelerator(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, stop: StopRule | None = None) -> Policy:
     """Serve the first best that passed, else the best of all."""
-    return Policy("accelerator", tuple(schedule), spread(threshold, len(schedule)), also=also or Never())
+    return Policy("accelerator", tuple(schedule), spread(threshold, len(schedule)), stop=stop or Never())
 
 
 def best_of_n(n: int) -> Policy:

@@ -114,7 +114,7 @@ class GuardProfile(BaseModel):
 
     def policy(self) -> Policy:
         """The policy that this profile configures."""
-        arguments: dict[str, Any] = {} if self.hopeless is None else {"also": BelowFloor(self.hopeless)}
+        arguments: dict[str, Any] = {} if self.hopeless is None else {"stop": BelowFloor(self.hopeless)}
         return Policy(self.mode, self.schedule, self.thresholds, self.exit, **arguments)
 
 

@@ -116,7 +116,7 @@ def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfi
     rule = budget if isinstance(budget, Budget) else Budget(tokens=budget)
     if profile is not None and (profile.risk or profile.epsilon is not None) and profile.risk != "served_and_bad":
         _refuse_budget(profile, strict)
-    return replace(policy, also=policy.also | rule if policy.also else rule)
+    return replace(policy, stop=policy.stop | rule if policy.stop else rule)
 
 
 def _refuse_budget(profile: GuardProfile, strict: bool) -> None:

@@ -22,6 +22,7 @@ from langchain_core.runnables.config import ensure_config
 
 from bonmini_guard.background import Background
 from bonmini_guard.bridge import run_sync
+from bonmini_guard.callbacks import group_of
 from bonmini_guard.engine import Engine
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.explore import MOST_AT_A_TIME
@@ -30,8 +31,7 @@ from bonmini_guard.policy import Action, Policy, State, best_of_n
 from bonmini_guard.prompts import as_messages
 from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.result import Candidate, GuardResult, Outcome
-from bonmini_guard.trace_row import Conducted, Explored, Row, trace_row
-from bonmini_guard.tracing import group_of
+from bonmini_guard.trace_row import Explored, RequestRecord, Row, trace_row
 from bonmini_guard.usage import total_usage, used_tokens
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
 
     async def _first(
         self, input: LanguageModelInput, chunks: list[Any], options: dict[str, Any], group: str | None, seconds: float
-    ) -> Conducted:
+    ) -> RequestRecord:
         """The served answer as a request of one draw, scored."""
         from bonmini_guard.adapters.langchain import as_message
 
@@ -210,9 +210,9 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             raise RuntimeError("the answer could not be scored")
         draw.started, draw.finished = 0.0, seconds
         result = dataclasses.replace(result, mode=engine.policy.mode, threshold=engine.policy.thresholds[0])
-        return Conducted(result, messages, options, engine, group, time.time())
+        return RequestRecord(result, messages, options, engine, group, time.time())
 
-    async def _explored(self, first: Conducted) -> tuple[Conducted, Explored | None]:
+    async def _explored(self, first: RequestRecord) -> tuple[RequestRecord, Explored | None]:
         explorer = self.guard._explorer
         if explorer is None or not explorer.chosen():
             return first, None
@@ -223,7 +223,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         finally:
             self._exploring.release()
 
-    def _tell(self, first: Conducted, explored: Explored | None) -> None:
+    def _tell(self, first: RequestRecord, explored: Explored | None) -> None:
         passed = first.engine.policy.passes(0, first.result.score)
         would = None if explored is None else would_have(first.engine, explored.result)
         self._add(scored=1, passed=int(passed))
@@ -286,7 +286,7 @@ def _given(
     )
 
 
-def _shadow_row(request: Conducted, explored: Explored | None) -> Row:
+def _shadow_row(request: RequestRecord, explored: Explored | None) -> Row:
     """A row that says what the guard would have decided, where that is known, and that the first draw was served."""
     row = trace_row(request, explored)
     row["candidates"][0]["seed"] = None  # an ordinary call

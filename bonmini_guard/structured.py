@@ -73,7 +73,7 @@ class ValidatingSession:
 class StructuredGuard(BestOfMiniN):
     """A guard whose scorer leaves invalid candidates without a score, which is no failure of the scorer."""
 
-    def _settled(self, result: GuardResult) -> GuardResult:
+    def _finalize(self, result: GuardResult) -> GuardResult:
         if result.reason == "scorer_failed" and result.scorer_error is None:
             return replace(result, reason="invalid_output")
         return result

@@ -20,7 +20,7 @@ Redact = Literal["rejected", "all"] | Callable[[Row], Row | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Conducted:
+class RequestRecord:
     """A request that is over.
 
     Attributes:
@@ -59,7 +59,7 @@ class Explored:
     seconds: float
 
 
-def trace_row(request: Conducted, explored: Explored | None = None) -> Row:
+def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
     """A request as a log row; ``complete`` only if chance alone chose it to be explored, and it could be.
 
     The row says what it ran under, so that its draws can be weighed whatever the guard does by then. A request that spent its whole
@@ -102,8 +102,8 @@ def _ran_under(engine: Engine) -> Row:
     """Shape, thresholds (null: never exit) and transform; ``also`` names stop rules that the thresholds do not tell."""
     policy, transform = engine.policy, engine.transform
     row: Row = {"schedule": list(policy.schedule), "thresholds": [_finite(t) for t in policy.thresholds], "exit": policy.exit}
-    if policy.also:
-        row["also"] = repr(policy.also)
+    if policy.stop:
+        row["also"] = repr(policy.stop)
     if isinstance(transform, ScoreTransform) and transform != ScoreTransform():
         row["score_transform"] = transform.model_dump()
     return row

@@ -22,7 +22,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.trace_files import TraceFile, forget
-from bonmini_guard.trace_row import Conducted, Explored, Redact, Row, redacted, trace_row
+from bonmini_guard.trace_row import Explored, Redact, RequestRecord, Row, redacted, trace_row
 
 logger = logging.getLogger(__name__)
 
@@ -154,9 +154,9 @@ class TraceWriter:
 
     def record(
         self,
-        request: Conducted,
+        request: RequestRecord,
         explored: Explored | None = None,
-        row: Callable[[Conducted, Explored | None], Row] = trace_row,
+        row: Callable[[RequestRecord, Explored | None], Row] = trace_row,
     ) -> None:
         """Hand over the trace of a request; see :func:`bonmini_guard.trace_row.trace_row`."""
         # Fingerprints may read files or ask servers, and some depend on the context of the call.

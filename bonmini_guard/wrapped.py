@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from bonmini_guard.scorers import CallableScorer
 
 
-class Quiet(Runnable[Any, Any]):
+class WithoutCallbacks(Runnable[Any, Any]):
     """Runs another runnable detached from the callbacks it is given."""
 
     def __init__(self, inner: Runnable[Any, Any]) -> None:

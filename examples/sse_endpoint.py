@@ -19,9 +19,9 @@ from pydantic import BaseModel, Field
 
 from bonmini_guard import BestOfMiniN, NoAcceptableResponse, RewardModel
 from bonmini_guard.adapters import TransformersGenerator
+from bonmini_guard.callbacks import PROGRESS
 from bonmini_guard.demo.models import MODELS, NEW_TOKENS, TOP_K, model_path
 from bonmini_guard.errors import BonMiniGuardError
-from bonmini_guard.tracing import PROGRESS
 
 
 class Question(BaseModel):

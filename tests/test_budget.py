@@ -80,7 +80,7 @@ def test_the_rule_reads_nothing_but_the_state():
 
 def test_a_budget_only_adds_abstentions():
     source = random.Random(1)
-    plain, limited = guardrail([2, 2, 2]), guardrail([2, 2, 2], also=Budget(tokens=30))
+    plain, limited = guardrail([2, 2, 2]), guardrail([2, 2, 2], stop=Budget(tokens=30))
     changed = 0
     for _ in range(300):
         loops = [[source.gauss(-1, 1) for _ in range(2)] for _ in range(3)]

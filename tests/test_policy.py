@@ -40,7 +40,7 @@ def runs(draw, mode=None):
     thresholds = draw(st.lists(levels, min_size=len(schedule), max_size=len(schedule)))
     mode = mode or draw(st.sampled_from(["guardrail", "accelerator"]))
     floors = draw(st.one_of(st.none(), st.lists(st.integers(-4, 2).map(float), min_size=len(schedule), max_size=len(schedule))))
-    policy = Policy(mode, tuple(schedule), tuple(thresholds), also=Never() if floors is None else BelowFloor(tuple(floors)))
+    policy = Policy(mode, tuple(schedule), tuple(thresholds), stop=Never() if floors is None else BelowFloor(tuple(floors)))
     return policy, draw(st.lists(scores, min_size=policy.budget, max_size=policy.budget))
 
 
@@ -162,7 +162,7 @@ def test_rules_compose():
 
 
 def test_a_deadline_stops_between_loops():
-    policy = accelerator([1, 1], math.inf, also=Deadline(1.0))
+    policy = accelerator([1, 1], math.inf, stop=Deadline(1.0))
     state = policy.observe(State(), [0.5], elapsed=1.5)
     decision = policy.decide(state)
     assert (decision.action, decision.reason, decision.accepted) == (Action.SERVE, "deadline", False)
@@ -173,7 +173,7 @@ def test_a_stop_rule_of_the_users_cannot_accept():
         def __call__(self, state):
             return Stop("mine", accepted=True) if state.loops else None
 
-    policy = guardrail([1, 1], 5.0, also=Eager())
+    policy = guardrail([1, 1], 5.0, stop=Eager())
     decision = policy.decide(policy.observe(State(), [1.0]))
     assert (decision.action, decision.reason) == (Action.ABSTAIN, "mine")
 

@@ -34,7 +34,7 @@ def test_what_is_saved_is_loaded_again(tmp_path):
     assert GuardProfile.load(tmp_path / "copy.json") == profile
     raw = json.loads((tmp_path / "copy.json").read_text())
     assert (raw["thresholds"], raw["hopeless"], raw["team"]) == ([1.5, None], [-3.0, None], "mine")
-    assert profile.policy().also == BelowFloor((-3.0, -math.inf))
+    assert profile.policy().stop == BelowFloor((-3.0, -math.inf))
 
 
 def test_saving_is_atomic(tmp_path, monkeypatch):

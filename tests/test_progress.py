@@ -9,8 +9,8 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.runnables import RunnableLambda
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard.callbacks import PROGRESS
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from bonmini_guard.tracing import PROGRESS
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 

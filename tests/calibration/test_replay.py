@@ -35,7 +35,7 @@ def cases(draw):
 @given(cases())
 def test_equals_the_policy_over_all_orders(case):
     mode, schedule, scores, labels, thresholds, floors = case
-    policy = Policy(mode, schedule, thresholds, **({"also": BelowFloor(floors)} if floors else {}))
+    policy = Policy(mode, schedule, thresholds, **({"stop": BelowFloor(floors)} if floors else {}))
     truth = enumerate_orders(policy, scores, labels)
     exact = replay(log_of([scores], [labels]), mode, schedule, thresholds, floors)
     for key in KEYS:
@@ -49,7 +49,7 @@ def test_equals_monte_carlo_on_a_larger_log():
     scores[generator.random(scores.shape) < 0.1] = math.nan
     labels = (generator.random(scores.shape) < 0.4).astype(float)
     schedule, thresholds, floors = (4, 4, 8), (1.5, 0.7, 1.2), (-0.5, 0.2, -math.inf)
-    policy = Policy("guardrail", schedule, thresholds, also=BelowFloor(floors))
+    policy = Policy("guardrail", schedule, thresholds, stop=BelowFloor(floors))
     exact = replay(log_of(scores.tolist(), labels.tolist()), "guardrail", schedule, thresholds, floors)
     runs: dict[str, list[float]] = {key: [] for key in KEYS}
     for i in range(prompts):
