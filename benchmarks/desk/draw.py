@@ -20,8 +20,8 @@ from bonmini_guard.demo.desk import ROLES, SAMPLING, messages, prompts
 from bonmini_guard.demo.room import language_model
 from bonmini_guard.protocols import DrawRequest
 
-#: Prompts drawn at a time: enough rows to fill a batch while the last ones of a prompt are short of company.
-AT_A_TIME = {8: 24, 16: 12, 32: 6}
+#: Rows asked for at a time: enough to fill a batch while the last ones of a prompt are short of company.
+ROWS = 192
 
 
 def seeds(name: str, draws: range) -> list[int]:
@@ -41,14 +41,14 @@ class Drawing:
     """Draws for many prompts at a time and appends each to a file as it ends.
 
     Args:
+        generator: what draws.
         output: the file of JSON lines: ``name``, ``first`` (number of the first draw) and ``draws``.
         size: draws of a prompt at a time.
     """
 
-    def __init__(self, output: Path, size: int) -> None:
-        self._output, self._size = output, size
-        self._generator = TransformersGenerator.load(str(language_model()), device="cpu", **SAMPLING)
-        self._room = asyncio.Semaphore(AT_A_TIME[size])
+    def __init__(self, generator: TransformersGenerator, output: Path, size: int) -> None:
+        self._generator, self._output, self._size = generator, output, size
+        self._room = asyncio.Semaphore(ROWS // size)
         self._done = {(row["name"], row["first"]) for row in read(output)}
 
     async def all(self, asked: Mapping[str, Sequence[BaseMessage]], first: int) -> None:
@@ -79,12 +79,13 @@ def draw(roles: Iterable[str], work: Path) -> None:
     """Draw for the prompts of roles: 16 draws of each, then 16 more where a role has 32."""
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
+    generator = TransformersGenerator.load(str(language_model()), device="cpu", **SAMPLING)
     for first in (0, 16):
         for role in roles:
             count = ROLES[role][1]
             if first < count:
                 asked = {name: convert_to_messages(messages(note, name)) for name, note in prompts(role)}
-                asyncio.run(Drawing(work / f"{role}.jsonl", min(count, 16)).all(asked, first))
+                asyncio.run(Drawing(generator, work / f"{role}.jsonl", min(count, 16)).all(asked, first))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The paper's setting with a real language model: beginnings of film reviews, continued, judged by sentiment."""

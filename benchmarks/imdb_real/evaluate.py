@@ -1,0 +1,160 @@
+"""Step 8: best-of-N at score 0, its twin, and calibrated guards, on the committed logs; exact over draw orders, seconds of work.
+
+``python -m benchmarks.imdb_real.evaluate --json benchmarks/results/imdb_real.json``. Thresholds come from calibrate.jsonl.gz,
+figures from evaluate.jsonl.gz, as ``bonmini-guard calibrate`` and ``replay`` give them; intervals are of 1,000 resamples of the
+prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.imdb.sample import read_rows
+from benchmarks.imdb_real.keep import HERE
+from benchmarks.tables import print_table, write_json
+from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
+from bonmini_guard.calibration.figures import figures_of
+from bonmini_guard.calibration.logs import Log, log_of_rows
+from bonmini_guard.calibration.replay import Settled, replay
+from bonmini_guard.policy import Mode
+from bonmini_guard.reward.evidence import area
+
+SIZES = (1, 4, 8, 16, 32)
+SCHEDULE = (4,) * 8
+RESAMPLES = 1000
+SHOWN = ("false_acceptances", "false_acceptance_rate", "served_and_bad_rate", "recall", "recall_vs_best_of_n", "acceptable_rate")
+NAMES = (*SHOWN, "mean_draws")
+
+Rows = list[dict[str, Any]]
+#: Value, and the ends of its 95 % interval.
+Figure = list[float | None]
+
+
+def with_scores_of(rows: Rows, name: str) -> Log:
+    """The log as another model scored it."""
+    return log_of_rows([row | {"candidates": [c | {"score": c[name]} for c in row["candidates"]]} for row in rows])
+
+
+class Resampled:
+    """Figures of a procedure with intervals, against best-of-N of the same log.
+
+    Args:
+        log: complete, labelled rows; every row is its own unit.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.log, prompts = log, len(log)
+        source = np.random.default_rng(0)
+        self.samples = [np.arange(prompts), *source.integers(prompts, size=(RESAMPLES, prompts))]
+
+    def settled(self, mode: Mode, schedule: Sequence[int], thresholds: Sequence[float]) -> Settled:
+        """What a procedure does on each prompt."""
+        return replay(self.log, mode, schedule, thresholds)
+
+    def figures(self, settled: Settled) -> dict[str, Figure]:
+        """The figures of ``replay --json`` that are shown."""
+        best = self.settled("accelerator", (32,), (np.inf,)).served_good
+        found = [figures_of(_of(settled, sample), float(best[sample].sum())) for sample in self.samples]
+        return {name: interval([sample[name] for sample in found]) for name in NAMES}
+
+    def fewer(self, guard: Settled, before: Settled) -> Figure:
+        """By which share there are fewer false acceptances than before."""
+        return interval([1 - float(guard.served_bad[sample].sum() / before.served_bad[sample].sum()) for sample in self.samples])
+
+    def ranking(self) -> Figure:
+        """Area under the ROC curve of single draws."""
+        scores, labels = torch.tensor(self.log.scores), torch.tensor(self.log.labels > 0)
+        weights = torch.ones(scores[0].numel())
+        every = [
+            area(scores[sample].flatten(), labels[sample].flatten(), weights.repeat(len(sample)))
+            for sample in map(torch.tensor, self.samples[:201])
+        ]
+        return interval(every)
+
+
+def _of(settled: Settled, rows: Any) -> Settled:
+    return Settled(*(getattr(settled, field.name)[rows] for field in fields(Settled)))
+
+
+def interval(values: Sequence[float | None]) -> Figure:
+    """The first value, and where 95 % of the others lie."""
+    others = [value for value in values[1:] if value is not None]
+    return [values[0], *(float(end) for end in np.quantile(others, [0.025, 0.975]))]
+
+
+def evaluate(calibrate: Rows, held_out: Rows) -> dict[str, Any]:
+    """Everything that is measured."""
+    found: dict[str, Any] = {}
+    for model in ("score", "twin"):
+        held = Resampled(with_scores_of(held_out, model))
+        name = "reward" if model == "score" else "twin"
+        at_zero = {n: held.figures(held.settled("guardrail", (n,), (0.0,))) for n in SIZES}
+        found[name] = {"auc": held.ranking(), "best_of_n_at_zero": at_zero}
+    known, held = log_of_rows(calibrate), Resampled(log_of_rows(held_out))
+    found["best_of_32"] = held.figures(held.settled("accelerator", (32,), (np.inf,)))
+    asked = {
+        "guardrail": calibrate_guardrail(known, schedule=SCHEDULE, risk="false_acceptance", alpha=0.1),
+        "accelerator": calibrate_accelerator(known, schedule=SCHEDULE, epsilon=0.02),
+    }
+    found |= {name: guard(outcome, held) for name, outcome in asked.items()}
+    worth = {role: base_rates(rows) for role, rows in (("calibrate", calibrate), ("evaluate", held_out))}
+    return {"draws": worth} | found
+
+
+def guard(outcome: Certificate | NotEnoughEvidence, held: Resampled) -> dict[str, Any]:
+    """What a certificate says, and what it does on the held-out prompts."""
+    if isinstance(outcome, NotEnoughEvidence):
+        return {"sentence": outcome.sentence}
+    profile = outcome.profile
+    done = held.settled(profile.mode, profile.schedule, profile.thresholds)
+    before = held.settled("guardrail", (32,), (0.0,))
+    figures = held.figures(done) | {"fewer_false_acceptances_than_best_of_32_at_zero": held.fewer(done, before)}
+    return {"sentence": outcome.sentence, "thresholds": list(profile.thresholds)} | figures
+
+
+def base_rates(rows: Rows) -> dict[str, Any]:
+    """What the draws are worth to an oracle."""
+    labels = [[candidate["acceptable"] for candidate in row["candidates"]] for row in rows]
+    return {"prompts": len(rows), "single": float(np.mean(labels)), "none_of_32": float(np.mean([not any(row) for row in labels]))}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print one table."""
+    lines = [
+        [f"{model}: best-of-{n} at 0", *_cells(found[model]["best_of_n_at_zero"][n])] for model in ("reward", "twin") for n in SIZES
+    ]
+    lines.append(["best-of-32", *_cells(found["best_of_32"])])
+    lines += [[name, *_cells(found[name])] for name in ("guardrail", "accelerator") if "thresholds" in found[name]]
+    print_table(["procedure", *NAMES], lines)
+    for name in ("guardrail", "accelerator"):
+        print(f"\n{name}: {found[name]['sentence']}")
+
+
+def _cells(figures: dict[str, Figure]) -> list[str]:
+    return [_cell(figures[name], 1 if name in ("false_acceptances", "mean_draws") else 3) for name in NAMES]
+
+
+def _cell(figure: Figure, digits: int) -> str:
+    return "-" if figure[0] is None else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*figure, d=digits)
+
+
+def main() -> None:
+    """Print the table; write JSON with --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = evaluate(read_rows(HERE / "calibrate.jsonl.gz"), read_rows(HERE / "evaluate.jsonl.gz"))
+    show(found)
+    write_json(options.json, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Step 4: from the truth's log-odds to utilities, labels and simulated labellers.
+
+``python -m benchmarks.imdb_real.label`` reads WORK/truth-ROLE.jsonl.gz (the draws scored by the truth) and writes
+WORK/choices.jsonl.gz to train on, WORK/choices-eval.jsonl.gz to measure with, and WORK/log-ROLE.jsonl.gz, complete labelled log
+rows for calibration and evaluation. Utility is the truth's log-odds above a cut, and acceptable what lies above it. The cut is
+where a fifth of the development prompts have no acceptable answer among their 32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.imdb.choices import simulate
+from benchmarks.imdb.sample import read_rows
+from benchmarks.imdb_real.draw import WORK
+
+#: Share of development prompts without any acceptable answer.
+HOPELESS = 0.2
+#: Labellers of each pair; development prompts that ``train`` measures on.
+LABELLERS, MEASURED = 3, 40
+
+Row = dict[str, Any]
+
+
+def cut_of(rows: Iterable[Row]) -> float:
+    """Log-odds that the best answer of a fifth of the prompts does not exceed, to two places."""
+    best = [max(candidate["score"] for candidate in row["candidates"]) for row in rows]
+    return round(float(np.quantile(best, HOPELESS)), 2)
+
+
+def log_row(row: Row, cut: float) -> Row:
+    """A log row with utilities and labels, to be scored by a reward model."""
+    candidates = [
+        {"text": c["text"], "tokens": c["tokens"], "utility": round(c["score"] - cut, 3), "acceptable": c["score"] > cut}
+        for c in row["candidates"]
+    ]
+    return {"id": row["id"], "prompt": row["prompt"], "candidates": candidates}
+
+
+def choice_rows(row: Row, random: np.random.Generator) -> Iterator[Row]:
+    """All pairs of a prompt's draws, each judged by some labellers: A, B or neither, by utility and Gumbel noise."""
+    utilities = {c["text"]: c["utility"] for c in row["candidates"] if c["text"].strip()}
+    for pair in combinations(utilities, 2):
+        for choice, count in simulate(np.array([utilities[text] for text in pair]), LABELLERS, random).items():
+            yield {"prompt": row["prompt"], "responses": list(pair), "choice": choice, "count": count}
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Gzip JSON lines."""
+    with gzip.open(path, "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def main() -> None:
+    """Write the files of all roles that are there, and print what the draws are worth."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=WORK)
+    work = parser.parse_args().work
+    develop = read_rows(work / "truth-develop.jsonl.gz")
+    cut = cut_of(develop)
+    print(json.dumps({"cut": cut}))
+    random = np.random.default_rng(0)
+    for role in ("develop", "choices", "calibrate", "evaluate"):
+        if (source := work / f"truth-{role}.jsonl.gz").exists():
+            rows = [log_row(row, cut) for row in read_rows(source)]
+            print(json.dumps({"role": role} | worth(rows)))
+            write(work / f"log-{role}.jsonl.gz", rows)
+            if role in ("develop", "choices"):
+                name, used = ("choices", rows) if role == "choices" else ("choices-eval", rows[:MEASURED])
+                write(work / f"{name}.jsonl.gz", (pair for row in used for pair in choice_rows(row, random)))
+
+
+def worth(rows: list[Row]) -> Row:
+    """Shares acceptable: of single draws, and of prompts with any acceptable draw."""
+    labels = [[candidate["acceptable"] for candidate in row["candidates"]] for row in rows]
+    single = float(np.mean([label for row in labels for label in row]))
+    return {
+        "prompts": len(rows),
+        "draws": len(labels[0]),
+        "single": single,
+        "none": float(np.mean([not any(row) for row in labels])),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Step 9: the false-acceptance rate of best-of-N against N, and the calibrated guard's point, from the results' JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+RATE, DRAWS = "false_acceptance_rate", "mean_draws"
+
+
+def points(axes: Axes, across: list[float], figures: list[list[float]], **style: Any) -> None:
+    """Values with their 95 % intervals."""
+    values = [figure[0] for figure in figures]
+    bars = [[value - low for value, low, _ in figures], [high - value for value, _, high in figures]]
+    axes.errorbar(across, values, yerr=bars, capsize=2, linewidth=1.4, **style)
+
+
+def draw(found: dict[str, Any], output: Path) -> None:
+    """One panel: lines for both reward models, a point for the guard at its own number of draws."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), constrained_layout=True)
+    for name, label, color in (
+        ("twin", "best-of-N at 0, trained without “neither”", "#888888"),
+        ("reward", "best-of-N at 0", "#c0392b"),
+    ):
+        by_size = found[name]["best_of_n_at_zero"]
+        points(axes, [float(n) for n in by_size], [by_size[n][RATE] for n in by_size], label=label, color=color, marker="o")
+    guard = found["guardrail"]
+    if "thresholds" in guard:
+        label = f"guardrail, certified: recall {guard['recall'][0]:.2f}"
+        points(axes, [guard[DRAWS][0]], [guard[RATE]], label=label, color="#1f6f43", marker="s", linestyle="none")
+    axes.set(xlabel="draws a request", ylabel="false-acceptance rate", ylim=(0, 1.05))
+    axes.set_title("Of requests whose best answer is not acceptable: share served", fontsize=10)
+    axes.set_xticks([1, 4, 8, 16, 32])
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Without the date, so that the same results are the same bytes.
+    plt.rcParams["svg.hashsalt"] = output.name
+    figure.savefig(output, metadata={"Date": None})
+
+
+def main() -> None:
+    """Draw the committed results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/imdb_real.json"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/images/imdb_real.svg"))
+    options = parser.parse_args()
+    draw(json.loads(options.results.read_text(encoding="utf-8")), options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The real model's IMDB experiment: its labels by hand, and its committed figures from the committed logs."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+from benchmarks.imdb_real.human import window
+from benchmarks.imdb_real.keep import kept
+from benchmarks.imdb_real.label import choice_rows, cut_of, log_row
+
+
+def _row(*scores):
+    return {"id": "a", "prompt": "p", "candidates": [{"text": f" {s}", "tokens": 1, "score": s} for s in scores]}
+
+
+def test_a_fifth_of_the_prompts_have_no_answer_above_the_cut():
+    rows = [_row(float(best), best - 3.0) for best in range(11)]
+    cut = cut_of(rows)
+    assert cut == 2.0
+    assert [any(c["acceptable"] for c in log_row(row, cut)["candidates"]) for row in rows] == [False] * 3 + [True] * 8
+
+
+def test_labellers_take_the_better_answer_or_none_by_utility():
+    row = log_row(_row(9.0, -9.0, -20.0), 0.0)
+    choices = {tuple(pair["responses"]): pair["choice"] for pair in choice_rows(row, np.random.default_rng(0))}
+    assert choices == {(" 9.0", " -9.0"): 0, (" 9.0", " -20.0"): 0, (" -9.0", " -20.0"): "none"}
+
+
+def test_windows_are_parted_as_prompts_and_answers_are():
+    prompt, answer = window(" ".join(map(str, range(200))), random.Random(0))
+    words = (prompt + answer).split()
+    assert len(prompt.split()) == 18
+    assert 30 <= len(words) <= 62
+    assert [int(word) for word in words] == list(range(int(words[0]), int(words[0]) + len(words)))
+
+
+def test_no_text_is_kept():
+    scored = log_row(_row(1.0, -1.0), 0.0) | {"scored_by": "sha256:0"}
+    for candidate, score in zip(scored["candidates"], (0.25, -0.25), strict=True):
+        candidate["score"] = score
+    row = kept(scored, scored)
+    assert row["prompt"] == "a"
+    assert [set(c) for c in row["candidates"]] == [{"text", "score", "twin", "utility", "acceptable"}] * 2
+    assert [c["text"] for c in row["candidates"]] == ["", ""]
