@@ -34,7 +34,7 @@ except ImportError as error:
 from bonmini_guard.adapters.decoding import Decoder, Group, fits
 from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.reward.checkpoint import check_place
-from bonmini_guard.reward.formatting import as_dictionary
+from bonmini_guard.reward.formatting import prompt_ids, rendered
 
 Outcome = tuple[int, AIMessage | BaseException]
 
@@ -228,14 +228,7 @@ class TransformersGenerator:
             InputError: the prompt with its answer exceeds the model's context.
         """
         new_tokens = self.max_new_tokens if new_tokens is None else new_tokens
-        if self.tokenizer.chat_template is None:
-            text = "".join(message.text for message in messages)
-            ids = list(self.tokenizer(text)["input_ids"])
-        else:
-            rendered = self.tokenizer.apply_chat_template(
-                [as_dictionary(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
-            ids = list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        ids = prompt_ids(rendered(messages, self.tokenizer), self.tokenizer)
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and len(ids) + new_tokens > limit:
             raise InputError(

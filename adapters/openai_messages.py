@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bonmini_guard.adapters.requests import call_options, refuse_greedy, refuse_spoiling, stop_strings, tool_options, turns
+from bonmini_guard.adapters.requests import (
+    call_options,
+    completion_prompt,
+    refuse_greedy,
+    refuse_spoiling,
+    stop_strings,
+    tool_options,
+    turns,
+)
 from bonmini_guard.protocols import DrawRequest
 
 _ALIASES = {"max_new_tokens": "max_tokens"}
@@ -53,7 +61,7 @@ def completion_body(request: DrawRequest, settings: Mapping[str, Any]) -> dict[s
         ConfigurationError: a call option is unknown, or would spoil the draw.
     """
     body = _parameters(request, settings, _COMMON)
-    return {"prompt": "".join(message.text for message in request.messages), **body}
+    return {"prompt": completion_prompt(request.messages), **body}
 
 
 def check_extra(extra: Mapping[str, Any], place: str) -> dict[str, Any]:

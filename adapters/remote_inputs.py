@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.adapters.remote_kinds import KINDS, Inputs
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError
 
 logger = logging.getLogger(__name__)
@@ -22,13 +23,8 @@ logger = logging.getLogger(__name__)
 
 def as_messages(messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
     """For a server that applies the template itself: (conversation, candidate), each message as a dictionary."""
-    turns = [_turn(message) for message in messages]
-    return [(turns, _turn(candidate)) for candidate in candidates]
-
-
-def _turn(message: BaseMessage) -> dict[str, Any]:
-    turn = convert_to_openai_messages(message, text_format="string")
-    return {**turn, "content": str(message.text)} if isinstance(turn, dict) else turn[0]
+    turns = [Turn.of(message).openai() for message in messages]
+    return [(turns, Turn.of(candidate).openai()) for candidate in candidates]
 
 
 class Templated:
@@ -94,7 +90,7 @@ class Templated:
         return next((text for text in (rendered, bare) if self._read(text) == encoded.ids), None) or _refuse()
 
     def _pair(self, messages: Sequence[BaseMessage], candidate: AIMessage) -> Any:
-        prompt, answer = "\n".join(str(message.text) for message in messages), str(candidate.text)
+        prompt, answer = "\n".join(Turn.of(message).plain() for message in messages), Turn.of(candidate).plain()
         if self._formatter.holds_control_tokens(prompt) or self._formatter.holds_control_tokens(answer):
             _refuse()
         length = len(self._tokenizer(prompt, answer, verbose=False)["input_ids"])

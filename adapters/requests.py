@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import BaseMessage, convert_to_openai_messages
+from langchain_core.messages import BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.protocols import DrawRequest
 
@@ -80,10 +81,15 @@ def tool_options(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def turns(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """The conversation in OpenAI's format."""
-    said = convert_to_openai_messages(list(messages))
+    """The conversation in OpenAI's format, without the reasoning of earlier turns: some servers refuse it."""
+    said = [_without(Turn.of(message).openai(), "reasoning_content") for message in messages]
     # An empty content beside tool calls says nothing, and TGI reads such a turn as one without tool calls.
     return [_without(turn, "content") if turn.get("tool_calls") and not turn.get("content") else turn for turn in said]
+
+
+def completion_prompt(messages: Sequence[BaseMessage]) -> str:
+    """The conversation as one text, for routes that continue texts."""
+    return "".join(Turn.of(message).plain() for message in messages)
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bonmini_guard.adapters.answers import Answer, broken_off, finish_reason
 from bonmini_guard.adapters.http_errors import MalformedAnswer
-from bonmini_guard.adapters.requests import call_options, stop_strings, tool_options, turns
+from bonmini_guard.adapters.requests import call_options, completion_prompt, stop_strings, tool_options, turns
 from bonmini_guard.protocols import DrawRequest
 
 _COMMON = frozenset({"max_new_tokens", "temperature", "top_p", "stop", "frequency_penalty"})
@@ -38,7 +38,7 @@ def completion_body(request: DrawRequest, settings: Mapping[str, Any]) -> dict[s
         ConfigurationError: a call option is unknown, or would spoil the draw.
     """
     body = _parameters(request, settings, _COMMON | _COMPLETION_ONLY)
-    prompt = "".join(message.text for message in request.messages)
+    prompt = completion_prompt(request.messages)
     # The route is greedy unless told otherwise, and takes no temperature of 0.
     temperature = body.pop("temperature")
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {}

@@ -13,6 +13,7 @@ from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerF
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.detach import langsmith, langsmith_set
 from bonmini_guard.policy import Decision, Policy, State
 from bonmini_guard.result import Candidate
@@ -75,7 +76,7 @@ class CallbackObserver:
             "usage": candidate.usage,
         }
         if self._with_text and candidate.message is not None:
-            about["text"] = candidate.message.text
+            about["text"] = Turn.of(candidate.message).plain(thoughts=True)
         return about
 
     async def _child(self, name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:

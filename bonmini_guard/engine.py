@@ -19,12 +19,13 @@ from typing import Any, Protocol, TypeGuard
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.arrivals import Arrivals
+from bonmini_guard.conversation import Turn
 from bonmini_guard.detach import attach, detach, langsmith_set
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, Generator, GroupGenerator, Scorer, ScoringSession
-from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings, content_key
+from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
 from bonmini_guard.usage import total_usage, used_tokens
 
 logger = logging.getLogger(__name__)
@@ -305,7 +306,7 @@ class _Request:
 
     async def _score(self, batch: Sequence[Candidate]) -> None:
         fresh: dict[str, AIMessage] = {}
-        keys = [content_key(candidate.message) for candidate in batch if candidate.message is not None]
+        keys = [Turn.of(candidate.message).digest() for candidate in batch if candidate.message is not None]
         for key, candidate in zip(keys, batch, strict=True):
             if key not in self.known and candidate.message is not None:
                 fresh[key] = candidate.message

@@ -23,13 +23,13 @@ from pydantic import ConfigDict, PrivateAttr, ValidationError
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.budget import Budget
 from bonmini_guard.callbacks import group_of, observer_for
+from bonmini_guard.conversation import as_messages
 from bonmini_guard.engine import Engine, Observer
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
 from bonmini_guard.explore import ExplorationCost, Explorer
 from bonmini_guard.generators import as_generator
 from bonmini_guard.limiter import Limiter, build_limiter
 from bonmini_guard.monitor import Observers
-from bonmini_guard.prompts import as_messages
 from bonmini_guard.reload import DEFAULT_INTERVAL, Reloader
 from bonmini_guard.result import GuardResult
 from bonmini_guard.scorers import as_scorer

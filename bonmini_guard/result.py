@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -171,11 +170,3 @@ def sigmoid(score: float) -> float:
     if score >= 0:
         return 1.0 / (1.0 + math.exp(-score))
     return math.exp(score) / (1.0 + math.exp(score))
-
-
-def content_key(message: AIMessage) -> str:
-    """Equal for answers that a reader could not tell apart: same content and same tool calls."""
-    if isinstance(message.content, str) and not message.tool_calls and not message.invalid_tool_calls:
-        return message.content
-    calls = [(call["name"], call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
-    return "\0" + json.dumps([message.content, calls], sort_keys=True, default=repr)

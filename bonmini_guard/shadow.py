@@ -23,12 +23,12 @@ from langchain_core.runnables.config import ensure_config
 from bonmini_guard.background import Background
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.callbacks import group_of
+from bonmini_guard.conversation import as_messages
 from bonmini_guard.engine import Engine
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.explore import MOST_AT_A_TIME
 from bonmini_guard.guard import BestOfMiniN
 from bonmini_guard.policy import Action, Policy, State, best_of_n
-from bonmini_guard.prompts import as_messages
 from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.result import Candidate, GuardResult, Outcome
 from bonmini_guard.trace_row import Explored, RequestRecord, Row, trace_row

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.messages import BaseMessage
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.engine import Engine
 from bonmini_guard.profile import ScoreTransform
 from bonmini_guard.result import Candidate, GuardResult
@@ -74,7 +75,7 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
     row: Row = {
         "id": result.request_id,
         "at": datetime.fromtimestamp(request.at, UTC).isoformat(timespec="milliseconds"),
-        "prompt": _turns(request.messages),
+        "prompt": [Turn.of(message).openai() for message in request.messages],
         "candidates": [_candidate(candidate) for candidate in shown.candidates],
         "complete": explored is not None,
         "mode": result.mode,
@@ -132,17 +133,11 @@ def _without_text(candidate: Row) -> Row:
     return kept | {"text": "", "redacted": True}
 
 
-def _turns(messages: Sequence[BaseMessage]) -> list[Row]:
-    try:
-        return list(convert_to_openai_messages(list(messages)))
-    except (ValueError, KeyError, TypeError):  # content blocks that this form has no words for
-        return [{"role": message.type, "content": str(message.text)} for message in messages]
-
-
 def _candidate(candidate: Candidate) -> Row:
     """One draw; "unfinished" marks one that was cut short, which says nothing about the answers that fail."""
+    said = None if candidate.message is None else Turn.of(candidate.message)
     row: Row = {
-        "text": "" if candidate.message is None else str(candidate.message.text),
+        "text": "" if said is None else said.text,
         "score": candidate.score,
         "raw_score": _finite(candidate.raw_score),
         "loop": candidate.loop,
@@ -150,8 +145,8 @@ def _candidate(candidate: Candidate) -> Row:
     }
     if candidate.failed:
         row["failed"] = True
-    if candidate.message is not None and not _is_plain(candidate.message):
-        row["message"] = convert_to_openai_messages(candidate.message)
+    if said is not None and not said.is_plain:
+        row["message"] = said.openai()
     if candidate.error is not None:
         row["error"] = type(candidate.error).__name__
     if candidate.unfinished:
@@ -161,10 +156,6 @@ def _candidate(candidate: Candidate) -> Row:
     if candidate.usage is not None:
         row["tokens"] = candidate.usage["total_tokens"]
     return row
-
-
-def _is_plain(message: AIMessage) -> bool:
-    return isinstance(message.content, str) and not message.tool_calls and not message.invalid_tool_calls
 
 
 def _position(selected: Candidate | None, candidates: Sequence[Candidate]) -> int | None:

@@ -19,8 +19,8 @@ from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
 from bonmini_guard.calibration.files import Row, RowFile
 from bonmini_guard.calibration.rows import row_id
+from bonmini_guard.conversation import as_messages
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.prompts import as_messages
 
 
 class LogScorer(Protocol):

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from langchain_core.messages import BaseMessage
 from torch import Tensor
 from transformers.utils.logging import tqdm
 
-from bonmini_guard.reward.formatting import as_dictionary
+from bonmini_guard.reward.formatting import prompt_ids
 from bonmini_guard.reward.pooling import pad
 
 #: Sequences in a batch.
@@ -25,21 +24,6 @@ class Draw:
     prompt: list[int]
     answer: list[int]
     text: str
-
-
-def rendered(messages: Sequence[BaseMessage], tokenizer: Any) -> Any:
-    """The prompt as trl takes it: turns for a tokenizer with a chat template, else their contents one after the other."""
-    if tokenizer.chat_template is None:
-        return "".join(message.text for message in messages)
-    return [as_dictionary(message) for message in messages]
-
-
-def prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
-    """Token ids of a rendered prompt, ready to be continued."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 @torch.inference_mode()

@@ -9,8 +9,8 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
+from bonmini_guard.conversation import as_messages
 from bonmini_guard.errors import InputError
-from bonmini_guard.prompts import as_messages
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from langchain_core.messages import BaseMessage, convert_to_messages
 
 from bonmini_guard.calibration.files import RowFile
 from bonmini_guard.calibration.rows import row_id
+from bonmini_guard.conversation import as_messages
 from bonmini_guard.errors import InputError
-from bonmini_guard.prompts import as_messages
 
 _ROLES = {"human": "user", "ai": "assistant"}
 

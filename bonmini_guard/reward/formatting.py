@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2.exceptions import TemplateError
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import CandidateTooLong, InputError
 from bonmini_guard.reward.control import ControlTokens, Conversation
-
-_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class Encoded:
 
 
 class Formatter:
-    """Formats answers for one tokenizer.
+    """Formats answers for one tokenizer. Reasoning is not shown to the model: long thoughts would leave no room for the answer.
 
     Args:
         tokenizer: a fast tokenizer with a chat template.
@@ -48,7 +45,7 @@ class Formatter:
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
 
-    def encode(self, messages: Sequence[BaseMessage], answer: AIMessage | str) -> Encoded:
+    def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
         """Token ids of the answer behind its conversation.
 
         If they are too many, the oldest turns that are not a system message are left out, one at a time; the last turn
@@ -58,8 +55,7 @@ class Formatter:
             CandidateTooLong: the last turn and the answer alone are too long.
             InputError: the chat template refuses the conversation.
         """
-        turns = [self._turn(message) for message in messages]
-        turns.append(self._turn(AIMessage(answer) if isinstance(answer, str) else answer))
+        turns = self._turns(messages, answer)
         try:
             ids = self._ids(turns, 0)
         except TemplateError as error:
@@ -95,13 +91,12 @@ class Formatter:
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.max_length is None or len(ids) <= self.max_length
 
-    def render(self, messages: Sequence[BaseMessage], answer: AIMessage | str, cut_turns: int = 0) -> str:
+    def render(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str, cut_turns: int = 0) -> str:
         """The text that the chat template writes, without so many of the oldest turns.
 
         A server that tokenises it reads control tokens inside answers as control tokens: compare with :meth:`encode`.
         """
-        turns = [self._turn(message) for message in (*messages, AIMessage(answer) if isinstance(answer, str) else answer)]
-        return self._render(_without(turns, cut_turns))
+        return self._render(_without(self._turns(messages, answer), cut_turns))
 
     def holds_control_tokens(self, text: str) -> bool:
         """Whether a text spells one of the tokenizer's control tokens."""
@@ -115,8 +110,12 @@ class Formatter:
         candidates = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
         return next((index for index in candidates if index is not None), 0)
 
-    def _turn(self, message: BaseMessage) -> dict[str, Any]:
-        turn = as_dictionary(message)
+    def _turns(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Conversation:
+        return [self._turn(turn) for turn in (*map(Turn.of, messages), Turn.of(answer, "assistant"))]
+
+    def _turn(self, said: Turn) -> dict[str, Any]:
+        turn = said.template()
+        turn.pop("reasoning_content", None)
         if "tool_calls" in turn and not self._shows_tool_calls(turn):
             calls = json.dumps(turn.pop("tool_calls"), ensure_ascii=False)
             turn["content"] = "\n".join(filter(None, (turn["content"], calls)))
@@ -131,33 +130,18 @@ class Formatter:
             return False
 
 
-def clean(text: str) -> str:
-    """The text with each lone surrogate replaced by U+FFFD."""
-    return _SURROGATES.sub("\ufffd", text)
+def rendered(messages: Sequence[BaseMessage | Turn], tokenizer: Any) -> Any:
+    """A prompt for a generator: turns for a tokenizer with a chat template, else their texts one after the other."""
+    turns = map(Turn.of, messages)
+    return "".join(turn.plain() for turn in turns) if tokenizer.chat_template is None else [turn.template() for turn in turns]
 
 
-def as_dictionary(message: BaseMessage) -> dict[str, Any]:
-    """A message as chat templates take it: role, content, tool calls.
-
-    Raises:
-        InputError: a message of a type that no chat template knows.
-    """
-    role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type)
-    if role is None:
-        raise InputError(f"a message of type {message.type!r} cannot be scored; use human, ai, system or tool messages")
-    turn: dict[str, Any] = {"role": role, "content": clean(str(message.text))}
-    if isinstance(message, AIMessage) and message.tool_calls:
-        turn["tool_calls"] = [_tool_call(dict(call)) for call in message.tool_calls]
-    if isinstance(message, ToolMessage):
-        turn |= {"tool_call_id": clean(message.tool_call_id)} | ({"name": clean(message.name)} if message.name else {})
-    return turn
-
-
-def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    # The arguments stay an object, as chat templates of transformers expect, and not OpenAI's string of JSON.
-    arguments = json.loads(clean(json.dumps(call["args"], ensure_ascii=False)))
-    function = {"name": clean(call["name"]), "arguments": arguments}
-    return {"id": clean(call.get("id") or ""), "type": "function", "function": function}
+def prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
+    """Token ids of a rendered prompt, ready to be continued."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _most_cuts(turns: Conversation) -> int:

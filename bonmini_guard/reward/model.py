@@ -22,6 +22,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "transformers", "local") from error
 
+from bonmini_guard.conversation import Turn, clean, prompt_digest
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.reward.checkpoint import (
     base_digest,
@@ -34,8 +35,7 @@ from bonmini_guard.reward.checkpoint import (
     weight_files,
     weights_digest,
 )
-from bonmini_guard.reward.choices import prompt_digest
-from bonmini_guard.reward.formatting import Encoded, Formatter, as_dictionary, clean
+from bonmini_guard.reward.formatting import Encoded, Formatter
 from bonmini_guard.reward.heap import keep_freed_memory
 from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
@@ -240,8 +240,7 @@ class RewardModel:
 
     def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether the model learnt from answers to this prompt, as the digests in its folder say (white space and case aside)."""
-        turns = ((turn["role"], turn["content"]) for turn in map(as_dictionary, messages))
-        return bool(self._trained_on) and prompt_digest(turns) in self._trained_on
+        return bool(self._trained_on) and prompt_digest(map(Turn.of, messages)) in self._trained_on
 
     def close(self) -> None:
         """Drop what waits to be scored and end the threads; scoring afterwards raises RuntimeError."""

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.utils import convert_to_messages
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bonmini_guard.conversation import Turn, clean
 from bonmini_guard.errors import InputError
-from bonmini_guard.reward.formatting import clean
 
 #: Texts of one call; more should come as more calls.
 MOST_TEXTS = 1024
@@ -20,13 +19,14 @@ _OneOrTwo = Annotated[list[str], Field(min_length=1, max_length=2)]
 
 
 class Block(BaseModel):
-    """A block of a content; only text is read."""
+    """A block of a content; of others than texts, the model reads that they are there."""
 
+    model_config = ConfigDict(extra="allow")
     type: str
     text: str = ""
 
 
-class Turn(BaseModel):
+class Message(BaseModel):
     """A message as chat APIs write it."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -34,17 +34,11 @@ class Turn(BaseModel):
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     name: str | None = None
-
-    def as_dictionary(self) -> dict[str, Any]:
-        """The message without what is not there."""
-        turn = self.model_dump(exclude_none=True)
-        turn.setdefault("content", "")
-        if self.role == "tool":
-            turn.setdefault("tool_call_id", "")
-        return turn
+    reasoning_content: str | None = None
+    refusal: str | None = None
 
 
-class Answer(Turn):
+class Answer(Message):
     """A candidate as a message."""
 
     role: Literal["assistant"] = "assistant"
@@ -54,7 +48,7 @@ class ScoreRequest(BaseModel):
     """A conversation and the candidates that may answer it."""
 
     model_config = ConfigDict(extra="forbid")
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=10_000)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     candidates: Annotated[list[str | Answer], Field(max_length=MOST_TEXTS)]
 
     def conversation(self) -> list[BaseMessage]:
@@ -63,12 +57,11 @@ class ScoreRequest(BaseModel):
         Raises:
             InputError: a tool call is malformed.
         """
-        return _messages([turn.as_dictionary() for turn in self.messages], "messages")
+        return _messages(self.messages, "messages")
 
     def answers(self) -> list[AIMessage]:
         """The candidates as LangChain has them; errors as for the conversation."""
-        turns = [Answer(content=one) if isinstance(one, str) else one for one in self.candidates]
-        answers = _messages([turn.as_dictionary() for turn in turns], "candidates")
+        answers = _messages([Answer(content=one) if isinstance(one, str) else one for one in self.candidates], "candidates")
         return [answer for answer in answers if isinstance(answer, AIMessage)]
 
 
@@ -185,13 +178,16 @@ def _check_depth(value: Any, levels: int = _DEEPEST) -> None:
             _check_depth(part, levels - 1)
 
 
-def _messages(turns: Sequence[dict[str, Any]], name: str) -> list[BaseMessage]:
+def _messages(said: Sequence[Message], name: str) -> list[BaseMessage]:
     try:
-        messages = convert_to_messages(turns)
+        turns = [Turn.of({"content": "", **one.model_dump(exclude_none=True)}) for one in said]
         # What a chat template cannot take (numbers too large to write, and the like) is told here, and not in the middle of it.
-        calls = [message.tool_calls for message in messages if isinstance(message, AIMessage)]
-        json.dumps(calls, allow_nan=False)
-        _check_depth(calls)
+        arguments = [call.args for turn in turns for call in turn.calls]
+        json.dumps(arguments, allow_nan=False)
+        _check_depth(arguments)
+        if None in arguments:
+            raise ValueError
+        messages = [turn.message() for turn in turns]
     except Exception:
         raise InputError(f"{name}: a message is malformed; its tool calls must be as chat APIs write them") from None
     return messages

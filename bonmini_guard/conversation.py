@@ -1,0 +1,364 @@
+"""A turn of a conversation, and every form that it takes: LangChain's message, chat template, wire and traces, page, digest.
+
+What a form has no place for is written into its text or named there: nothing vanishes between one form and the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bonmini_guard.errors import InputError
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+#: What tools and data sets call the roles.
+ROLES = {
+    **{name: name for name in ("user", "assistant", "system", "developer", "tool")},
+    **dict.fromkeys(("ai", "gpt", "bot", "model", "chatbot"), "assistant"),
+    "human": "user",
+    "function": "tool",
+}
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_THOUGHT = re.compile("reasoning|thinking")
+_CALL = ("tool_call", "tool_use", "function_call", "invalid_tool_call")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a tool; ``arguments`` is its JSON as written, perhaps broken."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+    @property
+    def args(self) -> dict[str, Any] | None:
+        """The arguments; None where they are no JSON object."""
+        try:
+            read = json.loads(self.arguments, strict=False)
+        except (ValueError, RecursionError):
+            return None
+        return read if isinstance(read, dict) else None
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Call:
+        """From OpenAI's form, from LangChain's, or from a content block.
+
+        Raises:
+            InputError: it is none of these.
+        """
+        inner = value.get("function", value) if isinstance(value, Mapping) else None
+        name = inner.get("name") if isinstance(inner, Mapping) else None
+        if not isinstance(inner, Mapping) or not isinstance(name, str | None):
+            raise InputError("a tool call is not as chat APIs write it; give it a name and arguments")
+        said = next((inner[key] for key in ("arguments", "args", "input") if inner.get(key) is not None), None)
+        if name is None and said is None:
+            raise InputError("a tool call is not as chat APIs write it; give it a name and arguments")
+        if said is None:
+            said = "" if value.get("type") == "invalid_tool_call" else {}
+        text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False, default=str)
+        return cls(name or "", text, str(value.get("id") or value.get("call_id") or ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Who said what.
+
+    Attributes:
+        role: one of ``ROLES``, or any of a LangChain ChatMessage.
+        text: all its text.
+        parts: its content blocks, where it is more than one text.
+        calls: of tools.
+        reasoning: what was thought before it.
+        refusal: what the model said in place of an answer.
+        answers: of a tool's result: the id of the call.
+        name: of who speaks.
+    """
+
+    role: str
+    text: str = ""
+    parts: tuple[Any, ...] = field(default=(), hash=False)
+    calls: tuple[Call, ...] = ()
+    reasoning: str = ""
+    refusal: str = ""
+    answers: str | None = None
+    name: str | None = None
+
+    @classmethod
+    def of(cls, value: Any, role: str = "user") -> Turn:
+        """From a message, a dictionary (also of data sets: ``from`` and ``value``), a (role, content) pair or a text.
+
+        Args:
+            value: the turn.
+            role: its role where it says none.
+
+        Raises:
+            InputError: it is none of these.
+        """
+        if isinstance(value, Turn):
+            return value
+        if isinstance(value, str):
+            return cls(role, value)
+        if isinstance(value, Mapping):
+            return _of_mapping(value, role)
+        if isinstance(value, list | tuple) and len(value) == 2:
+            return _of_mapping({"role": value[0], "content": value[1]}, role)
+        if hasattr(value, "additional_kwargs"):
+            return _of_message(value)
+        raise InputError(f"a turn is a message or {{role, content}}, not a {type(value).__name__}; give every turn both")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing but a text."""
+        return not (self.parts or self.calls or self.reasoning or self.refusal)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing in it."""
+        return not (self.text.strip() or self.parts or self.calls or self.refusal)
+
+    @property
+    def shown(self) -> str:
+        """The text with a refusal, and with the kinds of parts that are no text, in brackets."""
+        text = self.text
+        if not all(map(_is_text, self.parts)):
+            text = "".join(part["text"] if _is_text(part) else f"\n[{part.get('type')}]\n" for part in self.parts).strip("\n")
+        return "\n".join(filter(None, (text, self.refusal)))
+
+    def plain(self, *, thoughts: bool = False) -> str:
+        """As one text, for a page (with thoughts) or a model without templates: thoughts and calls in brackets."""
+        thought = f"[thinks: {self.reasoning}]" if self.reasoning and thoughts else ""
+        calls = [f"[calls {call.name} {call.arguments}]" for call in self.calls]
+        return "\n".join(filter(None, (thought, self.shown, *calls)))
+
+    def template(self) -> dict[str, Any]:
+        """As chat templates take it: arguments of calls are objects; lone surrogates, which no tokenizer reads, are U+FFFD."""
+        turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.shown}
+        if self.calls:
+            turn["tool_calls"] = [_called(call, call.arguments if call.args is None else call.args) for call in self.calls]
+        cleaned: dict[str, Any] = _clean(turn | self._rest())
+        return cleaned
+
+    def openai(self) -> dict[str, Any]:
+        """As OpenAI's protocol writes it: traces and bodies of requests."""
+        turn: dict[str, Any] = {"role": self.role, "content": [*map(_openai_part, self.parts)] or self.text}
+        if self.calls:
+            turn["tool_calls"] = [_called(call, call.arguments) for call in self.calls]
+        return turn | ({"refusal": self.refusal} if self.refusal else {}) | self._rest()
+
+    def message(self, **more: Any) -> BaseMessage:
+        """As LangChain has it.
+
+        Args:
+            more: further fields of the message.
+        """
+        from langchain_core import messages
+
+        about = {"reasoning_content": self.reasoning, "refusal": self.refusal}
+        fields: dict[str, Any] = {"content": list(self.parts) or self.text, "name": self.name, **more}
+        fields["additional_kwargs"] = {key: said for key, said in about.items() if said}
+        match self.role:
+            case "user":
+                return messages.HumanMessage(**fields)
+            case "assistant":
+                return messages.AIMessage(**fields, **_calls_of_langchain(self.calls))
+            case "tool":
+                return messages.ToolMessage(**fields, tool_call_id=self.answers or "")
+            case "system":
+                return messages.SystemMessage(**fields)
+            case "developer":
+                fields["additional_kwargs"]["__openai_role__"] = "developer"
+                return messages.SystemMessage(**fields)
+            case role:
+                return messages.ChatMessage(**fields, role=role)
+
+    def digest(self) -> str:
+        """Equal for turns that a reader could not tell apart: 128 bits in hex, over all but names and ids."""
+        if self.is_plain:
+            said: Any = self.text
+        else:
+            calls = [[call.name, call.arguments if call.args is None else call.args] for call in self.calls]
+            said = [self.text, self.parts, calls, self.reasoning, self.refusal]
+        return hashlib.blake2b(json.dumps(said, sort_keys=True, default=repr).encode(), digest_size=16).hexdigest()
+
+    def _rest(self) -> dict[str, Any]:
+        """What chat templates and the wire say alike."""
+        rest = {"reasoning_content": self.reasoning or None, "tool_call_id": self.answers, "name": self.name}
+        return {key: value for key, value in rest.items() if value is not None}
+
+
+def as_turns(prompt: Any) -> tuple[Turn, ...]:
+    """The turns of a row's prompt: a text is one user turn.
+
+    Raises:
+        InputError: it is empty, or not something that holds turns.
+    """
+    turns = (Turn("user", prompt),) if isinstance(prompt, str) else tuple(map(Turn.of, _listed(prompt)))
+    _refuse_blank(turns)
+    return turns
+
+
+def as_messages(prompt: Any) -> list[BaseMessage]:
+    """Messages of a string (one user turn), a prompt value, or anything LangChain takes as messages.
+
+    Raises:
+        InputError: the prompt is empty, or not something that holds messages.
+    """
+    from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
+    from langchain_core.prompt_values import PromptValue
+
+    if isinstance(prompt, str):
+        messages: list[BaseMessage] = [HumanMessage(prompt)]
+    elif isinstance(prompt, PromptValue):
+        messages = prompt.to_messages()
+    else:
+        listed = [prompt] if isinstance(prompt, BaseMessage) else _listed(prompt)
+        try:
+            messages = convert_to_messages(listed)
+        except (ValueError, TypeError, NotImplementedError, KeyError) as error:
+            problem = f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages"
+            raise InputError(problem) from error
+    _refuse_blank(map(Turn.of, messages))
+    return messages
+
+
+def clean(text: str) -> str:
+    """The text with each lone surrogate replaced by U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def prompt_digest(turns: Iterable[Turn]) -> str:
+    """64 bits of BLAKE2b over the texts of a conversation, in hex; white space and case make no difference."""
+    said = json.dumps([[turn.role, " ".join(turn.text.casefold().split())] for turn in turns])
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def _listed(prompt: Any) -> list[Any]:
+    if not isinstance(prompt, Sequence):
+        raise InputError(f"a prompt is a string, a prompt value or a list of messages, not a {type(prompt).__name__}")
+    return list(prompt)
+
+
+def _refuse_blank(turns: Iterable[Turn]) -> None:
+    blank = [turn.is_blank for turn in turns]
+    if not blank:
+        raise InputError("the prompt holds no messages: pass a string or at least one message")
+    if all(blank):
+        raise InputError("the prompt is empty: every message is blank")
+
+
+def _of_message(message: Any) -> Turn:
+    more = message.additional_kwargs
+    kind = message.type.removesuffix("MessageChunk").lower()
+    role = getattr(message, "role", None) or more.get("__openai_role__") or ROLES.get(kind)
+    if role is None:
+        raise InputError(f"a message of type {message.type!r} says nothing to a model; use human, ai, system or tool messages")
+    called = [*getattr(message, "tool_calls", ()), *getattr(message, "invalid_tool_calls", ())]
+    said = {"reasoning": more.get("reasoning_content"), "refusal": more.get("refusal"), "name": message.name}
+    return _turn(role, message.content, called, said, getattr(message, "tool_call_id", None))
+
+
+def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:
+    if "lc" in value:
+        from langchain_core.messages import convert_to_messages
+
+        return _of_message(convert_to_messages([dict(value)])[0])
+    said = next((value[key] for key in ("role", "from", "type") if value.get(key) is not None), role)
+    known = ROLES.get(said) if isinstance(said, str) else None
+    if known is None:
+        raise InputError(f"unknown role {json.dumps(said, default=str)[:20]}; use one of {', '.join(ROLES)}")
+    content, called = value.get("content", value.get("value")), value.get("tool_calls") or ()
+    if not isinstance(content, str | list) and not (content is None and (called or "content" in value)):
+        raise InputError("a turn is not {role, content} with a text or a list of parts as content; give every turn both")
+    if not isinstance(called, Sequence) or isinstance(called, str):
+        raise InputError("tool_calls is no list; write calls as chat APIs do")
+    about = {"reasoning": value.get("reasoning_content") or value.get("reasoning"), "refusal": value.get("refusal")}
+    answers = value.get("tool_call_id", "" if known == "tool" else None)
+    return _turn(known, content or "", called, about | {"name": value.get("name")}, answers)
+
+
+def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: Mapping[str, Any], answers: Any) -> Turn:
+    calls = tuple(map(Call.of, called))
+    thought, refusal, name = (value if isinstance(value, str) else "" for value in said.values())
+    answers = None if answers is None else str(answers)
+    if isinstance(content, str):
+        return Turn(role, content, (), calls, thought, refusal, answers, name or None)
+    parts, thoughts, known = [], [thought], {call.id for call in calls}
+    for part in map(_part, content):
+        kind = str(part.get("type"))
+        if _THOUGHT.search(kind):
+            thoughts.extend(_texts(part))
+        elif kind not in _CALL:
+            parts.append(part)
+        elif (call := Call.of(part)).id not in known:
+            calls += (call,)
+    text = "".join(part["text"] for part in parts if _is_text(part))
+    plain = all(map(_is_text, parts)) and len(parts) < 2
+    return Turn(role, text, () if plain else tuple(parts), calls, "\n".join(filter(None, thoughts)), refusal, answers, name or None)
+
+
+def _part(block: Any) -> Mapping[str, Any]:
+    if isinstance(block, str):
+        return {"type": "text", "text": block}
+    if not isinstance(block, Mapping):
+        raise InputError("a part of a content is neither a text nor an object; write {type, text}")
+    return block
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    return part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a block of reasoning, however its maker nests them; signatures and the like are none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, Mapping):
+        for key in ("reasoning", "thinking", "text", "reasoning_content", "summary"):
+            yield from _texts(value.get(key))
+
+
+def _openai_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    if _is_text(part):
+        return {"type": "text", "text": part["text"]}
+    from langchain_core.messages import HumanMessage, convert_to_openai_messages
+
+    try:
+        [said] = convert_to_openai_messages(HumanMessage([dict(part)]))["content"]
+    except (ValueError, KeyError, TypeError):  # what this form has no words for stays as it is
+        return dict(part)
+    return dict(said)
+
+
+def _called(call: Call, arguments: Any) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _calls_of_langchain(calls: Iterable[Call]) -> dict[str, Any]:
+    from langchain_core.messages.tool import invalid_tool_call, tool_call
+
+    fine, broken = [], []
+    for call in calls:
+        if call.args is not None and call.name:
+            fine.append(tool_call(name=call.name, args=call.args, id=call.id or None))
+        else:
+            problem = "its arguments are no JSON object"
+            broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id or None, error=problem))
+    return {"tool_calls": fine, "invalid_tool_calls": broken}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(key): _clean(part) for key, part in value.items()}
+    return [_clean(part) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,130 @@
+"""One message in every form: nothing that was said vanishes between one form and the next."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+
+from bonmini_guard.conversation import Turn, as_messages, as_turns
+from bonmini_guard.errors import InputError
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
+CALL = {"name": "look", "args": {"film": "fine", "n": 1}, "id": "c1"}
+RICH = AIMessage(
+    [{"type": "text", "text": "it was "}, {"type": "text", "text": "good"}, IMAGE],
+    tool_calls=[CALL],
+    invalid_tool_calls=[{"name": "broken", "args": "{", "id": "c2", "error": None}],
+    additional_kwargs={"reasoning_content": "hmm", "refusal": "not that"},
+)
+CONVERSATION = [SystemMessage("be brief"), HumanMessage("the film", name="ann"), RICH, ToolMessage("seen", tool_call_id="c1")]
+
+
+@pytest.mark.parametrize("message", CONVERSATION, ids=lambda message: message.type)
+def test_a_turn_survives_every_way_there_and_back(message):
+    turn = Turn.of(message)
+    for back in (Turn.of(turn), Turn.of(turn.message()), Turn.of(json.loads(json.dumps(turn.openai())))):
+        assert back == turn
+
+
+def test_every_form_holds_all_of_it():
+    turn = Turn.of(RICH)
+    template, wire = turn.template(), turn.openai()
+    assert template["content"] == "it was good\n[image_url]\nnot that"
+    assert [call["function"]["arguments"] for call in template["tool_calls"]] == [CALL["args"], "{"]
+    assert template["reasoning_content"] == wire["reasoning_content"] == "hmm"
+    assert [json.dumps(part) for part in wire["content"]][2] == json.dumps(IMAGE)
+    assert [call["function"]["arguments"] for call in wire["tool_calls"]] == ['{"film": "fine", "n": 1}', "{"]
+    assert wire["refusal"] == "not that"
+    assert turn.plain(thoughts=True).splitlines() == [
+        "[thinks: hmm]",
+        "it was good",
+        "[image_url]",
+        "not that",
+        '[calls look {"film": "fine", "n": 1}]',
+        "[calls broken {]",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"content": "it was good"},
+        {"tool_calls": []},
+        {"tool_calls": [{**CALL, "args": {}}]},
+        {"invalid_tool_calls": []},
+        {"additional_kwargs": {"reasoning_content": "hmm"}},
+        {"additional_kwargs": {"refusal": "not that"}},
+    ],
+)
+def test_a_digest_changes_with_each_part(change):
+    assert Turn.of(RICH.model_copy(update=change)).digest() != Turn.of(RICH).digest()
+
+
+def test_ids_and_names_are_not_in_a_digest_and_a_text_cannot_spell_a_call():
+    other = RICH.model_copy(update={"id": "9", "name": "x", "tool_calls": [{**CALL, "id": "9", "args": {"n": 1, "film": "fine"}}]})
+    assert Turn.of(other).digest() == Turn.of(RICH).digest()
+    called = Turn.of(AIMessage("", tool_calls=[CALL]))
+    assert Turn.of(AIMessage(json.dumps(["", [], [["look", CALL["args"]]], "", ""]))).digest() != called.digest()
+
+
+@pytest.mark.parametrize(
+    ("block", "thought"),
+    [
+        ({"type": "thinking", "thinking": "hmm", "signature": "s"}, "hmm"),
+        ({"type": "reasoning", "reasoning": "hmm"}, "hmm"),
+        ({"type": "reasoning", "summary": [{"type": "summary_text", "text": "hmm"}]}, "hmm"),
+        ({"type": "reasoning_content", "reasoning_content": {"text": "hmm", "signature": "s"}}, "hmm"),
+        ({"type": "redacted_thinking", "data": "s"}, ""),
+    ],
+)
+def test_thoughts_of_every_maker(block, thought):
+    turn = Turn.of(AIMessage([block, {"type": "text", "text": "good"}]))
+    assert (turn.reasoning, turn.text, turn.parts) == (thought, "good", ())
+
+
+def test_calls_in_the_content_are_calls_once():
+    block = {"type": "tool_use", "id": "c1", "name": "look", "input": CALL["args"]}
+    said = {"role": "assistant", "content": [{"type": "text", "text": "x"}, block]}
+    turn = Turn.of(said)
+    assert turn == Turn.of(AIMessage("x", tool_calls=[CALL]))
+    assert Turn.of(AIMessage([{"type": "text", "text": "x"}, block], tool_calls=[CALL])) == turn
+
+
+def test_what_tools_and_data_sets_write():
+    turns = as_turns([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, ("developer", "c"), "d"])
+    assert [(turn.role, turn.text) for turn in turns] == [("user", "a"), ("assistant", "b"), ("developer", "c"), ("user", "d")]
+    assert turns[2].message().additional_kwargs == {"__openai_role__": "developer"}
+    assert Turn.of(turns[2].message()).openai()["role"] == "developer"
+    assert turns[2].template()["role"] == "system"
+    assert Turn.of(ChatMessage("x", role="critic")).message() == ChatMessage("x", role="critic")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        " ",
+        [],
+        3,
+        None,
+        [""],
+        [3],
+        [{"role": "banana", "content": "x"}],
+        [{"role": [], "content": "x"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "content": [5]}],
+        [{"role": "user", "content": "x", "tool_calls": "no"}],
+        [{"role": "assistant", "tool_calls": [{"odd": 1}]}],
+        [{"role": "assistant", "content": "", "tool_calls": [3]}],
+    ],
+)
+def test_what_is_no_conversation_is_refused_with_a_cure(bad):
+    with pytest.raises(InputError):
+        as_turns(bad)
+
+
+def test_messages_of_langchain_stay_as_they_are():
+    assert as_messages(CONVERSATION)[2] is RICH
