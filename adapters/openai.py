@@ -30,13 +30,7 @@ except ImportError as error:
 from bonmini_guard.adapters.answers import Answer, keep, streamed_answers, whole_answers
 from bonmini_guard.adapters.endpoints import Endpoint, checked_secret, checked_url
 from bonmini_guard.adapters.groups import one_by_one
-from bonmini_guard.adapters.http_errors import (
-    EndpointError,
-    GenerationFailedAtEndpoint,
-    RequestRejected,
-    classify,
-    from_stream,
-)
+from bonmini_guard.adapters.http_errors import EndpointError, GenerationFailedAtEndpoint, classify, from_stream
 from bonmini_guard.adapters.openai_messages import chat_body, check_extra, completion_body
 from bonmini_guard.adapters.requests import stop_strings
 
@@ -47,7 +41,7 @@ _http: Any = import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.
 
 #: Seconds that the list of the server's models is waited for.
 MODELS_TIMEOUT = 5.0
-Choices = Literal["separate", "server", "probe"]
+Choices = Literal["separate", "server"]
 
 
 class OpenAICompatibleGenerator(Endpoint):
@@ -64,8 +58,7 @@ class OpenAICompatibleGenerator(Endpoint):
         choices: how a loop of k draws is asked for. ``"separate"``: k requests, each with a seed of its own; an early exit
             closes those that are still running, and a server with prefix caching computes the prompt once all the same.
             ``"server"``: one request with ``n=k``, for a server that honours it; the prompt is computed once, but the loop ends
-            only when its longest answer does. ``"probe"``: like ``"server"``, until an answer has fewer choices than asked for,
-            or all the same ones, or is refused; like ``"separate"`` from then on. Choices that are missing are drawn separately.
+            only when its longest answer does. Choices that are missing are drawn separately.
         max_tokens: tokens of an answer at most; None leaves it to the server.
         temperature: above 0; 0 is greedy, and refused for more than one draw; None leaves it to the server.
         top_p: sample among the likeliest tokens of this total probability; None leaves it to the server.
@@ -116,8 +109,8 @@ class OpenAICompatibleGenerator(Endpoint):
     ) -> None:
         if mode not in ("chat", "completion"):
             raise ConfigurationError(f"mode is {mode!r}: use 'chat' or 'completion'")
-        if choices not in ("separate", "server", "probe"):
-            raise ConfigurationError(f"choices is {choices!r}: use 'separate', 'server' or 'probe'")
+        if choices not in ("separate", "server"):
+            raise ConfigurationError(f"choices is {choices!r}: use 'separate' or 'server'")
         if response_format is not None and mode == "completion":
             raise ConfigurationError("the completions route takes no response_format: use mode='chat'")
         _check_sampling(max_tokens, temperature, top_p)
@@ -147,8 +140,7 @@ class OpenAICompatibleGenerator(Endpoint):
             "response_format": None if response_format is None else dict(response_format),
             "extra_body": check_extra(extra_body or {}, "extra_body"),
         }
-        #: Whether the server was seen to answer fewer choices than asked for, or copies of one.
-        self._ignores_n = False
+        #: Whether it was said that the server answers fewer choices than asked for.
         self._told = False
 
     def __repr__(self) -> str:
@@ -184,7 +176,7 @@ class OpenAICompatibleGenerator(Endpoint):
 
     async def _draw_group(self, requests: Sequence[DrawRequest]) -> AsyncIterator[tuple[int, AIMessage | BaseException]]:
         body = self._body(requests[0])
-        together = [] if len(requests) == 1 or self._ignores_n else await self._several(body, len(requests))
+        together = [] if len(requests) == 1 else await self._several(body, len(requests))
         for position, answer in enumerate(together):
             yield position, self._outcome(answer, requests[position], body.get("stop", ()))
         async with contextlib.aclosing(one_by_one(self.draw, requests, len(together))) as rest:
@@ -193,19 +185,7 @@ class OpenAICompatibleGenerator(Endpoint):
 
     async def _several(self, body: Mapping[str, Any], count: int) -> list[Answer]:
         """As many answers as the server has given to one request, at most ``count``: each of them a draw of its own."""
-        try:
-            answers = await self._answers(body, count)
-        except RequestRejected:
-            if self.choices == "server":
-                raise
-            # It may be n that was refused. If it was not, the separate requests will be refused too.
-            self._ignores_n = True
-            return []
-        copies = len({answer.text for answer in answers}) == 1 and not any(answer.tool_calls for answer in answers)
-        if self.choices == "probe" and (len(answers) < count or copies):
-            self._ignores_n = True
-            # Copies may be one draw n times over: only the first of them is certain to be one.
-            return keep(answers, 1)
+        answers = await self._answers(body, count)
         if len(answers) < count and not self._told:
             self._told = True
             logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", len(answers), count)

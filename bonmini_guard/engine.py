@@ -178,7 +178,7 @@ class _Request:
                 if winner is not None:
                     return self._record("accepted", "passed", winner)
                 used = used_tokens(loop) if policy.stop else (0, 0)
-                self.state = policy.observe(self.state, [candidate.score for candidate in loop], self._elapsed(), used)
+                self.state = policy.observe(self.state, [candidate.score for candidate in loop], used)
         except _ScoringFailed:
             return self._without_scores("scorer_failed")
 

@@ -4,9 +4,9 @@ A policy is told scores and answers with a decision. It draws nothing, waits for
 object drives the live engine, the offline replay and the benchmarks: what was calibrated is what runs.
 
 The procedure is best of mini-N in loops (arXiv 2510.04087): after each loop the best score so far, over all loops, is
-compared with that loop's threshold. Stop rules compose with ``|`` (any of them) and ``&`` (all of them)::
+compared with that loop's threshold. Stop rules compose with ``|``::
 
-    stop = Passed((0.0, 0.0)) | Spent(2) | Deadline(5.0)
+    stop = Passed((0.0, 0.0)) | Spent(2) | BelowFloor((-2.0, -2.0))
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
-
-from bonmini_guard import _student
 
 Mode = Literal["guardrail", "accelerator"]
 Exit = Literal["loop", "eager"]
@@ -32,7 +30,6 @@ class State:
         scores: one entry a draw, in the order drawn; None for a failed draw or a score that is missing or not finite.
         best: the largest score so far, -inf while there is none.
         best_index: the earliest draw that holds ``best``; None while there is none.
-        elapsed: seconds since the request began.
         tokens: read and written by the draws so far, as the generator reports them; counted only for rules beside the thresholds.
     """
 
@@ -40,17 +37,12 @@ class State:
     scores: tuple[float | None, ...] = ()
     best: float = -math.inf
     best_index: int | None = None
-    elapsed: float = 0.0
     tokens: tuple[int, int] = (0, 0)
 
     @property
     def drawn(self) -> int:
         """Draws so far, failed ones included."""
         return len(self.scores)
-
-    def finite_scores(self) -> list[float]:
-        """The scores that exist."""
-        return [score for score in self.scores if score is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +64,6 @@ class StopRule:
         """Stop when either says so; the left one names the reason when both do."""
         return AnyOf((self, other))
 
-    def __and__(self, other: StopRule) -> StopRule:
-        """Stop when both say so; the left one names the reason."""
-        return AllOf((self, other))
-
 
 @dataclass(frozen=True)
 class AnyOf(StopRule):
@@ -90,21 +78,6 @@ class AnyOf(StopRule):
             if verdict is not None:
                 return verdict
         return None
-
-
-@dataclass(frozen=True)
-class AllOf(StopRule):
-    """Stop when every rule stops. It accepts only if every rule accepts."""
-
-    rules: tuple[StopRule, ...]
-
-    def __call__(self, state: State) -> Stop | None:
-        """The first rule's reason, once all agree."""
-        verdicts = [rule(state) for rule in self.rules]
-        stops = [verdict for verdict in verdicts if verdict is not None]
-        if len(stops) < len(verdicts) or not stops:
-            return None
-        return Stop(stops[0].reason, all(stop.accepted for stop in stops))
 
 
 @dataclass(frozen=True)
@@ -144,74 +117,6 @@ class Spent(StopRule):
 
 
 @dataclass(frozen=True)
-class Deadline(StopRule):
-    """The request has run for ``seconds``. A loop in flight may overshoot; the engine's timeout does not."""
-
-    seconds: float
-
-    def __call__(self, state: State) -> Stop | None:
-        """Stop once the time is up."""
-        return Stop("deadline") if state.elapsed >= self.seconds else None
-
-
-@dataclass(frozen=True)
-class GainBelowCost(StopRule):
-    """The expected gain in score of one more draw is below its cost.
-
-    The next score is predicted by a Student t fitted to this request's scores (arXiv 2510.15945, one step ahead): no
-    verdict before ``at_least`` scores exist.
-
-    Attributes:
-        cost: cost of one draw, in units of score.
-        at_least: scores needed before the rule speaks; 3 or more.
-    """
-
-    cost: float
-    at_least: int = 3
-
-    def __call__(self, state: State) -> Stop | None:
-        """Stop when one more draw is not worth it."""
-        scores = state.finite_scores()
-        if len(scores) < max(self.at_least, 3):
-            return None
-        gain = _student.expected_improvement(scores, state.best)
-        return Stop("gain_below_cost") if gain < self.cost else None
-
-
-@dataclass(frozen=True)
-class Hopeless(StopRule):
-    """The chance that any remaining draw passes is negligible, judged by this request's own scores.
-
-    Each remaining draw is predicted by a Student t fitted to the scores so far; the chance that at least one of them
-    reaches the lowest remaining threshold is compared with ``chance``. Exact replay needs a rule that looks at the best
-    score alone: that is :class:`BelowFloor`.
-
-    Attributes:
-        schedule: draws of each loop.
-        thresholds: one for each loop.
-        chance: probability below which the request is given up.
-        at_least: scores needed before the rule speaks; 3 or more.
-    """
-
-    schedule: tuple[int, ...]
-    thresholds: tuple[float, ...]
-    chance: float = 0.01
-    at_least: int = 4
-
-    def __call__(self, state: State) -> Stop | None:
-        """Stop when what is left will almost surely not pass."""
-        scores = state.finite_scores()
-        remaining = sum(self.schedule[state.loops :])
-        if remaining == 0 or len(scores) < max(self.at_least, 3):
-            return None
-        target = min(self.thresholds[state.loops :])
-        if state.best >= target:
-            return None
-        chance = _student.chance_of_reaching(scores, target, remaining)
-        return Stop("hopeless") if chance < self.chance else None
-
-
-@dataclass(frozen=True)
 class BelowFloor(StopRule):
     """The best score after a loop is below that loop's floor: calibration found that hardly anything comes back from there.
 
@@ -245,7 +150,7 @@ class Decision:
         draws: how many to draw now; 0 unless drawing.
         index: the selected draw: the one to serve, or, in an abstention, the best so far (for accounting only).
         accepted: whether the selected draw passed.
-        reason: why, in one word: more, passed, budget_spent, budget, deadline, gain_below_cost, hopeless.
+        reason: why, in one word: more, passed, budget_spent, budget, deadline, hopeless.
         threshold: the threshold last compared with; None before the first loop.
     """
 
@@ -292,15 +197,12 @@ class Policy:
         """N: the most draws a request can cost."""
         return sum(self.schedule)
 
-    def observe(
-        self, state: State, scores: Sequence[float | None], elapsed: float = 0.0, tokens: tuple[int, int] = (0, 0)
-    ) -> State:
+    def observe(self, state: State, scores: Sequence[float | None], tokens: tuple[int, int] = (0, 0)) -> State:
         """The state after one more finished loop.
 
         Args:
             state: the state before it.
             scores: the loop's scores in the order drawn, one for each draw of the loop.
-            elapsed: seconds since the request began.
             tokens: read and written by the loop's draws.
 
         Raises:
@@ -318,7 +220,7 @@ class Policy:
             if best_index is None or score > best:
                 best, best_index = score, index
         used = (state.tokens[0] + tokens[0], state.tokens[1] + tokens[1])
-        return State(state.loops + 1, state.scores + tuple(kept), best, best_index, elapsed, used)
+        return State(state.loops + 1, state.scores + tuple(kept), best, best_index, used)
 
     def decide(self, state: State) -> Decision:
         """What to do after the loops of ``state``."""

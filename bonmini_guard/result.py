@@ -93,7 +93,7 @@ class GuardResult:
     Attributes:
         mode: guardrail or accelerator.
         decision: accepted, best_effort, abstained or unscored (``fallback`` is a message's, never a result's).
-        reason: passed, budget_spent, deadline, hopeless, gain_below_cost, scorer_failed, ...
+        reason: passed, budget_spent, deadline, hopeless, scorer_failed, ...
         selected: the served candidate, or the best so far of an abstention; None when there was none.
         candidates: every draw asked for, in order.
         loops: loops begun.

@@ -254,7 +254,7 @@ def would_have(engine: Engine, complete: GuardResult) -> GuardResult:
         winner = _eager_winner(policy, state.loops, loop)
         if winner is not None:
             return _given(complete, policy, ("accepted", "passed"), winner, (state.drawn + len(loop), state.loops + 1))
-        state = policy.observe(state, [candidate.score for candidate in loop], 0.0, used_tokens(loop))
+        state = policy.observe(state, [candidate.score for candidate in loop], used_tokens(loop))
     selected = None if decision.index is None else candidates[decision.index]
     outcome: Outcome = "accepted" if decision.accepted else "best_effort"
     if decision.action is Action.ABSTAIN:

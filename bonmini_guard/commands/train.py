@@ -35,8 +35,6 @@ _SETTINGS = (
     "lora_alpha",
     "checkpoints",
     "early_stopping",
-    "dissimilarity",
-    "noise",
     "twin",
 )
 
@@ -74,8 +72,6 @@ def _add_large(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", type=int, default=10, help="how often a run saves what it can go on from (default 10; 0 never)"
     )
     parser.add_argument("--early-stopping", type=int, metavar="PATIENCE", help="stop after so many checkpoints without improvement")
-    parser.add_argument("--dissimilarity", type=float, default=1.0, help="of a nested logit, below 1 (default 1: plain)")
-    parser.add_argument("--noise", type=float, default=0.0, metavar="SHARE", help="judgements given at random (default 0)")
     parser.add_argument("--twin", action="store_true", help="also train a Bradley-Terry twin, and compare held-out figures")
 
 

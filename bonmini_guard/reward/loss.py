@@ -9,7 +9,6 @@ Random utility with Gumbel noise gives the multinomial logit. For one row with s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -59,53 +58,6 @@ def bradley_terry_loss(
     if bool((sizes < 2).any()):
         raise ValueError("a row has a single answer: comparing needs 2 or more; leave such rows out")
     return _mean(_negative_log_likelihood(choice_logits(scores, sizes, outside=False), choices), weights)
-
-
-def nested_loss(
-    scores: Tensor,
-    sizes: Tensor,
-    choices: Tensor,
-    weights: Tensor | None = None,
-    offered: Tensor | None = None,
-    *,
-    dissimilarity: float = 1.0,
-    noise: float = 0.0,
-) -> Tensor:
-    """The outside-option loss with answers that are alike in a labeller's eyes, and labellers who sometimes answer at random.
-
-    A nested logit: the answers are a nest, "none" stands alone (McFadden 1978). With dissimilarity d and I = log sum exp(R_i / d),
-
-        P(none) = 1 / (1 + exp(d I)),     P(c = i) = exp(R_i / d - I) (1 - P(none))
-
-    d = 1 is the multinomial logit. Below 1, a second answer like the first adds less to the chance that something is acceptable:
-    what a labeller likes or dislikes about all answers to a prompt is shared noise. A single answer is accepted with probability
-    sigmoid(R) whatever d is, so the zero keeps its meaning. With ``noise`` e the likelihood is (1 - e) P + e / (options).
-
-    Args:
-        scores: as in :func:`outside_option_loss`, and so are ``sizes``, ``choices``, ``weights`` and ``offered``.
-        sizes: see there.
-        choices: see there.
-        weights: see there.
-        offered: see there.
-        dissimilarity: d, in (0, 1].
-        noise: e, in [0, 1).
-
-    Raises:
-        ValueError: the shapes or the ranges do not fit.
-    """
-    _check(scores, sizes, choices, none_allowed=True)
-    shown = sizes.new_ones(len(sizes), dtype=torch.bool) if offered is None else offered
-    answers = choice_logits(scores, sizes, outside=False) / dissimilarity
-    inclusive = answers.logsumexp(dim=1)
-    none = choices == sizes
-    within = answers.gather(1, choices.clamp(max=answers.shape[1] - 1).unsqueeze(1)).squeeze(1).masked_fill(none, 0.0)
-    value = dissimilarity * inclusive
-    some = torch.where(shown, torch.nn.functional.logsigmoid(value), torch.zeros_like(value))
-    likelihood = torch.where(none, torch.nn.functional.logsigmoid(-value), within - inclusive + some)
-    if noise:
-        uniform = torch.log(noise / (sizes + shown.to(sizes.dtype)).to(likelihood.dtype))
-        likelihood = torch.logaddexp(likelihood + math.log1p(-noise), uniform)
-    return _mean(-likelihood, weights)
 
 
 OBJECTIVES: dict[str, Objective] = {"outside_option": outside_option_loss, "bradley_terry": bradley_terry_loss}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.reward.loss import OBJECTIVES, Objective, nested_loss
+from bonmini_guard.reward.loss import OBJECTIVES
 
 _POSITIVE = (
     "epochs",
@@ -51,8 +50,6 @@ class Settings:
         lora_alpha: their scale; by default twice the rank.
         checkpoints: how often in a run to save what a killed run goes on from; 0 never.
         early_stopping: stop after so many checkpoints without a better held-out loss, and keep the best.
-        dissimilarity: of a nested logit, in (0, 1]; below 1, a labeller's taste is shared by all answers to a prompt.
-        noise: the share of judgements given at random, in [0, 1); what the model learns is then the rest.
         twin: train a Bradley-Terry twin on the same rows and put its held-out figures beside the model's.
     """
 
@@ -74,8 +71,6 @@ class Settings:
     lora_alpha: int | None = None
     checkpoints: int = 10
     early_stopping: int | None = None
-    dissimilarity: float = 1.0
-    noise: float = 0.0
     twin: bool = False
 
     def __post_init__(self) -> None:
@@ -94,15 +89,8 @@ class Settings:
             raise ConfigurationError(f"checkpoints is {self.checkpoints}: it must be 0 or more, and 1 or more with early stopping")
         if self.lora_alpha and not self.lora_rank:
             raise ConfigurationError("lora_alpha without lora_rank: give both")
-        if not 0 < self.dissimilarity <= 1 or not 0 <= self.noise < 1:
-            raise ConfigurationError("dissimilarity must be in (0, 1], and noise in [0, 1)")
         if self.twin and self.objective == "bradley_terry":
             raise ConfigurationError("a twin is for the objective outside_option: leave it out")
-
-    def loss(self, objective: str) -> Objective:
-        """The loss of an objective under these settings."""
-        plain = objective != "outside_option" or (self.dissimilarity == 1 and self.noise == 0)
-        return OBJECTIVES[objective] if plain else partial(nested_loss, dissimilarity=self.dissimilarity, noise=self.noise)
 
     @property
     def cuda(self) -> bool:

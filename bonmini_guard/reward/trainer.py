@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from bonmini_guard.reward.batches import Batches, Collator, Encoding, model_inputs
 from bonmini_guard.reward.evidence import figures, score_texts
-from bonmini_guard.reward.loss import OBJECTIVES, Objective
+from bonmini_guard.reward.loss import OBJECTIVES
 from bonmini_guard.reward.plan import Settings
 from bonmini_guard.reward.pooling import PooledScorer
 
@@ -26,7 +26,6 @@ class OutsideOptionTrainer(Trainer):
 
     Args:
         objective: a name of :data:`bonmini_guard.reward.loss.OBJECTIVES`.
-        loss: another loss for the same judgements, in place of the objective's own.
         held_out: judgements for the loss that early stopping watches.
         batch_size: texts in a batch of the held-out ones.
         new: names of weights that have a learning rate of their own.
@@ -38,7 +37,6 @@ class OutsideOptionTrainer(Trainer):
         self,
         *,
         objective: str = "outside_option",
-        loss: Objective | None = None,
         held_out: Encoding | None = None,
         batch_size: int = 32,
         new: Collection[str] = (),
@@ -46,7 +44,7 @@ class OutsideOptionTrainer(Trainer):
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self._objective = loss or OBJECTIVES[objective]
+        self._objective = OBJECTIVES[objective]
         self._outside = objective == "outside_option"
         self._held_out, self._batch_size = held_out, batch_size
         self._new, self._new_rate = set(new), new_rate
@@ -129,7 +127,6 @@ def fit(model: Any, data: Judgements, folder: Path, plan: Settings, objective: s
         callbacks.append(EarlyStoppingCallback(plan.early_stopping))
     trainer = OutsideOptionTrainer(
         objective=objective,
-        loss=plan.loss(objective),
         held_out=watched,
         batch_size=plan.batch_size,
         new=new,

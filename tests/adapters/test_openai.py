@@ -104,26 +104,19 @@ async def test_choices_out_of_order_go_where_their_index_says(server, make, stre
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("choices", ["server", "probe"])
-async def test_a_server_that_ignores_n_is_no_source_of_copies(server, make, choices, stream):
+async def test_a_server_that_ignores_n_is_no_source_of_copies(server, make, stream):
     server.honours_n = False
-    generator = make(choices=choices, stream=stream)
+    generator = make(choices="server", stream=stream)
     outcomes = await group(generator)
     assert texts(outcomes) == [f"answer {seed}.0" for seed in (10, 11, 12, 13)]
     assert bill(outcomes) == ([5] * 4, 8)
     assert ["n" in body for _, _, body in server.requests] == [True, False, False, False]
-    await group(generator)
-    # Once seen, never asked again; a declaration is taken at its word each time.
-    assert ("n" in server.requests[4][2]) is (choices == "server")
 
 
-@pytest.mark.parametrize("choices", ["server", "probe"])
-async def test_missing_choices_are_drawn_separately(server, make, choices):
+async def test_missing_choices_are_drawn_separately(server, make):
     server.most = 3
-    outcomes = await group(make(choices=choices), 5)
-    assert texts(outcomes) == ["answer 10.0", "answer 10.1", "answer 10.2", "answer 13.0", "answer 14.0"] or choices == "probe"
-    assert len(set(texts(outcomes))) == 5
-    assert sum(body.get("n", 1) for _, _, body in server.requests) >= 5
+    outcomes = await group(make(choices="server"), 5)
+    assert texts(outcomes) == ["answer 10.0", "answer 10.1", "answer 10.2", "answer 13.0", "answer 14.0"]
 
 
 async def test_more_choices_than_asked_for_are_no_more_draws(server, make):
@@ -138,17 +131,8 @@ async def test_choices_that_share_an_index_are_not_joined(server, make):
     assert texts(await group(make(choices="server"), 2)) == ["one", "two"]
 
 
-async def test_a_probe_answered_with_copies_trusts_the_first_alone(server, make):
-    server.text = lambda body, index: f"answer {body['seed']}"
-    outcomes = await group(make(choices="probe"))
-    assert texts(outcomes) == ["answer 10", "answer 11", "answer 12", "answer 13"]
-    # Four choices of the first answer were billed, and three answers more.
-    assert bill(outcomes) == ([5] * 4, 2 * 7)
-
-
-async def test_a_probe_that_is_refused_goes_on_separately(server, make):
+async def test_a_refused_request_for_several_is_told_as_it_is(server, make):
     server.faults = lambda path, body: (400, TOO_LONG) if "n" in body else None
-    assert texts(await group(make(choices="probe"))) == [f"answer {seed}.0" for seed in (10, 11, 12, 13)]
     with pytest.raises(errors.RequestRejected):
         await group(make(choices="server"))
 
@@ -183,7 +167,7 @@ def test_separate_requests_are_no_group():
 
 
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-@pytest.mark.parametrize("choices", ["separate", "server", "probe"])
+@pytest.mark.parametrize("choices", ["separate", "server"])
 @pytest.mark.parametrize("honours_n", [True, False])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_guards_usage_is_the_bill(server, make, choices, honours_n, stream):
@@ -533,7 +517,7 @@ async def test_faults_never_become_accepted_answers(server, make, choices):
 
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("choices", ["separate", "probe"])
+@pytest.mark.parametrize("choices", ["separate", "server"])
 async def test_on_early_exit_the_server_sees_the_connections_close(server, make, stream, choices):
     server.honours_n = False
     seen = []
@@ -561,7 +545,7 @@ async def test_a_cancelled_request_closes_its_connections(server, make, stream, 
 
 @pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
 async def test_nothing_is_left_after_a_thousand_requests(server, make):
-    several = [make(stream=True, choices="probe"), make(choices="server"), make(choices="server"), make()]
+    several = [make(stream=True, choices="server"), make(choices="server"), make(choices="server"), make()]
     guards = [guard_of(generator, lambda text: 1.0, exit="eager", mini_n=2) for generator in several]
     await guards[0].arun("q")
     before = asyncio.all_tasks(), lasting_threads(), open_files("socket")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonmini_guard.reward.loss import bradley_terry_loss, nested_loss, outside_option_loss
+from bonmini_guard.reward.loss import bradley_terry_loss, outside_option_loss
 
 
 def ragged(seed, rows=12, outside=True, least=1):
@@ -127,31 +127,3 @@ def test_rows_without_none_are_comparisons(seed):
     torch.testing.assert_close(compared, outside_option_loss(scores + 3.0, sizes, choices, weights, offered))
     with pytest.raises(ValueError, match="not offered"):
         outside_option_loss(scores, sizes, sizes, weights, offered)
-
-
-@given(st.integers(0, 10_000), st.booleans())
-@settings(max_examples=20, deadline=None)
-def test_the_nested_loss_is_the_plain_one_at_dissimilarity_1(seed, outside):
-    scores, sizes, choices, weights = ragged(seed, outside=outside, least=2)
-    offered = torch.full((len(sizes),), outside)
-    plain = outside_option_loss(scores, sizes, choices, weights, offered)
-    torch.testing.assert_close(nested_loss(scores, sizes, choices, weights, offered), plain)
-
-
-@pytest.mark.parametrize("dissimilarity", [1.0, 0.5, 0.2])
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_nested_probabilities_add_up_and_a_single_answer_keeps_its_meaning(dissimilarity, noise):
-    scores, sizes = torch.tensor([1.5, -0.5, 0.3], dtype=torch.float64), torch.tensor([3])
-    options = {"dissimilarity": dissimilarity, "noise": noise}
-    chances = [torch.exp(-nested_loss(scores, sizes, torch.tensor([choice]), **options)).item() for choice in range(4)]
-    assert sum(chances) == pytest.approx(1.0)
-    alone = torch.exp(-nested_loss(scores[:1], torch.tensor([1]), torch.tensor([0]), **options)).item()
-    assert alone == pytest.approx((1 - noise) * torch.sigmoid(scores[0]).item() + noise / 2)
-
-
-def test_like_answers_share_their_chance_in_a_nest():
-    twice = torch.tensor([0.0, 0.0], dtype=torch.float64)
-    none = [torch.exp(-nested_loss(twice, torch.tensor([2]), torch.tensor([2]), dissimilarity=d)).item() for d in (1.0, 0.5, 1e-3)]
-    # Independent answers: 1/3. Answers that are one in the labeller's eyes: as if there were one, 1/2.
-    assert none[0] == pytest.approx(1 / 3)
-    assert none[0] < none[1] < none[2] == pytest.approx(0.5, abs=1e-3)
