@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from tests.calibration.recalibrations import (
     FOUR,
     SCHEDULES,
     SMALL,
+    Counted,
     recalibrate,
     recalibrate_accelerator,
     truth,
@@ -60,19 +62,27 @@ def measure(repeats: int, against: Path | None) -> list[dict[str, Any]]:
     rows = []
     cases = {**CASES, **{f"served_and_bad, {n:,} rows": (CLUSTERED, n, FOUR, "served_and_bad", 0.05) for n in MORE_ROWS}}
     for name, case in cases.items():
-        row = _row(name, recalibrate(*case, repeats=repeats), repeats)
-        rows.append(row if against is None else {**row, "other_serves": _other(against, case)})
+        counted = recalibrate(*case, repeats=repeats)
+        rows.append(_row(name, counted, repeats) | ({} if against is None else _beside(against, case, counted.served)))
     rows.append(
         _row(f"best of {SEEDS} seeds, counted", recalibrate(*CASES["served_and_bad"], repeats=repeats, seeds=SEEDS), repeats)
     )
-    shapes = recalibrate(*CASES["served_and_bad"], repeats=repeats // 2, schedules=SCHEDULES)
-    rows.append(_row(f"best of {len(SCHEDULES)} schedules, counted", shapes, repeats // 2))
+    shapes = recalibrate(*CASES["served_and_bad"], repeats=repeats, schedules=SCHEDULES)
+    rows.append(_row(f"best of {len(SCHEDULES)} schedules, counted", shapes, repeats))
     misses, draws, found = recalibrate_accelerator(SMALL, 400, (2, 2), 0.02, repeats=repeats)
     return [*rows, {"case": f"accelerator, epsilon 0.02 ({draws:.2f} draws of 4)", "missed": misses / repeats, "certified": found}]
 
 
-def _other(source: Path, case: tuple[Any, ...], repeats: int = 60) -> float:
-    """The share that another version's profiles serve in truth, on the first logs of a case."""
+def _beside(source: Path, case: tuple[Any, ...], mine: list[float]) -> dict[str, float]:
+    """What another version's profiles serve in truth on the first logs of a case, and what this one's do on the same."""
+    repeats = min(60, len(mine))
+    other = _other(source, case, repeats)
+    more = np.asarray(mine[:repeats]) - np.asarray(other)
+    error = float(more.std(ddof=1)) / math.sqrt(repeats)
+    return {"other_serves": float(np.mean(other)), "difference": float(more.mean()), "difference_error": error}
+
+
+def _other(source: Path, case: tuple[Any, ...], repeats: int) -> list[float]:
     population, prompts, schedule, risk, alpha = case
     with tempfile.TemporaryDirectory() as folder:
         for number in range(repeats):
@@ -82,18 +92,16 @@ def _other(source: Path, case: tuple[Any, ...], repeats: int = 60) -> float:
         asked = json.dumps({"schedule": schedule, "risk": risk, "alpha": alpha, "delta": DELTA})
         command = [sys.executable, "-c", CHILD, folder, str(repeats), asked]
         ran = subprocess.run(command, cwd=source, env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, check=True)
-    served = 0.0
-    for thresholds in json.loads(ran.stdout):
-        if thresholds is not None:
-            profile = GuardProfile(mode="guardrail", schedule=schedule, thresholds=tuple(thresholds))
-            served += truth(population, profile)["served"] / repeats
-    return served
+    profiles = [
+        found and GuardProfile(mode="guardrail", schedule=schedule, thresholds=tuple(found)) for found in json.loads(ran.stdout)
+    ]
+    return [truth(population, profile)["served"] if profile else 0.0 for profile in profiles]
 
 
-def _row(name: str, counted: tuple[int, int, float, float], repeats: int) -> dict[str, Any]:
-    misses, contradicted, served, found = counted
-    print(f"{name}: missed {misses} of {repeats}", flush=True)
-    return {"case": name, "missed": misses / repeats, "contradicted": contradicted / repeats, "certified": found, "served": served}
+def _row(name: str, counted: Counted, repeats: int) -> dict[str, Any]:
+    print(f"{name}: missed {counted.misses} of {repeats}", flush=True)
+    shares = {"missed": counted.misses / repeats, "contradicted": counted.contradicted / repeats}
+    return {"case": name, **shares, "certified": counted.found, "served": float(np.mean(counted.served)), "labels": counted.labels}
 
 
 def main() -> None:
@@ -104,8 +112,18 @@ def main() -> None:
     parser.add_argument("--against", type=Path, default=None, metavar="FOLDER", help="source of another version")
     options = parser.parse_args()
     rows = measure(options.repeats, options.against)
-    head = ["case", f"missed (allowed {DELTA:g})", "own risk above alpha", "certified", "served", "other serves"]
-    keys = ("case", "missed", "contradicted", "certified", "served", "other_serves")
+    head = [
+        "case",
+        f"missed (allowed {DELTA:g})",
+        "own risk above alpha",
+        "certified",
+        "served",
+        "labels a row",
+        "other serves",
+        "this serves more by",
+        "± s.e.",
+    ]
+    keys = ("case", "missed", "contradicted", "certified", "served", "labels", "other_serves", "difference", "difference_error")
     cells = [[row.get(key, "") for key in keys] for row in rows]
     print_table(head, [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in cells])
     write_json(options.json, {"repeats": options.repeats, "delta": DELTA, "cases": rows})

@@ -10,7 +10,7 @@ Where the sequence begins must not depend on the rows it is tested on:
 - ``served_and_bad`` and ``quality_loss`` count among all rows: at the strictest threshold nothing is lost, and it begins there.
 - ``false_acceptance`` counts among rows whose selected answer is bad; it begins there, too.
 - ``bad_among_served`` counts among served rows, of which a strict threshold has too few to refute anything. Its first threshold is
-  taken from the scores of *other* rows (:func:`first_threshold`), so the argument above holds from there on, whatever the scores.
+  taken from *other* rows (:func:`first_threshold`), so the argument above holds from there on, whatever the scores.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from bonmini_guard.calibration.logs import Floats, Integers
-from bonmini_guard.calibration.paths import Paths, Steps
+from bonmini_guard.calibration.paths import Steps
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 
 try:
-    from scipy.special import bdtr, betaincinv, gammaln, xlog1py, xlogy
+    from scipy.special import bdtr, bdtrik, betaincinv, gammaln, xlog1py, xlogy
 except ImportError as error:
     raise MissingExtraError("scipy", "calibration") from error
+
+#: Thresholds among which a start is chosen, and points at which a posterior is averaged.
+STARTS, POSTERIOR = 400, 32
 
 
 @dataclass(frozen=True)
@@ -129,25 +132,30 @@ def certify(found: Steps, risk: Risk, alpha: float, delta: float, start: float =
     return in_sequence(p_values, first, delta)
 
 
-def first_threshold(other: Paths, rows: int, alpha: float, delta: float, offsets: tuple[float, ...] | None = None) -> float:
-    """Where ``bad_among_served`` begins: where about ``2 log(delta) / log(1 - alpha)`` of ``rows`` rows like these would be served.
+def first_threshold(other: Steps, rows: float, alpha: float, delta: float) -> float:
+    """Where ``bad_among_served`` begins: where other rows say that the first test passes most likely; the strictest such threshold.
 
-    Half of that number is what a spotless record needs to refute alpha.
+    With x of k served ones bad among the other rows, the chance that n like them pass is the mean of the binomial test's power over
+    the posterior ``Beta(x + 2 alpha, k - x + 2 (1 - alpha))``. Looked at are thresholds under which
+    ``n >= 3 log(delta) / log(1 - alpha)`` of the tested rows would be served; a third of it is what a spotless record needs.
 
     Args:
-        other: paths of rows that are not tested; their labels are not looked at.
-        rows: how many rows are tested.
+        other: counts on rows that are not tested; only from these is the threshold chosen.
+        rows: how many rows are tested for each of the others.
         alpha: the level, in (0, 1).
         delta: the chance that it is missed.
-        offsets: of the loops.
     """
-    shifted = other.best if offsets is None else other.best - np.asarray(offsets)
-    highest = np.sort(shifted.max(axis=1))[::-1]
-    highest = highest[np.isfinite(highest)]
-    if not highest.size:
-        return math.inf
-    wanted = 2 * math.log(delta) / math.log1p(-alpha) / rows * len(other)
-    return float(highest[min(highest.size, max(1, math.ceil(wanted))) - 1])
+    least = 3 * math.log(delta) / math.log1p(-alpha)
+    enough = np.flatnonzero(other.served * rows >= least)
+    if not enough.size:
+        return float(other.cuts[-1]) if other.cuts.size else math.inf
+    looked = enough[np.unique(np.linspace(0, enough.size - 1, min(STARTS, enough.size)).astype(int))]
+    served, bad = other.served[looked], other.served_bad[looked]
+    middles = (np.arange(POSTERIOR)[:, None] + 0.5) / POSTERIOR
+    chances = betaincinv(bad + 2 * alpha, served - bad + 2 * (1 - alpha), middles)
+    count = np.floor(served * rows)
+    power = bdtr(np.floor(bdtrik(delta, count, alpha)), count.astype(int), chances).mean(axis=0)
+    return float(other.cuts[looked[int(np.argmax(power))]])
 
 
 def net_loss(lost: float, won: float, rows: int, epsilon: float, delta: float) -> float:

@@ -37,8 +37,8 @@ from bonmini_guard.profile import GuardProfile
 
 #: A certificate must rest on at least this many served answers: one that serves next to nothing is no success.
 LEAST_SERVED = 5
-#: Rows whose scores alone say where ``bad_among_served`` begins; rows on which ``search`` chooses; rows below which it does not.
-START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.1, 0.4, 400
+#: Rows that say where ``bad_among_served`` begins; rows on which ``search`` chooses; rows below which it does not.
+START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.2, 0.4, 400
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Rows that are tested, and the counts on them under every threshold."""
+    """Rows that are tested, the counts on them under every threshold, and the labels that all of it looks at."""
 
     log: Log
     path: Paths
     steps: Steps
     found: Found
+    labels: int
 
 
 def calibrate_guardrail(
@@ -181,7 +182,7 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
         evidence["search"] = f"not made: {len(units)} units are fewer than {LEAST_SEARCHED}, and all of them certify instead"
     tested = test(part, asked, missing)
     evidence |= {"certify_rows": len(tested.log), "fit_rows": len(units) - len(tested.log), "missing_labels": missing}
-    evidence |= {"labels_used": tested.path.labels_used(), "tested": tested.found.tested, "p_value": tested.found.p_value}
+    evidence |= {"labels_used": tested.labels, "tested": tested.found.tested, "p_value": tested.found.p_value}
     if tested.found.cut is None or _served(tested) < (LEAST_SERVED if asked.risk else 1):
         return _refused(tested, asked, evidence)
     return _certificate(tested, asked, evidence)
@@ -189,18 +190,19 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
 
 def test(part: Log, asked: Request, missing: Missing) -> Evidence:
     """Run the rows and the sequence of tests on them."""
-    start, seed = math.inf if asked.start is None else asked.start, asked.seed
+    start, seed, labels = math.inf if asked.start is None else asked.start, asked.seed, 0
     if asked.begins_later:
         other, rest = split(part, START_SHARE, asked.seed * 2 + 2)
-        start = first_threshold(
-            paths(part.take(other), asked.schedule, asked.order, seed=seed), rest.size, asked.level, asked.share, asked.offsets
-        )
+        aside = paths(part.take(other), asked.schedule, asked.order, seed=seed)
+        seen, many = steps(aside, asked.offsets, missing), rest.size / max(1, other.size)
+        labels, start = aside.labels_used(), first_threshold(seen, many, asked.level, asked.share)
         part = part.take(rest)
     path = paths(part, asked.schedule, asked.order, seed=seed, cost=asked.cost)
+    labels += path.labels_used()
     counts = steps(path, asked.offsets, missing)
     if asked.risk is None:
-        return Evidence(part, path, counts, in_sequence(quality_p_values(counts, asked.level, asked.share), 0, asked.share))
-    return Evidence(part, path, counts, certify(counts, asked.risk, asked.level, asked.share, start))
+        return Evidence(part, path, counts, in_sequence(quality_p_values(counts, asked.level, asked.share), 0, asked.share), labels)
+    return Evidence(part, path, counts, certify(counts, asked.risk, asked.level, asked.share, start), labels)
 
 
 def searched(fit: Log, asked: Request, missing: Missing) -> Request:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binom
@@ -28,6 +29,8 @@ SMALL = Population(size=4)
 FOOLED = Population(size=16, middle=1.0, tail=3.0)
 FAILING = Population(size=16, middle=0.5, failing=0.5)
 GROUPED = Population(size=16, middle=0.5, per_group=30)
+#: Each prompt under five ids: the unit is the prompt.
+DUPLICATED = Population(size=16, middle=0.5, per_group=5)
 #: One score for all: nothing or everything is served, at a risk barely above alpha.
 BARELY = Population(size=1, middle=1.6, own=0.0, shared=0.0, noise=0.0, digits=-2)
 
@@ -39,6 +42,7 @@ CASES = {
     "served_and_bad, fooled where scores are high": (FOOLED, 400, FOUR, "served_and_bad", 0.1),
     "served_and_bad, failures follow badness": (FAILING, 400, FOUR, "served_and_bad", 0.05),
     "served_and_bad, groups of 1 to 30": (GROUPED, 200, FOUR, "served_and_bad", 0.1),
+    "served_and_bad, every prompt under five ids": (DUPLICATED, 400, FOUR, "served_and_bad", 0.05),
     "served_and_bad, barely above alpha": (BARELY, 400, (1,), "served_and_bad", 0.05),
     "served_and_bad, few rows": (SMALL, 60, (2, 2), "served_and_bad", 0.1),
     "bad_among_served": (CLUSTERED, 400, FOUR, "bad_among_served", 0.1),
@@ -78,13 +82,31 @@ def risk_of(counts, risk):
 SCHEDULES = (FOUR, (16,), (8, 8), (2,) * 8, (2, 14), (4, 12), (2, 2, 4, 8), (1, 1, 2, 4, 8))
 
 
+class Counted(NamedTuple):
+    """What recalibrations came to.
+
+    Attributes:
+        misses: logs whose certificate is not true.
+        contradicted: logs whose certificate's own risk is above alpha.
+        served: of each log, the share served in truth; 0 without a certificate.
+        found: share of logs with a certificate.
+        labels: that a calibration looks at, a row.
+    """
+
+    misses: int
+    contradicted: int
+    served: list[float]
+    found: float
+    labels: float
+
+
 def recalibrate(population, prompts, schedule, risk, alpha, repeats=REPEATS, seeds=1, thin=None, schedules=(), **options):
-    """Misses, own risk above alpha, mean share served, share with a certificate; the best of several tries is kept.
+    """Calibrate a case on many logs; of several tries on one log the one that serves most is kept.
 
     Tries are ``seeds``, or other ``schedules``; each is one of so many calibrations.
     """
     assert risk in RISKS
-    misses, contradicted, served, found = 0, 0, [], 0
+    misses, contradicted, served, labels, found = 0, 0, [], [], 0
     for number in range(repeats):
         log = population.log(prompts, number)
         log = log if thin is None else thin(log, number)
@@ -92,7 +114,10 @@ def recalibrate(population, prompts, schedule, risk, alpha, repeats=REPEATS, see
         asked = {"risk": risk, "alpha": alpha, "delta": DELTA, "calibrations": len(tries), **options}
         outcomes_ = [calibrate_guardrail(log, **one, **asked) for one in tries]
         kept = [outcome for outcome in outcomes_ if isinstance(outcome, Certificate)]
+        seen = [outcome.profile.evidence if isinstance(outcome, Certificate) else outcome.evidence for outcome in outcomes_]
+        labels += [evidence["labels_used"] / evidence["units"] for evidence in seen]
         if not kept:
+            served.append(0.0)
             continue
         best = max(kept, key=lambda outcome: outcome.profile.evidence["served"])
         counts, seen = truth(population, best.profile), best.profile.evidence
@@ -101,7 +126,7 @@ def recalibrate(population, prompts, schedule, risk, alpha, repeats=REPEATS, see
         contradicted += seen["served_bad"] > alpha * own[risk]
         served.append(counts["served"])
         found += 1
-    return misses, contradicted, float(np.sum(served)) / repeats, found / repeats
+    return Counted(misses, contradicted, served, found / repeats, float(np.mean(labels)))
 
 
 def recalibrate_accelerator(population, prompts, schedule, epsilon, repeats=REPEATS):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration import certify
+from tests.calibration.populations import Population
 from tests.calibration.recalibrations import (
     CASES,
     CLUSTERED,
@@ -26,46 +27,52 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_the_promised_risk_is_kept_and_no_certificate_contradicts_itself(case):
-    misses, contradicted, _, _ = recalibrate(*case)
-    assert misses <= MOST_MISSES
-    assert contradicted == 0
+    counted = recalibrate(*case)
+    assert counted.misses <= MOST_MISSES
+    assert counted.contradicted == 0
 
 
 def test_the_best_of_several_seeds_keeps_the_promise_if_they_are_counted():
-    misses, contradicted, _, found = recalibrate(*CASES["served_and_bad"], repeats=100, seeds=10)
-    assert misses <= 20  # binom.ppf(0.999, 100, 0.1)
-    assert contradicted == 0
-    assert found > 0.5
+    counted = recalibrate(*CASES["served_and_bad"], repeats=100, seeds=10)
+    assert counted.misses <= 20  # binom.ppf(0.999, 100, 0.1)
+    assert counted.contradicted == 0
+    assert counted.found > 0.5
 
 
 def test_the_best_of_several_schedules_keeps_the_promise_if_they_are_counted():
-    misses, contradicted, _, _ = recalibrate(*CASES["served_and_bad"], repeats=60, schedules=SCHEDULES)
-    assert misses <= 14  # binom.ppf(0.999, 60, 0.1)
-    assert contradicted == 0
+    counted = recalibrate(*CASES["served_and_bad"], repeats=60, schedules=SCHEDULES)
+    assert counted.misses <= 14  # binom.ppf(0.999, 60, 0.1)
+    assert counted.contradicted == 0
 
 
 def test_searching_keeps_the_promise():
-    misses, contradicted, _, _ = recalibrate(CLUSTERED, 600, FOUR, "served_and_bad", 0.05, repeats=30, search=True)
-    assert misses <= 9  # binom.ppf(0.999, 30, 0.1)
-    assert contradicted == 0
+    counted = recalibrate(CLUSTERED, 600, FOUR, "served_and_bad", 0.05, repeats=30, search=True)
+    assert counted.misses <= 9  # binom.ppf(0.999, 30, 0.1)
+    assert counted.contradicted == 0
 
 
 def test_rows_unlabelled_at_random_keep_the_promise():
-    misses, _, served, _ = recalibrate(*CASES["served_and_bad"], repeats=150, thin=unlabelled_at_random)
-    assert misses <= 27  # binom.ppf(0.999, 150, 0.1)
-    assert served > 0.5
+    counted = recalibrate(*CASES["served_and_bad"], repeats=150, thin=unlabelled_at_random)
+    assert counted.misses <= 27  # binom.ppf(0.999, 150, 0.1)
+    assert np.mean(counted.served) > 0.5
 
 
 def test_this_file_would_notice_a_naive_threshold(monkeypatch):
     naive = lambda ones, units, level: np.where(ones <= level * np.asarray(units), 0.0, 1.0)  # noqa: E731
     monkeypatch.setattr(certify, "binomial", naive)
-    misses, _, _, _ = recalibrate(*CASES["served_and_bad"], repeats=100)
-    assert misses > 25
+    assert recalibrate(*CASES["served_and_bad"], repeats=100).misses > 25
 
 
 def test_more_rows_serve_more():
-    served = [recalibrate(CLUSTERED, rows, FOUR, "served_and_bad", 0.05, repeats=60)[2] for rows in (100, 200, 400, 800)]
+    sizes = (100, 200, 400, 800)
+    served = [np.mean(recalibrate(CLUSTERED, rows, FOUR, "served_and_bad", 0.05, repeats=60).served) for rows in sizes]
     assert served == sorted(served)
+
+
+def test_a_calibration_looks_at_few_labels():
+    assert recalibrate(*CASES["served_and_bad"], repeats=20).labels <= 2.1
+    eights = recalibrate(Population(size=32), 400, (4,) * 8, "served_and_bad", 0.05, repeats=20)
+    assert eights.labels <= 2.8
 
 
 def test_the_promised_quality_is_kept():
