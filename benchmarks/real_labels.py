@@ -32,13 +32,13 @@ from benchmarks.imdb.teaching import scored
 from benchmarks.real_base import write_base
 from benchmarks.tables import print_table, write_json
 from bonmini_guard.calibration.files import RowFile
-from bonmini_guard.data import ConversionOptions, convert
-from bonmini_guard.data.converters import in_held_out
-from bonmini_guard.reward import train_reward_model
-from bonmini_guard.reward.batches import Group, Judgement
-from bonmini_guard.reward.choices import ChoiceRow
-from bonmini_guard.reward.evidence import area, figures, sampled
-from bonmini_guard.reward.training import comparisons
+from bonmini_guard.training import train_reward_model
+from bonmini_guard.training.batches import Group, Judgement
+from bonmini_guard.training.choices import ChoiceRow
+from bonmini_guard.training.data import ConversionOptions, convert
+from bonmini_guard.training.data.converters import in_held_out
+from bonmini_guard.training.evidence import area, figures, sampled
+from bonmini_guard.training.run import comparisons
 
 #: What the models of a set learn.
 OBJECTIVES = {"reward": "outside_option", "twin": "bradley_terry"}

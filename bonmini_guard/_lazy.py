@@ -23,14 +23,14 @@ def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], 
 
     Args:
         package: its ``__name__``.
-        homes: public name to the submodule that defines it.
+        homes: public name to the submodule that defines it; a dot before it begins at the package around this one.
     """
     sys.modules[package].__class__ = _Package
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - becomes the package's own
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
+        return getattr(import_module(f".{homes[name]}", package), name)
 
     def __dir__() -> list[str]:  # noqa: N807 - becomes the package's own
         return sorted(homes)

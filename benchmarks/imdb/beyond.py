@@ -32,13 +32,13 @@ from benchmarks.tables import print_table, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.demo.models import model_path
 from bonmini_guard.demo.truth import SentimentTruth
-from bonmini_guard.reward import train_reward_model
-from bonmini_guard.reward.batches import Batches, Group, encode_rows
 from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_config, load_tokenizer, sidecar, zero_new_head
-from bonmini_guard.reward.choices import ChoiceRow, read_choices
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.plan import Settings
-from bonmini_guard.reward.trainer import Judgements, fit
+from bonmini_guard.training import train_reward_model
+from bonmini_guard.training.batches import Batches, Group, encode_rows
+from bonmini_guard.training.choices import ChoiceRow, read_choices
+from bonmini_guard.training.settings import Settings
+from bonmini_guard.training.trainer import Judgements, fit
 
 SHOWN = ("log_likelihood", "pair_accuracy", "acceptance_auc", "reliability_error", "true_acceptance_accuracy")
 PLAN: dict[str, Any] = {"learning_rate": 3e-3, "batch_size": 40, "threads": 1, "device": "cpu", "checkpoints": 0}

@@ -22,7 +22,7 @@ from bonmini_guard import RewardModel
 from bonmini_guard.commands.distill import table
 from bonmini_guard.demo.models import NEW_TOKENS, model_path
 from bonmini_guard.demo.truth import SentimentTruth
-from bonmini_guard.distill import DistillPrompt, distill
+from bonmini_guard.training.distill import DistillPrompt, distill
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Stage 5b: what the outside option taught: the reward model beside its Bradley-Terry twin, on held-out prompts.
 
 Both models read the same held-out choice rows (WORK/choices-eval.jsonl.gz, simulated labellers with Gumbel noise). Acceptance
-and reliability are measured against these sampled judgements, as :mod:`bonmini_guard.reward.evidence` says; the last column decides
-at score 0 against the sign of the true utility, without a labeller's noise. Intervals resample prompts.
+and reliability are measured against these sampled judgements, as :mod:`bonmini_guard.training.evidence` says; the last column
+decides at score 0 against the sign of the true utility, without a labeller's noise. Intervals resample prompts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rich.progress import track
 from benchmarks.tables import print_table, write_json
 from bonmini_guard.demo.models import REWARDS, model_path
 from bonmini_guard.demo.truth import SentimentTruth
-from bonmini_guard.reward.batches import Encoding, encode_rows
 from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_config, load_tokenizer, pad_id
-from bonmini_guard.reward.choices import ChoiceRow, read_choices
-from bonmini_guard.reward.evidence import figures, score_texts
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.pooling import PooledScorer
+from bonmini_guard.training.batches import Encoding, encode_rows
+from bonmini_guard.training.choices import ChoiceRow, read_choices
+from bonmini_guard.training.evidence import figures, score_texts
 
 SHOWN = (
     "log_likelihood",

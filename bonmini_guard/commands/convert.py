@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from bonmini_guard.data.converters import FORMATS, ConversionOptions, Tally, convert, in_held_out
-from bonmini_guard.data.judged import EMITTERS
-from bonmini_guard.data.statistics import Collector, show
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.reward.choices import ChoiceRow, as_record
+from bonmini_guard.training.choices import ChoiceRow, as_record
+from bonmini_guard.training.data.converters import FORMATS, ConversionOptions, Tally, convert, in_held_out
+from bonmini_guard.training.data.judged import EMITTERS
+from bonmini_guard.training.data.statistics import Collector, show
 from bonmini_guard.writing import appearing, check_output
 
 HELP = "convert preferences, accept/reject labels, ratings, pairs or logs to choice rows"

@@ -53,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Distil, and print the front."""
     try:
-        from bonmini_guard.distill.prompts import read_prompts
-        from bonmini_guard.distill.training import distill
         from bonmini_guard.reward.model import RewardModel
-        from bonmini_guard.reward.training import check_output
+        from bonmini_guard.training.distill.prompts import read_prompts
+        from bonmini_guard.training.distill.run import distill
+        from bonmini_guard.training.run import check_output
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "trl", "distill") from error
     check_output(options.output)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
-    from bonmini_guard.reward.choices import ChoiceRow
+    from bonmini_guard.training.choices import ChoiceRow
 
 HELP = "train a reward model whose zero means 'acceptable', from choices among answers and none of them"
 
@@ -77,15 +77,15 @@ def _add_large(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, and print what was learnt."""
-    from bonmini_guard.data.statistics import describe
-    from bonmini_guard.reward.choices import read_choices
+    from bonmini_guard.training.choices import read_choices
+    from bonmini_guard.training.data.statistics import describe
 
     rows = read_choices(options.choices)
     held_out = read_choices(options.eval) if options.eval else None
     if options.eval_share:
         rows, held_out = hold_out(rows, options.eval_share, options.seed)
     try:
-        from bonmini_guard.reward.training import train_reward_model, usable_rows
+        from bonmini_guard.training.run import train_reward_model, usable_rows
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train") from error
     usable_rows(rows, options.objective)

@@ -1,4 +1,4 @@
-"""The reward model: choice rows, the outside-option loss, training, formatting and local scoring.
+"""The reward model: formatting and local scoring. Names of training that began here are still found here.
 
 Nothing here is loaded until it is asked for, so importing this package costs no torch.
 """
@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.reward.choices import ChoiceRow, read_choices
-    from bonmini_guard.reward.loss import bradley_terry_loss, outside_option_loss
     from bonmini_guard.reward.model import RewardModel
-    from bonmini_guard.reward.training import OutsideOptionTrainer, evaluate_reward_model, train_reward_model
+    from bonmini_guard.training import (
+        ChoiceRow,
+        OutsideOptionTrainer,
+        bradley_terry_loss,
+        evaluate_reward_model,
+        outside_option_loss,
+        read_choices,
+        train_reward_model,
+    )
 
 __all__ = [
     "ChoiceRow",
@@ -26,15 +32,6 @@ __all__ = [
     "train_reward_model",
 ]
 
-_HOMES = {
-    "ChoiceRow": "choices",
-    "OutsideOptionTrainer": "training",
-    "RewardModel": "model",
-    "bradley_terry_loss": "loss",
-    "evaluate_reward_model": "training",
-    "outside_option_loss": "loss",
-    "read_choices": "choices",
-    "train_reward_model": "training",
-}
+_HOMES = dict.fromkeys(__all__, ".training") | {"RewardModel": "model"}
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -356,6 +356,6 @@ def _precision(dtype: torch.dtype | str | None, device: torch.device) -> torch.d
 
 
 def _trained_on(folder: Path) -> frozenset[str]:
-    """Digests of the prompts that a checkpoint of :func:`bonmini_guard.reward.train_reward_model` was trained on."""
+    """Digests of the prompts that a checkpoint of :func:`bonmini_guard.training.train_reward_model` was trained on."""
     file = folder / "trained_on.json"
     return frozenset(json.loads(file.read_text(encoding="utf-8"))["prompts"]) if file.is_file() else frozenset()

@@ -28,9 +28,9 @@ from benchmarks.real_labels import (
     parts,
 )
 from bonmini_guard.demo.models import model_path
-from bonmini_guard.reward.batches import Group, Judgement
-from bonmini_guard.reward.choices import ChoiceRow
-from bonmini_guard.reward.evidence import figures
+from bonmini_guard.training.batches import Group, Judgement
+from bonmini_guard.training.choices import ChoiceRow
+from bonmini_guard.training.evidence import figures
 
 
 class Flat:

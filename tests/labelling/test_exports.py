@@ -11,7 +11,7 @@ from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.calibration.rows import labels_of
 from bonmini_guard.errors import InputError
 from bonmini_guard.labelling.exports import choice_rows, labelled_log
-from bonmini_guard.reward import read_choices
+from bonmini_guard.training import read_choices
 from tests.labelling.helpers import judge_all, log_file, row, run, say, session_of
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.data.converters import FORMATS, ConversionOptions, convert
-    from bonmini_guard.data.statistics import Statistics, describe
+    from bonmini_guard.training.data.converters import FORMATS, ConversionOptions, convert
+    from bonmini_guard.training.data.statistics import Statistics, describe
 
 __all__ = ["FORMATS", "ConversionOptions", "Statistics", "convert", "describe"]
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.distill.prompts import DistillPrompt, read_prompts
-    from bonmini_guard.distill.settings import DistillSettings
-    from bonmini_guard.distill.training import distill
+    from bonmini_guard.training.distill.prompts import DistillPrompt, read_prompts
+    from bonmini_guard.training.distill.run import distill
+    from bonmini_guard.training.distill.settings import DistillSettings
 
 __all__ = ["DistillPrompt", "DistillSettings", "distill", "read_prompts"]
 
-_HOMES = {"DistillPrompt": "prompts", "DistillSettings": "settings", "distill": "training", "read_prompts": "prompts"}
+_HOMES = {"DistillPrompt": "prompts", "DistillSettings": "settings", "distill": "run", "read_prompts": "prompts"}
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -3,10 +3,10 @@ import random
 import torch
 from langchain_core.messages import HumanMessage
 
-from bonmini_guard.reward.batches import Batches, Collator, encode_rows, summary
 from bonmini_guard.reward.checkpoint import load_tokenizer
-from bonmini_guard.reward.choices import ChoiceRow
 from bonmini_guard.reward.formatting import Formatter
+from bonmini_guard.training.batches import Batches, Collator, encode_rows, summary
+from bonmini_guard.training.choices import ChoiceRow
 
 
 def rows_of(prompts=6, answers=4):

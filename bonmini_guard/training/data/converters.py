@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bonmini_guard.data.fields import LIST_KEYS, Record, listed, number_of, prompt_of, text_of, transcript
-from bonmini_guard.data.judged import EMITTERS, Judged, one_of
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.reward.choices import ChoiceRow, choice_row
+from bonmini_guard.training.choices import ChoiceRow, choice_row
+from bonmini_guard.training.data.fields import LIST_KEYS, Record, listed, number_of, prompt_of, text_of, transcript
+from bonmini_guard.training.data.judged import EMITTERS, Judged, one_of
 
 Value = dict[str, Any]
 

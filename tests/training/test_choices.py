@@ -4,7 +4,7 @@ import json
 import pytest
 
 from bonmini_guard.errors import InputError
-from bonmini_guard.reward.choices import read_choices
+from bonmini_guard.training.choices import read_choices
 
 GOOD = {"prompt": "p", "responses": ["a", "b"], "choice": 0}
 

@@ -17,16 +17,16 @@ import torch
 from langchain_core.messages import AIMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from bonmini_guard.distill.drawing import Draw, divergence, draw, log_likelihood
-from bonmini_guard.distill.front import Drawn, front
-from bonmini_guard.distill.prompts import DistillPrompt
-from bonmini_guard.distill.ranks import ReferenceRewards
-from bonmini_guard.distill.settings import DistillSettings
 from bonmini_guard.errors import CheckpointError, InputError, MissingExtraError
 from bonmini_guard.reward.checkpoint import check_place, first_line
 from bonmini_guard.reward.formatting import rendered
 from bonmini_guard.reward.model import RewardModel
-from bonmini_guard.reward.training import check_output
+from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
+from bonmini_guard.training.distill.front import Drawn, front
+from bonmini_guard.training.distill.prompts import DistillPrompt
+from bonmini_guard.training.distill.ranks import ReferenceRewards
+from bonmini_guard.training.distill.settings import DistillSettings
+from bonmini_guard.training.run import check_output
 from bonmini_guard.writing import appearing_folder
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,11 @@ from bonmini_guard.cli import main
 from bonmini_guard.commands.train import hold_out
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 from bonmini_guard.reward.checkpoint import length_limit, load_config, load_tokenizer
-from bonmini_guard.reward.choices import ChoiceRow, read_choices
 from bonmini_guard.reward.model import RewardModel
-from bonmini_guard.reward.training import train_reward_model
-
-from . import tiny
-from .tiny import UTILITY, simulated_rows, text_of, utility, write_jsonl
+from bonmini_guard.training.choices import ChoiceRow, read_choices
+from bonmini_guard.training.run import train_reward_model
+from tests.reward import tiny
+from tests.reward.tiny import UTILITY, simulated_rows, text_of, utility, write_jsonl
 
 FAST = ["--learning-rate", "3e-3", "--device", "cpu", "--threads", "1"]
 

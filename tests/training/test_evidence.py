@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from bonmini_guard.reward.batches import Group, Judgement
-from bonmini_guard.reward.evidence import acceptance, area, figures, reliability, sampled
+from bonmini_guard.training.batches import Group, Judgement
+from bonmini_guard.training.evidence import acceptance, area, figures, reliability, sampled
 
 
 def group(*rows):

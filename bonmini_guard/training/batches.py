@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers.utils.logging import tqdm
 
 from bonmini_guard.errors import CandidateTooLong
-from bonmini_guard.reward.choices import ChoiceRow, Turn, to_messages
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.pooling import pad, share
+from bonmini_guard.training.choices import ChoiceRow, Turn, to_messages
 
 #: Batches that are sorted by length together: enough to save padding, few enough to keep the order random.
 _WINDOW = 32

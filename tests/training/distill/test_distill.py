@@ -9,9 +9,9 @@ from langchain_core.messages import HumanMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from bonmini_guard.cli import main
-from bonmini_guard.distill import DistillPrompt, distill, read_prompts
-from bonmini_guard.distill.drawing import Draw, divergence, draw, log_likelihood
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
+from bonmini_guard.training.distill import DistillPrompt, distill, read_prompts
+from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
 from tests.reward.tiny import CHATML, WORDS, make_tokenizer, write_jsonl
 
 torch.set_num_threads(1)

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from bonmini_guard.cli import main
-from bonmini_guard.data import ConversionOptions, convert
-from bonmini_guard.data.converters import Tally, in_held_out
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.reward.choices import ChoiceRow, as_record, choice_row, read_choices
+from bonmini_guard.training.choices import ChoiceRow, as_record, choice_row, read_choices
+from bonmini_guard.training.data import ConversionOptions, convert
+from bonmini_guard.training.data.converters import Tally, in_held_out
 
 
 def converted(record, source, tally=None, **options):

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bonmini_guard.reward.batches import Batches, Collator, Encoding, model_inputs
-from bonmini_guard.reward.evidence import figures, score_texts
-from bonmini_guard.reward.loss import OBJECTIVES
-from bonmini_guard.reward.plan import Settings
 from bonmini_guard.reward.pooling import PooledScorer
+from bonmini_guard.training.batches import Batches, Collator, Encoding, model_inputs
+from bonmini_guard.training.evidence import figures, score_texts
+from bonmini_guard.training.loss import OBJECTIVES
+from bonmini_guard.training.settings import Settings
 
 
 class OutsideOptionTrainer(Trainer):
-    """A Trainer whose batches come from :class:`bonmini_guard.reward.batches.Collator`.
+    """A Trainer whose batches come from :class:`bonmini_guard.training.batches.Collator`.
 
     Args:
-        objective: a name of :data:`bonmini_guard.reward.loss.OBJECTIVES`.
+        objective: a name of :data:`bonmini_guard.training.loss.OBJECTIVES`.
         held_out: judgements for the loss that early stopping watches.
         batch_size: texts in a batch of the held-out ones.
         new: names of weights that have a learning rate of their own.

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bonmini_guard.reward.batches import Batches, Collator, Encoding, Group, Judgement, model_inputs
-from bonmini_guard.reward.health import ties
-from bonmini_guard.reward.loss import choice_logits
+from bonmini_guard.training.batches import Batches, Collator, Encoding, Group, Judgement, model_inputs
+from bonmini_guard.training.health import ties
+from bonmini_guard.training.loss import choice_logits
 
 BINS = 10
 
@@ -48,7 +48,8 @@ def figures(scores: Tensor, groups: Sequence[Group], *, outside: bool) -> dict[s
     Returns:
         ``judgements``; ``log_likelihood`` (mean, nats) and ``accuracy`` (share of judgements that are the first choice of the
         scores); ``pairs`` and ``pair_accuracy``: chosen answers against the others of their rows, equal scores counting half;
-        and the entries of :func:`acceptance` and :func:`bonmini_guard.reward.health.ties`. None where nothing was there to measure.
+        and the entries of :func:`acceptance` and :func:`~bonmini_guard.training.health.ties`. None where there was nothing to
+        measure.
     """
     rows = [judgement for group in groups for judgement in group.judgements]
     return _likelihood(scores, rows, outside) | _ranking(scores, rows) | acceptance(*sampled(scores, rows)) | ties(scores)

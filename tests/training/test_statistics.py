@@ -1,8 +1,8 @@
 """What is told of choice rows before anybody trains on them."""
 
-from bonmini_guard.data import describe
-from bonmini_guard.data.statistics import show
-from bonmini_guard.reward.choices import ChoiceRow
+from bonmini_guard.training.choices import ChoiceRow
+from bonmini_guard.training.data import describe
+from bonmini_guard.training.data.statistics import show
 
 
 def row(prompt="p", responses=("long answer", "short"), choice=0, count=1, offered=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bonmini_guard.commands.distill import table
-from bonmini_guard.distill.front import Drawn, front
+from bonmini_guard.training.distill.front import Drawn, front
 
 
 def test_records_by_hand():

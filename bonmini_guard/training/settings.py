@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.reward.loss import OBJECTIVES
+from bonmini_guard.training.loss import OBJECTIVES
 
 _POSITIVE = (
     "epochs",

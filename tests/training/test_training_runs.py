@@ -18,11 +18,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bonmini_guard.cli import main
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
-from bonmini_guard.reward.choices import ChoiceRow, choice_row, read_choices
 from bonmini_guard.reward.model import RewardModel
-from bonmini_guard.reward.training import evaluate_reward_model, train_reward_model
-
-from .tiny import UTILITY, WORDS, gumbel, simulated_rows, text_of, utility, write_jsonl
+from bonmini_guard.training.choices import ChoiceRow, choice_row, read_choices
+from bonmini_guard.training.run import evaluate_reward_model, train_reward_model
+from tests.reward.tiny import UTILITY, WORDS, gumbel, simulated_rows, text_of, utility, write_jsonl
 
 FAST = {"learning_rate": 3e-3, "device": "cpu", "threads": 1}
 
@@ -77,7 +76,7 @@ def test_a_killed_run_goes_on_to_the_result_of_an_uninterrupted_one(tmp_path, ba
 
 
 def test_a_failure_before_the_first_checkpoint_leaves_nothing(tmp_path, base, rows, monkeypatch):
-    monkeypatch.setattr("bonmini_guard.reward.trainer.OutsideOptionTrainer.compute_loss", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("bonmini_guard.training.trainer.OutsideOptionTrainer.compute_loss", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_reward_model(rows, base, tmp_path / "m", **FAST)
     assert not list(tmp_path.iterdir())

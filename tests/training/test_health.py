@@ -4,12 +4,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from bonmini_guard.reward.batches import Judgement
 from bonmini_guard.reward.checkpoint import without_default_system
-from bonmini_guard.reward.health import constant_loss, ties, troubles
 from bonmini_guard.reward.pooling import PooledScorer, pad, share
-
-from .tiny import CHATML, make_tokenizer
+from bonmini_guard.training.batches import Judgement
+from bonmini_guard.training.health import constant_loss, ties, troubles
+from tests.reward.tiny import CHATML, make_tokenizer
 
 
 def test_the_best_constant_has_the_entropy_of_the_labels():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bonmini_guard.distill.ranks import best_of_n_divergence, mini_n_divergence
+from bonmini_guard.training.distill.ranks import best_of_n_divergence, mini_n_divergence
 
 Floats = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonmini_guard.reward.loss import bradley_terry_loss, outside_option_loss
+from bonmini_guard.training.loss import bradley_terry_loss, outside_option_loss
 
 
 def ragged(seed, rows=12, outside=True, least=1):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from bonmini_guard.reward.batches import Judgement
+    from bonmini_guard.training.batches import Judgement
 
 #: Scores nearer to each other than this, in logits, count as one value.
 _TIE = 0.05

@@ -18,8 +18,6 @@ import torch
 from transformers import set_seed
 
 from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
-from bonmini_guard.reward.batches import Encoding, encode_rows, summary
-from bonmini_guard.reward.card import model_card
 from bonmini_guard.reward.checkpoint import (
     keep_layers,
     length_limit,
@@ -32,14 +30,16 @@ from bonmini_guard.reward.checkpoint import (
     without_default_system,
     zero_new_head,
 )
-from bonmini_guard.reward.choices import ChoiceRow, as_record, prompt_digest
-from bonmini_guard.reward.evidence import figures, score_texts
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.health import constant_loss, troubles
 from bonmini_guard.reward.lora import add_adapters, save_adapters
-from bonmini_guard.reward.plan import Settings
 from bonmini_guard.reward.pooling import PooledScorer
-from bonmini_guard.reward.trainer import (
+from bonmini_guard.training.batches import Encoding, encode_rows, summary
+from bonmini_guard.training.card import model_card
+from bonmini_guard.training.choices import ChoiceRow, as_record, prompt_digest
+from bonmini_guard.training.evidence import figures, score_texts
+from bonmini_guard.training.health import constant_loss, troubles
+from bonmini_guard.training.settings import Settings
+from bonmini_guard.training.trainer import (
     Judgements,
     OutsideOptionTrainer,
     fit,
@@ -104,7 +104,7 @@ def train_reward_model(
 
 
 def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow], batch_size: int = 32) -> dict[str, Any]:
-    """How well a checkpoint predicts choice rows: see :func:`bonmini_guard.reward.evidence.figures`.
+    """How well a checkpoint predicts choice rows: see :func:`bonmini_guard.training.evidence.figures`.
 
     The likelihood takes score 0 for "none", whether or not the checkpoint was trained so.
 

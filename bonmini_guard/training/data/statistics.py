@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from bonmini_guard.reward.choices import ChoiceRow
+from bonmini_guard.training.choices import ChoiceRow
 
 
 @dataclass
