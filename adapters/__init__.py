@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.adapters.hedge import HedgedGenerator
     from bonmini_guard.adapters.langchain import LangChainGenerator
     from bonmini_guard.adapters.local import TransformersGenerator
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from bonmini_guard.adapters.tgi import TGIGenerator
 
 _HOMES = {
-    "HedgedGenerator": "hedge",
     "LangChainGenerator": "langchain",
     "OpenAICompatibleGenerator": "openai",
     "RemoteRewardModel": "remote_reward",
@@ -23,7 +21,6 @@ _HOMES = {
     "TransformersGenerator": "local",
 }
 __all__ = [
-    "HedgedGenerator",
     "LangChainGenerator",
     "OpenAICompatibleGenerator",
     "RemoteRewardModel",

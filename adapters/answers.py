@@ -3,79 +3,152 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from bonmini_guard.adapters.http_errors import EndpointError, GenerationFailedAtEndpoint, MalformedAnswer
-from bonmini_guard.adapters.usage import proportional
+from bonmini_guard.adapters.http_errors import (
+    EndpointError,
+    GenerationFailedAtEndpoint,
+    MalformedAnswer,
+    NoAnswer,
+    TruncatedAnswer,
+    from_answer,
+)
 
-#: Finish reasons of answers that the server gave up on.
-_GIVEN_UP = frozenset({"abort", "error"})
+#: Finish reasons of answers that the server gave up on, that a filter cut, and that the token limit cut.
+_GIVEN_UP = frozenset({"abort", "error", "cancelled"})
+_FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
+_CUT = frozenset({"length", "max_tokens", "model_length"})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered to one draw; token counts are None where it told none."""
+    """What a server answered to one draw; token counts are None where it told none, and so is a finish reason."""
 
     text: str
-    finish_reason: str
+    finish_reason: str | None
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     seed: int | None = None
     model: str | None = None
-    tool_calls: list[ToolCall] = field(default_factory=list)
-    invalid_tool_calls: list[InvalidToolCall] = field(default_factory=list)
+    #: Content blocks, where there are others than texts.
+    blocks: tuple[Any, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
     reasoning: str | None = None
     refusal: str | None = None
     logprobs: Any = None
-    choice: int | None = None
+    #: Whether there was any content at all, if only an empty one.
+    spoke: bool = True
 
     @property
     def truncated(self) -> bool:
         """Whether the token limit cut it."""
-        return self.finish_reason == "length"
+        return self._ended_by(_CUT)
+
+    def _ended_by(self, reasons: frozenset[str]) -> bool:
+        return self.finish_reason is not None and self.finish_reason.lower() in reasons
+
+    @property
+    def usage(self) -> UsageMetadata | None:
+        """Its tokens as messages have them; None where the server told none."""
+        if self.input_tokens is None and self.output_tokens is None:
+            return None
+        used, made = self.input_tokens or 0, self.output_tokens or 0
+        usage = UsageMetadata(input_tokens=used, output_tokens=made, total_tokens=used + made)
+        if self.cached_tokens is not None:
+            usage["input_token_details"] = InputTokenDetails(cache_read=self.cached_tokens)
+        if self.reasoning_tokens is not None:
+            usage["output_token_details"] = OutputTokenDetails(reasoning=self.reasoning_tokens)
+        return usage
+
+    def check(self, accept_truncated: bool) -> None:
+        """Refuse what is no answer: withheld by a filter, nothing but reasoning, or cut where that is not accepted.
+
+        Raises:
+            NoAnswer: it is none.
+        """
+        empty = not (self.text or self.blocks or self.tool_calls or self.invalid_tool_calls or self.refusal)
+        at = "its token limit" if self.output_tokens is None else f"{self.output_tokens} tokens"
+        error: NoAnswer | None = None
+        if self._ended_by(_FILTERED):
+            error = NoAnswer("a content filter of the endpoint withheld or cut the answer", status=200, error_type="content_filter")
+        elif self.truncated and (empty or not accept_truncated):
+            thought = "before it began: there is nothing but reasoning" if empty and self.reasoning else ""
+            error = TruncatedAnswer(f"the answer was cut at {at}{thought and f' {thought}'}: raise the limit", status=200)
+        elif empty and not self.spoke:
+            error = NoAnswer("the endpoint answered without content, tool call or refusal", status=200, error_type="empty")
+        if error is not None:
+            error.usage_metadata = self.usage
+            raise error
+
+    def message(self, seed: int | None, stop: Sequence[str]) -> AIMessage:
+        """The answer as a candidate; a stop string that ended it is cut off, as chat models do it."""
+        ended = () if self.truncated or self.finish_reason == "eos_token" else stop
+        text = next((self.text.removesuffix(string) for string in ended if string and self.text.endswith(string)), self.text)
+        about = {
+            "finish_reason": self.finish_reason,
+            "seed": seed if self.seed is None else self.seed,
+            "model_name": self.model or None,
+            "truncated": self.truncated or None,
+            "logprobs": self.logprobs,
+        }
+        more = {"reasoning_content": self.reasoning, "refusal": self.refusal}
+        return AIMessage(
+            list(self.blocks) or text,
+            tool_calls=list(self.tool_calls),
+            invalid_tool_calls=list(self.invalid_tool_calls),
+            usage_metadata=self.usage,
+            response_metadata={name: value for name, value in about.items() if value is not None},
+            additional_kwargs={name: value for name, value in more.items() if value},
+        )
 
 
-def whole_answers(answer: Any) -> list[Answer]:
-    """The answers in a response that is no stream, in the order of their indices: servers send them in any order.
+def read_answers(payloads: Sequence[Any], *, ended: bool = False, several: bool = False) -> list[Answer]:
+    """The answers in a response, in the order of their indices: servers send them in any order.
 
     Choices that are no answer are left out while another one is.
 
+    Args:
+        payloads: the whole response alone, or the chunks of a stream, as plain JSON.
+        ended: whether the stream said that it ends.
+        several: whether more than one answer was asked for.
+
     Raises:
-        MalformedAnswer: there is none.
+        MalformedAnswer: there is none, or what is streamed of several cannot be told apart.
         GenerationFailedAtEndpoint: not one of them ended.
+        EndpointError: the server told an error in place of an answer.
     """
-    choices = sorted(answer.choices or [], key=lambda choice: choice.index or 0)
-    read = _readable([[choice] for choice in choices], answer.model)
-    return share_usage(read, answer.usage)
-
-
-def streamed_answers(chunks: Sequence[Any]) -> list[Answer]:
-    """The answers in the chunks of a stream, in the order of their indices.
-
-    Raises:
-        MalformedAnswer: there is none.
-        GenerationFailedAtEndpoint: the stream ended before any answer did.
-    """
-    parts: dict[int, list[Any]] = {}
-    own: dict[int, Any] = {}
-    for chunk in chunks:
-        for choice in chunk.choices or []:
-            parts.setdefault(choice.index or 0, []).append(choice)
-            own[choice.index or 0] = chunk.usage
-    read = _readable([parts[index] for index in sorted(parts)], chunks[0].model if chunks else None)
-    # The last chunk tells the usage of all and has no choice; some servers tell each choice's own with its end.
-    whole = next((chunk.usage for chunk in reversed(chunks) if chunk.usage and not chunk.choices), None)
-    if whole is not None:
-        return share_usage(read, whole)
-    return [share_usage([answer], own.get(answer.choice or 0))[0] for answer in read]
+    parts: dict[tuple[int, int], list[Any]] = {}
+    usages: dict[tuple[int, int], Any] = {}
+    whole: Any = None
+    for payload in payloads:
+        if (failure := from_answer(payload)) is not None:
+            raise failure
+        choices = payload.get("choices") or []
+        seen: list[int] = []
+        for choice in choices:
+            index = _count(choice.get("index")) or 0 if several else 0
+            # Choices of one payload are different answers, whatever index they say.
+            place = (index, seen.count(index))
+            seen.append(index)
+            parts.setdefault(place, []).append(choice)
+            usages[place] = payload.get("usage") or usages.get(place)
+        # The last chunk tells the usage of all and has no choice; some servers tell each choice's own with its end.
+        whole = payload.get("usage") or whole if not choices or len(payloads) == 1 else whole
+    model = next((name for payload in payloads if (name := payload.get("model"))), None)
+    told = ended or bool(whole)
+    read = _readable([(parts[place], told or bool(usages[place]), usages[place]) for place in sorted(parts)], model, several)
+    return share_usage([answer for answer, _ in read], whole) if whole else [share_usage([one], usage)[0] for one, usage in read]
 
 
 def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
@@ -84,14 +157,16 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     The prompt was computed once, so the first answer bears it. What was generated is shared in proportion to the answers'
     log-probabilities where they were asked for (that is, exactly), else to their lengths in characters.
     """
-    if usage is None:
+    if not isinstance(usage, Mapping):
         return list(answers)
-    generated = proportional(usage.completion_tokens or 0, [_size(answer) for answer in answers])
+    read, made = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    if read is None and made is None:
+        return list(answers)
+    generated = proportional(made or 0, [_size(answer) for answer in answers])
     shared = [replace(answer, input_tokens=0, output_tokens=tokens) for answer, tokens in zip(answers, generated, strict=True)]
-    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
-    reasoned = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
-    first = replace(shared[0], input_tokens=usage.prompt_tokens or 0, cached_tokens=cached, reasoning_tokens=reasoned)
-    return [first, *shared[1:]]
+    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
+    reasoned = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    return [replace(shared[0], input_tokens=read or 0, cached_tokens=cached, reasoning_tokens=reasoned), *shared[1:]]
 
 
 def keep(answers: Sequence[Answer], count: int) -> list[Answer]:
@@ -101,50 +176,32 @@ def keep(answers: Sequence[Answer], count: int) -> list[Answer]:
     return [*kept[:-1], replace(kept[-1], output_tokens=(kept[-1].output_tokens or 0) + lost)] if lost else kept
 
 
-def to_message(answer: Answer, seed: int | None, stop: Sequence[str]) -> AIMessage:
-    """An answer as a candidate; a stop string that ended it is cut off, as chat models do it."""
-    ended = () if answer.finish_reason in {"length", "eos_token"} else tuple(stop)
-    text = next((answer.text.removesuffix(string) for string in ended if string and answer.text.endswith(string)), answer.text)
-    about = {
-        "finish_reason": answer.finish_reason,
-        "seed": seed if answer.seed is None else answer.seed,
-        "model_name": answer.model or None,
-        "truncated": answer.truncated or None,
-        "logprobs": answer.logprobs,
-    }
-    more = {"reasoning_content": answer.reasoning, "refusal": answer.refusal}
-    return AIMessage(
-        text,
-        tool_calls=answer.tool_calls,
-        invalid_tool_calls=answer.invalid_tool_calls,
-        usage_metadata=usage_of(answer),
-        response_metadata={name: value for name, value in about.items() if value is not None},
-        additional_kwargs={name: value for name, value in more.items() if value},
-    )
+def proportional(total: int, sizes: Sequence[int]) -> list[int]:
+    """Whole numbers that add up to the total, by cumulative rounding."""
+    whole = sum(sizes)
+    edges = [round(total * sum(sizes[:position]) / whole) for position in range(len(sizes) + 1)]
+    return [high - low for low, high in pairwise(edges)]
 
 
-def finish_reason(reason: Any) -> str:
-    """A finish reason that says that the answer came to an end.
+def finish_reason(reason: Any, told: bool = False) -> str | None:
+    """A finish reason that says that the answer came to an end; None where there is none and the end was told otherwise.
 
     Raises:
         GenerationFailedAtEndpoint: it says the opposite, or nothing.
     """
-    if not isinstance(reason, str) or not reason or reason in _GIVEN_UP:
-        raise broken_off()
-    return reason
+    if isinstance(reason, str) and reason and reason not in _GIVEN_UP:
+        return reason
+    if reason is None and told:
+        return None
+    raise GenerationFailedAtEndpoint("the endpoint's answer broke off before its end", status=200, retryable=True)
 
 
-def broken_off() -> GenerationFailedAtEndpoint:
-    """The error for an answer without an end."""
-    return GenerationFailedAtEndpoint("the endpoint's answer broke off before its end", status=200, retryable=True)
-
-
-def _readable(several: Sequence[Sequence[Any]], model: Any) -> list[Answer]:
-    read: list[Answer] = []
+def _readable(several: Sequence[tuple[list[Any], bool, Any]], model: Any, apart: bool) -> list[tuple[Answer, Any]]:
+    read: list[tuple[Answer, Any]] = []
     failure: EndpointError = MalformedAnswer("the endpoint answered without a choice", status=200, retryable=True)
-    for parts in several:
+    for parts, told, usage in several:
         try:
-            read.append(_read(parts, model))
+            read.append((_read(parts, told, model, apart), usage))
         except EndpointError as error:
             failure = error
     if not read:
@@ -152,58 +209,115 @@ def _readable(several: Sequence[Sequence[Any]], model: Any) -> list[Answer]:
     return read
 
 
-def _read(choices: Sequence[Any], model: Any) -> Answer:
+def _read(choices: Sequence[Any], told: bool, model: Any, apart: bool) -> Answer:
     """One answer from its choice, or from all its choices in a stream."""
-    parts = [_message(choice) for choice in choices]
-    reason = finish_reason(next((choice.finish_reason for choice in reversed(choices) if choice.finish_reason), None))
-    called = [call for part in parts for call in getattr(part, "tool_calls", None) or []]
-    calls = [_tool_call(call.function.name, call.function.arguments, call.id) for call in called]
-    logprobs = getattr(choices[-1], "logprobs", None) if len(choices) == 1 else None
+    said = [_said(choice) for choice in choices]
+    messages = [message for message in said if message is not None]
+    reasons = [reason for choice in choices if (reason := choice.get("finish_reason"))]
+    if not messages:
+        raise MalformedAnswer("the endpoint answered without a message", status=200, retryable=True)
+    if apart and len(reasons) > 1:
+        raise MalformedAnswer("the endpoint streams several answers under one index", status=200, retryable=True)
+    content = [part for message in messages for part in _parts(message)]
+    calls = list(_tool_calls(messages))
+
+    def all_of(kind: str, key: str) -> str:
+        return "".join(part[key] for part in content if part["type"] == kind)
+
     return Answer(
-        text="".join(_content(part) for part in parts),
-        finish_reason=reason,
+        text=all_of("text", "text"),
+        blocks=_blocks(content),
+        finish_reason=finish_reason(reasons[-1] if reasons else None, told),
         model=model if isinstance(model, str) else None,
-        tool_calls=[call for call in calls if call["type"] == "tool_call"],
-        invalid_tool_calls=[call for call in calls if call["type"] == "invalid_tool_call"],
-        reasoning=_joined(parts, "reasoning_content", "reasoning"),
-        refusal=_joined(parts, "refusal"),
-        logprobs=_plain(logprobs),
-        choice=choices[-1].index or 0,
+        tool_calls=tuple(call for call in calls if call["type"] == "tool_call"),
+        invalid_tool_calls=tuple(call for call in calls if call["type"] == "invalid_tool_call"),
+        # Servers name it differently, and some give it under both names.
+        reasoning=_joined(messages, "reasoning_content") or _joined(messages, "reasoning") or all_of("thought", "thought"),
+        refusal=_joined(messages, "refusal") or all_of("refusal", "refusal"),
+        logprobs=choices[0].get("logprobs") if len(choices) == 1 else None,
+        spoke=bool(content),
     )
 
 
-def _plain(logprobs: Any) -> Any:
-    return logprobs.model_dump() if hasattr(logprobs, "model_dump") else logprobs
+def _said(choice: Any) -> Mapping[str, Any] | None:
+    """The message or delta of a chat choice; a completion's choice is its own, with ``text``. Notes may have neither."""
+    message = choice.get("message") or choice.get("delta")
+    if message is None and isinstance(text := choice.get("text"), str):
+        return {"content": text}
+    return message if isinstance(message, Mapping) else None
 
 
-def _message(choice: Any) -> Any:
-    """The message or delta of a chat choice; a completion's choice is its own, with ``text``."""
-    part = getattr(choice, "message", None) or getattr(choice, "delta", None)
-    part = choice if part is None and isinstance(getattr(choice, "text", None), str) else part
-    if part is None or not isinstance(_content(part), str):
-        raise MalformedAnswer("the endpoint answered without a message", status=200, retryable=True)
-    return part
+def _parts(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a message says, as blocks: texts, refusals, thoughts, and others as they are."""
+    content = message.get("content")
+    for part in content if isinstance(content, list) else [] if content is None else [content]:
+        said = {"type": "text", "text": part} if isinstance(part, str) else part
+        kind = said.get("type") if isinstance(said, Mapping) else None
+        if not isinstance(said, Mapping) or kind is None:
+            raise MalformedAnswer("the endpoint answered without a message", status=200, retryable=True)
+        if kind in ("text", "output_text"):
+            yield {"type": "text", "text": str(said.get("text") or "")}
+        elif kind in ("thinking", "reasoning", "redacted_thinking"):
+            yield {"type": "thought", "thought": _thought(said)}
+        else:
+            yield dict(said)
 
 
-def _content(part: Any) -> Any:
-    content = getattr(part, "content", None)
-    return (getattr(part, "text", None) or "") if content is None else content
+def _blocks(content: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Content blocks; none where there are texts alone."""
+    shown = tuple(part for part in content if part["type"] not in ("refusal", "thought"))
+    return () if all(part["type"] == "text" for part in shown) else shown
 
 
-def _joined(parts: Sequence[Any], *names: str) -> str | None:
-    # Servers name it differently, and some give it under both names.
-    for name in names:
-        said = "".join(value for part in parts if isinstance(value := getattr(part, name, None), str))
-        if said:
-            return said
-    return None
+def _thought(said: Any) -> str:
+    if isinstance(said, str):
+        return said
+    if isinstance(said, list):
+        return "".join(map(_thought, said))
+    inner = (said.get(name) for name in ("thinking", "reasoning", "text", "summary")) if isinstance(said, Mapping) else ()
+    return next((_thought(each) for each in inner if each), "")
 
 
-def _tool_call(name: Any, arguments: Any, identity: Any) -> ToolCall | InvalidToolCall:
+def _joined(messages: Sequence[Mapping[str, Any]], name: str) -> str:
+    return "".join(value for message in messages if isinstance(value := message.get(name), str))
+
+
+def _tool_calls(messages: Sequence[Mapping[str, Any]]) -> Iterator[ToolCall | InvalidToolCall]:
+    """Tool calls, put together from the pieces of a stream: a piece with an id of its own begins another call."""
+    calls: list[dict[str, Any]] = []
+    latest: dict[Any, dict[str, Any]] = {}
+    for message in messages:
+        legacy = message.get("function_call")
+        for piece in message.get("tool_calls") or ([{"function": legacy}] if isinstance(legacy, Mapping) else []):
+            index, identity, function = piece.get("index"), piece.get("id"), piece.get("function") or {}
+            call = latest.get(index)
+            another = call is not None and (
+                call["id"] not in (None, "", identity) if identity else index is None and bool(function.get("name"))
+            )
+            if call is None or another or len(messages) == 1:
+                call = latest[index] = {"id": None, "name": None, "arguments": None}
+                calls.append(call)
+            call["id"] = call["id"] or identity
+            call["name"] = call["name"] or function.get("name")
+            call["arguments"] = _longer(call["arguments"], function.get("arguments"))
+    for call in calls:
+        yield _tool_call(**call)
+
+
+def _longer(before: Any, more: Any) -> Any:
+    if more is None:
+        return before
+    return before + more if isinstance(before, str) and isinstance(more, str) else more
+
+
+def _tool_call(name: Any, arguments: Any, id: Any) -> ToolCall | InvalidToolCall:
     try:
-        read = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
+        # Raw newlines are let pass, and nothing stands for a tool without parameters.
+        read = json.loads(arguments, strict=False) if isinstance(arguments, str) and arguments.strip() else arguments or {}
+    except (ValueError, RecursionError):
         read = None
+    # Whoever answers the call needs something to refer to.
+    identity = str(id) if id else f"call_{uuid4().hex}"
     if isinstance(name, str) and isinstance(read, dict):
         return tool_call(name=name, args=read, id=identity)
     return invalid_tool_call(name=str(name), args=str(arguments), id=identity, error="its arguments are no JSON object")
@@ -215,14 +329,14 @@ def _size(answer: Answer) -> int:
     return len(tokens) if tokens else len(answer.text) + len(answer.reasoning or "") + 1
 
 
-def usage_of(answer: Answer) -> UsageMetadata | None:
-    """An answer's tokens as messages have them; None where the server told none."""
-    if answer.input_tokens is None and answer.output_tokens is None:
+def _count(value: Any) -> int | None:
+    """A number of tokens, or an index; None for what is none."""
+    try:
+        return int(value) if not isinstance(value, bool) and float(value) >= 0 else None
+    except (TypeError, ValueError, OverflowError):
         return None
-    used, made = answer.input_tokens or 0, answer.output_tokens or 0
-    usage = UsageMetadata(input_tokens=used, output_tokens=made, total_tokens=used + made)
-    if answer.cached_tokens is not None:
-        usage["input_token_details"] = InputTokenDetails(cache_read=answer.cached_tokens)
-    if answer.reasoning_tokens is not None:
-        usage["output_token_details"] = OutputTokenDetails(reasoning=answer.reasoning_tokens)
-    return usage
+
+
+def _detail(usage: Mapping[str, Any], place: str, name: str) -> int | None:
+    inner = usage.get(place)
+    return _count(inner.get(name)) if isinstance(inner, Mapping) else None

@@ -1,13 +1,16 @@
-"""A loop's draws one by one, for generators that can draw several at once and sometimes must not."""
+"""Several calls at the same time of which none outlives its caller."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.protocols import DrawRequest
+
+T = TypeVar("T")
 
 
 async def one_by_one(
@@ -24,6 +27,19 @@ async def one_by_one(
             for task in done:
                 yield running.pop(task), task.exception() or task.result()
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await _end(running)
+
+
+async def all_or_none(calls: Sequence[Awaitable[T]]) -> list[T]:
+    """The results of all calls; when one fails, the others are cancelled and gone before its error goes on."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _end(tasks)
+
+
+async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,9 +8,10 @@
         ├── RequestRejected                400, 401, 403, 404, 422, redirects: the same request will fail again
         ├── EndpointTimeout                408, 504, or no answer in time
         ├── EndpointUnreachable            502, refused, reset, or broken off
-        ├── GenerationFailedAtEndpoint     424, 500, or an error inside a stream that began with 200
+        ├── GenerationFailedAtEndpoint     424, 500, or an error inside an answer that began with 200
         ├── MalformedAnswer                200 with something that is no answer
-        └── TruncatedAnswer                an answer cut at the token limit, where such answers are not accepted
+        └── NoAnswer                       an answer without what was asked for: withheld by a filter, or nothing but reasoning
+            └── TruncatedAnswer            an answer cut at the token limit, where such answers are not accepted
 
 Messages hold what the server said about the error, never a candidate's text and never a token.
 """
@@ -18,19 +19,16 @@ Messages hold what the server said about the error, never a candidate's text and
 from __future__ import annotations
 
 import email.utils
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from langchain_core.messages.ai import UsageMetadata
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
+from tenacity import wait_random_exponential as jittered
 
-from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
-
-try:
-    from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
-    from tenacity import wait_random_exponential as jittered
-except ImportError as error:
-    raise MissingExtraError("tenacity", "remote") from error
+from bonmini_guard.errors import BonMiniGuardError
 
 T = TypeVar("T")
 
@@ -50,7 +48,7 @@ class EndpointError(BonMiniGuardError):
 
     Args:
         message: what happened.
-        status: HTTP status; None where there was none, 200 for an error inside a stream.
+        status: HTTP status; None where there was none, 200 for an error inside an answer.
         error_type: the server's own name of the error, if it gave one.
         retryable: whether the same request may succeed later.
         retry_after: seconds that the server asked to wait.
@@ -96,14 +94,18 @@ class MalformedAnswer(EndpointError):  # noqa: N818
     """The endpoint answered with something that is no answer."""
 
 
-class TruncatedAnswer(EndpointError):  # noqa: N818
-    """The answer was cut at the token limit, and such answers are not accepted.
+class NoAnswer(EndpointError):  # noqa: N818
+    """The endpoint answered without what was asked for; ``error_type`` is "content_filter" or "empty".
 
     Attributes:
-        usage_metadata: the tokens it was billed with all the same, where the server told them.
+        usage_metadata: the tokens that were billed all the same, where the server told them.
     """
 
     usage_metadata: UsageMetadata | None = None
+
+
+class TruncatedAnswer(NoAnswer):
+    """The answer was cut at the token limit, and such answers are not accepted."""
 
 
 _BOUNDED = (GenerationFailedAtEndpoint, MalformedAnswer)
@@ -116,6 +118,9 @@ _BY_STATUS: dict[int, type[EndpointError]] = {
     503: Overloaded,
     504: EndpointTimeout,
 }
+#: Where servers put what they say of an error; other places may quote what was sent.
+_WORDS = ("message", "error", "errors", "detail", "msg", "loc")
+_NAMES = ("error_type", "code", "type")
 
 
 def classify(error: Exception, secret: str | None = None) -> EndpointError | None:
@@ -127,7 +132,9 @@ def classify(error: Exception, secret: str | None = None) -> EndpointError | Non
     """
     if isinstance(error, BonMiniGuardError):
         return error if isinstance(error, EndpointError) else None
-    response = _response(error)
+    # Some clients have the response on the cause.
+    several = (getattr(place, "response", None) for place in (error, error.__cause__))
+    response = next((each for each in several if each is not None), None)
     redact(error, secret)
     return _from_connection(error) if response is None else from_response(response, secret)
 
@@ -136,10 +143,9 @@ def redact(error: BaseException | None, secret: str | None) -> None:
     """Take a secret out of the messages of an error and its causes."""
     while error is not None and secret:
         error.args = tuple(arg.replace(secret, "***") if isinstance(arg, str) else arg for arg in error.args)
-        if isinstance(getattr(error, "server_message", None), str):
-            error.server_message = error.server_message.replace(secret, "***")  # type: ignore[attr-defined]
-        if isinstance(getattr(error, "message", None), str):
-            error.message = error.message.replace(secret, "***")  # type: ignore[attr-defined]
+        for name in ("message", "server_message"):
+            if isinstance(said := getattr(error, name, None), str):
+                setattr(error, name, said.replace(secret, "***"))
         error = error.__cause__ or error.__context__
 
 
@@ -159,7 +165,7 @@ async def with_retries(
         within: seconds for everything together; None for no limit. A running attempt is not interrupted.
     """
     retrying = AsyncRetrying(
-        retry=retry_if_exception(_retryable),
+        retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and error.retryable),
         stop=_stop(retries, stop_never if within is None else stop_before_delay(within)),
         wait=_wait(backoff),
         reraise=True,
@@ -170,10 +176,6 @@ async def with_retries(
         return await attempt()
 
     return await retrying(once)
-
-
-def _retryable(error: BaseException) -> bool:
-    return isinstance(error, EndpointError) and error.retryable
 
 
 def _stop(retries: int, out_of_time: Callable[[RetryCallState], bool]) -> Callable[[RetryCallState], bool]:
@@ -199,49 +201,68 @@ def _error(state: RetryCallState) -> BaseException | None:
     return None if state.outcome is None else state.outcome.exception()
 
 
-def _response(error: Exception) -> Any:
-    """The HTTP response behind an error: some clients have it on the cause."""
-    for place in (error, error.__cause__):
-        response = getattr(place, "response", None)
-        if response is not None:
-            return response
-    return None
+def from_response(response: Any, secret: str | None = None, quiet: bool = False) -> EndpointError:
+    """The typed error for an HTTP response that is read and no success.
 
-
-def from_response(response: Any, secret: str | None = None) -> EndpointError:
-    """The typed error for an HTTP response that is read and no success."""
+    Args:
+        response: of httpx or httpx2.
+        secret: a token that must not show.
+        quiet: leave out the server's words, which may quote what was sent to it.
+    """
+    try:
+        body = response.json()
+    except Exception:
+        # A stream that was not read, or no JSON: the status says enough.
+        body = None
     status = int(response.status_code)
-    detail, error_type = _body(response, secret)
-    kind = _BY_STATUS.get(status, GenerationFailedAtEndpoint if status >= 500 else RequestRejected)
-    if error_type in _FINAL:
-        kind = RequestRejected
-    return kind(
-        f"the endpoint answered {status}: {detail}" if detail else f"the endpoint answered {status}",
-        status=status,
-        error_type=error_type,
-        retryable=kind is not RequestRejected,
-        retry_after=_retry_after(response.headers.get("retry-after")),
-    )
-
-
-def refusal(response: Any, secret: str | None = None, quiet: bool = False) -> EndpointError:
-    """:func:`from_response`; quietly, without the server's words, which may quote what was sent to it."""
-    error = from_response(response, secret)
-    if quiet:
-        error.args, error.error_type = (f"the endpoint answered {error.status}",), None
+    moved = " (it redirects: give its final address as base_url)" if 300 <= status < 400 else ""
+    error = _typed(status, body, f"the endpoint answered {status}{moved}", secret, quiet)
+    error.retry_after = _retry_after(response.headers, error.retry_after)
     return error
 
 
-def from_stream(
-    kind: type[EndpointError], detail: object, error_type: str | None = None, secret: str | None = None
-) -> EndpointError:
-    """The typed error for one that a server told within an answer that began with 200."""
+def from_answer(body: Any, secret: str | None = None) -> EndpointError | None:
+    """The typed error that a server told within an answer that began with 200; None if it told none."""
+    if not isinstance(body, Mapping) or not body.get("error"):
+        return None
+    said = body["error"]
+    codes = [said.get("code"), said.get("status")] if isinstance(said, Mapping) else [body.get("code")]
+    status = next((int(str(code)) for code in codes if str(code).isdecimal() and 400 <= int(str(code)) < 600), 500)
+    error = _typed(status, body, "the endpoint failed within its answer", secret)
+    error.status = 200
+    return error
+
+
+def _typed(status: int, body: Any, problem: str, secret: str | None, quiet: bool = False) -> EndpointError:
+    detail = "" if quiet else shorten("; ".join(dict.fromkeys(_said(body))), secret)
+    # TGI's shape, OpenAI's, or FastAPI's.
+    inner = body.get("error") if isinstance(body, Mapping) else None
+    places = [place for place in (body, inner) if isinstance(place, Mapping)]
+    names = (place.get(name) for place in places for name in _NAMES)
+    name = next((name for name in names if isinstance(name, str) and not name.isdecimal() and name != "error"), None)
+    kind = _BY_STATUS.get(status, GenerationFailedAtEndpoint if status >= 500 else RequestRejected)
+    if name in _FINAL:
+        kind = RequestRejected
+    wait = places[0].get("estimated_time") if places else None
     return kind(
-        f"the endpoint failed within its answer: {_short(detail, secret)}",
-        status=200,
-        error_type=error_type,
+        f"{problem}: {detail}" if detail else problem,
+        status=status,
+        error_type=None if quiet else name,
         retryable=kind is not RequestRejected,
+        # Of a model that is loading.
+        retry_after=_seconds(wait),
     )
+
+
+def _said(body: Any) -> Iterator[str]:
+    if isinstance(body, str):
+        yield body
+    elif isinstance(body, list):
+        for each in body[:5]:
+            yield from _said(each)
+    elif isinstance(body, Mapping):
+        for name in _WORDS:
+            yield from _said(body.get(name))
 
 
 def _from_connection(error: Exception) -> EndpointError | None:
@@ -252,39 +273,35 @@ def _from_connection(error: Exception) -> EndpointError | None:
         return EndpointTimeout(f"the endpoint gave no answer in time ({name})", retryable=True)
     if kinds & {"TransportError", "HTTPError"} or isinstance(error, ConnectionError):
         return EndpointUnreachable(f"the connection to the endpoint failed ({name})", retryable=True)
-    if isinstance(error, ValueError | TypeError | LookupError | AttributeError):
+    if isinstance(error, ValueError | TypeError | LookupError | AttributeError | RecursionError):
         return MalformedAnswer(f"the endpoint's answer could not be read ({name})", status=200, retryable=True)
     return None
 
 
-def _body(response: Any, secret: str | None) -> tuple[str, str | None]:
-    """What the server said, and its name of the error: TGI's shape, OpenAI's, or FastAPI's."""
-    try:
-        body = response.json()
-        said = body.get("error") or body
-        inner = said if isinstance(said, dict) else {"message": said}
-        detail = inner.get("message") or inner.get("detail")
-        names = (body.get("error_type"), inner.get("code"), inner.get("type"))
-    except Exception:
-        # A stream that was not read, no JSON, or no object: the status says enough.
-        return "", None
-    return _short(detail, secret), next((name for name in names if isinstance(name, str)), None)
-
-
-def _short(detail: object, secret: str | None) -> str:
-    if not isinstance(detail, str):
-        return ""
+def shorten(detail: str, secret: str | None) -> str:
+    """What a server said, on one line of bounded length and without the secret."""
     # Cleared before it is cut: half a token is a leak too.
     return " ".join((detail.replace(secret, "***") if secret else detail).split())[:LONGEST_DETAIL]
 
 
-def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait from a Retry-After header, which gives seconds or a date."""
+def _retry_after(headers: Mapping[str, str], otherwise: float | None) -> float | None:
+    """Seconds to wait, from headers that give milliseconds, seconds or a date."""
+    soon, value = _seconds(headers.get("retry-after-ms")), headers.get("retry-after")
+    if soon is not None:
+        return soon / 1000
     if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
+        return otherwise
+    if (seconds := _seconds(value)) is not None:
+        return seconds
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
+        return otherwise
+
+
+def _seconds(value: Any) -> float | None:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return None if math.isnan(seconds) or seconds < 0 else seconds

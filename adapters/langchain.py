@@ -18,9 +18,9 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable
 
+from bonmini_guard.adapters.answers import proportional
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.requests import refuse_greedy
-from bonmini_guard.adapters.usage import proportional
 from bonmini_guard.detach import langsmith_set
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.protocols import DrawRequest

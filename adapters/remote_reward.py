@@ -6,22 +6,15 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, Unpack
 
 from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
 
-from bonmini_guard.adapters.circuit import CircuitBreaker
-from bonmini_guard.adapters.endpoints import Endpoint, checked_secret, checked_url
-from bonmini_guard.adapters.hedge import Hedge, all_or_none
-from bonmini_guard.adapters.http_errors import (
-    EndpointError,
-    EndpointTimeout,
-    EndpointUnreachable,
-    MalformedAnswer,
-    RequestRejected,
-    refusal,
-)
+from bonmini_guard.adapters.groups import all_or_none
+from bonmini_guard.adapters.http import Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
+from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
 from bonmini_guard.adapters.remote_inputs import as_messages, templated
 from bonmini_guard.adapters.remote_kinds import KINDS, Inputs, Limits, Scores
 from bonmini_guard.adapters.remote_probe import Meaning, agree, check_scores, fingerprint_of, logit, probe_pairs
@@ -80,23 +73,18 @@ class RemoteRewardModel(Endpoint):
         max_length: most tokens of a conversation with its answer, if less than the model's and the server's limits.
         api_key: sent as bearer token; None takes the environment's ``BONMINI_GUARD_TOKEN``, "" sends none.
         batch_size: most inputs in a request; less where the server says so.
-        max_concurrency: requests at a time on each event loop.
-        timeout: seconds for a request with its retries.
-        attempt_timeout: seconds for one attempt; keep it below the guard's own timeout, or a stalled server is never found out.
-            None takes 10, or half of ``timeout`` if that is less.
-        retries: attempts after the first, for what may pass; see ``http_errors``.
-        backoff: seconds, the range of the random wait before the first retry.
-        circuit: stops asking a server that keeps failing; may be shared.
-        hedge: when to send a late request a second time; scores do not depend on which answers.
         tolerance: how far a probe score may move, times the larger of 1 and its size, before it is another model's.
         pinned: the fingerprint of an earlier start; the probe must agree with it, and it is kept word for word.
+        http: timeout (60), retries, backoff (0.2), max_concurrency (16) and the like; see
+            :class:`~bonmini_guard.adapters.http.HttpOptions`. Keep ``attempt_timeout`` (10, or half of ``timeout`` if that is less)
+            below the guard's own timeout, or a stalled server is never found out.
 
     Raises:
         ConfigurationError: a setting is wrong.
         CheckpointError: there is no usable tokenizer.
     """
 
-    http = httpx
+    library = httpx
 
     def __init__(
         self,
@@ -111,15 +99,9 @@ class RemoteRewardModel(Endpoint):
         max_length: int | None = None,
         api_key: SecretStr | str | None = None,
         batch_size: int = 32,
-        max_concurrency: int = 16,
-        timeout: float | None = 60.0,
-        attempt_timeout: float | None = None,
-        retries: int = 3,
-        backoff: float = 0.2,
-        circuit: CircuitBreaker | None = None,
-        hedge: Hedge | None = None,
         tolerance: float = 0.05,
         pinned: str | None = None,
+        **http: Unpack[HttpOptions],
     ) -> None:
         if kind not in KINDS:
             raise ConfigurationError(f"kind is {kind!r}: use one of {', '.join(KINDS)}")
@@ -127,23 +109,16 @@ class RemoteRewardModel(Endpoint):
             raise ConfigurationError(f"scores is {scores!r}: use 'raw' or 'probability', or leave it out")
         if batch_size < 1 or not tolerance >= 0:
             raise ConfigurationError("need batch_size >= 1 and tolerance >= 0")
-        if timeout is not None and attempt_timeout is not None and attempt_timeout >= timeout:
+        settings = Http.of({"timeout": 60.0, "backoff": 0.2, "max_concurrency": 16, **http})
+        longest = settings.timeout or 2 * LONGEST_ATTEMPT
+        patience = settings.attempt_timeout or min(LONGEST_ATTEMPT, longest / 2)
+        if settings.timeout is not None and patience >= settings.timeout:
             raise ConfigurationError("attempt_timeout must be less than timeout, or no attempt is ever given up")
-        super().__init__(
-            checked_url(base_url, "api_key"),
-            checked_secret(api_key, KEY_VARIABLE),
-            timeout=timeout,
-            attempt_timeout=attempt_timeout or min(LONGEST_ATTEMPT, timeout / 2 if timeout else LONGEST_ATTEMPT),
-            retries=retries,
-            backoff=backoff,
-            max_concurrency=max_concurrency,
-            accept_truncated=True,
-        )
+        url, secret = checked_url(base_url, "api_key", KINDS[kind].route), checked_secret(api_key, KEY_VARIABLE)
+        super().__init__(url, secret, replace(settings, attempt_timeout=patience))
         self.kind = kind
         self.model = model
         self.tolerance = tolerance
-        self.circuit = circuit or CircuitBreaker()
-        self.hedge = hedge
         self._wire = KINDS[kind]
         self._meaning = scores
         self._templated = templated(kind, tokenizer, inputs, max_length)
@@ -208,12 +183,13 @@ class RemoteRewardModel(Endpoint):
     async def _probe_apart(self) -> None:
         """Probe on a loop of its own, and leave no connection there."""
         try:
-            async with asyncio.timeout(self.attempt_timeout):
+            async with asyncio.timeout(self.http.attempt_timeout):
                 await self._ready()
         except TimeoutError as error:
-            raise EndpointTimeout(f"no answer within {self.attempt_timeout} s", retryable=True) from error
+            raise EndpointTimeout(f"no answer within {self.http.attempt_timeout} s", retryable=True) from error
         finally:
-            await self._close_here()
+            if (clients := self._clients.pop(asyncio.get_running_loop(), None)) is not None:
+                await clients.aclose()
 
     async def _ready(self) -> None:
         """Probe the server, unless that was done since a connection was last lost or opened."""
@@ -245,7 +221,7 @@ class RemoteRewardModel(Endpoint):
             )
         # Messages of different conversations do not go into one request.
         batches = self._batches(sent) if self._templated is not None else [[one] for one in sent]
-        found: list[Scores] = await all_or_none([lambda batch=batch: self._send(batch, quiet=False) for batch in batches])  # type: ignore[misc]
+        found: list[Scores] = await all_or_none([self._send(batch, quiet=False) for batch in batches])
         values = [value for scores in found for value in scores.values]
         check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, _SWITCHES.get(self.kind, "ask for raw scores"))
         self._names_model = found[0].fingerprint is not None
@@ -279,7 +255,7 @@ class RemoteRewardModel(Endpoint):
         await self._ready()
         inputs = await self._prepare(messages, candidates)
         batches = self._batches([one for one in inputs if one is not None])
-        scored = await all_or_none([lambda batch=batch: self._score_batch(batch) for batch in batches])  # type: ignore[misc]
+        scored = await all_or_none([self._score_batch(batch) for batch in batches])
         # A retry may have met another server than the one that agreed.
         await self._ready()
         values = iter([value for scores in scored for value in scores])
@@ -305,7 +281,7 @@ class RemoteRewardModel(Endpoint):
             except RequestRejected:
                 return [None]
 
-        values = [value for scores in await all_or_none([lambda one=one: alone(one) for one in batch]) for value in scores]  # type: ignore[misc]
+        values = [value for scores in await all_or_none([alone(one) for one in batch]) for value in scores]
         if all(value is None for value in values):
             raise refused
         logger.warning("the reward server refuses %d of %d candidates: they have no score", values.count(None), len(values))
@@ -315,23 +291,24 @@ class RemoteRewardModel(Endpoint):
         return logit(value) if self._meaning == "probability" and value is not None else value
 
     async def _send(self, batch: Sequence[Any], quiet: bool = True) -> Scores:
-        """One request, with its retries, hedged where that is wanted.
+        """One request, with its retries.
 
         Args:
             batch: inputs.
             quiet: leave out what the server says of an error, which may quote a candidate.
         """
+        body = json.dumps(self._wire.body(batch, self.model)).encode()
 
-        async def ask() -> Scores:
-            return await self._ask(lambda client: self._post(client, batch, quiet))
+        async def attempt(client: httpx.AsyncClient) -> Scores:
+            watched = {} if self._names_model else {"trace": self._watch}
+            said, _ = await self._post(client, self._wire.route, body, quiet=quiet, **watched)
+            return self._wire.scores(parsed(said), len(batch))
 
-        return await (ask() if self.hedge is None else self.hedge.call(ask))
+        return await self._ask(attempt)
 
-    async def _once(self, attempt: Callable[[Any], Awaitable[T]], client: Any) -> T:
+    async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients) -> T:
         try:
-            # Each attempt counts, and retries end as soon as the circuit opens.
-            async with self.circuit.guard():
-                return await super()._once(attempt, client)
+            return await super()._once(attempt, clients)
         except EndpointUnreachable:
             self._lost += 1
             raise
@@ -344,39 +321,15 @@ class RemoteRewardModel(Endpoint):
         if event == "connection.connect_tcp.complete":
             self._opened += 1
 
-    async def _post(self, client: httpx.AsyncClient, batch: Sequence[Any], quiet: bool) -> Scores:
-        body = json.dumps(self._wire.body(batch, self.model)).encode()
-        url = self.base_url + self._wire.route
-        watched = {} if self._names_model else {"trace": self._watch}
-        response = await client.post(url, content=body, headers={"content-type": "application/json"}, extensions=watched)
-        if response.status_code != 200:
-            raise refusal(response, self._secret_value(), quiet)
-        try:
-            answer = response.json()
-        except ValueError:
-            # Not chained: it would hold the whole answer.
-            raise MalformedAnswer("the reward server answered with no JSON", status=200, retryable=True) from None
-        return self._wire.scores(answer, len(batch))
+    # The server's description
 
-    # Connecting
-
-    def _open(self) -> Any:
-        return self._session()
-
-    async def _close(self, client: httpx.AsyncClient) -> None:
-        await client.aclose()
-
-    async def _close_here(self) -> None:
-        if connection := self._connections.pop(asyncio.get_running_loop(), None):
-            await self._close(connection.client)
-
-    async def _begin(self, client: httpx.AsyncClient) -> int:
+    async def _look(self, client: httpx.AsyncClient) -> int:
         limits = Limits() if self._wire.about is None else await self._describe(client, *self._wire.about)
         self.model = self.model or limits.model
         self._batch_size = min(self._batch_size, limits.batch or self._batch_size)
         if self._templated is not None:
             self._templated.limit(limits.length)
-        return await super()._begin(client)
+        return await super()._look(client)
 
     async def _describe(self, client: httpx.AsyncClient, route: str, read: Callable[[Any], Limits]) -> Limits:
         try:

@@ -1,16 +1,17 @@
-"""What requests to any chat or completion server have in common: call options that may pass, and turns. No effects."""
+"""What is sent to a chat or completion server: call options that may pass, and turns. No effects."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import BaseMessage
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.protocols import DrawRequest
 
 _SPOILING = {
     "n": "the guard decides how many answers are drawn",
@@ -21,32 +22,56 @@ _SPOILING = {
 }
 
 
-def call_options(
-    request: DrawRequest,
-    generator: str,
-    known: frozenset[str],
-    aliases: Mapping[str, str],
-    spoiling: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """A request's call options under the server's names, without those that are None.
+@dataclass(frozen=True)
+class Dialect:
+    """What one route of one family of servers understands.
 
-    Args:
-        request: the draw.
-        generator: who refuses, for the message.
-        known: names that may pass.
-        aliases: names that mean the same as one of those.
-        spoiling: reasons to refuse other names with.
-
-    Raises:
-        ConfigurationError: an option is unknown, or would spoil the draw.
+    Attributes:
+        generator: who speaks it, for messages.
+        known: call options that may pass, under the server's names.
+        body: of a request, from the conversation and its parameters, but the seed.
+        renamed: other names of call options.
+        refused: reasons to refuse options with, beyond those that spoil every draw.
     """
-    options = {aliases.get(key, key): value for key, value in request.options.items() if value is not None}
-    for name in options:
-        if name not in known:
-            reason = {**_SPOILING, **(spoiling or {})}.get(name, "not known here")
-            raise ConfigurationError(f"{generator} does not take the call option {name!r}: {reason}")
-    refuse_greedy(options)
-    return options
+
+    generator: str
+    known: frozenset[str]
+    body: Callable[[Sequence[BaseMessage], dict[str, Any]], dict[str, Any]]
+    renamed: Mapping[str, str]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def render(self, messages: Sequence[BaseMessage], settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of a request for draws of one prompt, but the seed.
+
+        Args:
+            messages: the conversation.
+            settings: the generator's parameters, by the server's names.
+            options: call options; those that are None say nothing.
+
+        Raises:
+            ConfigurationError: an option is unknown, would spoil the draw, or cannot be sent.
+        """
+        merged = {**settings, **self._options(options)}
+        if "extra_body" in settings:
+            merged["extra_body"] = settings["extra_body"] | options.get("extra_body", {})
+        merged["stop"] = stop_strings(merged["stop"])
+        body = self.body(messages, {name: value for name, value in merged.items() if value not in (None, [], {})})
+        try:
+            text = json.dumps(body, ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{self.generator} cannot send this request as JSON: {error}") from None
+        # Half a surrogate pair can be written in no encoding; it is read as U+FFFD, as reward models read it.
+        said: dict[str, Any] = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return said
+
+    def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        options = {self.renamed.get(key, key): value for key, value in given.items() if value is not None}
+        for name in options:
+            if name not in self.known:
+                reason = {**_SPOILING, **self.refused}.get(name, "not known here")
+                raise ConfigurationError(f"{self.generator} does not take the call option {name!r}: {reason}")
+        refuse_greedy(options)
+        return options
 
 
 def refuse_greedy(options: Mapping[str, Any]) -> None:
@@ -68,16 +93,25 @@ def refuse_spoiling(options: Mapping[str, Any], place: str) -> None:
     for name in options:
         if name in _SPOILING:
             raise ConfigurationError(f"{place} holds {name!r}: {_SPOILING[name]}")
+    refuse_greedy(options)
 
 
-def tool_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A body whose tools are in OpenAI's format, as every chat server takes them."""
-    said = dict(body)
-    if "tools" in said:
-        said["tools"] = [convert_to_openai_tool(tool) for tool in said["tools"]]
-    if said.get("tool_choice") == "any":
-        said["tool_choice"] = "required"
-    return said
+def chat(messages: Sequence[BaseMessage], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A body in OpenAI's format, as every chat server takes it."""
+    body = {"messages": turns(messages), **parameters}
+    if "tools" in body:
+        body["tools"] = [convert_to_openai_tool(tool) for tool in body["tools"]]
+    if body.get("tool_choice") == "any":
+        body["tool_choice"] = "required"
+    return body
+
+
+def schema_of(shape: Any) -> tuple[str, dict[str, Any]] | None:
+    """Name and JSON schema of a response format that is given as a class; None for one in a server's own words."""
+    if isinstance(shape, Mapping):
+        return None
+    schema = convert_to_json_schema(shape)
+    return schema["title"], schema
 
 
 def turns(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:

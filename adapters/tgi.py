@@ -1,45 +1,87 @@
-"""Draw candidates from a Text Generation Inference server: one request for each draw, each with a seed of its own."""
+"""Draw candidates from a Text Generation Inference server, through huggingface_hub's client."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import BaseMessage
 from pydantic import SecretStr
 
+from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers
+from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
+from bonmini_guard.adapters.http import DEFAULT_CONCURRENCY, HttpOptions, checked_secret, checked_url
+from bonmini_guard.adapters.http_errors import (
+    EndpointError,
+    GenerationFailedAtEndpoint,
+    MalformedAnswer,
+    Overloaded,
+    RequestRejected,
+    classify,
+    from_response,
+    shorten,
+)
+from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, schema_of
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
-from bonmini_guard.limiter import Limiter
-from bonmini_guard.protocols import DrawRequest
 
 try:
     from huggingface_hub import AsyncInferenceClient
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub import errors as hub
 except ImportError as error:
     raise MissingExtraError("huggingface_hub", "tgi") from error
-try:
-    import tenacity  # noqa: F401 - what http_errors needs, asked for here to name this extra
-except ImportError as error:
-    raise MissingExtraError("tenacity", "tgi") from error
-
-from bonmini_guard.adapters.answers import Answer, streamed_answers, whole_answers
-from bonmini_guard.adapters.endpoints import DEFAULT_CONCURRENCY, Endpoint, checked_secret, checked_url
-from bonmini_guard.adapters.http_errors import EndpointError, RequestRejected, from_response
-from bonmini_guard.adapters.hub_errors import classify
-from bonmini_guard.adapters.requests import stop_strings
-from bonmini_guard.adapters.tgi_messages import chat_body, completion_answer, completion_body
-
-# httpx or httpx2, whichever the hub speaks through.
-_http: Any = import_module(HTTPError.__module__.partition(".")[0])
 
 #: Seconds that the server's description is waited for.
 INFO_TIMEOUT = 5.0
 _prompt_tokens: ContextVar[int] = ContextVar("tgi_prompt_tokens", default=0)
+_COMMON = frozenset(["max_new_tokens", "temperature", "top_p", "stop", "frequency_penalty"])
+_CHAT = frozenset(["tools", "tool_choice", "tool_prompt", "response_format", "logit_bias"])
+_COMPLETION = frozenset(["top_k", "typical_p", "repetition_penalty", "truncate", "grammar", "adapter_id", "watermark"])
+_RENAMED = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
+_REFUSED = {"presence_penalty": "TGI adds 2 to it and takes it for a repetition penalty"}
+#: Errors inside a stream, which have no status of their own. TGI's OpenAI routes say 422 there whatever the cause.
+_IN_STREAM: tuple[tuple[type[Exception], type[EndpointError], str | None], ...] = (
+    (hub.OverloadedError, Overloaded, "overloaded"),
+    (hub.ValidationError, RequestRejected, "validation"),
+    (hub.GenerationError, GenerationFailedAtEndpoint, "generation"),
+    (hub.IncompleteGenerationError, GenerationFailedAtEndpoint, "incomplete_generation"),
+    (hub.TextGenerationError, GenerationFailedAtEndpoint, None),
+)
+
+
+def _chat_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
+    if (shape := schema_of(parameters.get("response_format", {}))) is not None:
+        parameters["response_format"] = {"type": "json", "value": shape[1]}
+    body = chat(messages, {"max_tokens": parameters.pop("max_new_tokens"), **_sampling(parameters)})
+    for turn in body["messages"]:
+        if "tool_calls" in turn:
+            # TGI reads a message with both as one without tool calls.
+            turn.pop("content", None)
+    return body
+
+
+def _completion_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
+    # The route is greedy unless told otherwise, and takes no temperature of 0.
+    temperature = parameters.pop("temperature")
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
+    return {"prompt": completion_prompt(messages), "return_full_text": False, **sampling, **_sampling(parameters)}
+
+
+def _sampling(parameters: dict[str, Any]) -> dict[str, Any]:
+    if parameters.get("top_p") == 1:
+        # TGI answers 422 to it.
+        del parameters["top_p"]
+    return parameters
+
+
+DIALECTS = {
+    "chat": Dialect("TGIGenerator", _COMMON | _CHAT, _chat_body, _RENAMED, _REFUSED),
+    "completion": Dialect("TGIGenerator", _COMMON | _COMPLETION, _completion_body, _RENAMED, _REFUSED),
+}
 
 
 class _Call(AsyncInferenceClient):
@@ -54,7 +96,7 @@ class _Call(AsyncInferenceClient):
         return self._session
 
 
-class TGIGenerator(Endpoint):
+class TGIGenerator(ServedGenerator):
     """Draws from a Text Generation Inference (TGI) server, or one that speaks its protocol.
 
     Each draw is one request with the draw's seed, and sampling is always on: ``n`` of the chat route has no effect in TGI,
@@ -62,7 +104,7 @@ class TGIGenerator(Endpoint):
     its connection, which ends the work on the server. Works from several event loops; each has its own connections.
 
     Args:
-        base_url: where the server is, such as ``http://localhost:8080``; a trailing ``/v1`` is dropped.
+        base_url: where the server is, such as ``http://localhost:8080``; a route at its end is dropped.
         mode: ``"chat"`` has the server apply its chat template; ``"completion"`` continues the joined contents of the messages.
         token: sent as bearer token; None takes the environment's ``HF_TOKEN``, "" sends none. A token that the hub's command
             line saved is never sent.
@@ -72,19 +114,19 @@ class TGIGenerator(Endpoint):
         top_p: sample among the likeliest tokens of this total probability; None or 1.0 for all.
         top_k: sample among the k likeliest tokens (completion only).
         stop: strings that end an answer; they are not part of it.
-        timeout: seconds for a draw with its retries; None waits for ever.
-        attempt_timeout: seconds for one attempt; None for what is left of ``timeout``.
-        retries: attempts after the first, for what may pass: 429, 502, 503, timeouts, connection faults; one for 424 and 500.
-        backoff: seconds, the range of the random wait before the first retry; doubles each time. Retry-After is honoured.
         accept_truncated: False makes an answer cut at ``max_new_tokens`` a failed draw. Otherwise such answers have
             ``response_metadata["truncated"]`` True.
         stream: receive answers as streams, which keeps proxies from closing a quiet connection.
-        max_concurrency: requests at a time on each event loop, or a ``Limiter`` that several share; None takes what the
-            server's ``/info`` says, else 128.
+        http: timeout, retries and the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`. ``max_concurrency`` None takes
+            what the server's ``/info`` says.
 
     Raises:
-        ConfigurationError: a setting is out of range, or does not go with the mode.
+        ConfigurationError: a setting is unknown, out of range, or does not go with the mode.
     """
+
+    # httpx or httpx2, whichever the hub speaks through. Not the hub's session: that one refuses to work under HF_HUB_OFFLINE, which
+    # is about the hub and not about this server.
+    library = import_module(hub.HTTPError.__module__.partition(".")[0])  # type: ignore[attr-defined]
 
     def __init__(
         self,
@@ -97,67 +139,39 @@ class TGIGenerator(Endpoint):
         temperature: float = 1.0,
         top_p: float | None = None,
         top_k: int | None = None,
-        stop: Sequence[str] = (),
-        timeout: float | None = 120.0,
-        attempt_timeout: float | None = None,
-        retries: int = 3,
-        backoff: float = 0.5,
+        stop: str | Sequence[str] = (),
         accept_truncated: bool = True,
         stream: bool = False,
-        max_concurrency: int | Limiter | None = None,
+        **http: Unpack[HttpOptions],
     ) -> None:
-        if mode not in ("chat", "completion"):
-            raise ConfigurationError(f"mode is {mode!r}: use 'chat' or 'completion'")
-        _check_sampling(mode, max_new_tokens, temperature, top_p, top_k)
-        super().__init__(
-            checked_url(base_url, "token").removesuffix("/v1").rstrip("/"),
-            checked_secret(token, "HF_TOKEN"),
-            timeout=timeout,
-            attempt_timeout=attempt_timeout,
-            retries=retries,
-            backoff=backoff,
-            max_concurrency=max_concurrency,
-            accept_truncated=accept_truncated,
-        )
-        self.mode = mode
-        self.model = model
-        self.temperature = temperature
-        self.stream = stream
-        self._settings: dict[str, Any] = {
+        check_sampling(max_new_tokens, temperature, top_p, top_k)
+        if mode == "chat" and top_k is not None:
+            raise ConfigurationError("TGI's chat route takes no top_k: leave it out, or use mode='completion'")
+        settings = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
-            # TGI answers 422 to a top_p of 1.
             "top_p": None if top_p == 1 else top_p,
             "top_k": top_k,
-            "stop": stop_strings(stop),
+            "stop": stop,
         }
+        url = checked_url(base_url, "token", "/chat/completions", "/generate_stream", "/generate", "/v1")
+        super().__init__(url, checked_secret(token, "HF_TOKEN"), DIALECTS, mode, settings, accept_truncated, stream, http)
+        self.model = model
         self._served: dict[str, Any] = {}
         self._identity: str | None = None
 
     def __repr__(self) -> str:
         return f"TGIGenerator({self.base_url!r}, mode={self.mode!r})"
 
-    @property
-    def deterministic(self) -> bool:
-        """Whether every draw would be the same."""
-        return self.temperature == 0
-
-    async def draw(self, request: DrawRequest) -> AIMessage:
-        """One answer.
-
-        Raises:
-            EndpointError: the endpoint gave no usable answer; the subclass says why.
-            ConfigurationError: a call option is unknown, would spoil the draw, or asks for more than the server's limits.
-        """
-        body = (chat_body if self.mode == "chat" else completion_body)(request, self._settings)
-        answer = await self._ask(lambda session: self._attempt(session, body))
-        return self._accept(answer, request, body.get("stop") or [])
-
     def fingerprint(self) -> str:
         """The model's id as the server gives it, and the sampling settings. Blocks up to 5 s when first asked."""
         if self._identity is not None:
             return self._identity
-        served = self._describe()
+        try:
+            answer = self.library.get(f"{self.base_url}/info", headers=self._authorisation(), timeout=INFO_TIMEOUT)
+            served = _description(answer)
+        except self.library.HTTPError:
+            served = {}
         name = served.get("model_id") or self.model or "unknown"
         version = f"@{served['model_sha']}" if served.get("model_sha") else ""
         settings = self._settings | {"mode": self.mode, "accept_truncated": self.accept_truncated}
@@ -166,22 +180,13 @@ class TGIGenerator(Endpoint):
             self._identity = identity
         return identity
 
-    # Connecting
+    # The server's description
 
-    http = _http
-
-    def _open(self) -> Any:
-        # Not the hub's session: that one refuses to work under HF_HUB_OFFLINE, which is about the hub and not about this server.
-        return self._session(response=[self._look_at])
-
-    async def _close(self, client: Any) -> None:
-        await client.aclose()
-
-    async def _begin(self, client: Any) -> int:
+    async def _look(self, client: Any) -> int:
         try:
             async with asyncio.timeout(INFO_TIMEOUT):
                 self._served = _description(await client.get(f"{self.base_url}/info"))
-        except (HTTPError, TimeoutError, EndpointError):
+        except (self.library.HTTPError, TimeoutError, EndpointError):
             # Draws will say what is wrong.
             pass
         return _limit(self._served, "max_concurrent_requests") or DEFAULT_CONCURRENCY
@@ -198,66 +203,90 @@ class TGIGenerator(Endpoint):
         if strings is not None and len(stop) > strings:
             raise ConfigurationError(f"{len(stop)} stop strings are given: the server's max_stop_sequences is {strings}")
 
-    def _classify(self, error: Exception) -> EndpointError | None:
-        return classify(error, self._secret_value())
+    # Drawing
+
+    async def _attempt(self, client: Any, body: dict[str, Any], count: int) -> list[Answer]:
+        self._check_fits(body)
+        # Its signatures are stricter than what it takes.
+        call: Any = _Call(self.base_url, client)
+        noted = _prompt_tokens.set(0)
+        try:
+            if self.mode == "chat":
+                options = {"stream": True, "stream_options": {"include_usage": True}} if self.stream else {}
+                return read_answers(await _plain(await call.chat_completion(**body, **options, model=self.model)))
+            payloads = await _plain(await call.text_generation(**body, details=True, stream=self.stream))
+            return [_generation(payloads, self.stream, _prompt_tokens.get())]
+        finally:
+            _prompt_tokens.reset(noted)
+            # Ends the stream if one is open; the session stays.
+            await call.close()
+
+    def _hooks(self) -> list[Any]:
+        return [self._look_at]
 
     async def _look_at(self, response: Any) -> None:
         tokens = response.headers.get("x-prompt-tokens", "")
         if tokens.isdecimal():
             _prompt_tokens.set(int(tokens))
-        if response.has_redirect_location:
-            # The hub would take its body for the answer.
-            raise RequestRejected("the endpoint redirects: give its final address as base_url", status=response.status_code)
         if response.status_code >= 400:
             # Errors are short; unread, the body of a failed stream could not be looked into.
             await response.aread()
-        if response.status_code == 400:
-            # The hub may answer it by sending the request again without seed and sampling, for all clients from then on.
-            raise from_response(response, self._secret_value())
+        if response.has_redirect_location or response.status_code == 400:
+            # The hub would take the one's body for the answer, and might send the other again without seed and sampling.
+            raise from_response(response, self._secret())
 
-    def _describe(self) -> dict[str, Any]:
-        try:
-            return _description(_http.get(f"{self.base_url}/info", headers=self._authorisation(), timeout=INFO_TIMEOUT))
-        except HTTPError:
-            return {}
-
-    # Drawing
-
-    async def _attempt(self, session: Any, body: Mapping[str, Any]) -> Answer:
-        self._check_fits(body)
-        # Its signatures are stricter than what it takes.
-        call: Any = _Call(self.base_url, session)
-        try:
-            return await (self._chat(call, body) if self.mode == "chat" else self._complete(call, body))
-        finally:
-            # Ends the stream if one is open; the session stays.
-            await call.close()
-
-    async def _chat(self, call: Any, body: Mapping[str, Any]) -> Answer:
-        if self.stream and "tools" not in body:
-            chunks = await call.chat_completion(**body, stream=True, stream_options={"include_usage": True}, model=self.model)
-            return await _collect(chunks, lambda several: streamed_answers(several)[0])
-        return whole_answers(await call.chat_completion(**body, model=self.model))[0]
-
-    async def _complete(self, call: Any, body: Mapping[str, Any]) -> Answer:
-        noted = _prompt_tokens.set(0)
-        try:
-            if self.stream:
-                chunks = await call.text_generation(**body, details=True, stream=True)
-                return await _collect(chunks, completion_answer)
-            output = await call.text_generation(**body, details=True)
-            if isinstance(output, str):
-                # Another client of this process made the hub drop details, and perhaps seed and sampling too.
-                raise RequestRejected("the endpoint does not speak TGI's generate protocol: use mode='chat'", status=400)
-            return completion_answer([output], _prompt_tokens.get())
-        finally:
-            _prompt_tokens.reset(noted)
+    def _classify(self, error: Exception) -> EndpointError | None:
+        typed = classify(error, self._secret())
+        # One with a response was told apart by its status.
+        if not isinstance(error, hub.TextGenerationError) or (typed is not None and typed.status is not None):
+            return typed
+        _, kind, name = next(each for each in _IN_STREAM if isinstance(error, each[0]))
+        said = error.args[0] if error.args else None
+        detail = said.get("message") if isinstance(said, dict) else said
+        return kind(
+            f"the endpoint failed within its answer: {shorten(str(detail), self._secret())}",
+            status=200,
+            error_type=name,
+            retryable=kind is not RequestRejected,
+        )
 
 
-async def _collect(chunks: Any, read: Callable[[list[Any]], Answer]) -> Answer:
-    stream: AsyncIterator[Any] = chunks
+async def _plain(output: Any) -> list[Any]:
+    """What the hub gives, as plain JSON: one answer, or the events of a stream."""
+    if not hasattr(output, "__aiter__"):
+        return [_unpacked(output)]
+    stream: AsyncIterator[Any] = output
     async with contextlib.aclosing(stream):  # type: ignore[type-var]
-        return read([chunk async for chunk in stream])
+        return [_unpacked(event) async for event in stream]
+
+
+def _unpacked(value: Any) -> Any:
+    # The hub's dictionaries hold its own fields alone; their attributes hold what else the server said.
+    if hasattr(value, "__dict__"):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {name: _unpacked(each) for name, each in value.items()}
+    return [_unpacked(each) for each in value] if isinstance(value, list) else value
+
+
+def _generation(payloads: Sequence[Any], streamed: bool, prompt_tokens: int) -> Answer:
+    """The answer of the generate route; the last event of a stream has the whole text."""
+    last = payloads[-1] if payloads else {}
+    if isinstance(last, str):
+        # Another client of this process made the hub drop details, and perhaps seed and sampling too.
+        raise RequestRejected("the endpoint does not speak TGI's generate protocol: use mode='chat'", status=400)
+    text, details = last.get("generated_text"), last.get("details") or {}
+    if text is None and streamed and payloads:
+        finish_reason(None)
+    if not isinstance(text, str):
+        raise MalformedAnswer("the endpoint answered without a text", status=200, retryable=True)
+    return Answer(
+        text=text,
+        finish_reason=finish_reason(details.get("finish_reason")),
+        input_tokens=details.get("input_length") or len(details.get("prefill") or []) or prompt_tokens,
+        output_tokens=details.get("generated_tokens") or 0,
+        seed=details.get("seed"),
+    )
 
 
 def _description(response: Any) -> dict[str, Any]:
@@ -271,10 +300,3 @@ def _description(response: Any) -> dict[str, Any]:
 def _limit(served: Mapping[str, Any], name: str) -> int | None:
     value = served.get(name)
     return value if isinstance(value, int) and value > 0 else None
-
-
-def _check_sampling(mode: str, max_new_tokens: int, temperature: float, top_p: float | None, top_k: int | None) -> None:
-    if temperature < 0 or (top_p is not None and not 0 < top_p <= 1) or (top_k is not None and top_k < 1) or max_new_tokens < 1:
-        raise ConfigurationError("need temperature >= 0, 0 < top_p <= 1, top_k >= 1 and max_new_tokens >= 1")
-    if mode == "chat" and top_k is not None:
-        raise ConfigurationError("TGI's chat route takes no top_k: leave it out, or use mode='completion'")

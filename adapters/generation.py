@@ -1,0 +1,138 @@
+"""Draw candidates from a server: what its dialects have in common. The body of a request is rendered once; a draw adds its seed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from langchain_core.messages import AIMessage, BaseMessage
+from pydantic import SecretStr
+
+from bonmini_guard.adapters.answers import Answer, keep
+from bonmini_guard.adapters.groups import one_by_one
+from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions
+from bonmini_guard.adapters.http_errors import EndpointError
+from bonmini_guard.adapters.requests import Dialect, stop_strings
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.limiter import request_lane
+from bonmini_guard.protocols import DrawRequest
+
+Rendered = tuple[Sequence[BaseMessage], Mapping[str, Any], dict[str, Any]]
+Outcomes = AsyncIterator[tuple[int, AIMessage | BaseException]]
+
+
+class ServedGenerator(Endpoint):
+    """Base of the generators that ask a server. A subclass makes one attempt, and says who it is.
+
+    Args:
+        base_url: where the server is.
+        secret: sent as bearer token; None sends none.
+        dialects: by mode.
+        mode: which of them is spoken.
+        settings: the draws' parameters, by the server's names; ``temperature`` and ``stop`` among them.
+        accept_truncated: whether an answer cut at the token limit is an answer.
+        stream: receive answers as streams.
+        http: further settings.
+
+    Raises:
+        ConfigurationError: a setting is out of range.
+    """
+
+    def __init__(  # noqa: PLR0917 - called by two subclasses
+        self,
+        base_url: str,
+        secret: SecretStr | None,
+        dialects: Mapping[str, Dialect],
+        mode: str,
+        settings: Mapping[str, Any],
+        accept_truncated: bool,
+        stream: bool,
+        http: HttpOptions,
+    ) -> None:
+        if mode not in dialects:
+            raise ConfigurationError(f"mode is {mode!r}: use {' or '.join(map(repr, dialects))}")
+        super().__init__(base_url, secret, Http.of(http))
+        self.mode = mode
+        self.stream = stream
+        self.accept_truncated = accept_truncated
+        self._dialect = dialects[mode]
+        self._settings = {**settings, "stop": stop_strings(settings["stop"])}
+        # Of requests under way: their draws share one body.
+        self._bodies: WeakKeyDictionary[object, Rendered] = WeakKeyDictionary()
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether every draw would be the same."""
+        return bool(self._settings["temperature"] == 0)
+
+    @property
+    def draw_group(self) -> Callable[[Sequence[DrawRequest]], Outcomes] | None:
+        """Draws a whole loop in one request; None where each draw is a request."""
+        return None
+
+    async def draw(self, request: DrawRequest) -> AIMessage:
+        """One answer, from one request.
+
+        Raises:
+            EndpointError: the endpoint gave no usable answer; the subclass says why.
+            ConfigurationError: a call option is unknown, or would spoil the draw.
+        """
+        body = self._body(request)
+        return self._accept((await self._answers(body, 1))[0], request, body)
+
+    # For subclasses
+
+    async def _attempt(self, client: Any, body: dict[str, Any], count: int) -> list[Answer]:
+        """Ask once for so many answers."""
+        raise NotImplementedError
+
+    def _seed(self, seed: int) -> dict[str, Any]:
+        # Some servers want seeds above 0, and some take 0 for "none"; draws have theirs below 2**31.
+        return {"seed": seed or 2**31}
+
+    # A loop at once
+
+    async def _draw_group(self, requests: Sequence[DrawRequest]) -> Outcomes:
+        body = self._body(requests[0])
+        together = [] if len(requests) == 1 else await self._answers(body, len(requests))
+        for position, answer in enumerate(together):
+            try:
+                yield position, self._accept(answer, requests[position], body)
+            except EndpointError as error:
+                yield position, error
+        async with contextlib.aclosing(one_by_one(self.draw, requests, len(together))) as rest:
+            async for position, outcome in rest:
+                yield position, outcome
+
+    # Asking
+
+    def _body(self, request: DrawRequest) -> dict[str, Any]:
+        lane = request_lane.get()
+        known = None if lane is None else self._bodies.get(lane)
+        if known is None or known[0] is not request.messages or known[1] is not request.options:
+            known = (request.messages, request.options, self._dialect.render(request.messages, self._settings, request.options))
+            if lane is not None:
+                self._bodies[lane] = known
+        return known[2] | self._seed(request.seed)
+
+    async def _answers(self, body: dict[str, Any], count: int) -> list[Answer]:
+        answers = await self._ask(lambda client: self._attempt(client, dict(body), count))
+        # A server that gives more than it was asked for must not give more draws than there are.
+        return keep(answers, count)
+
+    def _accept(self, answer: Answer, request: DrawRequest, body: Mapping[str, Any]) -> AIMessage:
+        answer.check(self.accept_truncated)
+        return answer.message(request.seed, body.get("stop") or ())
+
+
+def check_sampling(tokens: int | None, temperature: float | None, top_p: float | None, top_k: int | None = None) -> None:
+    """Refuse settings of sampling that no server takes; None leaves one to the server.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    low = (temperature is not None and temperature < 0) or (tokens is not None and tokens < 1) or (top_k is not None and top_k < 1)
+    if low or (top_p is not None and not 0 < top_p <= 1):
+        raise ConfigurationError("need temperature >= 0, 0 < top_p <= 1, and a token limit and a top_k of 1 or more")

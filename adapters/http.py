@@ -1,0 +1,317 @@
+"""One way to speak to any HTTP endpoint: settings, connections of each event loop, places, time, retries, the circuit."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Self, TypedDict, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+from pydantic import SecretStr
+
+from bonmini_guard.adapters.circuit import CircuitBreaker
+from bonmini_guard.adapters.http_errors import (
+    EndpointError,
+    EndpointTimeout,
+    MalformedAnswer,
+    classify,
+    from_response,
+    with_retries,
+)
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.limiter import Limiter, build_limiter
+
+T = TypeVar("T")
+
+#: Requests at a time where neither the user nor the server says.
+DEFAULT_CONCURRENCY = 128
+#: Requests at a time of one client, above which the next is asked. httpx and httpx2 look at every idle connection of a client,
+#: with a system call each, whenever a request begins or ends: with a hundred that costs more than the request (2 ms against 1).
+POOL_SIZE = 16
+#: Bytes of an answer at most.
+LONGEST_ANSWER = 64 * 2**20
+
+
+class HttpOptions(TypedDict, total=False):
+    """What every adapter that speaks HTTP takes, as keyword arguments; each names its own defaults where they differ.
+
+    Attributes:
+        timeout: seconds for a draw or a batch of scores with its retries (120); None waits for ever.
+        attempt_timeout: seconds for one attempt; None for what is left of ``timeout``.
+        retries: attempts after the first (3), for what may pass: 429, 502, 503, timeouts, connection faults; one for 424, 500 and
+            answers that cannot be read.
+        backoff: seconds (0.5), the range of the random wait before the first retry; doubles each time. Retry-After is honoured.
+        max_concurrency: requests at a time on each event loop, or a ``Limiter`` that several share; None for what the server
+            says, else 128.
+        circuit: stops asking an endpoint that keeps failing; may be shared.
+    """
+
+    timeout: float | None
+    attempt_timeout: float | None
+    retries: int
+    backoff: float
+    max_concurrency: int | Limiter | None
+    circuit: CircuitBreaker | None
+
+
+@dataclass(frozen=True)
+class Http:
+    """:class:`HttpOptions`, checked.
+
+    Raises:
+        ConfigurationError: one of them is unknown or out of range.
+    """
+
+    timeout: float | None = 120.0
+    attempt_timeout: float | None = None
+    retries: int = 3
+    backoff: float = 0.5
+    max_concurrency: int | Limiter | None = None
+    circuit: CircuitBreaker | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if any(seconds is not None and seconds <= 0 for seconds in (self.timeout, self.attempt_timeout)):
+            raise ConfigurationError("timeout and attempt_timeout are seconds above 0, or None to wait for ever")
+        if self.retries < 0 or self.backoff < 0 or (isinstance(self.max_concurrency, int) and self.max_concurrency < 1):
+            raise ConfigurationError("need retries >= 0, backoff >= 0 and max_concurrency >= 1")
+
+    @classmethod
+    def of(cls, options: HttpOptions) -> Self:
+        """From keyword arguments."""
+        known = [each.name for each in fields(cls)]
+        for name in set(options) - set(known):
+            close = get_close_matches(name, known, 1)
+            raise ConfigurationError(f"unknown option {name!r}: {f'did you mean {close[0]!r}?' if close else f'use {known}'}")
+        return cls(**options)
+
+
+class Clients:
+    """What belongs to one event loop: HTTP clients with the requests under way on each, and the limit of all requests.
+
+    Args:
+        build: makes a client.
+    """
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._busy: list[tuple[Any, list[None]]] = []
+        self.looking = asyncio.Lock()
+        #: Known once the server was looked at.
+        self.limiter: Limiter | None = None
+
+    @contextmanager
+    def borrow(self) -> Iterator[Any]:
+        """The first client that is not busy: few connections are opened while few are needed."""
+        client, load = next((each for each in self._busy if len(each[1]) < POOL_SIZE), (None, []))
+        if client is None:
+            client = self._build()
+            self._busy.append((client, load))
+        load.append(None)
+        try:
+            yield client
+        finally:
+            load.pop()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for client, _ in self._busy:
+            await client.aclose()
+
+
+class Endpoint:
+    """Base of the adapters that speak HTTP.
+
+    Args:
+        base_url: where the server is.
+        secret: sent as bearer token; None sends none.
+        http: the settings.
+    """
+
+    #: The HTTP library: httpx, or httpx2 where a client above it wants that.
+    library: Any
+
+    def __init__(self, base_url: str, secret: SecretStr | None, http: Http) -> None:
+        self.base_url = base_url
+        self.http = http
+        self.circuit = http.circuit or CircuitBreaker()
+        self._limiter = build_limiter(http.max_concurrency)
+        self._token = secret
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Clients] = WeakKeyDictionary()
+
+    async def aclose(self) -> None:
+        """Close the connections of every event loop that still runs. The adapter can be used again."""
+        here = asyncio.get_running_loop()
+        for loop, clients in list(self._clients.items()):
+            del self._clients[loop]
+            if loop is here:
+                await clients.aclose()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(clients.aclose(), loop))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # For subclasses
+
+    async def _look(self, client: Any) -> int:
+        """Look at the server once for each event loop; the requests that it takes at a time."""
+        return DEFAULT_CONCURRENCY
+
+    def _classify(self, error: Exception) -> EndpointError | None:
+        return classify(error, self._secret())
+
+    def _hooks(self) -> list[Any]:
+        """Told of each response before its body is read."""
+        return []
+
+    # Asking
+
+    async def _ask(self, attempt: Callable[[Any], Awaitable[T]]) -> T:
+        """Await ``attempt(client)``, in a place of its own, again while that may help, within the time.
+
+        Raises:
+            EndpointError: the endpoint gave no usable answer; the subclass says why.
+        """
+        http = self.http
+        try:
+            async with asyncio.timeout(http.timeout):
+                clients, limiter = await self._connect()
+                async with limiter.here():
+                    return await with_retries(
+                        lambda: self._once(attempt, clients), retries=http.retries, backoff=http.backoff, within=http.timeout
+                    )
+        except TimeoutError as error:
+            raise EndpointTimeout(f"no answer within timeout={http.timeout} s", retryable=True) from error
+
+    async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients) -> T:
+        # Each attempt counts, and retries end as soon as the circuit opens.
+        async with self.circuit.guard():
+            try:
+                async with asyncio.timeout(self.http.attempt_timeout):
+                    with clients.borrow() as client:
+                        return await attempt(client)
+            except Exception as error:
+                typed = self._classify(error)
+                if typed is None or typed is error:
+                    raise
+                raise typed from error
+
+    async def _connect(self) -> tuple[Clients, Limiter]:
+        loop = asyncio.get_running_loop()
+        clients = self._clients.get(loop)
+        if clients is None:
+            clients = self._clients[loop] = Clients(self._client)
+        async with clients.looking:
+            if clients.limiter is None:
+                with clients.borrow() as client:
+                    offered = await self._look(client)
+                clients.limiter = self._limiter = self._limiter or Limiter(offered)
+        return clients, clients.limiter
+
+    async def _post(self, client: Any, route: str, body: bytes, *, quiet: bool = False, **extensions: Any) -> tuple[bytes, bool]:
+        """The bytes of an answer, and whether it is a stream of events; a stream that said that it ends is read no further.
+
+        Raises:
+            EndpointError: the answer is no success, or too long.
+        """
+        headers = {"content-type": "application/json"}
+        async with client.stream("POST", self.base_url + route, content=body, headers=headers, extensions=extensions) as response:
+            if not response.is_success:
+                await response.aread()
+                raise from_response(response, self._secret(), quiet)
+            streams = response.headers.get("content-type", "").startswith("text/event-stream")
+            said = bytearray()
+            async for piece in response.aiter_bytes():
+                said += piece
+                if len(said) > LONGEST_ANSWER:
+                    raise MalformedAnswer(f"the endpoint's answer is longer than {LONGEST_ANSWER} bytes", status=200)
+                if streams and said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")):
+                    break
+            return bytes(said), streams
+
+    def _client(self) -> Any:
+        """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too."""
+        return self.library.AsyncClient(
+            limits=self.library.Limits(max_connections=None, max_keepalive_connections=POOL_SIZE),
+            timeout=None,
+            # They would carry the token elsewhere.
+            follow_redirects=False,
+            event_hooks={"request": [self._authorise], "response": self._hooks()},
+            verify=certificates(self.library),
+            # What is inflated cannot be bounded before it is there.
+            headers={"accept-encoding": "identity"},
+        )
+
+    async def _authorise(self, request: Any) -> None:
+        request.headers.pop("authorization", None)
+        request.headers.update(self._authorisation())
+
+    def _authorisation(self) -> dict[str, str]:
+        return {} if self._token is None else {"authorization": f"Bearer {self._secret()}"}
+
+    def _secret(self) -> str | None:
+        return None if self._token is None else self._token.get_secret_value()
+
+
+def checked_url(base_url: str, secret: str, *routes: str) -> str:
+    """A base URL without a slash or a route at its end.
+
+    Args:
+        base_url: as the user gave it.
+        secret: name of the argument that takes secrets, for the message.
+        routes: what the adapter adds itself, and users paste with it.
+
+    Raises:
+        ConfigurationError: it is no URL of a server, or holds a secret.
+    """
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(f"base_url has scheme {parts.scheme!r}: give a URL such as http://localhost:8080")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(f"base_url must hold no user, password, query or fragment: pass a secret as {secret}=")
+    bare = base_url.rstrip("/")
+    for route in routes:
+        bare = bare.removesuffix(route).rstrip("/")
+    return bare
+
+
+def checked_secret(token: SecretStr | str | None, variable: str) -> SecretStr | None:
+    """A secret as given, or the environment's; "" is none.
+
+    Raises:
+        ConfigurationError: it cannot be sent.
+    """
+    given = os.environ.get(variable, "") if token is None else token
+    value = (given.get_secret_value() if isinstance(given, SecretStr) else given).strip()
+    if not value.isascii() or not value.isprintable():
+        raise ConfigurationError("the token has characters that no HTTP header may hold")
+    return SecretStr(value) if value else None
+
+
+def parsed(said: bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        MalformedAnswer: it is none.
+    """
+    try:
+        return json.loads(said)
+    except (ValueError, RecursionError):
+        # Not chained: it would hold the whole answer.
+        raise MalformedAnswer("the endpoint answered with no JSON", status=200, retryable=True) from None
+
+
+@functools.cache
+def certificates(library: Any) -> Any:
+    """The trusted certificates. Reading them takes a tenth of a second."""
+    return library.create_ssl_context()
