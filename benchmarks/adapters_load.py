@@ -16,8 +16,8 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
+import httpx
 from huggingface_hub import AsyncInferenceClient, constants
-from openai import AsyncOpenAI
 
 from benchmarks.loopback import in_process
 from benchmarks.overhead import InstantScorer
@@ -77,11 +77,15 @@ async def tgi(url: str, requests: int, draws: int, in_flight: int, rounds: int) 
 
 
 async def openai(url: str, requests: int, draws: int, in_flight: int, rounds: int) -> Times:
-    """Seconds of each round through the OpenAI adapter, and through the openai client alone."""
+    """Seconds of each round through the OpenAI adapter, and through httpx alone."""
     generator = OpenAICompatibleGenerator(url, model="tiny", api_key="none", max_concurrency=in_flight)
-    async with generator, AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=None) as client:
-        create: Any = client.chat.completions.create
-        alone = bare(lambda seed: create(model="tiny", messages=TURNS, seed=seed, **SETTINGS), requests * draws, in_flight)
+    async with generator, httpx.AsyncClient(base_url=f"{url}/v1", timeout=None) as client:
+
+        async def create(seed: int) -> Any:
+            body = {"model": "tiny", "messages": TURNS, "seed": seed, **SETTINGS}
+            return (await client.post("/chat/completions", json=body)).json()
+
+        alone = bare(create, requests * draws, in_flight)
         return await in_turns({"bare": alone, "guard": guarded(generator, requests, draws)}, rounds)
 
 

@@ -42,7 +42,6 @@ def test_importing_loads_nothing_heavy(statement):
         ("bonmini_guard.adapters", "LangChainGenerator"),
         ("bonmini_guard.adapters", "TransformersGenerator"),
         ("bonmini_guard.adapters", "RemoteRewardModel"),
-        ("bonmini_guard.adapters", "HedgedGenerator"),
         ("bonmini_guard.testing", "FakeGenerator"),
         ("bonmini_guard.testing", "FakeRewardModel"),
     ],

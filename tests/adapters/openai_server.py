@@ -78,6 +78,8 @@ class OpenAIServer(LoopbackServer):
             if step < len(words[index])
         ]
         ends = [{"index": index, "delta": self.message, "finish_reason": self.reason} for index in indices]
+        if path == "/v1/completions":
+            deltas, ends = ([each | {"text": each["delta"].get("content", "")} for each in several] for several in (deltas, ends))
         told = self.usage and (body.get("stream_options") or {}).get("include_usage")
         last = [about | {"choices": [], "usage": self._usage(body)}] if told else []
         return [about | {"choices": [choice]} for choice in deltas + ends] + last

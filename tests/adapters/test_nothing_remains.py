@@ -12,7 +12,6 @@ import pytest
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import RemoteRewardModel, TGIGenerator
 from bonmini_guard.adapters.circuit import CircuitBreaker
-from bonmini_guard.adapters.hedge import Hedge
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter
@@ -44,7 +43,6 @@ async def test_no_task_socket_or_thread_outlives_its_request():
             kind="bonmini",
             has_zero=True,
             circuit=CircuitBreaker(failures=3, cooldown=0.02),
-            hedge=Hedge(after=0.1),
             **patience,
         )
         async with TGIGenerator(server.url, token="", **patience) as generator, scorer:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import logging
-import pickle
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import jsonschema
@@ -21,10 +17,9 @@ pytest.importorskip("tenacity")
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator
 from bonmini_guard.adapters import http_errors as errors
-from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError
+from bonmini_guard.errors import ConfigurationError, GenerationError
 from bonmini_guard.protocols import DrawRequest
-from tests.adapters.drawing import guard_of, lasting_threads, open_files, until
-from tests.adapters.loopback import storm
+from tests.adapters.drawing import guard_of
 from tests.adapters.openai_server import TOO_LONG, OpenAIServer
 
 DATA = Path(__file__).parent.parent / "data"
@@ -88,8 +83,6 @@ def bill(outcomes):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("mode", ["chat", "completion"])
 async def test_a_server_that_honours_n_is_asked_once(server, make, mode, stream):
-    if mode == "completion" and stream:
-        pytest.skip("the loopback streams chats; a recorded completion stream is tested below")
     generator = make(choices="server", mode=mode, stream=stream)
     outcomes = await group(generator)
     assert texts(outcomes) == ["answer 10.0", "answer 10.1", "answer 10.2", "answer 10.3"]
@@ -207,21 +200,6 @@ async def test_the_recorded_completion_stream_is_one_answer_for_each_index(serve
     assert [outcome.usage_metadata["input_tokens"] for outcome in outcomes] == [6, 5, 8, 3]
 
 
-async def test_the_recorded_single_completion_and_chats(server, make):
-    server.answer = recorded("completions_single_prompt")
-    assert (await make(mode="completion").draw(request())).text.startswith(" A Beginner")
-    server.answer = recorded("chat_completion")
-    message = await make().draw(request())
-    assert message.usage_metadata == {"input_tokens": 61, "output_tokens": 100, "total_tokens": 161}
-    server.answer = recorded("chat_tools_nostream")
-    arguments = {"location": "Brooklyn, NY", "format": "fahrenheit"}
-    message = await make().draw(request(tools=[TOOL]))
-    assert message.tool_calls == [{"name": "get_current_weather", "args": arguments, "id": "0", "type": "tool_call"}]
-    server.said = recorded("chat_stream_hfhub_with_usage_chunks")
-    message = await make(stream=True).draw(request())
-    assert (message.text, message.usage_metadata["total_tokens"]) == ("OK!", 42)
-
-
 async def test_reasoning_refusals_and_details_of_usage_are_kept(server, make):
     usage = {
         "prompt_tokens": 20,
@@ -264,10 +242,16 @@ async def test_a_stop_string_that_a_server_leaves_in_is_cut_off(server, make):
     assert (await make().draw(request(stop=["END"]))).text == "four "
 
 
-async def test_an_answer_that_is_all_reasoning_is_an_empty_one(server, make):
+async def test_an_answer_that_is_all_reasoning_is_none(server, make):
     server.answer = {"model": "m", "choices": [choice(0, None, "length", reasoning_content="hm")]}
-    message = await make().draw(request())
-    assert (message.text, message.response_metadata["truncated"]) == ("", True)
+    with pytest.raises(errors.TruncatedAnswer, match="nothing but reasoning: raise the limit"):
+        await make().draw(request())
+    server.answer = {"model": "m", "choices": [choice(0, None, reasoning_content="hm")]}
+    with pytest.raises(errors.NoAnswer, match="without content") as caught:
+        await make().draw(request())
+    assert caught.value.error_type == "empty"
+    server.answer = {"model": "m", "choices": [choice(0, "")]}
+    assert (await make().draw(request())).text == ""
 
 
 # What is sent
@@ -318,22 +302,6 @@ async def test_one_limit_is_sent_under_one_name(server, make):
     assert server.requests[1][2]["max_tokens"] == 6
 
 
-@pytest.mark.parametrize("option", ["n", "best_of", "seed", "stream", "nonsense"])
-async def test_options_that_would_spoil_a_draw_are_refused(server, make, option):
-    with pytest.raises(ConfigurationError, match=option):
-        await make().draw(DrawRequest([HumanMessage("q")], 7, 0, {option: 2}))
-    with pytest.raises(ConfigurationError, match="temperature"):
-        await make().draw(request(temperature=0))
-    with pytest.raises(ConfigurationError, match="temperature"):
-        await make().draw(request(extra_body={"temperature": 0}))
-    assert not server.requests
-
-
-async def test_temperature_0_is_refused_by_the_guard(make):
-    with pytest.raises(ConfigurationError, match="deterministic"):
-        guard_of(make(temperature=0), len)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -359,12 +327,6 @@ async def test_wrong_settings_are_refused(make, settings):
         make(**settings)
 
 
-@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
-async def test_a_base_url_with_and_without_v1(server, make, suffix):
-    await make(base_url=server.url + suffix).draw(request())
-    assert server.requests[0][0] == "/v1/chat/completions"
-
-
 async def test_the_only_model_is_found(server, make):
     generator = make(model=None)
     await generator.draw(request())
@@ -378,124 +340,7 @@ async def test_the_only_model_is_found(server, make):
         await make(model=None).draw(request())
 
 
-async def test_the_fingerprint_names_the_model_and_the_settings(make):
-    prints = {make(**each).fingerprint() for each in ({}, {"temperature": 0.5}, {"extra_body": {"top_k": 4}}, {"model": "other"})}
-    assert len(prints) == 4
-    assert make(choices="server").fingerprint() == make(stream=True).fingerprint()
-
-
 # Faults
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(
-    ("status", "body", "kind", "tries"),
-    [
-        (429, {"error": {"message": "slow down", "type": "requests"}}, errors.Overloaded, 4),
-        (429, {"error": {"message": "pay", "code": "insufficient_quota"}}, errors.RequestRejected, 1),
-        (503, {"detail": "loading"}, errors.Overloaded, 4),
-        (502, "<html>bad gateway</html>", errors.EndpointUnreachable, 4),
-        (504, "", errors.EndpointTimeout, 4),
-        (424, {"error": "failed", "error_type": "generation"}, errors.GenerationFailedAtEndpoint, 2),
-        (500, {"object": "error", "message": "died", "type": "InternalServerError"}, errors.GenerationFailedAtEndpoint, 2),
-        (422, {"detail": [{"loc": ["body"]}]}, errors.RequestRejected, 1),
-        (404, {"error": {"message": "The model `x` does not exist.", "type": "NotFoundError"}}, errors.RequestRejected, 1),
-        (400, TOO_LONG, errors.RequestRejected, 1),
-        (401, {"error": {"message": "bad key"}}, errors.RequestRejected, 1),
-        (307, "", errors.RequestRejected, 1),
-    ],
-)
-async def test_error_bodies_become_typed_errors_and_some_are_tried_again(server, make, stream, status, body, kind, tries):
-    server.faults = [(status, body)] * 10
-    with pytest.raises(errors.EndpointError) as caught:
-        await make(stream=stream).draw(request())
-    assert type(caught.value) is kind
-    assert (caught.value.status, len(server.requests)) == (status, tries)
-    assert caught.value.__cause__ is not None
-    assert type(pickle.loads(pickle.dumps(caught.value))) is kind
-    said = body.get("error", body) if isinstance(body, dict) else {}
-    if isinstance(said, dict) and "message" in said:
-        assert said["message"] in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "tries"),
-    [
-        ("half", errors.EndpointUnreachable, 4),
-        ("reset", errors.EndpointUnreachable, 4),
-        ("garbage", errors.MalformedAnswer, 2),
-        ("html", errors.MalformedAnswer, 2),
-        ((200, "null"), errors.MalformedAnswer, 2),
-        ((200, "[]"), errors.MalformedAnswer, 2),
-        ((200, "{}"), errors.MalformedAnswer, 2),
-        ((200, {"choices": []}), errors.MalformedAnswer, 2),
-        ((200, {"choices": [choice(0, 3)]}), errors.MalformedAnswer, 2),
-        ((200, {"choices": [choice(0, "half", None)]}), errors.GenerationFailedAtEndpoint, 2),
-        ((200, {"choices": [choice(0, "half", "abort")]}), errors.GenerationFailedAtEndpoint, 2),
-    ],
-)
-@pytest.mark.parametrize("choices", ["separate", "server"])
-async def test_broken_answers_are_typed_errors(server, make, fault, kind, tries, choices):
-    server.faults = [fault] * 10
-    generator = make(choices=choices)
-    with pytest.raises(errors.EndpointError) as caught:
-        await (generator.draw(request()) if choices == "separate" else group(generator))
-    assert (type(caught.value), len(server.requests)) == (kind, tries)
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [
-        ("error event", errors.GenerationFailedAtEndpoint),
-        ("cut stream", errors.GenerationFailedAtEndpoint),
-        ("html", errors.MalformedAnswer),
-        ("garbage", errors.MalformedAnswer),
-        ("half", errors.EndpointUnreachable),
-    ],
-)
-async def test_a_stream_that_fails_is_no_answer(server, make, fault, kind):
-    server.text = lambda body, index: "a long answer of many words"
-    server.faults = [fault] * 10
-    with pytest.raises(kind) as caught:
-        await make(stream=True).draw(request())
-    assert "long" not in str(caught.value)
-    server.faults = [fault]
-    assert (await make(stream=True).draw(request())).text == "a long answer of many words"
-
-
-async def test_a_storm_of_429_passes_and_retry_after_is_honoured(server, make):
-    server.faults = storm(3)
-    assert (await make().draw(request())).text == "answer 7.0"
-    server.faults = storm(1, retry_after="60")
-    with pytest.raises(errors.Overloaded) as caught:
-        await make().draw(request())
-    assert caught.value.retry_after == 60
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("fault", ["stall", "drip"])
-async def test_stalls_and_slow_drips_end_with_the_attempt_and_with_the_draw(server, make, fault, stream):
-    server.faults = [fault]
-    assert (await make(attempt_timeout=0.2, stream=stream).draw(request())).text == "answer 7.0"
-    server.faults = [fault]
-    with pytest.raises(errors.EndpointTimeout):
-        await make(timeout=0.2, stream=stream).draw(request())
-    await until(lambda: server.closed_early == 2)
-
-
-async def test_nobody_listening():
-    generator = OpenAICompatibleGenerator("http://127.0.0.1:9", model="m", retries=1, backoff=0.01)
-    with pytest.raises(errors.EndpointUnreachable):
-        await generator.draw(request())
-    assert OpenAICompatibleGenerator("http://127.0.0.1:9").fingerprint().startswith("openai:unknown:")
-
-
-@pytest.mark.parametrize("package", ["openai", "tenacity"])
-def test_a_missing_package_is_named_with_its_extra(package):
-    code = f"import sys; sys.modules[{package!r}] = None; from bonmini_guard.adapters import OpenAICompatibleGenerator"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert f"MissingExtraError: {package} is needed here" in out.stderr
-    assert "bonmini-guard[openai]" in out.stderr
 
 
 def test_it_needs_no_huggingface_hub():
@@ -503,118 +348,7 @@ def test_it_needs_no_huggingface_hub():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-@pytest.mark.parametrize("choices", ["separate", "server"])
-async def test_faults_never_become_accepted_answers(server, make, choices):
-    server.faults = ["garbage", "html", (422, "{}"), "half", "reset", (500, "x"), (200, "{}"), "garbage"]
-    guard = guard_of(make(retries=0, choices=choices), lambda text: 9.0, mini_n=4 if choices == "separate" else 2)
-    with pytest.raises(BonMiniGuardError):
-        await guard.arun("q")
-
-
 # Cancelling
 
 
-@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("choices", ["separate", "server"])
-async def test_on_early_exit_the_server_sees_the_connections_close(server, make, stream, choices):
-    server.honours_n = False
-    seen = []
-    # Late enough for the others to have arrived.
-    server.slow = lambda body: seen.append(None) or (0.3 if len(seen) == 1 else 60.0)
-    result = await guard_of(make(choices=choices, stream=stream), lambda text: 1.0, exit="eager").arun("q")
-    assert (result.decision, result.draws) == ("accepted", 4)
-    await until(lambda: server.busy == 0)
-    assert server.closed_early == len(server.requests) - 1 >= (1 if choices == "separate" else 0)
-
-
-@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-@pytest.mark.parametrize("choices", ["separate", "server"])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_cancelled_request_closes_its_connections(server, make, stream, choices):
-    server.slow, server.pause = (30.0, 0.0) if not stream else (0.0, 30.0)
-    running = asyncio.create_task(guard_of(make(choices=choices, stream=stream), lambda text: 1.0).arun("q"))
-    await until(lambda: server.busy == (4 if choices == "separate" else 1))
-    running.cancel()
-    await until(lambda: server.busy == 0)
-    assert server.closed_early == len(server.requests)
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-
-@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-async def test_nothing_is_left_after_a_thousand_requests(server, make):
-    several = [make(stream=True, choices="server"), make(choices="server"), make(choices="server"), make()]
-    guards = [guard_of(generator, lambda text: 1.0, exit="eager", mini_n=2) for generator in several]
-    await guards[0].arun("q")
-    before = asyncio.all_tasks(), lasting_threads(), open_files("socket")
-    for start in range(0, 1000, 25):
-        server.honours_n = start != 100
-        results = await asyncio.gather(*(guards[number % 4].arun("q") for number in range(25)))
-        assert {result.decision for result in results} == {"accepted"}
-    for generator in several:
-        await generator.aclose()
-    await until(lambda: server.open == 0)
-    await until(lambda: asyncio.all_tasks() <= before[0])
-    assert lasting_threads() <= before[1]
-    gc.collect()
-    assert open_files("socket") <= before[2]
-
-
-@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-async def test_works_through_the_sync_bridge_and_from_a_loop(server, make):
-    generator = make()
-    guard = guard_of(generator, lambda text: 1.0)
-    assert (await asyncio.to_thread(guard.run, "q")).decision == "accepted"
-    assert (await guard.arun("q")).decision == "accepted"
-    await generator.aclose()
-    await until(lambda: server.open == 0)
-
-
-async def test_max_concurrency_is_kept(server, make):
-    server.slow = 0.02
-    generator = make(max_concurrency=3)
-    await asyncio.gather(*(generator.draw(request(seed)) for seed in range(12)))
-    assert server.busiest == 3
-
-
 # Secrets
-
-
-@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-@pytest.mark.parametrize("stream", [False, True])
-async def test_the_key_is_sent_and_shows_nowhere(server, make, caplog, stream):
-    caplog.set_level(logging.DEBUG)
-    generator = make(api_key=KEY, stream=stream, retries=0, model=None)
-    echo = {"error": {"message": "x" * 185 + f" Incorrect API key provided: {KEY}", "type": "invalid"}}
-    server.faults = [(401, echo), "reset", (429, echo), "garbage"]
-    shown = [repr(generator), str(vars(generator)), await asyncio.to_thread(generator.fingerprint)]
-    for _ in range(4):
-        with pytest.raises(errors.EndpointError) as caught:
-            await generator.draw(request())
-        shown += ["".join(traceback.format_exception(caught.value)), repr(caught.value)]
-    result = await guard_of(generator, lambda text: 1.0).arun("q")
-    shown += [repr(result), str(result.candidates)]
-    assert {headers["authorization"] for _, headers, _ in server.requests} == {f"Bearer {KEY}"}
-    for text in [*shown, *(record.getMessage() for record in caplog.records)]:
-        assert KEY[:12] not in text
-
-
-@pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
-@pytest.mark.parametrize("stream", [False, True])
-async def test_rejected_text_is_in_no_log(server, make, caplog, stream):
-    caplog.set_level(logging.DEBUG)
-    server.text = lambda body, index: "a very rude word"
-    with pytest.raises(BonMiniGuardError) as caught:
-        await guard_of(make(stream=stream), lambda text: -1.0).ainvoke("q")
-    shown = ["".join(traceback.format_exception(caught.value)), *(record.getMessage() for record in caplog.records)]
-    assert not any("rude" in text for text in shown)
-
-
-async def test_a_key_of_the_environment_and_none(server, make, monkeypatch):
-    await make().draw(request())
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    await make().draw(request())
-    await make(api_key="").draw(request())
-    assert [headers.get("authorization") for _, headers, _ in server.requests] == [None, f"Bearer {KEY}", None]

@@ -23,7 +23,7 @@ def answered(value):
     return errors.from_response(httpx.Response(429, headers={} if value is None else {"retry-after": value}))
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("0", 0), ("7", 7), (" 7 ", 7), ("86400", 60), ("9" * 400, 60)])
+@pytest.mark.parametrize(("value", "seconds"), [("0", 0), ("7", 7), (" 7 ", 7), ("1.5", 1.5), ("86400", 60), ("9" * 400, 60)])
 def test_retry_after_in_seconds_counts_up_to_a_minute(value, seconds):
     assert after(answered(value)) == seconds
 
@@ -33,10 +33,16 @@ def test_retry_after_as_a_date(ahead, least, most):
     assert least <= after(answered(email.utils.formatdate(time.time() + ahead, usegmt=True))) <= most
 
 
-@pytest.mark.parametrize("value", [None, "", "soon", "-5", "1.5", "nan", "Fri, 99 Foo 2026"])
+@pytest.mark.parametrize("value", [None, "", "soon", "-5", "nan", "Fri, 99 Foo 2026"])
 def test_without_a_readable_one_the_wait_is_the_policys_own(value):
     assert answered(value).retry_after is None
     assert 0 <= after(answered(value), backoff=0.25) <= 0.25
+
+
+def test_milliseconds_come_first_and_a_loading_model_says_how_long_it_takes():
+    both = errors.from_response(httpx.Response(429, headers={"retry-after": "7", "retry-after-ms": "1500"}))
+    loading = errors.from_response(httpx.Response(503, json={"error": "Model a/b is currently loading", "estimated_time": 6.0}))
+    assert (after(both), after(loading)) == (1.5, 6.0)
 
 
 def test_waits_are_spread_also_after_a_retry_after():
