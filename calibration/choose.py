@@ -120,7 +120,7 @@ def calibrate_guardrail(
         ConfigurationError: a number, the risk or the schedule is not usable.
         InputError: the log has too few candidates a row, or no label.
     """
-    shape = _shape(schedule, offsets)
+    shape = tuple(schedule), None if offsets is None else tuple(offsets)
     asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, order=order, seed=seed, calibrations=calibrations)
     return calibrated(log, asked, search)
 
@@ -156,10 +156,9 @@ def calibrate_accelerator(
         ConfigurationError: epsilon, delta or the schedule is not usable.
         InputError: a row has fewer candidates than the schedule draws.
     """
-    shape = _shape(schedule, None)
-    if len(shape[0]) < 2:
-        raise ConfigurationError(f"schedule {list(schedule)} has one loop, so nothing can be saved; use e.g. 4,28")
-    asked = Request("accelerator", None, epsilon, delta, *shape, order=order, cost=cost, seed=seed, calibrations=calibrations)
+    more: dict[str, Any] = {"order": order, "cost": cost, "seed": seed, "calibrations": calibrations}
+    asked = Request("accelerator", None, epsilon, delta, tuple(schedule), **more)
+    check(asked)
     if bool(np.all(np.isnan(log.labels))):
         return _estimated(calibrated(_by_scorer(log), asked, search))
     return calibrated(log, asked, search)
@@ -167,7 +166,7 @@ def calibrate_accelerator(
 
 def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:
     """What is asked for, on the labelled rows of a log; see :func:`calibrate_guardrail`."""
-    _check(asked)
+    check(asked)
     log.require(sum(asked.schedule))
     log.require_scores()
     log, missing = log.labelled_set()
@@ -241,19 +240,22 @@ def _served(tested: Evidence) -> float:
     return float(tested.steps.served[tested.found.cut]) if tested.found.cut is not None else 0.0
 
 
-def _shape(schedule: Sequence[int], offsets: Sequence[float] | None) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-    try:
-        check_schedule(schedule)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
-    if offsets is not None and len(offsets) != len(schedule):
-        raise ConfigurationError(f"{len(offsets)} offsets for {len(schedule)} loops: give one for each loop")
-    return tuple(schedule), None if offsets is None else tuple(offsets)
+def check(asked: Request) -> None:
+    """Refuse what no log could certify.
 
-
-def _check(asked: Request) -> None:
+    Raises:
+        ConfigurationError: a number or the schedule is not usable.
+    """
     check_share("alpha" if asked.risk else "epsilon", asked.level)
     check_share("delta", asked.delta)
+    try:
+        check_schedule(asked.schedule)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    if asked.risk is None and len(asked.schedule) < 2:
+        raise ConfigurationError(f"schedule {list(asked.schedule)} has one loop, so nothing can be saved; use e.g. 4,28")
+    if asked.offsets is not None and len(asked.offsets) != len(asked.schedule):
+        raise ConfigurationError(f"{len(asked.offsets)} offsets for {len(asked.schedule)} loops: give one for each loop")
     if asked.calibrations < 1:
         raise ConfigurationError(f"calibrations is {asked.calibrations}: give how many are made and chosen from, 1 or more")
 

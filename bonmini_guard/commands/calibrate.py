@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delta", type=float, default=0.1, help="chance that the promise is missed (default 0.1)")
     parser.add_argument("--mini-n", type=int, default=None, help=f"draws of a loop (default {MINI_N})")
     parser.add_argument("--max-loops", type=int, default=None, help=f"loops (default {MAX_LOOPS}, or what the log supports)")
-    parser.add_argument("--schedule", type=_schedule, default=None, metavar="4,28", help="draws of each loop, instead of the two")
+    parser.add_argument("--schedule", type=schedule_of, default=None, metavar="4,28", help="draws of each loop, instead of the two")
     parser.add_argument("--order", default="auto", choices=("auto", "digest", "logged"), help="logged: rows stand in drawing order")
     parser.add_argument(
         "--group", metavar="KEY", help="what is one unit: none, prompt, or a row key (default group, else equal prompts)"
@@ -100,7 +101,7 @@ def _plan(options: argparse.Namespace) -> int:
     plan = plan_from_log(
         log,
         mode=options.mode,
-        schedule=choose_schedule(log, options),
+        schedule=choose_schedule(log, options.schedule, options.mini_n, options.max_loops),
         level=_default(options.alpha, 0.05) if guardrail else _default(options.epsilon, 0.01),
         delta=options.delta,
         risk=options.risk or "served_and_bad",
@@ -109,19 +110,21 @@ def _plan(options: argparse.Namespace) -> int:
     return 0 if plan.rows is not None else NOT_ENOUGH
 
 
-def choose_schedule(log: Log, options: argparse.Namespace) -> tuple[int, ...]:
+def choose_schedule(
+    log: Log, schedule: Sequence[int] | None, mini_n: int | None = None, max_loops: int | None = None
+) -> tuple[int, ...]:
     """The schedule asked for, or 4 x 8, or as many loops as the row with the fewest candidates supports."""
-    if options.schedule is not None:
-        return tuple(options.schedule)
+    if schedule is not None:
+        return tuple(schedule)
     fewest = int(log.counts.min())
-    mini_n = options.mini_n or min(MINI_N, fewest)
-    loops = options.max_loops or max(1, min(MAX_LOOPS, fewest // mini_n))
+    mini_n = mini_n or min(MINI_N, fewest)
+    loops = max_loops or max(1, min(MAX_LOOPS, fewest // mini_n))
     return (mini_n,) * loops
 
 
 def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnoughEvidence:
     shared = {name: getattr(options, name) for name in ("delta", "seed", "search", "order", "calibrations")}
-    schedule = choose_schedule(log, options)
+    schedule = choose_schedule(log, options.schedule, options.mini_n, options.max_loops)
     if options.mode == "accelerator":
         from bonmini_guard.calibration.choose import calibrate_accelerator
 
@@ -181,7 +184,8 @@ def _check_plan(options: argparse.Namespace) -> None:
         raise ConfigurationError("give a log and -o PROFILE, or a log and --plan to ask how many rows and labels are needed")
 
 
-def _schedule(text: str) -> tuple[int, ...]:
+def schedule_of(text: str) -> tuple[int, ...]:
+    """The draws of each loop, as an option gives them."""
     try:
         schedule = tuple(int(part) for part in text.split(","))
     except ValueError:

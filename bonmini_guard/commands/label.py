@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands import label_for
+from bonmini_guard.commands.calibrate import NOT_ENOUGH
 from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
 from bonmini_guard.writing import check_output, write_atomically
 
@@ -22,8 +25,8 @@ HELP = "label logs in the browser: A, B or neither; or accept and reject. Export
 EXPORTS = ("choices", "log", "label-studio", "argilla")
 IMPORTS = ("label-studio", "argilla")
 
-#: What a session that exists says by itself: option to the field of its plan.
-_PLANNED = {"mode": "mode", "seed": "seed", "pairs": "pairs", "random_share": "random_share"}
+#: What a session that exists says by itself.
+_PLANNED = ("mode", "seed", "pairs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--question", metavar="TEXT", help="what annotators are asked: say what counts as acceptable")
     parser.add_argument("--pairs", type=int, metavar="N", help="choice: pairs of each row, at most (default 1)")
     parser.add_argument("--seed", type=int, help="of the order of items and sides (default 0)")
-    parser.add_argument("--first", choices=("near-threshold",), help="most informative answers first; needs --profile")
-    parser.add_argument("--profile", metavar="PROFILE", help="whose thresholds --first near-threshold means")
-    parser.add_argument(
-        "--random-share", type=float, metavar="SHARE", help="with --first: rows drawn at random all the same (default 0.3)"
-    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    label_for.add_arguments(parser)
     _add_exchange(parser)
 
 
@@ -56,17 +55,23 @@ def _add_exchange(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve the page, or export, import, or tell the agreement."""
+    """Serve the page, or export, import, or tell the agreement; 3 if no labels of these rows could certify what is asked."""
     _check(options)
     if options.agreement is not None:
         return _agreement(options.agreement, options.json)
     from bonmini_guard.labelling.rows import read_rows
+    from bonmini_guard.labelling.session import Session
 
     rows = read_rows(options.logs)
     plan, question = _settings(options)
-    if options.export or options.imports:
-        return _exchange(rows, plan, question, options)
-    return _page(rows, plan, question, options)
+    only_export = options.export and not options.imports
+    demanded = None if only_export else label_for.demanded(rows, plan, options)
+    if demanded and demanded.short:
+        print(f"bonmini-guard label: {demanded.short}", file=sys.stderr)
+        return NOT_ENOUGH
+    plan, asking = (demanded.plan, demanded.asking) if demanded else (plan, None)
+    session = partial(Session, rows, options.output, plan, question, asking)
+    return (_exchange if options.export or options.imports else _page)(session, options)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -90,15 +95,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _check_plan(options: argparse.Namespace) -> None:
-    if (options.first is None) != (options.profile is None):
-        raise ConfigurationError("--first near-threshold and --profile belong together; give both or neither")
-    if options.random_share is not None:
-        if options.first is None:
-            raise ConfigurationError("--random-share belongs to --first; without it every row is drawn at random")
-        if not 0 < options.random_share <= 1:
-            raise ConfigurationError(f"--random-share is {options.random_share:g}: give more than 0 and at most 1")
     if options.pairs is not None and (options.pairs < 1 or options.mode == "accept"):
         raise ConfigurationError("--pairs is 1 or more and belongs to --mode choice")
+    label_for.check(options)
 
 
 def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
@@ -110,36 +109,24 @@ def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
     from bonmini_guard.labelling.items import Plan
     from bonmini_guard.labelling.session import settings_of
 
-    given = {field: getattr(options, name) for name, field in _PLANNED.items() if getattr(options, name) is not None}
-    thresholds: dict[str, Any] = _thresholds(options.profile) if options.profile else {}
+    given: dict[str, Any] = {name: getattr(options, name) for name in _PLANNED if getattr(options, name) is not None}
     if not options.output.exists():
-        return Plan(**given, **thresholds), options.question
+        return Plan(**{**given, **({"mode": "accept"} if options.what else {})}), options.question
     plan, question = settings_of(options.output)
-    changed = replace(plan, **given, **thresholds) != plan
-    if changed or (options.question is not None and options.question != question):
+    if replace(plan, **given) != plan or (options.question is not None and options.question != question):
         raise ConfigurationError(f"{options.output}: was begun with other options; leave them out to go on, or give another -o")
     return plan, question
 
 
-def _thresholds(profile: str) -> dict[str, Any]:
-    from bonmini_guard.profile import GuardProfile
-
-    found = GuardProfile.load(profile)
-    finite = tuple(sorted({threshold for threshold in found.thresholds if math.isfinite(threshold)}))
-    if not finite:
-        raise ConfigurationError(f"{profile}: has no finite threshold to be near to; give another --profile")
-    return {"thresholds": finite, "transform": (found.score_transform.a, found.score_transform.b)}
-
-
-def _page(rows: list[Any], plan: Plan, question: str | None, options: argparse.Namespace) -> int:
+def _page(begin: Callable[[], Session], options: argparse.Namespace) -> int:
     from bonmini_guard.labelling.server import LabelServer, address, listen
-    from bonmini_guard.labelling.session import Session, check_annotator
+    from bonmini_guard.labelling.session import check_annotator
 
     annotator = None if options.annotator is None else check_annotator(options.annotator)
     with listen(options.host, options.port) as listening:
-        session = Session(rows, options.output, plan, question)
+        session = begin()
         try:
-            server = LabelServer(session, annotator)
+            server = LabelServer(session, annotator, partial(print, flush=True))
             _say_where(address(listening, server.key), session, options)
             server.serve(listening)
         except KeyboardInterrupt:
@@ -155,6 +142,8 @@ def _say_where(url: str, session: Session, options: argparse.Namespace) -> None:
         print("others can reach this page: its address is the only key, and nothing is encrypted", file=sys.stderr)
     begun = sum(1 for _ in session.ledger.judgements())
     print(f"{options.output}: {len(session.items):,} items, {begun:,} labels so far")
+    if session.plan.goal:
+        print(session.said)
     print(f"label at {url}\nCtrl-C stops; every click is on disk before the next item shows", flush=True)
     if options.open:
         import webbrowser
@@ -166,17 +155,21 @@ def _say_what(session: Session, options: argparse.Namespace) -> None:
     from bonmini_guard.labelling.agreement import agreement, describe
 
     figures = agreement(session.ledger)
-    if figures["items"]:
-        print(f"{options.output}:\n{describe(figures)}")
-        print(f"next: bonmini-guard label {' '.join(options.logs)} -o {options.output} --export choices=FILE --export log=FILE")
+    if not figures["items"]:
+        return
+    print(f"{options.output}:\n{describe(figures)}")
+    export = f"next: bonmini-guard label {' '.join(options.logs)} -o {options.output} --export"
+    if session.plan.goal is None:
+        print(f"{export} choices=FILE --export log=FILE")
+    else:
+        print(f"{session.said}\n{export} log=labelled.jsonl\nthen: {label_for.next_command(session.plan.goal)}")
 
 
-def _exchange(rows: list[Any], plan: Plan, question: str | None, options: argparse.Namespace) -> int:
+def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
     from bonmini_guard.labelling.exchange import READERS
-    from bonmini_guard.labelling.session import Session
 
     beginning = not options.output.exists()
-    session = Session(rows, options.output, plan, question)
+    session = begin()
     try:
         judged = [(kind, list(READERS[kind](path, session))) for kind, path in options.imports]
         for kind, labels in judged:
@@ -204,6 +197,9 @@ def _exported(kind: str, session: Session) -> tuple[str, str]:
         return _lines(choices), f"{len(choices):,} choice rows; train on them with 'bonmini-guard train'"
     if kind == "log":
         log = labelled_log(session)
+        if session.plan.goal is not None:
+            said = f"{log.random:,} rows fixed before the first label, {log.labelled:,} of them labelled"
+            return _lines(log.rows), f"{said}; next: {label_for.next_command(session.plan.goal)}"
         said = f"{log.labelled:,} of {len(log.rows):,} rows labelled, {log.random:,} of them for calibration (random, whole)"
         said += f"; {log.unfinished:,} begun, labels withheld until whole" if log.unfinished else ""
         said += f"; {log.put_off:,} items put off: label them too, or figures will be of easy items" if log.put_off else ""

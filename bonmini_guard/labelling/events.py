@@ -1,6 +1,7 @@
 """The file of label events: JSON lines that are only ever appended to, each on disk before it is acknowledged.
 
-Its first line says what the session is. Every further line is a label, an item put off, or the undoing of one of these.
+Its first line says what the session is. Every further line is a label, an item put off, the undoing of one of these, or, where
+labels are asked for on demand, the items of the next batch.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Event = dict[str, Any]
 #: What the first line of every such file says.
 KIND, FORMAT = "bonmini-guard labels", 1
 
-_NEEDED = {"label": {"event", "annotator", "item", "candidates", "chosen"}, "skip": {"event", "annotator", "item"}}
-_NEEDED["undo"] = {"event", "annotator", "undoes"}
+_NEEDED = {"label": {"event", "annotator", "item", "row", "candidates", "chosen"}, "skip": {"event", "annotator", "item"}}
+_NEEDED |= {"undo": {"event", "annotator", "undoes"}, "ask": {"event", "items", "said"}}
 
 
 def create(path: Path, header: Mapping[str, Any]) -> bool:

@@ -56,7 +56,7 @@ def label_studio_tasks(session: Session) -> list[Record]:
     judged = _judged_by_item(session)
     return [
         {
-            "data": {"item": item.key, "sampling": item.sampling, "prompt": _turns(item), **_texts(item, session)},
+            "data": {"item": item.key, "prompt": _turns(item), **_texts(item, session)},
             "annotations": [_annotation(name, _word(item, chosen, session)) for name, chosen in judged.get(item.key, [])],
         }
         for item in session.items
@@ -121,7 +121,7 @@ def _argilla_record(item: Item, judged: list[tuple[str, Any]], session: Session)
     return {
         "id": item.key,
         "fields": {"prompt": _turns(item), **_texts(item, session)},
-        "metadata": {"sampling": item.sampling, **({"annotators": json.dumps(named)} if named else {})},
+        "metadata": {"annotators": json.dumps(named)} if named else {},
         "suggestions": {},
         "responses": {"choice": responses} if responses else {},
         "vectors": {},

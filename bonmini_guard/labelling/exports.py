@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from bonmini_guard.labelling.rows import LabelRow
 from bonmini_guard.labelling.session import Session
 
 Row = dict[str, Any]
+Votes = Mapping[tuple[str, int], int]
 
 
 def choice_rows(session: Session) -> list[Row]:
@@ -52,24 +53,31 @@ def labelled_log(session: Session) -> LabelledLog:
     """The log's rows with ``acceptable`` filled in and ``label_sampling`` saying how the labels came about.
 
     An answer is acceptable if more annotators took it than refused it. Taken: accepted, or chosen from a pair; refused: rejected,
-    or "neither" was said of its pair. ``label_sampling`` is ``random`` for rows drawn at random of which *every* answer is judged
-    by itself, the only ones that calibration uses; ``informative`` for rows picked by their scores; ``choices`` for all rows of a
+    or "neither" was said of its pair. ``label_sampling`` is ``random``, the only kind that calibration uses, for all rows of a
+    goal, whatever was asked of them, and else for rows of which *every* answer is judged by itself; ``choices`` for all rows of a
     session of pairs: of these the answer that was not chosen stays unlabelled, and which one that is depends on the labels.
 
     Raises:
         InputError: there is no label.
     """
-    votes, kinds = _votes(session)
+    votes = session.ledger.votes()
     _require(session, bool(votes))
-    rows, tally = [], Counter[str]()
-    for row in session.rows:
-        kind = kinds.get(row.id)
-        whole = kind != "random" or all((row.id, index) in votes for index in row.distinct)
-        tally[kind or "untouched"] += whole
-        tally["unfinished"] += not whole
-        rows.append(_labelled(row, kind, votes) if kind and whole else dict(row.raw))
-    labelled = sum(tally[kind] for kind in ("random", "informative", "choices"))
+    kinds = _kinds(session, votes)
+    tally, untouched = Counter(kinds.values()), (None, "unfinished")
+    rows = [dict(row.raw) if kinds.get(row.id) in untouched else _labelled(row, kinds[row.id], votes) for row in session.rows]
+    labelled = len({name for name, _ in votes}) - tally["unfinished"]
     return LabelledLog(rows, labelled, tally["random"], tally["unfinished"], len(_only_put_off(session)))
+
+
+def _kinds(session: Session, votes: Votes) -> dict[str, str]:
+    """The ``label_sampling`` of rows, ``unfinished`` for those that wait for the rest of their labels."""
+    if session.plan.goal is not None:
+        return dict.fromkeys(session.plan.goal.rows, "random")
+    judged = {name: "choices" for name, _ in votes}
+    if session.plan.mode == "choice":  # one distinct answer is judged by itself there, but on such a row all draws agree
+        return judged
+    whole = {row.id: all((row.id, index) in votes for index in row.distinct) for row in session.rows if row.id in judged}
+    return {name: "random" if is_whole else "unfinished" for name, is_whole in whole.items()}
 
 
 def _require(session: Session, labelled: bool) -> None:
@@ -94,24 +102,10 @@ def _choice_row(item: Item, chosen: Any, count: int) -> Row | None:
         "responses": [item.row.texts[index] for index in offered],
         "choice": chosen if chosen == "none" else offered.index(chosen),
         "count": count,
-        "sampling": item.sampling,
     }
 
 
-def _votes(session: Session) -> tuple[dict[tuple[str, int], int], dict[str, str]]:
-    """(row, candidate) to those who took it less those who refused it; and each judged row's ``label_sampling``."""
-    votes: defaultdict[tuple[str, int], int] = defaultdict(int)
-    kinds: dict[str, str] = {}
-    for event in session.ledger.judgements():
-        item, chosen = session.item(event["item"]), event["chosen"]
-        # In a session of pairs, rows with one distinct answer are judged by themselves; they are those on which all draws agree.
-        kinds[item.row.id] = item.sampling if session.plan.mode == "accept" else "choices"
-        for index in item.candidates if chosen == "none" else (chosen,):
-            votes[item.row.id, index] += -1 if chosen == "none" else 1
-    return votes, kinds
-
-
-def _labelled(row: LabelRow, kind: str, votes: dict[tuple[str, int], int]) -> Row:
+def _labelled(row: LabelRow, kind: str, votes: Votes) -> Row:
     first = {text: index for index, text in reversed(list(enumerate(row.texts)))}
     candidates = []
     for candidate, text in zip(row.raw["candidates"], row.texts, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from bonmini_guard.labelling.events import Event
@@ -30,6 +31,8 @@ class Ledger:
     def add(self, event: Event) -> None:
         """Take in the next event of the file."""
         self._known.add(event["event"])
+        if event["kind"] == "ask":
+            return
         acts = self._acts.setdefault(event["annotator"], [])
         if event["kind"] == "undo":
             acts[:] = [act for act in acts if act["event"] != event["undoes"]]
@@ -63,6 +66,15 @@ class Ledger:
         """All labels that stand, annotator by annotator."""
         for annotator in self.annotators:
             yield from self.labels(annotator).values()
+
+    def votes(self) -> dict[tuple[str, int], int]:
+        """(row, candidate) to those who took it (accepted it, or chose it from a pair) less those who refused it."""
+        votes: defaultdict[tuple[str, int], int] = defaultdict(int)
+        for event in self.judgements():
+            chosen = event["chosen"]
+            for index in event["candidates"] if chosen == "none" else (chosen,):
+                votes[event["row"], index] += -1 if chosen == "none" else 1
+        return dict(votes)
 
     def _standing(self, annotator: str) -> dict[str, Event]:
         standing: dict[str, Event] = {}

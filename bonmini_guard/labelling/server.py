@@ -47,14 +47,16 @@ class LabelServer:
     Args:
         session: what is labelled.
         annotator: whose labels these are; None lets the page ask once.
+        tell: told what the labels certify, whenever a session with a goal has looked again.
 
     Attributes:
         key: the random part of the address. Whoever knows it may label; without it nothing is told.
         app: the ASGI application.
     """
 
-    def __init__(self, session: Session, annotator: str | None = None) -> None:
+    def __init__(self, session: Session, annotator: str | None = None, tell: Callable[[str], None] = lambda said: None) -> None:
         self.session = session
+        self._told, self._tell = session.said, tell
         self.key = secrets.token_urlsafe(24)
         self._annotator = annotator
         routes = [Route("/{key}/", self._page), Route("/{key}/api", self._api, methods=["POST"])]
@@ -120,6 +122,10 @@ class LabelServer:
         standing = self.session.standing(annotator)
         item = undone or standing.item
         state = {key: getattr(standing, key) for key in ("done", "total", "put_off", "undoable")}
+        state["said"] = self.session.said
+        if self._told != state["said"]:
+            self._told = state["said"]
+            self._tell(self._told)
         state["item"] = None if item is None else self._shown(item, annotator)
         if item is None:
             state["agreement"] = agreement(self.session.snapshot())

@@ -5,18 +5,20 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.labelling import events
-from bonmini_guard.labelling.items import Item, Plan, build_items, sides
+from bonmini_guard.labelling.items import Asking, Goal, Item, Plan, build_items, item_of, sides
 from bonmini_guard.labelling.ledger import Ledger
 from bonmini_guard.labelling.rows import LabelRow, fingerprint
 
 LONGEST_NAME = 80
+#: Why a set of rows cannot grow.
+NO_MORE_ROWS = "rows added after a look at labels void the promise, since whoever adds until a test passes gets there by luck"
 
 
 @dataclass(frozen=True)
@@ -46,29 +48,39 @@ class Session:
         path: the file of label events; it is begun if it does not exist.
         plan: how items are made if the file is begun; a file that exists says it itself.
         question: what annotators are asked, if not the default; likewise.
+        asking: what comes next, of a plan with a goal; without it nothing further is asked.
+
+    Attributes:
+        items: those asked so far, in order: all of them, if the plan has no goal.
+        said: of a plan with a goal: what the labels certified when it was last looked.
 
     Raises:
         InputError: the file belongs to another log or is no file of label events.
     """
 
-    def __init__(self, rows: list[LabelRow], path: Path, plan: Plan, question: str | None = None) -> None:
+    def __init__(
+        self, rows: list[LabelRow], path: Path, plan: Plan, question: str | None = None, asking: Asking | None = None
+    ) -> None:
         begin = not path.exists()
         if begin:
-            self.items = build_items(rows, plan)  # refuses what it must before a file is begun
+            self.items = [] if plan.goal else build_items(rows, plan)
             begin = events.create(path, _header(rows, plan, question))  # else another session has begun it meanwhile
         self.rows = rows
         self._file = events.EventFile(path)
         try:
             self.plan, self.question = _settings(self._file, rows)
             if not begin:
-                self.items = build_items(rows, self.plan)
+                self.items = [] if self.plan.goal else build_items(rows, self.plan)
+            self._by_id = {row.id: row for row in rows}
+            self._asking, self.said = asking, ""
             self._keys = {item.key: item for item in self.items}
-            _check_items(self._file, self._keys)
+            self._take_up()
+            self.ledger = Ledger(self._file.events)
+            self._mutex = threading.Lock()
+            self._ask()
         except BaseException:
             self._file.close()
             raise
-        self.ledger = Ledger(self._file.events)
-        self._mutex = threading.Lock()
 
     @property
     def path(self) -> Path:
@@ -159,6 +171,7 @@ class Session:
             self._file.append(new)
             for event in new:
                 self.ledger.add(event)
+            self._ask()
         return len(new)
 
     def snapshot(self) -> Ledger:
@@ -172,6 +185,33 @@ class Session:
                 return
             self._file.append([event])
             self.ledger.add(event)
+            self._ask()
+
+    def _ask(self) -> None:
+        """Go on to the next batch, if somebody has judged every item of those before."""
+        judged = {event["item"] for event in self.ledger.judgements()}
+        if self._asking is None or any(item.key not in judged for item in self.items):
+            return
+        asked = self._asking(self.ledger.votes())
+        self.said = asked.said
+        if asked.answers:
+            event = {"kind": "ask", "event": secrets.token_hex(16), "items": [list(answer) for answer in asked.answers]}
+            self._file.append([{**event, "said": asked.said, "at": _now()}])
+            self._extend(asked.answers)
+
+    def _extend(self, answers: Iterable[tuple[str, int]]) -> None:
+        new = [item_of(self._by_id[row], (index,), self.plan) for row, index in answers]
+        self.items += new
+        self._keys |= {item.key: item for item in new}
+
+    def _take_up(self) -> None:
+        """The items that the file asks about; every other line must be about one of them."""
+        for number, event in enumerate(self._file.events, start=2):
+            if event["kind"] == "ask":
+                self.said = event["said"]
+                self._extend((row, index) for row, index in event["items"])
+            elif event["kind"] != "undo" and event["item"] not in self._keys:
+                raise InputError(f"{self.path}:{number}: is about an item that the log does not give; give another -o")
 
 
 def open_existing(rows: list[LabelRow], path: Path) -> Session:
@@ -219,7 +259,6 @@ def _label(event: str, annotator: str, item: Item, chosen: int | str) -> events.
         "row": item.row.id,
         "candidates": list(item.candidates),
         "chosen": chosen,
-        "sampling": item.sampling,
         "at": _now(),
     }
 
@@ -231,28 +270,27 @@ def _now() -> str:
 def _header(rows: list[LabelRow], plan: Plan, question: str | None) -> dict[str, Any]:
     from bonmini_guard import __version__
 
-    log = {"rows": len(rows), "sha256": fingerprint(rows, scored=bool(plan.thresholds))}
+    log = {"rows": len(rows), "sha256": fingerprint(rows, scored=plan.goal is not None)}
     return {"plan": asdict(plan), "question": question, "log": log, "created_at": _now(), "package_version": __version__}
 
 
 def _settings(file: events.EventFile, rows: list[LabelRow]) -> tuple[Plan, str | None]:
     plan = _plan(file.header, file.path)
     log = file.header.get("log")
-    if not isinstance(log, dict) or log.get("sha256") != fingerprint(rows, scored=bool(plan.thresholds)):
-        what = "with other rows or scores" if plan.thresholds else "with other rows"
+    if not isinstance(log, dict) or log.get("sha256") != fingerprint(rows, scored=plan.goal is not None):
+        what = f"with other rows or scores; {NO_MORE_ROWS}" if plan.goal else "with other rows"
         raise InputError(f"{file.path}: was begun on another log, or the log was changed since ({what}); give another -o")
     return plan, file.header.get("question")
 
 
 def _plan(header: Mapping[str, Any], path: Path) -> Plan:
     try:
-        plan = Plan(**header["plan"])
-        return replace(plan, thresholds=tuple(plan.thresholds), transform=(plan.transform[0], plan.transform[1]))
-    except (KeyError, TypeError, IndexError) as error:
+        written = dict(header["plan"])
+        if written.get("thresholds"):
+            raise InputError(f"{path}: was begun with --first near-threshold, which is no more; give another -o")
+        goal = written.get("goal")
+        if goal is not None:
+            goal = Goal(**{**goal, "schedule": tuple(goal["schedule"]), "rows": tuple(goal["rows"])})
+        return Plan(written["mode"], written["seed"], written["pairs"], goal)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}:1: the session's plan cannot be read; restore the line from a copy") from error
-
-
-def _check_items(file: events.EventFile, keys: Mapping[str, Item]) -> None:
-    for number, event in enumerate(file.events, start=2):
-        if event["kind"] != "undo" and event["item"] not in keys:
-            raise InputError(f"{file.path}:{number}: is about an item that the log does not give; give another -o")

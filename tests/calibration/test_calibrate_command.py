@@ -131,13 +131,12 @@ def test_accelerator_refuses_guardrail_options_and_a_single_loop(log, tmp_path):
 def test_malformed_schedules_are_refused():
     for text in ("", "4,x", "0,4"):
         with pytest.raises(argparse.ArgumentTypeError, match="is no schedule"):
-            command._schedule(text)
+            command.schedule_of(text)
 
 
 @pytest.mark.parametrize(("candidates", "expected"), [(64, (4,) * 8), (10, (4, 4)), (3, (3,))])
 def test_default_schedule_is_the_largest_that_the_log_supports(candidates, expected):
-    options = argparse.Namespace(schedule=None, mini_n=None, max_loops=None)
-    assert command.choose_schedule(Population(size=candidates).log(3, 0), options) == expected
+    assert command.choose_schedule(Population(size=candidates).log(3, 0), None) == expected
 
 
 def test_a_seed_is_one_of_several_tries_and_they_are_said(log, tmp_path, capsys):

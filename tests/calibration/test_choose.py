@@ -107,7 +107,7 @@ def test_the_binomial_is_scipys():
     assert binomial(np.array([3.0]), np.array([100.0]), 0.05)[0] == pytest.approx(binom.cdf(3, 100, 0.05), rel=1e-9)
 
 
-@pytest.mark.parametrize("won", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("won", [0.0, 0.02, 0.1, 0.3])
 def test_the_net_test_keeps_its_level_for_any_share_of_gains(won):
     generator, hits = np.random.default_rng(6), 0
     for _ in range(400):

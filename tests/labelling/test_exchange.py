@@ -55,7 +55,7 @@ def test_the_tools_are_shown_no_score_no_model_and_no_row(judged, kind):
 def test_label_studio_tasks_have_the_documented_shape(judged):
     task = label_studio_tasks(judged)[0]
     assert set(task) == {"data", "annotations"}
-    assert set(task["data"]) == {"item", "sampling", "prompt", "a", "b"}
+    assert set(task["data"]) == {"item", "prompt", "a", "b"}
     assert task["data"]["prompt"][0]["role"] == "user"
     annotation = task["annotations"][0]
     assert annotation["completed_by"] == {"email": ANN}

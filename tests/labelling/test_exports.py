@@ -86,18 +86,18 @@ def test_items_put_off_are_counted(tmp_path):
     assert labelled_log(session).put_off == 1
 
 
-def informative(tmp_path):
-    """10 rows, 3 of them random; the informative ones are all called unacceptable, the random ones acceptable."""
+def informative():
+    """10 rows, 3 of them random; the others, picked elsewhere by their scores, are all called unacceptable."""
     rows = [row(str(i), ("x", "y"), [0.1 * i, -0.1 * i]) for i in range(10)]
-    session = accept_session(tmp_path, rows, thresholds=(0.0,))
-    judge_all(session, "ann", lambda item: item.candidates[0] if item.sampling == "random" else "none")
-    return labelled_log(session)
+    for number, one in enumerate(rows):
+        one["label_sampling"] = "random" if number < 3 else "informative"
+        for candidate in one["candidates"]:
+            candidate["acceptable"] = number < 3
+    return rows
 
 
-def test_calibration_uses_no_label_that_was_picked_by_its_score(tmp_path):
-    exported = informative(tmp_path)
-    assert (exported.labelled, exported.random) == (10, 3)
-    log = log_of_rows(exported.rows)
+def test_calibration_uses_no_label_that_was_picked_by_its_score():
+    log = log_of_rows(informative())
     assert len(log) == 10  # the rows stay: their scores are as good as any
     assert log.left_out["not_random"] == 7
     usable = log.require_labels()
@@ -109,7 +109,7 @@ def test_calibration_uses_no_label_that_was_picked_by_its_score(tmp_path):
 def test_the_calibrate_and_replay_commands_say_what_they_left_out(tmp_path, capsys):
     from bonmini_guard.cli import main
 
-    path = log_file(tmp_path / "labelled.jsonl", informative(tmp_path).rows)
+    path = log_file(tmp_path / "labelled.jsonl", informative())
     profile = tmp_path / "profile.json"
     profile.write_text(json.dumps({"mode": "guardrail", "schedule": [1, 1], "thresholds": [0.0, 0.0]}))
     assert main(["replay", str(path), "--profile", str(profile), "--json"]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 
 import pytest
@@ -78,62 +77,6 @@ def test_sides_are_even_and_each_annotators_own(rows):
         assert 160 < sum(drawn) < 240  # 4 standard deviations around 200
     same = sum(a == b for a, b in zip(first["ann"], first["bob"], strict=True))
     assert 160 < same < 240
-
-
-def near(threshold=0.0, **more):
-    return Plan(mode="accept", thresholds=(threshold,), **more)
-
-
-def test_nearest_to_the_threshold_first_and_a_random_share_throughout(rows):
-    generator = random.Random(0)
-    many = [row(str(i), "xy", [generator.gauss(0, 1), generator.gauss(0, 1)]) for i in range(200)]
-    items = build_items(rows(many), near())
-    assert len({item.key for item in items}) == 400
-    informative = [item for item in items if item.sampling == "informative"]
-    distance = [abs(item.row.raw["candidates"][item.candidates[0]]["score"]) for item in informative]
-    assert distance == sorted(distance)
-    for first in (20, 50, 100, 300, 400):
-        share = sum(item.sampling == "random" for item in items[:first]) / first
-        assert 0.3 <= share <= 0.3 + 2 / first + 0.01
-    kinds = {(item.row.id, item.sampling) for item in items}
-    assert len(kinds) == 200  # no row is of both kinds
-
-
-def test_random_rows_are_a_fair_sample_and_informative_ones_are_not(rows):
-    generator = random.Random(1)
-    many = [row(str(i), "x", [generator.gauss(0, 1)]) for i in range(100)]
-    far = {one["id"]: abs(one["candidates"][0]["score"]) > 0.5 for one in many}
-    truth = sum(far.values()) / 100
-    found = {"random": [], "informative": []}
-    for seed in range(80):
-        first = build_items(rows(many), near(seed=seed))[:40]
-        for kind, shares in found.items():
-            mine = [far[item.row.id] for item in first if item.sampling == kind]
-            shares.append(sum(mine) / len(mine))
-    means = {kind: sum(shares) / 80 for kind, shares in found.items()}
-    assert abs(means["random"] - truth) < 0.045  # the standard error is 0.015
-    assert means["informative"] < truth - 0.3
-
-
-def test_pairs_near_the_threshold_are_the_nearest_answers_of_their_row(rows):
-    many = [row(str(i), "wxyz", [5.0, 0.1, -4.0, -0.2]) for i in range(10)]
-    items = build_items(rows(many), Plan(thresholds=(0.0,), random_share=0.1))
-    assert {item.candidates for item in items if item.sampling == "informative"} == {(1, 3)}
-
-
-def test_the_profiles_transform_is_applied_to_raw_scores(rows):
-    many = [row("a", "x", [1.0]), row("b", "x", [3.0]), row("c", "x", [4.0])]
-    plan = near(2.0, transform=(2.0, -4.0), random_share=0.01)
-    items = build_items(rows(many), plan)
-    left = [item.row.id for item in items if item.sampling == "informative"]
-    assert left == [name for name in ("b", "c", "a") if name in left]
-    assert len(left) == 2
-
-
-def test_a_log_without_scores_has_no_nearest(rows):
-    bare = [{"id": str(i), "prompt": "p", "candidates": [{"text": "x"}]} for i in range(4)]
-    with pytest.raises(InputError, match="no row has scores to be near a threshold; run 'bonmini-guard score'"):
-        build_items(rows(bare), near())
 
 
 def test_the_fingerprint_is_of_what_is_labelled(rows):

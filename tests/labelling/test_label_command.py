@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,19 +13,10 @@ import pytest
 
 from tests.labelling.helpers import log_file, row, run, serving, session_of
 
-PROFILE = {"mode": "guardrail", "schedule": [2, 2], "thresholds": [1.0, None]}
-
 
 @pytest.fixture
 def log(tmp_path):
     return log_file(tmp_path / "log.jsonl", [row(str(i)) for i in range(5)])
-
-
-@pytest.fixture
-def profile(tmp_path):
-    path = tmp_path / "profile.json"
-    path.write_text(json.dumps(PROFILE))
-    return path
 
 
 def refused(capsys, *arguments):
@@ -48,12 +38,13 @@ def refused(capsys, *arguments):
         (["LOG", "-o", "LOG"], "must all be different files"),
         (["LOG", "-o", "OUT", "--export", "log=LOG"], "must all be different files"),
         (["LOG", "-o", "OUT", "--export", "log=DIR/none/x"], "cannot write there"),
-        (["LOG", "-o", "OUT", "--first", "near-threshold"], "belong together"),
-        (["LOG", "-o", "OUT", "--profile", "PROFILE"], "belong together"),
-        (["LOG", "-o", "OUT", "--random-share", "0.5"], "belongs to --first"),
-        (["LOG", "-o", "OUT", "--first", "near-threshold", "--profile", "PROFILE", "--random-share", "0"], "more than 0"),
-        (["LOG", "-o", "OUT", "--first", "near-threshold", "--profile", "PROFILE", "--random-share", "nan"], "more than 0"),
-        (["LOG", "-o", "OUT", "--first", "near-threshold", "--profile", "DIR/none"], "cannot read the profile"),
+        (["LOG", "-o", "OUT", "--alpha", "0.1"], "--alpha belongs to --for"),
+        (["LOG", "-o", "OUT", "--for", "accelerator", "--alpha", "0.1"], "--alpha does not belong to --for accelerator"),
+        (["LOG", "-o", "OUT", "--for", "served_and_bad", "--mode", "choice"], "leave out --mode choice"),
+        (["LOG", "-o", "OUT", "--for", "served_and_bad", "--alpha", "1.5"], "alpha is 1.5"),
+        (["LOG", "-o", "OUT", "--for", "served_and_bad", "--rows", "6"], "has 5 prompts: give 1 to 5"),
+        (["LOG", "-o", "OUT", "--for", "served_and_bad", "--schedule", "4,4"], "fewer than the budget of 8 draws"),
+        (["LOG", "-o", "OUT", "--for", "accelerator", "--schedule", "2"], "has one loop"),
         (["LOG", "-o", "OUT", "--pairs", "0"], "--pairs is 1 or more"),
         (["LOG", "-o", "OUT", "--mode", "accept", "--pairs", "2"], "--pairs is 1 or more"),
         (["LOG", "-o", "OUT", "--annotator", " "], "an annotator's name"),
@@ -66,9 +57,9 @@ def refused(capsys, *arguments):
         (["LOG", "--agreement", "OUT"], "leave out LOGS"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(tmp_path, log, profile, capsys, arguments, problem):
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(tmp_path, log, capsys, arguments, problem):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    names = {"LOG": log, "OUT": tmp_path / "out.jsonl", "PROFILE": profile}
+    names = {"LOG": log, "OUT": tmp_path / "out.jsonl"}
     filled = [str(names.get(a, a)).replace("DIR", str(tmp_path)).replace("=LOG", f"={log}") for a in arguments]
     assert problem in refused(capsys, *filled)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -79,12 +70,6 @@ def test_unknown_words_are_refused_by_the_parser(tmp_path, log, capsys, argument
     with pytest.raises(SystemExit) as caught:
         run(log, "-o", tmp_path / "out.jsonl", *arguments)
     assert caught.value.code == 2
-
-
-def test_a_profile_without_a_finite_threshold(tmp_path, log, profile, capsys):
-    profile.write_text(json.dumps({**PROFILE, "thresholds": [None, None]}))
-    told = refused(capsys, log, "-o", tmp_path / "out.jsonl", "--first", "near-threshold", "--profile", profile)
-    assert "no finite threshold" in told
 
 
 def test_options_may_repeat_but_not_change_what_the_file_says(tmp_path, log, capsys):

@@ -23,7 +23,7 @@ def lines(session):
     return [json.loads(line) for line in session.path.read_text().splitlines()]
 
 
-def test_a_label_says_who_what_how_it_was_shown_and_how_it_was_sampled(tmp_path):
+def test_a_label_says_who_what_and_how_it_was_shown(tmp_path):
     session = session_of(tmp_path, ROWS)
     item = session.standing("ann").item
     session.label("ann", item.key, "b", ONE, 2.5)
@@ -31,13 +31,12 @@ def test_a_label_says_who_what_how_it_was_shown_and_how_it_was_sampled(tmp_path)
     assert header["plan"]["seed"] == 0
     assert header["log"]["rows"] == 3
     shown = list(session.shown(item, "ann"))
-    assert {key: label[key] for key in ("annotator", "row", "candidates", "shown", "chosen", "sampling", "seconds")} == {
+    assert {key: label[key] for key in ("annotator", "row", "candidates", "shown", "chosen", "seconds")} == {
         "annotator": "ann",
         "row": item.row.id,
         "candidates": [0, 1],
         "shown": shown,
         "chosen": shown[1],
-        "sampling": "random",
         "seconds": 2.5,
     }
 

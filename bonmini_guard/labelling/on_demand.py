@@ -1,0 +1,56 @@
+"""Labels on demand: a session asks only about answers that a certificate needs (:mod:`bonmini_guard.calibration.on_demand`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bonmini_guard.calibration.blocks import row_key
+from bonmini_guard.calibration.choose import Request
+from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.on_demand import batch_of, demand
+from bonmini_guard.labelling.items import Asked
+from bonmini_guard.labelling.rows import LabelRow
+
+
+class OnDemand:
+    """Says what is asked next, given the votes so far: a session's ``asking``.
+
+    Args:
+        log: the set of rows, fixed before the first label, and without labels.
+        request: what is to be certified.
+        rows: the log's rows as labellers see them; those of the set are among them.
+
+    Attributes:
+        ids: of the rows of the set, sorted.
+    """
+
+    def __init__(self, log: Log, request: Request, rows: Sequence[LabelRow]) -> None:
+        by_key = {row_key(row.id): row for row in rows}
+        self._log, self._request = log, request
+        self._rows = [by_key[int(key)] for key in log.keys]
+        self._numbers = {row.id: number for number, row in enumerate(self._rows)}
+        self.ids = tuple(sorted(self._numbers))
+
+    def __call__(self, votes: Mapping[tuple[str, int], int]) -> Asked:
+        """The next batch, none if no label can help, and what the labels so far certify.
+
+        Args:
+            votes: (row id, candidate) to those who would take the answer less those who would not; equal answers are judged once.
+        """
+        labels = np.full_like(self._log.labels, np.nan)
+        for (name, index), vote in votes.items():
+            number = self._numbers[name]
+            labels[number, self._equal_to(number, index)] = vote > 0
+        found = demand(replace(self._log, labels=labels), self._request)
+        batch = [self._first(number, index) for number, index in batch_of(self._log, found.wanted).tolist()]
+        return Asked(tuple(dict.fromkeys(batch)), found.sentence)
+
+    def _equal_to(self, number: int, index: int) -> list[int]:
+        texts = self._rows[number].texts
+        return [other for other, text in enumerate(texts) if text == texts[index]]
+
+    def _first(self, number: int, index: int) -> tuple[str, int]:
+        return self._rows[number].id, self._equal_to(number, index)[0]

@@ -1,0 +1,314 @@
+"""Labels on demand: which answers a certificate needs judged next, strict to lax, and what those judged so far certify.
+
+The rows are fixed before the first label, and a label that is missing where a test needs it counts against the promise. So labels
+only ever help a test. Where m served answers are good and not labelled, ``served_and_bad`` and ``bad_among_served`` count m bad
+ones too many of as many units. ``false_acceptance`` counts at most m units too many, each of them a failure, and misses units that
+are none; neither makes the lower tail smaller. An accelerator's losses are as many or more, and gains that are not known do no harm
+(:func:`bonmini_guard.calibration.certify.net_loss`). Hence nothing is certified on some of the labels that is not certified on all
+of them: whoever labels may look, and stop, at any moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from bonmini_guard.calibration.blocks import row_keys
+from bonmini_guard.calibration.certify import binomial, in_sequence, quality_p_values, risk_named
+from bonmini_guard.calibration.choose import Evidence, Request, calibrated, check, test
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
+from bonmini_guard.calibration.further import least_rows
+from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
+from bonmini_guard.calibration.orders import mixed, one_a_unit
+from bonmini_guard.calibration.paths import Paths, Steps, exits, outcomes, steps
+from bonmini_guard.errors import ConfigurationError, InputError
+
+#: Answers asked about before the next look.
+BATCH = 20
+#: Names the order in which rows are taken into a set.
+_SALT = -2
+#: Labellings simulated to say what a set may reach.
+_SIMULATED = 20
+
+
+def request(what: str, level: float, delta: float, schedule: Sequence[int]) -> Request:
+    """What labels are asked for.
+
+    Args:
+        what: a risk by name, or ``accelerator``.
+        level: alpha or epsilon, in (0, 1).
+        delta: the chance that the promise is missed, in (0, 1).
+        schedule: draws of each loop.
+
+    Raises:
+        ConfigurationError: something is not usable.
+    """
+    risk = None if what == "accelerator" else risk_named(what)
+    asked = Request("guardrail" if risk else "accelerator", risk, level, delta, tuple(schedule))
+    check(asked)
+    return asked
+
+
+def fixed_set(log: Log, rows: int | None) -> Log:
+    """Rows for labelling, without labels: one a unit, those with the least digests, so that neither scores nor labels chose them.
+
+    Args:
+        log: R rows.
+        rows: how many; None for all units.
+
+    Raises:
+        ConfigurationError: the log has fewer units.
+        InputError: the log holds a set that was labelled before.
+    """
+    if log.asked.any():
+        raise InputError(
+            f'{log.source}: {int(log.asked.sum()):,} rows say "label_sampling": "random", so that a set was fixed before; rows '
+            f"added after a look at labels void the promise; calibrate on that set, or give a log of others"
+        )
+    log.require_scores()
+    units = one_a_unit(log)
+    if rows is not None and not 1 <= rows <= len(units):
+        raise ConfigurationError(f"--rows is {rows}, and {log.source} has {len(units):,} prompts: give 1 to {len(units)}")
+    return _blank(units.take(np.sort(np.argsort(mixed(units.keys, _SALT), kind="stable")[:rows])))
+
+
+def same_set(log: Log, ids: Sequence[str]) -> Log:
+    """The set of these rows, without labels, of a log that may hold others.
+
+    Args:
+        log: R rows.
+        ids: of the rows of a :func:`fixed_set` of this log.
+
+    Raises:
+        InputError: the log lacks some of them.
+    """
+    found = log.take(np.isin(log.keys, row_keys(name.encode(errors="backslashreplace") for name in ids)))
+    if len(found) != len(ids):
+        raise InputError(f"{log.source}: lacks {len(ids) - len(found):,} of the rows that were fixed; give the log as it was then")
+    return _blank(found)
+
+
+def _blank(log: Log) -> Log:
+    return replace(log, labels=np.full_like(log.labels, np.nan), asked=np.ones(len(log), dtype=bool))
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the labels so far certify, and what to judge next.
+
+    Attributes:
+        outcome: as calibrate gives it; None while nothing is labelled.
+        wanted: (m, 2) row and candidate: labels that the first test not passed lacks, then those of the tests after it, strict to
+            lax; empty if no label can help.
+        sentence: all that in one line.
+    """
+
+    outcome: Certificate | NotEnoughEvidence | None
+    wanted: Integers
+    sentence: str
+
+
+def demand(log: Log, asked: Request) -> Demand:
+    """Calibrate on the labels so far, and see what the sequence of tests needs to go on.
+
+    Args:
+        log: a :func:`fixed_set`, with the labels so far.
+        asked: the promise, its level and the schedule, without offsets.
+
+    Raises:
+        ConfigurationError, InputError: as calibrate.
+    """
+    outcome = None if np.isnan(log.labels).all() else calibrated(log, asked, search=False)
+    tested = test(log, asked, "counts_as_bad")
+    path, entry = tested.path, _first_not_passed(tested)
+    if entry >= tested.steps.cuts.size or _in_vain(path, at := exits(path, _everywhere(tested, entry)), asked):
+        said = f"{_certified(outcome)}; no further label of these rows can help"
+        return Demand(outcome, np.zeros((0, 2), dtype=np.int64), said)
+    against, others = _lacking(path, at, asked)
+    # of the others the lowest scores first: the surest to be bad, which is what they are asked for
+    now = _pairs(path, against) if against.any() else _pairs(path, others)[::-1]
+    later = _pairs(path, _later(path, tested.steps.cuts[entry], asked) & ~(against if against.any() else others))
+    wanted = np.concatenate([now, later])
+    rows = np.flatnonzero(np.isin(log.keys, tested.log.keys))
+    said = f"{_certified(outcome)}; {_hope(tested, asked, entry, int(against.sum()))}"
+    return Demand(outcome, np.column_stack([rows[wanted[:, 0]], wanted[:, 1]]), said)
+
+
+def batch_of(log: Log, wanted: Integers) -> Integers:
+    """(n, 2) of the first :data:`BATCH` wanted, in an order by digest: within a batch neither place nor order tells of scores."""
+    some = wanted[:BATCH]
+    with np.errstate(over="ignore"):
+        names = log.keys[some[:, 0]] + some[:, 1].astype(np.uint64)
+    return some[np.argsort(mixed(names, _SALT), kind="stable")]
+
+
+def labelled_on_demand(log: Log, labels: NDArray[np.float32], asked: Request) -> Log:
+    """The set with those of all its labels that are asked for until no further one can help.
+
+    Args:
+        log: a :func:`fixed_set` of R rows.
+        labels: (R, W), all of them.
+        asked: as :func:`demand`.
+    """
+    while (wanted := demand(log, asked).wanted).size:
+        known, some = log.labels.copy(), wanted[:BATCH]
+        known[some[:, 0], some[:, 1]] = labels[some[:, 0], some[:, 1]]
+        log = replace(log, labels=known)
+    return log
+
+
+def labels_asked(tested: Evidence, asked: Request) -> int:
+    """About how many labels are asked for until no further one can help: batches are not counted whole.
+
+    Args:
+        tested: a set that has all labels.
+        asked: what is asked for.
+    """
+    path, entry = tested.path, min(_first_not_passed(tested), tested.steps.cuts.size - 1)
+    at = exits(path, _everywhere(tested, entry))
+    before = replace(path, good=np.full_like(path.good, np.nan))
+    reached = _unknown(before) & ~_later(before, tested.steps.cuts[entry], asked)
+    if asked.risk is None:
+        best = path.holder == path.holder[:, -1:]
+        reached = (reached & ~best) | _lacking(replace(path, good=np.where(best, np.nan, path.good)), at, asked)[1]
+    elif asked.risk.name == "false_acceptance":
+        reached |= _lacking(before, at, asked)[1]
+    return int(reached.sum())
+
+
+def floor(log: Log, asked: Request) -> str | None:
+    """Why no labels of the set could certify anything: it has too few rows for even a spotless record. None if it has enough."""
+    least, rows = least_rows(asked.level, asked.delta), len(test(log, asked, "counts_as_bad").log)
+    if asked.risk is None or rows >= least:
+        return None
+    of = "" if rows == len(log) else f" ({rows:,} of them tested; the others say where to begin)"
+    return f"{asked} takes {least:,} rows at the very least, and there are {len(log):,}{of}; label more rows, or ask for less"
+
+
+def prospect(log: Log, asked: Request) -> str:
+    """What the set may reach, in one line: with labels drawn from ``Bernoulli(sigmoid(score))``, the model's own word."""
+    generator = np.random.default_rng(0)
+    chance = np.nan_to_num(expit(log.scores))
+    runs = [test(_drawn(log, chance, generator), asked, "counts_as_bad") for _ in range(_SIMULATED)]
+    most = runs[0].path.labels_used()
+    least = f"{least_rows(asked.level, asked.delta):,} rows at the very least"
+    head = f"{len(log):,} rows, at most {most:,} labels; {asked} takes {least}"
+    found = [(run.steps, run.found.cut, len(run.log)) for run in runs if run.found.cut is not None]
+    if 2 * len(found) < len(runs):
+        return f"{head}; if sigmoid(score) is right, these rows will hardly do: see 'bonmini-guard calibrate --plan'"
+    used = np.mean([labels_asked(run, asked) for run in runs])
+    served, draws = (float(np.mean([getattr(s, name)[cut] / rows for s, cut, rows in found])) for name in ("served", "draws"))
+    reach = _reached(served if asked.risk else None, draws)
+    return f"{head}; if sigmoid(score) is right, about {used:,.0f} labels may do for a profile that {reach}"
+
+
+def _drawn(log: Log, chance: Floats, generator: np.random.Generator) -> Log:
+    labels = np.where(log.drawn, generator.random(chance.shape) < chance, np.nan)
+    return replace(log, labels=labels.astype(np.float32))
+
+
+def _first_not_passed(tested: Evidence) -> int:
+    return tested.found.first if tested.found.cut is None else tested.found.cut + 1
+
+
+def _everywhere(tested: Evidence, entry: int) -> tuple[float, ...]:
+    return (float(tested.steps.cuts[entry]),) * tested.path.draws.size
+
+
+def _p_values(counts: Steps, asked: Request) -> Floats:
+    if asked.risk is None:
+        return quality_p_values(counts, asked.level, asked.share)
+    return binomial(asked.risk.bad(counts), asked.risk.among(counts), asked.level)
+
+
+def _in_vain(path: Paths, at: Integers, asked: Request) -> bool:
+    """Whether a test fails even if every label still missing turns out as it would wish: the served good, the others bad."""
+    here = path.holder == np.take_along_axis(path.holder, np.minimum(at, path.draws.size - 1)[:, None], axis=1)
+    wished = replace(path, good=np.where(np.isnan(path.good), here & (at < path.draws.size)[:, None], path.good))
+    rows = np.arange(len(path))
+    counts = {name: np.array([part[rows, at].sum()]) for name, part in outcomes(wished, "counts_as_bad")}
+    return bool(_p_values(Steps(np.zeros(1), **counts), asked)[0] > asked.share)
+
+
+def _unknown(path: Paths) -> Bools:
+    """(R, L) where an answer without label becomes the best so far."""
+    unknown: Bools = (np.diff(path.holder, axis=1, prepend=-1) != 0) & np.isnan(path.good)
+    return unknown
+
+
+def _lacking(path: Paths, at: Integers, asked: Request) -> tuple[Bools, Bools]:
+    """(R, L) labels that a test lacks, if loop ``at`` (R,) serves: those that count against it, and those that may outweigh these.
+
+    The latter are bad answers that are not served, or best-of-N's that a good answer was served for.
+    """
+    unknown, last = _unknown(path), path.holder == path.holder[:, -1:]
+    here = np.arange(path.draws.size) == at[:, None]
+    if asked.risk is not None:
+        return unknown & here, unknown & last & (at == path.draws.size)[:, None]
+    other = (here & ~last).any(axis=1, keepdims=True)
+    lost = other & (here & (path.good == 0)).any(axis=1, keepdims=True)
+    return unknown & ((here & ~last) | (last & lost)), unknown & last & other
+
+
+def _later(path: Paths, cut: float, asked: Request) -> Bools:
+    """(R, L) unlabelled answers that are first served below a threshold; of best-of-N's own no loss can come."""
+    later: Bools = _unknown(path) & (path.best < cut)
+    return later if asked.risk is not None else later & (path.holder != path.holder[:, -1:])
+
+
+def _pairs(path: Paths, chosen: Bools) -> Integers:
+    """(m, 2) row and candidate, highest scores first."""
+    row, loop = np.nonzero(chosen)
+    order = np.argsort(-path.best[row, loop], kind="stable")
+    return np.column_stack([row, path.holder[row, loop]])[order]
+
+
+def _certified(outcome: Certificate | NotEnoughEvidence | None) -> str:
+    if outcome is None:
+        return "nothing is judged yet"
+    if isinstance(outcome, NotEnoughEvidence):
+        return "nothing is certified yet"
+    profile, seen = outcome.profile, outcome.profile.evidence
+    served = seen["served"] / seen["counted"] if profile.risk else None
+    return f"certified down to {profile.thresholds[0]:.3g}, {_reached(served, seen['mean_draws'])}"
+
+
+def _hope(tested: Evidence, asked: Request, entry: int, lacking: int) -> str:
+    """Where further labels may lead, if they are as those so far say: an estimate, which nothing else rests on."""
+    path = tested.path
+    counts = steps(replace(path, good=np.where(np.isnan(path.good), _chances(path), path.good)))
+    cut = in_sequence(_p_values(counts, asked), tested.found.first, asked.share).cut
+    if cut is None or cut < entry:
+        return "the next labels decide whether more can be"
+    more = lacking + int(np.sum(_later(path, counts.cuts[entry], asked) & (path.best >= counts.cuts[cut])))
+    if asked.risk is not None and asked.risk.name == "false_acceptance":
+        more += int(_lacking(path, exits(path, _everywhere(tested, cut)), asked)[1].sum())
+    rows = len(path)
+    reach = f"{counts.served[cut] / rows:.2f}" if asked.risk else f"{counts.draws[cut] / rows:.1f} draws"
+    return f"about {more:,} more labels may reach {reach}"
+
+
+def _reached(served: float | None, draws: float) -> str:
+    return f"takes {draws:.1f} draws" if served is None else f"serves {served:.2f}"
+
+
+def _chances(path: Paths) -> Floats:
+    """(R, L) chances of being acceptable: logistic in the score, from the labels so far.
+
+    On scores of mean 0 and deviation 1 the prior is normal around shift 0 and slope 1; the posterior's mode, by Newton's method.
+    """
+    best = np.where(np.isfinite(path.best), path.best, np.nan)
+    score = np.nan_to_num((best - np.nanmean(best)) / (np.nanstd(best) or 1.0))
+    known = (np.diff(path.holder, axis=1, prepend=-1) != 0) & np.isfinite(path.good) & np.isfinite(path.best)
+    terms, good = np.column_stack([np.ones(int(known.sum())), score[known]]), path.good[known]
+    prior = weights = np.array([0.0, 1.0])
+    for _ in range(10):
+        chance = expit(terms @ weights)
+        curvature = (terms.T * (chance * (1 - chance))) @ terms + np.eye(2)
+        weights = weights + np.linalg.solve(curvature, terms.T @ (good - chance) - (weights - prior))
+    chances: Floats = expit(weights[0] + weights[1] * score)
+    return chances
