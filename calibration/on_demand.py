@@ -129,12 +129,12 @@ def demand(log: Log, asked: Request) -> Demand:
         said = f"{_certified(outcome)}; no further label of these rows can help"
         return Demand(outcome, np.zeros((0, 2), dtype=np.int64), said)
     against, others = _lacking(path, at, asked)
+    now = against if against.any() else others
+    later = _later(path, tested.steps.cuts[entry], asked) & ~now
     # of the others the lowest scores first: the surest to be bad, which is what they are asked for
-    now = _pairs(path, against) if against.any() else _pairs(path, others)[::-1]
-    later = _pairs(path, _later(path, tested.steps.cuts[entry], asked) & ~(against if against.any() else others))
-    wanted = np.concatenate([now, later])
+    wanted = np.concatenate([_pairs(path, now) if against.any() else _pairs(path, now)[::-1], _pairs(path, later)])
     rows = np.flatnonzero(np.isin(log.keys, tested.log.keys))
-    said = f"{_certified(outcome)}; {_hope(tested, asked, entry, int(against.sum()))}"
+    said = f"{_certified(outcome)}; {_hope(tested, asked, entry, now)}"
     return Demand(outcome, np.column_stack([rows[wanted[:, 0]], wanted[:, 1]]), said)
 
 
@@ -277,19 +277,19 @@ def _certified(outcome: Certificate | NotEnoughEvidence | None) -> str:
     return f"certified down to {profile.thresholds[0]:.3g}, {_reached(served, seen['mean_draws'])}"
 
 
-def _hope(tested: Evidence, asked: Request, entry: int, lacking: int) -> str:
+def _hope(tested: Evidence, asked: Request, entry: int, now: Bools) -> str:
     """Where further labels may lead, if they are as those so far say: an estimate, which nothing else rests on."""
     path = tested.path
     counts = steps(replace(path, good=np.where(np.isnan(path.good), _chances(path), path.good)))
     cut = in_sequence(_p_values(counts, asked), tested.found.first, asked.share).cut
     if cut is None or cut < entry:
         return "the next labels decide whether more can be"
-    more = lacking + int(np.sum(_later(path, counts.cuts[entry], asked) & (path.best >= counts.cuts[cut])))
+    more = now | (_later(path, counts.cuts[entry], asked) & (path.best >= counts.cuts[cut]))
     if asked.risk is not None and asked.risk.name == "false_acceptance":
-        more += int(_lacking(path, exits(path, _everywhere(tested, cut)), asked)[1].sum())
+        more = more | _lacking(path, exits(path, _everywhere(tested, cut)), asked)[1]
     rows = len(path)
     reach = f"{counts.served[cut] / rows:.2f}" if asked.risk else f"{counts.draws[cut] / rows:.1f} draws"
-    return f"about {more:,} more labels may reach {reach}"
+    return f"about {int(more.sum()):,} more labels may reach {reach}"
 
 
 def _reached(served: float | None, draws: float) -> str:
@@ -299,16 +299,18 @@ def _reached(served: float | None, draws: float) -> str:
 def _chances(path: Paths) -> Floats:
     """(R, L) chances of being acceptable: logistic in the score, from the labels so far.
 
-    On scores of mean 0 and deviation 1 the prior is normal around shift 0 and slope 1; the posterior's mode, by Newton's method.
+    On scores of mean 0 and deviation 1, the prior is normal around the model's own word, sigmoid(score), with deviations of 2; the
+    posterior's mode is found by Newton's method.
     """
     best = np.where(np.isfinite(path.best), path.best, np.nan)
-    score = np.nan_to_num((best - np.nanmean(best)) / (np.nanstd(best) or 1.0))
+    middle, spread = float(np.nanmean(best)), float(np.nanstd(best)) or 1.0
+    score = np.nan_to_num((best - middle) / spread)
     known = (np.diff(path.holder, axis=1, prepend=-1) != 0) & np.isfinite(path.good) & np.isfinite(path.best)
     terms, good = np.column_stack([np.ones(int(known.sum())), score[known]]), path.good[known]
-    prior = weights = np.array([0.0, 1.0])
+    prior = weights = np.array([middle, spread])
     for _ in range(10):
         chance = expit(terms @ weights)
-        curvature = (terms.T * (chance * (1 - chance))) @ terms + np.eye(2)
-        weights = weights + np.linalg.solve(curvature, terms.T @ (good - chance) - (weights - prior))
+        curvature = (terms.T * (chance * (1 - chance))) @ terms + np.eye(2) / 4
+        weights = weights + np.linalg.solve(curvature, terms.T @ (good - chance) - (weights - prior) / 4)
     chances: Floats = expit(weights[0] + weights[1] * score)
     return chances
