@@ -38,7 +38,7 @@ from bonmini_guard.profile import GuardProfile
 #: A certificate must rest on at least this many served answers: one that serves next to nothing is no success.
 LEAST_SERVED = 5
 #: Rows that say where ``bad_among_served`` begins; rows on which ``search`` chooses; rows below which it does not.
-START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.2, 0.4, 400
+START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.2, 0.25, 1000
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def calibrate_guardrail(
         alpha: the most that the risk may be, in (0, 1).
         delta: the chance that the promise is missed, in (0, 1), over logs like this one.
         offsets: loop l exits at ``t + offsets[l]``, t being searched; they must not be chosen on this log's labels.
-        search: choose the schedule's shape (same budget), then offsets, on 40 % of the units; the rest certifies.
+        search: choose the schedule's shape (same budget), then offsets, on 25 % of the units; the rest certifies.
         order: which order of its draws a row is run in.
         seed: another digest order and split; each seed tried is a calibration.
         calibrations: how many calibrations on this log are made and chosen from: each gets ``delta / calibrations``.
@@ -146,7 +146,7 @@ def calibrate_accelerator(
         schedule: draws of each loop, two loops or more.
         epsilon: the most quality that may be lost, in (0, 1).
         delta: the chance that the promise is missed, in (0, 1).
-        search: choose the schedule's shape among those of the same budget, the cheapest, on 40 % of the units.
+        search: choose the schedule's shape among those of the same budget, the cheapest, on 25 % of the units.
         cost: what is counted: draws, tokens or seconds (the log read with that ``cost``).
         order: as :func:`calibrate_guardrail`.
         seed: likewise.

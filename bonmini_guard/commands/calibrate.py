@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search",
         action="store_true",
-        help="choose the schedule's shape and per-loop thresholds on 40 %% of the units; the rest certifies",
+        help="choose the schedule's shape and per-loop thresholds on 25 %% of the units; the rest certifies",
     )
     parser.add_argument(
         "--cost", default=None, choices=("draws", "tokens", "seconds"), help="what an accelerator is to save (default draws)"

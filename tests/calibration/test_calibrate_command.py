@@ -63,13 +63,14 @@ def test_accelerator_writes_a_profile_that_saves_draws(log, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags", [["guardrail", "--alpha", "0.2"], ["accelerator", "--epsilon", "0.1"]])
-def test_search_keeps_the_budget_and_certifies_on_the_rest(log, tmp_path, flags):
+def test_search_keeps_the_budget_and_certifies_on_the_rest(tmp_path, flags):
+    log = write(tmp_path / "log.jsonl", Population().log(1000, 1))
     searched = tmp_path / "searched.json"
     assert call(log, "--mode", *flags, "--schedule", "4,4", "--search", "-o", searched) == 0
     second = GuardProfile.load(searched)
     assert sum(second.schedule) == 8
-    assert second.evidence["certify_rows"] == 240
-    assert second.evidence["fit_rows"] == 160
+    assert second.evidence["certify_rows"] == 750
+    assert second.evidence["fit_rows"] == 250
     assert second.evidence["mean_draws"] < 8
 
 

@@ -188,7 +188,7 @@ def test_few_rows_are_not_searched():
     outcome = calibrate_guardrail(WORLD.log(200, 14), schedule=FOUR, search=True)
     plain = calibrate_guardrail(WORLD.log(200, 14), schedule=FOUR)
     assert outcome.profile.thresholds == plain.profile.thresholds
-    assert "fewer than 400" in outcome.profile.evidence["search"]
+    assert "fewer than 1000" in outcome.profile.evidence["search"]
 
 
 def test_rows_in_memory_and_in_logs_agree():

@@ -46,7 +46,7 @@ def test_the_best_of_several_schedules_keeps_the_promise_if_they_are_counted():
 
 
 def test_searching_keeps_the_promise():
-    counted = recalibrate(CLUSTERED, 600, FOUR, "served_and_bad", 0.05, repeats=30, search=True)
+    counted = recalibrate(CLUSTERED, 1000, FOUR, "served_and_bad", 0.05, repeats=30, search=True)
     assert counted.misses <= 9  # binom.ppf(0.999, 30, 0.1)
     assert counted.contradicted == 0
 
