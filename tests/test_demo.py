@@ -57,8 +57,8 @@ def test_an_empty_prompt_is_bad_input(capsys):
 
 def test_what_ships_is_small_and_holds_no_pickle():
     files = [file for file in MODELS.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) <= 16_500_000
-    assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja"}
+    assert sum(file.stat().st_size for file in files) <= 20_000_000
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja", ".md"}
 
 
 class Reviewer(OpenAIServer):

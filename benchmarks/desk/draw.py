@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import torch
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 
+from benchmarks.desk.label import read, seeds
 from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.demo.desk import ROLES, SAMPLING, messages, prompts
 from bonmini_guard.demo.room import language_model
@@ -22,19 +21,6 @@ from bonmini_guard.protocols import DrawRequest
 
 #: Rows asked for at a time: enough to fill a batch while the last ones of a prompt are short of company.
 ROWS = 192
-
-
-def seeds(name: str, draws: range) -> list[int]:
-    """A seed for each draw of a prompt, by its name and the draw's number."""
-    return [crc32(f"{name}/{draw}".encode()) & 0x7FFFFFFF for draw in draws]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSON-lines file, gzipped or not; the last line of an interrupted one is left out."""
-    if not path.exists():
-        return []
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class Drawing:
@@ -86,7 +72,3 @@ def draw(roles: Iterable[str], work: Path) -> None:
             if first < count:
                 asked = {name: convert_to_messages(messages(note, name)) for name, note in prompts(role)}
                 asyncio.run(Drawing(generator, work / f"{role}.jsonl", min(count, 16)).all(asked, first))
-
-
-if __name__ == "__main__":
-    draw(sys.argv[2:] or list(ROLES), Path(sys.argv[1]))

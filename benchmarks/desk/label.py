@@ -1,19 +1,15 @@
-"""Label the draws by the desk's check: log rows for score and calibrate, accept or reject rows for train.
-
-``python -m benchmarks.desk.label FOLDER`` reads the draws beside this file (or those in FOLDER/draws) and writes
-FOLDER/ROLE.jsonl.gz.
-"""
+"""Label the draws by the desk's check: log rows for score and calibrate, accept or reject rows for train."""
 
 from __future__ import annotations
 
+import gzip
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
-from benchmarks.desk.draw import read, seeds
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import ROLES, Note, messages, prompts
 from bonmini_guard.writing import appearing
@@ -21,25 +17,53 @@ from bonmini_guard.writing import appearing
 HERE = Path(__file__).parent
 
 
-def draws(role: str, work: Path) -> dict[str, list[list[Any]]]:
-    """Each prompt's draws in the order of drawing: text, tokens, whether it ended by itself."""
-    fresh = work / "draws" / f"{role}.jsonl"
-    parts: defaultdict[str, list[list[Any]]] = defaultdict(list)
-    for row in sorted(read(fresh if fresh.exists() else HERE / f"{role}.jsonl.gz"), key=lambda row: row["first"]):
-        parts[row["name"]] += row["draws"]
-    return parts
+def seeds(name: str, draws: range) -> list[int]:
+    """A seed for each draw of a prompt, by its name and the draw's number."""
+    return [crc32(f"{name}/{draw}".encode()) & 0x7FFFFFFF for draw in draws]
 
 
-def log_row(name: str, note: Note, drawn: list[list[Any]]) -> dict[str, Any]:
+def read(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file, gzipped or not; the last line of an interrupted one is left out."""
+    if not path.exists():
+        return []
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def draws(role: str, work: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Each prompt's draws in the order of drawing, as text, tokens, whether it ended by itself and, where scored, the score.
+
+    Args:
+        role: a key of ``ROLES``.
+        work: the folder of fresh draws; without them, the ones that are kept beside this file.
+    """
+    fresh = None if work is None else work / "draws" / f"{role}.jsonl"
+    path = fresh if fresh is not None and fresh.exists() else HERE / f"{role}.jsonl.gz"
+    prompts: defaultdict[str, dict[str, Any]] = defaultdict(lambda: {"draws": []})
+    for row in sorted(read(path), key=lambda row: row["first"]):
+        prompts[row["name"]]["draws"] += row["draws"]
+        prompts[row["name"]] |= {"scored_by": row["scored_by"]} if "scored_by" in row else {}
+    return prompts
+
+
+def log_row(name: str, note: Note, drawn: dict[str, Any]) -> dict[str, Any]:
     """A complete log row with the check's verdict and reason on each draw."""
-    numbered = zip(drawn, seeds(name, range(len(drawn))), strict=True)
+    numbered = zip(drawn["draws"], seeds(name, range(len(drawn["draws"]))), strict=True)
     candidates = [
         {"text": text, "tokens": tokens, "seed": seed, "acceptable": reason is None, "reason": reason}
-        for (text, tokens, ended), seed in numbered
+        | ({"score": score[0]} if score else {})
+        for (text, tokens, ended, *score), seed in numbered
         for reason in [verdict(note, text, ended)]
     ]
+    scored = {"scored_by": drawn["scored_by"]} if "scored_by" in drawn else {}
     row = {"id": name, "prompt": messages(note, name), "candidates": candidates}
-    return row | {"situation": note.situation, "date_known": note.dated}
+    return row | {"situation": note.situation, "date_known": note.dated} | scored
+
+
+def log_rows(role: str, work: Path | None = None) -> list[dict[str, Any]]:
+    """The log rows of all prompts of a role that were drawn for."""
+    drawn = draws(role, work)
+    return [log_row(name, note, drawn[name]) for name, note in prompts(role) if name in drawn]
 
 
 def choice_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -48,17 +72,40 @@ def choice_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"prompt": row["prompt"], "responses": [candidate["text"]], "choice": 0 if candidate["acceptable"] else "none"}
 
 
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write gzipped JSON lines."""
+    with appearing(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
 def label(work: Path) -> None:
-    """Write all roles and print what the draws are worth."""
+    """Write all roles, ``train`` as choice rows, and print what the draws are worth."""
     work.mkdir(parents=True, exist_ok=True)
     for role in ROLES:
-        drawn = draws(role, work)
-        rows = [log_row(name, note, drawn[name]) for name, note in prompts(role) if name in drawn]
-        with appearing(work / f"{role}.jsonl.gz") as file:
-            for row in rows:
-                for record in choice_rows(row) if role == "train" else [row]:
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        rows = log_rows(role, work)
+        write_rows(work / f"{role}.jsonl.gz", [each for row in rows for each in choice_rows(row)] if role == "train" else rows)
         print(json.dumps({"role": role} | worth(rows)))
+
+
+def keep(work: Path) -> None:
+    """Keep the draws of a folder, with the scores where WORK/scored has them, beside this file."""
+    for role in ROLES:
+        scored = {row["id"]: row for row in read(work / "scored" / f"{role}.jsonl.gz")}
+        rows = [kept(name, each, scored.get(name)) for name, each in draws(role, work).items()]
+        with gzip.GzipFile(HERE / f"{role}.jsonl.gz", "wb", mtime=0) as file:
+            for row in rows:
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def kept(name: str, drawn: dict[str, Any], scored: dict[str, Any] | None) -> dict[str, Any]:
+    """The line of one prompt. Scores have four digits after the point: further ones differ between machines."""
+    if scored is None:
+        return {"name": name, "first": 0, **drawn}
+    pairs = list(zip(drawn["draws"], scored["candidates"], strict=True))
+    assert all(text == candidate["text"] for (text, *_), candidate in pairs), f"{name}: scores of other draws"
+    lines = [[*each[:3], round(candidate["score"], 4)] for each, candidate in pairs]
+    return {"name": name, "first": 0, "scored_by": scored["scored_by"], "draws": lines}
 
 
 def worth(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -68,7 +115,3 @@ def worth(rows: list[dict[str, Any]]) -> dict[str, Any]:
     shares = {f"best_of_{n}": sum(any(row[:n]) for row in verdicts) / len(verdicts) for n in (4, 16, 32) if n <= len(verdicts[0])}
     reasons = Counter(candidate["reason"] or "acceptable" for row in rows for candidate in row["candidates"])
     return {"prompts": len(rows), "draws": len(flat), "single": sum(flat) / len(flat), **shares, "reasons": reasons.most_common(8)}
-
-
-if __name__ == "__main__":
-    label(Path(sys.argv[1]))

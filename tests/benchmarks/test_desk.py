@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from langchain_core.messages.utils import convert_to_messages
+
+from benchmarks.desk.evaluate import PROFILES, RESULTS, evaluate
+from benchmarks.desk.label import log_rows
+from bonmini_guard import RewardModel
+from bonmini_guard.demo import room
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import HELD_OUT, ROLES, Note, messages, prompts
 
@@ -150,3 +157,36 @@ def test_prompts_repeat_and_the_held_out_situation_stands_apart():
     name, note = prompts("evaluate")[0]
     assert messages(note, name) == messages(note, name)
     assert 0.15 < sum(not note.dated for _, note in prompts("evaluate")) / ROLES["evaluate"][0] < 0.2
+
+
+def flat(tree, path=""):
+    if isinstance(tree, dict):
+        return {key: value for name, part in tree.items() for key, value in flat(part, f"{path}/{name}").items()}
+    if isinstance(tree, list):
+        return flat(dict(enumerate(tree)), path)
+    return {path: tree}
+
+
+def test_the_kept_figures_come_from_the_kept_draws(tmp_path):
+    again, kept = evaluate(tmp_path), json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert [profile["command"] for profile in again["profiles"].values()] == [
+        profile["command"] for profile in kept["profiles"].values()
+    ]
+    for part in ("figures", "intervals", "scores"):
+        assert flat(json.loads(json.dumps(again[part]))) == pytest.approx(flat(kept[part]), abs=1e-6)
+    guardrail = again["figures"]["evaluation prompts"]["guardrail"]
+    assert guardrail["served_and_bad_rate"] <= 0.05
+    assert guardrail["recall_vs_best_of_n"] >= 0.6
+    assert guardrail["mean_draws"] <= 0.6 * 16
+    assert again["scores"]["evaluate"]["tied_at_top"] <= 0.05
+
+
+@pytest.mark.skipif(room.missing() is not None, reason=f"the desk's model: {room.missing()}")
+def test_the_reward_model_is_the_one_that_scored_the_draws():
+    model = RewardModel.load(PROFILES / "desk-reward", base=room.language_model())
+    for row in log_rows("evaluate")[:2]:
+        assert model.fingerprint() == row["scored_by"]
+        candidates = row["candidates"][:8]
+        scores = model.score(convert_to_messages(row["prompt"]), [each["text"] for each in candidates])
+        assert scores == pytest.approx([each["score"] for each in candidates], abs=2e-3)
+    model.close()
