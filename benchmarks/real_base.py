@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
-from bonmini_guard.demo.models import model_path
+from benchmarks.imdb.models import model_path
 
 #: How much of the mean of all tokens is added to the last one, before the first step.
 LOUDNESS = 4.0

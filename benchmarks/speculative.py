@@ -20,8 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+from benchmarks.imdb.models import model_path
 from benchmarks.tables import print_table, write_json
-from bonmini_guard.demo.models import model_path
 from bonmini_guard.engine import draw_seed
 
 PROMPT = "A wonderful film from the first minute to the last, and"

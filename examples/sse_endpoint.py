@@ -1,8 +1,10 @@
-"""An accelerator behind a chat endpoint with server-sent events: progress while it draws, then the answer.
+r"""An accelerator behind a chat endpoint with server-sent events: progress while it draws, then the answer.
 
-Offline: the bundled models. Start it with ``python -m examples.sse_endpoint`` and ask::
+Offline: the message desk of the demonstration, for refunds (``make setup`` installs what it needs). Start it with
+``python -m examples.sse_endpoint`` and ask::
 
-    curl -N -X POST http://127.0.0.1:8000/chat -H "content-type: application/json" -d '{"prompt": "This film is"}'
+    curl -N -X POST http://127.0.0.1:8000/chat -H "content-type: application/json" \
+        -d '{"prompt": "Refund notice.\nCustomer: Omar\nItem: 3 bath towels\nRefund: $24"}'
 
 A client that goes away cancels its request, and with it the draws.
 """
@@ -15,13 +17,19 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, Field
 
 from bonmini_guard import BestOfMiniN, NoAcceptableResponse, RewardModel
 from bonmini_guard.adapters import TransformersGenerator
 from bonmini_guard.callbacks import PROGRESS
-from bonmini_guard.demo.models import MODELS, NEW_TOKENS, TOP_K, model_path
+from bonmini_guard.demo.desk import SAMPLING, make_note, messages
+from bonmini_guard.demo.room import language_model
+from bonmini_guard.demo.run import MODELS
 from bonmini_guard.errors import BonMiniGuardError
+
+Guard = Runnable[Any, AIMessage]
 
 
 class Question(BaseModel):
@@ -30,18 +38,21 @@ class Question(BaseModel):
     prompt: str = Field(min_length=1, max_length=2000)
 
 
-def bundled() -> BestOfMiniN:
-    """The bundled models with the profile that was calibrated for them."""
-    return BestOfMiniN(
-        generator=TransformersGenerator.load(str(model_path("lm")), max_new_tokens=NEW_TOKENS, top_k=TOP_K),
-        reward_model=RewardModel.load(str(model_path("reward"))),
+def desk() -> Guard:
+    """The desk's model with the profile that was calibrated for it; a prompt is a note, asked after one worked example."""
+    base = language_model()
+    guard = BestOfMiniN(
+        generator=TransformersGenerator.load(str(base), **SAMPLING),
+        reward_model=RewardModel.load(MODELS / "desk-reward", base=base),
         profile=MODELS / "accelerator.json",
         progress=True,
         timeout=60.0,
     )
+    example = messages(make_note("refund", "any"), "any")[:-1]
+    return RunnableLambda(lambda note: [*example, {"role": "user", "content": note}]) | guard
 
 
-async def tell(guard: BestOfMiniN, prompt: str) -> AsyncIterator[str]:
+async def tell(guard: Guard, prompt: str) -> AsyncIterator[str]:
     """The events of one request."""
     try:
         async for event in guard.astream_events(prompt, version="v2"):
@@ -61,7 +72,7 @@ def sse(event: str, data: dict[str, Any]) -> str:
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 
-def build(guard: BestOfMiniN) -> FastAPI:
+def build(guard: Guard) -> FastAPI:
     """The application."""
     app = FastAPI(title="Guarded chat")
 
@@ -77,7 +88,7 @@ def main() -> None:
     """Serve on the loopback interface."""
     import uvicorn
 
-    uvicorn.run(build(bundled()), host="127.0.0.1", port=8000)
+    uvicorn.run(build(desk()), host="127.0.0.1", port=8000)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from bonmini_guard.demo.models import model_path
+from benchmarks.imdb.models import model_path
 
 DOCS = Path(__file__).parent.parent / "docs"
 #: Serves whatever has the best score, so that a page's last line has something to print.

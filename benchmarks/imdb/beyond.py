@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from benchmarks.imdb.models import model_path
 from benchmarks.imdb.sample import read_rows
+from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.imdb.teaching import all_figures, scored, texts_of
 from benchmarks.tables import print_table, write_json
 from bonmini_guard import RewardModel
-from bonmini_guard.demo.models import model_path
-from bonmini_guard.demo.truth import SentimentTruth
 from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_config, load_tokenizer, sidecar, zero_new_head
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.training import train_reward_model

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks.imdb.sample import read_rows, write_rows
-from bonmini_guard.demo.truth import SentimentTruth
+from benchmarks.imdb.sentiment import SentimentTruth
 
 
 def simulate(utilities: NDArray[np.float64], labellers: int, random: np.random.Generator) -> Counter[int | str]:

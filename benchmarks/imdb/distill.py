@@ -16,12 +16,12 @@ import torch
 from langchain_core.messages import HumanMessage
 from transformers import AutoTokenizer
 
+from benchmarks.imdb.models import NEW_TOKENS, model_path
 from benchmarks.imdb.sample import PROMPT_TOKENS, prompts
+from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.tables import write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.commands.distill import table
-from bonmini_guard.demo.models import NEW_TOKENS, model_path
-from bonmini_guard.demo.truth import SentimentTruth
 from bonmini_guard.training.distill import DistillPrompt, distill
 
 

@@ -23,6 +23,7 @@ from langchain_core.messages import HumanMessage
 from rich.progress import track
 
 from benchmarks.imdb.figures import Drawn, figures, replay
+from benchmarks.imdb.models import NEW_TOKENS, REWARDS, TOP_K, model_path
 from benchmarks.imdb.sample import main as sample_main
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.score import score_role
@@ -30,7 +31,6 @@ from benchmarks.imdb.thresholds import accelerator_threshold, guard_thresholds, 
 from benchmarks.tables import print_table, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters.local import TransformersGenerator
-from bonmini_guard.demo.models import NEW_TOKENS, REWARDS, TOP_K, model_path
 from bonmini_guard.engine import Engine
 from bonmini_guard.policy import Policy, accelerator, best_of_n, guardrail
 

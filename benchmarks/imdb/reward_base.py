@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ModernBertConfig, ModernBertForSequenceClassification
 
-from bonmini_guard.demo.models import model_path
+from benchmarks.imdb.models import model_path
 
 
 def build(source: Path, layers: int, seed: int) -> ModernBertForSequenceClassification:

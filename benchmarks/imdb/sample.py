@@ -17,8 +17,8 @@ import torch
 from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from benchmarks.imdb.models import NEW_TOKENS, TOP_K, model_path
 from benchmarks.imdb.reviews import prompt_reviews
-from bonmini_guard.demo.models import NEW_TOKENS, TOP_K, model_path
 
 PROMPT_TOKENS = 48
 

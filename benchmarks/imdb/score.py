@@ -15,10 +15,10 @@ from langchain_core.messages import AIMessage, HumanMessage
 from rich.progress import track
 from transformers import AutoTokenizer
 
+from benchmarks.imdb.models import REWARDS, model_path
 from benchmarks.imdb.sample import read_rows, write_rows
+from benchmarks.imdb.sentiment import SentimentTruth
 from bonmini_guard import RewardModel
-from bonmini_guard.demo.models import REWARDS, model_path
-from bonmini_guard.demo.truth import SentimentTruth
 
 
 def scored(rows: list[dict[str, Any]], reward: RewardModel, truth: SentimentTruth, label: str) -> Iterator[dict[str, object]]:

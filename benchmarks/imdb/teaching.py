@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from benchmarks.imdb.models import REWARDS, model_path
+from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.tables import print_table, write_json
-from bonmini_guard.demo.models import REWARDS, model_path
-from bonmini_guard.demo.truth import SentimentTruth
 from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_config, load_tokenizer, pad_id
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.pooling import PooledScorer

@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.imdb.reviews import Review, read_split
-from bonmini_guard.demo.truth import SentimentTruth, terms
+from benchmarks.imdb.sentiment import SentimentTruth, terms
 
 FEATURES = 4_000
 

@@ -1,56 +1,60 @@
-"""``bonmini-guard demo``: watch real models draw, score, exit early and refuse. Offline, or against any server."""
+"""``bonmini-guard demo``: real answers, guarded in both configurations, next to one draw and plain best-of-N; offline."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+import os
+import shutil
+import sys
+from collections.abc import Iterator
 
-from bonmini_guard.demo.servers import REWARD_KINDS, Servers
-from bonmini_guard.errors import InputError, MissingExtraError
-from bonmini_guard.writing import check_output
+from bonmini_guard.demo import room, show
+from bonmini_guard.demo import run as demonstration
 
-HELP = "watch a guarded answer, offline, on the bundled models, next to plain best-of-N"
+HELP = "watch a guard on a real language model, offline, next to one draw and plain best-of-N"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("--prompt", help="the beginning of a film review, to be guarded in both configurations")
-    parser.add_argument("--seed", type=int, default=0, help="repeats the same draws (default 0)")
-    parser.add_argument("--svg", metavar="FILE", help="save what was shown as a picture")
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, with one entry for each request, and nothing else"
-    )
-    servers = parser.add_argument_group("servers", "instead of the bundled models; keys come from the environment")
-    servers.add_argument("--base-url", metavar="URL", help="draw from a server that speaks OpenAI's protocol")
-    servers.add_argument("--model", metavar="NAME", help="the model to ask it for (default: its only one)")
-    servers.add_argument("--reward-url", metavar="URL", help="score on a reward server")
-    servers.add_argument("--reward-kind", choices=REWARD_KINDS, help="what the reward server is")
-    servers.add_argument(
-        "--reward-tokenizer", metavar="DIR", help="its model's tokenizer (default: that of the bundled reward model)"
-    )
+    parser.add_argument("--recorded", action="store_true", help="show what an earlier run gave, at once and without any model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with an entry for each request and guard")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the requests and show them."""
-    if options.prompt is not None and not options.prompt.strip():
-        raise InputError("--prompt is empty: pass the beginning of a film review")
-    if options.svg is not None:
-        check_output(Path(options.svg))
-    servers = Servers(options.base_url, options.model, options.reward_url, options.reward_kind, options.reward_tokenizer)
-    try:
-        from bonmini_guard.demo.run import Demonstration, requests
-        from bonmini_guard.demo.show import Silent, Stage
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "local") from error
-    stage = Silent() if options.json else Stage(calibrated=not servers.any)
-    with stage:
-        stage.loading()
-        demonstration = Demonstration(options.seed, servers)
-        entries = {name: demonstration.conduct(request, stage) for name, request in requests(options.prompt).items()}
-        stage.summary(entries)
-    if options.svg is not None:
-        stage.save(options.svg)
+    """Conduct or read the requests and show them as they come."""
+    lacking = None if options.recorded else room.missing()
+    if lacking is not None:
+        print(f"recorded draws, for the live ones need what is {lacking}", file=sys.stderr)
+    known = options.recorded or lacking is not None
+    record = demonstration.recorded()
+    requests = iter(record["requests"]) if known else demonstration.live(_progress)
     if options.json:
-        print(json.dumps(entries, indent=2))
+        print(json.dumps(demonstration.entries(list(requests)), indent=2))
+        return 0
+    _show(requests, record["source"] if known else "Live, on this machine, from what is installed on it.")
     return 0
+
+
+def _show(requests: Iterator[demonstration.Request], source: str) -> None:
+    width = max(60, min(120, shutil.get_terminal_size().columns))
+    _print(show.opening(width, source))
+    shown = []
+    count = len(demonstration.chosen())
+    for number, request in enumerate(requests, start=1):
+        shown.append(request)
+        _progress("")
+        _print(show.request(request, f"{number} of {count}", width))
+    _print(show.totals(shown, width))
+
+
+def _print(lines: list[show.Line]) -> None:
+    print(show.text(lines, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ), end="", flush=True)
+
+
+def _progress(what: str) -> None:
+    """One line that is written over on a terminal, lines of a log elsewhere; on stderr, so that a pipe gets the show alone."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{what} ..." if what else "\r\x1b[K", end="", file=sys.stderr, flush=True)
+    elif what:
+        print(f"{what} ...", file=sys.stderr, flush=True)

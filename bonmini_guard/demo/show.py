@@ -1,212 +1,145 @@
-"""What the demonstration looks like in a terminal."""
+"""What the demonstration looks like: lines of styled text, for any width from 60 columns on. Standard library only."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.panel import Panel
-from rich.spinner import Spinner
-from rich.table import Table
-from rich.text import Text
+#: A piece of text with its style: "", or a key of ``STYLES``.
+Line = list[tuple[str, str]]
+STYLES = {"title": "1", "good": "32", "bad": "1;31", "refused": "33", "aside": "2"}
+NAMES = {"single_draw": "one draw", "best_of_n": "best of {n}", "guardrail": "guardrail", "accelerator": "accelerator"}
+#: From this width on, a request is a table: the narrow form has each answer below its figures.
+WIDE = 88
+_LABEL, _CHECK, _DRAWS, _SECONDS = 13, 24, 7, 9
 
-from bonmini_guard.demo.run import DemoRequest
-from bonmini_guard.policy import Decision, State
-from bonmini_guard.profile import GuardProfile
-from bonmini_guard.result import sigmoid
-from bonmini_guard.writing import write_atomically
-
-#: Scores outside of this range are drawn at its ends.
-LOW, HIGH, WIDTH = -6.0, 6.0, 49
-
-
-class Silent(AbstractContextManager["Silent"]):
-    """Shows nothing."""
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def loading(self) -> None:
-        """Nothing."""
-
-    def begin(self, request: DemoRequest, profile: GuardProfile) -> None:
-        """Nothing."""
-
-    def loop(self, state: State, decision: Decision) -> None:
-        """Nothing."""
-
-    def best_of_n(self, budget: int) -> None:
-        """Nothing."""
-
-    def end(self, entry: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def summary(self, entries: Mapping[str, dict[str, Any]]) -> None:
-        """Nothing."""
-
-    def save(self, path: str) -> None:
-        """Nothing."""
+WHAT = (
+    "A web shop's message desk: SmolLM2, a small language model, turns a note into one message to the customer. "
+    "A strict check, no model, says which messages are right: every fact of the note, and no other. "
+    "The guard never sees the check. It sees the scores of a reward model, draws two answers at a time, and stops at the first "
+    "that passes its calibrated threshold."
+)
+AFTER = (
+    "All see the same draws: a guard looks at the first ones of best-of-{n}. "
+    "Five requests illustrate; benchmarks/desk measures 400. "
+    "Seconds are of one request at a time: loops of two use an idle machine less well than one batch of {n}. "
+    "Where requests compete, fewer draws are more throughput."
+)
 
 
-class Stage(Silent):
-    """A live view of each request: a ruler of scores for each loop, then both outcomes side by side.
+def opening(width: int, source: str) -> list[Line]:
+    """What is about to be seen, and where it comes from."""
+    return [*_paragraph(WHAT, width), *_paragraph(source, width, "aside"), []]
 
-    Args:
-        calibrated: whether the models are those that the thresholds were calibrated for.
-    """
 
-    def __init__(self, calibrated: bool = True) -> None:
-        self._calibrated = calibrated
-        self.console = Console()
-        self._printed: list[Any] = []
-        self._live = Live(console=self.console, refresh_per_second=12, transient=True)
-        self._request: DemoRequest | None = None
-        self._profile: GuardProfile | None = None
-        self._lines: list[Text] = []
+def request(entry: dict[str, Any], place: str, width: int) -> list[Line]:
+    """One request: the note, then what each procedure answered, what the check says, and what it cost."""
+    headline, *facts = entry["note"].split("\n")
+    lines: list[Line] = [_title(f"request {place}", width), *_paragraph(f"{headline} {'; '.join(facts)}", width), []]
+    if width >= WIDE:
+        lines.append(_cells(("", "answer", "the check says", "draws", "seconds"), ("aside",) * 5, width))
+    for name, facts_of in entry["answers"].items():
+        lines += (_row if width >= WIDE else _stacked)(_label(name, entry), facts_of, _said(name, entry), width)
+    return [*lines, []]
 
-    def __enter__(self) -> Stage:
-        self._live.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._live.stop()
-
-    def loading(self) -> None:
-        """Say that models are being loaded."""
-        what = "four small models from the package" if self._calibrated else "what is not on a server"
-        self._live.update(Spinner("dots", Text(f"loading {what} ...")))
-
-    def begin(self, request: DemoRequest, profile: GuardProfile) -> None:
-        """Show the prompt and the empty ruler."""
-        self._request, self._profile, self._lines = request, profile, [ruler_head(profile)]
-        self._refresh("drawing ...")
-
-    def loop(self, state: State, decision: Decision) -> None:
-        """Add one line: the loop's scores on the ruler."""
-        if self._profile is not None:
-            self._lines.append(loop_line(state, decision, self._profile))
-        self._refresh("drawing ...")
-
-    def best_of_n(self, budget: int) -> None:
-        """Say that best-of-N is being drawn."""
-        self._refresh(f"now plain best-of-{budget}, for comparison ...")
-
-    def end(self, entry: dict[str, Any]) -> None:
-        """Print the whole request above the live view."""
-        self._live.update(Text(), refresh=True)
-        self._print(self._panel(outcome_table(entry)))
-
-    def summary(self, entries: Mapping[str, dict[str, Any]]) -> None:
-        """Print the bill of all requests."""
-        ours = sum(entry["draws"] for entry in entries.values())
-        plain = sum(entry["best_of_n"]["draws"] for entry in entries.values())
-        bad = sum(entry["best_of_n"]["acceptable"] is False for entry in entries.values())
-        served_bad = sum(entry["answer"] is not None and not entry["acceptable"] for entry in entries.values())
-        self._print(
-            f"[bold]{len(entries)} requests:[/] {ours} draws instead of {plain}; unacceptable answers served: "
-            f"{served_bad} by the guard, {bad} by best-of-N."
+def totals(requests: Sequence[dict[str, Any]], width: int) -> list[Line]:
+    """What all requests came to, by procedure."""
+    heads = ("wrong", "right", "refused", "draws", "seconds")
+    size = min(10, (width - _LABEL) // len(heads))
+    head = " " * _LABEL + "".join(head.rjust(size) for head in heads)
+    lines: list[Line] = [_title(f"all {len(requests)} requests", width), [(head, "aside")]]
+    for name in NAMES:
+        done = [each["answers"][name] for each in requests]
+        served = [each["acceptable"] for each in done if each["answer"] is not None]
+        wrong, right, refused = served.count(False), served.count(True), len(done) - len(served)
+        spent = (str(sum(each["draws"] for each in done)), f"{sum(each['seconds'] for each in done):.1f}")
+        lines.append(
+            [
+                (_label(name, requests[0]).ljust(_LABEL), "title"),
+                (str(wrong).rjust(size), "bad" if wrong else "good"),
+                *((str(value).rjust(size), "") for value in (right, refused, *spent)),
+            ]
         )
-        self._print(
-            "[dim]The truth is a separate sentiment model that the reward model knows only through simulated labels. "
-            "Seconds are of an idle machine; on a busy one fewer draws are more throughput.[/]"
-        )
-        if not self._calibrated:
-            self._print("[yellow]The thresholds were calibrated for the bundled models: with other ones they promise nothing.[/]")
-
-    def save(self, path: str) -> None:
-        """Save what was printed as an SVG picture that loads nothing from elsewhere."""
-        # Printed again without the live frames, at a width that does not depend on the terminal.
-        console = Console(record=True, width=132, file=io.StringIO())
-        for part in self._printed:
-            console.print(part)
-        picture = console.export_svg(title="bonmini-guard demo")
-        picture = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", picture, flags=re.DOTALL)
-        write_atomically(path, picture)
-
-    def _print(self, part: Any) -> None:
-        self._printed.append(part)
-        self.console.print(part)
-
-    def _refresh(self, doing: str) -> None:
-        self._live.update(self._panel(Spinner("dots", Text(doing))), refresh=True)
-
-    def _panel(self, last: Any) -> Panel:
-        request = self._request
-        title, prompt = ("", "") if request is None else (request.title, request.prompt)
-        return Panel(
-            Group(Text(f"{prompt} ...", style="italic"), Text(), *self._lines, Text(), last), title=f"[bold]{title}", padding=(0, 1)
-        )
+    budget = requests[0]["answers"]["best_of_n"]["draws"]
+    return [*lines, [], *_paragraph(AFTER.format(n=budget), width, "aside")]
 
 
-def ruler_head(profile: GuardProfile) -> Text:
-    """The ruler's legend: where zero lies and what the marks mean."""
-    line = Text("loop  draws  ", style="dim")
-    line.append(_ruler([], profile.thresholds[0]))
-    line.append("   | threshold   o below   * passed", style="dim")
-    return line
+def text(lines: Sequence[Line], colour: bool) -> str:
+    """Lines for a terminal, or plain ones."""
+    if not colour:
+        return "".join("".join(part for part, _ in line).rstrip() + "\n" for line in lines)
+    styled = ("".join(f"\x1b[{STYLES[style]}m{part}\x1b[0m" if style else part for part, style in line) for line in lines)
+    return "".join(line + "\n" for line in styled)
 
 
-def loop_line(state: State, decision: Decision, profile: GuardProfile) -> Text:
-    """One loop: its scores as marks, the best so far, and what the policy decided."""
-    threshold = profile.thresholds[state.loops - 1]
-    fresh = [score for score in state.scores[-profile.schedule[state.loops - 1] :] if score is not None]
-    line = Text(f"{state.loops:>4}  {state.drawn:>5}  ")
-    line.append(_ruler(fresh, threshold))
-    line.append(f"   best {state.best:+.2f}  P(acceptable) {sigmoid(state.best):.2f}  ")
-    said = {"passed": ("passed: stop", "bold green"), "more": ("draw more", "dim")}
-    line.append(*said.get(decision.reason, (decision.reason.replace("_", " "), "bold yellow")))
-    return line
+def _label(name: str, entry: dict[str, Any]) -> str:
+    return NAMES[name].format(n=entry["answers"]["best_of_n"]["draws"])
 
 
-def _ruler(scores: list[float], threshold: float) -> Text:
-    cells: list[tuple[str, str]] = [("·", "dim")] * WIDTH
-    cells[_column(threshold)] = ("|", "bold cyan")
-    for score in sorted(scores):
-        cells[_column(score)] = ("*", "bold green") if score >= threshold else ("o", "red")
-    return Text.assemble(*cells)
-
-
-def _column(score: float) -> int:
-    share = (min(max(score, LOW), HIGH) - LOW) / (HIGH - LOW)
-    return round(share * (WIDTH - 1))
-
-
-def outcome_table(entry: dict[str, Any]) -> Table:
-    """The guard and best-of-N side by side."""
-    plain = entry["best_of_n"]
-    table = Table(box=None, padding=(0, 2), show_edge=False)
-    for name, justify in (
-        ("", "left"),
-        ("answer", "left"),
-        ("truth", "left"),
-        ("draws", "right"),
-        ("tokens", "right"),
-        ("seconds", "right"),
-        ("score", "right"),
-        ("P(accept.)", "right"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    table.add_row(Text(entry["mode"], style="bold"), _answer(entry["answer"]), _truth(entry), *_numbers(entry))
-    table.add_row(Text(f"best-of-{plain['draws']}", style="bold"), _answer(plain["answer"]), _truth(plain), *_numbers(plain))
-    return table
-
-
-def _answer(answer: str | None) -> Text:
-    return Text("abstained: nothing was good enough", style="bold yellow") if answer is None else Text(answer.strip())
-
-
-def _truth(facts: dict[str, Any]) -> Text:
+def _said(name: str, entry: dict[str, Any]) -> tuple[str, str, str]:
+    """The answer, or what stands in its place; why the guard stopped; the check's word."""
+    answers = entry["answers"]
+    facts, check = answers[name], answers[name]["check"] or "right"
+    if name not in ("guardrail", "accelerator"):
+        return facts["answer"], "", check
     if facts["answer"] is None:
-        return Text("rightly" if not facts["acceptable"] else "too strict", style="green" if not facts["acceptable"] else "yellow")
-    return Text("acceptable", style="green") if facts["acceptable"] else Text("NOT acceptable", style="bold red")
+        return "no answer: it goes to a person", _why(facts), "rightly refused" if facts["check"] else "refused a right one"
+    earlier = next(
+        (each for each in ("best_of_n", "guardrail") if each != name and answers[each]["answer"] == facts["answer"]), None
+    )
+    return facts["answer"] if earlier is None else f"same answer as {_label(earlier, entry)}", _why(facts), check
 
 
-def _numbers(facts: dict[str, Any]) -> list[str]:
-    score, chance = facts["score"], facts["acceptance_probability"]
-    shown = ["-" if score is None else f"{score:+.2f}", "-" if chance is None else f"{chance:.2f}"]
-    return [str(facts["draws"]), str(facts["tokens"]), f"{facts['seconds']:.2f}", *shown]
+def _why(facts: dict[str, Any]) -> str:
+    loops, best, threshold = facts["loops"], facts["score"], facts["threshold"]
+    if facts["decision"] == "accepted":
+        return f"stopped after loop {loops}: score {best:+.1f} passes {threshold:+.1f}"
+    what = "refuses" if facts["answer"] is None else "serves its best"
+    return f"{what} after all {loops} loops: best score {best:+.1f}, {threshold:+.1f} needed"
+
+
+def _style(facts: dict[str, Any]) -> str:
+    return "refused" if facts["answer"] is None else "good" if facts["acceptable"] else "bad"
+
+
+def _row(label: str, facts: dict[str, Any], said: tuple[str, str, str], width: int) -> list[Line]:
+    answer, why, check = said
+    room = width - _LABEL - _CHECK - _DRAWS - _SECONDS - 2
+    left, right = textwrap.wrap(answer, room), textwrap.wrap(check, _CHECK)
+    cost = (str(facts["draws"]), f"{facts['seconds']:.1f}")
+    styles = ("title", "refused" if facts["answer"] is None else "", _style(facts), "", "")
+    lines = []
+    for number in range(max(len(left), len(right))):
+        parts = (_part(left, number), _part(right, number))
+        lines.append(_cells((label, *parts, *cost) if number == 0 else ("", *parts, "", ""), styles, width))
+    return lines + [[(" " * _LABEL + line, "aside")] for line in textwrap.wrap(why, width - _LABEL)]
+
+
+def _part(lines: list[str], number: int) -> str:
+    return lines[number] if number < len(lines) else ""
+
+
+def _cells(texts: Sequence[str], styles: Sequence[str], width: int) -> Line:
+    room = width - _LABEL - _CHECK - _DRAWS - _SECONDS - 2
+    sizes = (_LABEL, room + 2, _CHECK)
+    placed = [part.ljust(size) for part, size in zip(texts, sizes, strict=False)]
+    placed += [texts[3].rjust(_DRAWS), texts[4].rjust(_SECONDS)]
+    return list(zip(placed, styles, strict=True))
+
+
+def _stacked(label: str, facts: dict[str, Any], said: tuple[str, str, str], width: int) -> list[Line]:
+    answer, why, check = said
+    cost = f"{facts['draws']} draw{'s' if facts['draws'] > 1 else ''}, {facts['seconds']:.1f} s"
+    first: Line = [(label.ljust(width - len(cost)), "title"), (cost, "")]
+    told = _paragraph(answer, width, "refused" if facts["answer"] is None else "", 3)
+    return [first, *told, *_paragraph(f"the check: {check}", width, _style(facts), 3), *_paragraph(why, width, "aside", 3)]
+
+
+def _title(words: str, width: int) -> Line:
+    return [(f"-- {words} ".ljust(width, "-"), "title")]
+
+
+def _paragraph(words: str, width: int, style: str = "", indent: int = 0) -> list[Line]:
+    return [[(" " * indent + line, style)] for line in textwrap.wrap(words, width - indent)]

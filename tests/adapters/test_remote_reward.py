@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-from importlib.resources import files
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
 from pydantic import SecretStr
 
+from benchmarks.imdb.models import model_path
 from bonmini_guard import BestOfMiniN, GuardProfile, RewardModel
 from bonmini_guard.adapters import RemoteRewardModel
 from bonmini_guard.adapters.circuit import CircuitBreaker, CircuitOpen
@@ -33,7 +33,7 @@ from bonmini_guard.testing import FakeGenerator
 from .drawing import until
 from .reward_server import Clock, InThread, RewardServer
 
-MODEL = str(files("bonmini_guard") / "demo/models/reward")
+MODEL = str(model_path("reward"))
 PROMPT = [HumanMessage("The film was")]
 ANSWERS = [AIMessage(text) for text in (" good and warm.", " dull.", " fine, and then it ended.", " good", " awful, awful")]
 KINDS = ["vllm", "vllm-pooling", "sglang", "tei", "bonmini"]

@@ -9,6 +9,7 @@ from langchain_core.messages.utils import convert_to_messages
 
 from benchmarks.desk.evaluate import PROFILES, RESULTS, evaluate
 from benchmarks.desk.label import log_rows
+from benchmarks.desk.picture import TARGET, lines_of, svg
 from bonmini_guard import RewardModel
 from bonmini_guard.demo import room
 from bonmini_guard.demo.check import verdict
@@ -190,3 +191,7 @@ def test_the_reward_model_is_the_one_that_scored_the_draws():
         scores = model.score(convert_to_messages(row["prompt"]), [each["text"] for each in candidates])
         assert scores == pytest.approx([each["score"] for each in candidates], abs=2e-3)
     model.close()
+
+
+def test_the_picture_is_what_the_recorded_demonstration_prints():
+    assert TARGET.read_text(encoding="utf-8") == svg(lines_of(100), 100)

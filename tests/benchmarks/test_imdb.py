@@ -11,8 +11,8 @@ from benchmarks.imdb.choices import simulate
 from benchmarks.imdb.evaluate import accept_reject
 from benchmarks.imdb.figures import Drawn, figures, replay
 from benchmarks.imdb.reviews import clean, read_split
+from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.imdb.thresholds import accelerator_threshold, guard_thresholds, schedule
-from bonmini_guard.demo.truth import SentimentTruth
 from bonmini_guard.policy import accelerator, best_of_n, guardrail
 
 DRAWN = Drawn(

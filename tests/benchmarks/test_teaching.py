@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2ForSequenceClassification
 
 from benchmarks.imdb.beyond import disturbed, nested, some_prompts
+from benchmarks.imdb.models import model_path
 from benchmarks.imdb.teaching import meets, texts_of
 from benchmarks.real_base import write_base
 from benchmarks.real_labels import (
@@ -27,7 +28,6 @@ from benchmarks.real_labels import (
     length_alone,
     parts,
 )
-from bonmini_guard.demo.models import model_path
 from bonmini_guard.training.batches import Group, Judgement
 from bonmini_guard.training.choices import ChoiceRow
 from bonmini_guard.training.evidence import figures

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from bonmini_guard import BestOfMiniN, GuardProfile
+from bonmini_guard.demo import room
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -77,12 +78,13 @@ async def events(app, prompt):
     return [(name, json.loads(data)) for name, data in found], answer
 
 
+@pytest.mark.skipif(room.missing() is not None, reason=f"the desk's model: {room.missing()}")
 async def test_an_endpoint_with_server_sent_events():
     pytest.importorskip("fastapi")
-    pytest.importorskip("transformers")
     from examples import sse_endpoint
 
-    told, answer = await events(sse_endpoint.build(sse_endpoint.bundled()), "This is a quiet film about")
+    note = "Refund notice.\nCustomer: Omar\nItem: 3 bath towels\nRefund: $24"
+    told, answer = await events(sse_endpoint.build(sse_endpoint.desk()), note)
     assert answer.headers["content-type"].startswith("text/event-stream")
     *progress, (name, last) = told
     assert name == "answer"

@@ -8,9 +8,9 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
 
+from benchmarks.imdb.models import model_path
 from bonmini_guard import BestOfMiniN, RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator
-from bonmini_guard.demo.models import model_path
 from bonmini_guard.protocols import DrawRequest
 
 PROMPT = "The film was"

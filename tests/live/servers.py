@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bonmini_guard.demo.models import model_path
+from benchmarks.imdb.models import model_path
 
 #: The interpreter of the server's own environment; the make targets set it.
 PYTHON = os.environ.get("LIVE_PYTHON")

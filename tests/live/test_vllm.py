@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import httpx
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
+from benchmarks.imdb.models import model_path
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel
 from bonmini_guard.adapters.http_errors import RequestRejected
-from bonmini_guard.cli import main
-from bonmini_guard.demo.models import model_path
 from tests.live.checks import PROMPT, check_draws, check_guard, loop_of, request
 from tests.live.servers import free_port, language_model, python, running
 from tests.pages import run_page
@@ -126,12 +124,3 @@ def test_its_page(url, tmp_path, capsys):
     run_page("servers/vllm.md", url, tmp_path)
     # A model this small may well have nothing to say to a request for a toast.
     assert capsys.readouterr().out.endswith("\n")
-
-
-@pytest.mark.parametrize("kind", ["vllm", "vllm-pooling"])
-def test_the_demonstration(url, reward_url, kind, capsys):
-    arguments = ["demo", "--json", "--prompt", PROMPT, "--base-url", url, "--reward-url", reward_url, "--reward-kind", kind]
-    assert main(arguments) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert [entry["mode"] for entry in shown.values()] == ["guardrail", "accelerator"]
-    assert all(entry["score"] is not None and entry["tokens"] > 0 for entry in shown.values())

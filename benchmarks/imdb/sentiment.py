@@ -1,4 +1,4 @@
-"""The demonstration's ground truth: a linear sentiment model over words.
+"""The toy regime's ground truth: a linear sentiment model over words.
 
 It belongs to another model family than the reward models on purpose: it is a TF-IDF logistic regression trained on the
 human labels of IMDB reviews, so a reward model cannot agree with it by construction. Stored as safetensors and JSON.
