@@ -8,9 +8,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from bonmini_guard.demo import room, show
-from bonmini_guard.demo import run as demonstration
 
 HELP = "watch a guard on a real language model, offline, next to one draw and plain best-of-N"
 
@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Conduct or read the requests and show them as they come."""
+    from bonmini_guard.demo import run as demonstration
+
     lacking = None if options.recorded else room.missing()
     if lacking is not None:
         print(f"recorded draws, for the live ones need what is {lacking}", file=sys.stderr)
@@ -32,15 +34,15 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(demonstration.entries(list(requests)), indent=2))
         return 0
-    _show(requests, record["source"] if known else "Live, on this machine, from what is installed on it.")
+    source = record["source"] if known else "Live, on this machine, from what is installed on it."
+    _show(requests, len(demonstration.chosen()), source)
     return 0
 
 
-def _show(requests: Iterator[demonstration.Request], source: str) -> None:
+def _show(requests: Iterator[dict[str, Any]], count: int, source: str) -> None:
     width = max(60, min(120, shutil.get_terminal_size().columns))
     _print(show.opening(width, source))
     shown = []
-    count = len(demonstration.chosen())
     for number, request in enumerate(requests, start=1):
         shown.append(request)
         _progress("")
