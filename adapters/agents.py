@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from typing import Annotated, Any, Literal, NotRequired
+from functools import partial
+from typing import Annotated, Any, Literal, NotRequired, Unpack
 
-from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnableConfig
 
-from bonmini_guard.adapters.agent_calls import AgentCall, CallScorer
+from bonmini_guard.adapters.agent_calls import AgentCall
 from bonmini_guard.chat_model import ChatBestOfMiniN
+from bonmini_guard.conduct import Guard
 from bonmini_guard.errors import ConfigurationError, MissingExtraError, NoAcceptableResponse, abstention
-from bonmini_guard.guard import ABSTAIN_MESSAGE, BestOfMiniN, stamped
+from bonmini_guard.options import CommonOptions
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.result import GuardResult
-from bonmini_guard.scorers import as_scorer
 from bonmini_guard.settings import check_fingerprints, load_profile
-from bonmini_guard.structured import StructuredGuard
 
 try:
     from langchain.agents.middleware.types import (
@@ -39,9 +36,6 @@ except ImportError as error:
     raise MissingExtraError("langchain", "agents") from error
 
 OnAbstain = Literal["error", "continue"] | Callable[[NoAcceptableResponse], Any]
-
-#: The model call that the current context draws for.
-_CALL: ContextVar[AgentCall | None] = ContextVar("bonmini_guard_agent_call", default=None)
 
 
 class GuardedState(AgentState[ResponseT]):
@@ -96,19 +90,16 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         self,
         *,
         reward_model: Any,
-        profile: Any = None,
         guard_tool_calls: bool = False,
         on_abstain: OnAbstain = "error",
-        abstain_message: str = ABSTAIN_MESSAGE,
         seed_argument: str | None = None,
-        **settings: Any,
+        **options: Unpack[CommonOptions],
     ) -> None:
         """Initialize `BestOfMiniNMiddleware`.
 
         Args:
             reward_model: A ``RewardModel``, any ``Scorer``, or a callable ``(messages, candidates) -> list of scores``, sync
                 or async. The messages are the system message and the conversation so far, with tool calls and their results.
-            profile: A path or a ``GuardProfile``, as for ``BestOfMiniN``.
             guard_tool_calls: Which model calls are guarded.
 
                 - `False`: Final answers only. The first draw that arrives intact, in order of drawing, decides whether the
@@ -123,13 +114,11 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
 
                 - `'error'`: Raise ``NoAcceptableResponse``, stopping agent execution; middleware listed before this one
                     may catch it.
-                - `'continue'`: Return an ``AIMessage`` with ``abstain_message``.
+                - `'continue'`: Return an ``AIMessage`` with the text ``abstain_message``.
                 - **Custom callable:** Function that takes the ``NoAcceptableResponse`` and returns a string or an
                     ``AIMessage``, outside any promise. May be async, and may ``interrupt`` to ask a person.
-            abstain_message: The text for `'continue'`.
             seed_argument: Name of the model setting that takes each draw's seed (often ``"seed"``); `None` sends none.
-            settings: All other arguments of ``BestOfMiniN``: ``mode``, ``mini_n``, ``max_loops``, ``schedule``,
-                ``threshold``, ``exit``, ``timeout``, ``max_concurrency``, ``seed``, ``strict``, ``progress``, ...
+            options: All other options of ``BestOfMiniN``; see ``bonmini_guard.options.CommonOptions``.
 
         Raises:
             ConfigurationError: An argument is wrong, or arguments contradict each other.
@@ -138,25 +127,20 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         """
         super().__init__()
         self.tools = []  # No additional tools registered by this middleware
-        loaded = load_profile(profile)
-        self._expected = None if loaded is None else loaded.fingerprints.get("generator")
-        self._profile = loaded
-        self._strict = settings.get("strict", True)
+        self._profile = load_profile(options.get("profile"))
         self._verified: set[str] = set()
         self._judge_tool_calls = guard_tool_calls
         self._seed_argument = seed_argument
-        self._chat = _AgentModel(
+        self._chat = ChatBestOfMiniN(
             name="BestOfMiniNMiddleware",
-            generator=_HandlerDraws(self._expected),
-            reward_model=CallScorer(as_scorer(reward_model), _current),
-            profile=profile,
+            generator=_ModelToCome(None if self._profile is None else self._profile.fingerprints.get("generator")),
+            reward_model=reward_model,
             on_abstain=_core_spelling(on_abstain),
-            abstain_message=abstain_message,
-            **settings,
+            **options,
         )
 
     @property
-    def guard(self) -> BestOfMiniN:
+    def guard(self) -> Guard:
         """The guard behind this middleware: for waiting on its traces (``await middleware.guard.afinish()``), and its counters."""
         return self._chat.guard
 
@@ -179,12 +163,8 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         async def ask(draw: ModelRequest[ContextT]) -> ModelResponse[ResponseT]:
             return await asyncio.to_thread(handler, draw)
 
-        call = self._call(request, ask)
-        token = _CALL.set(call)
-        try:
-            message = self._chat.invoke(call.messages)
-        finally:
-            _CALL.reset(token)
+        call, chat = self._call(request, ask)
+        message = chat.invoke(call.messages)
         return _response(call, message, handler)
 
     async def awrap_model_call(
@@ -200,98 +180,42 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             NoAcceptableResponse: Nothing passed, and ``on_abstain`` is `'error'`.
             GenerationError: Not one draw arrived.
         """
-        call = self._call(request, handler)
-        token = _CALL.set(call)
-        try:
-            message = await self._chat.ainvoke(call.messages)
-        finally:
-            _CALL.reset(token)
+        call, chat = self._call(request, handler)
+        message = await chat.ainvoke(call.messages)
         return _response(call, message, handler)
 
-    def _call(self, request: ModelRequest[Any], ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]) -> AgentCall:
+    def _call(
+        self, request: ModelRequest[Any], ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> tuple[AgentCall, ChatBestOfMiniN]:
+        """A call, and the chat model that conducts it."""
         call = AgentCall(request, ask, self._judge_tool_calls, self._seed_argument)
-        budget = self._chat.most_draws
+        budget = self.guard.engine.policy.budget
         if budget > 1 and call.model.deterministic:
             raise ConfigurationError(
                 f"the agent's model has temperature 0, so {budget} draws would be one answer {budget} times: set a positive one"
             )
-        if self._profile is not None and self._expected is not None:
+        if self._profile is not None and self._profile.fingerprints.get("generator") is not None:
             self._verify(self._profile, call)
-        return call
+        return call, self._chat.conducted_by(partial(call.conduct, self.guard), call)
 
     def _verify(self, profile: GuardProfile, call: AgentCall) -> None:
-        fingerprint = call.model.fingerprint()
+        fingerprint = call.fingerprint()
         if fingerprint not in self._verified:
-            check_fingerprints(profile, {"generator": call.model}, self._strict)
+            check_fingerprints(profile, {"generator": call}, self.guard.options["strict"])
             self._verified.add(fingerprint)
 
 
-class _HandlerDraws:
-    """A generator whose draws are the agent's own model calls."""
+class _ModelToCome:
+    """Stands in for the agent's model, which only its calls bring; its fingerprint is the one that the profile expects."""
 
     def __init__(self, expected: str | None) -> None:
         self._expected = expected
 
-    @property
-    def chat_model(self) -> Any:
-        """The model of the current call."""
-        call = _CALL.get()
-        return None if call is None else call.model.chat_model
-
     async def draw(self, request: DrawRequest) -> AIMessage:
-        """One answer of the agent's model."""
-        return await _current().draw(request)
+        raise RuntimeError("this guard draws only inside an agent's model call")
 
     def fingerprint(self) -> str | None:
-        """That of the current call's model. Outside a call the profile's own, for there is no model yet to compare."""
-        call = _CALL.get()
-        return self._expected if call is None else call.model.fingerprint()
-
-
-class _AgentGuard(StructuredGuard):
-    """A guard that a draw can end: by an interrupt, or by calling tools where only final answers are guarded."""
-
-    async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
-        call = _current()
-        ending = call.begin()
-        try:
-            answer = await super()._answer(input, run_manager, config, **options)
-            if not call.ended_by_draw(ending):
-                return answer
-        except (asyncio.CancelledError, Exception):
-            # Whatever became of the cancellation on its way: a scorer may have made an error of its own of it.
-            if not call.ended_by_draw(ending):
-                raise
-        finally:
-            call.close()
-        if call.signal is not None:
-            raise call.signal
-        policy = self._engine.policy
-        message, result = call.tool_turn(policy.mode, self._engine.profile)
-        return stamped(message, result)
-
-    async def _conduct(self, *arguments: Any) -> GuardResult:
-        result = await super()._conduct(*arguments)
-        _current().decided(result)
-        return result
-
-
-class _AgentModel(ChatBestOfMiniN):
-    """The chat model run that callbacks see."""
-
-    @property
-    def most_draws(self) -> int:
-        return self._guard._engine.policy.budget
-
-    def _guard_kind(self) -> type[BestOfMiniN]:
-        return _AgentGuard
-
-
-def _current() -> AgentCall:
-    call = _CALL.get()
-    if call is None:
-        raise RuntimeError("this guard draws only inside an agent's model call")
-    return call
+        return self._expected
 
 
 def _core_spelling(on_abstain: Any) -> Any:
@@ -305,9 +229,8 @@ def _core_spelling(on_abstain: Any) -> Any:
         )
 
     async def tell(result: GuardResult) -> Any:
-        with _current().inside():
-            answer = on_abstain(abstention(result))
-            return await answer if inspect.isawaitable(answer) else answer
+        answer = on_abstain(abstention(result))
+        return await answer if inspect.isawaitable(answer) else answer
 
     return tell
 

@@ -15,6 +15,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.detach import langsmith, langsmith_set
+from bonmini_guard.options import GuardOptions
 from bonmini_guard.policy import Decision, Policy, State
 from bonmini_guard.result import Candidate
 
@@ -118,14 +119,12 @@ def stream_writer(config: RunnableConfig) -> Callable[[Any], None] | None:
     return partial(context.run, writer)
 
 
-def observer_for(
-    run_manager: Any, with_text: bool, policy: Policy | None = None, config: RunnableConfig | None = None
-) -> CallbackObserver | None:
-    """An observer that reports under a run, or None when nobody listens; ``policy`` opts in to progress."""
+def observer_for(run_manager: Any, config: RunnableConfig | None, options: GuardOptions, policy: Policy) -> CallbackObserver | None:
+    """An observer that reports under a run, or None when nobody listens."""
     if not isinstance(run_manager, BaseRunManager):
         return None
     children: BaseCallbackManager = run_manager.get_child()  # type: ignore[attr-defined]
-    writer = None if policy is None else stream_writer(config or {})
+    writer = stream_writer(config or {}) if options["progress"] else None
     if not children.handlers and writer is None:
         return None
     manager = AsyncCallbackManager(
@@ -137,7 +136,7 @@ def observer_for(
         metadata=dict(children.metadata),
         inheritable_metadata=dict(children.inheritable_metadata),
     )
-    return CallbackObserver(manager, with_text, policy, writer)
+    return CallbackObserver(manager, options["trace_candidates"], policy if options["progress"] else None, writer)
 
 
 def group_of(run_manager: Any, config: RunnableConfig | None) -> str | None:

@@ -3,41 +3,70 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Self, TypeGuard
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, Self, TypeGuard, Unpack
 
 from langchain_core.caches import BaseCache
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseRunManager, CallbackManagerForLLMRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    BaseRunManager,
+    CallbackManagerForLLMRun,
+    Callbacks,
+)
 from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from bonmini_guard.bridge import run_sync
-from bonmini_guard.budget import Budget
-from bonmini_guard.callbacks import parent_of
-from bonmini_guard.detach import attach, detach
+from bonmini_guard.callbacks import group_of, observer_for, parent_of
+from bonmini_guard.conduct import Guard, stamped
+from bonmini_guard.conversation import as_messages
+from bonmini_guard.detach import ambient, detached, silent
 from bonmini_guard.engine import Engine
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.guard import ABSTAIN_MESSAGE, BestOfMiniN
-from bonmini_guard.limiter import Limiter
+from bonmini_guard.guard import Face
+from bonmini_guard.options import DEFAULTS, GuardArguments, chosen
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.result import GuardResult
 from bonmini_guard.settings import profile_name
-from bonmini_guard.structured import StructuredGuard, ValidatingScorer
-from bonmini_guard.wrapped import WithoutCallbacks, call_options, chat_model_of, identity_of, model_name
+from bonmini_guard.structured import ValidatingScorer, parsed_by
+from bonmini_guard.validation import check_names
+from bonmini_guard.wrapped import call_options, chat_model_of, identity_of, model_name
+
+Conduct = Callable[..., Awaitable[GuardResult]]
 
 #: LangChain's standard parameters: those given go to the generator with every draw.
 DRAW_OPTIONS = ("temperature", "max_tokens", "stop")
 
 
-class ChatBestOfMiniN(BaseChatModel):
+class ChatArguments(GuardArguments, total=False):
+    """All that ``ChatBestOfMiniN`` takes; what is not described there is LangChain's own."""
+
+    guard_profile: Any
+    temperature: float | None
+    max_tokens: int | None
+    stop: list[str] | None
+    streaming: bool
+    cache: BaseCache | bool | None
+    callbacks: Callbacks
+    custom_get_token_ids: Callable[[str], list[int]] | None
+    disable_streaming: bool | Literal["tool_calling"]
+    metadata: dict[str, Any] | None
+    output_version: str | None
+    rate_limiter: BaseRateLimiter | None
+    tags: list[str] | None
+    verbose: bool
+
+
+class ChatBestOfMiniN(Face, BaseChatModel):
     """A drop-in chat model whose every answer is the winner of a guarded request.
 
     Takes the arguments of :class:`~bonmini_guard.BestOfMiniN`, and LangChain's own of a chat model. Callbacks see one chat
@@ -73,26 +102,6 @@ class ChatBestOfMiniN(BaseChatModel):
     generator: Any = Field(frozen=True, repr=False)
     reward_model: Any = Field(frozen=True, repr=False)
     guard_profile: Any = Field(default=None, frozen=True, repr=False)
-    mode: Any = Field(default=None, frozen=True)
-    mini_n: Any = Field(default=None, frozen=True)
-    max_loops: Any = Field(default=None, frozen=True)
-    schedule: Any = Field(default=None, frozen=True)
-    threshold: Any = Field(default=None, frozen=True)
-    exit: Any = Field(default=None, frozen=True)
-    on_abstain: Any = Field(default="error", frozen=True, repr=False)
-    abstain_message: str = Field(default=ABSTAIN_MESSAGE, frozen=True)
-    timeout: float | None = Field(default=None, frozen=True)
-    max_concurrency: int | Limiter | None = Field(default=None, frozen=True, repr=False)
-    budget: int | Budget | None = Field(default=None, frozen=True)
-    seed: int | None = Field(default=None, frozen=True)
-    reload: bool | float = Field(default=False, frozen=True)
-    strict: bool = Field(default=True, frozen=True)
-    explore: float = Field(default=0.0, frozen=True)
-    on_explored: Callable[[GuardResult], Any] | None = Field(default=None, frozen=True, repr=False)
-    trace_to: Any = Field(default=None, frozen=True, repr=False)
-    telemetry: Any = Field(default=None, frozen=True, repr=False)
-    trace_candidates: bool = Field(default=False, frozen=True)
-    progress: bool = Field(default=False, frozen=True)
 
     temperature: float | None = None
     max_tokens: int | None = None
@@ -100,26 +109,35 @@ class ChatBestOfMiniN(BaseChatModel):
     streaming: bool = True
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
-    _guard: BestOfMiniN = PrivateAttr()
+    _conduct: Conduct = PrivateAttr()
     _about: tuple[Engine, dict[str, Any]] | None = PrivateAttr(default=None)
 
-    def __init__(self, **arguments: Any) -> None:
-        if isinstance(arguments.get("profile"), str | os.PathLike | GuardProfile):
-            arguments["guard_profile"] = arguments.pop("profile")
-        try:
-            super().__init__(**arguments)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise ConfigurationError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
-        self._guard = self._build_guard()
-        budget = self._guard._engine.policy.budget
-        if self.temperature == 0 and budget > 1:
+    def __init__(self, **arguments: Unpack[ChatArguments]) -> None:
+        known = {*DEFAULTS, *type(self).model_fields, *(field.alias for field in type(self).model_fields.values() if field.alias)}
+        check_names(arguments, known, ("generator", "reward_model"))
+        given: dict[str, Any] = {**arguments}
+        if isinstance(given.get("profile"), str | os.PathLike | GuardProfile):
+            given["guard_profile"] = given.pop("profile")
+        options = chosen({**given, "profile": given.get("guard_profile")})
+        guard = Guard(given["generator"], given["reward_model"], **options)
+        budget = guard.engine.policy.budget
+        if given.get("temperature") == 0 and budget > 1:
             raise ConfigurationError(f"temperature=0 would draw one answer {budget} times: set a positive one, or draw once")
+        super().__init__(**given)
+        self._guard, self._conduct = guard, guard.conduct
 
-    @property
-    def guard(self) -> BestOfMiniN:
-        """The guard that this model is a face of: for waiting on its traces (``await llm.guard.afinish()``), and its counters."""
-        return self._guard
+    def conducted_by(self, conduct: Conduct, generator: Any = None) -> Self:
+        """The same model, whose requests another function conducts.
+
+        Args:
+            conduct: takes what :meth:`~bonmini_guard.conduct.Guard.conduct` takes.
+            generator: what it draws from, if that is another one; names the model in traces and counters.
+        """
+        other = super().model_copy()
+        other._conduct = conduct
+        if generator is not None:
+            other.__dict__["generator"] = generator  # a frozen field, in a copy that nobody else has yet
+        return other
 
     # Answers
 
@@ -153,17 +171,25 @@ class ChatBestOfMiniN(BaseChatModel):
         options = {**self._draw_options(), **kwargs}
         if stop is not None:
             options["stop"] = stop
-        parent = parent_of(run_manager)
-        config: RunnableConfig = {"configurable": (var_child_runnable_config.get() or {}).get("configurable", {})}
-        attached = detach()
-        try:
-            message = await self._guard._answer(messages, run_manager=parent, config=config, **options)
-        finally:
-            attach(attached)
+        around = var_child_runnable_config.get()
+        with detached():
+            result = await self._request(messages, options, parent_of(run_manager), around)
+            if result.message is not None:
+                message = stamped(result.message, result)
+            else:
+                with ambient(silent(around)):
+                    message = await self._guard.abstain(result, messages)
         # Usage counters count only messages that name their model.
         metadata = {"model_name": model_name(self.generator), **message.response_metadata}
         name = message.id or (None if run_manager is None else f"lc_run--{run_manager.run_id}-0")
         return message.model_copy(update={"response_metadata": metadata, "id": name})
+
+    async def _request(
+        self, messages: list[BaseMessage], options: dict[str, Any], run: Any, config: RunnableConfig | None
+    ) -> GuardResult:
+        observer = partial(observer_for, run, config, self._guard.options)
+        seed, group = options.pop("seed", None), group_of(run, config)
+        return await self._conduct(as_messages(messages), options, observer=observer, seed=seed, group=group)
 
     def _draw_options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DRAW_OPTIONS if getattr(self, name) is not None}
@@ -244,8 +270,10 @@ class ChatBestOfMiniN(BaseChatModel):
             NotImplementedError: the wrapped chat model takes no tools, or builds its structured output in an unknown way.
         """
         model, parser = self._structured_steps(schema, **kwargs)
-        scorer = ValidatingScorer(self._guard._engine.scorer, _joined(parser))
-        answer = self._variant(reward_model=scorer).bind(**call_options(model, chat_model_of(self.generator) or self))
+        scorer = ValidatingScorer(self._guard.engine.scorer, parsed_by(_joined(parser)))
+        answer = self.conducted_by(partial(self._conduct, scorer=scorer)).bind(
+            **call_options(model, chat_model_of(self.generator) or self)
+        )
         if not include_raw:
             return answer | _joined(parser)
         _, tail = self._structured_steps(schema, include_raw=True, **kwargs)
@@ -267,7 +295,7 @@ class ChatBestOfMiniN(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        engine = self._guard._engine
+        engine = self._guard.engine
         if self._about is None or self._about[0] is not engine:  # a reloaded profile is another model
             self._about = engine, self._identity(engine)
         return {**self._about[1], **self._draw_options()}
@@ -299,27 +327,6 @@ class ChatBestOfMiniN(BaseChatModel):
     def _resolve_model_profile(self) -> Any:
         wrapped = chat_model_of(self.generator)
         return None if wrapped is None else wrapped.profile
-
-    # Construction
-
-    def _build_guard(self) -> BestOfMiniN:
-        names = BestOfMiniN.model_fields.keys() - {"name", "profile", "on_abstain"}
-        detached = WithoutCallbacks(self.on_abstain) if isinstance(self.on_abstain, Runnable) else self.on_abstain
-        return self._guard_kind()(profile=self.guard_profile, on_abstain=detached, **{name: getattr(self, name) for name in names})
-
-    def _guard_kind(self) -> type[BestOfMiniN]:
-        return StructuredGuard if isinstance(self.reward_model, ValidatingScorer) else BestOfMiniN
-
-    def _variant(self, **changes: Any) -> Self:
-        """The same model with other arguments; both share one limit of concurrent draws, and what is done in the background."""
-        other = type(self)(**{name: getattr(self, name) for name in self.model_fields_set | {"profile"}} | changes)
-        other._guard._engine = replace(other._guard._engine, limiter=self._guard._engine.limiter)
-        other._guard._explorer, other._guard._writer = self._guard._explorer, self._guard._writer
-        return other
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; with ``update``, a model built with these arguments, which also decides by them."""
-        return self._variant(**update) if update else super().model_copy(deep=deep)
 
 
 def as_chunk(message: AIMessage) -> AIMessageChunk:

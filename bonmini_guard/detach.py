@@ -12,31 +12,58 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers import context as tracing
 from langsmith._internal import _context as langsmith_context
-
-Attached = list[tuple[ContextVar[Any], Any]]
 
 #: LangSmith's switch, which outranks its environment variables. Its public ``tracing_context`` costs 50 us, here once a draw.
 _LANGSMITH: ContextVar[Any] = langsmith_context._TRACING_ENABLED
 
 
-def detach() -> Attached:
-    """Clear LangChain's ambient callbacks, tracers and counters in the current context; what :func:`attach` puts back."""
-    attached: Attached = []
-    for variable in _variables():
-        value = variable.get(None)
+#: LangGraph hands these down to graphs that run inside a node: through them a graph in a draw would stream, and save its state.
+_HANDED_DOWN = ("__pregel_stream", "__pregel_checkpointer")
+
+
+@contextmanager
+def detached() -> Iterator[None]:
+    """Without LangChain's ambient callbacks, tracers and counters, in the current context."""
+    attached = [(variable, variable.get(None)) for variable in _variables()]
+    for variable, value in attached:
         if value is not None:
             variable.set(None)
-            attached.append((variable, value))
-    return attached
+    try:
+        yield
+    finally:
+        for variable, value in attached:
+            if variable.get(None) is not value:
+                variable.set(value)
 
 
-def attach(attached: Attached) -> None:
-    """Undo a :func:`detach`."""
-    for variable, value in attached:
-        variable.set(value)
+@contextmanager
+def ambient(config: RunnableConfig | None) -> Iterator[None]:
+    """Run something under a config, as if inside a runnable that has it."""
+    token = var_child_runnable_config.set(config)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def silent(config: RunnableConfig | None) -> RunnableConfig | None:
+    """A node's config, so that interrupts work, but without callbacks, and without ways to stream or to save."""
+    if config is None:
+        return None
+    kept = {key: value for key, value in config.get("configurable", {}).items() if key not in _HANDED_DOWN}
+    for key, value in kept.items():
+        # LangGraph's Runtime, by what it offers, so that it need not be installed.
+        if callable(getattr(value, "stream_writer", None)) and callable(getattr(value, "override", None)):
+            kept[key] = value.override(stream_writer=say_nothing)
+    return {**config, "callbacks": None, "tags": ["nostream"], "configurable": kept}
+
+
+def say_nothing(_: Any) -> None:
+    """A stream writer of nobody."""
 
 
 def langsmith() -> Any:

@@ -20,11 +20,11 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.conversation import Turn
-from bonmini_guard.detach import attach, detach, langsmith_set
+from bonmini_guard.detach import detached, langsmith_set
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.policy import Action, Decision, Policy, State
-from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, Generator, GroupGenerator, Scorer, ScoringSession
+from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
 from bonmini_guard.usage import total_usage, used_tokens
 
@@ -95,12 +95,8 @@ class Engine:
             TooBusy: too many wait for the limiter already; nothing was drawn.
         """
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
-        attached = detach()
-        try:
-            with langsmith_set(False):
-                return await self._run(_Request(self, messages, seed, options, observer, request_id))
-        finally:
-            attach(attached)
+        with detached(), langsmith_set(False):
+            return await self._run(_Request(self, messages, seed, options, observer, request_id))
 
     async def _run(self, request: _Request) -> GuardResult:
         try:
@@ -116,6 +112,10 @@ class Engine:
 
 class _ScoringFailed(Exception):  # noqa: N818 - a signal, never seen outside
     """The scorer raised, or did not answer in kind."""
+
+
+class _Ended(Exception):  # noqa: N818 - a signal, never seen outside
+    """A draw has ended the request."""
 
 
 class _Request:
@@ -144,6 +144,8 @@ class _Request:
         self.arrived: Arrivals[Candidate] = Arrivals()
         self.tasks: list[asyncio.Task[None]] = []
         self.cut_short = False
+        self.scope: asyncio.Timeout
+        self.ended: EndRequest | None = None
         self.session: ScoringSession | None = None
         self.known: dict[str, tuple[float | None, float | None]] = {}
         self.scorer_error: BaseException | None = None
@@ -152,14 +154,17 @@ class _Request:
         self.places = None if engine.limiter is None else engine.limiter.here(self)
 
     async def conduct_within(self, seconds: float | None) -> GuardResult:
-        """Loop until the policy has decided, or the time is up."""
+        """Loop until the policy has decided, a draw has ended the request, or the time is up."""
+        result = None
         try:
-            async with asyncio.timeout(seconds) as scope:
-                return await self.conduct()
-        except TimeoutError:
-            if not scope.expired():
+            async with asyncio.timeout(seconds) as self.scope:
+                result = await self.conduct()
+        except (TimeoutError, _Ended):
+            if self.ended is None and not self.scope.expired():
                 raise
-            return self.out_of_time()
+        if self.ended is not None:
+            return self._end(self.ended)
+        return self.out_of_time() if result is None else result
 
     async def conduct(self) -> GuardResult:
         """Loop until the policy has decided."""
@@ -277,6 +282,13 @@ class _Request:
                     self._arrive(candidate, failure)
 
     def _arrive(self, candidate: Candidate, outcome: object) -> None:
+        if isinstance(outcome, EndRequest):
+            if self.ended is None:
+                self.ended = outcome
+                # Wakes whatever the request is waiting for; not where it is decided or out of time already.
+                with contextlib.suppress(RuntimeError):
+                    self.scope.reschedule(0.0)
+            outcome = outcome.message or outcome.__cause__ or outcome
         if isinstance(outcome, AIMessage):
             candidate.message = outcome
         elif isinstance(outcome, BaseException):
@@ -293,6 +305,8 @@ class _Request:
         policy, left = self.engine.policy, len(loop)
         while left:
             batch = await self.arrived.take()
+            if self.ended is not None:
+                raise _Ended
             left -= len(batch)
             await self._score([candidate for candidate in batch if candidate.message is not None])
             if self.observer is not None:
@@ -352,11 +366,16 @@ class _Request:
             group = ExceptionGroup("every draw failed", causes) if causes else None
             raise GenerationError(f"none of {len(self.candidates)} draws arrived; see the chained errors") from group
         if decision.index is None:
-            return self._without_scores("scorer_failed")
+            return self._without_scores(getattr(self.engine.scorer, "none_scored", "scorer_failed"))
         selected = self.candidates[decision.index]
         if decision.action is Action.ABSTAIN:
             return self._record("abstained", decision.reason, selected)
         return self._record("accepted" if decision.accepted else "best_effort", decision.reason, selected)
+
+    def _end(self, end: EndRequest) -> GuardResult:
+        if end.signal is not None:
+            raise end.signal
+        return replace(self._record("unscored", end.reason, self.candidates[end.serve]), ended=True)
 
     def _without_scores(self, reason: str) -> GuardResult:
         """Scores are missing or incomplete: guardrail fails closed, accelerator serves what it has and says so."""

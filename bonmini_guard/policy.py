@@ -243,6 +243,47 @@ class Policy:
         return score is not None and math.isfinite(score) and score >= self.thresholds[loop]
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a policy does with given draws.
+
+    Attributes:
+        decision: its last one; ``index`` is the selected draw.
+        loops: loops it took.
+        draws: draws it asked for.
+    """
+
+    decision: Decision
+    loops: int
+    draws: int
+
+
+def run(
+    policy: Policy, scores: Sequence[float | None], seconds: Sequence[float] = (), tokens: Sequence[tuple[int, int]] = ()
+) -> Run:
+    """Follow a policy over the draws of a whole budget, in their order.
+
+    Args:
+        policy: any.
+        scores: one for each draw.
+        seconds: how long each draw took, by which those of a loop arrive for an eager exit; without it in their order.
+        tokens: read and written by each draw, for a budget.
+    """
+    state = State()
+    while (decision := policy.decide(state)).action is Action.DRAW:
+        loop = range(state.drawn, state.drawn + decision.draws)
+        if policy.exit == "eager":
+            arrived = sorted(loop, key=lambda index: seconds[index]) if seconds else loop
+            winner = next((index for index in arrived if policy.passes(state.loops, scores[index])), None)
+            if winner is not None:
+                passed = Decision(Action.SERVE, "passed", 0, winner, True, policy.thresholds[state.loops])
+                return Run(passed, state.loops + 1, loop.stop)
+        used = [tokens[index] for index in loop] if tokens else []
+        sums = sum(read for read, _ in used), sum(written for _, written in used)
+        state = policy.observe(state, scores[loop.start : loop.stop], sums)
+    return Run(decision, state.loops, state.drawn)
+
+
 def guardrail(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, stop: StopRule | None = None) -> Policy:
     """Serve only what passed; abstain otherwise."""
     return Policy("guardrail", tuple(schedule), spread(threshold, len(schedule)), stop=stop or Never())

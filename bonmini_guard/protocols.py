@@ -33,12 +33,34 @@ class DrawRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+class EndRequest(Exception):  # noqa: N818 - not an error
+    """Raised by a draw to end its request at once: what still runs is cancelled, and nothing more is scored.
+
+    The request is neither traced nor explored.
+
+    Args:
+        reason: for the record.
+        serve: number of the draw to serve, unscored: one that has arrived, or the one that raises.
+        message: the answer of the draw that raises; without it the draw has failed, with the error that this is raised from.
+        signal: is raised by the request, instead of serving anything.
+    """
+
+    def __init__(
+        self, reason: str, *, serve: int = 0, message: AIMessage | None = None, signal: BaseException | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.serve = serve
+        self.message = message
+        self.signal = signal
+
+
 @runtime_checkable
 class Generator(Protocol):
     """Draws one candidate answer a call. The engine calls it concurrently and cancels calls it no longer needs."""
 
     async def draw(self, request: DrawRequest) -> AIMessage:
-        """One sampled answer. Any exception is recorded as a failed draw.
+        """One sampled answer. Any exception is recorded as a failed draw, but :class:`EndRequest`.
 
         Tokens that were billed all the same are counted if the exception (a ``CancelledError`` too) carries them in an attribute
         ``usage_metadata``, as messages do.
@@ -77,8 +99,9 @@ class Scorer(Protocol):
 
     Optional attributes are read with ``getattr``: ``has_zero`` (bool, default True: score 0 is the outside option),
     ``fingerprint`` (a method without arguments that returns a str which a profile can be bound to), ``agrees_with`` (a method
-    that takes a profile's fingerprint and says whether it is this scorer's, where equality is too strict), and ``check`` (a
-    method without arguments, called when a guard is built, that raises ConfigurationError for a scorer that cannot work).
+    that takes a profile's fingerprint and says whether it is this scorer's, where equality is too strict), ``check`` (a
+    method without arguments, called when a guard is built, that raises ConfigurationError for a scorer that cannot work), and
+    ``none_scored`` (the reason of a request whose every candidate was given no score, default "scorer_failed").
     """
 
     def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:

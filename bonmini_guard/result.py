@@ -104,6 +104,7 @@ class GuardResult:
         profile: name or fingerprint of the profile; None without one.
         has_zero: whether sigmoid(score) is the probability of beating "none".
         traced: whether a trace is written; its row has ``request_id`` as "id", which the served message then carries too.
+        ended: whether one of its draws ended it; see :class:`~bonmini_guard.protocols.EndRequest`.
     """
 
     mode: Mode
@@ -121,6 +122,7 @@ class GuardResult:
     has_zero: bool = True
     scorer_error: BaseException | None = field(default=None, repr=False)
     traced: bool = False
+    ended: bool = False
 
     @property
     def draws(self) -> int:

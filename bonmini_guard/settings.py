@@ -1,9 +1,9 @@
-"""From constructor arguments to a policy, with every combination checked once."""
+"""From options to a policy, with every combination checked once."""
 
 from __future__ import annotations
 
-import numbers
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,11 +11,15 @@ from typing import Any
 
 from bonmini_guard.budget import Budget
 from bonmini_guard.errors import ConfigurationError, ProfileError
+from bonmini_guard.options import SHAPE, GuardOptions
 from bonmini_guard.policy import Policy, spread
 from bonmini_guard.profile import GuardProfile, ScoreTransform
 
 DEFAULT_MINI_N = 4
 DEFAULT_MAX_LOOPS = 8
+
+#: Packages between whoever builds a guard and us.
+_INSIDE = ("bonmini_guard", "pydantic", "langchain_core", "langchain")
 
 
 def load_profile(profile: str | os.PathLike[str] | GuardProfile | None) -> GuardProfile | None:
@@ -46,59 +50,43 @@ def profile_name(profile: str | os.PathLike[str] | GuardProfile | None) -> str |
     return os.path.basename(os.fspath(profile))
 
 
-def build_policy(profile: GuardProfile | None, shape: dict[str, Any]) -> Policy:
-    """The policy of a profile, or of the arguments mode, mini_n, max_loops, schedule, threshold and exit.
-
-    Args:
-        profile: a loaded profile, or None.
-        shape: those six arguments; None stands for "not given".
+def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
+    """The policy of a profile, or of the options mode, mini_n, max_loops, schedule, threshold and exit.
 
     Raises:
-        ConfigurationError: both are given, or the arguments are wrong or contradict each other.
+        ConfigurationError: both are given, or the options are wrong or contradict each other.
     """
-    given = [name for name, value in shape.items() if value is not None]
+    given = [name for name in SHAPE if options.get(name) is not None]
     if profile is not None:
         if given:
             them = "it" if len(given) == 1 else "them"
             raise ConfigurationError(f"profile= fixes {', '.join(given)} already: drop {them}, or the profile")
         return profile.policy()
-    schedule = build_schedule(shape["schedule"], shape["mini_n"], shape["max_loops"])
-    thresholds = _build_thresholds(shape["threshold"], len(schedule))
-    mode: Any = "guardrail" if shape["mode"] is None else shape["mode"]
-    exit_: Any = "loop" if shape["exit"] is None else shape["exit"]
+    schedule = build_schedule(options["schedule"], options["mini_n"], options["max_loops"])
     try:
-        return Policy(mode, schedule, thresholds, exit_)
+        thresholds = spread(options["threshold"] or 0.0, len(schedule))
+    except (TypeError, ValueError) as error:
+        problem = f"threshold {options['threshold']!r} must be a number, or a list of one number for each loop"
+        raise ConfigurationError(problem) from error
+    try:
+        return Policy(options["mode"] or "guardrail", schedule, thresholds, options["exit"] or "loop")
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
-
-
-def _build_thresholds(threshold: Any, loops: int) -> tuple[float, ...]:
-    if threshold is None:
-        return (0.0,) * loops
-    try:
-        return (float(threshold),) * loops if isinstance(threshold, numbers.Real) else spread(threshold, loops)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"threshold {threshold!r} must be a number, or a list of one number for each loop") from error
 
 
 def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops: int | None) -> tuple[int, ...]:
     """The schedule, or ``mini_n`` draws in each of ``max_loops`` loops.
 
     Raises:
-        ConfigurationError: both ways are used, or a number is not a positive integer.
+        ConfigurationError: both ways are used, or it is no list.
     """
-    if schedule is not None:
-        if mini_n is not None or max_loops is not None:
-            raise ConfigurationError("give either schedule=, or mini_n= and max_loops=, not both")
-        if isinstance(schedule, str) or not isinstance(schedule, Sequence):
-            raise ConfigurationError(f"schedule {schedule!r} must be a list of draws for each loop, e.g. [4, 4, 4, 4]")
-        return tuple(schedule)
-    mini_n = DEFAULT_MINI_N if mini_n is None else mini_n
-    max_loops = DEFAULT_MAX_LOOPS if max_loops is None else max_loops
-    for name, value in (("mini_n", mini_n), ("max_loops", max_loops)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigurationError(f"{name} must be a positive integer, not {value!r}")
-    return (mini_n,) * max_loops
+    if schedule is None:
+        return (mini_n or DEFAULT_MINI_N,) * (max_loops or DEFAULT_MAX_LOOPS)
+    if mini_n is not None or max_loops is not None:
+        raise ConfigurationError("give either schedule=, or mini_n= and max_loops=, not both")
+    if isinstance(schedule, str) or not isinstance(schedule, Sequence):
+        raise ConfigurationError(f"schedule {schedule!r} must be a list of draws for each loop, e.g. [4, 4, 4, 4]")
+    return tuple(schedule)
 
 
 def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfile | None, strict: bool) -> Policy:
@@ -121,13 +109,21 @@ def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfi
 
 def _refuse_budget(profile: GuardProfile, strict: bool) -> None:
     promise = f"risk {profile.risk}" if profile.mode == "guardrail" else "quality near best-of-N"
-    problem = (
+    _object(
         f"the profile promises {promise} for requests that end as calibrated, and a budget ends some of them earlier: "
-        "drop budget=, calibrate for served_and_bad, or pass strict=False to go on without the promise"
+        "drop budget=, calibrate for served_and_bad, or pass strict=False to go on without the promise",
+        ProfileError if strict else None,
     )
-    if strict:
-        raise ProfileError(problem)
-    warnings.warn(problem, UserWarning, stacklevel=5)
+
+
+def _object(problem: str, error: type[ConfigurationError] | None) -> None:
+    """Raise an error, or warn at the line that called into this package."""
+    if error is not None:
+        raise error(problem)
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(problem, UserWarning, stacklevel=level + 1)
 
 
 def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, strict: bool) -> None:
@@ -149,23 +145,16 @@ def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, sc
         check_fingerprints(profile, {"reward_model": scorer, "generator": generator}, strict)
         return
     if not getattr(scorer, "has_zero", True):
-        _check_without_zero(policy)
-    warnings.warn(
+        _object(
+            "this reward model was trained on pairs only (Bradley-Terry): its scores have no zero, so no threshold on them means "
+            "'acceptable'; calibrate a profile, or train with an outside option ('bonmini-guard train')",
+            ConfigurationError if policy.mode == "guardrail" else None,
+        )
+    _object(
         f"uncalibrated: threshold {policy.thresholds[0]:g} promises nothing on your traffic; "
         "write a profile with 'bonmini-guard calibrate'",
-        UserWarning,
-        stacklevel=4,
+        None,
     )
-
-
-def _check_without_zero(policy: Policy) -> None:
-    problem = (
-        "this reward model was trained on pairs only (Bradley-Terry): its scores have no zero, so no threshold on them means "
-        "'acceptable'; calibrate a profile, or train with an outside option ('bonmini-guard train')"
-    )
-    if policy.mode == "guardrail":
-        raise ConfigurationError(problem)
-    warnings.warn(problem, UserWarning, stacklevel=5)
 
 
 def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool) -> None:
@@ -183,10 +172,8 @@ def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: boo
         if actual == expected or (callable(agrees) and isinstance(expected, str) and agrees(expected)):
             continue
         found = "cannot be compared: it has no fingerprint" if actual is None else f"has fingerprint {actual}"
-        problem = (
+        _object(
             f"the profile was calibrated with {name} {expected}, the guard's {found}; its promise does not hold here. "
-            "Recalibrate, or pass strict=False to go on without the promise"
+            "Recalibrate, or pass strict=False to go on without the promise",
+            ProfileError if strict else None,
         )
-        if strict:
-            raise ProfileError(problem)
-        warnings.warn(problem, UserWarning, stacklevel=5)

@@ -9,7 +9,7 @@ import operator
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from threading import Lock, Semaphore
 from time import perf_counter
 from types import SimpleNamespace
@@ -17,20 +17,20 @@ from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config
 
 from bonmini_guard.background import Background
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.callbacks import group_of
+from bonmini_guard.conduct import Guard
 from bonmini_guard.conversation import as_messages
-from bonmini_guard.engine import Engine
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.explore import MOST_AT_A_TIME
 from bonmini_guard.guard import BestOfMiniN
-from bonmini_guard.policy import Action, Policy, State, best_of_n
+from bonmini_guard.policy import Action, Policy, best_of_n, run
 from bonmini_guard.protocols import DrawRequest
-from bonmini_guard.result import Candidate, GuardResult, Outcome
+from bonmini_guard.result import GuardResult, Outcome
 from bonmini_guard.trace_row import Explored, RequestRecord, Row, trace_row
 from bonmini_guard.usage import total_usage, used_tokens
 
@@ -101,8 +101,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         ConfigurationError: it is no ``BestOfMiniN``, or its generator cannot draw a single answer.
     """
 
-    def __init__(self, guard: BestOfMiniN) -> None:
-        if not isinstance(guard, BestOfMiniN):
+    def __init__(self, guard: BestOfMiniN | Guard) -> None:
+        if not isinstance(guard, BestOfMiniN | Guard):
             raise ConfigurationError(
                 f"shadow mode takes a BestOfMiniN, not a {type(guard).__name__}; a ChatBestOfMiniN has one as .guard"
             )
@@ -110,7 +110,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         if not isinstance(guard.generator, Runnable) and not callable(getattr(guard.generator, "draw", None)):
             raise ConfigurationError("in shadow the generator draws single answers: it needs an async draw(request)")
         self.summary = ShadowSummary()
-        self._model: Runnable[Any, Any] = guard.generator if isinstance(guard.generator, Runnable) else _Draws(guard.generator)
+        self._guard = guard.guard if isinstance(guard, BestOfMiniN) else guard
+        self._model = guard.generator if isinstance(guard.generator, Runnable) else _as_model(guard.generator)
         self._background = Background()
         self._exploring = Semaphore(MOST_AT_A_TIME)
         self._lock = Lock()
@@ -200,7 +201,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         """The served answer as a request of one draw, scored."""
         from bonmini_guard.adapters.langchain import as_message
 
-        engine, messages = self.guard._live(), as_messages(input)
+        engine, messages = self._guard.engine, as_messages(input)
         served = _Served(as_message(functools.reduce(operator.add, chunks)))
         judge = dataclasses.replace(engine, generator=served, policy=best_of_n(1), limiter=None)
         name, seed = secrets.token_hex(16), random.getrandbits(62)
@@ -213,7 +214,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         return RequestRecord(result, messages, options, engine, group, time.time())
 
     async def _explored(self, first: RequestRecord) -> tuple[RequestRecord, Explored | None]:
-        explorer = self.guard._explorer
+        explorer = self._guard.explorer
         if explorer is None or not explorer.chosen():
             return first, None
         if not self._exploring.acquire(blocking=False):
@@ -225,17 +226,16 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
 
     def _tell(self, first: RequestRecord, explored: Explored | None) -> None:
         passed = first.engine.policy.passes(0, first.result.score)
-        would = None if explored is None else would_have(first.engine, explored.result)
+        would = None if explored is None else would_have(first.engine.policy, explored.result)
         self._add(scored=1, passed=int(passed))
         if would is not None:
             replaced = would.served and would.selected is not None and would.selected.index != 0
             kind = "best_effort" if would.decision == "unscored" else would.decision
             self._add(explored=1, draws=would.draws, replaced=int(replaced), **{kind: 1})
-        if self.guard.telemetry is not None:
-            self.guard.telemetry.shadowed(would.decision if would is not None else "accepted" if passed else None)
-        if self.guard._writer is not None:
-            request = first if would is None else dataclasses.replace(first, result=would)
-            self.guard._writer.record(request, explored, _shadow_row)
+        if (telemetry := self._guard.options["telemetry"]) is not None:
+            telemetry.shadowed(would.decision if would is not None else "accepted" if passed else None)
+        if (writer := self._guard.writer) is not None:
+            writer.record(first if would is None else dataclasses.replace(first, result=would), explored, _shadow_row)
 
     def _add(self, **more: int) -> None:
         with self._lock:
@@ -243,46 +243,27 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             self.summary = dataclasses.replace(self.summary, **counts)
 
 
-def would_have(engine: Engine, complete: GuardResult) -> GuardResult:
+def would_have(policy: Policy, complete: GuardResult) -> GuardResult:
     """What a guard would have given, from all draws of the budget in the order in which it would have asked for them.
 
     For ``exit="eager"`` the order of arrival within a loop is that of the draws' durations.
     """
-    policy, state, candidates = engine.policy, State(), complete.candidates
-    while (decision := policy.decide(state)).action is Action.DRAW:
-        loop = candidates[state.drawn : state.drawn + decision.draws]
-        winner = _eager_winner(policy, state.loops, loop)
-        if winner is not None:
-            return _given(complete, policy, ("accepted", "passed"), winner, (state.drawn + len(loop), state.loops + 1))
-        state = policy.observe(state, [candidate.score for candidate in loop], used_tokens(loop))
-    selected = None if decision.index is None else candidates[decision.index]
+    drawn = complete.candidates
+    seconds = [(draw.finished or 0.0) - (draw.started or 0.0) for draw in drawn]
+    ran = run(policy, [draw.score for draw in drawn], seconds, [used_tokens([draw]) for draw in drawn])
+    decision, candidates = ran.decision, drawn[: ran.draws]
     outcome: Outcome = "accepted" if decision.accepted else "best_effort"
     if decision.action is Action.ABSTAIN:
         outcome = "abstained" if policy.mode == "guardrail" else "unscored"
-    return _given(complete, policy, (outcome, decision.reason), selected, (state.drawn, state.loops))
-
-
-def _eager_winner(policy: Policy, loop: int, candidates: Sequence[Candidate]) -> Candidate | None:
-    if policy.exit != "eager":
-        return None
-    arrived = sorted(candidates, key=lambda candidate: (candidate.finished or 0.0) - (candidate.started or 0.0))
-    return next((candidate for candidate in arrived if policy.passes(loop, candidate.score)), None)
-
-
-def _given(
-    complete: GuardResult, policy: Policy, verdict: tuple[Outcome, str], selected: Candidate | None, spent: tuple[int, int]
-) -> GuardResult:
-    draws, loops = spent
-    candidates = complete.candidates[:draws]
     return dataclasses.replace(
         complete,
-        decision=verdict[0],
-        reason=verdict[1],
-        selected=selected,
+        decision=outcome,
+        reason=decision.reason,
+        selected=None if decision.index is None else drawn[decision.index],
         candidates=candidates,
-        loops=loops,
+        loops=ran.loops,
         usage=total_usage(candidates),
-        threshold=policy.thresholds[loops - 1],
+        threshold=decision.threshold,
     )
 
 
@@ -306,18 +287,14 @@ class _Served:
         return self._message
 
 
-class _Draws(Runnable[LanguageModelInput, AIMessage]):
+def _as_model(generator: Any) -> Runnable[Any, Any]:
     """A generator as a model that answers once."""
 
-    def __init__(self, generator: Any) -> None:
-        self._generator = generator
-
-    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """One draw."""
-        return run_sync(lambda: self.ainvoke(input, config, **kwargs))
-
-    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """One draw."""
-        request = DrawRequest(as_messages(input), random.getrandbits(31), 0, kwargs)
-        message: AIMessage = await self._generator.draw(request)
+    async def answer(input: LanguageModelInput, config: RunnableConfig, **options: Any) -> AIMessage:
+        message: AIMessage = await generator.draw(DrawRequest(as_messages(input), random.getrandbits(31), 0, options))
         return message
+
+    def answer_sync(input: LanguageModelInput, config: RunnableConfig, **options: Any) -> AIMessage:
+        return run_sync(lambda: answer(input, config, **options))
+
+    return RunnableLambda(answer_sync, answer)

@@ -5,26 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableBinding
 
 from bonmini_guard.scorers import CallableScorer
-
-
-class WithoutCallbacks(Runnable[Any, Any]):
-    """Runs another runnable detached from the callbacks it is given."""
-
-    def __init__(self, inner: Runnable[Any, Any]) -> None:
-        self._inner = inner
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """The inner runnable's answer."""
-        return self._inner.invoke(input, {"callbacks": AsyncCallbackManager([])}, **kwargs)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """The inner runnable's answer."""
-        return await self._inner.ainvoke(input, {"callbacks": AsyncCallbackManager([])}, **kwargs)
 
 
 def chat_model_of(generator: Any) -> BaseChatModel | None:

@@ -1,0 +1,246 @@
+"""``Guard``: what all faces conduct their requests with. It knows messages, and no chains, chat models or agents."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Unpack
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import add_usage
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from bonmini_guard.engine import Engine, Observer
+from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
+from bonmini_guard.explore import ExplorationCost, Explorer
+from bonmini_guard.generators import as_generator
+from bonmini_guard.limiter import build_limiter
+from bonmini_guard.monitor import Observers
+from bonmini_guard.options import GuardOptions, completed
+from bonmini_guard.policy import Policy
+from bonmini_guard.protocols import NO_OPTIONS, Generator, GroupGenerator, Scorer
+from bonmini_guard.reload import DEFAULT_INTERVAL, Reloader
+from bonmini_guard.result import GuardResult
+from bonmini_guard.scorers import as_scorer
+from bonmini_guard.settings import build_policy, check_parts, has_zero, load_profile, profile_name, with_budget
+from bonmini_guard.trace_row import RequestRecord
+from bonmini_guard.traces import writer_for
+from bonmini_guard.validation import is_integer
+
+logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """Best of mini-N around a generator; :class:`~bonmini_guard.BestOfMiniN` and the other faces have one as ``.guard``.
+
+    Args:
+        generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
+        reward_model: a ``RewardModel``, any ``Scorer``, or a callable ``(messages, candidates) -> list of scores``, sync or async.
+        options: see :class:`~bonmini_guard.options.GuardOptions`.
+
+    Attributes:
+        options: with their defaults.
+        explorer: completes requests in the background; None without ``explore``.
+        writer: writes traces; None without ``trace_to``.
+        reloader: follows the profile's file; None without ``reload``.
+
+    Raises:
+        ConfigurationError: an option is wrong or unknown, or options contradict each other.
+        ProfileError: the profile is malformed, or was calibrated for other parts.
+    """
+
+    def __init__(self, generator: Any, reward_model: Any, **options: Unpack[GuardOptions]) -> None:
+        self.generator, self.reward_model = generator, reward_model
+        self.options = options = completed(options)
+        self.reloader = self._follow() if options["reload"] else None
+        self._engine = self._build()
+        self.writer = None if options["trace_to"] is None else writer_for(options["trace_to"])
+        telemetry, explore = options["telemetry"], options["explore"]
+        self.explorer = Explorer(explore, options["on_explored"], self.writer, telemetry) if explore else None
+        if telemetry is not None and self.writer is not None:
+            telemetry.watch(self.writer)
+
+    def shared(self) -> GuardOptions:
+        """What a guard built from this one's options shares with it: the limit of concurrent draws, and the traces."""
+        return {"max_concurrency": self._engine.limiter, "trace_to": self.writer}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Guard:
+        """Itself: what limits and counts requests cannot be doubled."""
+        return self
+
+    # Requests
+
+    @property
+    def engine(self) -> Engine:
+        """What conducts a request that begins now; a request keeps it to its end."""
+        if self.reloader is not None:
+            self.reloader.look()
+        return self._engine
+
+    async def conduct(
+        self,
+        messages: Sequence[BaseMessage],
+        options: Mapping[str, Any] = NO_OPTIONS,
+        *,
+        generator: Generator | GroupGenerator | None = None,
+        scorer: Scorer | None = None,
+        observer: Callable[[Policy], Observer | None] | None = None,
+        seed: int | None = None,
+        group: str | None = None,
+    ) -> GuardResult:
+        """Conduct one request, have it traced and perhaps explored; an abstention is a result, not an error.
+
+        Args:
+            messages: the conversation.
+            options: call options for the generator (``stop``, ``tools``, ...).
+            generator: draws this request, instead of the guard's own.
+            scorer: scores it, instead of the guard's own.
+            observer: makes what is told of each draw, of the policy of this request.
+            seed: overrides the guard's seed.
+            group: the conversation or user it belongs to.
+
+        Raises:
+            InputError: the seed is no integer.
+            GenerationError: not one draw arrived.
+        """
+        engine = self.engine
+        if generator is not None or scorer is not None:
+            engine = replace(engine, generator=generator or engine.generator, scorer=scorer or engine.scorer)
+        seed = self.options["seed"] if seed is None else seed
+        if seed is not None and not is_integer(seed):
+            raise InputError(f"seed= must be an integer, not {seed!r}")
+        seed = random.getrandbits(62) if seed is None else seed
+        result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
+        if self.options["budget"] is not None and not result.usage:
+            logger.warning("the generator reports no tokens: budget= cannot end a request")
+        if result.ended or (self.explorer is None and self.writer is None):
+            return result
+        return self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+
+    async def _run(
+        self, engine: Engine, messages: Sequence[BaseMessage], seed: int, options: Mapping[str, Any], observer: Observer | None
+    ) -> GuardResult:
+        # Not of the seeded kind: two requests of one id would be one row of a log.
+        name, telemetry = secrets.token_hex(16), self.options["telemetry"]
+        if telemetry is None:
+            return await engine.run(messages, seed=seed, options=options, observer=observer, request_id=name)
+        with telemetry.request(engine.policy) as monitor:
+            both = Observers(observer, monitor)
+            result = await engine.run(messages, seed=seed, options=options, observer=both, request_id=name)
+            monitor.decided(result)
+            return result
+
+    def _record(self, request: RequestRecord) -> GuardResult:
+        """Explore the request or have its trace written; the result, which names its row."""
+        if self.writer is not None:
+            request = replace(request, result=replace(request.result, traced=True))
+        explored = self.explorer is not None and self.explorer.consider(request)
+        if self.writer is not None and not explored:
+            self.writer.record(request)
+        return request.result
+
+    async def abstain(self, result: GuardResult, original: Any, config: RunnableConfig | None = None) -> AIMessage:
+        """What ``on_abstain`` says to a request that was not answered.
+
+        Args:
+            result: its record.
+            original: its input, for a Runnable.
+            config: for a Runnable.
+
+        Raises:
+            NoAcceptableResponse: it says "error".
+        """
+        say = self.options["on_abstain"]
+        if say == "error":
+            # Not chained: what a scorer raises may quote the candidate, and tracers keep whole tracebacks.
+            raise abstention(result)
+        if say == "message":
+            return stamped(AIMessage(self.options["abstain_message"]), result)
+        answer: Any = say.ainvoke(original, config) if isinstance(say, Runnable) else say(result)
+        answer = await answer if inspect.isawaitable(answer) else answer
+        if not isinstance(answer, AIMessage | str):
+            raise ConfigurationError(f"on_abstain gave a {type(answer).__name__}: it must give an AIMessage or a string")
+        return stamped(AIMessage(answer) if isinstance(answer, str) else answer, result, fallback=True)
+
+    # What happens in the background
+
+    @property
+    def exploration(self) -> ExplorationCost:
+        """What ``explore`` has cost so far."""
+        return ExplorationCost() if self.explorer is None else self.explorer.cost
+
+    async def aflush(self) -> None:
+        """Return once the trace of every request that is over is in its file; explored ones follow when they are complete."""
+        if self.writer is not None:
+            await self.writer.aflush()
+
+    def flush(self) -> None:
+        """``aflush`` for sync code."""
+        if self.writer is not None:
+            self.writer.flush()
+
+    async def afinish(self) -> None:
+        """Wait for what is being explored, then flush. Await it before the event loop ends, which cuts exploring short."""
+        if self.explorer is not None:
+            await self.explorer.background.afinish()
+        await self.aflush()
+
+    def finish(self, timeout: float | None = None) -> None:
+        """``afinish`` for sync code; it waits for what async calls began too, so call it from another thread than theirs."""
+        if self.explorer is not None:
+            self.explorer.background.finish(timeout)
+        self.flush()
+
+    # Construction
+
+    def _follow(self) -> Reloader[Engine]:
+        profile, reload, telemetry = self.options["profile"], self.options["reload"], self.options["telemetry"]
+        if not isinstance(profile, str | os.PathLike):
+            raise ConfigurationError("reload= follows a file: pass profile= as its path")
+        interval = DEFAULT_INTERVAL if reload is True else float(reload)
+        tell = bool if telemetry is None else telemetry.reloaded
+        return Reloader(profile, interval, lambda: self._build(self._engine), self._adopt, tell)
+
+    def _adopt(self, engine: Engine) -> bool:
+        changed = engine != self._engine
+        self._engine = engine
+        return changed
+
+    def _build(self, current: Engine | None = None) -> Engine:
+        options, profile = self.options, load_profile(self.options["profile"])
+        policy, strict = build_policy(profile, options), options["strict"]
+        if current is None:
+            generator, scorer = as_generator(self.generator), as_scorer(self.reward_model)
+            limiter = build_limiter(options["max_concurrency"])
+        else:
+            generator, scorer, limiter = current.generator, current.scorer, current.limiter
+            if policy.mode != current.policy.mode:
+                raise ProfileError(f"its mode is {policy.mode!r}, the guard's {current.policy.mode!r}: restart to change it")
+        check_parts(policy, profile, generator, scorer, strict)
+        return Engine(
+            generator,
+            scorer,
+            with_budget(policy, options["budget"], profile, strict),
+            limiter=limiter,
+            timeout=options["timeout"],
+            transform=None if profile is None else profile.score_transform,
+            profile=profile_name(options["profile"]),
+            has_zero=has_zero(scorer, profile),
+        )
+
+
+def stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> AIMessage:
+    """A copy that carries the decision and the tokens of all draws (of the fallback too); the original stays as it was."""
+    about = result.metadata()
+    usage: Any = dict(result.usage) or None
+    if fallback:
+        about |= {"decision": "fallback", "score": None, "raw_score": None, "acceptance_probability": None}
+        usage = add_usage(usage, message.usage_metadata)
+    metadata = {**message.response_metadata, "bonmini_guard": about}
+    return message.model_copy(update={"response_metadata": metadata, "usage_metadata": usage or None})
