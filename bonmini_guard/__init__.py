@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
+    from bonmini_guard.budget import Budget
     from bonmini_guard.chat_model import ChatBestOfMiniN
     from bonmini_guard.errors import NoAcceptableResponse, ScorerError
     from bonmini_guard.guard import BestOfMiniN
+    from bonmini_guard.limiter import Limiter
+    from bonmini_guard.options import GuardOptions
     from bonmini_guard.profile import GuardProfile
     from bonmini_guard.result import GuardResult
     from bonmini_guard.reward.model import RewardModel
@@ -20,9 +23,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BestOfMiniN": "guard",
+    "Budget": "budget",
     "ChatBestOfMiniN": "chat_model",
+    "GuardOptions": "options",
     "GuardProfile": "profile",
     "GuardResult": "result",
+    "Limiter": "limiter",
     "NoAcceptableResponse": "errors",
     "RewardModel": "reward.model",
     "ScorerError": "errors",
@@ -31,9 +37,12 @@ _HOMES = {
 }
 __all__ = [
     "BestOfMiniN",
+    "Budget",
     "ChatBestOfMiniN",
+    "GuardOptions",
     "GuardProfile",
     "GuardResult",
+    "Limiter",
     "NoAcceptableResponse",
     "RewardModel",
     "ScorerError",

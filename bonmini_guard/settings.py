@@ -64,12 +64,13 @@ def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
         return profile.policy()
     schedule = build_schedule(options["schedule"], options["mini_n"], options["max_loops"])
     try:
-        thresholds = spread(options["threshold"] or 0.0, len(schedule))
+        thresholds = spread(0.0 if options["threshold"] is None else options["threshold"], len(schedule))
     except (TypeError, ValueError) as error:
         problem = f"threshold {options['threshold']!r} must be a number, or a list of one number for each loop"
         raise ConfigurationError(problem) from error
+    mode, exit_ = options["mode"], options["exit"]
     try:
-        return Policy(options["mode"] or "guardrail", schedule, thresholds, options["exit"] or "loop")
+        return Policy("guardrail" if mode is None else mode, schedule, thresholds, "loop" if exit_ is None else exit_)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
 

@@ -67,7 +67,7 @@ def greedy():
         ({"timeout": 0}, "timeout must be a positive"),
         ({"timeout": -1.0}, "timeout must be a positive"),
         ({"timeout": "soon"}, "timeout"),
-        ({"max_concurrency": 0}, "max_concurrency must be 1 or more"),
+        ({"max_concurrency": 0}, "max_concurrency must be a positive integer"),
         ({"explore": 1.5}, "between 0 and 1"),
         ({"explore": math.nan}, "between 0 and 1"),
         ({"on_abstain": "shrug"}, "'error', 'message', a Runnable or a callable"),
@@ -90,7 +90,7 @@ def test_temperature_zero_is_fine_for_a_single_draw():
 
 @quiet
 def test_defaults_are_a_guardrail_of_eight_loops_of_four_at_zero():
-    policy = make()._engine.policy
+    policy = make().guard.engine.policy
     assert (policy.mode, policy.schedule, policy.thresholds, policy.exit) == ("guardrail", (4,) * 8, (0.0,) * 8, "loop")
 
 
@@ -109,7 +109,7 @@ def test_uncalibrated_is_a_warning_at_the_callers_line():
 
 @pytest.mark.filterwarnings("error")
 def test_a_profile_without_fingerprints_warns_of_nothing():
-    policy = make(profile=PROFILE)._engine.policy
+    policy = make(profile=PROFILE).guard.engine.policy
     assert (policy.mode, policy.schedule, policy.thresholds) == ("guardrail", (2, 2), (1.0, 0.5))
 
 

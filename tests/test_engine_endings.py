@@ -10,6 +10,8 @@ from langchain_core.messages import AIMessage
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.policy import accelerator, guardrail
+from bonmini_guard.protocols import EndRequest
+from bonmini_guard.scorers import as_scorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 from .adapters.drawing import until
@@ -55,6 +57,89 @@ async def test_a_timeout_of_the_scorers_own_is_a_failed_scorer():
         raise TimeoutError
 
     assert (await run(["1"], guardrail([1]), late, timeout=30)).reason == "scorer_failed"
+
+
+# A draw that ends its request
+
+
+def ending(end, slow=(), at=0.0):
+    """Draw 1 ends the request after a while; those that are slow would take far longer."""
+
+    async def answer(request):
+        if request.index == 1:
+            await asyncio.sleep(at)
+            raise end
+        await asyncio.sleep(30 if request.index in slow else 0)
+        return str(request.index)
+
+    return FakeGenerator(answer)
+
+
+async def test_a_draw_ends_its_request_with_its_answer_and_nothing_is_scored_any_more():
+    generator, scorer = (
+        ending(EndRequest("tool_call", serve=1, message=AIMessage("a call")), slow=(0, 2)),
+        FakeRewardModel(by_number),
+    )
+    result = await run(generator, guardrail([3, 2]), scorer)
+    assert (result.decision, result.reason, result.message.content, result.draws) == ("unscored", "tool_call", "a call", 3)
+    assert result.ended
+    assert result.score is None
+    assert sorted(generator.cancelled) == [0, 2]
+    assert others() == set()
+
+
+async def test_a_failed_draw_may_end_the_request_with_the_answer_of_another():
+    async def answer(request):
+        if request.index == 0:
+            await asyncio.sleep(0.05)
+            raise EndRequest("tool_call", serve=1) from OSError("down")
+        return AIMessage("a call")
+
+    result = await run(FakeGenerator(answer), guardrail([2]), FakeRewardModel(lambda text: -1.0, latency=30))
+    assert (result.message.content, type(result.candidates[0].error)) == ("a call", OSError)
+
+
+@pytest.mark.parametrize("scorer", [by_number, FakeRewardModel(by_number, latency=30)], ids=["scored", "scoring"])
+async def test_a_signal_is_raised_at_once_whatever_the_request_waits_for(scorer):
+    generator = ending(EndRequest("interrupt", signal=KeyError("pause")), slow=(0,), at=0.05)
+    with pytest.raises(KeyError, match="pause"):
+        await asyncio.wait_for(run(generator, guardrail([3]), scorer, timeout=20), 5)
+    assert others() == set()
+
+
+async def test_a_signal_outranks_the_failure_of_every_draw():
+    with pytest.raises(KeyError):
+        await run(ending(EndRequest("interrupt", signal=KeyError("pause"))), guardrail([2]), lambda messages, candidates: 1 / 0)
+
+
+async def test_a_scorer_that_makes_an_error_of_a_cancellation_does_not_hide_the_end():
+    async def stubborn(messages, candidates):
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            raise RuntimeError("cancelled") from None
+
+    end = EndRequest("tool_call", serve=1, message=AIMessage("a call"))
+    result = await run(ending(end, at=0.05), guardrail([2]), as_scorer(stubborn))
+    assert result.message.content == "a call"
+
+
+async def test_a_request_that_is_cancelled_stays_cancelled_though_a_draw_ends_it():
+    generator = ending(EndRequest("tool_call", serve=1, message=AIMessage("a call")), slow=(0,), at=0.05)
+
+    class Late(FakeGenerator):
+        async def draw(self, request):
+            try:
+                return await generator.draw(request)
+            except asyncio.CancelledError:
+                raise EndRequest("tool_call", serve=request.index, message=AIMessage("late")) from None
+
+    task = asyncio.create_task(run(Late([""]), guardrail([2])))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 # Cancellation

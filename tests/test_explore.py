@@ -93,7 +93,7 @@ async def test_work_of_an_event_loop_that_was_closed_does_not_stay_under_way(tmp
     generator._latency = lambda index: 0.0 if index < 2 else 30
     for _ in range(2 * MOST_AT_A_TIME):
         await asyncio.to_thread(closed_at_once, guard)
-    assert len(guard._explorer.background) == 0
+    assert len(guard.guard.explorer.background) == 0
     guard.finish(timeout=5)
     assert len(rows) == 2 * MOST_AT_A_TIME
     assert not any(row["complete"] for row in rows)
@@ -137,16 +137,16 @@ async def test_the_share_is_the_share_and_none_by_default():
         await guard.arun("q")
         await guard.afinish()
     assert 60 < guard.exploration.explored < 145
-    assert make(explore=0.0)[0]._explorer is None
+    assert make(explore=0.0)[0].guard.explorer is None
 
 
 async def test_only_a_few_are_completed_at_a_time_and_the_answer_does_not_wait():
     rows = []
     guard, _ = make(latency=lambda index: 0.0, trace_to=rows.append)
-    guard._engine.generator._latency = 0.02
+    guard.guard.engine.generator._latency = 0.02
     results = await asyncio.gather(*(guard.arun("q") for _ in range(20)))
     assert all(result.draws == 2 for result in results)
-    assert len(guard._explorer.background) == MOST_AT_A_TIME
+    assert len(guard.guard.explorer.background) == MOST_AT_A_TIME
     await guard.afinish()
     assert (guard.exploration.explored, guard.exploration.skipped) == (MOST_AT_A_TIME, 20 - MOST_AT_A_TIME)
     missed = [row for row in rows if not row["complete"]]

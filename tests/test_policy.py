@@ -31,12 +31,13 @@ levels = st.one_of(st.integers(-3, 3).map(float), st.just(math.inf), st.just(-ma
 
 
 @st.composite
-def runs(draw, mode=None):
+def runs(draw, mode=None, floors=True):
     """A policy and a score for every draw of its budget."""
     schedule = draw(schedules)
     thresholds = draw(st.lists(levels, min_size=len(schedule), max_size=len(schedule)))
     mode = mode or draw(st.sampled_from(["guardrail", "accelerator"]))
-    floors = draw(st.one_of(st.none(), st.lists(st.integers(-4, 2).map(float), min_size=len(schedule), max_size=len(schedule))))
+    some = st.lists(st.integers(-4, 2).map(float), min_size=len(schedule), max_size=len(schedule))
+    floors = draw(st.one_of(st.none(), some)) if floors else None
     policy = Policy(mode, tuple(schedule), tuple(thresholds), stop=Never() if floors is None else BelowFloor(tuple(floors)))
     return policy, draw(st.lists(scores, min_size=policy.budget, max_size=policy.budget))
 

@@ -48,7 +48,7 @@ def make(path, answers=("1",), **settings):
 async def looked(guard):
     """A request that looks at the file, and what it finds there."""
     await guard.arun("q")
-    thread = guard._reloader._thread
+    thread = guard.guard.reloader._thread
     if thread is not None:
         await asyncio.to_thread(thread.join)
 
@@ -60,7 +60,7 @@ async def test_a_changed_file_is_taken_over(path):
     await looked(guard)
     result = await guard.arun("q")
     assert (result.decision, result.threshold) == ("abstained", 5.0)
-    assert (guard._reloader.taken, guard._reloader.refused, guard.telemetry.told) == (1, 0, [True])
+    assert (guard.guard.reloader.taken, guard.guard.reloader.refused, guard.telemetry.told) == (1, 0, [True])
 
 
 BAD = {
@@ -81,7 +81,7 @@ async def test_a_bad_file_is_refused_once_and_a_good_one_after_it_taken(path, ba
     for _ in range(5):
         await looked(guard)
     assert (await guard.arun("q")).decision == "accepted"
-    assert (guard._reloader.refused, guard.telemetry.told) == (1, [False])
+    assert (guard.guard.reloader.refused, guard.telemetry.told) == (1, [False])
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
     NEW.save(path)
     await looked(guard)
@@ -102,20 +102,20 @@ async def test_requests_end_under_the_profile_they_began_with(path):
     NEW.model_copy(update={"schedule": (2, 2, 3), "thresholds": (5.0, 5.0, 5.0)}).save(path)
     later = asyncio.create_task(guard.arun("q"))
     await asyncio.sleep(0)
-    await asyncio.to_thread(guard._reloader._thread.join)
+    await asyncio.to_thread(guard.guard.reloader._thread.join)
     third = asyncio.create_task(guard.arun("q"))
     gate.set()
     results = await asyncio.gather(under_way, later, third)
     assert [(r.decision, r.threshold) for r in results] == [("accepted", 0.0), ("accepted", 0.0), ("abstained", 5.0)]
     await guard.afinish()
     assert guard.exploration.draws == 2 + 2 + 0  # what was missing of the budget of each one's own profile
-    assert guard._engine.limiter.limit == 7
+    assert guard.guard.engine.limiter.limit == 7
 
 
 async def test_within_the_interval_nobody_looks(path, monkeypatch):
     looks, stat = [], os.stat
     monkeypatch.setattr(os, "stat", lambda *given, **named: looks.append(given) or stat(*given, **named))
-    assert make(path, reload=True)._reloader.interval == 1.0
+    assert make(path, reload=True).guard.reloader.interval == 1.0
     guard = make(path, reload=3600)
     NEW.save(path)
     looks.clear()
@@ -129,7 +129,7 @@ async def test_the_same_profile_written_again_changes_nothing(path):
     OLD.save(path)
     await looked(guard)
     await looked(guard)
-    assert (guard._reloader.taken, guard._reloader.refused) == (0, 0)
+    assert (guard.guard.reloader.taken, guard.guard.reloader.refused) == (0, 0)
 
 
 async def test_a_file_that_is_written_in_two_steps_is_taken_over_in_the_end(path, monkeypatch):
@@ -144,7 +144,7 @@ async def test_a_file_that_is_written_in_two_steps_is_taken_over_in_the_end(path
     for _ in range(3):
         await looked(guard)
     assert (await guard.arun("q")).decision == "abstained"
-    assert guard._reloader.refused == 0
+    assert guard.guard.reloader.refused == 0
 
 
 async def test_a_chat_model_follows_too_and_its_cache_does_not_outlive_the_profile(path):
@@ -154,7 +154,7 @@ async def test_a_chat_model_follows_too_and_its_cache_does_not_outlive_the_profi
     assert (await llm.ainvoke("q")).content == "1"
     NEW.save(path)
     await llm.ainvoke("another")
-    await asyncio.to_thread(llm.guard._reloader._thread.join)
+    await asyncio.to_thread(llm.guard.reloader._thread.join)
     with pytest.raises(NoAcceptableResponse):
         await llm.ainvoke("q")
 

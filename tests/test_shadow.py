@@ -167,7 +167,6 @@ async def test_the_summary_counts_refusals_and_first_draws_that_pass():
 async def test_what_it_would_have_done_is_what_the_policy_does(mode):
     shadow = make(FakeListChatModel(responses=["a 1"]), mode=mode)
     policy = Policy(mode, (2, 3, 1), (1.0, 0.5, 2.0))
-    engine = replace(shadow.guard._engine, policy=policy)
     template = await shadow.guard.arun("q")
     for scores in (
         [0, 0, 0.6, 0, 0, 0],
@@ -178,7 +177,7 @@ async def test_what_it_would_have_done_is_what_the_policy_does(mode):
     ):
         candidates = tuple(Candidate(i, 0, 0, AIMessage("x"), score=float(s), scored=1.0) for i, s in enumerate(scores))
         complete = replace(template, candidates=candidates)
-        would, truth = would_have(engine, complete), played(policy, scores, [0.0] * 6)
+        would, truth = would_have(policy, complete), played(policy, scores, [0.0] * 6)
         assert (would.draws, would.loops) == (truth["draws"], truth["loops"])
         assert (would.decision == "accepted", would.decision == "best_effort") == (truth["accepted"], truth["best_effort"])
 
@@ -192,9 +191,9 @@ async def test_an_eager_guard_would_have_taken_the_first_to_arrive_that_passes()
         for i, (s, t) in enumerate(zip(scores, times, strict=True))
     )
     complete = replace(template, candidates=candidates)
-    assert would_have(shadow.guard._engine, complete).selected.index == 0
+    assert would_have(shadow.guard.guard.engine.policy, complete).selected.index == 0
     late = replace(complete, candidates=candidates[1:])
-    assert would_have(shadow.guard._engine, late).selected.index == 2
+    assert would_have(shadow.guard.guard.engine.policy, late).selected.index == 2
 
 
 def test_only_a_guard_can_be_on_trial():

@@ -301,7 +301,7 @@ async def test_not_even_an_exit_in_a_sink_ends_the_writing(error):
     guard = make(trace_to=sink)
     for _ in range(3):
         await guard.arun("q")
-    counts = await asyncio.wait_for(guard._writer.aflush(), 30)
+    counts = await asyncio.wait_for(guard.guard.writer.aflush(), 30)
     assert (counts.lost, counts.written, len(taken)) == (1, 2, 3)
 
 
@@ -322,14 +322,14 @@ async def test_half_a_row_on_a_full_disk_is_cut_off_again(path, monkeypatch):
     await guard.aflush()
     assert len(rows(path)) == 2
     assert len(trace_files(path)) == 1
-    assert guard._writer.counts().lost == 1
+    assert guard.guard.writer.counts().lost == 1
 
 
 def test_one_path_has_one_writer_whatever_it_is_called(path, monkeypatch):
     monkeypatch.chdir(path.parent)
-    assert make(trace_to=path)._writer is make(trace_to="traces.jsonl")._writer
+    assert make(trace_to=path).guard.writer is make(trace_to="traces.jsonl").guard.writer
     chat = ChatBestOfMiniN(generator=FakeGenerator(["1"]), reward_model=FakeRewardModel(float), trace_to="traces.jsonl")
-    assert chat._guard._writer is make(trace_to=str(path))._writer
+    assert chat.guard.writer is make(trace_to=str(path)).guard.writer
 
 
 def test_threads_loops_and_sync_calls_share_a_file(path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bonmini_guard.policy import Action, Policy, State
+from bonmini_guard.policy import Action, Policy, run
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
@@ -36,23 +36,13 @@ class Outcomes:
     best_acceptable: Floats
 
 
-def follow(policy: Policy, scores: Sequence[float]) -> tuple[int, bool, int]:
-    """Drive the live policy over draws in their order: the selected index, whether it is served, the draws made."""
-    state = policy.observe(State(), scores[: policy.schedule[0]])
-    while (decision := policy.decide(state)).action is Action.DRAW:
-        state = policy.observe(state, scores[state.drawn : state.drawn + decision.draws])
-    if decision.index is None:
-        raise ValueError("no draw has a score")
-    return decision.index, decision.action is Action.SERVE, state.drawn
-
-
 def replay(policy: Policy, drawn: Drawn, serve_from: float = -np.inf) -> Outcomes:
     """The outcomes of a policy on every prompt; answers below ``serve_from`` are withheld (best-of-N at score 0)."""
-    selected, served, draws = zip(*(follow(policy, row) for row in drawn.scores.tolist()), strict=True)
-    rows, index = np.arange(len(selected)), np.array(selected)
+    ran = [run(policy, row) for row in drawn.scores.tolist()]
+    rows, index = np.arange(len(ran)), np.array([one.decision.index for one in ran])
     best = drawn.scores[:, : policy.budget].argmax(1)
-    kept = np.array(served) & (drawn.scores[rows, index] >= serve_from)
-    spent = np.array(draws)
+    kept = np.array([one.decision.action is Action.SERVE for one in ran]) & (drawn.scores[rows, index] >= serve_from)
+    spent = np.array([one.draws for one in ran])
     return Outcomes(
         kept.astype(float),
         drawn.acceptable[rows, index],

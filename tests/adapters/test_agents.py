@@ -19,13 +19,12 @@ from pydantic import BaseModel
 pytest.importorskip("langchain.agents")
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelFallbackMiddleware, ModelRetryMiddleware
-from langchain.agents.middleware.types import ExtendedModelResponse, ModelRequest
+from langchain.agents.middleware.types import ExtendedModelResponse
 from langchain.agents.structured_output import ProviderStrategy, StructuredOutputValidationError, ToolStrategy
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
 from bonmini_guard import GuardProfile, NoAcceptableResponse, ScorerError
-from bonmini_guard.adapters.agent_calls import AgentCall
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.adapters.langchain import LangChainGenerator
 from bonmini_guard.errors import ConfigurationError, GenerationError, MissingExtraError, ProfileError
@@ -122,21 +121,6 @@ async def test_a_cancelled_agent_cancels_its_draws_and_stays_cancelled():
         await task
     assert task.cancelled()
     assert sorted(model.cancelled) == [0, 1]
-
-
-def test_only_a_draw_turns_a_cancellation_into_an_answer():
-    async def cancelled(ended):
-        call = AgentCall(ModelRequest(model=FakeChatModel(["good"]), messages=[]), None, False, None)
-        before = call.begin()
-        call._ended = ended
-        asyncio.current_task().cancel()
-        try:
-            await asyncio.sleep(1.0)
-        except asyncio.CancelledError:
-            return call.ended_by_draw(before)
-
-    assert asyncio.run(cancelled(True)) is True
-    assert asyncio.run(cancelled(False)) is False
 
 
 @both_ways

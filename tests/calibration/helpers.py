@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration.logs import Log, log_of_arrays
-from bonmini_guard.policy import Action, Policy, State
+from bonmini_guard.policy import Action, Policy
+from bonmini_guard.policy import run as follow
 
 KEYS = ("served_good", "served_bad", "abstained_good", "abstained_bad", "accepted", "best_effort", "draws", "loops")
 
@@ -35,12 +36,8 @@ def rows_of(log: Log) -> Iterator[dict[str, Any]]:
 
 def run(policy: Policy, scores: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
     """One request, played by the real policy on draws in the given order."""
-    state = State()
-    decision = policy.decide(state)
-    while decision.action is Action.DRAW:
-        batch = scores[state.drawn : state.drawn + decision.draws]
-        state = policy.observe(state, list(batch))
-        decision = policy.decide(state)
+    ran = follow(policy, list(scores))
+    decision = ran.decision
     good = decision.index is not None and labels[decision.index] == 1.0
     served = decision.action is Action.SERVE
     return {
@@ -50,8 +47,8 @@ def run(policy: Policy, scores: Sequence[float], labels: Sequence[float]) -> dic
         "abstained_bad": not served and not good,
         "accepted": served and decision.accepted,
         "best_effort": served and not decision.accepted,
-        "draws": state.drawn,
-        "loops": state.loops,
+        "draws": ran.draws,
+        "loops": ran.loops,
     }
 
 

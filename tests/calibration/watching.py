@@ -11,7 +11,7 @@ from bonmini_guard.calibration.drift import find_drift
 from bonmini_guard.calibration.evidence import Certificate
 from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.calibration.watch import Watch
-from bonmini_guard.policy import Action, State
+from bonmini_guard.policy import Action, run
 from tests.calibration.populations import Population
 
 TRAFFIC = Population(size=4)
@@ -21,12 +21,9 @@ def guarded(profile, log, labelled=1.0, seed=0, prefix="", **extra):
     """Traces: the rows of a log as the live policy would have left them, cut short by its exits; some labelled as a whole."""
     policy, generator = profile.policy(), np.random.default_rng(seed)
     for i in range(len(log)):
-        state = State()
-        decision = policy.decide(state)
-        while decision.action is Action.DRAW:
-            state = policy.observe(state, log.scores[i, state.drawn : state.drawn + decision.draws].tolist())
-            decision = policy.decide(state)
-        candidates = [{"text": "x", "score": float(score), "raw_score": float(score)} for score in log.scores[i, : state.drawn]]
+        ran = run(policy, log.scores[i].tolist())
+        decision = ran.decision
+        candidates = [{"text": "x", "score": float(score), "raw_score": float(score)} for score in log.scores[i, : ran.draws]]
         if generator.random() < labelled:
             for candidate, good in zip(candidates, log.labels[i], strict=False):
                 candidate["acceptable"] = bool(good)

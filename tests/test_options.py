@@ -1,0 +1,69 @@
+"""The options are written once: every face takes them, mypy knows them, and a misspelt one names the right one."""
+
+from __future__ import annotations
+
+import copy
+from typing import get_type_hints
+
+import pytest
+
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.limiter import Limiter
+from bonmini_guard.options import DEFAULTS, CommonOptions, GuardOptions
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+FACES = [BestOfMiniN, ChatBestOfMiniN]
+
+
+def make(face, **options):
+    return face(generator=FakeGenerator(["bad", "good"]), reward_model=FakeRewardModel({"bad": -1.0, "good": 2.0}), **options)
+
+
+def test_every_option_has_a_default_and_is_described():
+    assert set(get_type_hints(GuardOptions)) == set(DEFAULTS)
+    described = (CommonOptions.__doc__ or "") + (GuardOptions.__doc__ or "")
+    assert [name for name in DEFAULTS if f"{name}:" not in described] == []
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize(
+    ("wrong", "right"), [({"mod": "guardrail"}, "mode"), ({"treshold": 1.0}, "threshold"), ({"onabstain": "error"}, "on_abstain")]
+)
+def test_a_misspelt_option_names_the_right_one(face, wrong, right):
+    with pytest.raises(ConfigurationError, match=f"did you mean '{right}'"):
+        make(face, **wrong)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_misspelt_and_missing_parts_are_named(face):
+    with pytest.raises(ConfigurationError, match="did you mean 'generator'"):
+        face(generater=FakeGenerator(["a"]), reward_model=FakeRewardModel({}))
+    with pytest.raises(ConfigurationError, match="reward_model= is missing"):
+        face(generator=FakeGenerator(["a"]))
+
+
+def test_the_middleware_takes_them_too():
+    agents = pytest.importorskip("bonmini_guard.adapters.agents")
+    with pytest.raises(ConfigurationError, match="did you mean 'explore'"):
+        agents.BestOfMiniNMiddleware(reward_model=FakeRewardModel({}), explor=0.5)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_copy_with_other_options_decides_by_them_and_shares_the_limit(face):
+    limiter = Limiter(3)
+    model = make(face, mini_n=2, max_loops=2, max_concurrency=limiter, on_abstain="message", abstain_message="no")
+    stricter = model.model_copy(update={"threshold": 9.0})
+    assert (model.invoke("q").content, stricter.invoke("q").content) == ("good", "no")
+    assert stricter.guard.engine.limiter is limiter
+    assert (model.threshold, stricter.threshold, stricter.mini_n) == (None, 9.0, 2)
+    with pytest.raises(ConfigurationError, match="did you mean 'threshold'"):
+        model.model_copy(update={"treshold": 9.0})
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("copied", [lambda face: face.model_copy(), lambda face: face.model_copy(deep=True), copy.copy])
+def test_a_plain_copy_shares_its_parts(face, copied):
+    model = make(face)
+    assert copied(model).guard is model.guard

@@ -1,0 +1,82 @@
+"""The stopping procedure is one: the live engine and calibration's arrays do what ``policy.run`` does, on random policies."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
+
+from bonmini_guard.budget import Budget
+from bonmini_guard.calibration.orders import order_of
+from bonmini_guard.calibration.paths import exits, paths
+from bonmini_guard.engine import Engine
+from bonmini_guard.errors import GenerationError
+from bonmini_guard.policy import Action, guardrail, run
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from tests.calibration.helpers import log_of
+from tests.test_policy import runs
+from tests.test_policy import scores as scores_of_draws
+
+PROMPT = [HumanMessage("p")]
+
+
+async def live(policy, scores, seconds):
+    """The live engine on given scores; None is a draw that fails."""
+    answers = [RuntimeError("lost") if score is None else str(index) for index, score in enumerate(scores)]
+    scorer = FakeRewardModel(lambda text: scores[int(text)])
+    return await Engine(FakeGenerator(answers, seconds), scorer, policy).run(PROMPT, seed=0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(runs(), st.booleans())
+def test_the_live_engine_does_what_run_does(policy_and_scores, eager):
+    policy, scores = policy_and_scores
+    policy = dataclasses.replace(policy, exit="eager" if eager else "loop")
+    ran = run(policy, scores)
+    try:
+        result = asyncio.run(live(policy, scores, 0.0))
+    except GenerationError:
+        assert ran.decision.action is not Action.SERVE
+        assert all(score is None for score in scores[: ran.draws])
+        return
+    selected = ran.decision.index
+    if selected is None:
+        assert result.reason == "scorer_failed"
+        return
+    assert (result.draws, result.loops) == (ran.draws, ran.loops)
+    assert (result.selected.index, result.reason, result.threshold) == (selected, ran.decision.reason, ran.decision.threshold)
+    assert (result.served, result.decision == "accepted") == (ran.decision.action is Action.SERVE, ran.decision.accepted)
+
+
+def test_an_eager_exit_takes_the_draw_that_takes_the_shortest():
+    policy = dataclasses.replace(guardrail([1, 3]), exit="eager")
+    scores, seconds = [-1.0, 1.0, 2.0, -3.0], [0.0, 0.3, 0.05, 0.0]
+    ran = run(policy, scores, seconds)
+    assert (ran.decision.index, ran.draws, ran.loops) == (2, 4, 2)
+    assert asyncio.run(live(policy, scores, seconds.__getitem__)).selected.index == 2
+    assert run(policy, scores).decision.index == 1
+
+
+def test_a_budget_counts_the_tokens_of_each_loop():
+    ran = run(guardrail([1, 1, 1], 5.0, stop=Budget(tokens=25)), [0.0] * 3, tokens=[(10, 3)] * 3)
+    assert (ran.decision.reason, ran.draws) == ("budget", 2)
+
+
+@given(runs(mode="guardrail", floors=False), st.data())
+def test_arrays_over_a_log_exit_where_run_does(policy_and_scores, data):
+    policy, first = policy_and_scores
+    others = st.lists(st.lists(scores_of_draws, min_size=policy.budget, max_size=policy.budget), max_size=6)
+    rows = [
+        [math.nan if score is None or not math.isfinite(score) else score for score in row] for row in (first, *data.draw(others))
+    ]
+    log = log_of(rows, [[1.0] * policy.budget] * len(rows))
+    path, order = paths(log, policy.schedule), order_of(log)
+    for row, exited, holders, places in zip(rows, exits(path, policy.thresholds), path.holder, order, strict=True):
+        ran = run(policy, [row[place] for place in places])
+        assert exited == (ran.loops - 1 if ran.decision.accepted else len(policy.schedule))
+        if ran.decision.accepted:
+            assert holders[exited] == places[ran.decision.index]
