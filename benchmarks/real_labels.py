@@ -31,7 +31,7 @@ from rich.progress import track
 from benchmarks.imdb.teaching import scored
 from benchmarks.real_base import write_base
 from benchmarks.tables import print_table, write_json
-from bonmini_guard.calibration.files import RowFile
+from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.batches import Group, Judgement
 from bonmini_guard.training.choices import ChoiceRow

@@ -7,7 +7,6 @@ leaves at most a torn last line; whoever comes next puts that file aside as it i
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -17,12 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.writing import check_output, write_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process a file
-    fcntl = None  # type: ignore[assignment]
+from bonmini_guard.logs.appending import Appender, lock, rewrite, unlock
+from bonmini_guard.writing import check_output
 
 #: A file is put aside when it is this share of its rows' keeping time old, so that no row is kept much longer than asked.
 _AGE_SHARE = 0.25
@@ -53,9 +48,8 @@ class TraceFile:
         self._max_bytes = max_bytes
         self._keep_seconds = keep_seconds
         self._fsync = fsync
-        self._file: int | None = None
+        self._file: Appender | None = None
         self._lock: int | None = None
-        self._size = 0
 
     def append(self, line: bytes) -> None:
         """Write one whole line.
@@ -64,12 +58,12 @@ class TraceFile:
             OSError: it could not be written; nothing of it stays in the file.
         """
         with self._locked():
-            self._reopen()
-            if self._size and self._size + len(line) > self._max_bytes:
+            file = self._current()
+            # One that ends in a torn line is put aside as it is.
+            if file.size and (file.size + len(line) > self._max_bytes or file.is_torn):
                 self._put_aside()
-            self._write(line)
-            if self._fsync:
-                os.fsync(self._descriptor())
+                file = self._current()
+            file.append(line)
 
     def expire(self, now: float) -> None:
         """Delete what is older than asked, and put the current file aside if its first row is getting old.
@@ -98,12 +92,12 @@ class TraceFile:
         with self._locked():
             files = trace_files(self.path)
             # The current one first, in one hold with the list: what writers put aside afterwards is done already.
-            removed = _rewrite(self.path, keep) if self.path in files else 0
+            removed = rewrite(self.path, keep) if self.path in files else 0
         for path in files:
             # One file at a time: writers wait meanwhile.
             with self._locked():
                 if path != self.path and path.exists():
-                    removed += _rewrite(path, keep)
+                    removed += rewrite(path, keep)
         return removed
 
     def files(self) -> list[Path]:
@@ -114,65 +108,38 @@ class TraceFile:
 
     def close(self) -> None:
         """Close the files; the next row opens them again."""
-        for descriptor in (self._file, self._lock):
-            if descriptor is not None:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+        if self._file is not None:
+            self._file.close()
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
         self._file = self._lock = None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
         if self._lock is None:
             self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
-        if fcntl is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        lock(self._lock)
         try:
             yield self._lock
         finally:
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            unlock(self._lock)
 
-    def _reopen(self) -> None:
-        """Have the current file open, whoever put it aside, rewrote or removed it; one that ends in a torn line is put aside."""
-        if self._file is None or not _same(self._file, self.path):
-            self._open()
-        self._size = os.fstat(self._descriptor()).st_size
-        if self._size:
-            os.lseek(self._descriptor(), -1, os.SEEK_END)
-            if os.read(self._descriptor(), 1) != b"\n":
-                self._put_aside()
-
-    def _open(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-        new = not self.path.exists()
-        # Traces hold what users wrote: they are their owner's alone.
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        self._size = os.fstat(self._file).st_size
-        if new:
-            os.utime(self._lock_path)
+    def _current(self) -> Appender:
+        """The current file, whoever put it aside, rewrote or removed it."""
+        if self._file is None or not self._file.refresh():
+            if self._file is not None:
+                self._file.close()
+            new = not self.path.exists()
+            # Traces hold what users wrote: they are their owner's alone.
+            self._file = Appender(self.path, mode=0o600, fsync=self._fsync)
+            if new:
+                os.utime(self._lock_path)
+        return self._file
 
     def _put_aside(self) -> None:
         name = f"{self.path.stem}.{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}{self.path.suffix}"
         os.rename(self.path, self.path.with_name(name))
-        self._open()
-
-    def _write(self, line: bytes) -> None:
-        rest = memoryview(line)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor(), rest) :]
-        except OSError:
-            # A full disk takes half a line: cut it off again.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor(), self._size)
-            raise
-        self._size += len(line)
-
-    def _descriptor(self) -> int:
-        assert self._file is not None
-        return self._file
 
 
 def trace_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -211,32 +178,3 @@ def forget(path: str | os.PathLike[str], *, ids: Collection[str] = (), groups: C
         return file.rewrite(lambda row: row.get("id") not in ids and str(row.get("group")) not in groups)
     finally:
         file.close()
-
-
-def _same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
-    for left_behind in path.parent.glob(f".{path.name}.*.rewritten"):  # by a rewriting that was killed
-        left_behind.unlink()
-    *lines, torn = path.read_bytes().split(b"\n")
-    kept = [line for number, line in enumerate(lines, start=1) if not line.strip() or keep(_row(line, f"{path}:{number}"))]
-    if len(kept) < len(lines) or torn:
-        about = path.stat()
-        write_atomically(path, b"".join(line + b"\n" for line in kept).decode(), mode=0o600, suffix=".rewritten")
-        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
-    return len(lines) - len(kept)
-
-
-def _row(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{place}: not JSON ({error}); mend or remove the line") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{place}: a row must be a JSON object, not {type(row).__name__}; mend or remove the line")
-    return row

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import inspect
-import json
 import logging
 import os
 import random
@@ -21,6 +20,7 @@ from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.logs.appending import encoded
 from bonmini_guard.trace_files import TraceFile, forget
 from bonmini_guard.trace_row import Explored, Redact, RequestRecord, Row, redacted, trace_row
 
@@ -251,14 +251,6 @@ class TraceWriter:
         self._begin()
         if self._file is not None:
             self._file.close()
-
-
-def encoded(row: Row) -> bytes:
-    """One line. What JSON has no words for is written as its text; half surrogate pairs as escapes."""
-    try:
-        return (json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(row, allow_nan=False, default=str) + "\n").encode()
 
 
 def writer_for(to: Any) -> TraceWriter:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, cast
@@ -12,19 +13,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bonmini_guard.calibration.rows import (
-    Regime,
-    ScoredRow,
-    candidate_costs,
-    is_complete,
-    is_traced,
-    loops_of_cut,
-    regime_of,
-    row_id,
-    scored_row,
-    unit_of,
-)
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.rows import Regime, Row, regime_of, unit_of
 
 FINGERPRINTS = ("scored_by", "generated_by")
 
@@ -58,7 +48,7 @@ class Reading:
         return self.group in (None, "prompt")
 
     def unit(self, group: Any, prompt: Any, key: int, place: str) -> tuple[int, bool]:
-        """:func:`bonmini_guard.calibration.rows.unit_of` a row.
+        """:func:`bonmini_guard.logs.rows.unit_of` a row.
 
         Raises:
             InputError: the row lacks the key asked for.
@@ -144,7 +134,7 @@ def block_of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], reading: Readin
     """
     collected = _Rows(reading)
     for place, row in rows:
-        collected.add(row, place)
+        collected.add(Row(row, place))
     return collected.block
 
 
@@ -155,35 +145,35 @@ class _Rows:
         self._reading = reading
         self.block = Block(**cast("dict[str, Any]", {name: [] for name in ARRAYS}), extra={key: [] for key in reading.keys})
 
-    def add(self, row: Mapping[str, Any], place: str) -> None:
+    def add(self, row: Row) -> None:
         """Check a row, and keep its numbers if it is to be kept."""
-        block, line = self.block, int(place.rpartition(":")[2])
-        key = row_key(row_id(row, place))
+        block, line = self.block, int(row.place.rpartition(":")[2])
+        key = row_key(row.id)
         block.keys.append(key)
         block.lines.append(line)
         block.kept.append(False)
-        regime, complete = regime_of(row) if is_traced(row) else None, is_complete(row, place)
-        loops = 0 if complete else self._loops(row, regime)
+        regime, complete = regime_of(row.value) if row.is_traced else None, row.is_complete
+        loops = row.loops_of_cut(regime) if self._reading.cut and row.is_traced and not complete else 0
         if self._left_out(row, complete or loops > 0):
             return
-        numbers = scored_row(row, place, cut=not complete)
-        if not numbers.scored:
+        row.refuse_several_policies()
+        lost = [one.failed or (not complete and one.said is None) for one in row.candidates]
+        drawn = [one for one, gone in zip(row.candidates, lost, strict=True) if not gone]
+        if drawn and all(one.value.get("score") is None for one in drawn):
             block.left_out["unscored"] += 1
             block.unscored_at = block.unscored_at or line
             return
-        self._check_fingerprints(row, place)
-        self._keep(row, place, numbers, key)
+        self._check_fingerprints(row)
+        self._numbers(row, lost)
+        self._keep(row, key)
         block.complete.append(complete)
         block.loops_run.append(loops)
         block.regimes.append(regime)
 
-    def _loops(self, row: Mapping[str, Any], regime: Regime | None) -> int:
-        return loops_of_cut(row, regime) if self._reading.cut and is_traced(row) else 0
-
-    def _left_out(self, row: Mapping[str, Any], usable: bool) -> bool:
-        explored, left_out = row.get("explored"), self.block.left_out
+    def _left_out(self, row: Row, usable: bool) -> bool:
+        explored, left_out = row.value.get("explored"), self.block.left_out
         left_out["explore_missed"] += isinstance(explored, Mapping) and explored.get("missed") is not None
-        if row.get("trained_on") is True:
+        if row.value.get("trained_on") is True:
             left_out["trained_on"] += 1
         elif not usable:
             left_out["incomplete"] += 1
@@ -191,28 +181,34 @@ class _Rows:
             return False
         return True
 
-    def _keep(self, row: Mapping[str, Any], place: str, numbers: ScoredRow, key: int) -> None:
+    def _numbers(self, row: Row, lost: Sequence[bool]) -> None:
+        """Scores, labels and costs; NaN for draws that failed, or could not be scored."""
+        block, random = self.block, row.is_random
+        for one, gone in zip(row.candidates, lost, strict=True):
+            block.scores.append(math.nan if gone else one.score)
+            label = None if gone else one.label
+            block.labels.append(float(label) if random and label is not None else math.nan)
+            if self._reading.cost is not None:
+                block.costs.append(one.cost(self._reading.cost))
+        block.left_out["not_random"] += not random
+        block.counts.append(len(lost))
+
+    def _keep(self, row: Row, key: int) -> None:
         block, reading = self.block, self._reading
         block.kept[-1] = True
-        block.left_out["not_random"] += not numbers.random
-        block.scores.extend(numbers.scores)
-        block.labels.extend(numbers.labels)
-        block.counts.append(len(numbers.scores))
-        if reading.cost is not None:
-            block.costs.extend(candidate_costs(row, place, reading.cost))
-        group = None if reading.group_key is None else row.get(reading.group_key)
-        unit, of_prompt = reading.unit(group, row.get("prompt") if reading.by_prompt else None, key, place)
+        group = None if reading.group_key is None else row.value.get(reading.group_key)
+        unit, of_prompt = reading.unit(group, row.value.get("prompt") if reading.by_prompt else None, key, row.place)
         block.units.append(unit if of_prompt or unit < 2**63 else unit - 2**64)
         block.of_prompt.append(of_prompt)
-        block.traced.append(is_traced(row))
-        block.asked.append(row.get("label_sampling") == "random")
+        block.traced.append(row.is_traced)
+        block.asked.append(row.value.get("label_sampling") == "random")
         for name, values in block.extra.items():
-            values.append(row.get(name))
+            values.append(row.value.get(name))
 
-    def _check_fingerprints(self, row: Mapping[str, Any], place: str) -> None:
+    def _check_fingerprints(self, row: Row) -> None:
         for key in FINGERPRINTS:
-            if not self._reading.same_source(key, row.get(key)):
+            if not self._reading.same_source(key, row.value.get(key)):
                 raise InputError(
-                    f'{place}: "{key}" differs from the rows before; one log must come from one source: '
+                    f'{row.place}: "{key}" differs from the rows before; one log must come from one source: '
                     f"split it, or run 'bonmini-guard score' on all of it"
                 )

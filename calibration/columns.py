@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import compute, json
 
 from bonmini_guard.calibration.blocks import FINGERPRINTS, Block, Reading, row_keys
-from bonmini_guard.calibration.rows import LARGEST, NOT_RANDOM, Regime, regime_of, whole_loops
+from bonmini_guard.logs.rows import LARGEST, NOT_RANDOM, Regime, regime_of, whole_loops
 
 Bools = NDArray[np.bool_]
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bonmini_guard.calibration.blocks import ARRAYS, Block, Reading, block_of_rows, row_keys
-from bonmini_guard.calibration.files import RowFile
-from bonmini_guard.calibration.rows import Regime
 from bonmini_guard.errors import InputError, MissingExtraError
+from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.rows import Regime
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

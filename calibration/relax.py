@@ -16,8 +16,8 @@ from bonmini_guard.calibration.choose import Request, calibrated
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, sealed
 from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.logs import Log
-from bonmini_guard.calibration.rows import Regime
 from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.logs.rows import Regime
 from bonmini_guard.profile import ScoreTransform
 
 

@@ -6,7 +6,6 @@ Finished rows are appended to ``OUT.partial``, one line each, flushed at once; a
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import os
 import shutil
@@ -15,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage
 
-from bonmini_guard.calibration.files import Row, RowFile
-from bonmini_guard.calibration.rows import row_id
-from bonmini_guard.conversation import as_messages
 from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.logs.appending import Appender, encoded
+from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.rows import Candidate, Row
 
 
 class LogScorer(Protocol):
@@ -91,70 +90,44 @@ def score_log(
     partial = target.with_name(target.name + ".partial")
     tally, mark = Tally(), scorer.fingerprint()
     finished = _finished(partial)
+    file = Appender(partial)
     try:
-        _append(partial, paths, scorer, (shard, mark, finished), tally=tally, progress=progress)
-    except BaseException:
-        if partial.exists() and not partial.stat().st_size:
+        file.cut()
+        for row in _of_shard(paths, shard, tally):
+            if tally.rows < len(finished):
+                _check_resumed(finished[tally.rows], (row.id, mark), partial, row.place)
+                tally.resumed += 1
+                tally.trained_on += _trained_on(row, scorer)
+            else:
+                file.append(encoded(_scored(row, scorer, mark, tally)))
+            tally.rows += 1
+            progress(tally.rows)
+        os.fsync(file.descriptor)
+    finally:
+        file.close()
+        if not file.size:
             partial.unlink()
-        raise
     if tally.rows < len(finished):
         raise InputError(f"{partial}: holds more rows than the log; it is from another one: remove it, or give another -o")
     finish(partial, target)
     return tally
 
 
-def _append(
-    partial: Path,
-    paths: Sequence[str | os.PathLike[str]],
-    scorer: LogScorer,
-    where: tuple[tuple[int, int], str, list[tuple[str, str]]],
-    *,
-    tally: Tally,
-    progress: Callable[[int], None],
-) -> None:
-    """Append the rows of a shard that are not finished yet."""
-    shard, mark, finished = where
-    with partial.open("ab") as file:
-        for place, row in _of_shard(paths, shard, tally):
-            if tally.rows < len(finished):
-                _check_resumed(finished[tally.rows], (row_id(row, place), mark), partial, place)
-                tally.resumed += 1
-                tally.trained_on += _trained_on(row, place, scorer)
-            else:
-                line = json.dumps(_scored(row, place, scorer, mark, tally), ensure_ascii=False) + "\n"
-                file.write(line.encode(errors="backslashreplace"))  # a lone surrogate, in the spelling of JSON
-                file.flush()
-            tally.rows += 1
-            progress(tally.rows)
-        os.fsync(file.fileno())
-
-
-def _of_shard(paths: Sequence[str | os.PathLike[str]], shard: tuple[int, int], tally: Tally) -> Iterator[tuple[str, Row]]:
+def _of_shard(paths: Sequence[str | os.PathLike[str]], shard: tuple[int, int], tally: Tally) -> Iterator[Row]:
     number, shards = shard
     files = [RowFile(path) for path in paths]
-    for index, pair in enumerate(pair for file in files for pair in file):
+    for index, (place, value) in enumerate(pair for file in files for pair in file):
         if index % shards == number - 1:
-            yield pair
+            yield Row(value, place)
     tally.torn = sum(file.torn for file in files)
 
 
 def _finished(partial: Path) -> list[tuple[str, str]]:
-    """(id, scored_by) of the rows that an earlier run finished; a torn last line is cut off the file."""
-    if not partial.exists():
-        return []
-    marks, whole = [], 0
-    with partial.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-                marks.append((row["id"], row["scored_by"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{partial}: is no log that 'score' began; move it away, or give another -o") from error
-            whole += len(line)
-    os.truncate(partial, whole)
-    return marks
+    """(id, scored_by) of the rows that an earlier run finished."""
+    try:
+        return [(row["id"], row["scored_by"]) for _, row in RowFile(partial, whole=True)] if partial.exists() else []
+    except (InputError, KeyError) as error:
+        raise InputError(f"{partial}: is no log that 'score' began; move it away, or give another -o") from error
 
 
 def _check_resumed(found: tuple[str, str], expected: tuple[str, str], partial: Path, place: str) -> None:
@@ -163,59 +136,44 @@ def _check_resumed(found: tuple[str, str], expected: tuple[str, str], partial: P
         raise InputError(f"{partial}: was begun with {what} than {place}; remove it to begin anew, or give another -o")
 
 
-def _scored(row: Row, place: str, scorer: LogScorer, mark: str, tally: Tally) -> Row:
-    candidates = row.get("candidates")
-    if not isinstance(candidates, list) or not all(isinstance(candidate, dict) for candidate in candidates):
-        raise InputError(f'{place}: the row has no "candidates"; list at least one {{"text"}}')
-    row_id(row, place)
-    same = row.get("scored_by") == mark
-    missing = [c for c in candidates if not c.get("failed") and not (same and c.get("score") is not None)]
-    tally.kept += sum(same and c.get("score") is not None for c in candidates)
-    tally.replaced += sum(c.get("score") is not None for c in missing)
+def _scored(row: Row, scorer: LogScorer, mark: str, tally: Tally) -> dict[str, Any]:
+    known = [row.value.get("scored_by") == mark and one.value.get("score") is not None for one in row.candidates]
+    missing = [one for one, kept in zip(row.candidates, known, strict=True) if not kept and not one.value.get("failed")]
+    tally.kept += sum(known)
+    tally.replaced += sum(one.value.get("score") is not None for one in missing)
     if missing:
-        answers = [_answer(candidate, place) for candidate in missing]
-        for candidate, score in zip(missing, scorer.score(_messages(row, place), answers), strict=True):
-            _put(candidate, score, tally)
-    marked = {key: value for key, value in row.items() if key != "trained_on"} | {"scored_by": mark}
-    if _trained_on(row, place, scorer):
+        answers = [_answer(one) for one in missing]
+        for one, score in zip(missing, scorer.score(_messages(row), answers), strict=True):
+            _put(one, score, tally)
+    marked = {key: value for key, value in row.value.items() if key != "trained_on"} | {"id": row.id, "scored_by": mark}
+    if _trained_on(row, scorer):
         marked["trained_on"] = True
         tally.trained_on += 1
     return marked
 
 
-def _trained_on(row: Row, place: str, scorer: LogScorer) -> bool:
+def _trained_on(row: Row, scorer: LogScorer) -> bool:
     asked: Callable[[list[BaseMessage]], bool] | None = getattr(scorer, "trained_on", None)
-    return asked is not None and asked(_messages(row, place))
+    return asked is not None and asked(_messages(row))
 
 
-def _messages(row: Row, place: str) -> list[BaseMessage]:
-    try:
-        return as_messages(row.get("prompt"))
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from error
+def _messages(row: Row) -> list[BaseMessage]:
+    return [turn.message() for turn in row.prompt]
 
 
-def _answer(candidate: dict[str, Any], place: str) -> AIMessage:
-    if isinstance(candidate.get("message"), dict):
-        try:
-            message = convert_to_messages([{"role": "assistant", **candidate["message"]}])[0]
-        except Exception as error:  # whatever LangChain makes of a malformed one
-            raise InputError(f'{place}: the "message" of a candidate cannot be read; give a "text" instead') from error
-        if isinstance(message, AIMessage):
-            return message
-    if isinstance(candidate.get("text"), str):
-        return AIMessage(candidate["text"])
-    raise InputError(f'{place}: a candidate has no "text" to score; write it, or mark a failed draw with "failed": true')
+def _answer(candidate: Candidate) -> AIMessage:
+    message = candidate.turn.message()
+    assert isinstance(message, AIMessage)
+    return message
 
 
-def _put(candidate: dict[str, Any], score: float | None, tally: Tally) -> None:
-    candidate.pop("raw_score", None)
-    usable = score is not None and math.isfinite(score)
-    candidate["score"] = score if usable else None
-    if usable:
+def _put(candidate: Candidate, score: float | None, tally: Tally) -> None:
+    candidate.value.pop("raw_score", None)
+    if score is not None and math.isfinite(score):
+        candidate.value["score"] = score
         tally.scored += 1
     else:
-        candidate["failed"] = True
+        candidate.value |= {"score": None, "failed": True}
         tally.unscorable += 1
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from bonmini_guard.calibration.files import RowFile
-from bonmini_guard.calibration.rows import first_scores, labels_of, row_id, selected_index
 from bonmini_guard.errors import InputError, ProfileError
+from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.rows import Row
 from bonmini_guard.profile import GuardProfile
 
 #: Why a row may be left out that was read before, in this run or in an earlier one.
@@ -157,13 +157,14 @@ def traces_of_rows(
     if profile.exit != "loop":
         raise ProfileError("a profile with exit 'eager' cuts first loops short, so that drift cannot compare them; use exit 'loop'")
     found, memory = Traces(), memory or Memory()
-    for place, row in rows:
-        counted = _counted_before(row, row_id(row, place), memory.requests)
-        best = _first_best(row, place, profile)
+    for place, value in rows:
+        row = Row(value, place)
+        counted = _counted_before(row, memory.requests)
+        best = _first_best(row, profile)
         if isinstance(best, str):
             found.left_out[counted or best] += 1
             continue
-        trace = _trace(row, place, best, memory, key=key, counted=counted is None)
+        trace = _trace(row, best, memory, key=key, counted=counted is None)
         if counted is None:
             _note_fingerprints(found, row)
         else:
@@ -173,26 +174,26 @@ def traces_of_rows(
     return found
 
 
-def _counted_before(row: Mapping[str, Any], name: str, seen: Seen) -> str | None:
+def _counted_before(row: Row, seen: Seen) -> str | None:
     """Why the request is not to be counted: one of :data:`COUNTED`; None if it is."""
-    if f"id {name}" in seen:
+    if f"id {row.id}" in seen:
         return "duplicate"
-    if row.get("group") is not None and f"group {row['group']}" in seen:
+    if row.value.get("group") is not None and f"group {row.value['group']}" in seen:
         return "same_group"
     return "older" if seen.before_mark(_time(row)) else None
 
 
-def _time(row: Mapping[str, Any]) -> float | None:
+def _time(row: Row) -> float | None:
     try:
-        at = datetime.fromisoformat(str(row.get("at")))
+        at = datetime.fromisoformat(str(row.value.get("at")))
     except ValueError:
         return None
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-def _first_best(row: Mapping[str, Any], place: str, profile: GuardProfile) -> float | str:
+def _first_best(row: Row, profile: GuardProfile) -> float | str:
     """The first loop's best transformed score, or why there is none."""
-    scores = first_scores(row, place, profile.schedule[0])
+    scores = row.first_scores(profile.schedule[0])
     if scores is None:
         return "unfinished"
     if all(score is None for score in scores):
@@ -201,43 +202,42 @@ def _first_best(row: Mapping[str, Any], place: str, profile: GuardProfile) -> fl
     return max(finite, default=-math.inf)
 
 
-def _trace(row: Mapping[str, Any], place: str, best: float, memory: Memory, *, key: str | None, counted: bool) -> Trace:
+def _trace(row: Row, best: float, memory: Memory, *, key: str | None, counted: bool) -> Trace:
     """The trace of a row, which is now remembered."""
-    name, group = str(row["id"]), row.get("group")
-    unit = f"id {name}" if group is None else f"group {group}"
+    group = row.value.get("group")
+    unit = f"id {row.id}" if group is None else f"group {group}"
     if counted:
-        memory.requests.add(f"id {name}", _time(row))
+        memory.requests.add(f"id {row.id}", _time(row))
         if group is not None:
             memory.requests.add(unit)
-    label, whole = _selected_label(row, place)
+    label, whole = _selected_label(row)
     judged = label is not None and unit not in memory.labels
     if judged:
         memory.labels.add(unit)
-    decision, reason, value = row.get("decision"), row.get("reason"), None if key is None else row.get(key)
-    texts = [None if each is None else str(each) for each in (decision, reason, value)]
-    return Trace(name, best, texts[0], texts[1], label, whole, texts[2], counted, judged)
+    texts = [None if name is None or (value := row.value.get(name)) is None else str(value) for name in ("decision", "reason", key)]
+    return Trace(row.id, best, texts[0], texts[1], label, whole, texts[2], counted, judged)
 
 
-def _selected_label(row: Mapping[str, Any], place: str) -> tuple[bool | None, bool]:
+def _selected_label(row: Row) -> tuple[bool | None, bool]:
     """The label of the answer served, or of an abstention's best one; and whether every answer that was scored is labelled."""
-    if row.get("decision") not in ("accepted", "best_effort", "abstained"):
+    decision = row.value.get("decision")
+    if decision not in ("accepted", "best_effort", "abstained"):
         return None, False
-    labels = labels_of(row, place)
-    scores = first_scores(row, place, len(labels)) or []
+    labels, index = row.labels, row.selected
+    scores = row.first_scores(len(labels)) or []
     scored = [number for number, score in enumerate(scores) if score is not None]
-    index = selected_index(row, place)
-    if row["decision"] == "abstained":
+    if decision == "abstained":
         index = max(scored, key=lambda number: (scores[number], -number), default=None)
     label = math.nan if index is None else labels[index]
     return None if math.isnan(label) else bool(label), bool(scored) and not any(math.isnan(labels[n]) for n in scored)
 
 
-def _note_fingerprints(found: Traces, row: Mapping[str, Any]) -> None:
+def _note_fingerprints(found: Traces, row: Row) -> None:
     from bonmini_guard.calibration.evidence import as_text
 
     for name, key in (("reward_model", "scored_by"), ("generator", "generated_by")):
-        if row.get(key) is not None:
-            found.fingerprints[name][as_text(name, row[key])] += 1
+        if row.value.get(key) is not None:
+            found.fingerprints[name][as_text(name, row.value[key])] += 1
 
 
 def decided(traces: Iterable[Trace]) -> Iterator[Trace]:

@@ -15,9 +15,9 @@ from langchain_core.runnables import RunnableConfig
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, TraceWriter
 from bonmini_guard.calibration.logs import load_log
-from bonmini_guard.calibration.rows import Regime
 from bonmini_guard.calibration.traces import read_traces
 from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
+from bonmini_guard.logs.rows import Regime
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from bonmini_guard.trace_files import trace_files

@@ -70,7 +70,7 @@ def nested(rows: Sequence[ChoiceRow], truth: SentimentTruth, dissimilarity: floa
         counts[row.prompt, row.responses] = counts.get((row.prompt, row.responses), 0) + row.count
     found = []
     for (prompt, responses), count in counts.items():
-        utilities = truth.utilities([prompt[0][1] + text for text in responses]) / dissimilarity
+        utilities = truth.utilities([prompt[0].text + text for text in responses]) / dissimilarity
         inclusive = np.logaddexp.reduce(utilities)
         none = 1 / (1 + np.exp(dissimilarity * inclusive))
         chances = np.append(np.exp(utilities - inclusive) * (1 - none), none)

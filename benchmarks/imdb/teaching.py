@@ -51,7 +51,7 @@ def texts_of(rows: Sequence[ChoiceRow]) -> list[str]:
     """Prompt and answer of every text, in the order in which ``encode_rows`` counts them."""
     answers: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        answers[row.prompt[0][1]].update(row.responses)
+        answers[row.prompt[0].text].update(row.responses)
     return [prompt + text for prompt, texts in answers.items() for text in sorted(texts)]
 
 

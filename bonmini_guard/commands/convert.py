@@ -76,7 +76,7 @@ def _targets(options: argparse.Namespace) -> dict[bool, Path]:
 
 
 def _rows(options: argparse.Namespace, tally: Tally) -> Iterator[ChoiceRow]:
-    from bonmini_guard.calibration.files import RowFile
+    from bonmini_guard.logs.reading import RowFile
 
     plan = ConversionOptions(options.cut, options.rating, options.ties, options.rows, options.none_offered, options.seed)
     for path in options.files:

@@ -82,7 +82,7 @@ def _local(options: argparse.Namespace) -> Tally:
 
 def _rows(paths: list[str], shard: tuple[int, int]) -> int | None:
     """How many rows the bar will count; None if that would need a look into a Parquet file."""
-    from bonmini_guard.calibration.files import RowFile
+    from bonmini_guard.logs.reading import RowFile
 
     if any(path.endswith(".parquet") for path in paths):
         return None

@@ -130,7 +130,7 @@ def hold_out(rows: Sequence[ChoiceRow], share: float, seed: int) -> tuple[list[C
     Raises:
         ConfigurationError: the share is not in (0, 1), or there are fewer than two prompts.
     """
-    prompts = sorted({row.prompt for row in rows})
+    prompts = sorted({row.prompt for row in rows}, key=lambda turns: [(turn.role, turn.text, repr(turn)) for turn in turns])
     if not 0 < share < 1 or len(prompts) < 2:
         raise ConfigurationError(f"cannot hold out a share of {share} of {len(prompts)} prompts: use a share between 0 and 1")
     size = min(len(prompts) - 1, max(1, round(share * len(prompts))))

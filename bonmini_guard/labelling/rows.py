@@ -9,14 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import BaseMessage, convert_to_messages
-
-from bonmini_guard.calibration.files import RowFile
-from bonmini_guard.calibration.rows import row_id
-from bonmini_guard.conversation import as_messages
 from bonmini_guard.errors import InputError
-
-_ROLES = {"human": "user", "ai": "assistant"}
+from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,48 +81,7 @@ def _digest(row: LabelRow, scored: bool) -> str:
 
 
 def _row(raw: Mapping[str, Any], place: str) -> LabelRow:
-    name = row_id(raw, place)
-    try:
-        turns = tuple((_ROLES.get(message.type, message.type), _shown(message)) for message in as_messages(raw.get("prompt")))
-    except InputError as error:
-        raise InputError(f'{place}: {error}; give "prompt" a text or a list of {{role, content}}') from error
-    candidates = raw.get("candidates")
-    if not isinstance(candidates, list) or not candidates:
-        raise InputError(f'{place}: the row has no "candidates"; list at least one {{"text": "..."}}')
-    texts = tuple(_text(candidate, place, number) for number, candidate in enumerate(candidates, start=1))
-    return LabelRow(name, place, turns, texts, raw)
-
-
-def _text(candidate: Any, place: str, number: int) -> str | None:
-    if not isinstance(candidate, Mapping):
-        raise InputError(f'{place}: candidate {number} is not an object; write {{"text": "..."}}')
-    if candidate.get("failed"):
-        return None
-    if isinstance(candidate.get("text"), str):
-        return str(candidate["text"])
-    if isinstance(candidate.get("message"), Mapping):
-        try:
-            return _shown(convert_to_messages([{"role": "assistant", **candidate["message"]}])[0])
-        except Exception as error:  # whatever LangChain makes of a malformed one
-            raise InputError(f"{place}: the message of candidate {number} cannot be read; give a text instead") from error
-    raise InputError(
-        f'{place}: candidate {number} has no "text" to show; log the texts (trace_candidates=True), '
-        f'or mark a failed draw with "failed": true'
-    )
-
-
-def _shown(message: BaseMessage) -> str:
-    """A message as plain text; what is no text is named, and calls of tools are written out."""
-    content = message.content
-    parts = [content] if isinstance(content, str) else [_part(block) for block in content]
-    called = getattr(message, "tool_calls", None) or []
-    calls = [f"[calls {call['name']} {json.dumps(call['args'], default=str)}]" for call in called]
-    return "\n".join([part for part in parts if part] + calls)
-
-
-def _part(block: Any) -> str:
-    if isinstance(block, str):
-        return block
-    if isinstance(block.get("text"), str):
-        return str(block["text"])
-    return f"[{block.get('type', 'no text')}]"
+    row = Row(raw, place)
+    turns = tuple((turn.role, turn.plain(thoughts=True)) for turn in row.prompt)
+    texts = tuple(None if one.failed else one.turn.plain(thoughts=True) for one in row.candidates)
+    return LabelRow(row.id, place, turns, texts, raw)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import tqdm
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import CandidateTooLong
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.pooling import pad, share
-from bonmini_guard.training.choices import ChoiceRow, Turn, to_messages
+from bonmini_guard.training.choices import Answer, ChoiceRow, shown
 
 #: Batches that are sorted by length together: enough to save padding, few enough to keep the order random.
 _WINDOW = 32
@@ -72,7 +73,7 @@ def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int
 
 
 #: What one labeller said: the answers, the target, whether "none" was offered.
-_Said = tuple[tuple[str, ...], int, bool]
+_Said = tuple[tuple[Answer, ...], int, bool]
 
 
 class _Table:
@@ -85,7 +86,7 @@ class _Table:
         self._formatter = formatter
 
     def judgements(self, prompt: tuple[Turn, ...], counts: Counter[_Said]) -> list[Judgement]:
-        places = self._places(prompt, sorted({text for responses, _, _ in counts for text in responses}))
+        places = self._places(prompt, sorted({answer for responses, _, _ in counts for answer in responses}, key=_order))
         found = []
         for (responses, target, offered), weight in counts.items():
             if all(text in places for text in responses):
@@ -94,17 +95,21 @@ class _Table:
                 self.too_long += weight
         return found
 
-    def _places(self, prompt: tuple[Turn, ...], answers: Sequence[str]) -> dict[str, int]:
-        messages, places = to_messages(prompt), {}
+    def _places(self, prompt: tuple[Turn, ...], answers: Sequence[Answer]) -> dict[Answer, int]:
+        places = {}
         for answer in answers:
             try:
-                encoded = self._formatter.encode(messages, answer)
+                encoded = self._formatter.encode(prompt, answer)
             except CandidateTooLong:
                 continue
             places[answer] = len(self.texts)
             self.texts.append(encoded.ids)
             self.cut += encoded.cut_turns > 0
         return places
+
+
+def _order(answer: Answer) -> tuple[str, str]:
+    return shown(answer), repr(answer)
 
 
 def _grouped(judgements: Iterable[Judgement], batch_size: int) -> list[Group]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import set_seed
 
+from bonmini_guard.conversation import prompt_digest
 from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
 from bonmini_guard.reward.checkpoint import (
     keep_layers,
@@ -35,7 +36,7 @@ from bonmini_guard.reward.lora import add_adapters, save_adapters
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Encoding, encode_rows, summary
 from bonmini_guard.training.card import model_card
-from bonmini_guard.training.choices import ChoiceRow, as_record, prompt_digest
+from bonmini_guard.training.choices import ChoiceRow, as_record
 from bonmini_guard.training.evidence import figures, score_texts
 from bonmini_guard.training.health import constant_loss, troubles
 from bonmini_guard.training.settings import Settings

@@ -63,7 +63,7 @@ def test_a_share_of_judgements_becomes_random():
 def test_texts_come_in_the_order_of_the_encoding_and_prompts_are_limited():
     rows = [ChoiceRow((("user", "q"),), ("b", "a"), 0), ChoiceRow((("user", "p"),), ("c",), 0), row("q")]
     assert texts_of(rows) == ["qa", "qb", "pc"]
-    assert {one.prompt[0][1] for one in some_prompts(rows, 1)} == {"q"}
+    assert {one.prompt[0].text for one in some_prompts(rows, 1)} == {"q"}
 
 
 def test_the_checks_can_fail():

@@ -149,7 +149,7 @@ def test_mixed_fingerprints_are_refused():
 def test_an_empty_or_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="the log is empty"):
         load_log(write(tmp_path / "log.jsonl", []))
-    with pytest.raises(InputError, match="cannot read the log"):
+    with pytest.raises(InputError, match="cannot be read"):
         load_log(tmp_path / "none.jsonl")
 
 

@@ -15,8 +15,8 @@ from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.calibration.paths import exits, paths, steps
 from bonmini_guard.calibration.relax import relax_guardrail
-from bonmini_guard.calibration.rows import Regime
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.rows import Regime
 from tests.calibration.recalibrations import CLUSTERED, risk_of, truth
 
 FOUR = (4, 4, 4, 4)

@@ -8,9 +8,9 @@ import math
 import pytest
 
 from bonmini_guard.calibration.logs import load_log, log_of_rows
-from bonmini_guard.calibration.rows import labels_of
 from bonmini_guard.errors import InputError
 from bonmini_guard.labelling.exports import choice_rows, labelled_log
+from bonmini_guard.logs.rows import Row
 from bonmini_guard.training import read_choices
 from tests.labelling.helpers import judge_all, log_file, row, run, say, session_of
 
@@ -23,7 +23,7 @@ def test_choice_rows_are_what_train_reads(tmp_path):
         judge_all(session, name, lambda item: verdicts[item.row.id])
     judge_all(session, "cem", lambda item: "none")
     written = log_file(tmp_path / "choices.jsonl", choice_rows(session))
-    found = {(row.prompt[0][1], row.responses, row.choice): row.count for row in read_choices(written)}
+    found = {(row.prompt[0].text, row.responses, row.choice): row.count for row in read_choices(written)}
     assert found == {
         ("question a", ("good", "bad"), 0): 2,
         ("question a", ("good", "bad"), "none"): 1,
@@ -132,7 +132,7 @@ def test_a_log_with_informative_labels_only_is_refused_by_calibration():
     picked = {"id": "a", "prompt": "p", "candidates": [{"score": 1.0, "acceptable": True}], "label_sampling": "informative"}
     with pytest.raises(InputError, match="not drawn at random"):
         log_of_rows([picked]).require_labels()
-    assert math.isnan(labels_of(picked, "rows:1")[0])  # nor do they tell drift anything
+    assert math.isnan(Row(picked, "rows:1").labels[0])  # nor do they tell drift anything
     with pytest.raises(InputError, match='rows:1: "label_sampling" is 3'):
         log_of_rows([{**picked, "label_sampling": 3}])
 

@@ -51,7 +51,7 @@ def refused(capsys, *arguments):
         (["LOG", "-o", "OUT", "--port", "99999"], "cannot listen on"),
         (["LOG", "-o", "OUT", "--json"], "--json belongs to --agreement"),
         (["LOG", "-o", "OUT", "--import", "argilla=DIR/none"], "cannot be read"),
-        (["DIR/none", "-o", "OUT"], "cannot read the log"),
+        (["DIR/none", "-o", "OUT"], "cannot be read"),
         (["--agreement", "DIR/none"], "cannot be read"),
         (["--agreement", "LOG"], "is not a file of label events"),
         (["LOG", "--agreement", "OUT"], "leave out LOGS"),

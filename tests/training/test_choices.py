@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
 from bonmini_guard.training.choices import read_choices
 
@@ -66,9 +67,15 @@ def test_a_missing_an_empty_and_a_broken_file(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InputError, match="no rows"):
         read_choices(tmp_path / "empty.jsonl")
-    (tmp_path / "broken.jsonl.gz").write_text("no gzip")
-    with pytest.raises(InputError, match="cannot be read"):
+    (tmp_path / "broken.jsonl.gz").write_bytes(b"\x1f\x8b" + b"x" * 100)
+    with pytest.raises(InputError, match="the gzip data are damaged"):
         read_choices(tmp_path / "broken.jsonl.gz")
+
+
+def test_a_torn_last_line_is_told(tmp_path):
+    (tmp_path / "torn.jsonl").write_text(json.dumps(GOOD) + '\n{"prompt": "p", "resp')
+    with pytest.raises(InputError, match="the last line is cut off; write"):
+        read_choices(tmp_path / "torn.jsonl")
 
 
 def test_gzip_conversations_counts_and_unknown_keys(tmp_path):
@@ -78,7 +85,7 @@ def test_gzip_conversations_counts_and_unknown_keys(tmp_path):
     with gzip.open(path, "wt") as file:
         file.write("\n".join(map(json.dumps, rows)))
     first, second = read_choices(path)
-    assert (first.prompt, first.choice, first.count, first.target) == ((("user", "p"),), 0, 3, 0)
+    assert (first.prompt, first.choice, first.count, first.target) == ((Turn("user", "p"),), 0, 3, 0)
     assert (second.choice, second.target, second.responses) == ("none", 1, (" ",))
     assert [message.type for message in second.messages] == ["system", "human", "tool"]
 

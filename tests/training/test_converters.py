@@ -6,6 +6,7 @@ import json
 import pytest
 
 from bonmini_guard.cli import main
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.training.choices import ChoiceRow, as_record, choice_row, read_choices
 from bonmini_guard.training.data import ConversionOptions, convert
@@ -58,7 +59,7 @@ def test_pairs_without_a_prompt_share_their_conversation():
     assert converted(record, "pairs") == [(("x", "y"), 0, False)]
     start = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: and?\n\nAssistant: "
     [row] = convert([("f:1", {"chosen": start + "x", "rejected": start + "y"})], "pairs")
-    assert row.prompt == (("user", "hi"), ("assistant", "hello"), ("user", "and?"))
+    assert row.prompt == tuple(map(Turn.of, [("user", "hi"), ("assistant", "hello"), ("user", "and?")]))
     assert row.responses == ("x", "y")
     with pytest.raises(InputError, match="same conversation"):
         converted({"chosen": start + "x", "rejected": "\n\nHuman: ho\n\nAssistant: y"}, "pairs")

@@ -150,7 +150,7 @@ def test_adapters_that_do_not_fit_are_told(tmp_path, base, adapters):
 
 def test_prompts_of_the_training_are_known_again(adapters, rows):
     model = RewardModel.load(adapters, device="cpu")
-    seen = rows[0].prompt[0][1]
+    seen = rows[0].prompt[0].text
     assert model.trained_on([HumanMessage(f"  {seen.upper()} ")])
     assert not model.trained_on([HumanMessage(seen + " and more")])
     assert not model.trained_on([SystemMessage("s"), HumanMessage(seen)])

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.training.choices import ChoiceRow, choice_row
-from bonmini_guard.training.data.fields import LIST_KEYS, Record, listed, number_of, prompt_of, text_of, transcript
+from bonmini_guard.logs.rows import Candidate, Row
+from bonmini_guard.training.choices import Answer, ChoiceRow, as_answer, choice_row
+from bonmini_guard.training.data.fields import Record, answer_of, listed, number_of, prompt_of, transcript
 from bonmini_guard.training.data.judged import EMITTERS, Judged, one_of
 
 Value = dict[str, Any]
@@ -63,7 +65,7 @@ def convert(
     """Choice rows of foreign records, one by one.
 
     Args:
-        records: (place, record) pairs, such as those of :class:`bonmini_guard.calibration.files.RowFile`.
+        records: (place, record) pairs, such as those of :class:`bonmini_guard.logs.reading.RowFile`.
         source: a name of ``FORMATS``.
         options: how to read the labels.
         tally: counts what was met, if given.
@@ -89,7 +91,8 @@ def convert(
 
 def in_held_out(row: ChoiceRow, share: float, seed: int = 0) -> bool:
     """Whether a row's prompt belongs to the held-out part: decided by the prompt alone, so no prompt is in both parts."""
-    digest = hashlib.sha256(json.dumps([seed, row.prompt]).encode()).digest()
+    said = [[turn.role, turn.text, *([] if turn.is_plain else [turn.digest()])] for turn in row.prompt]
+    digest = hashlib.sha256(json.dumps([seed, said]).encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
@@ -135,7 +138,7 @@ def from_accept_reject(record: Record, options: ConversionOptions, tally: Tally)
     label = next((record[key] for key in ("acceptable", "label", "accepted") if record.get(key) is not None), None)
     if not isinstance(label, bool):
         raise InputError('no label; write true or false under "label" or "acceptable"')
-    text = text_of(record, "the answer")
+    text = answer_of(record, "the answer")
     yield {"prompt": prompt_of(record), "responses": [text], "choice": 0 if label else "none"}
 
 
@@ -149,21 +152,22 @@ def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> It
         if rating is None:
             where = f'under "{options.rating}"' if options.rating else "under the usual names; name its key with --rating"
             raise InputError(f"answer {number} has no rating {where}")
-        answers.append(Judged(text_of(answer, f"answer {number}"), rating >= options.cut, rating))
+        answers.append(Judged(answer_of(answer, f"answer {number}"), rating >= options.cut, rating))
     yield from EMITTERS[options.rows](prompt_of(record), answers, options.seed)
 
 
 def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
     """Log rows and guard traces: labelled candidates; with a cut, unlabelled ones are judged by their score."""
     answers = []
-    for number, candidate in enumerate(_candidates(record), start=1):
-        text, label = candidate.get("text"), _acceptable(candidate, number, options)
-        reason = "failed draws" if candidate.get("failed") else "without a label" if label is None else None
-        reason = reason or ("without a text" if not text else None)
+    for candidate in Row(record, "").candidates:
+        label = _acceptable(candidate, options)
+        turn = candidate.turn if candidate.value.get("text") or candidate.value.get("message") else Turn("assistant")
+        reason = "failed draws" if candidate.failed else "without a label" if label is None else None
+        reason = reason or ("without a text" if turn.is_blank else None)
         if reason is not None:
             tally.left_out[reason] += 1
         else:
-            answers.append(Judged(text_of(text, f"candidate {number}"), bool(label), 0.0))
+            answers.append(Judged(as_answer(turn), bool(label), 0.0))
     if answers:
         yield from EMITTERS[options.rows](prompt_of(record), answers, options.seed)
 
@@ -207,36 +211,37 @@ def _label_of(record: Record) -> Any:
     return label
 
 
-def _pair(record: Record) -> tuple[Any, str, str]:
+def _pair(record: Record) -> tuple[Any, Answer, Answer]:
     chosen, rejected = record["chosen"], record["rejected"]
     if any(record.get(key) is not None for key in ("prompt", "messages", "instruction", "question")):
-        return prompt_of(record), text_of(chosen, "chosen"), text_of(rejected, "rejected")
+        return prompt_of(record), answer_of(chosen, "chosen"), answer_of(rejected, "rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
-        (prompt, first), (other, second) = transcript(chosen), transcript(rejected)
+        (prompt, said), (other, refused) = transcript(chosen), transcript(rejected)
+        first, second = answer_of(said, "chosen"), answer_of(refused, "rejected")
     elif isinstance(chosen, list) and isinstance(rejected, list):
-        prompt, first = prompt_of({"messages": chosen[:-1]}), text_of(chosen, "chosen")
-        other, second = prompt_of({"messages": rejected[:-1]}), text_of(rejected, "rejected")
+        prompt, first = prompt_of({"messages": chosen[:-1]}), answer_of(chosen, "chosen")
+        other, second = prompt_of({"messages": rejected[:-1]}), answer_of(rejected, "rejected")
     else:
         raise InputError('no prompt; give one under "prompt"')
     if prompt != other:
         raise InputError("chosen and rejected do not answer the same conversation; give pairs that differ in the last turn only")
-    return prompt, text_of(first, "chosen"), text_of(second, "rejected")
+    return prompt, first, second
 
 
-def _two(record: Record) -> tuple[str, str]:
+def _two(record: Record) -> tuple[Answer, Answer]:
     for first, second in (("response_a", "response_b"), ("answer_a", "answer_b"), ("conversation_a", "conversation_b")):
         if record.get(first) is not None and record.get(second) is not None:
-            return text_of(record[first], first), text_of(record[second], second)
+            return answer_of(record[first], first), answer_of(record[second], second)
     answers = listed(record)
     if len(answers) != 2:
         raise InputError(f'{len(answers)} answers; give two, under "response_a" and "response_b" or in a list')
-    return text_of(answers[0], "answer 1"), text_of(answers[1], "answer 2")
+    return answer_of(answers[0], "answer 1"), answer_of(answers[1], "answer 2")
 
 
 def _rated(record: Record) -> list[Record]:
     if record.get("chosen") is not None and record.get("score_chosen") is not None:
         both = [(record["chosen"], record["score_chosen"]), (record.get("rejected"), record.get("score_rejected"))]
-        return [{"text": text_of(answer, "an answer"), "rating": rating} for answer, rating in both]
+        return [{"text": answer_of(answer, "an answer"), "rating": rating} for answer, rating in both]
     answers = listed(record)
     for number, answer in enumerate(answers, start=1):
         if not isinstance(answer, Mapping):
@@ -244,21 +249,11 @@ def _rated(record: Record) -> list[Record]:
     return answers
 
 
-def _candidates(record: Record) -> list[Mapping[str, Any]]:
-    value = record.get(LIST_KEYS[0])
-    if not isinstance(value, list) or not all(isinstance(candidate, Mapping) for candidate in value):
-        raise InputError('no "candidates"; give log rows, or use another format')
-    return value
-
-
-def _acceptable(candidate: Mapping[str, Any], number: int, options: ConversionOptions) -> bool | None:
-    label = candidate.get("acceptable")
-    if label is None and options.cut is not None:
-        rating = number_of(candidate, options.rating)
-        return None if rating is None else rating >= options.cut
-    if label is not None and not isinstance(label, bool):
-        raise InputError(f'"acceptable" of candidate {number} is {str(label)[:20]!r}; write true, false or null')
-    return label
+def _acceptable(candidate: Candidate, options: ConversionOptions) -> bool | None:
+    if candidate.label is not None or options.cut is None:
+        return candidate.label
+    rating = number_of(candidate.value, options.rating)
+    return None if rating is None else rating >= options.cut
 
 
 def _offered(value: Value, offered: bool) -> Value:

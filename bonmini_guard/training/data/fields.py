@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
+from bonmini_guard.training.choices import Answer, as_answer
 
 Record = Mapping[str, Any]
 
@@ -16,7 +18,6 @@ LIST_KEYS = ("candidates", "completions", "responses")
 TEXT_KEYS = ("text", "response", "completion", "content", "answer", "value")
 RATING_KEYS = ("rating", "score", "overall_score", "helpfulness")
 
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant"}
 _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -29,30 +30,24 @@ def prompt_of(record: Record) -> Any:
     value = next((record[key] for key in PROMPT_KEYS if record.get(key) is not None), None)
     if value is None:
         raise InputError(f"no prompt; give one under {_either(PROMPT_KEYS)}")
-    return [turn_of(turn) for turn in value] if isinstance(value, list) else value
+    return [Turn.of(turn).openai() for turn in value] if isinstance(value, list) else value
 
 
-def turn_of(turn: Any) -> Any:
-    """One turn as ``{role, content}``: also from ``{from, value}``, and with the role names of other tools."""
-    if not isinstance(turn, Mapping):
-        return turn
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    return {"role": _ROLES.get(role, role) if isinstance(role, str) else role, "content": content}
-
-
-def text_of(value: Any, name: str) -> str:
-    """The answer in a value: a text, an object with a text, or a conversation whose last turn it is.
+def answer_of(value: Any, name: str) -> Answer:
+    """The answer in a value: a text, an object with a text, a message, or a conversation whose last turn it is.
 
     Raises:
         InputError: there is no text in it, or it is empty.
     """
     if isinstance(value, list) and value:
         value = value[-1]
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not value.keys().isdisjoint(("role", "from", "tool_calls")):
+        value = Turn.of(value, "assistant")
+    elif isinstance(value, Mapping):
         value = next((value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)), None)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str | Turn) or value in ("", Turn("assistant"), Turn("user")):
         raise InputError(f"{name} is empty or no text; remove the record, or give a text under {_either(TEXT_KEYS)}")
-    return value
+    return as_answer(value)
 
 
 def listed(record: Record) -> list[Any]:
@@ -92,7 +87,7 @@ def number_of(record: Any, key: str | None) -> float | None:
     return rating
 
 
-def transcript(text: str) -> tuple[list[dict[str, str]], str]:
+def transcript(text: str) -> tuple[list[dict[str, Any]], str]:
     """A "Human: ... Assistant: ..." transcript as the turns before its last answer, and that answer.
 
     Raises:
@@ -100,7 +95,7 @@ def transcript(text: str) -> tuple[list[dict[str, str]], str]:
     """
     parts = _TRANSCRIPT.split(text)
     turns = [
-        {"role": _ROLES.get(role.lower(), role.lower()), "content": content.strip()}
+        Turn.of({"from": role.lower(), "value": content.strip()}).openai()
         for role, content in zip(parts[1::2], parts[2::2], strict=True)
     ]
     if parts[0].strip() or len(turns) < 2 or turns[-1]["role"] != "assistant":

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from bonmini_guard.training.choices import Answer
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One answer, whether it is acceptable, and how good it is among the acceptable ones."""
 
-    text: str
+    text: Answer
     acceptable: bool
     rating: float
 

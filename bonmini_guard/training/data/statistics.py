@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from bonmini_guard.training.choices import ChoiceRow
+from bonmini_guard.training.choices import ChoiceRow, shown
 
 
 @dataclass
@@ -123,8 +123,9 @@ class Collector:
     def _lengths(self, row: ChoiceRow) -> None:
         if row.choice == "none":
             return
-        chosen = len(row.responses[row.choice])
-        others = [len(text) for text in row.responses if len(text) != chosen]
+        lengths = [len(shown(answer)) for answer in row.responses]
+        chosen = lengths[row.choice]
+        others = [length for length in lengths if length != chosen]
         self._found.compared += row.count * len(others)
         self._found.longer += row.count * sum(chosen > other for other in others)
 
@@ -140,7 +141,7 @@ class Collector:
 
 
 def _normal(row: ChoiceRow) -> int:
-    return hash(tuple((role, " ".join(text.casefold().split())) for role, text in row.prompt))
+    return hash(tuple((turn.role, " ".join(turn.text.casefold().split())) for turn in row.prompt))
 
 
 def show(statistics: Statistics) -> str:

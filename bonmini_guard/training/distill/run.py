@@ -122,19 +122,19 @@ def _references(
     prompts: Sequence[DistillPrompt], model: Any, tokenizer: Any, reward: RewardModel, plan: DistillSettings
 ) -> list[ReferenceRewards]:
     """The reference scores of each prompt: logged where there are enough, else of fresh draws."""
-    missing = [place for place, prompt in enumerate(prompts) if len(prompt.texts) < plan.reference_draws]
-    texts = [list(prompt.texts) for prompt in prompts]
+    missing = [place for place, prompt in enumerate(prompts) if len(prompt.answers) < plan.reference_draws]
+    answers: list[list[Any]] = [list(prompt.answers) for prompt in prompts]
     fresh = [rendered(prompts[place].messages, tokenizer) for place in missing]
     if fresh:
         logger.info("%d prompts have fewer than %d logged draws: drawing", len(fresh), plan.reference_draws)
         drawn = draw(model, tokenizer, fresh, plan.reference_draws, new_tokens=plan.max_new_tokens, temperature=plan.temperature)
-        for place, answers in zip(missing, drawn, strict=True):
-            texts[place] = [answer.text for answer in answers]
+        for place, own in zip(missing, drawn, strict=True):
+            answers[place] = [answer.text for answer in own]
     mark = reward.fingerprint()
     found = []
     for place, prompt in enumerate(prompts):
         kept = list(prompt.scores) if place not in set(missing) and prompt.scored_by == mark else []
-        scores = kept if kept and None not in kept else reward.score(prompt.messages, texts[place])
+        scores = kept if kept and None not in kept else reward.score(prompt.messages, answers[place])
         known = [score for score in scores if score is not None]
         if not known:
             raise InputError(f"prompt {place + 1}: no draw of it can be scored; leave out prompts that are too long")

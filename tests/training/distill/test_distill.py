@@ -169,7 +169,7 @@ def test_reference_scores_are_the_reward_models_own(tmp_path):
     rows = [{"id": str(n), "prompt": f"p{n}", "candidates": candidates} for n in range(5)]
     assert read_prompts([write_jsonl(tmp_path / "log.jsonl", rows)])[0].scores == (1.0, -1.0)
     rows[3]["candidates"] = [{"text": "a", "score": "7"}]
-    with pytest.raises(InputError, match=r"bad.jsonl:4: the score '7' is no number"):
+    with pytest.raises(InputError, match=r"bad.jsonl:4: the score of candidate 1 is '7', not a number"):
         read_prompts([write_jsonl(tmp_path / "bad.jsonl", rows)])
 
 

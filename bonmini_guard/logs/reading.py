@@ -1,4 +1,4 @@
-"""Log files as a stream of (place, row): JSON lines, plain or gzip, and Parquet.
+"""Files of rows as a stream of (place, row): JSON lines, plain or gzip, and Parquet.
 
 A place is ``file:line``, as every message about a bad row begins. One thing is forgiven: a torn last line, which a killed
 writer leaves behind.
@@ -25,6 +25,7 @@ class RowFile:
 
     Args:
         path: ``.jsonl``, ``.jsonl.gz`` (any gzip file is recognised by its first bytes) or ``.parquet``.
+        whole: whether a last line without an end is torn although it can be read: for files whose writer ends every line.
 
     Attributes:
         torn: after the iteration, how many torn last lines were dropped: 0 or 1.
@@ -34,12 +35,17 @@ class RowFile:
         MissingExtraError: a Parquet file, and pyarrow is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, whole: bool = False) -> None:
         self.path = Path(path)
+        self._whole = whole
         self.torn = 0
 
     def __iter__(self) -> Iterator[tuple[str, Row]]:
-        yield from self._parquet() if self.path.suffix == ".parquet" else self._json_lines()
+        if self.path.suffix == ".parquet":
+            yield from self._parquet()
+        else:
+            with self._open() as file:
+                yield from self.rows_of(1, file)
 
     def lines(self) -> int:
         """How many lines a JSON lines file has, without reading them as JSON.
@@ -74,16 +80,37 @@ class RowFile:
             InputError: a line is not one JSON object.
         """
         for number, line in enumerate(self._lines(lines), start=first):
-            if not line.strip():
-                continue
-            place = f"{self.path}:{number}"
-            row = self._parse(line, place)
-            if row is not None:
-                yield place, row
+            if line.strip() and (row := self._row(line, number)) is not None:
+                yield f"{self.path}:{number}", row
 
-    def _json_lines(self) -> Iterator[tuple[str, Row]]:
-        with self._open() as file:
-            yield from self.rows_of(1, file)
+    def parsed(self, line: bytes, number: int) -> Row:
+        """The row in a line.
+
+        Raises:
+            InputError: it is not one JSON object.
+        """
+        place = f"{self.path}:{number}"
+        try:
+            row = json.loads(line)
+        except RecursionError as error:
+            raise InputError(f"{place}: lists or objects lie too deep in each other; remove the line") from error
+        except ValueError as error:
+            raise InputError(f"{place}: not JSON ({error}); mend or remove the line") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: a row must be a JSON object, not {type(row).__name__}; mend or remove the line")
+        return row
+
+    def _row(self, line: bytes, number: int) -> Row | None:
+        ended = line.endswith(b"\n")
+        try:
+            row = self.parsed(line, number)
+            if ended or not self._whole:
+                return row
+        except InputError as error:
+            if ended or not isinstance(error.__cause__, ValueError):
+                raise
+        self.torn = 1
+        return None
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
@@ -97,7 +124,7 @@ class RowFile:
         try:
             yield
         except OSError as error:
-            raise InputError(f"{self.path}: cannot read the log ({error.strerror or error}); check the path") from error
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); check the path") from error
 
     def _lines(self, file: Iterable[bytes]) -> Iterator[bytes]:
         try:
@@ -106,20 +133,6 @@ class RowFile:
             self.torn = 1
         except (gzip.BadGzipFile, zlib.error) as error:
             raise InputError(f"{self.path}: the gzip data are damaged ({error}); copy the file again") from error
-
-    def _parse(self, line: bytes, place: str) -> Row | None:
-        try:
-            row = json.loads(line)
-        except RecursionError as error:
-            raise InputError(f"{place}: lists or objects lie too deep in each other; remove the line") from error
-        except ValueError as error:
-            if not line.endswith(b"\n"):  # every finished line has one, so this is the torn last line
-                self.torn = 1
-                return None
-            raise InputError(f"{place}: not JSON ({error}); mend or remove the line") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{place}: a row must be a JSON object, not {type(row).__name__}; one row a line")
-        return row
 
     def batches(self, size: int, columns: Callable[[list[str]], list[str]] | None = None) -> Iterator[Any]:
         """The record batches of a Parquet file, of at most ``size`` rows.
@@ -145,13 +158,13 @@ class RowFile:
             problem = str(error).splitlines()[0]
             raise InputError(f"{self.path}: not a Parquet file ({problem}); write it anew") from error
 
+    def rows_of_batch(self, first: int, batch: Any) -> Iterator[tuple[str, Row]]:
+        """The rows of a record batch, of which the first has the number ``first``; keys without a value are left out."""
+        for number, row in enumerate(batch.to_pylist(), start=first):
+            yield f"{self.path}:{number}", {key: value for key, value in row.items() if value is not None}
+
     def _parquet(self) -> Iterator[tuple[str, Row]]:
         first = 1
         for batch in self.batches(1024):
             yield from self.rows_of_batch(first, batch)
             first += len(batch)
-
-    def rows_of_batch(self, first: int, batch: Any) -> Iterator[tuple[str, Row]]:
-        """The rows of a record batch, of which the first has the number ``first``; keys without a value are left out."""
-        for number, row in enumerate(batch.to_pylist(), start=first):
-            yield f"{self.path}:{number}", {key: value for key, value in row.items() if value is not None}
