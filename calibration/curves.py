@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from bonmini_guard.calibration.certify import upper_limit
-from bonmini_guard.calibration.grids import grid_totals
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.paths import paths, steps
 from bonmini_guard.calibration.ranking import Ranking, sizes
@@ -132,32 +131,12 @@ def paired_difference(rankings: Sequence[Ranking], first: int, second: int) -> t
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
 
 
-def threshold_curve(rankings: Sequence[Ranking], schedule: Sequence[int]) -> ThresholdCurve:
+def threshold_curve(log: Log, schedule: Sequence[int]) -> ThresholdCurve:
     """What the schedule does under every threshold (at most :data:`CUTS`): risk-coverage, and quality against draws.
 
-    With a candidates below the threshold and ``Q_j(a) = (a)_K_j / (n)_K_j``: ``served = 1 - Q_L(a)``,
-    ``draws = sum_j k_j Q_{j-1}(a)``,
-    and so on, averaged over prompts; :mod:`bonmini_guard.calibration.constant` has all of them and derives them.
-    """
-    scores = np.unique(np.concatenate([ranking.scores[np.isfinite(ranking.scores)] for ranking in rankings]))
-    cuts = np.unique(scores[np.linspace(0, scores.size - 1, min(CUTS, scores.size)).astype(int)])
-    cuts = np.append(cuts, np.inf)
-    totals = grid_totals(rankings, [schedule], cuts)
-    prompts = float(sizes(rankings))
-    down = slice(None, None, -1)
-    return ThresholdCurve(
-        cuts[down],
-        totals.accepted[0, down] / prompts,
-        totals.accepted_good[0, down] / prompts,
-        (totals.accepted_good + totals.rest_good)[0, down] / prompts,
-        totals.draws[0, down] / prompts,
-    )
-
-
-def one_order_curve(log: Log, schedule: Sequence[int]) -> ThresholdCurve:
-    """The same curve from the one order of each row, for a log that is labelled in part.
-
-    Counts of :func:`bonmini_guard.calibration.paths.steps` over the rows that have the label needed.
+    ``served(t) / rows``, ``bad(t) / served(t)`` and so on, from the counts of :func:`bonmini_guard.calibration.paths.steps` on the
+    one order of each row that has the label needed: unlike the replay's figures no mean over all orders, so that a replayed point
+    may lie a little beside the curve.
     """
     used, missing = log.labelled_set()
     found = steps(paths(used, schedule), None, missing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,12 @@ def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) 
 
 def _curves(log: Log, profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> list[str]:
     budget = figures["budget"]
+    judged = replace(log, labels=quality_of(log).astype(np.float32)) if modelled else log
+    mine, plain = (curves.threshold_curve(judged, schedule) for schedule in (profile.schedule, (budget,)))
     if figures["order"] == "one":
-        mine, plain = (curves.one_order_curve(log, schedule) for schedule in (profile.schedule, (budget,)))
         return [_risk_coverage(mine, plain, figures)]
     material = _material(log, profile, figures, modelled)
     histograms = plots.histograms(material.log, profile.thresholds)
-    mine, plain = (curves.threshold_curve(material.rankings, schedule) for schedule in (profile.schedule, (budget,)))
     return [
         "" if modelled else _risk_coverage(mine, plain, figures),
         _quality(material, mine),

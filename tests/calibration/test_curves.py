@@ -81,14 +81,15 @@ def test_the_guardrails_oracle_gives_up_after_the_first_loop():
     assert clairvoyant_draws(RANKINGS, profile) == pytest.approx(mean_over_orders(cost, 4))
 
 
-def test_the_threshold_curve_agrees_with_single_replays():
-    curve = threshold_curve(RANKINGS, (2, 2))
-    for place, threshold in enumerate(curve.thresholds):
-        outcomes = replay_rankings(RANKINGS, (2, 2), (threshold, threshold))
-        assert curve.served[place] == pytest.approx(outcomes.accepted.mean())
-        assert curve.draws[place] == pytest.approx(outcomes.draws.mean())
-        assert curve.quality[place] == pytest.approx((outcomes.accepted_good + outcomes.rest_good).mean())
-    assert math.isnan(curve.bad_among_served[0])
+def test_the_threshold_curve_is_near_single_replays():
+    log = Population(size=8).log(2_000, 3)
+    curve, rankings = threshold_curve(log, (2, 2, 4)), rank(log.scores, log.labels, log.counts)
+    for place in range(0, curve.thresholds.size, 20):
+        outcomes = replay_rankings(rankings, (2, 2, 4), (float(curve.thresholds[place]),) * 3)
+        # one order a row instead of all of them: a standard error of at most 0.011, of draws 0.07
+        assert curve.served[place] == pytest.approx(outcomes.accepted.mean(), abs=0.04)
+        assert curve.draws[place] == pytest.approx(outcomes.draws.mean(), abs=0.25)
+        assert curve.quality[place] == pytest.approx((outcomes.accepted_good + outcomes.rest_good).mean(), abs=0.04)
 
 
 def test_the_smallest_equal_n_is_the_first_that_reaches_the_guard():
