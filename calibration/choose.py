@@ -28,7 +28,7 @@ from bonmini_guard.calibration.evidence import (
     stamp,
 )
 from bonmini_guard.calibration.further import further_rows
-from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order, one_a_unit, split
 from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, paths, steps
 from bonmini_guard.errors import ConfigurationError
@@ -187,14 +187,19 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
     return _certificate(tested, asked, evidence)
 
 
+def aside(part: Log, asked: Request) -> tuple[Integers, Integers]:
+    """Row numbers: those that only say where ``bad_among_served`` begins, and those that are tested."""
+    return split(part, START_SHARE, asked.seed * 2 + 2)
+
+
 def test(part: Log, asked: Request, missing: Missing) -> Evidence:
     """Run the rows and the sequence of tests on them."""
     start, seed, labels = math.inf if asked.start is None else asked.start, asked.seed, 0
     if asked.begins_later:
-        other, rest = split(part, START_SHARE, asked.seed * 2 + 2)
-        aside = paths(part.take(other), asked.schedule, asked.order, seed=seed)
-        seen, many = steps(aside, asked.offsets, missing), rest.size / max(1, other.size)
-        labels, start = aside.labels_used(), first_threshold(seen, many, asked.level, asked.share)
+        other, rest = aside(part, asked)
+        path = paths(part.take(other), asked.schedule, asked.order, seed=seed)
+        seen, many = steps(path, asked.offsets, missing), rest.size / max(1, other.size)
+        labels, start = path.labels_used(), first_threshold(seen, many, asked.level, asked.share)
         part = part.take(rest)
     path = paths(part, asked.schedule, asked.order, seed=seed, cost=asked.cost)
     labels += path.labels_used()

@@ -19,12 +19,12 @@ from scipy.special import expit
 
 from bonmini_guard.calibration.blocks import row_keys
 from bonmini_guard.calibration.certify import binomial, in_sequence, quality_p_values, risk_named
-from bonmini_guard.calibration.choose import Evidence, Request, calibrated, check, test
+from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrated, check, test
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.further import least_rows
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
-from bonmini_guard.calibration.paths import Paths, Steps, exits, outcomes, steps
+from bonmini_guard.calibration.paths import Paths, Steps, exits, outcomes, paths, steps
 from bonmini_guard.errors import ConfigurationError, InputError
 
 #: Answers asked about before the next look.
@@ -123,6 +123,8 @@ def demand(log: Log, asked: Request) -> Demand:
         ConfigurationError, InputError: as calibrate.
     """
     outcome = None if np.isnan(log.labels).all() else calibrated(log, asked, search=False)
+    if (first := _aside(log, asked)).size:
+        return Demand(outcome, first, f"nothing is certified yet; {len(first):,} labels that say where to begin come first")
     tested = test(log, asked, "counts_as_bad")
     path, entry = tested.path, _first_not_passed(tested)
     if entry >= tested.steps.cuts.size or _in_vain(path, at := exits(path, _everywhere(tested, entry)), asked):
@@ -136,6 +138,19 @@ def demand(log: Log, asked: Request) -> Demand:
     rows = np.flatnonzero(np.isin(log.keys, tested.log.keys))
     said = f"{_certified(outcome)}; {_hope(tested, asked, entry, now)}"
     return Demand(outcome, np.column_stack([rows[wanted[:, 0]], wanted[:, 1]]), said)
+
+
+def _aside(log: Log, asked: Request) -> Integers:
+    """(m, 2) labels that rows lack whose only use is to say where the sequence of tests begins.
+
+    They come before all others: a beginning that changed after a look at tests would be one of several, and the best of these.
+    """
+    if not asked.begins_later:
+        return np.zeros((0, 2), dtype=np.int64)
+    rows, _ = aside(log, asked)
+    path = paths(log.take(rows), asked.schedule, asked.order)
+    row, loop = np.nonzero(_unknown(path) & np.isfinite(path.best))
+    return np.column_stack([rows[row], path.holder[row, loop]])
 
 
 def batch_of(log: Log, wanted: Integers) -> Integers:
@@ -169,15 +184,16 @@ def labels_asked(tested: Evidence, asked: Request) -> int:
         asked: what is asked for.
     """
     path, entry = tested.path, min(_first_not_passed(tested), tested.steps.cuts.size - 1)
+    before = tested.labels - path.labels_used()
     at = exits(path, _everywhere(tested, entry))
-    before = replace(path, good=np.full_like(path.good, np.nan))
-    reached = _unknown(before) & ~_later(before, tested.steps.cuts[entry], asked)
+    blank = replace(path, good=np.full_like(path.good, np.nan))
+    reached = _unknown(blank) & ~_later(blank, tested.steps.cuts[entry], asked)
     if asked.risk is None:
         best = path.holder == path.holder[:, -1:]
         reached = (reached & ~best) | _lacking(replace(path, good=np.where(best, np.nan, path.good)), at, asked)[1]
     elif asked.risk.name == "false_acceptance":
-        reached |= _lacking(before, at, asked)[1]
-    return int(reached.sum())
+        reached |= _lacking(blank, at, asked)[1]
+    return before + int(reached.sum())
 
 
 def floor(log: Log, asked: Request) -> str | None:
@@ -194,7 +210,7 @@ def prospect(log: Log, asked: Request) -> str:
     generator = np.random.default_rng(0)
     chance = np.nan_to_num(expit(log.scores))
     runs = [test(_drawn(log, chance, generator), asked, "counts_as_bad") for _ in range(_SIMULATED)]
-    most = runs[0].path.labels_used()
+    most = runs[0].labels
     least = f"{least_rows(asked.level, asked.delta):,} rows at the very least"
     head = f"{len(log):,} rows, at most {most:,} labels; {asked} takes {least}"
     found = [(run.steps, run.found.cut, len(run.log)) for run in runs if run.found.cut is not None]
