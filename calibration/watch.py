@@ -28,13 +28,9 @@ from bonmini_guard.calibration.promise import Tested, against, labels_wanted, re
 from bonmini_guard.calibration.slices import Slices
 from bonmini_guard.calibration.traces import Memory, Seen, Trace, Traces
 from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.logs.appending import lock
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.writing import write_atomically
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two looks at once are then not noticed
-    fcntl = None  # type: ignore[assignment]
 
 #: So many of the latest requests (and their groups), and of the labels, are remembered one by one.
 REMEMBERED = 10_000
@@ -287,9 +283,6 @@ def _locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{path}: cannot write there ({error.strerror}); give a file in a folder that is writable") from error
     with file:
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{path}: another 'bonmini-guard drift' is at work on it; wait for it to end") from error
+        if not lock(file.fileno(), wait=False):
+            raise InputError(f"{path}: another 'bonmini-guard drift' is at work on it; wait for it to end")
         yield

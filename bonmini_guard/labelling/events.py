@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.appending import Appender, encoded, lock
+from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.writing import write_atomically
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: nothing keeps two sessions apart there
-    fcntl = None  # type: ignore[assignment]
 
 Event = dict[str, Any]
 
@@ -64,16 +61,6 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read(path: Path) -> tuple[Event, list[Event]]:
-    """The first line and the events. A torn last line, which was never acknowledged, is passed over.
-
-    Raises:
-        InputError: the file cannot be read or is no file of label events.
-    """
-    header, events, _ = _read(path)
-    return header, events
-
-
 class EventFile:
     """A file of label events that is open for appending, by this process alone.
 
@@ -90,13 +77,14 @@ class EventFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _read(path)  # a foreign file is refused before anything in it could be cut off
-        self._file = path.open("r+b", buffering=0)
+        read(path)  # a foreign file is refused before anything in it could be cut off
+        self._file = Appender(path, fsync=True)
         try:
-            self._lock()
-            self.header, self.events, self._size = _read(path)
-            self._file.truncate(self._size)
-            self._file.seek(self._size)
+            if not lock(self._file.descriptor, wait=False):
+                raise InputError(f"{path}: is open in another 'bonmini-guard label'; use its page or stop it")
+            self.header, self.events = read(path)
+            self._file.refresh()
+            self._file.cut()
         except BaseException:
             self._file.close()
             raise
@@ -108,60 +96,35 @@ class EventFile:
             OSError: the disk refused; the file is as it was before.
         """
         new = list(events)
-        data = "".join(json.dumps(event) + "\n" for event in new).encode()
-        try:
-            self._write(data)
-            os.fsync(self._file.fileno())
-        except BaseException:
-            self._file.truncate(self._size)
-            self._file.seek(self._size)
-            raise
-        self._size += len(data)
+        self._file.append(b"".join(map(encoded, new)))
         self.events.extend(new)
 
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
 
-    def _write(self, data: bytes) -> None:
-        while data:
-            data = data[self._file.write(data) :]
 
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{self.path}: is open in another 'bonmini-guard label'; use its page or stop it") from error
+def read(path: Path) -> tuple[Event, list[Event]]:
+    """The first line and the events. A torn last line, which was never acknowledged, is passed over.
 
-
-def _read(path: Path) -> tuple[Event, list[Event], int]:
-    """First line, events, and the size of all whole lines."""
+    Raises:
+        InputError: the file cannot be read or is no file of label events.
+    """
+    rows = iter(RowFile(path, whole=True))
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    whole = data.rfind(b"\n") + 1
-    lines = data[:whole].splitlines()
-    header = _parse(lines[0]) if lines else None
-    if header is None or header.get("kind") != KIND:
+        _, header = next(rows, ("", {}))
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        header = {}
+    if header.get("kind") != KIND:
         raise InputError(f"{path}: is not a file of label events; give -o a new name, or one that 'bonmini-guard label' wrote")
     if header.get("format") != FORMAT:
         raise InputError(f"{path}: format {header.get('format')!r} is not {FORMAT}; use the version of this package that wrote it")
-    return header, [_event(line, f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)], whole
+    return header, [_event(event, place) for place, event in rows]
 
 
-def _event(line: bytes, place: str) -> Event:
-    event = _parse(line)
-    if event is None or not _NEEDED.get(str(event.get("kind")), {""}) <= event.keys():
+def _event(event: Event, place: str) -> Event:
+    if not _NEEDED.get(str(event.get("kind")), {""}) <= event.keys():
         raise InputError(f"{place}: not a label event; restore the file from a copy, or remove the line")
     return event
-
-
-def _parse(line: bytes) -> Event | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

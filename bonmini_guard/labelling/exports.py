@@ -99,7 +99,7 @@ def _choice_row(item: Item, chosen: Any, count: int) -> Row | None:
     return {
         "id": item.row.id,
         "prompt": item.row.prompt,
-        "responses": [item.row.texts[index] for index in offered],
+        "responses": [item.row.answer(index) for index in offered],
         "choice": chosen if chosen == "none" else offered.index(chosen),
         "count": count,
     }

@@ -42,10 +42,15 @@ class LabelRow:
         return list(first.values())
 
     @property
-    def prompt(self) -> str | list[dict[str, str]]:
+    def prompt(self) -> str | list[dict[str, Any]]:
         """The conversation as a choice row holds it: a string stays one."""
         raw = self.raw["prompt"]
-        return raw if isinstance(raw, str) else [{"role": role, "content": text} for role, text in self.turns]
+        return raw if isinstance(raw, str) else [turn.openai() for turn in Row(self.raw, self.place).prompt]
+
+    def answer(self, index: int) -> str | dict[str, Any]:
+        """A candidate as a choice row holds it: a text, or a message where there is more in it."""
+        turn = Row(self.raw, self.place).candidates[index].turn
+        return turn.text if turn.is_plain else turn.openai()
 
 
 def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[LabelRow]:

@@ -23,7 +23,7 @@ class Block(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     type: str
-    text: str = ""
+    text: str | None = None
 
 
 class Message(BaseModel):

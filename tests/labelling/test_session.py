@@ -165,7 +165,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("nonsense", "not a label event"),
+        ("nonsense", "not JSON"),
         ('{"kind": "label", "event": "1"}', "not a label event"),
         ('{"kind": "dance"}', "not a label event"),
         ('{"kind": "skip", "event": "1", "annotator": "a", "item": "unknown"}', "an item that the log does not give"),
