@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test check live-ray bench bench-scoring load fuzz live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test validity mutants api check live-ray bench bench-scoring load fuzz live live-vllm live-transformers live-llama clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -29,9 +29,15 @@ demo: setup      ## watch a guard on a real language model, offline
 test: setup      ## run all tests but the live ones
 	$(BIN)/python -m pytest -m "not live"
 
+validity: setup  ## the statistical tests at their whole size, with the power that they state
+	BONMINI_GUARD_VALIDITY=1 $(BIN)/python -m pytest -m slow tests/calibration
+
+mutants: setup   ## would the tests notice small faults? under an hour
+	nice $(BIN)/python -m tools.mutants
+
 check: setup     ## types, style and coverage
-	$(BIN)/ruff check bonmini_guard adapters calibration tests benchmarks examples
-	$(BIN)/ruff format --check bonmini_guard adapters calibration tests benchmarks examples
+	$(BIN)/ruff check bonmini_guard adapters calibration tests benchmarks examples tools
+	$(BIN)/ruff format --check bonmini_guard adapters calibration tests benchmarks examples tools
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not live" --cov --cov-report=term:skip-covered --cov-fail-under=90
 

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.commands.serve import TOKEN
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.server import TOKEN
 
 
 class ScoringReplica:

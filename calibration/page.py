@@ -72,29 +72,11 @@ def cell(value: float | None, kind: str) -> str:
     return {"count": f"{value:,.1f}", "rate": f"{100 * value:.2f} %", "mean": f"{value:.2f}"}[kind]
 
 
-def sources() -> str:
+def sources(functions: Sequence[tuple[str, Callable[..., Any]]]) -> str:
     """The functions behind the numbers, each with its docstring: formula and source."""
     listed = "\n".join(
         f"<details><summary>{escape(name)} <code>{function.__module__}.{function.__qualname__}</code></summary>"
         f"<pre>{escape(inspect.getdoc(function) or '')}</pre></details>"
-        for name, function in functions()
+        for name, function in functions
     )
     return section("Where the numbers come from", listed)
-
-
-def functions() -> list[tuple[str, Callable[..., Any]]]:
-    """Each kind of number in a report, and the function that computes it."""
-    from bonmini_guard.calibration import curves, figures, report
-
-    return [
-        ("The sentence on top", report.consequence),
-        ("The figures, and each slice", figures.replay_log),
-        ("Risk and coverage", curves.ThresholdCurve.bad_among_served.fget),  # type: ignore[attr-defined]
-        ("Curves over all thresholds", curves.threshold_curve),
-        ("Best-of-N for every N, and the red line", curves.fixed_n),
-        ("Difference of two N and its standard error", curves.paired_difference),
-        ("Smallest fixed N of equal quality", curves.smallest_equal_n),
-        ("Draws of the oracle", curves.clairvoyant_draws),
-        ("Reliability", curves.reliability),
-        ("Expected calibration error", curves.Reliability.error.fget),  # type: ignore[attr-defined]
-    ]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from bonmini_guard.calibration import curves, page, plots
+from bonmini_guard.calibration import curves, figures, page, plots
 from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.figures import quality_of, replay_log, transformed
 from bonmini_guard.calibration.logs import Log
@@ -74,7 +75,7 @@ def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) 
         *(_curves(scored, profile, figures, modelled) if many else []),
         _slices(log, profile, slice_key),
         _left_out(figures["left_out"]),
-        page.sources(),
+        page.sources(sources()),
     ]
     return page.html("Calibration report", [section for section in sections if section])
 
@@ -317,3 +318,19 @@ def _left_out(left_out: dict[str, int]) -> str:
     if not rows:
         return page.section("Left out", "<p>Nothing: every row of the log was used.</p>")
     return page.table("Left out", ["rows", "number", "why"], rows, "Rows of the log that no figure above looks at.")
+
+
+def sources() -> list[tuple[str, Callable[..., Any]]]:
+    """Each kind of number in a report, and the function that computes it."""
+    return [
+        ("The sentence on top", consequence),
+        ("The figures, and each slice", figures.replay_log),
+        ("Risk and coverage", curves.ThresholdCurve.bad_among_served.fget),  # type: ignore[attr-defined]
+        ("Curves over all thresholds", curves.threshold_curve),
+        ("Best-of-N for every N, and the red line", curves.fixed_n),
+        ("Difference of two N and its standard error", curves.paired_difference),
+        ("Smallest fixed N of equal quality", curves.smallest_equal_n),
+        ("Draws of the oracle", curves.clairvoyant_draws),
+        ("Reliability", curves.reliability),
+        ("Expected calibration error", curves.Reliability.error.fget),  # type: ignore[attr-defined]
+    ]

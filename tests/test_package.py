@@ -74,16 +74,22 @@ def test_the_fakes_fulfil_the_protocols():
     assert isinstance(model.session([]), ScoringSession)
 
 
-def test_everything_the_demonstration_reads_is_package_data():
-    root = Path(__file__).parent.parent
-    patterns = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"][
-        "bonmini_guard"
-    ]
-    shipped = {file for pattern in patterns for file in (root / "bonmini_guard").glob(pattern)}
-    needed = {
-        file for file in (root / "bonmini_guard" / "demo").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")
-    }
+def test_everything_the_package_reads_is_package_data():
+    setup = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    root = Path(bonmini_guard.__file__).parent
+    shipped = {file for pattern in setup["package-data"]["bonmini_guard"] for file in root.glob(pattern)}
+    needed = {file for file in root.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
     assert needed <= shipped
+    assert {root / "py.typed", root / "labelling" / "page.html"} <= needed
+
+
+def test_every_package_is_built():
+    packages = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "packages"
+    ]
+    root = Path(bonmini_guard.__file__).parent
+    found = {".".join(("bonmini_guard", *file.parent.relative_to(root).parts)) for file in root.rglob("*.py")}
+    assert found | {"bonmini_guard.adapters", "bonmini_guard.calibration"} == set(packages)
 
 
 #: Resolves every public name: before any submodule is imported, after all of them are, or names only in a given order.

@@ -187,7 +187,7 @@ def test_rows_of_a_file_that_is_put_aside_meanwhile_are_forgotten(path):
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        for number in range(20):
+        for number in range(5):
             TraceFile(path, max_bytes=10**6).append(line(f"n{number}"))
             assert forget(path, ids={f"n{number}"}) == 1
     finally:

@@ -9,10 +9,9 @@ import os
 import sys
 
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.server import TOKEN
 
 HELP = "serve a reward model over HTTP: our own route, and those of TEI and vLLM"
-#: Where a token is read from: an argument would show in the list of processes.
-TOKEN = "BONMINI_GUARD_TOKEN"
 #: Tokens of the longest text for a model that has no limit of its own.
 _LONGEST = 32768
 

@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom
 
 from bonmini_guard.calibration.certify import RISKS
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
@@ -18,9 +17,10 @@ from bonmini_guard.calibration.evidence import Certificate
 from bonmini_guard.calibration.orders import one_a_unit
 from bonmini_guard.calibration.paths import exits, outcomes, paths
 from tests.calibration.populations import Population
+from tests.sizes import most, worlds
 
-REPEATS, DELTA = 300, 0.1
-MOST_MISSES = int(binom.ppf(0.999, REPEATS, DELTA))
+REPEATS, DELTA = worlds(300), 0.1
+MOST_MISSES = most(REPEATS, DELTA)
 
 CLUSTERED = Population(size=16)
 TIED = Population(size=16, digits=0)

@@ -20,6 +20,7 @@ from bonmini_guard.errors import ConfigurationError, InputError, ProfileError
 from bonmini_guard.testing import FakeRewardModel
 from tests.calibration.populations import Population
 from tests.calibration.watching import TRAFFIC, alarms, calibrated, guarded, placed
+from tests.sizes import most, worlds
 
 
 def look(profile, log, looks=1, **options):
@@ -282,7 +283,7 @@ def test_lower_limit_is_clopper_pearson():
 @pytest.mark.slow
 @pytest.mark.parametrize("population", [TRAFFIC, Population(size=4, digits=0)], ids=["smooth", "ties"])
 def test_the_stated_false_alarm_rate_is_kept(population):
-    repeats = 250
+    repeats = worlds(250)
     heard = alarms(population, population, repeats, (0.05, FALSE_ALARM_RATE))
     for rate, number in heard.items():
-        assert number <= binom.ppf(0.999, repeats, rate)
+        assert number <= most(repeats, rate)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bonmini_guard.calibration import page
+from bonmini_guard.calibration import page, report
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.calibration.report import build_report, slice_figures
@@ -133,9 +133,9 @@ def test_a_log_labelled_in_part_gets_limits_and_its_curve():
 
 
 def test_every_number_has_a_function_that_says_how():
-    for _, function in page.functions():
+    for _, function in report.sources():
         assert "``" in inspect.getdoc(function), function.__qualname__
-    assert 'id="' not in page.sources()
+    assert 'id="' not in page.sources(report.sources())
 
 
 @pytest.mark.skipif(not CODE_LOG.exists(), reason="the code log is not part of the repository")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import httpx
 import pytest
@@ -112,11 +110,3 @@ def test_a_missing_library_names_the_extra(tmp_path, log, capsys, monkeypatch, p
     assert f"{package} is needed here" in told
     assert "pip install 'bonmini-guard[label]'" in told
     assert not (tmp_path / "out.jsonl").exists()
-
-
-def test_the_page_is_part_of_the_package():
-    root = Path(__file__).parents[2]
-    tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    assert "bonmini_guard.labelling" in tools["packages"]
-    assert "labelling/page.html" in tools["package-data"]["bonmini_guard"]
-    assert (root / "bonmini_guard" / "labelling" / "page.html").is_file()

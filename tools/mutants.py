@@ -1,0 +1,227 @@
+"""Would the tests notice? Small faults are put into the code one at a time, and each is met by the fast tests of its room.
+
+``python -m tools.mutants`` (``make mutants``) draws 120 by a seed, adds those listed in ``tools/mutations.py``, prints the ones
+that no test notices, and fails when more than 5 % of those that change behaviour survive. ``--count``, ``--seed`` and
+``--only WORD`` (in the name of a file) draw others; ``--jobs`` runs several at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from tools.mutations import EQUIVALENT, LISTED, ROOMS
+
+ROOT = Path(__file__).parent.parent
+SEED, COUNT, MOST_SURVIVORS = 28, 120, 0.05
+#: A mutant that hangs is noticed. Seconds for a room's fast tests on a busy machine.
+PATIENCE = 900
+#: A node of a file, and what puts a fault into it.
+Place = tuple[Any, Callable[[], None]]
+_SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One fault.
+
+    Attributes:
+        path: of the file, below the root.
+        line: where.
+        change: the line or expression before and after, as Python writes it.
+        source: the whole file with the fault.
+    """
+
+    path: str
+    line: int
+    change: str
+    source: str
+
+    @property
+    def name(self) -> str:
+        """What identifies it while lines move."""
+        return f"{self.path}: {self.change}"
+
+
+def mutation(path: str, place: int) -> Mutation:
+    """One of the faults that a file can have, by its number."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    node, edit = places(tree)[place]
+    before = _shown(node)
+    edit()
+    return Mutation(path, node.lineno, f"{before}  ->  {_shown(node)}", ast.unparse(ast.fix_missing_locations(tree)))
+
+
+def _shown(node: ast.AST) -> str:
+    return ast.unparse(node).splitlines()[0][:160]
+
+
+def places(tree: ast.Module) -> list[Place]:
+    """Each fault that a file can have: the node, and what puts the fault into it."""
+    found: list[Place] = []
+    _visit(tree, found)
+    return found
+
+
+def _visit(node: ast.AST, found: list[Place]) -> None:
+    for name, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or name in ("annotation", "returns", "decorator_list") or _untold(child):
+                continue
+            found.extend((child, edit) for edit in _edits(child))
+            _visit(child, found)
+
+
+def _untold(node: ast.AST) -> bool:
+    """What no test should hold on to: words for people, what type checkers see, and lists of names."""
+    if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
+        return True
+    if isinstance(node, ast.FunctionDef) and node.name in ("__repr__", "__str__"):
+        return True
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def _edits(node: Any) -> Iterator[Callable[[], None]]:
+    """Functions that put one fault each into a node."""
+    if isinstance(node, ast.Compare):
+        for number, operator in enumerate(node.ops):
+            if type(operator) in _SWAPS:
+                yield lambda number=number: node.ops.__setitem__(number, _SWAPS[type(node.ops[number])]())
+    elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in _SWAPS:
+        yield lambda: setattr(node, "op", _SWAPS[type(node.op)]())
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield lambda: setattr(node, "operand", ast.UnaryOp(ast.Not(), node.operand))
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield lambda: setattr(node, "op", ast.UAdd())
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+        yield lambda: setattr(node, "value", not node.value if isinstance(node.value, bool) else node.value + 1)
+    elif isinstance(node, ast.Return | ast.Expr) and not isinstance(node.value, ast.Constant | type(None)):
+        yield lambda: setattr(node, "value", ast.Constant(None))
+
+
+def listed() -> list[Mutation]:
+    """The faults that are tried each time, whatever is drawn."""
+    found = []
+    for path, before, after in LISTED:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        if before not in text:
+            raise SystemExit(f"tools/mutations.py: {path} no longer holds {before!r}; name its successor")
+        line = text[: text.index(before)].count("\n") + 1
+        found.append(Mutation(path, line, f"{before}  ->  {after}", text.replace(before, after, 1)))
+    return found
+
+
+def drawn(count: int, seed: int, word: str = "") -> list[Mutation]:
+    """So many of all faults that the rooms' files can have."""
+    files = sorted(str(path.relative_to(ROOT)) for room in ROOMS for pattern in room.files for path in ROOT.glob(pattern))
+    trees = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in files if word in path}
+    every = [(path, place) for path, tree in trees.items() for place in range(len(places(tree)))]
+    return [mutation(*chosen) for chosen in random.Random(seed).sample(every, min(count, len(every)))]
+
+
+def tests_of(path: str) -> tuple[str, ...]:
+    """The fast tests of the room that a file is in."""
+    return next(room.tests for room in ROOMS if any(Path(path).match(pattern) for pattern in room.files))
+
+
+class Bench:
+    """Copies of the tree, each of which takes one fault at a time."""
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self._free: Queue[Path] = Queue()
+        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+        for number in range(jobs):
+            tree = folder / str(number)
+            for name in filter(None, files):
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                if (ROOT / name).exists():
+                    shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
+            self._free.put(tree)
+
+    def notices(self, mutation: Mutation | None, tests: tuple[str, ...]) -> bool:
+        """Whether the tests fail with a fault in the tree, or, without one, as they are."""
+        tree = self._free.get()
+        kept = None if mutation is None else (tree / mutation.path).read_text(encoding="utf-8")
+        try:
+            if mutation is not None:
+                (tree / mutation.path).write_text(mutation.source, encoding="utf-8")
+            return _fails(tree, tests)
+        finally:
+            if mutation is not None and kept is not None:
+                (tree / mutation.path).write_text(kept, encoding="utf-8")
+            self._free.put(tree)
+
+
+def _fails(tree: Path, tests: tuple[str, ...]) -> bool:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not live", *tests]
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        return process.wait(PATIENCE) != 0
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
+        return True
+
+
+def main() -> int:
+    """Draw, run, print what survived."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--only", default="", help="a word in the names of the files")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--list", action="store_true", help="print the faults and run nothing")
+    options = parser.parse_args()
+    chosen = [mutation for mutation in listed() if options.only in mutation.path] + drawn(options.count, options.seed, options.only)
+    if options.list:
+        print(*(f"{mutation.path}:{mutation.line}: {mutation.change}" for mutation in chosen), sep="\n")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        return _run(chosen, Bench(Path(folder), options.jobs), options.jobs)
+
+
+def _run(chosen: list[Mutation], bench: Bench, jobs: int) -> int:
+    for tests in {tests_of(mutation.path) for mutation in chosen}:
+        if bench.notices(None, tests):
+            raise SystemExit(f"the tests fail as they are: {' '.join(tests)}")
+    begun, survivors = time.monotonic(), []
+    with ThreadPoolExecutor(jobs) as pool:
+        outcomes = pool.map(lambda mutation: bench.notices(mutation, tests_of(mutation.path)), chosen)
+        for number, (mutation, noticed) in enumerate(zip(chosen, outcomes, strict=True), start=1):
+            if not noticed:
+                survivors.append(mutation)
+            said = "noticed" if noticed else "equivalent" if mutation.name in EQUIVALENT else "SURVIVED"
+            print(f"{number}/{len(chosen)} {said} {mutation.path}:{mutation.line}: {mutation.change}", flush=True)
+    counted = [mutation for mutation in survivors if mutation.name not in EQUIVALENT]
+    equivalent = len(survivors) - len(counted)
+    share = len(counted) / max(len(chosen) - equivalent, 1)
+    seconds = time.monotonic() - begun
+    print(f"{len(counted)} of {len(chosen)} survived ({share:.1%}), and {equivalent} that change nothing; {seconds:.0f} s")
+    for mutation in counted:
+        print(f"  {mutation.path}:{mutation.line}: {mutation.change}")
+    return int(share > MOST_SURVIVORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

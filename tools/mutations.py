@@ -1,0 +1,71 @@
+"""What ``tools.mutants`` changes, which tests ought to notice, and which changes are none."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Room(NamedTuple):
+    """Files that are mutated, by patterns, and the tests that answer for them."""
+
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+#: The first room that has a file answers for it.
+ROOMS = (
+    Room(
+        ("bonmini_guard/policy.py", "bonmini_guard/budget.py", "bonmini_guard/profile.py"),
+        ("tests/test_policy.py", "tests/test_budget.py", "tests/test_profile.py"),
+    ),
+    Room(
+        ("bonmini_guard/engine.py", "bonmini_guard/limiter.py", "bonmini_guard/arrivals.py", "bonmini_guard/conduct.py"),
+        (
+            "tests/test_engine.py",
+            "tests/test_engine_endings.py",
+            "tests/test_guard.py",
+            "tests/test_limiter.py",
+            "tests/test_no_leak.py",
+        ),
+    ),
+    Room(
+        ("adapters/sampling.py", "adapters/decoding.py", "adapters/local.py"),
+        ("tests/adapters/test_local.py",),
+    ),
+    Room(("adapters/remote*.py",), ("tests/adapters/test_remote_reward.py",)),
+    Room(("adapters/langchain.py",), ("tests/adapters/test_langchain.py", "tests/test_leak_table.py")),
+    Room(("adapters/agents.py", "adapters/agent_calls.py"), ("tests/adapters/test_agents.py",)),
+    Room(
+        ("adapters/*.py",),
+        ("tests/adapters/test_openai.py", "tests/adapters/test_tgi.py", "tests/adapters/test_retries.py", "tests/adapters"),
+    ),
+    Room(("calibration/*.py",), ("tests/calibration",)),
+)
+
+#: Faults that are tried each time: file, what it holds, what it holds then. Each breaks a promise that someone relies on.
+LISTED = (
+    # Fit and certify splits overlap: the certificate has seen its own choice.
+    ("calibration/choose.py", "units.take(fit), asked, missing), units.take(rest)", "units.take(fit), asked, missing), units"),
+    ("calibration/choose.py", "        part = part.take(rest)\n", ""),
+    # Each of several tests at the whole false-alarm rate.
+    ("calibration/drift.py", "false_alarm_rate / looks / len(tests)", "false_alarm_rate / looks"),
+    ("calibration/watch.py", "self._half = level / 2", "self._half = level"),
+    # The sampler prefers unlikely tokens.
+    ("adapters/sampling.py", "(kept / self.temperature)", "(-kept / self.temperature)"),
+    # Among equal scores the latest wins where a deadline ends the request.
+    ("bonmini_guard/engine.py", "(candidate.score, -candidate.index)", "(candidate.score, candidate.index)"),
+    # Draws see each other's context variables.
+    ("bonmini_guard/engine.py", "context=self.context.copy()", "context=self.context"),
+    # The wrapped model streams to whoever listens.
+    ("adapters/langchain.py", ', "disable_streaming": True', ""),
+    # A server that answers probabilities of exactly 0 and 1 is taken for one that answers logits.
+    ("adapters/remote_probe.py", "all(0 <= score <= 1 for", "all(0 < score < 1 for"),
+    # A stop string at the end of an answer that was cut at its length is no end.
+    ("adapters/answers.py", "() if self.truncated or self.finish_reason", "() if self.finish_reason"),
+    # The call's own options come last.
+    ("adapters/requests.py", "{**settings, **self._options(options)}", "{**self._options(options), **settings}"),
+    ("adapters/langchain.py", "{**self._options, **request.options}", "{**request.options, **self._options}"),
+)
+
+#: Changes that change nothing: "file: before  ->  after", and why.
+EQUIVALENT: dict[str, str] = {}
