@@ -74,22 +74,20 @@ def test_the_fakes_fulfil_the_protocols():
     assert isinstance(model.session([]), ScoringSession)
 
 
+SETUP = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+PACKAGE = Path(bonmini_guard.__file__).parent
+
+
 def test_everything_the_package_reads_is_package_data():
-    setup = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    root = Path(bonmini_guard.__file__).parent
-    shipped = {file for pattern in setup["package-data"]["bonmini_guard"] for file in root.glob(pattern)}
-    needed = {file for file in root.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    shipped = {file for pattern in SETUP["package-data"]["bonmini_guard"] for file in PACKAGE.glob(pattern)}
+    needed = {file for file in PACKAGE.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
     assert needed <= shipped
-    assert {root / "py.typed", root / "labelling" / "page.html"} <= needed
+    assert {PACKAGE / "py.typed", PACKAGE / "labelling" / "page.html"} <= needed
 
 
 def test_every_package_is_built():
-    packages = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
-        "packages"
-    ]
-    root = Path(bonmini_guard.__file__).parent
-    found = {".".join(("bonmini_guard", *file.parent.relative_to(root).parts)) for file in root.rglob("*.py")}
-    assert found | {"bonmini_guard.adapters", "bonmini_guard.calibration"} == set(packages)
+    files = [file for folder in (PACKAGE, PACKAGE / "adapters", PACKAGE / "calibration") for file in folder.rglob("*.py")]
+    assert {".".join(("bonmini_guard", *file.parent.relative_to(PACKAGE).parts)) for file in files} == set(SETUP["packages"])
 
 
 #: Resolves every public name: before any submodule is imported, after all of them are, or names only in a given order.
