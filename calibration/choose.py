@@ -27,10 +27,10 @@ from bonmini_guard.calibration.evidence import (
     sealed,
     stamp,
 )
-from bonmini_guard.calibration.further import further_rows
 from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order, one_a_unit, split
 from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, paths, steps
+from bonmini_guard.calibration.simulate import enough_rows
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy import Mode, check_schedule
 from bonmini_guard.profile import GuardProfile
@@ -182,8 +182,8 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
     tested = test(part, asked, missing)
     evidence |= {"certify_rows": len(tested.log), "fit_rows": len(units) - len(tested.log), "missing_labels": missing}
     evidence |= {"labels_used": tested.labels, "tested": tested.found.tested, "p_value": tested.found.p_value}
-    if tested.found.cut is None or _served(tested) < (LEAST_SERVED if asked.risk else 1):
-        return _refused(tested, asked, evidence)
+    if not _suffices(tested, asked):
+        return _refused(part, len(tested.log), asked, evidence)
     return _certificate(tested, asked, evidence)
 
 
@@ -194,19 +194,49 @@ def aside(part: Log, asked: Request) -> tuple[Integers, Integers]:
 
 def test(part: Log, asked: Request, missing: Missing) -> Evidence:
     """Run the rows and the sequence of tests on them."""
-    start, seed, labels = math.inf if asked.start is None else asked.start, asked.seed, 0
-    if asked.begins_later:
-        other, rest = aside(part, asked)
-        path = paths(part.take(other), asked.schedule, asked.order, seed=seed)
-        seen, many = steps(path, asked.offsets, missing), rest.size / max(1, other.size)
-        labels, start = path.labels_used(), first_threshold(seen, many, asked.level, asked.share)
-        part = part.take(rest)
-    path = paths(part, asked.schedule, asked.order, seed=seed, cost=asked.cost)
-    labels += path.labels_used()
+    if not asked.begins_later:
+        return _tested(part, _run(part, asked), None, asked, missing)
+    other, rest = (part.take(rows) for rows in aside(part, asked))
+    return _tested(rest, _run(rest, asked), _run(other, asked), asked, missing)
+
+
+def _run(part: Log, asked: Request) -> Paths:
+    return paths(part, asked.schedule, asked.order, seed=asked.seed, cost=asked.cost)
+
+
+def _tested(log: Log, path: Paths, other: Paths | None, asked: Request, missing: Missing) -> Evidence:
+    """The sequence of tests on some rows; ``other`` ones say where it begins."""
+    start, labels = math.inf if asked.start is None else asked.start, path.labels_used()
+    if other is not None:
+        many = len(path) / max(1, len(other))
+        start = first_threshold(steps(other, asked.offsets, missing), many, asked.level, asked.share)
+        labels += other.labels_used()
     counts = steps(path, asked.offsets, missing)
     if asked.risk is None:
-        return Evidence(part, path, counts, in_sequence(quality_p_values(counts, asked.level, asked.share), 0, asked.share), labels)
-    return Evidence(part, path, counts, certify(counts, asked.risk, asked.level, asked.share, start), labels)
+        return Evidence(log, path, counts, in_sequence(quality_p_values(counts, asked.level, asked.share), 0, asked.share), labels)
+    return Evidence(log, path, counts, certify(counts, asked.risk, asked.level, asked.share, start), labels)
+
+
+def rows_needed(part: Log, asked: Request, above: int = 0) -> tuple[int, list[Evidence]] | None:
+    """How many rows like these give a certificate in four cases of five, and what is then found; None if too many.
+
+    Args:
+        part: rows, one a unit; their labels say how labels depend on scores, and without any, sigmoid(score) does.
+        asked: what is asked for.
+        above: the number is larger than this.
+    """
+
+    def calibrate(path: Paths) -> Evidence | None:
+        first = round(START_SHARE * len(path)) if asked.begins_later else 0
+        other = path.take(np.arange(first)) if asked.begins_later else None
+        tested = _tested(part, path.take(np.arange(first, len(path))), other, asked, "left_out")
+        return tested if _suffices(tested, asked) else None
+
+    return enough_rows(_run(part, asked), calibrate, above)
+
+
+def _suffices(tested: Evidence, asked: Request) -> bool:
+    return tested.found.cut is not None and _served(tested) >= (LEAST_SERVED if asked.risk else 1)
 
 
 def searched(fit: Log, asked: Request, missing: Missing) -> Request:
@@ -265,15 +295,13 @@ def check(asked: Request) -> None:
         raise ConfigurationError(f"calibrations is {asked.calibrations}: give how many are made and chosen from, 1 or more")
 
 
-def _refused(tested: Evidence, asked: Request, evidence: dict[str, Any]) -> NotEnoughEvidence:
-    further = further_rows(tested.steps, len(tested.log), asked.risk, asked.level, asked.share)
-    seen = f"{len(tested.log):,} {'prompts' if evidence['units'] == evidence['rows'] else 'groups of prompts'}"
-    why = f"not enough evidence for {asked}: the test saw {seen}"
-    if further is None:
-        cure = "a better reward model, fewer draws or a larger level would"
-        return NotEnoughEvidence(f"{why}, and at the rates of this log no number of further ones would do; {cure}", None, evidence)
-    further = math.ceil(further * evidence["units"] / max(1, len(tested.log)))
-    return NotEnoughEvidence(f"{why}; about {further:,} further ones like them would suffice (4 times of 5)", further, evidence)
+def _refused(part: Log, seen: int, asked: Request, evidence: dict[str, Any]) -> NotEnoughEvidence:
+    def further() -> int | None:
+        needed = rows_needed(part, asked, len(part))
+        return None if needed is None else math.ceil((needed[0] - len(part)) * evidence["units"] / len(part))
+
+    units = "prompts" if evidence["units"] == evidence["rows"] else "groups of prompts"
+    return NotEnoughEvidence(f"not enough evidence for {asked}: the test saw {seen:,} {units}", evidence, further)
 
 
 def _certificate(tested: Evidence, asked: Request, evidence: dict[str, Any]) -> Certificate:
@@ -350,7 +378,7 @@ def _estimated(outcome: Certificate | NotEnoughEvidence) -> Certificate | NotEno
     """The outcome without a promise: its labels were the scorer's own word."""
     said = "An estimate of agreement with the scorer (acceptable = score >= 0; no labels), not a promise"
     if isinstance(outcome, NotEnoughEvidence):
-        return replace(outcome, sentence=f"{said}: {outcome.sentence}")
+        return replace(outcome, why=f"{said}: {outcome.why}")
     evidence = {**outcome.profile.evidence, "estimated": said, "labels": 0}
     profile = outcome.profile.model_copy(update={"delta": None, "evidence": evidence})
     return Certificate(sealed(profile), f"{said}. {outcome.sentence.rsplit(', with ', 1)[0]}.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration.logs import Floats, Log
+from bonmini_guard.calibration.simulate import MOST_ROWS
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.profile import GuardProfile
 
@@ -37,15 +40,27 @@ class NotEnoughEvidence:
     """The evidence does not suffice; nothing may be written.
 
     Attributes:
-        sentence: why, and what would help, in one true line.
-        further: about how many further labelled prompts of this kind would suffice; None if, at the rates of this log, no
-            number would.
-        evidence: the figures behind the sentence.
+        why: what the evidence does not suffice for.
+        evidence: the figures behind it.
+        find: finds ``further``, which takes a while.
     """
 
-    sentence: str
-    further: int | None
+    why: str
     evidence: dict[str, Any] = field(default_factory=dict)
+    find: Callable[[], int | None] = lambda: None
+
+    @cached_property
+    def further(self) -> int | None:
+        """About how many further labelled prompts of this kind would suffice in four cases of five; None if too many."""
+        return self.find()
+
+    @property
+    def sentence(self) -> str:
+        """Why, and what would help, in one true line."""
+        if self.further is None:
+            cure = "a better reward model, fewer draws or a larger level would"
+            return f"{self.why}; with labels like these {MOST_ROWS:,} rows would hardly do; {cure}"
+        return f"{self.why}; about {self.further:,} further ones like them would suffice (4 times of 5)"
 
 
 def check_share(name: str, value: float) -> None:

@@ -21,10 +21,10 @@ from bonmini_guard.calibration.blocks import row_keys
 from bonmini_guard.calibration.certify import binomial, in_sequence, quality_p_values, risk_named
 from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrated, check, test
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
-from bonmini_guard.calibration.further import least_rows
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
 from bonmini_guard.calibration.paths import Paths, Steps, exits, outcomes, paths, steps
+from bonmini_guard.calibration.simulate import Labels, changes, floor_of, least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 
 #: Answers asked about before the next look.
@@ -149,7 +149,7 @@ def _aside(log: Log, asked: Request) -> Integers:
         return np.zeros((0, 2), dtype=np.int64)
     rows, _ = aside(log, asked)
     path = paths(log.take(rows), asked.schedule, asked.order)
-    row, loop = np.nonzero(_unknown(path) & np.isfinite(path.best))
+    row, loop = np.nonzero(_unknown(path))
     return np.column_stack([rows[row], path.holder[row, loop]])
 
 
@@ -196,7 +196,7 @@ def labels_asked(tested: Evidence, asked: Request) -> int:
     return before + int(reached.sum())
 
 
-def floor(log: Log, asked: Request) -> str | None:
+def too_few(log: Log, asked: Request) -> str | None:
     """Why no labels of the set could certify anything: it has too few rows for even a spotless record. None if it has enough."""
     least, rows = least_rows(asked.level, asked.delta), len(test(log, asked, "counts_as_bad").log)
     if asked.risk is None or rows >= least:
@@ -208,11 +208,10 @@ def floor(log: Log, asked: Request) -> str | None:
 def prospect(log: Log, asked: Request) -> str:
     """What the set may reach, in one line: with labels drawn from ``Bernoulli(sigmoid(score))``, the model's own word."""
     generator = np.random.default_rng(0)
-    chance = np.nan_to_num(expit(log.scores))
-    runs = [test(_drawn(log, chance, generator), asked, "counts_as_bad") for _ in range(_SIMULATED)]
+    runs = [test(_drawn(log, generator), asked, "counts_as_bad") for _ in range(_SIMULATED)]
     most = runs[0].labels
-    least = f"{least_rows(asked.level, asked.delta):,} rows at the very least"
-    head = f"{len(log):,} rows, at most {most:,} labels; {asked} takes {least}"
+    floor = floor_of(asked.risk.name if asked.risk else None, asked.level, asked.delta)
+    head = f"{len(log):,} rows, at most {most:,} labels; {asked} takes {floor}"
     found = [(run.steps, run.found.cut, len(run.log)) for run in runs if run.found.cut is not None]
     if 2 * len(found) < len(runs):
         return f"{head}; if sigmoid(score) is right, these rows will hardly do: see 'bonmini-guard calibrate --plan'"
@@ -222,8 +221,8 @@ def prospect(log: Log, asked: Request) -> str:
     return f"{head}; if sigmoid(score) is right, about {used:,.0f} labels may do for a profile that {reach}"
 
 
-def _drawn(log: Log, chance: Floats, generator: np.random.Generator) -> Log:
-    labels = np.where(log.drawn, generator.random(chance.shape) < chance, np.nan)
+def _drawn(log: Log, generator: np.random.Generator) -> Log:
+    labels = np.where(log.drawn, generator.random(log.scores.shape) < expit(log.scores), np.nan)
     return replace(log, labels=labels.astype(np.float32))
 
 
@@ -252,8 +251,7 @@ def _in_vain(path: Paths, at: Integers, asked: Request) -> bool:
 
 def _unknown(path: Paths) -> Bools:
     """(R, L) where an answer without label becomes the best so far."""
-    unknown: Bools = (np.diff(path.holder, axis=1, prepend=-1) != 0) & np.isnan(path.good)
-    return unknown
+    return changes(path) & np.isnan(path.good)
 
 
 def _lacking(path: Paths, at: Integers, asked: Request) -> tuple[Bools, Bools]:
@@ -296,7 +294,7 @@ def _certified(outcome: Certificate | NotEnoughEvidence | None) -> str:
 def _hope(tested: Evidence, asked: Request, entry: int, now: Bools) -> str:
     """Where further labels may lead, if they are as those so far say: an estimate, which nothing else rests on."""
     path = tested.path
-    counts = steps(replace(path, good=np.where(np.isnan(path.good), _chances(path), path.good)))
+    counts = steps(replace(path, good=np.where(np.isnan(path.good), Labels.fitted(path).chances(path.best), path.good)))
     cut = in_sequence(_p_values(counts, asked), tested.found.first, asked.share).cut
     if cut is None or cut < entry:
         return "the next labels decide whether more can be"
@@ -310,23 +308,3 @@ def _hope(tested: Evidence, asked: Request, entry: int, now: Bools) -> str:
 
 def _reached(served: float | None, draws: float) -> str:
     return f"takes {draws:.1f} draws" if served is None else f"serves {served:.2f}"
-
-
-def _chances(path: Paths) -> Floats:
-    """(R, L) chances of being acceptable: logistic in the score, from the labels so far.
-
-    On scores of mean 0 and deviation 1, the prior is normal around the model's own word, sigmoid(score), with deviations of 2; the
-    posterior's mode is found by Newton's method.
-    """
-    best = np.where(np.isfinite(path.best), path.best, np.nan)
-    middle, spread = float(np.nanmean(best)), float(np.nanstd(best)) or 1.0
-    score = np.nan_to_num((best - middle) / spread)
-    known = (np.diff(path.holder, axis=1, prepend=-1) != 0) & np.isfinite(path.good) & np.isfinite(path.best)
-    terms, good = np.column_stack([np.ones(int(known.sum())), score[known]]), path.good[known]
-    prior = weights = np.array([middle, spread])
-    for _ in range(10):
-        chance = expit(terms @ weights)
-        curvature = (terms.T * (chance * (1 - chance))) @ terms + np.eye(2) / 4
-        weights = weights + np.linalg.solve(curvature, terms.T @ (good - chance) - (weights - prior) / 4)
-    chances: Floats = expit(weights[0] + weights[1] * score)
-    return chances

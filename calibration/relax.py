@@ -56,7 +56,7 @@ def relax_guardrail(
     )
     outcome = calibrated(part, asked, search=False)
     if isinstance(outcome, NotEnoughEvidence):
-        return replace(outcome, sentence=f"the thresholds in force are not certified: {outcome.sentence}")
+        return replace(outcome, why=f"the thresholds in force are not certified: {outcome.why}")
     said = {"relaxed_from": list(regime.thresholds), "cut_rows": int((~part.complete).sum())}
     evidence = {**outcome.profile.evidence, **said}
     profile = outcome.profile.model_copy(update={"score_transform": transform, "evidence": evidence})

@@ -83,7 +83,7 @@ def next_command(goal: Goal) -> str:
 
 
 def _new(log: Log, rows: Sequence[LabelRow], plan: Plan, options: argparse.Namespace) -> Demanded:
-    from bonmini_guard.calibration.on_demand import fixed_set, floor, prospect, request
+    from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, too_few
     from bonmini_guard.labelling.items import Goal
     from bonmini_guard.labelling.on_demand import OnDemand
 
@@ -92,7 +92,7 @@ def _new(log: Log, rows: Sequence[LabelRow], plan: Plan, options: argparse.Names
     delta = DELTA if options.delta is None else options.delta
     asked = request(options.what, default if level is None else level, delta, choose_schedule(log, options.schedule))
     chosen = fixed_set(log, options.rows)
-    asking, short = OnDemand(chosen, asked, rows), floor(chosen, asked)
+    asking, short = OnDemand(chosen, asked, rows), too_few(chosen, asked)
     if not short:
         print(prospect(chosen, asked))
     goal = Goal(options.what, asked.level, asked.delta, asked.schedule, asking.ids)

@@ -13,12 +13,12 @@ from bonmini_guard.calibration.certify import binomial, net_loss
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, seal_holds
 from bonmini_guard.calibration.figures import replay_log
-from bonmini_guard.calibration.further import least_rows
 from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.calibration.orders import order_of, representatives, split
 from bonmini_guard.calibration.paths import exits, outcomes, paths, steps
 from bonmini_guard.calibration.plan import plan_from_log
 from bonmini_guard.calibration.refutation import refutation, standing
+from bonmini_guard.calibration.simulate import least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.policy import Policy
 from tests.calibration.helpers import log_of, rows_of, run
@@ -158,7 +158,7 @@ def test_a_log_that_is_too_small_says_how_much_more_and_its_floor():
     plan = plan_from_log(WORLD.log(200, 11), mode="guardrail", schedule=FOUR, level=0.05, delta=0.1)
     assert "45 rows at the very least" in plan.sentence
     assert 45 <= plan.rows <= 3000
-    assert plan.labels < 2.2 * plan.rows
+    assert plan.on_demand < plan.labels < 2.4 * plan.rows
 
 
 def test_labels_that_were_not_asked_for_count_as_bad_and_others_are_left_out():

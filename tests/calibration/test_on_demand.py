@@ -15,12 +15,12 @@ from bonmini_guard.calibration.on_demand import (
     batch_of,
     demand,
     fixed_set,
-    floor,
     labelled_on_demand,
     labels_asked,
     prospect,
     request,
     same_set,
+    too_few,
 )
 from bonmini_guard.calibration.paths import Steps
 from bonmini_guard.errors import ConfigurationError, InputError
@@ -164,9 +164,9 @@ def test_the_line_after_each_batch_says_what_is_certified_and_what_may_follow():
 
 def test_the_floor_is_said_before_anyone_labels():
     log = WORLD.log(44, 5)
-    assert "takes 45 rows at the very least, and there are 44" in floor(fixed_set(log, None), ASKED["served_and_bad"])
-    assert floor(fixed_set(WORLD.log(45, 5), None), ASKED["served_and_bad"]) is None
-    few = floor(fixed_set(WORLD.log(24, 5), None), ASKED["bad_among_served"])
+    assert "takes 45 rows at the very least, and there are 44" in too_few(fixed_set(log, None), ASKED["served_and_bad"])
+    assert too_few(fixed_set(WORLD.log(45, 5), None), ASKED["served_and_bad"]) is None
+    few = too_few(fixed_set(WORLD.log(24, 5), None), ASKED["bad_among_served"])
     assert "takes 22 rows at the very least, and there are 24 (22 of them tested" not in (few or "")
 
 
