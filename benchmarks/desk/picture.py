@@ -28,11 +28,12 @@ def lines_of(width: int) -> list[show.Line]:
 
 def svg(lines: Sequence[show.Line], width: int) -> str:
     """Lines as a picture; each is stretched to its columns, whatever font is at hand."""
-    size = f'width="{width * WIDTH + 2 * MARGIN:.0f}" height="{len(lines) * HEIGHT + 2 * MARGIN}"'
+    across, down = round(width * WIDTH + 2 * MARGIN), len(lines) * HEIGHT + 2 * MARGIN
+    size = f'width="{across}" height="{down}" viewBox="0 0 {across} {down}" role="img"'
     rows = "".join(_row(line, MARGIN + HEIGHT * number) for number, line in enumerate(lines, start=1) if line)
     style = 'font-family="ui-monospace,Menlo,Consolas,\'DejaVu Sans Mono\',monospace" font-size="14"'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<title>bonmini-guard demo</title>\n'
         f'<rect width="100%" height="100%" rx="8" fill="#1b2130"/>\n<g {style}>\n{rows}</g>\n</svg>\n'
     )
 

@@ -95,9 +95,9 @@ def _said(name: str, entry: dict[str, Any]) -> tuple[str, str, str]:
 def _why(facts: dict[str, Any]) -> str:
     loops, best, threshold = facts["loops"], facts["score"], facts["threshold"]
     if facts["decision"] == "accepted":
-        return f"stopped after loop {loops}: score {best:+.1f} passes {threshold:+.1f}"
+        return f"stopped after loop {loops}: score {best:+.1f} passes the threshold {threshold:+.1f}"
     what = "refuses" if facts["answer"] is None else "serves its best"
-    return f"{what} after all {loops} loops: best score {best:+.1f}, {threshold:+.1f} needed"
+    return f"{what} after all {loops} loops: best score {best:+.1f}, threshold {threshold:+.1f}"
 
 
 def _style(facts: dict[str, Any]) -> str:

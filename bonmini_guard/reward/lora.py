@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,10 @@ def with_adapters(model: Any, path: str) -> tuple[Any, set[str]]:
     try:
         with safe_open(Path(path) / WEIGHTS, framework="pt") as weights:
             whole = {name.removeprefix(_PREFIX) for name in weights.keys() if "lora_" not in name}  # noqa: SIM118
-        return _peft().PeftModel.from_pretrained(model, path).merge_and_unload(), whole
+        with warnings.catch_warnings():
+            # peft asks transformers by a name that is on its way out.
+            warnings.simplefilter("ignore", FutureWarning)
+            return _peft().PeftModel.from_pretrained(model, path).merge_and_unload(), whole
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: its adapter does not fit the base ({said}); give the base it was trained on") from error
