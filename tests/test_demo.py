@@ -11,7 +11,9 @@ import pytest
 from bonmini_guard.cli import main
 from bonmini_guard.demo import room, run, show
 from bonmini_guard.demo.check import verdict
-from bonmini_guard.demo.desk import prompts
+from bonmini_guard.demo.desk import Note, prompts
+from bonmini_guard.profile import GuardProfile
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 ENTRY = {"prompt", "mode", "decision", "reason", "draws", "seconds", "score", "acceptable", "check", "answer", "best_of_n"}
 
@@ -79,6 +81,45 @@ def test_the_shown_notes_are_those_of_the_rule_and_one_date_is_not_known():
         for facts in request["answers"].values():
             if facts["answer"] is not None:
                 assert verdict(notes[request["name"]], facts["answer"]) == facts["check"]
+
+
+def answered(*good, score=9.0):
+    """A refund's request where only draws of these numbers are right, and the reward model knows it."""
+    note = Note("refund", "Omar", ((3, "cushion"),), {"amount": "$24"})
+    right, wrong = "Hello Omar, we have refunded $24 for your 3 cushions.", "Hello Omar, we have refunded $23 for your 3 cushions."
+    generator = FakeGenerator(lambda request: right if request.index in good else wrong)
+    said = []
+    answers = run.Desk(generator, FakeRewardModel(lambda text: score if "$24" in text else -9.0)).answer("a", note, said.append)[
+        "answers"
+    ]
+    assert said == ["one draw", "best of N", "the guards"]
+    return answers
+
+
+def test_a_request_is_answered_by_all_four_from_the_same_draws():
+    answers = answered(5, 9)
+    assert [(each["answer"], each["check"], each["draws"]) for each in answers.values()] == [
+        ("Hello Omar, we have refunded $23 for your 3 cushions.", "wrong amount", 1),
+        ("Hello Omar, we have refunded $24 for your 3 cushions.", None, 16),
+        ("Hello Omar, we have refunded $24 for your 3 cushions.", None, 6),
+        ("Hello Omar, we have refunded $24 for your 3 cushions.", None, 6),
+    ]
+    assert [answers[name]["loops"] for name in run.GUARDS] == [3, 3]
+
+
+def test_where_nothing_passes_the_guardrail_refuses_and_the_accelerator_serves_its_best():
+    answers = answered()
+    assert (answers["guardrail"]["decision"], answers["guardrail"]["answer"]) == ("abstained", None)
+    assert answers["accelerator"]["decision"] == "best_effort"
+    assert {answers[name]["draws"] for name in ("best_of_n", *run.GUARDS)} == {16}
+    assert {answers[name]["check"] for name in ("best_of_n", *run.GUARDS)} == {"wrong amount"}
+
+
+def test_each_guard_stops_at_its_own_threshold():
+    between = sum(GuardProfile.load(run.MODELS / f"{name}.json").thresholds[0] for name in run.GUARDS) / 2
+    answers = answered(1, score=between)
+    assert (answers["guardrail"]["draws"], answers["accelerator"]["draws"]) == (2, 16)
+    assert answers["guardrail"]["answer"] == answers["accelerator"]["answer"]
 
 
 def test_json_has_an_entry_for_each_request_and_guard(capsys):

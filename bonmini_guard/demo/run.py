@@ -17,6 +17,7 @@ from bonmini_guard.demo.room import is_converted, language_model
 from bonmini_guard.engine import Engine
 from bonmini_guard.policy import Action, Decision, Policy, State, best_of_n
 from bonmini_guard.profile import GuardProfile
+from bonmini_guard.protocols import Generator, GroupGenerator, Scorer
 from bonmini_guard.result import Candidate, sigmoid
 
 HERE = Path(__file__).parent
@@ -65,30 +66,33 @@ def live(say: Callable[[str], None], threads: int = 2) -> Iterator[Request]:
         OSError: the converted model cannot be kept in the user's cache.
     """
     say("loading SmolLM2 and the reward model" + ("" if is_converted() else " (converted first, this once: half a minute)"))
-    desk, notes = _Desk(threads), chosen()
+    desk, notes = Desk(*_models(threads)), chosen()
     for number, (name, note) in enumerate(notes, start=1):
         yield desk.answer(name, note, lambda what, number=number: say(f"request {number} of {len(notes)}: {what}"))  # type: ignore[misc]
 
 
-class _Desk:
-    """The models and the four procedures."""
+def _models(threads: int) -> tuple[GroupGenerator, Scorer]:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
 
-    def __init__(self, threads: int) -> None:
-        import torch
-        from transformers.utils.logging import disable_progress_bar
+    from bonmini_guard.adapters.local import TransformersGenerator
+    from bonmini_guard.reward.model import RewardModel
 
-        from bonmini_guard.adapters.local import TransformersGenerator
-        from bonmini_guard.reward.model import RewardModel
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # the demonstration tells its own progress
+    torch.set_num_threads(threads)
+    base = language_model()
+    generator = TransformersGenerator.load(str(base), device="cpu", **SAMPLING)
+    return generator, RewardModel.load(MODELS / "desk-reward", base=base, device="cpu")
 
-        disable_progress_bar()  # type: ignore[no-untyped-call]  # the demonstration tells its own progress
-        torch.set_num_threads(threads)
-        base = language_model()
-        self._generator = TransformersGenerator.load(str(base), device="cpu", **SAMPLING)
-        self._reward = RewardModel.load(MODELS / "desk-reward", base=base, device="cpu")
+
+class Desk:
+    """The four procedures on one generator and one reward model."""
+
+    def __init__(self, generator: Generator | GroupGenerator, reward: Scorer) -> None:
+        self._generator, self._reward = generator, reward
         profiles = [GuardProfile.load(MODELS / f"{name}.json") for name in GUARDS]
-        budget = sum(profiles[0].schedule)
         guards = {name: profile.policy() for name, profile in zip(GUARDS, profiles, strict=True)}
-        self._policies = {"single_draw": best_of_n(1), "best_of_n": best_of_n(budget), **guards}
+        self._policies = {"single_draw": best_of_n(1), "best_of_n": best_of_n(sum(profiles[0].schedule)), **guards}
         # Both draw the same answers in the same loops, and the stricter one goes on for longer: one run shows both.
         self._longer = max(guards, key=lambda name: guards[name].thresholds)
 
@@ -114,7 +118,7 @@ def _facts(note: Note, policy: Policy, candidates: Sequence[Candidate]) -> dict[
     drawn = candidates[: state.drawn]
     selected = drawn[decision.index or 0]
     assert selected.message is not None
-    reason = verdict(note, selected.message.text, selected.message.response_metadata["finish_reason"] == "stop")
+    reason = verdict(note, selected.message.text, selected.message.response_metadata.get("finish_reason") != "length")
     served = decision.action is Action.SERVE
     return {
         "mode": policy.mode,
