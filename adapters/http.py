@@ -21,10 +21,11 @@ from bonmini_guard.adapters.http_errors import (
     EndpointError,
     EndpointTimeout,
     MalformedAnswer,
+    Overloaded,
     classify,
     from_response,
-    with_retries,
 )
+from bonmini_guard.adapters.recovery import Recovery
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.limiter import Limiter, build_limiter
 
@@ -103,6 +104,7 @@ class Clients:
         self._build = build
         self._busy: list[tuple[Any, list[None]]] = []
         self.looking = asyncio.Lock()
+        self.recovery = Recovery()
         #: Known once the server was looked at.
         self.limiter: Limiter | None = None
 
@@ -187,9 +189,14 @@ class Endpoint:
             async with asyncio.timeout(http.timeout):
                 clients, limiter = await self._connect()
                 async with limiter.here():
-                    return await with_retries(
+                    return await clients.recovery.persist(
                         lambda: self._once(attempt, clients), retries=http.retries, backoff=http.backoff, within=http.timeout
                     )
+        except Overloaded:
+            # Not again by whoever comes next, if this was no chance.
+            if clients.recovery.failed > http.retries > 0:
+                self.circuit.trip()
+            raise
         except TimeoutError as error:
             raise EndpointTimeout(f"no answer within timeout={http.timeout} s", retryable=True) from error
 

@@ -1,4 +1,4 @@
-"""What can go wrong at an HTTP endpoint: typed errors, how they are told apart, and which of them are tried again.
+"""What can go wrong at an HTTP endpoint: typed errors, and how they are told apart.
 
 ::
 
@@ -21,23 +21,13 @@ from __future__ import annotations
 import email.utils
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from langchain_core.messages.ai import UsageMetadata
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
-from tenacity import wait_random_exponential as jittered
 
 from bonmini_guard.errors import BonMiniGuardError
 
-T = TypeVar("T")
-
-#: Failures that are seldom cured by trying again get one more attempt.
-BOUNDED_RETRIES = 1
-#: Seconds between two attempts at most, where the server names no time of its own.
-LONGEST_BACKOFF = 8.0
-#: Seconds that a server's Retry-After is obeyed for at most.
-LONGEST_RETRY_AFTER = 60.0
 LONGEST_DETAIL = 200
 #: 429 for an account without money: no waiting helps.
 _FINAL = frozenset({"insufficient_quota"})
@@ -108,7 +98,6 @@ class TruncatedAnswer(NoAnswer):
     """The answer was cut at the token limit, and such answers are not accepted."""
 
 
-_BOUNDED = (GenerationFailedAtEndpoint, MalformedAnswer)
 #: Errors of one kind, whatever the server: class by status.
 _BY_STATUS: dict[int, type[EndpointError]] = {
     408: EndpointTimeout,
@@ -117,6 +106,14 @@ _BY_STATUS: dict[int, type[EndpointError]] = {
     502: EndpointUnreachable,
     503: Overloaded,
     504: EndpointTimeout,
+}
+_CURES = {
+    401: "check the key",
+    403: "check the key, and what it may ask for",
+    404: "check base_url and the model's name",
+    429: "draw less at a time, or ask for a higher limit",
+    502: "check that the server runs",
+    503: "check that the server runs and is not full",
 }
 #: Where servers put what they say of an error; other places may quote what was sent.
 _WORDS = ("message", "error", "errors", "detail", "msg", "loc")
@@ -147,58 +144,6 @@ def redact(error: BaseException | None, secret: str | None) -> None:
             if isinstance(said := getattr(error, name, None), str):
                 setattr(error, name, said.replace(secret, "***"))
         error = error.__cause__ or error.__context__
-
-
-async def with_retries(
-    attempt: Callable[[], Awaitable[T]], *, retries: int = 3, backoff: float = 0.5, within: float | None = None
-) -> T:
-    """Await ``attempt()`` again while its :class:`EndpointError` is retryable.
-
-    Between attempts lie a random time that doubles its range from ``backoff`` seconds up, or the server's Retry-After and a
-    random part of ``backoff``; of a Retry-After 60 seconds count at most. A wait that would outlast ``within`` is not begun:
-    the error is raised at once.
-
-    Args:
-        attempt: makes one request.
-        retries: attempts after the first at most; failed generations and malformed answers get one.
-        backoff: seconds, the range of the first wait.
-        within: seconds for everything together; None for no limit. A running attempt is not interrupted.
-    """
-    retrying = AsyncRetrying(
-        retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and error.retryable),
-        stop=_stop(retries, stop_never if within is None else stop_before_delay(within)),
-        wait=_wait(backoff),
-        reraise=True,
-    )
-
-    async def once() -> T:
-        # tenacity awaits coroutine functions only: attempt may be any callable that gives an awaitable.
-        return await attempt()
-
-    return await retrying(once)
-
-
-def _stop(retries: int, out_of_time: Callable[[RetryCallState], bool]) -> Callable[[RetryCallState], bool]:
-    def stop(state: RetryCallState) -> bool:
-        allowed = min(retries, BOUNDED_RETRIES) if isinstance(_error(state), _BOUNDED) else retries
-        return state.attempt_number > allowed or out_of_time(state)
-
-    return stop
-
-
-def _wait(backoff: float) -> Callable[[RetryCallState], float]:
-    growing, small = jittered(multiplier=backoff, max=LONGEST_BACKOFF), jittered(multiplier=backoff, max=backoff)
-
-    def wait(state: RetryCallState) -> float:
-        asked = getattr(_error(state), "retry_after", None)
-        # Not all at the very moment that the server named.
-        return growing(state) if asked is None else min(asked, LONGEST_RETRY_AFTER) + small(state)
-
-    return wait
-
-
-def _error(state: RetryCallState) -> BaseException | None:
-    return None if state.outcome is None else state.outcome.exception()
 
 
 def from_response(response: Any, secret: str | None = None, quiet: bool = False) -> EndpointError:
@@ -244,8 +189,9 @@ def _typed(status: int, body: Any, problem: str, secret: str | None, quiet: bool
     if name in _FINAL:
         kind = RequestRejected
     wait = places[0].get("estimated_time") if places else None
+    cure = f" ({_CURES[status]})" if status in _CURES else ""
     return kind(
-        f"{problem}: {detail}" if detail else problem,
+        (f"{problem}: {detail}" if detail else problem) + cure,
         status=status,
         error_type=None if quiet else name,
         retryable=kind is not RequestRejected,
@@ -272,7 +218,7 @@ def _from_connection(error: Exception) -> EndpointError | None:
     if isinstance(error, TimeoutError) or "TimeoutException" in kinds:
         return EndpointTimeout(f"the endpoint gave no answer in time ({name})", retryable=True)
     if kinds & {"TransportError", "HTTPError"} or isinstance(error, ConnectionError):
-        return EndpointUnreachable(f"the connection to the endpoint failed ({name})", retryable=True)
+        return EndpointUnreachable(f"the connection to the endpoint failed ({name}): check base_url and the server", retryable=True)
     if isinstance(error, ValueError | TypeError | LookupError | AttributeError | RecursionError):
         return MalformedAnswer(f"the endpoint's answer could not be read ({name})", status=200, retryable=True)
     return None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import time
 
 import httpx
 import pytest
-from tenacity import RetryCallState
 
 from bonmini_guard.adapters import http_errors as errors
+from bonmini_guard.adapters.recovery import Recovery, pause
 
 
 def after(error, backoff=0.0):
     """Seconds that the policy waits after an error."""
-    state = RetryCallState(None, None, (), {})
-    state.set_exception((type(error), error, None))
-    return errors._wait(backoff)(state)
+    return pause(error, 1, backoff)
 
 
 def answered(value):
@@ -69,8 +68,78 @@ async def test_attempts(error, attempts):
         raise error
 
     with pytest.raises(type(error)):
-        await errors.with_retries(attempt, retries=3, backoff=0.001)
+        await Recovery().persist(attempt, retries=3, backoff=0.001)
     assert made == attempts
+
+
+def test_waits_double_their_range_up_to_a_limit():
+    most = [max(pause(errors.Overloaded("x"), attempts, 0.5) for _ in range(300)) for attempts in (1, 2, 3, 9)]
+    assert all(0.7 * limit < wait <= limit for wait, limit in zip(most, (0.5, 1, 2, 8), strict=True))
+
+
+class Server:
+    """Answers after ``works`` seconds where it is well."""
+
+    def __init__(self, works=0.0):
+        self.asked, self.well, self.works = [], False, works
+
+    async def __call__(self):
+        self.asked.append(time.monotonic())
+        await asyncio.sleep(self.works if self.well else 0)
+        if not self.well:
+            raise errors.Overloaded("full", status=503, retryable=True)
+        return "answer"
+
+
+async def test_in_trouble_one_asks_and_the_others_hear_what_it_heard():
+    server, recovery = Server(), Recovery()
+    outcomes = await asyncio.gather(*(recovery.persist(server, retries=3, backoff=0.02) for _ in range(6)), return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["full"] * 6
+    assert len({id(outcome) for outcome in outcomes}) == 6
+    assert len(server.asked) == 6 + 3
+    # A new one does not begin with a request of its own where others are asking already.
+    several = await asyncio.gather(*(recovery.persist(server, retries=0) for _ in range(6)), return_exceptions=True)
+    assert ([str(outcome) for outcome in several], len(server.asked)) == (["full"] * 6, 10)
+
+
+async def test_an_answer_lets_all_go_on_and_so_does_a_server_at_work():
+    for works in (0.0, 1.5):
+        server, recovery = Server(works), Recovery()
+        running = [asyncio.create_task(recovery.persist(server, retries=3, backoff=0.05)) for _ in range(5)]
+        while recovery.failed < 5:
+            await asyncio.sleep(0)
+        server.well = True
+        begun = time.monotonic()
+        assert await asyncio.gather(*running) == ["answer"] * 5
+        assert len(server.asked) == 10
+        assert time.monotonic() - begun < 1.0 + 2 * works - 0.2 + 0.5
+
+
+async def test_one_that_asks_and_is_cancelled_leaves_its_turn_to_another():
+    server, recovery = Server(), Recovery()
+    running = [asyncio.create_task(recovery.persist(server, retries=1, backoff=0.1)) for _ in range(3)]
+    while recovery.failed < 3:
+        await asyncio.sleep(0)
+    server.well = True
+    running[0].cancel()
+    assert await asyncio.gather(*running[1:]) == ["answer"] * 2
+
+
+async def test_what_the_server_asked_for_is_one_wait_for_all():
+    recovery, asked = Recovery(), []
+
+    async def refused():
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            raise errors.Overloaded("slow down", status=429, retryable=True, retry_after=0.3)
+
+    first = asyncio.create_task(recovery.persist(refused, backoff=0.01))
+    await asyncio.sleep(0.05)
+    await asyncio.gather(first, recovery.persist(refused, backoff=0.01))
+    assert all(later - asked[0] >= 0.3 for later in asked[1:])
+    recovery._until = time.monotonic() + 30
+    with pytest.raises(errors.Overloaded, match="slow down"):
+        await recovery.persist(refused, within=5.0)
 
 
 async def test_a_wait_that_would_outlast_the_time_is_not_begun():
@@ -82,5 +151,5 @@ async def test_a_wait_that_would_outlast_the_time_is_not_begun():
         raise errors.Overloaded("x", retryable=True, retry_after=30.0)
 
     with pytest.raises(errors.Overloaded):
-        await errors.with_retries(attempt, retries=3, within=20.0)
+        await Recovery().persist(attempt, retries=3, within=20.0)
     assert made == 1
