@@ -21,6 +21,8 @@ from bonmini_guard.errors import ConfigurationError
 class CircuitOpen(EndpointError):  # noqa: N818 - says it all
     """The endpoint failed again and again, so it was not asked this time. ``retry_after`` is when it will be."""
 
+    final = True
+
 
 class CircuitBreaker:
     """Guards calls to one endpoint; may be shared by whatever calls it, on any thread.
@@ -43,6 +45,7 @@ class CircuitBreaker:
         self.clock = clock
         self.times_opened = 0
         self._in_a_row = 0
+        self._cause = ""
         self._opened: float | None = None
         self._trial: float | None = None
         self._lock = threading.Lock()
@@ -69,13 +72,12 @@ class CircuitBreaker:
             since = self._opened if self._trial is None else self._trial
             wait = 0.0 if since is None else since + self.cooldown - self.clock()
         if wait > 0:
-            raise CircuitOpen(
-                f"the endpoint keeps failing and is left alone for {wait:.1f} s more: check that it runs", retry_after=wait
-            )
+            raise CircuitOpen(f"{self._cause}; it keeps failing, and is left alone for up to {self.cooldown:g} s", retry_after=wait)
 
-    def trip(self) -> None:
+    def trip(self, cause: Exception) -> None:
         """Open it, whatever the count."""
         with self._lock:
+            self._cause = str(cause)
             self.times_opened += self._opened is None
             self._opened, self._trial = self.clock(), None
 
@@ -100,7 +102,7 @@ class CircuitBreaker:
         if isinstance(error, Exception) and counts(error):
             self._in_a_row += 1
             if self._opened is not None or self._in_a_row >= self.failures:
-                self.trip()
+                self.trip(error)
             return
         with self._lock:
             # What ends without telling anything about the endpoint, such as a cancelled trial, leaves its turn to another.

@@ -192,10 +192,10 @@ class Endpoint:
                     return await clients.recovery.persist(
                         lambda: self._once(attempt, clients), retries=http.retries, backoff=http.backoff, within=http.timeout
                     )
-        except Overloaded:
+        except Overloaded as error:
             # Not again by whoever comes next, if this was no chance.
             if clients.recovery.failed > http.retries > 0:
-                self.circuit.trip()
+                self.circuit.trip(error)
             raise
         except TimeoutError as error:
             raise EndpointTimeout(f"no answer within timeout={http.timeout} s", retryable=True) from error

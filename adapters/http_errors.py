@@ -42,7 +42,12 @@ class EndpointError(BonMiniGuardError):
         error_type: the server's own name of the error, if it gave one.
         retryable: whether the same request may succeed later.
         retry_after: seconds that the server asked to wait.
+
+    Attributes:
+        final: whether another draw would fail the same way.
     """
+
+    final = False
 
     def __init__(
         self,
@@ -66,6 +71,8 @@ class Overloaded(EndpointError):  # noqa: N818 - says it all
 
 class RequestRejected(EndpointError):  # noqa: N818
     """The endpoint refuses this request, and will refuse it again."""
+
+    final = True
 
 
 class EndpointTimeout(EndpointError):  # noqa: N818

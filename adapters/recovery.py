@@ -56,7 +56,7 @@ class Recovery:
         self.failed = 0
         self._until = 0.0
         self._last: EndpointError | None = None
-        self._asking: asyncio.Future[EndpointError | bool | None] | None = None
+        self._asking: asyncio.Future[Heard] | None = None
 
     async def persist(
         self, attempt: Callable[[], Awaitable[T]], *, retries: int = 3, backoff: float = 0.5, within: float | None = None
@@ -77,7 +77,8 @@ class Recovery:
                     return await attempt()
             except EndpointError as error:
                 wait = pause(error, attempts, backoff)
-                self._until = max(self._until, monotonic() + wait if error.retry_after is not None else 0.0)
+                if error.retryable and error.retry_after is not None:
+                    self._until = max(self._until, monotonic() + wait)
                 if attempts > retries_of(error, retries) or monotonic() + wait >= deadline:
                     raise
         raise AssertionError
@@ -125,12 +126,12 @@ class Recovery:
             await asyncio.sleep(seconds)
         return seconds > 0
 
-    def _works(self, asking: asyncio.Future[EndpointError | bool | None]) -> None:
+    def _works(self, asking: asyncio.Future[Heard]) -> None:
         if not asking.done():
             self.failed = TROUBLE - 1
             self._tell(asking, True)
 
-    def _tell(self, asking: asyncio.Future[EndpointError | bool | None] | None, heard: EndpointError | bool | None) -> None:
+    def _tell(self, asking: asyncio.Future[Heard] | None, heard: Heard) -> None:
         if asking is not None and not asking.done():
             asking.set_result(heard)
         if asking is self._asking:

@@ -23,6 +23,7 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.detach import detached, langsmith_set
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter, request_lane
+from bonmini_guard.outages import decided_by_failures, nothing_arrived, patience
 from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
@@ -182,6 +183,11 @@ class _Request:
                 winner = await self._collect(loop)
                 if winner is not None:
                     return self._record("accepted", "passed", winner)
+                wait = patience(self.candidates, loop)
+                if wait is None:
+                    return self._without_generator()
+                if wait:
+                    await asyncio.sleep(wait)
                 used = used_tokens(loop) if policy.stop else (0, 0)
                 self.state = policy.observe(self.state, [candidate.score for candidate in loop], used)
         except _ScoringFailed:
@@ -359,23 +365,29 @@ class _Request:
     # Concluding
 
     def _finish(self, decision: Decision) -> GuardResult:
-        if all(candidate.message is None for candidate in self.candidates):
-            causes = [c.error for c in self.candidates if isinstance(c.error, Exception)]
-            if all(candidate.refused for candidate in self.candidates):
-                raise causes[0]
-            group = ExceptionGroup("every draw failed", causes) if causes else None
-            raise GenerationError(f"none of {len(self.candidates)} draws arrived; see the chained errors") from group
+        if self._first() is None:
+            return self._without_generator()
         if decision.index is None:
             return self._without_scores(getattr(self.engine.scorer, "none_scored", "scorer_failed"))
         selected = self.candidates[decision.index]
         if decision.action is Action.ABSTAIN:
-            return self._record("abstained", decision.reason, selected)
+            failed = decision.reason == "budget_spent" and decided_by_failures(self.candidates)
+            return self._record("abstained", "generator_failed" if failed else decision.reason, selected)
         return self._record("accepted" if decision.accepted else "best_effort", decision.reason, selected)
 
     def _end(self, end: EndRequest) -> GuardResult:
         if end.signal is not None:
             raise end.signal
         return replace(self._record("unscored", end.reason, self.candidates[end.serve]), ended=True)
+
+    def _without_generator(self) -> GuardResult:
+        """Draws fail, and more of them would."""
+        if self._first() is not None:
+            return self._without_scores("generator_failed")
+        error = self.candidates[0].error
+        if error is not None and all(candidate.refused for candidate in self.candidates):
+            raise error
+        raise nothing_arrived(self.candidates)
 
     def _without_scores(self, reason: str) -> GuardResult:
         """Scores are missing or incomplete: guardrail fails closed, accelerator serves what it has and says so."""

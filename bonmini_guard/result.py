@@ -93,7 +93,7 @@ class GuardResult:
     Attributes:
         mode: guardrail or accelerator.
         decision: accepted, best_effort, abstained or unscored (``fallback`` is a message's, never a result's).
-        reason: passed, budget_spent, deadline, hopeless, scorer_failed, ...
+        reason: passed, budget_spent, deadline, hopeless, scorer_failed, generator_failed, ...
         selected: the served candidate, or the best so far of an abstention; None when there was none.
         candidates: every draw asked for, in order.
         loops: loops begun.
@@ -161,6 +161,7 @@ class GuardResult:
             "acceptance_probability": self.acceptance_probability,
             "threshold": None if self.threshold is None or math.isinf(self.threshold) else self.threshold,
             "draws": self.draws,
+            "failed_draws": sum(candidate.message is None for candidate in self.candidates),
             "loops": self.loops,
             "profile": self.profile,
             **({"request_id": self.request_id} if self.traced else {}),

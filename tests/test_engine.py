@@ -138,10 +138,11 @@ async def test_a_whole_failed_loop_is_followed_by_the_next():
 
 async def test_all_draws_failed_is_an_error_with_its_causes():
     scorer = FakeRewardModel(by_number)
-    with pytest.raises(GenerationError, match="none of 4 draws") as caught:
+    with pytest.raises(GenerationError, match="none of 4 draws arrived: ConnectionError, see below") as caught:
         await run([ConnectionError("one"), ValueError("two")], guardrail([2, 2]), scorer)
     causes = caught.value.__cause__.exceptions
-    assert [type(cause) for cause in causes] == [ConnectionError, ValueError] * 2
+    # Each cause once.
+    assert [type(cause) for cause in causes] == [ConnectionError, ValueError]
     assert scorer.batches == []
 
 

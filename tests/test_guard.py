@@ -18,7 +18,18 @@ from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
-KEYS = {"decision", "reason", "score", "raw_score", "acceptance_probability", "threshold", "draws", "loops", "profile"}
+KEYS = {
+    "decision",
+    "reason",
+    "score",
+    "raw_score",
+    "acceptance_probability",
+    "threshold",
+    "draws",
+    "failed_draws",
+    "loops",
+    "profile",
+}
 SCORES = {"good": 2.0, "bad": -1.0, "worse": -2.0}
 
 
@@ -52,6 +63,7 @@ def test_a_served_message_carries_exactly_the_contracts_keys():
         "acceptance_probability": pytest.approx(0.8807970779778823),
         "threshold": 0.0,
         "draws": 2,
+        "failed_draws": 0,
         "loops": 1,
         "profile": None,
     }

@@ -35,7 +35,7 @@ async def test_it_opens_after_failures_in_a_row_lets_one_trial_through_and_close
     with pytest.raises(GenerationFailedAtEndpoint):
         await attempt(breaker, GenerationFailedAtEndpoint("x"))
     assert (breaker.state, breaker.times_opened) == ("open", 1)
-    with pytest.raises(CircuitOpen, match="keeps failing and is left alone for 10") as caught:
+    with pytest.raises(CircuitOpen, match=r"^x; it keeps failing, and is left alone for up to 10 s") as caught:
         await attempt(breaker)
     assert (caught.value.retryable, caught.value.retry_after) == (False, 10.0)
     clock.advance(10)
@@ -73,13 +73,14 @@ async def test_a_cancelled_trial_says_nothing_and_leaves_its_turn():
 async def test_a_trial_that_never_reports_back_does_not_block_for_ever():
     clock = Clock()
     breaker = CircuitBreaker(failures=1, cooldown=10, clock=clock)
-    breaker.trip()
+    breaker.trip(EndpointTimeout("x"))
     clock.advance(10)
     trial = breaker.guard()
     await trial.__aenter__()
     clock.advance(9)
-    with pytest.raises(CircuitOpen, match=r"left alone for 1\.0 s"):
+    with pytest.raises(CircuitOpen) as caught:
         breaker.check()
+    assert caught.value.retry_after == 1
     clock.advance(1)
     await attempt(breaker)
     assert breaker.state == "closed"
