@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
-from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
+from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
@@ -21,6 +19,7 @@ from bonmini_guard.adapters.http_errors import (
     TruncatedAnswer,
     from_answer,
 )
+from bonmini_guard.conversation import Turn
 
 #: Finish reasons of answers that the server gave up on, that a filter cut, and that the token limit cut.
 _GIVEN_UP = frozenset({"abort", "error", "cancelled"})
@@ -32,7 +31,7 @@ _CUT = frozenset({"length", "max_tokens", "model_length"})
 class Answer:
     """What a server answered to one draw; token counts are None where it told none, and so is a finish reason."""
 
-    text: str
+    turn: Turn
     finish_reason: str | None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -40,12 +39,6 @@ class Answer:
     reasoning_tokens: int | None = None
     seed: int | None = None
     model: str | None = None
-    #: Content blocks, where there are others than texts.
-    blocks: tuple[Any, ...] = ()
-    tool_calls: tuple[ToolCall, ...] = ()
-    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
-    reasoning: str | None = None
-    refusal: str | None = None
     logprobs: Any = None
     #: Whether there was any content at all, if only an empty one.
     spoke: bool = True
@@ -77,13 +70,13 @@ class Answer:
         Raises:
             NoAnswer: it is none.
         """
-        empty = not (self.text or self.blocks or self.tool_calls or self.invalid_tool_calls or self.refusal)
+        empty = not self.turn.text and self.turn.is_blank
         at = "its token limit" if self.output_tokens is None else f"{self.output_tokens} tokens"
         error: NoAnswer | None = None
         if self._ended_by(_FILTERED):
             error = NoAnswer("a content filter of the endpoint withheld or cut the answer", status=200, error_type="content_filter")
         elif self.truncated and (empty or not accept_truncated):
-            thought = "before it began: there is nothing but reasoning" if empty and self.reasoning else ""
+            thought = "before it began: there is nothing but reasoning" if empty and self.turn.reasoning else ""
             error = TruncatedAnswer(f"the answer was cut at {at}{thought and f' {thought}'}: raise the limit", status=200)
         elif empty and not self.spoke:
             error = NoAnswer("the endpoint answered without content, tool call or refusal", status=200, error_type="empty")
@@ -94,7 +87,8 @@ class Answer:
     def message(self, seed: int | None, stop: Sequence[str]) -> AIMessage:
         """The answer as a candidate; a stop string that ended it is cut off, as chat models do it."""
         ended = () if self.truncated or self.finish_reason == "eos_token" else stop
-        text = next((self.text.removesuffix(string) for string in ended if string and self.text.endswith(string)), self.text)
+        text = self.turn.text
+        text = next((text.removesuffix(string) for string in ended if string and text.endswith(string)), text)
         about = {
             "finish_reason": self.finish_reason,
             "seed": seed if self.seed is None else self.seed,
@@ -102,15 +96,10 @@ class Answer:
             "truncated": self.truncated or None,
             "logprobs": self.logprobs,
         }
-        more = {"reasoning_content": self.reasoning, "refusal": self.refusal}
-        return AIMessage(
-            list(self.blocks) or text,
-            tool_calls=list(self.tool_calls),
-            invalid_tool_calls=list(self.invalid_tool_calls),
-            usage_metadata=self.usage,
-            response_metadata={name: value for name, value in about.items() if value is not None},
-            additional_kwargs={name: value for name, value in more.items() if value},
-        )
+        metadata = {name: value for name, value in about.items() if value is not None}
+        message = replace(self.turn, text=text).message(usage_metadata=self.usage, response_metadata=metadata)
+        assert isinstance(message, AIMessage)
+        return message
 
 
 def read_answers(payloads: Sequence[Any], *, ended: bool = False, several: bool = False) -> list[Answer]:
@@ -219,21 +208,13 @@ def _read(choices: Sequence[Any], told: bool, model: Any, apart: bool) -> Answer
     if apart and len(reasons) > 1:
         raise MalformedAnswer("the endpoint streams several answers under one index", status=200, retryable=True)
     content = [part for message in messages for part in _parts(message)]
-    calls = list(_tool_calls(messages))
-
-    def all_of(kind: str, key: str) -> str:
-        return "".join(part[key] for part in content if part["type"] == kind)
-
+    # Reasoning has several names, and some servers give it under two of them.
+    thought = _joined(messages, "reasoning_content") or _joined(messages, "reasoning")
+    whole = {"content": _merged(content), "tool_calls": list(_tool_calls(messages)), "reasoning_content": thought}
     return Answer(
-        text=all_of("text", "text"),
-        blocks=_blocks(content),
+        turn=Turn.of({**whole, "refusal": _joined(messages, "refusal")}, "assistant"),
         finish_reason=finish_reason(reasons[-1] if reasons else None, told),
         model=model if isinstance(model, str) else None,
-        tool_calls=tuple(call for call in calls if call["type"] == "tool_call"),
-        invalid_tool_calls=tuple(call for call in calls if call["type"] == "invalid_tool_call"),
-        # Servers name it differently, and some give it under both names.
-        reasoning=_joined(messages, "reasoning_content") or _joined(messages, "reasoning") or all_of("thought", "thought"),
-        refusal=_joined(messages, "refusal") or all_of("refusal", "refusal"),
         logprobs=choices[0].get("logprobs") if len(choices) == 1 else None,
         spoke=bool(content),
     )
@@ -248,41 +229,29 @@ def _said(choice: Any) -> Mapping[str, Any] | None:
 
 
 def _parts(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a message says, as blocks: texts, refusals, thoughts, and others as they are."""
+    """What a message says, as blocks."""
     content = message.get("content")
     for part in content if isinstance(content, list) else [] if content is None else [content]:
         said = {"type": "text", "text": part} if isinstance(part, str) else part
-        kind = said.get("type") if isinstance(said, Mapping) else None
-        if not isinstance(said, Mapping) or kind is None:
+        if not isinstance(said, Mapping) or said.get("type") is None:
             raise MalformedAnswer("the endpoint answered without a message", status=200, retryable=True)
-        if kind in ("text", "output_text"):
-            yield {"type": "text", "text": str(said.get("text") or "")}
-        elif kind in ("thinking", "reasoning", "redacted_thinking"):
-            yield {"type": "thought", "thought": _thought(said)}
-        else:
-            yield dict(said)
+        yield {"type": "text", "text": str(said.get("text") or "")} if said["type"] in ("text", "output_text") else dict(said)
 
 
-def _blocks(content: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Content blocks; none where there are texts alone."""
-    shown = tuple(part for part in content if part["type"] not in ("refusal", "thought"))
-    return () if all(part["type"] == "text" for part in shown) else shown
-
-
-def _thought(said: Any) -> str:
-    if isinstance(said, str):
-        return said
-    if isinstance(said, list):
-        return "".join(map(_thought, said))
-    inner = (said.get(name) for name in ("thinking", "reasoning", "text", "summary")) if isinstance(said, Mapping) else ()
-    return next((_thought(each) for each in inner if each), "")
+def _merged(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The parts of a stream, neighbouring texts as one."""
+    found: list[dict[str, Any]] = []
+    for part in content:
+        joins = bool(found) and part["type"] == found[-1]["type"] == "text"
+        found.append({**part, "text": found.pop()["text"] + part["text"]} if joins else part)
+    return found
 
 
 def _joined(messages: Sequence[Mapping[str, Any]], name: str) -> str:
     return "".join(value for message in messages if isinstance(value := message.get(name), str))
 
 
-def _tool_calls(messages: Sequence[Mapping[str, Any]]) -> Iterator[ToolCall | InvalidToolCall]:
+def _tool_calls(messages: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Tool calls, put together from the pieces of a stream: a piece with an id of its own begins another call."""
     calls: list[dict[str, Any]] = []
     latest: dict[Any, dict[str, Any]] = {}
@@ -301,7 +270,10 @@ def _tool_calls(messages: Sequence[Mapping[str, Any]]) -> Iterator[ToolCall | In
             call["name"] = call["name"] or function.get("name")
             call["arguments"] = _longer(call["arguments"], function.get("arguments"))
     for call in calls:
-        yield _tool_call(**call)
+        # Nothing stands for a tool without parameters, and whoever answers the call needs something to refer to.
+        if isinstance(call["arguments"], str) and not call["arguments"].strip():
+            call["arguments"] = {}
+        yield {**call, "name": str(call["name"] or ""), "id": call["id"] or f"call_{uuid4().hex}"}
 
 
 def _longer(before: Any, more: Any) -> Any:
@@ -310,23 +282,10 @@ def _longer(before: Any, more: Any) -> Any:
     return before + more if isinstance(before, str) and isinstance(more, str) else more
 
 
-def _tool_call(name: Any, arguments: Any, id: Any) -> ToolCall | InvalidToolCall:
-    try:
-        # Raw newlines are let pass, and nothing stands for a tool without parameters.
-        read = json.loads(arguments, strict=False) if isinstance(arguments, str) and arguments.strip() else arguments or {}
-    except (ValueError, RecursionError):
-        read = None
-    # Whoever answers the call needs something to refer to.
-    identity = str(id) if id else f"call_{uuid4().hex}"
-    if isinstance(name, str) and isinstance(read, dict):
-        return tool_call(name=name, args=read, id=identity)
-    return invalid_tool_call(name=str(name), args=str(arguments), id=identity, error="its arguments are no JSON object")
-
-
 def _size(answer: Answer) -> int:
     logprobs: Mapping[str, Any] = answer.logprobs if isinstance(answer.logprobs, Mapping) else {}
     tokens = logprobs.get("content") or logprobs.get("tokens")
-    return len(tokens) if tokens else len(answer.text) + len(answer.reasoning or "") + 1
+    return len(tokens) if tokens else len(answer.turn.text) + len(answer.turn.reasoning) + 1
 
 
 def _count(value: Any) -> int | None:

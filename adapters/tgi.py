@@ -27,6 +27,7 @@ from bonmini_guard.adapters.http_errors import (
     shorten,
 )
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, schema_of
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 
 try:
@@ -281,7 +282,7 @@ def _generation(payloads: Sequence[Any], streamed: bool, prompt_tokens: int) -> 
     if not isinstance(text, str):
         raise MalformedAnswer("the endpoint answered without a text", status=200, retryable=True)
     return Answer(
-        text=text,
+        turn=Turn("assistant", text),
         finish_reason=finish_reason(details.get("finish_reason")),
         input_tokens=details.get("input_length") or len(details.get("prefill") or []) or prompt_tokens,
         output_tokens=details.get("generated_tokens") or 0,

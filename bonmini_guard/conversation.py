@@ -54,11 +54,9 @@ class Call:
             InputError: it is none of these.
         """
         inner = value.get("function", value) if isinstance(value, Mapping) else None
-        name = inner.get("name") if isinstance(inner, Mapping) else None
-        if not isinstance(inner, Mapping) or not isinstance(name, str | None):
-            raise InputError("a tool call is not as chat APIs write it; give it a name and arguments")
-        said = next((inner[key] for key in ("arguments", "args", "input") if inner.get(key) is not None), None)
-        if name is None and said is None:
+        name = inner.get("name") if isinstance(inner, Mapping) else 0
+        said = next((inner[key] for key in ("arguments", "args", "input") if inner.get(key) is not None), None) if inner else None
+        if not isinstance(name, str | None) or (name is None and said is None):
             raise InputError("a tool call is not as chat APIs write it; give it a name and arguments")
         if said is None:
             said = "" if value.get("type") == "invalid_tool_call" else {}
@@ -142,7 +140,7 @@ class Turn:
         turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.shown}
         if self.calls:
             turn["tool_calls"] = [_called(call, call.arguments if call.args is None else call.args) for call in self.calls]
-        cleaned: dict[str, Any] = _clean(turn | self._rest())
+        cleaned: dict[str, Any] = json.loads(clean(json.dumps(turn | self._rest(), ensure_ascii=False)))
         return cleaned
 
     def openai(self) -> dict[str, Any]:
@@ -289,18 +287,23 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
     answers = None if answers is None else str(answers)
     if isinstance(content, str):
         return Turn(role, content, (), calls, thought, refusal, answers, name or None)
-    parts, thoughts, known = [], [thought], {call.id for call in calls}
+    parts, known = [], {call.id for call in calls}
+    thoughts: list[str] = []
+    refusals: list[str] = []
     for part in map(_part, content):
         kind = str(part.get("type"))
         if _THOUGHT.search(kind):
             thoughts.extend(_texts(part))
+        elif kind == "refusal":
+            refusals.append(str(part.get("refusal")))
         elif kind not in _CALL:
             parts.append(part)
         elif (call := Call.of(part)).id not in known:
             calls += (call,)
+    thought, refusal = thought or "".join(thoughts), refusal or "".join(refusals)
     text = "".join(part["text"] for part in parts if _is_text(part))
     plain = all(map(_is_text, parts)) and len(parts) < 2
-    return Turn(role, text, () if plain else tuple(parts), calls, "\n".join(filter(None, thoughts)), refusal, answers, name or None)
+    return Turn(role, text, () if plain else tuple(parts), calls, thought, refusal, answers, name or None)
 
 
 def _part(block: Any) -> Mapping[str, Any]:
@@ -354,11 +357,3 @@ def _calls_of_langchain(calls: Iterable[Call]) -> dict[str, Any]:
             problem = "its arguments are no JSON object"
             broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id or None, error=problem))
     return {"tool_calls": fine, "invalid_tool_calls": broken}
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, dict):
-        return {clean(key): _clean(part) for key, part in value.items()}
-    return [_clean(part) for part in value] if isinstance(value, list) else value

@@ -20,13 +20,24 @@ _ESCAPE = "backslashreplace"
 _umask_lock = Lock()
 
 
-def write_atomically(path: str | os.PathLike[str], text: str, mode: int | None = None, suffix: str = "") -> None:
-    """Write a text file: it is either the old one or the whole new one. A link stays a link; a lone surrogate becomes its escape.
+def write_atomically(path: str | os.PathLike[str], text: str, suffix: str = "") -> None:
+    """Write a text file as :func:`appearing` does.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with appearing(path, suffix) as file:
+        file.write(text)
+
+
+@contextmanager
+def appearing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[IO[str]]:
+    """A text stream into a file that is the new one when the block ends, gzipped if named ``.gz``; after an error, the old one.
+
+    A link stays a link, and an old file keeps its mode; a lone surrogate becomes its escape.
 
     Args:
         path: the file.
-        text: all of it.
-        mode: who may read it; by default those who may read the old one, or whoever the umask lets.
         suffix: ending of the temporary file's name, to find one that a kill left behind.
 
     Raises:
@@ -34,12 +45,14 @@ def write_atomically(path: str | os.PathLike[str], text: str, mode: int | None =
     """
     target = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=suffix)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors=_ESCAPE) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, _usual_mode(target) if mode is None else mode)
+        opened = gzip.open if target.suffix == ".gz" else open
+        with opened(temporary, "wt", encoding="utf-8", errors=_ESCAPE) as file:
+            yield file
+        with open(temporary, "rb") as whole:
+            os.fsync(whole.fileno())
+        os.chmod(temporary, _usual_mode(target))
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
@@ -54,27 +67,6 @@ def _usual_mode(target: Path) -> int:
         umask = os.umask(0o077)  # it can only be read by setting it
         os.umask(umask)
     return 0o666 & ~umask
-
-
-@contextmanager
-def appearing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
-    """A text stream into a file that appears whole when the block ends, gzipped if named ``.gz``; after an error, nothing.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    target = Path(os.path.realpath(path))
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        opened = gzip.open if target.suffix == ".gz" else open
-        with opened(temporary, "wt", encoding="utf-8", errors=_ESCAPE) as file:
-            yield file
-        os.chmod(temporary, _usual_mode(target))
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 @contextmanager

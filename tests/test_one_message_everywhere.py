@@ -149,6 +149,7 @@ async def test_nothing_vanishes_in_what_is_made_of_logs(log, tmp_path, capsys):
     assert read_choices(tmp_path / "labelled.jsonl") == [row]
 
 
+@pytest.mark.filterwarnings("ignore:uncalibrated")
 async def test_training_reads_what_scoring_reads(log, tmp_path, capsys):
     from bonmini_guard.reward.formatting import Formatter
     from bonmini_guard.training.batches import encode_rows
