@@ -82,7 +82,7 @@ live-llama: setup .venv-live-llama/.installed  ## llama.cpp's Python server
 # Compiles for a quarter of an hour where no wheel is at hand: needs cmake and a C++ compiler.
 .venv-live-llama/.installed:
 	$(PYTHON) -m venv .venv-live-llama
-	.venv-live-llama/bin/python -m pip install --quiet "llama-cpp-python[server]==0.3.36" gguf==0.19.0 safetensors==0.8.0
+	.venv-live-llama/bin/python -m pip install --quiet "llama-cpp-python[server]==0.3.36"
 	@touch $@
 bench-scoring: setup  ## scoring throughput next to other tools
 	$(BIN)/python -m benchmarks.scoring

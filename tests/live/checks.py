@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
+import math
+from collections import Counter
 from typing import Any
 
+import numpy as np
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages.utils import convert_to_messages
+from scipy.stats import binom
 
-from benchmarks.imdb.models import model_path
+from benchmarks.desk import label
 from bonmini_guard import BestOfMiniN, RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator
+from bonmini_guard.demo import desk, room
+from bonmini_guard.demo.check import verdict
+from bonmini_guard.demo.run import MODELS
 from bonmini_guard.protocols import DrawRequest
 
-PROMPT = "The film was"
+PROMPT = "Write two sentences about the sea in winter."
+#: How the desk draws, in the server's words.
+DESK: dict[str, Any] = {"temperature": 0.65, "max_tokens": 64, "extra_body": {"top_k": 50}}
+ALPHA = 0.05
 
 
 def request(seed: int, index: int = 0, **options: Any) -> DrawRequest:
@@ -21,13 +31,17 @@ def request(seed: int, index: int = 0, **options: Any) -> DrawRequest:
 
 
 async def loop_of(generator: OpenAICompatibleGenerator, seeds: list[int]) -> list[AIMessage]:
-    """One loop's answers, by group where the generator draws groups."""
-    requests = [request(seed, index) for index, seed in enumerate(seeds)]
+    """One loop's answers to the prompt."""
+    return await answers_to(generator, [request(seed, index) for index, seed in enumerate(seeds)])
+
+
+async def answers_to(generator: OpenAICompatibleGenerator, requests: list[DrawRequest]) -> list[AIMessage]:
+    """Their answers, by group where the generator draws groups."""
     if generator.draw_group is None:
         return list(await asyncio.gather(*(generator.draw(each) for each in requests)))
     came = {position: answer async for position, answer in generator.draw_group(requests)}
     assert all(isinstance(answer, AIMessage) for answer in came.values()), came
-    return [came[position] for position in range(len(seeds))]
+    return [came[position] for position in range(len(requests))]
 
 
 async def check_draws(base_url: str, *, streams: bool = True, **settings: Any) -> None:
@@ -44,19 +58,40 @@ async def check_draws(base_url: str, *, streams: bool = True, **settings: Any) -
             assert (await generator.draw(request(7))).text == first.text
 
 
-async def check_guard(base_url: str, **settings: Any) -> None:
-    """Both configurations conduct a request on the server's draws, and its tokens are counted."""
-    scorer = RewardModel.load(str(model_path("reward")))
-    async with OpenAICompatibleGenerator(base_url, max_tokens=24, **settings) as generator:
-        for mode in ("guardrail", "accelerator"):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                guard = BestOfMiniN(
-                    generator=generator, reward_model=scorer, mode=mode, mini_n=4, max_loops=3, threshold=2.0, seed=1
-                )
-            result = await guard.arun(PROMPT)
-            assert result.decision in ("accepted", "best_effort", "abstained")
-            assert result.draws in (4, 8, 12)
+async def check_guard(base_url: str, prompts: int = 6, **settings: Any) -> None:
+    """The desk's certified guardrail on the server's draws: it accepts or abstains, and hardly any answer served is wrong."""
+    scorer = RewardModel.load(str(MODELS / "desk-reward"), base=str(room.language_model()))
+    decisions: Counter[str] = Counter()
+    async with OpenAICompatibleGenerator(base_url, **DESK, **settings) as generator:
+        guard = BestOfMiniN(generator=generator, reward_model=scorer, profile=MODELS / "guardrail.json", seed=1)
+        for name, note in desk.prompts("evaluate")[:prompts]:
+            result = await guard.arun(convert_to_messages(desk.messages(note, name)))
+            assert result.decision in ("accepted", "abstained")
             assert all(candidate.score is not None for candidate in result.candidates)
             assert result.usage["output_tokens"] > 0
-            print(f"{mode}: {result.decision} after {result.draws} draws, {dict(result.usage)}")
+            wrong = result.message is not None and verdict(note, result.message.text) is not None
+            decisions += Counter({result.decision: 1, "wrong": int(wrong), "draws": result.draws})
+    print(f"of {prompts} requests: {dict(decisions)}")
+    assert decisions["accepted"] > 0
+    assert decisions["wrong"] <= binom.ppf(0.9999, prompts, ALPHA)
+
+
+async def check_pass_rate(base_url: str, prompts: int = 32, draws: int = 8, **settings: Any) -> None:
+    """The server's draws are right as often as the local generator's, prompt by prompt: within 4 standard errors."""
+    kept = {row["id"]: np.mean([each["acceptable"] for each in row["candidates"]]) for row in label.log_rows("evaluate")}
+    notes = desk.prompts("evaluate")[:prompts]
+    async with OpenAICompatibleGenerator(base_url, **DESK, **settings) as generator:
+        right = await asyncio.gather(*(_right(generator, name, note, draws) for name, note in notes))
+    known = np.array([kept[name] for name, _ in notes])
+    error = math.sqrt(float(np.sum(known * (1 - known))) * (1 / draws + 1 / 32)) / prompts
+    here, there = float(np.mean(right)), float(known.mean())
+    print(f"acceptable: {here:.3f} of the server's draws, {there:.3f} of the local generator's, standard error {error:.3f}")
+    assert abs(here - there) < 4 * error
+
+
+async def _right(generator: OpenAICompatibleGenerator, name: str, note: desk.Note, draws: int) -> float:
+    prompt = convert_to_messages(desk.messages(note, name))
+    requests = [DrawRequest(prompt, seed, index) for index, seed in enumerate(label.seeds(f"live {name}", range(draws)))]
+    answers = await answers_to(generator, requests)
+    ended = [answer.response_metadata.get("finish_reason") == "stop" for answer in answers]
+    return float(np.mean([verdict(note, answer.text, whole) is None for answer, whole in zip(answers, ended, strict=True)]))

@@ -1,11 +1,10 @@
-"""Real servers on the loopback, started for a test and stopped after it, on the package's own small models."""
+"""Real servers on the loopback, started for a test and stopped after it, on the desk's language model."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -16,13 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.imdb.models import model_path
+from bonmini_guard.demo import room
 
 #: The interpreter of the server's own environment; the make targets set it.
 PYTHON = os.environ.get("LIVE_PYTHON")
 START_SECONDS = 300
-#: Concatenates, like the prompts that the model was trained on.
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 def python() -> str:
@@ -33,11 +30,13 @@ def python() -> str:
 
 
 def language_model(folder: Path) -> Path:
-    """A copy of the bundled language model that a chat server can serve."""
-    shutil.copytree(model_path("lm"), folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    """SmolLM2 as a chat server can serve it: links to the converted checkpoint."""
+    folder.mkdir()
+    for file in room.language_model().iterdir():
+        (folder / file.name).symlink_to(file)
     # Some servers sample only where the model says so, whatever the request's temperature.
     generation = json.loads((folder / "generation_config.json").read_text()) | {"do_sample": True}
+    (folder / "generation_config.json").unlink()
     (folder / "generation_config.json").write_text(json.dumps(generation))
     return folder
 

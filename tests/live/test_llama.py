@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator
-from tests.live.checks import check_draws, check_guard, loop_of
-from tests.live.servers import free_port, language_model, python, running
+from bonmini_guard.demo import room
+from tests.live.checks import check_draws, check_guard, check_pass_rate, loop_of
+from tests.live.servers import free_port, python, running
 from tests.pages import run_page
 
 pytestmark = pytest.mark.live
@@ -17,8 +15,7 @@ pytestmark = pytest.mark.live
 
 def serve(folder, *more):
     python()
-    model, file, port = language_model(folder / "lm"), folder / "lm.gguf", free_port()
-    subprocess.run([python(), str(Path(__file__).parent / "gguf_file.py"), str(model), str(file)], check=True, cwd=folder)
+    file, port = room.gguf_file(), free_port()
     arguments = ["-m", "llama_cpp.server", "--model", str(file), "--model_alias", "tiny", "--n_ctx", "512", "--seed", "1"]
     arguments += ["--host", "127.0.0.1", "--port", str(port), *more]
     return running(arguments, port, "/v1/models", folder / "llama.log")
@@ -41,8 +38,9 @@ async def test_an_ignored_n_gives_no_copies(url):
         assert len({answer.text for answer in several}) == 4
 
 
-async def test_the_guard(url):
+async def test_the_desk(url):
     await check_guard(url)
+    await check_pass_rate(url, prompts=16, draws=4)
 
 
 def test_its_page(url, tmp_path, capsys):

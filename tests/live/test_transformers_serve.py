@@ -6,7 +6,7 @@ import pytest
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator
 from bonmini_guard.errors import ConfigurationError
-from tests.live.checks import check_draws, check_guard, loop_of, request
+from tests.live.checks import check_draws, check_guard, check_pass_rate, loop_of, request
 from tests.live.servers import free_port, language_model, python, running
 from tests.pages import run_page
 
@@ -54,9 +54,10 @@ async def test_its_list_of_models_is_of_no_help_offline(server):
             await generator.draw(request(1))
 
 
-async def test_the_guard(server):
+async def test_the_desk(server):
     url, model = server
     await check_guard(url, model=model)
+    await check_pass_rate(url, prompts=16, draws=4, model=model)
 
 
 def test_its_page(server, tmp_path, capsys):

@@ -12,7 +12,7 @@ from benchmarks.imdb.models import model_path
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel
 from bonmini_guard.adapters.http_errors import RequestRejected
-from tests.live.checks import PROMPT, check_draws, check_guard, loop_of, request
+from tests.live.checks import PROMPT, check_draws, check_guard, check_pass_rate, loop_of, request
 from tests.live.servers import free_port, language_model, python, running
 from tests.pages import run_page
 
@@ -23,7 +23,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
 }
-COMMON = ["--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
+COMMON = ["--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
 ANSWERS = [" wonderful and moving.", " a boring waste of time.", " ok I guess, not more", "", " great" * 60]
 
 
@@ -86,8 +86,10 @@ async def test_cancelled_draws_end_on_the_server(url):
         await until(lambda: asyncio.to_thread(running_requests, url), 0)
 
 
-async def test_the_guard(url):
-    await check_guard(url, choices="server")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_desk(url, stream):
+    await check_guard(url, prompts=24, choices="server", stream=stream)
+    await check_pass_rate(url, choices="server", stream=stream)
 
 
 @pytest.mark.parametrize("kind", ["vllm", "vllm-pooling"])
