@@ -10,7 +10,7 @@
     ├── CandidateTooLong (ValueError)     an answer does not fit the reward model; answers are never cut
     ├── TooBusy                           a limiter has no room left to wait in
     ├── GenerationError                   not one draw of the request arrived
-    └── NoAcceptableResponse              the guard abstained; carries ``.result``
+    └── NoAcceptableResponse              (RuntimeError, langchain-core's ModelError) the guard abstained; carries ``.result``
         └── ScorerError                   ... because scoring failed
     MissingExtraError (ImportError)       an optional dependency is not installed
 
@@ -22,7 +22,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langchain_core.exceptions import ModelError
+
     from bonmini_guard.result import GuardResult
+else:
+    try:
+        from langchain_core.exceptions import ModelError
+    except ImportError:  # an older langchain-core has no word for it
+
+        class ModelError(Exception):
+            """Stands in for langchain-core's."""
 
 
 class BonMiniGuardError(Exception):
@@ -65,8 +74,11 @@ class GenerationError(BonMiniGuardError):
         self.usage: dict[str, Any] = {}
 
 
-class NoAcceptableResponse(BonMiniGuardError):  # noqa: N818 - the contract's name
+class NoAcceptableResponse(BonMiniGuardError, RuntimeError, ModelError):  # noqa: N818 - the contract's name
     """The guard abstained: nothing that was drawn is good enough to serve.
+
+    An abstention is final: a second request would be a second chance outside the policy. LangGraph's default retries no
+    RuntimeError, and LangChain's retrying middleware asks ``is_retryable``: True only where no draw has a score.
 
     Args:
         result: the whole record of the request; its ``repr`` holds no candidate text.
@@ -74,6 +86,7 @@ class NoAcceptableResponse(BonMiniGuardError):  # noqa: N818 - the contract's na
 
     def __init__(self, result: GuardResult) -> None:
         self.result = result
+        self.is_retryable = not any(candidate.score is not None for candidate in result.candidates)
         super().__init__(
             f"abstained after {result.draws} draws in {result.loops} loops: {result.reason} "
             f"(best score {_number(result.score)}, threshold {_number(result.threshold)}){_cause(result.scorer_error)}"

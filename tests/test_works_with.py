@@ -19,6 +19,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda, Runnable
 pytest.importorskip("langchain.agents")
 from langchain.agents import create_agent
 from langgraph.graph import MessagesState, StateGraph
+from langgraph.types import RetryPolicy
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
@@ -76,6 +77,25 @@ async def test_with_retry(kind, sync):
     patient = face(kind, flaky, max_loops=1).with_retry(retry_if_exception_type=(GenerationError,), wait_exponential_jitter=False)
     assert await call(patient, "q", sync) == "answer to q"
     assert next(failures, None) is None
+
+
+@each_face
+@both_ways
+async def test_a_graphs_retry_policy_leaves_an_abstention_as_it_is(kind, sync):
+    asked = []
+
+    def poor(messages, number):
+        asked.append(number)
+        return "rejected"
+
+    node = RunnableLambda(lambda state: state["messages"][-1].text) | face(kind, poor, max_loops=1) | AIMessage
+    builder = StateGraph(MessagesState)
+    policy = RetryPolicy(max_attempts=3, initial_interval=0.0)
+    builder.add_node("answer", node | (lambda message: {"messages": [message]}), retry_policy=policy)
+    graph = builder.set_entry_point("answer").compile()
+    with pytest.raises(NoAcceptableResponse):
+        await call(graph, {"messages": [("human", "q")]}, sync)
+    assert len(asked) == 2
 
 
 @each_face

@@ -260,6 +260,21 @@ async def test_langchains_retry_middleware_behind_the_guard_retries_each_draw(sy
 
 
 @both_ways
+async def test_langchains_retry_middleware_before_the_guard_leaves_an_abstention_and_retries_an_outage(sync):
+    retry = ModelRetryMiddleware(max_retries=2, initial_delay=0.0, jitter=False, on_failure="error")
+    poor = FakeChatModel(["poor"] * 12)
+    with pytest.raises(NoAcceptableResponse) as abstained:
+        await ask(agent(poor, retry, guard()), sync)
+    assert len(poor.calls) == 4
+    assert not abstained.value.is_retryable
+    silent = FakeChatModel(["poor"] * 12)
+    with pytest.raises(ScorerError) as outage:
+        await ask(agent(silent, retry, guard(lambda messages, candidates: 1 / 0)), sync)
+    assert outage.value.is_retryable
+    assert len(silent.calls) == 6
+
+
+@both_ways
 async def test_if_every_draw_fails_the_causes_are_told(sync):
     with pytest.raises(GenerationError) as caught:
         await ask(agent([OSError("down")], guard()), sync)
