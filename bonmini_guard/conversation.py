@@ -58,9 +58,7 @@ class Call:
         said = next((inner[key] for key in ("arguments", "args", "input") if inner.get(key) is not None), None) if inner else None
         if not isinstance(name, str | None) or (name is None and said is None):
             raise InputError("a tool call is not as chat APIs write it; give it a name and arguments")
-        if said is None:
-            said = "" if value.get("type") == "invalid_tool_call" else {}
-        text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False, default=str)
+        text = said if isinstance(said, str) else json.dumps({} if said is None else said, ensure_ascii=False, default=str)
         return cls(name or "", text, str(value.get("id") or value.get("call_id") or ""))
 
 
@@ -137,11 +135,12 @@ class Turn:
 
     def template(self) -> dict[str, Any]:
         """As chat templates take it: arguments of calls are objects; lone surrogates, which no tokenizer reads, are U+FFFD."""
-        turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.shown}
+        said = {"role": "system" if self.role == "developer" else self.role, "content": self.shown, **self._rest()}
+        turn: dict[str, Any] = {key: clean(value) for key, value in said.items()}
         if self.calls:
-            turn["tool_calls"] = [_called(call, call.arguments if call.args is None else call.args) for call in self.calls]
-        cleaned: dict[str, Any] = json.loads(clean(json.dumps(turn | self._rest(), ensure_ascii=False)))
-        return cleaned
+            calls = [_called(call, call.arguments if call.args is None else call.args) for call in self.calls]
+            turn["tool_calls"] = json.loads(clean(json.dumps(calls, ensure_ascii=False)))
+        return turn
 
     def openai(self) -> dict[str, Any]:
         """As OpenAI's protocol writes it: traces and bodies of requests."""
@@ -187,8 +186,7 @@ class Turn:
 
     def _rest(self) -> dict[str, Any]:
         """What chat templates and the wire say alike."""
-        rest = {"reasoning_content": self.reasoning or None, "tool_call_id": self.answers, "name": self.name}
-        return {key: value for key, value in rest.items() if value is not None}
+        return _known({"reasoning_content": self.reasoning or None, "tool_call_id": self.answers, "name": self.name})
 
 
 def as_turns(prompt: Any) -> tuple[Turn, ...]:
@@ -257,7 +255,9 @@ def _of_message(message: Any) -> Turn:
     role = getattr(message, "role", None) or more.get("__openai_role__") or ROLES.get(kind)
     if role is None:
         raise InputError(f"a message of type {message.type!r} says nothing to a model; use human, ai, system or tool messages")
-    called = [*getattr(message, "tool_calls", ()), *getattr(message, "invalid_tool_calls", ())]
+    # A broken call may lack anything, and a message that was drawn is never refused.
+    broken = [{"name": "", "args": "", **_known(call)} for call in getattr(message, "invalid_tool_calls", ())]
+    called = [*getattr(message, "tool_calls", ()), *broken]
     said = {"reasoning": more.get("reasoning_content"), "refusal": more.get("refusal"), "name": message.name}
     return _turn(role, message.content, called, said, getattr(message, "tool_call_id", None))
 
@@ -304,6 +304,10 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
     text = "".join(part["text"] for part in parts if _is_text(part))
     plain = all(map(_is_text, parts)) and len(parts) < 2
     return Turn(role, text, () if plain else tuple(parts), calls, thought, refusal, answers, name or None)
+
+
+def _known(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: each for key, each in value.items() if each is not None}
 
 
 def _part(block: Any) -> Mapping[str, Any]:

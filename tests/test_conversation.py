@@ -84,6 +84,13 @@ def test_thoughts_of_every_maker(block, thought):
     assert (turn.reasoning, turn.text, turn.parts) == (thought, "good", ())
 
 
+def test_a_drawn_message_is_never_refused_for_its_calls():
+    broken = AIMessage("x", invalid_tool_calls=[{"name": None, "args": None, "id": None, "error": None}])
+    turn = Turn.of(broken)
+    assert turn.digest() != Turn.of(AIMessage("x")).digest()
+    assert turn.message().invalid_tool_calls[0]["args"] == ""
+
+
 def test_calls_in_the_content_are_calls_once():
     block = {"type": "tool_use", "id": "c1", "name": "look", "input": CALL["args"]}
     said = {"role": "assistant", "content": [{"type": "text", "text": "x"}, block]}
