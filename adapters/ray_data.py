@@ -6,17 +6,17 @@ cluster, may be killed at any time: the same call goes on with the rows that are
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from itertools import cycle
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from bonmini_guard.calibration.scoring_logs import LogScorer, Tally, finish, score_log
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.logs.appending import encoded
+from bonmini_guard.logs.reading import RowFile
 
 #: Shards for each worker: enough that a slow one does not hold up the rest.
 SHARDS_PER_WORKER = 4
@@ -124,20 +124,13 @@ def _check_earlier(target: Path, shards: int) -> None:
 
 def _merge(parts: Sequence[Path], target: Path) -> None:
     """Rows dealt out like cards are taken up in turn, so that the log's order comes back; then the shards go."""
-    merged = target.with_name(target.name + ".partial")
+    merged, files = target.with_name(target.name + ".partial"), [RowFile(part, whole=True) for part in parts]
     with merged.open("wb") as sink:
-        sink.writelines(_in_turn(parts))
+        for dealt in zip_longest(*files):
+            sink.writelines(encoded(row) for _, row in filter(None, dealt))
+    # A shard that was damaged on its way must not become part of the log.
+    if any(file.torn for file in files):
+        raise InputError(f"{target}: a shard of it was cut off on its way; run again with the same shards")
     finish(merged, target)
     for part in parts:
         part.unlink()
-
-
-def _in_turn(parts: Sequence[Path]) -> Iterator[bytes]:
-    with ExitStack() as stack:
-        files = [stack.enter_context(part.open("rb")) for part in parts]
-        for file in cycle(files):
-            line = file.readline()
-            if not line:
-                return  # the first to end shows that all rows are taken
-            json.loads(line)  # a shard that was damaged on its way must not become part of the log
-            yield line

@@ -5,7 +5,6 @@ Finished rows are appended to ``OUT.partial``, one line each, flushed at once; a
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import shutil
@@ -20,6 +19,7 @@ from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.appending import Appender, encoded
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.rows import Candidate, Row
+from bonmini_guard.writing import appearing
 
 
 class LogScorer(Protocol):
@@ -179,11 +179,9 @@ def _put(candidate: Candidate, score: float | None, tally: Tally) -> None:
 
 def finish(partial: Path, target: Path) -> None:
     """Make a whole plain file the output, packed if its name ends in .gz, at once."""
-    if target.suffix == ".gz":
-        packed = partial.with_name(partial.name + ".gz")
-        with partial.open("rb") as source, gzip.open(packed, "wb") as sink:
-            shutil.copyfileobj(source, sink)
-        os.replace(packed, target)
-        partial.unlink()
-    else:
+    if target.suffix != ".gz":
         os.replace(partial, target)
+        return
+    with partial.open(encoding="utf-8", newline="") as source, appearing(target) as sink:
+        shutil.copyfileobj(source, sink)
+    partial.unlink()

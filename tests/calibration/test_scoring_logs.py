@@ -95,6 +95,24 @@ def test_shards_make_up_the_whole(tmp_path):
     assert ids == [f"r{i}" for i in range(7)]
 
 
+def test_shards_of_a_cluster_are_merged_in_the_order_of_the_log(tmp_path):
+    from bonmini_guard.adapters.ray_data import _merge, _part
+
+    log, target = write(tmp_path / "log.jsonl", rows(7)), tmp_path / "merged.jsonl.gz"
+    parts = [_part(target, number, 3) for number in (1, 2, 3)]
+    for number, part in enumerate(parts, start=1):
+        score_log([log], LengthScorer(), part, shard=(number, 3))
+    whole = parts[1].read_bytes()
+    parts[1].write_bytes(whole[:-5])
+    with pytest.raises(InputError, match="a shard of it was cut off"):
+        _merge(parts, target)
+    parts[1].write_bytes(whole)
+    _merge(parts, target)
+    score_log([log], LengthScorer(), tmp_path / "whole.jsonl")
+    assert read(target) == read(tmp_path / "whole.jsonl")
+    assert not any(part.exists() for part in parts)
+
+
 def test_messages_are_scored_where_there_is_no_text(tmp_path):
     values = [{"id": "a", "prompt": [{"role": "user", "content": "q"}], "candidates": [{"message": {"content": "four"}}]}]
     score_log([write(tmp_path / "log.jsonl", values)], LengthScorer(), tmp_path / "out.jsonl")

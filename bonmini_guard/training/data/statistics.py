@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from bonmini_guard.conversation import prompt_digest
 from bonmini_guard.training.choices import ChoiceRow, shown
 
 
@@ -94,7 +95,7 @@ class Collector:
         self._found = Statistics()
         self._seen: set[int] = set()
         self._texts: set[int] = set()
-        self._prompts: set[int] = set()
+        self._prompts: set[str] = set()
         self._answers: dict[int, Counter[int]] = defaultdict(Counter)
 
     def add(self, row: ChoiceRow) -> None:
@@ -117,7 +118,7 @@ class Collector:
         found.repeated = sum(answers.total() for answers in repeated)
         found.minority = found.repeated - sum(max(answers.values()) for answers in repeated)
         found.prompts, found.texts = len(self._prompts), len(self._texts)
-        found.leaked = len({_normal(row) for row in held_out} & self._prompts)
+        found.leaked = len({prompt_digest(row.prompt) for row in held_out} & self._prompts)
         return found
 
     def _lengths(self, row: ChoiceRow) -> None:
@@ -130,7 +131,7 @@ class Collector:
         self._found.longer += row.count * sum(chosen > other for other in others)
 
     def _identities(self, row: ChoiceRow) -> None:
-        prompt = _normal(row)
+        prompt = prompt_digest(row.prompt)
         self._prompts.add(prompt)
         self._texts.update(hash((row.prompt, text)) for text in row.responses)
         said = hash((row.prompt, row.responses, row.choice, row.none_offered))
@@ -138,10 +139,6 @@ class Collector:
         self._seen.add(said)
         chosen = "" if row.choice == "none" else row.responses[row.choice]
         self._answers[hash((row.prompt, frozenset(row.responses), row.none_offered))][hash(chosen)] += row.count
-
-
-def _normal(row: ChoiceRow) -> int:
-    return hash(tuple((turn.role, " ".join(turn.text.casefold().split())) for turn in row.prompt))
 
 
 def show(statistics: Statistics) -> str:
