@@ -10,15 +10,33 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from bonmini_guard import __version__
 from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
 
 #: Each module has ``HELP: str``, ``add_arguments(parser)`` and ``run(options) -> int``, and imports nothing heavy at the top.
-COMMANDS = ("demo", "convert", "train", "distill", "score", "label", "replay", "calibrate", "report", "drift", "forget", "serve")
+#: With each stands the extra that brings what it needs.
+COMMANDS = {
+    "demo": "demo",
+    "convert": "calibration",
+    "train": "train",
+    "distill": "distill",
+    "score": "local,calibration",
+    "label": "label,calibration",
+    "replay": "calibration",
+    "calibrate": "calibration",
+    "report": "calibration",
+    "drift": "calibration",
+    "forget": "calibration",
+    "serve": "serve",
+}
+#: What a command needs only for some files or servers has an extra of its own.
+_CHOSEN = ("parquet", "ray", "remote", "openai", "tgi")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all sub-commands."""
     parser = argparse.ArgumentParser(prog="bonmini-guard", description="Best of mini-N in loops, with a calibrated exit.")
+    parser.add_argument("--version", action="version", version=f"bonmini-guard {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = import_module(f"bonmini_guard.commands.{name}")
@@ -33,8 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (BonMiniGuardError, MissingExtraError) as error:
+    except BonMiniGuardError as error:
         print(f"bonmini-guard {options.command}: {error}", file=sys.stderr)
+        return 2
+    except (MissingExtraError, ModuleNotFoundError) as error:
+        print(f"bonmini-guard {options.command}: {_missing(options.command, error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 0
@@ -42,6 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A disk that is full, a file that vanished: one line here too.
         print(f"bonmini-guard {options.command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def _missing(command: str, error: MissingExtraError | ModuleNotFoundError) -> MissingExtraError:
+    """What to install: what the command needs, whichever part of it was met first."""
+    if isinstance(error, MissingExtraError):
+        return error if error.extra in _CHOSEN else MissingExtraError(error.package, COMMANDS[command])
+    if (error.name or "bonmini_guard").startswith("bonmini_guard"):
+        raise error
+    return MissingExtraError(str(error.name), COMMANDS[command])
 
 
 if __name__ == "__main__":

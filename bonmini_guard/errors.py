@@ -117,6 +117,7 @@ class MissingExtraError(ImportError):
     """
 
     def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
         super().__init__(f"{package} is needed here and is not installed: pip install 'bonmini-guard[{extra}]'")
 
 

@@ -121,6 +121,7 @@ def test_a_model_without_a_zero_cannot_guard():
         make(reward_model=FakeRewardModel({"good": 2.0}, has_zero=False))
 
 
+@pytest.mark.filterwarnings("ignore:uncalibrated")
 def test_a_model_without_a_zero_accelerates_with_a_warning_and_has_no_probability():
     with pytest.warns(UserWarning, match="Bradley-Terry") as caught:
         guard = BestOfMiniN(

@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from tools.mutations import EQUIVALENT, LISTED, ROOMS
+from tools.mutations import EQUIVALENT, LISTED, ROOMS, Room
 
 ROOT = Path(__file__).parent.parent
 SEED, COUNT, MOST_SURVIVORS = 28, 120, 0.05
@@ -138,8 +138,14 @@ def drawn(count: int, seed: int, word: str = "") -> list[Mutation]:
 
 
 def tests_of(path: str) -> tuple[str, ...]:
-    """The fast tests of the room that a file is in."""
-    return next(room.tests for room in ROOMS if any(Path(path).match(pattern) for pattern in room.files))
+    """The fast tests of the room that a file is in; those of the file's own name come first."""
+    own = [str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob(f"test_{Path(path).stem}.py")]
+    return tuple(dict.fromkeys([*own, *room_of(path).tests]))
+
+
+def room_of(path: str) -> Room:
+    """The first room that has a file."""
+    return next(room for room in ROOMS if any(Path(path).match(pattern) for pattern in room.files))
 
 
 class Bench:
@@ -202,7 +208,7 @@ def main() -> int:
 
 
 def _run(chosen: list[Mutation], bench: Bench, jobs: int) -> int:
-    for tests in {tests_of(mutation.path) for mutation in chosen}:
+    for tests in {room_of(mutation.path).tests for mutation in chosen}:
         if bench.notices(None, tests):
             raise SystemExit(f"the tests fail as they are: {' '.join(tests)}")
     begun, survivors = time.monotonic(), []

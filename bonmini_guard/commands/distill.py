@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.errors import MissingExtraError
-
 HELP = "fine-tune a generator towards its own best-of-N (variational best-of-N), and report the reward/KL front"
 
 _SETTINGS = (
@@ -52,13 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Distil, and print the front."""
-    try:
-        from bonmini_guard.reward.model import RewardModel
-        from bonmini_guard.training.distill.prompts import read_prompts
-        from bonmini_guard.training.distill.run import distill
-        from bonmini_guard.training.run import check_output
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "trl", "distill") from error
+    from bonmini_guard.reward.model import RewardModel
+    from bonmini_guard.training.distill.prompts import read_prompts
+    from bonmini_guard.training.distill.run import distill
+    from bonmini_guard.training.run import check_output
+
     check_output(options.output)
     prompts = read_prompts(options.prompts)
     reward = RewardModel.load(options.reward_model, device=None if options.device == "auto" else options.device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands import label_for
 from bonmini_guard.commands.calibrate import NOT_ENOUGH
-from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.writing import check_output, write_atomically
 
 if TYPE_CHECKING:
@@ -220,11 +220,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _agreement(path: Path, as_json: bool) -> int:
-    try:
-        from bonmini_guard.labelling.agreement import agreement, describe
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "numpy", "label") from error
     from bonmini_guard.labelling import events
+    from bonmini_guard.labelling.agreement import agreement, describe
     from bonmini_guard.labelling.ledger import Ledger
 
     figures = agreement(Ledger(events.read(path)[1]))

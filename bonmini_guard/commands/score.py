@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:
@@ -56,11 +56,9 @@ def _on_ray(options: argparse.Namespace) -> Tally:
 
 
 def _local(options: argparse.Namespace) -> Tally:
-    try:
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("rich", "calibration") from error
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     from bonmini_guard import RewardModel
     from bonmini_guard.calibration.scoring_logs import score_log
 

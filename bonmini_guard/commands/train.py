@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from bonmini_guard.training.choices import ChoiceRow
@@ -84,10 +84,8 @@ def run(options: argparse.Namespace) -> int:
     held_out = read_choices(options.eval) if options.eval else None
     if options.eval_share:
         rows, held_out = hold_out(rows, options.eval_share, options.seed)
-    try:
-        from bonmini_guard.training.run import train_reward_model, usable_rows
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "train") from error
+    from bonmini_guard.training.run import train_reward_model, usable_rows
+
     usable_rows(rows, options.objective)
     for warning in describe(rows, held_out or ()).warnings():
         print(f"warning: {warning}", file=sys.stderr)

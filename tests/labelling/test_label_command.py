@@ -108,5 +108,5 @@ def test_a_missing_library_names_the_extra(tmp_path, log, capsys, monkeypatch, p
         monkeypatch.delitem(sys.modules, f"bonmini_guard.labelling.{name}", raising=False)
     told = refused(capsys, log, "-o", tmp_path / "out.jsonl")
     assert f"{package} is needed here" in told
-    assert "pip install 'bonmini-guard[label]'" in told
+    assert "pip install 'bonmini-guard[label,calibration]'" in told
     assert not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,7 @@
+"""``python -m bonmini_guard``: the ``bonmini-guard`` command."""
+
+import sys
+
+from bonmini_guard.cli import main
+
+sys.exit(main())
