@@ -8,7 +8,6 @@ from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import LLMResult
@@ -155,11 +154,11 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
     if isinstance(model, RunnableSequence):
         steps = [without_callbacks(step, config) for step in model.steps]
         return model.model_copy(update={"first": steps[0], "middle": steps[1:-1], "last": steps[-1]})
-    if isinstance(model, BaseChatModel):
-        return model.model_copy(update={"callbacks": None, "cache": False, "disable_streaming": True})
-    if isinstance(model, BaseLanguageModel):
-        return model.model_copy(update={"callbacks": None, "cache": False})
-    return model
+    if not isinstance(model, BaseLanguageModel):
+        return model
+    silent = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
+    # Integrations that stream by a field of their own would give a stream where an answer is asked for.
+    return model.model_copy(update={name: value for name, value in silent.items() if name in type(model).model_fields})
 
 
 def _configured(model: Runnable[Any, Any], config: RunnableConfig | None) -> Runnable[Any, Any]:

@@ -33,6 +33,7 @@ ROOMS = {
         "engine",
         "generators",
         "limiter",
+        "outages",
         "protocols",
         "result",
         "scorers",
