@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from bonmini_guard.adapters.answers import Answer, keep
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions
 from bonmini_guard.adapters.http_errors import EndpointError
+from bonmini_guard.adapters.reasoning import Tags, checked_tags, split_thoughts
 from bonmini_guard.adapters.requests import Dialect, stop_strings
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.limiter import request_lane
@@ -34,6 +36,7 @@ class ServedGenerator(Endpoint):
         settings: the draws' parameters, by the server's names; ``temperature`` and ``stop`` among them.
         accept_truncated: whether an answer cut at the token limit is an answer.
         stream: receive answers as streams.
+        split_reasoning: tags of thoughts that are moved out of the text.
         http: further settings.
 
     Raises:
@@ -49,6 +52,7 @@ class ServedGenerator(Endpoint):
         settings: Mapping[str, Any],
         accept_truncated: bool,
         stream: bool,
+        split_reasoning: Tags,
         http: HttpOptions,
     ) -> None:
         if mode not in dialects:
@@ -57,8 +61,12 @@ class ServedGenerator(Endpoint):
         self.mode = mode
         self.stream = stream
         self.accept_truncated = accept_truncated
+        self._tags = checked_tags(split_reasoning)
         self._dialect = dialects[mode]
         self._settings = {**settings, "stop": stop_strings(settings["stop"])}
+
+    def _renew(self) -> None:
+        super()._renew()
         # Of requests under way: their draws share one body.
         self._bodies: WeakKeyDictionary[object, Rendered] = WeakKeyDictionary()
 
@@ -83,6 +91,11 @@ class ServedGenerator(Endpoint):
         return self._accept((await self._answers(body, 1))[0], request, body)
 
     # For subclasses
+
+    def _identity(self) -> dict[str, Any]:
+        """What a fingerprint tells of the draws' settings."""
+        thoughts = {} if self._tags is None else {"split_reasoning": self._tags}
+        return self._settings | {"mode": self.mode, "accept_truncated": self.accept_truncated} | thoughts
 
     async def _attempt(self, client: Any, body: dict[str, Any], count: int) -> list[Answer]:
         """Ask once for so many answers."""
@@ -123,6 +136,9 @@ class ServedGenerator(Endpoint):
         return keep(answers, count)
 
     def _accept(self, answer: Answer, request: DrawRequest, body: Mapping[str, Any]) -> AIMessage:
+        if self._tags is not None:
+            thought, text = split_thoughts(answer.turn.text, self._tags)
+            answer = replace(answer, turn=replace(answer.turn, text=text, reasoning=answer.turn.reasoning or thought))
         answer.check(self.accept_truncated)
         return answer.message(request.seed, body.get("stop") or ())
 

@@ -145,7 +145,18 @@ class Endpoint:
         self.circuit = http.circuit or CircuitBreaker()
         self._limiter = build_limiter(http.max_concurrency)
         self._token = secret
+        self._renew()
+
+    def _renew(self) -> None:
+        """What belongs to this process and its event loops alone."""
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Clients] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not isinstance(value, WeakKeyDictionary)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._renew()
 
     async def aclose(self) -> None:
         """Close the connections of every event loop that still runs. The adapter can be used again."""

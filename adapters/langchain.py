@@ -19,6 +19,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 
 from bonmini_guard.adapters.answers import proportional
 from bonmini_guard.adapters.groups import one_by_one
+from bonmini_guard.adapters.reasoning import Tags, checked_tags, without_thoughts
 from bonmini_guard.adapters.requests import refuse_greedy
 from bonmini_guard.detach import langsmith_set
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
@@ -40,6 +41,8 @@ class LangChainGenerator:
             that gives them all as generations; a loop is then one call, and what is missing from its answer is drawn
             separately. None draws one by one: an early exit then cancels those that still run.
         options: call options for every draw.
+        split_reasoning: move thoughts in the text (``<think>...</think>``, or the two tags given) to
+            ``additional_kwargs["reasoning_content"]``.
 
     Raises:
         ConfigurationError: the model is no runnable, or has no generations to take ``n_argument`` for.
@@ -52,6 +55,7 @@ class LangChainGenerator:
         seed_argument: str | None = None,
         n_argument: str | None = None,
         options: Mapping[str, Any] | None = None,
+        split_reasoning: Tags = False,
     ) -> None:
         if not isinstance(model, Runnable):
             raise ConfigurationError(f"LangChainGenerator needs a LangChain model or runnable, not a {type(model).__name__}")
@@ -62,6 +66,7 @@ class LangChainGenerator:
         self._seed_argument = seed_argument
         self._n_argument = n_argument
         self._options = dict(options or {})
+        self._tags = checked_tags(split_reasoning)
         # A manager of nobody, not an empty list: completion LLMs read the list's first item (langchain-core 1.7.2).
         self._config: RunnableConfig = {
             "callbacks": AsyncCallbackManager([]),
@@ -116,6 +121,9 @@ class LangChainGenerator:
 
     async def _answers(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
         """At least one answer."""
+        return [without_thoughts(answer, self._tags) for answer in await self._called(request, options)]
+
+    async def _called(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
         bound = _unbound(self._model, options)
         with langsmith_set(False):
             if bound is None:

@@ -16,6 +16,7 @@ from bonmini_guard.adapters.answers import Answer, read_answers
 from bonmini_guard.adapters.generation import Outcomes, ServedGenerator, check_sampling
 from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import RequestRejected, from_response
+from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, refuse_spoiling, schema_of
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.protocols import DrawRequest
@@ -103,6 +104,8 @@ class OpenAICompatibleGenerator(ServedGenerator):
             ``response_metadata["truncated"]`` True.
         stream: receive answers as streams, which keeps proxies from closing a quiet connection. Answers with log-probabilities are
             not streamed.
+        split_reasoning: move thoughts that the server leaves in the text (``<think>...</think>``, or the two tags given) to
+            ``additional_kwargs["reasoning_content"]``, so that they are neither scored nor served as text.
         http: timeout, retries and the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`.
 
     Raises:
@@ -129,6 +132,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
         extra_body: Mapping[str, Any] | None = None,
         accept_truncated: bool = True,
         stream: bool = False,
+        split_reasoning: Tags = False,
         **http: Unpack[HttpOptions],
     ) -> None:
         if choices not in ("separate", "server"):
@@ -149,7 +153,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
         }
         url, secret = checked_url(base_url, "api_key", *_ROUTES.values()), checked_secret(api_key, "OPENAI_API_KEY")
         url = url if urlsplit(url).path else f"{url}/v1"
-        super().__init__(url, secret, DIALECTS, mode, settings, accept_truncated, stream, http)
+        super().__init__(url, secret, DIALECTS, mode, settings, accept_truncated, stream, split_reasoning, http)
         self.model = model
         self.choices = choices
         self.send_seed = send_seed
@@ -168,8 +172,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
     def fingerprint(self) -> str:
         """The model's name and the sampling settings. Blocks up to 5 s if the server has to be asked for the name."""
         model = self.model or self._describe() or "unknown"
-        settings = self._settings | {"mode": self.mode, "accept_truncated": self.accept_truncated}
-        return f"openai:{model}:{json.dumps(settings, sort_keys=True, default=str)}"
+        return f"openai:{model}:{json.dumps(self._identity(), sort_keys=True, default=str)}"
 
     # Asking
 

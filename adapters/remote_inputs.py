@@ -58,6 +58,12 @@ class Templated:
         # Tokenizers are not made for several threads at a time.
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def limit(self, length: int | None) -> None:
         """Take the server's limit of tokens where it is less."""
         if length is not None:

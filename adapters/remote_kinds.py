@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bonmini_guard.adapters.http_errors import MalformedAnswer
 
+logger = logging.getLogger(__name__)
 Inputs = Literal["ids", "text", "pair", "messages"]
 
 
@@ -64,7 +66,7 @@ class Kind:
         """The scores in an answer.
 
         Raises:
-            MalformedAnswer: it holds no scores, not one for each input, or one that is no finite number.
+            MalformedAnswer: it holds no scores, not one for each input, or one that is no number. One that is not finite is none.
         """
         try:
             scores = self.read(answer)
@@ -75,16 +77,17 @@ class Kind:
         if len(scores.values) != expected:
             problem = f"the reward server gave {len(scores.values)} scores for {expected} inputs"
             raise MalformedAnswer(problem, status=200, retryable=True)
-        if not all(map(_usable, scores.values)):
-            raise MalformedAnswer("the reward server gave a score that is no finite number", status=200, retryable=True)
-        return scores
+        if not all(map(_is_number, scores.values)):
+            raise MalformedAnswer("the reward server gave a score that is no number", status=200, retryable=True)
+        finite = [value if value is None or math.isfinite(value) else None for value in scores.values]
+        if finite != scores.values:
+            logger.warning("the reward server gave %d of %d candidates no finite score", finite.count(None), expected)
+        return replace(scores, values=finite)
 
 
-def _usable(value: object) -> bool:
-    if value is None:
-        return True
+def _is_number(value: object) -> bool:
     try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and float(value) is not None)
     except OverflowError:  # an integer that no double can hold
         return False
 

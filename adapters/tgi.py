@@ -26,6 +26,7 @@ from bonmini_guard.adapters.http_errors import (
     from_response,
     shorten,
 )
+from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, schema_of
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
@@ -118,6 +119,8 @@ class TGIGenerator(ServedGenerator):
         accept_truncated: False makes an answer cut at ``max_new_tokens`` a failed draw. Otherwise such answers have
             ``response_metadata["truncated"]`` True.
         stream: receive answers as streams, which keeps proxies from closing a quiet connection.
+        split_reasoning: move thoughts that the server leaves in the text (``<think>...</think>``, or the two tags given) to
+            ``additional_kwargs["reasoning_content"]``, so that they are neither scored nor served as text.
         http: timeout, retries and the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`. ``max_concurrency`` None takes
             what the server's ``/info`` says.
 
@@ -143,6 +146,7 @@ class TGIGenerator(ServedGenerator):
         stop: str | Sequence[str] = (),
         accept_truncated: bool = True,
         stream: bool = False,
+        split_reasoning: Tags = False,
         **http: Unpack[HttpOptions],
     ) -> None:
         check_sampling(max_new_tokens, temperature, top_p, top_k)
@@ -156,18 +160,20 @@ class TGIGenerator(ServedGenerator):
             "stop": stop,
         }
         url = checked_url(base_url, "token", "/chat/completions", "/generate_stream", "/generate", "/v1")
-        super().__init__(url, checked_secret(token, "HF_TOKEN"), DIALECTS, mode, settings, accept_truncated, stream, http)
+        super().__init__(
+            url, checked_secret(token, "HF_TOKEN"), DIALECTS, mode, settings, accept_truncated, stream, split_reasoning, http
+        )
         self.model = model
         self._served: dict[str, Any] = {}
-        self._identity: str | None = None
+        self._known: str | None = None
 
     def __repr__(self) -> str:
         return f"TGIGenerator({self.base_url!r}, mode={self.mode!r})"
 
     def fingerprint(self) -> str:
         """The model's id as the server gives it, and the sampling settings. Blocks up to 5 s when first asked."""
-        if self._identity is not None:
-            return self._identity
+        if self._known is not None:
+            return self._known
         try:
             answer = self.library.get(f"{self.base_url}/info", headers=self._authorisation(), timeout=INFO_TIMEOUT)
             served = _description(answer)
@@ -175,10 +181,9 @@ class TGIGenerator(ServedGenerator):
             served = {}
         name = served.get("model_id") or self.model or "unknown"
         version = f"@{served['model_sha']}" if served.get("model_sha") else ""
-        settings = self._settings | {"mode": self.mode, "accept_truncated": self.accept_truncated}
-        identity = f"tgi:{name}{version}:{json.dumps(settings, sort_keys=True)}"
+        identity = f"tgi:{name}{version}:{json.dumps(self._identity(), sort_keys=True)}"
         if served:
-            self._identity = identity
+            self._known = identity
         return identity
 
     # The server's description

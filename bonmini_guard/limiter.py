@@ -42,6 +42,9 @@ class Limiter:
         self._lock = Lock()
         self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, _Room] = WeakKeyDictionary()
 
+    def __reduce__(self) -> tuple[type[Limiter], tuple[int, int]]:
+        return type(self), (self.limit, self.max_waiting)
+
     def here(self, lane: object | None = None) -> Places:
         """The places of the running loop, to be used as ``async with limiter.here()``.
 

@@ -19,7 +19,7 @@ from bonmini_guard.adapters import LangChainGenerator
 from bonmini_guard.adapters.langchain import MalformedGenerations, as_message
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.protocols import DrawRequest
-from bonmini_guard.testing import FakeRewardModel
+from bonmini_guard.testing import FakeChatModel, FakeRewardModel
 
 
 def request(seed=7, **options):
@@ -305,3 +305,12 @@ async def test_retries_and_fallbacks_still_work():
     broken, whole = Broken(), ManyChoices()
     message = await LangChainGenerator(broken.with_retry(stop_after_attempt=2).with_fallbacks([whole])).draw(request())
     assert (message.text, len(broken.asked)) == ("answer None.0", 2)
+
+
+async def test_thoughts_in_the_text_are_moved_where_that_is_asked_for():
+    model = FakeChatModel(["<think>hm</think>\nIt is 42."])
+    request = DrawRequest([HumanMessage("q")], 1)
+    assert (await LangChainGenerator(model).draw(request)).text.startswith("<think>")
+    message = await LangChainGenerator(model, split_reasoning=True).draw(request)
+    assert (message.text, message.additional_kwargs["reasoning_content"]) == ("It is 42.", "hm")
+    assert message.content_blocks[0] == {"type": "reasoning", "reasoning": "hm"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
 import logging
@@ -200,6 +201,43 @@ async def test_wrong_settings_are_refused(make, family, settings):
         make(retry=3)
     with pytest.raises(ConfigurationError, match="no HTTP header"):
         make(**{family[2]: "a\nb"})
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "thought"),
+    [
+        ("<think>\nhm\n</think>\n\nIt is 42.", "It is 42.", "hm"),
+        ("hm\n</think>\nIt is 42.", "It is 42.", "hm"),
+        ("<think></think>It is 42.", "It is 42.", None),
+        ("It is <think> 42.", "It is <think> 42.", None),
+    ],
+)
+async def test_thoughts_in_the_text_are_moved_where_that_is_asked_for(server, make, dialect, said, text, thought):
+    server.answer = saying(dialect, said, "stop")
+    assert (await make().draw(request())).text == said
+    message = await make(split_reasoning=True).draw(request())
+    assert (message.text, message.additional_kwargs.get("reasoning_content")) == (text, thought)
+    server.answer = saying(dialect, said.replace("think>", "t>"), "stop")
+    assert (await make(split_reasoning=("<t>", "</t>")).draw(request())).text == text.replace("think>", "t>")
+    with pytest.raises(ConfigurationError, match="two tags"):
+        make(split_reasoning=("<t>",))
+    prints = {await asyncio.to_thread(make(split_reasoning=split).fingerprint) for split in (False, True, ("<t>", "</t>"))}
+    assert len(prints) == 3
+
+
+async def test_thoughts_that_the_limit_cut_are_no_answer(server, make, dialect):
+    server.answer = saying(dialect, "<think>and then", "length")
+    with pytest.raises(errors.TruncatedAnswer, match="nothing but reasoning"):
+        await make(split_reasoning=True).draw(request())
+
+
+async def test_a_generator_can_be_copied_and_moved_between_processes(server, make, family):
+    generator = make(**{family[2]: SECRET}, max_concurrency=3)
+    await generator.draw(request())
+    for other in (copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))):
+        async with other:
+            assert "answer" in (await other.draw(request())).text
+    assert {headers["authorization"] for _, headers, _ in server.requests} == {f"Bearer {SECRET}"}
 
 
 # Faults
