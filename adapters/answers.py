@@ -46,10 +46,7 @@ class Answer:
     @property
     def truncated(self) -> bool:
         """Whether the token limit cut it."""
-        return self._ended_by(_CUT)
-
-    def _ended_by(self, reasons: frozenset[str]) -> bool:
-        return self.finish_reason is not None and self.finish_reason.lower() in reasons
+        return (self.finish_reason or "").lower() in _CUT
 
     @property
     def usage(self) -> UsageMetadata | None:
@@ -73,7 +70,7 @@ class Answer:
         empty = not self.turn.text and self.turn.is_blank
         at = "its token limit" if self.output_tokens is None else f"{self.output_tokens} tokens"
         error: NoAnswer | None = None
-        if self._ended_by(_FILTERED):
+        if (self.finish_reason or "").lower() in _FILTERED:
             error = NoAnswer("a content filter of the endpoint withheld or cut the answer", status=200, error_type="content_filter")
         elif self.truncated and (empty or not accept_truncated):
             thought = "before it began: there is nothing but reasoning" if empty and self.turn.reasoning else ""
@@ -86,14 +83,15 @@ class Answer:
 
     def message(self, seed: int | None, stop: Sequence[str]) -> AIMessage:
         """The answer as a candidate; a stop string that ended it is cut off, as chat models do it."""
-        ended = () if self.truncated or self.finish_reason == "eos_token" else stop
+        truncated = self.truncated
+        ended = () if truncated or self.finish_reason == "eos_token" else stop
         text = self.turn.text
         text = next((text.removesuffix(string) for string in ended if string and text.endswith(string)), text)
         about = {
             "finish_reason": self.finish_reason,
             "seed": seed if self.seed is None else self.seed,
             "model_name": self.model or None,
-            "truncated": self.truncated or None,
+            "truncated": truncated or None,
             "logprobs": self.logprobs,
         }
         metadata = {name: value for name, value in about.items() if value is not None}
@@ -120,9 +118,11 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, several: bool 
     parts: dict[tuple[int, int], list[Any]] = {}
     usages: dict[tuple[int, int], Any] = {}
     whole: Any = None
+    model: Any = None
     for payload in payloads:
         if (failure := from_answer(payload)) is not None:
             raise failure
+        model = model or payload.get("model")
         choices = payload.get("choices") or []
         seen: list[int] = []
         for choice in choices:
@@ -134,7 +134,6 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, several: bool 
             usages[place] = payload.get("usage") or usages.get(place)
         # The last chunk tells the usage of all and has no choice; some servers tell each choice's own with its end.
         whole = payload.get("usage") or whole if not choices or len(payloads) == 1 else whole
-    model = next((name for payload in payloads if (name := payload.get("model"))), None)
     told = ended or bool(whole)
     read = _readable([(parts[place], told or bool(usages[place]), usages[place]) for place in sorted(parts)], model, several)
     return share_usage([answer for answer, _ in read], whole) if whole else [share_usage([one], usage)[0] for one, usage in read]
@@ -148,10 +147,10 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     """
     if not isinstance(usage, Mapping):
         return list(answers)
-    read, made = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    read, made = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if read is None and made is None:
         return list(answers)
-    generated = proportional(made or 0, [_size(answer) for answer in answers])
+    generated = [made or 0] if len(answers) == 1 else proportional(made or 0, [_size(answer) for answer in answers])
     shared = [replace(answer, input_tokens=0, output_tokens=tokens) for answer, tokens in zip(answers, generated, strict=True)]
     cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
     reasoned = _detail(usage, "completion_tokens_details", "reasoning_tokens")
@@ -161,6 +160,8 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
 def keep(answers: Sequence[Answer], count: int) -> list[Answer]:
     """The first so many answers; the last of them bears the tokens of those that are left out, which were billed too."""
     kept, left_out = list(answers[:count]), answers[count:]
+    if not left_out:
+        return kept
     lost = sum(answer.output_tokens or 0 for answer in left_out)
     return [*kept[:-1], replace(kept[-1], output_tokens=(kept[-1].output_tokens or 0) + lost)] if lost else kept
 
@@ -200,8 +201,7 @@ def _readable(several: Sequence[tuple[list[Any], bool, Any]], model: Any, apart:
 
 def _read(choices: Sequence[Any], told: bool, model: Any, apart: bool) -> Answer:
     """One answer from its choice, or from all its choices in a stream."""
-    said = [_said(choice) for choice in choices]
-    messages = [message for message in said if message is not None]
+    messages = [message for message in map(_said, choices) if message is not None]
     reasons = [reason for choice in choices if (reason := choice.get("finish_reason"))]
     if not messages:
         raise MalformedAnswer("the endpoint answered without a message", status=200, retryable=True)

@@ -118,8 +118,7 @@ class Places:
         else:
             room.free += 1
 
-    async def __aenter__(self) -> None:
-        await self.acquire()
+    __aenter__ = acquire
 
     async def __aexit__(self, *_: object) -> None:
         self.release()

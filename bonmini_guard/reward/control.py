@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
@@ -37,6 +38,8 @@ class ControlTokens:
         self.tokens = _control_tokens(tokenizer)
         spelled = sorted(self.tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, spelled)) or r"(?!)")
+        self._written = {token for token, index in self.tokens.items() if index != tokenizer.unk_token_id}
+        self._known = {self.tokens[token] for token in self._written}
         self._anchored: _Anchored | None = None
 
     def encode(self, conversation: Conversation, render: Render) -> list[int]:
@@ -48,7 +51,7 @@ class ControlTokens:
         """
         texts = list(_texts(conversation))
         # Contents joined, because a template that writes nothing between them would join the halves of a control token.
-        joined = "".join(turn["content"] for turn in conversation)
+        joined = "".join(map(itemgetter("content"), conversation))
         if not any(map(self._pattern.search, [joined, *texts])):
             rendered = render(conversation)
             ids = self.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
@@ -58,9 +61,8 @@ class ControlTokens:
 
     def _agrees(self, rendered: str, ids: list[int]) -> bool:
         # A normaliser can turn look-alikes into a control token: then there are more of them than the template wrote.
-        known = {index for index in self.tokens.values() if index != self.tokenizer.unk_token_id}
-        written = sum(self.tokens[found] in known for found in self._pattern.findall(rendered))
-        return written == sum(index in known for index in ids)
+        written = sum(map(self._written.__contains__, self._pattern.findall(rendered)))
+        return written == sum(map(self._known.__contains__, ids))
 
     def _encode_as_data(self, conversation: Conversation, texts: list[str], render: Render) -> list[int]:
         hidden = _Hidden(self._pattern, texts, [turn["content"] for turn in conversation])
@@ -149,13 +151,11 @@ def _fresh_nonce(text: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value: contents, names, arguments and the keys of arguments."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
+    """Every text inside a value: contents, names, arguments and the keys of arguments."""
+    if isinstance(value, dict):
         yield from value
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list):
-        for part in value:
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(part, str):
+            yield part
+        else:
             yield from _texts(part)

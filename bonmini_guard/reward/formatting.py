@@ -86,7 +86,7 @@ class Formatter:
         return None
 
     def _ids(self, turns: Conversation, cut: int) -> list[int]:
-        return self._control.encode(_without(turns, cut), self._render) or [self._filler()]
+        return self._control.encode(_without(turns, cut) if cut else turns, self._render) or [self._filler()]
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.max_length is None or len(ids) <= self.max_length

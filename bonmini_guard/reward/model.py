@@ -253,7 +253,7 @@ class RewardModel:
         return f"RewardModel({self.model_id!r}, device={self._device}, dtype={self._precision}, zero={zero})"
 
     async def _score_in_session(
-        self, session: int, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]
+        self, session: int, messages: Sequence[BaseMessage | Turn], candidates: Sequence[AIMessage]
     ) -> list[float | None]:
         async with self._places.here():
             texts = await self._tokenized(self._encode, messages, candidates)
@@ -286,7 +286,7 @@ class RewardModel:
             found.append(tuple(map(int, ids)))
         return found
 
-    def _encode(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage | str]) -> list[Encoded | None]:
+    def _encode(self, messages: Sequence[BaseMessage | Turn], candidates: Sequence[AIMessage | str]) -> list[Encoded | None]:
         texts: list[Encoded | None] = []
         for candidate in candidates:
             try:
@@ -305,7 +305,7 @@ class RewardSession:
 
     def __init__(self, model: RewardModel, messages: Sequence[BaseMessage]) -> None:
         self._model = model
-        self._messages = list(messages)
+        self._messages = list(map(Turn.of, messages))  # once, not for every candidate
         self._number = model._trunks.open()
 
     async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
