@@ -4,6 +4,9 @@ A second table shows what sync calls, the chat model and the agent middleware ad
 
 All rows of one schedule are measured in turns in one process, so that noise of the machine hits them alike; each figure is
 the median over rounds.
+
+``--against VERSION`` (a revision, or a folder with its source) times another version and this one in turns instead, each with its
+own benchmarks in processes of its own: processor time, since a busy machine stretches every other; ratios with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import math
 import statistics
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,8 +23,10 @@ from time import perf_counter
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
+from scipy.special import stdtrit
 
 from benchmarks.tables import print_table, write_json
+from benchmarks.versions import HERE, run, source_of
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.protocols import DrawRequest
 
@@ -118,6 +124,45 @@ def rival(draws: int) -> dict[str, Request]:
     }
 
 
+#: The processor's microseconds of a request to each face of the version that is imported, as JSON.
+CHILD = """
+import asyncio, json, statistics, sys, time, warnings
+warnings.simplefilter("ignore")
+from benchmarks.overhead import contenders
+from benchmarks.overhead_faces import pairs
+rows = {f"arun {shape}": contenders(shape)["arun"] for shape in ([8], [4, 4], [64])}
+rows |= {name: face for name, (_, face) in pairs().items()}
+async def taken(request, requests):
+    begun = time.process_time()
+    for _ in range(requests):
+        await request()
+    return (time.process_time() - begun) / requests * 1e6
+async def main():
+    return {name: [await taken(request, 20) for _ in range(int(sys.argv[1]))][2:] for name, request in rows.items()}
+print(json.dumps({name: statistics.median(times) for name, times in asyncio.run(main()).items()}))
+"""
+
+
+def compare(other: Path, turns: int) -> dict[str, dict[str, float]]:
+    """For each face: both versions' microseconds, and this one's over the other's, with an interval over turns."""
+    taken: dict[str, list[tuple[float, float]]] = {}
+    for turn in range(turns):
+        order = (other, HERE) if turn % 2 else (HERE, other)
+        found = {source: run(source, CHILD, "12") for source in order}
+        for name in found[HERE]:
+            taken.setdefault(name, []).append((found[other][name], found[HERE][name]))
+    return {name: _ratio(pairs) for name, pairs in taken.items()}
+
+
+def _ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    logs = [math.log(mine / theirs) for theirs, mine in pairs]
+    middle, error = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
+    reach = float(stdtrit(len(logs) - 1, 0.975)) * error
+    theirs, mine = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio, low, high = map(math.exp, (middle, middle - reach, middle + reach))
+    return {"other": theirs, "this": mine, "ratio": ratio, "low": low, "high": high}
+
+
 async def measure(schedule: list[int], rounds: int, requests: int) -> dict[str, float]:
     """Median microseconds a request of each contender, measured in turns."""
     rows = contenders(schedule)
@@ -138,8 +183,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--against", metavar="VERSION", help="a revision, or a folder with the source of another version")
+    parser.add_argument("--turns", type=int, default=9, help="of both versions, with --against")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    if options.against:
+        with source_of(options.against) as other:
+            compared = compare(other, options.turns)
+        head = ["face", "other (us)", "this (us)", "this / other", "95 %"]
+        print_table(
+            head,
+            [
+                [name, f"{row['other']:.0f}", f"{row['this']:.0f}", f"{row['ratio']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
+                for name, row in compared.items()
+            ],
+        )
+        write_json(options.json, {"processor_microseconds": compared})
+        return
     results = {str(schedule): asyncio.run(measure(schedule, options.rounds, options.requests)) for schedule in SCHEDULES}
     names = list(results[str(SCHEDULES[0])])
     rows = [

@@ -4,8 +4,8 @@ Every case of the slow validity tests (clustered errors, ties, half of the promp
 the accelerator), the best of several seeds, counted and not counted: how often the truth exceeds what was promised with confidence
 0.9, how often a certificate's own risk is above alpha, how much is served, and how many labels that takes at most.
 
-``--against FOLDER`` calibrates the same logs with another version of the package, whose source lies in that folder, and shows what
-it serves.
+``--against VERSION`` (a revision, or a folder with its source) calibrates the same logs with another version of the package, and
+shows what it serves.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.tables import print_table, write_json
+from benchmarks.versions import run, source_of
 from bonmini_guard.profile import GuardProfile
 from tests.calibration.recalibrations import (
     CASES,
@@ -90,11 +89,8 @@ def _other(source: Path, case: tuple[Any, ...], repeats: int) -> list[float]:
             kept = {name: getattr(log, name) for name in ("scores", "labels", "counts", "groups")}
             np.savez(Path(folder) / f"{number}.npz", **kept)
         asked = json.dumps({"schedule": schedule, "risk": risk, "alpha": alpha, "delta": DELTA})
-        command = [sys.executable, "-c", CHILD, folder, str(repeats), asked]
-        ran = subprocess.run(command, cwd=source, env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, check=True)
-    profiles = [
-        found and GuardProfile(mode="guardrail", schedule=schedule, thresholds=tuple(found)) for found in json.loads(ran.stdout)
-    ]
+        every = run(source, CHILD, folder, str(repeats), asked)
+    profiles = [found and GuardProfile(mode="guardrail", schedule=schedule, thresholds=tuple(found)) for found in every]
     return [truth(population, profile)["served"] if profile else 0.0 for profile in profiles]
 
 
@@ -109,9 +105,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
-    parser.add_argument("--against", type=Path, default=None, metavar="FOLDER", help="source of another version")
+    parser.add_argument("--against", metavar="VERSION", help="a revision, or a folder with the source of another version")
     options = parser.parse_args()
-    rows = measure(options.repeats, options.against)
+    with source_of(options.against) if options.against else nullcontext() as other:
+        rows = measure(options.repeats, other)
     head = [
         "case",
         f"missed (allowed {DELTA:g})",

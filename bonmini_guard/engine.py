@@ -326,7 +326,7 @@ class _Request:
 
     async def _score(self, batch: Sequence[Candidate]) -> None:
         fresh: dict[str, AIMessage] = {}
-        keys = [Turn.of(candidate.message).digest() for candidate in batch if candidate.message is not None]
+        keys = [_content(candidate.message) for candidate in batch if candidate.message is not None]
         for key, candidate in zip(keys, batch, strict=True):
             if key not in self.known and candidate.message is not None:
                 fresh[key] = candidate.message
@@ -423,6 +423,12 @@ class _Request:
 
     def _elapsed(self) -> float:
         return perf_counter() - self.begun
+
+
+def _content(message: AIMessage) -> str:
+    """Equal for messages that a reader could not tell apart. A plain text stands for itself: a digest costs more than a draw."""
+    more = message.tool_calls or message.invalid_tool_calls or message.additional_kwargs
+    return "\0" + Turn.of(message).digest() if more or not isinstance(message.content, str) else message.content
 
 
 def _draws_groups(generator: object) -> TypeGuard[GroupGenerator]:

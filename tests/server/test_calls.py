@@ -18,8 +18,9 @@ from tests.adapters.openai_server import MODEL, OpenAIServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
-#: Calls of functions of this package for one ``invoke`` with eight draws; about 1,170 where they are scored in four batches.
-MOST = 1300
+#: Calls of functions of this package for one ``invoke`` with eight draws (about 850), and for each batch in which the reward
+#: model is given them (about 100), of which there are as many as the timing of their arrivals makes.
+MOST, MOST_A_BATCH = 950, 120
 HOME = str(Path(bonmini_guard.__file__).parents[1])
 OURS = (f"{HOME}/bonmini_guard", f"{HOME}/adapters")
 
@@ -70,4 +71,5 @@ async def test_one_invoke_with_eight_draws_makes_few_calls(folder):
     finally:
         threading.setprofile(None)
         sys.setprofile(None)
-    assert 100 < calls.counted.total() <= MOST, calls.counted.most_common(40)
+    (batches,) = (count for place, count in calls.counted.items() if place.endswith("RewardSession.score"))
+    assert 100 < calls.counted.total() <= MOST + MOST_A_BATCH * batches, calls.counted.most_common(40)
