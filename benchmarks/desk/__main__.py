@@ -19,6 +19,7 @@ def main() -> None:
     steps.add_parser("ship", help="put a trained reward model into the package").add_argument("folder", type=Path)
     steps.add_parser("keep", help="put a folder's draws and scores beside the benchmark").add_argument("folder", type=Path)
     steps.add_parser("evaluate", help="calibrate and replay; writes both profiles and results/desk.json")
+    steps.add_parser("walk", help="from a log without labels to a certificate; writes results/desk_walk.json")
     steps.add_parser("record", help="record what bonmini-guard demo --recorded shows: a live run")
     steps.add_parser("picture", help="draw docs/images/demo.svg from the recorded demonstration")
     options = parser.parse_args()
@@ -34,6 +35,10 @@ def main() -> None:
         from benchmarks.desk.evaluate import main as evaluate
 
         evaluate()
+    elif options.step == "walk":
+        from benchmarks.desk.walk import main as walk
+
+        walk()
     elif options.step == "record":
         from benchmarks.desk.record import main as record
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
@@ -72,8 +73,10 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.logs import load_log
 
     cost = None if options.cost in (None, "draws") else options.cost
-    log = load_log(options.logs, cost=cost, group=options.group, cut=options.relax)
-    outcome = _calibrate(log, options)
+    with shown() as progress:
+        log = load_log(options.logs, cost=cost, group=options.group, cut=options.relax, progress=progress.rows)
+        progress.say(f"testing thresholds on {len(log):,} rows")
+        outcome = _calibrate(log, options)
     evidence = outcome.profile.evidence if isinstance(outcome, Certificate) else outcome.evidence
     say_what_was_left_out(evidence["left_out"])
     if log.same_prompt:
@@ -97,15 +100,17 @@ def _plan(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.logs import load_log
     from bonmini_guard.calibration.plan import plan_from_log
 
-    log, guardrail = load_log(options.logs, group=options.group), options.mode == "guardrail"
-    plan = plan_from_log(
-        log,
-        mode=options.mode,
-        schedule=choose_schedule(log, options.schedule, options.mini_n, options.max_loops),
-        level=_default(options.alpha, 0.05) if guardrail else _default(options.epsilon, 0.01),
-        delta=options.delta,
-        risk=options.risk or "served_and_bad",
-    )
+    guardrail = options.mode == "guardrail"
+    with shown() as progress:
+        log = load_log(options.logs, group=options.group, progress=progress.rows)
+        plan = plan_from_log(
+            log,
+            mode=options.mode,
+            schedule=choose_schedule(log, options.schedule, options.mini_n, options.max_loops),
+            level=_default(options.alpha, 0.05) if guardrail else _default(options.epsilon, 0.01),
+            delta=options.delta,
+            risk=options.risk or "served_and_bad",
+        )
     print(plan.sentence)
     return 0 if plan.rows is not None else NOT_ENOUGH
 

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+from bonmini_guard.commands.progress import shown
+
 #: Exit code: the log at hand refutes the profile's promise.
 REFUTED = 4
 
@@ -56,8 +58,10 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.profile import GuardProfile
 
     profile = GuardProfile.load(options.profile)
-    log = load_log(options.logs, group=options.group)
-    figures, (said, refuted) = replay_log(log, profile), standing(log, profile)
+    with shown() as progress:
+        log = load_log(options.logs, group=options.group, progress=progress.rows)
+        progress.say(f"replaying {len(log):,} rows")
+        figures, (said, refuted) = replay_log(log, profile), standing(log, profile)
     say_what_was_left_out(figures["left_out"])
     if options.json:
         print(json.dumps({"standing": said, **figures}, indent=2, allow_nan=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import REFUTED, say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.writing import check_output, write_atomically
@@ -29,11 +30,14 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.profile import GuardProfile
 
     profile = GuardProfile.load(options.profile)
-    log = load_log(options.logs, keys=[options.slice] if options.slice else [])
+    with shown() as progress:
+        log = load_log(options.logs, keys=[options.slice] if options.slice else [], progress=progress.rows)
     if options.slice and all(value is None for value in log.extra[options.slice]):
         raise InputError(f'{log.source}: no row has the key "{options.slice}"; give --slice a key of the rows')
     say_what_was_left_out(log.left_out)
-    text = build_report(log, profile, options.slice)
+    with shown() as progress:
+        progress.say(f"reporting on {len(log):,} rows")
+        text = build_report(log, profile, options.slice)
     try:
         write_atomically(options.output, text)
     except OSError as error:
