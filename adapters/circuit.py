@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded, RequestRejected
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.validation import Amount, Count, checked
 
 
 class CircuitOpen(EndpointError):  # noqa: N818 - says it all
@@ -37,9 +37,8 @@ class CircuitBreaker:
         ConfigurationError: a number is out of range.
     """
 
-    def __init__(self, failures: int = 5, cooldown: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
-        if failures < 1 or cooldown < 0:
-            raise ConfigurationError(f"need failures >= 1 and cooldown >= 0, not {failures} and {cooldown}")
+    @checked
+    def __init__(self, failures: Count = 5, cooldown: Amount = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.failures = failures
         self.cooldown = cooldown
         self.clock = clock

@@ -12,7 +12,8 @@ from contextvars import ContextVar
 from threading import Lock
 from weakref import WeakKeyDictionary
 
-from bonmini_guard.errors import ConfigurationError, TooBusy
+from bonmini_guard.errors import TooBusy
+from bonmini_guard.validation import Count, Natural, checked
 
 #: Draws that may wait on one loop where nothing else is said: far more than a healthy service holds, and still an end.
 DEFAULT_MAX_WAITING = 10_000
@@ -34,9 +35,8 @@ class Limiter:
         ConfigurationError: a number is out of range.
     """
 
-    def __init__(self, limit: int, max_waiting: int = DEFAULT_MAX_WAITING) -> None:
-        if limit < 1 or max_waiting < 0:
-            raise ConfigurationError(f"need limit >= 1 and max_waiting >= 0, not {limit} and {max_waiting}")
+    @checked
+    def __init__(self, limit: Count, max_waiting: Natural = DEFAULT_MAX_WAITING) -> None:
         self.limit = limit
         self.max_waiting = max_waiting
         self._lock = Lock()
