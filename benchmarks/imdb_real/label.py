@@ -1,9 +1,9 @@
 """Step 4: from the truth's log-odds to utilities, labels and simulated labellers.
 
 ``python -m benchmarks.imdb_real.label`` reads WORK/truth-ROLE.jsonl.gz (the draws scored by the truth) and writes
-WORK/choices.jsonl.gz to train on, WORK/choices-eval.jsonl.gz to measure with, and WORK/log-ROLE.jsonl.gz, complete labelled log
-rows for calibration and evaluation. Utility is the truth's log-odds above a cut, and acceptable what lies above it. The cut is
-where a fifth of the development prompts have no acceptable answer among their 32.
+WORK/choices.jsonl.gz to train on, and WORK/log-ROLE.jsonl.gz, complete labelled log rows for calibration and evaluation. Utility is
+the truth's log-odds above a cut, and acceptable what lies above it. The cut is where a fifth of the development prompts have no
+acceptable answer among their 32.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from benchmarks.imdb_real.draw import WORK
 
 #: Share of development prompts without any acceptable answer.
 HOPELESS = 0.2
-#: Labellers of each pair; development prompts that ``train`` measures on.
-LABELLERS, MEASURED = 3, 40
+#: Labellers of each pair.
+LABELLERS = 3
 
 Row = dict[str, Any]
 
@@ -73,9 +73,8 @@ def main() -> None:
             rows = [log_row(row, cut) for row in read_rows(source)]
             print(json.dumps({"role": role} | worth(rows)))
             write(work / f"log-{role}.jsonl.gz", rows)
-            if role in ("develop", "choices"):
-                name, used = ("choices", rows) if role == "choices" else ("choices-eval", rows[:MEASURED])
-                write(work / f"{name}.jsonl.gz", (pair for row in used for pair in choice_rows(row, random)))
+            if role == "choices":
+                write(work / "choices.jsonl.gz", (pair for row in rows for pair in choice_rows(row, random)))
 
 
 def worth(rows: list[Row]) -> Row:
