@@ -37,16 +37,19 @@ class Group:
         limit: tokens of an answer at most.
         ends: whether an answer (token ids so far) has ended.
         report: told each row's number and its token ids when it ends.
+        sampler: how the next token is chosen.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - called once
         self,
         prompt: Sequence[int],
         seeds: Sequence[int],
         limit: int,
         ends: Callable[[list[int]], bool],
         report: Callable[[int, list[int]], None],
+        sampler: Sampler,
     ) -> None:
+        self.sampler = sampler
         self.prompt, self.seeds, self.limit = list(prompt), list(seeds), limit
         self._ends, self._report = ends, report
         self.cancelled = threading.Event()
@@ -112,11 +115,10 @@ class Decoder:
 
     Args:
         model: one that :func:`fits`.
-        sampler: how the next token is chosen.
     """
 
-    def __init__(self, model: PreTrainedModel, sampler: Sampler) -> None:
-        self._model, self._sampler, config = model, sampler, model.config
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model, config = model, model.config
         self._heads, self._shared, self._size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self._epsilon = config.rms_norm_eps
         self._most = ROWS.get(model.device.type, ROWS_ELSEWHERE)
@@ -170,12 +172,11 @@ class Decoder:
             return
         segments = [_segment(group, cache) for group, cache in running]
         logits = self._forward(segments)
-        # A prompt's last token stands for all of its rows.
-        spread = [piece.expand(len(group.live), -1) for piece, (group, _) in zip(logits, running, strict=True)]
-        states = [group.states[row] for group, _ in running for row in group.live]
-        tokens = self._sampler.choose(torch.cat(spread), states).tolist()
-        for group, cache in running:
-            group.take([tokens.pop(0) for _ in list(group.live)], cache.drop)
+        for piece, (group, cache) in zip(logits, running, strict=True):
+            states = [group.states[row] for row in group.live]
+            # A prompt's last token stands for all of its rows.
+            tokens = group.sampler.choose(piece.expand(len(states), -1), states)
+            group.take(tokens.tolist(), cache.drop)
 
     def _forward(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
         """Logits of each segment's last position: shape (1 or rows, vocabulary)."""

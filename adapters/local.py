@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, MissingExtraError
 from bonmini_guard.protocols import DrawRequest
@@ -32,11 +33,15 @@ except ImportError as error:
     raise MissingExtraError("transformers", "local") from error
 
 from bonmini_guard.adapters.decoding import Decoder, Group, fits
+from bonmini_guard.adapters.requests import call_options, stop_strings
 from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.reward.checkpoint import check_place
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 
 Outcome = tuple[int, AIMessage | BaseException]
+_KNOWN = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "stop", "tools"})
+_RENAMED = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
+_REFUSED = {"response_format": "a local model is held to no format; check it in the reward model"}
 
 
 class Chosen(LogitsProcessor):
@@ -81,6 +86,9 @@ class TransformersGenerator:
         top_k: sample among the k likeliest tokens; None for all.
         top_p: sample among the likeliest tokens of this total probability; None for all.
 
+    Call options of the same names (``max_tokens``, too) stand in for these settings; ``stop`` ends answers, ``tools`` go through
+    the chat template, and calls stay in the text as the model writes them. Others are refused.
+
     Raises:
         ConfigurationError: a sampling setting is out of range.
     """
@@ -95,14 +103,12 @@ class TransformersGenerator:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> None:
-        if temperature < 0 or (top_p is not None and not 0 < top_p <= 1) or (top_k is not None and top_k < 1) or max_new_tokens < 1:
-            raise ConfigurationError("need temperature >= 0, 0 < top_p <= 1, top_k >= 1 and max_new_tokens >= 1")
+        _check(max_new_tokens, temperature, top_k, top_p)
         self.model = model
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self._sampler = Sampler(temperature, top_k, top_p)
-        self._decoder = Decoder(model, self._sampler) if fits(model) else None
+        self._decoder = Decoder(model) if fits(model) else None
         self._settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         self._thread = ThreadPoolExecutor(1, "bonmini-generate")
         self._identity: str | None = None
@@ -179,15 +185,18 @@ class TransformersGenerator:
         return self._identity
 
     def _group(self, requests: Sequence[DrawRequest], report: Callable[[Outcome], None]) -> Group:
-        options = requests[0].options
-        limit = int(options.get("max_tokens") or self.max_new_tokens)
-        ids, stop, ends = self.encode(requests[0].messages, limit), _stop_strings(options), self._end_tokens()
+        options = self._settings | call_options("TransformersGenerator", requests[0].options, _KNOWN, _RENAMED, _REFUSED)
+        limit, temperature, top_k, top_p = (options[name] for name in self._settings)
+        _check(limit, temperature, top_k, top_p)
+        ids = self.encode(requests[0].messages, limit, options.get("tools"))
+        stop, ends = stop_strings(options.get("stop")), self._end_tokens()
         return Group(
             ids,
             [request.seed for request in requests],
             limit,
             lambda answer: answer[-1] in ends or self._stopped(answer, stop),
             lambda row, answer: report((row, self._message(ids, answer, stop, ends))),
+            Sampler(temperature, top_k, top_p),
         )
 
     def _serve(self, group: Group) -> None:
@@ -217,18 +226,24 @@ class TransformersGenerator:
             top_k=None,
             top_p=None,
             max_new_tokens=group.limit,
-            logits_processor=LogitsProcessorList([Chosen(self._sampler, group.seeds)]),
+            logits_processor=LogitsProcessorList([Chosen(group.sampler, group.seeds)]),
             stopping_criteria=StoppingCriteriaList([Progress(group)]),
         )
 
-    def encode(self, messages: Sequence[BaseMessage], new_tokens: int | None = None) -> list[int]:
+    def encode(
+        self, messages: Sequence[BaseMessage], new_tokens: int | None = None, tools: Sequence[Any] | None = None
+    ) -> list[int]:
         """Token ids of a conversation, ready to be continued by ``new_tokens`` (default: ``max_new_tokens``).
 
         Raises:
             InputError: the prompt with its answer exceeds the model's context.
+            ConfigurationError: there are tools, and the chat template tells of none.
         """
         new_tokens = self.max_new_tokens if new_tokens is None else new_tokens
-        ids = prompt_ids(rendered(messages, self.tokenizer), self.tokenizer)
+        if tools and "tools" not in str(self.tokenizer.chat_template):
+            raise ConfigurationError("TransformersGenerator does not take the call option 'tools': the chat template knows none")
+        told = [convert_to_openai_tool(tool) for tool in tools or ()] or None
+        ids = prompt_ids(rendered(messages, self.tokenizer), self.tokenizer, told)
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and len(ids) + new_tokens > limit:
             raise InputError(
@@ -255,6 +270,6 @@ class TransformersGenerator:
         return AIMessage(text[: min(cuts)] if cuts else text, usage_metadata=used, response_metadata={"finish_reason": reason})  # type: ignore[arg-type]
 
 
-def _stop_strings(options: Mapping[str, Any]) -> list[str]:
-    stop = options.get("stop") or []
-    return [stop] if isinstance(stop, str) else list(stop)
+def _check(new_tokens: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if temperature < 0 or (top_p is not None and not 0 < top_p <= 1) or (top_k is not None and top_k < 1) or new_tokens < 1:
+        raise ConfigurationError("need temperature >= 0, 0 < top_p <= 1, top_k >= 1 and max_new_tokens >= 1")

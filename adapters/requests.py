@@ -51,7 +51,7 @@ class Dialect:
         Raises:
             ConfigurationError: an option is unknown, would spoil the draw, or cannot be sent.
         """
-        merged = {**settings, **self._options(options)}
+        merged = {**settings, **call_options(self.generator, options, self.known, self.renamed, self.refused)}
         if "extra_body" in settings:
             merged["extra_body"] = settings["extra_body"] | options.get("extra_body", {})
         merged["stop"] = stop_strings(merged["stop"])
@@ -64,14 +64,22 @@ class Dialect:
         said: dict[str, Any] = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return said
 
-    def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        options = {self.renamed.get(key, key): value for key, value in given.items() if value is not None}
-        for name in options:
-            if name not in self.known:
-                reason = {**_SPOILING, **self.refused}.get(name, "not known here")
-                raise ConfigurationError(f"{self.generator} does not take the call option {name!r}: {reason}")
-        refuse_greedy(options)
-        return options
+
+def call_options(
+    generator: str, given: Mapping[str, Any], known: frozenset[str], renamed: Mapping[str, str], refused: Mapping[str, str]
+) -> dict[str, Any]:
+    """Call options under the generator's names, without those that are None; for the arguments see :class:`Dialect`.
+
+    Raises:
+        ConfigurationError: an option is unknown, or would spoil the draw.
+    """
+    options = {renamed.get(key, key): value for key, value in given.items() if value is not None}
+    for name in options:
+        if name not in known:
+            reason = {**_SPOILING, **refused}.get(name, "not known here")
+            raise ConfigurationError(f"{generator} does not take the call option {name!r}: {reason}")
+    refuse_greedy(options)
+    return options
 
 
 def refuse_greedy(options: Mapping[str, Any]) -> None:

@@ -136,11 +136,11 @@ def rendered(messages: Sequence[BaseMessage | Turn], tokenizer: Any) -> Any:
     return "".join(turn.plain() for turn in turns) if tokenizer.chat_template is None else [turn.template() for turn in turns]
 
 
-def prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
-    """Token ids of a rendered prompt, ready to be continued."""
+def prompt_ids(prompt: Any, tokenizer: Any, tools: Sequence[Any] | None = None) -> list[int]:
+    """Token ids of a rendered prompt, ready to be continued; its chat template may tell of tools."""
     if isinstance(prompt, str):
         return list(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(prompt, tools=tools, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

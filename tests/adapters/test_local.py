@@ -153,3 +153,43 @@ def test_load_and_fingerprint(parts, tmp_path):
     assert loaded.fingerprint() == make(parts).fingerprint() != make(parts, temperature=0.5).fingerprint()
     with pytest.raises(CheckpointError, match="nowhere"):
         TransformersGenerator.load("/nowhere/model")
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+async def test_call_options_act_for_their_request_alone(parts, decoder):
+    generator = make(parts, temperature=1.0)
+    if not decoder:
+        generator._decoder = None
+    plain, cold, narrow = await asyncio.gather(
+        *(group(generator, requests(1, 2, 3, **options)) for options in ({}, {"temperature": 0.001}, {"top_k": 1}))
+    )
+    assert len({message.content for message in plain.values()}) == 3
+    # Both are the likeliest tokens, whatever the seed, and beside requests that sample.
+    assert len({message.content for message in (*cold.values(), *narrow.values())}) == 1
+    for name in ("max_tokens", "max_new_tokens", "max_completion_tokens"):
+        assert (await generator.draw(requests(1, **{name: 3})[0])).usage_metadata["output_tokens"] <= 3
+
+
+@pytest.mark.parametrize(
+    "options", [{"nonsense": 1}, {"n": 2}, {"seed": 3}, {"temperature": 0}, {"top_p": 2}, {"response_format": {}}]
+)
+async def test_options_that_cannot_act_are_refused(parts, options):
+    with pytest.raises(ConfigurationError, match=r"call option|temperature"):
+        await make(parts).draw(requests(1, **options)[0])
+
+
+async def test_tools_go_through_the_chat_template_or_are_refused(parts):
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    generator = make(parts)
+    template, plain = generator.tokenizer.chat_template, generator.encode(PROMPT)
+    try:
+        generator.tokenizer.chat_template = (
+            "{{ messages[-1]['content'] }}{% if tools %}{{ tools[0]['function']['name'] }}{% endif %}"
+        )
+        assert len(generator.encode(PROMPT, tools=[tool])) > len(generator.encode(PROMPT))
+        generator.tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+        with pytest.raises(ConfigurationError, match="the chat template knows none"):
+            await generator.draw(requests(1, tools=[tool])[0])
+    finally:
+        generator.tokenizer.chat_template = template
+    assert generator.encode(PROMPT) == plain
