@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test validity mutants api check live-ray bench bench-scoring load fuzz live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test validity mutants reference check live-ray bench bench-scoring load fuzz live live-vllm live-transformers live-llama clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -31,6 +31,9 @@ test: setup      ## run all tests but the live ones
 
 validity: setup  ## the statistical tests at their whole size, with the power that they state
 	BONMINI_GUARD_VALIDITY=1 $(BIN)/python -m pytest -m slow tests/calibration
+
+reference: setup  ## the API reference, from the docstrings
+	$(BIN)/python -m tools.reference
 
 mutants: setup   ## would the tests notice small faults? under an hour
 	nice $(BIN)/python -m tools.mutants

@@ -34,6 +34,7 @@ ROOMS = {
         "generators",
         "limiter",
         "outages",
+        "outages",
         "protocols",
         "result",
         "scorers",

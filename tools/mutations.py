@@ -46,7 +46,7 @@ ROOMS = (
 LISTED = (
     # Fit and certify splits overlap: the certificate has seen its own choice.
     ("calibration/choose.py", "units.take(fit), asked, missing), units.take(rest)", "units.take(fit), asked, missing), units"),
-    ("calibration/choose.py", "        part = part.take(rest)\n", ""),
+    ("calibration/choose.py", "other, rest = (part.take(rows) for rows in aside(part, asked))", "other = rest = part"),
     # Each of several tests at the whole false-alarm rate.
     ("calibration/drift.py", "false_alarm_rate / looks / len(tests)", "false_alarm_rate / looks"),
     ("calibration/watch.py", "self._half = level / 2", "self._half = level"),

@@ -184,6 +184,14 @@ def test_a_log_labelled_in_part_is_replayed_in_one_order_with_intervals():
     assert replay_log(log, profile)["order"] == "all"
 
 
+@pytest.mark.parametrize(
+    ("rows", "apart", "asked"), [(1000, 250, {"search": True}), (400, 80, {"risk": "bad_among_served", "alpha": 0.1})]
+)
+def test_rows_that_chose_certify_nothing(rows, apart, asked):
+    evidence = calibrate_guardrail(WORLD.log(rows, 16), schedule=FOUR, **asked).profile.evidence
+    assert (evidence["fit_rows"], evidence["certify_rows"]) == (apart, rows - apart)
+
+
 def test_few_rows_are_not_searched():
     outcome = calibrate_guardrail(WORLD.log(200, 14), schedule=FOUR, search=True)
     plain = calibrate_guardrail(WORLD.log(200, 14), schedule=FOUR)

@@ -111,6 +111,12 @@ def test_more_looks_have_a_smaller_level_each():
     assert (once.holds_for, often.holds_for) == ("for this one look", "for 52 such looks together")
 
 
+def test_the_tests_of_one_look_share_its_false_alarm_rate():
+    levels = [finding.level for finding in look(calibrated(), TRAFFIC.log(400, 1)).findings]
+    assert max(levels) == pytest.approx(FALSE_ALARM_RATE / len(levels))
+    assert len(levels) == 4
+
+
 def test_other_parts_are_drift_without_a_test():
     profile = calibrated().model_copy(update={"fingerprints": {"reward_model": "a", "generator": "b"}})
     log = TRAFFIC.log(200, 12345)

@@ -287,6 +287,15 @@ def test_the_command_lists_the_rows_to_label_and_takes_either_a_state_or_looks(t
         call(tmp_path / "profile.json", file, "--looks", 12, "--state", tmp_path / "s.json")
 
 
+def test_half_the_level_of_bad_and_served_is_for_the_share_that_is_served(profile):
+    watch = Watch(profile)
+    drift = watch.look(traces_of_rows(placed(guarded(profile, TRAFFIC.log(200, 4))), profile, memory=watch.memory))
+    levels = {finding.test: finding.level for finding in drift.findings}
+    assert profile.risk == "served_and_bad"
+    assert levels["labels"] == pytest.approx(max(levels.values()) / 2)
+    assert watch._half == pytest.approx(levels["labels"])
+
+
 # The stated rate
 
 

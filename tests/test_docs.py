@@ -1,0 +1,57 @@
+"""What the documents point at is there: links, the files of CONTRIBUTING's map and the names in them, the reference."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import bonmini_guard
+from tools import reference
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(path for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "benchmarks/**/*.md") for path in ROOT.glob(pattern))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchors(path: Path) -> set[str]:
+    return {reference.anchor(heading) for heading in re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_the_documents_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    for link in LINK.findall(text):
+        if link.startswith(("http://", "https://")):
+            continue
+        place, _, part = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), link
+        assert not part or part in anchors(target), link
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """Behaviour, file and names of each line of the map."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    return re.findall(r"^\| (.+?) \| `([\w/.]+)` \| (.+?) \|$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("behaviour", "file", "names"), rows())
+def test_the_map_of_behaviours_is_true(behaviour, file, names):
+    source = (Path(bonmini_guard.__file__).parent / file.removeprefix("bonmini_guard/")).read_text("utf-8")
+    for name in re.findall(r"`([\w.]+)`", names):
+        assert re.search(rf"\b(def|class) {name}\b|^{name} =", source, re.MULTILINE), name
+
+
+def test_the_map_has_what_the_readme_promises():
+    assert len(rows()) >= 30
+
+
+def test_the_reference_holds_every_public_name_and_its_links_lead_somewhere():
+    text = reference.page()
+    headings = {reference.anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    assert set(re.findall(r"\(#([^)]*)\)", text)) <= headings
+    for package in reference.PACKAGES:
+        assert reference.public(package), package
+    assert "0x7" not in text
