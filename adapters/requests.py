@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +14,8 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 _SPOILING = {
     "n": "the guard decides how many answers are drawn",
@@ -130,8 +134,16 @@ def turns(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def completion_prompt(messages: Sequence[BaseMessage]) -> str:
-    """The conversation as one text, for routes that continue texts."""
-    return "".join(Turn.of(message).plain() for message in messages)
+    """The conversation as one text, for routes that continue texts; what is no text is named in it, and told of once."""
+    said = [Turn.of(message) for message in messages]
+    for kind in {str(part.get("type")) for turn in said for part in turn.parts} - {"text"}:
+        _tell_of(kind)
+    return "".join(turn.plain() for turn in said)
+
+
+@functools.cache
+def _tell_of(kind: str) -> None:
+    logger.warning("the completions route takes text alone: of a part of type %r the model is told the type", kind)
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> list[str]:

@@ -352,3 +352,11 @@ def test_it_needs_no_huggingface_hub():
 
 
 # Secrets
+
+
+async def test_an_image_for_the_completions_route_is_told_of(server, make, caplog):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    question = HumanMessage([{"type": "text", "text": "What is it?"}, image])
+    await make(mode="completion").draw(request(messages=[question]))
+    assert "takes text alone: of a part of type 'image_url'" in caplog.text
+    assert server.requests[0][2]["prompt"].startswith("What is it?\n[image")
