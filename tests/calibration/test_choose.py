@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from bonmini_guard.calibration.certify import binomial, net_loss
+from bonmini_guard.calibration.certify import binomial, in_sequence, net_loss, quality_p_values
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, seal_holds
 from bonmini_guard.calibration.figures import replay_log
@@ -202,3 +202,19 @@ def test_few_rows_are_not_searched():
 def test_rows_in_memory_and_in_logs_agree():
     log = replace(WORLD, size=4).log(80, 15)
     assert log_of_rows(rows_of(log)).keys.tolist() == log.keys.tolist()
+
+
+def test_blocks_of_quality_tests_end_where_single_ones_do():
+    for seed in range(12):
+        found = steps(paths(WORLD.log(400, seed), FOUR))
+        delta, each = 0.1, np.minimum(1.0, 2 * binomial(found.lost, found.rows, 0.05))
+        for cut in np.flatnonzero((each > delta) & (found.won > 0)):
+            each[cut] = min(each[cut], 2 * net_loss(found.lost[cut], found.won[cut], 400, 0.05, delta / 2))
+        one_by_one, blocks = in_sequence(each, 0, delta), in_sequence(quality_p_values(found, 0.05, delta), 0, delta)
+        assert (one_by_one.cut, one_by_one.tested) == (blocks.cut, blocks.tested)
+        assert (blocks.p_value > delta) == (one_by_one.p_value > delta)
+
+
+def test_a_net_loss_of_many_rows_is_worked_out_at_once():
+    assert 0 < net_loss(9_700, 200, 1_000_000, 0.01, 0.1) < 0.1
+    assert net_loss(10_400, 200, 1_000_000, 0.01, 0.1) > 0.1
