@@ -88,7 +88,8 @@ class ServedGenerator(Endpoint):
             ConfigurationError: a call option is unknown, or would spoil the draw.
         """
         body = self._body(request)
-        return self._accept((await self._answers(body, 1))[0], request, body)
+        answers = await self._ask(lambda client: self._attempt(client, dict(body), 1))
+        return self._accept(keep(answers, 1)[0], request, body)
 
     # For subclasses
 
@@ -101,6 +102,9 @@ class ServedGenerator(Endpoint):
         """Ask once for so many answers."""
         raise NotImplementedError
 
+    def _heard(self, answers: int, asked: int) -> None:
+        """Told how many answers came for a loop at once."""
+
     def _seed(self, seed: int) -> dict[str, Any]:
         # Some servers want seeds above 0, and some take 0 for "none"; draws have theirs below 2**31.
         return {"seed": seed or 2**31}
@@ -109,7 +113,12 @@ class ServedGenerator(Endpoint):
 
     async def _draw_group(self, requests: Sequence[DrawRequest]) -> Outcomes:
         body = self._body(requests[0])
-        together = [] if len(requests) == 1 else await self._answers(body, len(requests))
+        together: list[Answer] = []
+        if (count := len(requests)) > 1:
+            answers = await self._ask(lambda client: self._attempt(client, dict(body), count))
+            # A server that gives more than it was asked for must not give more draws than there are.
+            together = keep(answers, count)
+            self._heard(len(together), count)
         for position, answer in enumerate(together):
             try:
                 yield position, self._accept(answer, requests[position], body)
@@ -129,11 +138,6 @@ class ServedGenerator(Endpoint):
             if lane is not None:
                 self._bodies[lane] = known
         return known[2] | self._seed(request.seed)
-
-    async def _answers(self, body: dict[str, Any], count: int) -> list[Answer]:
-        answers = await self._ask(lambda client: self._attempt(client, dict(body), count))
-        # A server that gives more than it was asked for must not give more draws than there are.
-        return keep(answers, count)
 
     def _accept(self, answer: Answer, request: DrawRequest, body: Mapping[str, Any]) -> AIMessage:
         if self._tags is not None:

@@ -179,29 +179,23 @@ class OpenAICompatibleGenerator(ServedGenerator):
     def _seed(self, seed: int) -> dict[str, Any]:
         return super()._seed(seed) if self.send_seed else {}
 
-    async def _answers(self, body: dict[str, Any], count: int) -> list[Answer]:
-        answers = await super()._answers(body, count)
-        if len(answers) < count and not self._told:
+    def _heard(self, answers: int, asked: int) -> None:
+        if answers < asked and not self._told:
             self._told = True
-            logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", len(answers), count)
-        return answers
+            logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", answers, asked)
 
     async def _attempt(self, client: Any, body: dict[str, Any], count: int) -> list[Answer]:
         body = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}
-        if not self.stream or "logprobs" in body:
-            return await self._read(client, body, count)
-        body["stream"] = True
-        if self._stream_options:
-            try:
-                return await self._read(client, body | {"stream_options": {"include_usage": True}}, count)
-            except RequestRejected as error:
-                if not any(name in str(error) for name in ("stream_options", "include_usage")):
-                    raise
-                self._stream_options = False
-        return await self._read(client, body, count)
-
-    async def _read(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
-        said, streams = await self._post(client, _ROUTES[self.mode], json.dumps(body, ensure_ascii=False).encode())
+        if self.stream and "logprobs" not in body:
+            body |= {"stream": True} | ({"stream_options": {"include_usage": True}} if self._stream_options else {})
+        try:
+            said, streams = await self._post(client, _ROUTES[self.mode], encoded(body))
+        except RequestRejected as error:
+            if "stream_options" not in body or not any(name in str(error) for name in ("stream_options", "include_usage")):
+                raise
+            self._stream_options = False
+            del body["stream_options"]
+            said, streams = await self._post(client, _ROUTES[self.mode], encoded(body))
         payloads, ended = events(said) if streams else ([parsed(said)], False)
         return read_answers(payloads, ended=ended, several=count > 1)
 
@@ -225,6 +219,11 @@ class OpenAICompatibleGenerator(ServedGenerator):
         except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return None
         return self.model
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    """A body as JSON."""
+    return json.dumps(body, ensure_ascii=False).encode()
 
 
 def events(said: bytes) -> tuple[list[Any], bool]:
