@@ -42,7 +42,8 @@ def entry(name: str, value: Any) -> Iterator[str]:
     """One name: how it is called, what it says of itself, and its public methods."""
     yield f"### {name}\n"
     if not (inspect.isclass(value) or inspect.isroutine(value)):
-        yield f"`{name} = {value!r}`\n"
+        # The address of a function would be another one each time.
+        yield f"`{_steady(repr(value))}`\n"
         return
     yield f"```python\n{name}{_signature(value)}\n```\n"
     yield f"```text\n{inspect.getdoc(value) or ''}\n```\n"
@@ -54,10 +55,13 @@ def entry(name: str, value: Any) -> Iterator[str]:
 
 def _signature(value: Any) -> str:
     try:
-        # An address in memory would be another one each time.
-        return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(value)))
+        return _steady(str(inspect.signature(value)))
     except (TypeError, ValueError):
         return "(...)"
+
+
+def _steady(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def anchor(heading: str) -> str:
