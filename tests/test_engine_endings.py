@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -34,6 +35,25 @@ async def test_at_the_deadline_the_accelerator_serves_the_best_so_far():
     generator = FakeGenerator(["-3", "-1", "5"], latency=lambda index: 0.0 if index < 2 else 30)
     result = await run(generator, accelerator([3]), timeout=0.5)
     assert (result.decision, result.reason, result.message.content) == ("best_effort", "deadline", "-1")
+
+
+async def test_at_the_deadline_the_earliest_of_equal_scores_wins():
+    generator = FakeGenerator(["2", "2.0", "5"], latency=lambda index: 0.0 if index < 2 else 30)
+    result = await run(generator, accelerator([3]), timeout=0.5)
+    assert (result.reason, result.message.content) == ("deadline", "2")
+
+
+async def test_draws_do_not_see_each_others_context():
+    mine, seen = ContextVar("mine", default=None), []
+
+    class Marking(FakeGenerator):
+        async def draw(self, request):
+            seen.append(mine.get())
+            mine.set(request.seed)
+            return await super().draw(request)
+
+    await run(Marking(["1", "2", "3"]), accelerator([3]))
+    assert seen == [None] * 3
 
 
 async def test_at_the_deadline_with_a_slow_scorer_the_accelerator_serves_the_first_draw():

@@ -52,12 +52,15 @@ async def test_options_and_seed_reach_the_model():
     assert CALLS[-1] == {"stop": ["."], "seed": 11, "top_p": 0.9}
     await LangChainGenerator(model).draw(request(seed=11))
     assert "seed" not in CALLS[-1]
+    await generator.draw(request(top_p=0.1))
+    assert CALLS[-1]["top_p"] == 0.1  # the call's own options come last
 
 
 async def test_the_users_model_is_left_as_it_was():
     model = FakeListChatModel(responses=["a"], callbacks=[], cache=True)
-    LangChainGenerator(model)
+    quiet = LangChainGenerator(model)._model
     assert (model.cache, model.disable_streaming) == (True, False)
+    assert (quiet.cache, quiet.disable_streaming) == (False, True)
 
 
 @pytest.mark.parametrize(

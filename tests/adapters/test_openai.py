@@ -240,6 +240,8 @@ async def test_a_stop_string_that_a_server_leaves_in_is_cut_off(server, make):
     server.text = lambda body, index: "four END"
     assert (await make(stop="END").draw(request())).text == "four "
     assert (await make().draw(request(stop=["END"]))).text == "four "
+    server.text, server.answer = None, {"model": "m", "choices": [choice(0, "four END", "length")]}
+    assert (await make(stop="END").draw(request())).text == "four END"  # cut at its length, wherever that was
 
 
 async def test_an_answer_that_is_all_reasoning_is_none(server, make):

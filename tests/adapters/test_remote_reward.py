@@ -26,6 +26,7 @@ from bonmini_guard.adapters.http_errors import (
     Overloaded,
     RequestRejected,
 )
+from bonmini_guard.adapters.remote_probe import check_scores
 from bonmini_guard.errors import ConfigurationError, ProfileError, ScorerError
 from bonmini_guard.protocols import Scorer, ScoringSession
 from bonmini_guard.testing import FakeGenerator
@@ -450,6 +451,12 @@ async def test_declared_probabilities_must_be_some(server):
     async with make(server, scores="probability") as model:
         with pytest.raises(ConfigurationError, match="gives other numbers"):
             await scores(model)
+
+
+def test_saturated_probabilities_are_probabilities():
+    with pytest.raises(ConfigurationError, match="look like probabilities"):
+        check_scores([0.0, 1.0], None, "ask for raw scores")
+    check_scores([0.0, 1.0], "probability", "")
 
 
 async def test_the_probe_is_made_once_for_many_requests(server):
