@@ -6,10 +6,12 @@ import asyncio
 import dataclasses
 import math
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
+from bonmini_guard import outages
 from bonmini_guard.budget import Budget
 from bonmini_guard.calibration.orders import order_of
 from bonmini_guard.calibration.paths import exits, paths
@@ -37,8 +39,12 @@ def test_the_live_engine_does_what_run_does(policy_and_scores, eager):
     policy, scores = policy_and_scores
     policy = dataclasses.replace(policy, exit="eager" if eager else "loop")
     ran = run(policy, scores)
+    lost = "".join("x" if score is None else "." for score in scores[: ran.draws])
+    assume("x" * outages.MOST_IN_A_ROW not in lost)  # there the engine gives up: an outage, which no policy knows
     try:
-        result = asyncio.run(live(policy, scores, 0.0))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(outages, "FIRST_PAUSE", 0.0)
+            result = asyncio.run(live(policy, scores, 0.0))
     except GenerationError:
         assert ran.decision.action is not Action.SERVE
         assert all(score is None for score in scores[: ran.draws])
@@ -48,7 +54,9 @@ def test_the_live_engine_does_what_run_does(policy_and_scores, eager):
         assert result.reason == "scorer_failed"
         return
     assert (result.draws, result.loops) == (ran.draws, ran.loops)
-    assert (result.selected.index, result.reason, result.threshold) == (selected, ran.decision.reason, ran.decision.threshold)
+    failures = ran.decision.reason == "budget_spent" and result.decision == "abstained" and 2 * lost.count("x") >= ran.draws
+    reason = "generator_failed" if failures else ran.decision.reason
+    assert (result.selected.index, result.reason, result.threshold) == (selected, reason, ran.decision.threshold)
     assert (result.served, result.decision == "accepted") == (ran.decision.action is Action.SERVE, ran.decision.accepted)
 
 
