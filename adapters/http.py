@@ -9,7 +9,6 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any, Self, TypedDict, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -28,6 +27,7 @@ from bonmini_guard.adapters.http_errors import (
 from bonmini_guard.adapters.recovery import Recovery
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.limiter import Limiter, build_limiter
+from bonmini_guard.validation import check_names
 
 T = TypeVar("T")
 
@@ -86,10 +86,7 @@ class Http:
     @classmethod
     def of(cls, options: HttpOptions) -> Self:
         """From keyword arguments."""
-        known = [each.name for each in fields(cls)]
-        for name in set(options) - set(known):
-            close = get_close_matches(name, known, 1)
-            raise ConfigurationError(f"unknown option {name!r}: {f'did you mean {close[0]!r}?' if close else f'use {known}'}")
+        check_names(options, [each.name for each in fields(cls)])
         return cls(**options)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration import search as search_space
-from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, in_sequence, quality_p_values, risk_named
+from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, risk_named
 from bonmini_guard.calibration.evidence import (
     Certificate,
     NotEnoughEvidence,
@@ -212,8 +212,6 @@ def _tested(log: Log, path: Paths, other: Paths | None, asked: Request, missing:
         start = first_threshold(steps(other, asked.offsets, missing), many, asked.level, asked.share)
         labels += other.labels_used()
     counts = steps(path, asked.offsets, missing)
-    if asked.risk is None:
-        return Evidence(log, path, counts, in_sequence(quality_p_values(counts, asked.level, asked.share), 0, asked.share), labels)
     return Evidence(log, path, counts, certify(counts, asked.risk, asked.level, asked.share, start), labels)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bonmini_guard.calibration.certify import lower_limit
 from bonmini_guard.calibration.evidence import check_share, percent
 from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, TODO, Drift, Finding, LabelsWanted, at_least
 from bonmini_guard.calibration.martingale import Process, Ranks
@@ -25,7 +26,6 @@ from bonmini_guard.errors import ConfigurationError, MissingExtraError, ProfileE
 from bonmini_guard.profile import GuardProfile
 
 try:
-    from scipy.special import betaincinv
     from scipy.stats import fisher_exact, ks_2samp
 except ImportError as error:
     raise MissingExtraError("scipy", "calibration") from error
@@ -180,11 +180,6 @@ def _slices(profile: GuardProfile, key: str, requests: Sequence[Trace], seed: st
     for trace in requests:
         slices.add(trace, None if share is None else share[0])
     return slices.finding()
-
-
-def lower_limit(ones: int, units: int, delta: float) -> float:
-    """Clopper-Pearson lower limit: ``beta.ppf(delta, k, n - k + 1)``; 0 if k = 0."""
-    return 0.0 if ones == 0 else float(betaincinv(ones, units - ones + 1, delta))
 
 
 def same_marks(profile: GuardProfile, met_marks: dict[str, Counter[str]]) -> list[Finding]:

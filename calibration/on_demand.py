@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from bonmini_guard.calibration.blocks import row_keys
-from bonmini_guard.calibration.certify import binomial, in_sequence, quality_p_values, risk_named
+from bonmini_guard.calibration.certify import in_sequence, p_values, risk_named
 from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrated, check, test
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
-from bonmini_guard.calibration.paths import Paths, Steps, exits, outcomes, paths, steps
-from bonmini_guard.calibration.simulate import Labels, changes, floor_of, least_rows
+from bonmini_guard.calibration.paths import Paths, Steps, counts_at, exits, paths, steps
+from bonmini_guard.calibration.simulate import Labels, floor_of, least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 
 #: Answers asked about before the next look.
@@ -235,23 +235,19 @@ def _everywhere(tested: Evidence, entry: int) -> tuple[float, ...]:
 
 
 def _p_values(counts: Steps, asked: Request) -> Floats:
-    if asked.risk is None:
-        return quality_p_values(counts, asked.level, asked.share)
-    return binomial(asked.risk.bad(counts), asked.risk.among(counts), asked.level)
+    return p_values(counts, asked.risk, asked.level, asked.share)
 
 
 def _in_vain(path: Paths, at: Integers, asked: Request) -> bool:
     """Whether a test fails even if every label still missing turns out as it would wish: the served good, the others bad."""
     here = path.holder == np.take_along_axis(path.holder, np.minimum(at, path.draws.size - 1)[:, None], axis=1)
     wished = replace(path, good=np.where(np.isnan(path.good), here & (at < path.draws.size)[:, None], path.good))
-    rows = np.arange(len(path))
-    counts = {name: np.array([part[rows, at].sum()]) for name, part in outcomes(wished, "counts_as_bad")}
-    return bool(_p_values(Steps(np.zeros(1), **counts), asked)[0] > asked.share)
+    return bool(_p_values(counts_at(wished, at, "counts_as_bad"), asked)[0] > asked.share)
 
 
 def _unknown(path: Paths) -> Bools:
     """(R, L) where an answer without label becomes the best so far."""
-    return changes(path) & np.isnan(path.good)
+    return path.changes() & np.isnan(path.good)
 
 
 def _lacking(path: Paths, at: Integers, asked: Request) -> tuple[Bools, Bools]:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bonmini_guard.calibration.logs import Floats, Integers, Log
+from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.calibration.orders import Order, order_of, refuse_sorted
 from bonmini_guard.errors import InputError
 
@@ -50,8 +50,12 @@ class Paths:
 
     def labels_used(self) -> int:
         """How many different candidates can be served or are best-of-N's: the most labels that a certificate looks at."""
-        different = np.diff(self.holder, axis=1, prepend=-1) != 0
-        return int(np.sum(different & np.isfinite(self.best)))
+        return int(np.sum(self.changes()))
+
+    def changes(self) -> Bools:
+        """(R, L) where another answer becomes the best so far."""
+        found: Bools = (np.diff(self.holder, axis=1, prepend=-1) != 0) & np.isfinite(self.best)
+        return found
 
 
 def paths(log: Log, schedule: Sequence[int], order: Order = "auto", *, seed: int = 0, cost: Cost = "draws") -> Paths:
@@ -172,6 +176,12 @@ def steps(path: Paths, offsets: Sequence[float] | None = None, missing: Missing 
         change = part[row, loop] - part[row, before]
         totals[name] = float(part[:, -1].sum()) + np.cumsum(change[down])[ends]
     return Steps(cut[ends], **totals)
+
+
+def counts_at(path: Paths, at: Integers, missing: Missing) -> Steps:
+    """The counts, as one entry, if loop ``at`` (R,) serves each row; see :func:`exits`."""
+    rows = np.arange(len(path))
+    return Steps(np.zeros(1), **{name: np.array([part[rows, at].sum()]) for name, part in outcomes(path, missing)})
 
 
 def exits(path: Paths, thresholds: Sequence[float]) -> Integers:

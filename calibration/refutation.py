@@ -9,7 +9,7 @@ from bonmini_guard.calibration.evidence import percent, seal_holds
 from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import one_a_unit
-from bonmini_guard.calibration.paths import Missing, Paths, Steps, exits, outcomes, paths
+from bonmini_guard.calibration.paths import Steps, counts_at, exits, paths
 from bonmini_guard.profile import GuardProfile
 
 #: The chance that a true promise is called refuted, at most.
@@ -39,7 +39,7 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
     part, missing = transformed(log, profile.score_transform).labelled_set()
     part = one_a_unit(part)
     path = paths(part, profile.schedule)
-    counts = _counts(path, profile, missing)
+    counts = counts_at(path, exits(path, profile.thresholds), missing)
     if profile.mode == "guardrail":
         risk = risk_named(profile.risk or "served_and_bad")
         bad, among, what = float(risk.bad(counts)[0]), float(risk.among(counts)[0]), f"{risk.name} of at most {percent(level)}"
@@ -60,8 +60,3 @@ def _refuted(bad: float, among: float, level: float, counts: Steps, guardrail: b
     if guardrail:  # P(Bin >= bad), by the lower tail of the good ones
         return float(binomial(np.array([among - bad]), np.array([among]), 1 - level)[0]) <= LEVEL
     return net_loss(float(counts.won[0]), float(counts.lost[0]), int(among), -level, LEVEL) <= LEVEL
-
-
-def _counts(path: Paths, profile: GuardProfile, missing: Missing) -> Steps:
-    at, rows = exits(path, profile.thresholds), np.arange(len(path))
-    return Steps(np.zeros(1), **{name: np.array([part[rows, at].sum()]) for name, part in outcomes(path, missing)})

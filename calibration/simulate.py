@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.special import expit, ndtr
 
-from bonmini_guard.calibration.logs import Bools, Floats
+from bonmini_guard.calibration.logs import Floats
 from bonmini_guard.calibration.paths import Paths
 
 T = TypeVar("T")
@@ -24,12 +24,6 @@ REPEATS, POWER = 60, 0.8
 LEAST_ROWS, MOST_ROWS = 16, 1 << 15
 #: How much larger a number may be than the smallest that would do.
 _FINE = 1.1
-
-
-def changes(path: Paths) -> Bools:
-    """(R, L) where another answer becomes the best so far."""
-    found: Bools = (np.diff(path.holder, axis=1, prepend=-1) != 0) & np.isfinite(path.best)
-    return found
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class Labels:
         """To the labels of R rows."""
         best = np.where(np.isfinite(path.best), path.best, np.nan)
         middle, spread = float(np.nanmean(best)), float(np.nanstd(best)) or 1.0
-        known = changes(path) & np.isfinite(path.good)
+        known = path.changes() & np.isfinite(path.good)
         terms = np.column_stack([np.ones(int(known.sum())), (path.best[known] - middle) / spread])
         prior = weights = np.array([middle, spread])
         good = path.good[known]
@@ -89,7 +83,7 @@ class Labels:
         chances = self.chances(path.best, self.weights + self.root @ generator.normal(size=2))
         if self.highest is not None:
             chances = chances * generator.beta(self.highest[1] + 20, self.highest[0] + 1)
-        first = np.maximum.accumulate(np.where(changes(path), np.arange(path.best.shape[1]), 0), axis=1)
+        first = np.maximum.accumulate(np.where(path.changes(), np.arange(path.best.shape[1]), 0), axis=1)
         own = np.take_along_axis(generator.normal(size=path.best.shape), first, axis=1)
         shared = generator.normal(size=(len(path), 1))
         chances = np.take_along_axis(chances, first, axis=1)

@@ -21,6 +21,9 @@ HELP = "choose thresholds with a guarantee from a log of complete, labelled rows
 
 NOT_ENOUGH = 3
 MINI_N, MAX_LOOPS = 4, 8
+#: What is promised unless the options say it; the first risk, too.
+ALPHA, EPSILON, DELTA = 0.05, 0.01, 0.1
+RISKS = ("served_and_bad", "bad_among_served", "false_acceptance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--risk",
         default=None,
-        choices=("served_and_bad", "bad_among_served", "false_acceptance"),
-        help="what the guardrail promises (default served_and_bad)",
+        choices=RISKS,
+        help=f"what the guardrail promises (default {RISKS[0]})",
     )
-    parser.add_argument("--alpha", type=float, default=None, help="the most that the risk may be (guardrail; default 0.05)")
-    parser.add_argument("--epsilon", type=float, default=None, help="the most quality that may be lost (accelerator; default 0.01)")
-    parser.add_argument("--delta", type=float, default=0.1, help="chance that the promise is missed (default 0.1)")
+    parser.add_argument("--alpha", type=float, default=None, help=f"the most that the risk may be (guardrail; default {ALPHA:g})")
+    parser.add_argument(
+        "--epsilon", type=float, default=None, help=f"the most quality that may be lost (accelerator; default {EPSILON:g})"
+    )
+    parser.add_argument("--delta", type=float, default=DELTA, help=f"chance that the promise is missed (default {DELTA:g})")
     parser.add_argument("--mini-n", type=int, default=None, help=f"draws of a loop (default {MINI_N})")
     parser.add_argument("--max-loops", type=int, default=None, help=f"loops (default {MAX_LOOPS}, or what the log supports)")
     parser.add_argument("--schedule", type=schedule_of, default=None, metavar="4,28", help="draws of each loop, instead of the two")
@@ -107,9 +112,9 @@ def _plan(options: argparse.Namespace) -> int:
             log,
             mode=options.mode,
             schedule=choose_schedule(log, options.schedule, options.mini_n, options.max_loops),
-            level=_default(options.alpha, 0.05) if guardrail else _default(options.epsilon, 0.01),
+            level=_default(options.alpha, ALPHA) if guardrail else _default(options.epsilon, EPSILON),
             delta=options.delta,
-            risk=options.risk or "served_and_bad",
+            risk=options.risk or RISKS[0],
         )
     print(plan.sentence)
     return 0 if plan.rows is not None else NOT_ENOUGH
@@ -134,20 +139,20 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
         from bonmini_guard.calibration.choose import calibrate_accelerator
 
         return calibrate_accelerator(
-            log, schedule=schedule, epsilon=_default(options.epsilon, 0.01), cost=options.cost or "draws", **shared
+            log, schedule=schedule, epsilon=_default(options.epsilon, EPSILON), cost=options.cost or "draws", **shared
         )
     if options.relax:
         from bonmini_guard.calibration.relax import relax_guardrail
 
-        risk, alpha = options.risk or "served_and_bad", _default(options.alpha, 0.05)
+        risk, alpha = options.risk or RISKS[0], _default(options.alpha, ALPHA)
         return relax_guardrail(log, risk=risk, alpha=alpha, delta=options.delta, calibrations=options.calibrations)
     from bonmini_guard.calibration.choose import calibrate_guardrail
 
     return calibrate_guardrail(
         log,
         schedule=schedule,
-        risk=options.risk or "served_and_bad",
-        alpha=_default(options.alpha, 0.05),
+        risk=options.risk or RISKS[0],
+        alpha=_default(options.alpha, ALPHA),
         **shared,
     )
 

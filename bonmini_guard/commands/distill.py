@@ -6,24 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-HELP = "fine-tune a generator towards its own best-of-N (variational best-of-N), and report the reward/KL front"
+from bonmini_guard.commands import settings_of
 
-_SETTINGS = (
-    "n",
-    "reference_draws",
-    "steps",
-    "prompts_a_step",
-    "draws",
-    "max_new_tokens",
-    "temperature",
-    "learning_rate",
-    "lora_rank",
-    "eval_prompts",
-    "eval_draws",
-    "seed",
-    "device",
-    "threads",
-)
+HELP = "fine-tune a generator towards its own best-of-N (variational best-of-N), and report the reward/KL front"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +38,14 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.reward.model import RewardModel
     from bonmini_guard.training.distill.prompts import read_prompts
     from bonmini_guard.training.distill.run import distill
+    from bonmini_guard.training.distill.settings import DistillSettings
     from bonmini_guard.training.run import check_output
 
     check_output(options.output)
     prompts = read_prompts(options.prompts)
     reward = RewardModel.load(options.reward_model, device=None if options.device == "auto" else options.device)
     try:
-        report = distill(prompts, options.generator, reward, options.output, **{name: getattr(options, name) for name in _SETTINGS})
+        report = distill(prompts, options.generator, reward, options.output, **settings_of(DistillSettings, options))
     finally:
         reward.close()
     print(f"{options.output}: distilled on {report['prompts']:,} prompts; figures of {report['held_out_prompts']:,} held-out ones")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bonmini_guard.commands.calibrate import choose_schedule, schedule_of
+from bonmini_guard.commands.calibrate import ALPHA, DELTA, EPSILON, RISKS, choose_schedule, schedule_of
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError, InputError
 
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from bonmini_guard.labelling.items import Goal, Plan
     from bonmini_guard.labelling.on_demand import OnDemand
     from bonmini_guard.labelling.rows import LabelRow
-
-RISKS = ("served_and_bad", "bad_among_served", "false_acceptance")
-#: What is asked for unless the options say it.
-ALPHA, EPSILON, DELTA = 0.05, 0.01, 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

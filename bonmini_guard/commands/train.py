@@ -10,33 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands import settings_of
 from bonmini_guard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from bonmini_guard.training.choices import ChoiceRow
 
 HELP = "train a reward model whose zero means 'acceptable', from choices among answers and none of them"
-
-_SETTINGS = (
-    "objective",
-    "epochs",
-    "learning_rate",
-    "head_learning_rate",
-    "batch_size",
-    "max_length",
-    "layers",
-    "seed",
-    "device",
-    "threads",
-    "precision",
-    "accumulate",
-    "gradient_checkpointing",
-    "lora_rank",
-    "lora_alpha",
-    "checkpoints",
-    "early_stopping",
-    "twin",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,11 +65,12 @@ def run(options: argparse.Namespace) -> int:
     if options.eval_share:
         rows, held_out = hold_out(rows, options.eval_share, options.seed)
     from bonmini_guard.training.run import train_reward_model, usable_rows
+    from bonmini_guard.training.settings import Settings
 
     usable_rows(rows, options.objective)
     for warning in describe(rows, held_out or ()).warnings():
         print(f"warning: {warning}", file=sys.stderr)
-    settings = {name: getattr(options, name) for name in _SETTINGS}
+    settings = settings_of(Settings, options)
     report = train_reward_model(rows, options.base, options.output, eval_rows=held_out, **settings)
     if int(os.environ.get("RANK", "0")) == 0:
         _show(report, options.output)

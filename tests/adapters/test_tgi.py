@@ -13,12 +13,10 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("tenacity")
 
-from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import TGIGenerator
 from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.protocols import DrawRequest
-from bonmini_guard.testing import FakeRewardModel
 from tests.adapters.tgi_server import TGIServer, chat, events
 
 DATA = Path(__file__).parent.parent / "data" / "tgi"
@@ -134,20 +132,15 @@ async def test_a_turn_with_tool_calls_has_no_content_which_would_hide_them(serve
     assert [sorted(turn) for turn in turns] == [["content", "role"], ["role", "tool_calls"], ["content", "role", "tool_call_id"]]
 
 
-@pytest.mark.parametrize("option", ["n", "best_of", "presence_penalty", "seed", "nonsense", "top_k"])
-async def test_options_that_would_spoil_a_draw_are_refused(server, make, option):
+@pytest.mark.parametrize("option", ["presence_penalty", "top_k"])
+async def test_options_that_its_routes_do_not_know_are_refused(server, make, option):
     with pytest.raises(ConfigurationError, match=option):
         await make().draw(DrawRequest([HumanMessage("q")], 7, 0, {option: 2}))
-    with pytest.raises(ConfigurationError, match="temperature"):
-        await make().draw(request(temperature=0))
     assert not server.requests
 
 
-async def test_temperature_0_is_refused_by_the_guard_and_greedy_for_one_draw(server, make):
-    generator = make(temperature=0)
-    with pytest.raises(ConfigurationError):
-        BestOfMiniN(generator=generator, reward_model=FakeRewardModel(len), mode="accelerator", mini_n=2, max_loops=1)
-    await generator.draw(request())
+async def test_a_greedy_draw_is_asked_for_as_each_route_has_it(server, make):
+    await make(temperature=0).draw(request())
     await make(temperature=0, mode="completion").draw(request())
     assert server.requests[0][2]["temperature"] == 0
     assert not {"do_sample", "temperature"} & set(server.requests[1][2]["parameters"])

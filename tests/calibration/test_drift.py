@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import binom
 
 from bonmini_guard.adapters.remote_probe import agree, fingerprint_of
-from bonmini_guard.calibration.drift import find_drift, lower_limit, same_scorer
+from bonmini_guard.calibration.certify import lower_limit
+from bonmini_guard.calibration.drift import find_drift, same_scorer
 from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, at_least, labels_needed
 from bonmini_guard.calibration.martingale import Ranks, Refutation, Shares, lower_sequence
 from bonmini_guard.calibration.traces import traces_of_rows
