@@ -88,6 +88,9 @@ class Recovery:
         """Around one attempt, after a wait."""
         asking: asyncio.Future[Heard] | None = None
         heard: Heard = False
+        if wait:
+            # Failures that come together are all counted before anybody goes on for itself.
+            await asyncio.sleep(0)
         while True:
             if self.failed < TROUBLE:
                 if not await self._wait(wait, deadline):
