@@ -29,7 +29,7 @@ class CircuitBreaker:
 
     Args:
         failures: in a row, that open the circuit. Timeouts, broken connections, statuses of 500 and above and unreadable
-            answers count; a refused request (4xx) and 429 do not, for whoever says so is alive.
+            answers count; a refused request (4xx) and 429 do not, for whoever says so is alive. A trial that meets 429 fails.
         cooldown: seconds between opening and the next trial.
         clock: seconds that never go back; for tests.
 
@@ -64,12 +64,18 @@ class CircuitBreaker:
 
     def check(self) -> None:
         """Raise CircuitOpen if the endpoint is not to be asked now."""
+        self._look(begin=False)
+
+    def _look(self, begin: bool) -> None:
+        """As :meth:`check`; where it is to be asked again, perhaps begin the trial, which one caller does alone."""
         if self._opened is None:
             return
         with self._lock:
             # A trial that never reports back must not keep the circuit open for ever.
             since = self._opened if self._trial is None else self._trial
             wait = 0.0 if since is None else since + self.cooldown - self.clock()
+            if wait <= 0 and begin and since is not None:
+                self._trial = self.clock()
         if wait > 0:
             raise CircuitOpen(f"{self._cause}; it keeps failing, and is left alone for up to {self.cooldown:g} s", retry_after=wait)
 
@@ -87,9 +93,7 @@ class CircuitBreaker:
         Raises:
             CircuitOpen: the endpoint is not to be asked now.
         """
-        self.check()
-        if self._opened is not None:
-            self._trial = self.clock()
+        self._look(begin=True)
         try:
             yield
         except BaseException as error:
@@ -98,8 +102,12 @@ class CircuitBreaker:
         self._after(None)
 
     def _after(self, error: BaseException | None) -> None:
+        if isinstance(error, Overloaded) and self._opened is not None:
+            self.trip(error)
+            return
         if isinstance(error, Exception) and counts(error):
-            self._in_a_row += 1
+            with self._lock:
+                self._in_a_row += 1
             if self._opened is not None or self._in_a_row >= self.failures:
                 self.trip(error)
             return

@@ -202,7 +202,7 @@ class Endpoint:
                     )
         except Overloaded as error:
             # Not again by whoever comes next, if this was no chance.
-            if clients.recovery.failed > http.retries > 0:
+            if clients.recovery.failed > (http.retries or self.circuit.failures):
                 self.circuit.trip(error)
             raise
         except TimeoutError as error:

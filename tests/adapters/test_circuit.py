@@ -46,6 +46,19 @@ async def test_it_opens_after_failures_in_a_row_lets_one_trial_through_and_close
     assert breaker.state == "closed"
 
 
+async def test_a_trial_that_is_turned_away_keeps_it_open_and_a_refusal_of_the_request_does_not():
+    clock = Clock()
+    breaker = CircuitBreaker(failures=1, cooldown=10, clock=clock)
+    breaker.trip(Overloaded("full", status=429))
+    clock.advance(10)
+    await asyncio.gather(attempt(breaker, Overloaded("still full", status=429)), return_exceptions=True)
+    with pytest.raises(CircuitOpen, match="still full"):
+        await attempt(breaker)
+    clock.advance(10)
+    await asyncio.gather(attempt(breaker, RequestRejected("no such model", status=404)), return_exceptions=True)
+    assert breaker.state == "closed"
+
+
 async def test_a_failed_trial_opens_it_again_at_once():
     clock = Clock()
     breaker = CircuitBreaker(failures=1, cooldown=10, clock=clock)

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 pytest.importorskip("huggingface_hub")
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator
-from bonmini_guard.adapters.circuit import CircuitOpen
+from bonmini_guard.adapters.circuit import CircuitBreaker, CircuitOpen
 from bonmini_guard.errors import ConfigurationError, GenerationError
 from bonmini_guard.testing import FakeGenerator
 from tests.adapters.drawing import guard_of
@@ -67,6 +67,37 @@ async def test_many_requests_against_a_dead_server_open_the_circuit_that_they_sh
             await guard.arun("q")
         assert isinstance(caught.value.__cause__.exceptions[0], CircuitOpen)
         assert len(server.requests) == before
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+@pytest.mark.parametrize("fault", [(429, {}), (429, {"error": "slow"}, {"retry-after": "0.1"}), 503])
+async def test_once_the_circuit_is_open_a_dead_server_meets_one_trial_in_each_cooldown(fault, retries):
+    circuit, loop, times = CircuitBreaker(cooldown=0.5), asyncio.get_running_loop(), []
+
+    def failing(path, body):
+        times.append(loop.time())
+        return fault
+
+    serve, build = generators(circuit=circuit, retries=retries)["openai"]
+    async with serve() as server, build(server.url) as generator:
+        server.faults, opened = failing, []
+        guard = guard_of(generator, lambda text: 1.0, mini_n=4, max_loops=8)
+
+        async def ask(until):
+            while loop.time() < until:
+                with pytest.raises(GenerationError):
+                    await guard.arun("q")
+                if not opened and circuit.times_opened:
+                    opened.append((loop.time(), len(times)))
+                await asyncio.sleep(0.01)
+
+        begun = loop.time()
+        await asyncio.gather(*(ask(begun + 4) for _ in range(50)))
+    (when, before), lasted = opened[0], loop.time() - opened[0][0]
+    assert before <= 50 * 4
+    assert when - begun < 3
+    # What was under way may fail a little later.
+    assert 1 <= len(times) - before <= lasted / circuit.cooldown + 2
 
 
 async def test_a_server_that_recovers_serves_who_waited():
