@@ -1,6 +1,6 @@
 """The ``bonmini-guard`` command. Each sub-command is one file of ``bonmini_guard.commands``.
 
-Exit codes: 0 success; 2 bad input, told in one line; 3 the evidence does not suffice; 4 drift found.
+Exit codes: 0 success; 2 bad input, told in one line; 3 the evidence does not suffice; 4 drift found; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        print(f"bonmini-guard {options.command}: stopped", file=sys.stderr)
+        return 130
     except OSError as error:
         # A disk that is full, a file that vanished: one line here too.
         print(f"bonmini-guard {options.command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

@@ -98,7 +98,7 @@ class GuardProfile(BaseModel):
             ProfileError: the file is missing or malformed; the message names the file, the key and the cure.
         """
         try:
-            return cls.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.model_validate(json.loads(Path(path).read_bytes()))
         except OSError as error:
             problem = f"{path}: cannot read the profile ({error.strerror}); write one with 'bonmini-guard calibrate'"
             raise ProfileError(problem) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bonmini_guard.calibration.blocks import ARRAYS, Block, Reading, block_of_rows, row_keys
-from bonmini_guard.errors import InputError, MissingExtraError
-from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.errors import InputError
+from bonmini_guard.logs.opening import is_pipe
+from bonmini_guard.logs.reading import Lines, RowFile
 from bonmini_guard.logs.rows import Regime
 
 Floats = NDArray[np.float64]
@@ -315,44 +315,25 @@ def log_of_rows(
 
 
 def _id_at(file: RowFile, line: int) -> str:
+    if is_pipe(file.path):
+        return "?"
     return next(str(row["id"]) for place, row in file if place == f"{file.path}:{line}")
 
 
 def _blocks(file: RowFile, reading: Reading) -> Iterator[Block]:
     """Straight from columns where pyarrow is there and can; else row by row."""
-    if file.path.suffix == ".parquet":
-        yield from _parquet_blocks(file, reading)
-    else:
-        yield from _json_blocks(file, reading)
-
-
-def _parquet_blocks(file: RowFile, reading: Reading) -> Iterator[Block]:
-    try:
-        from bonmini_guard.calibration import columns
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet") from error
-    first = 1
-    for batch in file.batches(_ROWS, columns.needed(reading)):
-        try:
-            yield columns.block_of_batch(batch, first, str(file.path), reading)
-        except columns.OddError:
-            yield block_of_rows(file.rows_of_batch(first, batch), reading)
-        first += len(batch)
-
-
-def _json_blocks(file: RowFile, reading: Reading) -> Iterator[Block]:
     try:
         from bonmini_guard.calibration import columns
     except ImportError:
-        for first, lines in file.blocks(_BYTES):
-            yield block_of_rows(file.rows_of(first, io.BytesIO(lines)), reading)
+        yield from (block_of_rows(piece.rows(), reading) for piece in file.pieces(_BYTES, _ROWS))
         return
     parser = columns.JsonLines(reading)
-    for first, lines in file.blocks(_BYTES):
+    for piece in file.pieces(_BYTES, _ROWS, columns.needed(reading)):
         try:
-            yield columns.block_of_batch(parser.batch(lines), first, str(file.path), reading)
+            batch = parser.batch(piece.data) if isinstance(piece, Lines) else piece.data
+            yield columns.block_of_batch(batch, piece.first, str(file.path), reading)
         except columns.OddError:
-            yield block_of_rows(file.rows_of(first, io.BytesIO(lines)), reading)
+            yield block_of_rows(piece.rows(), reading)
 
 
 class _Growing:

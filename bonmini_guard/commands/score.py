@@ -18,7 +18,7 @@ HELP = "fill in a log's missing scores with a reward model; resumable after a ki
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines (gzip or not) or Parquet")
+    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is standard input")
     parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
     parser.add_argument("--base", metavar="DIR", help="the base of low-rank adapters, if it is not where they say")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
@@ -79,14 +79,12 @@ def _local(options: argparse.Namespace) -> Tally:
 
 
 def _rows(paths: list[str], shard: tuple[int, int]) -> int | None:
-    """How many rows the bar will count; None if that would need a look into a Parquet file."""
+    """How many rows the bar will count; None if that would need a look into a Parquet file, or into a pipe."""
     from bonmini_guard.logs.reading import RowFile
 
-    if any(path.endswith(".parquet") for path in paths):
-        return None
+    counts = [RowFile(path).lines() for path in paths]
     number, shards = shard
-    total = sum(RowFile(path).lines() for path in paths)
-    return max(0, (total - number) // shards + 1)
+    return None if None in counts else max(0, (sum(filter(None, counts)) - number) // shards + 1)
 
 
 def _shard(text: str) -> tuple[int, int]:

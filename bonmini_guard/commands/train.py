@@ -21,7 +21,7 @@ HELP = "train a reward model whose zero means 'acceptable', from choices among a
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("choices", metavar="CHOICES", type=Path, help="choice rows: JSON lines, gzipped if named .gz")
+    parser.add_argument("choices", metavar="CHOICES", type=Path, help="choice rows: JSON lines, packed or not, or Parquet")
     parser.add_argument("--base", required=True, help="folder or id of the model to start from, with safetensors weights")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write; it must not exist or be empty")
     objectives = ["outside_option", "bradley_terry"]

@@ -1,4 +1,4 @@
-"""Files of rows as a stream of (place, row): JSON lines, plain or gzip, and Parquet.
+"""Files of rows as a stream of (place, row): JSON lines, plain or packed, and Parquet.
 
 A place is ``file:line``, as every message about a bad row begins. One thing is forgiven: a torn last line, which a killed
 writer leaves behind.
@@ -7,24 +7,66 @@ writer leaves behind.
 from __future__ import annotations
 
 import contextlib
-import gzip
+import io
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from bonmini_guard.errors import InputError, MissingExtraError
+from bonmini_guard.logs.opening import Opened, is_pipe, opened
+from bonmini_guard.logs.plain import plain_row
 
 Row = dict[str, Any]
+Columns = Callable[[list[str]], list[str]]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some lines of a file.
+
+    Attributes:
+        file: theirs.
+        first: the number of the first.
+        data: they themselves.
+    """
+
+    file: RowFile
+    first: int
+    data: bytes
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Their rows."""
+        return self.file.rows_of(self.first, io.BytesIO(self.data))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a Parquet file.
+
+    Attributes:
+        file: theirs.
+        first: the number of the first.
+        data: a record batch.
+    """
+
+    file: RowFile
+    first: int
+    data: Any
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Its rows; keys without a value are left out."""
+        for number, row in enumerate(self.data.to_pylist(), start=self.first):
+            yield f"{self.file.path}:{number}", plain_row(row)
 
 
 class RowFile:
     """The rows of one file, streamed.
 
     Args:
-        path: ``.jsonl``, ``.jsonl.gz`` (any gzip file is recognised by its first bytes) or ``.parquet``.
+        path: JSON lines, packed or not, or Parquet: recognised by its first bytes. ``-`` is standard input.
         whole: whether a last line without an end is torn although it can be read: for files whose writer ends every line.
 
     Attributes:
@@ -38,40 +80,42 @@ class RowFile:
     def __init__(self, path: str | os.PathLike[str], *, whole: bool = False) -> None:
         self.path = Path(path)
         self._whole = whole
+        self._was_read = False
         self.torn = 0
 
     def __iter__(self) -> Iterator[tuple[str, Row]]:
-        if self.path.suffix == ".parquet":
-            yield from self._parquet()
-        else:
-            with self._open() as file:
-                yield from self.rows_of(1, file)
+        with self.open() as file:
+            if file.is_table:
+                for batch in self._batches(file, 1024):
+                    yield from batch.rows()
+            else:
+                yield from self.rows_of(1, file.stream)
 
-    def lines(self) -> int:
-        """How many lines a JSON lines file has, without reading them as JSON.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
-        with self._open() as file:
-            return sum(1 for line in self._lines(file) if line.strip())
-
-    def blocks(self, size: int) -> Iterator[tuple[int, bytes]]:
-        """(number of the first line, lines) of about ``size`` bytes of a JSON lines file; a last line without an end comes alone.
+    def lines(self) -> int | None:
+        """How many lines a JSON lines file has, without reading them as JSON; None for other files, and for pipes.
 
         Raises:
             InputError: the file cannot be read.
         """
-        first, rest = 1, b""
-        with self._open() as file:
-            for piece in self._lines(iter(lambda: file.read1(size), b"")):  # type: ignore[attr-defined]
-                whole, end, begun = piece.rpartition(b"\n")
-                if end:
-                    yield first, rest + whole + end
-                    first += whole.count(b"\n") + 1
-                rest = begun if end else rest + begun
-        if rest:
-            yield first, rest
+        if is_pipe(self.path):
+            return None
+        with self.open() as file:
+            return None if file.is_table else sum(1 for line in self._lines(file.stream) if line.strip())
+
+    def pieces(self, size: int, rows: int, columns: Columns | None = None) -> Iterator[Lines | Batch]:
+        """The file in pieces; a last line without an end comes alone.
+
+        Args:
+            size: of a piece of JSON lines, in bytes, about.
+            rows: of a piece of a table, at most.
+            columns: chooses from the dotted paths of a table's leaf columns.
+
+        Raises:
+            InputError: the file cannot be read.
+            MissingExtraError: it is a table, and pyarrow is not installed.
+        """
+        with self.open() as file:
+            yield from self._batches(file, rows, columns) if file.is_table else self._blocks(file.stream, size)
 
     def rows_of(self, first: int, lines: IO[bytes]) -> Iterator[tuple[str, Row]]:
         """The rows of some lines, of which the first has the number ``first``.
@@ -95,10 +139,34 @@ class RowFile:
         except RecursionError as error:
             raise InputError(f"{place}: lists or objects lie too deep in each other; remove the line") from error
         except ValueError as error:
-            raise InputError(f"{place}: not JSON ({error}); mend or remove the line") from error
+            raise InputError(f"{place}: not JSON ({error}); {_cure(line, number)}") from error
         if not isinstance(row, dict):
-            raise InputError(f"{place}: a row must be a JSON object, not {type(row).__name__}; mend or remove the line")
+            raise InputError(f"{place}: a row must be a JSON object, not {type(row).__name__}; {_cure(line, number)}")
         return row
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Opened]:
+        """The file, open. Packed data that end before their end mark are a torn last line.
+
+        Raises:
+            InputError: it cannot be read, or is a pipe that was read before.
+        """
+        if self._was_read and is_pipe(self.path):
+            raise InputError(f"{self.path}: a pipe can be read only once; write it to a file first")
+        self._was_read = True
+        with contextlib.ExitStack() as stack, self._told():
+            try:
+                file = stack.enter_context(opened(self.path))
+            except EOFError:
+                self.torn, file = 1, Opened(io.BytesIO(), is_table=False)
+            yield file
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); check the path") from error
 
     def _row(self, line: bytes, number: int) -> Row | None:
         ended = line.endswith(b"\n")
@@ -112,59 +180,43 @@ class RowFile:
         self.torn = 1
         return None
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[IO[bytes]]:
-        with self._told(), self.path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            yield gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[misc]
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); check the path") from error
-
     def _lines(self, file: Iterable[bytes]) -> Iterator[bytes]:
         try:
             yield from file
-        except EOFError:  # the gzip stream ends before its end mark: its writer was killed
+        except EOFError:  # packed data end before their end mark: their writer was killed
             self.torn = 1
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{self.path}: the gzip data are damaged ({error}); copy the file again") from error
 
-    def batches(self, size: int, columns: Callable[[list[str]], list[str]] | None = None) -> Iterator[Any]:
-        """The record batches of a Parquet file, of at most ``size`` rows.
+    def _blocks(self, stream: IO[bytes], size: int) -> Iterator[Lines]:
+        first, rest = 1, b""
+        for piece in self._lines(iter(lambda: stream.read1(size), b"")):  # type: ignore[attr-defined]
+            whole, end, begun = piece.rpartition(b"\n")
+            if end:
+                yield Lines(self, first, rest + whole + end)
+                first += whole.count(b"\n") + 1
+            rest = begun if end else rest + begun
+        if rest:
+            yield Lines(self, first, rest)
 
-        Args:
-            size: in rows.
-            columns: chooses from the dotted paths of the file's leaf columns.
-
-        Raises:
-            InputError: the file cannot be read.
-            MissingExtraError: pyarrow is not installed.
-        """
+    def _batches(self, file: Opened, rows: int, columns: Columns | None = None) -> Iterator[Batch]:
         try:
             import pyarrow as arrow
             from pyarrow import parquet
         except ImportError as error:
             raise MissingExtraError("pyarrow", "parquet") from error
+        first = 1
         try:
-            with self._told(), parquet.ParquetFile(self.path) as file:
-                paths = [file.schema.column(number).path for number in range(len(file.schema))]
-                yield from file.iter_batches(batch_size=size, columns=columns and columns(paths))
+            with parquet.ParquetFile(file.stream) as table:
+                paths = [table.schema.column(number).path for number in range(len(table.schema))]
+                for batch in table.iter_batches(batch_size=rows, columns=columns and columns(paths)):
+                    yield Batch(self, first, batch)
+                    first += len(batch)
         except arrow.ArrowInvalid as error:
             problem = str(error).splitlines()[0]
             raise InputError(f"{self.path}: not a Parquet file ({problem}); write it anew") from error
 
-    def rows_of_batch(self, first: int, batch: Any) -> Iterator[tuple[str, Row]]:
-        """The rows of a record batch, of which the first has the number ``first``; keys without a value are left out."""
-        for number, row in enumerate(batch.to_pylist(), start=first):
-            yield f"{self.path}:{number}", {key: value for key, value in row.items() if value is not None}
 
-    def _parquet(self) -> Iterator[tuple[str, Row]]:
-        first = 1
-        for batch in self.batches(1024):
-            yield from self.rows_of_batch(first, batch)
-            first += len(batch)
+def _cure(line: bytes, number: int) -> str:
+    """A file that begins with something else than an object is of another form."""
+    if number == 1 and not line.lstrip().startswith(b"{"):
+        return "this reads JSON lines and Parquet; 'bonmini-guard import' makes them from arrays, CSV and other forms"
+    return "mend or remove the line"

@@ -132,7 +132,10 @@ class Row:
     def id(self) -> str:
         """Its id."""
         value = self.value.get("id")
-        if not isinstance(value, str) or not value:
+        if value is not None and not isinstance(value, str):
+            kind = type(value).__name__
+            raise refusal(self.place, f'the "id" is no text but {kind}', "write it in quotes, as 'bonmini-guard import' does")
+        if not value:
             raise refusal(self.place, 'the row has no "id"', "give each row a different non-empty string")
         return value
 

@@ -158,7 +158,8 @@ def test_a_partial_file_of_something_else_is_refused(tmp_path):
         ({"candidates": None}, "no .candidates."),
         ({"candidates": [{}]}, "no .text."),
         ({"prompt": ""}, "prompt"),
-        ({"id": 3}, "no .id."),
+        ({"id": None}, "no .id."),
+        ({"id": 3}, "write it in quotes"),
     ],
 )
 def test_malformed_rows_are_refused_with_their_place(tmp_path, change, problem):
@@ -187,7 +188,8 @@ def test_the_command_refuses_bad_outputs_and_shards(tmp_path):
             command._shard(text)
     log = str(write(tmp_path / "log.jsonl", rows(7)))
     assert [command._rows([log], (number, 3)) for number in (1, 2, 3)] == [3, 2, 2]
-    assert command._rows(["a.parquet"], (1, 1)) is None
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    assert command._rows([str(tmp_path / "a.parquet")], (1, 1)) is None
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_missing_an_empty_and_a_broken_file(tmp_path):
     with pytest.raises(InputError, match="no rows"):
         read_choices(tmp_path / "empty.jsonl")
     (tmp_path / "broken.jsonl.gz").write_bytes(b"\x1f\x8b" + b"x" * 100)
-    with pytest.raises(InputError, match="the gzip data are damaged"):
+    with pytest.raises(InputError, match="the packed data are damaged"):
         read_choices(tmp_path / "broken.jsonl.gz")
 
 
