@@ -28,7 +28,7 @@ RISKS = ("served_and_bad", "bad_among_served", "false_acceptance")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("logs", nargs="*", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is standard input")
+    parser.add_argument("logs", nargs="*", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--mode", required=True, choices=("guardrail", "accelerator"))
     parser.add_argument("-o", "--output", metavar="PROFILE", help="where to write the profile")
     parser.add_argument(

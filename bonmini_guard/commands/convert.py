@@ -22,7 +22,7 @@ HELP = "convert preferences, accept/reject labels, ratings, pairs or logs to cho
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("files", nargs="+", metavar="FILES", help="records: JSON lines, packed or not, or Parquet; - is standard input")
+    parser.add_argument("files", nargs="+", metavar="FILES", help="records: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--from", dest="source", required=True, choices=list(FORMATS), help="what the records are")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
     parser.add_argument("--cut", type=float, help="the lowest rating (or score) of an acceptable answer")

@@ -31,7 +31,7 @@ _PLANNED = ("mode", "seed", "pairs")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("logs", nargs="*", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is standard input")
+    parser.add_argument("logs", nargs="*", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="file of label events; one that exists is continued")
     parser.add_argument("--mode", choices=("choice", "accept"), help="A, B or neither (default); or one answer at a time")
     parser.add_argument("--annotator", metavar="NAME", help="whose labels these are (default: the page asks)")

@@ -42,7 +42,7 @@ _REASONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is standard input")
+    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--profile", required=True, help="profile file; mode, schedule and thresholds suffice")
     parser.add_argument(
         "--group", metavar="KEY", help="what is one unit: none, prompt, or a row key (default group, else equal prompts)"

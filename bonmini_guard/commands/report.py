@@ -15,7 +15,7 @@ HELP = "write a self-contained HTML report of a profile on a log"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is standard input")
+    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--profile", required=True, help="profile file")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
     parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values")

@@ -18,7 +18,7 @@ HELP = "fill in a log's missing scores with a reward model; resumable after a ki
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is standard input")
+    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
     parser.add_argument("--base", metavar="DIR", help="the base of low-rank adapters, if it is not where they say")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
