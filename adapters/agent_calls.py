@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langchain_core.runnables.config import var_child_runnable_config
 
 from bonmini_guard.adapters.langchain import LangChainGenerator
 from bonmini_guard.conduct import Guard
-from bonmini_guard.detach import ambient, langsmith_set, say_nothing, silent
+from bonmini_guard.detach import is_graph_signal, langsmith_set, say_nothing
 from bonmini_guard.errors import MissingExtraError
 from bonmini_guard.protocols import DrawRequest, EndRequest
 from bonmini_guard.result import GuardResult
@@ -19,7 +18,6 @@ from bonmini_guard.structured import ValidatingScorer
 try:
     from langchain.agents.middleware.types import ModelRequest, ModelResponse
     from langchain.agents.structured_output import StructuredOutputError
-    from langgraph.errors import GraphBubbleUp
     from langgraph.runtime import Runtime
 except ImportError as error:
     raise MissingExtraError("langchain", "agents") from error
@@ -54,7 +52,6 @@ class AgentCall:
         self._ask = ask
         self._judge_tool_calls = judge_tool_calls
         self._seed_argument = seed_argument
-        self._config = silent(var_child_runnable_config.get())
         self._live = True
         self._winner: int | None = None
         self._responses: dict[int, ModelResponse[Any] | StructuredOutputError] = {}
@@ -82,17 +79,14 @@ class AgentCall:
         """One answer.
 
         Raises:
-            EndRequest: the draw interrupts the graph, or decides that the turn calls tools.
+            EndRequest: the draw decides that the turn calls tools.
             TypeError: the rest of the stack gave no AIMessage.
         """
         try:
-            with ambient(self._config):
-                message, response = await self._respond(request)
-        except GraphBubbleUp as signal:
-            if self._live:
-                raise EndRequest("interrupt", signal=signal) from signal
-            raise
+            message, response = await self._respond(request)
         except Exception as error:
+            if is_graph_signal(error):
+                raise
             self._decide(request.index, "failed", error=error)
             raise
         kind = _kind(message, response, self._request.response_format is not None)

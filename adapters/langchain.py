@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.messages.ai import UsageMetadata
@@ -14,14 +14,15 @@ from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langchain_core.runnables.configurable import DynamicRunnable
+from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from bonmini_guard.adapters.answers import proportional
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, without_thoughts
 from bonmini_guard.adapters.requests import refuse_greedy
-from bonmini_guard.detach import langsmith_set
+from bonmini_guard.detach import langsmith_set, silent
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.protocols import DrawRequest
 
@@ -62,17 +63,14 @@ class LangChainGenerator:
         if n_argument is not None and _unbound(model, {}) is None:
             # Retries, fallbacks and chains give one answer, and would drop the others.
             raise ConfigurationError(f"n_argument needs a chat model or an LLM itself, not a {type(model).__name__}")
+        if keeps_history(model):
+            warnings.warn(_HISTORY, UserWarning, stacklevel=2)
         self._model = without_callbacks(model)
+        self._as_given = model if is_configurable(model) else None
         self._seed_argument = seed_argument
         self._n_argument = n_argument
         self._options = dict(options or {})
         self._tags = checked_tags(split_reasoning)
-        # A manager of nobody, not an empty list: completion LLMs read the list's first item (langchain-core 1.7.2).
-        self._config: RunnableConfig = {
-            "callbacks": AsyncCallbackManager([]),
-            "tags": ["nostream"],
-            "run_name": "bonmini_guard_draw",
-        }
 
     @property
     def deterministic(self) -> bool:
@@ -81,8 +79,8 @@ class LangChainGenerator:
 
     @property
     def chat_model(self) -> Runnable[Any, Any]:
-        """The copy without callbacks that draws."""
-        return self._model
+        """The copy without callbacks that draws; of a configurable model, what the ambient config makes of it."""
+        return self._model if self._as_given is None else without_callbacks(self._as_given, var_child_runnable_config.get())
 
     @property
     def draw_group(self) -> Callable[[Sequence[DrawRequest]], AsyncIterator[tuple[int, AIMessage | BaseException]]] | None:
@@ -124,15 +122,19 @@ class LangChainGenerator:
         return [without_thoughts(answer, self._tags) for answer in await self._called(request, options)]
 
     async def _called(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
-        bound = _unbound(self._model, options)
+        whole = self.chat_model
+        bound = _unbound(whole, options)
+        # Silent already in a guard's draw; called by others, too, a draw is heard by nobody.
+        config: RunnableConfig = {**silent(var_child_runnable_config.get() or {}), "run_name": "bonmini_guard_draw"}
         with langsmith_set(False):
             if bound is None:
-                return [as_message(await self._model.ainvoke(list(request.messages), config=self._config, **options))]
+                return [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
             model, options = bound
             prompt = ChatPromptValue(messages=list(request.messages))
             stop = options.pop("stop", None)
+            about: dict[str, Any] = {name: config.get(name) for name in ("callbacks", "tags", "metadata", "run_name")}
             # Not ainvoke: it drops all generations but the first, and what an LLM says about its own.
-            result = await model.agenerate_prompt([prompt], stop=stop, **self._config, **options)
+            result = await model.agenerate_prompt([prompt], stop=stop, **about, **options)
         return billed_once(result)
 
     def fingerprint(self) -> str:
@@ -140,6 +142,32 @@ class LangChainGenerator:
         identity = getattr(_bare(self._model), "_identifying_params", {})
         named = {key: value for key, value in sorted(identity.items()) if isinstance(value, str | int | float | bool)}
         return f"langchain:{type(_bare(self._model)).__name__}:{named}"
+
+
+_HISTORY = (
+    "the model keeps a message history, and every draw is written to it, those too that are never served: put "
+    "RunnableWithMessageHistory around the guard, so that it keeps what is served"
+)
+
+
+def keeps_history(model: Any) -> bool:
+    """Whether calls of a model end up in a message history."""
+    if isinstance(model, RunnableWithMessageHistory):
+        return True
+    if isinstance(model, RunnableBindingBase):
+        return keeps_history(model.bound)
+    return isinstance(model, RunnableSequence) and any(map(keeps_history, model.steps))
+
+
+def is_configurable(model: Any) -> bool:
+    """Whether the config of a call chooses what a model is."""
+    if isinstance(model, DynamicRunnable) or type(model).__name__ == "_ConfigurableModel":
+        return True
+    if isinstance(model, RunnableBindingBase):
+        return is_configurable(model.bound)
+    if isinstance(model, RunnableWithFallbacks):
+        return any(map(is_configurable, model.runnables))
+    return isinstance(model, RunnableSequence) and any(map(is_configurable, model.steps))
 
 
 def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Runnable[Any, Any]:

@@ -1,4 +1,4 @@
-"""Work in the background of any event loop, which can be waited for from anywhere."""
+"""Work that outlives who began it: in the background of any event loop, or to its end though the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -77,3 +77,24 @@ def _close(task: asyncio.Task[None]) -> None:
     with contextlib.suppress(RuntimeError):
         if coroutine is not None:
             coroutine.close()
+
+
+async def to_its_end(work: Coroutine[Any, Any, None], grace: float) -> None:
+    """Await clean-up though the caller is cancelled meanwhile, once or (anyio) at every await; it is cancelled afterwards.
+
+    Args:
+        work: is itself cancelled only if it goes on for longer than ``grace`` after the caller was.
+        grace: in seconds.
+    """
+    task, loop = asyncio.create_task(work), asyncio.get_running_loop()
+    cancelled: asyncio.CancelledError | None = None
+    end = math.inf
+    while not task.done() and loop.time() < end:
+        try:
+            await asyncio.wait([task], timeout=None if cancelled is None else grace)
+        except asyncio.CancelledError as error:
+            cancelled, end = error, min(end, loop.time() + grace)
+    task.cancel()
+    if cancelled is not None:
+        raise cancelled
+    task.result()

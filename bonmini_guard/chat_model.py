@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import ensure_config, patch_config, var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr
@@ -29,7 +29,7 @@ from bonmini_guard.bridge import run_sync
 from bonmini_guard.callbacks import group_of, observer_for, parent_of
 from bonmini_guard.conduct import Guard, stamped
 from bonmini_guard.conversation import as_messages
-from bonmini_guard.detach import ambient, detached, silent
+from bonmini_guard.detach import ambient, detached
 from bonmini_guard.engine import Engine
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.guard import Face
@@ -39,7 +39,7 @@ from bonmini_guard.result import GuardResult
 from bonmini_guard.settings import profile_name
 from bonmini_guard.structured import ValidatingScorer, parsed_by
 from bonmini_guard.validation import check_names
-from bonmini_guard.wrapped import call_options, chat_model_of, identity_of, model_name
+from bonmini_guard.wrapped import call_options, chat_model_of, identity_of, language_model_of, model_name
 
 Conduct = Callable[..., Awaitable[GuardResult]]
 
@@ -110,6 +110,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
     _conduct: Conduct = PrivateAttr()
+    _config: RunnableConfig | None = PrivateAttr(default=None)
     _about: tuple[Engine, dict[str, Any]] | None = PrivateAttr(default=None)
 
     def __init__(self, **arguments: Unpack[ChatArguments]) -> None:
@@ -139,7 +140,21 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             other.__dict__["generator"] = generator  # a frozen field, in a copy that nobody else has yet
         return other
 
-    # Answers
+    # Answers. LangChain drops a call's config, all but callbacks, before a model is asked: it is kept, for the draws.
+
+    def invoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """The served answer, or what ``on_abstain`` says."""
+        with ambient(ensure_config(config) if config else var_child_runnable_config.get()):
+            return super().invoke(input, config, stop=stop, **kwargs)
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """The served answer, or what ``on_abstain`` says."""
+        with ambient(ensure_config(config) if config else var_child_runnable_config.get()):
+            return await super().ainvoke(input, config, stop=stop, **kwargs)
 
     def _generate(
         self,
@@ -171,14 +186,13 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         options = {**self._draw_options(), **kwargs}
         if stop is not None:
             options["stop"] = stop
-        around = var_child_runnable_config.get()
-        with detached():
-            result = await self._request(messages, options, parent_of(run_manager), around)
+        run, around = parent_of(run_manager), self._config or var_child_runnable_config.get()
+        with ambient(around and patch_config(around, callbacks=run.get_child())), detached():
+            result = await self._request(messages, options, run, around)
             if result.message is not None:
                 message = stamped(result.message, result)
             else:
-                with ambient(silent(around)):
-                    message = await self._guard.abstain(result, messages)
+                message = await self._guard.abstain(result, messages)
         # Usage counters count only messages that name their model.
         metadata = {"model_name": model_name(self.generator), **message.response_metadata}
         name = message.id or (None if run_manager is None else f"lc_run--{run_manager.run_id}-0")
@@ -194,6 +208,12 @@ class ChatBestOfMiniN(Face, BaseChatModel):
     def _draw_options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DRAW_OPTIONS if getattr(self, name) is not None}
 
+    def _within(self, config: RunnableConfig | None) -> Self:
+        """The same model for calls under a config, where LangChain hands none down."""
+        other = super().model_copy()
+        other._config = ensure_config(config)
+        return other
+
     # Streams. There is no _stream: the base class calls it without a run manager, and the draws' runs would be lost.
 
     def stream(
@@ -207,6 +227,14 @@ class ChatBestOfMiniN(Face, BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """The served answer as one chunk, once it is decided."""
         yield as_chunk(await self.ainvoke(input, config, stop=stop, **kwargs))
+
+    def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """LangChain's events; nobody hears of a draw that is not served."""
+        return super(ChatBestOfMiniN, self._within(config)).stream_events(input, config, **kwargs)
+
+    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """LangChain's events; nobody hears of a draw that is not served."""
+        return super(ChatBestOfMiniN, self._within(config)).astream_events(input, config, **kwargs)
 
     def _stream_chat_model_events(
         self, messages: list[BaseMessage], *, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
@@ -286,6 +314,29 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         if not isinstance(chain, RunnableSequence):
             raise NotImplementedError(f"the wrapped model's structured output is a {type(chain).__name__}, not model | parser")
         return chain.steps[0], chain.steps[1:]
+
+    # Tokens, as the wrapped model counts them
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The wrapped model's tokens of a text; without one, those of ``custom_get_token_ids``, or LangChain's guess."""
+        model = self._counter()
+        return super().get_token_ids(text) if model is None else model.get_token_ids(text)
+
+    def get_num_tokens(self, text: str) -> int:
+        """How many tokens a text has for the wrapped model."""
+        model = self._counter()
+        return super().get_num_tokens(text) if model is None else model.get_num_tokens(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """How many tokens messages have for the wrapped model: what ``trim_messages(token_counter=...)`` asks for."""
+        model = self._counter()
+        if model is None:
+            return super().get_num_tokens_from_messages(messages, tools)
+        # Integrations older than the argument lack it.
+        return int(model.get_num_tokens_from_messages(messages, **({} if tools is None else {"tools": tools})))
+
+    def _counter(self) -> Any:
+        return language_model_of(self.generator) if self.custom_get_token_ids is None else None
 
     # Identity
 

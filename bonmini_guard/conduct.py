@@ -15,12 +15,13 @@ from typing import Any, Unpack
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 
 from bonmini_guard.engine import Engine, Observer
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
 from bonmini_guard.explore import ExplorationCost, Explorer
 from bonmini_guard.generators import as_generator
-from bonmini_guard.limiter import build_limiter
+from bonmini_guard.limiter import build_limiter, call_limit
 from bonmini_guard.monitor import Observers
 from bonmini_guard.options import GuardOptions, completed
 from bonmini_guard.policy import Policy
@@ -96,6 +97,9 @@ class Guard:
     ) -> GuardResult:
         """Conduct one request, have it traced and perhaps explored; an abstention is a result, not an error.
 
+        Generator and scorer find the config of the call, but its callbacks and streams, in LangChain's ambient one, of which
+        ``max_concurrency`` holds for the draws.
+
         Args:
             messages: the conversation.
             options: call options for the generator (``stop``, ``tools``, ...).
@@ -116,12 +120,13 @@ class Guard:
         if seed is not None and not is_integer(seed):
             raise InputError(f"seed= must be an integer, not {seed!r}")
         seed = random.getrandbits(62) if seed is None else seed
-        result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
-        if self.options["budget"] is not None and not result.usage:
-            logger.warning("the generator reports no tokens: budget= cannot end a request")
-        if result.ended or (self.explorer is None and self.writer is None):
-            return result
-        return self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+        with call_limit(var_child_runnable_config.get()):
+            result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
+            if self.options["budget"] is not None and not result.usage:
+                logger.warning("the generator reports no tokens: budget= cannot end a request")
+            if result.ended or (self.explorer is None and self.writer is None):
+                return result
+            return self._record(RequestRecord(result, messages, options, engine, group, time.time()))
 
     async def _run(
         self, engine: Engine, messages: Sequence[BaseMessage], seed: int, options: Mapping[str, Any], observer: Observer | None

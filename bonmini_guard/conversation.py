@@ -26,6 +26,8 @@ ROLES = {
 }
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _THOUGHT = re.compile("reasoning|thinking")
+#: Where a prompt is to be cached, to servers that are told (Anthropic's, through OpenRouter or LiteLLM).
+_MARKER = "cache_control"
 _CALL = ("tool_call", "tool_use", "function_call", "invalid_tool_call")
 
 
@@ -69,7 +71,7 @@ class Turn:
     Attributes:
         role: one of ``ROLES``, or any of a LangChain ChatMessage.
         text: all its text.
-        parts: its content blocks, where it is more than one text.
+        parts: its content blocks, where it is more than one text, or a text with a marker for the server's cache.
         calls: of tools.
         reasoning: what was thought before it.
         refusal: what the model said in place of an answer.
@@ -218,8 +220,7 @@ def as_messages(prompt: Any) -> list[BaseMessage]:
         try:
             messages = convert_to_messages(listed)
         except (ValueError, TypeError, NotImplementedError, KeyError) as error:
-            problem = f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages"
-            raise InputError(problem) from error
+            messages = _tolerated(listed, error)
     _refuse_blank(map(Turn.of, messages))
     return messages
 
@@ -239,6 +240,14 @@ def _listed(prompt: Any) -> list[Any]:
     if not isinstance(prompt, Sequence):
         raise InputError(f"a prompt is a string, a prompt value or a list of messages, not a {type(prompt).__name__}")
     return list(prompt)
+
+
+def _tolerated(listed: list[Any], error: Exception) -> list[BaseMessage]:
+    """Messages where LangChain refuses some: a history holds calls whose arguments are no JSON, as a model wrote them."""
+    if not any(isinstance(each, Mapping) and each.get("tool_calls") for each in listed):
+        problem = f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages"
+        raise InputError(problem) from error
+    return [Turn.of(each).message() if isinstance(each, Mapping) else as_messages([each])[0] for each in listed]
 
 
 def _refuse_blank(turns: Iterable[Turn]) -> None:
@@ -302,7 +311,7 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
             calls += (call,)
     thought, refusal = thought or "".join(thoughts), refusal or "".join(refusals)
     text = "".join(part["text"] for part in parts if _is_text(part))
-    plain = all(map(_is_text, parts)) and len(parts) < 2
+    plain = all(map(_is_text, parts)) and len(parts) < 2 and not any(_MARKER in part for part in parts)
     return Turn(role, text, () if plain else tuple(parts), calls, thought, refusal, answers, name or None)
 
 
@@ -335,15 +344,16 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _openai_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    marker = {_MARKER: part[_MARKER]} if _MARKER in part else {}
     if _is_text(part):
-        return {"type": "text", "text": part["text"]}
+        return {"type": "text", "text": part["text"], **marker}
     from langchain_core.messages import HumanMessage, convert_to_openai_messages
 
     try:
         [said] = convert_to_openai_messages(HumanMessage([dict(part)]))["content"]
     except (ValueError, KeyError, TypeError):  # what this form has no words for stays as it is
         return dict(part)
-    return dict(said)
+    return {**said, **marker}
 
 
 def _called(call: Call, arguments: Any) -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """Run a request's draws and scoring detached from the caller's callbacks, streams and tracers.
 
 An ordinary child run would hand every rejected candidate to ``on_chat_model_end``, to token streams and to usage
-counters. The caller's own context variables are kept; only LangChain's and LangSmith's are changed, and they come back
-afterwards.
+counters. Nothing else is taken away: models, scorers and fallbacks find the caller's configurable values, thread, store,
+metadata, tags and run in their config, as in any runnable, and the caller's own context variables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers import context as tracing
@@ -23,17 +24,24 @@ _LANGSMITH: ContextVar[Any] = langsmith_context._TRACING_ENABLED
 
 #: LangGraph hands these down to graphs that run inside a node: through them a graph in a draw would stream, and save its state.
 _HANDED_DOWN = ("__pregel_stream", "__pregel_checkpointer")
+#: Through this a node writes to the graph's state; an interrupt that was answered is written so, too.
+_SEND, _ANSWERS = "__pregel_send", "__resume__"
+#: Of the caller's own run.
+_OF_ONE_RUN = ("run_id", "run_name")
+NO_STREAM = "nostream"
 
 
 @contextmanager
 def detached() -> Iterator[None]:
-    """Without LangChain's ambient callbacks, tracers and counters, in the current context."""
+    """Without LangChain's ambient callbacks, tracers and counters, in the current context; the ambient config is :func:`silent`."""
     attached = [(variable, variable.get(None)) for variable in _variables()]
     for variable, value in attached:
         if value is not None:
             variable.set(None)
     try:
-        yield
+        config = var_child_runnable_config.get()
+        with ambient(config and silent(config)):
+            yield
     finally:
         for variable, value in attached:
             if variable.get(None) is not value:
@@ -50,20 +58,45 @@ def ambient(config: RunnableConfig | None) -> Iterator[None]:
         var_child_runnable_config.reset(token)
 
 
-def silent(config: RunnableConfig | None) -> RunnableConfig | None:
-    """A node's config, so that interrupts work, but without callbacks, and without ways to stream or to save."""
-    if config is None:
-        return None
-    kept = {key: value for key, value in config.get("configurable", {}).items() if key not in _HANDED_DOWN}
-    for key, value in kept.items():
-        # LangGraph's Runtime, by what it offers, so that it need not be installed.
-        if callable(getattr(value, "stream_writer", None)) and callable(getattr(value, "override", None)):
-            kept[key] = value.override(stream_writer=say_nothing)
-    return {**config, "callbacks": None, "tags": ["nostream"], "configurable": kept}
+def silent(config: RunnableConfig) -> RunnableConfig:
+    """A config without callbacks, and without ways to stream, to save or to write a state; all else stays, also for interrupts."""
+    kept = {key: _quiet(key, value) for key, value in config.get("configurable", {}).items() if key not in _HANDED_DOWN}
+    tags = list(config.get("tags") or ())
+    about: Any = {key: value for key, value in config.items() if key not in _OF_ONE_RUN}
+    about |= {"tags": tags if NO_STREAM in tags else [*tags, NO_STREAM], "callbacks": _deaf(config), "configurable": kept}
+    silenced: RunnableConfig = about
+    return silenced
+
+
+def _deaf(config: RunnableConfig) -> AsyncCallbackManager:
+    """A callback manager of nobody that knows the run it belongs to. A list would not do: completion LLMs read its first item."""
+    return AsyncCallbackManager([], parent_run_id=getattr(config.get("callbacks"), "parent_run_id", None))
+
+
+def _quiet(key: str, value: Any) -> Any:
+    # LangGraph's Runtime, by what it offers, so that it need not be installed.
+    if callable(getattr(value, "stream_writer", None)) and callable(getattr(value, "override", None)):
+        return value.override(stream_writer=say_nothing)
+    return _answers_alone(value) if key == _SEND else value
+
+
+def _answers_alone(send: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A node's way to write, for answers to interrupts and nothing else: a rejected draw would write to the state."""
+
+    def narrowed(writes: Sequence[tuple[str, Any]]) -> None:
+        if kept := [write for write in writes if write[0] == _ANSWERS]:
+            send(kept)
+
+    return narrowed
 
 
 def say_nothing(_: Any) -> None:
     """A stream writer of nobody."""
+
+
+def is_graph_signal(error: BaseException) -> bool:
+    """Whether it is no failure but LangGraph's way out of a node: an interrupt, or a command for the parent graph."""
+    return any((kind.__module__, kind.__name__) == ("langgraph.errors", "GraphBubbleUp") for kind in type(error).__mro__)
 
 
 def langsmith() -> Any:
@@ -84,4 +117,4 @@ def langsmith_set(enabled: Any) -> Iterator[None]:
 def _variables() -> list[ContextVar[Any]]:
     # The hooks are variables through which get_usage_metadata_callback and its kin attach handlers to every run.
     hooks = getattr(tracing, "_configure_hooks", ())
-    return [var_child_runnable_config, tracing.tracing_v2_callback_var, *(hook[0] for hook in hooks)]
+    return [tracing.tracing_v2_callback_var, *(hook[0] for hook in hooks)]

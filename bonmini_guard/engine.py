@@ -19,10 +19,11 @@ from typing import Any, Protocol, TypeGuard
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.arrivals import Arrivals
+from bonmini_guard.background import to_its_end
 from bonmini_guard.conversation import Turn
-from bonmini_guard.detach import detached, langsmith_set
+from bonmini_guard.detach import detached, is_graph_signal, langsmith_set
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.limiter import Limiter, request_lane
+from bonmini_guard.limiter import Limiter, places_of, request_lane, unlimited
 from bonmini_guard.outages import decided_by_failures, nothing_arrived, patience
 from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
@@ -152,7 +153,8 @@ class _Request:
         self.scorer_error: BaseException | None = None
         self.context = contextvars.copy_context()
         self.context.run(request_lane.set, self)
-        self.places = None if engine.limiter is None else engine.limiter.here(self)
+        self.context.run(unlimited)
+        self.places = places_of(engine.limiter, self)
 
     async def conduct_within(self, seconds: float | None) -> GuardResult:
         """Loop until the policy has decided, a draw has ended the request, or the time is up."""
@@ -208,14 +210,15 @@ class _Request:
         self.cut_short = self.cut_short or bool(running)
         for task in running:
             task.cancel()
-        try:
-            if running:
-                _, stubborn = await asyncio.wait(running, timeout=CANCEL_GRACE)
-                if stubborn:
-                    logger.warning("%d draws ignored their cancellation for %s s and were left behind", len(stubborn), CANCEL_GRACE)
-        finally:
-            # Also when the wait itself is cancelled.
-            await self._close_session()
+        if running or self.session is not None:
+            await to_its_end(self._close(running), CANCEL_GRACE)
+
+    async def _close(self, running: Sequence[asyncio.Task[None]]) -> None:
+        if running:
+            _, stubborn = await asyncio.wait(running, timeout=CANCEL_GRACE)
+            if stubborn:
+                logger.warning("%d draws ignored their cancellation for %s s and were left behind", len(stubborn), CANCEL_GRACE)
+        await self._close_session()
 
     def finalize(self, result: GuardResult) -> GuardResult:
         """The result with the tokens of draws that were still running when it was decided."""
@@ -263,7 +266,7 @@ class _Request:
                 # Cancelled, or the generator wants to end the process: recorded first, for the request is waiting.
                 self._arrive(candidate, error)
                 raise
-            outcome = error
+            outcome = EndRequest("interrupt", signal=error) if is_graph_signal(error) else error
         self._arrive(candidate, outcome)
 
     async def _draw_group(self, generator: GroupGenerator, loop: Sequence[Candidate]) -> None:
@@ -348,6 +351,8 @@ class _Request:
             for key, raw in zip(fresh, scores, strict=True):
                 self.known[key] = self._usable(raw)
         except Exception as error:
+            if is_graph_signal(error):
+                raise
             self.scorer_error = error
             raise _ScoringFailed from error
         finally:

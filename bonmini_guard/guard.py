@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Self, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
-from langchain_core.runnables.config import get_async_callback_manager_for_config, patch_config
+from langchain_core.runnables.config import (
+    ensure_config,
+    get_async_callback_manager_for_config,
+    patch_config,
+    var_child_runnable_config,
+)
 from pydantic import ConfigDict, PrivateAttr
 
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.callbacks import group_of, observer_for
 from bonmini_guard.conduct import Guard, stamped
 from bonmini_guard.conversation import as_messages
+from bonmini_guard.detach import ambient
 from bonmini_guard.explore import ExplorationCost
+from bonmini_guard.limiter import call_limit
 from bonmini_guard.options import DEFAULTS, GuardArguments, OptionFields, chosen
 from bonmini_guard.result import GuardResult
 from bonmini_guard.validation import check_names
+
+Configs = RunnableConfig | Sequence[RunnableConfig] | None
 
 
 class Face(OptionFields):
@@ -43,6 +53,35 @@ class Face(OptionFields):
             return super().model_copy()
         own = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**own, **self._guard.shared(), **update})
+
+    # A batch has one limit of concurrent draws, that of its config
+
+    def batch(self, inputs: Any, config: Configs = None, **kwargs: Any) -> Any:
+        """One answer for each input; ``max_concurrency`` of the config bounds the draws of all."""
+        with call_limit(_first(config)):
+            return super().batch(inputs, config, **kwargs)  # type: ignore[misc]
+
+    async def abatch(self, inputs: Any, config: Configs = None, **kwargs: Any) -> Any:
+        """One answer for each input; ``max_concurrency`` of the config bounds the draws of all."""
+        with call_limit(_first(config)):
+            return await super().abatch(inputs, config, **kwargs)  # type: ignore[misc]
+
+    def batch_as_completed(self, inputs: Any, config: Configs = None, **kwargs: Any) -> Iterator[Any]:
+        """``batch``, with (number of the input, answer) as each is there."""
+        answers = super().batch_as_completed(inputs, config, **kwargs)  # type: ignore[misc]
+        with call_limit(_first(config)):  # all of them begin before the first is there
+            begun = list(islice(answers, 1))
+        yield from chain(begun, answers)
+
+    async def abatch_as_completed(self, inputs: Any, config: Configs = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """``abatch``, with (number of the input, answer) as each is there."""
+        answers = super().abatch_as_completed(inputs, config, **kwargs)  # type: ignore[misc]
+        with call_limit(_first(config)):
+            begun = [answer async for answer in _one(answers)]
+        for answer in begun:
+            yield answer
+        async for answer in answers:
+            yield answer
 
 
 class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
@@ -94,12 +133,15 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
             GenerationError: not one draw arrived.
         """
         messages = as_messages(input)
-        if not config:
+        if not config and not var_child_runnable_config.get():
             return await self._guard.conduct(messages, options, seed=seed)
+        config = ensure_config(config)
         manager: AsyncCallbackManager = get_async_callback_manager_for_config(config)
-        run = await manager.on_chain_start({}, {"messages": len(messages)}, name="BestOfMiniN.run")
+        about: dict[str, Any] = {"name": config.get("run_name") or "BestOfMiniN.run", "run_id": config.get("run_id")}
+        run = await manager.on_chain_start({}, {"messages": len(messages)}, **about)
         try:
-            result = await self._conduct(input, run, config, seed=seed, **options)
+            with ambient(patch_config(config, callbacks=run.get_child())):
+                result = await self._conduct(input, run, config, seed=seed, **options)
         except BaseException as error:
             await run.on_chain_error(error)
             raise
@@ -160,3 +202,14 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
     def finish(self, timeout: float | None = None) -> None:
         """``afinish`` for sync code; it waits for what async calls began too, so call it from another thread than theirs."""
         self._guard.finish(timeout)
+
+
+def _first(config: Configs) -> RunnableConfig | None:
+    """The config that LangChain takes a batch's ``max_concurrency`` from."""
+    return next(iter(config), None) if isinstance(config, Sequence) else config
+
+
+async def _one(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for answer in answers:
+        yield answer
+        return

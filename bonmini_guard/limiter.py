@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from bonmini_guard.errors import TooBusy
@@ -20,6 +23,8 @@ DEFAULT_MAX_WAITING = 10_000
 
 #: The request that is being worked for; a fresh object for each.
 request_lane: ContextVar[object | None] = ContextVar("bonmini_guard_request_lane", default=None)
+#: The limit that a call's config sets (``max_concurrency``); the requests of a batch share it.
+_call_limit: ContextVar[Limiter | None] = ContextVar("bonmini_guard_call_limit", default=None)
 
 
 class Limiter:
@@ -45,18 +50,19 @@ class Limiter:
     def __reduce__(self) -> tuple[type[Limiter], tuple[int, int]]:
         return type(self), (self.limit, self.max_waiting)
 
-    def here(self, lane: object | None = None) -> Places:
+    def here(self, lane: object | None = None, inner: Places | None = None) -> Places:
         """The places of the running loop, to be used as ``async with limiter.here()``.
 
         Args:
             lane: whose turn it uses; None for that of the request being worked for.
+            inner: of another limiter: whoever has a place here takes one there, too.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
             room = self._rooms.get(loop)
             if room is None:
                 room = self._rooms[loop] = _Room(self.limit, self.max_waiting)
-        return Places(room, lane or request_lane.get() or object())
+        return Places(room, lane or request_lane.get() or object(), inner)
 
 
 def build_limiter(limit: int | Limiter | None) -> Limiter | None:
@@ -64,14 +70,43 @@ def build_limiter(limit: int | Limiter | None) -> Limiter | None:
     return limit if limit is None or isinstance(limit, Limiter) else Limiter(limit)
 
 
+@contextmanager
+def call_limit(config: Mapping[str, Any] | None) -> Iterator[None]:
+    """Requests begun inside share the ``max_concurrency`` of a LangChain config, unless a batch around them has set one."""
+    most = (config or {}).get("max_concurrency")
+    if most is None or _call_limit.get() is not None:
+        yield
+        return
+    token = _call_limit.set(Limiter(most))
+    try:
+        yield
+    finally:
+        _call_limit.reset(token)
+
+
+def places_of(limiter: Limiter | None, lane: object) -> Places | None:
+    """The places that a request's draws need: of the call's limit and of a guard's. None without either.
+
+    Draws of the request are to run outside the call's limit (:func:`unlimited`).
+    """
+    ours, calls = None if limiter is None else limiter.here(lane), _call_limit.get()
+    return ours if calls is None else calls.here(lane, ours)
+
+
+def unlimited() -> None:
+    """In this context the call's limit is no more: a guard inside a draw would wait for the place that the draw itself holds."""
+    _call_limit.set(None)
+
+
 class Places:
     """The places of one loop, as one request sees them."""
 
-    __slots__ = ("_lane", "_room")
+    __slots__ = ("_inner", "_lane", "_room")
 
-    def __init__(self, room: _Room, lane: object) -> None:
+    def __init__(self, room: _Room, lane: object, inner: Places | None = None) -> None:
         self._room = room
         self._lane = lane
+        self._inner = inner
 
     @property
     def free(self) -> int:
@@ -85,11 +120,9 @@ class Places:
 
     def admit(self) -> None:
         """Raise TooBusy if one more would find no room to wait in."""
-        room = self._room
-        if room.free == 0 and room.waiting >= room.max_waiting:
-            raise TooBusy(
-                f"{room.waiting} wait for one of {room.limit} places already: retry later, or raise max_waiting= of the limiter"
-            )
+        self._room.admit()
+        if self._inner is not None:
+            self._inner.admit()
 
     async def acquire(self) -> None:
         """Take a place, in turn."""
@@ -97,8 +130,18 @@ class Places:
         # Whoever frees a place hands it to a waiter: a free one means that nobody waits.
         if room.free:
             room.free -= 1
-            return
-        self.admit()
+        else:
+            await self._wait()
+        if self._inner is not None:
+            try:
+                await self._inner.acquire()
+            except BaseException:
+                room.release()
+                raise
+
+    async def _wait(self) -> None:
+        room = self._room
+        room.admit()
         place = room.queue(self._lane)
         try:
             await place
@@ -112,11 +155,9 @@ class Places:
 
     def release(self) -> None:
         """Give a place to whoever's turn it is."""
-        room = self._room
-        if room.lanes:
-            room.release()
-        else:
-            room.free += 1
+        if self._inner is not None:
+            self._inner.release()
+        self._room.release()
 
     __aenter__ = acquire
 
@@ -149,6 +190,12 @@ class _Room:
             self.waiting -= 1
             if not waiters:
                 del self.lanes[lane]
+
+    def admit(self) -> None:
+        if self.free == 0 and self.waiting >= self.max_waiting:
+            raise TooBusy(
+                f"{self.waiting} wait for one of {self.limit} places already: retry later, or raise max_waiting= of the limiter"
+            )
 
     def release(self) -> None:
         """Hand a place to the first of the lane whose turn it is, and send that lane to the end."""

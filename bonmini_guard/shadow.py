@@ -25,6 +25,7 @@ from bonmini_guard.bridge import run_sync
 from bonmini_guard.callbacks import group_of
 from bonmini_guard.conduct import Guard
 from bonmini_guard.conversation import as_messages
+from bonmini_guard.detach import ambient
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.explore import MOST_AT_A_TIME
 from bonmini_guard.guard import BestOfMiniN
@@ -177,7 +178,9 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         try:
             config, seconds = ensure_config(config), perf_counter() - begun
             group = group_of(SimpleNamespace(metadata=config.get("metadata")), config)
-            if not self._background.start(lambda: self._watch(input, chunks, options, group, seconds), MOST_WATCHED):
+            with ambient(config):
+                begun_watching = self._background.start(lambda: self._watch(input, chunks, options, group, seconds), MOST_WATCHED)
+            if not begun_watching:
                 self._add(skipped=1)
         except Exception as error:
             self._add(skipped=1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from langchain_core.language_models import BaseLanguageModel
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence, RunnableWithFallbacks
+from langchain_core.runnables.base import RunnableBindingBase
 
 from bonmini_guard.scorers import CallableScorer
 
@@ -18,6 +20,20 @@ def chat_model_of(generator: Any) -> BaseChatModel | None:
     while isinstance(generator, RunnableBinding):
         generator = generator.bound
     return generator if isinstance(generator, BaseChatModel) else None
+
+
+def language_model_of(generator: Any) -> BaseLanguageModel[Any] | None:
+    """The LangChain language model that answers in a generator: below bindings and retries, first of fallbacks, last of a chain."""
+    if not isinstance(generator, Runnable):
+        generator = getattr(generator, "chat_model", None)
+    if isinstance(generator, BaseLanguageModel):
+        return generator
+    if isinstance(generator, RunnableBindingBase):
+        return language_model_of(generator.bound)
+    if isinstance(generator, RunnableWithFallbacks):
+        return language_model_of(generator.runnable)
+    steps = generator.steps if isinstance(generator, RunnableSequence) else []
+    return next(filter(None, map(language_model_of, reversed(steps))), None)
 
 
 def call_options(bound: Runnable[Any, Any], model: BaseChatModel) -> dict[str, Any]:

@@ -135,3 +135,34 @@ def test_what_is_no_conversation_is_refused_with_a_cure(bad):
 
 def test_messages_of_langchain_stay_as_they_are():
     assert as_messages(CONVERSATION)[2] is RICH
+
+
+MARK = {"cache_control": {"type": "ephemeral"}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        HumanMessage([{"type": "text", "text": "long", **MARK}]),
+        SystemMessage([{"type": "text", "text": "long", **MARK}]),
+        AIMessage([{"type": "text", "text": "long", **MARK}]),
+        ToolMessage([{"type": "text", "text": "long", **MARK}], tool_call_id="c"),
+        HumanMessage([{"type": "text", "text": "a"}, {"type": "text", "text": "long", **MARK}]),
+        HumanMessage([{"type": "image_url", "image_url": {"url": "http://x/y.png"}, **MARK}]),
+    ],
+)
+def test_markers_for_the_servers_cache_survive(message):
+    wire = Turn.of(message).openai()
+    assert wire["content"][-1]["cache_control"] == MARK["cache_control"]
+    assert Turn.of(wire).openai() == wire
+    assert Turn.of(message).message().content[-1]["cache_control"] == MARK["cache_control"]
+    assert Turn.of(message).shown in ("long", "along", "[image_url]")
+
+
+@pytest.mark.parametrize("arguments", ["{bad", "", "[1]"])
+def test_a_history_with_calls_that_are_no_json_goes_on_as_it_is(arguments):
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    history = [("user", "q"), {"role": "assistant", "content": None, "tool_calls": [call]}, ToolMessage("r", tool_call_id="c1")]
+    messages = as_messages(history)
+    assert [message.type for message in messages] == ["human", "ai", "tool"]
+    assert Turn.of(messages[1]).openai()["tool_calls"] == [call]
