@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,8 +11,6 @@ from bonmini_guard.errors import ConfigurationError
 
 Meaning = Literal["raw", "probability"]
 
-#: A probability is read as the logit of one this near to 0 or 1 at most: beyond, single precision has no digits left.
-NEAREST = 1e-7
 _PREFIX = "probe:"
 _SPREAD = 1e-6
 _PAIRS = (
@@ -59,18 +56,6 @@ def check_scores(scores: Sequence[float | None], declared: Meaning | None, switc
         )
     if declared == "probability" and not within:
         raise ConfigurationError("scores='probability' was declared, and the reward server gives other numbers: leave it out")
-
-
-def logit(probability: float) -> float:
-    """The raw score behind a probability.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not 0 <= probability <= 1:
-        raise ValueError("a declared probability lies outside [0, 1]")
-    inside = min(max(probability, NEAREST), 1 - NEAREST)
-    return math.log(inside) - math.log1p(-inside)
 
 
 def fingerprint_of(scores: Sequence[float]) -> str:

@@ -17,10 +17,11 @@ from bonmini_guard.adapters.http import Clients, Endpoint, Http, HttpOptions, ch
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
 from bonmini_guard.adapters.remote_inputs import as_messages, templated
 from bonmini_guard.adapters.remote_kinds import KINDS, Inputs, Limits, Scores
-from bonmini_guard.adapters.remote_probe import Meaning, agree, check_scores, fingerprint_of, logit, probe_pairs
+from bonmini_guard.adapters.remote_probe import Meaning, agree, check_scores, fingerprint_of, probe_pairs
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.limiter import Limiter, request_lane
+from bonmini_guard.scorers import log_odds
 
 try:
     import httpx
@@ -288,7 +289,7 @@ class RemoteRewardModel(Endpoint):
         return values
 
     def _score(self, value: float | None) -> float | None:
-        return logit(value) if self._meaning == "probability" and value is not None else value
+        return log_odds(value) if self._meaning == "probability" and value is not None else value
 
     async def _send(self, batch: Sequence[Any], quiet: bool = True) -> Scores:
         """One request, with its retries.

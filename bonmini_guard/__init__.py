@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bonmini_guard.profile import GuardProfile
     from bonmini_guard.result import GuardResult
     from bonmini_guard.reward.model import RewardModel
+    from bonmini_guard.scorers import reward_function
     from bonmini_guard.shadow import ShadowBestOfMiniN
     from bonmini_guard.traces import TraceWriter
 
@@ -34,6 +35,7 @@ _HOMES = {
     "ScorerError": "errors",
     "ShadowBestOfMiniN": "shadow",
     "TraceWriter": "traces",
+    "reward_function": "scorers",
 }
 __all__ = [
     "BestOfMiniN",
@@ -49,6 +51,7 @@ __all__ = [
     "ShadowBestOfMiniN",
     "TraceWriter",
     "__version__",
+    "reward_function",
 ]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

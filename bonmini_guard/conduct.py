@@ -227,7 +227,7 @@ class Guard:
             generator, scorer, limiter = current.generator, current.scorer, current.limiter
             if policy.mode != current.policy.mode:
                 raise ProfileError(f"its mode is {policy.mode!r}, the guard's {current.policy.mode!r}: restart to change it")
-        check_parts(policy, profile, generator, scorer, strict)
+        check_parts(policy, profile, generator, scorer, strict, options["threshold"] is not None)
         return Engine(
             generator,
             scorer,

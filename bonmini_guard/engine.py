@@ -28,6 +28,7 @@ from bonmini_guard.outages import decided_by_failures, nothing_arrived, patience
 from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
+from bonmini_guard.scorers import as_scores
 from bonmini_guard.usage import total_usage, used_tokens
 
 logger = logging.getLogger(__name__)
@@ -345,9 +346,7 @@ class _Request:
         try:
             if self.session is None:
                 self.session = self.engine.scorer.session(self.messages)
-            scores = await self.session.score(list(fresh.values()))
-            if len(scores) != len(fresh):
-                raise ValueError(f"the reward model gave {len(scores)} scores for {len(fresh)} candidates")
+            scores = as_scores(await self.session.score(list(fresh.values())), len(fresh))
             for key, raw in zip(fresh, scores, strict=True):
                 self.known[key] = self._usable(raw)
         except Exception as error:
@@ -362,8 +361,7 @@ class _Request:
 
     def _usable(self, raw: float | None) -> tuple[float | None, float | None]:
         if raw is None or not math.isfinite(raw):
-            return (None if raw is None else float(raw)), None
-        raw = float(raw)
+            return raw, None
         score = raw if self.engine.transform is None else self.engine.transform(raw)
         return raw, score if math.isfinite(score) else None
 

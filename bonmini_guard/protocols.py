@@ -97,7 +97,8 @@ class ScoringSession(Protocol):
 class Scorer(Protocol):
     """A reward model: opens a scoring session for each request.
 
-    Optional attributes are read with ``getattr``: ``has_zero`` (bool, default True: score 0 is the outside option),
+    Optional attributes are read with ``getattr``: ``has_zero`` (True: score 0 is the outside option; False: the scores only rank,
+    which a guardrail without a profile refuses; without it nothing is known, and results carry no ``acceptance_probability``),
     ``fingerprint`` (a method without arguments that returns a str which a profile can be bound to), ``agrees_with`` (a method
     that takes a profile's fingerprint and says whether it is this scorer's, where equality is too strict), ``check`` (a
     method without arguments, called when a guard is built, that raises ConfigurationError for a scorer that cannot work), and

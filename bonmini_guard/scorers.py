@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.protocols import Scorer
 
-ScoreFunction = Callable[[list[BaseMessage], list[AIMessage]], list[float] | Awaitable[list[float]]]
+Scale = Literal["raw", "probability"]
+ScoreFunction = Callable[[list[BaseMessage], list[AIMessage]], Any]
+
+#: A probability is read as the log-odds of one this near to 0 or 1 at most: beyond, single precision has no digits left.
+NEAREST = 1e-7
 
 
 def as_scorer(reward_model: Any) -> Scorer:
@@ -31,32 +37,139 @@ def as_scorer(reward_model: Any) -> Scorer:
     )
 
 
-class CallableScorer:
-    """Scores with a function; a sync one runs in a thread, so it may block."""
+def reward_function(*, has_zero: bool | None = None, scale: Scale | None = None) -> Callable[[ScoreFunction], CallableScorer]:
+    """Decorator: say what the scores of a function ``(messages, candidates) -> scores`` mean.
 
-    def __init__(self, function: ScoreFunction) -> None:
-        self._function = function
+    Example::
+
+        @reward_function(has_zero=True, scale="probability")
+        def acceptable(messages, candidates):
+            return [judge(messages, candidate) for candidate in candidates]  # each in [0, 1]
+
+    Args:
+        has_zero: True if score 0 means "as likely acceptable as not" (a probability of one half), False if the scores only rank.
+            None says nothing: the function runs, and its results carry no ``acceptance_probability``.
+        scale: "probability" for numbers in [0, 1], whose log-odds become the scores; "raw" takes scores as they are. None does,
+            too, and warns if the first ones look like probabilities.
+
+    Raises:
+        ConfigurationError: there is no such scale.
+    """
+    return lambda function: CallableScorer(function, has_zero=has_zero, scale=scale)
+
+
+class CallableScorer:
+    """Scores with a function; a sync one runs in a thread, so it may block.
+
+    What it does not say by arguments, the function may say by attributes of the same names.
+
+    Args:
+        function: takes (messages, candidates) and gives one score for each candidate; may be async.
+        has_zero: see :func:`reward_function`.
+        scale: see :func:`reward_function`.
+
+    Raises:
+        ConfigurationError: there is no such scale.
+    """
+
+    def __init__(self, function: ScoreFunction, *, has_zero: bool | None = None, scale: Scale | None = None) -> None:
+        self.function = function
+        self.has_zero: bool | None = getattr(function, "has_zero", None) if has_zero is None else has_zero
+        self.scale: Scale | None = getattr(function, "scale", None) if scale is None else scale
+        if self.scale not in (None, "raw", "probability"):
+            raise ConfigurationError(f"scale is {self.scale!r}: use 'raw' or 'probability'")
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-        self.has_zero = getattr(function, "has_zero", True)
+        self._suspected = False
+
+    def __call__(self, messages: list[BaseMessage], candidates: list[AIMessage]) -> Any:
+        """What the function says."""
+        return self.function(messages, candidates)
+
+    def suspect_probabilities(self) -> None:
+        """Warn if all scores of the next request lie within [0, 1], where a threshold of 0 would accept everything."""
+        self._suspected = self.scale is None
 
     def session(self, messages: Sequence[BaseMessage]) -> _CallableSession:
-        """A session on one prompt; it holds nothing but the prompt."""
+        """A session on one prompt; it holds nothing but the prompt and its scores."""
         return _CallableSession(self, messages)
 
-    async def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> Sequence[float | None]:
-        """One score for each candidate."""
+    async def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
+        """One score for each candidate.
+
+        Raises:
+            TypeError: the function gave no list of numbers.
+            ValueError: it gave another number of them, or a declared probability outside [0, 1].
+        """
         arguments = (list(messages), list(candidates))
-        scores = self._function(*arguments) if self._is_async else await asyncio.to_thread(self._function, *arguments)
-        return list(await scores if inspect.isawaitable(scores) else scores)
+        given = self.function(*arguments) if self._is_async else await asyncio.to_thread(self.function, *arguments)
+        scores = as_scores(await given if inspect.isawaitable(given) else given, len(candidates))
+        return [None if score is None else log_odds(score) for score in scores] if self.scale == "probability" else scores
+
+    def sampled(self, scores: Sequence[float | None]) -> None:
+        """Told the scores of a request that is over."""
+        numbers = [score for score in scores if score is not None]
+        if not self._suspected or not numbers:
+            return
+        self._suspected = False
+        if all(0 <= number <= 1 for number in numbers):
+            warnings.warn(
+                "every score of the first request lies between 0 and 1: these look like probabilities, of which a threshold of 0 "
+                "accepts all; declare @reward_function(scale='probability'), which takes their log-odds, or scale='raw' if they "
+                "are raw after all",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 class _CallableSession:
     def __init__(self, scorer: CallableScorer, messages: Sequence[BaseMessage]) -> None:
         self._scorer = scorer
         self._messages = messages
+        self._given: list[float | None] = []
 
     async def score(self, candidates: Sequence[AIMessage]) -> Sequence[float | None]:
-        return await self._scorer.score(self._messages, candidates)
+        scores = await self._scorer.score(self._messages, candidates)
+        self._given += scores
+        return scores
 
     async def aclose(self) -> None:
         """Nothing is held."""
+        self._scorer.sampled(self._given)
+
+
+def as_scores(given: Any, count: int) -> list[float | None]:
+    """What a reward model gave, as one float or None for each candidate.
+
+    Raises:
+        TypeError: it is no list, or holds something that is no number; a truth value is none.
+        ValueError: it is of another length.
+        OverflowError: a number is too large for a float.
+    """
+    if isinstance(given, str | bytes | bytearray | Mapping | Set):
+        raise TypeError(f"the reward model gave a {type(given).__name__}: give a list with one float for each candidate, in order")
+    scores = [_number(score) for score in given]
+    if len(scores) != count:
+        raise ValueError(f"the reward model gave {len(scores)} scores for {count} candidates")
+    return scores
+
+
+def log_odds(probability: float) -> float:
+    """The score behind a probability.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError("a declared probability lies outside [0, 1]")
+    inside = min(max(probability, NEAREST), 1 - NEAREST)
+    return math.log(inside) - math.log1p(-inside)
+
+
+def _number(score: Any) -> float | None:
+    if score is None or type(score) is float:
+        return score
+    # Arrays and tensors of one number are numbers; bool, and what libraries call so, is none.
+    is_bool = isinstance(score, bool) or "bool" in str(getattr(score, "dtype", ""))
+    if is_bool or tuple(getattr(score, "shape", ())) or not hasattr(score, "__float__"):
+        raise TypeError(f"the reward model gave a {type(score).__name__} as a score: give a float")
+    return float(score)

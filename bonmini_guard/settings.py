@@ -14,6 +14,7 @@ from bonmini_guard.errors import ConfigurationError, ProfileError
 from bonmini_guard.options import SHAPE, GuardOptions
 from bonmini_guard.policy import Policy, spread
 from bonmini_guard.profile import GuardProfile, ScoreTransform
+from bonmini_guard.scorers import CallableScorer
 
 DEFAULT_MINI_N = 4
 DEFAULT_MAX_LOOPS = 8
@@ -38,7 +39,7 @@ def load_profile(profile: str | os.PathLike[str] | GuardProfile | None) -> Guard
 
 def has_zero(scorer: Any, profile: GuardProfile | None) -> bool:
     """Whether score 0 is the outside option: the model's own zero, or the one a profile has fitted to it."""
-    return getattr(scorer, "has_zero", True) or (profile is not None and profile.score_transform != ScoreTransform())
+    return bool(getattr(scorer, "has_zero", None)) or (profile is not None and profile.score_transform != ScoreTransform())
 
 
 def profile_name(profile: str | os.PathLike[str] | GuardProfile | None) -> str | None:
@@ -127,7 +128,9 @@ def _object(problem: str, error: type[ConfigurationError] | None) -> None:
     warnings.warn(problem, UserWarning, stacklevel=level + 1)
 
 
-def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, strict: bool) -> None:
+def check_parts(  # noqa: PLR0917 - called where a guard is built
+    policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, strict: bool, threshold_given: bool = False
+) -> None:
     """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated.
 
     Raises:
@@ -145,17 +148,23 @@ def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, sc
     if profile is not None:
         check_fingerprints(profile, {"reward_model": scorer, "generator": generator}, strict)
         return
-    if not getattr(scorer, "has_zero", True):
+    zero = getattr(scorer, "has_zero", None)
+    if zero is not None and not zero:
         _object(
             "this reward model was trained on pairs only (Bradley-Terry): its scores have no zero, so no threshold on them means "
             "'acceptable'; calibrate a profile, or train with an outside option ('bonmini-guard train')",
             ConfigurationError if policy.mode == "guardrail" else None,
         )
+    guess = zero is None and not threshold_given
     _object(
-        f"uncalibrated: threshold {policy.thresholds[0]:g} promises nothing on your traffic; "
-        "write a profile with 'bonmini-guard calibrate'",
+        f"uncalibrated: threshold {policy.thresholds[0]:g} promises nothing on your traffic"
+        + (", and is a guess for this reward model, which does not say that it has a zero" if guess else "")
+        + "; write a profile with 'bonmini-guard calibrate'"
+        + (", or declare @reward_function(has_zero=True) if a score of 0 means 'as likely acceptable as not'" if guess else ""),
         None,
     )
+    if isinstance(scorer, CallableScorer) and 0.0 in policy.thresholds:
+        scorer.suspect_probabilities()
 
 
 def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool) -> None:

@@ -67,5 +67,5 @@ def identity_of(part: Any, exact: bool) -> str:
         return kind
     if callable(getattr(part, "fingerprint", None)):
         return f"{kind}:{hashlib.sha256(part.fingerprint().encode()).hexdigest()[:16]}"
-    function = part._function if isinstance(part, CallableScorer) else part
+    function = part.function if isinstance(part, CallableScorer) else part
     return f"{kind}:{id(function)}"

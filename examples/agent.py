@@ -15,6 +15,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.tools import tool
 
+from bonmini_guard import reward_function
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.testing import FakeChatModel
 
@@ -34,6 +35,7 @@ def speak(messages: list[BaseMessage], number: int) -> AIMessage:
     return AIMessage("", tool_calls=[{"name": "order_status", "args": {"number": 7}, "id": "call-1"}])
 
 
+@reward_function(has_zero=True)
 def helpful(messages: list[BaseMessage], candidates: Sequence[AIMessage]) -> list[float]:
     """Positive if the answer tells the day."""
     return [1.0 if "Friday" in candidate.text else -1.0 for candidate in candidates]

@@ -15,7 +15,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnablePassthrough
 
-from bonmini_guard import BestOfMiniN, NoAcceptableResponse
+from bonmini_guard import BestOfMiniN, NoAcceptableResponse, reward_function
 from bonmini_guard.testing import FakeChatModel
 
 DOCUMENTS = (
@@ -40,6 +40,7 @@ def retrieve(question: str) -> str:
     return "\n".join(sorted(DOCUMENTS, key=lambda text: -len(words(text) & words(question)))[:2])
 
 
+@reward_function(has_zero=True)
 def supported(messages: list[BaseMessage], candidates: Sequence[AIMessage]) -> list[float]:
     """Positive if the sources or the question hold every word of the answer."""
     known = set().union(*(words(message.text) for message in messages))
