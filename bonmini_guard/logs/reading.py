@@ -205,11 +205,13 @@ class RowFile:
             raise MissingExtraError("pyarrow", "parquet") from error
         first = 1
         try:
-            with parquet.ParquetFile(file.stream) as table:
+            with parquet.ParquetFile(file.stream, pre_buffer=False) as table:
                 paths = [table.schema.column(number).path for number in range(len(table.schema))]
-                for batch in table.iter_batches(batch_size=rows, columns=columns and columns(paths)):
-                    yield Batch(self, first, batch)
-                    first += len(batch)
+                wanted = columns and columns(paths)
+                for group in range(table.num_row_groups):  # one after the other: pyarrow keeps the bytes of all it is asked for
+                    for batch in table.iter_batches(batch_size=rows, row_groups=[group], columns=wanted):
+                        yield Batch(self, first, batch)
+                        first += len(batch)
         except arrow.ArrowInvalid as error:
             problem = str(error).splitlines()[0]
             raise InputError(f"{self.path}: not a Parquet file ({problem}); write it anew") from error

@@ -121,7 +121,8 @@ class RewardModel:
         self._precision, self._device = str(model.dtype).removeprefix("torch."), str(model.device)
         self._template = tokenizer.chat_template
         self._tokenizer = tokenizer
-        self._vocabulary = model.config.get_text_config().vocab_size
+        self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        self._check_vocabulary()
         self._fingerprint: str | None = None
         self._base, self._config = base, model.config
         self._trained_on = _trained_on(Path(model_id))
@@ -286,11 +287,36 @@ class RewardModel:
             found.append(tuple(map(int, ids)))
         return found
 
+    def _check_vocabulary(self) -> None:
+        """Refuse a chat template that writes tokens which the model has no embedding for; tell of those that texts may spell.
+
+        Raises:
+            CheckpointError: no text could be scored.
+        """
+        if len(self._tokenizer) <= self._vocabulary:
+            return
+        unknown = [text for text, index in self._tokenizer.get_vocab().items() if index >= self._vocabulary]
+        what = f"the tokenizer has {len(unknown)} tokens, such as {unknown[0]!r}, for which the model has no embedding"
+        try:
+            written = self._formatter.encode([Turn("user", "a")], Turn("assistant", "a")).ids
+        except (InputError, CandidateTooLong):  # a template that wants another conversation
+            written = []
+        if any(index >= self._vocabulary for index in written):
+            cure = "call resize_token_embeddings(len(tokenizer)) and train, or use the tokenizer that the model was trained with"
+            raise CheckpointError(f"{self.model_id}: {what}, and its chat template writes them; {cure}")
+        logger.warning("%s: %s; a text that spells one has no score", self.model_id, what)
+
+    def _encoded(self, messages: Sequence[BaseMessage | Turn], candidate: AIMessage | str) -> Encoded:
+        text = self._formatter.encode(messages, candidate)
+        if max(text.ids) >= self._vocabulary:
+            raise CandidateTooLong("it spells a token for which the model has no embedding")
+        return text
+
     def _encode(self, messages: Sequence[BaseMessage | Turn], candidates: Sequence[AIMessage | str]) -> list[Encoded | None]:
         texts: list[Encoded | None] = []
         for candidate in candidates:
             try:
-                texts.append(self._formatter.encode(messages, candidate))
+                texts.append(self._encoded(messages, candidate))
             except CandidateTooLong as error:
                 logger.warning("candidate %d of %d has no score: %s", len(texts) + 1, len(candidates), error)
                 texts.append(None)

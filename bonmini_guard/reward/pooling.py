@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 #: Rotary embeddings whose angles depend on the longest text of a batch.
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
+_LIMITS = ("original_max_position_embeddings", "max_position_embeddings")
 #: Most that a hidden state in a shared row may differ from a lone one, relative to their size.
 _TOLERANCE = 1e-3
 
@@ -136,5 +137,26 @@ def sees_everything(config: Any, max_length: int | None = None) -> bool:
     window = min((size for size in windows if size), default=None) if kinds else None
     if kinds - {"unknown", "sliding_attention", "chunked_attention"} or (window and (max_length is None or max_length > window)):
         return False
-    rope = getattr(config, "rope_parameters", None) or {}
-    return not any(kind in repr(rope) for kind in _BATCH_DEPENDENT_ROPE)
+    return batch_dependent(config) is None
+
+
+def batch_dependent(config: Any) -> tuple[int, bool] | None:
+    """How many tokens a text may have so that its angles depend on its places alone, and whether longer ones leave a trace.
+
+    Beyond so many tokens, those of a batch's longest text change the angles of all ("longrope"), and with "dynamic" those of later
+    batches, too, until a short one comes. None where angles never depend on the batch.
+    """
+    ropes = list(_ropes(getattr(config, "rope_parameters", None)))
+    kinds = [kind for rope in ropes for kind in _BATCH_DEPENDENT_ROPE if kind in str(rope.get("rope_type", rope.get("type")))]
+    if not kinds:
+        return None
+    limits = [getattr(config, name, None) for name in _LIMITS] + [rope.get(name) for rope in ropes for name in _LIMITS]
+    return min((int(limit) for limit in limits if limit), default=0), "dynamic" in kinds
+
+
+def _ropes(value: Any) -> Iterator[Mapping[str, Any]]:
+    """The settings of rotary embeddings; some models have one for each kind of layer."""
+    if isinstance(value, Mapping):
+        yield value
+        for part in value.values():
+            yield from _ropes(part)

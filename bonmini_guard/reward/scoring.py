@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bonmini_guard.reward.packed import PackedScorer, Segment, Trunk, install, read_only_ends
-from bonmini_guard.reward.pooling import PooledScorer, pad, sees_everything
+from bonmini_guard.reward.pooling import PooledScorer, batch_dependent, pad, sees_everything
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class SegmentScorer:
         self._pad_id = pad_id
         self._packed = _packed(self._scorer, pad_id, max_length)
         self.packs = self._packed is not None
+        self._most, self._resets = (None, False) if self.packs else _paddable(self._scorer, pad_id)
 
     def batches(self, segments: Sequence[Segment], budget: int) -> Iterator[list[Segment]]:
         """What to compute together.
@@ -50,18 +52,24 @@ class SegmentScorer:
         batch: list[Segment] = []
         for segment in sorted(segments, key=lambda segment: len(segment.ids)):
             # Sorted by length, so the newest text is the batch's longest.
-            if batch and len(segment.ids) * (len(batch) + 1) > budget:
+            if batch and (len(segment.ids) * (len(batch) + 1) > budget or self._apart(segment)):
                 yield batch
                 batch = []
             batch.append(segment)
         if batch:
             yield batch
 
+    def _apart(self, segment: Segment) -> bool:
+        """Whether a text would change the scores of others in its batch, or they its own."""
+        return self._most is not None and len(segment.ids) > self._most
+
     @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment]) -> Scores:
         """Scores of one batch, shape (len(segments),), and the trunks to keep."""
         if self._packed is not None:
             return self._packed(segments)
+        if self._resets and self._apart(segments[-1]):
+            _alone(self._scorer, [segments[-1].ids[:1]], self._pad_id)  # a short text takes back what an earlier one left
         return _alone(self._scorer, [segment.ids for segment in segments], self._pad_id), {}
 
 
@@ -75,11 +83,11 @@ def _packed(scorer: PooledScorer, pad_id: int, max_length: int | None) -> Packed
         return None
     trimmed = read_only_ends(model)
     packed = PackedScorer(scorer, trimmed and trimmed[0])
-    reason = _difference(packed, model, lone)
+    reason = _difference(partial(_together, packed), model, lone)
     if reason and trimmed:
         trimmed[1]()
         packed = PackedScorer(scorer)
-        reason = _difference(packed, model, lone)
+        reason = _difference(partial(_together, packed), model, lone)
     if not reason:
         return packed
     logger.warning("%s cannot be packed (%s): it is scored in padded batches, which is slower", type(model).__name__, reason)
@@ -87,10 +95,32 @@ def _packed(scorer: PooledScorer, pad_id: int, max_length: int | None) -> Packed
     return None
 
 
-def _difference(packed: PackedScorer, model: Any, lone: Tensor) -> str:
-    """What is wrong with packed scores of the trial; nothing if they are as good as the lone ones."""
+def _paddable(scorer: PooledScorer, pad_id: int) -> tuple[int | None, bool]:
+    """The longest text that may stand in a padded batch (None: any; 0: each stands alone), and whether longer ones leave a trace.
+
+    Asked of the model itself, for no list of kinds is whole: some want their padding on the left, or look at it.
+    """
+    model = scorer.model
+    most, resets = batch_dependent(model.config.get_text_config()) or (None, False)
+
+    def padded(texts: list[tuple[int, ...]]) -> Tensor:
+        return _alone(scorer, [text[:most] for text in texts], pad_id)
+
     try:
-        difference = (_trial(lambda texts: _together(packed, texts), model) - lone).abs().max().item()
+        lone = _trial(lambda texts: torch.cat([padded([text]) for text in texts]), model)
+        reason = _difference(padded, model, lone)
+    except Exception as error:
+        reason = type(error).__name__
+    if not reason:
+        return most, resets
+    logger.warning("%s cannot be padded (%s): its texts are scored one by one, which is slower", type(model).__name__, reason)
+    return 0, resets
+
+
+def _difference(score: Callable[[list[tuple[int, ...]]], Tensor], model: Any, lone: Tensor) -> str:
+    """What is wrong with scores of the trial; nothing if they are as good as the lone ones."""
+    try:
+        difference = (_trial(score, model) - lone).abs().max().item()
     except Exception as error:
         return type(error).__name__
     return "" if difference <= _TOLERANCE[model.dtype] * (1 + lone.abs().max().item()) else f"scores differ by {difference:.2g}"
