@@ -227,7 +227,7 @@ class _Batch:
         numbers = _Candidates(candidates.flatten(), counts)
         numbers.one_policy()
         score, label, has_score = numbers.scores(np.repeat(~complete[kept], counts))
-        costs = np.empty(len(score)) if self._reading.cost is None else numbers.costs(self._reading.cost)
+        costs = None if self._reading.cost is None else numbers.costs(self._reading.cost)
         bare = numbers.rows_without(has_score)
         where, rows = np.repeat(~bare, counts), np.flatnonzero(kept)
         if not np.isfinite(score[where & ~numbers.failed]).all():
@@ -238,7 +238,12 @@ class _Batch:
         self._left_out["unscored"] += int(bare.sum())
         kept = kept.copy()
         kept[rows[bare]] = False
-        found = {"scores": score[where], "labels": label[where], "costs": costs[where], "counts": counts[~bare]}
+        found = {
+            "scores": score[where],
+            "labels": label[where],
+            "costs": () if costs is None else costs[where],
+            "counts": counts[~bare],
+        }
         return found, kept, int(self._lines[rows[bare][0]]) if bare.any() else None
 
     def _same_source(self, kept: Bools) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -146,26 +147,22 @@ def _usable(log: Log) -> tuple[Log, bool]:
 
 
 def _of_three(log: Log, profile: GuardProfile, budget: int) -> dict[str, Any]:
-    asked = (
+    asked: tuple[tuple[Mode, tuple[int, ...], tuple[float, ...], tuple[float, ...] | None], ...] = (
         ("accelerator", (budget,), (math.inf,), None),
         ("guardrail", (budget,), (0.0,), None),
         (profile.mode, profile.schedule, profile.thresholds, profile.hopeless),
     )
-    pieces = []
+    plain, at_zero, guard = sums = [Counter[str]() for _ in asked]
     for part in log.parts():
         rankings = rank(part.scores, np.nan_to_num(part.labels), part.counts)
-        pieces.append([_settled(rankings, *each) for each in asked])
-    plain, at_zero, guard = (_joined(each) for each in zip(*pieces, strict=True))
-    reference = float(plain.served_good.sum())
+        for total, each in zip(sums, asked, strict=True):
+            total.update(_sums(_settled(rankings, *each)))
+    reference = plain["served_good"]
     return {
-        **figures_of(guard, reference),
-        "best_of_n": figures_of(plain, reference),
-        "best_of_n_at_zero": figures_of(at_zero, reference),
+        **_figures(guard, reference),
+        "best_of_n": _figures(plain, reference),
+        "best_of_n_at_zero": _figures(at_zero, reference),
     }
-
-
-def _joined(parts: Sequence[Settled]) -> Settled:
-    return Settled(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Settled)))
 
 
 def _settled(
@@ -185,14 +182,24 @@ def figures_of(settled: Settled, best_of_n_good: float) -> Figures:
         settled: (R,) expectations.
         best_of_n_good: how many of the R requests best-of-N answers acceptably, in expectation.
     """
-    requests = float(settled.draws.size)
-    good, bad = _sum(settled.served_good), _sum(settled.served_bad)
-    missed, refused = _sum(settled.abstained_good), _sum(settled.abstained_bad)
+    return _figures(_sums(settled), best_of_n_good)
+
+
+def _sums(settled: Settled) -> Mapping[str, Any]:
+    """Of each array, and the number of its rows: what adds up over pieces of a log."""
+    return {"requests": settled.draws.size} | {each.name: float(getattr(settled, each.name).sum()) for each in fields(Settled)}
+
+
+def _figures(sums: Mapping[str, float], best_of_n_good: float) -> Figures:
+    # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
+    known = {name: max(0.0, value) for name, value in sums.items()}
+    requests, good, bad = float(known["requests"]), known["served_good"], known["served_bad"]
+    missed, refused = known["abstained_good"], known["abstained_bad"]
     return {
         "requests": requests,
         "served": good + bad,
-        "accepted": _sum(settled.accepted),
-        "best_effort": _sum(settled.best_effort),
+        "accepted": known["accepted"],
+        "best_effort": known["best_effort"],
         "abstained": missed + refused,
         "false_acceptances": bad,
         "false_acceptance_rate": ratio(bad, bad + refused),
@@ -202,19 +209,14 @@ def figures_of(settled: Settled, best_of_n_good: float) -> Figures:
         "recall": ratio(good, good + missed),
         "recall_vs_best_of_n": ratio(good, best_of_n_good),
         "acceptable_rate": ratio(good, requests),
-        "mean_draws": ratio(_sum(settled.draws), requests),
-        "mean_loops": ratio(_sum(settled.loops), requests),
+        "mean_draws": ratio(known["draws"], requests),
+        "mean_loops": ratio(known["loops"], requests),
     }
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
     """The ratio, or None where the denominator is 0 (up to rounding: less than a billionth of a request)."""
     return numerator / denominator if denominator > 1e-9 else None
-
-
-def _sum(values: Floats) -> float:
-    # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
-    return max(0.0, float(values.sum()))
 
 
 def _forget_labels(figures: dict[str, Any]) -> None:

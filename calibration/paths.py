@@ -8,7 +8,7 @@ only. So counts under all thresholds of a log are one sort and one cumulative su
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -182,6 +182,12 @@ def counts_at(path: Paths, at: Integers, missing: Missing) -> Steps:
     """The counts, as one entry, if loop ``at`` (R,) serves each row; see :func:`exits`."""
     rows = np.arange(len(path))
     return Steps(np.zeros(1), **{name: np.array([part[rows, at].sum()]) for name, part in outcomes(path, missing)})
+
+
+def counts_under(log: Log, schedule: Sequence[int], thresholds: Sequence[float], missing: Missing) -> Steps:
+    """The counts, as one entry, under these thresholds, a piece of the log at a time."""
+    found = [counts_at(path, exits(path, thresholds), missing) for path in (paths(part, schedule) for part in log.parts())]
+    return Steps(*(np.sum([getattr(part, each.name) for part in found], axis=0) for each in fields(Steps)))
 
 
 def exits(path: Paths, thresholds: Sequence[float]) -> Integers:

@@ -9,7 +9,7 @@ from bonmini_guard.calibration.evidence import percent, seal_holds
 from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import one_a_unit
-from bonmini_guard.calibration.paths import Steps, counts_at, exits, paths
+from bonmini_guard.calibration.paths import Steps, counts_under
 from bonmini_guard.profile import GuardProfile
 
 #: The chance that a true promise is called refuted, at most.
@@ -38,8 +38,7 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
         return None
     part, missing = transformed(log, profile.score_transform).labelled_set()
     part = one_a_unit(part)
-    path = paths(part, profile.schedule)
-    counts = counts_at(path, exits(path, profile.thresholds), missing)
+    counts = counts_under(part, profile.schedule, profile.thresholds, missing)
     if profile.mode == "guardrail":
         risk = risk_named(profile.risk or "served_and_bad")
         bad, among, what = float(risk.bad(counts)[0]), float(risk.among(counts)[0]), f"{risk.name} of at most {percent(level)}"
