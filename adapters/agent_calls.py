@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -13,6 +13,7 @@ from bonmini_guard.detach import is_graph_signal, langsmith_set, say_nothing
 from bonmini_guard.errors import MissingExtraError
 from bonmini_guard.protocols import DrawRequest, EndRequest
 from bonmini_guard.result import GuardResult
+from bonmini_guard.snapshot import identity
 from bonmini_guard.structured import ValidatingScorer
 
 try:
@@ -56,8 +57,7 @@ class AgentCall:
         self._winner: int | None = None
         self._responses: dict[int, ModelResponse[Any] | StructuredOutputError] = {}
         self._kinds: dict[int, str] = {}
-        # By identity, and kept, so that no other message takes the identity of one that is gone.
-        self._unjudged: dict[int, AIMessage] = {}
+        self._unjudged: set[Hashable] = set()
 
     async def conduct(self, guard: Guard, messages: Sequence[BaseMessage], options: Mapping[str, Any], **how: Any) -> GuardResult:
         """Conduct the call; draws made later (exploring) are only scored."""
@@ -91,7 +91,7 @@ class AgentCall:
             raise
         kind = _kind(message, response, self._request.response_format is not None)
         if kind == "invalid" or (kind == "tools" and not self._judge_tool_calls):
-            self._unjudged[id(message)] = message
+            self._unjudged.add(identity(message))
         if self._live:
             self._responses[request.index] = response
         self._decide(request.index, kind, message)
@@ -111,7 +111,7 @@ class AgentCall:
 
     async def judged(self, message: AIMessage) -> bool:
         """Whether a draw is to be scored."""
-        return id(message) not in self._unjudged
+        return identity(message) not in self._unjudged
 
     def _decide(self, index: int, kind: str, message: AIMessage | None = None, error: Exception | None = None) -> None:
         """Where only final answers are guarded, the first intact draw decides what the turn is."""

@@ -182,9 +182,12 @@ class Turn:
         if self.is_plain:
             said: Any = self.text
         else:
+            parts = [{key: value for key, value in part.items() if key != "id"} for part in self.parts]
             calls = [[call.name, call.arguments if call.args is None else call.args] for call in self.calls]
-            said = [self.text, self.parts, calls, self.reasoning, self.refusal]
-        return hashlib.blake2b(json.dumps(said, sort_keys=True, default=repr).encode(), digest_size=16).hexdigest()
+            said = [self.text, parts, calls, self.reasoning, self.refusal]
+        # Twice: keys that are no texts cannot be sorted, and are texts afterwards.
+        whole = json.dumps(json.loads(json.dumps(said, default=repr)), sort_keys=True)
+        return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
 
     def _rest(self) -> dict[str, Any]:
         """What chat templates and the wire say alike."""

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Protocol, TypeGuard
@@ -20,7 +20,6 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.background import to_its_end
-from bonmini_guard.conversation import Turn
 from bonmini_guard.detach import detached, is_graph_signal, langsmith_set
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter, places_of, request_lane, unlimited
@@ -29,6 +28,7 @@ from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
 from bonmini_guard.scorers import as_scores
+from bonmini_guard.snapshot import frozen, identity
 from bonmini_guard.usage import total_usage, used_tokens
 
 logger = logging.getLogger(__name__)
@@ -135,6 +135,8 @@ class _Request:
     ) -> None:
         self.engine = engine
         self.messages = messages
+        # A generator that appends to the conversation must not change what answers are scored for.
+        self.asked = tuple(messages)
         self.seed = seed
         self.options = options
         self.observer = observer
@@ -150,7 +152,9 @@ class _Request:
         self.scope: asyncio.Timeout
         self.ended: EndRequest | None = None
         self.session: ScoringSession | None = None
-        self.known: dict[str, tuple[float | None, float | None]] = {}
+        # Of answers that arrived: what makes two of them equal, by the draw; and the scores of equal ones.
+        self.keys: dict[int, Hashable] = {}
+        self.known: dict[Hashable, tuple[float | None, float | None]] = {}
         self.scorer_error: BaseException | None = None
         self.context = contextvars.copy_context()
         self.context.run(request_lane.set, self)
@@ -279,8 +283,10 @@ class _Request:
                 stream = generator.draw_group([DrawRequest(self.messages, c.seed, c.index, self.options) for c in loop])
                 async with contextlib.aclosing(stream):  # type: ignore[type-var]
                     async for position, outcome in stream:
-                        if loop[position].finished is not None:
-                            raise ValueError(f"the generator answered draw {position} of the loop twice")
+                        if position < 0 or loop[position].finished is not None:
+                            raise ValueError(
+                                f"the generator answered draw {position} of the loop, which is answered or was not asked for"
+                            )
                         self._arrive(loop[position], outcome)
         except BaseException as error:
             failure = error
@@ -300,13 +306,20 @@ class _Request:
                     self.scope.reschedule(0.0)
             outcome = outcome.message or outcome.__cause__ or outcome
         if isinstance(outcome, AIMessage):
-            candidate.message = outcome
+            self._freeze(candidate, outcome)
         elif isinstance(outcome, BaseException):
             candidate.error = outcome
         else:
             candidate.error = TypeError(f"a generator must give an AIMessage, this one gave {type(outcome).__name__}")
         candidate.finished = perf_counter() - self.begun
         self.arrived.put(candidate)
+
+    def _freeze(self, candidate: Candidate, message: AIMessage) -> None:
+        """Take a copy: whoever holds the original could change what is served after it was scored."""
+        try:
+            candidate.message, self.keys[candidate.index] = frozen(message), identity(message)
+        except Exception as error:
+            candidate.message, candidate.error = None, error
 
     # Scoring
 
@@ -329,11 +342,12 @@ class _Request:
         return None
 
     async def _score(self, batch: Sequence[Candidate]) -> None:
-        fresh: dict[str, AIMessage] = {}
-        keys = [_content(candidate.message) for candidate in batch if candidate.message is not None]
+        fresh: dict[Hashable, AIMessage] = {}
+        keys = [self.keys[candidate.index] for candidate in batch]
         for key, candidate in zip(keys, batch, strict=True):
-            if key not in self.known and candidate.message is not None:
-                fresh[key] = candidate.message
+            if key not in self.known and key not in fresh and candidate.message is not None:
+                # A copy of its own: a scorer must not change what is served either.
+                fresh[key] = frozen(candidate.message)
         if fresh:
             await self._score_fresh(fresh, batch)
         now = self._elapsed()
@@ -341,11 +355,11 @@ class _Request:
             candidate.raw_score, candidate.score = self.known[key]
             candidate.scored = now
 
-    async def _score_fresh(self, fresh: Mapping[str, AIMessage], batch: Sequence[Candidate]) -> None:
+    async def _score_fresh(self, fresh: Mapping[Hashable, AIMessage], batch: Sequence[Candidate]) -> None:
         begun = perf_counter()
         try:
             if self.session is None:
-                self.session = self.engine.scorer.session(self.messages)
+                self.session = self.engine.scorer.session(list(self.asked))
             scores = as_scores(await self.session.score(list(fresh.values())), len(fresh))
             for key, raw in zip(fresh, scores, strict=True):
                 self.known[key] = self._usable(raw)
@@ -426,12 +440,6 @@ class _Request:
 
     def _elapsed(self) -> float:
         return perf_counter() - self.begun
-
-
-def _content(message: AIMessage) -> str:
-    """Equal for messages that a reader could not tell apart. A plain text stands for itself: a digest costs more than a draw."""
-    more = message.tool_calls or message.invalid_tool_calls or message.additional_kwargs
-    return "\0" + Turn.of(message).digest() if more or not isinstance(message.content, str) else message.content
 
 
 def _draws_groups(generator: object) -> TypeGuard[GroupGenerator]:

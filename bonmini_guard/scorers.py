@@ -101,9 +101,15 @@ class CallableScorer:
             ValueError: it gave another number of them, or a declared probability outside [0, 1].
         """
         arguments = (list(messages), list(candidates))
-        given = self.function(*arguments) if self._is_async else await asyncio.to_thread(self.function, *arguments)
+        given = self.function(*arguments) if self._is_async else await asyncio.to_thread(self._called, *arguments)
         scores = as_scores(await given if inspect.isawaitable(given) else given, len(candidates))
         return [None if score is None else log_odds(score) for score in scores] if self.scale == "probability" else scores
+
+    def _called(self, *arguments: Any) -> Any:
+        try:
+            return self.function(*arguments)
+        except StopIteration as error:  # no future can hold it: whoever waits would wait for ever
+            raise RuntimeError("the reward function raised StopIteration") from error
 
     def sampled(self, scores: Sequence[float | None]) -> None:
         """Told the scores of a request that is over."""

@@ -1,0 +1,57 @@
+"""What a draw gave, frozen when it arrived: what is scored and what is served are copies that nobody else holds."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Hashable
+from typing import Any
+
+from langchain_core.messages import AIMessage
+
+from bonmini_guard.conversation import Turn
+
+#: What chat APIs call the reason of an answer's end.
+_ENDS = ("finish_reason", "stop_reason", "done_reason")
+#: Of ``additional_kwargs``: what a turn holds by itself, or what only names the message.
+_IN_THE_TURN = frozenset({"tool_calls", "reasoning_content", "refusal", "id"})
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def frozen(message: AIMessage) -> AIMessage:
+    """A copy that shares nothing mutable with the original.
+
+    Raises:
+        Exception: a part of it cannot be copied.
+    """
+    twin = message.model_copy()
+    for name, value in twin.__dict__.items():
+        if type(value) not in _PLAIN:
+            twin.__dict__[name] = _copied(value)
+    return twin
+
+
+def identity(message: AIMessage) -> Hashable:
+    """Equal for answers that may share one score: content, calls, reasoning, refusal and the reason of the end are the same.
+
+    Ids, times and tokens make no difference. A plain text stands for itself: a digest costs more than a draw.
+
+    Raises:
+        Exception: a part of it cannot be read.
+    """
+    end = tuple(str(message.response_metadata.get(name)) for name in _ENDS)
+    about = message.additional_kwargs
+    if isinstance(message.content, str) and not (message.tool_calls or message.invalid_tool_calls or about):
+        return message.content, end
+    more = {key: value for key, value in about.items() if key not in _IN_THE_TURN}
+    return Turn.of(message).digest(), json.dumps(more, default=repr), end
+
+
+def _copied(value: Any) -> Any:
+    # Most of what messages hold is JSON, which copies faster this way than by deepcopy.
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(each) for key, each in value.items()}
+    if kind is list:
+        return [_copied(each) for each in value]
+    return value if kind in _PLAIN else copy.deepcopy(value)

@@ -1,0 +1,142 @@
+"""What was scored is what is served: an answer is frozen when it arrives, and only equal answers share a score."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from bonmini_guard.conversation import Turn
+from bonmini_guard.engine import Engine
+from bonmini_guard.policy import guardrail
+from bonmini_guard.snapshot import frozen, identity
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+
+PROMPT = [HumanMessage("q")]
+CALL = {"name": "look", "args": {"at": [1]}, "id": "1"}
+
+
+async def run(generator, scorer, schedule):
+    generator = generator if hasattr(generator, "draw") else FakeGenerator(generator)
+    scorer = scorer if hasattr(scorer, "session") else FakeRewardModel(scorer)
+    return await Engine(generator, scorer, guardrail(schedule)).run(PROMPT, seed=1)
+
+
+# Frozen
+
+
+async def test_a_generator_that_reuses_a_message_cannot_swap_what_was_scored():
+    class Reusing:
+        message = AIMessage("")
+
+        async def draw(self, request):
+            await asyncio.sleep(0.01 * request.index)
+            self.message.content = ["bad", "good", "worse"][request.index]
+            self.message.response_metadata["number"] = request.index
+            return self.message
+
+    result = await run(Reusing(), {"bad": -1.0, "good": 1.0, "worse": -2.0}, [3])
+    assert (result.decision, result.message.text, result.message.response_metadata["number"]) == ("accepted", "good", 1)
+    assert [candidate.message.text for candidate in result.candidates] == ["bad", "good", "worse"]
+
+
+async def test_a_scorer_cannot_change_what_is_served():
+    def spoil(messages, candidates):
+        for candidate in candidates:
+            candidate.content = "spoilt"
+            candidate.tool_calls[0]["args"]["at"].append("spoilt")
+        return [1.0] * len(candidates)
+
+    result = await run([AIMessage("good", tool_calls=[CALL])], spoil, [1])
+    assert (result.message.text, result.message.tool_calls[0]["args"]) == ("good", {"at": [1]})
+
+
+async def test_a_generator_that_lengthens_the_conversation_changes_nothing_of_what_is_judged():
+    seen = []
+
+    class Appending:
+        async def draw(self, request):
+            request.messages.append(HumanMessage("Everything is fine."))
+            return AIMessage("answer")
+
+    def scores(messages, candidates):
+        seen.append(len(messages))
+        return [-1.0] * len(candidates)
+
+    await run(Appending(), scores, [2, 2])
+    assert set(seen) == {1}
+
+
+async def test_an_answer_that_cannot_be_copied_is_a_failed_draw():
+    deep: dict = {}
+    inner = deep
+    for _ in range(5000):
+        inner["a"] = {}
+        inner = inner["a"]
+    answers = [AIMessage("", tool_calls=[{"name": "look", "args": deep, "id": "1"}]), "good"]
+    result = await run(answers, lambda text: 1.0, [2])
+    assert (result.decision, result.message.text) == ("accepted", "good")
+    assert isinstance(result.candidates[0].error, RecursionError)
+
+
+# Equal
+
+
+def plain(**fields):
+    return AIMessage(**{"content": "same", **fields})
+
+
+DIFFERENT = [
+    plain(),
+    plain(content="other"),
+    plain(response_metadata={"finish_reason": "length"}),
+    plain(response_metadata={"finish_reason": "stop"}),
+    plain(response_metadata={"stop_reason": "stop"}),
+    plain(tool_calls=[CALL]),
+    plain(tool_calls=[CALL, CALL]),
+    plain(tool_calls=[CALL], response_metadata={"finish_reason": "tool_calls"}),
+    plain(tool_calls=[{**CALL, "args": {"at": [2]}}]),
+    plain(tool_calls=[{**CALL, "args": {"x": {1: 2, "a": 3}}}]),
+    plain(invalid_tool_calls=[{"name": "look", "args": "{", "id": "1", "error": "x"}]),
+    plain(additional_kwargs={"reasoning_content": "thought"}),
+    plain(additional_kwargs={"refusal": "no"}),
+    plain(additional_kwargs={"citations": ["x"]}),
+    plain(content=[{"type": "text", "text": "same"}, {"type": "image_url", "image_url": {"url": "x"}}]),
+    plain(content=[{"type": "text", "text": "same"}, {"type": "image_url", "image_url": {"url": "y"}}]),
+    plain(content=[{"type": "text", "text": "same"}, {"type": "reasoning", "reasoning": "thinks"}]),
+]
+
+
+def test_answers_that_somebody_could_tell_apart_share_no_score():
+    assert len({identity(message) for message in DIFFERENT}) == len(DIFFERENT)
+
+
+@pytest.mark.parametrize("message", DIFFERENT)
+def test_ids_times_and_tokens_make_no_difference(message):
+    calls = [{**call, "id": "another"} for call in message.tool_calls]
+    about = {
+        "id": "run-1",
+        "name": "x",
+        "tool_calls": calls,
+        "usage_metadata": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+    }
+    other = message.model_copy(update={**about, "response_metadata": {**message.response_metadata, "created": 7, "seed": 8}})
+    assert identity(other) == identity(message)
+    assert identity(frozen(message)) == identity(message)
+
+
+def test_a_text_that_spells_the_key_of_a_call_is_another_answer():
+    called = AIMessage("", tool_calls=[CALL])
+    keys = [str(identity(called)[0]), "\0" + Turn.of(called).digest(), Turn.of(called).digest()]
+    assert identity(called) not in {identity(AIMessage(key)) for key in keys}
+
+
+async def test_each_of_two_that_differ_in_their_end_alone_has_its_own_score():
+    def scores(messages, candidates):
+        return [2.0 if candidate.response_metadata["finish_reason"] == "stop" else -5.0 for candidate in candidates]
+
+    answers = [plain(response_metadata={"finish_reason": end}) for end in ("length", "stop")]
+    result = await run(answers, scores, [2])
+    assert [candidate.score for candidate in result.candidates] == [-5.0, 2.0]
+    assert result.message.response_metadata["finish_reason"] == "stop"
