@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from bonmini_guard.commands.bearing import add_max_bad, check_share
 from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.logs.odd import Odd
 from bonmini_guard.training.choices import ChoiceRow, as_record
 from bonmini_guard.training.data.converters import FORMATS, ConversionOptions, Tally, convert, in_held_out
 from bonmini_guard.training.data.judged import EMITTERS
@@ -22,7 +24,7 @@ HELP = "convert preferences, accept/reject labels, ratings, pairs or logs to cho
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("files", nargs="+", metavar="FILES", help="records: JSON lines, packed or not, or Parquet; - is stdin")
+    parser.add_argument("files", nargs="+", metavar="FILES", help="records: JSON lines, arrays, CSV or Parquet; - is stdin")
     parser.add_argument("--from", dest="source", required=True, choices=list(FORMATS), help="what the records are")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
     parser.add_argument("--cut", type=float, help="the lowest rating (or score) of an acceptable answer")
@@ -34,13 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     offered.add_argument("--only-compared", dest="none_offered", action="store_false", help="'none' could not be chosen")
     parser.add_argument("--held-out", type=Path, metavar="FILE", help="write a share of the prompts there instead")
     parser.add_argument("--held-out-share", type=float, default=0.1, metavar="SHARE", help="that share (default 0.1)")
+    add_max_bad(parser)
     parser.add_argument("--seed", type=int, default=0, help="of random winners and of the held-out prompts")
 
 
 def run(options: argparse.Namespace) -> int:
     """Convert, and print what the rows are like."""
     _check(options)
-    tally, collector = Tally(), Collector()
+    tally, collector = Tally(odd=Odd(options.max_bad)), Collector()
     with ExitStack() as files:
         outputs = {held: files.enter_context(appearing(path)) for held, path in _targets(options).items()}
         written = dict.fromkeys(outputs, 0)
@@ -50,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
             written[held] += 1
             if not held:
                 collector.add(row)
+        tally.odd.check()
         _refuse_empty(options, tally, written)
     for held, path in _targets(options).items():
         print(f"{path}: {written[held]:,} choice rows")
@@ -65,6 +69,7 @@ def _check(options: argparse.Namespace) -> None:
         check_output(path, options.files)
     if options.cut is not None and not math.isfinite(options.cut):
         raise ConfigurationError(f"--cut is {options.cut}: give a number that ratings can reach")
+    check_share(options.max_bad)
     if not 0 < options.held_out_share < 1:
         raise ConfigurationError(f"--held-out-share is {options.held_out_share}: use a share between 0 and 1")
     if options.held_out is not None and options.held_out == options.output:
@@ -76,11 +81,11 @@ def _targets(options: argparse.Namespace) -> dict[bool, Path]:
 
 
 def _rows(options: argparse.Namespace, tally: Tally) -> Iterator[ChoiceRow]:
-    from bonmini_guard.logs.reading import RowFile
+    from bonmini_guard.logs.records import Records
 
     plan = ConversionOptions(options.cut, options.rating, options.ties, options.rows, options.none_offered, options.seed)
     for path in options.files:
-        file = RowFile(path)
+        file = Records(path, tally.odd)
         yield from convert(file, options.source, plan, tally)
         tally.left_out["torn last lines"] += file.torn
 
@@ -89,7 +94,7 @@ def _refuse_empty(options: argparse.Namespace, tally: Tally, written: dict[bool,
     if not tally.rows:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in tally.left_out.items() if count)
         why = reasons or "no labels"
-        raise InputError(f"{options.files[0]}: no choice rows in {tally.records:,} records ({why}); check --from")
+        raise InputError(f"{options.files[0]}: no choice rows in {tally.odd.records:,} records ({why}); check --from")
     empty = next((path for held, path in _targets(options).items() if not written[held]), None)
     if empty is not None:
         raise InputError(f"{empty}: no prompt would go there; change --held-out-share")
@@ -99,3 +104,5 @@ def _say_left_out(tally: Tally) -> None:
     for reason, count in tally.left_out.items():
         if count:
             print(f"left out: {reason}: {count:,}", file=sys.stderr)
+    for line in tally.odd.lines():
+        print(line, file=sys.stderr)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands import settings_of
+from bonmini_guard.commands.bearing import add_max_bad, check_share
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.logs.odd import Odd
 
 if TYPE_CHECKING:
     from bonmini_guard.training.choices import ChoiceRow
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     held_out = parser.add_mutually_exclusive_group()
     held_out.add_argument("--eval", type=Path, metavar="FILE", help="held-out choice rows")
     held_out.add_argument("--eval-share", type=float, default=0.0, help="share of the prompts to hold out instead (default 0)")
+    add_max_bad(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
@@ -60,8 +63,12 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.training.choices import read_choices
     from bonmini_guard.training.data.statistics import describe
 
-    rows = read_choices(options.choices)
-    held_out = read_choices(options.eval) if options.eval else None
+    check_share(options.max_bad)
+    odd = Odd(options.max_bad)
+    rows = read_choices(options.choices, odd)
+    held_out = read_choices(options.eval, Odd(options.max_bad)) if options.eval else None
+    for line in odd.lines():
+        print(line, file=sys.stderr)
     if options.eval_share:
         rows, held_out = hold_out(rows, options.eval_share, options.seed)
     from bonmini_guard.training.run import train_reward_model, usable_rows

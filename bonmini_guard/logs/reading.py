@@ -220,5 +220,5 @@ class RowFile:
 def _cure(line: bytes, number: int) -> str:
     """A file that begins with something else than an object is of another form."""
     if number == 1 and not line.lstrip().startswith(b"{"):
-        return "this reads JSON lines and Parquet; 'bonmini-guard import' makes them from arrays, CSV and other forms"
+        return "this reads JSON lines and Parquet; 'bonmini-guard import' reads arrays, CSV and other forms"
     return "mend or remove the line"

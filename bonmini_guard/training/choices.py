@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, V
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.odd import Odd
+from bonmini_guard.logs.records import Records
 
 _Shared = TypeVar("_Shared")
 
@@ -91,23 +92,30 @@ def shown(answer: Answer) -> str:
     return answer if isinstance(answer, str) else answer.plain()
 
 
-def read_choices(path: str | PathLike[str]) -> list[ChoiceRow]:
-    """Read choice rows from JSON lines, gzipped or not, or Parquet.
+def read_choices(path: str | PathLike[str], odd: Odd | None = None) -> list[ChoiceRow]:
+    """Read choice rows from JSON lines, packed or not, an array, CSV or Parquet.
 
     Rows are read one by one; equal texts, prompts and response lists are kept once, so that many judgements of few
     texts stay small. Unknown keys and blank lines are passed over.
 
+    Args:
+        path: the file.
+        odd: counts rows, and malformed ones, which it bears up to a share; without it, the first is refused.
+
     Raises:
-        InputError: the file cannot be read, is empty, ends in a torn line, or a row is malformed; one line that names file, line
-            and cure.
+        InputError: the file cannot be read, is empty, ends in a torn line, or more rows are malformed than may be; one line that
+            names file, line and cure.
     """
     shared: dict[Any, Any] = {}
-    rows, file = [], RowFile(path)
+    odd = odd or Odd()
+    rows, file = [], Records(path, odd)
     for place, value in file:
+        odd.records += 1
         try:
             rows.append(_row(value, shared))
         except InputError as error:
-            raise InputError(f"{place}: {error}") from error
+            odd.note(place, error)
+    odd.check()
     if file.torn:
         raise InputError(f"{path}: the last line is cut off; write the file anew, or remove the line")
     if not rows:

@@ -11,9 +11,11 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.logs.odd import Odd
 from bonmini_guard.logs.rows import Candidate, Row
-from bonmini_guard.training.choices import Answer, ChoiceRow, as_answer, choice_row
-from bonmini_guard.training.data.fields import Record, answer_of, listed, number_of, prompt_of, transcript
+from bonmini_guard.training.choices import ChoiceRow, as_answer, choice_row
+from bonmini_guard.training.data.comparisons import ApartError, Compared, comparisons, every_pair, labelled, pair, ranked
+from bonmini_guard.training.data.fields import Record, answer_of, listed, number_of, prompt_and_answer, prompt_of, verdict_of
 from bonmini_guard.training.data.judged import EMITTERS, Judged, one_of
 
 Value = dict[str, Any]
@@ -49,11 +51,27 @@ class ConversionOptions:
 
 @dataclass
 class Tally:
-    """What a conversion met: records read, rows made, and what was left out by reason."""
+    """What a conversion met.
 
-    records: int = 0
+    Attributes:
+        rows: made.
+        left_out: by reason: what says nothing, although it is well formed.
+        odd: records, and those that could not be read; without it, the first of these is refused.
+        place: of the record at hand.
+    """
+
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    odd: Odd = field(default_factory=Odd)
+    place: str = ""
+
+    def note(self, error: InputError) -> None:
+        """A part of the record at hand cannot be used.
+
+        Raises:
+            InputError: no odd record is borne.
+        """
+        self.odd.note(self.place, error)
 
 
 Converter = Callable[[Record, ConversionOptions, Tally], Iterable[Value]]
@@ -65,14 +83,14 @@ def convert(
     """Choice rows of foreign records, one by one.
 
     Args:
-        records: (place, record) pairs, such as those of :class:`bonmini_guard.logs.reading.RowFile`.
+        records: (place, record) pairs, such as those of :class:`bonmini_guard.logs.records.Records`.
         source: a name of ``FORMATS``.
         options: how to read the labels.
         tally: counts what was met, if given.
 
     Raises:
         ConfigurationError: no such format, or the format needs an option that is missing.
-        InputError: a record is malformed: ``place: problem; cure``.
+        InputError: a record is malformed: ``place: problem; cure``; if the tally bears some, it is left out and counted.
     """
     if source not in FORMATS:
         raise ConfigurationError(f"unknown format {source!r}: use one of {', '.join(FORMATS)}")
@@ -80,11 +98,13 @@ def convert(
     if source == "ratings" and options.cut is None:
         raise ConfigurationError("ratings do not say which answers are acceptable; give the lowest acceptable rating with --cut")
     for place, record in records:
-        tally.records += 1
+        tally.odd.records += 1
+        tally.place = place
         try:
             rows = [choice_row(value) for value in FORMATS[source](record, options, tally)]
         except InputError as error:
-            raise InputError(f"{place}: {error}") from error
+            tally.note(error)
+            continue
         tally.rows += len(rows)
         yield from rows
 
@@ -102,17 +122,8 @@ def from_choices(record: Record, options: ConversionOptions, tally: Tally) -> It
 
 
 def from_pairs(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    """``chosen`` and ``rejected``: a comparison, in which "none" was not offered unless the options say otherwise.
-
-    Without a prompt, the two are conversations that share all turns but the last, or "Human: ... Assistant: ..." transcripts.
-    """
-    if record.get("chosen") is None or record.get("rejected") is None:
-        raise InputError('no "chosen" or no "rejected"; give both, or use another format')
-    prompt, chosen, rejected = _pair(record)
-    if chosen == rejected:
-        tally.left_out["equal answers"] += 1
-        return
-    yield _offered({"prompt": prompt, "responses": [chosen, rejected], "choice": 0}, bool(options.none_offered))
+    """``chosen`` and ``rejected``: a comparison, in which "none" was not offered unless the options say otherwise."""
+    yield from _compared(comparisons(record, pair), options, tally)
 
 
 def from_preferences(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
@@ -120,26 +131,46 @@ def from_preferences(record: Record, options: ConversionOptions, tally: Tally) -
 
     A tie is not "neither": it says that two answers are alike, not that both are bad.
     """
-    label = preference(_label_of(record))
-    first, second = _two(record)
-    if first == second:
+    yield from _compared(comparisons(record, labelled), options, tally)
+
+
+def from_ranks(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
+    """Several answers with a rank each: one comparison, or with ``rows="pairs"`` one for each pair."""
+    yield from _compared((every_pair if options.rows == "pairs" else ranked)(record), options, tally)
+
+
+def _compared(found: Iterator[Compared], options: ConversionOptions, tally: Tally) -> Iterator[Value]:
+    try:
+        for one in found:
+            yield from _comparison(one, options, tally)
+    except ApartError:
+        tally.left_out["answers to conversations that part before the last turn"] += 1
+
+
+def _comparison(one: Compared, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
+    if len(set(one.answers)) < 2:
         tally.left_out["equal answers"] += 1
-    elif label == "tie" and options.ties == "drop":
+    elif one.chosen == "tie" and options.ties == "drop":
         tally.left_out["ties"] += 1
     else:
-        prompt, texts = prompt_of(record), [first, second]
-        tied = label in ("tie", "both_good")
-        choice = one_of([0, 1], (prompt, texts), options.seed) if tied else {"a": 0, "b": 1, "none": "none"}[label]
-        yield _offered({"prompt": prompt, "responses": texts, "choice": choice}, options.none_offered is not False)
+        tied = one.chosen in ("tie", "both_good")
+        choice = one_of(range(len(one.answers)), (one.prompt, one.answers), options.seed) if tied else one.chosen
+        offered = one.offered if options.none_offered is None else options.none_offered
+        yield {"prompt": one.prompt, "responses": one.answers, "choice": choice, **({} if offered else {"none_offered": False})}
 
 
 def from_accept_reject(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    """One answer and whether it is acceptable, under ``label``, ``acceptable`` or ``accepted``: true or false."""
-    label = next((record[key] for key in ("acceptable", "label", "accepted") if record.get(key) is not None), None)
-    if not isinstance(label, bool):
-        raise InputError('no label; write true or false under "label" or "acceptable"')
-    text = answer_of(record, "the answer")
-    yield {"prompt": prompt_of(record), "responses": [text], "choice": 0 if label else "none"}
+    """One answer and whether it is acceptable, or two that are safe or not (PKU-SafeRLHF)."""
+    safe = [record.get(f"is_response_{number}_safe") for number in (0, 1)]
+    if all(isinstance(said, bool) for said in safe):
+        better = record.get("better_response_id")
+        answers = [answer_of(record.get(f"response_{number}"), f"response_{number}") for number in (0, 1)]
+        judged = [Judged(answer, bool(safe[at]), float(better == at)) for at, answer in enumerate(answers)]
+        yield from EMITTERS[options.rows](prompt_of(record), judged, options.seed)
+        return
+    acceptable = verdict_of(record)
+    prompt, answer = prompt_and_answer(record)
+    yield {"prompt": prompt, "responses": [answer], "choice": 0 if acceptable else "none"}
 
 
 def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
@@ -148,12 +179,20 @@ def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> It
         raise InputError("ratings need a cut; give the lowest acceptable rating with --cut")
     answers = []
     for number, answer in enumerate(_rated(record), start=1):
-        rating = number_of(answer, options.rating)
-        if rating is None:
-            where = f'under "{options.rating}"' if options.rating else "under the usual names; name its key with --rating"
-            raise InputError(f"answer {number} has no rating {where}")
-        answers.append(Judged(answer_of(answer, f"answer {number}"), rating >= options.cut, rating))
-    yield from EMITTERS[options.rows](prompt_of(record), answers, options.seed)
+        try:
+            answers.append(_judged(answer, f"answer {number}", options.cut, options.rating))
+        except InputError as error:
+            tally.note(error)
+    if answers:
+        yield from EMITTERS[options.rows](prompt_of(record), answers, options.seed)
+
+
+def _judged(answer: Record, name: str, cut: float, key: str | None) -> Judged:
+    rating = number_of(answer, key)
+    if rating is None:
+        where = f'under "{key}"' if key else "under the usual names; name its key with --rating"
+        raise InputError(f"{name} has no rating {where}")
+    return Judged(answer_of(answer, name), rating >= cut, rating)
 
 
 def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
@@ -179,63 +218,10 @@ FORMATS: Mapping[str, Converter] = {
     "preferences": from_preferences,
     "accept-reject": from_accept_reject,
     "ratings": from_ratings,
+    "ranks": from_ranks,
+    "label-studio": from_preferences,
     "log": from_log,
 }
-
-_NAMES = {
-    "a": "a model_a answer_a response_a response_1",
-    "b": "b model_b answer_b response_b response_2",
-    "none": "none neither both_bad bothbad tie_(bothbad) tie_(both_bad)",
-    "both_good": "both_good bothgood tie_(bothgood) tie_(both_good)",
-    "tie": "tie equal same",
-}
-_LABELS = {name: label for label, names in _NAMES.items() for name in names.split()}
-
-
-def preference(label: Any) -> str:
-    """A label as one of "a", "b", "none", "both_good", "tie".
-
-    Raises:
-        InputError: it is none of the known ones; numbers are refused, because sets differ in what they count from.
-    """
-    known = _LABELS.get(label.strip().lower().replace(" ", "_").replace("-", "_")) if isinstance(label, str) else None
-    if known is None:
-        raise InputError(f"unknown choice {str(label)[:20]!r}; use A, B, neither, both_good or tie")
-    return known
-
-
-def _label_of(record: Record) -> Any:
-    label = next((record[key] for key in ("preference", "winner", "choice", "label") if record.get(key) is not None), None)
-    if label is None:
-        raise InputError('no label; give A, B, neither, both_good or tie under "preference" or "winner"')
-    return label
-
-
-def _pair(record: Record) -> tuple[Any, Answer, Answer]:
-    chosen, rejected = record["chosen"], record["rejected"]
-    if any(record.get(key) is not None for key in ("prompt", "messages", "instruction", "question")):
-        return prompt_of(record), answer_of(chosen, "chosen"), answer_of(rejected, "rejected")
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        (prompt, said), (other, refused) = transcript(chosen), transcript(rejected)
-        first, second = answer_of(said, "chosen"), answer_of(refused, "rejected")
-    elif isinstance(chosen, list) and isinstance(rejected, list):
-        prompt, first = prompt_of({"messages": chosen[:-1]}), answer_of(chosen, "chosen")
-        other, second = prompt_of({"messages": rejected[:-1]}), answer_of(rejected, "rejected")
-    else:
-        raise InputError('no prompt; give one under "prompt"')
-    if prompt != other:
-        raise InputError("chosen and rejected do not answer the same conversation; give pairs that differ in the last turn only")
-    return prompt, first, second
-
-
-def _two(record: Record) -> tuple[Answer, Answer]:
-    for first, second in (("response_a", "response_b"), ("answer_a", "answer_b"), ("conversation_a", "conversation_b")):
-        if record.get(first) is not None and record.get(second) is not None:
-            return answer_of(record[first], first), answer_of(record[second], second)
-    answers = listed(record)
-    if len(answers) != 2:
-        raise InputError(f'{len(answers)} answers; give two, under "response_a" and "response_b" or in a list')
-    return answer_of(answers[0], "answer 1"), answer_of(answers[1], "answer 2")
 
 
 def _rated(record: Record) -> list[Record]:
@@ -254,7 +240,3 @@ def _acceptable(candidate: Candidate, options: ConversionOptions) -> bool | None
         return candidate.label
     rating = number_of(candidate.value, options.rating)
     return None if rating is None else rating >= options.cut
-
-
-def _offered(value: Value, offered: bool) -> Value:
-    return value if offered else value | {"none_offered": False}

@@ -13,12 +13,15 @@ from bonmini_guard.training.choices import Answer, as_answer
 
 Record = Mapping[str, Any]
 
-PROMPT_KEYS = ("prompt", "messages", "instruction", "question", "conversation")
-LIST_KEYS = ("candidates", "completions", "responses")
-TEXT_KEYS = ("text", "response", "completion", "content", "answer", "value")
+PROMPT_KEYS = ("prompt", "messages", "instruction", "question", "conversation", "context", "query", "input")
+LIST_KEYS = ("candidates", "completions", "responses", "answers")
+TEXT_KEYS = ("text", "response", "completion", "content", "answer", "output", "value")
 RATING_KEYS = ("rating", "score", "overall_score", "helpfulness")
+LABEL_KEYS = ("acceptable", "label", "accepted", "feedback", "rating", "thumbs")
 
-_TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
+_TRANSCRIPT = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_YES = {"true", "yes", "good", "accept", "accepted", "acceptable", "thumbs_up", "thumbsup", "up", "positive", "like", "👍"}
+_NO = {"false", "no", "bad", "reject", "rejected", "unacceptable", "thumbs_down", "thumbsdown", "down", "negative", "dislike", "👎"}
 
 
 def prompt_of(record: Record) -> Any:
@@ -30,6 +33,10 @@ def prompt_of(record: Record) -> Any:
     value = next((record[key] for key in PROMPT_KEYS if record.get(key) is not None), None)
     if value is None:
         raise InputError(f"no prompt; give one under {_either(PROMPT_KEYS)}")
+    if isinstance(value, Mapping) and "messages" in value:
+        value = value["messages"]
+    if isinstance(value, str) and value.lstrip().startswith("Human:") and value.rstrip().endswith("\n\nAssistant:"):
+        return _turns_of(value)[:-1]
     return [Turn.of(turn).openai() for turn in value] if isinstance(value, list) else value
 
 
@@ -37,7 +44,7 @@ def answer_of(value: Any, name: str) -> Answer:
     """The answer in a value: a text, an object with a text, a message, or a conversation whose last turn it is.
 
     Raises:
-        InputError: there is no text in it, or it is empty.
+        InputError: there is no text in it, or it is empty, or the last turn is somebody else's.
     """
     if isinstance(value, list) and value:
         value = value[-1]
@@ -47,7 +54,19 @@ def answer_of(value: Any, name: str) -> Answer:
         value = next((value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)), None)
     if not isinstance(value, str | Turn) or value in ("", Turn("assistant"), Turn("user")):
         raise InputError(f"{name} is empty or no text; remove the record, or give a text under {_either(TEXT_KEYS)}")
+    if isinstance(value, Turn) and value.role != "assistant":
+        raise InputError(f"{name} ends with a turn of the {value.role}; remove the record, or that turn")
     return as_answer(value)
+
+
+def answers_of(value: Any, name: str) -> list[Answer]:
+    """The answers in a value: those of a list of texts or of conversations, else the one that :func:`answer_of` finds.
+
+    Raises:
+        InputError: as :func:`answer_of`.
+    """
+    several = isinstance(value, list) and value and all(isinstance(one, str | list) for one in value)
+    return [answer_of(one, name) for one in (value if several else [value])]
 
 
 def listed(record: Record) -> list[Any]:
@@ -62,6 +81,34 @@ def listed(record: Record) -> list[Any]:
     if any(isinstance(record.get(key), str) for key in TEXT_KEYS):
         return [record]
     raise InputError(f"no answers; list them under {_either(LIST_KEYS)}, or give a single one under {_either(TEXT_KEYS)}")
+
+
+def prompt_and_answer(record: Record) -> tuple[Any, Answer]:
+    """A prompt and the one answer to it, as TRL, chat logs and plain tables keep them.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    said = next((record[key] for key in TEXT_KEYS if isinstance(record.get(key), str | list) and record[key]), None)
+    turns = record.get("messages")
+    if said is None and isinstance(turns, list) and len(turns) > 1:
+        return prompt_of({"messages": turns[:-1]}), answer_of(turns[-1], "the last turn")
+    return prompt_of(record), answer_of(record if said is None else said, "the answer")
+
+
+def verdict_of(record: Record) -> bool:
+    """Whether an answer is acceptable: true or false, or a word for it, under the first of ``LABEL_KEYS`` that is there.
+
+    Raises:
+        InputError: there is none, or it is a number, of which sets have several kinds.
+    """
+    said = next((record[key] for key in LABEL_KEYS if record.get(key) is not None), None)
+    word = said.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(said, str) else said
+    if isinstance(word, str) and word in _YES | _NO:
+        return word in _YES
+    if not isinstance(word, bool):
+        raise InputError('no label; write true or false (or thumbs_up, thumbs_down) under "label" or "acceptable"')
+    return word
 
 
 def number_of(record: Any, key: str | None) -> float | None:
@@ -93,14 +140,18 @@ def transcript(text: str) -> tuple[list[dict[str, Any]], str]:
     Raises:
         InputError: it is not such a transcript, or does not end with an answer.
     """
-    parts = _TRANSCRIPT.split(text)
-    turns = [
-        Turn.of({"from": role.lower(), "value": content.strip()}).openai()
-        for role, content in zip(parts[1::2], parts[2::2], strict=True)
-    ]
-    if parts[0].strip() or len(turns) < 2 or turns[-1]["role"] != "assistant":
+    turns = _turns_of(text)
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise InputError('no prompt, and no transcript of "Human:" and "Assistant:" turns; give a prompt')
     return turns[:-1], turns[-1]["content"]
+
+
+def _turns_of(text: str) -> list[dict[str, Any]]:
+    parts = _TRANSCRIPT.split(text)
+    if parts[0].strip():
+        return []
+    said = zip(parts[1::2], parts[2::2], strict=True)
+    return [Turn.of({"from": role.lower(), "value": content.strip()}).openai() for role, content in said]
 
 
 def _either(names: Iterable[str]) -> str:

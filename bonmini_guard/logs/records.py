@@ -1,0 +1,137 @@
+"""Records of other tools, whatever form they come in: JSON lines, arrays and documents of JSON, CSV and TSV, Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import IO, Any
+
+from bonmini_guard.errors import InputError
+from bonmini_guard.logs.odd import Odd
+from bonmini_guard.logs.reading import Row, RowFile
+
+
+class Records(RowFile):
+    """The records of one file as (place, record); a place is ``file:line``, or ``file:number`` in an array.
+
+    Args:
+        path: as :class:`RowFile` takes it; in any of these forms, which the first line tells.
+        odd: is told of what is no record, which is then left out.
+
+    Raises:
+        InputError: while iterating; the file cannot be read, or is in none of these forms, or more is odd than may be.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], odd: Odd | None = None) -> None:
+        super().__init__(path)
+        self._odd = odd or Odd()
+
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        with self.open() as file:
+            if file.is_table:
+                for batch in self._batches(file, 1024):
+                    yield from batch.rows()
+            else:
+                yield from self._texts(file.stream)
+
+    def _texts(self, stream: IO[bytes]) -> Iterator[tuple[str, Row]]:
+        blank, lines = [], self._lines(stream)
+        for line in lines:
+            blank.append(line)
+            if line.strip():
+                break
+        first = b"".join(blank).strip()
+        if first.startswith(b"[") or (first.startswith(b"{") and not _is_whole(first)):
+            yield from self._documents(b"".join(chain(blank, lines)))
+        elif first.startswith(b"{"):
+            yield from self._each(chain(blank, lines))
+        elif first:
+            yield from self._table(b"".join(chain(blank, lines)))
+
+    def _each(self, lines: Iterator[bytes]) -> Iterator[tuple[str, Row]]:
+        """JSON lines; those that are none are odd."""
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = self._row(line, number) if line.strip() else None
+            except InputError as error:
+                self._odd.lose(f"{self.path}:{number}", error)
+                continue
+            if row is not None:
+                yield f"{self.path}:{number}", row
+
+    def _documents(self, data: bytes) -> Iterator[tuple[str, Row]]:
+        """JSON over several lines, value after value, of which arrays are taken apart; else lines of which the first is odd."""
+        try:
+            values = list(_values(data.decode()))
+        except RecursionError as error:
+            raise InputError(f"{self.path}: lists or objects lie too deep in each other; give another file") from error
+        except ValueError as error:
+            if data.lstrip().startswith(b"["):
+                raise InputError(f"{self.path}: not JSON ({error}); copy the file again") from error
+            yield from self._each(iter(data.splitlines(keepends=True)))
+            return
+        for number, part in enumerate((part for value in values for part in _apart(value)), start=1):
+            if isinstance(part, dict):
+                yield f"{self.path}:{number}", part
+            else:
+                problem = InputError(f"a record must be a JSON object, not {type(part).__name__}; remove it")
+                self._odd.lose(f"{self.path}:{number}", problem)
+
+    def _table(self, data: bytes) -> Iterator[tuple[str, Row]]:
+        """CSV with a header; cells are texts, empty ones are missing, and lists of turns are read as such."""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{self.path}: neither JSON nor UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+            ) from error
+        header = text.lstrip().splitlines()[0]
+        delimiter = max(",\t;", key=header.count)
+        if not header.count(delimiter):
+            raise InputError(f"{self.path}:1: neither JSON nor a header of columns; give JSON lines, an array, CSV or Parquet")
+        csv.field_size_limit(2**31 - 1)  # the default refuses long answers
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        try:
+            for cells in reader:
+                yield f"{self.path}:{reader.line_num}", {str(key): _cell(cell) for key, cell in cells.items() if cell}
+        except csv.Error as error:
+            raise InputError(f"{self.path}:{reader.line_num}: not CSV ({error}); mend the line") from error
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The values of a text of JSON, one after the other."""
+    decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
+    at = 0
+    while at < len(text):
+        if text[at].isspace() or text[at] == ",":
+            at += 1
+        else:
+            value, at = decode(text, at)
+            yield value
+
+
+def _apart(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _cell(cell: Any) -> Any:
+    """A list of turns is what it says; every other cell is a text, whatever it looks like."""
+    if not isinstance(cell, str) or not cell.startswith("[{"):
+        return cell
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        return cell
+    return value if all(isinstance(turn, dict) and not turn.keys().isdisjoint(("role", "from")) for turn in value) else cell
