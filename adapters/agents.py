@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, Unpack
@@ -17,7 +16,6 @@ from bonmini_guard.errors import ConfigurationError, MissingExtraError, NoAccept
 from bonmini_guard.options import CommonOptions
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.protocols import DrawRequest
-from bonmini_guard.result import GuardResult
 from bonmini_guard.settings import check_fingerprints, load_profile
 
 try:
@@ -228,11 +226,7 @@ def _core_spelling(on_abstain: Any) -> Any:
             "ModelFallbackMiddleware before this one"
         )
 
-    async def tell(result: GuardResult) -> Any:
-        answer = on_abstain(abstention(result))
-        return await answer if inspect.isawaitable(answer) else answer
-
-    return tell
+    return lambda result: on_abstain(abstention(result))
 
 
 def _response(call: AgentCall, message: AIMessage, handler: Callable[..., Any]) -> ExtendedModelResponse[Any]:

@@ -12,8 +12,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
+
+from bonmini_guard import workers
+from bonmini_guard.workers import Workers, depth_here
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,20 +29,19 @@ class LoopThread:
     """A daemon thread that runs one event loop for ever.
 
     Args:
-        depth: how many sync calls are under way, one inside the other, in the work that it does.
+        depth: how many sync calls are under way, one inside the other, in the work that it and its pool do.
     """
 
     def __init__(self, depth: int = 1) -> None:
         self.depth = depth
         self.loop = asyncio.new_event_loop()
-        # Blocking models and scorers run here. The default executor has few threads, and would draw a loop one part at a time.
-        pool = ThreadPoolExecutor(BLOCKING_CALLS, "bonmini-guard", initializer=setattr, initargs=(_here, "depth", depth))
-        self.loop.set_default_executor(pool)
+        # Blocking models run here. The default executor has few threads, and would draw a loop one part at a time.
+        self.loop.set_default_executor(Workers(BLOCKING_CALLS, "bonmini-guard"))
         self.thread = threading.Thread(target=self._serve, name="bonmini-guard", daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
-        _here.depth = self.depth
+        workers.place.depth = self.depth
         while True:
             try:
                 self.loop.run_forever()
@@ -95,10 +97,19 @@ class _Call(Generic[T]):
             self.done.set_exception(asyncio.CancelledError())
 
 
-_lock = threading.Lock()
-_bridges: list[LoopThread] = []
-#: ``depth`` of the bridge to which the running thread belongs: its loop's own, or one of its pool.
-_here = threading.local()
+class _Bridges:
+    """The loops of this process, by depth."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """None: at first, and after a fork, when another thread may have held the lock, and the threads are gone."""
+        self.lock = threading.Lock()
+        self.loops: list[LoopThread] = []
+
+
+_bridges = _Bridges()
 
 
 def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -111,19 +122,12 @@ def _bridge() -> LoopThread:
 
     The loop's thread would wait for itself; the threads of its pool, once all of them wait, for a thread of that pool.
     """
-    with _lock:
-        depth = min(getattr(_here, "depth", 0), len(_bridges))
-        if depth == len(_bridges):
-            _bridges.append(LoopThread(depth + 1))
-        return _bridges[depth]
-
-
-def _after_fork() -> None:
-    # Another thread may have held the old lock, and the bridges' threads are gone.
-    global _lock, _here
-    _lock, _here = threading.Lock(), threading.local()
-    _bridges.clear()
+    with _bridges.lock:
+        depth = min(depth_here(), len(_bridges.loops))
+        if depth == len(_bridges.loops):
+            _bridges.loops.append(LoopThread(depth + 1))
+        return _bridges.loops[depth]
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_bridges.renew)

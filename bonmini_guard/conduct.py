@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
@@ -17,7 +18,8 @@ from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from bonmini_guard.engine import Engine, Observer
+from bonmini_guard.containment import Quarantine, as_failure, is_failure
+from bonmini_guard.engine import LAST_GRACE, Engine, Observer
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
 from bonmini_guard.explore import ExplorationCost, Explorer
 from bonmini_guard.generators import as_generator
@@ -28,11 +30,12 @@ from bonmini_guard.policy import Policy
 from bonmini_guard.protocols import NO_OPTIONS, Generator, GroupGenerator, Scorer
 from bonmini_guard.reload import DEFAULT_INTERVAL, Reloader
 from bonmini_guard.result import GuardResult
-from bonmini_guard.scorers import as_scorer
-from bonmini_guard.settings import build_policy, check_parts, has_zero, load_profile, profile_name, with_budget
+from bonmini_guard.scorers import THREADS, as_scorer
+from bonmini_guard.settings import build_policy, check_parts, has_zero, load_profile, profile_name, time_to_decide, with_budget
 from bonmini_guard.trace_row import RequestRecord
 from bonmini_guard.traces import writer_for
 from bonmini_guard.validation import is_integer
+from bonmini_guard.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class Guard:
         self.options = options = completed(options)
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
+        self._workers = Workers(THREADS, "bonmini-guard-on-abstain")
         self.writer = None if options["trace_to"] is None else writer_for(options["trace_to"])
         telemetry, explore = options["telemetry"], options["explore"]
         self.explorer = Explorer(explore, options["on_explored"], self.writer, telemetry) if explore else None
@@ -167,11 +171,36 @@ class Guard:
             raise abstention(result)
         if say == "message":
             return stamped(AIMessage(self.options["abstain_message"]), result)
-        answer: Any = say.ainvoke(original, config) if isinstance(say, Runnable) else say(result)
-        answer = await answer if inspect.isawaitable(answer) else answer
+        answer = await self._say(say, result, original, config)
         if not isinstance(answer, AIMessage | str):
             raise ConfigurationError(f"on_abstain gave a {type(answer).__name__}: it must give an AIMessage or a string")
         return stamped(AIMessage(answer) if isinstance(answer, str) else answer, result, fallback=True)
+
+    async def _say(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
+        """What a Runnable or a callable says within what is left of the request's time."""
+        timeout, timings = self.options["timeout"], result.timings
+        left = None if timeout is None else timeout - timings.total - (time.perf_counter() - timings.decided)
+        work = asyncio.ensure_future(self._fallback(say, result, original, config))
+        try:
+            done, _ = await asyncio.wait([work], timeout=left)
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait([work], timeout=LAST_GRACE)
+                self._engine.quarantine.hold([work], LAST_GRACE)
+        if not done:
+            logger.warning("on_abstain took longer than what was left of timeout=%g s", timeout)
+            raise abstention(result)
+        return work.result()
+
+    async def _fallback(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
+        try:
+            if isinstance(say, Runnable):
+                return await say.ainvoke(original, config)
+            answer = say(result) if inspect.iscoroutinefunction(say) else await self._workers.run(say, result)
+            return await answer if inspect.isawaitable(answer) else answer
+        except BaseException as error:
+            raise (as_failure(error) if is_failure(error, [asyncio.current_task()]) else error) from None
 
     # What happens in the background
 
@@ -233,10 +262,11 @@ class Guard:
             scorer,
             with_budget(policy, options["budget"], profile, strict),
             limiter=limiter,
-            timeout=options["timeout"],
+            timeout=time_to_decide(policy, options),
             transform=None if profile is None else profile.score_transform,
             profile=profile_name(options["profile"]),
             has_zero=has_zero(scorer, profile),
+            quarantine=Quarantine() if current is None else current.quarantine,
         )
 
 

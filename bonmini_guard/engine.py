@@ -1,7 +1,7 @@
 """The engine: the effects around the pure policy. One async core for every face of the package.
 
 Draws run as tasks and report to one queue; what has arrived is scored together; the policy decides; what is no longer
-needed is cancelled, and the cancellation is awaited. No state survives a request.
+needed is cancelled, and the cancellation is awaited, for as long as there is time. No state survives a request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol, TypeGuard
 
@@ -20,6 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.background import to_its_end
+from bonmini_guard.containment import Quarantine, as_failure, is_failure, quiet
 from bonmini_guard.detach import detached, is_graph_signal, langsmith_set
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter, places_of, request_lane, unlimited
@@ -33,8 +34,9 @@ from bonmini_guard.usage import total_usage, used_tokens
 
 logger = logging.getLogger(__name__)
 
-#: Seconds a cancelled draw is waited for. A generator that ignores cancellation must not hold its request for ever.
-CANCEL_GRACE = 5.0
+#: Seconds that cancelled draws and a session that closes are waited for, and at least so many when the time is up.
+CANCEL_GRACE = 1.0
+LAST_GRACE = 0.1
 
 
 class Observer(Protocol):
@@ -67,10 +69,11 @@ class Engine:
         scorer: the reward model.
         policy: when to stop and what to serve.
         limiter: shared by all requests, perhaps of several guards; None for no limit. A group draw takes one place.
-        timeout: seconds for the whole request; None waits for ever.
+        timeout: seconds until the decision, whatever generator, scorer and observer do; None waits for ever.
         transform: from raw to calibrated score.
         profile: name of the profile, for the record.
         has_zero: whether score 0 is the outside option.
+        quarantine: of draws and scorings that ignored their cancellation.
     """
 
     generator: Generator | GroupGenerator
@@ -81,6 +84,7 @@ class Engine:
     transform: Callable[[float], float] | None = None
     profile: str | None = None
     has_zero: bool = True
+    quarantine: Quarantine = field(default_factory=Quarantine, compare=False, repr=False)
 
     async def run(
         self,
@@ -95,7 +99,7 @@ class Engine:
 
         Raises:
             GenerationError: not one draw arrived.
-            TooBusy: too many wait for the limiter already; nothing was drawn.
+            TooBusy: too many wait for the limiter already, or too much was left behind; nothing was drawn.
         """
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
         with detached(), langsmith_set(False):
@@ -118,7 +122,7 @@ class _ScoringFailed(Exception):  # noqa: N818 - a signal, never seen outside
 
 
 class _Ended(Exception):  # noqa: N818 - a signal, never seen outside
-    """A draw has ended the request."""
+    """The request is over: a draw has ended it, or whoever asked has long gone on."""
 
 
 class _Request:
@@ -149,7 +153,13 @@ class _Request:
         self.arrived: Arrivals[Candidate] = Arrivals()
         self.tasks: list[asyncio.Task[None]] = []
         self.cut_short = False
-        self.scope: asyncio.Timeout
+        self.closed = False
+        self.deadline = math.inf if engine.timeout is None else self.begun + engine.timeout
+        # Foreign code is awaited in tasks, never here: this request goes on when its future is set, whatever they do.
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.work: asyncio.Task[None] | None = None
+        self.result: GuardResult | None = None
+        self.exit: BaseException | None = None
         self.ended: EndRequest | None = None
         self.session: ScoringSession | None = None
         # Of answers that arrived: what makes two of them equal, by the draw; and the scores of equal ones.
@@ -163,24 +173,58 @@ class _Request:
 
     async def conduct_within(self, seconds: float | None) -> GuardResult:
         """Loop until the policy has decided, a draw has ended the request, or the time is up."""
-        result = None
+        loop = asyncio.get_running_loop()
+        self.work = loop.create_task(self._work())
+        self.work.add_done_callback(self._worked)
+        timer = None if seconds is None else loop.call_later(seconds, self._wake)
         try:
-            async with asyncio.timeout(seconds) as self.scope:
-                result = await self.conduct()
-        except (TimeoutError, _Ended):
-            if self.ended is None and not self.scope.expired():
-                raise
+            await self.over
+        except GeneratorExit:
+            self._abandon()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if self.exit is not None:
+            raise self.exit
         if self.ended is not None:
             return self._end(self.ended)
-        return self.out_of_time() if result is None else result
+        if self.result is None and self.work.done():
+            self.work.result()
+        return self.out_of_time() if self.result is None else self.result
+
+    async def _work(self) -> None:
+        """Decide, then close the session, in one task: what a session enters it may have to leave there."""
+        try:
+            with contextlib.suppress(_Ended):
+                self.result = await self.conduct()
+                self._wake()
+        finally:
+            await self._close_session()
+
+    def _wake(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def _worked(self, work: asyncio.Task[None]) -> None:
+        quiet(work)
+        self._wake()
+
+    def _abandon(self) -> None:
+        """The event loop was closed under the request: nothing of it will run again, so each part goes to its own ``finally``."""
+        self.closed = True
+        for task in [*self.tasks, self.work]:
+            coroutine = None if task is None else task.get_coro()
+            with contextlib.suppress(RuntimeError):
+                if coroutine is not None:
+                    coroutine.close()
 
     async def conduct(self) -> GuardResult:
         """Loop until the policy has decided."""
         policy = self.engine.policy
-        if self.places is not None:
-            self.places.admit()
+        self._admit()
         try:
-            while True:
+            while not self.closed:
                 decision = policy.decide(self.state)
                 if self.observer is not None and self.loops:
                     await self.observer.looped(self.state, decision)
@@ -188,6 +232,9 @@ class _Request:
                     return self._finish(decision)
                 loop = self._begin_loop(decision.draws)
                 winner = await self._collect(loop)
+                if perf_counter() >= self.deadline:
+                    # Something held the event loop itself: the timer has had no chance.
+                    return self.out_of_time()
                 if winner is not None:
                     return self._record("accepted", "passed", winner)
                 wait = patience(self.candidates, loop)
@@ -199,6 +246,14 @@ class _Request:
                 self.state = policy.observe(self.state, [candidate.score for candidate in loop], used)
         except _ScoringFailed:
             return self._without_scores("scorer_failed")
+        raise _Ended
+
+    def _admit(self) -> None:
+        self.engine.quarantine.admit()
+        if (admit := getattr(self.engine.scorer, "admit", None)) is not None:
+            admit()
+        if self.places is not None:
+            self.places.admit()
 
     def out_of_time(self) -> GuardResult:
         """The deadline: guardrail abstains, accelerator serves the best so far."""
@@ -210,20 +265,29 @@ class _Request:
         raise GenerationError(f"no draw arrived within the timeout of {self.engine.timeout} s: raise timeout=") from TimeoutError()
 
     async def close(self) -> None:
-        """Cancel what is still running, wait until it is gone, close the scoring session. Again, it does nothing."""
-        running = [task for task in self.tasks if not task.done()]
-        self.cut_short = self.cut_short or bool(running)
+        """Cancel what is still running, and wait until it is gone, while there is time. Again, it does nothing."""
+        if self.closed:
+            return
+        draws = [task for task in self.tasks if not task.done()]
+        running = [*draws, self.work] if self.work is not None and not self.work.done() else draws
+        self.cut_short = self.cut_short or bool(draws)
         for task in running:
-            task.cancel()
-        if running or self.session is not None:
-            await to_its_end(self._close(running), CANCEL_GRACE)
+            # A session that closes after the decision is not disturbed.
+            if task is not self.work or self.result is None:
+                task.cancel()
+        try:
+            if running:
+                grace = min(CANCEL_GRACE, max(LAST_GRACE, self.deadline - perf_counter()))
+                await to_its_end(self._close(running, grace), grace)
+        finally:
+            # From here on the record is the reader's.
+            self.closed = True
 
-    async def _close(self, running: Sequence[asyncio.Task[None]]) -> None:
-        if running:
-            _, stubborn = await asyncio.wait(running, timeout=CANCEL_GRACE)
-            if stubborn:
-                logger.warning("%d draws ignored their cancellation for %s s and were left behind", len(stubborn), CANCEL_GRACE)
-        await self._close_session()
+    async def _close(self, running: Sequence[asyncio.Task[None]], grace: float) -> None:
+        await asyncio.wait(running, timeout=grace)
+        if self.work is not None:
+            self.work.cancel()
+        self.engine.quarantine.hold(running, grace)
 
     def finalize(self, result: GuardResult) -> GuardResult:
         """The result with the tokens of draws that were still running when it was decided."""
@@ -234,7 +298,9 @@ class _Request:
         if session is not None:
             try:
                 await session.aclose()
-            except Exception as error:
+            except BaseException as error:
+                if not is_failure(error, [self.work]):
+                    raise
                 logger.warning("closing the scoring session failed: %s", type(error).__name__)
 
     # Drawing
@@ -267,11 +333,11 @@ class _Request:
                 if self.places is not None:
                     self.places.release()
         except BaseException as error:
-            if not isinstance(error, Exception):
-                # Cancelled, or the generator wants to end the process: recorded first, for the request is waiting.
+            if not is_failure(error, self.tasks):
+                # Cancelled, or the process is to end: recorded first, for the request is waiting.
                 self._arrive(candidate, error)
                 raise
-            outcome = EndRequest("interrupt", signal=error) if is_graph_signal(error) else error
+            outcome = EndRequest("interrupt", signal=error) if is_graph_signal(error) else as_failure(error)
         self._arrive(candidate, outcome)
 
     async def _draw_group(self, generator: GroupGenerator, loop: Sequence[Candidate]) -> None:
@@ -290,20 +356,25 @@ class _Request:
                         self._arrive(loop[position], outcome)
         except BaseException as error:
             failure = error
-            if not isinstance(error, Exception):
+            if not is_failure(error, self.tasks):
                 raise
+            failure = as_failure(error)
         finally:
             for candidate in loop:
                 if candidate.finished is None:
                     self._arrive(candidate, failure)
 
     def _arrive(self, candidate: Candidate, outcome: object) -> None:
+        if self.closed:
+            return
+        if isinstance(outcome, KeyboardInterrupt | SystemExit):
+            self.exit = outcome
+            self._wake()
         if isinstance(outcome, EndRequest):
-            if self.ended is None:
+            # Not where the request is decided, cancelled or out of time already.
+            if not self.over.done():
                 self.ended = outcome
-                # Wakes whatever the request is waiting for; not where it is decided or out of time already.
-                with contextlib.suppress(RuntimeError):
-                    self.scope.reschedule(0.0)
+                self._wake()
             outcome = outcome.message or outcome.__cause__ or outcome
         if isinstance(outcome, AIMessage):
             self._freeze(candidate, outcome)
@@ -328,7 +399,7 @@ class _Request:
         policy, left = self.engine.policy, len(loop)
         while left:
             batch = await self.arrived.take()
-            if self.ended is not None:
+            if self.ended is not None or self.closed:
                 raise _Ended
             left -= len(batch)
             await self._score([candidate for candidate in batch if candidate.message is not None])
@@ -360,14 +431,16 @@ class _Request:
         try:
             if self.session is None:
                 self.session = self.engine.scorer.session(list(self.asked))
-            scores = as_scores(await self.session.score(list(fresh.values())), len(fresh))
-            for key, raw in zip(fresh, scores, strict=True):
+            given = await self.session.score(list(fresh.values()))
+            if self.closed:
+                raise _Ended
+            for key, raw in zip(fresh, as_scores(given, len(fresh)), strict=True):
                 self.known[key] = self._usable(raw)
-        except Exception as error:
-            if is_graph_signal(error):
+        except BaseException as error:
+            if self.closed or is_graph_signal(error) or not is_failure(error, [self.work]):
                 raise
-            self.scorer_error = error
-            raise _ScoringFailed from error
+            self.scorer_error = as_failure(error)
+            raise _ScoringFailed from self.scorer_error
         finally:
             self.scoring += perf_counter() - begun
         if self.observer is not None:
@@ -429,7 +502,7 @@ class _Request:
             candidates=tuple(self.candidates),
             loops=self.loops,
             usage=total_usage(self.candidates),
-            timings=Timings(self._elapsed(), self.scoring),
+            timings=Timings(self._elapsed(), self.scoring, perf_counter()),
             threshold=self.engine.policy.thresholds[self.loops - 1] if self.loops else None,
             seed=self.seed,
             request_id=self.request_id,

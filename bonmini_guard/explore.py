@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 #: Requests completed in the background at a time. More would compete with live traffic; those above are not explored.
 MOST_AT_A_TIME = 4
 
+#: Seconds for a request from which on an answer is taken never to be too long for it.
+UNHURRIED = 240.0
+
 Sink = Callable[[GuardResult], Any]
 
 
@@ -163,11 +166,13 @@ def _kept(request: RequestRecord) -> dict[int, Candidate]:
     """The live draws, by number, that are a fair sample of what the generator says.
 
     Where scores or durations can cut a draw short (an eager exit, a timeout), those that arrived are no such sample; nor are they
-    where none was cut short, for just that depends on them. Then every draw is made anew, whatever happened.
+    where none was cut short, for just that depends on them. Then every draw is made anew, whatever happened. A timeout of minutes
+    cuts draws that hang, and not long ones.
     """
     candidates, engine = request.result.candidates, request.engine
+    hurried = engine.timeout is not None and engine.timeout < UNHURRIED
     cut_short = any(candidate.unfinished and not candidate.refused for candidate in candidates)
-    if engine.policy.exit == "eager" or engine.timeout is not None or cut_short:
+    if engine.policy.exit == "eager" or hurried or cut_short:
         return {}
     return {candidate.index: candidate for candidate in candidates if not candidate.refused}
 

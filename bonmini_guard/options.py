@@ -17,7 +17,7 @@ from bonmini_guard.policy import Exit, Mode
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.result import GuardResult
 from bonmini_guard.traces import TraceWriter
-from bonmini_guard.validation import Count, Flag, Integer, Must, Seconds, Share, check, check_names
+from bonmini_guard.validation import Count, Flag, Integer, Must, Portion, Seconds, Share, check, check_names
 
 OnAbstain = Annotated[
     Literal["error", "message"] | Runnable[Any, Any] | Callable[[GuardResult], Any],
@@ -47,7 +47,8 @@ class CommonOptions(TypedDict, total=False):
         threshold: the score at which a loop exits; one number, or one for each loop (default 0: as likely acceptable as not).
         exit: "loop" compares the best so far after each loop; "eager" serves the first draw to pass and cancels its siblings.
         abstain_message: text of the abstention message.
-        timeout: seconds for the whole request.
+        timeout: seconds for the whole request, whatever generator, reward model and callbacks do (default 300); None waits for
+            ever.
         max_concurrency: draws in flight at a time over all requests of this guard, or a ``Limiter`` that several guards share;
             requests that wait take turns. None sets no limit.
         budget: tokens that a request may use up, or a ``Budget`` in tokens or money; once spent, no further loop begins.
@@ -92,10 +93,13 @@ class GuardOptions(CommonOptions, total=False):
 
     Attributes:
         on_abstain: "error" raises ``NoAcceptableResponse``; "message" gives ``abstain_message``; a Runnable gets the original
-            input; a callable gets the ``GuardResult``. The last two are outside any promise.
+            input; a callable gets the ``GuardResult``, a sync one in a thread. The last two are outside any promise.
+        on_abstain_reserve: the share of ``timeout`` that is kept for such a Runnable or callable (default 0.2). If it overruns what
+            is left of ``timeout``, the abstention is raised.
     """
 
     on_abstain: OnAbstain
+    on_abstain_reserve: Portion
 
 
 class GuardArguments(GuardOptions, total=False):
@@ -112,6 +116,9 @@ class GuardArguments(GuardOptions, total=False):
     name: str | None
 
 
+#: Seconds for a request where nothing is said: longer than any answer that somebody waits for.
+DEFAULT_TIMEOUT = 300.0
+
 #: What a profile fixes.
 SHAPE = ("mode", "mini_n", "max_loops", "schedule", "threshold", "exit")
 
@@ -124,8 +131,9 @@ DEFAULTS = GuardOptions(
     threshold=None,
     exit=None,
     on_abstain="error",
+    on_abstain_reserve=0.2,
     abstain_message="I cannot give an answer to this that is good enough.",
-    timeout=None,
+    timeout=DEFAULT_TIMEOUT,
     max_concurrency=None,
     budget=None,
     seed=None,

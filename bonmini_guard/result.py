@@ -80,10 +80,12 @@ class Timings:
     Attributes:
         total: from call to decision.
         scoring: spent waiting for the reward model.
+        decided: ``time.perf_counter()`` of the decision, in this process.
     """
 
     total: float
     scoring: float
+    decided: float = field(default=0.0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

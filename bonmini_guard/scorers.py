@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 import warnings
@@ -13,6 +12,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.protocols import Scorer
+from bonmini_guard.workers import Workers
+
+#: Calls of a sync function at a time, those included that nobody waits for any more.
+THREADS = 64
 
 Scale = Literal["raw", "probability"]
 ScoreFunction = Callable[[list[BaseMessage], list[AIMessage]], Any]
@@ -59,7 +62,7 @@ def reward_function(*, has_zero: bool | None = None, scale: Scale | None = None)
 
 
 class CallableScorer:
-    """Scores with a function; a sync one runs in a thread, so it may block.
+    """Scores with a function; a sync one runs in a thread of this scorer's own, so it may block, and holds up no other.
 
     What it does not say by arguments, the function may say by attributes of the same names.
 
@@ -74,6 +77,7 @@ class CallableScorer:
 
     def __init__(self, function: ScoreFunction, *, has_zero: bool | None = None, scale: Scale | None = None) -> None:
         self.function = function
+        self._workers = Workers(THREADS, "bonmini-guard-scorer")
         self.has_zero: bool | None = getattr(function, "has_zero", None) if has_zero is None else has_zero
         self.scale: Scale | None = getattr(function, "scale", None) if scale is None else scale
         if self.scale not in (None, "raw", "probability"):
@@ -89,6 +93,10 @@ class CallableScorer:
         """Warn if all scores of the next request lie within [0, 1], where a threshold of 0 would accept everything."""
         self._suspected = self.scale is None
 
+    def admit(self) -> None:
+        """Raise TooBusy if calls of the function that never returned hold all of its threads."""
+        self._workers.admit()
+
     def session(self, messages: Sequence[BaseMessage]) -> _CallableSession:
         """A session on one prompt; it holds nothing but the prompt and its scores."""
         return _CallableSession(self, messages)
@@ -101,15 +109,9 @@ class CallableScorer:
             ValueError: it gave another number of them, or a declared probability outside [0, 1].
         """
         arguments = (list(messages), list(candidates))
-        given = self.function(*arguments) if self._is_async else await asyncio.to_thread(self._called, *arguments)
+        given = self.function(*arguments) if self._is_async else await self._workers.run(self.function, *arguments)
         scores = as_scores(await given if inspect.isawaitable(given) else given, len(candidates))
         return [None if score is None else log_odds(score) for score in scores] if self.scale == "probability" else scores
-
-    def _called(self, *arguments: Any) -> Any:
-        try:
-            return self.function(*arguments)
-        except StopIteration as error:  # no future can hold it: whoever waits would wait for ever
-            raise RuntimeError("the reward function raised StopIteration") from error
 
     def sampled(self, scores: Sequence[float | None]) -> None:
         """Told the scores of a request that is over."""

@@ -91,6 +91,14 @@ def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops
     return tuple(schedule)
 
 
+def time_to_decide(policy: Policy, options: GuardOptions) -> float | None:
+    """Seconds for drawing and scoring: ``timeout``, without what is kept for a Runnable or a callable in ``on_abstain``."""
+    timeout = options["timeout"]
+    if timeout is None or policy.mode != "guardrail" or isinstance(options["on_abstain"], str):
+        return timeout
+    return timeout * (1 - options["on_abstain_reserve"])
+
+
 def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfile | None, strict: bool) -> Policy:
     """The policy with a budget of tokens or money for each request.
 

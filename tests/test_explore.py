@@ -86,7 +86,6 @@ async def test_draws_that_found_no_room_are_made_later():
     assert len(generator.requests) == 3
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 async def test_work_of_an_event_loop_that_was_closed_does_not_stay_under_way(tmp_path):
     rows = []
     guard, generator = make(["1"], trace_to=rows.append)

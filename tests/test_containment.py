@@ -1,0 +1,439 @@
+"""Foreign code cannot hold a request beyond its deadline, take it down, or be awaited for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
+
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard.containment import MOST_LEFT_BEHIND, Quarantine
+from bonmini_guard.errors import GenerationError, NoAcceptableResponse, TooBusy
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from bonmini_guard.workers import Workers
+
+from .test_engine import others
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+TIMEOUT = 0.4
+#: Seconds beyond the timeout; the contract's quarter, and what a busy machine adds.
+LATE = 0.6
+
+
+def make(answer=("good",), score=lambda messages, candidates: [1.0] * len(candidates), **settings):
+    generator = answer if hasattr(answer, "draw") or hasattr(answer, "draw_group") else FakeGenerator(answer)
+    settings = {"schedule": [2], "timeout": TIMEOUT, **settings}
+    return BestOfMiniN(generator=generator, reward_model=score, **settings)
+
+
+async def timed(work):
+    begun = time.perf_counter()
+    try:
+        return await work, time.perf_counter() - begun
+    except Exception as error:
+        return error, time.perf_counter() - begun
+
+
+async def stubborn(seconds=1.5):
+    """Ignores every cancellation, as code with a bare ``except:`` does."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        try:
+            await asyncio.sleep(end - time.perf_counter())
+        except BaseException:
+            continue
+
+
+async def stubborn_scorer(messages, candidates):
+    await stubborn()
+    return [1.0] * len(candidates)
+
+
+class Session:
+    """Scores at once; what it does when it is closed is the test's."""
+
+    has_zero = True
+
+    def __init__(self, close):
+        self.close = close
+
+    def session(self, messages):
+        return self
+
+    async def score(self, candidates):
+        return [1.0] * len(candidates)
+
+    async def aclose(self):
+        await self.close()
+
+
+# The deadline
+
+
+@pytest.mark.parametrize(
+    ("mode", "decision"),
+    [("guardrail", ("abstained", "deadline")), ("accelerator", ("unscored", "deadline"))],
+)
+@pytest.mark.parametrize(
+    "score", [stubborn_scorer, lambda messages, candidates: time.sleep(1.5)], ids=["ignores cancellation", "blocks its thread"]
+)
+async def test_a_scorer_that_does_not_end_is_left_behind(mode, decision, score):
+    result, seconds = await timed(make(score=score, mode=mode).arun("q"))
+    assert (result.decision, result.reason) == decision
+    assert seconds < TIMEOUT + LATE
+
+
+async def test_what_a_scorer_says_after_the_deadline_changes_no_record():
+    async def score(messages, candidates):
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.3)
+        return [1.0] * len(candidates)
+
+    generator = FakeGenerator(["1"])
+    result = await make(generator, score, schedule=[2, 2]).arun("q")
+    await asyncio.gather(*others(), return_exceptions=True)
+    assert (result.decision, result.reason, len(result.candidates), len(generator.requests)) == ("abstained", "deadline", 2, 2)
+    assert all(candidate.score is None and candidate.scored is None for candidate in result.candidates)
+
+
+async def test_an_event_loop_that_is_blocked_over_the_deadline_serves_nothing_as_accepted():
+    async def score(messages, candidates):
+        time.sleep(1.5 * TIMEOUT)
+        return [1.0] * len(candidates)
+
+    assert (await make(score=score).arun("q")).reason == "deadline"
+    served = await make(score=score, mode="accelerator").arun("q")
+    assert (served.decision, served.reason) == ("best_effort", "deadline")
+
+
+@pytest.mark.parametrize("group", [False, True])
+async def test_draws_that_ignore_their_cancellation_are_left_behind(group):
+    class Stuck:
+        async def draw(self, request):
+            if request.index:
+                await stubborn()
+            return AIMessage("good")
+
+    class StuckGroup:
+        async def draw_group(self, requests):
+            yield 0, AIMessage("good")
+            await stubborn()
+
+    for settings in ({"mode": "accelerator"}, {"mode": "accelerator", "exit": "eager"}, {}):
+        result, seconds = await timed(make(StuckGroup() if group else Stuck(), **settings).arun("q"))
+        assert seconds < TIMEOUT + LATE
+        assert result.served == ("mode" in settings)
+
+
+async def test_nothing_arrives_in_time():
+    error, seconds = await timed(make(FakeGenerator(["1"], latency=30), mode="accelerator").arun("q"))
+    assert isinstance(error, GenerationError)
+    assert seconds < TIMEOUT + LATE
+
+
+@pytest.mark.parametrize("close", [stubborn, lambda: asyncio.sleep(30)], ids=["ignores cancellation", "hangs"])
+@pytest.mark.parametrize("timeout", [TIMEOUT, 30.0])
+async def test_a_session_that_does_not_close_holds_nobody(close, timeout):
+    result, seconds = await timed(make(score=Session(close), timeout=timeout).arun("q"))
+    assert result.decision == "accepted"
+    assert seconds < 2
+
+
+async def test_a_session_that_takes_its_time_to_close_is_waited_for():
+    closed = []
+
+    async def close():
+        await asyncio.sleep(0.05)
+        closed.append(True)
+
+    await make(score=Session(close), timeout=30.0).arun("q")
+    assert closed == [True]
+
+
+async def test_callbacks_of_an_observer_are_within_the_deadline():
+    from langchain_core.callbacks import AsyncCallbackHandler
+
+    class Slow(AsyncCallbackHandler):
+        async def on_chain_start(self, serialized, inputs, *, parent_run_id=None, **kwargs):
+            if parent_run_id is not None:
+                await stubborn()
+
+    result, seconds = await timed(make().arun("q", config={"callbacks": [Slow()]}))
+    assert (result.decision, result.reason) == ("abstained", "deadline")
+    assert seconds < TIMEOUT + LATE
+
+
+# What is said to abstentions
+
+
+async def slow_answer(_):
+    await asyncio.sleep(30)
+
+
+@pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
+@pytest.mark.parametrize(
+    "say",
+    [RunnableLambda(slow_answer), slow_answer, lambda result: time.sleep(1.5), lambda result: stubborn()],
+    ids=["runnable", "coroutine function", "blocking function", "ignores cancellation"],
+)
+async def test_an_answer_to_an_abstention_that_overruns_is_the_abstention(face, say):
+    guard = face(generator=FakeGenerator(["bad"]), reward_model=lambda m, c: [-1.0], schedule=[1], timeout=TIMEOUT, on_abstain=say)
+    error, seconds = await timed(guard.ainvoke("q"))
+    assert isinstance(error, NoAcceptableResponse)
+    assert seconds < TIMEOUT + LATE
+
+
+async def test_a_share_of_the_timeout_is_kept_for_it():
+    async def say(result):
+        await asyncio.sleep(0.3)
+        return f"sorry: {result.reason}"
+
+    settings = {"timeout": 2.0, "on_abstain_reserve": 0.5, "schedule": [2]}
+    answers = FakeGenerator(["good"], latency=lambda index: 30 * index)
+    begun = time.perf_counter()
+    message = await BestOfMiniN(
+        generator=answers, reward_model=FakeRewardModel(lambda text: 1.0), on_abstain=say, **settings
+    ).ainvoke("q")
+    assert message.text == "sorry: deadline"
+    assert 1.2 < time.perf_counter() - begun < 2.0 + LATE
+    for choice, seconds in ((say, 1.0), ("error", 2.0), ("message", 2.0)):
+        guard = BestOfMiniN(generator=answers, reward_model=len, on_abstain=choice, **settings)
+        assert guard.guard.engine.timeout == seconds
+
+
+async def test_a_function_for_abstentions_may_block_without_holding_up_others():
+    def say(result):
+        time.sleep(0.3)
+        return threading.current_thread().name
+
+    guard = make(["bad"], lambda m, c: [-1.0] * len(c), on_abstain=say, timeout=30.0)
+    begun = time.perf_counter()
+    names = await asyncio.gather(*(guard.ainvoke("q") for _ in range(8)))
+    assert time.perf_counter() - begun < 8 * 0.3
+    assert threading.current_thread().name not in [name.text for name in names]
+
+
+def test_a_timeout_is_there_without_being_asked_for():
+    guard = BestOfMiniN(generator=FakeGenerator([""]), reward_model=len)
+    assert guard.guard.engine.timeout == 300
+    assert BestOfMiniN(generator=FakeGenerator([""]), reward_model=len, timeout=None).guard.engine.timeout is None
+
+
+# Whatever is raised
+
+
+def raising(kind):
+    async def asynchronous(messages, candidates):
+        raise kind
+
+    def synchronous(messages, candidates):
+        raise kind
+
+    return [asynchronous, synchronous]
+
+
+@pytest.mark.parametrize("where", [0, 1], ids=["async", "sync"])
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, asyncio.CancelledError, GeneratorExit, RecursionError])
+async def test_whatever_a_scorer_raises_is_a_failed_scorer(kind, where):
+    result = await asyncio.wait_for(make(score=raising(kind)[where], timeout=30.0).arun("q"), 10)
+    assert (result.decision, result.reason) == ("abstained", "scorer_failed")
+    assert kind.__name__ in f"{result.scorer_error!r}{result.scorer_error.__cause__!r}"
+
+
+@pytest.mark.parametrize("kind", [StopIteration, asyncio.CancelledError, GeneratorExit, RecursionError])
+async def test_whatever_a_generator_raises_is_a_failed_draw(kind):
+    def answer(request):
+        if request.index == 0:
+            raise kind
+        return "good"
+
+    result = await asyncio.wait_for(make(answer, timeout=30.0).arun("q"), 10)
+    assert (result.decision, result.selected.index) == ("accepted", 1)
+    assert isinstance(result.candidates[0].error, Exception)
+    assert not result.candidates[0].unfinished
+
+
+@pytest.mark.parametrize("kind", [StopIteration, asyncio.CancelledError, GeneratorExit, OSError])
+async def test_an_accepted_answer_is_not_lost_with_a_session_that_fails_to_close(kind):
+    async def close():
+        raise kind
+
+    assert (await make(score=Session(close), timeout=30.0).arun("q")).decision == "accepted"
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("part", ["generator", "scorer", "close"])
+def test_an_interrupt_in_the_main_thread_is_the_processs_own(kind, part):
+    async def leave(*_):
+        raise kind
+
+    parts = {"generator": leave} if part == "generator" else {"score": leave if part == "scorer" else Session(leave)}
+
+    async def main():
+        generator = FakeGenerator(lambda request: leave() if part == "generator" else "good")
+        await make(generator, parts.get("score", lambda m, c: [1.0] * len(c)), timeout=30.0).arun("q")
+
+    with pytest.raises(kind):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("part", ["generator", "scorer", "close"])
+def test_elsewhere_it_is_a_failure_of_that_part_and_the_shared_loop_goes_on(part):
+    async def leave(*_):
+        raise SystemExit(3)
+
+    generator = FakeGenerator(lambda request: leave() if part == "generator" and request.index else "good")
+    score = {"scorer": leave, "close": Session(leave)}.get(part, lambda m, c: [1.0] * len(c))
+    result = make(generator, score, timeout=30.0).run("q")
+    assert (result.decision, result.reason) == (("abstained", "scorer_failed") if part == "scorer" else ("accepted", "passed"))
+    assert make().run("q").decision == "accepted"
+
+
+async def test_an_answer_to_an_abstention_that_is_cancelled_by_itself_does_not_look_like_the_caller():
+    async def say(result):
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="CancelledError"):
+        await make(["bad"], lambda m, c: [-1.0] * len(c), on_abstain=say).ainvoke("q")
+
+
+# What is left behind
+
+
+async def test_scorers_of_one_guard_that_never_return_starve_no_other_and_are_bounded(caplog):
+    release = threading.Event()
+
+    def stuck(messages, candidates):
+        release.wait(30)
+        return [1.0] * len(candidates)
+
+    one, other = make(score=stuck, timeout=0.2), make(timeout=30.0)
+    try:
+        results = await asyncio.gather(*(one.arun("q") for _ in range(80)))
+        assert {result.reason for result in results} == {"deadline"}
+        assert "run on although nobody waits for them" in caplog.text
+        with pytest.raises(TooBusy, match="hold all of its threads"):
+            await one.arun("q")
+        assert (await other.arun("q")).decision == "accepted"
+    finally:
+        release.set()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                if (await one.arun("q")).decision == "accepted":
+                    break
+            except TooBusy:
+                await asyncio.sleep(0.05)
+
+
+async def test_tasks_left_behind_are_bounded_counted_and_forgotten_when_they_end(caplog):
+    quarantine, release = Quarantine(most=3), asyncio.Event()
+    tasks = [asyncio.create_task(release.wait()) for _ in range(3)]
+    quarantine.hold(tasks[:2], 0.1)
+    quarantine.admit()
+    quarantine.hold(tasks, 0.1)
+    assert len(quarantine) == 3
+    assert "were left behind (3 in all)" in caplog.text
+    with pytest.raises(TooBusy, match="3 draws or scorings"):
+        quarantine.admit()
+    release.set()
+    await asyncio.gather(*tasks)
+    await asyncio.sleep(0)
+    quarantine.admit()
+    assert len(quarantine) == 0
+
+
+async def test_a_guard_that_has_left_too_much_behind_takes_no_more(monkeypatch):
+    guard = make(score=stubborn_scorer, timeout=0.2)
+    await asyncio.gather(*(guard.arun("q") for _ in range(MOST_LEFT_BEHIND)))
+    with pytest.raises(TooBusy):
+        await guard.arun("q")
+    await asyncio.gather(*others(), return_exceptions=True)
+
+
+# Threads
+
+
+def test_workers_make_calls_in_few_threads_and_answer_errors():
+    workers = Workers(2, "test-workers")
+    calls = [workers.submit(threading.current_thread) for _ in range(20)]
+    assert len({call.result(5) for call in calls}) <= 2
+    with pytest.raises(ZeroDivisionError):
+        workers.submit(lambda: 1 / 0).result(5)
+    workers.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        workers.submit(len, "")
+
+
+def test_workers_hold_nothing_of_a_call_that_is_over():
+    class Heavy:
+        pass
+
+    import weakref
+
+    workers, heavy = Workers(1, "test-workers"), Heavy()
+    gone = weakref.ref(heavy)
+    workers.submit(lambda it: None, heavy).result(5)
+    del heavy
+    deadline = time.monotonic() + 5
+    while gone() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert gone() is None
+
+
+async def test_a_call_that_was_never_begun_is_dropped_with_its_caller():
+    workers, release, made = Workers(1, "test-workers"), threading.Event(), []
+    first = asyncio.create_task(workers.run(release.wait))
+    second = asyncio.create_task(workers.run(made.append, 1))
+    await asyncio.sleep(0.05)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    release.set()
+    await first
+    assert (made, workers.left_behind) == ([], 0)
+
+
+@pytest.mark.parametrize("call", ["guard.invoke('q')", "asyncio.run(guard.ainvoke('q'))"])
+@pytest.mark.parametrize("stuck", ["scorer", "generator", "fallback"])
+def test_a_process_ends_although_foreign_code_hangs_in_a_thread(call, stuck):
+    if stuck == "generator" and "asyncio.run" in call:
+        pytest.skip("its threads are the event loop's own, which asyncio.run() waits for")
+    program = f"""
+        import asyncio, time, warnings
+        warnings.simplefilter("ignore")
+        from langchain_core.language_models import FakeListChatModel
+        from bonmini_guard import BestOfMiniN
+        from bonmini_guard.testing import FakeGenerator
+        hang = lambda *_: time.sleep(60)
+        class Hanging(FakeListChatModel):
+            def _call(self, *_, **__): time.sleep(60)
+        generator = Hanging(responses=["a"]) if {stuck!r} == "generator" else FakeGenerator(["a"])
+        score = hang if {stuck!r} == "scorer" else lambda m, c: [-1.0] * len(c)
+        guard = BestOfMiniN(generator=generator, reward_model=score, schedule=[1], timeout=0.5, on_abstain=hang)
+        try: {call}
+        except Exception as error: print(type(error).__name__)
+    """
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env=dict(os.environ),
+        check=False,
+    )
+    assert done.stdout.strip() in ("NoAcceptableResponse", "GenerationError"), done.stderr[-500:]
+    assert time.monotonic() - begun < 30
