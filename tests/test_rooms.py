@@ -38,11 +38,13 @@ ROOMS = {
         "protocols",
         "result",
         "scorers",
+        "snapshot",
         "usage",
         "workers",
         "wrapped",
     ],
     "logs": ("explore", "monitor", "trace_files", "trace_row", "traces"),
+    "reward": ("checks",),
     "runnables": [
         "callbacks",
         "chat_model",

@@ -1,0 +1,176 @@
+"""Checks as reward models: what a program can say of an answer, as finite scores whose zero is "passed".
+
+Example::
+
+    from bonmini_guard import BestOfMiniN, checks
+
+    guard = BestOfMiniN(generator=llm, reward_model=checks.python(["assert add(2, 3) == 5", "assert add(-1, 1) == 0"]))
+
+An answer that passes scores ``PASSED``. One that does not scores less than 0, and more the nearer it comes, so that the best of bad
+answers is the one to mend. Expected answers and tests are given once, or by a function of the conversation where each prompt has
+its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.reward.trial import Limits, share_passed
+from bonmini_guard.scorers import CallableScorer
+from bonmini_guard.validation import Amount, Count, Flag, Positive, checked
+
+T = TypeVar("T")
+Asked = Callable[[list[BaseMessage]], T]
+
+#: The score of an answer that passes: a check is sure, and sigmoid(6) = 0.998.
+PASSED = 6.0
+#: Scores of answers that do not: from nothing right to almost.
+FAILED, ALMOST = -6.0, -3.0
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_FENCE = re.compile(r"```([\w+-]*)[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+
+
+@checked
+def exact(expected: str | Asked[str], *, ignore_case: Flag = False) -> CallableScorer:
+    """The answer is the expected text, white space at its ends and its length aside.
+
+    Args:
+        expected: the text, or a function of the conversation that gives it.
+        ignore_case: take capitals for small letters.
+    """
+
+    def plain(text: str) -> str:
+        words = " ".join(text.split())
+        return words.casefold() if ignore_case else words
+
+    return _check(lambda messages, text: plain(text) == plain(_of(expected, messages)))
+
+
+@checked
+def number(expected: float | Asked[float], *, tolerance: Amount = 1e-6) -> CallableScorer:
+    """The last number in the answer is the expected one, as graders of arithmetic read answers.
+
+    Args:
+        expected: the number, or a function of the conversation that gives it.
+        tolerance: how far it may be off, times the larger of 1 and the expected number's size.
+    """
+
+    def passes(messages: list[BaseMessage], text: str) -> bool:
+        wanted = float(_of(expected, messages))
+        found = [float(one.replace(",", "")) for one in _NUMBER.findall(text) if any(map(str.isdigit, one))]
+        return bool(found) and abs(found[-1] - wanted) <= tolerance * max(1.0, abs(wanted))
+
+    return _check(passes)
+
+
+@checked
+def regex(pattern: str, *, absent: Flag = False) -> CallableScorer:
+    """The pattern occurs in the answer.
+
+    Args:
+        pattern: in Python's syntax, case and all; one that can read a text in many ways, such as ``(a+)+$``, can take for ever.
+        absent: it must not occur.
+
+    Raises:
+        ConfigurationError: it is no pattern.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigurationError(f"pattern {pattern!r} is no regular expression: {error}") from error
+    return _check(lambda _, text: (compiled.search(text) is None) == absent)
+
+
+def json_schema(schema: Mapping[str, Any]) -> CallableScorer:
+    """The answer is JSON, alone or in a fenced block, that a schema holds for.
+
+    Args:
+        schema: a JSON schema.
+
+    Raises:
+        MissingExtraError: jsonschema is not installed.
+        ConfigurationError: it is no schema.
+    """
+    try:
+        from jsonschema import exceptions, validators
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("jsonschema", "checks") from error
+    kind = validators.validator_for(schema)
+    try:
+        kind.check_schema(schema)
+    except exceptions.SchemaError as error:
+        raise ConfigurationError(f"schema is no JSON schema: {error.message}") from error
+    validator = kind(schema)
+
+    def passes(_: list[BaseMessage], text: str) -> bool:
+        try:
+            return bool(validator.is_valid(json.loads(fenced(text, "json"))))
+        except (ValueError, RecursionError):
+            return False
+
+    return _check(passes)
+
+
+@checked
+def python(
+    tests: str | Sequence[str] | Asked[str | Sequence[str]],
+    *,
+    seconds: Positive = 5.0,
+    memory_mb: Count = 512,
+    workers: Count | None = None,
+) -> CallableScorer:
+    """The answer's Python code passes tests, run in a process of its own.
+
+    Its code is its last fenced block, or all of it. Tests see what it defines; one that raises has failed, and functions of a test
+    that are called ``test_...`` are run. The process has a folder of its own that goes with it, an empty environment, no network,
+    no processes beside it, and the limits below, as far as the system and Python themselves keep them. That holds off mistakes. It
+    is no cell for code that means harm: where answers come from strangers, run the guard in a container.
+
+    Args:
+        tests: one or several, or a function of the conversation that gives them.
+        seconds: for all tests of one answer.
+        memory_mb: of the process (on Linux).
+        workers: answers tried at a time; by default one for each processor.
+    """
+    limits, places = Limits(seconds, memory_mb), workers or os.cpu_count() or 1
+
+    def score(messages: list[BaseMessage], candidates: list[AIMessage]) -> list[float]:
+        wanted = _of(tests, messages)
+        codes = [fenced(candidate.text, "python", "py") for candidate in candidates]
+        listed = [wanted] if isinstance(wanted, str) else list(wanted)
+        with ThreadPoolExecutor(places) as pool:
+            return [graded(share) for share in pool.map(lambda code: share_passed(code, listed, limits), codes)]
+
+    return CallableScorer(score, has_zero=True, scale="raw")
+
+
+def graded(share: float) -> float:
+    """The score of an answer that passes a share of its tests: 0 or more only for all of them."""
+    return PASSED if share >= 1 else FAILED + (ALMOST - FAILED) * share
+
+
+def fenced(text: str, *languages: str) -> str:
+    """The last fenced block of one of the languages, else the last fenced block, else the whole text."""
+    blocks = _FENCE.findall(text)
+    named = [body for name, body in blocks if name.lower() in languages]
+    return str((named or [body for _, body in blocks] or [text])[-1])
+
+
+def _check(passes: Callable[[list[BaseMessage], str], bool]) -> CallableScorer:
+    def score(messages: list[BaseMessage], candidates: list[AIMessage]) -> list[float]:
+        return [graded(float(passes(messages, candidate.text))) for candidate in candidates]
+
+    return CallableScorer(score, has_zero=True, scale="raw")
+
+
+def _of(given: T | Asked[T], messages: list[BaseMessage]) -> T:
+    return given(messages) if callable(given) else given
