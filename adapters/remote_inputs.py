@@ -15,8 +15,8 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.adapters.remote_kinds import KINDS, Inputs
-from bonmini_guard.conversation import Turn
-from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError
+from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError, NotRendered, Unscorable
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Templated:
     def _one(self, messages: Sequence[BaseMessage], candidate: AIMessage, place: int) -> Any:
         try:
             return self._pair(messages, candidate) if self._inputs == "pair" else self._templated(messages, candidate)
-        except CandidateTooLong as error:
+        except Unscorable as error:
             logger.warning("candidate %d has no score: %s", place, error)
         except _Unsendable:
             logger.warning("candidate %d has no score: as text the server would read other tokens than the template's", place)
@@ -96,7 +96,10 @@ class Templated:
         return next((text for text in (rendered, bare) if self._read(text) == encoded.ids), None) or _refuse()
 
     def _pair(self, messages: Sequence[BaseMessage], candidate: AIMessage) -> Any:
-        prompt, answer = "\n".join(Turn.of(message).plain() for message in messages), Turn.of(candidate).plain()
+        said = Turn.of(candidate).without(NOT_SHOWN)
+        if said.kinds:
+            raise NotRendered(f"it holds {', '.join(sorted(said.kinds))}, which the model cannot read")
+        prompt, answer = "\n".join(Turn.of(message).plain() for message in messages), said.plain()
         if self._formatter.holds_control_tokens(prompt) or self._formatter.holds_control_tokens(answer):
             _refuse()
         length = len(self._tokenizer(prompt, answer, verbose=False)["input_ids"])

@@ -19,6 +19,7 @@ from bonmini_guard.adapters.remote_inputs import as_messages, templated
 from bonmini_guard.adapters.remote_kinds import KINDS, Inputs, Limits, Scores
 from bonmini_guard.adapters.remote_probe import Meaning, agree, check_scores, fingerprint_of, probe_pairs
 from bonmini_guard.bridge import run_sync
+from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.scorers import log_odds
@@ -86,6 +87,8 @@ class RemoteRewardModel(Endpoint):
     """
 
     library = httpx
+    #: Of answers: left out of what the server is asked about, or by the server itself, and so not served.
+    not_shown = frozenset(NOT_SHOWN)
 
     def __init__(
         self,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.errors import InputError
@@ -24,6 +24,8 @@ ROLES = {
     "human": "user",
     "function": "tool",
 }
+#: Parts of answers that users do not get where a model scores texts alone, unless it is said otherwise.
+NOT_SHOWN = ("reasoning",)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _THOUGHT = re.compile("reasoning|thinking")
 #: Where a prompt is to be cached, to servers that are told (Anthropic's, through OpenRouter or LiteLLM).
@@ -110,6 +112,17 @@ class Turn:
         if hasattr(value, "additional_kwargs"):
             return _of_message(value)
         raise InputError(f"a turn is a message or {{role, content}}, not a {type(value).__name__}; give every turn both")
+
+    def without(self, not_shown: Collection[str]) -> Turn:
+        """The turn without the parts of these kinds: "reasoning", "refusal", or types of content blocks."""
+        parts = tuple(part for part in self.parts if not hides(str(part.get("type")), not_shown))
+        reasoning = "" if "reasoning" in not_shown else self.reasoning
+        return replace(self, parts=parts, reasoning=reasoning, refusal="" if "refusal" in not_shown else self.refusal)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The types of its content blocks that are no text."""
+        return frozenset(str(part.get("type")) for part in self.parts if not _is_text(part))
 
     @property
     def is_plain(self) -> bool:
@@ -226,6 +239,11 @@ def as_messages(prompt: Any) -> list[BaseMessage]:
             messages = _tolerated(listed, error)
     _refuse_blank(map(Turn.of, messages))
     return messages
+
+
+def hides(kind: str, not_shown: Collection[str]) -> bool:
+    """Whether a content block of this type is one of the kinds; blocks of reasoning have several types."""
+    return kind in not_shown or ("reasoning" in not_shown and _THOUGHT.search(kind) is not None)
 
 
 def clean(text: str) -> str:

@@ -509,6 +509,7 @@ class _Request:
             profile=self.engine.profile,
             has_zero=self.engine.has_zero,
             scorer_error=self.scorer_error,
+            not_shown=frozenset(getattr(self.engine.scorer, "not_shown", ())),
         )
 
     def _elapsed(self) -> float:

@@ -7,7 +7,9 @@
     │   ├── ProfileError                  a profile is malformed, or was calibrated for other parts
     │   └── CheckpointError               a model checkpoint is missing or of the wrong kind
     ├── InputError (ValueError)           a prompt or a data file is wrong; names file and line where there are any
-    ├── CandidateTooLong (ValueError)     an answer does not fit the reward model; answers are never cut
+    ├── Unscorable (ValueError)           an answer that the reward model cannot read as it is
+    │   ├── CandidateTooLong              it does not fit; answers are never cut
+    │   └── NotRendered                   a part of it would not reach the model
     ├── TooBusy                           a limiter has no room left to wait in
     ├── GenerationError                   not one draw of the request arrived
     └── NoAcceptableResponse              (RuntimeError, langchain-core's ModelError) the guard abstained; carries ``.result``
@@ -54,7 +56,15 @@ class InputError(BonMiniGuardError, ValueError):
     """A prompt or a data file is wrong."""
 
 
-class CandidateTooLong(BonMiniGuardError, ValueError):  # noqa: N818 - says it all
+class Unscorable(BonMiniGuardError, ValueError):  # noqa: N818 - says it all
+    """An answer that the reward model cannot read as it is: it has no score."""
+
+
+class NotRendered(Unscorable):
+    """A part of an answer would be served and does not reach the reward model's input."""
+
+
+class CandidateTooLong(Unscorable):
     """An answer with its last prompt turn exceeds the reward model's context; answers are never cut."""
 
 

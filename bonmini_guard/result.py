@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage
 
 from bonmini_guard.errors import TooBusy
 from bonmini_guard.policy import Mode
+from bonmini_guard.snapshot import shown
 
 Outcome = Literal["accepted", "best_effort", "abstained", "unscored", "fallback"]
 
@@ -107,6 +108,7 @@ class GuardResult:
         has_zero: whether sigmoid(score) is the probability of beating "none".
         traced: whether a trace is written; its row has ``request_id`` as "id", which the served message then carries too.
         ended: whether one of its draws ended it; see :class:`~bonmini_guard.protocols.EndRequest`.
+        not_shown: kinds of parts of answers that the reward model does not read, and that are not served.
     """
 
     mode: Mode
@@ -125,6 +127,7 @@ class GuardResult:
     scorer_error: BaseException | None = field(default=None, repr=False)
     traced: bool = False
     ended: bool = False
+    not_shown: frozenset[str] = frozenset()
 
     @property
     def draws(self) -> int:
@@ -138,8 +141,10 @@ class GuardResult:
 
     @property
     def message(self) -> AIMessage | None:
-        """The served answer; None after an abstention."""
-        return self.selected.message if self.served and self.selected is not None else None
+        """The served answer, without what its reward model was not shown; None after an abstention."""
+        if not self.served or self.selected is None or self.selected.message is None:
+            return None
+        return shown(self.selected.message, self.not_shown) if self.not_shown else self.selected.message
 
     @property
     def score(self) -> float | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from bonmini_guard.conversation import Turn
+from bonmini_guard.conversation import Turn, hides
 
 #: What chat APIs call the reason of an answer's end.
 _ENDS = ("finish_reason", "stop_reason", "done_reason")
@@ -45,6 +45,19 @@ def identity(message: AIMessage) -> Hashable:
         return message.content, end
     more = {key: value for key, value in about.items() if key not in _IN_THE_TURN}
     return Turn.of(message).digest(), json.dumps(more, default=repr), end
+
+
+def shown(message: AIMessage, not_shown: Collection[str]) -> AIMessage:
+    """The answer without the parts of these kinds; see :meth:`~bonmini_guard.conversation.Turn.without`."""
+    thoughts = "reasoning" in not_shown
+    content: Any = message.content
+    if not isinstance(content, str):
+        content = [part for part in content if isinstance(part, str) or not hides(str(part.get("type")), not_shown)]
+    hidden = {*(("reasoning_content", "reasoning") if thoughts else ()), *(("refusal",) if "refusal" in not_shown else ())}
+    about = {key: value for key, value in message.additional_kwargs.items() if key not in hidden}
+    if content == message.content and len(about) == len(message.additional_kwargs):
+        return message
+    return message.model_copy(update={"content": content, "additional_kwargs": about})
 
 
 def _copied(value: Any) -> Any:

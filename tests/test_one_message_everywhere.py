@@ -54,9 +54,7 @@ async def log(tmp_path):
 def in_templates():
     from bonmini_guard.reward.formatting import Formatter
 
-    tokenizer = make_tokenizer(CHATML)
-    formatter = Formatter(tokenizer)
-    return formatter.render(PROMPT, ANSWER)
+    return Formatter(make_tokenizer(CHATML), not_shown=["reasoning", "image_url"]).render(PROMPT, ANSWER)
 
 
 def before_generators():
@@ -156,6 +154,6 @@ async def test_training_reads_what_scoring_reads(log, tmp_path, capsys):
     from bonmini_guard.training.choices import read_choices
 
     main(["convert", str(log), "--from", "log", "-o", str(tmp_path / "choices.jsonl")])
-    formatter = Formatter(make_tokenizer(CHATML))
+    formatter = Formatter(make_tokenizer(CHATML), not_shown=["reasoning", "image_url"])
     texts = encode_rows(read_choices(tmp_path / "choices.jsonl")[:1], formatter, 8).texts
     assert texts == [formatter.encode([*PROMPT, HumanMessage("0")], ANSWER).ids]

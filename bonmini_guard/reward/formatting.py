@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 from langchain_core.messages import AIMessage, BaseMessage
 
-from bonmini_guard.conversation import Turn
-from bonmini_guard.errors import CandidateTooLong, InputError
+from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.errors import CandidateTooLong, InputError, NotRendered
 from bonmini_guard.reward.control import ControlTokens, Conversation
+from bonmini_guard.reward.template import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +34,24 @@ class Encoded:
 
 
 class Formatter:
-    """Formats answers for one tokenizer. Reasoning is not shown to the model: long thoughts would leave no room for the answer.
+    """Formats answers for one tokenizer. What would be served and does not reach the tokens makes an answer unscorable.
 
     Args:
         tokenizer: a fast tokenizer with a chat template.
         max_length: most tokens the model takes; None has no limit.
+        not_shown: parts of answers that users do not get, and that are left out here: "reasoning", "refusal", or the type of a
+            content block such as "image_url". By default reasoning: long thoughts would leave no room for the answer.
+
+    Raises:
+        CheckpointError: the tokenizer is no fast one, or its chat template writes nothing of an answer.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, max_length: int | None = None, not_shown: Collection[str] = NOT_SHOWN) -> None:
         self.max_length = max_length
+        self.not_shown = frozenset(not_shown)
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
+        self._template = Template(tokenizer)
 
     def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
         """Token ids of the answer behind its conversation.
@@ -53,6 +61,7 @@ class Formatter:
 
         Raises:
             CandidateTooLong: the last turn and the answer alone are too long.
+            NotRendered: a part of the answer is not in them.
             InputError: the chat template refuses the conversation.
         """
         turns = self._turns(messages, answer)
@@ -86,7 +95,7 @@ class Formatter:
         return None
 
     def _ids(self, turns: Conversation, cut: int) -> list[int]:
-        return self._control.encode(_without(turns, cut) if cut else turns, self._render) or [self._filler()]
+        return self._control.encode(_without(turns, cut) if cut else turns, self._template.proven) or [self._filler()]
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.max_length is None or len(ids) <= self.max_length
@@ -96,14 +105,11 @@ class Formatter:
 
         A server that tokenises it reads control tokens inside answers as control tokens: compare with :meth:`encode`.
         """
-        return self._render(_without(self._turns(messages, answer), cut_turns))
+        return self._template.render(_without(self._turns(messages, answer), cut_turns))
 
     def holds_control_tokens(self, text: str) -> bool:
         """Whether a text spells one of the tokenizer's control tokens."""
         return any(token in text for token in self._control.tokens)
-
-    def _render(self, conversation: Conversation) -> str:
-        return str(self._tokenizer.apply_chat_template(conversation, tokenize=False))
 
     def _filler(self) -> int:
         # A template that writes nothing around an empty text leaves no token to read a score at.
@@ -111,23 +117,30 @@ class Formatter:
         return next((index for index in candidates if index is not None), 0)
 
     def _turns(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Conversation:
-        return [self._turn(turn) for turn in (*map(Turn.of, messages), Turn.of(answer, "assistant"))]
+        said = Turn.of(answer, "assistant").without(self.not_shown)
+        if hidden := said.kinds:
+            raise NotRendered(f"it holds {', '.join(sorted(hidden))}, which the model cannot read: declare it not_shown= to users")
+        turns = [self._turn(turn) for turn in map(Turn.of, messages)]
+        return [*turns, self._turn(said, thoughts=True)]
 
-    def _turn(self, said: Turn) -> dict[str, Any]:
+    def _turn(self, said: Turn, thoughts: bool = False) -> dict[str, Any]:
         turn = said.template()
-        turn.pop("reasoning_content", None)
+        if not thoughts:
+            turn.pop("reasoning_content", None)
         if "tool_calls" in turn and not self._shows_tool_calls(turn):
             calls = json.dumps(turn.pop("tool_calls"), ensure_ascii=False)
             turn["content"] = "\n".join(filter(None, (turn["content"], calls)))
         return turn
 
     def _shows_tool_calls(self, turn: dict[str, Any]) -> bool:
-        user = {"role": "user", "content": "?"}
-        try:
-            shown = self._render([user, turn])
-            return shown != self._render([user, {key: part for key, part in turn.items() if key != "tool_calls"}])
-        except (TemplateError, TypeError):
+        whole = all(isinstance(call["function"]["arguments"], dict) for call in turn["tool_calls"])
+        if not whole or not self._template.shows_calls:
             return False
+        try:
+            self._template.proven([{"role": "user", "content": "?"}, turn])
+        except (TemplateError, TypeError, NotRendered):
+            return False
+        return True
 
 
 def rendered(messages: Sequence[BaseMessage | Turn], tokenizer: Any) -> Any:

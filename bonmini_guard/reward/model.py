@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.errors import (
+    CandidateTooLong,
+    CheckpointError,
+    ConfigurationError,
+    InputError,
+    MissingExtraError,
+    Unscorable,
+)
 
 try:
     import torch
@@ -22,7 +29,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "transformers", "local") from error
 
-from bonmini_guard.conversation import Turn, clean, prompt_digest
+from bonmini_guard.conversation import NOT_SHOWN, Turn, clean, prompt_digest
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.reward.checkpoint import (
     base_digest,
@@ -86,6 +93,7 @@ class RewardModel:
         model_id: the folder or id it was loaded from.
         has_zero: whether score 0 is the outside option; a plain Bradley-Terry model only ranks.
         max_length: most tokens of a conversation with its answer; None has no limit.
+        not_shown: kinds of parts of answers that it does not read.
     """
 
     def __init__(
@@ -99,6 +107,7 @@ class RewardModel:
         cache_bytes: int | None = None,
         batch_window: float | None = None,
         base: str | None = None,
+        not_shown: Collection[str] = NOT_SHOWN,
     ) -> None:
         on_gpu = model.device.type == "cuda"
         defaults = _GPU if on_gpu else _CPU
@@ -112,7 +121,8 @@ class RewardModel:
         self.model_id = model_id
         self.has_zero = has_zero(model.config)
         self.max_length = length_limit(model.config, tokenizer, max_length)
-        self._formatter = Formatter(tokenizer, self.max_length)
+        self.not_shown = frozenset(not_shown)
+        self._formatter = Formatter(tokenizer, self.max_length, self.not_shown)
         self._trunks = TrunkStore(int(limit))
         scorer = SegmentScorer(model, pad_id(model.config, tokenizer), self.max_length)
         if not on_gpu:
@@ -142,6 +152,7 @@ class RewardModel:
         batch_tokens: int | None = None,
         cache_bytes: int | None = None,
         batch_window: float | None = None,
+        not_shown: Collection[str] = NOT_SHOWN,
     ) -> RewardModel:
         """Load a checkpoint with one label and safetensors weights. Code that comes with a checkpoint is never run.
 
@@ -155,6 +166,9 @@ class RewardModel:
             cache_bytes: most memory for the beginnings that open sessions share; by default 256 MiB on a CPU, 4 GiB on a GPU.
             batch_window: most seconds to wait for calls of other requests while they come often; by default 0 on a CPU and
                 0.002 on a GPU.
+            not_shown: parts of answers that the model does not read, and that a guard then does not serve: "reasoning" (the
+                default), "refusal", or the type of a content block such as "image_url". An answer with another part that does not
+                reach the model's input has no score; with ``not_shown=()`` the chat template must write reasoning.
 
         Raises:
             CheckpointError: it is missing or of another kind; the message names the cure.
@@ -173,7 +187,7 @@ class RewardModel:
         if missing:
             raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
         limits: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens}
-        limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "base": base_of(path, given)}
+        limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "base": base_of(path, given), "not_shown": not_shown}
         return cls(model.to(place).eval(), tokenizer, path, **limits)
 
     def score(self, messages: Sequence[BaseMessage] | str, candidates: Sequence[AIMessage | str]) -> list[float | None]:
@@ -299,7 +313,7 @@ class RewardModel:
         what = f"the tokenizer has {len(unknown)} tokens, such as {unknown[0]!r}, for which the model has no embedding"
         try:
             written = self._formatter.encode([Turn("user", "a")], Turn("assistant", "a")).ids
-        except (InputError, CandidateTooLong):  # a template that wants another conversation
+        except (InputError, Unscorable):  # a template that wants another conversation
             written = []
         if any(index >= self._vocabulary for index in written):
             cure = "call resize_token_embeddings(len(tokenizer)) and train, or use the tokenizer that the model was trained with"
@@ -317,7 +331,7 @@ class RewardModel:
         for candidate in candidates:
             try:
                 texts.append(self._encoded(messages, candidate))
-            except CandidateTooLong as error:
+            except Unscorable as error:
                 logger.warning("candidate %d of %d has no score: %s", len(texts) + 1, len(candidates), error)
                 texts.append(None)
         cut = max((text.cut_turns for text in texts if text is not None), default=0)

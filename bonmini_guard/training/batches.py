@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.utils.logging import tqdm
 
 from bonmini_guard.conversation import Turn
-from bonmini_guard.errors import CandidateTooLong
+from bonmini_guard.errors import Unscorable
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.pooling import pad, share
 from bonmini_guard.training.choices import Answer, ChoiceRow, shown
@@ -100,7 +100,7 @@ class _Table:
         for answer in answers:
             try:
                 encoded = self._formatter.encode(prompt, answer)
-            except CandidateTooLong:
+            except Unscorable:
                 continue
             places[answer] = len(self.texts)
             self.texts.append(encoded.ids)

@@ -142,12 +142,11 @@ def test_tool_calls_a_template_ignores_are_appended():
 
 
 def test_tool_calls_a_template_shows_are_left_to_it():
-    shows = make_tokenizer(
-        CHATML.replace("<|im_end|>", "{% for c in message.tool_calls or [] %}[{{ c.function.name }}]{% endfor %}<|im_end|>")
-    )
-    call = {"name": "look", "args": {}, "id": "7"}
+    each = "[{{ c.function.name }} {{ c.function.arguments | tojson }}]"
+    shows = make_tokenizer(CHATML.replace("<|im_end|>", f"{{% for c in message.tool_calls or [] %}}{each}{{% endfor %}}<|im_end|>"))
+    call = {"name": "look", "args": {"film": "fine"}, "id": "7"}
     text = shows.decode(Formatter(shows).encode(USER, AIMessage("was", tool_calls=[call])).ids)
-    assert "was[look]<|im_end|>" in text
+    assert 'was[look {"film": "fine"}]<|im_end|>' in text
 
 
 def test_odd_texts_are_data():

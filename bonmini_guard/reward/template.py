@@ -1,0 +1,159 @@
+"""A chat template, asked what it writes: templates drop text, refuse roles, and read clocks, and none of them says so."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from bonmini_guard.errors import CheckpointError, NotRendered
+
+Conversation = list[dict[str, Any]]
+
+logger = logging.getLogger(__name__)
+
+#: What a template is told of the time: scores must be the same tomorrow.
+_DAY = datetime(2025, 1, 1)
+_CLOCK = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+
+
+class Template:
+    """Renders conversations with a tokenizer's chat template, adapted where it has to be.
+
+    Plain text is given as a list of parts to a template that reads nothing else; system turns are written before the user's for one
+    that takes none; one that asks for the time is told a fixed day. Each is logged once.
+
+    Args:
+        tokenizer: with a chat template.
+
+    Attributes:
+        shows_calls: whether names and arguments of tool calls, and the text beside them, come out of it.
+
+    Raises:
+        CheckpointError: it writes nothing of an answer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._in_parts = self._folds = False
+        self._end: str | None = None
+        # transformers lets no caller bring a clock of his own.
+        own = tokenizer.chat_template
+        self._source = _CLOCK.sub(lambda found: json.dumps(_DAY.strftime(found[2])), own) if isinstance(own, str) else None
+        if self._source != own and self._source is not None:
+            logger.warning("the chat template writes today's date, on which scores would depend: it is told %s", f"{_DAY:%d %B %Y}")
+        self._learn()
+        self.shows_calls = self._tries_calls()
+
+    def render(self, conversation: Conversation) -> str:
+        """The text that it writes.
+
+        Raises:
+            TemplateError: it refuses the conversation.
+        """
+        turns = _folded(conversation) if self._folds else conversation
+        if self._in_parts:
+            turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+        return str(self._tokenizer.apply_chat_template(turns, chat_template=self._source, tokenize=False))
+
+    def proven(self, conversation: Conversation) -> str:
+        """The text that it writes, the whole last turn in it: its content (but white space around it), calls and reasoning.
+
+        Raises:
+            NotRendered: a part of the last turn is missing.
+            TemplateError: it refuses the conversation.
+        """
+        rendered, answer = self.render(conversation), conversation[-1]
+        content = answer["content"].strip()
+        if content and not self._ends_with(rendered, content) and self._between(conversation, rendered) != content:
+            raise NotRendered("the chat template leaves out or changes some of its text")
+        called = [call["function"] for call in answer.get("tool_calls", ())]
+        more = [*_texts([[call["name"], call["arguments"]] for call in called]), answer.get("reasoning_content", "").strip()]
+        if not all(text in rendered or json.dumps(text, ensure_ascii=False)[1:-1] in rendered for text in more):
+            raise NotRendered("the chat template leaves out some of its tool calls or its reasoning")
+        return rendered
+
+    def _ends_with(self, rendered: str, content: str) -> bool:
+        end = self._end
+        return end is not None and rendered.endswith(end) and rendered[: len(rendered) - len(end)].rstrip().endswith(content)
+
+    def _between(self, conversation: Conversation, rendered: str) -> str | None:
+        """What stands where another content would: templates write around one what they like, if it is the same around all."""
+        mark = secrets.token_hex(8)
+        before, found, after = self.render([*conversation[:-1], {**conversation[-1], "content": mark}]).partition(mark)
+        if not found or not rendered.startswith(before) or not rendered.endswith(after):
+            return None
+        return rendered[len(before) : len(rendered) - len(after)].strip()
+
+    def _learn(self) -> None:
+        mark, user = secrets.token_hex(8), {"role": "user", "content": "q"}
+        answered = [user, {"role": "assistant", "content": mark}]
+        plain = self._tried(answered)
+        if plain is not None and mark not in plain:
+            self._in_parts = True
+            plain = self._tried(answered)
+            if plain is None or mark not in plain:
+                raise CheckpointError(
+                    "the chat template writes nothing of an answer, so every one would have the same score: give the tokenizer "
+                    "another chat_template that writes the turns' content"
+                )
+            logger.warning("the chat template reads no plain text: turns are given to it as lists of parts")
+        if plain is None:
+            return
+        self._end = plain.partition(mark)[2]
+        instructed = self._tried([{"role": "system", "content": mark}, user, {"role": "assistant", "content": "a"}])
+        if instructed is None or mark not in instructed:
+            self._folds = True
+            logger.warning("the chat template takes no system turn: what it says is written before the user's next turn")
+        thinks = {"role": "assistant", "content": f"a</think>{mark}"}
+        if "a</think>" not in (self._tried([user, thinks]) or "a</think>"):
+            logger.warning("the chat template cuts answers at </think>: one that spells it has no score")
+
+    def _tries_calls(self) -> bool:
+        name, key, value, text = (secrets.token_hex(8) for _ in range(4))
+        call = {"id": "call12345", "type": "function", "function": {"name": name, "arguments": {key: value}}}
+        user = {"role": "user", "content": "q"}
+        for content in ("", text):
+            shown = self._tried([user, {"role": "assistant", "content": content, "tool_calls": [call]}])
+            if shown is None or not all(part in shown for part in (name, key, value, content)):
+                return False
+        return True
+
+    def _tried(self, conversation: Conversation) -> str | None:
+        try:
+            return self.render(conversation)
+        except (TemplateError, TypeError):
+            return None
+
+
+def _folded(conversation: Conversation) -> Conversation:
+    """With what system turns say before the user's next turn; those that none follows stay."""
+    turns: Conversation = []
+    said: Conversation = []
+    for turn in conversation:
+        if turn["role"] == "system":
+            said.append(turn)
+        elif turn["role"] == "user" and said:
+            turns.append({**turn, "content": "\n\n".join([*(each["content"] for each in said), turn["content"]])})
+            said = []
+        else:
+            turns.append(turn)
+    return [*said, *turns]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value, the keys of objects among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+    elif isinstance(value, dict):
+        yield from value
+        yield from _texts(list(value.values()))

@@ -1,0 +1,48 @@
+"""What the reward model does not read is not served."""
+
+from __future__ import annotations
+
+import pytest
+from langchain_core.messages import AIMessage
+
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard.snapshot import shown
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
+RICH = AIMessage(
+    [{"type": "thinking", "thinking": "secret"}, {"type": "text", "text": "good"}, PICTURE],
+    additional_kwargs={"reasoning_content": "secret", "refusal": "no", "other": 1},
+)
+
+
+class TextAlone(FakeRewardModel):
+    not_shown = frozenset({"reasoning", "image_url"})
+
+
+@pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
+def test_parts_that_were_not_read_are_not_served_and_are_kept_in_the_record(face):
+    made = face(generator=FakeGenerator([RICH]), reward_model=TextAlone({"good": 1.0}), schedule=[1])
+    served = made.invoke("q")
+    assert served.content == [{"type": "text", "text": "good"}]
+    assert served.additional_kwargs == {"refusal": "no", "other": 1}
+
+
+def test_the_record_keeps_them():
+    made = BestOfMiniN(generator=FakeGenerator([RICH]), reward_model=TextAlone({"good": 1.0}), schedule=[1])
+    result = made.run("q")
+    assert "secret" not in str(result.message)
+    assert result.candidates[0].message.additional_kwargs["reasoning_content"] == "secret"
+
+
+def test_a_scorer_that_reads_everything_has_everything_served():
+    made = BestOfMiniN(generator=FakeGenerator([RICH]), reward_model=FakeRewardModel({"good": 1.0}), schedule=[1])
+    assert made.run("q").message == RICH
+
+
+def test_a_plain_answer_is_left_as_it_is():
+    plain = AIMessage("good")
+    assert shown(plain, TextAlone.not_shown) is plain
+    assert shown(AIMessage("", additional_kwargs={"refusal": "no"}), {"refusal"}).additional_kwargs == {}
