@@ -25,7 +25,8 @@ class ScoringReplica:
 
     def __init__(self, reward_model: str, load: dict[str, Any], requests: int) -> None:
         from bonmini_guard import RewardModel
-        from bonmini_guard.server.app import Limits, ScoringServer
+        from bonmini_guard.server.app import ScoringServer
+        from bonmini_guard.server.door import Limits
 
         # Ray's own limit comes first; this one is for what reaches the replica past it.
         server = ScoringServer(RewardModel.load(reward_model, **load), os.environ.get(TOKEN) or None, Limits(requests=requests))

@@ -28,6 +28,7 @@ COMMANDS = {
     "drift": "calibration",
     "forget": "calibration",
     "serve": "serve",
+    "gateway": "gateway",
 }
 #: What a command needs only for some files or servers has an extra of its own.
 _CHOSEN = ("parquet", "ray", "remote", "openai", "tgi")

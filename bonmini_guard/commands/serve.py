@@ -19,14 +19,20 @@ _LONGEST = 32768
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
-    parser.add_argument("--host", default="127.0.0.1", help=f"address; any but a loopback one needs a token in {TOKEN}")
-    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--max-length", type=_positive, help="most tokens of a text (default: the model's limit)")
     parser.add_argument("--batch-tokens", type=_positive, help="most tokens of a batch")
     parser.add_argument("--cache-mb", type=_positive, help="most memory for prompts that further loops share, in MiB")
+    add_address(parser, f"address; any but a loopback one needs a token in {TOKEN}", 8000, 64)
+
+
+def add_address(parser: argparse.ArgumentParser, about: str, port: int, requests: int) -> None:
+    """Declare what every server takes: where it listens, and its limits."""
+    parser.add_argument("--host", default="127.0.0.1", help=about)
+    parser.add_argument("--port", type=_port, default=port, help=f"0 takes a free one (default {port})")
     parser.add_argument("--max-body-mb", type=_positive, default=8, help="most MiB of one body (default 8)")
-    parser.add_argument("--max-requests", type=_positive, default=64, help="requests in the house; more get 429 (default 64)")
+    told = f"requests in the house; more get 429 (default {requests})"
+    parser.add_argument("--max-requests", type=_positive, default=requests, help=told)
     parser.add_argument("--drain", type=_positive, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
 
 
@@ -34,10 +40,11 @@ def run(options: argparse.Namespace) -> int:
     """Load the model and serve until SIGTERM."""
     # Without the newline that files of secrets end in: a client strips it too.
     token = os.environ.get(TOKEN, "").strip() or None
-    if token is None and not _is_loopback(options.host):
+    if token is None and not is_loopback(options.host):
         raise ConfigurationError(f"--host {options.host} can be reached from outside: set a token in the environment as {TOKEN}")
     from bonmini_guard import RewardModel
-    from bonmini_guard.server.app import Limits, ScoringServer
+    from bonmini_guard.server.app import ScoringServer
+    from bonmini_guard.server.door import Limits
     from bonmini_guard.server.running import run as serve
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -57,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

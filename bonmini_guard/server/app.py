@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from time import perf_counter, time
 from typing import Any
 
@@ -24,44 +22,16 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "starlette", "serve") from error
 
 from bonmini_guard.reward.model import RewardModel
-from bonmini_guard.server.admission import Admission, Full
 from bonmini_guard.server.document import document
+from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
 from bonmini_guard.server.metrics import Metrics
 from bonmini_guard.server.schemas import ClassifyRequest, PredictRequest, ScoreRequest, read
 from bonmini_guard.server.sessions import Sessions
 
 logger = logging.getLogger("bonmini_guard.server")
 
-#: A body that nobody waits for any more has no answer; this is what web servers write into their logs.
-_GONE = 499
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server takes.
-
-    Attributes:
-        body: most bytes of one body.
-        requests: most requests that wait or run.
-        bytes: most bytes of their bodies together.
-        patience: seconds in which a body must arrive.
-    """
-
-    body: int = 8 * 2**20
-    requests: int = 64
-    bytes: int = 64 * 2**20
-    patience: float = 30.0
-
-
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
-    """An answer other than scores."""
-
-    def __init__(self, status: int, kind: str, message: str, seconds: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.message, self.seconds = status, kind, message, seconds
-
-
-class ScoringServer:
+class ScoringServer(Door):
     """One reward model behind routes.
 
     Args:
@@ -75,12 +45,9 @@ class ScoringServer:
     """
 
     def __init__(self, model: RewardModel, token: str | None = None, limits: Limits | None = None) -> None:
-        self.ending = False
+        super().__init__([] if token is None else [token], limits or Limits())
         self._model = model
-        self._token = token
-        self._limits = limits or Limits()
-        self._admission = Admission(self._limits.requests, self._limits.bytes)
-        self._metrics = Metrics(model, self._admission)
+        self._metrics = Metrics(model, self.admission)
         self._sessions = Sessions(model)
         self._document = document(token is not None)
         self._fingerprint = model.fingerprint()
@@ -109,15 +76,14 @@ class ScoringServer:
         self, route: str, score: Callable[[bytes], Awaitable[tuple[Any, int]]], shape: Callable[[Refused], dict[str, Any]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            begun, texts, waiting = perf_counter(), 0, self._admission.requests
+            begun, texts, waiting = perf_counter(), 0, self.admission.requests
             try:
                 answer, texts = await self._admitted(request, score)
                 response: Response = JSONResponse(answer)
             except Refused as refused:
-                headers = {} if refused.seconds is None else {"Retry-After": str(refused.seconds)}
-                response = JSONResponse(shape(refused), refused.status, headers)
+                response = JSONResponse(shape(refused), refused.status, refused.headers)
             except ClientDisconnect:
-                response = Response(status_code=_GONE)
+                response = Response(status_code=GONE)
             seconds = perf_counter() - begun
             self._metrics.answered(route, response.status_code, seconds, texts)
             logger.info("POST %s %d %d texts %.3f s, %d before it", route, response.status_code, texts, seconds, waiting)
@@ -126,16 +92,9 @@ class ScoringServer:
         return endpoint
 
     async def _admitted(self, request: Request, score: Callable[[bytes], Awaitable[tuple[Any, int]]]) -> tuple[Any, int]:
-        self._check_token(request)
-        if self.ending:
-            raise Refused(503, "ending", "the server is ending")
-        size = _announced(request, self._limits.body)
         try:
-            async with self._admission.entered(size):
-                body = await self._body(request, size)
-                return await _while_connected(request, score(body))
-        except Full as full:
-            raise Refused(429, "overloaded", str(full), full.seconds) from None
+            async with self.entered(request) as body:
+                return await while_connected(request, score(body))
         except (InputError, CandidateTooLong) as error:
             raise Refused(422, "validation", str(error)) from None
         except (Refused, ClientDisconnect, asyncio.CancelledError):
@@ -145,30 +104,10 @@ class ScoringServer:
             logger.error("scoring failed: %s", type(error).__name__)
             raise Refused(500, "backend", f"scoring failed: {type(error).__name__}") from None
 
-    async def _body(self, request: Request, size: int) -> bytes:
-        parts, found = [], 0
-        try:
-            async with asyncio.timeout(self._limits.patience):
-                async for part in request.stream():
-                    found += len(part)
-                    if found > size:
-                        raise Refused(413, "validation", f"the body has more than {size} bytes")
-                    parts.append(part)
-        except TimeoutError:
-            raise Refused(408, "validation", f"the body took more than {self._limits.patience:g} s") from None
-        return b"".join(parts)
-
-    def _check_token(self, request: Request) -> None:
-        if self._token is None:
-            return
-        shown = request.headers.get("authorization", "")
-        if not hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode()):
-            raise Refused(401, "unauthorized", "show the server's token as 'Authorization: Bearer ...'")
-
     def _secured(self, answer: Callable[[], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                self._check_token(request)
+                self.check_key(request)
             except Refused as refused:
                 return JSONResponse(_plain(refused), refused.status)
             return answer()
@@ -219,37 +158,6 @@ class ScoringServer:
         if not all(map(math.isfinite, scores)):
             raise InputError("a text has no finite score")
         return scores
-
-
-async def _while_connected(request: Request, work: Awaitable[tuple[Any, int]]) -> tuple[Any, int]:
-    """The work's result; a client that goes away takes the work with it."""
-    scoring = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((scoring, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not scoring.done():
-            raise ClientDisconnect
-        return scoring.result()
-    finally:
-        for task in (scoring, leaving):
-            task.cancel()
-        await asyncio.gather(scoring, leaving, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    if (await request.receive())["type"] != "http.disconnect":
-        # The body has been read: anything else is not what a server sends, and nothing to act on.
-        await asyncio.Event().wait()
-
-
-def _announced(request: Request, most: int) -> int:
-    """How many bytes the body may have."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and len(announced) < 19 and int(announced) <= most:
-        return int(announced)
-    if announced:
-        raise Refused(413, "validation", f"the body may have at most {most} bytes")
-    return most
 
 
 def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:

@@ -14,30 +14,32 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "uvicorn", "serve") from error
 
-from bonmini_guard.server.app import ScoringServer
+from bonmini_guard.server.door import Door
 
 
 class _Server(uvicorn.Server):
     """Uvicorn, but an orderly end is a success, and ``/ready`` knows about it."""
 
-    def __init__(self, config: uvicorn.Config, scoring: ScoringServer) -> None:
+    def __init__(self, config: uvicorn.Config, served: Door) -> None:
         super().__init__(config)
-        self._scoring = scoring
+        self._served = served
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
+        if self._served.renew is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._served.renew)
         yield
 
     def _end(self) -> None:
         # A second signal does not wait for what is still running.
         self.force_exit = self.should_exit
-        self.should_exit = self._scoring.ending = True
+        self.should_exit = self._served.ending = True
 
 
-def run(server: ScoringServer, host: str, port: int, drain: float) -> None:
+def run(server: Door, host: str, port: int, drain: float) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:

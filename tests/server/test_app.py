@@ -12,7 +12,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from starlette.testclient import TestClient
 
 from bonmini_guard.server.admission import Admission, Full
-from bonmini_guard.server.app import Limits, ScoringServer
+from bonmini_guard.server.app import ScoringServer
+from bonmini_guard.server.door import Limits
 from bonmini_guard.server.sessions import Sessions
 
 USER = [{"role": "user", "content": "the film"}]
@@ -227,7 +228,7 @@ async def test_a_full_house_says_when_to_come_back(model):
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         body = {"messages": USER, "candidates": ["good"]}
         inside = [asyncio.create_task(client.post("/score", json=body)) for _ in range(2)]
-        while server._admission.requests < 2:
+        while server.admission.requests < 2:
             await asyncio.sleep(0.001)
         refused = await client.post("/score", json=body)
         assert refused.status_code == 429
@@ -236,7 +237,7 @@ async def test_a_full_house_says_when_to_come_back(model):
         assert [(await task).status_code for task in inside] == [200, 200]
         assert (await client.post("/score", json=body)).status_code == 200
         assert 'status="429"} 1.0' in (await client.get("/metrics")).text
-    assert (server._admission.requests, server._admission.bytes) == (0, 0)
+    assert (server.admission.requests, server.admission.bytes) == (0, 0)
 
 
 async def test_bytes_are_bounded_but_one_body_always_fits():
@@ -271,7 +272,7 @@ async def test_a_client_that_leaves_takes_its_work_with_it(model):
 
     scope = {"type": "http", "method": "POST", "path": "/score", "headers": [], "query_string": b"", "http_version": "1.1"}
     await server.app(scope, receive, send)
-    assert server._admission.requests == 0
+    assert server.admission.requests == 0
     begun = model.activity.tokens
     release.set()
     model._batcher._thread.submit(int).result()

@@ -13,7 +13,8 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from starlette.testclient import TestClient
 
 from bonmini_guard.reward.model import RewardModel
-from bonmini_guard.server.app import Limits, ScoringServer
+from bonmini_guard.server.app import ScoringServer
+from bonmini_guard.server.door import Limits
 
 CASES = int(os.environ.get("BONMINI_GUARD_FUZZ_CASES", "200"))
 ROUTES = ["/score", "/predict", "/classify"]

@@ -14,7 +14,8 @@ from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import RemoteRewardModel
 from bonmini_guard.adapters.http_errors import RequestRejected
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.server.app import Limits, ScoringServer
+from bonmini_guard.server.app import ScoringServer
+from bonmini_guard.server.door import Limits
 from bonmini_guard.testing import FakeGenerator
 
 PROMPT = [HumanMessage("the film was")]

@@ -1,0 +1,227 @@
+"""The ASGI application: chat completions by guards, in OpenAI's protocol. Nothing is sent before it is decided."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from bonmini_guard.errors import BonMiniGuardError
+from bonmini_guard.gateway import wire
+from bonmini_guard.gateway.config import Configuration
+from bonmini_guard.gateway.metrics import Metrics
+from bonmini_guard.gateway.models import Guarded, Upstream
+from bonmini_guard.gateway.refusals import body_of, refusal_of
+from bonmini_guard.server.door import GONE, Door, Limits, Refused, gone, while_connected
+from bonmini_guard.server.schemas import read
+
+logger = logging.getLogger("bonmini_guard.gateway")
+
+#: Seconds between two signs of life of a stream that waits for a decision. Until the first, the status is still open.
+KEEP_ALIVE = 10.0
+#: Seconds that explored requests have to end when the server does.
+_LAST = 10.0
+_EVENTS = "text/event-stream"
+
+Outcome = dict[str, Any] | Refused
+
+
+@dataclass
+class Note:
+    """What the log says of a request: no text."""
+
+    begun: float = field(default_factory=perf_counter)
+    model: str = "-"
+    status: int = GONE
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """As JSON."""
+        told = {"status": self.status, "model": self.model, "seconds": round(perf_counter() - self.begun, 4)}
+        kept = ("request_id", "decision", "reason", "draws", "error")
+        return json.dumps(told | {key: self.about[key] for key in kept if key in self.about})
+
+
+class Gateway(Door):
+    """Guards behind routes.
+
+    Args:
+        configuration: what is served.
+        limits: what is taken.
+        keep_alive: seconds.
+    """
+
+    def __init__(self, configuration: Configuration, limits: Limits | None = None, keep_alive: float = KEEP_ALIVE) -> None:
+        super().__init__(configuration.keys(), limits or Limits())
+        self._configuration, self._keep_alive = configuration, keep_alive
+        self._metrics = Metrics(self.admission)
+        self.renew = self._reload
+        self._reloading: asyncio.Future[None] | None = None
+        self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
+
+    def routes(self) -> list[Route]:
+        """What is answered, and by what."""
+        return [
+            Route("/v1/chat/completions", _Asgi(self._chat), methods=["POST"]),
+            Route("/v1/models", self._secured(self._models)),
+            Route("/metrics", self._secured(self._told)),
+            Route("/health", self._health),
+            Route("/ready", self._ready),
+        ]
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        guards = [model for model in self._configuration.models.values() if isinstance(model, Guarded)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST):
+                await asyncio.gather(*(guard.aclose() for guard in guards))
+
+    def _reload(self) -> None:
+        """Take over a changed file; requests end with the guard that they began with."""
+
+        def load() -> None:
+            try:
+                self._configuration.load()
+                logger.info("%s: in force", self._configuration.path)
+            except BonMiniGuardError as error:
+                logger.warning("refused, the old configuration stays in force: %s", error)
+
+        self._reloading = asyncio.get_running_loop().run_in_executor(None, load)
+
+    # Chat completions
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, note = Request(scope, receive), Note()
+        try:
+            async with self.entered(request) as body:
+                await self._answer(request, body, send, note)
+        except (ClientDisconnect, OSError):
+            pass
+        except Exception as error:
+            await self._respond(_refused(error), False, note)(scope, receive, send)
+        finally:
+            self._metrics.answered(note.model, note.status, perf_counter() - note.begun)
+            logger.info("%s", note.line())
+
+    async def _answer(self, request: Request, body: bytes, send: Send, note: Note) -> None:
+        wanted = read(wire.ChatRequest, body)
+        model = self._configuration.models.get(wanted.model)
+        if model is None:
+            raise Refused(404, "model_not_found", "there is no such model here; GET /v1/models lists those that there are")
+        note.model = wanted.model
+        if isinstance(model, Upstream):
+            note.status = await while_connected(request, model.pass_on(body, send))
+            return
+        group = request.headers.get("x-conversation-id") or wanted.group
+        work = asyncio.ensure_future(self._outcome(model, wanted, group))
+        leaving = asyncio.ensure_future(gone(request))
+        try:
+            await self._decided(request, work, leaving, bool(wanted.stream), wanted.with_usage, send, note)
+        finally:
+            work.cancel()
+            leaving.cancel()
+            await asyncio.gather(work, leaving, return_exceptions=True)
+
+    async def _outcome(self, model: Guarded, wanted: wire.ChatRequest, group: str | None) -> Outcome:
+        try:
+            return await model.answer(wanted, group, self._metrics.decided)
+        except Exception as error:
+            return _refused(error)
+
+    async def _decided(  # noqa: PLR0917 - called once, above
+        self,
+        request: Request,
+        work: asyncio.Future[Outcome],
+        leaving: asyncio.Future[None],
+        stream: bool,
+        with_usage: bool,
+        send: Send,
+        note: Note,
+    ) -> None:
+        """Wait for the outcome and send it; a stream that waits long begins with signs of life."""
+        begun = False
+        while True:
+            await asyncio.wait((work, leaving), timeout=self._keep_alive if stream else None, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                break
+            if leaving.done():
+                raise ClientDisconnect
+            if not begun:
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", _EVENTS.encode())]})
+            begun = True
+            await send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
+        response = self._respond(work.result(), stream, note, with_usage, begun)
+        if begun:
+            await send({"type": "http.response.body", "body": bytes(response.body)})
+        else:
+            await response(request.scope, request.receive, send)
+
+    def _respond(self, outcome: Outcome, stream: bool, note: Note, with_usage: bool = False, begun: bool = False) -> Response:
+        if isinstance(outcome, Refused):
+            note.status, note.about = outcome.status, {"error": outcome.kind} | getattr(outcome, "about", {})
+            said = body_of(outcome)
+            return Response(wire.event(said)) if begun else JSONResponse(said, outcome.status, outcome.headers)
+        note.status, note.about = 200, outcome["bonmini_guard"]
+        headers = wire.headers(note.about)
+        if not stream:
+            return JSONResponse(outcome, headers=headers)
+        return Response(b"".join(wire.chunks(outcome, with_usage)), media_type=_EVENTS, headers=headers)
+
+    # What an operator needs
+
+    def _secured(self, answer: Callable[[], Response]) -> Callable[[Request], Any]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                self.check_key(request)
+            except Refused as refused:
+                return JSONResponse(body_of(refused), refused.status)
+            return answer()
+
+        return endpoint
+
+    def _models(self) -> Response:
+        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "bonmini-guard"} for name in self._configuration.models]
+        return JSONResponse({"object": "list", "data": listed})
+
+    def _told(self) -> Response:
+        return Response(
+            self._metrics.text(self._configuration.models, self._configuration.breakers), media_type="text/plain; version=0.0.4"
+        )
+
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def _ready(self, _: Request) -> Response:
+        state = "ending" if self.ending else "ready"
+        return JSONResponse({"status": state, "models": list(self._configuration.models)}, 503 if self.ending else 200)
+
+
+class _Asgi:
+    """A function of ASGI as what Starlette takes for an application."""
+
+    def __init__(self, function: Callable[[Scope, Receive, Send], Any]) -> None:
+        self._function = function
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._function(scope, receive, send)
+
+
+def _refused(error: Exception) -> Refused:
+    refused = refusal_of(error)
+    if refused.status == 500:
+        # Its message may quote a text.
+        logger.error("a request failed: %s", type(error).__name__)
+    return refused

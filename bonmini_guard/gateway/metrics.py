@@ -1,0 +1,95 @@
+"""What the gateway tells Prometheus, in a registry of its own. No text is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from bonmini_guard.adapters.circuit import CircuitBreaker
+from bonmini_guard.gateway.models import Guarded
+from bonmini_guard.result import GuardResult
+from bonmini_guard.server.admission import Admission
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+#: What is counted of a guard's requests, and as what.
+_COUNTED = {
+    "draws": "Draws made",
+    "draws_saved": "Draws that best-of-N would have made beyond these",
+    "tokens": "Tokens billed for draws",
+    "tokens_saved": "The draws saved, times the mean tokens of the request's draws",
+}
+#: What guards count themselves, and is read when it is asked for.
+_READ = {
+    "exploration": "Requests completed in the background, and what that cost",
+    "shadow": "What guards on trial would have done",
+    "trace_rows": "Rows of traces by what became of them",
+    "reloads": "Changed profiles",
+}
+
+
+class Metrics:
+    """Counters of requests and of what the guards decided.
+
+    Args:
+        admission: who is in the house.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter("bonmini_guard_requests", "Requests answered", ["model", "status"], registry=registry)
+        self._seconds = Histogram(
+            "bonmini_guard_request_seconds", "Seconds to the answer", ["model"], buckets=_SECONDS, registry=registry
+        )
+        about = "What guards decided"
+        self._decisions = Counter("bonmini_guard_decisions", about, ["guard", "decision", "reason"], registry=registry)
+        self._counted = [Counter(f"bonmini_guard_{name}", about, ["guard"], registry=registry) for name, about in _COUNTED.items()]
+        self._read = {
+            name: Gauge(f"bonmini_guard_{name}", said, ["guard", "what"], registry=registry) for name, said in _READ.items()
+        }
+        about = "0 while an upstream is left alone because it fails"
+        self._upstream = Gauge("bonmini_guard_upstream_up", about, ["upstream"], registry=registry)
+        inside = Gauge("bonmini_guard_requests_in_flight", "Requests that wait or run", registry=registry)
+        inside.set_function(lambda: admission.requests)
+
+    def answered(self, model: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(model, str(status)).inc()
+        self._seconds.labels(model).observe(seconds)
+
+    def decided(self, guard: str, result: GuardResult, budget: int) -> None:
+        """Count what a guard has done for a request.
+
+        Args:
+            guard: its name.
+            result: what it did.
+            budget: draws of best-of-N.
+        """
+        used, saved = result.usage.get("total_tokens", 0), max(0, budget - result.draws)
+        numbers = (result.draws, saved, used, saved * used / max(1, result.draws))
+        for counter, number in zip(self._counted, numbers, strict=True):
+            counter.labels(guard).inc(number)
+        self._decisions.labels(guard, result.decision, result.reason).inc()
+
+    def text(self, models: Mapping[str, Any], breakers: Mapping[str, CircuitBreaker]) -> bytes:
+        """All of it in Prometheus' text format."""
+        for name, breaker in breakers.items():
+            self._upstream.labels(name).set(breaker.state == "closed")
+        for name, model in models.items():
+            for kind, counts in _counts(model) if isinstance(model, Guarded) else ():
+                for what, number in counts.items():
+                    self._read[kind].labels(name, what).set(number)
+        return generate_latest(self._registry)
+
+
+def _counts(model: Guarded) -> Iterable[tuple[str, dict[str, int]]]:
+    guard = model.guard
+    yield "exploration", asdict(guard.exploration)
+    if model.shadow:
+        yield "shadow", asdict(model.watcher.summary)
+    if guard.writer is not None:
+        yield "trace_rows", asdict(guard.writer.counts())
+    if guard.reloader is not None:
+        yield "reloads", {"taken": guard.reloader.taken, "refused": guard.reloader.refused}

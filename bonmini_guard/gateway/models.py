@@ -1,0 +1,130 @@
+"""What stands behind the names that clients ask for: guards, and upstreams that are passed through."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import httpx
+from starlette.types import Send
+
+from bonmini_guard.adapters.http import Endpoint
+from bonmini_guard.adapters.http_errors import EndpointUnreachable
+from bonmini_guard.conduct import Guard, stamped
+from bonmini_guard.errors import NoAcceptableResponse
+from bonmini_guard.gateway.refusals import Abstained, outage_of
+from bonmini_guard.gateway.wire import ChatRequest, abstention, completion
+from bonmini_guard.result import GuardResult
+from bonmini_guard.shadow import ShadowBestOfMiniN
+
+OnAbstain = Literal["refusal", "message", "error"]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A guard as a model.
+
+    Attributes:
+        guard: conducts the requests.
+        on_abstain: "refusal" and "message" answer 200, "error" 422.
+        shadow: share of conversations (of requests, where none is named) that get the upstream's answer, judged afterwards.
+        client_sampling: whether clients may change how is drawn.
+    """
+
+    guard: Guard
+    on_abstain: OnAbstain = "refusal"
+    shadow: float = 0.0
+    client_sampling: bool = False
+
+    @cached_property
+    def watcher(self) -> ShadowBestOfMiniN:
+        """The guard on trial."""
+        return ShadowBestOfMiniN(self.guard)
+
+    async def answer(
+        self, request: ChatRequest, group: str | None, told: Callable[[str, GuardResult, int], None]
+    ) -> dict[str, Any]:
+        """The body of the answer.
+
+        Args:
+            request: what is asked.
+            group: the conversation.
+            told: told what the guard did: the model's name, the result, the draws of best-of-N.
+
+        Raises:
+            Refused: the guard abstained, where that is an error, or nothing could be judged.
+            BonMiniGuardError: as from :meth:`~bonmini_guard.conduct.Guard.conduct`.
+        """
+        messages, (options, ignored) = request.prompt(), request.options(self.client_sampling)
+        if self._in_shadow(group):
+            config: Any = {"metadata": {} if group is None else {"group": group}}
+            message = await self.watcher.ainvoke(messages, config, **options)
+            return completion(request.model, secrets.token_hex(16), message, {"decision": "shadow", "draws": 1})
+        result = await self.guard.conduct(messages, options, seed=request.seed, group=group)
+        told(request.model, result, self.guard.engine.policy.budget)
+        about = result.metadata() | {"request_id": result.request_id} | ({"ignored": ignored} if ignored else {})
+        if result.message is not None:
+            return completion(request.model, result.request_id, stamped(result.message, result), about)
+        if (outage := outage_of(result)) is not None:
+            raise outage
+        if self.on_abstain == "error":
+            raise Abstained(str(NoAcceptableResponse(result)), about)
+        said = abstention(self.guard.options["abstain_message"], self.on_abstain == "message", result.usage)
+        return completion(request.model, result.request_id, said, about)
+
+    async def aclose(self) -> None:
+        """Finish what goes on in the background."""
+        await (self.watcher if self.shadow else self.guard).afinish()
+
+    def _in_shadow(self, group: str | None) -> bool:
+        # A conversation is in shadow or it is not.
+        chance = random.random() if group is None else random.Random(group).random()
+        return chance < self.shadow
+
+
+class Upstream:
+    """An upstream, asked without a guard.
+
+    Args:
+        endpoint: where it is.
+        model: what it calls the model; None leaves the client's name.
+        key: sent as bearer token; "" sends none.
+    """
+
+    def __init__(self, endpoint: Endpoint, model: str | None, key: str) -> None:
+        self._url, self._model = f"{endpoint.base_url}/chat/completions", model
+        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+
+    async def pass_on(self, body: bytes, send: Send) -> int:
+        """Send a request on as it is, and its answer back as it comes; the status.
+
+        Raises:
+            EndpointUnreachable: there is no answer.
+        """
+        asked = json.loads(body) | ({} if self._model is None else {"model": self._model})
+        async with self._asked(json.dumps(asked).encode()) as response:
+            kind = response.headers.get("content-type", "application/json").encode("latin-1")
+            await send({"type": "http.response.start", "status": response.status_code, "headers": [(b"content-type", kind)]})
+            async for piece in response.aiter_bytes():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            return response.status_code
+
+    @asynccontextmanager
+    async def _asked(self, body: bytes) -> AsyncIterator[httpx.Response]:
+        async with httpx.AsyncClient(timeout=httpx.Timeout(600.0, connect=10.0)) as client:
+            request = client.build_request("POST", self._url, content=body, headers=self._headers)
+            try:
+                response = await client.send(request, stream=True)
+            except httpx.HTTPError as error:
+                raise EndpointUnreachable(f"the upstream gave no answer ({type(error).__name__})", retryable=True) from error
+            try:
+                yield response
+            finally:
+                await response.aclose()

@@ -1,0 +1,74 @@
+"""Why there is no answer, so that clients can tell an abstention, an outage, overload and a wrong request apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded, RequestRejected
+from bonmini_guard.errors import BonMiniGuardError, CandidateTooLong, ConfigurationError, GenerationError, InputError, TooBusy
+from bonmini_guard.result import GuardResult
+from bonmini_guard.server.door import Refused
+
+#: Statuses with which an upstream says that the request itself is wrong.
+_WRONG = frozenset({400, 413, 422})
+#: Seconds after which to come again where nobody says better.
+_SOON = 2
+
+
+class Abstained(Refused):
+    """An abstention, where it is configured to be an error; 422 is what no client repeats by itself."""
+
+    def __init__(self, message: str, about: Mapping[str, Any]) -> None:
+        super().__init__(422, "abstained", message)
+        self.about = about
+
+
+def body_of(refused: Refused) -> dict[str, Any]:
+    """A refusal as OpenAI's protocol writes errors; it quotes no text of a candidate."""
+    error = {"message": refused.message, "type": refused.kind, "param": None, "code": refused.kind}
+    return {"error": error | ({"bonmini_guard": dict(refused.about)} if isinstance(refused, Abstained) else {})}
+
+
+def outage_of(result: GuardResult) -> Refused | None:
+    """The outage behind an abstention that no score has decided; None for one that is final."""
+    if any(candidate.score is not None for candidate in result.candidates):
+        return None
+    return Refused(503, "outage", f"no draw could be judged: {result.reason}", _SOON)
+
+
+def refusal_of(error: Exception) -> Refused:
+    """What to answer to a request that has failed so."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, InputError | CandidateTooLong | ConfigurationError):
+        return Refused(400, "invalid_request", str(error))
+    if isinstance(error, TooBusy):
+        return Refused(429, "overloaded", str(error), _SOON)
+    if isinstance(error, GenerationError | EndpointError):
+        return _of_upstream(error, _causes(error))
+    # Its message may quote a text.
+    return Refused(500, "internal", f"the gateway failed: {type(error).__name__}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    cause = error.__cause__
+    return list(cause.exceptions) if isinstance(cause, BaseExceptionGroup) else [error]
+
+
+def _of_upstream(error: BonMiniGuardError, causes: Sequence[BaseException]) -> Refused:
+    wrong = next((cause for cause in causes if isinstance(cause, ConfigurationError) or _is_wrong(cause)), None)
+    if wrong is not None:
+        return Refused(400, "invalid_request", str(wrong))
+    if all(isinstance(cause, NoAnswer) for cause in causes):
+        return Refused(422, "no_answer", str(error))
+    waits = [wait for cause in causes if (wait := getattr(cause, "retry_after", None)) is not None]
+    seconds = max(1, math.ceil(min(max(waits), 60))) if waits else _SOON
+    if all(isinstance(cause, Overloaded) and cause.status == 429 for cause in causes):
+        return Refused(429, "overloaded", str(error), seconds)
+    return Refused(503, "outage", str(error), seconds)
+
+
+def _is_wrong(cause: BaseException) -> bool:
+    return isinstance(cause, RequestRejected) and cause.status in _WRONG

@@ -1,0 +1,153 @@
+"""What ``/v1/chat/completions`` takes and gives: from a body to prompt and options, from a message to an answer. No effects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from time import time
+from typing import Annotated, Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+from pydantic import BaseModel, ConfigDict, Field
+
+from bonmini_guard.adapters.openai import DIALECTS
+from bonmini_guard.conversation import Turn, as_messages
+from bonmini_guard.errors import InputError
+from bonmini_guard.server.schemas import Message
+
+#: What a client may not change under a profile: the draws would be those of another generator.
+SAMPLING = frozenset(
+    ["temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias"]
+)
+#: Of other servers' reasons for an end, those that have another name here.
+_ENDS = {"eos_token": "stop", "stop_sequence": "stop", "max_tokens": "length", "model_length": "length"}
+_KEPT = ("stop", "length", "tool_calls", "content_filter", "function_call")
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class ChatRequest(BaseModel):
+    """A body; keys that are not named here go on to the upstream as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    n: int | None = None
+    seed: int | None = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream is to tell the usage."""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+    @property
+    def group(self) -> str | None:
+        """The conversation, where the client's metadata names one."""
+        group = (self.metadata or {}).get("conversation_id")
+        return None if group is None else str(group)
+
+    def prompt(self) -> list[BaseMessage]:
+        """The messages as LangChain has them.
+
+        Raises:
+            InputError: one is malformed, or all are empty.
+        """
+        try:
+            return as_messages([{"content": "", **message.model_dump(exclude_none=True)} for message in self.messages])
+        except RecursionError:
+            raise InputError("messages: the arguments of a tool call are nested too deeply") from None
+
+    def options(self, sampling: bool) -> tuple[dict[str, Any], list[str]]:
+        """Call options for the draws, and the names of those left out.
+
+        Args:
+            sampling: whether the client may change how is drawn.
+
+        Raises:
+            InputError: more than one answer is asked for.
+        """
+        if self.n not in (None, 1):
+            raise InputError("n: one answer is served; the guard decides how many are drawn")
+        given = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        ignored = [] if sampling else sorted(SAMPLING & given.keys())
+        known = DIALECTS["chat"].known - {"extra_body"}
+        options = {name: value for name, value in given.items() if name in known and name not in ignored}
+        further = {name: value for name, value in given.items() if name not in known and name not in ignored}
+        return options | ({"extra_body": further} if further else {}), ignored
+
+
+def completion(model: str, name: str, message: AIMessage, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of an answer: one choice, the usage of all draws, and what the guard says of it.
+
+    Args:
+        model: as the client named it.
+        name: of the request.
+        message: what is served.
+        about: goes under ``bonmini_guard``.
+    """
+    turn, metadata = Turn.of(message), message.response_metadata
+    said = {key: value for key, value in turn.openai().items() if key in ("tool_calls", "refusal", "reasoning_content")}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": turn.text or (None if said else ""), "refusal": None, **said},
+        "logprobs": metadata.get("logprobs"),
+        "finish_reason": _end(metadata.get("finish_reason"), bool(turn.calls)),
+    }
+    answer = {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": int(time()), "model": model, "choices": [choice]}
+    return answer | {"usage": usage(message.usage_metadata or {}), "bonmini_guard": dict(about)}
+
+
+def abstention(text: str, in_content: bool, used: Any) -> AIMessage:
+    """What is said in place of an answer, as a refusal or as a content."""
+    message = AIMessage(
+        text if in_content else "", response_metadata={"finish_reason": "content_filter"}, usage_metadata=used or None
+    )
+    return message if in_content else message.model_copy(update={"additional_kwargs": {"refusal": text}})
+
+
+def chunks(answer: Mapping[str, Any], with_usage: bool) -> Iterator[bytes]:
+    """A whole answer as the events of a stream."""
+    about = {key: answer[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    (choice,) = answer["choices"]
+    delta = {key: value for key, value in choice["message"].items() if value is not None or key == "content"}
+    if "tool_calls" in delta:
+        delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(delta["tool_calls"])]
+    first = {"index": 0, "delta": delta, "logprobs": choice["logprobs"], "finish_reason": None}
+    last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": choice["finish_reason"]}
+    yield event(about | {"choices": [first]})
+    yield event(about | {"choices": [last], "bonmini_guard": answer["bonmini_guard"]})
+    if with_usage:
+        yield event(about | {"choices": [], "usage": answer["usage"]})
+    yield DONE
+
+
+def event(data: Any) -> bytes:
+    """One event of a stream."""
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def usage(used: Mapping[str, Any]) -> dict[str, Any]:
+    """Tokens as OpenAI's protocol tells them."""
+    told: dict[str, Any] = {
+        "prompt_tokens": used.get("input_tokens", 0),
+        "completion_tokens": used.get("output_tokens", 0),
+        "total_tokens": used.get("total_tokens", 0),
+    }
+    cached = used.get("input_token_details", {}).get("cache_read")
+    thought = used.get("output_token_details", {}).get("reasoning")
+    told |= {} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}
+    return told | ({} if thought is None else {"completion_tokens_details": {"reasoning_tokens": thought}})
+
+
+def headers(about: Mapping[str, Any]) -> dict[str, str]:
+    """What the guard says, for clients that do not see bodies."""
+    told = {name: about.get(name) for name in ("decision", "reason", "draws", "score", "request_id")}
+    return {f"x-bonmini-guard-{name.replace('_', '-')}": str(value) for name, value in told.items() if value is not None}
+
+
+def _end(reason: Any, calls: bool) -> str:
+    known = _ENDS.get(str(reason), reason)
+    return known if known in _KEPT else "tool_calls" if calls else "stop"

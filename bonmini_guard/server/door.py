@@ -1,0 +1,155 @@
+"""What stands before every route of a server: keys, places, bodies that arrive in time, clients that hang up."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bonmini_guard.errors import MissingExtraError
+
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect, Request
+except ModuleNotFoundError as error:
+    raise MissingExtraError(error.name or "starlette", "serve") from error
+
+from bonmini_guard.server.admission import Admission, Full
+
+T = TypeVar("T")
+
+#: A body that nobody waits for any more has no answer; this is what web servers write into their logs.
+GONE = 499
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes.
+
+    Attributes:
+        body: most bytes of one body.
+        requests: most requests that wait or run.
+        bytes: most bytes of their bodies together.
+        patience: seconds in which a body must arrive.
+    """
+
+    body: int = 8 * 2**20
+    requests: int = 64
+    bytes: int = 64 * 2**20
+    patience: float = 30.0
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
+    """An answer other than what was asked for."""
+
+    def __init__(self, status: int, kind: str, message: str, seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.message, self.seconds = status, kind, message, seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to come again, if that is known."""
+        return {} if self.seconds is None else {"Retry-After": str(self.seconds)}
+
+
+class Door:
+    """Base of the servers.
+
+    Args:
+        keys: of which clients must show one; none wants none.
+        limits: what is taken.
+
+    Attributes:
+        app: the ASGI application.
+        ending: set it to have new requests answered with 503.
+        renew: called at SIGHUP, on the event loop; None leaves that signal as it is.
+    """
+
+    app: Starlette
+    renew: Callable[[], None] | None = None
+
+    def __init__(self, keys: Collection[str], limits: Limits) -> None:
+        self.ending = False
+        self.admission = Admission(limits.requests, limits.bytes)
+        self._limits = limits
+        self._keys = [f"Bearer {key}".encode() for key in keys]
+
+    def check_key(self, request: Request) -> None:
+        """Let pass only who shows a key.
+
+        Raises:
+            Refused: this request does not.
+        """
+        shown = request.headers.get("authorization", "").encode()
+        # All are compared, so that the time tells nothing.
+        if self._keys and sum(hmac.compare_digest(shown, key) for key in self._keys) == 0:
+            raise Refused(401, "unauthorized", "show the server's token as 'Authorization: Bearer ...'")
+
+    @asynccontextmanager
+    async def entered(self, request: Request) -> AsyncIterator[bytes]:
+        """Let a request in, with its body.
+
+        Raises:
+            Refused: it shows no key, is too large or too slow, or there is no place.
+        """
+        self.check_key(request)
+        if self.ending:
+            raise Refused(503, "ending", "the server is ending", 1)
+        size = _announced(request, self._limits.body)
+        try:
+            async with self.admission.entered(size):
+                yield await self._body(request, size)
+        except Full as full:
+            raise Refused(429, "overloaded", str(full), full.seconds) from None
+
+    async def _body(self, request: Request, size: int) -> bytes:
+        parts, found = [], 0
+        try:
+            async with asyncio.timeout(self._limits.patience):
+                async for part in request.stream():
+                    found += len(part)
+                    if found > size:
+                        raise Refused(413, "validation", f"the body has more than {size} bytes")
+                    parts.append(part)
+        except TimeoutError:
+            raise Refused(408, "validation", f"the body took more than {self._limits.patience:g} s") from None
+        return b"".join(parts)
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The work's result; a client that goes away takes the work with it.
+
+    Raises:
+        ClientDisconnect: it went away.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def gone(request: Request) -> None:
+    """Return when the client goes away."""
+    if (await request.receive())["type"] != "http.disconnect":
+        # The body has been read: anything else is not what a server sends, and nothing to act on.
+        await asyncio.Event().wait()
+
+
+def _announced(request: Request, most: int) -> int:
+    """How many bytes the body may have."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and len(announced) < 19 and int(announced) <= most:
+        return int(announced)
+    if announced:
+        raise Refused(413, "validation", f"the body may have at most {most} bytes")
+    return most
