@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Literal
 
 from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded, RequestRejected
+from bonmini_guard.forks import Lock
 from bonmini_guard.validation import Amount, Count, checked
 
 
@@ -47,13 +47,7 @@ class CircuitBreaker:
         self._cause = ""
         self._opened: float | None = None
         self._trial: float | None = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        self._lock = Lock()
 
     @property
     def state(self) -> Literal["closed", "open", "half_open"]:

@@ -18,6 +18,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from bonmini_guard.adapters.sampling import Sampler
+from bonmini_guard.forks import renewed_in_children
 
 #: Rows at once: beyond them a processor gains nothing (tokens a second at 32, 128 and 256 rows: 140, 220, 228).
 ROWS = {"cpu": 128}
@@ -122,6 +123,11 @@ class Decoder:
         self._heads, self._shared, self._size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self._epsilon = config.rms_norm_eps
         self._most = ROWS.get(model.device.type, ROWS_ELSEWHERE)
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """No groups: at first, and in a child after a fork, whose parent continues its own."""
         self._waiting: deque[Group] = deque()
         self._running: list[tuple[Group, Cache]] = []
 

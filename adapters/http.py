@@ -26,6 +26,7 @@ from bonmini_guard.adapters.http_errors import (
 )
 from bonmini_guard.adapters.recovery import Recovery
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.forks import Lock
 from bonmini_guard.limiter import Limiter, build_limiter
 from bonmini_guard.validation import check_names
 
@@ -142,6 +143,8 @@ class Endpoint:
         self.circuit = http.circuit or CircuitBreaker()
         self._limiter = build_limiter(http.max_concurrency)
         self._token = secret
+        #: Event loops in several threads share an endpoint.
+        self._lock = Lock()
         self._renew()
 
     def _renew(self) -> None:
@@ -158,8 +161,10 @@ class Endpoint:
     async def aclose(self) -> None:
         """Close the connections of every event loop that still runs. The adapter can be used again."""
         here = asyncio.get_running_loop()
-        for loop, clients in list(self._clients.items()):
-            del self._clients[loop]
+        with self._lock:
+            everywhere = list(self._clients.items())
+            self._clients.clear()
+        for loop, clients in everywhere:
             if loop is here:
                 await clients.aclose()
             elif loop.is_running():
@@ -223,14 +228,16 @@ class Endpoint:
 
     async def _connect(self) -> tuple[Clients, Limiter]:
         loop = asyncio.get_running_loop()
-        clients = self._clients.get(loop)
-        if clients is None:
-            clients = self._clients[loop] = Clients(self._client)
+        with self._lock:
+            clients = self._clients.get(loop)
+            if clients is None:
+                clients = self._clients[loop] = Clients(self._client)
         async with clients.looking:
             if clients.limiter is None:
                 with clients.borrow() as client:
                     offered = await self._look(client)
-                clients.limiter = self._limiter = self._limiter or Limiter(offered)
+                with self._lock:
+                    clients.limiter = self._limiter = self._limiter or Limiter(offered)
         return clients, clients.limiter
 
     async def _post(self, client: Any, route: str, body: bytes, *, quiet: bool = False, **extensions: Any) -> tuple[bytes, bool]:

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -37,6 +36,7 @@ from bonmini_guard.adapters.requests import call_options, stop_strings
 from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.reward.checkpoint import check_place
 from bonmini_guard.reward.formatting import prompt_ids, rendered
+from bonmini_guard.workers import Workers
 
 Outcome = tuple[int, AIMessage | BaseException]
 _KNOWN = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "stop", "tools"})
@@ -110,7 +110,7 @@ class TransformersGenerator:
         self.temperature = temperature
         self._decoder = Decoder(model) if fits(model) else None
         self._settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self._thread = ThreadPoolExecutor(1, "bonmini-generate")
+        self._thread = Workers(1, "bonmini-generate")
         self._identity: str | None = None
 
     @classmethod

@@ -7,7 +7,6 @@ calibrated on, and so that text of an answer cannot speak as the template.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from bonmini_guard.adapters.remote_kinds import KINDS, Inputs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError, NotRendered, Unscorable
+from bonmini_guard.forks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +56,7 @@ class Templated:
         self._adds_tokens = adds_tokens
         self._before, self._after = added_tokens(self._tokenizer)
         # Tokenizers are not made for several threads at a time.
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        self._lock = Lock()
 
     def limit(self, length: int | None) -> None:
         """Take the server's limit of tokens where it is less."""

@@ -192,7 +192,9 @@ class RemoteRewardModel(Endpoint):
         except TimeoutError as error:
             raise EndpointTimeout(f"no answer within {self.http.attempt_timeout} s", retryable=True) from error
         finally:
-            if (clients := self._clients.pop(asyncio.get_running_loop(), None)) is not None:
+            with self._lock:
+                clients = self._clients.pop(asyncio.get_running_loop(), None)
+            if clients is not None:
                 await clients.aclose()
 
     async def _ready(self) -> None:
@@ -314,7 +316,8 @@ class RemoteRewardModel(Endpoint):
         try:
             return await super()._once(attempt, clients)
         except EndpointUnreachable:
-            self._lost += 1
+            with self._lock:
+                self._lost += 1
             raise
 
     async def _watch(self, event: str, _: Any) -> None:
@@ -323,7 +326,8 @@ class RemoteRewardModel(Endpoint):
         A server that names its model with every answer needs no such watch.
         """
         if event == "connection.connect_tcp.complete":
-            self._opened += 1
+            with self._lock:
+                self._opened += 1
 
     # The server's description
 

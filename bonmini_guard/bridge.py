@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from bonmini_guard import workers
+from bonmini_guard.forks import renewed_in_children
 from bonmini_guard.workers import Workers, depth_here
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class _Bridges:
 
     def __init__(self) -> None:
         self.renew()
+        renewed_in_children(self)
 
     def renew(self) -> None:
         """None: at first, and after a fork, when another thread may have held the lock, and the threads are gone."""
@@ -127,7 +128,3 @@ def _bridge() -> LoopThread:
         if depth == len(_bridges.loops):
             _bridges.loops.append(LoopThread(depth + 1))
         return _bridges.loops[depth]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_bridges.renew)

@@ -126,6 +126,8 @@ class Guard:
         seed = random.getrandbits(62) if seed is None else seed
         with call_limit(var_child_runnable_config.get()):
             result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
+            if self.options["trace_candidates"]:
+                result = replace(result, with_texts=True)
             if self.options["budget"] is not None and not result.usage:
                 logger.warning("the generator reports no tokens: budget= cannot end a request")
             if result.ended or (self.explorer is None and self.writer is None):

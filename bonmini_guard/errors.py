@@ -12,6 +12,7 @@
     │   └── NotRendered                   a part of it would not reach the model
     ├── TooBusy                           a limiter has no room left to wait in
     ├── GenerationError                   not one draw of the request arrived
+    ├── ForeignError                      stands for another package's error in a record that came from another process
     └── NoAcceptableResponse              (RuntimeError, langchain-core's ModelError) the guard abstained; carries ``.result``
         └── ScorerError                   ... because scoring failed
     MissingExtraError (ImportError)       an optional dependency is not installed
@@ -84,6 +85,10 @@ class GenerationError(BonMiniGuardError):
         self.usage: dict[str, Any] = {}
 
 
+class ForeignError(BonMiniGuardError):
+    """Stands for an exception of another package in a record that was pickled or copied; says its type, and no more."""
+
+
 class NoAcceptableResponse(BonMiniGuardError, RuntimeError, ModelError):  # noqa: N818 - the contract's name
     """The guard abstained: nothing that was drawn is good enough to serve.
 
@@ -91,7 +96,7 @@ class NoAcceptableResponse(BonMiniGuardError, RuntimeError, ModelError):  # noqa
     RuntimeError, and LangChain's retrying middleware asks ``is_retryable``: True only where no draw has a score.
 
     Args:
-        result: the whole record of the request; its ``repr`` holds no candidate text.
+        result: the whole record of the request; its ``repr`` holds no candidate text, nor does a pickle of this error.
     """
 
     def __init__(self, result: GuardResult) -> None:

@@ -11,11 +11,11 @@ import inspect
 import logging
 import random
 from collections.abc import Callable, Sequence
-from threading import Lock
 from time import perf_counter
 from typing import Any
 
 from bonmini_guard.background import Background
+from bonmini_guard.forks import Lock
 from bonmini_guard.monitor import Monitor
 from bonmini_guard.policy import best_of_n
 from bonmini_guard.result import Candidate, GuardResult

@@ -11,11 +11,11 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from bonmini_guard.errors import TooBusy
+from bonmini_guard.forks import Lock
 from bonmini_guard.validation import Count, Natural, checked
 
 #: Draws that may wait on one loop where nothing else is said: far more than a healthy service holds, and still an end.

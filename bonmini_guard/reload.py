@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from bonmini_guard.errors import BonMiniGuardError
+from bonmini_guard.forks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Reloader(Generic[T]):
         self._build = build
         self._adopt = adopt
         self._tell = tell
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._seen = self._look()
         self._next = time.monotonic() + interval
         self._thread: threading.Thread | None = None

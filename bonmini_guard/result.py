@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.errors import TooBusy
 from bonmini_guard.policy import Mode
+from bonmini_guard.portable import portable, state_of
 from bonmini_guard.snapshot import shown
 
 Outcome = Literal["accepted", "best_effort", "abstained", "unscored", "fallback"]
@@ -45,6 +47,13 @@ class Candidate:
     started: float | None = None
     finished: float | None = None
     scored: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"error": portable(self.error)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     @property
     def failed(self) -> bool:
@@ -109,6 +118,7 @@ class GuardResult:
         traced: whether a trace is written; its row has ``request_id`` as "id", which the served message then carries too.
         ended: whether one of its draws ended it; see :class:`~bonmini_guard.protocols.EndRequest`.
         not_shown: kinds of parts of answers that the reward model does not read, and that are not served.
+        with_texts: whether a pickle of it holds the texts of rejected candidates (``trace_candidates=True``); a copy always does.
     """
 
     mode: Mode
@@ -128,6 +138,15 @@ class GuardResult:
     traced: bool = False
     ended: bool = False
     not_shown: frozenset[str] = frozenset()
+    with_texts: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (state_of(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GuardResult:
+        # Whoever copies a record within its process may read it.
+        with_texts = state_of(replace(self, with_texts=True))
+        return _restored({**copy.deepcopy(with_texts, memo), "with_texts": self.with_texts})
 
     @property
     def draws(self) -> int:
@@ -173,6 +192,10 @@ class GuardResult:
             "profile": self.profile,
             **({"request_id": self.request_id} if self.traced else {}),
         }
+
+
+def _restored(state: dict[str, Any]) -> GuardResult:
+    return GuardResult(**state)
 
 
 def sigmoid(score: float) -> float:

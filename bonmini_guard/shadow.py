@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from threading import Lock, Semaphore
+from threading import Semaphore
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +28,7 @@ from bonmini_guard.conversation import as_messages
 from bonmini_guard.detach import ambient
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.explore import MOST_AT_A_TIME
+from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.guard import BestOfMiniN
 from bonmini_guard.policy import Action, Policy, best_of_n, run
 from bonmini_guard.protocols import DrawRequest
@@ -114,8 +115,13 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         self._guard = guard.guard if isinstance(guard, BestOfMiniN) else guard
         self._model = guard.generator if isinstance(guard.generator, Runnable) else _as_model(guard.generator)
         self._background = Background()
-        self._exploring = Semaphore(MOST_AT_A_TIME)
         self._lock = Lock()
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """Nothing is explored: at first, and in a child after a fork."""
+        self._exploring = Semaphore(MOST_AT_A_TIME)
 
     # Answers: those of the model, with its errors
 

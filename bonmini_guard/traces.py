@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.logs.appending import encoded
 from bonmini_guard.trace_files import TraceFile, forget
 from bonmini_guard.trace_row import Explored, Redact, RequestRecord, Row, redacted, trace_row
@@ -110,6 +111,7 @@ class TraceWriter:
         self._room = queue
         self._begin()
         _writers.add(self)
+        renewed_in_children(self)
 
     def _begin(self) -> None:
         """An empty queue and no thread: at first, and in a child after a fork, whose parent writes what was waiting."""
@@ -247,7 +249,8 @@ class TraceWriter:
         except OSError as error:
             logger.warning("traces: old files could not be deleted: %s", error.strerror)
 
-    def _after_fork(self) -> None:
+    def renew(self) -> None:
+        """As new, in a child after a fork: whose parent writes what was waiting."""
         self._begin()
         if self._file is not None:
             self._file.close()
@@ -264,14 +267,16 @@ def writer_for(to: Any) -> TraceWriter:
     if not isinstance(to, str | os.PathLike):
         return TraceWriter(to)
     path = Path(os.path.abspath(to))
-    writer = _shared.get(path)
-    if writer is None:
-        writer = _shared[path] = TraceWriter(path)
+    with _sharing:
+        writer = _shared.get(path)
+        if writer is None:
+            writer = _shared[path] = TraceWriter(path)
     return writer
 
 
 _writers: WeakSet[TraceWriter] = WeakSet()
 _shared: WeakValueDictionary[Path, TraceWriter] = WeakValueDictionary()
+_sharing = Lock()
 
 
 def _at_exit() -> None:
@@ -279,11 +284,4 @@ def _at_exit() -> None:
         writer.flush(_AT_EXIT)
 
 
-def _after_fork() -> None:
-    for writer in list(_writers):
-        writer._after_fork()
-
-
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from bonmini_guard.containment import as_failure
 from bonmini_guard.errors import TooBusy
+from bonmini_guard.forks import renewed_in_children
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Workers(ThreadPoolExecutor):
         self._closed = False
         self.renew()
         _all.add(self)
+        renewed_in_children(self)
 
     def renew(self) -> None:
         """No threads and nothing to do: at first, and in a child after a fork, which has neither threads nor callers."""
@@ -179,12 +181,6 @@ def _at_exit() -> None:
         time.sleep(0.01)
 
 
-def _after_fork() -> None:
-    vars(place).clear()
-    for workers in list(_all):
-        workers.renew()
-
-
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=lambda: vars(place).clear())

@@ -23,7 +23,7 @@ LEVELS = (
 )
 #: The room of each file that is not in the folder of its room. The package itself imports what is asked of it, and stands apart.
 ROOMS = {
-    "ground": ("_lazy", "conversation", "errors", "validation", "writing"),
+    "ground": ("_lazy", "conversation", "errors", "forks", "validation", "writing"),
     "policy": ("budget", "policy", "profile"),
     "engine": [
         "arrivals",
@@ -35,6 +35,7 @@ ROOMS = {
         "generators",
         "limiter",
         "outages",
+        "portable",
         "protocols",
         "result",
         "scorers",

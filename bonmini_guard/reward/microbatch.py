@@ -11,15 +11,16 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
 from torch import Tensor
 
+from bonmini_guard.forks import renewed_in_children
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Piece, Work
+from bonmini_guard.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +66,18 @@ class MicroBatcher:
         self._longest_window = window
         self._window = 0.0
         self._overlap = overlap
+        self._closed = False
+        self._thread = Workers(1, "bonmini-guard-scoring")
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """Nothing waits: at first, and in a child after a fork, whose parent computes what was waiting."""
         self._changed = threading.Condition()
         self._queue: deque[Work] = deque()
         self._turn = 0
         self._running = False
-        self._closed = False
         self._unread: tuple[Sequence[Piece], Tensor] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bonmini-guard-scoring")
 
     def submit(self, work: Work) -> None:
         """Queue a call; its future gets the scores.

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +48,7 @@ from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
+from bonmini_guard.workers import Workers
 
 T = TypeVar("T")
 
@@ -138,7 +138,7 @@ class RewardModel:
         self._trained_on = _trained_on(Path(model_id))
         self._places = Limiter(_IN_THE_QUEUE)
         self._closed = False
-        self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bonmini-guard-tokenizing")
+        self._tokenizing = Workers(1, "bonmini-guard-tokenizing")
 
     @classmethod
     def load(

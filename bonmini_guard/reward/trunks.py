@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from itertools import count
 
+from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.reward.packed import Trunk
 
 #: A session's number, and one of the conversations it has (some texts need a shorter one).
@@ -24,9 +24,14 @@ class TrunkStore:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.bytes = 0
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._numbers = count()
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """Hold nothing: at first, and in a child after a fork, where nobody is left to close the sessions of its parent."""
+        self.bytes = 0
         self._open: set[int] = set()
         self._trunks: OrderedDict[Key, Trunk] = OrderedDict()
 
