@@ -17,6 +17,7 @@ from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
 #: With each stands the extra that brings what it needs.
 COMMANDS = {
     "demo": "demo",
+    "import": "calibration",
     "convert": "calibration",
     "train": "train",
     "distill": "distill",
@@ -30,6 +31,8 @@ COMMANDS = {
     "serve": "serve",
     "gateway": "gateway",
 }
+#: Commands whose name no module can have.
+_MODULES = {"import": "importing"}
 #: What a command needs only for some files or servers has an extra of its own.
 _CHOSEN = ("parquet", "ray", "remote", "openai", "tgi")
 
@@ -40,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bonmini-guard {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        module = import_module(f"bonmini_guard.commands.{name}")
+        module = import_module(f"bonmini_guard.commands.{_MODULES.get(name, name)}")
         child = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(child)
         child.set_defaults(run=module.run)

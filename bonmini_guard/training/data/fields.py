@@ -9,13 +9,12 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS
 from bonmini_guard.training.choices import Answer, as_answer
 
 Record = Mapping[str, Any]
 
-PROMPT_KEYS = ("prompt", "messages", "instruction", "question", "conversation", "context", "query", "input")
 LIST_KEYS = ("candidates", "completions", "responses", "answers")
-TEXT_KEYS = ("text", "response", "completion", "content", "answer", "output", "value")
 RATING_KEYS = ("rating", "score", "overall_score", "helpfulness")
 LABEL_KEYS = ("acceptable", "label", "accepted", "feedback", "rating", "thumbs")
 

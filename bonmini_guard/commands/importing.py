@@ -1,0 +1,195 @@
+"""``bonmini-guard import``: what other tools logged, as rows of a log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bonmini_guard.commands.bearing import add_max_bad, check_share
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.logs.odd import Odd
+from bonmini_guard.logs.records import Records
+from bonmini_guard.logs.sources import inspect_ai, langfuse, langsmith, otel, tables
+from bonmini_guard.logs.sources.draws import Draw, Rows, first
+from bonmini_guard.logs.sources.lm_eval import Samples
+from bonmini_guard.writing import appearing, check_output
+
+HELP = "make a log from LangSmith runs, Langfuse observations, OpenTelemetry spans, lm-eval samples, Inspect logs or tables"
+
+Record = Mapping[str, Any]
+
+
+def _itself(record: Record) -> Iterator[Record]:
+    yield record
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to read what a tool wrote.
+
+    Attributes:
+        draws: the answers in a unit.
+        units: the calls in a record, which may hold many.
+        gather: what makes several answers one row there.
+        inputs, outputs: where it keeps prompts and answers: what a column that is mapped to these stands for.
+    """
+
+    draws: Callable[[Record, Counter[str]], Iterator[Draw]]
+    units: Callable[[Record], Iterator[Record]] = _itself
+    gather: str = "none"
+    inputs: str = "prompt"
+    outputs: str = "text"
+
+
+_SOURCES: dict[str, Callable[[], Source]] = {
+    "langsmith": lambda: Source(langsmith.draws, inputs="inputs", outputs="outputs"),
+    "langfuse": lambda: Source(langfuse.draws, langfuse.units, inputs="input", outputs="output"),
+    "otel": lambda: Source(otel.draws, otel.units),
+    "lm-eval": lambda: Source(Samples().draws, gather="id"),
+    "inspect": lambda: Source(inspect_ai.draws, inspect_ai.units, gather="id"),
+    **dict.fromkeys(("csv", "parquet", "json"), lambda: Source(tables.draws, gather="id")),
+}
+#: What a column or a verdict may be mapped to.
+_FIELDS = [
+    "id",
+    "group",
+    "prompt",
+    "text",
+    "score",
+    "acceptable",
+    "acceptable_by",
+    "tokens",
+    "started",
+    "finished",
+    "failed",
+    "model",
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("files", nargs="+", metavar="SOURCE", help="files: JSON lines, arrays, CSV, Parquet, .eval; - is stdin")
+    parser.add_argument("--from", dest="source", required=True, choices=list(_SOURCES), help="what wrote them")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="LOG", help="where to write: .jsonl or .jsonl.gz")
+    told = f"take a column, a feedback, a metric or a scorer (dots go deeper) for one of {', '.join(_FIELDS)}; may be repeated"
+    parser.add_argument("--map", action="append", default=[], metavar="COLUMN=FIELD", help=told)
+    gathering = "what makes answers one row (default: id for evaluations and tables, prompt for tables without ids, else none)"
+    parser.add_argument("--gather", choices=["id", "prompt", "none"], help=gathering)
+    parser.add_argument("--generated-by", metavar="NAME", help="what drew the answers, in place of what the source says")
+    add_max_bad(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Import, and print what was taken and what was left."""
+    if not options.output.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
+    check_output(options.output, options.files)
+    check_share(options.max_bad)
+    job = _Import(_SOURCES[options.source](), _mapping(options.map), options.generated_by, Odd(options.max_bad))
+    for path in options.files:
+        job.read(inspect_ai.archive(Path(path)) if path.endswith(".eval") else Records(path, job.odd))
+    job.odd.check()
+    gather = options.gather or job.source.gather
+    if options.gather is None and gather == "id" and all(draw.id is None for draw, _ in job.draws):
+        gather = "prompt"
+    rows = Rows(gather)
+    for draw, place in job.draws:
+        rows.add(draw, place)
+    found = rows.finished()
+    if not found:
+        why = ", ".join(f"{reason}: {count:,}" for reason, count in job.left_out.items()) or "no records"
+        raise InputError(f"{options.files[0]}: nothing to import from {job.odd.records:,} records ({why}); check --from")
+    with appearing(options.output) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+    _tell(options.output, found, rows.generators, job)
+    return 0
+
+
+class _Import:
+    """What was read so far.
+
+    Attributes:
+        draws: with the places of their records.
+        left_out: what is no answer, by kind.
+        verdicts: what was said of answers and is not taken.
+        odd: records that cannot be read.
+    """
+
+    def __init__(self, source: Source, mapping: dict[str, str], generator: str | None, odd: Odd) -> None:
+        self.source, self._mapping, self._generator = source, mapping, generator
+        self.draws: list[tuple[Draw, str]] = []
+        self.left_out: Counter[str] = Counter()
+        self.verdicts: Counter[str] = Counter()
+        self.odd = odd
+
+    def read(self, records: Iterable[tuple[str, Record]]) -> None:
+        """Read a file.
+
+        Raises:
+            InputError: it cannot be read, or no odd record is borne and one is.
+        """
+        for place, record in records:
+            try:
+                units = list(self.source.units(record))
+            except InputError as error:
+                self.odd.lose(place, error)
+                continue
+            for number, unit in enumerate(units, start=1):
+                self._read(unit, place if len(units) == 1 else f"{place}#{number}")
+
+    def _read(self, unit: Record, place: str) -> None:
+        self.odd.records += 1
+        try:
+            self.draws += [(self._mapped(draw), place) for draw in self.source.draws(self._renamed(unit), self.left_out)]
+        except InputError as error:
+            self.odd.note(place, error)
+
+    def _renamed(self, record: Record) -> Record:
+        """The record with its mapped columns under the names that they stand for."""
+        found = {name: first(record, column) for column, name in self._mapping.items()}
+        own = {"prompt": self.source.inputs, "text": self.source.outputs}
+        return {**record, **{own.get(name, name): value for name, value in found.items() if value is not None}}
+
+    def _mapped(self, draw: Draw) -> Draw:
+        """The draw with the verdicts that are mapped."""
+        taken = {name: draw.verdicts[said] for said, name in self._mapping.items() if said in draw.verdicts}
+        judges = [said for said, name in self._mapping.items() if name == "acceptable" and said in draw.verdicts]
+        said = tables.verdicts_of({**draw.fields, **({"acceptable_by": judges[0]} if judges else {}), **taken})
+        draw.fields |= {key: value for key, value in said.items() if value is not None}
+        draw.generator = self._generator or draw.generator
+        self.verdicts.update(said for said in draw.verdicts if said not in self._mapping)
+        return draw
+
+
+def _mapping(pairs: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        column, equals, name = pair.rpartition("=")
+        if not (column and equals) or name not in _FIELDS:
+            raise ConfigurationError(f"--map {pair!r}: write COLUMN=FIELD with a field of {', '.join(_FIELDS)}")
+        found[column] = name
+    return found
+
+
+def _tell(output: Path, rows: list[dict[str, Any]], generators: Counter[str], job: _Import) -> None:
+    candidates = [one for row in rows for one in row["candidates"]]
+    print(f"{output}: {len(rows):,} rows, {len(candidates):,} candidates")
+    keys = Counter(key for one in candidates for key, value in one.items() if value is not None)
+    print("taken: " + ", ".join(f"{key} {count:,}" for key, count in keys.items()))
+    for name, count in generators.most_common():
+        print(f"generated by {name}: {count:,}")
+    if len(generators) > 1:
+        told = "a certificate holds for one, and 'calibrate' refuses a log that mixes them"
+        print(f"warning: {len(generators)} generators: {told}", file=sys.stderr)
+    for reason, count in job.left_out.items():
+        print(f"left out: {reason}: {count:,}", file=sys.stderr)
+    for said, count in job.verdicts.items():
+        print(f"left: {said} ({count:,} answers); --map {said}=acceptable (or another field) takes it", file=sys.stderr)
+    for line in job.odd.lines():
+        print(line, file=sys.stderr)

@@ -1,0 +1,155 @@
+"""One logged answer, and answers of one prompt gathered into rows of a log."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from bonmini_guard.conversation import Turn
+from bonmini_guard.logs.sources.messages import unpacked
+
+#: The settings of a request that make another generator of one model.
+_SETTINGS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "frequency_penalty",
+    "presence_penalty",
+    "reasoning_effort",
+    "stop",
+)
+
+
+@dataclass
+class Draw:
+    """One answer to one prompt, as some tool logged it.
+
+    Attributes:
+        prompt: a text or turns.
+        answer: None for a call that failed.
+        id: of what its siblings share: the sample, the request, the run.
+        group: the unit of exchangeability, where the tool has one.
+        generator: the model and its settings, as far as they are known.
+        verdicts: what else was said of the answer: feedback, metrics, scorers, further columns.
+        fields: of the candidate: score, acceptable, tokens, started, finished.
+    """
+
+    prompt: str | list[dict[str, Any]]
+    answer: Turn | None
+    id: str | None = None
+    group: str | None = None
+    generator: str | None = None
+    verdicts: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def candidate(self) -> dict[str, Any]:
+        """As a candidate of a log row."""
+        known = {key: value for key, value in self.fields.items() if value is not None}
+        if self.answer is None:
+            return {"text": None, "failed": True, **known}
+        said: dict[str, Any] = {"text": self.answer.text}
+        if not self.answer.is_plain:
+            said["message"] = self.answer.openai()
+        return said | known
+
+
+@dataclass
+class Rows:
+    """Draws, gathered.
+
+    Args:
+        gather: what makes draws one row: ``id``, ``prompt``, or ``none``: those of one call alone.
+
+    Attributes:
+        generators: how many answers each has drawn.
+    """
+
+    gather: str
+    _rows: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+    generators: Counter[str] = field(default_factory=Counter)
+
+    def add(self, draw: Draw, place: str) -> None:
+        """Put a draw into its row, whose draws answer one prompt and come from one generator."""
+        key = self._key(draw, place)
+        row = self._rows.setdefault(key, {"id": draw.id, "prompt": draw.prompt, "group": draw.group, "candidates": []})
+        if draw.generator is not None:
+            self.generators[draw.generator] += 1
+            row["generated_by"] = draw.generator
+        row["id"] = row["id"] or place.rpartition("/")[2]
+        row["candidates"].append(draw.candidate())
+
+    def finished(self) -> list[dict[str, Any]]:
+        """The rows, each with an id of its own."""
+        rows = [{key: value for key, value in row.items() if value is not None} for row in self._rows.values()]
+        times = Counter(row["id"] for row in rows)
+        again: Counter[str] = Counter()
+        for row in rows:
+            if times[row["id"]] > 1:
+                again[row["id"]] += 1
+                row["id"] = f"{row['id']}#{again[row['id']]}"
+        return rows
+
+    def _key(self, draw: Draw, place: str) -> tuple[str, ...]:
+        if self.gather == "none" or (self.gather == "id" and draw.id is None):
+            return (place,)
+        about = (draw.id or "") if self.gather == "id" else ""
+        return about, json.dumps(draw.prompt, sort_keys=True), draw.generator or ""
+
+
+def generator_of(model: Any, *settings: Any) -> str | None:
+    """A model and its settings in words; None where no model is named."""
+    if not isinstance(model, str) or not model:
+        return None
+    known: dict[str, Any] = {}
+    for each in settings:
+        if isinstance(each, Mapping):
+            known |= {key: each[key] for key in _SETTINGS if each.get(key) is not None}
+    return " ".join([model, *(f"{key}={_number(value)}" for key, value in sorted(known.items()))])
+
+
+def seconds(value: Any) -> float | None:
+    """A time as seconds since 1970: of ISO 8601, or of numbers of seconds, milliseconds or nanoseconds."""
+    if isinstance(value, str) and not value.isdigit():
+        try:
+            time = datetime.fromisoformat(value.replace(" UTC", "+00:00"))
+        except ValueError:
+            return None
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    number = float(value)
+    return number / next((scale for scale in (1e9, 1e6, 1e3) if number / scale > 1e8), 1.0)
+
+
+def first(record: Mapping[str, Any], *keys: str) -> Any:
+    """The value of the first of some keys (dots go deeper) that has one."""
+    return next((value for key in keys if (value := _at(record, key)) is not None), None)
+
+
+def whole_number(value: Any) -> int | None:
+    """A count, if it is one."""
+    try:
+        return int(value) if value is not None and not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _at(record: Mapping[str, Any], key: str) -> Any:
+    if key in record:  # a name may have dots itself
+        return record[key]
+    value: Any = record
+    for part in key.split("."):
+        value = unpacked(value)
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _number(value: Any) -> Any:
+    return f"{value:g}" if isinstance(value, float) else value

@@ -1,0 +1,51 @@
+"""Langfuse: observations of its API, of traces with observations, and of its exports, in camel or snake case."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, seconds, whole_number
+from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
+
+
+def units(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The observations of a page or of a trace, with their scores; an observation is one itself."""
+    inner = record.get("data") if isinstance(record.get("data"), list) else record.get("observations")
+    if not isinstance(inner, list) or not any(isinstance(each, Mapping) for each in inner):
+        yield record
+        return
+    scores = [score for score in record.get("scores") or () if isinstance(score, Mapping)]
+    for each in (each for each in inner if isinstance(each, Mapping)):
+        own = [score for score in scores if first(score, "observationId", "observation_id") in (None, each.get("id"))]
+        yield from units({"scores": own, **each})
+
+
+def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
+    """The answers of one generation; other observations are left out.
+
+    Raises:
+        InputError: it holds no prompt, or neither answer nor error.
+    """
+    one = {re.sub(r"(?<=[a-z])([A-Z])", lambda found: f"_{found[1].lower()}", key): value for key, value in record.items()}
+    if str(one.get("type", "GENERATION")).upper() != "GENERATION":
+        left_out[f"observations of type {one['type']}"] += 1
+        return
+    settings = unpacked(one.get("model_parameters"))
+    given = [score for score in one.get("scores") or () if isinstance(score, Mapping) and score.get("value") is not None]
+    usage = ("usage_details.output", "usage.output", "usage.completionTokens", "completion_tokens", "output_tokens")
+    failed = one.get("level") == "ERROR" and not one.get("output")
+    answers = [None] if failed else [*answers_in(one.get("output"))]
+    tokens = whole_number(first(one, *usage)) if len(answers) == 1 else None
+    for answer in answers:
+        yield Draw(
+            prompt_in(one.get("input")),
+            answer,
+            id=None if one.get("id") is None else str(one["id"]),
+            group=None if one.get("session_id") is None else str(one["session_id"]),
+            generator=generator_of(first(one, "model", "provided_model_name"), settings),
+            verdicts={str(score.get("name")): score["value"] for score in given},
+            fields={"tokens": tokens, "started": seconds(one.get("start_time")), "finished": seconds(one.get("end_time"))},
+        )

@@ -1,0 +1,116 @@
+"""Prompts and answers as tools log them: texts, turns, bodies of chat APIs, LangChain's generations, and JSON of these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from bonmini_guard.conversation import Turn
+from bonmini_guard.errors import InputError
+
+#: Where records keep a prompt, and where an answer.
+PROMPT_KEYS = ("prompt", "messages", "instruction", "question", "conversation", "context", "query", "input")
+TEXT_KEYS = ("text", "response", "completion", "content", "answer", "output", "value")
+
+_ROLES = ("role", "from", "lc")
+_INPUTS = (*PROMPT_KEYS, "prompts", "text", "contents", "inputs")
+_OUTPUTS = ("generations", "choices", "message", "messages", *TEXT_KEYS, "outputs")
+_BODIES = ("messages", "message", "choices", "generations", "prompts")
+_NO_PROMPT = "no prompt in its input; log inputs, or name its column with --map COLUMN=prompt"
+_NO_ANSWER = "no answer in its output; log outputs, or name its column with --map COLUMN=text"
+
+
+def unpacked(value: Any) -> Any:
+    """JSON in a text is read; any other text is a text."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def prompt_in(value: Any) -> str | list[dict[str, Any]]:
+    """The prompt in what was logged as input.
+
+    Raises:
+        InputError: there is none.
+    """
+    read = _structured(value)
+    if isinstance(read, str) and read.strip():
+        return read
+    if isinstance(read, int | float):
+        return str(read)
+    if _is_turn(read):
+        read = [read]
+    if isinstance(read, list) and read:
+        if all(map(_is_turn, read)):
+            return [_turn(one, "user").openai() for one in read]
+        if len(read) == 1:
+            return prompt_in(read[0])  # LangChain logs batches of one
+    inner = next((read[key] for key in _INPUTS if read.get(key)), None) if isinstance(read, Mapping) else None
+    if inner is None:
+        raise InputError(_NO_PROMPT)
+    return prompt_in(inner)
+
+
+def answers_in(value: Any) -> list[Turn]:
+    """The answers in what was logged as output: one for each choice.
+
+    Raises:
+        InputError: there is none.
+    """
+    read = _structured(value)
+    if isinstance(read, str | int | float):
+        return [Turn("assistant", str(read))]
+    if _is_turn(read):
+        return [_turn(read, "assistant")]
+    if isinstance(read, list) and read:
+        if all(map(_is_turn, read)):
+            return [_turn(read[-1], "assistant")]
+        return answers_in(read[0]) if isinstance(read[0], list) else [answer for one in read for answer in answers_in(one)]
+    for key in _OUTPUTS if isinstance(read, Mapping) else ():
+        if read.get(key) not in (None, [], {}):
+            return answers_in(read[key])
+    raise InputError(_NO_ANSWER)
+
+
+def _structured(value: Any) -> Any:
+    """A text that is JSON of turns, or of a body that holds them; every other text is what was said, also if it is JSON."""
+    read = unpacked(value)
+    parts = read if isinstance(read, list) else [read]
+    inner = parts[0] if parts and isinstance(parts[0], list) else parts
+    is_body = isinstance(read, Mapping) and any(isinstance(read.get(key), list | Mapping) for key in _BODIES)
+    return read if not isinstance(value, str) or is_body or (inner and all(map(_is_turn, inner))) else value
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(value.get(key) is not None for key in _ROLES)
+
+
+def _turn(value: Mapping[str, Any], role: str) -> Turn:
+    """A turn; OpenTelemetry's has parts."""
+    if isinstance(value.get("parts"), list):
+        return _of_parts(value, role)
+    return Turn.of({"content": None, **value} if "lc" not in value and "value" not in value else value, role)
+
+
+def _of_parts(value: Mapping[str, Any], role: str) -> Turn:
+    content, calls, thoughts, answers = [], [], [], None
+    for part in value["parts"]:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "tool_call":
+            calls.append({"id": part.get("id"), "name": part.get("name"), "args": part.get("arguments")})
+        elif kind == "tool_call_response":
+            answers = str(part.get("id") or "")
+            said = part.get("response", part.get("result"))
+            content.append({"type": "text", "text": said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)})
+        elif kind == "reasoning":
+            thoughts.append(str(part.get("content") or ""))
+        elif kind == "text":
+            content.append({"type": "text", "text": str(part.get("content") or "")})
+        elif isinstance(part, Mapping):
+            content.append(dict(part))
+    turn = {"role": value.get("role") or role, "content": content, "tool_calls": calls, "name": value.get("name")}
+    return Turn.of(turn | {"reasoning_content": "".join(thoughts) or None} | ({} if answers is None else {"tool_call_id": answers}))

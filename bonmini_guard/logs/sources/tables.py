@@ -1,0 +1,91 @@
+"""Tables: one answer a row, in CSV, Parquet or JSON; also log rows that only want mending, such as those with numbers as ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bonmini_guard.errors import InputError
+from bonmini_guard.logs.rows import Row
+from bonmini_guard.logs.sources.draws import Draw, generator_of, seconds, whole_number
+from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_in, prompt_in
+
+_TAKEN = {*PROMPT_KEYS, *TEXT_KEYS, "id", "group", "generated_by", "model", "failed", "tokens", "started", "finished"}
+_TAKEN |= {"score", "acceptable", "acceptable_by"}
+
+
+def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
+    """The answer in a row of a table, or those of a row of a log.
+
+    Raises:
+        InputError: it has no prompt or no answer, or what it says of them cannot be read.
+    """
+    if isinstance(record.get("candidates"), list):
+        yield from _of_log(record)
+        return
+    said = next((record[key] for key in TEXT_KEYS if record.get(key) is not None), None)
+    failed = _word(record.get("failed"), "failed") is True
+    answer = None if failed or said is None else answers_in(said)[0]
+    if answer is None and not failed:
+        raise InputError("no answer; give one under " + " or ".join(TEXT_KEYS) + ", or name its column with --map COLUMN=text")
+    prompt = prompt_in(next((record[key] for key in PROMPT_KEYS if record.get(key) is not None), None))
+    times = {key: seconds(record.get(key)) for key in ("started", "finished")}
+    yield Draw(
+        prompt,
+        answer,
+        id=_text(record.get("id")),
+        group=_text(record.get("group")),
+        generator=_text(record.get("generated_by")) or generator_of(record.get("model"), record),
+        verdicts={key: value for key, value in record.items() if key not in _TAKEN and value is not None},
+        fields={"tokens": whole_number(record.get("tokens")), **verdicts_of(record), **times},
+    )
+
+
+def verdicts_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``score`` and ``acceptable`` as a candidate has them.
+
+    Raises:
+        InputError: they are something else.
+    """
+    score, said = record.get("score"), record.get("acceptable")
+    if isinstance(score, str | bool):
+        try:
+            score = float(str(score))
+        except ValueError as error:
+            raise InputError(f"the score {str(score)[:20]!r} is no number; mend it, or leave it empty") from error
+    by = record.get("acceptable_by")
+    return {"score": score, "acceptable": _word(said, "acceptable"), "acceptable_by": None if said is None else _text(by)}
+
+
+def _of_log(record: Mapping[str, Any]) -> Iterator[Draw]:
+    row = Row(record, "")
+    shared: dict[str, Any] = {
+        "id": _text(record.get("id")),
+        "group": _text(record.get("group")),
+        "generator": _text(record.get("generated_by")),
+    }
+    prompt = [turn.openai() for turn in row.prompt]
+    only = prompt[0] if len(prompt) == 1 else {}
+    plain = only.get("content") if only.get("role") == "user" and set(only) == {"role", "content"} else None
+    for one in row.candidates:
+        answer = None if one.failed else one.turn
+        kept = {key: value for key, value in one.value.items() if key not in ("text", "message", "failed")}
+        yield Draw(plain if isinstance(plain, str) else prompt, answer, fields=kept | verdicts_of(kept), **shared)
+
+
+def _word(value: Any, name: str) -> bool | None:
+    """True or false, also as tables write them."""
+    known = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False, "": None}
+    if value is None or isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word not in known:
+        raise InputError(f'"{name}" is {str(value)[:20]!r}; write true or false')
+    return known[word]
+
+
+def _text(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and not value):
+        return None
+    return value if isinstance(value, str) else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

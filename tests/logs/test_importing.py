@@ -1,0 +1,488 @@
+"""``import``: what other tools logged, as rows of a log; what is taken and what is left is told."""
+
+import csv
+import json
+import zipfile
+from pathlib import Path
+
+import pyarrow as arrow
+import pytest
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pyarrow import parquet
+
+from bonmini_guard.calibration.logs import load_log
+from bonmini_guard.cli import main
+from bonmini_guard.logs.reading import RowFile
+
+
+def imported(folder, source, *files, more=(), code=0):
+    """The rows that a command makes of some files, given as names and contents, or as paths."""
+    paths = []
+    for number, said in enumerate(files):
+        path = said if hasattr(said, "exists") else folder / f"in{number}.jsonl"
+        if path is not said:
+            path.write_text(said if isinstance(said, str) else "".join(json.dumps(record) + "\n" for record in said))
+        paths.append(str(path))
+    out = folder / "log.jsonl"
+    out.unlink(missing_ok=True)
+    assert main(["import", *paths, "--from", source, "-o", str(out), *more]) == code
+    return [row for _, row in RowFile(out)] if code == 0 else None
+
+
+def texts(rows):
+    return [[one["text"] for one in row["candidates"]] for row in rows]
+
+
+USER = [{"role": "user", "content": "hi"}]
+WRITTEN = Path(__file__).parents[1] / "data" / "imports"
+BRIEF = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "expected", "generator", "mapped"),
+    [
+        ("inspect", "inspect.json.gz", [["4", "5"], ["Paris", "Lyon"]], "mockllm/model temperature=0.7", "match"),
+        ("inspect", "inspect.eval", [["4", "5"], ["Paris", "Lyon"]], "mockllm/model temperature=0.7", "match"),
+        ("lm-eval", "lm_eval_samples.jsonl", [["lol", "lol"], ["lol", "lol"]], None, None),
+        ("langfuse", "langfuse_observations.json", [["1"], [None], ["hi there"]], "gpt-x temperature=0.5", None),
+        ("otel", "otel_console.json", [["4"], ["hi", "good day"], ["Rain."], [None]], "gpt-x temperature=0.5", None),
+        ("otel", "otel_otlp.json", [["4"], ["hi", "good day"], ["Rain."], [None]], "gpt-x temperature=0.5", None),
+    ],
+)
+def test_files_that_the_tools_themselves_wrote(tmp_path, source, name, expected, generator, mapped):
+    """Written by inspect-ai 0.3.285, lm-eval 0.4.13, langfuse 5.0.4 (its API's classes) and opentelemetry-util-genai 1.3b0."""
+    rows = imported(tmp_path, source, WRITTEN / name, more=["--map", f"{mapped}=acceptable"] if mapped else [])
+    assert texts(rows) == expected
+    assert {row.get("generated_by") for row in rows} == {generator}
+    assert rows[0]["prompt"] == ("Q: 2 + 2?\nA:" if source == "lm-eval" else BRIEF)
+    if mapped:
+        assert [[one["acceptable"] for one in row["candidates"]] for row in rows] == [[True, False], [True, False]]
+
+
+# LangSmith
+
+
+def run(number, **changes):
+    return {
+        "id": f"r{number}",
+        "run_type": "llm",
+        "inputs": {"messages": USER},
+        "outputs": {"choices": [{"message": {"role": "assistant", "content": f"a{number}"}}], "usage": {"completion_tokens": 3}},
+        "extra": {"metadata": {"ls_model_name": "m", "ls_temperature": 0.5, "thread_id": "t"}},
+        "start_time": "2026-01-02T00:00:00",
+        "end_time": "2026-01-02T00:00:02.500000+00:00",
+        "feedback_stats": {"correct": {"n": 1, "avg": 1.0}},
+        **changes,
+    }
+
+
+def test_langsmith_runs_written_by_langchain(tmp_path):
+    collector = RunCollectorCallbackHandler(_schema_format="original+chat")  # as the tracer of LangSmith
+    model = FakeListChatModel(responses=["four", "five"])
+    for prompt in ("2 + 2?", [SystemMessage("Be brief."), HumanMessage("2 + 3?")]):
+        model.invoke(prompt, {"callbacks": [collector]})
+    (model | (lambda message: message.text)).invoke("a chain", {"callbacks": [collector]})
+    runs = [json.loads(run.model_dump_json(exclude={"parent_run", "child_runs"})) for run in collector.traced_runs]
+    rows = imported(tmp_path, "langsmith", runs)
+    assert texts(rows) == [["four"], ["five"]]
+    assert rows[1]["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 3?"}]
+    assert rows[0]["id"] == str(collector.traced_runs[0].id)
+    assert rows[0]["candidates"][0]["finished"] >= rows[0]["candidates"][0]["started"] > 1.7e9
+
+
+def test_langsmith_runs_of_chat_bodies_choices_failures_and_feedback(tmp_path, capsys):
+    two = {"choices": [{"message": {"role": "assistant", "content": text}} for text in ("x", "y")]}
+    runs = [
+        run(0),
+        run(1, run_type="tool"),
+        run(2, outputs=two),
+        run(3, outputs=None, error="boom"),
+        run(4, inputs={"prompts": ["text"]}),
+    ]
+    rows = imported(tmp_path, "langsmith", runs, more=["--map", "correct=acceptable"])
+    said = capsys.readouterr()
+    assert texts(rows) == [["a0"], ["x", "y"], [None], ["a4"]]
+    assert rows[0]["candidates"][0] == {
+        "text": "a0",
+        "tokens": 3,
+        "started": 1767312000.0,
+        "finished": 1767312002.5,
+        "acceptable": True,
+        "acceptable_by": "correct",
+    }
+    assert rows[2]["candidates"][0]["failed"] is True
+    assert (rows[0]["generated_by"], rows[0]["group"], rows[3]["prompt"]) == ("m temperature=0.5", "t", "text")
+    assert "generated by m temperature=0.5: 5" in said.out
+    assert "left out: runs of type tool: 1" in said.err
+    imported(tmp_path, "langsmith", runs)
+    assert "left: correct (5 answers); --map correct=acceptable" in capsys.readouterr().err
+
+
+def test_langsmith_s_bulk_export_holds_json_in_columns(tmp_path):
+    runs = [{key: json.dumps(value) if isinstance(value, dict) else value for key, value in run(n).items()} for n in range(3)]
+    parquet.write_table(arrow.Table.from_pylist(runs), tmp_path / "runs.parquet")
+    rows = imported(tmp_path, "langsmith", tmp_path / "runs.parquet", more=["--map", "inputs.messages=prompt"])
+    assert texts(rows) == [["a0"], ["a1"], ["a2"]]
+    assert rows[0]["prompt"] == USER
+
+
+def test_a_run_of_something_of_its_own_is_mapped(tmp_path, capsys):
+    odd = run(0, inputs={"user_says": "hi"}, outputs={"reply": {"said": "yo"}})
+    imported(tmp_path, "langsmith", [odd], code=2)
+    assert "no answer in its output; log outputs, or name its column with --map" in capsys.readouterr().err
+    rows = imported(tmp_path, "langsmith", [odd], more=["--map", "inputs.user_says=prompt", "--map", "outputs.reply.said=text"])
+    assert (rows[0]["prompt"], texts(rows)) == ("hi", [["yo"]])
+
+
+# Langfuse
+
+
+def observation(number, **changes):
+    return {
+        "id": f"o{number}",
+        "traceId": "t",
+        "type": "GENERATION",
+        "model": "m",
+        "modelParameters": {"temperature": 0.2, "max_tokens": 9},
+        "input": USER,
+        "output": {"role": "assistant", "content": f"a{number}"},
+        "startTime": "2026-01-02T00:00:00.000Z",
+        "endTime": "2026-01-02T00:00:01.000Z",
+        "usageDetails": {"input": 2, "output": 4},
+        "level": "DEFAULT",
+        **changes,
+    }
+
+
+def test_langfuse_pages_traces_and_exports(tmp_path, capsys):
+    snake = {
+        "id": "o3",
+        "type": "GENERATION",
+        "provided_model_name": "m",
+        "model_parameters": '{"temperature": 0.2, "max_tokens": 9}',
+        "input": json.dumps({"messages": USER}),
+        "output": '{"looks": "like JSON and is the answer"}',
+        "session_id": "s",
+        "usage_details": {"output": 4},
+    }
+    trace = {
+        "id": "t",
+        "observations": [observation(1, scores=[]), observation(2, output=None, level="ERROR"), observation(9, type="SPAN")],
+        "scores": [{"name": "helpful", "value": 1, "observationId": "o1"}],
+    }
+    rows = imported(
+        tmp_path, "langfuse", [{"data": [observation(0)], "meta": {}}, trace, snake], more=["--map", "helpful=acceptable"]
+    )
+    assert texts(rows) == [["a0"], ["a1"], [None], ['{"looks": "like JSON and is the answer"}']]
+    assert {row["generated_by"] for row in rows} == {"m max_tokens=9 temperature=0.2"}
+    assert rows[3]["prompt"] == rows[0]["prompt"] == USER
+    assert rows[3]["group"] == "s"
+    assert rows[0]["candidates"][0]["tokens"] == 4
+    assert "left out: observations of type SPAN: 1" in capsys.readouterr().err
+
+
+# OpenTelemetry
+
+
+def spans(*calls):
+    memory, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    tracer = provider.get_tracer("test")
+    for attributes, events in calls:
+        with tracer.start_as_current_span("chat m", attributes=attributes) as span:
+            for name, said in events:
+                span.add_event(name, said)
+    return [json.loads(span.to_json()) for span in memory.get_finished_spans()]
+
+
+CALL = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.request.model": "m",
+    "gen_ai.request.temperature": 0.5,
+    "gen_ai.usage.output_tokens": 4,
+}
+ASKED = [
+    {"role": "system", "parts": [{"type": "text", "content": "Be brief."}]},
+    {"role": "user", "parts": [{"type": "text", "content": "weather?"}]},
+    {"role": "assistant", "parts": [{"type": "tool_call", "id": "c", "name": "look", "arguments": {"at": "Paris"}}]},
+    {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c", "response": "rain"}]},
+]
+SAID = [
+    {"role": "assistant", "parts": [{"type": "reasoning", "content": "hm"}, {"type": "text", "content": text}]} for text in "xy"
+]
+PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+
+DIALECTS = {
+    "attributes": ({"gen_ai.input.messages": json.dumps(ASKED), "gen_ai.output.messages": json.dumps(SAID)}, []),
+    "events": (
+        {},
+        [
+            ("gen_ai.system.message", {"content": "Be brief."}),
+            ("gen_ai.user.message", {"content": "hi"}),
+            ("gen_ai.choice", {"index": 0, "message": json.dumps({"role": "assistant", "content": "x"}), "finish_reason": "stop"}),
+        ],
+    ),
+    "numbered": (
+        {
+            "gen_ai.prompt.0.role": "system",
+            "gen_ai.prompt.0.content": "Be brief.",
+            "gen_ai.prompt.1.role": "user",
+            "gen_ai.prompt.1.content": "hi",
+            "gen_ai.completion.0.role": "assistant",
+            "gen_ai.completion.0.content": "x",
+            "gen_ai.completion.0.finish_reason": "stop",
+        },
+        [],
+    ),
+    "one event a side": (
+        {},
+        [
+            ("gen_ai.content.prompt", {"gen_ai.prompt": json.dumps(PROMPT)}),
+            ("gen_ai.content.completion", {"gen_ai.completion": "x"}),
+        ],
+    ),
+    "OpenInference": (
+        {
+            "openinference.span.kind": "LLM",
+            "llm.model_name": "m",
+            "llm.input_messages.0.message.role": "system",
+            "llm.input_messages.0.message.content": "Be brief.",
+            "llm.input_messages.1.message.role": "user",
+            "llm.input_messages.1.message.content": "hi",
+            "llm.output_messages.0.message.role": "assistant",
+            "llm.output_messages.0.message.content": "x",
+        },
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_spans_of_each_dialect_written_by_the_sdk(tmp_path, capsys, dialect):
+    about, events = DIALECTS[dialect]
+    found = spans((CALL | about, events), ({"http.method": "GET"}, []), (CALL | {"gen_ai.operation.name": "execute_tool"}, []))
+    rows = imported(tmp_path, "otel", "\n".join(json.dumps(span, indent=4) for span in found))
+    assert texts(rows) == ([["x", "y"]] if dialect == "attributes" else [["x"]])
+    assert rows[0]["generated_by"] == "m temperature=0.5"
+    if dialect == "attributes":
+        assert [turn["role"] for turn in rows[0]["prompt"]] == ["system", "user", "assistant", "tool"]
+        assert json.loads(rows[0]["prompt"][2]["tool_calls"][0]["function"]["arguments"]) == {"at": "Paris"}
+        assert (rows[0]["prompt"][3]["content"], rows[0]["prompt"][3]["tool_call_id"]) == ("rain", "c")
+        assert rows[0]["candidates"][0]["message"]["reasoning_content"] == "hm"
+    else:
+        assert rows[0]["prompt"] == PROMPT
+        assert rows[0]["candidates"][0]["tokens"] == 4
+    assert "left out: spans that are no call of a model: 2" in capsys.readouterr().err
+
+
+def otlp(attributes, **more):
+    pairs = [
+        {"key": key, "value": {"stringValue": value} if isinstance(value, str) else {"doubleValue": value}}
+        for key, value in attributes.items()
+    ]
+    span = {"traceId": "t", "spanId": "s", "startTimeUnixNano": "1767312000000000000", "endTimeUnixNano": "1767312001000000000"}
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span | {"attributes": pairs} | more]}]}]}
+
+
+def test_otlp_exports_failures_and_calls_without_text(tmp_path, capsys):
+    about, _ = DIALECTS["attributes"]
+    failed = otlp(CALL | {"gen_ai.input.messages": about["gen_ai.input.messages"]}, status={"code": 2}, spanId="f")
+    rows = imported(tmp_path, "otel", [otlp(CALL | about), failed])
+    assert texts(rows) == [["x", "y"], [None]]
+    assert rows[0]["candidates"][0]["finished"] - rows[0]["candidates"][0]["started"] == pytest.approx(1)
+    imported(tmp_path, "otel", [otlp(CALL)], code=2)
+    assert "let the instrumentation record message content" in capsys.readouterr().err
+
+
+def test_events_of_whole_calls_are_read_from_logs(tmp_path, capsys):
+    about, _ = DIALECTS["attributes"]
+    [span] = otlp(CALL | about)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    whole = span | {"eventName": "gen_ai.client.inference.operation.details"}
+    single = span | {"eventName": "gen_ai.user.message"}
+    rows = imported(tmp_path, "otel", [{"resourceLogs": [{"scopeLogs": [{"logRecords": [whole, single]}]}]}])
+    assert texts(rows) == [["x", "y"]]
+    assert "left out: log records of single messages" in capsys.readouterr().err
+
+
+# lm-evaluation-harness
+
+
+def sample(number, **changes):
+    return {
+        "doc_id": number,
+        "doc": {"question": "q"},
+        "target": "4",
+        "arguments": {"gen_args_0": {"arg_0": f"Q: {number}\nA:", "arg_1": {"until": ["\n"], "do_sample": True}}},
+        "resps": [["4", " 5"]],
+        "filtered_resps": ["4"],
+        "filter": "strict",
+        "prompt_hash": f"h{number}",
+        "exact_match": 1.0,
+        **changes,
+    }
+
+
+def test_lm_eval_samples_repeats_filters_chats_and_likelihoods(tmp_path, capsys):
+    chat = {"gen_args_0": {"arg_0": json.dumps(PROMPT), "arg_1": {}}}
+    likelihood = {"gen_args_0": {"arg_0": "Q", "arg_1": " yes"}, "gen_args_1": {"arg_0": "Q", "arg_1": " no"}}
+    samples = [sample(0), sample(0, filter="flexible"), sample(1, arguments=chat, resps=[["x"]]), sample(2, arguments=likelihood)]
+    rows = imported(tmp_path, "lm-eval", samples, more=["--map", "exact_match=acceptable", "--generated-by", "m"])
+    assert texts(rows) == [["4", " 5"], ["x"]]
+    assert (rows[0]["id"], rows[0]["prompt"], rows[1]["prompt"]) == ("0", "Q: 0\nA:", PROMPT)
+    # A metric of several answers is not one of each.
+    assert "acceptable" not in rows[0]["candidates"][0]
+    assert (rows[1]["candidates"][0]["acceptable"], rows[1]["generated_by"]) == (True, "m")
+    said = capsys.readouterr().err
+    assert "left out: the same answers under another filter: 1" in said
+    assert "left out: log-likelihoods, which are no answers: 1" in said
+
+
+# Inspect
+
+
+def evaluated(number, epoch, text, **changes):
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": f"q{number}"},
+        {"role": "assistant", "content": text},
+    ]
+    return {
+        "id": number,
+        "epoch": epoch,
+        "input": f"q{number}",
+        "messages": messages,
+        "output": {"model": "m", "choices": [{"message": messages[-1], "stop_reason": "stop"}], "usage": {"output_tokens": 2}},
+        "scores": {"match": {"value": "C" if text == "4" else "I"}},
+        **changes,
+    }
+
+
+ERROR = {"output": {"choices": []}, "error": {"message": "boom"}, "messages": []}
+EVALUATION = {
+    "version": 2,
+    "status": "success",
+    "eval": {"task": "t", "model": "openai/m", "model_generate_config": {"temperature": 0.5}},
+    "samples": [evaluated(1, 1, "4"), evaluated(1, 2, "5"), evaluated(2, 1, "4"), evaluated(2, 2, "x", **ERROR)],
+}
+
+
+@pytest.mark.parametrize("form", ["json", "eval"])
+def test_inspect_s_epochs_are_one_row(tmp_path, form):
+    path = tmp_path / f"log.{form}"
+    if form == "json":
+        path.write_text(json.dumps(EVALUATION, indent=2))
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("header.json", json.dumps({key: value for key, value in EVALUATION.items() if key != "samples"}))
+            for one in EVALUATION["samples"]:
+                file.writestr(f"samples/{one['id']}_epoch_{one['epoch']}.json", json.dumps(one))
+    rows = imported(tmp_path, "inspect", path, more=["--map", "match=acceptable"])
+    assert [row["id"] for row in rows] == ["1", "2#1", "2#2"]
+    assert texts(rows) == [["4", "5"], ["4"], [None]]
+    assert [one["acceptable"] for one in rows[0]["candidates"]] == [True, False]
+    assert rows[0]["generated_by"] == "openai/m temperature=0.5"
+    assert [turn["role"] for turn in rows[0]["prompt"]] == ["system", "user"]
+
+
+def test_what_is_no_inspect_log_is_told(tmp_path, capsys):
+    (tmp_path / "log.eval").write_bytes(b"PK\x03\x04 no archive")
+    imported(tmp_path, "inspect", tmp_path / "log.eval", code=2)
+    assert "no whole archive of Inspect" in capsys.readouterr().err
+    imported(tmp_path, "inspect", [{"status": "started"}], code=2)
+    assert "give whole logs of Inspect" in capsys.readouterr().err
+
+
+# Tables
+
+
+def flat(**changes):
+    return [
+        {
+            "request": 7 + number // 3,
+            "question": f"q{number // 3}",
+            "reply": f"a{number}, é",
+            "reward": f"{number / 4}",
+            "ok": str(number % 3 == 0),
+        }
+        | changes
+        for number in range(12)
+    ]
+
+
+MAPS = [option for pair in ("request=id", "reply=text", "reward=score", "ok=acceptable") for option in ("--map", pair)]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "json"])
+def test_flat_tables_are_gathered_by_id(tmp_path, capsys, form):
+    path = tmp_path / f"flat.{form}"
+    if form == "csv":
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, list(flat()[0]))
+            writer.writeheader()
+            writer.writerows(flat())
+    elif form == "json":
+        path.write_text(json.dumps(flat()))
+    else:
+        parquet.write_table(arrow.Table.from_pylist(flat()), path)
+    rows = imported(tmp_path, form, path, more=MAPS)
+    assert [row["id"] for row in rows] == ["7", "8", "9", "10"]
+    assert texts(rows)[1] == ["a3, é", "a4, é", "a5, é"]
+    log = load_log(tmp_path / "log.jsonl")
+    assert log.scores[1].tolist() == [0.75, 1.0, 1.25]
+    assert log.labels[1].tolist() == [1.0, 0.0, 0.0]
+    capsys.readouterr()
+    imported(tmp_path, form, path, more=MAPS[2:6])
+    said = capsys.readouterr()
+    # No id: equal prompts are one row.
+    assert "4 rows, 12 candidates" in said.out
+    assert "left: request (12 answers)" in said.err
+    assert "left: ok (12 answers)" in said.err
+
+
+def test_rows_that_only_want_mending_are_mended(tmp_path):
+    rows = [
+        {"id": 3, "prompt": "p", "candidates": [{"text": "[1, 2]", "score": "0.5", "acceptable": 1}, {"failed": True}]},
+        {"id": 4.0, "prompt": USER, "group": 1, "candidates": [{"text": "", "score": 1, "acceptable": False}], "generated_by": "g"},
+    ]
+    first, second = imported(tmp_path, "json", json.dumps(rows))
+    assert first == {
+        "id": "3",
+        "prompt": "p",
+        "candidates": [{"text": "[1, 2]", "score": 0.5, "acceptable": True}, {"text": None, "failed": True}],
+    }
+    assert (second["id"], second["group"], second["generated_by"]) == ("4", "1", "g")
+    assert main(["import", str(tmp_path / "in0.jsonl"), "--from", "json", "-o", str(tmp_path / "in0.jsonl")]) == 2
+
+
+def test_odd_records_are_left_out_counted_and_named(tmp_path, capsys):
+    good = [{"id": str(n), "prompt": "p", "text": "a", "score": n} for n in range(30)]
+    rows = imported(tmp_path, "json", [*good[:9], {"id": "x", "prompt": "p"}, *good[9:]])
+    assert len(rows) == 30
+    assert "left out: 1 odd, the first: " in capsys.readouterr().err
+    # One id with two prompts is two rows.
+    again = imported(tmp_path, "json", [*good[:4], {"id": "3", "prompt": "another", "text": "b"}])
+    assert [row["id"] for row in again] == ["0", "1", "2", "3#1", "3#2"]
+    imported(tmp_path, "json", [{"id": "1", "prompt": "p", "text": "a", "score": "high"}], code=2)
+    assert "the score 'high' is no number" in capsys.readouterr().err
+    imported(tmp_path, "json", [], code=2)
+    assert "nothing to import from 0 records" in capsys.readouterr().err
+
+
+def test_generators_are_kept_apart_and_several_are_warned_of(tmp_path, capsys):
+    runs = [run(n, extra={"metadata": {"ls_model_name": "m" if n % 2 else "k"}}) for n in range(4)]
+    rows = imported(tmp_path, "langsmith", runs, more=["--gather", "prompt"])
+    assert sorted((row["generated_by"], len(row["candidates"])) for row in rows) == [("k", 2), ("m", 2)]
+    assert "warning: 2 generators: a certificate holds for one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", [["--map", "x"], ["--map", "x=colour"], ["--max-bad", "7"]])
+def test_wrong_options_name_the_cure(tmp_path, capsys, bad):
+    imported(tmp_path, "json", [{"id": "1", "prompt": "p", "text": "a"}], more=bad, code=2)
+    error = capsys.readouterr().err
+    assert bad[0] in error
+    assert error.count("\n") == 1
