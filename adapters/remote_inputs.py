@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.adapters.remote_kinds import KINDS, Inputs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
-from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError, NotRendered, Unscorable
+from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError, Unscorable
 from bonmini_guard.forks import Lock
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,9 @@ class Templated:
         return next((text for text in (rendered, bare) if self._read(text) == encoded.ids), None) or _refuse()
 
     def _pair(self, messages: Sequence[BaseMessage], candidate: AIMessage) -> Any:
-        said = Turn.of(candidate).without(NOT_SHOWN)
-        if said.kinds:
-            raise NotRendered(f"it holds {', '.join(sorted(said.kinds))}, which the model cannot read")
-        prompt, answer = "\n".join(Turn.of(message).plain() for message in messages), said.plain()
+        from bonmini_guard.reward.pairs import asked, spoken
+
+        prompt, answer = asked(messages), spoken(candidate, NOT_SHOWN)
         if self._formatter.holds_control_tokens(prompt) or self._formatter.holds_control_tokens(answer):
             _refuse()
         length = len(self._tokenizer(prompt, answer, verbose=False)["input_ids"])

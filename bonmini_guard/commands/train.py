@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", dest="batch_size", type=int, default=32, help="distinct texts in a step (default 32)")
     parser.add_argument("--max-length", type=int, help="most tokens of a text; the checkpoint keeps it")
     parser.add_argument("--layers", type=int, help="keep only so many of the first layers of the base")
+    parser.add_argument("--inputs", choices=["text", "pair"], help="pair: prompt and answer are two texts (default: as the base)")
     held_out = parser.add_mutually_exclusive_group()
     held_out.add_argument("--eval", type=Path, metavar="FILE", help="held-out choice rows")
     held_out.add_argument("--eval-share", type=float, default=0.0, help="share of the prompts to hold out instead (default 0)")

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 Zero = Literal["outside_option"]
 
 #: Position tables of these models begin behind the padding index.
-_OFFSET_POSITIONS = ("roberta", "camembert", "xlm-roberta", "longformer", "mpnet")
+_OFFSET_POSITIONS = frozenset(
+    {
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"),
+        *("data2vec-text", "ibert", "xmod"),
+    }
+)
 _UNLIMITED = 10**9
 #: A model id of a hub: owner/name, never a path.
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -237,6 +242,17 @@ def sidecar(objective: str) -> dict[str, Any]:
     """What ``config.bonmini_guard`` records of a model trained with an objective; adapters add their base's name and digest."""
     zero: Zero | None = "outside_option" if objective == "outside_option" else None
     return {"zero": zero, "objective": objective, "version": 1}
+
+
+def inputs_of(config: Any) -> str | None:
+    """What a checkpoint of ours says that it reads: "text" or "pair"; None for one trained elsewhere."""
+    note = getattr(config, "bonmini_guard", None)
+    return note.get("inputs", "text") if isinstance(note, dict) else None
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer of :func:`load_tokenizer` came with a chat template."""
+    return bool(tokenizer.chat_template != concatenation_template(tokenizer))
 
 
 def base_digest(config: Any) -> str | None:

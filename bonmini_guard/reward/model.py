@@ -41,10 +41,11 @@ from bonmini_guard.reward.checkpoint import (
     weight_files,
     weights_digest,
 )
-from bonmini_guard.reward.formatting import Encoded, Formatter
+from bonmini_guard.reward.formatting import Encoded
 from bonmini_guard.reward.heap import keep_freed_memory
 from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
+from bonmini_guard.reward.pairs import Inputs, formatter
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
@@ -108,6 +109,7 @@ class RewardModel:
         batch_window: float | None = None,
         base: str | None = None,
         not_shown: Collection[str] = NOT_SHOWN,
+        inputs: Inputs | None = None,
     ) -> None:
         on_gpu = model.device.type == "cuda"
         defaults = _GPU if on_gpu else _CPU
@@ -122,7 +124,7 @@ class RewardModel:
         self.has_zero = has_zero(model.config)
         self.max_length = length_limit(model.config, tokenizer, max_length)
         self.not_shown = frozenset(not_shown)
-        self._formatter = Formatter(tokenizer, self.max_length, self.not_shown)
+        self._formatter = formatter(model, tokenizer, self.max_length, inputs, self.not_shown)
         self._trunks = TrunkStore(int(limit))
         scorer = SegmentScorer(model, pad_id(model.config, tokenizer), self.max_length)
         if not on_gpu:
@@ -153,6 +155,7 @@ class RewardModel:
         cache_bytes: int | None = None,
         batch_window: float | None = None,
         not_shown: Collection[str] = NOT_SHOWN,
+        inputs: Inputs | None = None,
     ) -> RewardModel:
         """Load a checkpoint with one label and safetensors weights. Code that comes with a checkpoint is never run.
 
@@ -169,10 +172,12 @@ class RewardModel:
             not_shown: parts of answers that the model does not read, and that a guard then does not serve: "reasoning" (the
                 default), "refusal", or the type of a content block such as "image_url". An answer with another part that does not
                 reach the model's input has no score; with ``not_shown=()`` the chat template must write reasoning.
+            inputs: "text" for the conversation with its answer as the chat template writes it, "pair" for prompt and answer as two
+                texts (cross-encoders). None takes what the checkpoint says.
 
         Raises:
             CheckpointError: it is missing or of another kind; the message names the cure.
-            ConfigurationError: the device, the precision or a number is wrong.
+            ConfigurationError: the device, the precision or a number is wrong, or nothing says which inputs it takes.
         """
         path, given = str(path_or_id), None if base is None else str(base)
         place = _device(device)
@@ -187,7 +192,8 @@ class RewardModel:
         if missing:
             raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
         limits: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens}
-        limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "base": base_of(path, given), "not_shown": not_shown}
+        limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "base": base_of(path, given)}
+        limits |= {"not_shown": not_shown, "inputs": inputs}
         return cls(model.to(place).eval(), tokenizer, path, **limits)
 
     def score(self, messages: Sequence[BaseMessage] | str, candidates: Sequence[AIMessage | str]) -> list[float | None]:

@@ -20,7 +20,7 @@ class PooledScorer(nn.Module):
 
     Decoder classifiers of transformers read the last token that is not the pad token, so a text that really ends with
     that token (where padding and end of text share one) would be read at an earlier place than by servers that do not
-    pad. Encoders pool at the front and are called as they are.
+    pad. Encoders pool at the front and are called as they are, with the segments of a pair where they tell them apart.
 
     Args:
         model: an ``AutoModelForSequenceClassification`` with one label.
@@ -30,6 +30,8 @@ class PooledScorer(nn.Module):
         super().__init__()
         self.model = model
         self.decoder = isinstance(getattr(model, "score", None), nn.Linear)
+        note = getattr(model.config, "bonmini_guard", None)
+        self._separator: int | None = note.get("separator") if isinstance(note, dict) else None
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, ends: Tensor | None = None
@@ -43,7 +45,8 @@ class PooledScorer(nn.Module):
             ends: see there.
         """
         if not self.decoder:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]  # type: ignore[no-any-return]
+            segments = {} if self._separator is None else {"token_type_ids": _second(input_ids, self._separator)}
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits[:, 0]  # type: ignore[no-any-return]
         return self.head(self._read(input_ids, attention_mask, position_ids, ends))
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None, ends: Tensor | None) -> Tensor:
@@ -83,6 +86,12 @@ class PooledScorer(nn.Module):
         bias = None if linear.bias is None else linear.bias.float()
         with torch.autocast(hidden.device.type, enabled=False):
             return nn.functional.linear(hidden.float(), linear.weight.float(), bias)[:, 0]
+
+
+def _second(input_ids: Tensor, separator: int) -> Tensor:
+    """1 at tokens behind the first separator of their row, 0 before."""
+    separators = (input_ids == separator).int()
+    return ((separators.cumsum(dim=1) - separators) > 0).long()
 
 
 def pad(texts: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

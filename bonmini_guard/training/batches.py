@@ -15,6 +15,7 @@ from transformers.utils.logging import tqdm
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import Unscorable
 from bonmini_guard.reward.formatting import Formatter
+from bonmini_guard.reward.pairs import PairFormatter
 from bonmini_guard.reward.pooling import pad, share
 from bonmini_guard.training.choices import Answer, ChoiceRow, shown
 
@@ -60,7 +61,7 @@ class Encoding:
     cut: int
 
 
-def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int) -> Encoding:
+def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter | PairFormatter, batch_size: int) -> Encoding:
     """Tokenise each distinct text once, add up equal judgements, and group them by prompt."""
     by_prompt: dict[tuple[Turn, ...], Counter[_Said]] = defaultdict(Counter)
     for row in rows:
@@ -79,7 +80,7 @@ _Said = tuple[tuple[Answer, ...], int, bool]
 class _Table:
     """The distinct texts met so far."""
 
-    def __init__(self, formatter: Formatter) -> None:
+    def __init__(self, formatter: Formatter | PairFormatter) -> None:
         self.texts: list[list[int]] = []
         self.too_long = 0
         self.cut = 0

@@ -20,6 +20,7 @@ from transformers import set_seed
 from bonmini_guard.conversation import prompt_digest
 from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
 from bonmini_guard.reward.checkpoint import (
+    inputs_of,
     keep_layers,
     length_limit,
     load_classifier,
@@ -33,6 +34,7 @@ from bonmini_guard.reward.checkpoint import (
 )
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.lora import add_adapters, save_adapters
+from bonmini_guard.reward.pairs import PairFormatter, formatter
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Encoding, encode_rows, summary
 from bonmini_guard.training.card import model_card
@@ -115,8 +117,8 @@ def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow
     """
     config, tokenizer = load_config(str(path)), load_tokenizer(str(path))
     model, _ = load_classifier(str(path), config, torch.float32)
-    formatter = Formatter(tokenizer, length_limit(config, tokenizer))
-    return _figures(PooledScorer(model), _encode(rows, formatter, batch_size), pad_id(config, tokenizer), batch_size, outside=True)
+    made = formatter(model, tokenizer, length_limit(config, tokenizer))
+    return _figures(PooledScorer(model), _encode(rows, made, batch_size), pad_id(config, tokenizer), batch_size, outside=True)
 
 
 def check_output(output: Path) -> None:
@@ -156,21 +158,21 @@ def comparisons(rows: Sequence[ChoiceRow]) -> list[ChoiceRow]:
 
 
 class _Loaded(NamedTuple):
-    """A base with one label, its tokenizer, and the names of the weights that are new."""
+    """A base with one label, its tokenizer, the names of the weights that are new, and what makes its inputs."""
 
     model: Any
     tokenizer: Any
     missing: list[str]
+    formatter: Formatter | PairFormatter
 
 
 def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_rows: Sequence[ChoiceRow] | None) -> dict[str, Any]:
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     loaded = _load_base(base, plan, plan.objective)
-    formatter = Formatter(loaded.tokenizer, length_limit(loaded.model.config, loaded.tokenizer, plan.max_length))
-    held_out = encode_rows(eval_rows, formatter, plan.batch_size) if eval_rows else None
-    data = Judgements(_encode(rows, formatter, plan.batch_size), held_out)
-    report = _report(rows, data.learnt, plan, base, formatter.max_length)
+    held_out = encode_rows(eval_rows, loaded.formatter, plan.batch_size) if eval_rows else None
+    data = Judgements(_encode(rows, loaded.formatter, plan.batch_size), held_out)
+    report = _report(rows, data.learnt, plan, base, loaded.formatter.max_length)
     if held_out is not None and not loaded.missing:
         # The base scores already: what it could do before is the first thing to compare with.
         report["base_eval"] = _evaluate(loaded.model, held_out, plan, "outside_option")
@@ -202,8 +204,7 @@ def _fitted(loaded: _Loaded, data: Judgements, folder: Path, plan: Settings, obj
 def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: Path, plan: Settings) -> dict[str, Any]:
     """The held-out figures of a Bradley-Terry model of the same base and settings, read as if its zero meant something."""
     loaded = _load_base(base, plan, "bradley_terry")
-    formatter = Formatter(loaded.tokenizer, length_limit(loaded.model.config, loaded.tokenizer, plan.max_length))
-    data = Judgements(_encode(compared, formatter, plan.batch_size), held_out)
+    data = Judgements(_encode(compared, loaded.formatter, plan.batch_size), held_out)
     _fitted(loaded, data, folder, plan, "bradley_terry")
     return _evaluate(loaded.model, held_out, plan, "outside_option")
 
@@ -222,14 +223,18 @@ def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
         # A tokenizer's own limit is a habit, not a table of positions; and so every reader of the checkpoint knows the limit.
         tokenizer.model_max_length = plan.max_length
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad_id(config, tokenizer)
-    model.config.bonmini_guard = sidecar(objective)
-    return _Loaded(model, tokenizer, missing)
+    # A base that scores already knows its inputs, or is asked for them; another one learns them here.
+    inputs = plan.inputs or ("text" if missing and inputs_of(config) is None else None)
+    made = formatter(model, tokenizer, length_limit(model.config, tokenizer, plan.max_length), inputs)
+    note = getattr(model.config, "bonmini_guard", None) or {}
+    model.config.bonmini_guard = sidecar(objective) | {key: note[key] for key in ("inputs", "separator") if key in note}
+    return _Loaded(model, tokenizer, missing, made)
 
 
-def _encode(rows: Sequence[ChoiceRow], formatter: Formatter, batch_size: int) -> Encoding:
-    encoding = encode_rows(rows, formatter, batch_size)
+def _encode(rows: Sequence[ChoiceRow], made: Formatter | PairFormatter, batch_size: int) -> Encoding:
+    encoding = encode_rows(rows, made, batch_size)
     if not encoding.groups:
-        raise InputError(f"no row fits in {formatter.max_length} tokens; raise --max-length or use a base with a longer context")
+        raise InputError(f"no row fits in {made.max_length} tokens; raise --max-length or use a base with a longer context")
     if encoding.cut:
         logger.warning("oldest turns cut from %d texts", encoding.cut)
     return encoding

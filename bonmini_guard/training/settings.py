@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.reward.pairs import Inputs
 from bonmini_guard.training.loss import OBJECTIVES
 
 _POSITIVE = (
@@ -51,6 +52,7 @@ class Settings:
         checkpoints: how often in a run to save what a killed run goes on from; 0 never.
         early_stopping: stop after so many checkpoints without a better held-out loss, and keep the best.
         twin: train a Bradley-Terry twin on the same rows and put its held-out figures beside the model's.
+        inputs: "text", or "pair" for a cross-encoder; None takes what the base says, and text for a base without a head.
     """
 
     objective: str = "outside_option"
@@ -72,9 +74,11 @@ class Settings:
     checkpoints: int = 10
     early_stopping: int | None = None
     twin: bool = False
+    inputs: Inputs | None = None
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
+        _one_of("inputs", self.inputs or "text", ("text", "pair"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
         _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         if self.device == "cuda" and not torch.cuda.is_available():

@@ -1,0 +1,129 @@
+"""Prompt and answer as a pair of texts, as cross-encoders are trained: with the tokenizer's separators, and its segments."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage, BaseMessage
+from tokenizers import Tokenizer
+
+from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
+from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, NotRendered, Unscorable
+from bonmini_guard.reward.checkpoint import has_template, inputs_of
+from bonmini_guard.reward.formatting import Encoded, Formatter
+
+Inputs = Literal["text", "pair"]
+
+
+class PairFormatter:
+    """Formats answers for a model that reads ``tokenizer(prompt, answer)``.
+
+    The prompt is what the conversation says, a line for each turn. Special tokens that texts spell are text.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        max_length: most tokens the model takes; None has no limit.
+        not_shown: parts of answers that users do not get.
+
+    Attributes:
+        separator: behind whose first occurrence the second segment begins; None where the tokenizer tells no segments apart.
+
+    Raises:
+        CheckpointError: the tokenizer is no fast one, or writes nothing between the two texts of a pair.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int | None = None, not_shown: Collection[str] = NOT_SHOWN) -> None:
+        if not knows_pairs(tokenizer):
+            raise CheckpointError("inputs='pair' needs a fast tokenizer that writes a separator between two texts: leave it out")
+        self.max_length = max_length
+        self.not_shown = frozenset(not_shown)
+        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        tried = self._tokenizer.encode("a", "b")
+        self._special = {index for index, special in zip(tried.ids, tried.special_tokens_mask, strict=True) if special}
+        self._written = sum(tried.special_tokens_mask)
+        at = tried.type_ids.index(1) if 1 in tried.type_ids else None
+        self.separator = None if at is None or "token_type_ids" not in tokenizer.model_input_names else tried.ids[at - 1]
+
+    def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
+        """Token ids of the pair; if they are too many, the oldest turns that are not a system message are left out.
+
+        Raises:
+            CandidateTooLong: the last turn and the answer alone are too long.
+            NotRendered: the answer holds a part that is no text.
+            Unscorable: a text spells a special token which the tokenizer cannot read as text.
+        """
+        turns, said = list(map(Turn.of, messages)), spoken(answer, self.not_shown)
+        oldest = [place for place, turn in enumerate(turns) if turn.role not in ("system", "developer")][:-1]
+        for cut in range(len(oldest) + 1):
+            kept = [turn for place, turn in enumerate(turns) if place not in oldest[:cut]]
+            ids = self._tokenizer.encode(clean(asked(kept)), clean(said)).ids
+            if sum(map(self._special.__contains__, ids)) != self._written:
+                raise Unscorable("it spells a special token that the tokenizer does not read as text")
+            if self.max_length is None or len(ids) <= self.max_length:
+                return Encoded(ids, cut)
+        raise CandidateTooLong(f"{len(ids)} tokens in last turn and answer, {self.max_length} allowed; answers are never cut")
+
+
+def formatter(
+    model: Any, tokenizer: Any, max_length: int | None, inputs: Inputs | None = None, not_shown: Collection[str] = NOT_SHOWN
+) -> Formatter | PairFormatter:
+    """What makes the inputs of a model, of which a note is left in its configuration.
+
+    Args:
+        model: a sequence classifier.
+        tokenizer: of :func:`~bonmini_guard.reward.checkpoint.load_tokenizer`.
+        max_length: most tokens.
+        inputs: "text" (through the chat template) or "pair"; None takes what the checkpoint says.
+        not_shown: parts of answers that users do not get.
+
+    Raises:
+        ConfigurationError: there are no such inputs, or nothing says which they are.
+        CheckpointError: the tokenizer cannot make them.
+    """
+    if inputs not in (None, "text", "pair"):
+        raise ConfigurationError(f"inputs is {inputs!r}: use 'text' or 'pair'")
+    said = inputs or inputs_of(model.config)
+    # Decoders, whose head is called score, are trained on one text.
+    if said is None and not hasattr(model, "score") and not has_template(tokenizer) and knows_pairs(tokenizer):
+        raise ConfigurationError(
+            "this classifier may have been trained on pairs: it has no chat template, and its tokenizer writes a separator between "
+            "two texts. On one text it would score and rank otherwise: say inputs='pair' if its card calls "
+            "tokenizer(question, answer), inputs='text' if not"
+        )
+    made = PairFormatter(tokenizer, max_length, not_shown) if said == "pair" else Formatter(tokenizer, max_length, not_shown)
+    note = getattr(model.config, "bonmini_guard", None)
+    if isinstance(made, PairFormatter):
+        model.config.bonmini_guard = {**(note or {}), "inputs": "pair", "separator": made.separator}
+    elif isinstance(note, dict):
+        model.config.bonmini_guard = {key: value for key, value in note.items() if key not in ("inputs", "separator")}
+    return made
+
+
+def knows_pairs(tokenizer: Any) -> bool:
+    """Whether a tokenizer writes a token of its own between the two texts of a pair."""
+    if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+        return False
+    tried = tokenizer.backend_tokenizer.encode("a", "b")
+    first, second = tried.sequence_ids.index(0), len(tried.ids) - 1 - tried.sequence_ids[::-1].index(1)
+    return None in tried.sequence_ids[first:second]
+
+
+def asked(messages: Sequence[BaseMessage | Turn]) -> str:
+    """What a conversation says, as the first text of a pair."""
+    return "\n".join(Turn.of(message).plain() for message in messages)
+
+
+def spoken(answer: AIMessage | Turn | str, not_shown: Collection[str]) -> str:
+    """What an answer says, as the second text of a pair.
+
+    Raises:
+        NotRendered: it holds a part that is no text.
+    """
+    said = Turn.of(answer, "assistant").without(not_shown)
+    if said.kinds:
+        raise NotRendered(f"it holds {', '.join(sorted(said.kinds))}, which the model cannot read: declare it not_shown= to users")
+    return said.plain(thoughts=True)
