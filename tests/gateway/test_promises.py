@@ -1,0 +1,264 @@
+"""Nothing rejected in any byte (over raw sockets), clients that hang up, outages, overload, keys, wrong files, an orderly end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+
+from bonmini_guard.cli import main
+from bonmini_guard.server.door import Limits
+from tests.adapters.loopback import storm
+from tests.adapters.openai_server import TOO_LONG
+from tests.gateway.conftest import KEY, REJECTED, always
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+ASKED = [{"role": "user", "content": "q"}]
+CALL = {"id": "call_1", "type": "function", "function": {"name": f"{REJECTED}-tool", "arguments": "{}"}}
+
+
+def send(house, **body):
+    """A socket on which a request was sent."""
+    said = json.dumps({"messages": ASKED, **body}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\nconnection: close\r\n"
+    connection = socket.create_connection(("127.0.0.1", house.port), timeout=60)
+    connection.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(said) + said)
+    return connection
+
+
+def everything(connection):
+    received = b""
+    with connection:
+        while piece := connection.recv(65536):
+            received += piece
+    return received
+
+
+def patiently(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def mixed(body, index):
+    """The first loop is rejected, one draw of the second is served."""
+    number = mixed.drawn.setdefault(body["seed"], len(mixed.drawn))
+    return "served answer" if number == 5 else f"{REJECTED} {number}"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("slow", [0.0, 0.2], ids=["at once", "kept alive"])
+def test_no_byte_of_what_was_rejected_reaches_a_client(house, stream, slow, caplog):
+    caplog.set_level("DEBUG", "bonmini_guard")
+    guards = {name: f'schedule = [2, 4]\non_abstain = "{name}"' for name in ("refusal", "message", "error")}
+    guards |= {"eager": 'schedule = [2, 4]\nexit = "eager"', "best": 'schedule = [2]\nmode = "accelerator"\nthreshold = 5.0'}
+    house.upstream.slow, mixed.drawn = slow, {}
+    with house.open(guards, keep_alive=0.05):
+        house.upstream.text = mixed
+        served = everything(send(house, model="refusal", stream=stream))
+        raw = b""
+        for text, message in (
+            (always(REJECTED), {}),
+            (always(""), {"tool_calls": [CALL]}),
+            (always("x"), {"reasoning_content": REJECTED}),
+        ):
+            house.upstream.text, house.upstream.message = text, message
+            for name in ("refusal", "message", "error", "eager"):
+                raw += everything(send(house, model=name, stream=stream))
+        house.upstream.text, house.upstream.message, house.scorer.faults = always(REJECTED), {}, lambda path, body: 500
+        raw += everything(send(house, model="refusal", stream=stream))
+        raw += everything(send(house, model="best", stream=stream, n=3))
+        house.scorer.faults = []
+        raw += house.metrics().encode()
+    assert b"served answer" in served
+    assert (b"data: [DONE]" in served, b": keep-alive" in served) == (stream, stream and slow > 0)
+    assert REJECTED.encode() not in served + raw
+    assert REJECTED not in caplog.text
+    assert raw.count(b"content_filter") >= 9
+
+
+@pytest.mark.parametrize("how", [{}, {"stream": True}], ids=["whole", "stream"])
+def test_a_client_that_hangs_up_ends_its_draws_at_the_upstream(house, how):
+    house.upstream.slow = 60.0
+    with house.open({"guarded": "schedule = [3]"}, keep_alive=0.05):
+        connection = send(house, model="guarded", **how)
+        patiently(lambda: house.upstream.busy == 3)
+        if how:
+            assert b"keep-alive" in connection.recv(4096) + connection.recv(4096)
+        connection.close()
+        patiently(lambda: house.upstream.busy == 0)
+        patiently(lambda: "requests_in_flight 0.0" in house.metrics())
+    assert house.upstream.closed_early == 3
+
+
+REFUSED = [
+    (503, openai.InternalServerError, "outage", True),
+    (500, openai.InternalServerError, "outage", True),
+    (429, openai.RateLimitError, "overloaded", True),
+    ((401, {"error": {"message": "no such key"}}), openai.InternalServerError, "outage", True),
+    ((400, TOO_LONG), openai.BadRequestError, "invalid_request", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "name", "later"), REFUSED, ids=["down", "failing", "full", "its key is wrong", "too long"]
+)
+def test_what_is_no_answer_is_told_apart(house, fault, kind, name, later):
+    house.upstream.faults = lambda path, body: fault
+    with house.open({"guarded": "schedule = [2]"}, more="retries = 0"), pytest.raises(kind) as caught:
+        house.client.chat.completions.create(model="guarded", messages=ASKED)
+    assert caught.value.type == name
+    assert ("retry-after" in caught.value.response.headers) is later
+
+
+def test_a_scorer_that_is_down_is_an_outage_and_no_refusal(house):
+    with house.open({"guarded": "schedule = [2]"}):
+        house.scorer.faults = storm(50, status=503)
+        with pytest.raises(openai.InternalServerError) as caught:
+            house.client.chat.completions.create(model="guarded", messages=ASKED)
+    assert (caught.value.type, caught.value.response.status_code) == ("outage", 503)
+
+
+def test_an_outage_behind_a_stream_that_has_begun_is_an_error_event(house):
+    house.upstream.faults = lambda path, body: "stall"
+    with house.open({"guarded": "schedule = [2]\ntimeout = 0.5"}, keep_alive=0.05):
+        with pytest.raises(openai.APIError) as caught:
+            list(house.client.chat.completions.create(model="guarded", messages=ASKED, stream=True))
+        assert caught.value.type == "outage"
+
+
+def test_who_finds_no_place_is_told_when_to_come_back(house):
+    house.upstream.slow = 1.0
+    with house.open({"guarded": "schedule = [1]"}, limits=Limits(requests=1)):
+        first = threading.Thread(target=lambda: answers.append(house.post(model="guarded", messages=ASKED)))
+        answers = []
+        first.start()
+        patiently(lambda: house.upstream.busy == 1)
+        with pytest.raises(openai.RateLimitError) as caught:
+            house.client.chat.completions.create(model="guarded", messages=ASKED)
+        first.join()
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+    assert answers[0].status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "model"),
+        ({"model": "guarded", "messages": []}, "messages"),
+        ({"model": "guarded", "messages": [{"role": "king", "content": "q"}]}, "messages.0.role"),
+        ({"model": "guarded", "messages": [{"role": "user", "content": ""}]}, "empty"),
+        ({"model": "guarded", "messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"model": "guarded", "messages": ASKED, "n": 2}, "n: one answer"),
+        ({"model": "guarded", "messages": ASKED, "best_of": 3}, "best_of"),
+    ],
+)
+def test_a_wrong_body_gets_one_line(house, body, says):
+    with house.open({"guarded": "schedule = [1]"}):
+        answer = house.post(**body)
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]["message"]
+    assert "\n" not in answer.json()["error"]["message"]
+
+
+def test_keys_metrics_and_health(house):
+    with house.open({"guarded": "schedule = [2, 2]\nabstain_message = ''"}):
+        assert house.post(key="wrong", model="guarded", messages=ASKED).status_code == 401
+        for route in ("/v1/models", "/metrics"):
+            assert httpx.get(house.url + route).status_code == 401
+        assert [httpx.get(house.url + route).status_code for route in ("/health", "/ready")] == [200, 200]
+        house.post(model="guarded", messages=ASKED)
+        house.upstream.text = always(REJECTED)
+        house.post(model="guarded", messages=ASKED)
+        told = house.metrics()
+        house.gateway.ending = True
+        assert httpx.get(f"{house.url}/ready").status_code == 503
+        assert house.post(model="guarded", messages=ASKED).status_code == 503
+    assert 'decisions_total{decision="accepted",guard="guarded",reason="passed"} 1.0' in told
+    assert 'decisions_total{decision="abstained",guard="guarded",reason="budget_spent"} 1.0' in told
+    assert 'bonmini_guard_draws_total{guard="guarded"} 6.0' in told
+    assert 'bonmini_guard_draws_saved_total{guard="guarded"} 2.0' in told
+    assert 'bonmini_guard_upstream_up{upstream="plain"} 1.0' in told
+
+
+UPSTREAM = '[upstreams.plain]\nbase_url = "http://127.0.0.1:1"\n'
+TABLE = 'upstream = "plain"\nreward_model = { endpoint = "http://127.0.0.1:1", kind = "bonmini" }\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "No such file"),
+        ("[upstreams", "Expected ']'"),
+        ("[upstreams]", "upstreams"),
+        (UPSTREAM + "[guard.x]", "guard"),
+        (UPSTREAM + "[guards.x]\n" + TABLE.replace("plain", "plane"), "did you mean 'plain'"),
+        (UPSTREAM + "[guards.x]\n" + TABLE + "schedul = [1]", "did you mean 'schedule'"),
+        (UPSTREAM + "[guards.x]\n" + TABLE + 'on_abstain = "shout"', "guards.x.on_abstain"),
+        (UPSTREAM + "[guards.x]\n" + TABLE + 'profile = "gone.json"', "gone.json"),
+        (UPSTREAM + "retrys = 3", "did you mean 'retries'"),
+        (UPSTREAM + 'api_key_env = "NO_SUCH_KEY"', "NO_SUCH_KEY"),
+        ('keys_env = ["NO_SUCH_KEY"]\n' + UPSTREAM, "NO_SUCH_KEY"),
+        ("[upstreams.plain]\nmodel = 'x'", "base_url"),
+    ],
+)
+def test_a_wrong_file_gets_one_line(tmp_path, capsys, text, says):
+    path = tmp_path / "guards.toml"
+    if text is not None:
+        path.write_text(text)
+    assert main(["gateway", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "guards.toml" in said
+    assert says in said
+
+
+def test_the_network_needs_keys(tmp_path, capsys):
+    (tmp_path / "guards.toml").write_text(UPSTREAM)
+    assert main(["gateway", str(tmp_path / "guards.toml"), "--host", "0.0.0.0"]) == 2
+    assert "keys_env" in capsys.readouterr().err
+
+
+def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
+    path = house.write({"first": "schedule = [1]"})
+    command = [sys.executable, "-m", "bonmini_guard.cli", "gateway", str(path), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")))
+    reader.start()
+    try:
+        patiently(lambda: any("http://127.0.0.1:" in line for line in lines), 300)
+        house.url = re.search(r"http://127\.0\.0\.1:\d+", "".join(lines)).group()
+        house.write({"second": "schedule = [1]"})
+        process.send_signal(signal.SIGHUP)
+        patiently(lambda: "second" in [model.id for model in house.client.models.list()])
+        (house.folder / "guards.toml").write_text("[nonsense")
+        process.send_signal(signal.SIGHUP)
+        patiently(lambda: any("refused" in line for line in lines))
+        house.upstream.slow, answers = 1.0, []
+        asking = threading.Thread(target=lambda: answers.append(house.post(model="second", messages=ASKED)))
+        asking.start()
+        patiently(lambda: house.upstream.busy == 1)
+        process.send_signal(signal.SIGTERM)
+        asking.join()
+        assert process.wait(60) == 0
+        assert answers[0].json()["bonmini_guard"]["decision"] == "accepted"
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+    noted = json.loads(next(line for line in lines if '"decision"' in line).partition("INFO ")[2])
+    assert (noted["status"], noted["model"], noted["draws"]) == (200, "second", 1)
+    assert not any("answer " in line for line in lines)
