@@ -24,12 +24,12 @@ class ScoringReplica:
     """
 
     def __init__(self, reward_model: str, load: dict[str, Any], requests: int) -> None:
-        from bonmini_guard import RewardModel
+        from bonmini_guard.reward.declared import load_scorer
         from bonmini_guard.server.app import ScoringServer
         from bonmini_guard.server.door import Limits
 
         # Ray's own limit comes first; this one is for what reaches the replica past it.
-        server = ScoringServer(RewardModel.load(reward_model, **load), os.environ.get(TOKEN) or None, Limits(requests=requests))
+        server = ScoringServer(load_scorer(reward_model, **load), os.environ.get(TOKEN) or None, Limits(requests=requests))
         self._endpoints = {(method, route.path): route.endpoint for route in server.routes() for method in route.methods or ()}
 
     async def __call__(self, request: Any) -> Any:
@@ -57,7 +57,7 @@ def scoring_application(
     ``BONMINI_GUARD_TOKEN``; set one before Ray listens anywhere else.
 
     Args:
-        reward_model: folder or id of the reward model, at the same path on every machine.
+        reward_model: folder or id of the reward model, or a scorer spec, at the same path on every machine.
         replicas: how many, or the least there are.
         most_replicas: if given, Ray adds replicas up to this number while requests queue, and removes them when they do not.
         gpus_per_replica: GPUs that each reserves.
@@ -89,4 +89,4 @@ def scoring_application(
         **number,
     )(ScoringReplica)
     place = Path(reward_model)
-    return deployment.bind(str(place.absolute() if place.is_dir() else reward_model), load, requests_per_replica)
+    return deployment.bind(str(place.absolute() if place.exists() else reward_model), load, requests_per_replica)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bonmini_guard.profile import GuardProfile
     from bonmini_guard.result import GuardResult
     from bonmini_guard.reward.model import RewardModel
+    from bonmini_guard.reward.spec import ScorerSpec
     from bonmini_guard.scorers import reward_function
     from bonmini_guard.shadow import ShadowBestOfMiniN
     from bonmini_guard.traces import TraceWriter
@@ -33,6 +34,7 @@ _HOMES = {
     "NoAcceptableResponse": "errors",
     "RewardModel": "reward.model",
     "ScorerError": "errors",
+    "ScorerSpec": "reward.spec",
     "ShadowBestOfMiniN": "shadow",
     "TraceWriter": "traces",
     "reward_function": "scorers",
@@ -48,6 +50,7 @@ __all__ = [
     "NoAcceptableResponse",
     "RewardModel",
     "ScorerError",
+    "ScorerSpec",
     "ShadowBestOfMiniN",
     "TraceWriter",
     "__version__",

@@ -30,7 +30,8 @@ from bonmini_guard.policy import Policy
 from bonmini_guard.protocols import NO_OPTIONS, Generator, GroupGenerator, Scorer
 from bonmini_guard.reload import DEFAULT_INTERVAL, Reloader
 from bonmini_guard.result import GuardResult
-from bonmini_guard.scorers import THREADS, as_scorer
+from bonmini_guard.reward.declared import as_scorer
+from bonmini_guard.scorers import THREADS
 from bonmini_guard.settings import build_policy, check_parts, has_zero, load_profile, profile_name, time_to_decide, with_budget
 from bonmini_guard.trace_row import RequestRecord
 from bonmini_guard.traces import writer_for
@@ -45,7 +46,8 @@ class Guard:
 
     Args:
         generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
-        reward_model: a ``RewardModel``, any ``Scorer``, or a callable ``(messages, candidates) -> list of scores``, sync or async.
+        reward_model: a ``RewardModel``, the path of a checkpoint or of a scorer spec, any ``Scorer``, or a callable
+            ``(messages, candidates) -> list of scores``, sync or async.
         options: see :class:`~bonmini_guard.options.GuardOptions`.
 
     Attributes:

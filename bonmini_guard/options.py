@@ -107,7 +107,8 @@ class GuardArguments(GuardOptions, total=False):
 
     Attributes:
         generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
-        reward_model: a ``RewardModel``, any ``Scorer``, or a callable ``(messages, candidates) -> list of scores``, sync or async.
+        reward_model: a ``RewardModel``, the path of a checkpoint or of a scorer spec, any ``Scorer``, or a callable
+            ``(messages, candidates) -> list of scores``, sync or async.
         name: of the runnable, for callbacks.
     """
 

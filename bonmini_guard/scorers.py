@@ -1,4 +1,4 @@
-"""Turn what a user passes as ``reward_model`` into a scorer."""
+"""Functions as reward models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.protocols import Scorer
 from bonmini_guard.workers import Workers
 
 #: Calls of a sync function at a time, those included that nobody waits for any more.
@@ -22,22 +21,6 @@ ScoreFunction = Callable[[list[BaseMessage], list[AIMessage]], Any]
 
 #: A probability is read as the log-odds of one this near to 0 or 1 at most: beyond, single precision has no digits left.
 NEAREST = 1e-7
-
-
-def as_scorer(reward_model: Any) -> Scorer:
-    """A scorer as it is, or a callable ``(messages, candidates) -> scores`` made into one.
-
-    Raises:
-        ConfigurationError: it is neither.
-    """
-    if callable(getattr(reward_model, "session", None)):
-        return reward_model  # type: ignore[no-any-return]
-    if callable(reward_model):
-        return CallableScorer(reward_model)
-    raise ConfigurationError(
-        f"reward_model is a {type(reward_model).__name__}: pass RewardModel.load(...), a RemoteRewardModel, "
-        "or a callable (messages, candidates) -> list of scores"
-    )
 
 
 def reward_function(*, has_zero: bool | None = None, scale: Scale | None = None) -> Callable[[ScoreFunction], CallableScorer]:

@@ -12,7 +12,7 @@ from bonmini_guard.errors import GenerationError
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.policy import accelerator, guardrail
 from bonmini_guard.protocols import EndRequest
-from bonmini_guard.scorers import as_scorer
+from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 from .adapters.drawing import until

@@ -11,7 +11,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import BestOfMiniN, reward_function
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.scorers import CallableScorer, as_scorer, as_scores
+from bonmini_guard.reward.declared import as_scorer
+from bonmini_guard.scorers import CallableScorer, as_scores
 from bonmini_guard.testing import FakeGenerator
 
 quiet = pytest.mark.filterwarnings("ignore:uncalibrated")

@@ -65,10 +65,10 @@ def _watched(options: argparse.Namespace, profile: GuardProfile, also: list[Find
 
 
 def _same_scorer(profile: GuardProfile, spec: str) -> Finding:
-    from bonmini_guard import RewardModel
     from bonmini_guard.calibration.drift import same_scorer
+    from bonmini_guard.reward.declared import load_scorer
 
-    return same_scorer(profile, RewardModel.load(spec))
+    return same_scorer(profile, load_scorer(spec))
 
 
 def lines(drift: Drift) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
@@ -19,7 +19,7 @@ HELP = "fill in a log's missing scores with a reward model; resumable after a ki
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
-    parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
+    parser.add_argument("--reward-model", required=True, metavar="SPEC", help="folder or id of the reward model, or a scorer spec")
     parser.add_argument("--base", metavar="DIR", help="the base of low-rank adapters, if it is not where they say")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th row, beginning with the I-th")
@@ -45,11 +45,11 @@ def _on_ray(options: argparse.Namespace) -> Tally:
     """Every worker loads the model; Ray shows its own progress."""
     if options.shard != (1, 1):
         raise ConfigurationError("--ray makes its own shards: leave out --shard")
-    from bonmini_guard import RewardModel
     from bonmini_guard.adapters.ray_data import score_log_on_ray
+    from bonmini_guard.reward.declared import load_scorer
 
-    def load() -> RewardModel:
-        return RewardModel.load(options.reward_model, device=options.device, base=options.base)
+    def load() -> Any:
+        return load_scorer(options.reward_model, device=options.device, base=options.base)
 
     gpus = 1.0 if (options.device or "").startswith("cuda") else 0.0
     return score_log_on_ray(options.logs, load, options.output, workers=options.ray, gpus_per_worker=gpus)
@@ -59,10 +59,10 @@ def _local(options: argparse.Namespace) -> Tally:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from bonmini_guard import RewardModel
     from bonmini_guard.calibration.scoring_logs import score_log
+    from bonmini_guard.reward.declared import load_scorer
 
-    model = RewardModel.load(options.reward_model, device=options.device, base=options.base)
+    model = load_scorer(options.reward_model, device=options.device, base=options.base)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True)) as bar:

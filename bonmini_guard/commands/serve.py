@@ -18,7 +18,7 @@ _LONGEST = 32768
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--reward-model", required=True, metavar="DIR", help="folder or id of the reward model")
+    parser.add_argument("--reward-model", required=True, metavar="SPEC", help="folder or id of the reward model, or a scorer spec")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--max-length", type=_positive, help="most tokens of a text (default: the model's limit)")
     parser.add_argument("--batch-tokens", type=_positive, help="most tokens of a batch")
@@ -42,20 +42,20 @@ def run(options: argparse.Namespace) -> int:
     token = os.environ.get(TOKEN, "").strip() or None
     if token is None and not is_loopback(options.host):
         raise ConfigurationError(f"--host {options.host} can be reached from outside: set a token in the environment as {TOKEN}")
-    from bonmini_guard import RewardModel
+    from bonmini_guard.reward.declared import load_scorer
     from bonmini_guard.server.app import ScoringServer
     from bonmini_guard.server.door import Limits
     from bonmini_guard.server.running import run as serve
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    model = RewardModel.load(
+    model = load_scorer(
         options.reward_model,
         device=options.device,
         max_length=options.max_length,
         batch_tokens=options.batch_tokens,
         cache_bytes=None if options.cache_mb is None else options.cache_mb * 2**20,
     )
-    if model.max_length is None:
+    if getattr(model, "max_length", _LONGEST) is None:
         model.close()
         raise ConfigurationError(f"{options.reward_model} has no limit of its own: give one, e.g. --max-length {_LONGEST}")
     body = options.max_body_mb * 2**20

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
@@ -41,12 +41,14 @@ from bonmini_guard.reward.checkpoint import (
     weight_files,
     weights_digest,
 )
+from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.reward.formatting import Encoded
 from bonmini_guard.reward.heap import keep_freed_memory
 from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.pairs import Inputs, formatter
 from bonmini_guard.reward.scoring import SegmentScorer
+from bonmini_guard.reward.spec import ScorerSpec, is_spec
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
 from bonmini_guard.workers import Workers
@@ -145,7 +147,7 @@ class RewardModel:
     @classmethod
     def load(
         cls,
-        path_or_id: str | Path,
+        path_or_id: str | Path | ScorerSpec,
         *,
         base: str | Path | None = None,
         device: str | None = None,
@@ -160,7 +162,8 @@ class RewardModel:
         """Load a checkpoint with one label and safetensors weights. Code that comes with a checkpoint is never run.
 
         Args:
-            path_or_id: a folder or a model id; a folder of low-rank adapters (peft's, or trained here) loads with its base.
+            path_or_id: a folder or a model id; a folder of low-rank adapters (peft's, or trained here) loads with its base. Of a
+                scorer spec, or its path, the scorer that it declares.
             base: folder or id of the base of adapters, if it is not where they say.
             device: where to run; by default the GPU if there is one.
             dtype: precision, by default bfloat16 on a GPU and float32 on a CPU, whatever the stored one.
@@ -179,6 +182,11 @@ class RewardModel:
             CheckpointError: it is missing or of another kind; the message names the cure.
             ConfigurationError: the device, the precision or a number is wrong, or nothing says which inputs it takes.
         """
+        limits: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens}
+        limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "not_shown": not_shown}
+        limits["inputs"] = inputs
+        if is_spec(path_or_id):
+            return cast(RewardModel, load_scorer(path_or_id, base=base, device=device, dtype=dtype, **limits))
         path, given = str(path_or_id), None if base is None else str(base)
         place = _device(device)
         precision = _precision(dtype, place)
@@ -191,10 +199,7 @@ class RewardModel:
         model, missing = load_classifier(path, config, precision, given)
         if missing:
             raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
-        limits: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens}
-        limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "base": base_of(path, given)}
-        limits |= {"not_shown": not_shown, "inputs": inputs}
-        return cls(model.to(place).eval(), tokenizer, path, **limits)
+        return cls(model.to(place).eval(), tokenizer, path, base=base_of(path, given), **limits)
 
     def score(self, messages: Sequence[BaseMessage] | str, candidates: Sequence[AIMessage | str]) -> list[float | None]:
         """One score for each candidate, in order; None for one that does not fit, with a warning.

@@ -21,6 +21,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "starlette", "serve") from error
 
+from bonmini_guard.reward.declared import Declared
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.server.document import document
 from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
@@ -44,9 +45,9 @@ class ScoringServer(Door):
         ending: set it to have ``/ready`` and new requests answered with 503.
     """
 
-    def __init__(self, model: RewardModel, token: str | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, model: RewardModel | Declared, token: str | None = None, limits: Limits | None = None) -> None:
         super().__init__([] if token is None else [token], limits or Limits())
-        self._model = model
+        self._model: Any = model
         self._metrics = Metrics(model, self.admission)
         self._sessions = Sessions(model)
         self._document = document(token is not None)
@@ -57,12 +58,20 @@ class ScoringServer(Door):
         """What is answered, and by what."""
         return [
             Route("/score", self._scoring("/score", self._score, _plain), methods=["POST"]),
-            Route("/predict", self._scoring("/predict", self._predict, _plain), methods=["POST"]),
-            Route("/classify", self._scoring("/classify", self._classify, _as_vllm), methods=["POST"]),
+            *self._of_texts(),
             Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self._secured(lambda: Response(self._metrics.text(), media_type="text/plain; version=0.0.4"))),
             Route("/openapi.json", self._secured(lambda: JSONResponse(self._document))),
+        ]
+
+    def _of_texts(self) -> list[Route]:
+        """Routes that take templated texts: what does not read any has none."""
+        if not isinstance(self._model, RewardModel):
+            return []
+        return [
+            Route("/predict", self._scoring("/predict", self._predict, _plain), methods=["POST"]),
+            Route("/classify", self._scoring("/classify", self._classify, _as_vllm), methods=["POST"]),
         ]
 
     @asynccontextmanager
@@ -128,7 +137,7 @@ class ScoringServer(Door):
         wanted = read(ScoreRequest, body)
         session = await self._sessions.of(wanted.conversation())
         scores = [_finite(score) for score in await session.score(wanted.answers())]
-        return {"scores": scores, "fingerprint": self._fingerprint, "has_zero": self._model.has_zero}, len(scores)
+        return {"scores": scores, "fingerprint": self._fingerprint, "has_zero": bool(self._model.has_zero)}, len(scores)
 
     async def _predict(self, body: bytes) -> tuple[Any, int]:
         wanted = read(PredictRequest, body)
@@ -154,7 +163,7 @@ class ScoringServer(Door):
         return about | {"data": data, "usage": usage}, len(texts)
 
     async def _raw(self, texts: Sequence[tuple[int, ...]]) -> list[float]:
-        scores = await self._model.score_tokens(texts)
+        scores: list[float] = await self._model.score_tokens(texts)
         if not all(map(math.isfinite, scores)):
             raise InputError("a text has no finite score")
         return scores

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.server.admission import Admission
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -13,7 +14,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 class Metrics:
     """Counters of requests and candidates, and the state of queue and model."""
 
-    def __init__(self, model: RewardModel, admission: Admission) -> None:
+    def __init__(self, model: Any, admission: Admission) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter("bonmini_guard_requests", "Requests answered", ["route", "status"], registry=self._registry)
         self._seconds = Histogram(
@@ -24,15 +25,17 @@ class Metrics:
             registry=self._registry,
         )
         self._texts = Counter("bonmini_guard_texts", "Texts scored", ["route"], registry=self._registry)
+        own = getattr(model, "activity", None) is not None
         for name, about, read in (
             ("requests_in_flight", "Requests that wait or run", lambda: admission.requests),
             ("body_bytes_in_flight", "Bytes of their bodies", lambda: admission.bytes),
-            ("batches", "Batches computed", lambda: model.activity.batches),
-            ("tokens", "Tokens computed, shared beginnings once", lambda: model.activity.tokens),
-            ("calls_waiting", "Scoring calls that are not wholly computed", lambda: model.activity.waiting),
-            ("prefix_bytes", "Memory of kept prompts", lambda: model.activity.cache_bytes),
+            ("batches", "Batches computed", own and (lambda: model.activity.batches)),
+            ("tokens", "Tokens computed, shared beginnings once", own and (lambda: model.activity.tokens)),
+            ("calls_waiting", "Scoring calls that are not wholly computed", own and (lambda: model.activity.waiting)),
+            ("prefix_bytes", "Memory of kept prompts", own and (lambda: model.activity.cache_bytes)),
         ):
-            Gauge(f"bonmini_guard_{name}", about, registry=self._registry).set_function(read)
+            if read:
+                Gauge(f"bonmini_guard_{name}", about, registry=self._registry).set_function(read)
 
     def answered(self, route: str, status: int, seconds: float, texts: int) -> None:
         """Count one request."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from langchain_core.messages import BaseMessage
 
-from bonmini_guard.reward.model import RewardModel, RewardSession
+from bonmini_guard.protocols import Scorer, ScoringSession
 
 #: The memory of what was computed is bounded by the model itself; this bounds the rest: sessions, and bytes of their conversations.
 _MOST, _MOST_BYTES = 1024, 2**26
@@ -18,12 +18,12 @@ _MOST, _MOST_BYTES = 1024, 2**26
 class Sessions:
     """Open sessions by conversation, the least recently used closed first."""
 
-    def __init__(self, model: RewardModel) -> None:
+    def __init__(self, model: Scorer) -> None:
         self._model = model
-        self._open: OrderedDict[str, tuple[RewardSession, int]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[ScoringSession, int]] = OrderedDict()
         self._bytes = 0
 
-    async def of(self, messages: Sequence[BaseMessage]) -> RewardSession:
+    async def of(self, messages: Sequence[BaseMessage]) -> ScoringSession:
         """The session of a conversation."""
         whole = json.dumps([message.model_dump(mode="json") for message in messages], sort_keys=True).encode()
         key = hashlib.sha256(whole).hexdigest()

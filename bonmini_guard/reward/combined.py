@@ -1,0 +1,77 @@
+"""Scorers made of scorers: the smallest of several scores, or their weighted sum."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.protocols import ScoringSession
+from bonmini_guard.reward.spec import ScorerSpec
+
+
+class Combined:
+    """Several scorers as one; an answer that one of them cannot score has no score.
+
+    Args:
+        spec: of kind "all" or "sum".
+        parts: the scorers of its parts.
+
+    Raises:
+        ConfigurationError: a part of "all" has no zero, so that the least of the scores would mean nothing.
+    """
+
+    def __init__(self, spec: ScorerSpec, parts: Sequence[Any]) -> None:
+        self.parts, self._spec = parts, spec
+        zeros = [getattr(part, "has_zero", None) for part in parts]
+        self.has_zero = spec.kind == "all"
+        if self.has_zero and not all(zeros):
+            number = 1 + next(place for place, zero in enumerate(zeros) if not zero)
+            raise ConfigurationError(
+                f"part {number} of 'all' has no zero, and the least of several scores means something only where each has one: "
+                "declare has_zero = true, or zero = { shift, factor }, in that part"
+            )
+
+    def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:
+        """A session of each part."""
+        return _Session([part.session(messages) for part in self.parts], self._joined())
+
+    def fingerprint(self) -> str:
+        """Of all parts, in order."""
+        spec = self._spec
+        said = [(part.fingerprint(), own.weight) for part, own in zip(self.parts, spec.all or spec.sum or (), strict=True)]
+        return f"{spec.kind}:{hashlib.sha256(repr((said, spec.intercept)).encode()).hexdigest()}"
+
+    def check(self) -> None:
+        """Each part is asked when a guard is built."""
+        for part in self.parts:
+            if callable(asked := getattr(part, "check", None)):
+                asked()
+
+    def close(self) -> None:
+        """End what the parts run."""
+        for part in self.parts:
+            part.close()
+
+    def _joined(self) -> Callable[[Sequence[float]], float]:
+        if self._spec.kind == "all":
+            return min
+        weights, intercept = [part.weight for part in self._spec.sum or ()], self._spec.intercept
+        return lambda scores: intercept + sum(weight * score for weight, score in zip(weights, scores, strict=True))
+
+
+class _Session:
+    def __init__(self, sessions: Sequence[ScoringSession], joined: Callable[[Sequence[float]], float]) -> None:
+        self._sessions, self._joined = sessions, joined
+
+    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
+        given = await asyncio.gather(*(session.score(candidates) for session in self._sessions))
+        known = [[score for score in scores if score is not None] for scores in zip(*given, strict=True)]
+        return [self._joined(scores) if len(scores) == len(self._sessions) else None for scores in known]
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(session.aclose() for session in self._sessions))

@@ -1,0 +1,194 @@
+"""From what a user passes as ``reward_model`` to a scorer: a spec or its path, a checkpoint, a scorer as it is, a function."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from bonmini_guard.bridge import run_sync
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.protocols import Scorer, ScoringSession
+from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero, is_spec
+from bonmini_guard.scorers import CallableScorer, log_odds
+from bonmini_guard.validation import check_names
+
+
+def as_scorer(reward_model: Any) -> Scorer:
+    """A scorer as it is; what a path or a spec declares; or a callable ``(messages, candidates) -> scores`` made into one.
+
+    Raises:
+        ConfigurationError: it is none of these, or cannot be loaded.
+    """
+    if isinstance(reward_model, str | os.PathLike | ScorerSpec):
+        return load_scorer(reward_model)  # type: ignore[no-any-return]
+    if callable(getattr(reward_model, "session", None)):
+        return reward_model  # type: ignore[no-any-return]
+    if callable(reward_model):
+        return CallableScorer(reward_model)
+    raise ConfigurationError(
+        f"reward_model is a {type(reward_model).__name__}: pass RewardModel.load(...), a RemoteRewardModel, the path of a "
+        "checkpoint or of a scorer spec, or a callable (messages, candidates) -> list of scores"
+    )
+
+
+def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> Any:
+    """The scorer of a checkpoint (its folder or id), of a spec, or of a spec's path.
+
+    Args:
+        source: which.
+        **options: of :meth:`RewardModel.load`, for models that run here.
+
+    Returns:
+        A :class:`RewardModel`, or a :class:`Declared`: each with ``session``, ``score``, ``fingerprint`` and ``close``.
+
+    Raises:
+        ConfigurationError: it cannot be loaded; the message names the cause and the next step.
+    """
+    if not is_spec(source):
+        from bonmini_guard.reward import RewardModel
+
+        return RewardModel.load(source, **options)  # type: ignore[arg-type]
+    spec = source if isinstance(source, ScorerSpec) else ScorerSpec.load(source)
+    given = {name: value for name, value in options.items() if value is not None}
+    if spec.kind in LOCAL:
+        model = _local(spec, given)
+        plain = spec.scale != "probability" and spec.zero is None and spec.has_zero in (None, model.has_zero)
+        return model if plain else Declared(spec, model)
+    if given and spec.kind not in COMBINED:
+        raise ConfigurationError(
+            f"{', '.join(given)} goes with a model that runs here, not with kind = {spec.kind!r}: leave it out"
+        )
+    return Declared(spec, _combined(spec, given) if spec.kind in COMBINED else _FURTHER[spec.kind](spec))
+
+
+class Declared:
+    """A scorer with the scale and the zero that its spec declares.
+
+    Args:
+        spec: what is declared.
+        inner: what scores.
+
+    Attributes:
+        has_zero: whether a score of 0 means "acceptable"; None where nobody says.
+    """
+
+    def __init__(self, spec: ScorerSpec, inner: Any) -> None:
+        self.spec, self.inner = spec, inner
+        fitted = True if spec.zero is not None else getattr(inner, "has_zero", None)
+        self.has_zero: bool | None = fitted if spec.has_zero is None else spec.has_zero
+        self.model_id = f"{spec.kind}:{spec.model or spec.endpoint or ''}"
+        self._zero = spec.zero or Zero()
+
+    def __repr__(self) -> str:
+        return f"Declared(kind={self.spec.kind!r}, {self.inner!r})"
+
+    def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:
+        """A scoring session on one prompt."""
+        return _Session(self, self.inner.session(messages))
+
+    def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
+        """One score for each candidate, in order; None for one that cannot be scored. Blocks."""
+
+        async def once() -> list[float | None]:
+            session = self.session(messages)
+            try:
+                return list(await session.score(candidates))
+            finally:
+                await session.aclose()
+
+        return run_sync(once)
+
+    def transformed(self, value: float | None) -> float | None:
+        """The score of what the model gave."""
+        if value is None:
+            return None
+        raw = log_odds(value) if self.spec.scale == "probability" else value
+        return self._zero.factor * raw + self._zero.shift
+
+    def fingerprint(self) -> str:
+        """The inner scorer's, with what is declared beside it; of one that has none, the spec's."""
+        asked = getattr(self.inner, "fingerprint", None)
+        return f"{asked() if callable(asked) else self._mark(self.spec.canonical())}{self._declared()}"
+
+    def agrees_with(self, fingerprint: str) -> bool:
+        """Whether a profile's fingerprint is this scorer's, as the inner one compares them."""
+        declared, asked = self._declared(), getattr(self.inner, "agrees_with", None)
+        if fingerprint == self.fingerprint():
+            return True
+        return callable(asked) and fingerprint.endswith(declared) and bool(asked(fingerprint[: len(fingerprint) - len(declared)]))
+
+    def check(self) -> None:
+        """Asked when a guard is built.
+
+        Raises:
+            ConfigurationError: it cannot work.
+        """
+        if callable(asked := getattr(self.inner, "check", None)):
+            asked()
+
+    def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether the model learnt from answers to this prompt, where it can say."""
+        asked = getattr(self.inner, "trained_on", None)
+        return callable(asked) and bool(asked(messages))
+
+    def close(self) -> None:
+        """End what it runs and holds."""
+        if callable(closing := getattr(self.inner, "close", None)):
+            closing()
+        elif callable(closing := getattr(self.inner, "aclose", None)):
+            run_sync(closing)
+
+    def _declared(self) -> str:
+        spec = self.spec
+        if spec.scale != "probability" and spec.zero is None:
+            return ""
+        return self._mark(f"{spec.scale} {self._zero.factor} {self._zero.shift}")[:20].replace("spec:", "+")
+
+    @staticmethod
+    def _mark(text: str) -> str:
+        return f"spec:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+class _Session:
+    def __init__(self, scorer: Declared, inner: ScoringSession) -> None:
+        self._scorer, self._inner = scorer, inner
+
+    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
+        return [self._scorer.transformed(value) for value in await self._inner.score(candidates)]
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _local(spec: ScorerSpec, options: Mapping[str, Any]) -> Any:
+    from bonmini_guard.reward import RewardModel
+
+    return RewardModel.load(spec.model, **options)
+
+
+def _combined(spec: ScorerSpec, options: Mapping[str, Any]) -> Any:
+    from bonmini_guard.reward.combined import Combined
+
+    parts = (spec.all if spec.kind == "all" else spec.sum) or ()
+    return Combined(spec, [load_scorer(part, **(options if part.kind in (*LOCAL, *COMBINED) else {})) for part in parts])
+
+
+def _check(spec: ScorerSpec) -> CallableScorer:
+    from bonmini_guard import checks
+
+    assert isinstance(spec.check, Check)
+    function: Callable[..., CallableScorer] = getattr(checks, spec.check.type)
+    arguments = spec.check.model_extra or {}
+    parameters = inspect.signature(function).parameters
+    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    check_names(arguments, list(parameters), needed)
+    return function(**arguments)
+
+
+#: Kinds that are neither a model here nor made of others.
+_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {"check": _check}

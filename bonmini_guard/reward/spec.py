@@ -1,0 +1,214 @@
+"""What a scorer spec says: a TOML or JSON file, or the same in Python, that declares any reward model."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.validation import check_names
+
+Kind = Literal["template", "pair", "labels", "token", "route", "judge", "check", "all", "sum"]
+
+#: Kinds whose model runs in this process, those that ask a server, and those made of other specs.
+LOCAL, REMOTE, COMBINED = ("template", "pair", "labels", "token"), ("route", "judge"), ("all", "sum")
+SUFFIXES = (".toml", ".json")
+
+
+class Table(BaseModel):
+    """A table of a spec; what it does not know is refused with the name that was meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            problem = first["msg"].removeprefix("Value error, ")
+            raise ConfigurationError(f"{place}: {problem}" if place else problem) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and cls.model_config.get("extra") == "forbid":
+            check_names(values, cls.model_fields)
+        return values
+
+
+class Zero(Table):
+    """Where "acceptable" begins: R = factor * raw + shift."""
+
+    shift: float = Field(default=0.0, allow_inf_nan=False)
+    factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+
+class Labels(Table):
+    """Which labels of a classifier are wanted.
+
+    Attributes:
+        wanted: their names; without them all that are not unwanted.
+        unwanted: names; without them all that are not wanted.
+        inputs: what the classifier reads: "template", "pair" (the tokenizer's own, of prompt and answer), or "answer" alone.
+    """
+
+    wanted: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+    inputs: Literal["template", "pair", "answer"] | None = None
+
+
+class Token(Table):
+    """Which tokens of a language model's answer are verdicts.
+
+    Attributes:
+        wanted: verdicts that accept, as the model writes them.
+        unwanted: verdicts that refuse.
+        ask: the user's turn, with ``{prompt}`` and ``{answer}`` in it; without it the conversation is given to the model's own
+            template, the answer last.
+        system: a system turn before it.
+        after: what the model's answer begins with before the verdict, such as "<score>".
+        options: what its template takes beside the conversation.
+    """
+
+    wanted: tuple[str, ...] = Field(min_length=1)
+    unwanted: tuple[str, ...] = Field(min_length=1)
+    ask: str | None = None
+    system: str | None = None
+    after: str = ""
+    options: dict[str, Any] = {}
+
+
+class Route(Table):
+    """Which route of which server."""
+
+    server: Literal["vllm", "tei", "sglang", "infinity", "bonmini"]
+    name: Literal["rerank", "score", "classify", "pooling"] | None = None
+    tokenizer: str | None = None
+    inputs: Literal["ids", "text", "pair"] | None = None
+
+
+class Judge(Table):
+    """What a model is asked about an answer.
+
+    Attributes:
+        rubric: when an answer is acceptable, in words.
+        votes: how often it is asked; the log-odds of its verdicts are the score.
+        temperature: of the votes.
+        max_tokens: of a verdict with its reason.
+    """
+
+    rubric: str = Field(min_length=1)
+    votes: int = Field(default=1, ge=1, le=64)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    max_tokens: int = Field(default=512, ge=1)
+
+
+class Check(Table):
+    """A function of :mod:`bonmini_guard.checks` and its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    type: Literal["exact", "number", "regex", "json_schema", "python"]
+
+
+class ScorerSpec(Table):
+    """A reward model, declared; see docs/bring-your-reward-model.md.
+
+    Attributes:
+        kind: how scores are made.
+        model: folder or id; for remote kinds the server's name for it. Of a judge, in Python, also a chat model.
+        endpoint: where the server is, for remote kinds.
+        api_key_env: name of the environment variable that holds its key.
+        scale: what the model gives: "logit", "probability" (its log-odds are the score) or "points".
+        has_zero: whether a score of 0 means "acceptable"; None takes what the kind or the checkpoint says.
+        zero: puts it there.
+        not_shown: kinds of parts of answers that this scorer does not see; they are not served. None takes the kind's own.
+        weight: in a sum.
+        intercept: of a sum.
+
+    Raises:
+        ConfigurationError: a key is unknown, missing, or another kind's.
+    """
+
+    kind: Kind
+    model: Any = None
+    endpoint: str | None = None
+    api_key_env: str | None = None
+    scale: Literal["logit", "probability", "points"] = "logit"
+    has_zero: bool | None = None
+    zero: Zero | None = None
+    not_shown: tuple[str, ...] | None = None
+    labels: Labels | None = None
+    token: Token | None = None
+    route: Route | None = None
+    judge: Judge | None = None
+    check: Check | None = None
+    all: tuple[ScorerSpec, ...] | None = None
+    sum: tuple[ScorerSpec, ...] | None = None
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    intercept: float = Field(default=0.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        kind, tables = self.kind, ("labels", "token", "route", "judge", "check", *COMBINED)
+        for name in tables:
+            if name != kind and getattr(self, name) is not None:
+                raise ConfigurationError(f"[{name}] belongs to kind = {name!r}, and the kind is {kind!r}: leave one out")
+        if kind in tables and not getattr(self, kind):
+            raise ConfigurationError(f"kind = {kind!r} needs a table [{kind}]: see docs/bring-your-reward-model.md")
+        if kind in LOCAL and not self.model:
+            raise ConfigurationError(f"kind = {kind!r} needs model = a folder or an id")
+        if self.endpoint is not None and kind not in REMOTE:
+            raise ConfigurationError(f"endpoint is for the kinds {' and '.join(REMOTE)}, and the kind is {kind!r}: leave it out")
+        if (kind == "route" and not self.endpoint) or (kind == "judge" and not (self.endpoint or self.model)):
+            raise ConfigurationError(f"kind = {kind!r} needs endpoint = the server's address")
+        if self.labels is not None and not (self.labels.wanted or self.labels.unwanted):
+            raise ConfigurationError("labels: name those that are wanted, or unwanted")
+        if self.scale == "points" and self.has_zero and self.zero is None:
+            raise ConfigurationError("scale = 'points' has no zero of its own: give zero = { shift = ..., factor = ... }")
+        return self
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ScorerSpec:
+        """Read a file. A model that lies beside it may be named from there.
+
+        Raises:
+            ConfigurationError: it is missing, or is no spec; the message names the file and the key.
+        """
+        place = Path(path)
+        try:
+            text = place.read_text(encoding="utf-8")
+            return cls(**_beside(json.loads(text) if place.suffix == ".json" else tomllib.loads(text), place.parent))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{place}: cannot be read ({type(error).__name__}); name a scorer spec") from error
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{place}: is no {place.suffix[1:].upper()} of a scorer spec ({error})") from None
+
+    def canonical(self) -> str:
+        """What it says, as a text that is equal for equal specs."""
+        return json.dumps(self.model_dump(mode="json", exclude_defaults=True, fallback=repr), sort_keys=True)
+
+
+def is_spec(value: Any) -> bool:
+    """Whether it is a spec, or looks like the path of one."""
+    return isinstance(value, ScorerSpec) or (isinstance(value, str | os.PathLike) and Path(value).suffix in SUFFIXES)
+
+
+def _beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """With the folders of models that lie beside the file in place of their names."""
+    found = dict(values)
+    model = values.get("model")
+    if isinstance(model, str) and values.get("kind") in LOCAL and (folder / model).is_dir():
+        found["model"] = str(folder / model)
+    for name in COMBINED:
+        if isinstance(values.get(name), list):
+            found[name] = [_beside(part, folder) if isinstance(part, dict) else part for part in values[name]]
+    return found

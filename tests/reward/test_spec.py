@@ -1,0 +1,194 @@
+"""Scorer specs: what they say, what is refused with which words, and that each goes wherever a reward model goes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from bonmini_guard import BestOfMiniN, RewardModel, ScorerSpec
+from bonmini_guard.cli import main
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.reward.declared import as_scorer, load_scorer
+from bonmini_guard.testing import FakeGenerator
+
+from .test_model import CONFIGS, save
+
+PARIS = '[check]\ntype = "regex"\npattern = "Paris"\n'
+CHECK = 'kind = "check"\n' + PARIS
+
+
+def write(folder, text, name="scorer.toml"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("model"), CONFIGS["llama"], bonmini_guard={"zero": "outside_option", "version": 1})
+
+
+# What a file says
+
+
+def test_toml_json_and_python_say_the_same(tmp_path):
+    said = {"kind": "check", "check": {"type": "regex", "pattern": "Paris"}}
+    toml, dumped = write(tmp_path, CHECK), write(tmp_path, json.dumps(said), "scorer.json")
+    assert ScorerSpec.load(toml) == ScorerSpec.load(dumped) == ScorerSpec(**said)
+    assert (
+        load_scorer(toml).fingerprint()
+        == load_scorer(dumped).fingerprint()
+        != load_scorer(write(tmp_path, CHECK + "absent = true")).fingerprint()
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kind = 'tokn'", "kind: Input should be 'template', 'pair'"),
+        ("kind = 'template'\nmodl = 'x'", "unknown argument 'modl': did you mean 'model'?"),
+        ("kind = 'template'", "needs model = a folder or an id"),
+        ("kind = 'template'\nmodel = 'x'\nendpoint = 'http://x'", "endpoint is for the kinds route and judge"),
+        ("kind = 'template'\nmodel = 'x'\n" + PARIS, r"\[check\] belongs to kind = 'check', and the kind is 'template'"),
+        ("kind = 'check'", r"needs a table \[check\]"),
+        ("kind = 'labels'\nmodel = 'x'\n[labels]\nwantd = ['a']", "labels: unknown argument 'wantd': did you mean 'wanted'?"),
+        ("kind = 'labels'\nmodel = 'x'\n[labels]\ninputs = 'answer'", "name those that are wanted"),
+        ("kind = 'token'\nmodel = 'x'\n[token]\nwanted = ['No']", "token: unwanted: Field required"),
+        ("kind = 'route'\n[route]\nserver = 'vllm'", "needs endpoint = the server's address"),
+        ("kind = 'template'\nmodel = 'x'\nscale = 'points'\nhas_zero = true", "has no zero of its own"),
+        ("kind = 'template'\nmodel = 'x'\nzero = { factor = -1.0 }", "zero: factor: Input should be greater than 0"),
+        ("kind = ", "is no TOML of a scorer spec"),
+    ],
+)
+def test_what_is_refused_names_file_and_key(tmp_path, text, words):
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        ScorerSpec.load(write(tmp_path, text))
+    assert str(caught.value).startswith(str(tmp_path / "scorer.toml"))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('type = "regex"\npatern = "x"', "unknown argument 'patern': did you mean 'pattern'?"),
+        ('type = "regex"', "pattern= is missing"),
+        ('type = "number"\nexpected = 1\ntolerance = -1', "tolerance must be"),
+    ],
+)
+def test_arguments_of_a_check_are_checked(tmp_path, table, words):
+    with pytest.raises(ConfigurationError, match=words):
+        load_scorer(write(tmp_path, f'kind = "check"\n[check]\n{table}'))
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml: cannot be read"):
+        as_scorer(str(tmp_path / "nowhere.toml"))
+
+
+# What it makes of scores
+
+
+def judged(scorer, *answers):
+    return scorer.score([HumanMessage("Where?")], [AIMessage(answer) for answer in answers])
+
+
+def test_a_checkpoint_by_its_path_by_a_spec_and_by_load_is_one(tmp_path, checkpoint):
+    spec = write(tmp_path, f"kind = 'template'\nmodel = {str(checkpoint)!r}")
+    models = [as_scorer(str(checkpoint)), as_scorer(spec), RewardModel.load(spec), RewardModel.load(checkpoint)]
+    assert {type(model) for model in models} == {RewardModel}
+    assert len({(model.fingerprint(), model.has_zero, *judged(model, "good film")) for model in models}) == 1
+    for model in models:
+        model.close()
+
+
+def test_a_model_beside_the_file_is_found(tmp_path, checkpoint):
+    (tmp_path / "model").symlink_to(checkpoint)
+    model = load_scorer(write(tmp_path, "kind = 'template'\nmodel = 'model'"))
+    assert model.has_zero
+    model.close()
+
+
+def test_zero_and_scale_make_the_score(tmp_path, checkpoint):
+    plain = RewardModel.load(checkpoint)
+    moved = load_scorer(write(tmp_path, f"kind = 'template'\nmodel = {str(checkpoint)!r}\nzero = {{ shift = 1.5, factor = 2.0 }}"))
+    [before], [after] = judged(plain, "good film"), judged(moved, "good film")
+    assert after == pytest.approx(2 * before + 1.5)
+    assert moved.fingerprint() != plain.fingerprint()
+    assert moved.has_zero
+    only_ranks = load_scorer(write(tmp_path, f"kind = 'template'\nmodel = {str(checkpoint)!r}\nhas_zero = false"))
+    assert (only_ranks.has_zero, only_ranks.fingerprint()) == (False, plain.fingerprint())
+    for model in (plain, moved, only_ranks):
+        model.close()
+
+
+def combined(kind, *parts, **more):
+    return ScorerSpec(kind=kind, **{kind: list(parts)}, **more)
+
+
+def about(pattern, **more):
+    return {"kind": "check", "check": {"type": "regex", "pattern": pattern}, **more}
+
+
+def test_all_is_the_least_and_sum_is_weighed():
+    both = load_scorer(combined("all", about("Paris"), about("France")))
+    assert judged(both, "Paris, France", "Paris", "Rome") == [6, -6, -6]
+    assert both.has_zero
+    weighed = load_scorer(combined("sum", about("Paris", weight=2.0), about("France", weight=0.5), intercept=1.0))
+    assert judged(weighed, "Paris, France", "Paris", "Rome") == [16, 10, -14]
+    assert not weighed.has_zero
+    assert load_scorer(combined("sum", about("Paris"), has_zero=True)).has_zero
+    assert len({load_scorer(combined("all", about(a), about(b))).fingerprint() for a, b in ("ab", "ba", "cd")}) == 3
+
+
+def test_all_wants_a_zero_in_each_part():
+    with pytest.raises(ConfigurationError, match="part 2 of 'all' has no zero"):
+        load_scorer(combined("all", about("Paris"), about("France", has_zero=False)))
+
+
+def test_options_of_local_models_reach_only_those(checkpoint):
+    with pytest.raises(ConfigurationError, match="device goes with a model that runs here"):
+        load_scorer(ScorerSpec(**about("Paris")), device="cpu")
+    both = load_scorer(combined("all", {"kind": "template", "model": str(checkpoint)}, about("good")), device="cpu")
+    assert len(judged(both, "good film")) == 1
+    both.close()
+
+
+# Where it goes
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+def test_a_guard_takes_a_path(tmp_path):
+    guard = BestOfMiniN(generator=FakeGenerator(["Rome", "Paris"]), reward_model=write(tmp_path, CHECK), schedule=[1, 1])
+    result = guard.run("Where?")
+    assert (result.decision, result.score, result.draws) == ("accepted", 6.0, 2)
+
+
+def test_a_guardrail_refuses_a_spec_that_only_ranks(tmp_path):
+    with pytest.raises(ConfigurationError, match="no zero"):
+        BestOfMiniN(generator=FakeGenerator(["x"]), reward_model=write(tmp_path, "has_zero = false\n" + CHECK), mode="guardrail")
+
+
+def test_score_takes_a_spec_and_resumes_on_it(tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"id": "a", "prompt": "Where?", "candidates": [{"text": "Rome"}, {"text": "Paris"}]}) + "\n")
+    spec = write(tmp_path, CHECK)
+    assert main(["score", str(log), "--reward-model", str(spec), "-o", str(tmp_path / "out.jsonl")]) == 0
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert [one["score"] for one in row["candidates"]] == [-6, 6]
+    assert row["scored_by"] == load_scorer(spec).fingerprint()
+    assert main(["score", str(tmp_path / "out.jsonl"), "--reward-model", str(spec), "-o", str(tmp_path / "again.jsonl")]) == 0
+    assert "0 candidates scored; kept: 2" in capsys.readouterr().out
+
+
+def test_serve_offers_what_a_spec_declares(tmp_path):
+    pytest.importorskip("starlette")
+    from starlette.testclient import TestClient
+
+    from bonmini_guard.server.app import ScoringServer
+
+    with TestClient(ScoringServer(load_scorer(write(tmp_path, CHECK))).app) as client:
+        body = {"messages": [{"role": "user", "content": "Where?"}], "candidates": ["Paris", "Rome"]}
+        answer = client.post("/score", json=body).json()
+        assert (answer["scores"], answer["has_zero"]) == ([6.0, -6.0], True)
+        assert client.post("/predict", json={"inputs": "x"}).status_code == 404
+        assert client.get("/metrics").status_code == 200
