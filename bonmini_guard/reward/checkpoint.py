@@ -84,6 +84,11 @@ def load_config(path: str, base: str | None = None) -> Any:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        if "custom code" in str(error):
+            raise CheckpointError(
+                f"{source}: needs code of its own, which is never run here: save it with an architecture of transformers, or serve "
+                "it (vLLM) and use a scorer spec with kind = 'route', or a function"
+            ) from error
         raise CheckpointError(
             f"{source}: neither a folder here nor a model to be had ({first_line(error)}); check the name"
         ) from error
@@ -128,22 +133,27 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None
     return model, [name for name in missing if name not in whole]
 
 
-def _load(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+def load_language_model(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """A causal language model of a checkpoint, and the names of the weights that it lacked; see :func:`load_classifier`."""
+    return _load(path, config, dtype, "language model")
+
+
+def _load(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence classifier") -> tuple[Any, list[str]]:
     from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    loader: Any = AutoModelForCausalLM if kind == "language model" else AutoModelForSequenceClassification
 
     folder = Path(path)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{path}: no safetensors weights; save the model anew with a current save_pretrained")
     try:
         with _quiet():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = loader.from_pretrained(
                 path, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be loaded as a sequence classifier ({first_line(error)}); use another model"
-        ) from error
+        raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({first_line(error)}); use another model") from error
     return model, sorted(report["missing_keys"])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.bridge import run_sync
+from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.protocols import Scorer, ScoringSession
 from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero, is_spec
@@ -75,12 +76,15 @@ class Declared:
 
     Attributes:
         has_zero: whether a score of 0 means "acceptable"; None where nobody says.
+        not_shown: kinds of parts of answers that it does not read.
     """
 
     def __init__(self, spec: ScorerSpec, inner: Any) -> None:
         self.spec, self.inner = spec, inner
         fitted = True if spec.zero is not None else getattr(inner, "has_zero", None)
         self.has_zero: bool | None = fitted if spec.has_zero is None else spec.has_zero
+        known = NOT_SHOWN if spec.not_shown is None else spec.not_shown
+        self.not_shown = frozenset(getattr(inner, "not_shown", known))
         self.model_id = f"{spec.kind}:{spec.model or spec.endpoint or ''}"
         self._zero = spec.zero or Zero()
 
@@ -102,6 +106,13 @@ class Declared:
                 await session.aclose()
 
         return run_sync(once)
+
+    def reads(self, candidate: AIMessage) -> bool:
+        """Whether all that would be served of an answer reaches what scores: models look for themselves, a check sees its text."""
+        if self.spec.kind != "check":
+            return True
+        said = Turn.of(candidate).without(self.not_shown)
+        return not (said.kinds or said.calls or said.refusal or said.reasoning)
 
     def transformed(self, value: float | None) -> float | None:
         """The score of what the model gave."""
@@ -159,7 +170,9 @@ class _Session:
         self._scorer, self._inner = scorer, inner
 
     async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        return [self._scorer.transformed(value) for value in await self._inner.score(candidates)]
+        read = [candidate for candidate in candidates if self._scorer.reads(candidate)]
+        given = iter(await self._inner.score(read))
+        return [self._scorer.transformed(next(given)) if self._scorer.reads(candidate) else None for candidate in candidates]
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -168,7 +181,22 @@ class _Session:
 def _local(spec: ScorerSpec, options: Mapping[str, Any]) -> Any:
     from bonmini_guard.reward import RewardModel
 
-    return RewardModel.load(spec.model, **options)
+    declared = {} if spec.not_shown is None else {"not_shown": spec.not_shown}
+    return RewardModel.load(spec.model, reading=_reading(spec), **{**options, **declared})
+
+
+def _reading(spec: ScorerSpec) -> Any:
+    if spec.labels is not None:
+        from bonmini_guard.reward.labels import LabelReading
+
+        return LabelReading(spec.labels)
+    if spec.token is not None:
+        from bonmini_guard.reward.verdicts import VerdictReading
+
+        return VerdictReading(spec.token)
+    from bonmini_guard.reward.reading import Reading
+
+    return Reading("pair" if spec.kind == "pair" else "text")
 
 
 def _combined(spec: ScorerSpec, options: Mapping[str, Any]) -> Any:

@@ -41,17 +41,24 @@ class Formatter:
         max_length: most tokens the model takes; None has no limit.
         not_shown: parts of answers that users do not get, and that are left out here: "reasoning", "refusal", or the type of a
             content block such as "image_url". By default reasoning: long thoughts would leave no room for the answer.
+        template: what writes; None takes the tokenizer's.
 
     Raises:
         CheckpointError: the tokenizer is no fast one, or its chat template writes nothing of an answer.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int | None = None, not_shown: Collection[str] = NOT_SHOWN) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int | None = None,
+        not_shown: Collection[str] = NOT_SHOWN,
+        template: Template | None = None,
+    ) -> None:
         self.max_length = max_length
         self.not_shown = frozenset(not_shown)
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
-        self._template = Template(tokenizer)
+        self._template = template or Template(tokenizer)
 
     def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
         """Token ids of the answer behind its conversation.
@@ -95,7 +102,7 @@ class Formatter:
         return None
 
     def _ids(self, turns: Conversation, cut: int) -> list[int]:
-        return self._control.encode(_without(turns, cut) if cut else turns, self._template.proven) or [self._filler()]
+        return self._control.encode(without_oldest(turns, cut), self._template.proven) or [self._filler()]
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.max_length is None or len(ids) <= self.max_length
@@ -105,7 +112,7 @@ class Formatter:
 
         A server that tokenises it reads control tokens inside answers as control tokens: compare with :meth:`encode`.
         """
-        return self._template.render(_without(self._turns(messages, answer), cut_turns))
+        return self._template.render(without_oldest(self._turns(messages, answer), cut_turns))
 
     def holds_control_tokens(self, text: str) -> bool:
         """Whether a text spells one of the tokenizer's control tokens."""
@@ -162,7 +169,9 @@ def _most_cuts(turns: Conversation) -> int:
     return max(0, len([turn for turn in turns if turn["role"] != "system"]) - 2)
 
 
-def _without(turns: Conversation, cut: int) -> Conversation:
+def without_oldest(turns: Conversation, cut: int) -> Conversation:
     """The conversation without so many of its oldest turns; system messages stay."""
+    if not cut:
+        return turns
     oldest = set([place for place, turn in enumerate(turns) if turn["role"] != "system"][:cut])
     return [turn for place, turn in enumerate(turns) if place not in oldest]

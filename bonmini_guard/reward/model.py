@@ -32,9 +32,7 @@ from bonmini_guard.conversation import NOT_SHOWN, Turn, clean, prompt_digest
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.reward.checkpoint import (
     base_digest,
-    has_zero,
     length_limit,
-    load_classifier,
     load_config,
     load_tokenizer,
     pad_id,
@@ -46,7 +44,8 @@ from bonmini_guard.reward.formatting import Encoded
 from bonmini_guard.reward.heap import keep_freed_memory
 from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
-from bonmini_guard.reward.pairs import Inputs, formatter
+from bonmini_guard.reward.pairs import Inputs
+from bonmini_guard.reward.reading import Reading
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.spec import ScorerSpec, is_spec
 from bonmini_guard.reward.trunks import TrunkStore
@@ -110,8 +109,8 @@ class RewardModel:
         cache_bytes: int | None = None,
         batch_window: float | None = None,
         base: str | None = None,
-        not_shown: Collection[str] = NOT_SHOWN,
-        inputs: Inputs | None = None,
+        not_shown: Collection[str] | None = None,
+        reading: Reading | None = None,
     ) -> None:
         on_gpu = model.device.type == "cuda"
         defaults = _GPU if on_gpu else _CPU
@@ -123,12 +122,13 @@ class RewardModel:
                 "the first must be positive, the others not negative"
             )
         self.model_id = model_id
-        self.has_zero = has_zero(model.config)
+        self._reading = reading or Reading()
+        self.has_zero = self._reading.has_zero(model.config)
         self.max_length = length_limit(model.config, tokenizer, max_length)
-        self.not_shown = frozenset(not_shown)
-        self._formatter = formatter(model, tokenizer, self.max_length, inputs, self.not_shown)
+        self.not_shown = frozenset(NOT_SHOWN if not_shown is None else not_shown)
+        self._formatter = self._reading.formatter(model, tokenizer, self.max_length, self.not_shown)
         self._trunks = TrunkStore(int(limit))
-        scorer = SegmentScorer(model, pad_id(model.config, tokenizer), self.max_length)
+        scorer = SegmentScorer(model, pad_id(model.config, tokenizer), self.max_length, self._reading)
         if not on_gpu:
             keep_freed_memory()
         self._batcher = MicroBatcher(scorer, self._trunks, int(budget), window=window, overlap=on_gpu)
@@ -156,8 +156,9 @@ class RewardModel:
         batch_tokens: int | None = None,
         cache_bytes: int | None = None,
         batch_window: float | None = None,
-        not_shown: Collection[str] = NOT_SHOWN,
+        not_shown: Collection[str] | None = None,
         inputs: Inputs | None = None,
+        reading: Reading | None = None,
     ) -> RewardModel:
         """Load a checkpoint with one label and safetensors weights. Code that comes with a checkpoint is never run.
 
@@ -177,6 +178,7 @@ class RewardModel:
                 reach the model's input has no score; with ``not_shown=()`` the chat template must write reasoning.
             inputs: "text" for the conversation with its answer as the chat template writes it, "pair" for prompt and answer as two
                 texts (cross-encoders). None takes what the checkpoint says.
+            reading: how it is asked and read, for what a spec declares; None is a classifier with one label.
 
         Raises:
             CheckpointError: it is missing or of another kind; the message names the cure.
@@ -184,22 +186,18 @@ class RewardModel:
         """
         limits: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens}
         limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "not_shown": not_shown}
-        limits["inputs"] = inputs
         if is_spec(path_or_id):
             return cast(RewardModel, load_scorer(path_or_id, base=base, device=device, dtype=dtype, **limits))
         path, given = str(path_or_id), None if base is None else str(base)
         place = _device(device)
         precision = _precision(dtype, place)
         config = load_config(path, given)
-        if config.num_labels != 1:
-            raise CheckpointError(
-                f"{path}: {config.num_labels} labels, and a reward model has one; train one with 'bonmini-guard train'"
-            )
+        read = reading or Reading(inputs)
+        model, missing = read.load(path, config, precision, given)
         tokenizer = load_tokenizer(path, given)
-        model, missing = load_classifier(path, config, precision, given)
         if missing:
             raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
-        return cls(model.to(place).eval(), tokenizer, path, base=base_of(path, given), **limits)
+        return cls(model.to(place).eval(), tokenizer, path, base=base_of(path, given), reading=read, **limits)
 
     def score(self, messages: Sequence[BaseMessage] | str, candidates: Sequence[AIMessage | str]) -> list[float | None]:
         """One score for each candidate, in order; None for one that does not fit, with a warning.
@@ -260,7 +258,7 @@ class RewardModel:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
             if self._base is not None:
                 digest.update((base_digest(self._config) or weights_digest(self._base)).encode())
-            digest.update(json.dumps([self._template, self._precision], sort_keys=True).encode())
+            digest.update(json.dumps([self._template, self._precision], sort_keys=True).encode() + self._reading.mark.encode())
             self._fingerprint = f"sha256:{digest.hexdigest()}"
         return self._fingerprint
 

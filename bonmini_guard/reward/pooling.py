@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,19 +16,21 @@ _TOLERANCE = 1e-3
 
 
 class PooledScorer(nn.Module):
-    """A one-label sequence classifier whose decoder head reads the last *attended* token.
+    """A sequence classifier whose decoder head reads the last *attended* token.
 
     Decoder classifiers of transformers read the last token that is not the pad token, so a text that really ends with
     that token (where padding and end of text share one) would be read at an earlier place than by servers that do not
     pad. Encoders pool at the front and are called as they are, with the segments of a pair where they tell them apart.
 
     Args:
-        model: an ``AutoModelForSequenceClassification`` with one label.
+        model: an ``AutoModelForSequenceClassification``.
+        reduce: scores, shape (B,), of its logits, shape (B, labels); the first label by default.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, reduce: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0]) -> None:
         super().__init__()
         self.model = model
+        self._reduce = reduce
         self.decoder = isinstance(getattr(model, "score", None), nn.Linear)
         note = getattr(model.config, "bonmini_guard", None)
         self._separator: int | None = note.get("separator") if isinstance(note, dict) else None
@@ -46,7 +48,7 @@ class PooledScorer(nn.Module):
         """
         if not self.decoder:
             segments = {} if self._separator is None else {"token_type_ids": _second(input_ids, self._separator)}
-            return self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits[:, 0]  # type: ignore[no-any-return]
+            return self._reduce(self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits)
         return self.head(self._read(input_ids, attention_mask, position_ids, ends))
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None, ends: Tensor | None) -> Tensor:
@@ -85,7 +87,7 @@ class PooledScorer(nn.Module):
         linear: nn.Linear = self.model.score
         bias = None if linear.bias is None else linear.bias.float()
         with torch.autocast(hidden.device.type, enabled=False):
-            return nn.functional.linear(hidden.float(), linear.weight.float(), bias)[:, 0]
+            return self._reduce(nn.functional.linear(hidden.float(), linear.weight.float(), bias))
 
 
 def _second(input_ids: Tensor, separator: int) -> Tensor:

@@ -24,16 +24,23 @@ class SegmentScorer:
     """Scores segments with a model.
 
     Args:
-        model: a sequence classifier with one label, in evaluation mode.
+        model: a sequence classifier, in evaluation mode.
         pad_id: what to fill padded batches with.
         max_length: the longest text to expect; None has no limit.
+        reduce: scores of its logits.
 
     Attributes:
         packs: whether texts are packed and may share beginnings; if not, no segment may have a past.
     """
 
-    def __init__(self, model: Any, pad_id: int, max_length: int | None = None) -> None:
-        self._scorer = PooledScorer(model).eval()
+    def __init__(
+        self,
+        model: Any,
+        pad_id: int,
+        max_length: int | None = None,
+        reduce: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0],
+    ) -> None:
+        self._scorer = PooledScorer(model, reduce).eval()
         self._pad_id = pad_id
         self._packed = _packed(self._scorer, pad_id, max_length)
         self.packs = self._packed is not None

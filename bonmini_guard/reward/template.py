@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,8 @@ class Template:
 
     Args:
         tokenizer: with a chat template.
+        options: what it takes beside the conversation.
+        after: what is written behind it.
 
     Attributes:
         shows_calls: whether names and arguments of tool calls, and the text beside them, come out of it.
@@ -39,8 +41,8 @@ class Template:
         CheckpointError: it writes nothing of an answer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, options: Mapping[str, Any] | None = None, after: str = "") -> None:
+        self._tokenizer, self._options, self._after = tokenizer, dict(options or {}), after
         self._in_parts = self._folds = False
         self._end: str | None = None
         # transformers lets no caller bring a clock of his own.
@@ -60,7 +62,10 @@ class Template:
         turns = _folded(conversation) if self._folds else conversation
         if self._in_parts:
             turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
-        return str(self._tokenizer.apply_chat_template(turns, chat_template=self._source, tokenize=False))
+        return (
+            str(self._tokenizer.apply_chat_template(turns, chat_template=self._source, tokenize=False, **self._options))
+            + self._after
+        )
 
     def proven(self, conversation: Conversation) -> str:
         """The text that it writes, the whole last turn in it: its content (but white space around it), calls and reasoning.

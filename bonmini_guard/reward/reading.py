@@ -1,0 +1,74 @@
+"""How a checkpoint is asked and read: a classifier with one label, unless a spec says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bonmini_guard.errors import CheckpointError
+from bonmini_guard.reward.checkpoint import has_zero, load_classifier
+from bonmini_guard.reward.formatting import Formatter
+from bonmini_guard.reward.pairs import Inputs, PairFormatter, formatter
+
+
+class Reading:
+    """A classifier with one label, which is the score.
+
+    Args:
+        inputs: "text" or "pair"; None takes what the checkpoint says.
+
+    Attributes:
+        mark: what a fingerprint tells of it, beside the model.
+    """
+
+    mark = ""
+
+    def __init__(self, inputs: Inputs | None = None) -> None:
+        self._inputs = inputs
+
+    def load(self, path: str, config: Any, dtype: Any, base: str | None) -> tuple[Any, list[str]]:
+        """The model, and the weights that the checkpoint lacks; see :func:`~bonmini_guard.reward.checkpoint.load_classifier`.
+
+        Raises:
+            CheckpointError: it is no such model; the message says what would take it.
+        """
+        if not (Path(path) / "adapter_config.json").is_file():
+            refuse_language_models(path, config)
+        if config.num_labels != 1:
+            labels = ", ".join(map(str, config.id2label.values()))
+            raise CheckpointError(
+                f"{path}: a classifier with {config.num_labels} labels ({labels}), and a score is one number: say which are "
+                "wanted, in a scorer spec with kind = 'labels' and [labels] wanted = [...]; or train one with 'bonmini-guard train'"
+            )
+        return load_classifier(path, config, dtype, base)
+
+    def formatter(
+        self, model: Any, tokenizer: Any, max_length: int | None, not_shown: Collection[str]
+    ) -> Formatter | PairFormatter:
+        """What makes the model's inputs."""
+        return formatter(model, tokenizer, max_length, self._inputs, not_shown)
+
+    def has_zero(self, config: Any) -> bool:
+        """Whether score 0 is the outside option."""
+        return has_zero(config)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Scores, shape (B,), of logits, shape (B, labels)."""
+        return logits[:, 0]
+
+
+def refuse_language_models(path: str, config: Any) -> None:
+    """Refuse a checkpoint without a classifier's head.
+
+    Raises:
+        CheckpointError: it is a language model.
+    """
+    kind = next(iter(getattr(config, "architectures", None) or ()), "")
+    if kind.endswith(("ForCausalLM", "ForConditionalGeneration")):
+        raise CheckpointError(
+            f"{path}: a language model ({kind}), no classifier: if it answers with verdicts (a guard model, a judge), name its "
+            "tokens in a scorer spec with kind = 'token'; to put a head on it, 'bonmini-guard train --base'"
+        )

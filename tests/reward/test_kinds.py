@@ -1,0 +1,256 @@
+"""Local kinds of scorers against transformers' own way of calling each model, on random checkpoints of the real architectures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from langchain_core.messages import AIMessage, HumanMessage
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from bonmini_guard import BestOfMiniN, RewardModel, ScorerSpec
+from bonmini_guard.errors import CheckpointError
+from bonmini_guard.reward.declared import load_scorer
+from bonmini_guard.testing import FakeGenerator
+
+from .tiny import CHATML, make_tokenizer
+
+torch.set_num_threads(1)
+PROMPT, ANSWERS = "the film was", ["good fine end", "dull plot", "awful and very dull film", "the cast", "fine <|im_end|> good"]
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+#: Sums of float32 in another order.
+CLOSE = {"abs": 1e-4, "rel": 1e-4}
+
+
+def saved(folder, kind, config, template=None, **more):
+    """A random model whose weights are large enough that answers differ."""
+    torch.manual_seed(3)
+    tokenizer = make_tokenizer(template)
+    settings = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "pad_token_id": 0, **SIZES, **more}
+    model = kind(config(**settings))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def scored(spec):
+    model = load_scorer(ScorerSpec(**spec), device="cpu")
+    scores = model.score([HumanMessage(PROMPT)], [AIMessage(answer) for answer in ANSWERS])
+    model.close()
+    return scores
+
+
+def same(ours, theirs):
+    assert ours == pytest.approx(theirs, **CLOSE)
+    assert sorted(range(len(ours)), key=ours.__getitem__) == sorted(range(len(theirs)), key=theirs.__getitem__)
+    assert max(ours) - min(ours) > 1e-2
+
+
+def classifier(folder):
+    return AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def logits(folder, *texts):
+    """As its card calls a classifier; special tokens that a text spells are text."""
+    model, tokenizer = classifier(folder)
+    with torch.no_grad():
+        return model(**tokenizer(*texts, return_tensors="pt", split_special_tokens=True)).logits[0].double()
+
+
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+# Labels
+
+LABELS = {"id2label": {0: "safe", 1: "unsafe", 2: "unclear"}, "label2id": {"safe": 0, "unsafe": 1, "unclear": 2}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(BertForSequenceClassification, BertConfig), (RobertaForSequenceClassification, RobertaConfig)],
+)
+def test_labels_of_a_classifier_of_answers(tmp_path, kind, config):
+    folder = saved(tmp_path, kind, config, **LABELS)
+    ours = scored({"kind": "labels", "model": str(folder), "labels": {"wanted": ["safe"], "inputs": "answer"}})
+    same(ours, [torch.logit(logits(folder, answer).softmax(-1)[0]).item() for answer in ANSWERS])
+
+
+def test_labels_that_are_questions_of_their_own(tmp_path):
+    folder = saved(tmp_path, BertForSequenceClassification, BertConfig, problem_type="multi_label_classification", **LABELS)
+    ours = scored({"kind": "labels", "model": str(folder), "labels": {"unwanted": ["unsafe", "unclear"], "inputs": "answer"}})
+    chances = [logits(folder, answer).sigmoid() for answer in ANSWERS]
+    same(ours, [torch.logit((1 - chance[1]) * (1 - chance[2])).item() for chance in chances])
+
+
+def test_labels_of_a_decoder_with_a_template(tmp_path):
+    folder = saved(tmp_path, Qwen3ForSequenceClassification, Qwen3Config, CHATML, num_key_value_heads=1, head_dim=16, **LABELS)
+    ours = scored({"kind": "labels", "model": str(folder), "labels": {"wanted": ["safe", "unclear"]}})
+    model, tokenizer = classifier(folder)
+    theirs = []
+    for answer in ANSWERS[:4]:
+        turns = [turn("user", PROMPT), turn("assistant", answer)]
+        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            theirs.append(torch.logit(model(**ids).logits.softmax(-1)[0, [0, 2]].sum().double()).item())
+    same(ours[:4], theirs)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"wanted": ["sage"]}, "has no label 'sage'; its labels are 'safe', 'unsafe', 'unclear'"),
+        ({"wanted": ["safe"], "unwanted": ["safe"]}, "'safe' is wanted and unwanted"),
+        ({"wanted": ["safe", "unsafe", "unclear"]}, "are wanted, or none"),
+    ],
+)
+def test_labels_that_are_not_there(tmp_path, labels, words):
+    folder = saved(tmp_path, BertForSequenceClassification, BertConfig, **LABELS)
+    with pytest.raises(CheckpointError, match=words):
+        load_scorer(ScorerSpec(kind="labels", model=str(folder), labels={"inputs": "answer", **labels}))
+
+
+def test_a_classifier_without_a_spec_is_told_of_labels(tmp_path):
+    folder = saved(tmp_path, BertForSequenceClassification, BertConfig, **LABELS)
+    with pytest.raises(CheckpointError, match=r"3 labels \(safe, unsafe, unclear\).*kind = 'labels'"):
+        RewardModel.load(folder)
+
+
+# Pairs
+
+
+def test_a_pair_by_its_spec(tmp_path):
+    from tokenizers import processors
+
+    folder = saved(tmp_path, DebertaV2ForSequenceClassification, DebertaV2Config, num_labels=1, type_vocab_size=2)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokenizer.save_pretrained(folder)
+    ours = scored({"kind": "pair", "model": str(folder)})
+    same(ours, [logits(folder, PROMPT, answer)[0].item() for answer in ANSWERS])
+
+
+# Tokens
+
+GUARDS = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {}),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"num_key_value_heads": 1, "head_dim": 16, "final_logit_softcapping": 3.0}),
+    "granite": (GraniteForCausalLM, GraniteConfig, {"logits_scaling": 4.0}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"num_key_value_heads": 1, "head_dim": 16}),
+}
+
+
+def verdicts(folder, conversation, after="", wanted=(" good",), unwanted=(" dull",)):
+    """Log-odds as cards compute them: the model's own logits behind its own prompt."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True) + after
+    with torch.no_grad():
+        logits = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, -1].double()
+    ids = [[tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words] for words in (wanted, unwanted)]
+    return (logits[ids[0]].logsumexp(0) - logits[ids[1]].logsumexp(0)).item()
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_verdicts_behind_the_model_s_own_template(tmp_path, name):
+    kind, config, more = GUARDS[name]
+    folder = saved(tmp_path, kind, config, CHATML, **more)
+    ours = scored({"kind": "token", "model": str(folder), "token": {"wanted": [" good"], "unwanted": [" dull"], "after": "<s>"}})
+    theirs = [verdicts(folder, [turn("user", PROMPT), turn("assistant", answer)], "<s>") for answer in ANSWERS[:4]]
+    same(ours[:4], theirs)
+
+
+def test_a_question_about_prompt_and_answer(tmp_path):
+    folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
+    ask = "film {prompt} and {answer} {answers}"
+    token = {"wanted": [" good", " fine"], "unwanted": [" dull", " awful"], "ask": ask, "system": "the end"}
+    ours = scored({"kind": "token", "model": str(folder), "token": token})
+    theirs = [
+        verdicts(
+            folder,
+            [turn("system", "the end"), turn("user", f"film {PROMPT} and {answer} {{answers}}")],
+            wanted=(" good", " fine"),
+            unwanted=(" dull", " awful"),
+        )
+        for answer in ANSWERS[:4]
+    ]
+    same(ours[:4], theirs)
+
+
+def test_an_answer_cannot_speak_as_the_template_or_fill_in_the_question(tmp_path):
+    folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
+    spec = ScorerSpec(
+        kind="token", model=str(folder), token={"wanted": [" good"], "unwanted": [" dull"], "ask": "{prompt}: {answer}"}
+    )
+    model = load_scorer(spec, device="cpu")
+    text = model._formatter.encode([HumanMessage("{answer}")], AIMessage("{prompt}<|im_end|>")).ids
+    assert text.count(model._tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+    assert "{answer}: {prompt}<|im_end|>" in model._tokenizer.decode(text)
+    model.close()
+
+
+def test_verdicts_that_are_one_token_are_refused(tmp_path):
+    folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
+    with pytest.raises(CheckpointError, match="begin with the same token"):
+        load_scorer(ScorerSpec(kind="token", model=str(folder), token={"wanted": ["xa"], "unwanted": ["xb"]}), device="cpu")
+
+
+def test_a_language_model_without_a_spec_is_told_of_tokens(tmp_path):
+    folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
+    with pytest.raises(CheckpointError, match=r"a language model \(LlamaForCausalLM\).*kind = 'token'"):
+        RewardModel.load(folder)
+
+
+def test_code_of_a_checkpoint_is_never_run_and_ways_out_are_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}))
+    (tmp_path / "own.py").write_text("raise SystemExit('this was run')")
+    with pytest.raises(CheckpointError, match=r"never run here.*vLLM.*kind = 'route'"):
+        RewardModel.load(tmp_path)
+
+
+# What holds for all of them
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+@pytest.mark.parametrize("kind", ["labels", "token"])
+def test_a_guard_decides_by_what_score_writes(tmp_path, kind):
+    if kind == "labels":
+        folder = saved(tmp_path, BertForSequenceClassification, BertConfig, **LABELS)
+        more = {"labels": {"wanted": ["safe"], "inputs": "answer"}}
+    else:
+        folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
+        more = {"token": {"wanted": [" good"], "unwanted": [" dull"]}}
+    spec = ScorerSpec(kind=kind, model=str(folder), **more)
+    model = load_scorer(spec, device="cpu")
+    logged = model.score([HumanMessage(PROMPT)], [AIMessage(answer) for answer in ANSWERS])
+    model.close()
+    guard = BestOfMiniN(generator=FakeGenerator(ANSWERS), reward_model=spec, mode="accelerator", schedule=[5], threshold=1e9)
+    result = guard.run(PROMPT)
+    assert result.selected.message.text == ANSWERS[max(range(5), key=logged.__getitem__)]
+    assert result.score == pytest.approx(max(logged), **CLOSE)
+    assert result.acceptance_probability is not None
