@@ -11,6 +11,7 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
+from bonmini_guard.adapters.bodies import DEEPEST, deeper_than
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
     GenerationFailedAtEndpoint,
@@ -66,6 +67,7 @@ class Answer:
 
         Raises:
             NoAnswer: it is none.
+            MalformedAnswer: a tool call in it is nested so deeply that whoever reads it may fail.
         """
         empty = not self.turn.text and self.turn.is_blank
         at = "its token limit" if self.output_tokens is None else f"{self.output_tokens} tokens"
@@ -80,6 +82,8 @@ class Answer:
         if error is not None:
             error.usage_metadata = self.usage
             raise error
+        if any(deeper_than(DEEPEST, call.arguments) for call in self.turn.calls):
+            raise MalformedAnswer(f"the endpoint answered a tool call that is nested more than {DEEPEST} deep", status=200)
 
     def message(self, seed: int | None, stop: Sequence[str]) -> AIMessage:
         """The answer as a candidate; a stop string that ended it is cut off, as chat models do it."""

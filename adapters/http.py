@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
+from bonmini_guard.adapters.bodies import bounded
 from bonmini_guard.adapters.circuit import CircuitBreaker
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
@@ -37,8 +38,6 @@ DEFAULT_CONCURRENCY = 128
 #: Requests at a time of one client, above which the next is asked. httpx and httpx2 look at every idle connection of a client,
 #: with a system call each, whenever a request begins or ends: with a hundred that costs more than the request (2 ms against 1).
 POOL_SIZE = 16
-#: Bytes of an answer at most.
-LONGEST_ANSWER = 64 * 2**20
 
 
 class HttpOptions(TypedDict, total=False):
@@ -244,7 +243,7 @@ class Endpoint:
         """The bytes of an answer, and whether it is a stream of events; a stream that said that it ends is read no further.
 
         Raises:
-            EndpointError: the answer is no success, or too long.
+            EndpointError: the answer is no success, or longer than :data:`~bonmini_guard.adapters.bodies.LONGEST_ANSWER`.
         """
         headers = {"content-type": "application/json"}
         async with client.stream("POST", self.base_url + route, content=body, headers=headers, extensions=extensions) as response:
@@ -255,8 +254,6 @@ class Endpoint:
             said = bytearray()
             async for piece in response.aiter_bytes():
                 said += piece
-                if len(said) > LONGEST_ANSWER:
-                    raise MalformedAnswer(f"the endpoint's answer is longer than {LONGEST_ANSWER} bytes", status=200)
                 if streams and said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")):
                     break
             return bytes(said), streams
@@ -268,11 +265,15 @@ class Endpoint:
             timeout=None,
             # They would carry the token elsewhere.
             follow_redirects=False,
-            event_hooks={"request": [self._authorise], "response": self._hooks()},
+            event_hooks={"request": [self._authorise], "response": [self._bound, *self._hooks()]},
             verify=certificates(self.library),
-            # What is inflated cannot be bounded before it is there.
             headers={"accept-encoding": "identity"},
         )
+
+    async def _bound(self, response: Any) -> None:
+        """Bound what is read of an answer, whoever reads it, and inflate what came packed although nobody asked for that."""
+        packed = response.headers.pop("content-encoding", "identity").lower()
+        response.stream = bounded(self.library.AsyncByteStream, response.stream, packed)
 
     async def _authorise(self, request: Any) -> None:
         request.headers.pop("authorization", None)

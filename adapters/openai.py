@@ -13,6 +13,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, read_answers
+from bonmini_guard.adapters.bodies import check_events
 from bonmini_guard.adapters.generation import Outcomes, ServedGenerator, check_sampling
 from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import RequestRejected, from_response
@@ -235,6 +236,7 @@ def events(said: bytes) -> tuple[list[Any], bool]:
         if data == b"[DONE]":
             return found, True
         if data:
+            check_events(len(found))
             found.append(parsed(data))
     return found, False
 

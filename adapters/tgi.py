@@ -14,6 +14,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers
+from bonmini_guard.adapters.bodies import check_events
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
 from bonmini_guard.adapters.http import DEFAULT_CONCURRENCY, HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import (
@@ -262,8 +263,12 @@ async def _plain(output: Any) -> list[Any]:
     if not hasattr(output, "__aiter__"):
         return [_unpacked(output)]
     stream: AsyncIterator[Any] = output
+    found: list[Any] = []
     async with contextlib.aclosing(stream):  # type: ignore[type-var]
-        return [_unpacked(event) async for event in stream]
+        async for event in stream:
+            check_events(len(found))
+            found.append(_unpacked(event))
+    return found
 
 
 def _unpacked(value: Any) -> Any:

@@ -1,0 +1,161 @@
+"""Answers that are too long, packed, or nested too deeply cost their own draw, and little memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import tracemalloc
+import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytest.importorskip("huggingface_hub")
+
+from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator, bodies
+from bonmini_guard.adapters.http_errors import MalformedAnswer
+from bonmini_guard.errors import GenerationError
+
+from .drawing import guard_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
+
+CAP = 2**20
+
+
+def completion(text="good", **message):
+    said = {"role": "assistant", "content": text, **message}
+    choice = {"index": 0, "message": said, "finish_reason": "stop"}
+    return json.dumps({"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}).encode()
+
+
+def bomb(megabytes):
+    """So many megabytes in a thousandth of them."""
+    packing = zlib.compressobj(9, wbits=31)
+    parts = [packing.compress(b'{"choices": "'), *(packing.compress(b"a" * 2**20) for _ in range(megabytes)), packing.flush()]
+    return b"".join(parts)
+
+
+class Serving:
+    """Answers each POST with the next of some (headers, chunks)."""
+
+    def __init__(self, *answers):
+        todo = list(answers)
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                """Quiet."""
+
+            def do_GET(self):
+                self.send_response(404)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["content-length"]))
+                headers, chunks = todo.pop(0) if len(todo) > 1 else todo[0]
+                self.send_response(200)
+                for name, value in {"content-type": "application/json", **headers, "transfer-encoding": "chunked"}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                try:
+                    for chunk in [*chunks, b""]:
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+                except OSError:
+                    self.close_connection = True
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self.url
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+FAMILIES = {
+    "openai": lambda url, **settings: OpenAICompatibleGenerator(url, model="m", api_key="", retries=0, **settings),
+    "tgi": lambda url, **settings: TGIGenerator(url, token="", retries=0, **settings),
+}
+LONG = {
+    "packed": ({"content-encoding": "gzip"}, [bomb(200)]),
+    "wire": ({}, (b" " * 2**16 for _ in range(3200))),
+    "packed twice over": ({"content-encoding": "deflate"}, [zlib.compress(b"a" * 2**24)]),
+    "unknown packing": ({"content-encoding": "br"}, [b"\x0b\x02\x80"]),
+    "broken packing": ({"content-encoding": "gzip"}, [b"no gzip at all"]),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", LONG)
+async def test_an_answer_without_end_costs_its_draw_and_little_memory(family, kind, monkeypatch):
+    monkeypatch.setattr(bodies, "LONGEST_ANSWER", CAP)
+    headers, chunks = LONG[kind]
+    chunks = chunks if isinstance(chunks, list) else [b" " * 2**16] * 3200
+    with Serving((headers, chunks)) as url:
+        async with FAMILIES[family](url) as generator:
+            guard = guard_of(generator, lambda text: 1.0, mini_n=1)
+            tracemalloc.start()
+            try:
+                with pytest.raises(GenerationError) as caught:
+                    await guard.arun("q")
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+    assert isinstance(caught.value.__cause__.exceptions[0], MalformedAnswer)
+    # The server's side of it is measured, too, and imports are.
+    assert peak < 24 * CAP
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_the_draw_beside_it_is_served(family, monkeypatch):
+    monkeypatch.setattr(bodies, "LONGEST_ANSWER", CAP)
+    with Serving(({}, [b" " * 2**21]), ({"content-encoding": "gzip"}, [gzip.compress(completion())])) as url:
+        async with FAMILIES[family](url) as generator:
+            result = await guard_of(generator, lambda text: 1.0, mini_n=2).arun("q")
+    assert (result.message.text, result.metadata()["failed_draws"]) == ("good", 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_stream_of_too_many_events_ends(family, monkeypatch):
+    monkeypatch.setattr(bodies, "LONGEST_STREAM", 50)
+    delta = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "system_fingerprint": "f"}
+    event = {**delta, "choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}, "finish_reason": None}]}
+    stream = [b"data: " + json.dumps(event).encode() + b"\n\n"] * 60
+    with Serving(({"content-type": "text/event-stream"}, stream)) as url:
+        async with FAMILIES[family](url, stream=True) as generator:
+            with pytest.raises(GenerationError, match="a stream of more than 50 events"):
+                await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")
+
+
+@pytest.mark.parametrize("depth", [60, 900, 100_000])
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_tool_calls_nested_without_end_cost_their_draw_alone(family, depth):
+    arguments = '{"a":' * depth + "1" + "}" * depth
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    with Serving(({}, [completion("deep", tool_calls=[call])]), ({}, [completion()])) as url:
+        async with FAMILIES[family](url) as generator:
+            guard = guard_of(generator, lambda text: 1.0 if text == "good" else -1.0, mini_n=2)
+            result = await guard.arun("q")
+    assert (result.message.text, result.decision) == ("good", "accepted")
+    failed = [candidate.error for candidate in result.candidates if candidate.message is None]
+    assert [type(error) for error in failed] == ([] if depth < bodies.DEEPEST else [MalformedAnswer])
+
+
+@pytest.mark.parametrize(
+    ("written", "deep"),
+    [("[" * 101 + "]" * 101, True), ("[" * 100 + "]" * 100, False), ("[[]," * 300, True), ("[" + "{}," * 300 + "{}]", False)],
+)
+def test_depth_is_of_brackets_inside_one_another(written, deep):
+    assert bodies.deeper_than(100, written) == deep
+
+
+def test_brackets_in_strings_are_text():
+    assert not bodies.deeper_than(100, json.dumps({"code": 'if (a[0]) { "' + "{[" * 300}))
