@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import Any, Protocol, TypeGuard
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 
 from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.background import to_its_end
@@ -110,7 +111,7 @@ class Engine:
             result = await request.conduct_within(self.timeout)
         except GenerationError as error:
             await request.close()
-            error.usage = total_usage(request.candidates)
+            error.usage = total_usage(request.candidates, request.scoring_usage)
             raise
         finally:
             await request.close()
@@ -162,6 +163,8 @@ class _Request:
         self.exit: BaseException | None = None
         self.ended: EndRequest | None = None
         self.session: ScoringSession | None = None
+        # Tokens that the session says it has cost: a judge's.
+        self.scoring_usage: UsageMetadata | None = None
         # Of answers that arrived: what makes two of them equal, by the draw; and the scores of equal ones.
         self.keys: dict[int, Hashable] = {}
         self.known: dict[Hashable, tuple[float | None, float | None]] = {}
@@ -291,7 +294,7 @@ class _Request:
 
     def finalize(self, result: GuardResult) -> GuardResult:
         """The result with the tokens of draws that were still running when it was decided."""
-        return replace(result, usage=total_usage(self.candidates)) if self.cut_short else result
+        return replace(result, usage=total_usage(self.candidates, self.scoring_usage)) if self.cut_short else result
 
     async def _close_session(self) -> None:
         session, self.session = self.session, None
@@ -432,6 +435,7 @@ class _Request:
             if self.session is None:
                 self.session = self.engine.scorer.session(list(self.asked))
             given = await self.session.score(list(fresh.values()))
+            self.scoring_usage = getattr(self.session, "usage_metadata", None)
             if self.closed:
                 raise _Ended
             for key, raw in zip(fresh, as_scores(given, len(fresh)), strict=True):
@@ -501,7 +505,7 @@ class _Request:
             selected=selected,
             candidates=tuple(self.candidates),
             loops=self.loops,
-            usage=total_usage(self.candidates),
+            usage=total_usage(self.candidates, self.scoring_usage),
             timings=Timings(self._elapsed(), self.scoring, perf_counter()),
             threshold=self.engine.policy.thresholds[self.loops - 1] if self.loops else None,
             seed=self.seed,

@@ -82,7 +82,10 @@ class GroupGenerator(Protocol):
 
 @runtime_checkable
 class ScoringSession(Protocol):
-    """Scores batches of candidates of one prompt as they arrive; it may keep the prompt's computation."""
+    """Scores batches of candidates of one prompt as they arrive; it may keep the prompt's computation.
+
+    An optional attribute ``usage_metadata`` holds the tokens that its scores have cost so far: they count in the request's usage.
+    """
 
     async def score(self, candidates: Sequence[AIMessage]) -> Sequence[float | None]:
         """One score for each candidate, in order; None or a non-finite number where scoring one of them failed."""

@@ -10,9 +10,9 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from bonmini_guard.result import Candidate
 
 
-def total_usage(candidates: Iterable[Candidate]) -> dict[str, Any]:
-    """The tokens of all draws for which the back end reported any, failed and cancelled ones included."""
-    total: UsageMetadata | None = None
+def total_usage(candidates: Iterable[Candidate], scoring: UsageMetadata | None = None) -> dict[str, Any]:
+    """The tokens of all draws for which the back end reported any, failed and cancelled ones included, and of their scoring."""
+    total = scoring
     for usage in _reported(candidates):
         total = add_usage(total, usage)
     return {} if total is None else dict(total)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.protocols import ScoringSession
@@ -73,6 +75,11 @@ class _Session:
         given = await asyncio.gather(*(session.score(candidates) for session in self._sessions))
         known = [[score for score in scores if score is not None] for scores in zip(*given, strict=True)]
         return [self._joined(scores) if len(scores) == len(self._sessions) else None for scores in known]
+
+    @property
+    def usage_metadata(self) -> UsageMetadata | None:
+        reported = [getattr(session, "usage_metadata", None) for session in self._sessions]
+        return reduce(add_usage, filter(None, reported)) if any(reported) else None
 
     async def aclose(self) -> None:
         await asyncio.gather(*(session.aclose() for session in self._sessions))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.conversation import NOT_SHOWN, Turn
@@ -108,11 +109,14 @@ class Declared:
         return run_sync(once)
 
     def reads(self, candidate: AIMessage) -> bool:
-        """Whether all that would be served of an answer reaches what scores: models look for themselves, a check sees its text."""
-        if self.spec.kind != "check":
+        """Whether all that would be served of an answer reaches what scores.
+
+        Models look for themselves. A check sees the text; a judge sees calls, refusal and reasoning, too.
+        """
+        if self.spec.kind not in ("check", "judge"):
             return True
         said = Turn.of(candidate).without(self.not_shown)
-        return not (said.kinds or said.calls or said.refusal or said.reasoning)
+        return not said.kinds and (self.spec.kind == "judge" or not (said.calls or said.refusal or said.reasoning))
 
     def transformed(self, value: float | None) -> float | None:
         """The score of what the model gave."""
@@ -174,6 +178,10 @@ class _Session:
         given = iter(await self._inner.score(read))
         return [self._scorer.transformed(next(given)) if self._scorer.reads(candidate) else None for candidate in candidates]
 
+    @property
+    def usage_metadata(self) -> UsageMetadata | None:
+        return getattr(self._inner, "usage_metadata", None)
+
     async def aclose(self) -> None:
         await self._inner.aclose()
 
@@ -218,5 +226,11 @@ def _check(spec: ScorerSpec) -> CallableScorer:
     return function(**arguments)
 
 
+def _judge(spec: ScorerSpec) -> Any:
+    from bonmini_guard.adapters.judge import judge
+
+    return judge(spec)
+
+
 #: Kinds that are neither a model here nor made of others.
-_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {"check": _check}
+_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {"check": _check, "judge": _judge}
