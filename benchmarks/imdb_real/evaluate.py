@@ -1,8 +1,8 @@
 """Step 8: best-of-N at score 0, its twin, and calibrated guards, on the committed logs; exact over draw orders, seconds of work.
 
-``python -m benchmarks.imdb_real.evaluate --json benchmarks/results/imdb_real.json``. Thresholds come from calibrate.jsonl.gz,
-figures from evaluate.jsonl.gz, as ``bonmini-guard calibrate`` and ``replay`` give them; intervals are of 1,000 resamples of the
-prompts.
+``python -m benchmarks.imdb_real.evaluate --json benchmarks/results/imdb_real.json``. For each truth thresholds come from
+NAME-calibrate.jsonl.gz, figures from NAME-evaluate.jsonl.gz, as ``bonmini-guard calibrate`` and ``replay`` give them; intervals are
+of 1,000 resamples of the prompts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.imdb.sample import read_rows
-from benchmarks.imdb_real.keep import HERE
+from benchmarks.imdb_real.keep import NAMES as TRUTHS
+from benchmarks.imdb_real.keep import log_of
 from benchmarks.tables import print_table, write_json
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
@@ -93,9 +94,9 @@ def interval(values: Sequence[float | None]) -> Figure:
 def evaluate(calibrate: Rows, held_out: Rows) -> dict[str, Any]:
     """Everything that is measured."""
     found: dict[str, Any] = {}
-    for model in ("score", "twin"):
-        held = Resampled(with_scores_of(held_out, model))
-        name = "reward" if model == "score" else "twin"
+    models = {"reward": "score"} | ({"twin": "twin"} if "twin" in held_out[0]["candidates"][0] else {})
+    for name, column in models.items():
+        held = Resampled(with_scores_of(held_out, column))
         at_zero = {n: held.figures(held.settled("guardrail", (n,), (0.0,))) for n in SIZES}
         found[name] = {"auc": held.ranking(), "best_of_n_at_zero": at_zero}
     known, held = log_of_rows(calibrate), Resampled(log_of_rows(held_out))
@@ -129,7 +130,10 @@ def base_rates(rows: Rows) -> dict[str, Any]:
 def show(found: dict[str, Any]) -> None:
     """Print one table."""
     lines = [
-        [f"{model}: best-of-{n} at 0", *_cells(found[model]["best_of_n_at_zero"][n])] for model in ("reward", "twin") for n in SIZES
+        [f"{model}: best-of-{n} at 0", *_cells(found[model]["best_of_n_at_zero"][n])]
+        for model in ("reward", "twin")
+        if model in found
+        for n in SIZES
     ]
     lines.append(["best-of-32", *_cells(found["best_of_32"])])
     lines += [[name, *_cells(found[name])] for name in ("guardrail", "accelerator") if "thresholds" in found[name]]
@@ -147,12 +151,14 @@ def _cell(figure: Figure, digits: int) -> str:
 
 
 def main() -> None:
-    """Print the table; write JSON with --json."""
+    """Print a table for each truth; write JSON with --json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = evaluate(read_rows(HERE / "calibrate.jsonl.gz"), read_rows(HERE / "evaluate.jsonl.gz"))
-    show(found)
+    found = {name: evaluate(*(read_rows(log_of(name, role)) for role in ("calibrate", "evaluate"))) for name in TRUTHS}
+    for name, figures in found.items():
+        print(f"\ntruth: {name}\n")
+        show(figures)
     write_json(options.json, found)
 
 

@@ -1,7 +1,8 @@
 """Step 7: the scored logs without their texts, small enough to commit: ids, scores of both models, utilities, labels.
 
-``python -m benchmarks.imdb_real.keep`` reads WORK/reward-ROLE.jsonl.gz and WORK/twin-evaluate.jsonl.gz and writes ROLE.jsonl.gz
-beside this file: log rows for ``calibrate``, ``replay`` and ``report``, in the order of drawing. An id stands in for the prompt.
+``python -m benchmarks.imdb_real.keep [--work WORK] [--name NAME]`` reads WORK/reward-ROLE.jsonl.gz and, where it is there,
+WORK/twin-evaluate.jsonl.gz, and writes NAME-ROLE.jsonl.gz beside this file: log rows for ``calibrate``, ``replay`` and ``report``,
+in the order of drawing. An id stands in for the prompt.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.draw import WORK
 
 HERE = Path(__file__).parent
+#: The truths.
+NAMES = ("minilm", "words")
+
+
+def log_of(name: str, role: str) -> Path:
+    """The committed log of a truth's labels."""
+    return HERE / f"{name}-{role}.jsonl.gz"
 
 
 def kept(scored: dict[str, Any], twin: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -33,12 +41,14 @@ def main() -> None:
     """Write both roles; the twin calibrates nothing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=WORK)
-    work = parser.parse_args().work
-    pairs = zip(*(read_rows(work / f"{model}-evaluate.jsonl.gz") for model in ("reward", "twin")), strict=True)
-    roles = {"calibrate": map(kept, read_rows(work / "reward-calibrate.jsonl.gz")), "evaluate": (kept(*pair) for pair in pairs)}
-    for role, rows in roles.items():
+    parser.add_argument("--name", default=NAMES[0], choices=NAMES, help="of the truth that labelled them")
+    options = parser.parse_args()
+    for role in ("calibrate", "evaluate"):
+        twin = options.work / f"twin-{role}.jsonl.gz"
+        logs = [options.work / f"reward-{role}.jsonl.gz", *([twin] if twin.exists() else [])]
+        rows = (kept(*each) for each in zip(*map(read_rows, logs), strict=True))
         # Without a time stamp, so that the same rows are the same bytes.
-        with (HERE / f"{role}.jsonl.gz").open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
+        with log_of(options.name, role).open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
             file.writelines((json.dumps(row) + "\n").encode() for row in rows)
 
 

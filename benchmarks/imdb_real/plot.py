@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/imdb_real.json"))
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/images/imdb_real.svg"))
     options = parser.parse_args()
-    draw(json.loads(options.results.read_text(encoding="utf-8")), options.output)
+    draw(json.loads(options.results.read_text(encoding="utf-8"))["minilm"], options.output)
 
 
 if __name__ == "__main__":
