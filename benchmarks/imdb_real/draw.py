@@ -27,7 +27,7 @@ PROMPT_TOKENS = 24
 SAMPLING = {"temperature": 1.0, "top_k": 50, "max_new_tokens": 40}
 
 #: Prompts and draws of each role; their slices of the test reviews are disjoint (:data:`benchmarks.imdb.reviews.ROLES`).
-ROLES = {"choices": (300, 10), "develop": (150, 32), "calibrate": (400, 32), "evaluate": (400, 32)}
+ROLES = {"choices": (500, 10), "develop": (150, 32), "calibrate": (250, 32), "evaluate": (250, 32)}
 
 
 def generator() -> TransformersGenerator:

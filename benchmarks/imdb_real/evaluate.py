@@ -155,7 +155,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = {name: evaluate(*(read_rows(log_of(name, role)) for role in ("calibrate", "evaluate"))) for name in TRUTHS}
+    found = {
+        name: evaluate(*(read_rows(log_of(name, role)) for role in ("calibrate", "evaluate")))
+        for name in TRUTHS
+        if log_of(name, "evaluate").exists()
+    }
     for name, figures in found.items():
         print(f"\ntruth: {name}\n")
         show(figures)

@@ -30,6 +30,8 @@ def draw(found: dict[str, Any], output: Path) -> None:
         ("twin", "best-of-N at 0, trained without “neither”", "#888888"),
         ("reward", "best-of-N at 0", "#c0392b"),
     ):
+        if name not in found:
+            continue
         by_size = found[name]["best_of_n_at_zero"]
         points(axes, [float(n) for n in by_size], [by_size[n][RATE] for n in by_size], label=label, color=color, marker="o")
     guard = found["guardrail"]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
+import pytest
 
+from benchmarks.imdb.sample import read_rows
+from benchmarks.imdb_real.evaluate import NAMES, SIZES, Resampled, with_scores_of
 from benchmarks.imdb_real.human import window
-from benchmarks.imdb_real.keep import kept
+from benchmarks.imdb_real.keep import HERE, kept, log_of
+from benchmarks.imdb_real.keep import NAMES as TRUTHS
 from benchmarks.imdb_real.label import choice_rows, cut_of, log_row
+from bonmini_guard.cli import main
 
 
 def _row(*scores):
@@ -44,3 +50,34 @@ def test_no_text_is_kept():
     assert row["prompt"] == "a"
     assert [set(c) for c in row["candidates"]] == [{"text", "score", "twin", "utility", "acceptable"}] * 2
     assert [c["text"] for c in row["candidates"]] == ["", ""]
+
+
+RESULTS = json.loads((HERE.parent / "results" / "imdb_real.json").read_text(encoding="utf-8"))
+SHOWN = [name for name in TRUTHS if name in RESULTS]
+
+
+@pytest.mark.parametrize("truth", SHOWN)
+def test_calibrate_and_replay_give_the_committed_figures(truth, tmp_path, capsys):
+    profile, results = tmp_path / "guardrail.json", RESULTS[truth]
+    asked = ["--mode", "guardrail", "--risk", "false_acceptance", "--alpha", "0.1", "--delta", "0.1", "-o", str(profile)]
+    assert main(["calibrate", str(log_of(truth, "calibrate")), *asked]) == 0
+    assert capsys.readouterr().out.strip() == results["guardrail"]["sentence"]
+    main(["replay", str(log_of(truth, "evaluate")), "--profile", str(profile), "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    for name in NAMES:
+        assert figures[name] == pytest.approx(results["guardrail"][name][0]), name
+        assert figures["best_of_n"][name] == pytest.approx(results["best_of_32"][name][0]), name
+        assert figures["best_of_n_at_zero"][name] == pytest.approx(results["reward"]["best_of_n_at_zero"]["32"][name][0]), name
+
+
+@pytest.mark.parametrize("truth", SHOWN)
+def test_what_the_results_say_of_the_committed_logs(truth):
+    held_out, results = read_rows(log_of(truth, "evaluate")), RESULTS[truth]
+    held = Resampled(with_scores_of(held_out, "score"))
+    committed = results["reward"]["best_of_n_at_zero"]
+    for n in SIZES:
+        served_bad = held.settled("guardrail", (n,), (0.0,)).served_bad.sum()
+        assert committed[str(n)]["false_acceptances"][0] == pytest.approx(served_bad)
+    assert len(held_out) == results["draws"]["evaluate"]["prompts"]
+    growth = [committed[str(n)]["false_acceptance_rate"][0] for n in SIZES]
+    assert growth == sorted(growth)
