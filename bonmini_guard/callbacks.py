@@ -17,7 +17,7 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.detach import langsmith, langsmith_set
 from bonmini_guard.options import GuardOptions
 from bonmini_guard.policy import Decision, Policy, State
-from bonmini_guard.result import Candidate
+from bonmini_guard.result import Candidate, finite
 
 #: Name of the custom event that tells how far a request is.
 PROGRESS = "bonmini_guard.progress"
@@ -70,7 +70,7 @@ class CallbackObserver:
     def _about(self, candidate: Candidate) -> dict[str, Any]:
         about: dict[str, Any] = {
             "score": candidate.score,
-            "raw_score": candidate.raw_score,
+            "raw_score": finite(candidate.raw_score),
             "failed": candidate.failed,
             "error": type(candidate.error).__name__ if candidate.error is not None else None,
             "seconds": _span(candidate.started, candidate.finished),

@@ -183,15 +183,20 @@ class GuardResult:
             "decision": self.decision,
             "reason": self.reason,
             "score": self.score,
-            "raw_score": None if self.selected is None else self.selected.raw_score,
+            "raw_score": None if self.selected is None else finite(self.selected.raw_score),
             "acceptance_probability": self.acceptance_probability,
-            "threshold": None if self.threshold is None or math.isinf(self.threshold) else self.threshold,
+            "threshold": finite(self.threshold),
             "draws": self.draws,
             "failed_draws": sum(candidate.message is None for candidate in self.candidates),
             "loops": self.loops,
             "profile": self.profile,
             **({"request_id": self.request_id} if self.traced else {}),
         }
+
+
+def finite(number: float | None) -> float | None:
+    """The number, as strict JSON has it: None for what it has no words for."""
+    return None if number is None or not math.isfinite(number) else number
 
 
 def _restored(state: dict[str, Any]) -> GuardResult:

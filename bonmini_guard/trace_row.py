@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from langchain_core.messages import BaseMessage
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine import Engine
 from bonmini_guard.profile import ScoreTransform
-from bonmini_guard.result import Candidate, GuardResult
+from bonmini_guard.result import Candidate, GuardResult, finite
 
 Row = dict[str, Any]
 #: What to take out: texts of rejected candidates, all texts, or what a function of the row leaves; None drops the row.
@@ -82,7 +81,7 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
         "decision": result.decision,
         "reason": result.reason,
         "selected": _position(result.selected, shown.candidates),
-        "threshold": _finite(result.threshold),
+        "threshold": finite(result.threshold),
         "profile": result.profile,
         "seed": result.seed,
         "draws": result.draws,
@@ -102,7 +101,7 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
 def _ran_under(engine: Engine) -> Row:
     """Shape, thresholds (null: never exit) and transform; ``also`` names stop rules that the thresholds do not tell."""
     policy, transform = engine.policy, engine.transform
-    row: Row = {"schedule": list(policy.schedule), "thresholds": [_finite(t) for t in policy.thresholds], "exit": policy.exit}
+    row: Row = {"schedule": list(policy.schedule), "thresholds": [finite(t) for t in policy.thresholds], "exit": policy.exit}
     if policy.stop:
         row["also"] = repr(policy.stop)
     if isinstance(transform, ScoreTransform) and transform != ScoreTransform():
@@ -139,7 +138,7 @@ def _candidate(candidate: Candidate) -> Row:
     row: Row = {
         "text": "" if said is None else said.text,
         "score": candidate.score,
-        "raw_score": _finite(candidate.raw_score),
+        "raw_score": finite(candidate.raw_score),
         "loop": candidate.loop,
         "seed": candidate.seed,
     }
@@ -161,10 +160,6 @@ def _candidate(candidate: Candidate) -> Row:
 def _position(selected: Candidate | None, candidates: Sequence[Candidate]) -> int | None:
     """By identity: what was drawn anew for exploring is not what was served."""
     return next((position for position, candidate in enumerate(candidates) if candidate is selected), None)
-
-
-def _finite(number: float | None) -> float | None:
-    return None if number is None or not math.isfinite(number) else number
 
 
 def _mark(part: Any) -> str | None:

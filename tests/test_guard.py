@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 
 import pytest
@@ -300,3 +301,19 @@ def test_a_plain_callable_is_a_reward_model(asynchronous):
 
     guard = BestOfMiniN(generator=FakeGenerator(echo), reward_model=later if asynchronous else judge, mini_n=2, max_loops=1)
     assert guard.invoke("7").content == "7:good"
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("mode", ["guardrail", "accelerator"])
+def test_metadata_are_strict_json_whatever_a_scorer_says(score, mode):
+    guard = BestOfMiniN(
+        generator=FakeGenerator(["a", "b"]),
+        reward_model=lambda messages, candidates: [score] * len(candidates),
+        mode=mode,
+        schedule=[2],
+        threshold=0.0,
+        on_abstain="message" if mode == "guardrail" else "error",
+    )
+    message = guard.invoke("hi")
+    json.dumps(message.response_metadata, allow_nan=False)
+    assert message.response_metadata["bonmini_guard"]["raw_score"] is None
