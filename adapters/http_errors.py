@@ -4,7 +4,7 @@
 
     BonMiniGuardError
     └── EndpointError                      .status, .error_type, .retryable, .retry_after; the cause is chained
-        ├── Overloaded                     429, 503: it takes no more requests at present
+        ├── Overloaded                     429, 503, 529: it takes no more requests at present
         ├── RequestRejected                400, 401, 403, 404, 422, redirects: the same request will fail again
         ├── EndpointTimeout                408, 504, or no answer in time
         ├── EndpointUnreachable            502, refused, reset, or broken off
@@ -18,6 +18,7 @@ Messages hold what the server said about the error, never a candidate's text and
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import math
 import time
@@ -112,6 +113,7 @@ _BY_STATUS: dict[int, type[EndpointError]] = {
     429: Overloaded,
     502: EndpointUnreachable,
     503: Overloaded,
+    529: Overloaded,
     504: EndpointTimeout,
 }
 _CURES = {
@@ -161,16 +163,23 @@ def from_response(response: Any, secret: str | None = None, quiet: bool = False)
         secret: a token that must not show.
         quiet: leave out the server's words, which may quote what was sent to it.
     """
-    try:
-        body = response.json()
-    except Exception:
-        # A stream that was not read, or no JSON: the status says enough.
-        body = None
+    body = _body(response)
     status = int(response.status_code)
     moved = " (it redirects: give its final address as base_url)" if 300 <= status < 400 else ""
     error = _typed(status, body, f"the endpoint answered {status}{moved}", secret, quiet)
     error.retry_after = _retry_after(response.headers, error.retry_after)
     return error
+
+
+def _body(response: Any) -> Any:
+    """What it holds: JSON, else a plain text; of pages for people, and of streams that were not read, the status says enough."""
+    try:
+        return response.json()
+    except Exception:
+        with contextlib.suppress(Exception):
+            text = str(response.text).strip()
+            return None if text.startswith("<") or "\ufffd" in text else text
+    return None
 
 
 def from_answer(body: Any, secret: str | None = None) -> EndpointError | None:

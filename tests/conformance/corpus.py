@@ -231,6 +231,37 @@ TEXTS = [
     ),
     Case("finish null, body whole", "MicrosoftDocs/azure-docs#109589", whole(finish=None), None, finish=None),
     Case("finish null, stream ended", "codecompanion, ollama", None, stream(finish=None), finish=None),
+    Case("finish end_turn", "Anthropic's compatible route", whole(finish="end_turn"), stream(finish="end_turn"), finish="end_turn"),
+    Case(
+        "usage with costs",
+        "OpenRouter, usage accounting",
+        whole(usage=USAGE | {"cost": 0.0001, "is_byok": False, "completion_tokens_details": {"reasoning_tokens": 0}}),
+        stream(usage=USAGE | {"cost": 0.0001, "completion_tokens_details": {"reasoning_tokens": None}}),
+    ),
+    Case(
+        "log-probabilities",
+        "OpenAI's API reference",
+        whole(logprobs={"content": [{"token": "It", "logprob": -0.1, "bytes": [73], "top_logprobs": []}], "refusal": None}),
+        [each | {"choices": [{**one, "logprobs": {"content": None}} for one in each["choices"]]} for each in stream()],
+    ),
+    Case(
+        "annotations, audio and function_call",
+        "OpenAI, search models",
+        whole({"content": "It is 42.", "annotations": [], "audio": None, "function_call": None}),
+        stream({"content": "It is 42.", "annotations": [], "audio": None, "function_call": None}),
+    ),
+    Case(
+        "chunks without choices between",
+        "LiteLLM's proxy, Databricks",
+        None,
+        [stream()[0], chunk() | {"choices": []}, *stream()[1:]],
+    ),
+    Case(
+        "tier and fingerprint null",
+        "Groq, xAI",
+        whole() | {"service_tier": None, "system_fingerprint": None, "x_groq": {"id": "r"}},
+        [each | {"service_tier": None, "system_fingerprint": None, "x_groq": {"id": "r"}} for each in stream()],
+    ),
     Case(
         "finish tool_calls without calls",
         "ollama#8517",
@@ -514,5 +545,15 @@ ERRORS = [
     failed("502 as html", "nginx", 502, "<html>bad gateway</html>", "EndpointUnreachable"),
     failed("503 as a text", "llama.cpp", 503, {"error": "Loading model"}, "Overloaded", "Loading model"),
     failed("504", "cloud gateways", 504, "", "EndpointTimeout"),
+    failed("408", "cloud gateways", 408, {"error": {"message": "request timed out"}}, "EndpointTimeout", "timed out"),
+    failed(
+        "529, overloaded",
+        "Anthropic's compatible route",
+        529,
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
+        "Overloaded",
+        "Overloaded",
+    ),
+    failed("400, a bare text", "TabbyAPI", 400, "context length exceeded", "RequestRejected", "context length"),
 ]
 CASES = [*TEXTS, *CALLS, *ERRORS]
