@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.gateway import wire
 from bonmini_guard.gateway.config import Configuration
+from bonmini_guard.gateway.feedback import Feedback, join
 from bonmini_guard.gateway.metrics import Metrics
 from bonmini_guard.gateway.models import Guarded, Upstream
 from bonmini_guard.gateway.refusals import body_of, refusal_of
@@ -74,9 +75,10 @@ class Gateway(Door):
     def routes(self) -> list[Route]:
         """What is answered, and by what."""
         return [
-            Route("/v1/chat/completions", _Asgi(self._chat), methods=["POST"]),
-            Route("/v1/models", self._secured(self._models)),
-            Route("/metrics", self._secured(self._told)),
+            Route("/v1/chat/completions", self, methods=["POST"]),
+            Route("/v1/feedback", self._feedback, methods=["POST"]),
+            Route("/v1/models", self.secured(self._models, body_of)),
+            Route("/metrics", self.secured(self._told, body_of)),
             Route("/health", self._health),
             Route("/ready", self._ready),
         ]
@@ -103,7 +105,8 @@ class Gateway(Door):
 
     # Chat completions
 
-    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for a chat completion."""
         request, note = Request(scope, receive), Note()
         try:
             async with self.entered(request) as body:
@@ -111,7 +114,7 @@ class Gateway(Door):
         except (ClientDisconnect, OSError):
             pass
         except Exception as error:
-            await self._respond(_refused(error), False, note)(scope, receive, send)
+            await _respond(_refused(error), note)(scope, receive, send)
         finally:
             self._metrics.answered(note.model, note.status, perf_counter() - note.begun)
             logger.info("%s", note.line())
@@ -129,7 +132,12 @@ class Gateway(Door):
         work = asyncio.ensure_future(self._outcome(model, wanted, group))
         leaving = asyncio.ensure_future(gone(request))
         try:
-            await self._decided(request, work, leaving, bool(wanted.stream), wanted.with_usage, send, note)
+            begun = await self._wait(work, leaving, bool(wanted.stream), send)
+            response = _respond(work.result(), note, wanted, begun)
+            if begun:
+                await send({"type": "http.response.body", "body": bytes(response.body)})
+            else:
+                await response(request.scope, request.receive, send)
         finally:
             work.cancel()
             leaving.cancel()
@@ -141,56 +149,44 @@ class Gateway(Door):
         except Exception as error:
             return _refused(error)
 
-    async def _decided(  # noqa: PLR0917 - called once, above
-        self,
-        request: Request,
-        work: asyncio.Future[Outcome],
-        leaving: asyncio.Future[None],
-        stream: bool,
-        with_usage: bool,
-        send: Send,
-        note: Note,
-    ) -> None:
-        """Wait for the outcome and send it; a stream that waits long begins with signs of life."""
+    async def _wait(self, work: asyncio.Future[Outcome], leaving: asyncio.Future[None], stream: bool, send: Send) -> bool:
+        """Wait for the outcome; a stream that waits long begins with signs of life. Whether it has begun."""
         begun = False
         while True:
             await asyncio.wait((work, leaving), timeout=self._keep_alive if stream else None, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                break
+                return begun
             if leaving.done():
                 raise ClientDisconnect
             if not begun:
                 await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", _EVENTS.encode())]})
             begun = True
             await send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
-        response = self._respond(work.result(), stream, note, with_usage, begun)
-        if begun:
-            await send({"type": "http.response.body", "body": bytes(response.body)})
-        else:
-            await response(request.scope, request.receive, send)
 
-    def _respond(self, outcome: Outcome, stream: bool, note: Note, with_usage: bool = False, begun: bool = False) -> Response:
-        if isinstance(outcome, Refused):
-            note.status, note.about = outcome.status, {"error": outcome.kind} | getattr(outcome, "about", {})
-            said = body_of(outcome)
-            return Response(wire.event(said)) if begun else JSONResponse(said, outcome.status, outcome.headers)
-        note.status, note.about = 200, outcome["bonmini_guard"]
-        headers = wire.headers(note.about)
-        if not stream:
-            return JSONResponse(outcome, headers=headers)
-        return Response(b"".join(wire.chunks(outcome, with_usage)), media_type=_EVENTS, headers=headers)
+    # Feedback
+
+    async def _feedback(self, request: Request) -> Response:
+        try:
+            async with self.entered(request) as body:
+                said = read(Feedback, body)
+                if not await self._joined(said):
+                    raise Refused(404, "not_found", "request_id: there is no trace of that request, or not yet")
+        except Exception as error:
+            refused = _refused(error)
+            return JSONResponse(body_of(refused), refused.status, refused.headers)
+        self._metrics.thumbs.labels(said.thumbs).inc()
+        return JSONResponse({"status": "noted"})
+
+    async def _joined(self, said: Feedback) -> bool:
+        for model in self._configuration.models.values():
+            traces = model.guard.options["trace_to"] if isinstance(model, Guarded) else None
+            if isinstance(model, Guarded) and isinstance(traces, str):
+                await model.guard.aflush()
+                if await asyncio.to_thread(join, traces, said):
+                    return True
+        return False
 
     # What an operator needs
-
-    def _secured(self, answer: Callable[[], Response]) -> Callable[[Request], Any]:
-        async def endpoint(request: Request) -> Response:
-            try:
-                self.check_key(request)
-            except Refused as refused:
-                return JSONResponse(body_of(refused), refused.status)
-            return answer()
-
-        return endpoint
 
     def _models(self) -> Response:
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "bonmini-guard"} for name in self._configuration.models]
@@ -209,14 +205,17 @@ class Gateway(Door):
         return JSONResponse({"status": state, "models": list(self._configuration.models)}, 503 if self.ending else 200)
 
 
-class _Asgi:
-    """A function of ASGI as what Starlette takes for an application."""
-
-    def __init__(self, function: Callable[[Scope, Receive, Send], Any]) -> None:
-        self._function = function
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._function(scope, receive, send)
+def _respond(outcome: Outcome, note: Note, wanted: wire.ChatRequest | None = None, begun: bool = False) -> Response:
+    """The response to an outcome; its body alone is used where a stream has begun."""
+    if isinstance(outcome, Refused):
+        note.status, note.about = outcome.status, {"error": outcome.kind} | getattr(outcome, "about", {})
+        said = body_of(outcome)
+        return Response(wire.event(said)) if begun else JSONResponse(said, outcome.status, outcome.headers)
+    note.status, note.about = 200, outcome["bonmini_guard"]
+    headers = wire.headers(note.about)
+    if wanted is None or not wanted.stream:
+        return JSONResponse(outcome, headers=headers)
+    return Response(b"".join(wire.chunks(outcome, wanted.with_usage)), media_type=_EVENTS, headers=headers)
 
 
 def _refused(error: Exception) -> Refused:

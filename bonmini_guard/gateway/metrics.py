@@ -49,6 +49,7 @@ class Metrics:
         self._read = {
             name: Gauge(f"bonmini_guard_{name}", said, ["guard", "what"], registry=registry) for name, said in _READ.items()
         }
+        self.thumbs = Counter("bonmini_guard_feedback", "Thumbs that users volunteered", ["thumbs"], registry=registry)
         about = "0 while an upstream is left alone because it fails"
         self._upstream = Gauge("bonmini_guard_upstream_up", about, ["upstream"], registry=registry)
         inside = Gauge("bonmini_guard_requests_in_flight", "Requests that wait or run", registry=registry)

@@ -18,7 +18,7 @@ from bonmini_guard.policy import check_schedule, check_thresholds
 #: Scores beyond this are no scores: half the largest double, so that thresholds between scores, and beyond the least, have room.
 LARGEST = sys.float_info.max / 2
 #: What ``label_sampling`` may say of a row whose labels were not drawn at random.
-NOT_RANDOM = ("informative", "choices")
+NOT_RANDOM = ("informative", "choices", "volunteered")
 
 
 def refusal(place: str, problem: str, cure: str) -> InputError:

@@ -7,13 +7,14 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bonmini_guard.errors import MissingExtraError
 
 try:
     from starlette.applications import Starlette
     from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, Response
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "starlette", "serve") from error
 
@@ -87,6 +88,20 @@ class Door:
         # All are compared, so that the time tells nothing.
         if self._keys and sum(hmac.compare_digest(shown, key) for key in self._keys) == 0:
             raise Refused(401, "unauthorized", "show the server's token as 'Authorization: Bearer ...'")
+
+    def secured(
+        self, answer: Callable[[], Response], shape: Callable[[Refused], dict[str, Any]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """A route for who shows a key; ``shape`` makes the body of a refusal."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                self.check_key(request)
+            except Refused as refused:
+                return JSONResponse(shape(refused), refused.status)
+            return answer()
+
+        return endpoint
 
     @asynccontextmanager
     async def entered(self, request: Request) -> AsyncIterator[bytes]:

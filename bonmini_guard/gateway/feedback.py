@@ -1,0 +1,58 @@
+"""What users say of an answer, beside its trace: volunteered, so nothing is ever certified on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bonmini_guard.logs.appending import encoded
+from bonmini_guard.server.door import Refused
+from bonmini_guard.trace_files import TraceFile
+from bonmini_guard.trace_row import Row
+
+
+class Feedback(BaseModel):
+    """A thumb for the answer of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+    request_id: Annotated[str, Field(pattern="^(chatcmpl-)?[0-9a-f]{32}$")]
+    thumbs: Literal["up", "down"]
+
+
+def join(traces: str | os.PathLike[str], feedback: Feedback) -> bool:
+    """Append the trace's row with the label to the file of feedback beside the traces; whether there is such a row.
+
+    Raises:
+        Refused: it is one of a request that was not answered.
+        OSError: a file cannot be read or written.
+    """
+    row = _row(Path(traces), feedback.request_id.removeprefix("chatcmpl-"))
+    if row is None:
+        return False
+    served = row.get("served", None if row.get("decision") == "abstained" else row.get("selected"))
+    if served is None:
+        raise Refused(400, "invalid_request", "request_id: that request was not answered")
+    row["candidates"][served]["acceptable"] = feedback.thumbs == "up"
+    path = Path(traces)
+    file = TraceFile(path.with_name(f"{path.stem}.feedback{path.suffix}"), max_bytes=64 * 2**20)
+    try:
+        file.append(encoded(row | {"label_sampling": "volunteered"}))
+    finally:
+        file.close()
+    return True
+
+
+def _row(traces: Path, name: str) -> Row | None:
+    """The row of a request, the newest files first; most lines need not be parsed for that."""
+    for path in reversed(TraceFile(traces, max_bytes=1).files()):
+        with path.open("rb") as file:
+            for line in file:
+                if name.encode() in line and line.endswith(b"\n"):
+                    row: Row = json.loads(line)
+                    if row.get("id") == name:
+                        return row
+    return None

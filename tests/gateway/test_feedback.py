@@ -1,0 +1,55 @@
+"""What users say of an answer is kept beside its trace, and nothing is certified on it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.gateway.conftest import REJECTED, always
+
+pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+ASKED = [{"role": "user", "content": "q"}]
+
+
+def test_a_thumb_joins_the_trace_of_its_request(house):
+    with house.open({"guarded": 'schedule = [2]\ntrace_to = "traces.jsonl"', "silent": "schedule = [2]"}):
+        first = house.client.chat.completions.create(model="guarded", messages=ASKED)
+        name = first.bonmini_guard["request_id"]
+        assert house.post("/v1/feedback", request_id=name, thumbs="down").json() == {"status": "noted"}
+        assert house.post("/v1/feedback", request_id=first.id, thumbs="up").status_code == 200
+        silent = house.client.chat.completions.create(model="silent", messages=ASKED)
+        house.upstream.text = always(REJECTED)
+        abstained = house.client.chat.completions.create(model="guarded", messages=ASKED)
+        assert house.post("/v1/feedback", request_id=silent.id, thumbs="up").status_code == 404
+        refused = house.post("/v1/feedback", request_id=abstained.id, thumbs="up")
+        assert (refused.status_code, "not answered" in refused.text) == (400, True)
+        assert house.post("/v1/feedback", request_id="../x", thumbs="up").status_code == 400
+        assert house.post("/v1/feedback", key="wrong", request_id=name, thumbs="up").status_code == 401
+        assert 'bonmini_guard_feedback_total{thumbs="down"} 1.0' in house.metrics()
+    rows = [json.loads(line) for line in (house.folder / "traces.feedback.jsonl").read_text().splitlines()]
+    traced = [json.loads(line) for line in (house.folder / "traces.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [name, name] == [traced[0]["id"]] * 2
+    assert [row["candidates"][row["selected"]]["acceptable"] for row in rows] == [False, True]
+    assert {row["label_sampling"] for row in rows} == {"volunteered"}
+
+
+def test_a_conversation_is_the_group_of_its_trace(house):
+    with house.open({"guarded": 'schedule = [1]\ntrace_to = "traces.jsonl"'}):
+        client = house.client
+        client.chat.completions.create(model="guarded", messages=ASKED, metadata={"conversation_id": "c-1"})
+        client.chat.completions.create(model="guarded", messages=ASKED, extra_headers={"x-conversation-id": "c-2"})
+    assert [json.loads(line)["group"] for line in (house.folder / "traces.jsonl").read_text().splitlines()] == ["c-1", "c-2"]
+    assert all("metadata" not in body for _, _, body in house.upstream.requests)
+
+
+def test_in_shadow_the_upstreams_answer_is_served_and_judged_afterwards(house):
+    house.upstream.text = always(REJECTED)
+    options = 'schedule = [2, 2]\nshadow = 1.0\nexplore = 1.0\ntrace_to = "traces.jsonl"'
+    with house.open({"guarded": options}):
+        answer = house.client.chat.completions.create(model="guarded", messages=ASKED)
+        assert answer.choices[0].message.content == REJECTED
+        assert answer.bonmini_guard["decision"] == "shadow"
+    (row,) = [json.loads(line) for line in (house.folder / "traces.jsonl").read_text().splitlines()]
+    assert (row["shadow"], row["served"], row["complete"], len(row["candidates"])) == (True, 0, True, 4)
