@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from bonmini_guard.commands.serve import add_address, is_loopback
+from bonmini_guard.commands.serve import add_address, is_loopback, limits_of
 from bonmini_guard.errors import ConfigurationError
 
 HELP = "serve guards as models behind OpenAI's chat protocol"
@@ -23,7 +23,6 @@ def run(options: argparse.Namespace) -> int:
     """Build the guards and serve until SIGTERM."""
     from bonmini_guard.gateway.app import Gateway
     from bonmini_guard.gateway.config import Configuration
-    from bonmini_guard.server.door import Limits
     from bonmini_guard.server.running import run as serve
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -35,7 +34,5 @@ def run(options: argparse.Namespace) -> int:
             f"--host {options.host} can be reached from outside: name variables that hold keys in {options.guards}, e.g. "
             'keys_env = ["GATEWAY_KEY"]'
         )
-    body = options.max_body_mb * 2**20
-    gateway = Gateway(configuration, Limits(body, options.max_requests, max(8 * body, 64 * 2**20)))
-    serve(gateway, options.host, options.port, options.drain)
+    serve(Gateway(configuration, limits_of(options)), options.host, options.port, options.drain)
     return 0

@@ -7,9 +7,13 @@ import ipaddress
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.server import TOKEN
+
+if TYPE_CHECKING:
+    from bonmini_guard.server.door import Limits
 
 HELP = "serve a reward model over HTTP: our own route, and those of TEI and vLLM"
 #: Tokens of the longest text for a model that has no limit of its own.
@@ -36,6 +40,14 @@ def add_address(parser: argparse.ArgumentParser, about: str, port: int, requests
     parser.add_argument("--drain", type=_positive, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
 
 
+def limits_of(options: argparse.Namespace) -> Limits:
+    """What a server takes, from the options."""
+    from bonmini_guard.server.door import Limits
+
+    body = options.max_body_mb * 2**20
+    return Limits(body, options.max_requests, max(8 * body, 64 * 2**20))
+
+
 def run(options: argparse.Namespace) -> int:
     """Load the model and serve until SIGTERM."""
     # Without the newline that files of secrets end in: a client strips it too.
@@ -44,7 +56,6 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"--host {options.host} can be reached from outside: set a token in the environment as {TOKEN}")
     from bonmini_guard.reward.declared import load_scorer
     from bonmini_guard.server.app import ScoringServer
-    from bonmini_guard.server.door import Limits
     from bonmini_guard.server.running import run as serve
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -58,9 +69,7 @@ def run(options: argparse.Namespace) -> int:
     if getattr(model, "max_length", _LONGEST) is None:
         model.close()
         raise ConfigurationError(f"{options.reward_model} has no limit of its own: give one, e.g. --max-length {_LONGEST}")
-    body = options.max_body_mb * 2**20
-    server = ScoringServer(model, token, Limits(body, options.max_requests, max(8 * body, 64 * 2**20)))
-    serve(server, options.host, options.port, options.drain)
+    serve(ScoringServer(model, token, limits_of(options)), options.host, options.port, options.drain)
     return 0
 
 

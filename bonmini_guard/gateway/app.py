@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -36,23 +35,11 @@ KEEP_ALIVE = 10.0
 _LAST = 10.0
 _EVENTS = "text/event-stream"
 
+#: What the log says of a request, of what the guard says: no text.
+_NOTED = ("request_id", "decision", "reason", "draws", "error")
+
 Outcome = dict[str, Any] | Refused
-
-
-@dataclass
-class Note:
-    """What the log says of a request: no text."""
-
-    begun: float = field(default_factory=perf_counter)
-    model: str = "-"
-    status: int = GONE
-    about: dict[str, Any] = field(default_factory=dict)
-
-    def line(self) -> str:
-        """As JSON."""
-        told = {"status": self.status, "model": self.model, "seconds": round(perf_counter() - self.begun, 4)}
-        kept = ("request_id", "decision", "reason", "draws", "error")
-        return json.dumps(told | {key: self.about[key] for key in kept if key in self.about})
+Note = dict[str, Any]
 
 
 class Gateway(Door):
@@ -107,7 +94,7 @@ class Gateway(Door):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for a chat completion."""
-        request, note = Request(scope, receive), Note()
+        request, note, begun = Request(scope, receive), {"status": GONE, "model": "-"}, perf_counter()
         try:
             async with self.entered(request) as body:
                 await self._answer(request, body, send, note)
@@ -116,17 +103,18 @@ class Gateway(Door):
         except Exception as error:
             await _respond(_refused(error), note)(scope, receive, send)
         finally:
-            self._metrics.answered(note.model, note.status, perf_counter() - note.begun)
-            logger.info("%s", note.line())
+            seconds = perf_counter() - begun
+            self._metrics.answered(str(note["model"]), int(note["status"]), seconds)
+            logger.info("%s", json.dumps({**note, "seconds": round(seconds, 4)}))
 
     async def _answer(self, request: Request, body: bytes, send: Send, note: Note) -> None:
         wanted = read(wire.ChatRequest, body)
         model = self._configuration.models.get(wanted.model)
         if model is None:
             raise Refused(404, "model_not_found", "there is no such model here; GET /v1/models lists those that there are")
-        note.model = wanted.model
+        note["model"] = wanted.model
         if isinstance(model, Upstream):
-            note.status = await while_connected(request, model.pass_on(body, send))
+            note["status"] = await while_connected(request, model.pass_on(body, send))
             return
         group = request.headers.get("x-conversation-id") or wanted.group
         work = asyncio.ensure_future(self._outcome(model, wanted, group))
@@ -207,12 +195,14 @@ class Gateway(Door):
 
 def _respond(outcome: Outcome, note: Note, wanted: wire.ChatRequest | None = None, begun: bool = False) -> Response:
     """The response to an outcome; its body alone is used where a stream has begun."""
+    about = {"error": outcome.kind, **getattr(outcome, "about", {})} if isinstance(outcome, Refused) else outcome["bonmini_guard"]
+    note.update(
+        status=outcome.status if isinstance(outcome, Refused) else 200, **{key: about[key] for key in _NOTED if key in about}
+    )
     if isinstance(outcome, Refused):
-        note.status, note.about = outcome.status, {"error": outcome.kind} | getattr(outcome, "about", {})
         said = body_of(outcome)
         return Response(wire.event(said)) if begun else JSONResponse(said, outcome.status, outcome.headers)
-    note.status, note.about = 200, outcome["bonmini_guard"]
-    headers = wire.headers(note.about)
+    headers = wire.headers(about)
     if wanted is None or not wanted.stream:
         return JSONResponse(outcome, headers=headers)
     return Response(b"".join(wire.chunks(outcome, wanted.with_usage)), media_type=_EVENTS, headers=headers)

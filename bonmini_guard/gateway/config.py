@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from bonmini_guard.adapters.circuit import CircuitBreaker
 from bonmini_guard.adapters.http import Endpoint
 from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
 from bonmini_guard.conduct import Guard
@@ -62,7 +62,7 @@ class Configuration:
         path: of the file.
 
     Attributes:
-        models: what clients may ask for, by name.
+        models: what clients may ask for, by name; of a guard and an upstream with one name, the guard.
         breakers: of each upstream.
 
     Raises:
@@ -72,8 +72,6 @@ class Configuration:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._parts: dict[str, Any] = {}
-        self.models: dict[str, Guarded | Upstream] = {}
-        self.breakers: dict[str, CircuitBreaker] = {}
         self.load()
 
     def keys(self) -> list[str]:
@@ -82,98 +80,95 @@ class Configuration:
 
     def load(self) -> None:
         """Build what the file says now; if that fails, everything stays as it was."""
-        file, before, self._parts = self._read(), self._parts, {}
+        file = self._read()
+        before, self._parts = self._parts, {}
         try:
-            generators = {name: self._part(before, name, table, self._generator) for name, table in file.upstreams.items()}
-            guards = {name: self._guarded(before, name, table, generators) for name, table in file.guards.items()}
-            open_ones = {
-                name: self._unguarded(name, table, generators[name]) for name, table in file.upstreams.items() if table.unguarded
+            generators = {
+                name: self._part(before, f"upstreams.{name}", table.model_dump(), partial(self._generator, table))
+                for name, table in file.upstreams.items()
             }
+            guards = {name: self._guarded(before, f"guards.{name}", table, generators) for name, table in file.guards.items()}
         except BaseException:
             self._parts = before
             raise
-        if twice := guards.keys() & open_ones.keys():
-            raise ConfigurationError(f"{self.path}: {min(twice)!r} is both a guard and an unguarded upstream: rename one")
-        self.models = guards | open_ones
-        self.breakers = {name: part.circuit for name, part in generators.items() if isinstance(part, Endpoint)}
+        endpoints = {name: generator for name, generator in generators.items() if isinstance(generator, Endpoint)}
+        passed = {
+            name: Upstream(endpoint, table.model, self._secret(table.api_key_env))
+            for name, endpoint in endpoints.items()
+            if (table := file.upstreams[name]).unguarded and name not in guards
+        }
+        self.models: dict[str, Guarded | Upstream] = guards | passed
+        self.breakers = {name: endpoint.circuit for name, endpoint in endpoints.items()}
 
     def _read(self) -> File:
         try:
             return File.model_validate(tomllib.loads(self.path.read_text("utf-8")))
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{self.path}: {error}") from None
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ConfigurationError(f"{self.path}: {place}: {printable(first['msg'])}") from None
+            raise ConfigurationError(f"{self.path}: {'.'.join(map(str, first['loc']))}: {printable(first['msg'])}") from None
+        except ValueError as error:  # no TOML, or no text
+            raise ConfigurationError(f"{self.path}: {error}") from None
 
     # Parts
 
-    def _part(self, before: Mapping[str, Any], name: str, table: BaseModel, build: Any) -> Any:
-        key = f"{build.__name__} {name} {table.model_dump_json()}"
+    def _part(self, before: Mapping[str, Any], place: str, about: Any, build: Callable[[], Any]) -> Any:
+        """What was built before from the same words, or is built now."""
+        key = f"{place} {json.dumps(about, sort_keys=True, default=str)}"
         try:
-            part = self._parts[key] = before[key] if key in before else build(table)
+            if key not in self._parts:
+                self._parts[key] = before[key] if key in before else build()
         except BonMiniGuardError as error:
-            raise ConfigurationError(f"{self.path}: {name}: {error}") from error
+            raise ConfigurationError(f"{self.path}: {place}: {error}") from error
         except TypeError as error:  # an argument that the part does not take
-            raise ConfigurationError(f"{self.path}: {name}: {str(error).partition('() ')[2] or error}") from error
-        return part
+            raise ConfigurationError(f"{self.path}: {place}: {str(error).partition('() ')[2] or error}") from error
+        return self._parts[key]
 
     def _generator(self, table: UpstreamTable) -> Any:
-        more = dict(table.model_extra or {})
+        more = table.model_extra or {}
         if (table.base_url is None) == (table.folder is None):
             raise ConfigurationError("give base_url or folder")
         if table.folder is not None:
             from bonmini_guard.adapters.local import TransformersGenerator
 
-            return TransformersGenerator.load(self._beside(table.folder), **more)
+            return TransformersGenerator.load(self._named(table.folder), **more)
         key = SecretStr(self._secret(table.api_key_env))
         # Streamed, so that proxies in between pass a cancellation on.
         return OpenAICompatibleGenerator(str(table.base_url), model=table.model, api_key=key, **{"stream": True, **more})
 
-    def _unguarded(self, name: str, table: UpstreamTable, generator: Any) -> Upstream:
-        if not isinstance(generator, Endpoint):
-            raise ConfigurationError(f"{self.path}: {name}: a folder cannot be served unguarded; give base_url")
-        return Upstream(generator, table.model, self._secret(table.api_key_env))
+    def _guarded(self, before: Mapping[str, Any], place: str, table: GuardTable, generators: Mapping[str, Any]) -> Guarded:
+        given = table.model_extra or {}
+        options = given | {key: str(self.path.parent / given[key]) for key in _PATHS if isinstance(given.get(key), str)}
+        spec = table.reward_model
+        scorer = self._part(before, "reward_model", spec, partial(self._scorer, spec))
 
-    def _guarded(self, before: Mapping[str, Any], name: str, table: GuardTable, generators: Mapping[str, Any]) -> Guarded:
-        try:
+        def build() -> Guarded:
             check_names([table.upstream], list(generators))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{self.path}: {name}: upstream: {str(error).removeprefix('unknown argument ')}") from None
-
-        def guarded(table: GuardTable) -> Guarded:
-            given = table.model_extra or {}
-            options = given | {key: self._beside(given[key]) for key in _PATHS if isinstance(given.get(key), str)}
-            guard = Guard(generators[table.upstream], self._scorer(before, table), **options)
+            guard = Guard(generators[table.upstream], scorer, **options)
             return Guarded(guard, table.on_abstain, table.shadow, table.client_sampling)
 
-        known: Guarded = self._part(before, name, table, guarded)
-        # A guard goes with its upstream.
-        return known if known.guard.generator is generators[table.upstream] else self._part({}, name, table, guarded)
+        # Rebuilt with its parts, and for a profile that was written anew.
+        profile = Path(options.get("profile") or os.devnull)
+        parts = [id(generators.get(table.upstream)), id(scorer), profile.stat().st_mtime_ns if profile.exists() else None]
+        guarded: Guarded = self._part(before, place, [table.model_dump(), parts], build)
+        return guarded
 
-    def _scorer(self, before: Mapping[str, Any], table: GuardTable) -> Any:
-        key = f"scorer {json.dumps(table.reward_model, sort_keys=True)}"
-        self._parts[key] = self._parts.get(key) or before.get(key) or self._load_scorer(table.reward_model)
-        return self._parts[key]
-
-    def _load_scorer(self, spec: str | dict[str, Any]) -> Any:
+    def _scorer(self, spec: str | dict[str, Any]) -> Any:
         if isinstance(spec, str):
             from bonmini_guard import RewardModel
 
-            return RewardModel.load(self._beside(spec))
+            return RewardModel.load(self._named(spec))
         from bonmini_guard.adapters import RemoteRewardModel
 
         more = {**spec}
         key = self._secret(more.pop("api_key_env", None))
         return RemoteRewardModel(more.pop("endpoint", ""), api_key=key, **more)
 
-    def _beside(self, name: str) -> str:
-        """A path as seen from the file; what is none there is a name."""
+    def _named(self, name: str) -> str:
+        """A folder beside the file, or else the name of a model."""
         path = self.path.parent / name
-        return str(path) if path.exists() or path.suffix else name
+        return str(path) if path.exists() else name
 
     def _secret(self, variable: str | None) -> str:
         if variable is None:

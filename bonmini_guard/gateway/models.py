@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -23,6 +22,8 @@ from bonmini_guard.gateway.wire import ChatRequest, abstention, completion
 from bonmini_guard.result import GuardResult
 from bonmini_guard.shadow import ShadowBestOfMiniN
 
+#: For an answer that is passed through.
+_PATIENCE = httpx.Timeout(600.0, connect=10.0)
 OnAbstain = Literal["refusal", "message", "error"]
 
 
@@ -99,7 +100,7 @@ class Upstream:
 
     def __init__(self, endpoint: Endpoint, model: str | None, key: str) -> None:
         self._url, self._model = f"{endpoint.base_url}/chat/completions", model
-        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     async def pass_on(self, body: bytes, send: Send) -> int:
         """Send a request on as it is, and its answer back as it comes; the status.
@@ -108,23 +109,15 @@ class Upstream:
             EndpointUnreachable: there is no answer.
         """
         asked = json.loads(body) | ({} if self._model is None else {"model": self._model})
-        async with self._asked(json.dumps(asked).encode()) as response:
-            kind = response.headers.get("content-type", "application/json").encode("latin-1")
-            await send({"type": "http.response.start", "status": response.status_code, "headers": [(b"content-type", kind)]})
-            async for piece in response.aiter_bytes():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-            return response.status_code
-
-    @asynccontextmanager
-    async def _asked(self, body: bytes) -> AsyncIterator[httpx.Response]:
-        async with httpx.AsyncClient(timeout=httpx.Timeout(600.0, connect=10.0)) as client:
-            request = client.build_request("POST", self._url, content=body, headers=self._headers)
+        async with httpx.AsyncClient(timeout=_PATIENCE) as client:
+            request = client.build_request("POST", self._url, json=asked, headers=self._headers)
             try:
                 response = await client.send(request, stream=True)
             except httpx.HTTPError as error:
                 raise EndpointUnreachable(f"the upstream gave no answer ({type(error).__name__})", retryable=True) from error
-            try:
-                yield response
-            finally:
-                await response.aclose()
+            headers = [(b"content-type", response.headers.get("content-type", "application/json").encode("latin-1"))]
+            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            async for piece in response.aiter_bytes():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            return response.status_code

@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from bonmini_guard.cli import main
+from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.server.door import Limits
 from tests.adapters.loopback import storm
 from tests.adapters.openai_server import TOO_LONG
@@ -65,7 +66,7 @@ def test_no_byte_of_what_was_rejected_reaches_a_client(house, stream, slow, capl
     guards = {name: f'schedule = [2, 4]\non_abstain = "{name}"' for name in ("refusal", "message", "error")}
     guards |= {"eager": 'schedule = [2, 4]\nexit = "eager"', "best": 'schedule = [2]\nmode = "accelerator"\nthreshold = 5.0'}
     house.upstream.slow, mixed.drawn = slow, {}
-    with house.open(guards, keep_alive=0.05):
+    with house.open(guards, keep_alive=0.05 if slow else 60.0):
         house.upstream.text = mixed
         served = everything(send(house, model="refusal", stream=stream))
         raw = b""
@@ -223,6 +224,24 @@ def test_a_wrong_file_gets_one_line(tmp_path, capsys, text, says):
     assert said.count("\n") == 1
     assert "guards.toml" in said
     assert says in said
+
+
+def test_a_reload_keeps_what_has_not_changed(house):
+    profile = house.folder / "guardrail.json"
+    profile.write_text('{"mode": "guardrail", "schedule": [1], "thresholds": [0.5]}')
+    guards = {"same": "schedule = [1]", "profiled": 'profile = "guardrail.json"', "changed": "schedule = [1]"}
+    configuration = Configuration(house.write(guards))
+    before, loaded = dict(configuration.models), len(house.scorer.requests)
+    configuration.load()
+    house.write(guards | {"changed": "schedule = [2]"})
+    profile.write_text('{"mode": "guardrail", "schedule": [1], "thresholds": [0.7]}')
+    configuration.load()
+    after = configuration.models
+    assert after["same"] is before["same"]
+    assert after["changed"].guard.engine.policy.schedule == (2,)
+    assert after["profiled"].guard.engine.policy.thresholds == (0.7,)
+    assert after["changed"].guard.generator is before["changed"].guard.generator
+    assert len(house.scorer.requests) == loaded  # the reward model was not built, and probed, again
 
 
 def test_the_network_needs_keys(tmp_path, capsys):
