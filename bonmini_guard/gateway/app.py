@@ -94,7 +94,8 @@ class Gateway(Door):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for a chat completion."""
-        request, note, begun = Request(scope, receive), {"status": GONE, "model": "-"}, perf_counter()
+        request, begun = Request(scope, receive), perf_counter()
+        note: Note = {"status": GONE, "model": "-"}
         try:
             async with self.entered(request) as body:
                 await self._answer(request, body, send, note)
@@ -104,7 +105,7 @@ class Gateway(Door):
             await _respond(_refused(error), note)(scope, receive, send)
         finally:
             seconds = perf_counter() - begun
-            self._metrics.answered(str(note["model"]), int(note["status"]), seconds)
+            self._metrics.answered(note["model"], note["status"], seconds)
             logger.info("%s", json.dumps({**note, "seconds": round(seconds, 4)}))
 
     async def _answer(self, request: Request, body: bytes, send: Send, note: Note) -> None:

@@ -155,15 +155,15 @@ class Configuration:
         return guarded
 
     def _scorer(self, spec: str | dict[str, Any]) -> Any:
-        if isinstance(spec, str):
-            from bonmini_guard import RewardModel
+        more = {"model": spec} if isinstance(spec, str) else {**spec}
+        if "endpoint" in more:
+            from bonmini_guard.adapters import RemoteRewardModel
 
-            return RewardModel.load(self._named(spec))
-        from bonmini_guard.adapters import RemoteRewardModel
+            key = self._secret(more.pop("api_key_env", None))
+            return RemoteRewardModel(more.pop("endpoint"), api_key=key, **more)
+        from bonmini_guard import RewardModel
 
-        more = {**spec}
-        key = self._secret(more.pop("api_key_env", None))
-        return RemoteRewardModel(more.pop("endpoint", ""), api_key=key, **more)
+        return RewardModel.load(self._named(more.pop("model", "")), **more)
 
     def _named(self, name: str) -> str:
         """A folder beside the file, or else the name of a model."""
