@@ -11,7 +11,7 @@ from bonmini_guard.adapters.langchain import LangChainGenerator
 from bonmini_guard.conduct import Guard
 from bonmini_guard.detach import is_graph_signal, langsmith_set, say_nothing
 from bonmini_guard.errors import MissingExtraError
-from bonmini_guard.protocols import DrawRequest, EndRequest
+from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest
 from bonmini_guard.result import GuardResult
 from bonmini_guard.snapshot import identity
 from bonmini_guard.structured import ValidatingScorer
@@ -32,6 +32,7 @@ class AgentCall:
         ask: calls the rest of the stack.
         judge_tool_calls: whether tool calls are guarded too.
         seed_argument: name of the model setting that takes a draw's seed.
+        promised: False where the profile speaks of another model: what is served is then a fallback's.
 
     Attributes:
         model: draws through the request's model, without callbacks.
@@ -45,6 +46,7 @@ class AgentCall:
         ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
         judge_tool_calls: bool,
         seed_argument: str | None,
+        promised: bool = True,
     ) -> None:
         self.model = LangChainGenerator(request.model, options=request.model_settings)
         self.chat_model = self.model.chat_model
@@ -53,7 +55,7 @@ class AgentCall:
         self._ask = ask
         self._judge_tool_calls = judge_tool_calls
         self._seed_argument = seed_argument
-        self._live = True
+        self._live, self.promised = True, promised
         self._winner: int | None = None
         self._responses: dict[int, ModelResponse[Any] | StructuredOutputError] = {}
         self._kinds: dict[int, str] = {}
@@ -63,15 +65,19 @@ class AgentCall:
         """Conduct the call; draws made later (exploring) are only scored."""
         scorer = ValidatingScorer(guard.engine.scorer, self.judged)
         try:
-            result = await guard.conduct(messages, options, generator=self, scorer=scorer, **how)
+            result = await guard.conduct(messages, options, generator=self, scorer=scorer, promised=self.promised, **how)
         finally:
             self._live = False
         self._winner = result.selected.index if result.served and result.selected is not None else None
         return result
 
-    def fingerprint(self) -> str:
-        """That of the request's model."""
-        return self.model.fingerprint()
+    def describe(self, options: Mapping[str, Any] = NO_OPTIONS) -> dict[str, Any]:
+        """The request's model, with its settings."""
+        return self.model.describe(options)
+
+    def earlier_fingerprint(self) -> str:
+        """As profiles of schema 1 have it."""
+        return self.model.earlier_fingerprint()
 
     # Draws
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from threading import Lock
+from time import monotonic
 from typing import Annotated, Any, Literal, NotRequired, Unpack
 
 from langchain_core.messages import AIMessage
@@ -12,11 +15,11 @@ from langchain_core.messages import AIMessage
 from bonmini_guard.adapters.agent_calls import AgentCall
 from bonmini_guard.chat_model import ChatBestOfMiniN
 from bonmini_guard.conduct import Guard
-from bonmini_guard.errors import ConfigurationError, MissingExtraError, NoAcceptableResponse, abstention
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, MissingExtraError, NoAcceptableResponse, abstention
+from bonmini_guard.fingerprints import as_text
 from bonmini_guard.options import CommonOptions
-from bonmini_guard.profile import GuardProfile
 from bonmini_guard.protocols import DrawRequest
-from bonmini_guard.settings import check_fingerprints, load_profile
+from bonmini_guard.settings import load_profile
 
 try:
     from langchain.agents.middleware.types import (
@@ -32,6 +35,9 @@ try:
     from langgraph.types import Command
 except ImportError as error:
     raise MissingExtraError("langchain", "agents") from error
+
+#: Seconds for which a refused request is remembered, and how many are: another model is asked at once, or never.
+REMEMBERED, MOST_REMEMBERED = 60.0, 64
 
 OnAbstain = Literal["error", "continue"] | Callable[[NoAcceptableResponse], Any]
 
@@ -125,13 +131,12 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         """
         super().__init__()
         self.tools = []  # No additional tools registered by this middleware
-        self._profile = load_profile(options.get("profile"))
-        self._verified: set[str] = set()
+        profile, self._refusals = load_profile(options.get("profile")), _Refusals()
         self._judge_tool_calls = guard_tool_calls
         self._seed_argument = seed_argument
         self._chat = ChatBestOfMiniN(
             name="BestOfMiniNMiddleware",
-            generator=_ModelToCome(None if self._profile is None else self._profile.fingerprints.get("generator")),
+            generator=_ModelToCome(None if profile is None else as_text(profile.fingerprints.get("generator"))),
             reward_model=reward_model,
             on_abstain=_core_spelling(on_abstain),
             **options,
@@ -162,7 +167,8 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             return await asyncio.to_thread(handler, draw)
 
         call, chat = self._call(request, ask)
-        message = chat.invoke(call.messages)
+        with self._refusals.noted(request):
+            message = chat.invoke(call.messages)
         return _response(call, message, handler)
 
     async def awrap_model_call(
@@ -179,28 +185,21 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             GenerationError: Not one draw arrived.
         """
         call, chat = self._call(request, handler)
-        message = await chat.ainvoke(call.messages)
+        with self._refusals.noted(request):
+            message = await chat.ainvoke(call.messages)
         return _response(call, message, handler)
 
     def _call(
         self, request: ModelRequest[Any], ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> tuple[AgentCall, ChatBestOfMiniN]:
         """A call, and the chat model that conducts it."""
-        call = AgentCall(request, ask, self._judge_tool_calls, self._seed_argument)
+        call = AgentCall(request, ask, self._judge_tool_calls, self._seed_argument, not self._refusals.of_another_model(request))
         budget = self.guard.engine.policy.budget
         if budget > 1 and call.model.deterministic:
             raise ConfigurationError(
                 f"the agent's model has temperature 0, so {budget} draws would be one answer {budget} times: set a positive one"
             )
-        if self._profile is not None and self._profile.fingerprints.get("generator") is not None:
-            self._verify(self._profile, call)
         return call, self._chat.conducted_by(partial(call.conduct, self.guard), call)
-
-    def _verify(self, profile: GuardProfile, call: AgentCall) -> None:
-        fingerprint = call.fingerprint()
-        if fingerprint not in self._verified:
-            check_fingerprints(profile, {"generator": call}, self.guard.options["strict"])
-            self._verified.add(fingerprint)
 
 
 class _ModelToCome:
@@ -229,8 +228,41 @@ def _core_spelling(on_abstain: Any) -> Any:
     return lambda result: on_abstain(abstention(result))
 
 
+class _Refusals:
+    """Requests that the guard has just refused to answer, and of which model: middleware in front may ask another one the same."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        # By identity of the agent's state, which is kept so that no other takes its place, for as long as somebody may ask.
+        self._noted: dict[int, tuple[Any, Any, float]] = {}
+
+    @contextmanager
+    def noted(self, request: ModelRequest[Any]) -> Iterator[None]:
+        """Note a request that ends without an answer."""
+        try:
+            yield
+        except BonMiniGuardError:
+            with self._lock:
+                recent = [(name, each) for name, each in self._noted.items() if each[2] > monotonic() - REMEMBERED]
+                self._noted = dict(recent[1 - MOST_REMEMBERED :]) | {id(request.state): (request.state, request.model, monotonic())}
+            raise
+
+    def of_another_model(self, request: ModelRequest[Any]) -> bool:
+        """Whether another model is asked what the guard has refused to answer: its profile does not speak of that one."""
+        refused = self._noted.get(id(request.state))
+        return refused is not None and refused[1] is not request.model
+
+
+def _of_a_fallback(message: AIMessage) -> AIMessage:
+    about = dict(message.response_metadata["bonmini_guard"])
+    if about["decision"] in ("accepted", "best_effort"):
+        about |= {"decision": "fallback", "score": None, "raw_score": None, "acceptance_probability": None}
+    return message.model_copy(update={"response_metadata": {**message.response_metadata, "bonmini_guard": about}})
+
+
 def _response(call: AgentCall, message: AIMessage, handler: Callable[..., Any]) -> ExtendedModelResponse[Any]:
     _drop_updates(handler)
+    message = message if call.promised else _of_a_fallback(message)
     command: Command[Any] = Command(update={"bonmini_guard": message.response_metadata["bonmini_guard"]})
     return ExtendedModelResponse(model_response=call.response(message), command=command)
 

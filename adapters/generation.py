@@ -12,14 +12,16 @@ from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, keep
+from bonmini_guard.adapters.describing import described
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions
 from bonmini_guard.adapters.http_errors import EndpointError
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, split_thoughts
 from bonmini_guard.adapters.requests import Dialect, stop_strings
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.fingerprints import UNKNOWN, sampling, text_of
 from bonmini_guard.limiter import request_lane
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.protocols import NO_OPTIONS, DrawRequest
 
 Rendered = tuple[Sequence[BaseMessage], Mapping[str, Any], dict[str, Any]]
 Outcomes = AsyncIterator[tuple[int, AIMessage | BaseException]]
@@ -92,6 +94,23 @@ class ServedGenerator(Endpoint):
         return self._accept(keep(answers, 1)[0], request, body)
 
     # For subclasses
+
+    def describe(self, options: Mapping[str, Any] = NO_OPTIONS) -> dict[str, Any]:
+        """What draws: the server, its model and the draws' settings, a call's options in their stead. May ask for the model."""
+        renamed = {self._dialect.renamed.get(key, key): value for key, value in sampling(options).items()}
+        if "stop" in renamed:
+            renamed["stop"] = stop_strings(renamed["stop"])
+        settings = described({**self._identity(), **renamed})
+        where = {"class": type(self).__name__, "server": described(self.base_url), "model": self.served_model() or UNKNOWN}
+        return where | {"settings": {key: value for key, value in settings.items() if value}}
+
+    def fingerprint(self) -> str:
+        """The description as text."""
+        return text_of(self.describe())
+
+    def served_model(self) -> str | None:
+        """The name of the model that answers, if the server says it; blocks up to 5 s when it has to be asked."""
+        raise NotImplementedError
 
     def _identity(self) -> dict[str, Any]:
         """What a fingerprint tells of the draws' settings."""

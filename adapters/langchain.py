@@ -19,12 +19,14 @@ from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from bonmini_guard.adapters.answers import proportional
+from bonmini_guard.adapters.describing import described
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, without_thoughts
 from bonmini_guard.adapters.requests import refuse_greedy
 from bonmini_guard.detach import langsmith_set, silent
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.fingerprints import sampling, text_of
+from bonmini_guard.protocols import NO_OPTIONS, DrawRequest
 
 
 class LangChainGenerator:
@@ -71,6 +73,7 @@ class LangChainGenerator:
         self._n_argument = n_argument
         self._options = dict(options or {})
         self._tags = checked_tags(split_reasoning)
+        self._description: dict[str, Any] | None = None
 
     @property
     def deterministic(self) -> bool:
@@ -137,8 +140,30 @@ class LangChainGenerator:
             result = await model.agenerate_prompt([prompt], stop=stop, **about, **options)
         return billed_once(result)
 
+    @property
+    def configurable(self) -> bool:
+        """Whether the config of a call chooses the model."""
+        return self._as_given is not None
+
+    def describe(self, options: Mapping[str, Any] = NO_OPTIONS) -> dict[str, Any]:
+        """What draws: the model with its settings, bindings and steps, called with options; no secrets."""
+        given = {key: value for key, value in sampling({**self._options, **options}).items() if key != self._seed_argument}
+        if given == sampling(self._options) and not self.configurable:
+            if self._description is None:
+                self._description = self._described(given)
+            return self._description
+        return self._described(given)
+
+    def _described(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        thoughts = {} if self._tags is None else {"split_reasoning": list(self._tags)}
+        return {"generator": described(self.chat_model, given), **thoughts}
+
     def fingerprint(self) -> str:
-        """The model's class and its identifying parameters, without secrets."""
+        """The description as text."""
+        return text_of(self.describe())
+
+    def earlier_fingerprint(self) -> str:
+        """As profiles of schema 1 have it: the model's class and its identifying parameters."""
         identity = getattr(_bare(self._model), "_identifying_params", {})
         named = {key: value for key, value in sorted(identity.items()) if isinstance(value, str | int | float | bool)}
         return f"langchain:{type(_bare(self._model)).__name__}:{named}"

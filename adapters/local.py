@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -14,7 +14,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, MissingExtraError
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.fingerprints import sampling, text_of
+from bonmini_guard.protocols import NO_OPTIONS, DrawRequest
 
 try:
     import torch
@@ -111,7 +112,7 @@ class TransformersGenerator:
         self._decoder = Decoder(model) if fits(model) else None
         self._settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         self._thread = Workers(1, "bonmini-generate")
-        self._identity: str | None = None
+        self._weights: str | None = None
 
     @classmethod
     def load(
@@ -175,14 +176,28 @@ class TransformersGenerator:
             # Nobody is left to hear its error; what has begun ends at its next token.
             work.cancel()
 
+    def describe(self, options: Mapping[str, Any] = NO_OPTIONS) -> dict[str, Any]:
+        """What draws: digests of the weights and of the chat template, precision and settings, a call's options in their stead."""
+        if self._weights is None:
+            self._weights = f"sha256:{self._digest(hashlib.sha256())}"
+        given = {_RENAMED.get(key, key): value for key, value in sampling(options).items()}
+        template = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()[:16]
+        about = {"class": type(self).__name__, "weights": self._weights, "precision": str(self.model.dtype), "template": template}
+        return about | {"settings": {key: value for key, value in (self._settings | given).items() if value is not None}}
+
     def fingerprint(self) -> str:
-        """SHA-256 of the model's weights, its chat template and the sampling settings."""
-        if self._identity is None:
-            digest = hashlib.sha256(json.dumps([self._settings, self.tokenizer.chat_template, str(self.model.dtype)]).encode())
-            for name, weight in sorted(self.model.state_dict().items()):
-                digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-            self._identity = f"sha256:{digest.hexdigest()}"
-        return self._identity
+        """The description as text."""
+        return text_of(self.describe())
+
+    def earlier_fingerprint(self) -> str:
+        """As profiles of schema 1 have it: SHA-256 of the model's weights, its chat template and the sampling settings."""
+        settings = json.dumps([self._settings, self.tokenizer.chat_template, str(self.model.dtype)])
+        return f"sha256:{self._digest(hashlib.sha256(settings.encode()))}"
+
+    def _digest(self, digest: Any) -> str:
+        for name, weight in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return str(digest.hexdigest())
 
     def _group(self, requests: Sequence[DrawRequest], report: Callable[[Outcome], None]) -> Group:
         options = self._settings | call_options("TransformersGenerator", requests[0].options, _KNOWN, _RENAMED, _REFUSED)

@@ -170,9 +170,13 @@ class OpenAICompatibleGenerator(ServedGenerator):
         """Draws a whole loop in one request; None with ``choices="separate"``, where each draw is a request."""
         return None if self.choices == "separate" else self._draw_group
 
-    def fingerprint(self) -> str:
-        """The model's name and the sampling settings. Blocks up to 5 s if the server has to be asked for the name."""
-        model = self.model or self._describe() or "unknown"
+    def served_model(self) -> str | None:
+        """The model's name. Blocks up to 5 s if the server has to be asked for it."""
+        return self.model or self._ask_for_the_model()
+
+    def earlier_fingerprint(self) -> str:
+        """As profiles of schema 1 have it: the model's name and the sampling settings."""
+        model = self.served_model() or "unknown"
         return f"openai:{model}:{json.dumps(self._identity(), sort_keys=True, default=str)}"
 
     # Asking
@@ -213,7 +217,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
         self.model = _only(response.json())
         return self.model
 
-    def _describe(self) -> str | None:
+    def _ask_for_the_model(self) -> str | None:
         try:
             said = httpx.get(f"{self.base_url}/models", headers=self._authorisation(), timeout=MODELS_TIMEOUT)
             self.model = _only(said.json())

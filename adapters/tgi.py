@@ -171,8 +171,8 @@ class TGIGenerator(ServedGenerator):
     def __repr__(self) -> str:
         return f"TGIGenerator({self.base_url!r}, mode={self.mode!r})"
 
-    def fingerprint(self) -> str:
-        """The model's id as the server gives it, and the sampling settings. Blocks up to 5 s when first asked."""
+    def served_model(self) -> str | None:
+        """The model's id and revision as the server gives them. Blocks up to 5 s when first asked."""
         if self._known is not None:
             return self._known
         try:
@@ -180,12 +180,15 @@ class TGIGenerator(ServedGenerator):
             served = _description(answer)
         except self.library.HTTPError:
             served = {}
-        name = served.get("model_id") or self.model or "unknown"
+        name = served.get("model_id") or self.model
         version = f"@{served['model_sha']}" if served.get("model_sha") else ""
-        identity = f"tgi:{name}{version}:{json.dumps(self._identity(), sort_keys=True)}"
-        if served:
-            self._known = identity
-        return identity
+        if served and name:
+            self._known = f"{name}{version}"
+        return f"{name}{version}" if name else None
+
+    def earlier_fingerprint(self) -> str:
+        """As profiles of schema 1 have it: the model's id and the sampling settings."""
+        return f"tgi:{self.served_model() or 'unknown'}:{json.dumps(self._identity(), sort_keys=True)}"
 
     # The server's description
 

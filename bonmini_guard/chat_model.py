@@ -120,7 +120,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         if isinstance(given.get("profile"), str | os.PathLike | GuardProfile):
             given["guard_profile"] = given.pop("profile")
         options = chosen({**given, "profile": given.get("guard_profile")})
-        guard = Guard(given["generator"], given["reward_model"], **options)
+        standing = {name: given[name] for name in DRAW_OPTIONS if given.get(name) is not None}
+        guard = Guard(given["generator"], given["reward_model"], standing, **options)
         budget = guard.engine.policy.budget
         if given.get("temperature") == 0 and budget > 1:
             raise ConfigurationError(f"temperature=0 would draw one answer {budget} times: set a positive one, or draw once")

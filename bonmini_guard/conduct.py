@@ -9,6 +9,7 @@ import os
 import random
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
@@ -22,6 +23,7 @@ from bonmini_guard.containment import Quarantine, as_failure, is_failure
 from bonmini_guard.engine import LAST_GRACE, Engine, Observer
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
 from bonmini_guard.explore import ExplorationCost, Explorer
+from bonmini_guard.fingerprints import as_text, fingerprint_of, sampling
 from bonmini_guard.generators import as_generator
 from bonmini_guard.limiter import build_limiter, call_limit
 from bonmini_guard.monitor import Observers
@@ -32,7 +34,18 @@ from bonmini_guard.reload import DEFAULT_INTERVAL, Reloader
 from bonmini_guard.result import GuardResult
 from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.scorers import THREADS
-from bonmini_guard.settings import build_policy, check_parts, has_zero, load_profile, profile_name, time_to_decide, with_budget
+from bonmini_guard.settings import (
+    build_policy,
+    check_parts,
+    check_profile,
+    differences,
+    has_zero,
+    load_profile,
+    profile_name,
+    refusal,
+    time_to_decide,
+    with_budget,
+)
 from bonmini_guard.trace_row import RequestRecord
 from bonmini_guard.traces import writer_for
 from bonmini_guard.validation import is_integer
@@ -48,6 +61,7 @@ class Guard:
         generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
         reward_model: a ``RewardModel``, the path of a checkpoint or of a scorer spec, any ``Scorer``, or a callable
             ``(messages, candidates) -> list of scores``, sync or async.
+        standing: call options that come with every request.
         options: see :class:`~bonmini_guard.options.GuardOptions`.
 
     Attributes:
@@ -61,8 +75,11 @@ class Guard:
         ProfileError: the profile is malformed, or was calibrated for other parts.
     """
 
-    def __init__(self, generator: Any, reward_model: Any, **options: Unpack[GuardOptions]) -> None:
+    def __init__(
+        self, generator: Any, reward_model: Any, standing: Mapping[str, Any] = NO_OPTIONS, **options: Unpack[GuardOptions]
+    ) -> None:
         self.generator, self.reward_model = generator, reward_model
+        self._standing, self._vouched = standing, set[tuple[Any, str | None]]()
         self.options = options = completed(options)
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
@@ -100,6 +117,7 @@ class Guard:
         observer: Callable[[Policy], Observer | None] | None = None,
         seed: int | None = None,
         group: str | None = None,
+        promised: bool = True,
     ) -> GuardResult:
         """Conduct one request, have it traced and perhaps explored; an abstention is a result, not an error.
 
@@ -114,14 +132,20 @@ class Guard:
             observer: makes what is told of each draw, of the policy of this request.
             seed: overrides the guard's seed.
             group: the conversation or user it belongs to.
+            promised: False for a request whose draws the profile does not speak of; its thresholds hold all the same.
 
         Raises:
             InputError: the seed is no integer.
+            ProfileError: call options or the config make another generator of it than the profile was calibrated with.
             GenerationError: not one draw arrived.
         """
         engine = self.engine
         if generator is not None or scorer is not None:
             engine = replace(engine, generator=generator or engine.generator, scorer=scorer or engine.scorer)
+        if promised:
+            await self._check_generator(engine, options)
+        else:
+            engine = replace(engine, profile=None, drawn_by=None)
         seed = self.options["seed"] if seed is None else seed
         if seed is not None and not is_integer(seed):
             raise InputError(f"seed= must be an integer, not {seed!r}")
@@ -135,6 +159,25 @@ class Guard:
             if result.ended or (self.explorer is None and self.writer is None):
                 return result
             return self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+
+    async def _check_generator(self, engine: Engine, options: Mapping[str, Any]) -> None:
+        """Refuse a request that another generator draws than the profile says: what could change since the guard was built."""
+        if engine.drawn_by is None:
+            return
+        part, given = engine.generator, sampling(options)
+        if part is self._engine.generator and given == sampling(self._standing) and not getattr(part, "configurable", False):
+            return
+        # May ask a server for its model's name.
+        mark = await asyncio.to_thread(fingerprint_of, part, given)
+        if (engine.drawn_by, mark) in self._vouched:
+            return
+        differing = await asyncio.to_thread(differences, engine.drawn_by, part, given)
+        if differing:
+            problem = f"{refusal('generator', engine.drawn_by, differing)} (this request's options and config included)"
+            if self.options["strict"]:
+                raise ProfileError(f"{problem}. Leave them out, recalibrate, or pass strict=False to go on without the promise")
+            warnings.warn(problem, UserWarning, stacklevel=2)
+        self._vouched.add((engine.drawn_by, mark))
 
     async def _run(
         self, engine: Engine, messages: Sequence[BaseMessage], seed: int, options: Mapping[str, Any], observer: Observer | None
@@ -261,6 +304,8 @@ class Guard:
             if policy.mode != current.policy.mode:
                 raise ProfileError(f"its mode is {policy.mode!r}, the guard's {current.policy.mode!r}: restart to change it")
         check_parts(policy, profile, generator, scorer, strict, options["threshold"] is not None)
+        if profile is not None:
+            check_profile(profile, generator, scorer, strict, self._standing)
         return Engine(
             generator,
             scorer,
@@ -269,6 +314,7 @@ class Guard:
             timeout=time_to_decide(policy, options),
             transform=None if profile is None else profile.score_transform,
             profile=profile_name(options["profile"]),
+            drawn_by=None if profile is None else as_text(profile.fingerprints.get("generator")),
             has_zero=has_zero(scorer, profile),
             quarantine=Quarantine() if current is None else current.quarantine,
         )

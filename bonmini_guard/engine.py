@@ -73,6 +73,7 @@ class Engine:
         timeout: seconds until the decision, whatever generator, scorer and observer do; None waits for ever.
         transform: from raw to calibrated score.
         profile: name of the profile, for the record.
+        drawn_by: the generator that the profile was calibrated with, by its fingerprint; None where it does not say.
         has_zero: whether score 0 is the outside option.
         quarantine: of draws and scorings that ignored their cancellation.
     """
@@ -84,6 +85,7 @@ class Engine:
     timeout: float | None = None
     transform: Callable[[float], float] | None = None
     profile: str | None = None
+    drawn_by: Any = None
     has_zero: bool = True
     quarantine: Quarantine = field(default_factory=Quarantine, compare=False, repr=False)
 

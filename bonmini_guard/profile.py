@@ -9,24 +9,32 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer, ValidationError, model_validator
 
 from bonmini_guard.errors import ProfileError
 from bonmini_guard.policy import BelowFloor, Exit, Mode, Policy, check_schedule, check_thresholds
 from bonmini_guard.writing import write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+def _number(value: Any) -> Any:
+    """A number; a text or a truth value that spells one is a mistake of whoever wrote the file."""
+    if isinstance(value, str | bool):
+        raise ValueError(f"{value!r} is no number")
+    return value
+
 
 #: JSON has no infinity: null stands for "never exit at this loop".
 Threshold = Annotated[
     float,
-    BeforeValidator(lambda value: math.inf if value is None else value),
+    BeforeValidator(lambda value: math.inf if value is None else _number(value)),
     PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
 ]
 #: null stands for "never give up at this loop".
 Floor = Annotated[
     float,
-    BeforeValidator(lambda value: -math.inf if value is None else value),
+    BeforeValidator(lambda value: -math.inf if value is None else _number(value)),
     PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
 ]
 
@@ -56,13 +64,14 @@ class GuardProfile(BaseModel):
         risk, alpha, delta, epsilon: what was promised, at which level, with which confidence.
         evidence: rows, labels, split sizes and seed, expected draws, rates and bounds.
         reference: up to 1,000 first-loop best scores, for drift.
-        fingerprints: of the reward model and the generator that the log came from.
+        fingerprints: of the reward model and the generator that the log came from; since schema 2 a generator's is the JSON of its
+            description. Those of schema 1 are compared as they were written.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, strict=True)
     mode: Mode
-    schedule: tuple[int, ...]
+    schedule: tuple[Annotated[int, BeforeValidator(_number)], ...]
     thresholds: tuple[Threshold, ...]
     exit: Exit = "loop"
     hopeless: tuple[Floor, ...] | None = None
@@ -72,7 +81,7 @@ class GuardProfile(BaseModel):
     delta: float | None = None
     epsilon: float | None = None
     evidence: dict[str, Any] = Field(default_factory=dict)
-    reference: tuple[float, ...] = Field(default=(), max_length=1000)
+    reference: tuple[FiniteFloat, ...] = Field(default=(), max_length=1000)
     fingerprints: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime | None = None
     package_version: str | None = None
@@ -98,15 +107,15 @@ class GuardProfile(BaseModel):
             ProfileError: the file is missing or malformed; the message names the file, the key and the cure.
         """
         try:
-            return cls.model_validate(json.loads(Path(path).read_bytes()))
+            return cls.model_validate(json.loads(_read(Path(path)), object_pairs_hook=_once))
         except OSError as error:
             problem = f"{path}: cannot read the profile ({error.strerror}); write one with 'bonmini-guard calibrate'"
             raise ProfileError(problem) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            problem = f"{path}: not JSON ({error}); write the profile anew with 'bonmini-guard calibrate'"
-            raise ProfileError(problem) from error
         except ValidationError as error:
             raise ProfileError(f"{path}: {_first_problem(error)}") from error
+        except (ValueError, RecursionError) as error:  # no JSON, too deep, or a number of thousands of digits
+            problem = f"{path}: not JSON ({error}); write the profile anew with 'bonmini-guard calibrate'"
+            raise ProfileError(problem) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile atomically: the file is either the old one or the whole new one."""
@@ -116,6 +125,21 @@ class GuardProfile(BaseModel):
         """The policy that this profile configures."""
         arguments: dict[str, Any] = {} if self.hopeless is None else {"stop": BelowFloor(self.hopeless)}
         return Policy(self.mode, self.schedule, self.thresholds, self.exit, **arguments)
+
+
+def _read(path: Path) -> bytes:
+    """What a file holds; of a pipe nothing is waited for."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ProfileError(f"{path}: is no ordinary file; write the profile into one with 'bonmini-guard calibrate'")
+    return path.read_bytes()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose keys is there once: of two thresholds no one could say which holds."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key {next(key for key in found if [name for name, _ in pairs].count(key) > 1)!r} is there twice")
+    return found
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from bonmini_guard.budget import Budget
 from bonmini_guard.errors import ConfigurationError, ProfileError
+from bonmini_guard.fingerprints import compare, fingerprint_of, unknown_in
 from bonmini_guard.options import SHAPE, GuardOptions
 from bonmini_guard.policy import Policy, spread
 from bonmini_guard.profile import GuardProfile, ScoreTransform
+from bonmini_guard.protocols import NO_OPTIONS
 from bonmini_guard.scorers import CallableScorer
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MINI_N = 4
 DEFAULT_MAX_LOOPS = 8
+
+#: Differences that a message names, and characters of a fingerprint that it quotes, at most.
+MOST_NAMED, MOST_TOLD = 4, 100
 
 #: Packages between whoever builds a guard and us.
 _INSIDE = ("bonmini_guard", "pydantic", "langchain_core", "langchain")
@@ -144,7 +152,6 @@ def check_parts(  # noqa: PLR0917 - called where a guard is built
     Raises:
         ConfigurationError: the generator cannot sample, the scorer is not what it claims to be, or a model without a zero would
             guard without a profile.
-        ProfileError: the profile was calibrated for other parts (a warning with ``strict=False``).
     """
     if callable(getattr(scorer, "check", None)):
         scorer.check()
@@ -154,7 +161,6 @@ def check_parts(  # noqa: PLR0917 - called where a guard is built
             "set a positive temperature, or mini_n=1 and max_loops=1"
         )
     if profile is not None:
-        check_fingerprints(profile, {"reward_model": scorer, "generator": generator}, strict)
         return
     zero = getattr(scorer, "has_zero", None)
     if zero is not None and not zero:
@@ -175,23 +181,80 @@ def check_parts(  # noqa: PLR0917 - called where a guard is built
         scorer.suspect_probabilities()
 
 
-def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool) -> None:
-    """Refuse a profile that was calibrated for other parts than those named.
+def check_profile(profile: GuardProfile, generator: Any, scorer: Any, strict: bool, options: Mapping[str, Any]) -> None:
+    """Refuse a profile that was calibrated for other parts, and log what its promise does not vouch for.
+
+    Args:
+        profile: what was calibrated.
+        generator: what draws.
+        scorer: what scores.
+        strict: False warns instead of refusing.
+        options: call options of every draw.
 
     Raises:
-        ProfileError: a fingerprint differs, or there is none to compare (a warning with ``strict=False``).
+        ProfileError: the profile was calibrated for other parts (a warning with ``strict=False``).
+    """
+    check_fingerprints(profile, {"reward_model": scorer, "generator": generator}, strict, options)
+    unknown = not_vouched_for(profile)
+    for name, part in (("reward_model", scorer), ("generator", generator)):
+        if _agrees_as_earlier(profile.fingerprints.get(name), part):
+            unknown.append(f"what an earlier version did not write down of the {name}: calibrate anew")
+    if unknown and (profile.risk or profile.epsilon is not None):
+        logger.warning("the profile's promise does not vouch for %s", "; ".join(unknown))
+
+
+def not_vouched_for(profile: GuardProfile) -> list[str]:
+    """What a profile does not say of its reward model and its generator, in words."""
+    unknown = []
+    for name in ("reward_model", "generator"):
+        if (expected := profile.fingerprints.get(name)) is None:
+            unknown.append(f"the {name} (its log does not say which it was)")
+        unknown += [f"{place} of the {name} (it could not be described)" for place in unknown_in(expected)]
+    return unknown
+
+
+def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool, options: Mapping[str, Any] = NO_OPTIONS) -> None:
+    """Refuse a profile that was calibrated for other parts than those named.
+
+    Args:
+        profile: what was calibrated.
+        parts: by the names that its fingerprints have.
+        strict: False warns instead of refusing.
+        options: call options of the generator.
+
+    Raises:
+        ProfileError: a part differs from what the profile says, or cannot be compared with it (a warning with ``strict=False``).
     """
     for name, part in parts.items():
         expected = profile.fingerprints.get(name)
         if expected is None:
             continue
-        actual = part.fingerprint() if callable(getattr(part, "fingerprint", None)) else None
-        agrees = getattr(part, "agrees_with", None)
-        if actual == expected or (callable(agrees) and isinstance(expected, str) and agrees(expected)):
-            continue
-        found = "cannot be compared: it has no fingerprint" if actual is None else f"has fingerprint {actual}"
-        _object(
-            f"the profile was calibrated with {name} {expected}, the guard's {found}; its promise does not hold here. "
-            "Recalibrate, or pass strict=False to go on without the promise",
-            ProfileError if strict else None,
-        )
+        differing = differences(expected, part, options if name == "generator" else NO_OPTIONS)
+        if differing:
+            problem = refusal(name, expected, differing)
+            _object(f"{problem}. Recalibrate, or pass strict=False to go on without the promise", ProfileError if strict else None)
+
+
+def differences(expected: Any, part: Any, options: Mapping[str, Any] = NO_OPTIONS) -> Sequence[str]:
+    """In what a part that is called with options differs from a profile's fingerprint; one of schema 1 is compared as it is."""
+    differing = compare(expected, fingerprint_of(part, options)).differing
+    if not differing or not isinstance(expected, str):
+        return differing
+    agrees = getattr(part, "agrees_with", None)
+    return () if (callable(agrees) and agrees(expected)) or _agrees_as_earlier(expected, part) else differing
+
+
+def _agrees_as_earlier(expected: Any, part: Any) -> bool:
+    """Whether a part is the one that a profile of schema 1 names, as far as that says it."""
+    earlier = getattr(part, "earlier_fingerprint", None)
+    if not callable(earlier) or not isinstance(expected, str) or expected.startswith("{"):
+        return False
+    return bool(expected == earlier() != fingerprint_of(part))
+
+
+def refusal(name: str, expected: Any, differing: Sequence[str]) -> str:
+    """That a part is another one, in words."""
+    told = f" ({expected})" if isinstance(expected, str) and len(expected) <= MOST_TOLD else ""
+    more = f", and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
+    what = ", ".join(differing[:MOST_NAMED]) + more
+    return f"the profile was calibrated with another {name}{told}: {what}; its promise does not hold here"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from langchain_core.messages import BaseMessage
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine import Engine
+from bonmini_guard.fingerprints import fingerprint_of
 from bonmini_guard.profile import ScoreTransform
 from bonmini_guard.result import Candidate, GuardResult, finite
 
@@ -30,6 +32,7 @@ class RequestRecord:
         engine: what conducted it; a later profile does not change it.
         group: the conversation or user it belongs to.
         at: when it ended, seconds since the epoch.
+        context: that of the request, for a generator that its config has chosen.
         missed: why it was chosen for exploring and could not be completed: busy, deadline, failed, ended (with its event loop).
     """
 
@@ -39,6 +42,7 @@ class RequestRecord:
     engine: Engine
     group: str | None
     at: float
+    context: Context = field(default_factory=copy_context)
     missed: str | None = None
 
 
@@ -94,7 +98,11 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
     elif request.missed is not None:
         row["explored"] = {"missed": request.missed}
     row |= _ran_under(request.engine)
-    marks = {"group": request.group, "scored_by": _mark(request.engine.scorer), "generated_by": _mark(request.engine.generator)}
+    marks = {
+        "group": request.group,
+        "scored_by": fingerprint_of(request.engine.scorer),
+        "generated_by": request.context.copy().run(fingerprint_of, request.engine.generator, request.options),
+    }
     return row | {key: value for key, value in marks.items() if value is not None}
 
 
@@ -160,7 +168,3 @@ def _candidate(candidate: Candidate) -> Row:
 def _position(selected: Candidate | None, candidates: Sequence[Candidate]) -> int | None:
     """By identity: what was drawn anew for exploring is not what was served."""
     return next((position for position, candidate in enumerate(candidates) if candidate is selected), None)
-
-
-def _mark(part: Any) -> str | None:
-    return part.fingerprint() if callable(getattr(part, "fingerprint", None)) else None

@@ -10,6 +10,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 
+from bonmini_guard.fingerprints import fingerprint_of, unknown_in
 from bonmini_guard.scorers import CallableScorer
 
 
@@ -65,7 +66,9 @@ def identity_of(part: Any, exact: bool) -> str:
     kind = type(part).__name__
     if not exact:
         return kind
-    if callable(getattr(part, "fingerprint", None)):
-        return f"{kind}:{hashlib.sha256(part.fingerprint().encode()).hexdigest()[:16]}"
+    if (mark := fingerprint_of(part)) is not None:
+        # What cannot be described is told apart by its place in memory alone.
+        itself = f":{id(part)}" if unknown_in(mark) else ""
+        return f"{kind}:{hashlib.sha256(mark.encode()).hexdigest()[:16]}{itself}"
     function = part.function if isinstance(part, CallableScorer) else part
     return f"{kind}:{id(function)}"

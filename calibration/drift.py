@@ -23,6 +23,7 @@ from bonmini_guard.calibration.promise import Tested, against, labels_wanted, re
 from bonmini_guard.calibration.slices import Slices
 from bonmini_guard.calibration.traces import Trace, Traces, decided
 from bonmini_guard.errors import ConfigurationError, MissingExtraError, ProfileError
+from bonmini_guard.fingerprints import compare
 from bonmini_guard.profile import GuardProfile
 
 try:
@@ -189,8 +190,10 @@ def same_marks(profile: GuardProfile, met_marks: dict[str, Counter[str]]) -> lis
         expected = profile.fingerprints.get(name)
         if expected is None or not met:
             continue
-        others = sum(number for mark, number in met.items() if mark != expected)
-        what = f"{name}: {others} of {sum(met.values())} traces come from another one than the profile's ({expected})"
+        compared = {mark: compare(expected, mark).differing for mark in met}
+        others = sum(number for mark, number in met.items() if compared[mark])
+        how = next((", ".join(differing[:2]) for differing in compared.values() if differing), "")
+        what = f"{name}: {others} of {sum(met.values())} traces come from another one than the profile's: {how}"
         if not others:
             what = f"{name}: the same as in calibration"
         findings.append(Finding("fingerprints", others > 0, None, 0.0, what))

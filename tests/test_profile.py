@@ -71,6 +71,12 @@ def test_a_saved_profile_is_as_readable_as_any_other_file(tmp_path):
         ({"score_transform": {"a": -1.0}}, "score_transform.a"),
         ({"schema_version": 99}, "upgrade"),
         ({"reference": [0.0] * 1001}, "reference"),
+        ({"reference": [math.nan]}, "reference"),
+        ({"schema_version": -1}, "schema_version"),
+        ({"schema_version": "1"}, "schema_version"),
+        ({"thresholds": [True, False]}, "no number"),
+        ({"thresholds": ["0.5", 1.0]}, "no number"),
+        ({"schedule": ["2", 2]}, "no number"),
     ],
     ids=str,
 )
@@ -89,6 +95,21 @@ def test_what_is_no_json_object_is_a_profile_error(tmp_path, text):
         GuardProfile.load(path)
     with pytest.raises(ProfileError, match="cannot read"):
         GuardProfile.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"mode": "guardrail", "mode": "accelerator"}', "[" * 100_000, '{"alpha": ' + "9" * 5000 + "}"])
+def test_keys_twice_endless_depth_and_numbers_are_profile_errors(tmp_path, text):
+    path = tmp_path / "profile.json"
+    path.write_text(text)
+    with pytest.raises(ProfileError, match=r"profile\.json: not JSON"):
+        GuardProfile.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_nobody_waits_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ProfileError, match="no ordinary file"):
+        GuardProfile.load(tmp_path / "pipe")
 
 
 def test_a_guard_runs_its_profile_on_transformed_scores(tmp_path):

@@ -32,6 +32,7 @@ ROOMS = {
         "containment",
         "detach",
         "engine",
+        "fingerprints",
         "generators",
         "limiter",
         "outages",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.settings import not_vouched_for
 from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the profile ({error.strerror}); give another -o") from error
     print(outcome.sentence)
+    if unknown := not_vouched_for(outcome.profile):
+        print(f"The promise does not vouch for {'; '.join(unknown)}.")
     return 0
 
 

@@ -46,6 +46,7 @@ from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.pairs import Inputs
 from bonmini_guard.reward.reading import Reading
+from bonmini_guard.reward.rendering import rendering_digest
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.spec import ScorerSpec, is_spec
 from bonmini_guard.reward.trunks import TrunkStore
@@ -138,6 +139,7 @@ class RewardModel:
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self._check_vocabulary()
         self._fingerprint: str | None = None
+        self._earlier: str | None = None
         self._base, self._config = base, model.config
         self._trained_on = _trained_on(Path(model_id))
         self._places = Limiter(_IN_THE_QUEUE)
@@ -246,12 +248,19 @@ class RewardModel:
         return Activity(self._batcher.batches, self._batcher.tokens, self._batcher.waiting, self._trunks.bytes)
 
     def fingerprint(self) -> str:
-        """SHA-256 over weights, chat template and precision, read once.
+        """SHA-256 over weights, chat template, precision, and what the model reads of fixed conversations; computed once.
 
-        Another model has another one. The tokenizer's own files, the rest of the configuration and ``max_length`` are not in it:
-        who edits these by hand must recalibrate without being told.
+        Another model has another one, and so has one that reads texts in another way: through another tokenizer or formatter, or
+        with another ``max_length``. The rest of the configuration is not in it.
         """
         if self._fingerprint is None:
+            both = f"{self.earlier_fingerprint()}:{rendering_digest(self._formatter)}"
+            self._fingerprint = f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
+        return self._fingerprint
+
+    def earlier_fingerprint(self) -> str:
+        """As profiles of schema 1 have it: SHA-256 over weights, chat template and precision."""
+        if self._earlier is None:
             digest = hashlib.sha256()
             for file in weight_files(self.model_id):
                 with file.open("rb") as stream:
@@ -259,8 +268,8 @@ class RewardModel:
             if self._base is not None:
                 digest.update((base_digest(self._config) or weights_digest(self._base)).encode())
             digest.update(json.dumps([self._template, self._precision], sort_keys=True).encode() + self._reading.mark.encode())
-            self._fingerprint = f"sha256:{digest.hexdigest()}"
-        return self._fingerprint
+            self._earlier = f"sha256:{digest.hexdigest()}"
+        return self._earlier
 
     def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether the model learnt from answers to this prompt, as the digests in its folder say (white space and case aside)."""

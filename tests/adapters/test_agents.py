@@ -561,6 +561,37 @@ async def test_a_profile_is_bound_to_the_agents_model():
         await lax.ainvoke(QUESTION)
 
 
+@both_ways
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_a_fallbacks_answer_carries_no_profile_of_another_model(sync, pinned):
+    small, large = FakeChatModel(["poor"], model_name="small"), FakeChatModel(["good"], model_name="large")
+    prints = {"generator": LangChainGenerator(small).fingerprint()} if pinned else {}
+    profile = GuardProfile(mode="guardrail", schedule=[2], thresholds=[0.0], fingerprints=prints)
+    middleware = [ModelFallbackMiddleware(large), guard(profile=profile, schedule=None)]
+    graph = create_agent(small, middleware=middleware)
+    for _ in range(2):
+        out = await ask(graph, sync)
+        about = out["bonmini_guard"]
+        assert out["messages"][-1].text == "good"
+        assert (about["decision"], about["profile"], about["score"]) == ("fallback", None, None)
+    alone = await ask(create_agent(FakeChatModel(["good"], model_name="small"), middleware=middleware), sync)
+    assert (alone["bonmini_guard"]["decision"], alone["bonmini_guard"]["profile"]) == ("accepted", "guardrail")
+    if pinned:
+        with pytest.raises(ProfileError, match="large"):
+            await ask(create_agent(large, middleware=middleware[1:]), sync)
+
+
+@both_ways
+async def test_a_fallbacks_answer_has_to_pass_as_well(sync):
+    profile = GuardProfile(mode="guardrail", schedule=[2], thresholds=[0.0])
+    middleware = [
+        ModelFallbackMiddleware(FakeChatModel(["poor"])),
+        BestOfMiniNMiddleware(reward_model=FakeRewardModel(SCORES), profile=profile),
+    ]
+    with pytest.raises(NoAcceptableResponse):
+        await ask(create_agent(FakeChatModel(["poor"]), middleware=middleware), sync)
+
+
 def test_without_langchain_the_cure_is_named(monkeypatch):
     for name in ("bonmini_guard.adapters.agents", "bonmini_guard.adapters.agent_calls"):
         monkeypatch.delitem(sys.modules, name)

@@ -333,7 +333,7 @@ async def test_the_only_model_is_found(server, make):
     generator = make(model=None)
     await generator.draw(request())
     assert server.requests[0][2]["model"] == "tiny"
-    assert (await asyncio.to_thread(make(model=None).fingerprint)).startswith("openai:tiny:")
+    assert (await asyncio.to_thread(make(model=None).describe))["model"] == "tiny"
     server.models = {"data": [{"id": "a"}, {"id": "b"}]}
     with pytest.raises(ConfigurationError, match="2 models"):
         await make(model=None).draw(request())

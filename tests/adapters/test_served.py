@@ -332,7 +332,9 @@ async def test_nobody_listening(dialect, family):
     generator = family[0]("http://127.0.0.1:9", **{"retries": 1, "backoff": 0.01, **family[4]})
     with pytest.raises(errors.EndpointUnreachable):
         await generator.draw(request())
-    assert family[0]("http://127.0.0.1:9").fingerprint().startswith(f"{dialect[0]}:unknown:")
+    nameless = family[0]("http://127.0.0.1:9")
+    assert nameless.describe()["model"] == "unknown"
+    assert nameless.earlier_fingerprint().startswith(f"{dialect[0]}:unknown:")
 
 
 @streams
@@ -522,6 +524,13 @@ async def test_a_secret_of_the_environment_and_none(server, make, family, monkey
 async def test_the_fingerprint_names_the_model_and_the_settings(make, dialect):
     several = [make(), make(temperature=0.5), make(accept_truncated=False), make(stream=True)]
     prints = [await asyncio.to_thread(generator.fingerprint) for generator in several]
-    assert all(each.startswith("tgi:tiny/model@abc123:" if dialect[0] == "tgi" else "openai:tiny:") for each in prints)
+    assert {json.loads(each)["model"] for each in prints} == {"tiny/model@abc123" if dialect[0] == "tgi" else "tiny"}
+    assert all(json.loads(each)["server"].startswith("http://127.0.0.1:") for each in prints)
     assert len(set(prints[:3])) == 3
     assert prints[3] == prints[0]
+
+
+async def test_a_call_option_stands_in_for_the_setting(make):
+    told, meant = make().describe({"temperature": 0.5, "tools": ["of the question"]}), make(temperature=0.5).describe()
+    assert told == meant != make().describe()
+    assert make().describe({"stop": "x"}) == make(stop=["x"]).describe()

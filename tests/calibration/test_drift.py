@@ -143,7 +143,7 @@ def test_a_swapped_scorer_is_known_by_its_fingerprint_or_its_probes_alone():
     assert not same_scorer(profile, Probed(2.05, -1.05)).found
     swapped = same_scorer(profile, Probed(-1.0, 2.0))  # the same spread
     assert (swapped.test, swapped.found) == ("fingerprints", True)
-    assert "the profile was calibrated with reward_model probe:2.00,-1.00" in swapped.what
+    assert "calibrated with another reward_model (probe:2.00,-1.00)" in swapped.what
     assert same_scorer(profile, FakeRewardModel({})).found
     with pytest.raises(ProfileError, match="does not say which reward model"):
         same_scorer(calibrated(), Probed(2.0, -1.0))
