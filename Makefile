@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test validity mutants reference check live-ray bench bench-scoring load fuzz live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test validity mutants reference check live-ray bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -92,6 +92,9 @@ bench-scoring: setup  ## scoring throughput next to other tools
 
 load: setup      ## the scoring server at twice its capacity for a minute, then killed
 	$(BIN)/python -m benchmarks.server_load
+
+load-gateway: setup  ## the gateway: its own time, many streams, overload, an upstream that dies
+	$(BIN)/python -m benchmarks.gateway
 
 fuzz: setup      ## 10,000 random requests to the scoring server
 	BONMINI_GUARD_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/server/test_fuzz.py

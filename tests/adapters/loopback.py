@@ -34,6 +34,7 @@ class LoopbackServer:
         requests: (path, headers, body) of each counted request.
         closed_early: requests whose client hung up before the answer was complete.
         connections: connections accepted since the start.
+        port: to listen at; 0 takes a free one.
         open: connections at present.
         busy: requests at present; ``busiest`` is the most there were at a time.
     """
@@ -46,6 +47,7 @@ class LoopbackServer:
         self.headers: dict[str, str] = {}
         self.slow: float | Callable[[Any], float] = 0.0
         self.pause = 0.0
+        self.port = 0
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         self.closed_early = 0
         self.connections = 0
@@ -80,7 +82,7 @@ class LoopbackServer:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self._accept), "127.0.0.1", 0, backlog=4096)
+        self._server = await loop.create_server(lambda: _Connection(self._accept), "127.0.0.1", self.port, backlog=4096)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
