@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test validity mutants reference check live-ray bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test validity mutants reference check live-ray live-clients bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -67,6 +67,15 @@ live-transformers: setup .venv-live-transformers/.installed  ## transformers ser
 
 live-llama: setup .venv-live-llama/.installed  ## llama.cpp's Python server
 	$(call LIVE,.venv-live-llama) tests/live/test_llama.py
+
+live-clients: setup .venv-live-clients/.installed  ## other clients of the gateway, in Python and JavaScript
+	$(call LIVE,.venv-live-clients) tests/live/test_gateway_clients.py
+
+.venv-live-clients/.installed:
+	$(PYTHON) -m venv .venv-live-clients
+	.venv-live-clients/bin/python -m pip install --quiet openai-agents "pydantic-ai-slim[openai]" llama-index-llms-openai-like haystack-ai litellm
+	npm install --silent --no-save --prefix .venv-live-clients openai
+	@touch $@
 
 # The published builds of torchvision and its like are not for this torch.
 .venv-live-vllm/.installed:
