@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import math
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,6 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn
-from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.generators import as_generator
 from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.reward.spec import Judge as JudgeTable
@@ -137,22 +135,7 @@ def judge(spec: ScorerSpec) -> Judge:
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
 
     more: dict[str, Any] = {"temperature": spec.judge.temperature, "max_tokens": spec.judge.max_tokens}
-    return Judge(OpenAICompatibleGenerator(spec.endpoint, model=spec.model, api_key=key_of(spec), **more), spec.judge, known)
-
-
-def key_of(spec: ScorerSpec) -> str:
-    """The key in the variable that a spec names; "" where it names none.
-
-    Raises:
-        ConfigurationError: the variable is not set.
-    """
-    if spec.api_key_env is None:
-        return ""
-    if not (key := os.environ.get(spec.api_key_env, "").strip()):
-        raise ConfigurationError(
-            f"api_key_env = {spec.api_key_env!r}, and there is no such variable: export {spec.api_key_env}=..."
-        )
-    return key
+    return Judge(OpenAICompatibleGenerator(spec.endpoint, model=spec.model, api_key=spec.key(), **more), spec.judge, known)
 
 
 def _log_odds(votes: Sequence[bool]) -> float | None:

@@ -106,7 +106,24 @@ class Templated:
         return list(self._tokenizer(text, add_special_tokens=self._adds_tokens, verbose=False)["input_ids"])
 
 
-def templated(kind: str, tokenizer: Any, inputs: Inputs | None, max_length: int | None) -> Templated | None:
+class Untold:
+    """Pairs for a server whose tokenizer is not known here."""
+
+    has_zero = None
+
+    def limit(self, length: int | None) -> None:
+        """Nothing can be counted."""
+
+    def make(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
+        """One input for each candidate; None, with a warning, for one that holds more than text."""
+        prompt = "\n".join(Turn.of(message).plain() for message in messages)
+        said = [Turn.of(candidate).without(NOT_SHOWN) for candidate in candidates]
+        if unread := [place for place, turn in enumerate(said) if turn.kinds]:
+            logger.warning("candidates %s have no score: they hold more than text", unread)
+        return [None if turn.kinds else [prompt, turn.plain(thoughts=True)] for turn in said]
+
+
+def templated(kind: str, tokenizer: Any, inputs: Inputs | None, max_length: int | None) -> Templated | Untold | None:
     """How inputs are made for a kind of server; None for one that takes messages.
 
     Raises:
@@ -118,6 +135,8 @@ def templated(kind: str, tokenizer: Any, inputs: Inputs | None, max_length: int 
         raise ConfigurationError(f"kind {kind!r} takes inputs {' or '.join(map(repr, forms))}, not {form!r}")
     if form == "messages":
         return None
+    if tokenizer is None and form == "pair" and KINDS[kind].shared:
+        return Untold()
     if tokenizer is None:
         raise ConfigurationError(f"kind {kind!r} needs tokenizer=: folder or id of the reward model that is served there")
     # vLLM can be told not to add any.

@@ -54,6 +54,7 @@ class Kind:
         body: of a request for some inputs to some model.
         read: the scores in an answer; any error that it raises means that there are none.
         about: route of the server's description, and how to read it; None where there is none.
+        shared: whether all inputs of a request have one conversation.
     """
 
     route: str
@@ -61,6 +62,7 @@ class Kind:
     body: Callable[[Sequence[Any], str | None], dict[str, Any]]
     read: Callable[[Any], Scores]
     about: tuple[str, Callable[[Any], Limits]] | None = None
+    shared: bool = False
 
     def scores(self, answer: Any, expected: int) -> Scores:
         """The scores in an answer.
@@ -72,7 +74,8 @@ class Kind:
             scores = self.read(answer)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             # Not chained: such an error may quote the answer, and an answer may quote the candidate.
-            problem = f"the reward server's answer holds no scores ({type(error).__name__})"
+            cause = str(error) if isinstance(error, _VectorError) else type(error).__name__
+            problem = f"the reward server's answer holds no scores ({cause})"
             raise MalformedAnswer(problem, status=200, retryable=True) from None
         if len(scores.values) != expected:
             problem = f"the reward server gave {len(scores.values)} scores for {expected} inputs"
@@ -92,6 +95,10 @@ def _is_number(value: object) -> bool:
         return False
 
 
+class _VectorError(ValueError):
+    """Several numbers where one is a score."""
+
+
 def _named(body: dict[str, Any], model: str | None) -> dict[str, Any]:
     return body if model is None else {"model": model, **body}
 
@@ -99,6 +106,9 @@ def _named(body: dict[str, Any], model: str | None) -> dict[str, Any]:
 def _number(value: Any) -> float:
     """The one number in a value. A null here is no score, and several numbers are no reward model's."""
     if isinstance(value, list):
+        if len(value) > 1:
+            cure = "it embeds, or has several labels; vLLM classifies with --convert classify"
+            raise _VectorError(f"vectors of {len(value)} numbers: {cure}")
         (value,) = value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("no number")
@@ -133,6 +143,23 @@ def _read_bonmini(answer: Any) -> Scores:
     if not isinstance(fingerprint, str) or not isinstance(has_zero, bool):
         raise TypeError("no fingerprint, or no word about the zero")
     return Scores(list(answer["scores"]), fingerprint, has_zero)
+
+
+def _read_vllm_score(answer: Any) -> Scores:
+    return Scores([_number(entry["score"]) for entry in _in_order(answer["data"])])
+
+
+def _read_rerank(answer: Any) -> Scores:
+    return Scores([_number(entry["relevance_score"]) for entry in _in_order(answer["results"])])
+
+
+def _read_tei_rerank(answer: Any) -> Scores:
+    return Scores([_number(entry["score"]) for entry in _in_order(answer)])
+
+
+def _pairs_body(prompt: str, answers: str, **more: Any) -> Callable[[Sequence[Any], str | None], dict[str, Any]]:
+    """A body with one prompt and its answers, under these names."""
+    return lambda inputs, model: _named({prompt: inputs[0][0], answers: [answer for _, answer in inputs], **more}, model)
 
 
 def _about_vllm(answer: Any) -> Limits:
@@ -180,5 +207,22 @@ KINDS: dict[str, Kind] = {
     ),
     "sglang": Kind("/classify", ("ids", "text"), _sglang_body, _read_sglang),
     "tei": Kind("/predict", ("text", "pair"), _tei_body, _read_tei, ("/info", _about_tei)),
-    "bonmini": Kind("/score", ("messages",), _bonmini_body, _read_bonmini),
+    "bonmini": Kind("/score", ("messages",), _bonmini_body, _read_bonmini, shared=True),
+    "vllm-score": Kind(
+        "/score", ("pair",), _pairs_body("text_1", "text_2", use_activation=False), _read_vllm_score, _VLLM_MODELS, shared=True
+    ),
+    "vllm-rerank": Kind(
+        "/rerank", ("pair",), _pairs_body("query", "documents", use_activation=False), _read_rerank, _VLLM_MODELS, shared=True
+    ),
+    "tei-rerank": Kind(
+        "/rerank",
+        ("pair",),
+        lambda inputs, _: _pairs_body("query", "texts", raw_scores=True, truncate=False)(inputs, None),
+        _read_tei_rerank,
+        ("/info", _about_tei),
+        shared=True,
+    ),
+    "infinity": Kind("/rerank", ("pair",), _pairs_body("query", "documents", raw_scores=True), _read_rerank, shared=True),
+    "jina": Kind("/v1/rerank", ("pair",), _pairs_body("query", "documents"), _read_rerank, shared=True),
+    "cohere": Kind("/v2/rerank", ("pair",), _pairs_body("query", "documents"), _read_rerank, shared=True),
 }

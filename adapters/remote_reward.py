@@ -22,6 +22,7 @@ from bonmini_guard.bridge import run_sync
 from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.limiter import Limiter, request_lane
+from bonmini_guard.reward.spec import ScorerSpec
 from bonmini_guard.scorers import log_odds
 
 try:
@@ -44,7 +45,9 @@ PROBE_INTERVAL = 1.0
 _ABOUT_AN_INPUT = (400, 413, 422)
 _SWITCHES = {"vllm": "start vLLM with --runner pooling", "tei": "this TEI may be too old for raw_scores"}
 
-ServerKind = Literal["vllm", "vllm-pooling", "sglang", "tei", "bonmini"]
+ServerKind = Literal[
+    "vllm", "vllm-pooling", "vllm-score", "vllm-rerank", "sglang", "tei", "tei-rerank", "infinity", "jina", "cohere", "bonmini"
+]
 
 
 class RemoteRewardModel(Endpoint):
@@ -64,9 +67,11 @@ class RemoteRewardModel(Endpoint):
 
     Args:
         base_url: where the server is, without the route.
-        kind: "vllm" (``/classify``), "vllm-pooling" (``/pooling``), "sglang" (its own ``/classify``), "tei" (``/predict``), or
-            "bonmini" (``/score`` of ``bonmini-guard serve``).
-        tokenizer: folder or id of the reward model, or its tokenizer; needed for all kinds but "bonmini".
+        kind: "vllm" (``/classify``), "vllm-pooling" (``/pooling``), "sglang" (its own ``/classify``), "tei" (``/predict``),
+            "bonmini" (``/score`` of ``bonmini-guard serve``); and for cross-encoders "vllm-score", "vllm-rerank", "tei-rerank",
+            "infinity", "jina", "cohere" (their ``/rerank``).
+        tokenizer: folder or id of the reward model, or its tokenizer; needed for all kinds but "bonmini". For pairs it may be left
+            out: then nothing tells an answer that does not fit, or that spells control tokens.
         inputs: "ids" (token ids), "text", or "pair" (prompt and answer as two texts, for cross-encoders, without a template);
             None takes the best that the kind understands. As text, an answer that spells control tokens gets no score.
         model: name that the server knows the model by; None takes the one it says it serves.
@@ -226,7 +231,7 @@ class RemoteRewardModel(Endpoint):
                 "tokenizer adds some of its own: use a kind that takes token ids (vllm, sglang)"
             )
         # Messages of different conversations do not go into one request.
-        batches = self._batches(sent) if self._templated is not None else [[one] for one in sent]
+        batches = [[one] for one in sent] if self._wire.shared else self._batches(sent)
         found: list[Scores] = await all_or_none([self._send(batch, quiet=False) for batch in batches])
         values = [value for scores in found for value in scores.values]
         check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, _SWITCHES.get(self.kind, "ask for raw scores"))
@@ -370,3 +375,46 @@ class RemoteSession:
 
     async def aclose(self) -> None:
         """Nothing is held."""
+
+
+#: Of a spec: kinds by server and route, the usual route first.
+ROUTES: dict[tuple[str, str], ServerKind] = {
+    ("bonmini", "score"): "bonmini",
+    ("cohere", "rerank"): "cohere",
+    ("infinity", "rerank"): "infinity",
+    ("jina", "rerank"): "jina",
+    ("sglang", "classify"): "sglang",
+    ("tei", "classify"): "tei",
+    ("tei", "rerank"): "tei-rerank",
+    ("vllm", "classify"): "vllm",
+    ("vllm", "pooling"): "vllm-pooling",
+    ("vllm", "rerank"): "vllm-rerank",
+    ("vllm", "score"): "vllm-score",
+}
+
+
+def route(spec: ScorerSpec) -> RemoteRewardModel:
+    """The remote reward model of a spec.
+
+    Raises:
+        ConfigurationError: the server has no such route, or a setting is wrong.
+    """
+    table, endpoint = spec.route, spec.endpoint
+    assert table is not None
+    assert endpoint is not None
+    known = [name for server, name in ROUTES if server == table.server]
+    name = table.name or known[0]
+    if name not in known:
+        raise ConfigurationError(f"server = {table.server!r} has no route {name!r} here: use {' or '.join(map(repr, known))}")
+    meaning: dict[str, Meaning] = {"probability": "probability", "points": "raw"}
+    return RemoteRewardModel(
+        endpoint,
+        kind=ROUTES[table.server, name],
+        tokenizer=table.tokenizer,
+        inputs=table.inputs,
+        model=spec.model,
+        scores=meaning.get(spec.scale),
+        has_zero=spec.has_zero,
+        api_key=spec.key(),
+        **table.http,
+    )

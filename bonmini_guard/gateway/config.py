@@ -155,15 +155,18 @@ class Configuration:
         return guarded
 
     def _scorer(self, spec: str | dict[str, Any]) -> Any:
+        from bonmini_guard.reward.declared import load_scorer
+        from bonmini_guard.reward.spec import KINDS, ScorerSpec, beside
+
         more = {"model": spec} if isinstance(spec, str) else {**spec}
+        if more.get("kind") in KINDS:
+            return load_scorer(ScorerSpec(**beside(more, self.path.parent)))
         if "endpoint" in more:
             from bonmini_guard.adapters import RemoteRewardModel
 
             key = self._secret(more.pop("api_key_env", None))
             return RemoteRewardModel(more.pop("endpoint"), api_key=key, **more)
-        from bonmini_guard import RewardModel
-
-        return RewardModel.load(self._named(more.pop("model", "")), **more)
+        return load_scorer(self._named(more.pop("model", "")), **more)
 
     def _named(self, name: str) -> str:
         """A folder beside the file, or else the name of a model."""

@@ -76,18 +76,22 @@ class Declared:
         inner: what scores.
 
     Attributes:
-        has_zero: whether a score of 0 means "acceptable"; None where nobody says.
         not_shown: kinds of parts of answers that it does not read.
     """
 
     def __init__(self, spec: ScorerSpec, inner: Any) -> None:
         self.spec, self.inner = spec, inner
-        fitted = True if spec.zero is not None else getattr(inner, "has_zero", None)
-        self.has_zero: bool | None = fitted if spec.has_zero is None else spec.has_zero
         known = NOT_SHOWN if spec.not_shown is None else spec.not_shown
         self.not_shown = frozenset(getattr(inner, "not_shown", known))
         self.model_id = f"{spec.kind}:{spec.model or spec.endpoint or ''}"
         self._zero = spec.zero or Zero()
+
+    @property
+    def has_zero(self) -> bool | None:
+        """Whether a score of 0 means "acceptable"; None where nobody says. A server may have to be asked."""
+        if self.spec.has_zero is not None:
+            return self.spec.has_zero
+        return True if self.spec.zero is not None else getattr(self.inner, "has_zero", None)
 
     def __repr__(self) -> str:
         return f"Declared(kind={self.spec.kind!r}, {self.inner!r})"
@@ -122,7 +126,8 @@ class Declared:
         """The score of what the model gave."""
         if value is None:
             return None
-        raw = log_odds(value) if self.spec.scale == "probability" else value
+        # A route has been told what its server gives.
+        raw = log_odds(value) if self.spec.scale == "probability" and self.spec.kind != "route" else value
         return self._zero.factor * raw + self._zero.shift
 
     def fingerprint(self) -> str:
@@ -232,5 +237,11 @@ def _judge(spec: ScorerSpec) -> Any:
     return judge(spec)
 
 
+def _route(spec: ScorerSpec) -> Any:
+    from bonmini_guard.adapters.remote_reward import route
+
+    return route(spec)
+
+
 #: Kinds that are neither a model here nor made of others.
-_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {"check": _check, "judge": _judge}
+_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {"check": _check, "judge": _judge, "route": _route}

@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from bonmini_guard.validation import check_names
 
 Kind = Literal["template", "pair", "labels", "token", "route", "judge", "check", "all", "sum"]
 
+KINDS = get_args(Kind)
 #: Kinds whose model runs in this process, those that ask a server, and those made of other specs.
 LOCAL, REMOTE, COMBINED = ("template", "pair", "labels", "token"), ("route", "judge"), ("all", "sum")
 SUFFIXES = (".toml", ".json")
@@ -86,12 +87,21 @@ class Token(Table):
 
 
 class Route(Table):
-    """Which route of which server."""
+    """Which route of which server.
 
-    server: Literal["vllm", "tei", "sglang", "infinity", "bonmini"]
+    Attributes:
+        server: what it is, or whose protocol it speaks.
+        name: the route; None takes the server's usual one.
+        tokenizer: folder or id of the model that is served; pairs do without.
+        inputs: what is sent, where a route takes several.
+        http: further options of :class:`bonmini_guard.adapters.RemoteRewardModel`, such as ``timeout``.
+    """
+
+    server: Literal["vllm", "tei", "sglang", "infinity", "jina", "cohere", "bonmini"]
     name: Literal["rerank", "score", "classify", "pooling"] | None = None
     tokenizer: str | None = None
     inputs: Literal["ids", "text", "pair"] | None = None
+    http: dict[str, Any] = {}
 
 
 class Judge(Table):
@@ -184,13 +194,25 @@ class ScorerSpec(Table):
         place = Path(path)
         try:
             text = place.read_text(encoding="utf-8")
-            return cls(**_beside(json.loads(text) if place.suffix == ".json" else tomllib.loads(text), place.parent))
+            return cls(**beside(json.loads(text) if place.suffix == ".json" else tomllib.loads(text), place.parent))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{place}: cannot be read ({type(error).__name__}); name a scorer spec") from error
         except ConfigurationError as error:
             raise ConfigurationError(f"{place}: {error}") from None
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"{place}: is no {place.suffix[1:].upper()} of a scorer spec ({error})") from None
+
+    def key(self) -> str:
+        """The key in the variable that it names; "" where it names none.
+
+        Raises:
+            ConfigurationError: the variable is not set.
+        """
+        name = self.api_key_env
+        key = "" if name is None else os.environ.get(name, "").strip()
+        if name is not None and not key:
+            raise ConfigurationError(f"api_key_env = {name!r}, and the environment has no such variable: export {name}=...")
+        return key
 
     def canonical(self) -> str:
         """What it says, as a text that is equal for equal specs."""
@@ -202,7 +224,7 @@ def is_spec(value: Any) -> bool:
     return isinstance(value, ScorerSpec) or (isinstance(value, str | os.PathLike) and Path(value).suffix in SUFFIXES)
 
 
-def _beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """With the folders of models that lie beside the file in place of their names."""
     found = dict(values)
     model = values.get("model")
@@ -210,5 +232,5 @@ def _beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         found["model"] = str(folder / model)
     for name in COMBINED:
         if isinstance(values.get(name), list):
-            found[name] = [_beside(part, folder) if isinstance(part, dict) else part for part in values[name]]
+            found[name] = [beside(part, folder) if isinstance(part, dict) else part for part in values[name]]
     return found

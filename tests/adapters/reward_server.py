@@ -35,6 +35,8 @@ class RewardServer(LoopbackServer):
         return None
 
     def reply(self, path: str, body: Any) -> Any:
+        if path.endswith("/rerank") or "text_1" in body:
+            return self._pairs(path, body)
         if path == "/score":
             scores = [self.score((body["messages"], candidate)) for candidate in body["candidates"]]
             return {"scores": scores, "fingerprint": self.fingerprint, "has_zero": self.has_zero}
@@ -50,6 +52,19 @@ class RewardServer(LoopbackServer):
         data = [{"index": at, name: [self._given(one, raw)]} for at, one in enumerate(body["input"])]
         # vLLM answers in order and says the index; who trusts the order alone is found out here.
         return {"object": "list", "data": data[::-1], "model": body.get("model")}
+
+    def _pairs(self, path: str, body: Any) -> Any:
+        """As rerankers answer: the best first, by index."""
+        answers = next(body[name] for name in ("documents", "texts", "text_2") if name in body)
+        prompt = body.get("query") or body["text_1"]
+        raw = body.get("use_activation") is False or body.get("raw_scores") is True
+        given = [self._given((prompt, answer), raw and self.obeys) for answer in answers]
+        best = sorted(range(len(given)), key=given.__getitem__, reverse=True)
+        if "text_1" in body:
+            return {"object": "list", "data": [{"index": at, "object": "score", "score": given[at]} for at in best]}
+        if "texts" in body:
+            return [{"index": at, "score": given[at]} for at in best]
+        return {"id": "x", "results": [{"index": at, "relevance_score": given[at]} for at in best]}
 
     def _given(self, one: Any, raw: bool) -> float:
         score = self.score(one)
