@@ -46,6 +46,7 @@ class Judge:
     """
 
     has_zero = True
+    text_alone = True
 
     def __init__(self, generator: Any, table: JudgeTable, not_shown: Sequence[str] = NOT_SHOWN) -> None:
         self._generator = as_generator(generator)

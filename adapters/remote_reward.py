@@ -94,6 +94,8 @@ class RemoteRewardModel(Endpoint):
     library = httpx
     #: Of answers: left out of what the server is asked about, or by the server itself, and so not served.
     not_shown = frozenset(NOT_SHOWN)
+    #: Of prompts too.
+    text_alone = True
 
     def __init__(
         self,

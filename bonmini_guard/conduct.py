@@ -48,6 +48,7 @@ from bonmini_guard.settings import (
 )
 from bonmini_guard.trace_row import RequestRecord
 from bonmini_guard.traces import writer_for
+from bonmini_guard.unseen import check_seen
 from bonmini_guard.validation import is_integer
 from bonmini_guard.workers import Workers
 
@@ -135,7 +136,7 @@ class Guard:
             promised: False for a request whose draws the profile does not speak of; its thresholds hold all the same.
 
         Raises:
-            InputError: the seed is no integer.
+            InputError: the seed is no integer, or a guardrail's prompt holds something that the scorer cannot read.
             ProfileError: call options or the config make another generator of it than the profile was calibrated with.
             GenerationError: not one draw arrived.
         """
@@ -146,6 +147,7 @@ class Guard:
             await self._check_generator(engine, options)
         else:
             engine = replace(engine, profile=None, drawn_by=None)
+        check_seen(engine.scorer, messages, refuse=engine.policy.mode == "guardrail")
         seed = self.options["seed"] if seed is None else seed
         if seed is not None and not is_integer(seed):
             raise InputError(f"seed= must be an integer, not {seed!r}")

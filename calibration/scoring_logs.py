@@ -19,6 +19,7 @@ from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.appending import Appender, encoded
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.rows import Candidate, Row
+from bonmini_guard.unseen import check_seen
 from bonmini_guard.writing import appearing
 
 
@@ -137,6 +138,10 @@ def _check_resumed(found: tuple[str, str], expected: tuple[str, str], partial: P
 
 
 def _scored(row: Row, scorer: LogScorer, mark: str, tally: Tally) -> dict[str, Any]:
+    try:
+        check_seen(scorer, row.prompt, refuse=True)
+    except InputError as error:
+        raise InputError(f"{row.place}: {error}") from error
     known = [row.value.get("scored_by") == mark and one.value.get("score") is not None for one in row.candidates]
     missing = [one for one, kept in zip(row.candidates, known, strict=True) if not kept and not one.value.get("failed")]
     tally.kept += sum(known)

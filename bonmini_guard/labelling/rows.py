@@ -12,6 +12,7 @@ from typing import Any
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.rows import Row
+from bonmini_guard.unseen import tell_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ def _digest(row: LabelRow, scored: bool) -> str:
 
 def _row(raw: Mapping[str, Any], place: str) -> LabelRow:
     row = Row(raw, place)
+    for kind in sorted({kind for turn in row.prompt for kind in turn.kinds}):
+        tell_of(kind, "the page names it, and a labeller cannot see it")
     turns = tuple((turn.role, turn.plain(thoughts=True)) for turn in row.prompt)
     texts = tuple(None if one.failed else one.turn.plain(thoughts=True) for one in row.candidates)
     return LabelRow(row.id, place, turns, texts, raw)

@@ -31,6 +31,7 @@ class Combined:
         self.parts, self._spec = parts, spec
         zeros = [getattr(part, "has_zero", None) for part in parts]
         self.not_shown = frozenset[str]().union(*(getattr(part, "not_shown", ()) for part in parts))
+        self.text_alone = any(getattr(part, "text_alone", False) for part in parts)
         self.has_zero = spec.kind == "all"
         if self.has_zero and not all(zeros):
             number = 1 + next(place for place, zero in enumerate(zeros) if not zero)

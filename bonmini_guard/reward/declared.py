@@ -83,6 +83,7 @@ class Declared:
         self.spec, self.inner = spec, inner
         known = NOT_SHOWN if spec.not_shown is None else spec.not_shown
         self.not_shown = frozenset(getattr(inner, "not_shown", known))
+        self.text_alone = bool(getattr(inner, "text_alone", False))
         self.model_id = f"{spec.kind}:{spec.model or spec.endpoint or ''}"
         self._zero = spec.zero or Zero()
 

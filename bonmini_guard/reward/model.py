@@ -51,6 +51,7 @@ from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.spec import ScorerSpec, is_spec
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
+from bonmini_guard.unseen import check_seen
 from bonmini_guard.workers import Workers
 
 T = TypeVar("T")
@@ -98,6 +99,9 @@ class RewardModel:
         max_length: most tokens of a conversation with its answer; None has no limit.
         not_shown: kinds of parts of answers that it does not read.
     """
+
+    #: Of prompts too: other parts are named in its input, no more.
+    text_alone = True
 
     def __init__(
         self,
@@ -211,6 +215,7 @@ class RewardModel:
         Raises:
             InputError: the chat template refuses the conversation.
         """
+        check_seen(self, _conversation(messages), refuse=False)
         texts = self._tokenizing.submit(self._encode, _conversation(messages), candidates).result()
         work = _work(texts)
         self._batcher.submit(work)
@@ -364,6 +369,7 @@ class RewardSession:
     def __init__(self, model: RewardModel, messages: Sequence[BaseMessage]) -> None:
         self._model = model
         self._messages = list(map(Turn.of, messages))  # once, not for every candidate
+        check_seen(model, self._messages, refuse=False)
         self._number = model._trunks.open()
 
     async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:

@@ -17,6 +17,7 @@ from bonmini_guard.training.choices import ChoiceRow, as_answer, choice_row
 from bonmini_guard.training.data.comparisons import ApartError, Compared, comparisons, every_pair, labelled, pair, ranked
 from bonmini_guard.training.data.fields import Record, answer_of, listed, number_of, prompt_and_answer, prompt_of, verdict_of
 from bonmini_guard.training.data.judged import EMITTERS, Judged, one_of
+from bonmini_guard.unseen import tell_of
 
 Value = dict[str, Any]
 
@@ -106,6 +107,8 @@ def convert(
             tally.note(error)
             continue
         tally.rows += len(rows)
+        for kind in sorted({kind for row in rows for turn in row.prompt for kind in turn.kinds}):
+            tell_of(kind, "a reward model that is trained on it is told the type, no more")
         yield from rows
 
 
