@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -33,7 +34,9 @@ logger = logging.getLogger("bonmini_guard.gateway")
 KEEP_ALIVE = 10.0
 #: Seconds that explored requests have to end when the server does.
 _LAST = 10.0
-_EVENTS = "text/event-stream"
+_JSON = "application/json"
+#: Proxies keep nothing of a stream back.
+_EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
 #: What the log says of a request, of what the guard says: no text.
 _NOTED = ("request_id", "decision", "reason", "draws", "error")
@@ -148,7 +151,7 @@ class Gateway(Door):
             if leaving.done():
                 raise ClientDisconnect
             if not begun:
-                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", _EVENTS.encode())]})
+                await send({"type": "http.response.start", "status": 200, "headers": Headers(_EVENTS).raw})
             begun = True
             await send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
 
@@ -202,11 +205,12 @@ def _respond(outcome: Outcome, note: Note, wanted: wire.ChatRequest | None = Non
     )
     if isinstance(outcome, Refused):
         said = body_of(outcome)
-        return Response(wire.event(said)) if begun else JSONResponse(said, outcome.status, outcome.headers)
+        return Response(wire.event(said)) if begun else Response(json.dumps(said), outcome.status, outcome.headers, _JSON)
     headers = wire.headers(about)
     if wanted is None or not wanted.stream:
-        return JSONResponse(outcome, headers=headers)
-    return Response(b"".join(wire.chunks(outcome, wanted.with_usage)), media_type=_EVENTS, headers=headers)
+        # Not Starlette's: half a surrogate pair, as models write them, can be escaped, and not encoded.
+        return Response(json.dumps(outcome), headers=headers, media_type=_JSON)
+    return Response(b"".join(wire.chunks(outcome, wanted.with_usage)), headers=_EVENTS | headers)
 
 
 def _refused(error: Exception) -> Refused:

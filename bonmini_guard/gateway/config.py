@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -70,7 +71,7 @@ class Configuration:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._lock = path, threading.Lock()
         self._parts: dict[str, Any] = {}
         self.load()
 
@@ -80,7 +81,10 @@ class Configuration:
 
     def load(self) -> None:
         """Build what the file says now; if that fails, everything stays as it was."""
-        file = self._read()
+        with self._lock:
+            self._load(self._read())
+
+    def _load(self, file: File) -> None:
         before, self._parts = self._parts, {}
         try:
             generators = {

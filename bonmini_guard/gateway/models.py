@@ -100,7 +100,7 @@ class Upstream:
 
     def __init__(self, endpoint: Endpoint, model: str | None, key: str) -> None:
         self._url, self._model = f"{endpoint.base_url}/chat/completions", model
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
 
     async def pass_on(self, body: bytes, send: Send) -> int:
         """Send a request on as it is, and its answer back as it comes; the status.
@@ -110,7 +110,7 @@ class Upstream:
         """
         asked = json.loads(body) | ({} if self._model is None else {"model": self._model})
         async with httpx.AsyncClient(timeout=_PATIENCE) as client:
-            request = client.build_request("POST", self._url, json=asked, headers=self._headers)
+            request = client.build_request("POST", self._url, content=json.dumps(asked), headers=self._headers)
             try:
                 response = await client.send(request, stream=True)
             except httpx.HTTPError as error:

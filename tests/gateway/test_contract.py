@@ -124,6 +124,15 @@ def test_models_and_what_is_not_guarded(house):
             house.client.chat.completions.create(model="plain", messages=ASKED)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_half_a_character_is_no_failure(house, stream):
+    house.upstream.text = always("half \ud83d of it")
+    with house.open(GUARD):
+        said = house.post(model="guarded", messages=ASKED, stream=stream)
+    assert (said.status_code, "\\ud83d" in said.text or "\\ufffd" in said.text) == (200, True)
+    assert (said.headers.get("x-accel-buffering") == "no") is stream
+
+
 async def test_langchains_client(house):
     house.upstream.text = alternating
     with house.open(GUARD):
