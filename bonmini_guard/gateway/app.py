@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.gateway import wire
 from bonmini_guard.gateway.config import Configuration
+from bonmini_guard.gateway.drift import p_values
 from bonmini_guard.gateway.feedback import Feedback, join
 from bonmini_guard.gateway.metrics import Metrics
 from bonmini_guard.gateway.models import Guarded, Upstream
@@ -34,6 +35,8 @@ logger = logging.getLogger("bonmini_guard.gateway")
 KEEP_ALIVE = 10.0
 #: Seconds that explored requests have to end when the server does.
 _LAST = 10.0
+#: Seconds between two looks for drift.
+_LOOK = 600.0
 _JSON = "application/json"
 #: Proxies keep nothing of a stream back.
 _EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -75,11 +78,19 @@ class Gateway(Door):
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.ensure_future(self._watch())
         yield
+        watching.cancel()
         guards = [model for model in self._configuration.models.values() if isinstance(model, Guarded)]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST):
                 await asyncio.gather(*(guard.aclose() for guard in guards))
+
+    async def _watch(self) -> None:
+        while True:
+            guards = {name: model.guard for name, model in self._configuration.models.items() if isinstance(model, Guarded)}
+            self._metrics.drift = {name: await asyncio.to_thread(p_values, guard) for name, guard in guards.items()}
+            await asyncio.sleep(_LOOK)
 
     def _reload(self) -> None:
         """Take over a changed file; requests end with the guard that they began with."""

@@ -27,6 +27,7 @@ _READ = {
     "shadow": "What guards on trial would have done",
     "trace_rows": "Rows of traces by what became of them",
     "reloads": "Changed profiles",
+    "drift_p_value": "Whether the traffic is still that of the calibration, by question; right at every look",
 }
 
 
@@ -35,6 +36,9 @@ class Metrics:
 
     Args:
         admission: who is in the house.
+
+    Attributes:
+        drift: p values by question, of each guard.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -44,6 +48,7 @@ class Metrics:
             "bonmini_guard_request_seconds", "Seconds to the answer", ["model"], buckets=_SECONDS, registry=registry
         )
         about = "What guards decided"
+        self.drift: dict[str, dict[str, float]] = {}
         self._decisions = Counter("bonmini_guard_decisions", about, ["guard", "decision", "reason"], registry=registry)
         self._counted = [Counter(f"bonmini_guard_{name}", about, ["guard"], registry=registry) for name, about in _COUNTED.items()]
         self._read = {
@@ -79,13 +84,14 @@ class Metrics:
         for name, breaker in breakers.items():
             self._upstream.labels(name).set(breaker.state == "closed")
         for name, model in models.items():
-            for kind, counts in _counts(model) if isinstance(model, Guarded) else ():
+            read = [*_counts(model), ("drift_p_value", self.drift.get(name, {}))] if isinstance(model, Guarded) else []
+            for kind, counts in read:
                 for what, number in counts.items():
                     self._read[kind].labels(name, what).set(number)
         return generate_latest(self._registry)
 
 
-def _counts(model: Guarded) -> Iterable[tuple[str, dict[str, int]]]:
+def _counts(model: Guarded) -> Iterable[tuple[str, Mapping[str, float]]]:
     guard = model.guard
     yield "exploration", asdict(guard.exploration)
     if model.shadow:

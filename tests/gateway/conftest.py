@@ -99,3 +99,10 @@ def alternating(body, index):
 
 def always(text):
     return lambda body, index: text
+
+
+def patiently(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import httpx
 import openai
@@ -21,7 +20,7 @@ from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.server.door import Limits
 from tests.adapters.loopback import storm
 from tests.adapters.openai_server import TOO_LONG
-from tests.gateway.conftest import KEY, REJECTED, always
+from tests.gateway.conftest import KEY, REJECTED, always, patiently
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -44,13 +43,6 @@ def everything(connection):
         while piece := connection.recv(65536):
             received += piece
     return received
-
-
-def patiently(holds, seconds=30):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def mixed(body, index):
