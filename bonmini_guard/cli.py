@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": "calibration",
     "train": "train",
     "distill": "distill",
+    "inspect": "local,calibration",
     "score": "local,calibration",
     "label": "label,calibration",
     "replay": "calibration",
@@ -31,8 +32,8 @@ COMMANDS = {
     "serve": "serve",
     "gateway": "gateway",
 }
-#: Commands whose name no module can have.
-_MODULES = {"import": "importing"}
+#: Commands whose name no module can, or should, have.
+_MODULES = {"import": "importing", "inspect": "inspecting"}
 #: What a command needs only for some files or servers has an extra of its own.
 _CHOSEN = ("parquet", "ray", "remote", "openai", "tgi")
 

@@ -1,0 +1,107 @@
+"""``bonmini-guard inspect``: does a reward model do what is declared of it?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage, BaseMessage
+
+    from bonmini_guard.reward.selftest import Answers
+
+HELP = "try a reward model on fixed texts and on labelled examples: swapped verdicts, a wrong sign, a lost zero"
+
+#: As where a log refutes a promise.
+FOUND = 4
+
+Example = tuple["Sequence[BaseMessage]", "list[AIMessage]", list[bool | None]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("reward_model", metavar="SPEC", help="folder or id of the reward model, or a scorer spec")
+    parser.add_argument("--examples", metavar="FILE", help="a log with a handful of labelled answers, both kinds")
+    parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score and tell; 4 if something speaks against the scorer."""
+    from bonmini_guard.reward.declared import load_scorer
+    from bonmini_guard.reward.selftest import problems, ranked_rightly
+
+    scorer = load_scorer(options.reward_model, device=options.device)
+    try:
+        kind = getattr(getattr(scorer, "spec", None), "kind", None) or _kind(options.reward_model)
+        fixed, labelled = _scored(scorer, _fixed()), _scored(scorer, _examples(options.examples))
+        found = problems(fixed, kind, scorer.has_zero)
+        found += [problem for problem in problems(labelled, kind, scorer.has_zero) if problem not in found] if labelled else []
+        about = {
+            "reward_model": str(options.reward_model),
+            "kind": kind,
+            "has_zero": scorer.has_zero,
+            "not_shown": sorted(scorer.not_shown),
+            "fingerprint": scorer.fingerprint(),
+            "examples": sum(map(len, labelled)),
+            "ranked_rightly": ranked_rightly(labelled),
+            "scores": [[score for score, _ in answers] for answers in labelled or fixed],
+            "problems": found,
+        }
+    finally:
+        scorer.close()
+    print(json.dumps(about, indent=2) if options.json else _lines(about))
+    return FOUND if found else 0
+
+
+def _kind(source: str) -> str:
+    from bonmini_guard.reward.spec import ScorerSpec, is_spec
+
+    return ScorerSpec.load(source).kind if is_spec(source) else "template"
+
+
+def _fixed() -> list[Example]:
+    """Two answers to each of a few prompts, as a remote scorer is probed with."""
+    from bonmini_guard.adapters.remote_probe import probe_pairs
+
+    pairs = probe_pairs()
+    return [(pairs[at][0], [pairs[at][1], pairs[at + 1][1]], [None, None]) for at in range(0, len(pairs), 2)]
+
+
+def _examples(path: str | None) -> list[Example]:
+    from bonmini_guard.errors import InputError
+    from bonmini_guard.logs.reading import RowFile
+    from bonmini_guard.logs.rows import Row
+
+    if path is None:
+        return []
+    found: list[Any] = []
+    for place, value in RowFile(path):
+        row = Row(value, place)
+        known = [one for one in row.candidates if one.label is not None]
+        found.append(([turn.message() for turn in row.prompt], [one.turn.message() for one in known], [one.label for one in known]))
+    if len({label for _, _, labels in found for label in labels}) < 2:
+        raise InputError(
+            f"{path}: needs answers of both kinds, \"acceptable\": true and false; 'bonmini-guard label' asks for them"
+        )
+    return [example for example in found if example[1]]
+
+
+def _scored(scorer: Any, examples: Sequence[Example]) -> list[Answers]:
+    return [list(zip(scorer.score(prompt, answers), labels, strict=True)) for prompt, answers, labels in examples]
+
+
+def _lines(about: dict[str, Any]) -> str:
+    zero = {True: "0 means acceptable", False: "none, it only ranks", None: "not said"}[about["has_zero"]]
+    hidden = ", ".join(about["not_shown"]) or "nothing"
+    lines = [
+        f"{about['reward_model']}: kind {about['kind']}; zero: {zero}; not shown to it, and not served: {hidden}",
+        f"fingerprint {about['fingerprint']}",
+    ]
+    if about["ranked_rightly"] is not None:
+        lines.append(f"{about['examples']} examples: acceptable answers score higher in {about['ranked_rightly']:.0%} of pairs")
+    return "\n".join(
+        [*lines, *(f"PROBLEM  {problem}" for problem in about["problems"] or ())] + ([] if about["problems"] else ["ok"])
+    )
