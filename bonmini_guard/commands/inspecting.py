@@ -32,13 +32,16 @@ def run(options: argparse.Namespace) -> int:
     """Score and tell; 4 if something speaks against the scorer."""
     from bonmini_guard.reward.declared import load_scorer
     from bonmini_guard.reward.selftest import problems, ranked_rightly
+    from bonmini_guard.reward.spec import COMBINED
 
     scorer = load_scorer(options.reward_model, device=options.device)
     try:
         kind = getattr(getattr(scorer, "spec", None), "kind", None) or _kind(options.reward_model)
-        fixed, labelled = _scored(scorer, _fixed()), _scored(scorer, _examples(options.examples))
-        found = problems(fixed, kind, scorer.has_zero)
-        found += [problem for problem in problems(labelled, kind, scorer.has_zero) if problem not in found] if labelled else []
+        # A program may well find the same of all fixed texts.
+        fixed = [] if kind in ("check", *COMBINED) else _scored(scorer, _fixed())
+        labelled = _scored(scorer, _examples(options.examples))
+        told = [problems(texts, kind, scorer.has_zero) for texts in (fixed, labelled) if texts]
+        found = list(dict.fromkeys(problem for each in told for problem in each))
         about = {
             "reward_model": str(options.reward_model),
             "kind": kind,
@@ -83,9 +86,7 @@ def _examples(path: str | None) -> list[Example]:
         known = [one for one in row.candidates if one.label is not None]
         found.append(([turn.message() for turn in row.prompt], [one.turn.message() for one in known], [one.label for one in known]))
     if len({label for _, _, labels in found for label in labels}) < 2:
-        raise InputError(
-            f"{path}: needs answers of both kinds, \"acceptable\": true and false; 'bonmini-guard label' asks for them"
-        )
+        raise InputError(f"{path}: needs both kinds of answers, acceptable and not; 'bonmini-guard label' asks for them")
     return [example for example in found if example[1]]
 
 
@@ -102,6 +103,4 @@ def _lines(about: dict[str, Any]) -> str:
     ]
     if about["ranked_rightly"] is not None:
         lines.append(f"{about['examples']} examples: acceptable answers score higher in {about['ranked_rightly']:.0%} of pairs")
-    return "\n".join(
-        [*lines, *(f"PROBLEM  {problem}" for problem in about["problems"] or ())] + ([] if about["problems"] else ["ok"])
-    )
+    return "\n".join([*lines, *(f"PROBLEM  {problem}" for problem in about["problems"]), *([] if about["problems"] else ["ok"])])

@@ -9,6 +9,8 @@ import pytest
 from bonmini_guard.cli import main
 from bonmini_guard.reward.selftest import problems, ranked_rightly
 
+from .test_model import CONFIGS, save
+
 GOOD, BAD = True, False
 
 
@@ -53,14 +55,9 @@ def test_ties_are_half():
 
 @pytest.fixture
 def examples(tmp_path):
-    rows = [
-        {
-            "id": "a",
-            "prompt": "Where?",
-            "candidates": [{"text": "Paris", "acceptable": True}, {"text": "Rome", "acceptable": False}],
-        },
-        {"id": "b", "prompt": "Where is it?", "candidates": [{"text": "It is Paris.", "acceptable": True}, {"text": "Oslo"}]},
-    ]
+    both = [{"text": "Paris", "acceptable": True}, {"text": "Rome", "acceptable": False}]
+    one = [{"text": "It is Paris.", "acceptable": True}, {"text": "Oslo"}]
+    rows = [{"id": "a", "prompt": "Where?", "candidates": both}, {"id": "b", "prompt": "Where is it?", "candidates": one}]
     path = tmp_path / "examples.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -91,4 +88,12 @@ def test_examples_of_one_kind_are_refused(tmp_path, capsys):
     path = tmp_path / "examples.jsonl"
     path.write_text(json.dumps({"id": "a", "prompt": "Where?", "candidates": [{"text": "Paris", "acceptable": True}]}) + "\n")
     assert main(["inspect", spec(tmp_path), "--examples", str(path)]) == 2
-    assert "needs answers of both kinds" in capsys.readouterr().err
+    assert "needs both kinds of answers" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_tried_on_fixed_texts(tmp_path, capsys):
+    folder = save(tmp_path, CONFIGS["llama"], bonmini_guard={"zero": "outside_option", "version": 1})
+    assert main(["inspect", str(folder), "--device", "cpu", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert (about["kind"], about["has_zero"], about["problems"]) == ("template", True, [])
+    assert [len(scores) for scores in about["scores"]] == [2, 2, 2, 2]
