@@ -259,16 +259,25 @@ class Endpoint:
             return bytes(said), streams
 
     def _client(self) -> Any:
-        """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too."""
-        return self.library.AsyncClient(
-            limits=self.library.Limits(max_connections=None, max_keepalive_connections=POOL_SIZE),
-            timeout=None,
-            # They would carry the token elsewhere.
-            follow_redirects=False,
-            event_hooks={"request": [self._authorise], "response": [self._bound, *self._hooks()]},
-            verify=certificates(self.library),
-            headers={"accept-encoding": "identity"},
-        )
+        """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too.
+
+        Raises:
+            ConfigurationError: the proxy settings of the environment cannot be used.
+        """
+        try:
+            return self.library.AsyncClient(
+                limits=self.library.Limits(max_connections=None, max_keepalive_connections=POOL_SIZE),
+                timeout=None,
+                # They would carry the token elsewhere.
+                follow_redirects=False,
+                event_hooks={"request": [self._authorise], "response": [self._bound, *self._hooks()]},
+                verify=certificates(self.library),
+                headers={"accept-encoding": "identity"},
+            )
+        except (ImportError, ValueError, self.library.InvalidURL) as error:
+            problem = f"the proxy settings of the environment cannot be used ({type(error).__name__})"
+            cure = "mend or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs the package socksio"
+            raise ConfigurationError(f"{problem}: {cure}") from error
 
     async def _bound(self, response: Any) -> None:
         """Bound what is read of an answer, whoever reads it, and inflate what came packed although nobody asked for that."""

@@ -154,6 +154,9 @@ def _load(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence clas
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({first_line(error)}); use another model") from error
+    except ImportError as error:  # of the library that its weights are quantised with
+        cure = "install that library, or use the model's weights as they were before"
+        raise CheckpointError(f"{path}: its weights need a library that is missing ({first_line(error)}); {cure}") from error
     return model, sorted(report["missing_keys"])
 
 

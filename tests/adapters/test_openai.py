@@ -362,3 +362,14 @@ async def test_an_image_for_the_completions_route_is_told_of(server, make, caplo
     await make(mode="completion").draw(request(messages=[question]))
     assert "takes text alone: of a part of type 'image_url'" in caplog.text
     assert server.requests[0][2]["prompt"].startswith("What is it?\n[image")
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "socks5://127.0.0.1:1", "gopher://x"])
+async def test_proxy_settings_that_cannot_be_used_are_named(make, monkeypatch, proxy):
+    if proxy.startswith("socks"):
+        monkeypatch.setitem(sys.modules, "socksio", None)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(ConfigurationError, match="mend or unset HTTP_PROXY"):
+        await make().draw(request())

@@ -226,3 +226,12 @@ def test_the_room_offers_its_names():
     assert all(hasattr(room, name) for name in dir(room))
     with pytest.raises(AttributeError, match="nothing"):
         _ = room.nothing
+
+
+@pytest.mark.parametrize("quantiser", ["bitsandbytes", "compressed-tensors"])
+def test_weights_that_need_a_library_which_is_missing_name_it(copy, quantiser):
+    file = copy / "config.json"
+    settings = {"quant_method": quantiser} | ({"load_in_4bit": True} if quantiser == "bitsandbytes" else {})
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": settings}))
+    with pytest.raises(CheckpointError, match=f"copy: .*{quantiser}"):
+        RewardModel.load(copy, device="cpu")
