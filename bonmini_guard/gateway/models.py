@@ -117,7 +117,10 @@ class Upstream:
                 raise EndpointUnreachable(f"the upstream gave no answer ({type(error).__name__})", retryable=True) from error
             headers = [(b"content-type", response.headers.get("content-type", "application/json").encode("latin-1"))]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-            async for piece in response.aiter_bytes():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            try:
+                async for piece in response.aiter_bytes():
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except httpx.HTTPError as error:
+                raise ConnectionResetError("the upstream broke off") from error
             await send({"type": "http.response.body", "body": b""})
             return response.status_code

@@ -13,12 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from bonmini_guard.adapters.openai import DIALECTS
 from bonmini_guard.conversation import Turn, as_messages
 from bonmini_guard.errors import InputError
+from bonmini_guard.fingerprints import sampling
 from bonmini_guard.server.schemas import Message
 
-#: What a client may not change under a profile: the draws would be those of another generator.
-SAMPLING = frozenset(
-    ["temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias"]
-)
 #: Of other servers' reasons for an end, those that have another name here.
 _ENDS = {"eos_token": "stop", "stop_sequence": "stop", "max_tokens": "length", "model_length": "length"}
 _KEPT = ("stop", "length", "tool_calls", "content_filter", "function_call")
@@ -60,11 +57,11 @@ class ChatRequest(BaseModel):
         except RecursionError:
             raise InputError("messages: the arguments of a tool call are nested too deeply") from None
 
-    def options(self, sampling: bool) -> tuple[dict[str, Any], list[str]]:
-        """Call options for the draws, and the names of those left out.
+    def options(self, free: bool) -> tuple[dict[str, Any], list[str]]:
+        """Call options for the draws, and the names of those left out: they would make another generator of the upstream.
 
         Args:
-            sampling: whether the client may change how is drawn.
+            free: whether the client may change how is drawn.
 
         Raises:
             InputError: more than one answer is asked for.
@@ -72,7 +69,7 @@ class ChatRequest(BaseModel):
         if self.n not in (None, 1):
             raise InputError("n: one answer is served; the guard decides how many are drawn")
         given = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
-        ignored = [] if sampling else sorted(SAMPLING & given.keys())
+        ignored = [] if free else sorted(sampling(given))
         known = DIALECTS["chat"].known - {"extra_body"}
         options = {name: value for name, value in given.items() if name in known and name not in ignored}
         further = {name: value for name, value in given.items() if name not in known and name not in ignored}

@@ -155,11 +155,12 @@ def test_who_finds_no_place_is_told_when_to_come_back(house):
         ({"model": "guarded", "messages": [{"role": "user", "content": ""}]}, "empty"),
         ({"model": "guarded", "messages": [{"role": "tool", "content": "x"}]}, "messages"),
         ({"model": "guarded", "messages": ASKED, "n": 2}, "n: one answer"),
-        ({"model": "guarded", "messages": ASKED, "best_of": 3}, "best_of"),
+        ({"model": "free", "messages": ASKED, "best_of": 3}, "best_of"),
+        ({"model": "free", "messages": ASKED, "temperature": 0}, "temperature 0"),
     ],
 )
 def test_a_wrong_body_gets_one_line(house, body, says):
-    with house.open({"guarded": "schedule = [1]"}):
+    with house.open({"guarded": "schedule = [1]", "free": "schedule = [1]\nclient_sampling = true"}):
         answer = house.post(**body)
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
