@@ -166,8 +166,10 @@ def test_half_precision_weights_are_widened_on_a_cpu(tmp_path, caplog):
 
 
 def test_checkpoints_of_another_kind_are_refused(tmp_path, base, copy):
-    with pytest.raises(CheckpointError, match="2 labels"):
+    with pytest.raises(CheckpointError, match="a language model"):
         RewardModel.load(base)
+    with pytest.raises(CheckpointError, match="2 labels"):
+        RewardModel.load(save(tmp_path / "two", CONFIGS["bert"], id2label={0: "a", 1: "b"}))
     with pytest.raises(CheckpointError, match="3 labels"):
         RewardModel.load(save(tmp_path / "three", CONFIGS["bert"], id2label={0: "a", 1: "b", 2: "c"}))
     with pytest.raises(CheckpointError, match="no such folder"):
@@ -181,7 +183,8 @@ def test_checkpoints_of_another_kind_are_refused(tmp_path, base, copy):
 
 def test_a_checkpoint_without_a_trained_head_is_refused(base, tmp_path):
     headless = shutil.copytree(base, tmp_path / "headless")
-    config = json.loads((headless / "config.json").read_text()) | {"id2label": {"0": "LABEL_0"}}
+    claims = {"id2label": {"0": "LABEL_0"}, "architectures": ["LlamaForSequenceClassification"]}
+    config = json.loads((headless / "config.json").read_text()) | claims
     (headless / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"without weights for score\.weight"):
         RewardModel.load(headless)
