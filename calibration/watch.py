@@ -256,7 +256,7 @@ def watching(
 
 def _read(path: Path, profile: str) -> WatchState | None:
     try:
-        state = WatchState.model_validate_json(path.read_text(encoding="utf-8"))
+        state = WatchState.model_validate_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except OSError as error:

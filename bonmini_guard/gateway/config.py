@@ -106,7 +106,7 @@ class Configuration:
 
     def _read(self) -> File:
         try:
-            return File.model_validate(tomllib.loads(self.path.read_text("utf-8")))
+            return File.model_validate(tomllib.loads(self.path.read_text("utf-8-sig")))
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from None
         except ValidationError as error:

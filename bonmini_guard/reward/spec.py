@@ -193,7 +193,7 @@ class ScorerSpec(Table):
         """
         place = Path(path)
         try:
-            text = place.read_text(encoding="utf-8")
+            text = place.read_text(encoding="utf-8-sig")
             return cls(**beside(json.loads(text) if place.suffix == ".json" else tomllib.loads(text), place.parent))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{place}: cannot be read ({type(error).__name__}); name a scorer spec") from error

@@ -36,6 +36,9 @@ def test_toml_json_and_python_say_the_same(tmp_path):
     said = {"kind": "check", "check": {"type": "regex", "pattern": "Paris"}}
     toml, dumped = write(tmp_path, CHECK), write(tmp_path, json.dumps(said), "scorer.json")
     assert ScorerSpec.load(toml) == ScorerSpec.load(dumped) == ScorerSpec(**said)
+    for file in (toml, dumped):  # as editors on Windows save it
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert ScorerSpec.load(toml) == ScorerSpec.load(dumped) == ScorerSpec(**said)
     assert (
         load_scorer(toml).fingerprint()
         == load_scorer(dumped).fingerprint()
