@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -45,11 +45,11 @@ def _kind(base: Any) -> Any:
             self._stream, self._packed = stream, packed
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            inflate = _inflater(self._packed)
+            inflate = None if self._packed in ("identity", "") else _inflater(self._packed)
             wire = told = 0
             async for piece in self._stream:
                 wire += len(piece)
-                for part in inflate(piece):
+                for part in (piece,) if inflate is None else inflate(piece):
                     told += len(part)
                     if max(wire, told) > LONGEST_ANSWER:
                         raise MalformedAnswer(f"the endpoint's answer is longer than {LONGEST_ANSWER} bytes", status=200)
@@ -83,9 +83,7 @@ def deeper_than(most: int, written: str) -> bool:
     return False
 
 
-def _inflater(packed: str) -> Any:
-    if packed in ("identity", ""):
-        return lambda piece: (piece,)
+def _inflater(packed: str) -> Callable[[bytes], Iterator[bytes]]:
     if packed not in _INFLATED:
         raise MalformedAnswer(f"the endpoint answered in the encoding {packed[:40]!r}, which was not asked for", status=200)
     # 32: finds out by itself which of the two it is.

@@ -64,7 +64,7 @@ class CircuitBreaker:
         """As :meth:`check`; where it is to be asked again, perhaps begin the trial, which one caller does alone."""
         if self._opened is None:
             return
-        with self._lock:
+        with self._lock.held:
             # A trial that never reports back must not keep the circuit open for ever.
             since = self._opened if self._trial is None else self._trial
             wait = 0.0 if since is None else since + self.cooldown - self.clock()
@@ -75,7 +75,7 @@ class CircuitBreaker:
 
     def trip(self, cause: Exception) -> None:
         """Open it, whatever the count."""
-        with self._lock:
+        with self._lock.held:
             self._cause = str(cause)
             self.times_opened += self._opened is None
             self._opened, self._trial = self.clock(), None
@@ -100,12 +100,12 @@ class CircuitBreaker:
             self.trip(error)
             return
         if isinstance(error, Exception) and counts(error):
-            with self._lock:
+            with self._lock.held:
                 self._in_a_row += 1
             if self._opened is not None or self._in_a_row >= self.failures:
                 self.trip(error)
             return
-        with self._lock:
+        with self._lock.held:
             # What ends without telling anything about the endpoint, such as a cancelled trial, leaves its turn to another.
             self._trial = None
             if error is None or isinstance(error, EndpointError):

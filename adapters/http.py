@@ -160,7 +160,7 @@ class Endpoint:
     async def aclose(self) -> None:
         """Close the connections of every event loop that still runs. The adapter can be used again."""
         here = asyncio.get_running_loop()
-        with self._lock:
+        with self._lock.held:
             everywhere = list(self._clients.items())
             self._clients.clear()
         for loop, clients in everywhere:
@@ -227,15 +227,16 @@ class Endpoint:
 
     async def _connect(self) -> tuple[Clients, Limiter]:
         loop = asyncio.get_running_loop()
-        with self._lock:
-            clients = self._clients.get(loop)
-            if clients is None:
+        clients = self._clients.get(loop)
+        if clients is None:
+            # Only this loop sets its own: the lock is for others that set theirs.
+            with self._lock.held:
                 clients = self._clients[loop] = Clients(self._client)
         async with clients.looking:
             if clients.limiter is None:
                 with clients.borrow() as client:
                     offered = await self._look(client)
-                with self._lock:
+                with self._lock.held:
                     clients.limiter = self._limiter = self._limiter or Limiter(offered)
         return clients, clients.limiter
 

@@ -66,7 +66,7 @@ class Templated:
 
     def make(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
         """One input for each candidate; None, with a warning, for one that cannot be sent as it is."""
-        with self._lock:
+        with self._lock.held:
             return [self._one(messages, candidate, place) for place, candidate in enumerate(candidates)]
 
     def _one(self, messages: Sequence[BaseMessage], candidate: AIMessage, place: int) -> Any:

@@ -199,7 +199,7 @@ class RemoteRewardModel(Endpoint):
         except TimeoutError as error:
             raise EndpointTimeout(f"no answer within {self.http.attempt_timeout} s", retryable=True) from error
         finally:
-            with self._lock:
+            with self._lock.held:
                 clients = self._clients.pop(asyncio.get_running_loop(), None)
             if clients is not None:
                 await clients.aclose()
@@ -323,7 +323,7 @@ class RemoteRewardModel(Endpoint):
         try:
             return await super()._once(attempt, clients)
         except EndpointUnreachable:
-            with self._lock:
+            with self._lock.held:
                 self._lost += 1
             raise
 
@@ -333,7 +333,7 @@ class RemoteRewardModel(Endpoint):
         A server that names its model with every answer needs no such watch.
         """
         if event == "connection.connect_tcp.complete":
-            with self._lock:
+            with self._lock.held:
                 self._opened += 1
 
     # The server's description

@@ -34,6 +34,8 @@ from bonmini_guard.testing import FakeGenerator
 
 #: Requests in the house, and MiB that the process may grow under load.
 _HOUSE, _GROWTH = 16, 200
+#: Seconds after which a client acknowledges at the latest what it has nothing to answer to.
+_ACKNOWLEDGED = 0.04
 
 
 @contextmanager
@@ -81,6 +83,16 @@ async def closed(client: httpx.AsyncClient, seconds: float) -> tuple[float, list
 
     await asyncio.gather(*(one() for _ in range(_HOUSE)))
     return len(took) / (perf_counter() - begun), took
+
+
+async def alone(client: httpx.AsyncClient, requests: int = 200) -> list[float]:
+    """Seconds of each request of one client that keeps its connection: what an answer costs where nobody else asks."""
+    took, body = [], {**bodies(1)[0], "candidates": ["a"]}
+    for _ in range(requests):
+        at = perf_counter()
+        (await client.post("/score", json=body)).raise_for_status()
+        took.append(perf_counter() - at)
+    return took
 
 
 async def opened(client: httpx.AsyncClient, rate: float, seconds: float, pid: int) -> dict[str, Any]:
@@ -139,12 +151,15 @@ async def measure(folder: Path, seconds: float) -> dict[str, Any]:
     with server(folder) as (process, url):
         async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
             await closed(client, 3)
+            single = await alone(client)
             capacity, before = await closed(client, 10)
             load = await opened(client, 2 * capacity, seconds, process.pid)
             alive = process.poll() is None and (await client.get("/ready")).status_code == 200
         endings = await killed(process, url, 12)
     took, memory = load.pop("took"), load.pop("memory")
     return load | {
+        "p50_of_one_client": statistics.median(single),
+        "one_client_per_second": len(single) / sum(single),
         "capacity_per_second": capacity,
         "p50_at_capacity": statistics.median(before),
         "p99_at_capacity": percentile(before, 0.99),
@@ -163,6 +178,7 @@ def broken(found: dict[str, Any]) -> list[str]:
     promises = {
         "only 200 and 429": set(statuses) <= {"200", "429"},
         "the excess gets 429 with Retry-After": statuses.get("429", 0) == found["with_retry_after"] > 0,
+        "one client waits for no acknowledgement": found["p50_of_one_client"] < _ACKNOWLEDGED,
         "alive afterwards": found["alive_after"],
         "memory bounded": found["memory_most_mib"] - found["memory_first_mib"] < _GROWTH,
         "those let in take at most half as long again": found["p99_let_in"] < 1.5 * found["p99_at_capacity"],

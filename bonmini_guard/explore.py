@@ -158,7 +158,7 @@ class Explorer:
         return dataclasses.replace(request, missed=why)
 
     def _add(self, **more: int) -> None:
-        with self._lock:  # requests run on several event loops
+        with self._lock.held:  # requests run on several event loops
             self.cost = dataclasses.replace(self.cost, **{name: getattr(self.cost, name) + number for name, number in more.items()})
 
 

@@ -21,9 +21,9 @@ def renewed_in_children(thing: Renewable) -> None:
 
 
 class Lock:
-    """A lock that can be pickled and copied, and is open in a forked process whoever held it in its parent."""
+    """A lock that can be pickled and copied, and is open in a forked process whoever held it in its parent: ``with lock.held:``."""
 
-    __slots__ = ("__weakref__", "_lock")
+    __slots__ = ("__weakref__", "held")
 
     def __init__(self) -> None:
         self.renew()
@@ -31,13 +31,7 @@ class Lock:
 
     def renew(self) -> None:
         """Open it."""
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.held = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Lock], tuple[()]]:
         return type(self), ()

@@ -58,7 +58,7 @@ class Limiter:
             inner: of another limiter: whoever has a place here takes one there, too.
         """
         loop = asyncio.get_running_loop()
-        with self._lock:
+        with self._lock.held:
             room = self._rooms.get(loop)
             if room is None:
                 room = self._rooms[loop] = _Room(self.limit, self.max_waiting)

@@ -62,7 +62,7 @@ class Reloader(Generic[T]):
     def look(self) -> None:
         """Called before each request: nothing within the interval, then a ``stat``, and a thread only if the file has changed."""
         now = time.monotonic()
-        with self._lock:
+        with self._lock.held:
             if now < self._next or (self._thread is not None and self._thread.is_alive()):
                 return
             self._next = now + self.interval

@@ -247,7 +247,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             writer.record(first if would is None else dataclasses.replace(first, result=would), explored, _shadow_row)
 
     def _add(self, **more: int) -> None:
-        with self._lock:
+        with self._lock.held:
             counts = {name: getattr(self.summary, name) + number for name, number in more.items()}
             self.summary = dataclasses.replace(self.summary, **counts)
 

@@ -267,7 +267,7 @@ def writer_for(to: Any) -> TraceWriter:
     if not isinstance(to, str | os.PathLike):
         return TraceWriter(to)
     path = Path(os.path.abspath(to))
-    with _sharing:
+    with _sharing.held:
         writer = _shared.get(path)
         if writer is None:
             writer = _shared[path] = TraceWriter(path)

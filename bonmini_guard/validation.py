@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import inspect
+import ipaddress
 import math
 import types
 from collections.abc import Callable, Collection, Mapping
@@ -55,6 +56,14 @@ Seconds = Annotated[float, Must("a positive number of seconds", lambda value: is
 Share = Annotated[float, Must("a share between 0 and 1", lambda value: is_number(value) and 0 <= value <= 1)]
 Portion = Annotated[float, Must("a share of at least 0 and below 1", lambda value: is_number(value) and 0 <= value < 1)]
 Flag = Annotated[bool, Must("True or False", lambda value: isinstance(value, bool))]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ def test_locks_and_threads_are_new_in_a_child_whoever_held_them():
     lock, workers, limiter, held, release = Lock(), Workers(1, "test-workers"), Limiter(2), threading.Event(), threading.Event()
 
     def hold():
-        with lock, limiter._lock:
+        with lock.held, limiter._lock.held:
             held.set()
             release.wait(30)
 
@@ -70,7 +70,7 @@ def test_locks_and_threads_are_new_in_a_child_whoever_held_them():
             return True
 
     def work():
-        with lock:
+        with lock.held:
             return workers.submit(lambda: asyncio.run(place())).result(10)
 
     try:

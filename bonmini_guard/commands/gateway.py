@@ -7,8 +7,9 @@ import logging
 import sys
 from pathlib import Path
 
-from bonmini_guard.commands.serve import add_address, is_loopback, limits_of
+from bonmini_guard.commands.serve import add_address, limits_of
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.validation import is_loopback
 
 HELP = "serve guards as models behind OpenAI's chat protocol"
 

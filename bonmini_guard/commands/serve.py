@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.server import TOKEN
+from bonmini_guard.validation import is_loopback
 
 if TYPE_CHECKING:
     from bonmini_guard.server.door import Limits
@@ -71,14 +71,6 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.reward_model} has no limit of its own: give one, e.g. --max-length {_LONGEST}")
     serve(ScoringServer(model, token, limits_of(options)), options.host, options.port, options.drain)
     return 0
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _port(text: str) -> int:

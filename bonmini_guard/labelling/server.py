@@ -35,7 +35,7 @@ except ImportError as error:
 
 #: Of a request's body, in bytes.
 LARGEST_BODY = 16_384
-#: Requests at the same time; further ones are answered 503, and the page says so and tries again.
+#: Requests with the key at the same time; further ones are answered 503, and the page says so and tries again.
 MOST_AT_ONCE = 64
 
 _EVENT = re.compile(r"[0-9a-f]{32}")
@@ -59,14 +59,14 @@ class LabelServer:
         self._told, self._tell = session.said, tell
         self.key = secrets.token_urlsafe(24)
         self._annotator = annotator
+        self._inside = 0
         routes = [Route("/{key}/", self._page), Route("/{key}/api", self._api, methods=["POST"])]
         self.app = Starlette(routes=routes)
 
     def serve(self, listening: socket.socket) -> None:
         """Serve until the process is told to stop."""
-        settings = uvicorn.Config(
-            self.app, log_level="warning", access_log=False, server_header=False, limit_concurrency=MOST_AT_ONCE
-        )
+        # No limit of connections: those that show no key, and perhaps say nothing, would take the labeller's place.
+        settings = uvicorn.Config(self.app, log_level="warning", access_log=False, server_header=False)
         uvicorn.Server(settings).run(sockets=[listening])
 
     async def _page(self, request: Request) -> Response:
@@ -78,6 +78,9 @@ class LabelServer:
     async def _api(self, request: Request) -> Response:
         if not self._may(request):
             return Response(status_code=404)
+        if self._inside >= MOST_AT_ONCE:
+            return _told({"error": "too many requests at a time; the page tries again"}, 503)
+        self._inside += 1
         try:
             asked = await _body(request)
             told = await run_in_threadpool(self._do, asked)
@@ -85,6 +88,8 @@ class LabelServer:
             return _told({"error": str(error)}, 400)
         except OSError as error:
             return _told({"error": f"the label could not be written to disk ({error.strerror}); make room and try again"}, 507)
+        finally:
+            self._inside -= 1
         return _told(told)
 
     def _may(self, request: Request) -> bool:
@@ -145,9 +150,12 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=MOST_AT_ONCE)
+        listening = socket.create_server((host, port), family=family, backlog=MOST_AT_ONCE)
     except (OSError, OverflowError) as error:
         raise ConfigurationError(f"cannot listen on {host} port {port} ({error}); give another --host or --port") from error
+    # As in the scoring server: answers are not to wait for acknowledgements.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def address(listening: socket.socket, key: str) -> str:

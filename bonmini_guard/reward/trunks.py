@@ -37,28 +37,28 @@ class TrunkStore:
 
     def open(self) -> int:
         """The number of a new session."""
-        with self._lock:
+        with self._lock.held:
             session = next(self._numbers)
             self._open.add(session)
             return session
 
     def close(self, session: int) -> None:
         """Forget a session; what a running batch still computes for it is not kept."""
-        with self._lock:
+        with self._lock.held:
             self._open.discard(session)
             for key in [key for key in self._trunks if key[0] == session]:
                 self._remove(key)
 
     def get(self, key: Key) -> Trunk | None:
         """The trunk, which is now the most recently used."""
-        with self._lock:
+        with self._lock.held:
             if key in self._trunks:
                 self._trunks.move_to_end(key)
             return self._trunks.get(key)
 
     def put(self, key: Key, trunk: Trunk) -> None:
         """Keep a trunk of an open session, in place of the key's old one."""
-        with self._lock:
+        with self._lock.held:
             self._remove(key)
             # One that is too large by itself must not take all others with it.
             if key[0] not in self._open or trunk.bytes > self.limit:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
 #: How much a new request weighs in the running mean of seconds between two answers.
 _NEWEST = 0.1
+#: Bytes of a body that may arrive whatever others hold.
+_SMALL = 2**16
 
 
 class Full(Exception):  # noqa: N818 - a state, not a fault
@@ -34,10 +36,44 @@ class Admission:
     def __init__(self, most_requests: int, most_bytes: int) -> None:
         self.requests = 0
         self.bytes = 0
+        self._arriving = 0
         self._most_requests = most_requests
         self._most_bytes = most_bytes
         self._between = 0.0
         self._last: float | None = None
+
+    def check(self, size: int) -> None:
+        """Refuse a body of ``size`` bytes for which there is no place.
+
+        Raises:
+            Full: too many are in.
+        """
+        if self.requests >= self._most_requests or (self.requests and self.bytes + size > self._most_bytes):
+            raise Full(self._wait())
+
+    @contextmanager
+    def arriving(self) -> Iterator[Callable[[int], int]]:
+        """While a body arrives; tell how many bytes have come, and hear how many those are in all.
+
+        A small body needs no room, so that large ones that come slowly keep none out.
+
+        Raises:
+            Full: from what is told: bodies that arrive hold as many bytes as bodies may.
+        """
+        mine = 0
+
+        def arrived(size: int) -> int:
+            nonlocal mine
+            mine += size
+            self._arriving += size
+            if mine > _SMALL and self._arriving > self._most_bytes:
+                raise Full(self._wait())
+            return mine
+
+        try:
+            yield arrived
+        finally:
+            self._arriving -= mine
 
     @asynccontextmanager
     async def entered(self, size: int) -> AsyncIterator[None]:
@@ -46,8 +82,7 @@ class Admission:
         Raises:
             Full: too many are in.
         """
-        if self.requests >= self._most_requests or (self.requests and self.bytes + size > self._most_bytes):
-            raise Full(self._wait())
+        self.check(size)
         self.requests += 1
         self.bytes += size
         try:

@@ -37,7 +37,7 @@ def document(secured: bool) -> dict[str, Any]:
     of = {kind: {"application/json": {"schema": schema}} for (kind, _), schema in schemas.items()}
     paths: dict[str, Any] = {}
     for route, (body, answer, failure, wrong) in _SCORING.items():
-        answers = _answers(of[answer], of[failure], (401, 408, 413, wrong, 429, 500, 503))
+        answers = _answers(of[answer], of[failure], (401, 408, 413, 415, 421, wrong, 429, 500, 503))
         paths[route] = {"post": {"requestBody": {"required": True, "content": of[body]}, "responses": answers}}
     for route, (kind, failures) in _TELLING.items():
         paths[route] = {"get": {"responses": _answers({kind: {"schema": {}}}, of[Failure], failures)}}

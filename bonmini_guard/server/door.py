@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "starlette", "serve") from error
 
 from bonmini_guard.server.admission import Admission, Full
+from bonmini_guard.validation import is_loopback
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class Limits:
         body: most bytes of one body.
         requests: most requests that wait or run.
         bytes: most bytes of their bodies together.
-        patience: seconds in which a body must arrive.
+        patience: seconds in which a body must arrive. Until it has, it takes no place.
     """
 
     body: int = 8 * 2**20
@@ -111,26 +112,30 @@ class Door:
             Refused: it shows no key, is too large or too slow, or there is no place.
         """
         self.check_key(request)
+        if not self._keys:
+            _check_sender(request)
         if self.ending:
             raise Refused(503, "ending", "the server is ending", 1)
         size = _announced(request, self._limits.body)
         try:
-            async with self.admission.entered(size):
-                yield await self._body(request, size)
+            self.admission.check(size)
+            body = await self._body(request, size)
+            async with self.admission.entered(len(body)):
+                yield body
         except Full as full:
             raise Refused(429, "overloaded", str(full), full.seconds) from None
 
     async def _body(self, request: Request, size: int) -> bytes:
-        parts, found = [], 0
-        try:
-            async with asyncio.timeout(self._limits.patience):
-                async for part in request.stream():
-                    found += len(part)
-                    if found > size:
-                        raise Refused(413, "validation", f"the body has more than {size} bytes")
-                    parts.append(part)
-        except TimeoutError:
-            raise Refused(408, "validation", f"the body took more than {self._limits.patience:g} s") from None
+        parts: list[bytes] = []
+        with self.admission.arriving() as arrived:
+            try:
+                async with asyncio.timeout(self._limits.patience):
+                    async for part in request.stream():
+                        parts.append(part)
+                        if arrived(len(part)) > size:
+                            raise Refused(413, "validation", f"the body has more than {size} bytes")
+            except TimeoutError:
+                raise Refused(408, "validation", f"the body took more than {self._limits.patience:g} s") from None
         return b"".join(parts)
 
 
@@ -158,6 +163,18 @@ async def gone(request: Request) -> None:
     if (await request.receive())["type"] != "http.disconnect":
         # The body has been read: anything else is not what a server sends, and nothing to act on.
         await asyncio.Event().wait()
+
+
+def _check_sender(request: Request) -> None:
+    """Without keys, let pass only what no page of a browser can send from elsewhere.
+
+    Raises:
+        Refused: it asks for another host (a name that was made to lead here), or sends what needs no leave to be sent.
+    """
+    if not is_loopback(request.url.hostname or ""):
+        raise Refused(421, "validation", "a server without a token answers to localhost and loopback addresses alone: set a token")
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "validation", "send the body as content-type application/json")
 
 
 def _announced(request: Request, most: int) -> int:

@@ -189,7 +189,7 @@ def test_serve_offers_what_a_spec_declares(tmp_path):
 
     from bonmini_guard.server.app import ScoringServer
 
-    with TestClient(ScoringServer(load_scorer(write(tmp_path, CHECK))).app) as client:
+    with TestClient(ScoringServer(load_scorer(write(tmp_path, CHECK))).app, base_url="http://localhost") as client:
         body = {"messages": [{"role": "user", "content": "Where?"}], "candidates": ["Paris", "Rome"]}
         answer = client.post("/score", json=body).json()
         assert (answer["scores"], answer["has_zero"]) == ([6.0, -6.0], True)

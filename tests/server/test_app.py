@@ -19,11 +19,18 @@ from bonmini_guard.server.sessions import Sessions
 USER = [{"role": "user", "content": "the film"}]
 ANSWERS = ["good", "very awful and dull", "good"]
 SECRET = "awful secret"
+JSON = {"content-type": "application/json"}
+LOCAL = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+
+
+def local(app):
+    """A client on the machine of a server without a token."""
+    return TestClient(app, base_url="http://127.0.0.1", headers=JSON)
 
 
 @pytest.fixture
 def client(model):
-    with TestClient(ScoringServer(model).app) as client:
+    with local(ScoringServer(model).app) as client:
         yield client
 
 
@@ -199,7 +206,7 @@ def test_a_token_guards_all_but_health(model):
 
 
 def test_large_and_slow_bodies(model):
-    with TestClient(ScoringServer(model, limits=Limits(body=1000, patience=0.05)).app) as client:
+    with local(ScoringServer(model, limits=Limits(body=1000, patience=0.05)).app) as client:
         assert client.post("/score", content=b" " * 1001).status_code == 413
         assert client.post("/score", content=iter([b" " * 600] * 2)).status_code == 413
         assert client.post("/score", content=b" " * 1000).status_code == 422
@@ -215,9 +222,69 @@ async def test_a_body_that_does_not_come_is_not_waited_for(model):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": [], "query_string": b"", "http_version": "1.1"}
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": LOCAL, "query_string": b"", "http_version": "1.1"}
     await app(scope, receive, send)
     assert sent[0]["status"] == 408
+
+
+async def test_bodies_that_come_slowly_keep_nobody_out(model):
+    server = ScoringServer(model, limits=Limits(requests=2, patience=30.0))
+    begun = asyncio.Event()
+
+    async def receive():
+        begun.set()
+        await asyncio.sleep(60)
+
+    async def ignore(message):
+        """Nobody reads it."""
+
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": LOCAL, "query_string": b"", "http_version": "1.1"}
+    slow = [asyncio.create_task(server.app(dict(scope), receive, ignore)) for _ in range(64)]
+    await begun.wait()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server.app), base_url="http://localhost") as client:
+        for _ in range(5):
+            assert (await client.post("/score", json={"messages": USER, "candidates": ["good"]})).status_code == 200
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+    assert (server.admission.requests, server.admission.bytes) == (0, 0)
+
+
+def test_bodies_that_arrive_are_bounded_together_but_small_ones_always_may():
+    admission = Admission(10, 200_000)
+    with admission.arriving() as one, admission.arriving() as other, admission.arriving() as small:
+        assert one(150_000) == 150_000
+        assert other(10_000) == 10_000
+        with pytest.raises(Full):
+            other(60_000)
+        assert small(1000) == 1000
+    with admission.arriving() as another:
+        another(200_000)
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "status"),
+    [
+        ("localhost:8000", "application/json; charset=utf-8", 200),
+        ("[::1]:8000", "application/json", 200),
+        ("rebound.example", "application/json", 421),
+        ("127.0.0.1.rebound.example", "application/json", 421),
+        ("localhost", "text/plain", 415),
+        ("localhost", "application/x-www-form-urlencoded", 415),
+        ("localhost", "", 415),
+    ],
+)
+def test_without_a_token_no_page_of_a_browser_gets_in(model, host, kind, status):
+    body = json.dumps({"messages": USER, "candidates": ["good"]})
+    with TestClient(ScoringServer(model).app) as client:
+        assert client.post("/score", content=body, headers={"host": host, "content-type": kind}).status_code == status
+
+
+def test_with_a_token_any_name_leads_here(model):
+    body = json.dumps({"messages": USER, "candidates": ["good"]})
+    headers = {"authorization": "Bearer s3cret", "host": "scores.example", "content-type": "text/plain"}
+    with TestClient(ScoringServer(model, token="s3cret").app) as client:
+        assert client.post("/score", content=body, headers=headers).status_code == 200
 
 
 async def test_a_full_house_says_when_to_come_back(model):
@@ -225,7 +292,7 @@ async def test_a_full_house_says_when_to_come_back(model):
     release = threading.Event()
     model._batcher._thread.submit(release.wait)
     transport = httpx.ASGITransport(app=server.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         body = {"messages": USER, "candidates": ["good"]}
         inside = [asyncio.create_task(client.post("/score", json=body)) for _ in range(2)]
         while server.admission.requests < 2:
@@ -270,7 +337,7 @@ async def test_a_client_that_leaves_takes_its_work_with_it(model):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": [], "query_string": b"", "http_version": "1.1"}
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": LOCAL, "query_string": b"", "http_version": "1.1"}
     await server.app(scope, receive, send)
     assert server.admission.requests == 0
     begun = model.activity.tokens
@@ -281,7 +348,7 @@ async def test_a_client_that_leaves_takes_its_work_with_it(model):
 
 def test_an_ending_server_takes_nothing_new(model):
     server = ScoringServer(model)
-    with TestClient(server.app) as client:
+    with local(server.app) as client:
         server.ending = True
         assert client.get("/ready").status_code == 503
         assert client.get("/health").status_code == 200

@@ -36,7 +36,7 @@ def server(folder):
 
 @pytest.fixture(scope="module")
 def client(server):
-    with TestClient(server.app, raise_server_exceptions=True) as client:
+    with TestClient(server.app, base_url="http://localhost", headers={"content-type": "application/json"}) as client:
         yield client
 
 

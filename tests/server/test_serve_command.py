@@ -7,11 +7,14 @@ import socket
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from bonmini_guard.cli import main
+from bonmini_guard.labelling.server import listen
+from bonmini_guard.server.running import run
 
 BODY = {"messages": [{"role": "user", "content": "the film"}], "candidates": ["good", "dull"]}
 
@@ -59,6 +62,22 @@ def test_it_serves_and_ends_in_order(serving):
     assert len(answers[0].json()["scores"]) == 600
     assert any("POST /score 200 600 texts" in line for line in lines)
     assert not any("good" in line for line in lines)
+
+
+def test_connections_do_not_wait_for_acknowledgements(monkeypatch):
+    opened = []
+    monkeypatch.setattr("bonmini_guard.server.running.uvicorn.Server.serve", lambda self, sockets: serve(sockets))
+
+    async def serve(sockets):
+        opened.extend(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets)
+        for each in sockets:
+            each.close()
+
+    run(SimpleNamespace(app=None, ending=False, renew=None), "127.0.0.1", 0, 1.0)
+    with listen("127.0.0.1", 0) as listening:
+        opened.append(listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    assert len(opened) == 2
+    assert all(opened)
 
 
 def test_it_refuses_the_network_without_a_token(monkeypatch, capsys, folder):
