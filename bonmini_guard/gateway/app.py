@@ -69,7 +69,7 @@ class Gateway(Door):
         """What is answered, and by what."""
         return [
             Route("/v1/chat/completions", self, methods=["POST"]),
-            Route("/v1/feedback", self._feedback, methods=["POST"]),
+            Route("/v1/feedback", self, methods=["POST"]),
             Route("/v1/models", self.secured(self._models, body_of)),
             Route("/metrics", self.secured(self._told, body_of)),
             Route("/health", self._health),
@@ -81,15 +81,14 @@ class Gateway(Door):
         watching = asyncio.ensure_future(self._watch())
         yield
         watching.cancel()
-        guards = [model for model in self._configuration.models.values() if isinstance(model, Guarded)]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST):
-                await asyncio.gather(*(guard.aclose() for guard in guards))
+                await asyncio.gather(*(guarded.aclose() for guarded in self._configuration.guards.values()))
 
     async def _watch(self) -> None:
         while True:
-            guards = {name: model.guard for name, model in self._configuration.models.items() if isinstance(model, Guarded)}
-            self._metrics.drift = {name: await asyncio.to_thread(p_values, guard) for name, guard in guards.items()}
+            guards = self._configuration.guards.items()
+            self._metrics.drift = {name: await asyncio.to_thread(p_values, guarded.guard) for name, guarded in guards}
             await asyncio.sleep(_LOOK)
 
     def _reload(self) -> None:
@@ -104,15 +103,15 @@ class Gateway(Door):
 
         self._reloading = asyncio.get_running_loop().run_in_executor(None, load)
 
-    # Chat completions
+    # Chat completions, and feedback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request for a chat completion."""
+        """Answer a request that has a body."""
         request, begun = Request(scope, receive), perf_counter()
         note: Note = {"status": GONE, "model": "-"}
         try:
             async with self.entered(request) as body:
-                await self._answer(request, body, send, note)
+                await (self._note if request.url.path.endswith("feedback") else self._answer)(request, body, send, note)
         except (ClientDisconnect, OSError):
             pass
         except Exception as error:
@@ -166,28 +165,16 @@ class Gateway(Door):
             begun = True
             await send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
 
-    # Feedback
-
-    async def _feedback(self, request: Request) -> Response:
-        try:
-            async with self.entered(request) as body:
-                said = read(Feedback, body)
-                if not await self._joined(said):
-                    raise Refused(404, "not_found", "request_id: there is no trace of that request, or not yet")
-        except Exception as error:
-            refused = _refused(error)
-            return JSONResponse(body_of(refused), refused.status, refused.headers)
-        self._metrics.thumbs.labels(said.thumbs).inc()
-        return JSONResponse({"status": "noted"})
-
-    async def _joined(self, said: Feedback) -> bool:
-        for model in self._configuration.models.values():
-            traces = model.guard.options["trace_to"] if isinstance(model, Guarded) else None
-            if isinstance(model, Guarded) and isinstance(traces, str):
+    async def _note(self, request: Request, body: bytes, send: Send, note: Note) -> None:
+        said = read(Feedback, body)
+        for name, model in self._configuration.guards.items():
+            if isinstance(traces := model.guard.options["trace_to"], str):
                 await model.guard.aflush()
                 if await asyncio.to_thread(join, traces, said):
-                    return True
-        return False
+                    note.update(status=200, model=name)
+                    self._metrics.thumbs.labels(said.thumbs).inc()
+                    return await JSONResponse({"status": "noted"})(request.scope, request.receive, send)
+        raise Refused(404, "not_found", "request_id: there is no trace of that request, or not yet")
 
     # What an operator needs
 
@@ -197,7 +184,7 @@ class Gateway(Door):
 
     def _told(self) -> Response:
         return Response(
-            self._metrics.text(self._configuration.models, self._configuration.breakers), media_type="text/plain; version=0.0.4"
+            self._metrics.text(self._configuration.guards, self._configuration.breakers), media_type="text/plain; version=0.0.4"
         )
 
     async def _health(self, _: Request) -> Response:

@@ -63,6 +63,7 @@ class Configuration:
         path: of the file.
 
     Attributes:
+        guards: by name.
         models: what clients may ask for, by name; of a guard and an upstream with one name, the guard.
         breakers: of each upstream.
 
@@ -91,7 +92,7 @@ class Configuration:
                 name: self._part(before, f"upstreams.{name}", table.model_dump(), partial(self._generator, table))
                 for name, table in file.upstreams.items()
             }
-            guards = {name: self._guarded(before, f"guards.{name}", table, generators) for name, table in file.guards.items()}
+            self.guards = {name: self._guarded(before, f"guards.{name}", table, generators) for name, table in file.guards.items()}
         except BaseException:
             self._parts = before
             raise
@@ -99,9 +100,9 @@ class Configuration:
         passed = {
             name: Upstream(endpoint, table.model, self._secret(table.api_key_env))
             for name, endpoint in endpoints.items()
-            if (table := file.upstreams[name]).unguarded and name not in guards
+            if (table := file.upstreams[name]).unguarded and name not in self.guards
         }
-        self.models: dict[str, Guarded | Upstream] = guards | passed
+        self.models: dict[str, Guarded | Upstream] = {**self.guards, **passed}
         self.breakers = {name: endpoint.circuit for name, endpoint in endpoints.items()}
 
     def _read(self) -> File:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -79,13 +78,12 @@ class Metrics:
             counter.labels(guard).inc(number)
         self._decisions.labels(guard, result.decision, result.reason).inc()
 
-    def text(self, models: Mapping[str, Any], breakers: Mapping[str, CircuitBreaker]) -> bytes:
+    def text(self, guards: Mapping[str, Guarded], breakers: Mapping[str, CircuitBreaker]) -> bytes:
         """All of it in Prometheus' text format."""
         for name, breaker in breakers.items():
             self._upstream.labels(name).set(breaker.state == "closed")
-        for name, model in models.items():
-            read = [*_counts(model), ("drift_p_value", self.drift.get(name, {}))] if isinstance(model, Guarded) else []
-            for kind, counts in read:
+        for name, guarded in guards.items():
+            for kind, counts in (*_counts(guarded), ("drift_p_value", self.drift.get(name, {}))):
                 for what, number in counts.items():
                     self._read[kind].labels(name, what).set(number)
         return generate_latest(self._registry)

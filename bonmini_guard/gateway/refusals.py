@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded, RequestRejected
+from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded
 from bonmini_guard.errors import BonMiniGuardError, CandidateTooLong, ConfigurationError, GenerationError, InputError, TooBusy
 from bonmini_guard.result import GuardResult
 from bonmini_guard.server.door import Refused
@@ -58,7 +58,9 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _of_upstream(error: BonMiniGuardError, causes: Sequence[BaseException]) -> Refused:
-    wrong = next((cause for cause in causes if isinstance(cause, ConfigurationError) or _is_wrong(cause)), None)
+    wrong = next(
+        (cause for cause in causes if isinstance(cause, ConfigurationError) or getattr(cause, "status", 0) in _WRONG), None
+    )
     if wrong is not None:
         return Refused(400, "invalid_request", str(wrong))
     if all(isinstance(cause, NoAnswer) for cause in causes):
@@ -68,7 +70,3 @@ def _of_upstream(error: BonMiniGuardError, causes: Sequence[BaseException]) -> R
     if all(isinstance(cause, Overloaded) and cause.status == 429 for cause in causes):
         return Refused(429, "overloaded", str(error), seconds)
     return Refused(503, "outage", str(error), seconds)
-
-
-def _is_wrong(cause: BaseException) -> bool:
-    return isinstance(cause, RequestRejected) and cause.status in _WRONG

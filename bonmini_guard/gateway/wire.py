@@ -16,9 +16,8 @@ from bonmini_guard.errors import InputError
 from bonmini_guard.fingerprints import sampling
 from bonmini_guard.server.schemas import Message
 
-#: Of other servers' reasons for an end, those that have another name here.
-_ENDS = {"eos_token": "stop", "stop_sequence": "stop", "max_tokens": "length", "model_length": "length"}
-_KEPT = ("stop", "length", "tool_calls", "content_filter", "function_call")
+#: The protocol's reasons for an end.
+_ENDS = ("stop", "length", "tool_calls", "content_filter")
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -86,12 +85,13 @@ def completion(model: str, name: str, message: AIMessage, about: Mapping[str, An
         about: goes under ``bonmini_guard``.
     """
     turn, metadata = Turn.of(message), message.response_metadata
+    end = metadata.get("finish_reason")
     said = {key: value for key, value in turn.openai().items() if key in ("tool_calls", "refusal", "reasoning_content")}
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": turn.text or (None if said else ""), "refusal": None, **said},
         "logprobs": metadata.get("logprobs"),
-        "finish_reason": _end(metadata.get("finish_reason"), bool(turn.calls)),
+        "finish_reason": end if end in _ENDS else "tool_calls" if turn.calls else "stop",
     }
     answer = {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": int(time()), "model": model, "choices": [choice]}
     return answer | {"usage": usage(message.usage_metadata or {}), "bonmini_guard": dict(about)}
@@ -128,23 +128,17 @@ def event(data: Any) -> bytes:
 
 def usage(used: Mapping[str, Any]) -> dict[str, Any]:
     """Tokens as OpenAI's protocol tells them."""
-    told: dict[str, Any] = {
+    read, made = used.get("input_token_details", {}), used.get("output_token_details", {})
+    return {
         "prompt_tokens": used.get("input_tokens", 0),
         "completion_tokens": used.get("output_tokens", 0),
         "total_tokens": used.get("total_tokens", 0),
+        "prompt_tokens_details": {"cached_tokens": read.get("cache_read", 0)},
+        "completion_tokens_details": {"reasoning_tokens": made.get("reasoning", 0)},
     }
-    cached = used.get("input_token_details", {}).get("cache_read")
-    thought = used.get("output_token_details", {}).get("reasoning")
-    told |= {} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}
-    return told | ({} if thought is None else {"completion_tokens_details": {"reasoning_tokens": thought}})
 
 
 def headers(about: Mapping[str, Any]) -> dict[str, str]:
     """What the guard says, for clients that do not see bodies."""
     told = {name: about.get(name) for name in ("decision", "reason", "draws", "score", "request_id")}
     return {f"x-bonmini-guard-{name.replace('_', '-')}": str(value) for name, value in told.items() if value is not None}
-
-
-def _end(reason: Any, calls: bool) -> str:
-    known = _ENDS.get(str(reason), reason)
-    return known if known in _KEPT else "tool_calls" if calls else "stop"
