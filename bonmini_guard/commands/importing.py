@@ -13,7 +13,7 @@ from typing import Any
 
 from bonmini_guard.commands.bearing import add_max_bad, check_share
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.logs.odd import Odd
+from bonmini_guard.logs.odd import Odd, as_input
 from bonmini_guard.logs.records import Records
 from bonmini_guard.logs.sources import inspect_ai, langfuse, langsmith, otel, tables
 from bonmini_guard.logs.sources.draws import Draw, Rows, first
@@ -23,6 +23,7 @@ from bonmini_guard.writing import appearing, check_output
 HELP = "make a log from LangSmith runs, Langfuse observations, OpenTelemetry spans, lm-eval samples, Inspect logs or tables"
 
 Record = Mapping[str, Any]
+_STRANGE = "is not what --from says wrote it"
 
 
 def _itself(record: Record) -> Iterator[Record]:
@@ -136,7 +137,8 @@ class _Import:
         """
         for place, record in records:
             try:
-                units = list(self.source.units(record))
+                with as_input(_STRANGE):
+                    units = list(self.source.units(record))
             except InputError as error:
                 self.odd.lose(place, error)
                 continue
@@ -146,7 +148,8 @@ class _Import:
     def _read(self, unit: Record, place: str) -> None:
         self.odd.records += 1
         try:
-            self.draws += [(self._mapped(draw), place) for draw in self.source.draws(self._renamed(unit), self.left_out)]
+            with as_input(_STRANGE):
+                self.draws += [(self._mapped(draw), place) for draw in self.source.draws(self._renamed(unit), self.left_out)]
         except InputError as error:
             self.odd.note(place, error)
 

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from bonmini_guard.errors import InputError
 
 #: The share of odd records that readers of labelled data bear.
 USUAL = 0.05
+
+#: What code raises that meets something else than it was written for.
+_SURPRISES = (TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RecursionError)
+
+
+@contextmanager
+def as_input(what: str) -> Iterator[None]:
+    """Errors of reading a foreign record as errors of the record.
+
+    Raises:
+        InputError: what was raised inside, or a surprise about the shape of the record.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _SURPRISES as error:
+        raise InputError(f"{what} ({type(error).__name__}); remove it, or see docs/data.md for the shapes that are read") from error
 
 
 @dataclass

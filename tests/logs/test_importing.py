@@ -1,5 +1,6 @@
 """``import``: what other tools logged, as rows of a log; what is taken and what is left is told."""
 
+import copy
 import csv
 import json
 import zipfile
@@ -17,7 +18,10 @@ from pyarrow import parquet
 
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.cli import main
+from bonmini_guard.commands.importing import _SOURCES, _Import
+from bonmini_guard.logs.odd import Odd
 from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.sources.draws import Rows
 
 
 def imported(folder, source, *files, more=(), code=0):
@@ -486,3 +490,55 @@ def test_wrong_options_name_the_cure(tmp_path, capsys, bad):
     error = capsys.readouterr().err
     assert bad[0] in error
     assert error.count("\n") == 1
+
+
+# Whatever a record holds
+
+
+JUNK = (None, 3, "x", "", [], {}, [1], [[]], {"a": 1}, True, ["x"], [None], "[1", '{"a": 1}', 1e400)
+READERS = {
+    "langsmith": [run(0), run(1, inputs={"prompts": ["q"]})],
+    "langfuse": [
+        observation(0),
+        {"data": [observation(0)]},
+        {"observations": [observation(1)], "scores": [{"name": "n", "value": 1}]},
+    ],
+    "otel": [otlp(CALL | DIALECTS[name][0]) for name in DIALECTS if DIALECTS[name][0]]
+    + [{"attributes": dict(CALL), "events": [{"name": name, "attributes": said} for name, said in DIALECTS["events"][1]]}],
+    "lm-eval": [sample(0)],
+    "inspect": [EVALUATION],
+    "json": [flat()[0], {"id": "1", "prompt": USER, "candidates": [{"text": "a", "score": 1.0}]}],
+}
+
+
+def paths(value, so_far=()):
+    yield so_far
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from paths(inner, (*so_far, key))
+
+
+def with_junk(record, path, junk):
+    if not path:
+        return junk
+    changed = copy.deepcopy(record)
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = junk
+    return changed
+
+
+@pytest.mark.parametrize("source", READERS)
+def test_nothing_that_a_record_holds_ends_in_a_traceback(source):
+    for record in READERS[source]:
+        for path in paths(record):
+            for junk in JUNK:
+                changed = with_junk(record, path, junk)
+                if isinstance(changed, dict):
+                    job = _Import(_SOURCES[source](), {"exact_match": "acceptable", "a.b": "score"}, None, Odd(1.0))
+                    job.read([("f:1", changed)])
+                    rows = Rows("id")
+                    for draw, place in job.draws:
+                        rows.add(draw, place)
+                    json.dumps(rows.finished())

@@ -11,7 +11,7 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.logs.odd import Odd
+from bonmini_guard.logs.odd import Odd, as_input
 from bonmini_guard.logs.rows import Candidate, Row
 from bonmini_guard.training.choices import ChoiceRow, as_answer, choice_row
 from bonmini_guard.training.data.comparisons import ApartError, Compared, comparisons, every_pair, labelled, pair, ranked
@@ -102,7 +102,8 @@ def convert(
         tally.odd.records += 1
         tally.place = place
         try:
-            rows = [choice_row(value) for value in FORMATS[source](record, options, tally)]
+            with as_input(f"is no record of {source}"):
+                rows = [choice_row(value) for value in FORMATS[source](record, options, tally)]
         except InputError as error:
             tally.note(error)
             continue
