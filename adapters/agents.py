@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from threading import Lock
 from time import monotonic
 from typing import Annotated, Any, Literal, NotRequired, Unpack
 
@@ -17,6 +16,7 @@ from bonmini_guard.chat_model import ChatBestOfMiniN
 from bonmini_guard.conduct import Guard
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, MissingExtraError, NoAcceptableResponse, abstention
 from bonmini_guard.fingerprints import as_text
+from bonmini_guard.forks import Lock
 from bonmini_guard.options import CommonOptions
 from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.settings import load_profile

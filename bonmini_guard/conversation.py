@@ -297,6 +297,8 @@ def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:
         from langchain_core.messages import convert_to_messages
 
         return _of_message(convert_to_messages([dict(value)])[0])
+    if isinstance(value.get("data"), Mapping) and "role" not in value:
+        return _of_dumped(value)
     said = next((value[key] for key in ("role", "from", "type") if value.get(key) is not None), role)
     known = ROLES.get(said) if isinstance(said, str) else None
     if known is None:
@@ -309,6 +311,16 @@ def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:
     about = {"reasoning": value.get("reasoning_content") or value.get("reasoning"), "refusal": value.get("refusal")}
     answers = value.get("tool_call_id", "" if known == "tool" else None)
     return _turn(known, content or "", called, about | {"name": value.get("name")}, answers)
+
+
+def _of_dumped(value: Mapping[str, Any]) -> Turn:
+    """From what LangChain's ``message_to_dict`` writes: {type, data}."""
+    from langchain_core.messages import messages_from_dict
+
+    try:
+        return _of_message(messages_from_dict([dict(value)])[0])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("a turn looks like LangChain's {type, data}, and cannot be read as that; give {role, content}") from error
 
 
 def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: Mapping[str, Any], answers: Any) -> Turn:

@@ -31,6 +31,7 @@ from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generat
 from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
 from bonmini_guard.scorers import as_scores
 from bonmini_guard.snapshot import frozen, identity
+from bonmini_guard.uncached import drawing, uncached
 from bonmini_guard.usage import total_usage, used_tokens
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Engine:
             TooBusy: too many wait for the limiter already, or too much was left behind; nothing was drawn.
         """
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
-        with detached(), langsmith_set(False):
+        with detached(), langsmith_set(False), uncached():
             return await self._run(_Request(self, messages, seed, options, observer, request_id))
 
     async def _run(self, request: _Request) -> GuardResult:
@@ -174,6 +175,7 @@ class _Request:
         self.context = contextvars.copy_context()
         self.context.run(request_lane.set, self)
         self.context.run(unlimited)
+        self.context.run(drawing)
         self.places = places_of(engine.limiter, self)
 
     async def conduct_within(self, seconds: float | None) -> GuardResult:

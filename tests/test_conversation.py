@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage, message_to_dict
 
 from bonmini_guard.conversation import Turn, as_messages, as_turns
 from bonmini_guard.errors import InputError
@@ -166,3 +166,11 @@ def test_a_history_with_calls_that_are_no_json_goes_on_as_it_is(arguments):
     messages = as_messages(history)
     assert [message.type for message in messages] == ["human", "ai", "tool"]
     assert Turn.of(messages[1]).openai()["tool_calls"] == [call]
+
+
+@pytest.mark.parametrize("message", [HumanMessage("q"), AIMessage("", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c"}])])
+def test_what_langchain_dumps_is_read_as_it_was(message):
+    dumped = message_to_dict(message)
+    assert Turn.of(dumped).openai() == Turn.of(message).openai()
+    with pytest.raises(InputError, match="type, data"):
+        Turn.of({"type": "nobody", "data": {}})

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from langchain_core.caches import InMemoryCache
+from langchain_core.globals import get_llm_cache, set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -20,7 +21,7 @@ from bonmini_guard.calibration.drift import same_marks
 from bonmini_guard.calibration.traces import Counter
 from bonmini_guard.errors import ProfileError
 from bonmini_guard.fingerprints import compare, text_of
-from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 
 SHAPE = {"mode": "guardrail", "schedule": [2], "thresholds": [0.0], "risk": "served_and_bad", "alpha": 0.05, "delta": 0.1}
 
@@ -224,6 +225,28 @@ async def test_the_response_cache_tells_generators_apart():
     for model, said in ((ONE, "from small"), (ONE.bind(model="large"), "from large"), (ask(OTHER), "from large")):
         guard = ChatBestOfMiniN(generator=model, reward_model=lambda m, c: [2.0] * len(c), schedule=[1], cache=cache)
         assert (await guard.ainvoke("q")).text == said
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+@pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
+async def test_no_draw_comes_from_the_global_cache_and_all_else_does(face):
+    cache = InMemoryCache()
+    set_llm_cache(cache)
+    try:
+        model = FakeChatModel(lambda messages, number: f"answer {number}")
+        judge = FakeChatModel(lambda messages, number: f"verdict {number}")
+
+        def score(messages, candidates):
+            return [2.0 + len(judge.invoke("the same").text) for _ in candidates]
+
+        guard = face(generator=RunnableLambda(model.invoke), reward_model=score, schedule=[4])
+        first, second = await guard.ainvoke("q"), guard.invoke("q")
+        assert first.text != second.text
+        assert (len(model.calls), len(judge.calls)) == (8, 1)
+        assert get_llm_cache() is cache
+        assert model.invoke("q").text == model.invoke("q").text
+    finally:
+        set_llm_cache(None)
 
 
 def test_drift_compares_part_by_part_and_names_what_differs():

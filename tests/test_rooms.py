@@ -41,6 +41,7 @@ ROOMS = {
         "result",
         "scorers",
         "snapshot",
+        "uncached",
         "usage",
         "workers",
         "wrapped",
