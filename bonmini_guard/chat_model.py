@@ -204,7 +204,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
     ) -> GuardResult:
         observer = partial(observer_for, run, config, self._guard.options)
         seed, group = options.pop("seed", None), group_of(run, config)
-        return await self._conduct(as_messages(messages), options, observer=observer, seed=seed, group=group)
+        return await self._conduct(as_messages(messages), options, observer=observer, seed=seed, group=group, final=True)
 
     def _draw_options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DRAW_OPTIONS if getattr(self, name) is not None}

