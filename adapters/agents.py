@@ -242,7 +242,7 @@ class _Refusals:
         try:
             yield
         except BonMiniGuardError:
-            with self._lock:
+            with self._lock.held:
                 recent = [(name, each) for name, each in self._noted.items() if each[2] > monotonic() - REMEMBERED]
                 self._noted = dict(recent[1 - MOST_REMEMBERED :]) | {id(request.state): (request.state, request.model, monotonic())}
             raise

@@ -31,7 +31,7 @@ def uncached() -> Iterator[None]:
         yield
         return
     request = object()
-    with _lock:
+    with _lock.held:
         _requests.add(request)
         cache = get_llm_cache()
         if cache is not None and not isinstance(cache, _OutsideOfDraws):
@@ -39,7 +39,7 @@ def uncached() -> Iterator[None]:
     try:
         yield
     finally:
-        with _lock:
+        with _lock.held:
             _requests.discard(request)
             cache = get_llm_cache()
             if not _requests and isinstance(cache, _OutsideOfDraws):
