@@ -23,6 +23,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmarks.hostile import foreign, outages
 from benchmarks.tables import percentile, print_table, write_json
 from bonmini_guard import BestOfMiniN, GuardResult
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel, TGIGenerator
@@ -223,7 +224,7 @@ def as_json(cell: Cell) -> dict[str, Any]:
     return told | {"reasons": dict(cell.reasons), "p99": round(cell.p99(), 3)}
 
 
-def report(matrix: list[Cell], path: Path | None) -> dict[str, Any]:
+def report(matrix: list[Cell], path: Path | None, more: dict[str, Any]) -> dict[str, Any]:
     """Print the table, write the JSON, give the totals."""
     head = ["failing", "configuration", "fault", *(name.replace("_", " ") for name in COUNTS), "p99 (s)", "p99 / timeout"]
     print_table(head, table(matrix))
@@ -234,8 +235,16 @@ def report(matrix: list[Cell], path: Path | None) -> dict[str, Any]:
     print(totals)
     rows = [as_json(cell) for cell in matrix]
     settings = {"timeout": TIMEOUT, "call_timeout": CALL_TIMEOUT, "attempt_timeout": ATTEMPT_TIMEOUT, "threshold": THRESHOLD}
-    write_json(path, {"settings": settings, "totals": totals, "cells": rows})
+    write_json(path, {"settings": settings, "totals": totals, **more, "cells": rows})
     return totals
+
+
+async def others(requests: int, seed: int) -> dict[str, Any]:
+    """What is no fault of a server's answer: foreign code, and servers that are down."""
+    more = {"foreign": await foreign(requests, seed), "outages": await outages()}
+    print_table(["foreign code", ""], [[name.replace("_", " "), value] for name, value in more["foreign"].items()])
+    print_table([name.replace("_", " ") for name in more["outages"][0]], [list(row.values()) for row in more["outages"]])
+    return more
 
 
 async def conduct(requests: int) -> list[Cell]:
@@ -251,11 +260,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--requests", type=int, default=50, help="of each cell")
+    parser.add_argument("--foreign", type=int, default=20_000, help="requests whose parts misbehave by chance")
+    parser.add_argument("--seed", type=int, default=0, help="of that chance")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    totals = report(asyncio.run(conduct(options.requests)), options.json)
-    if any(totals[mode][name] for mode in MODES for name in ("wrongly_accepted", "hung", "other_errors")):
+    more = asyncio.run(others(options.foreign, options.seed))
+    totals = report(asyncio.run(conduct(options.requests)), options.json, more)
+    if more["foreign"]["wrongly_served"] or any(
+        totals[mode][name] for mode in MODES for name in ("wrongly_accepted", "hung", "other_errors")
+    ):
         raise SystemExit("a bad answer was accepted, a request hung, or an error had no type")
 
 

@@ -86,11 +86,11 @@ async def closed(client: httpx.AsyncClient, seconds: float) -> tuple[float, list
 
 
 async def alone(client: httpx.AsyncClient, requests: int = 200) -> list[float]:
-    """Seconds of each request of one client that keeps its connection: what an answer costs where nobody else asks."""
-    took, body = [], {**bodies(1)[0], "candidates": ["a"]}
+    """Seconds of each request of one client that keeps its connection, without scoring: what an answer costs by itself."""
+    took = []
     for _ in range(requests):
         at = perf_counter()
-        (await client.post("/score", json=body)).raise_for_status()
+        (await client.get("/health")).raise_for_status()
         took.append(perf_counter() - at)
     return took
 

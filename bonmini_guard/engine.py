@@ -304,7 +304,9 @@ class _Request:
         session, self.session = self.session, None
         if session is not None:
             try:
-                await session.aclose()
+                # Nobody may be there any more to cancel it: the request may have gone on without a scorer that was stuck.
+                async with asyncio.timeout(CANCEL_GRACE):
+                    await session.aclose()
             except BaseException as error:
                 if not is_failure(error, [self.work]):
                     raise
