@@ -13,6 +13,9 @@ from bonmini_guard.writing import check_output
 if TYPE_CHECKING:
     from bonmini_guard.calibration.scoring_logs import Tally
 
+#: Letters that a judge is asked with, beside rubric, prompt and answer.
+_QUESTION = 700
+
 HELP = "fill in a log's missing scores with a reward model; resumable after a kill"
 
 
@@ -24,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th row, beginning with the I-th")
     parser.add_argument("--ray", type=int, metavar="WORKERS", help="spread the log over workers of a Ray cluster")
+    parser.add_argument("--dry-run", action="store_true", help="say how much there is to score, and what a judge would cost")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
 
 
@@ -32,6 +36,9 @@ def run(options: argparse.Namespace) -> int:
     if not options.output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
     check_output(options.output)
+    if options.dry_run:
+        print(_plan(options))
+        return 0
     tally = _local(options) if options.ray is None else _on_ray(options)
     notes = {"taken over from an earlier run (rows)": tally.resumed, "scores replaced": tally.replaced, "kept": tally.kept}
     notes |= {"could not be scored and count as failed draws": tally.unscorable, "torn last lines dropped": tally.torn}
@@ -39,6 +46,27 @@ def run(options: argparse.Namespace) -> int:
     said = "".join(f"; {name}: {number:,}" for name, number in notes.items() if number)
     print(f"{options.output}: {tally.rows:,} rows, {tally.scored:,} candidates scored{said}", file=sys.stdout)
     return 0
+
+
+def _plan(options: argparse.Namespace) -> str:
+    """What there is to do, before anything is loaded, asked or paid for; a token is taken for four letters."""
+    from bonmini_guard.logs.reading import RowFile
+    from bonmini_guard.logs.rows import Row
+    from bonmini_guard.reward.spec import judges_of
+
+    rows = candidates = scored = letters = 0
+    for place, value in (pair for path in options.logs for pair in RowFile(path)):
+        row = Row(value, place)
+        drawn = [one for one in row.candidates if not one.failed]
+        rows, candidates = rows + 1, candidates + len(drawn)
+        scored += sum(one.value.get("score") is not None for one in drawn)
+        letters += sum(len(one.turn.text) for one in drawn) + len(drawn) * sum(len(turn.text) for turn in row.prompt)
+    said = f"{rows:,} rows, {candidates:,} candidates, {scored:,} of them with a score, which is kept if it is this scorer's"
+    for judge in judges_of(options.reward_model):
+        asked = candidates * judge.votes
+        read = (letters + candidates * (len(judge.rubric) + _QUESTION)) * judge.votes // 4
+        said += f"\njudge: up to {asked:,} requests, about {read:,} tokens read, at most {asked * judge.max_tokens:,} written"
+    return said
 
 
 def _on_ray(options: argparse.Namespace) -> Tally:

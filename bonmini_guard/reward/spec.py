@@ -219,6 +219,14 @@ class ScorerSpec(Table):
         return json.dumps(self.model_dump(mode="json", exclude_defaults=True, fallback=repr), sort_keys=True)
 
 
+def judges_of(source: Any) -> list[Judge]:
+    """The judges that a spec, or the file of one, asks; none for a checkpoint."""
+    if not is_spec(source):
+        return []
+    spec = source if isinstance(source, ScorerSpec) else ScorerSpec.load(source)
+    return [judge for part in (spec.all or spec.sum or ()) for judge in judges_of(part)] + ([spec.judge] if spec.judge else [])
+
+
 def is_spec(value: Any) -> bool:
     """Whether it is a spec, or looks like the path of one."""
     return isinstance(value, ScorerSpec) or (isinstance(value, str | os.PathLike) and Path(value).suffix in SUFFIXES)

@@ -77,7 +77,8 @@ class ScoringServer(Door):
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         yield
-        self._model.close()
+        # In a thread: connections of a remote one close on the loops that opened them, this one among them.
+        await asyncio.to_thread(self._model.close)
 
     # Around every request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -10,6 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import BestOfMiniN, ScorerSpec
 from bonmini_guard.adapters.judge import verdict_of
+from bonmini_guard.cli import main
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
@@ -114,3 +116,17 @@ def test_an_endpoint_is_asked_with_its_key(tmp_path, monkeypatch):
         assert all(headers["authorization"] == "Bearer secret" for _, headers, _ in server.requests)
         assert "secret" not in repr(scorer) + scorer.fingerprint()
         scorer.close()
+
+
+def test_the_cost_is_told_before_anything_is_asked(tmp_path, capsys):
+    log, spec = tmp_path / "log.jsonl", tmp_path / "judge.json"
+    rows = [{"id": str(at), "prompt": "Where?", "candidates": [{"text": "Paris"}, {"text": "", "failed": True}]} for at in range(3)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = {"rubric": RUBRIC, "votes": 5, "max_tokens": 10}
+    spec.write_text(json.dumps({"kind": "judge", "endpoint": "http://127.0.0.1:1", "model": MODEL, "judge": table}))
+    assert main(["score", str(log), "--reward-model", str(spec), "-o", str(tmp_path / "out.jsonl"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "3 rows, 3 candidates, 0 of them with a score" in said
+    assert "up to 15 requests" in said
+    assert "at most 150 written" in said
+    assert not (tmp_path / "out.jsonl").exists()
