@@ -73,9 +73,9 @@ live-clients: setup .venv-live-clients/.installed  ## other clients of the gatew
 
 .venv-live-clients/.installed:
 	$(PYTHON) -m venv .venv-live-clients
-# One after the other: together they take pip a quarter of an hour to resolve.
+# Each for itself: they want different versions of OpenAI's SDK.
 	for client in openai-agents "pydantic-ai-slim[openai]" llama-index-llms-openai-like haystack-ai litellm; do \
-		.venv-live-clients/bin/python -m pip install --quiet --prefer-binary "$$client" || exit 1; done
+		.venv-live-clients/bin/python -m pip install --quiet --prefer-binary --target ".venv-live-clients/$$client" "$$client" || exit 1; done
 	npm install --silent --no-save --prefix .venv-live-clients openai
 	@touch $@
 

@@ -13,8 +13,10 @@ from tests.gateway.conftest import KEY, REJECTED, always, house  # noqa: F401
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore:uncalibrated")]
 
 PYTHON = os.environ.get("LIVE_PYTHON", ".venv-live-clients/bin/python")
+ROOM = Path(PYTHON).absolute().parent.parent
+#: By what is installed, in a folder of that name.
 CLIENTS = {
-    "openai-agents, with a tool": """
+    "openai-agents": """
 from agents import Agent, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
 from openai import AsyncOpenAI
 set_tracing_disabled(True)
@@ -24,7 +26,7 @@ def weather(city: str) -> str:
 model = OpenAIChatCompletionsModel("guarded", AsyncOpenAI(base_url=URL, api_key=KEY))
 print(Runner.run_sync(Agent(name="a", model=model, tools=[weather]), "q").final_output)
 """,
-    "pydantic-ai, with an output type": """
+    "pydantic-ai-slim[openai]": """
 from pydantic import BaseModel
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -34,13 +36,13 @@ class Place(BaseModel):
 model = OpenAIChatModel("guarded", provider=OpenAIProvider(base_url=URL, api_key=KEY))
 print(Agent(model, output_type=Place).run_sync("q").output.city)
 """,
-    "LlamaIndex": """
+    "llama-index-llms-openai-like": """
 from llama_index.llms.openai_like import OpenAILike
 model = OpenAILike(model="guarded", api_base=URL, api_key=KEY, is_chat_model=True, max_retries=0)
 print(model.complete("q").text)
 print("".join(part.delta or "" for part in model.stream_complete("q")))
 """,
-    "Haystack": """
+    "haystack-ai": """
 from haystack.components.generators.chat import OpenAIChatGenerator
 from haystack.dataclasses import ChatMessage
 from haystack.utils import Secret
@@ -93,13 +95,13 @@ def run(command, **more):
 def test_a_client(house, name):  # noqa: F811
     house.upstream.answer = reply
     with house.open({"guarded": "schedule = [2]"}, more="stream = false"):
-        said = run([PYTHON, "-c", f"URL, KEY = {house.url + '/v1'!r}, {KEY!r}\n{CLIENTS[name]}"])
-    assert ("Leeds" if "output type" in name else "winner") in said.splitlines()[-1]
+        code = f"URL, KEY = {house.url + '/v1'!r}, {KEY!r}\n{CLIENTS[name]}"
+        said = run([PYTHON, "-c", code], env={"PYTHONPATH": str(ROOM / name)})
+    assert ("Leeds" if "output_type" in CLIENTS[name] else "winner") in said.splitlines()[-1]
 
 
 def test_javascript(house, tmp_path):  # noqa: F811
-    modules = Path(PYTHON).absolute().parent.parent / "node_modules"
-    (tmp_path / "node_modules").symlink_to(modules)
+    (tmp_path / "node_modules").symlink_to(ROOM / "node_modules")
     (tmp_path / "ask.mjs").write_text(SCRIPT)
     with house.open({"guarded": "schedule = [1]", "strict": 'schedule = [1]\nthreshold = 9.0\nabstain_message = "Sorry."'}):
         environment = {"URL_": f"{house.url}/v1", "KEY_": KEY}
