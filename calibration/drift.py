@@ -23,7 +23,7 @@ from bonmini_guard.calibration.promise import Tested, against, labels_wanted, re
 from bonmini_guard.calibration.slices import Slices
 from bonmini_guard.calibration.traces import Trace, Traces, decided
 from bonmini_guard.errors import ConfigurationError, MissingExtraError, ProfileError
-from bonmini_guard.fingerprints import compare
+from bonmini_guard.fingerprints import compare, is_description
 from bonmini_guard.profile import GuardProfile
 
 try:
@@ -186,16 +186,21 @@ def _slices(profile: GuardProfile, key: str, requests: Sequence[Trace], seed: st
 def same_marks(profile: GuardProfile, met_marks: dict[str, Counter[str]]) -> list[Finding]:
     """Whether the traces' ``scored_by`` and ``generated_by`` are the profile's."""
     findings = []
-    for name, met in met_marks.items():
-        expected = profile.fingerprints.get(name)
+    for name, all_met in met_marks.items():
+        expected, met = profile.fingerprints.get(name), all_met
         if expected is None or not met:
             continue
+        if name == "generator" and not is_description(expected):
+            # Its own form is that of schema 1, unless somebody wrote a generator of his own.
+            met = Counter({mark: number for mark, number in met.items() if not is_description(mark)})
         compared = {mark: compare(expected, mark).differing for mark in met}
         others = sum(number for mark, number in met.items() if compared[mark])
         how = next((", ".join(differing[:2]) for differing in compared.values() if differing), "")
         what = f"{name}: {others} of {sum(met.values())} traces come from another one than the profile's: {how}"
         if not others:
             what = f"{name}: the same as in calibration"
+        if not met:
+            what = f"{name}: the profile is of an earlier version, and does not say enough to compare; calibrate anew"
         findings.append(Finding("fingerprints", others > 0, None, 0.0, what))
     return findings
 

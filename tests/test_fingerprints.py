@@ -259,6 +259,14 @@ def test_drift_compares_part_by_part_and_names_what_differs():
     assert "model_name" in other.what
 
 
+def test_drift_does_not_cry_over_a_profile_of_schema_1():
+    old = profile(generator="langchain:Model:{}", reward_model="sha256:abc")
+    same = same_marks(old, {"generator": Counter({print_of(ONE): 3}), "reward_model": Counter({"sha256:abc:def": 3})})
+    assert [finding.found for finding in same] == [False, False]
+    (other,) = same_marks(old, {"reward_model": Counter({"sha256:abd:def": 3})})
+    assert other.found
+
+
 async def test_a_server_is_part_of_a_generator():
     one, other = (OpenAICompatibleGenerator(url, model="x", api_key="") for url in ("http://a:1/v1", "http://b:1/v1"))
     assert await asyncio.to_thread(one.fingerprint) != await asyncio.to_thread(other.fingerprint)

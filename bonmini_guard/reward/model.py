@@ -259,8 +259,7 @@ class RewardModel:
         with another ``max_length``. The rest of the configuration is not in it.
         """
         if self._fingerprint is None:
-            both = f"{self.earlier_fingerprint()}:{rendering_digest(self._formatter)}"
-            self._fingerprint = f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
+            self._fingerprint = f"{self.earlier_fingerprint()}:{rendering_digest(self._formatter)}"
         return self._fingerprint
 
     def earlier_fingerprint(self) -> str:

@@ -29,9 +29,9 @@ _PROBES: tuple[tuple[list[BaseMessage], AIMessage], ...] = (
 
 
 def rendering_digest(formatter: Formatter | PairFormatter) -> str:
-    """SHA-256 over the token ids of fixed conversations, and over the most tokens that the model is given."""
+    """64 bits of SHA-256 over the token ids of fixed conversations, and over the most tokens that the model is given."""
     read = [_read(formatter, messages, answer) for messages, answer in _PROBES]
-    return hashlib.sha256(json.dumps([formatter.max_length, read]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([formatter.max_length, read]).encode()).hexdigest()[:16]
 
 
 def _read(formatter: Formatter | PairFormatter, messages: list[BaseMessage], answer: AIMessage) -> Any:
