@@ -32,6 +32,8 @@ _ASKED = (
 )
 _VERDICT = re.compile(r"[\s*_#>`]*VERDICT[\s*_`]*:[\s*_`]*(UN)?ACCEPTABLE[\s*_`.]*", re.IGNORECASE)
 
+Judged = tuple[float | None, UsageMetadata | None, BaseException | None]
+
 
 class Judge:
     """Scores answers by the verdicts of a chat model: log-odds of its votes, each side with half a vote more.
@@ -62,20 +64,22 @@ class Judge:
         if callable(closing := getattr(self._generator, "aclose", None)):
             await closing()
 
-    async def votes(self, prompt: str, answer: str) -> tuple[list[bool], UsageMetadata | None, BaseException | None]:
-        """The verdicts on one answer, what they cost, and the error of a vote that failed."""
+    async def judged(self, messages: Sequence[BaseMessage], answer: str) -> Judged:
+        """The score of one answer, what it cost, and the error of a vote that failed."""
+        prompt = "\n".join(f"{turn.role}: {turn.plain()}" for turn in map(Turn.of, messages))
         code = hashlib.blake2b(f"{prompt}\0{answer}".encode("utf-8", "replace"), digest_size=8).hexdigest()
         marked = {"code": code, "rubric": self._table.rubric, "prompt": prompt, "answer": answer}
         asked = [SystemMessage(_SYSTEM.format(code=code)), HumanMessage(_ASKED.format(**marked))]
-        drawn = await asyncio.gather(*(self._vote(asked, int(code, 16) % 2**31, number) for number in range(self._table.votes)))
+        drawn = await asyncio.gather(*(self.vote(asked, int(code, 16) % 2**31, number) for number in range(self._table.votes)))
         usage: UsageMetadata | None = None
         for vote in drawn:
             if isinstance(vote, AIMessage) and vote.usage_metadata is not None:
                 usage = add_usage(usage, vote.usage_metadata)
         found = [verdict for vote in drawn if isinstance(vote, AIMessage) and (verdict := verdict_of(vote.text)) is not None]
-        return found, usage, next((vote for vote in drawn if isinstance(vote, Exception)), None)
+        return _log_odds(found), usage, next((vote for vote in drawn if isinstance(vote, Exception)), None)
 
-    async def _vote(self, asked: list[BaseMessage], seed: int, number: int) -> AIMessage | Exception:
+    async def vote(self, asked: list[BaseMessage], seed: int, number: int = 0) -> AIMessage | Exception:
+        """One answer of the model, or what went wrong."""
         try:
             draw: Any = getattr(self._generator, "draw")  # noqa: B009 - group generators have one, too
             return await draw(DrawRequest(asked, (seed + number) % 2**31, number))  # type: ignore[no-any-return]
@@ -91,8 +95,7 @@ class JudgeSession:
     """
 
     def __init__(self, judge: Judge, messages: Sequence[BaseMessage]) -> None:
-        self._judge = judge
-        self._prompt = "\n".join(f"{turn.role}: {turn.plain()}" for turn in map(Turn.of, messages))
+        self._judge, self._messages = judge, list(messages)
         self.usage_metadata: UsageMetadata | None = None
 
     async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
@@ -102,15 +105,15 @@ class JudgeSession:
             Exception: no vote at all arrived.
         """
         said = [Turn.of(candidate).without(self._judge.not_shown).plain(thoughts=True) for candidate in candidates]
-        judged = await asyncio.gather(*(self._judge.votes(self._prompt, answer) for answer in said))
+        judged = await asyncio.gather(*(self._judge.judged(self._messages, answer) for answer in said))
         for _, usage, _ in judged:
             self.usage_metadata = self.usage_metadata if usage is None else add_usage(self.usage_metadata, usage)
-        errors = [error for votes, _, error in judged if error is not None and not votes]
+        errors = [error for score, _, error in judged if error is not None and score is None]
         if errors and len(errors) == len(candidates):
             raise errors[0]
-        if silent := sum(not votes for votes, _, _ in judged):
+        if silent := sum(score is None for score, _, _ in judged):
             logger.warning("the judge gave no verdict on %d of %d candidates: they have no score", silent, len(candidates))
-        return [_log_odds(votes) for votes, _, _ in judged]
+        return [score for score, _, _ in judged]
 
     async def aclose(self) -> None:
         """Nothing is held."""

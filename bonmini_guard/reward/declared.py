@@ -57,7 +57,7 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
         return RewardModel.load(source, **options)  # type: ignore[arg-type]
     spec = source if isinstance(source, ScorerSpec) else ScorerSpec.load(source)
     given = {name: value for name, value in options.items() if value is not None}
-    if spec.kind in LOCAL:
+    if spec.kind in LOCAL and spec.endpoint is None:
         model = _local(spec, given)
         plain = spec.scale != "probability" and spec.zero is None and spec.has_zero in (None, model.has_zero)
         return model if plain else Declared(spec, model)
@@ -118,10 +118,10 @@ class Declared:
 
         Models look for themselves. A check sees the text; a judge sees calls, refusal and reasoning, too.
         """
-        if self.spec.kind not in ("check", "judge"):
+        if self.spec.kind not in ("check", "judge") and not (self.spec.kind == "token" and self.spec.endpoint):
             return True
         said = Turn.of(candidate).without(self.not_shown)
-        return not said.kinds and (self.spec.kind == "judge" or not (said.calls or said.refusal or said.reasoning))
+        return not said.kinds and (self.spec.kind != "check" or not (said.calls or said.refusal or said.reasoning))
 
     def transformed(self, value: float | None) -> float | None:
         """The score of what the model gave."""
@@ -238,6 +238,12 @@ def _judge(spec: ScorerSpec) -> Any:
     return judge(spec)
 
 
+def _verdicts(spec: ScorerSpec) -> Any:
+    from bonmini_guard.adapters.verdicts import verdicts
+
+    return verdicts(spec)
+
+
 def _route(spec: ScorerSpec) -> Any:
     from bonmini_guard.adapters.remote_reward import route
 
@@ -245,4 +251,4 @@ def _route(spec: ScorerSpec) -> Any:
 
 
 #: Kinds that are neither a model here nor made of others.
-_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {"check": _check, "judge": _judge, "route": _route}
+_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {"check": _check, "judge": _judge, "route": _route, "token": _verdicts}

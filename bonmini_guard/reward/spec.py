@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,6 +85,11 @@ class Token(Table):
     system: str | None = None
     after: str = ""
     options: dict[str, Any] = {}
+
+    def asked(self, prompt: str, answer: str) -> str:
+        """The user's turn; what prompt and answer hold in braces is not filled in."""
+        said = {"prompt": prompt, "answer": answer}
+        return re.sub(r"\{(prompt|answer)\}", lambda found: said[found[1]], self.ask or "{prompt}\n\n{answer}")
 
 
 class Route(Table):
@@ -174,8 +180,8 @@ class ScorerSpec(Table):
             raise ConfigurationError(f"kind = {kind!r} needs a table [{kind}]: see docs/bring-your-reward-model.md")
         if kind in LOCAL and not self.model:
             raise ConfigurationError(f"kind = {kind!r} needs model = a folder or an id")
-        if self.endpoint is not None and kind not in REMOTE:
-            raise ConfigurationError(f"endpoint is for the kinds {' and '.join(REMOTE)}, and the kind is {kind!r}: leave it out")
+        if self.endpoint is not None and kind not in (*REMOTE, "token"):
+            raise ConfigurationError(f"endpoint is for the kinds route, judge and token, and the kind is {kind!r}: leave it out")
         if (kind == "route" and not self.endpoint) or (kind == "judge" and not (self.endpoint or self.model)):
             raise ConfigurationError(f"kind = {kind!r} needs endpoint = the server's address")
         if self.labels is not None and not (self.labels.wanted or self.labels.unwanted):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -116,9 +115,8 @@ class VerdictFormatter(Formatter):
             return [*first, *turns]
         *before, answer = turns
         prompt = before[0]["content"] if len(before) == 1 else "\n".join(f"{turn['role']}: {turn['content']}" for turn in before)
-        said = {"prompt": prompt, "answer": "\n".join(filter(None, (answer.get("reasoning_content"), answer["content"])))}
-        asked = re.sub(r"\{(prompt|answer)\}", lambda found: said[found[1]], self._token.ask)
-        return [*first, {"role": "user", "content": asked}]
+        said = "\n".join(filter(None, (answer.get("reasoning_content"), answer["content"])))
+        return [*first, {"role": "user", "content": self._token.asked(prompt, said)}]
 
 
 def _token_of(tokenizer: Any, word: str) -> int:

@@ -1,0 +1,67 @@
+"""Verdict tokens of a served model: where they are read, what is told of them, and what has no score."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from bonmini_guard import ScorerSpec
+from bonmini_guard.reward.declared import load_scorer
+from tests.adapters.openai_server import MODEL, OpenAIServer
+from tests.adapters.reward_server import InThread
+
+
+def place(token, **shares):
+    return {"token": token, "logprob": 0.0, "top_logprobs": [{"token": one, "logprob": math.log(p)} for one, p in shares.items()]}
+
+
+def writing(*places):
+    def answer(body):
+        message = {"role": "assistant", "content": "".join(one["token"] for one in places)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": {"content": list(places)}}
+        usage = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+        return {"id": "x", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage}
+
+    return answer
+
+
+def judged(answer, **token):
+    with InThread(OpenAIServer()) as server:
+        server.answer = answer
+        table = {"wanted": ["No"], "unwanted": ["Yes"], **token}
+        scorer = load_scorer(ScorerSpec(kind="token", endpoint=server.url, model=MODEL, token=table))
+        try:
+            return scorer.score([HumanMessage("Where?")], [AIMessage("Paris {prompt}")]), server.requests[-1][2]
+        finally:
+            scorer.close()
+
+
+def test_the_first_token_is_the_verdict():
+    [score], body = judged(writing(place("No", No=0.6, Yes=0.2, **{" No": 0.15, "Maybe": 0.05})))
+    assert score == pytest.approx(math.log(0.75 / 0.2))
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 20)
+    assert [turn["role"] for turn in body["messages"]] == ["user", "assistant"]
+
+
+def test_a_verdict_behind_what_comes_before_it():
+    places = [place("<score>", x=1.0), place(" No", **{" No": 0.1, " Yes": 0.9})]
+    [score], _ = judged(writing(*places), after="<score>")
+    assert score == pytest.approx(math.log(0.1 / 0.9))
+
+
+def test_a_side_that_is_not_told_counts_as_the_least_that_is():
+    [score], _ = judged(writing(place("No", No=0.9, Maybe=0.05)))
+    assert score == pytest.approx(math.log(0.9 / 0.05))
+
+
+def test_without_a_verdict_there_is_no_score():
+    assert judged(writing(place("Maybe", Maybe=0.9, x=0.1)))[0] == [None]
+    assert judged(writing(place("No", No=0.9, Yes=0.1)), after="<score>")[0] == [None]
+
+
+def test_a_question_is_one_turn_and_fills_nothing_in_twice():
+    _, body = judged(writing(place("No", No=0.9, Yes=0.1)), ask="{prompt} / {answer}", system="Judge.", options={"think": False})
+    assert [turn["content"] for turn in body["messages"]] == ["Judge.", "Where? / Paris {prompt}"]
+    assert body["chat_template_kwargs"] == {"think": False}
