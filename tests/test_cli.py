@@ -62,3 +62,12 @@ def test_each_command_names_the_extra_that_it_needs(tmp_path):
         said = next(line for line in ran.stderr.splitlines() if line.startswith(f"bonmini-guard {command}: "))
         assert said.endswith(f"pip install 'bonmini-guard[{cli.COMMANDS[command]}]'"), said
         assert f"{command} 2" in ran.stderr.splitlines()
+
+
+def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bonmini_guard.commands.replay.run", stopped)
+    assert cli.main(["replay", str(tmp_path / "log.jsonl"), "--profile", str(tmp_path / "profile.json")]) == 130
+    assert capsys.readouterr().err == "bonmini-guard replay: stopped\n"
