@@ -237,12 +237,31 @@ class RemoteRewardModel(Endpoint):
         found: list[Scores] = await all_or_none([self._send(batch, quiet=False) for batch in batches])
         values = [value for scores in found for value in scores.values]
         check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, _SWITCHES.get(self.kind, "ask for raw scores"))
+        if self._fingerprint is None and len(sent) > len(batches) and await self._minds_neighbours(sent, values):
+            await self._probe()
+            return
         self._names_model = found[0].fingerprint is not None
         self._agree(found[0].fingerprint or fingerprint_of([self._score(value) or 0.0 for value in values]))
         if self._zero is None:
             self._zero = found[0].has_zero
         # Connections opened for the probe lead to the server that was probed; one lost meanwhile may have led to another.
         self._agreed = ((lost, self._opened), self.circuit.clock())
+
+    async def _minds_neighbours(self, sent: Sequence[Any], values: Sequence[float | None]) -> bool:
+        """Whether a text scores otherwise beside longer ones than alone, as under padding that shows; then each goes alone."""
+        least = min(range(len(sent)), key=lambda place: len(str(sent[place])))
+        [alone] = (await self._send([sent[least]], quiet=False)).values
+        beside = values[least]
+        if alone is None or beside is None or abs(alone - beside) <= self.tolerance * max(1.0, abs(alone), abs(beside)):
+            return False
+        self._batch_size = 1
+        logger.warning(
+            "the reward server at %s gives a text %.4g alone and %.4g beside others: texts are sent one by one, which is slower",
+            self.base_url,
+            alone,
+            beside,
+        )
+        return True
 
     def _agree(self, fingerprint: str) -> None:
         if self._fingerprint is None:

@@ -151,12 +151,12 @@ async def test_raw_scores_are_asked_for_in_each_servers_own_way(server):
     for kind in KINDS:
         async with make(server, kind) as model:
             await scores(model, ANSWERS[:2])
-    vllm, sglang = (asked(server, "/classify")[at] for at in (1, 3))
+    vllm, sglang = (asked(server, "/classify")[at] for at in (2, 5))  # after eight probe texts together, and one of them alone
     assert vllm | {"input": None} == {"input": None, "model": "served-name", "use_activation": False, "add_special_tokens": False}
     assert [type(one) for one in vllm["input"]] == [list, list]
-    assert asked(server, "/pooling")[1]["task"] == "classify"
+    assert asked(server, "/pooling")[2]["task"] == "classify"
     assert set(sglang) == {"input_ids"}
-    tei = asked(server, "/predict")[1]
+    tei = asked(server, "/predict")[2]
     assert tei | {"inputs": None} == {"inputs": None, "raw_scores": True, "truncate": False}
     assert tei["inputs"][0] == ["The film was good and warm."]  # the server's tokenizer adds <s> itself
     assert asked(server, "/score")[-1] == {
@@ -179,7 +179,7 @@ async def test_batches_are_split_to_the_servers_limit_and_scores_stay_in_order(s
     several = [AIMessage(" " + "good " * count) for count in (5, 1, 4, 2, 3, 7, 6)]
     async with make(server, "tei") as model:
         found = await scores(model, several)
-    assert [len(body["inputs"]) for body in asked(server, "/predict")][3:] == [3, 3, 1]
+    assert [len(body["inputs"]) for body in asked(server, "/predict")][4:] == [3, 3, 1]
     assert [found.index(score) for score in sorted(found)] == [1, 3, 4, 2, 0, 6, 5]
 
 
@@ -250,7 +250,7 @@ def answering(change):
     """Faults for a vLLM server: every answer but the probe's is changed."""
 
     def fault(path, body):
-        if len(body["input"]) == 8:
+        if len(body["input"]) in (8, 1):  # together, and one of them alone
             return None
         data = [{"index": at, "probs": [0.5 + at]} for at in range(len(body["input"]))]
         return (200, change(data))
@@ -462,7 +462,7 @@ def test_saturated_probabilities_are_probabilities():
 async def test_the_probe_is_made_once_for_many_requests(server):
     async with make(server) as model:
         await asyncio.gather(*(scores(model, ANSWERS[:1]) for _ in range(10)))
-    assert [len(body["input"]) for body in asked(server, "/classify")] == [8, *[1] * 10]
+    assert [len(body["input"]) for body in asked(server, "/classify")] == [8, 1, *[1] * 10]
 
 
 async def test_another_model_after_a_lost_connection_is_found_out(server):
@@ -652,3 +652,24 @@ def test_a_missing_package_is_named_with_its_extra(package, extra):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"MissingExtraError: {package} is needed here" in out.stderr
     assert f"bonmini-guard[{extra}]" in out.stderr
+
+
+async def test_a_server_whose_padding_shows_is_asked_text_by_text(server, caplog):
+    """As one would that reads the padding of shorter texts: they score otherwise beside longer ones."""
+    plain = server.reply
+
+    def padded(path, body):
+        longest = max(map(len, body["input"]))
+        said = plain(path, body)
+        for one in said["data"]:
+            one["probs"] = [one["probs"][0] + 0.05 * (longest - len(body["input"][one["index"]]))]
+        return said
+
+    async with make(server) as model:
+        expected = await scores(model)
+    server.reply = padded
+    server.requests.clear()
+    async with make(server) as model:
+        assert await scores(model) == pytest.approx(expected)
+    assert [len(body["input"]) for body in asked(server, "/classify")] == [8, 1, *[1] * (8 + len(ANSWERS))]
+    assert "texts are sent one by one" in caplog.text
