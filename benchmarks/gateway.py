@@ -94,6 +94,11 @@ class House:
         """MiB of the gateway's process."""
         return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.gateway.pid}/status").read_text())[0]) / 1024
 
+    def work(self) -> float:
+        """Seconds of computing that its process has used; on a busy machine they say more than waiting does."""
+        fields = Path(f"/proc/{self.gateway.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def seconds(self) -> list[float]:
         """What its log says of answers."""
         noted = [json.loads(line.partition("INFO ")[2]) for line in self.log.read_text().splitlines() if '"decision"' in line]
@@ -109,6 +114,9 @@ async def ask(client: httpx.AsyncClient, url: str, **more: Any) -> tuple[int | s
         answer = await client.post(f"{url}/v1/chat/completions", json=_BODY | more)
     except httpx.HTTPError as error:
         return type(error).__name__, ""
+    # A stream that had to wait tells of an outage in its last event.
+    if answer.status_code == 200 and '"type": "outage"' in answer.text:
+        return "outage in a stream", ""
     odd = answer.status_code == 200 and '"accepted"' not in answer.text
     late = answer.status_code in (429, 503) and "retry-after" not in answer.headers
     return answer.status_code, "not decided" if odd else "no retry-after" if late else ""
@@ -157,14 +165,15 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         house = House(folder, stack, max(options.in_flight, options.streams) + 8)
         asyncio.run(crowd(house.url, 8, 2.0))
-        before = len(house.seconds())
+        before, work = len(house.seconds()), house.work()
         statuses, odd, _ = asyncio.run(crowd(house.url, options.in_flight, options.seconds))
         added = [1000 * (seconds - _ANSWER) for seconds in house.seconds()[before:]]
-        shares = {f"p{share}": percentile(added, share / 100) for share in (50, 99)}
+        shares = {f"p{share}": round(percentile(added, share / 100), 1) for share in (50, 99)}
+        shares["computing"] = round(1000 * (house.work() - work) / max(1, len(added)), 2)
         results["own_milliseconds"] = {"in_flight": options.in_flight, "answers": len(added), **shares, "statuses": dict(statuses)}
         memory = house.memory()
         statuses, more, _ = asyncio.run(crowd(house.url, options.streams, 0.0, stream=True))
-        results["streams"] = {"at_once": options.streams, "statuses": dict(statuses), "MiB_more": house.memory() - memory}
+        results["streams"] = {"at_once": options.streams, "statuses": dict(statuses), "MiB_more": round(house.memory() - memory, 1)}
         results["outage"] = asyncio.run(outage(house, 16))
         results["odd"] = dict(odd + more)
     with ExitStack() as stack:
