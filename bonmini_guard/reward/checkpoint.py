@@ -89,6 +89,11 @@ def load_config(path: str, base: str | None = None) -> Any:
                 f"{source}: needs code of its own, which is never run here: save it with an architecture of transformers, or serve "
                 "it (vLLM) and use a scorer spec with kind = 'route', or a function"
             ) from error
+        if "does not recognize" in str(error):
+            raise CheckpointError(
+                f"{source}: the installed transformers does not know this architecture ({first_line(error)[:120]}): upgrade it, or "
+                "serve the model elsewhere and use a scorer spec with kind = 'route', or a function"
+            ) from error
         raise CheckpointError(
             f"{source}: neither a folder here nor a model to be had ({first_line(error)}); check the name"
         ) from error

@@ -233,6 +233,12 @@ def test_code_of_a_checkpoint_is_never_run_and_ways_out_are_named(tmp_path):
         RewardModel.load(tmp_path)
 
 
+def test_an_architecture_that_is_too_new_is_no_wrong_name(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "brandnew"}))
+    with pytest.raises(CheckpointError, match=r"does not know this architecture.*upgrade it.*kind = 'route'"):
+        RewardModel.load(tmp_path)
+
+
 # What holds for all of them
 
 
