@@ -81,7 +81,7 @@ class Guard:
         self, generator: Any, reward_model: Any, standing: Mapping[str, Any] = NO_OPTIONS, **options: Unpack[GuardOptions]
     ) -> None:
         self.generator, self.reward_model = generator, reward_model
-        self._standing, self._vouched = standing, set[tuple[Any, str | None]]()
+        self._standing, self._vouched = dict(standing), set[tuple[Any, str | None]]()
         self.options = options = completed(options)
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()

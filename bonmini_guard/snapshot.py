@@ -64,7 +64,7 @@ def _copied(value: Any) -> Any:
     # Most of what messages hold is JSON, which copies faster this way than by deepcopy.
     kind = type(value)
     if kind is dict:
-        return {key: _copied(each) for key, each in value.items()}
+        return {key: each if type(each) in _PLAIN else _copied(each) for key, each in value.items()}
     if kind is list:
-        return [_copied(each) for each in value]
+        return [each if type(each) in _PLAIN else _copied(each) for each in value]
     return value if kind in _PLAIN else copy.deepcopy(value)

@@ -60,7 +60,7 @@ def greedy():
         ({"generator": None}, "pass a LangChain chat model"),
         ({"generator": "gpt"}, "pass a LangChain chat model"),
         ({"reward_model": None}, "pass RewardModel.load"),
-        ({"reward_model": "some/model"}, "pass RewardModel.load"),
+        ({"reward_model": "some/model"}, "neither a folder here"),
         ({"generator": greedy()}, "temperature 0"),
         ({"generator": Tempered(responses=["a"], temperature=0)}, "temperature 0"),
         ({"generator": Tempered(responses=["a"]).bind(temperature=0)}, "temperature 0"),
