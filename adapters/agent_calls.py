@@ -9,9 +9,9 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from bonmini_guard.adapters.langchain import LangChainGenerator
 from bonmini_guard.conduct import Guard
-from bonmini_guard.detach import is_graph_signal, langsmith_set, say_nothing
+from bonmini_guard.detach import langsmith_set, say_nothing
 from bonmini_guard.errors import MissingExtraError
-from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest
+from bonmini_guard.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.result import GuardResult
 from bonmini_guard.snapshot import identity
 from bonmini_guard.structured import ValidatingScorer
@@ -30,7 +30,6 @@ class AgentCall:
     Args:
         request: what the agent asks; each draw asks the same of a copy of its model without callbacks.
         ask: calls the rest of the stack.
-        judge_tool_calls: whether tool calls are guarded too.
         seed_argument: name of the model setting that takes a draw's seed.
         promised: False where the profile speaks of another model: what is served is then a fallback's.
 
@@ -44,7 +43,6 @@ class AgentCall:
         self,
         request: ModelRequest[Any],
         ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-        judge_tool_calls: bool,
         seed_argument: str | None,
         promised: bool = True,
     ) -> None:
@@ -53,12 +51,11 @@ class AgentCall:
         self.messages: list[BaseMessage] = [*filter(None, [request.system_message]), *request.messages]
         self._request = _detached_request(request, self.chat_model)
         self._ask = ask
-        self._judge_tool_calls = judge_tool_calls
         self._seed_argument = seed_argument
         self._live, self.promised = True, promised
         self._winner: int | None = None
         self._responses: dict[int, ModelResponse[Any] | StructuredOutputError] = {}
-        self._kinds: dict[int, str] = {}
+        self._calling: set[Hashable] = set()
         self._unjudged: set[Hashable] = set()
 
     async def conduct(self, guard: Guard, messages: Sequence[BaseMessage], options: Mapping[str, Any], **how: Any) -> GuardResult:
@@ -85,22 +82,14 @@ class AgentCall:
         """One answer.
 
         Raises:
-            EndRequest: the draw decides that the turn calls tools.
             TypeError: the rest of the stack gave no AIMessage.
         """
-        try:
-            message, response = await self._respond(request)
-        except Exception as error:
-            if is_graph_signal(error):
-                raise
-            self._decide(request.index, "failed", error=error)
-            raise
+        message, response = await self._respond(request)
         kind = _kind(message, response, self._request.response_format is not None)
-        if kind == "invalid" or (kind == "tools" and not self._judge_tool_calls):
-            self._unjudged.add(identity(message))
+        if kind != "answer":
+            (self._calling if kind == "tools" else self._unjudged).add(identity(message))
         if self._live:
             self._responses[request.index] = response
-        self._decide(request.index, kind, message)
         return message
 
     async def _respond(self, request: DrawRequest) -> tuple[AIMessage, ModelResponse[Any] | StructuredOutputError]:
@@ -116,15 +105,12 @@ class AgentCall:
         return _answer_of(response), response
 
     async def judged(self, message: AIMessage) -> bool:
-        """Whether a draw is to be scored."""
+        """Whether a draw can be scored."""
         return identity(message) not in self._unjudged
 
-    def _decide(self, index: int, kind: str, message: AIMessage | None = None, error: Exception | None = None) -> None:
-        """Where only final answers are guarded, the first intact draw decides what the turn is."""
-        self._kinds[index] = kind
-        first = next((i for i in range(len(self._kinds) + 1) if self._kinds.get(i) != "failed"), 0)
-        if self._live and not self._judge_tool_calls and self._kinds.get(first) == "tools":
-            raise EndRequest("tool_call", serve=first, message=message) from error
+    def calls_tools(self, message: AIMessage) -> bool:
+        """Whether a draw calls tools; calls that hold the structured output are an answer."""
+        return identity(message) in self._calling
 
     # Outcomes
 

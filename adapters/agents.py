@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +18,7 @@ from bonmini_guard.conduct import Guard
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, MissingExtraError, NoAcceptableResponse, abstention
 from bonmini_guard.fingerprints import as_text
 from bonmini_guard.forks import Lock
-from bonmini_guard.options import CommonOptions
+from bonmini_guard.options import CommonOptions, ToolTurns
 from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.settings import load_profile
 
@@ -94,7 +95,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         self,
         *,
         reward_model: Any,
-        guard_tool_calls: bool = False,
+        guard_tool_calls: bool | None = None,
         on_abstain: OnAbstain = "error",
         seed_argument: str | None = None,
         **options: Unpack[CommonOptions],
@@ -104,14 +105,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         Args:
             reward_model: A ``RewardModel``, any ``Scorer``, or a callable ``(messages, candidates) -> list of scores``, sync
                 or async. The messages are the system message and the conversation so far, with tool calls and their results.
-            guard_tool_calls: Which model calls are guarded.
-
-                - `False`: Final answers only. The first draw that arrives intact, in order of drawing, decides whether the
-                    turn calls tools, as it would without a guard. If so it is served as it is, unscored, and the others are
-                    cancelled; otherwise tool calls among the other draws do not pass.
-                - `True`: Tool calls too; the reward model must be able to judge them.
-
-                An answer in the ``response_format`` is a final answer. One that cannot be parsed does not pass.
+            guard_tool_calls: Deprecated: ``True`` is ``tool_turns="judge"``, ``False`` is ``tool_turns="pass"``.
             on_abstain: Behavior when nothing passed.
 
                 Options:
@@ -124,15 +118,29 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             seed_argument: Name of the model setting that takes each draw's seed (often ``"seed"``); `None` sends none.
             options: All other options of ``BestOfMiniN``; see ``bonmini_guard.options.CommonOptions``.
 
+                Of them ``tool_turns`` says what is guarded where the model calls tools. The first draw that arrives intact, in
+                order of drawing, decides whether the turn does, as it would without a guard.
+
+                - `'text'` (default of a guardrail): The calls go on unscored. Text beside them is scored as an answer is; what does
+                    not pass is withheld from the message, its stream and its events. Otherwise tool calls among other draws
+                    do not pass.
+                - `'judge'`: Tool calls have to pass, too; the reward model must be able to read them.
+                - `'pass'` (default of an accelerator): Calls and text go on as drawn.
+
+                An answer in the ``response_format`` is a final answer. One that cannot be parsed does not pass.
+
         Raises:
             ConfigurationError: An argument is wrong, or arguments contradict each other.
             ProfileError: The profile is malformed, or was calibrated for other parts. The model's part is checked when the
                 agent first calls it.
         """
+        if guard_tool_calls is not None:
+            turns: ToolTurns = "judge" if guard_tool_calls else "pass"
+            warnings.warn(f"guard_tool_calls={guard_tool_calls} is now tool_turns={turns!r}", DeprecationWarning, stacklevel=2)
+            options.setdefault("tool_turns", turns)
         super().__init__()
         self.tools = []  # No additional tools registered by this middleware
         profile, self._refusals = load_profile(options.get("profile")), _Refusals()
-        self._judge_tool_calls = guard_tool_calls
         self._seed_argument = seed_argument
         self._chat = ChatBestOfMiniN(
             name="BestOfMiniNMiddleware",
@@ -193,7 +201,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         self, request: ModelRequest[Any], ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> tuple[AgentCall, ChatBestOfMiniN]:
         """A call, and the chat model that conducts it."""
-        call = AgentCall(request, ask, self._judge_tool_calls, self._seed_argument, not self._refusals.of_another_model(request))
+        call = AgentCall(request, ask, self._seed_argument, not self._refusals.of_another_model(request))
         budget = self.guard.engine.policy.budget
         if budget > 1 and call.model.deterministic:
             raise ConfigurationError(

@@ -21,11 +21,10 @@ from bonmini_guard.adapters.http_errors import (
     from_answer,
 )
 from bonmini_guard.conversation import Turn
+from bonmini_guard.kinds import CUT, FILTERED
 
-#: Finish reasons of answers that the server gave up on, that a filter cut, and that the token limit cut.
+#: Finish reasons of answers that the server gave up on.
 _GIVEN_UP = frozenset({"abort", "error", "cancelled"})
-_FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
-_CUT = frozenset({"length", "max_tokens", "model_length"})
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Answer:
     @property
     def truncated(self) -> bool:
         """Whether the token limit cut it."""
-        return (self.finish_reason or "").lower() in _CUT
+        return (self.finish_reason or "").lower() in CUT
 
     @property
     def usage(self) -> UsageMetadata | None:
@@ -72,7 +71,7 @@ class Answer:
         empty = not self.turn.text and self.turn.is_blank
         at = "its token limit" if self.output_tokens is None else f"{self.output_tokens} tokens"
         error: NoAnswer | None = None
-        if (self.finish_reason or "").lower() in _FILTERED:
+        if (self.finish_reason or "").lower() in FILTERED:
             error = NoAnswer("a content filter of the endpoint withheld or cut the answer", status=200, error_type="content_filter")
         elif self.truncated and (empty or not accept_truncated):
             thought = "before it began: there is nothing but reasoning" if empty and self.turn.reasoning else ""

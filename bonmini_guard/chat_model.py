@@ -273,7 +273,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools to every draw; candidates with tool calls are scored as what they are.
+        """Offer tools to every draw; what becomes of their calls ``tool_turns`` says.
 
         A wrapped chat model translates the tools itself. Another generator gets call options: ``tools`` in the OpenAI form,
         and ``tool_choice``.
@@ -300,7 +300,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         """
         model, parser = self._structured_steps(schema, **kwargs)
         scorer = ValidatingScorer(self._guard.engine.scorer, parsed_by(_joined(parser)))
-        answer = self.conducted_by(partial(self._conduct, scorer=scorer)).bind(
+        answer = self.conducted_by(partial(self._conduct, scorer=scorer, tool_turns="answer")).bind(
             **call_options(model, chat_model_of(self.generator) or self)
         )
         if not include_raw:

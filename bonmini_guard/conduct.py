@@ -116,6 +116,7 @@ class Guard:
         *,
         generator: Generator | GroupGenerator | None = None,
         scorer: Scorer | None = None,
+        tool_turns: str | None = None,
         observer: Callable[[Policy], Observer | None] | None = None,
         seed: int | None = None,
         group: str | None = None,
@@ -132,6 +133,7 @@ class Guard:
             options: call options for the generator (``stop``, ``tools``, ...).
             generator: draws this request, instead of the guard's own.
             scorer: scores it, instead of the guard's own.
+            tool_turns: what is guarded of tool calls, instead of what the guard's option says.
             observer: makes what is told of each draw, of the policy of this request.
             seed: overrides the guard's seed.
             group: the conversation or user it belongs to.
@@ -147,6 +149,8 @@ class Guard:
         engine = self.engine
         if generator is not None or scorer is not None:
             engine = replace(engine, generator=generator or engine.generator, scorer=scorer or engine.scorer)
+        if tool_turns is not None:
+            engine = replace(engine, tool_turns=tool_turns)
         if promised:
             await self._check_generator(engine, options)
         else:
@@ -331,6 +335,7 @@ class Guard:
             profile=profile_name(options["profile"]),
             drawn_by=None if profile is None else as_text(profile.fingerprints.get("generator")),
             has_zero=has_zero(scorer, profile),
+            tool_turns=options["tool_turns"] or ("text" if policy.mode == "guardrail" else "pass"),
             quarantine=Quarantine() if current is None else current.quarantine,
         )
 

@@ -241,6 +241,11 @@ def as_messages(prompt: Any) -> list[BaseMessage]:
     return messages
 
 
+def is_call(part: Any) -> bool:
+    """Whether a content block calls a tool."""
+    return isinstance(part, Mapping) and part.get("type") in _CALL
+
+
 def hides(kind: str, not_shown: Collection[str]) -> bool:
     """Whether a content block of this type is one of the kinds; blocks of reasoning have several types."""
     return kind in not_shown or ("reasoning" in not_shown and _THOUGHT.search(kind) is not None)

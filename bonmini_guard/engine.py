@@ -23,14 +23,15 @@ from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.background import to_its_end
 from bonmini_guard.containment import Quarantine, as_failure, is_failure, quiet
 from bonmini_guard.detach import detached, is_graph_signal, langsmith_set
-from bonmini_guard.errors import GenerationError
+from bonmini_guard.errors import ConfigurationError, GenerationError, Unanswered
+from bonmini_guard.kinds import calls_tools, why_none, words
 from bonmini_guard.limiter import Limiter, places_of, request_lane, unlimited
 from bonmini_guard.outages import decided_by_failures, nothing_arrived, patience
 from bonmini_guard.policy import Action, Decision, Policy, State
 from bonmini_guard.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.result import Candidate, GuardResult, Outcome, Timings
 from bonmini_guard.scorers import as_scores
-from bonmini_guard.snapshot import frozen, identity
+from bonmini_guard.snapshot import frozen, identity, shown
 from bonmini_guard.uncached import drawing, uncached
 from bonmini_guard.usage import total_usage, used_tokens
 
@@ -76,6 +77,8 @@ class Engine:
         profile: name of the profile, for the record.
         drawn_by: the generator that the profile was calibrated with, by its fingerprint; None where it does not say.
         has_zero: whether score 0 is the outside option.
+        tool_turns: "text", "judge" or "pass", see :class:`~bonmini_guard.options.CommonOptions`; "answer" takes calls for
+            the answer, "ignore" leaves draws that call tools without a score.
         quarantine: of draws and scorings that ignored their cancellation.
     """
 
@@ -88,6 +91,7 @@ class Engine:
     profile: str | None = None
     drawn_by: Any = None
     has_zero: bool = True
+    tool_turns: str = "answer"
     quarantine: Quarantine = field(default_factory=Quarantine, compare=False, repr=False)
 
     async def run(
@@ -172,6 +176,8 @@ class _Request:
         self.keys: dict[int, Hashable] = {}
         self.known: dict[Hashable, tuple[float | None, float | None]] = {}
         self.scorer_error: BaseException | None = None
+        self.turn: Candidate | None = None
+        self.not_shown: frozenset[str] = frozenset(getattr(engine.scorer, "not_shown", ()))
         self.context = contextvars.copy_context()
         self.context.run(request_lane.set, self)
         self.context.run(unlimited)
@@ -242,6 +248,8 @@ class _Request:
                 if perf_counter() >= self.deadline:
                     # Something held the event loop itself: the timer has had no chance.
                     return self.out_of_time()
+                if self.turn is not None:
+                    return await self._finish_turn(self.turn)
                 if winner is not None:
                     return self._record("accepted", "passed", winner)
                 wait = patience(self.candidates, loop)
@@ -397,6 +405,8 @@ class _Request:
     def _freeze(self, candidate: Candidate, message: AIMessage) -> None:
         """Take a copy: whoever holds the original could change what is served after it was scored."""
         try:
+            if (why := why_none(message)) is not None:
+                raise Unanswered(why, message.usage_metadata)
             candidate.message, self.keys[candidate.index] = frozen(message), identity(message)
         except Exception as error:
             candidate.message, candidate.error = None, error
@@ -411,21 +421,59 @@ class _Request:
             if self.ended is not None or self.closed:
                 raise _Ended
             left -= len(batch)
-            await self._score([candidate for candidate in batch if candidate.message is not None])
+            self.turn = self._tool_turn()
+            if self.turn is None:
+                await self._score([candidate for candidate in batch if candidate.message is not None])
             if self.observer is not None:
                 for candidate in batch:
                     await self.observer.drawn(candidate)
+            self.turn = self.turn or self._tool_turn()
+            if self.turn is not None:
+                return None
             if policy.exit == "eager":
                 winner = next((candidate for candidate in batch if policy.passes(self.loops - 1, candidate.score)), None)
                 if winner is not None:
                     return winner
         return None
 
+    def _tool_turn(self) -> Candidate | None:
+        """The first draw that did not fail, in order of drawing, if it is there and calls tools: it makes the turn one of tools."""
+        if self.engine.tool_turns not in ("text", "pass"):
+            return None
+        first = next((candidate for candidate in self.candidates if candidate.error is None), None)
+        return first if first is not None and first.message is not None and self._calls(first.message) else None
+
+    def _calls(self, message: AIMessage) -> bool:
+        return bool(getattr(self.engine.generator, "calls_tools", calls_tools)(message))
+
+    async def _finish_turn(self, candidate: Candidate) -> GuardResult:
+        """The calls go on; what is said beside them only if it passes as an answer would."""
+        said = None
+        if self.engine.tool_turns == "text" and candidate.message is not None:
+            said = words(shown(candidate.message, self.not_shown))
+        withheld = said is not None and not await self._passes(candidate, said)
+        return replace(self._record("unscored", "tool_call", candidate), ended=True, withheld=withheld)
+
+    async def _passes(self, candidate: Candidate, said: AIMessage) -> bool:
+        key = identity(said)
+        try:
+            if key not in self.known:
+                await self._score_fresh({key: frozen(said)}, [candidate])
+        except _ScoringFailed:
+            return False
+        candidate.raw_score, candidate.score = self.known[key]
+        candidate.scored = self._elapsed()
+        return self.engine.policy.passes(self.loops - 1, candidate.score)
+
     async def _score(self, batch: Sequence[Candidate]) -> None:
         fresh: dict[Hashable, AIMessage] = {}
         keys = [self.keys[candidate.index] for candidate in batch]
         for key, candidate in zip(keys, batch, strict=True):
-            if key not in self.known and key not in fresh and candidate.message is not None:
+            if key in self.known or key in fresh or candidate.message is None:
+                continue
+            if self._calls(candidate.message) and not self._judges_calls():
+                self.known[key] = None, None
+            else:
                 # A copy of its own: a scorer must not change what is served either.
                 fresh[key] = frozen(candidate.message)
         if fresh:
@@ -434,6 +482,19 @@ class _Request:
         for key, candidate in zip(keys, batch, strict=True):
             candidate.raw_score, candidate.score = self.known[key]
             candidate.scored = now
+
+    def _judges_calls(self) -> bool:
+        """Whether calls are scored.
+
+        Raises:
+            ConfigurationError: they are to be, and the reward model cannot read them.
+        """
+        if self.engine.tool_turns == "judge" and not getattr(self.engine.scorer, "reads_calls", True):
+            raise ConfigurationError(
+                "tool_turns='judge' and the reward model reads texts alone: use one that reads tool calls (a RewardModel, a "
+                "function of the messages), or tool_turns='text', which scores what is said beside them"
+            )
+        return self.engine.tool_turns in ("judge", "answer")
 
     async def _score_fresh(self, fresh: Mapping[Hashable, AIMessage], batch: Sequence[Candidate]) -> None:
         begun = perf_counter()
@@ -519,7 +580,7 @@ class _Request:
             profile=self.engine.profile,
             has_zero=self.engine.has_zero,
             scorer_error=self.scorer_error,
-            not_shown=frozenset(getattr(self.engine.scorer, "not_shown", ())),
+            not_shown=self.not_shown,
         )
 
     def _elapsed(self) -> float:

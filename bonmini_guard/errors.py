@@ -11,6 +11,7 @@
     │   ├── CandidateTooLong              it does not fit; answers are never cut
     │   └── NotRendered                   a part of it would not reach the model
     ├── TooBusy                           a limiter has no room left to wait in
+    ├── Unanswered                        a draw is no answer: filtered, nothing but reasoning, or of a form that nothing reads
     ├── GenerationError                   not one draw of the request arrived
     ├── ForeignError                      stands for another package's error in a record that came from another process
     └── NoAcceptableResponse              (RuntimeError, langchain-core's ModelError) the guard abstained; carries ``.result``
@@ -71,6 +72,18 @@ class CandidateTooLong(Unscorable):
 
 class TooBusy(BonMiniGuardError):  # noqa: N818 - says it all
     """More wait for a place than a limiter allows; nothing was drawn for this request."""
+
+
+class Unanswered(BonMiniGuardError):  # noqa: N818 - says it all
+    """A draw came back and is no answer: it counts as failed, and is never scored.
+
+    Attributes:
+        usage_metadata: tokens that it was billed, where the back end reported them.
+    """
+
+    def __init__(self, why: str, usage: Any = None) -> None:
+        super().__init__(why)
+        self.usage_metadata = usage
 
 
 class GenerationError(BonMiniGuardError):

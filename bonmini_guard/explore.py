@@ -129,7 +129,8 @@ class Explorer:
         missing = [index for index in range(request.engine.policy.budget) if index not in kept]
         if not missing:
             return Explored(result, 0, {}, 0.0)
-        engine = dataclasses.replace(request.engine, policy=best_of_n(len(missing)))
+        turns = request.engine.tool_turns if request.engine.tool_turns in ("judge", "answer") else "ignore"
+        engine = dataclasses.replace(request.engine, policy=best_of_n(len(missing)), tool_turns=turns)
         more = await engine.run(request.messages, seed=result.seed + 1, options=request.options, request_id=result.request_id)
         self._add(draws=more.draws, tokens=more.usage.get("total_tokens", 0))
         if any(candidate.unfinished for candidate in more.candidates):

@@ -35,6 +35,12 @@ Telemetry = Annotated[
 ]
 
 
+ToolTurns = Annotated[
+    Literal["text", "judge", "pass"],
+    Must("'text', 'judge' or 'pass'", lambda value: value in ("text", "judge", "pass")),
+]
+
+
 class CommonOptions(TypedDict, total=False):
     """What every face takes beside its generator and its reward model.
 
@@ -46,6 +52,10 @@ class CommonOptions(TypedDict, total=False):
         schedule: draws of each loop, instead of the two above; growing ones such as [4, 28] keep latency low.
         threshold: the score at which a loop exits; one number, or one for each loop (default 0: as likely acceptable as not).
         exit: "loop" compares the best so far after each loop; "eager" serves the first draw to pass and cancels its siblings.
+        tool_turns: what is guarded of turns that call tools. The first draw that arrives intact, in order of drawing, decides
+            whether a turn is one. "text" (a guardrail's default): the calls go on unscored, and what is said beside them is scored
+            as an answer is, and withheld if it does not pass. "judge": every draw is scored with its calls, and has to pass. "pass"
+            (an accelerator's default): calls and words go on as drawn.
         abstain_message: text of the abstention message.
         timeout: seconds for the whole request, whatever generator, reward model and callbacks do (default 300); None waits for
             ever.
@@ -73,6 +83,7 @@ class CommonOptions(TypedDict, total=False):
     schedule: Sequence[int] | None
     threshold: float | Sequence[float] | None
     exit: Exit | None
+    tool_turns: ToolTurns | None
     abstain_message: str
     timeout: Seconds | None
     max_concurrency: Count | Limiter | None
@@ -131,6 +142,7 @@ DEFAULTS = GuardOptions(
     schedule=None,
     threshold=None,
     exit=None,
+    tool_turns=None,
     on_abstain="error",
     on_abstain_reserve=0.2,
     abstain_message="I cannot give an answer to this that is good enough.",

@@ -105,7 +105,8 @@ class Scorer(Protocol):
     ``fingerprint`` (a method without arguments that returns a str which a profile can be bound to), ``agrees_with`` (a method
     that takes a profile's fingerprint and says whether it is this scorer's, where equality is too strict), ``check`` (a
     method without arguments, called when a guard is built, that raises ConfigurationError for a scorer that cannot work),
-    ``not_shown`` (kinds of parts of answers that it does not read, such as "reasoning": they are not served), and ``none_scored``
+    ``reads_calls`` (False for one that reads texts alone, and cannot judge tool calls), ``not_shown`` (kinds of parts of
+    answers that it does not read, such as "reasoning": they are not served), and ``none_scored``
     (the reason of a request whose every candidate was given no score, default "scorer_failed").
     """
 

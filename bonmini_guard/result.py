@@ -13,6 +13,7 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.errors import TooBusy
+from bonmini_guard.kinds import calls
 from bonmini_guard.policy import Mode
 from bonmini_guard.portable import portable, state_of
 from bonmini_guard.snapshot import shown
@@ -119,6 +120,7 @@ class GuardResult:
         ended: whether one of its draws ended it; see :class:`~bonmini_guard.protocols.EndRequest`.
         not_shown: kinds of parts of answers that the reward model does not read, and that are not served.
         with_texts: whether a pickle of it holds the texts of rejected candidates (``trace_candidates=True``); a copy always does.
+        withheld: whether what was said beside tool calls did not pass; the calls are served alone.
     """
 
     mode: Mode
@@ -138,6 +140,7 @@ class GuardResult:
     traced: bool = False
     ended: bool = False
     not_shown: frozenset[str] = frozenset()
+    withheld: bool = False
     with_texts: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -163,7 +166,8 @@ class GuardResult:
         """The served answer, without what its reward model was not shown; None after an abstention."""
         if not self.served or self.selected is None or self.selected.message is None:
             return None
-        return shown(self.selected.message, self.not_shown) if self.not_shown else self.selected.message
+        message = calls(self.selected.message) if self.withheld else self.selected.message
+        return shown(message, self.not_shown) if self.not_shown else message
 
     @property
     def score(self) -> float | None:
@@ -190,6 +194,7 @@ class GuardResult:
             "failed_draws": sum(candidate.message is None for candidate in self.candidates),
             "loops": self.loops,
             "profile": self.profile,
+            **({"withheld": "text"} if self.withheld else {}),
             **({"request_id": self.request_id} if self.traced else {}),
         }
 

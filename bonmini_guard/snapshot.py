@@ -39,12 +39,17 @@ def identity(message: AIMessage) -> Hashable:
     Raises:
         Exception: a part of it cannot be read.
     """
-    end = tuple(str(message.response_metadata.get(name)) for name in _ENDS)
+    end = ends(message)
     about = message.additional_kwargs
     if isinstance(message.content, str) and not (message.tool_calls or message.invalid_tool_calls or about):
         return message.content, end
     more = {key: value for key, value in about.items() if key not in _IN_THE_TURN}
     return Turn.of(message).digest(), json.dumps(more, default=repr), end
+
+
+def ends(message: AIMessage) -> tuple[str, ...]:
+    """Why the answer came to an end, by each of the names that there are for it."""
+    return tuple(str(message.response_metadata.get(name)) for name in _ENDS)
 
 
 def shown(message: AIMessage, not_shown: Collection[str]) -> AIMessage:

@@ -171,6 +171,8 @@ class FakeRewardModel:
         self._source = source
         self._latency = latency
         self.has_zero = has_zero
+        #: What it is given are texts alone, unless its function takes messages.
+        self.reads_calls = not isinstance(source, Mapping) and _parameters(source) > 1
         self.batches: list[list[str]] = []
         self.open_sessions = 0
 

@@ -245,7 +245,7 @@ def by_query(messages, candidates):
 
 
 async def test_candidates_with_tool_calls_are_scored_as_what_they_are():
-    model = make(ToolModel(answers=[call("rejected"), call("good")]), by_query).bind_tools([search])
+    model = make(ToolModel(answers=[call("rejected"), call("good")]), by_query, tool_turns="judge").bind_tools([search])
     assert model.invoke("q").tool_calls[0]["args"] == {"query": "good"}
     (chunk,) = [chunk async for chunk in model.astream("q")]
     assert chunk.tool_calls[0]["args"] == {"query": "good"}

@@ -146,7 +146,7 @@ def test_exploring_that_the_end_of_the_event_loop_cuts_short_leaves_the_row_of_w
 
 async def test_failed_draws_and_tool_calls_are_in_the_row_as_what_they_are(path):
     call = AIMessage("", tool_calls=[{"name": "search", "args": {"q": "x"}, "id": "1"}])
-    guard = make([OSError("secret"), call], reward_model=lambda messages, candidates: [1.0], trace_to=path)
+    guard = make([OSError("secret"), call], reward_model=lambda messages, candidates: [1.0], tool_turns="judge", trace_to=path)
     await guard.arun("q")
     await guard.aflush()
     failed, called = rows(path)[0]["candidates"]

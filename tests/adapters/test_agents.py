@@ -408,10 +408,17 @@ async def test_tool_calls_are_guarded_where_asked_for(sync):
     def answer(messages, number):
         return "good" if isinstance(messages[-1], ToolMessage) else searching("apt" if number == 2 else "inept")
 
-    out = await ask(agent(answer, guard(judged, guard_tool_calls=True), tools=[search]), sync)
+    out = await ask(agent(answer, guard(judged, tool_turns="judge"), tools=[search]), sync)
     calling = out["messages"][1]
     assert calling.tool_calls[0]["args"] == {"query": "apt"}
     assert {"decision": "accepted", "draws": 4}.items() <= about(calling).items()
+
+
+@pytest.mark.parametrize(("said", "meant"), [(True, "judge"), (False, "pass")])
+def test_the_old_spelling_of_tool_turns_is_told(said, meant):
+    with pytest.warns(DeprecationWarning, match=f"tool_turns='{meant}'"):
+        made = guard(guard_tool_calls=said)
+    assert made.guard.options["tool_turns"] == meant
 
 
 async def test_a_tool_call_that_cannot_be_read_does_not_pass():
