@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from bonmini_guard.forks import Lock
 from bonmini_guard.limiter import Limiter, build_limiter
 from bonmini_guard.validation import check_names
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Requests at a time where neither the user nor the server says.
@@ -253,10 +255,14 @@ class Endpoint:
                 raise from_response(response, self._secret(), quiet)
             streams = response.headers.get("content-type", "").startswith("text/event-stream")
             said = bytearray()
-            async for piece in response.aiter_bytes():
+            # The stream itself, which does not hand its connection to the next request before it was looked at.
+            pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.stream
+            async for piece in pieces:
                 said += piece
                 if streams and said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")):
                     break
+            else:
+                await _drop_unread(response)
             return bytes(said), streams
 
     def _client(self) -> Any:
@@ -294,6 +300,18 @@ class Endpoint:
 
     def _secret(self) -> str | None:
         return None if self._token is None else self._token.get_secret_value()
+
+
+async def _drop_unread(response: Any) -> None:
+    """Close a connection on which more came than the answer: it would be read as the answer to the next request."""
+    # HTTP/1.1's parser has what is left, below what httpx and httpcore show; what arrives later, httpcore sees by itself.
+    part = response.stream
+    while part is not None and not hasattr(part, "_h11_state"):
+        names = (name for name in ("_stream", "_httpcore_stream", "_connection") if hasattr(part, name))
+        part = getattr(part, next(names, ""), None)
+    if part is not None and part._h11_state.trailing_data[0]:
+        logger.warning("an endpoint sent more than its answer: the connection is dropped")
+        await response.extensions["network_stream"].aclose()
 
 
 def checked_url(base_url: str, secret: str, *routes: str) -> str:

@@ -22,11 +22,13 @@ class Scores:
         values: as the server gives them.
         fingerprint: the model's, where the server knows it.
         has_zero: whether 0 is the outside option, where the server knows it.
+        inputs: digest of the request that was answered, where the server says it.
     """
 
     values: list[float | None]
     fingerprint: str | None = None
     has_zero: bool | None = None
+    inputs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def _read_bonmini(answer: Any) -> Scores:
     fingerprint, has_zero = answer["fingerprint"], answer["has_zero"]
     if not isinstance(fingerprint, str) or not isinstance(has_zero, bool):
         raise TypeError("no fingerprint, or no word about the zero")
-    return Scores(list(answer["scores"]), fingerprint, has_zero)
+    return Scores(list(answer["scores"]), fingerprint, has_zero, answer.get("inputs"))
 
 
 def _read_vllm_score(answer: Any) -> Scores:

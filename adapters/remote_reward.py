@@ -23,7 +23,7 @@ from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.reward.spec import ScorerSpec
-from bonmini_guard.scorers import log_odds
+from bonmini_guard.scorers import inputs_digest, log_odds
 
 try:
     import httpx
@@ -330,11 +330,15 @@ class RemoteRewardModel(Endpoint):
             quiet: leave out what the server says of an error, which may quote a candidate.
         """
         body = json.dumps(self._wire.body(batch, self.model)).encode()
+        asked = inputs_digest(body)
 
         async def attempt(client: httpx.AsyncClient) -> Scores:
             watched = {} if self._names_model else {"trace": self._watch}
             said, _ = await self._post(client, self._wire.route, body, quiet=quiet, **watched)
-            return self._wire.scores(parsed(said), len(batch))
+            scores = self._wire.scores(parsed(said), len(batch))
+            if scores.inputs not in (None, asked):
+                raise MalformedAnswer("the reward server's answer belongs to another request", status=200, retryable=True)
+            return scores
 
         return await self._ask(attempt)
 

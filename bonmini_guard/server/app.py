@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:
 
 from bonmini_guard.reward.declared import Declared
 from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.scorers import inputs_digest
 from bonmini_guard.server.document import document
 from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
 from bonmini_guard.server.metrics import Metrics
@@ -131,7 +132,8 @@ class ScoringServer(Door):
         wanted = read(ScoreRequest, body)
         session = await self._sessions.of(wanted.conversation())
         scores = [_finite(score) for score in await session.score(wanted.answers())]
-        return {"scores": scores, "fingerprint": self._fingerprint, "has_zero": bool(self._model.has_zero)}, len(scores)
+        about = {"fingerprint": self._fingerprint, "has_zero": bool(self._model.has_zero), "inputs": inputs_digest(body)}
+        return {"scores": scores, **about}, len(scores)
 
     async def _predict(self, body: bytes) -> tuple[Any, int]:
         wanted = read(PredictRequest, body)

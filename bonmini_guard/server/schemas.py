@@ -70,11 +70,12 @@ _DEEPEST = 64
 
 
 class ScoreAnswer(BaseModel):
-    """One score for each candidate, in order; null for one that does not fit."""
+    """One score for each candidate, in order; null for one that does not fit. ``inputs`` is the digest of the request's body."""
 
     scores: list[float | None]
     fingerprint: str
     has_zero: bool
+    inputs: str
 
 
 class PredictRequest(BaseModel):

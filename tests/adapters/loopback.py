@@ -31,6 +31,7 @@ class LoopbackServer:
         headers: sent with every answer.
         slow: seconds before each answer, or a function of the body.
         pause: seconds after each chunk of a stream.
+        extra: what the fault "extra" sends behind an answer, as one more answer that nobody asked for.
         requests: (path, headers, body) of each counted request.
         closed_early: requests whose client hung up before the answer was complete.
         connections: connections accepted since the start.
@@ -48,6 +49,7 @@ class LoopbackServer:
         self.slow: float | Callable[[Any], float] = 0.0
         self.pause = 0.0
         self.port = 0
+        self.extra: Any = None
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         self.closed_early = 0
         self.connections = 0
@@ -142,7 +144,9 @@ class LoopbackServer:
             return
         said = self.reply(path, body)
         status, said = said if isinstance(said, tuple) else (200, said)
-        self._send(writer, status, said)
+        # At once, so that the client finds both in what it reads.
+        behind = self._whole(200, self.extra) if fault == "extra" else b""
+        writer.write(self._whole(status, said) + behind)
 
     def _fault(self, path: str, body: Any) -> Any:
         if callable(self.faults):
@@ -187,19 +191,15 @@ class LoopbackServer:
             await asyncio.sleep(self.pause)
         writer.write((_piece(self.done) if fault is None and self.ends_with_done(path) else b"") + _piece(b""))
 
-    def _send(
-        self,
-        writer: asyncio.StreamWriter,
-        status: int,
-        body: Any,
-        kind: str = "application/json",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def _send(self, writer: asyncio.StreamWriter, *said: Any, **headers: Any) -> None:
+        writer.write(self._whole(*said, **headers))
+
+    def _whole(self, status: int, body: Any, kind: str = "application/json", headers: Mapping[str, str] | None = None) -> bytes:
         content = (body if isinstance(body, str) else json.dumps(body)).encode()
         location = {"location": "/elsewhere"} if 300 <= status < 400 else {}
         fields = {"content-type": kind, **location, "content-length": len(content), **self.headers, **(headers or {})}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        writer.write(f"HTTP/1.1 {status} Reason\r\n{lines}\r\n".encode() + content)
+        return f"HTTP/1.1 {status} Reason\r\n{lines}\r\n".encode() + content
 
 
 class InThread:

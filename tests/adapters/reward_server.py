@@ -18,6 +18,7 @@ class RewardServer(LoopbackServer):
         score: that function.
         about: body of the description (``/v1/models`` or ``/info``); None for 404.
         fingerprint, has_zero: what the route ``/score`` says.
+        inputs: the digest of the request that ``/score`` says it answers.
         obeys: whether the switch for raw scores is obeyed; otherwise probabilities are given.
     """
 
@@ -28,6 +29,7 @@ class RewardServer(LoopbackServer):
         self.fingerprint = "sha256:abc"
         self.has_zero = True
         self.obeys = True
+        self.inputs: str | None = None
 
     def aside(self, path: str) -> tuple[int, Any] | None:
         if path in ("/v1/models", "/info"):
@@ -39,7 +41,8 @@ class RewardServer(LoopbackServer):
             return self._pairs(path, body)
         if path == "/score":
             scores = [self.score((body["messages"], candidate)) for candidate in body["candidates"]]
-            return {"scores": scores, "fingerprint": self.fingerprint, "has_zero": self.has_zero}
+            said = {} if self.inputs is None else {"inputs": self.inputs}
+            return {"scores": scores, "fingerprint": self.fingerprint, "has_zero": self.has_zero, **said}
         if path == "/predict":
             raw = body["raw_scores"] and self.obeys
             scores = [self._given(one[0] if len(one) == 1 else tuple(one), raw) for one in body["inputs"]]

@@ -216,6 +216,41 @@ async def test_odd_texts_are_scored_as_data(server, local, by_model):
             assert await scores(model, odd) == pytest.approx(local.score(PROMPT, odd), abs=1e-5)
 
 
+# The scores of these inputs, and of no others
+
+
+#: What nobody asked for: answers that praise everything.
+PRAISE = {
+    "vllm": lambda body: {"data": [{"index": at, "probs": [99.0]} for at in range(len(body["input"]))]},
+    "tei": lambda body: [[{"score": 99.0, "label": "LABEL_0"}] for _ in body["inputs"]],
+    "bonmini": lambda body: {"scores": [99.0 for _ in body["candidates"]], "fingerprint": "sha256:abc", "has_zero": True},
+}
+
+
+@pytest.mark.parametrize("kind", PRAISE)
+async def test_one_more_answer_behind_an_answer_is_nobodys(server, kind):
+    def extra(path, body):
+        server.extra = PRAISE[kind](body)
+        return "extra"
+
+    async with make(server, kind, retries=2) as model:
+        expected = await scores(model)
+        server.faults = extra
+        for _ in range(20):
+            assert await scores(model) == pytest.approx(expected, abs=1e-6)
+        assert max(expected) < 99
+
+
+async def test_an_answer_to_another_request_is_refused(server):
+    async with make(server, "bonmini", retries=0) as model:
+        await scores(model)
+        server.inputs = "0" * 32
+        with pytest.raises(MalformedAnswer, match="another request"):
+            await scores(model)
+        server.inputs = None
+        assert None not in await scores(model)
+
+
 # The key
 
 

@@ -42,6 +42,7 @@ def test_score(client, model):
     answer = client.post("/score", json={"messages": USER, "candidates": ANSWERS}).json()
     assert answer["scores"] == pytest.approx(model.score("the film", ANSWERS), abs=1e-5)
     assert (answer["fingerprint"], answer["has_zero"]) == (model.fingerprint(), True)
+    assert len(answer["inputs"]) == 32
     assert client.post("/score", json={"messages": USER, "candidates": []}).json()["scores"] == []
 
 
