@@ -34,6 +34,7 @@ ROOMS = {
         "engine",
         "fingerprints",
         "generators",
+        "kinds",
         "limiter",
         "outages",
         "portable",
