@@ -25,6 +25,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from bonmini_guard.abstentions import Caller, caller_of
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.callbacks import group_of, observer_for, parent_of
 from bonmini_guard.conduct import Guard, stamped
@@ -164,7 +165,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        message = run_sync(lambda: self._answer(messages, stop, run_manager, kwargs))
+        caller = self._caller()
+        message = run_sync(lambda: self._answer(messages, stop, run_manager, kwargs, caller))
         if self._heard(run_manager, kwargs):
             run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
         return ChatResult(generations=[ChatGeneration(message=message)])
@@ -181,15 +183,24 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             await run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
+    def _caller(self) -> Caller:
+        return caller_of(self._config or var_child_runnable_config.get())
+
     async def _answer(
-        self, messages: list[BaseMessage], stop: list[str] | None, run_manager: BaseRunManager | None, kwargs: dict[str, Any]
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: BaseRunManager | None,
+        kwargs: dict[str, Any],
+        caller: Caller | None = None,
     ) -> AIMessage:
         options = {**self._draw_options(), **kwargs}
         if stop is not None:
             options["stop"] = stop
         run, around = parent_of(run_manager), self._config or var_child_runnable_config.get()
         with ambient(around and patch_config(around, callbacks=run.get_child())), detached():
-            result = await self._request(messages, options, run, around)
+            request = partial(self._request, messages, dict(options), run, around)
+            result = await self._guard.once(request, messages, options, caller or caller_of(around))
             if result.message is not None:
                 message = stamped(result.message, result)
             else:
@@ -243,7 +254,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         """LangChain's hook for events of version 3: those of the winner, whole."""
         from langchain_core.language_models._compat_bridge import message_to_events
 
-        yield from message_to_events(run_sync(lambda: self._answer(messages, stop, run_manager, kwargs)))
+        caller = self._caller()
+        yield from message_to_events(run_sync(lambda: self._answer(messages, stop, run_manager, kwargs, caller)))
 
     async def _astream_chat_model_events(
         self, messages: list[BaseMessage], *, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any

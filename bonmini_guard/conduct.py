@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -19,6 +19,7 @@ from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
+from bonmini_guard.abstentions import Caller, Ledger
 from bonmini_guard.containment import Quarantine, as_failure, is_failure
 from bonmini_guard.engine import LAST_GRACE, Engine, Observer
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
@@ -70,6 +71,7 @@ class Guard:
         options: with their defaults.
         explorer: completes requests in the background; None without ``explore``.
         writer: writes traces; None without ``trace_to``.
+        abstentions: of the last ``retry_memory`` seconds.
         reloader: follows the profile's file; None without ``reload``.
 
     Raises:
@@ -85,6 +87,7 @@ class Guard:
         self.options = options = completed(options)
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
+        self.abstentions = Ledger(options["retry_memory"])
         self._workers = Workers(THREADS, "bonmini-guard-on-abstain")
         self.writer = None if options["trace_to"] is None else writer_for(options["trace_to"])
         telemetry, explore = options["telemetry"], options["explore"]
@@ -178,6 +181,21 @@ class Guard:
     def _may_ask(self) -> bool:
         """Whether ``on_abstain`` may ask a person by an interrupt, whose answer would run the node again."""
         return not isinstance(self.options["on_abstain"], str) and resumable()
+
+    async def once(
+        self,
+        conduct: Callable[[], Awaitable[GuardResult]],
+        messages: Sequence[BaseMessage],
+        options: Mapping[str, Any],
+        caller: Caller,
+    ) -> GuardResult:
+        """Conduct a request, unless it was asked by this caller before and answered with an abstention: that one is final."""
+        known = self.abstentions.find(messages, options, caller)
+        if known is not None:
+            return known
+        result = await conduct()
+        self.abstentions.keep(result, messages, options, caller)
+        return result
 
     async def _check_generator(self, engine: Engine, options: Mapping[str, Any]) -> None:
         """Refuse a request that another generator draws than the profile says: what could change since the guard was built."""
@@ -309,6 +327,8 @@ class Guard:
 
     def _adopt(self, engine: Engine) -> bool:
         changed = engine != self._engine
+        if changed:
+            self.abstentions.clear()
         self._engine = engine
         return changed
 

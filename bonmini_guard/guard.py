@@ -19,6 +19,7 @@ from langchain_core.runnables.config import (
 )
 from pydantic import ConfigDict, PrivateAttr
 
+from bonmini_guard.abstentions import Caller, caller_of
 from bonmini_guard.bridge import run_sync
 from bonmini_guard.callbacks import group_of, observer_for
 from bonmini_guard.conduct import Guard, stamped
@@ -165,10 +166,14 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         return self._call_with_config(self._answer_sync, input, config, run_type="chain", **kwargs)
 
     def _answer_sync(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
-        return run_sync(lambda: self._answer(input, run_manager, config, **options))
+        caller = caller_of(config)
+        return run_sync(lambda: self._answer(input, run_manager, config, caller, **options))
 
-    async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
-        result = await self._conduct(input, run_manager, config, final=True, **options)
+    async def _answer(
+        self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, caller: Caller | None = None, **options: Any
+    ) -> AIMessage:
+        conduct = partial(self._conduct, input, run_manager, config, final=True, **options)
+        result = await self._guard.once(conduct, as_messages(input), options, caller or caller_of(config))
         if result.message is not None:
             return stamped(result.message, result)
         return await self._guard.abstain(result, input, patch_config(config, callbacks=run_manager.get_child()))

@@ -17,7 +17,7 @@ from bonmini_guard.policy import Exit, Mode
 from bonmini_guard.profile import GuardProfile
 from bonmini_guard.result import GuardResult
 from bonmini_guard.traces import TraceWriter
-from bonmini_guard.validation import Count, Flag, Integer, Must, Portion, Seconds, Share, check, check_names
+from bonmini_guard.validation import Amount, Count, Flag, Integer, Must, Portion, Seconds, Share, check, check_names
 
 OnAbstain = Annotated[
     Literal["error", "message"] | Runnable[Any, Any] | Callable[[GuardResult], Any],
@@ -56,6 +56,8 @@ class CommonOptions(TypedDict, total=False):
             whether a turn is one. "text" (a guardrail's default): the calls go on unscored, and what is said beside them is scored
             as an answer is, and withheld if it does not pass. "judge": every draw is scored with its calls, and has to pass. "pass"
             (an accelerator's default): calls and words go on as drawn.
+        retry_memory: seconds for which whoever asks the same again (a retry around the guard, a graph's node that runs again) gets
+            the abstention that he was given, and no second chance; 0 gives one. ``run`` and ``arun`` always draw.
         abstain_message: text of the abstention message.
         timeout: seconds for the whole request, whatever generator, reward model and callbacks do (default 300); None waits for
             ever.
@@ -84,6 +86,7 @@ class CommonOptions(TypedDict, total=False):
     threshold: float | Sequence[float] | None
     exit: Exit | None
     tool_turns: ToolTurns | None
+    retry_memory: Amount
     abstain_message: str
     timeout: Seconds | None
     max_concurrency: Count | Limiter | None
@@ -143,6 +146,7 @@ DEFAULTS = GuardOptions(
     threshold=None,
     exit=None,
     tool_turns=None,
+    retry_memory=60.0,
     on_abstain="error",
     on_abstain_reserve=0.2,
     abstain_message="I cannot give an answer to this that is good enough.",

@@ -26,6 +26,7 @@ ROOMS = {
     "ground": ("_lazy", "conversation", "errors", "forks", "unseen", "validation", "writing"),
     "policy": ("budget", "policy", "profile"),
     "engine": [
+        "abstentions",
         "arrivals",
         "background",
         "bridge",
