@@ -107,8 +107,9 @@ load: setup      ## the scoring server at twice its capacity for a minute, then 
 load-gateway: setup  ## the gateway: its own time, many streams, overload, an upstream that dies
 	$(BIN)/python -m benchmarks.gateway
 
-fuzz: setup      ## 10,000 random requests to the scoring server, and 10,000 to guards whose parts misbehave by chance
+fuzz: setup      ## 10,000 random requests to the scoring server, and 10,000 to guards whose parts misbehave by chance, 20,000 to one that must not serve unscored
 	BONMINI_GUARD_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/server/test_fuzz.py tests/test_hostile.py
+	BONMINI_GUARD_FUZZ_CASES=20000 $(BIN)/python -m pytest tests/test_served_was_scored.py
 
 clean:           ## remove what setup and the tests made
 	rm -rf $(VENV) .venv-live-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info

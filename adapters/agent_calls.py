@@ -37,6 +37,7 @@ class AgentCall:
         model: draws through the request's model, without callbacks.
         chat_model: that model.
         messages: the conversation that the reward model sees.
+        asked: what makes two calls on one conversation different requests: a fallback model is asked the same, and decided anew.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class AgentCall:
         self.chat_model = self.model.chat_model
         self.messages: list[BaseMessage] = [*filter(None, [request.system_message]), *request.messages]
         self._request = _detached_request(request, self.chat_model)
+        self.asked = {"model": id(request.model), "settings": request.model_settings, "tools": [*map(str, request.tools)]}
         self._ask = ask
         self._seed_argument = seed_argument
         self._live, self.promised = True, promised

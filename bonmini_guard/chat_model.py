@@ -200,7 +200,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         run, around = parent_of(run_manager), self._config or var_child_runnable_config.get()
         with ambient(around and patch_config(around, callbacks=run.get_child())), detached():
             request = partial(self._request, messages, dict(options), run, around)
-            result = await self._guard.once(request, messages, options, caller or caller_of(around))
+            asked = {**options, **getattr(self.generator, "asked", {})}
+            result = await self._guard.once(request, messages, asked, caller or caller_of(around))
             if result.message is not None:
                 message = stamped(result.message, result)
             else:
