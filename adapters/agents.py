@@ -207,7 +207,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             raise ConfigurationError(
                 f"the agent's model has temperature 0, so {budget} draws would be one answer {budget} times: set a positive one"
             )
-        return call, self._chat.conducted_by(partial(call.conduct, self.guard), call)
+        return call, self._chat.conducted_by(partial(call.conduct, self.guard), call, call.asked)
 
 
 class _ModelToCome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Self, TypeGuard, Unpack
 
@@ -111,6 +111,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
     _conduct: Conduct = PrivateAttr()
+    _asked: Mapping[str, Any] = PrivateAttr(default_factory=dict)
     _config: RunnableConfig | None = PrivateAttr(default=None)
     _about: tuple[Engine, dict[str, Any]] | None = PrivateAttr(default=None)
 
@@ -129,15 +130,16 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         super().__init__(**given)
         self._guard, self._conduct = guard, guard.conduct
 
-    def conducted_by(self, conduct: Conduct, generator: Any = None) -> Self:
+    def conducted_by(self, conduct: Conduct, generator: Any = None, asked: Mapping[str, Any] | None = None) -> Self:
         """The same model, whose requests another function conducts.
 
         Args:
             conduct: takes what :meth:`~bonmini_guard.conduct.Guard.conduct` takes.
             generator: what it draws from, if that is another one; names the model in traces and counters.
+            asked: what makes requests with equal messages different ones, beside their options.
         """
         other = super().model_copy()
-        other._conduct = conduct
+        other._conduct, other._asked = conduct, dict(asked or {})
         if generator is not None:
             other.__dict__["generator"] = generator  # a frozen field, in a copy that nobody else has yet
         return other
@@ -200,7 +202,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         run, around = parent_of(run_manager), self._config or var_child_runnable_config.get()
         with ambient(around and patch_config(around, callbacks=run.get_child())), detached():
             request = partial(self._request, messages, dict(options), run, around)
-            asked = {**options, **getattr(self.generator, "asked", {})}
+            asked = {**options, **self._asked}
             result = await self._guard.once(request, messages, asked, caller or caller_of(around))
             if result.message is not None:
                 message = stamped(result.message, result)

@@ -21,6 +21,8 @@ def why_none(message: AIMessage) -> str | None:
         return "a content filter withheld or cut it"
     if "function_call" in message.additional_kwargs and not message.tool_calls:
         return "it is a function call of the old form, which nothing here reads: let the model use tools"
+    if isinstance(message.content, str) and message.content.strip():
+        return None
     turn = Turn.of(message)
     if turn.is_blank and (turn.reasoning or end & CUT):
         return "there is nothing but reasoning, or the token limit came first: raise it"

@@ -27,7 +27,7 @@ def frozen(message: AIMessage) -> AIMessage:
     twin = message.model_copy()
     for name, value in twin.__dict__.items():
         if type(value) not in _PLAIN:
-            twin.__dict__[name] = _copied(value)
+            twin.__dict__[name] = _copied(value) if value else type(value)()
     return twin
 
 

@@ -57,6 +57,7 @@ def test_no_byte_of_what_was_rejected_reaches_a_client(house, stream, slow, capl
     caplog.set_level("DEBUG", "bonmini_guard")
     guards = {name: f'schedule = [2, 4]\non_abstain = "{name}"' for name in ("refusal", "message", "error")}
     guards |= {"eager": 'schedule = [2, 4]\nexit = "eager"', "best": 'schedule = [2]\nmode = "accelerator"\nthreshold = 5.0'}
+    guards = {name: f'{options}\ntool_turns = "judge"' for name, options in guards.items()}
     house.upstream.slow, mixed.drawn = slow, {}
     with house.open(guards, keep_alive=0.05 if slow else 60.0):
         house.upstream.text = mixed
