@@ -56,7 +56,7 @@ class Ledger:
         """The abstention that this caller was given for this request, if there was one; it was billed then."""
         if not self._entries:
             return None
-        with self._lock:
+        with self._lock.held:
             asking = caller()
             key = _key(messages, options, asking)
             entry = self._entries.get(key)
@@ -68,7 +68,7 @@ class Ledger:
         """Remember an abstention that is final; nothing else."""
         if not self.seconds or result.decision != "abstained" or all(candidate.score is None for candidate in result.candidates):
             return
-        with self._lock:
+        with self._lock.held:
             asking = caller()
             entry = _Entry(_holding(asking), monotonic() + self.seconds, without_texts(result))
             key = _key(messages, options, asking)
@@ -79,7 +79,7 @@ class Ledger:
 
     def clear(self) -> None:
         """Forget everything: the guard decides otherwise now."""
-        with self._lock:
+        with self._lock.held:
             self._entries.clear()
 
 

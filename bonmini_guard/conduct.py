@@ -190,6 +190,9 @@ class Guard:
         caller: Caller,
     ) -> GuardResult:
         """Conduct a request, unless it was asked by this caller before and answered with an abstention: that one is final."""
+        if self._may_ask():
+            # The graph itself keeps what was decided, among the answers to the node's interrupts.
+            return await conduct()
         known = self.abstentions.find(messages, options, caller)
         if known is not None:
             return known
