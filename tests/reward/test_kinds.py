@@ -214,6 +214,19 @@ def test_an_answer_cannot_speak_as_the_template_or_fill_in_the_question(tmp_path
     model.close()
 
 
+def test_verdicts_are_packed_behind_a_prompt_that_is_computed_once(tmp_path):
+    folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
+    token = {"wanted": [" good"], "unwanted": [" dull"]}
+    model = load_scorer(ScorerSpec(kind="token", model=str(folder), token=token), device="cpu")
+    prompt = [HumanMessage("the film was very " * 10)]
+    alone = [model.score(prompt, [AIMessage(answer)])[0] for answer in ANSWERS]
+    before = model.activity.tokens
+    together = model.score(prompt, [AIMessage(answer) for answer in ANSWERS])
+    assert together == pytest.approx(alone, **CLOSE)
+    assert model.activity.tokens - before < before / 2
+    model.close()
+
+
 def test_verdicts_that_are_one_token_are_refused(tmp_path):
     folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
     with pytest.raises(CheckpointError, match="begin with the same token"):

@@ -11,7 +11,7 @@ from bonmini_guard import BestOfMiniN, RewardModel, ScorerSpec
 from bonmini_guard.cli import main
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import as_scorer, load_scorer
-from bonmini_guard.testing import FakeGenerator
+from bonmini_guard.testing import FakeChatModel, FakeGenerator
 
 from .test_model import CONFIGS, save
 
@@ -164,6 +164,22 @@ def test_a_guard_takes_a_path(tmp_path):
     guard = BestOfMiniN(generator=FakeGenerator(["Rome", "Paris"]), reward_model=write(tmp_path, CHECK), schedule=[1, 1])
     result = guard.run("Where?")
     assert (result.decision, result.score, result.draws) == ("accepted", 6.0, 2)
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+def test_chat_model_shadow_and_middleware_take_a_path(tmp_path):
+    from langchain.agents import create_agent
+
+    from bonmini_guard import ChatBestOfMiniN, ShadowBestOfMiniN
+    from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
+
+    spec, said = str(write(tmp_path, CHECK)), ["Rome", "Paris"]
+    chat = ChatBestOfMiniN(generator=FakeGenerator(said), reward_model=spec, schedule=[1, 1])
+    assert chat.invoke("Where?").text == "Paris"
+    shadow = ShadowBestOfMiniN(BestOfMiniN(generator=FakeGenerator(said), reward_model=spec, schedule=[1, 1]))
+    assert shadow.invoke("Where?").text == "Rome"
+    agent = create_agent(FakeChatModel(said), middleware=[BestOfMiniNMiddleware(reward_model=spec, schedule=[1, 1])])
+    assert agent.invoke({"messages": [("user", "Where?")]})["messages"][-1].text == "Paris"
 
 
 def test_a_guardrail_refuses_a_spec_that_only_ranks(tmp_path):
