@@ -7,7 +7,12 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test validity mutants reference check live-ray live-clients bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test oldest validity mutants reference check live-ray live-clients bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
+
+# What runs without torch, transformers and the newest clients.
+OLDEST = tests/test_policy.py tests/test_engine.py tests/test_guard.py tests/test_chat_model.py tests/test_profile.py tests/test_limiter.py \
+	tests/test_conversation.py tests/test_unseen.py tests/test_traces.py tests/logs tests/calibration/test_logs.py tests/calibration/test_choose.py \
+	tests/calibration/test_replay.py
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,6 +33,12 @@ demo: setup      ## watch a guard on a real language model, offline
 
 test: setup      ## run all tests but the live ones
 	$(BIN)/python -m pytest -m "not live"
+
+oldest:          ## the fast tests that need no torch, on the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) -m tools.oldest > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable ".[calibration,parquet,tgi,openai,remote,label,agents,telemetry]" pytest pytest-asyncio hypothesis opentelemetry-sdk jsonschema prometheus-client
+	.venv-oldest/bin/python -m pytest -p no:cacheprovider -m "not live and not slow" $(OLDEST)
 
 validity: setup  ## the statistical tests at their whole size, with the power that they state
 	BONMINI_GUARD_VALIDITY=1 $(BIN)/python -m pytest -m slow tests/calibration
