@@ -143,17 +143,21 @@ def test_a_classifier_without_a_spec_is_told_of_labels(tmp_path):
 # Pairs
 
 
-def test_a_pair_by_its_spec(tmp_path):
+@pytest.mark.parametrize("kind", ["pair", "labels"])
+def test_a_pair_by_its_spec(tmp_path, kind):
     from tokenizers import processors
 
-    folder = saved(tmp_path, DebertaV2ForSequenceClassification, DebertaV2Config, num_labels=1, type_vocab_size=2)
+    labels = {"num_labels": 1} if kind == "pair" else LABELS
+    folder = saved(tmp_path, DebertaV2ForSequenceClassification, DebertaV2Config, type_vocab_size=2, **labels)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     tokenizer.save_pretrained(folder)
-    ours = scored({"kind": "pair", "model": str(folder)})
-    same(ours, [logits(folder, PROMPT, answer)[0].item() for answer in ANSWERS])
+    table = {} if kind == "pair" else {"labels": {"wanted": ["safe"], "inputs": "pair"}}
+    ours = scored({"kind": kind, "model": str(folder), **table})
+    theirs = [logits(folder, PROMPT, answer) for answer in ANSWERS]
+    same(ours, [given[0].item() if kind == "pair" else torch.logit(given.softmax(-1)[0]).item() for given in theirs])
 
 
 # Tokens
