@@ -31,7 +31,7 @@ mode = "accelerator"
 
 def test_folders_are_enough(tmp_path):
     (tmp_path / "guards.toml").write_text(FILE)
-    with TestClient(Gateway(Configuration(tmp_path / "guards.toml")).app) as client:
+    with TestClient(Gateway(Configuration(tmp_path / "guards.toml")).app, base_url="http://127.0.0.1") as client:
         asked = {
             "model": "film",
             "messages": [{"role": "user", "content": "the film was very"}],
