@@ -93,7 +93,7 @@ def test_a_kind_goes_everywhere_and_says_the_same(tmp_path, capsys, kind):
         # serve
         scorer = load_scorer(spec)
         assert row["scored_by"] == scorer.fingerprint()
-        with TestClient(ScoringServer(scorer).app) as client:
+        with TestClient(ScoringServer(scorer).app, base_url="http://127.0.0.1") as client:
             answer = client.post("/score", json={"messages": [{"role": "user", "content": PROMPT}], "candidates": ANSWERS}).json()
         assert answer["scores"] == pytest.approx(logged, abs=1e-4)
         assert answer["has_zero"] is True
