@@ -23,7 +23,7 @@ from bonmini_guard.arrivals import Arrivals
 from bonmini_guard.background import to_its_end
 from bonmini_guard.containment import Quarantine, as_failure, is_failure, quiet
 from bonmini_guard.detach import detached, is_graph_signal, langsmith_set
-from bonmini_guard.errors import ConfigurationError, GenerationError, Unanswered
+from bonmini_guard.errors import ConfigurationError, GenerationError, Unanswered, place_of
 from bonmini_guard.kinds import calls_tools, why_none, words
 from bonmini_guard.limiter import Limiter, places_of, request_lane, unlimited
 from bonmini_guard.outages import decided_by_failures, nothing_arrived, patience
@@ -511,6 +511,7 @@ class _Request:
             if self.closed or is_graph_signal(error) or not is_failure(error, [self.work]):
                 raise
             self.scorer_error = as_failure(error)
+            logger.warning("scoring failed: %s", place_of(self.scorer_error))
             raise _ScoringFailed from self.scorer_error
         finally:
             self.scoring += perf_counter() - begun

@@ -23,6 +23,7 @@ Texts of candidates never appear in a message of these errors.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -150,7 +151,18 @@ class MissingExtraError(ImportError):
 
 
 def _cause(error: BaseException | None) -> str:
-    return "" if error is None else f"; the scorer raised {type(error).__name__}, see .result.scorer_error"
+    return "" if error is None else f"; the scorer raised {place_of(error)}, see .result.scorer_error"
+
+
+def place_of(error: BaseException) -> str:
+    """An error's type and where it was raised; nothing of what it says, which may quote a candidate."""
+    kind, trace = type(error).__name__, error.__traceback__
+    if trace is None:
+        return kind
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return f"{kind} in {code.co_name}() at {os.path.basename(code.co_filename)}:{trace.tb_lineno}"
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
 
-from bonmini_guard.errors import TooBusy
+from bonmini_guard.errors import TooBusy, place_of
 from bonmini_guard.kinds import calls
 from bonmini_guard.policy import Mode
 from bonmini_guard.portable import portable, state_of
@@ -196,6 +196,7 @@ class GuardResult:
             "profile": self.profile,
             **({"withheld": "text"} if self.withheld else {}),
             **({"request_id": self.request_id} if self.traced else {}),
+            **({} if self.scorer_error is None else {"scorer_error": place_of(self.scorer_error)}),
         }
 
 

@@ -56,10 +56,11 @@ class CallableScorer:
         scale: see :func:`reward_function`.
 
     Raises:
-        ConfigurationError: there is no such scale.
+        ConfigurationError: there is no such scale, or the function does not take two arguments.
     """
 
     def __init__(self, function: ScoreFunction, *, has_zero: bool | None = None, scale: Scale | None = None) -> None:
+        _check_signature(function)
         self.function = function
         self._workers = Workers(THREADS, "bonmini-guard-scorer")
         self.has_zero: bool | None = getattr(function, "has_zero", None) if has_zero is None else has_zero
@@ -111,6 +112,20 @@ class CallableScorer:
                 UserWarning,
                 stacklevel=2,
             )
+
+
+def _check_signature(function: ScoreFunction) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions of other languages have none
+        return
+    try:
+        signature.bind([], [])
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise ConfigurationError(
+            f"the reward function {name}{signature} cannot be called as {name}(messages, candidates), which gives a list of scores"
+        ) from None
 
 
 class _CallableSession:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -17,7 +18,7 @@ from langchain_core.runnables import RunnableLambda
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.containment import MOST_LEFT_BEHIND, Quarantine
-from bonmini_guard.errors import GenerationError, NoAcceptableResponse, TooBusy
+from bonmini_guard.errors import ConfigurationError, GenerationError, NoAcceptableResponse, TooBusy
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from bonmini_guard.workers import Workers
 
@@ -209,7 +210,7 @@ async def test_a_share_of_the_timeout_is_kept_for_it():
     assert message.text == "sorry: deadline"
     assert 1.2 < time.perf_counter() - begun < 2.0 + LATE
     for choice, seconds in ((say, 1.0), ("error", 2.0), ("message", 2.0)):
-        guard = BestOfMiniN(generator=answers, reward_model=len, on_abstain=choice, **settings)
+        guard = BestOfMiniN(generator=answers, reward_model=lambda messages, candidates: [], on_abstain=choice, **settings)
         assert guard.guard.engine.timeout == seconds
 
 
@@ -226,9 +227,12 @@ async def test_a_function_for_abstentions_may_block_without_holding_up_others():
 
 
 def test_a_timeout_is_there_without_being_asked_for():
-    guard = BestOfMiniN(generator=FakeGenerator([""]), reward_model=len)
+    guard = BestOfMiniN(generator=FakeGenerator([""]), reward_model=lambda messages, candidates: [])
     assert guard.guard.engine.timeout == 300
-    assert BestOfMiniN(generator=FakeGenerator([""]), reward_model=len, timeout=None).guard.engine.timeout is None
+    assert (
+        BestOfMiniN(generator=FakeGenerator([""]), reward_model=lambda messages, candidates: [], timeout=None).guard.engine.timeout
+        is None
+    )
 
 
 # Whatever is raised
@@ -307,6 +311,40 @@ async def test_an_answer_to_an_abstention_that_is_cancelled_by_itself_does_not_l
 
     with pytest.raises(RuntimeError, match="CancelledError"):
         await make(["bad"], lambda m, c: [-1.0] * len(c), on_abstain=say).ainvoke("q")
+
+
+# What is told of a broken part
+
+
+@pytest.mark.parametrize("mode", ["guardrail", "accelerator"])
+def test_a_broken_reward_function_is_told_at_the_first_request_with_its_place_and_without_texts(mode, caplog):
+    def broken(messages, candidates):
+        raise KeyError(candidates[0].text)
+
+    result = make(["secret"], broken, mode=mode, timeout=30.0).run("q")
+    place = rf"KeyError in broken\(\) at test_containment\.py:{broken.__code__.co_firstlineno + 1}"
+    assert re.fullmatch(place, result.metadata()["scorer_error"])
+    assert re.search(place, caplog.text)
+    assert "secret" not in caplog.text + repr(result.metadata())
+    if mode == "guardrail":
+        with pytest.raises(NoAcceptableResponse, match=place):
+            make(["secret"], broken, timeout=30.0).invoke("q")
+
+
+class Judge:
+    def __call__(self, candidate):
+        return 1.0
+
+
+@pytest.mark.parametrize("wrong", [lambda candidate: [1.0], lambda: [1.0], lambda m, c, more: [1.0], len, Judge()])
+def test_a_reward_function_of_another_signature_is_refused_when_the_guard_is_made(wrong):
+    with pytest.raises(ConfigurationError, match=r"cannot be called as .*\(messages, candidates\)"):
+        make(score=wrong)
+
+
+@pytest.mark.parametrize("right", [lambda m, c, more=None: [1.0] * len(c), lambda *both: [1.0] * len(both[1])])
+def test_reward_functions_may_take_more(right):
+    assert make(score=right, timeout=30.0).run("q").decision == "accepted"
 
 
 # What is left behind
