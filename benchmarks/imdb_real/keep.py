@@ -34,7 +34,8 @@ def kept(scored: dict[str, Any], twin: dict[str, Any] | None = None) -> dict[str
     ]
     for candidate, other in zip(candidates, twin["candidates"] if twin else (), strict=twin is not None):
         candidate["twin"] = round(other["score"], 4)
-    return {"id": scored["id"], "prompt": scored["id"], "candidates": candidates, "scored_by": scored["scored_by"]}
+    known = {key: scored[key] for key in ("scored_by", "trained_on") if key in scored}
+    return {"id": scored["id"], "prompt": scored["id"], "candidates": candidates} | known
 
 
 def main() -> None:
