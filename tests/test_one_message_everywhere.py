@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.cli import main
 from bonmini_guard.conversation import Turn
-from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from bonmini_guard.testing import FakeGenerator
 from tests.reward.tiny import CHATML, make_tokenizer
 
 torch = pytest.importorskip("torch")
@@ -36,11 +36,12 @@ async def log(tmp_path):
     path = tmp_path / "log.jsonl"
     guard = BestOfMiniN(
         generator=FakeGenerator(lambda request: ANSWER),
-        reward_model=FakeRewardModel(lambda text: 1.0),
+        reward_model=lambda messages, candidates: [1.0] * len(candidates),
         schedule=[1],
         threshold=0.0,
         explore=1.0,
         trace_to=path,
+        tool_turns="judge",
     )
     await guard.arun(PROMPT)
     await guard.afinish()

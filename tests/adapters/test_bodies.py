@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("huggingface_hub")
 
+from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator, bodies
 from bonmini_guard.adapters.http_errors import MalformedAnswer
 from bonmini_guard.errors import GenerationError
@@ -135,6 +136,10 @@ async def test_a_stream_of_too_many_events_ends(family, monkeypatch):
                 await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")
 
 
+def _good(messages, candidates):
+    return [1.0 if candidate.text == "good" else -1.0 for candidate in candidates]
+
+
 @pytest.mark.parametrize("depth", [60, 900, 100_000])
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_tool_calls_nested_without_end_cost_their_draw_alone(family, depth):
@@ -142,7 +147,7 @@ async def test_tool_calls_nested_without_end_cost_their_draw_alone(family, depth
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     with Serving(({}, [completion("deep", tool_calls=[call])]), ({}, [completion()])) as url:
         async with FAMILIES[family](url) as generator:
-            guard = guard_of(generator, lambda text: 1.0 if text == "good" else -1.0, mini_n=2)
+            guard = BestOfMiniN(generator=generator, reward_model=_good, schedule=[2], threshold=0.0, tool_turns="judge")
             result = await guard.arun("q")
     assert (result.message.text, result.decision) == ("good", "accepted")
     failed = [candidate.error for candidate in result.candidates if candidate.message is None]

@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 pytest.importorskip("openai")
 pytest.importorskip("tenacity")
 
-from bonmini_guard.adapters import OpenAICompatibleGenerator
+from bonmini_guard.adapters import OpenAICompatibleGenerator, requests
 from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.errors import ConfigurationError, GenerationError
 from bonmini_guard.protocols import DrawRequest
@@ -359,6 +359,7 @@ def test_it_needs_no_huggingface_hub():
 async def test_an_image_for_the_completions_route_is_told_of(server, make, caplog):
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     question = HumanMessage([{"type": "text", "text": "What is it?"}, image])
+    requests._tell_of.cache_clear()  # told once a process
     await make(mode="completion").draw(request(messages=[question]))
     assert "takes text alone: of a part of type 'image_url'" in caplog.text
     assert server.requests[0][2]["prompt"].startswith("What is it?\n[image")

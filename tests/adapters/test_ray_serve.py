@@ -17,7 +17,7 @@ def request(method, path, body=b""):
     async def receive():
         return next(sent, None) or {"type": "http.request", "body": b"", "more_body": False}
 
-    headers = [(b"host", b"localhost"), (b"content-length", str(len(body)).encode())]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b"", "scheme": "http"}
     return Request(scope, receive)
 
