@@ -31,8 +31,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup      ## watch a guard on a real language model, offline
 	$(BIN)/bonmini-guard demo
 
-test: setup      ## run all tests but the live ones
-	$(BIN)/python -m pytest -m "not live"
+test: setup      ## run all tests but the live ones, on two cores
+	$(BIN)/python -m pytest -m "not live" --numprocesses 2 --dist loadfile
 
 oldest:          ## the fast tests that need no torch, on the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-oldest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
@@ -74,7 +75,7 @@ def greedy():
         ({"on_abstain": None}, "'error', 'message', a Runnable or a callable"),
         ({"treshold": 1.0}, "treshold"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value)),  # the same at every run
 )
 def test_a_wrong_argument_is_a_configuration_error_that_names_the_cure(settings, cure):
     with pytest.raises(ConfigurationError, match=cure) as caught:
