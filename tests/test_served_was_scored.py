@@ -155,7 +155,7 @@ def test_no_part_is_served_without_a_score_that_passed(messages, reader, how, ge
     logging.disable(logging.WARNING)
     scorer = Scorer(None if reader is None else FORMATTERS[reader], how)
     guard = BestOfMiniN(
-        generator=Generator(messages, *generator), reward_model=scorer, schedule=[1, 2], tool_turns=turns, exit=exit, timeout=30
+        generator=Generator(messages, *generator), reward_model=scorer, schedule=[1, 2], tool_turns=turns, exit=exit, timeout=5
     )
     try:
         result = guard.run("q")
