@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from threading import Lock
 from typing import Any
+
+from bonmini_guard.forks import renewed_in_children
 
 
 class Background:
     """Tasks under way, each on the event loop that began it; several loops may share it."""
 
     def __init__(self) -> None:
-        self._begin()
+        self.renew()
+        renewed_in_children(self)
 
-    def _begin(self) -> None:
+    def renew(self) -> None:
         """Nothing under way: at first, and in a child after a fork, where another thread may have held the lock."""
-        self._process = os.getpid()
         self._lock = Lock()
         # Kept, for an event loop holds its tasks weakly.
         self._tasks: dict[Future[None], asyncio.Task[None]] = {}
@@ -59,8 +60,6 @@ class Background:
             done.set_result(None)
 
     def _under_way(self) -> list[Future[None]]:
-        if self._process != os.getpid():
-            self._begin()
         with self._lock:
             tasks = dict(self._tasks)
         closed = [done for done, task in tasks.items() if task.get_loop().is_closed()]

@@ -89,7 +89,11 @@ class RowFile:
                 for batch in self._batches(file, 1024):
                     yield from batch.rows()
             else:
-                yield from self.rows_of(1, file.stream)
+                yield from self._texts(file.stream)
+
+    def _texts(self, stream: IO[bytes]) -> Iterator[tuple[str, Row]]:
+        """The rows of what is no table."""
+        return self.rows_of(1, stream)
 
     def lines(self) -> int | None:
         """How many lines a JSON lines file has, without reading them as JSON; None for other files, and for pipes.

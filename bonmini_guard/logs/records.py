@@ -30,14 +30,6 @@ class Records(RowFile):
         super().__init__(path)
         self._odd = odd or Odd()
 
-    def __iter__(self) -> Iterator[tuple[str, Row]]:
-        with self.open() as file:
-            if file.is_table:
-                for batch in self._batches(file, 1024):
-                    yield from batch.rows()
-            else:
-                yield from self._texts(file.stream)
-
     def _texts(self, stream: IO[bytes]) -> Iterator[tuple[str, Row]]:
         blank, lines = [], self._lines(stream)
         for line in lines:

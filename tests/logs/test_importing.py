@@ -1,6 +1,5 @@
 """``import``: what other tools logged, as rows of a log; what is taken and what is left is told."""
 
-import copy
 import csv
 import json
 import zipfile
@@ -22,6 +21,7 @@ from bonmini_guard.commands.importing import _SOURCES, _Import
 from bonmini_guard.logs.odd import Odd
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.sources.draws import Rows
+from tests.junk import paths, with_junk
 
 
 def imported(folder, source, *files, more=(), code=0):
@@ -509,24 +509,6 @@ READERS = {
     "inspect": [EVALUATION],
     "json": [flat()[0], {"id": "1", "prompt": USER, "candidates": [{"text": "a", "score": 1.0}]}],
 }
-
-
-def paths(value, so_far=()):
-    yield so_far
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from paths(inner, (*so_far, key))
-
-
-def with_junk(record, path, junk):
-    if not path:
-        return junk
-    changed = copy.deepcopy(record)
-    place = changed
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = junk
-    return changed
 
 
 @pytest.mark.parametrize("source", READERS)

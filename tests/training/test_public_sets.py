@@ -1,6 +1,5 @@
 """Labelled data as people have them: public sets, exports of tools, odd records among good ones, any form of file."""
 
-import copy
 import csv
 import json
 
@@ -14,6 +13,7 @@ from bonmini_guard.logs.odd import Odd
 from bonmini_guard.training.choices import read_choices
 from bonmini_guard.training.data import convert
 from bonmini_guard.training.data.converters import Tally
+from tests.junk import paths, with_junk
 
 USER = [{"role": "user", "content": "q"}]
 
@@ -303,24 +303,8 @@ def test_training_rows_bear_a_share_of_odd_ones(tmp_path, capsys):
 JUNK = (None, 3, "x", "", [], {}, [1], [[]], {"a": 1}, True, ["x"], [None])
 
 
-def places(value, so_far=()):
-    yield so_far
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from places(inner, (*so_far, key))
-
-
-def with_junk(record, path, junk):
-    changed = copy.deepcopy(record)
-    place = changed
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = junk
-    return changed
-
-
 @pytest.mark.parametrize(("source", "record"), [case[1:3] for case in SETS], ids=[case[0] for case in SETS])
 def test_nothing_that_a_record_holds_ends_in_a_traceback(source, record):
-    for path in places(record):
+    for path in paths(record):
         for junk in JUNK if path else ():
             list(convert([("f:1", with_junk(record, path, junk))], source, tally=Tally(odd=Odd(1.0))))

@@ -103,6 +103,11 @@ class Rows:
         return about, json.dumps(draw.prompt, sort_keys=True), draw.generator or ""
 
 
+def name_of(value: Any) -> str | None:
+    """An id as text; None where there is none."""
+    return None if value is None else str(value)
+
+
 def generator_of(model: Any, *settings: Any) -> str | None:
     """A model and its settings in words; None where no model is named."""
     if not isinstance(model, str) or not model:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bonmini_guard.logs.sources.draws import Draw, first, generator_of, seconds, whole_number
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, seconds, whole_number
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 
@@ -43,8 +43,8 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
         yield Draw(
             prompt_in(one.get("input")),
             answer,
-            id=None if one.get("id") is None else str(one["id"]),
-            group=None if one.get("session_id") is None else str(one["session_id"]),
+            id=name_of(one.get("id")),
+            group=name_of(one.get("session_id")),
             generator=generator_of(first(one, "model", "provided_model_name"), settings),
             verdicts={str(score.get("name")): score["value"] for score in given},
             fields={"tokens": tokens, "started": seconds(one.get("start_time")), "finished": seconds(one.get("end_time"))},

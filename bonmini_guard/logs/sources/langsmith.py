@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bonmini_guard.logs.sources.draws import Draw, first, generator_of, seconds, whole_number
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, seconds, whole_number
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 
@@ -34,8 +34,8 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
         yield Draw(
             prompt_in(run.get("inputs")),
             answer,
-            id=None if run.get("id") is None else str(run["id"]),
-            group=None if called.get("thread_id") is None else str(called["thread_id"]),
+            id=name_of(run.get("id")),
+            group=name_of(called.get("thread_id")),
             generator=generator_of(model, settings, asked),
             verdicts=verdicts,
             fields={"tokens": tokens, **times},

@@ -12,7 +12,7 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.sources.draws import Draw, first, generator_of, seconds, whole_number
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, seconds, whole_number
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 _CALLS = ("chat", "text_completion", "generate_content", "completion", "LLM")
@@ -72,7 +72,7 @@ def _of_span(span: Mapping[str, Any], about: dict[str, Any], events: list[tuple[
         yield Draw(
             _prompt(about, events),
             answer,
-            id=None if name is None else str(name),
+            id=name_of(name),
             group=first(about, "gen_ai.conversation.id", "session.id"),
             generator=generator_of(model, unpacked(about.get("llm.invocation_parameters")), asked),
             fields={"tokens": tokens, "started": seconds(started), "finished": seconds(finished)},
