@@ -13,6 +13,7 @@ from bonmini_guard.conversation import Turn, hides
 
 #: What chat APIs call the reason of an answer's end.
 _ENDS = ("finish_reason", "stop_reason", "done_reason")
+_NO_ENDS = tuple(str(None) for _ in _ENDS)
 #: Of ``additional_kwargs``: what a turn holds by itself, or what only names the message.
 _IN_THE_TURN = frozenset({"tool_calls", "reasoning_content", "refusal", "id"})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -49,7 +50,8 @@ def identity(message: AIMessage) -> Hashable:
 
 def ends(message: AIMessage) -> tuple[str, ...]:
     """Why the answer came to an end, by each of the names that there are for it."""
-    return tuple(str(message.response_metadata.get(name)) for name in _ENDS)
+    about = message.response_metadata
+    return tuple([str(about.get(name)) for name in _ENDS]) if about else _NO_ENDS
 
 
 def shown(message: AIMessage, not_shown: Collection[str]) -> AIMessage:

@@ -252,7 +252,7 @@ def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
     reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")))
     reader.start()
     try:
-        patiently(lambda: any("http://127.0.0.1:" in line for line in lines), 300)
+        patiently(lambda: any("startup complete" in line for line in lines), 300)  # from here on it knows its signals
         house.url = re.search(r"http://127\.0\.0\.1:\d+", "".join(lines)).group()
         house.write({"second": "schedule = [1]"})
         process.send_signal(signal.SIGHUP)
