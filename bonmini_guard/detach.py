@@ -7,7 +7,7 @@ metadata, tags and run in their config, as in any runnable, and the caller's own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -24,6 +24,8 @@ _LANGSMITH: ContextVar[Any] = langsmith_context._TRACING_ENABLED
 
 #: LangGraph hands these down to graphs that run inside a node: through them a graph in a draw would stream, and save its state.
 _HANDED_DOWN = ("__pregel_stream", "__pregel_checkpointer")
+#: Says that there was a checkpointer, where it is not handed down.
+_CHECKPOINTED = "bonmini_guard_checkpointed"
 #: Through this a node writes to the graph's state; an interrupt that was answered is written so, too.
 _SEND, _ANSWERS = "__pregel_send", "__resume__"
 #: Of the caller's own run.
@@ -61,11 +63,17 @@ def ambient(config: RunnableConfig | None) -> Iterator[None]:
 def silent(config: RunnableConfig) -> RunnableConfig:
     """A config without callbacks, and without ways to stream, to save or to write a state; all else stays, also for interrupts."""
     kept = {key: _quiet(key, value) for key, value in config.get("configurable", {}).items() if key not in _HANDED_DOWN}
+    kept[_CHECKPOINTED] = checkpointed(config.get("configurable", {}))
     tags = list(config.get("tags") or ())
     about: Any = {key: value for key, value in config.items() if key not in _OF_ONE_RUN}
     about |= {"tags": tags if NO_STREAM in tags else [*tags, NO_STREAM], "callbacks": _deaf(config), "configurable": kept}
     silenced: RunnableConfig = about
     return silenced
+
+
+def checkpointed(configurable: Mapping[str, Any]) -> bool:
+    """Whether the graph that runs here has a checkpointer; what it keeps can be resumed."""
+    return bool(configurable.get(_CHECKPOINTED)) or configurable.get("__pregel_checkpointer") not in (None, False)
 
 
 def _deaf(config: RunnableConfig) -> AsyncCallbackManager:

@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables.config import var_child_runnable_config
 
 from bonmini_guard.conversation import Turn
+from bonmini_guard.detach import checkpointed
 from bonmini_guard.engine import Engine
 from bonmini_guard.result import Candidate, GuardResult, Timings, finite
 
@@ -36,8 +37,9 @@ def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mappin
 
 
 def resumable() -> bool:
-    """Whether the call is made in a node of a graph, whose interrupts can be answered."""
-    return isinstance(getattr(_configurable().get(_SCRATCHPAD), "resume", None), list)
+    """Whether the call is made in a node of a graph whose interrupts can be answered: one with a checkpointer."""
+    configurable = _configurable()
+    return checkpointed(configurable) and isinstance(getattr(configurable.get(_SCRATCHPAD), "resume", None), list)
 
 
 def recall(key: str, engine: Engine) -> GuardResult | None:

@@ -129,3 +129,17 @@ async def test_the_next_turn_of_the_thread_is_a_request_of_its_own(face):
     out = await run(graph, {"messages": [("human", "and now?")]}, False)
     assert out["messages"][-1].text == "draft"
     assert len(model.calls) == 4
+
+
+@pytest.mark.parametrize("face", [*FACES, "middleware"])
+@pytest.mark.parametrize("sync", [True, False])
+async def test_without_a_checkpointer_nothing_can_be_resumed_and_nothing_is_drawn_again(face, sync):
+    model = FakeChatModel(["draft"])
+    graph = graph_of(face, model, None, sync=sync)
+    await run(graph, QUESTION, sync)
+    with pytest.raises(RuntimeError, match="without checkpointer"):
+        await run(graph, Command(resume="a person's answer"), sync)
+    # Who begins again instead asks again, within the time that an abstention is kept.
+    paused = await run(graph, QUESTION, sync)
+    assert [pause.value for pause in paused["__interrupt__"]] == ["is there an answer?"]
+    assert len(model.calls) == 2
