@@ -1,4 +1,4 @@
-"""Behind every retry the same share is served, and served and bad, as without; a retry that is told otherwise serves more bad ones."""
+"""Behind every retry the same share is served, and served and bad, as without; one that is told otherwise serves more bad ones."""
 
 from __future__ import annotations
 

@@ -52,6 +52,16 @@ def test_a_fallback_to_a_stronger_model(capsys):
     assert said[1].endswith("(fallback)")
 
 
+def test_scorers_that_mark_steps_or_compare_pairs(capsys):
+    from examples import your_scorers
+
+    your_scorers.main()
+    said = lines(capsys)
+    assert said[0] == "steps: '12 * 3 = 36\\n36 + 4 = 40' after 2 draws, 0.95"
+    assert said[1].startswith("pairs: ")
+    assert your_scorers.better_than_barely.has_zero
+
+
 def test_conversations(capsys):
     from examples import conversations
 
