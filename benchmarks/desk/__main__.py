@@ -19,6 +19,8 @@ def main() -> None:
     steps.add_parser("ship", help="put a trained reward model into the package").add_argument("folder", type=Path)
     steps.add_parser("keep", help="put a folder's draws and scores beside the benchmark").add_argument("folder", type=Path)
     steps.add_parser("evaluate", help="calibrate and replay; writes both profiles and results/desk.json")
+    further = steps.add_parser("seeds", help="what further seeds of the reward model give; writes results/desk_seeds.json")
+    further.add_argument("scored", nargs="+", type=Path, help="held-out draws as bonmini-guard score wrote them, a file a seed")
     steps.add_parser("walk", help="from a log without labels to a certificate; writes results/desk_walk.json")
     steps.add_parser("record", help="record what bonmini-guard demo --recorded shows: a live run")
     steps.add_parser("picture", help="draw docs/images/demo.svg from the recorded demonstration")
@@ -35,6 +37,10 @@ def main() -> None:
         from benchmarks.desk.evaluate import main as evaluate
 
         evaluate()
+    elif options.step == "seeds":
+        from benchmarks.desk.seeds import seeds
+
+        seeds(options.scored)
     elif options.step == "walk":
         from benchmarks.desk.walk import main as walk
 

@@ -67,7 +67,7 @@ def evaluate(folder: Path) -> dict[str, Any]:
         "profiles": promised,
         "figures": figures,
         "intervals": intervals,
-        "scores": {role: _scores(role) for role in ("calibrate", "evaluate", "held-out")},
+        "scores": {role: worth_of_scores(rows_of(role)) for role in ("calibrate", "evaluate", "held-out")},
     }
 
 
@@ -144,11 +144,10 @@ def _middle(values: Any) -> list[float] | None:
     return [float(value) for value in np.quantile(values, [0.025, 0.975])] if len(values) else None
 
 
-def _scores(role: str) -> dict[str, float]:
+def worth_of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Share of draws with the most common score and with the highest, AUC, and how often the side of zero is the check's."""
-    rows = [row["candidates"] for row in rows_of(role)]
-    scores = np.array([[each["score"] for each in row] for row in rows]).ravel()
-    good = np.array([[each["acceptable"] for each in row] for row in rows]).ravel()
+    drawn = [each for row in rows for each in row["candidates"]]
+    scores, good = np.array([each["score"] for each in drawn]), np.array([each["acceptable"] for each in drawn])
     counts = np.unique(scores, return_counts=True)[1]
     below = np.searchsorted(np.sort(scores[~good]), scores[good], side="left")
     upto = np.searchsorted(np.sort(scores[~good]), scores[good], side="right")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from bonmini_guard.errors import CheckpointError, ConfigurationError
 
@@ -31,6 +32,8 @@ _OFFSET_POSITIONS = frozenset(
     }
 )
 _UNLIMITED = 10**9
+#: Files that hold a tokenizer's tokens.
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 #: A model id of a hub: owner/name, never a path.
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -39,16 +42,24 @@ def load_tokenizer(path: str, base: str | None = None) -> Any:
     """The tokenizer of a checkpoint, with a padding token and a chat template.
 
     One without a chat template gets one that writes the contents one after the other, with the control tokens that the
-    tokenizer itself puts around a text. A folder of adapters without one has that of its ``base``.
+    tokenizer itself puts around a text. A folder of adapters without one has that of its ``base``; one with settings and template
+    alone has these over the vocabulary of its ``base``.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or the base's vocabulary is not the one that the adapters were trained with.
     """
-    place = None if (Path(path) / "tokenizer_config.json").is_file() else _base_of(path, base)
+    folder = Path(path)
+    place = None if any(any(folder.glob(kind)) for kind in _VOCABULARIES) else _base_of(path, base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place or path, trust_remote_code=False)
+        if place is None or not (folder / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(place or path, trust_remote_code=False)
+        else:
+            vocabulary = cached_file(place, "tokenizer.json")
+            tokenizer = AutoTokenizer.from_pretrained(path, tokenizer_file=vocabulary, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CheckpointError(f"{path}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
+    if place is not None and base_note(load_config(path, base)).get("vocabulary") not in (None, vocabulary_digest(tokenizer)):
+        raise CheckpointError(f"{path}: the tokenizer of {place} is not the one it was trained with; give the base that it names")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     if tokenizer.chat_template is None:
@@ -131,7 +142,7 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None
         return _load(path, config, dtype)
     from bonmini_guard.reward.lora import with_adapters
 
-    if (noted := base_digest(config)) is not None and noted != weights_digest(place):
+    if (noted := base_note(config).get("digest")) is not None and noted != weights_digest(place):
         raise CheckpointError(f"{path}: {place} is not the base it was trained on, or has changed; give that one")
     model, missing = _load(place, config, dtype)
     model, whole = with_adapters(model, path)
@@ -189,6 +200,11 @@ def weights_digest(path: str) -> str:
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             digest.update(weight.numpy())
     return f"sha256:{digest.hexdigest()}"
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """SHA-256 over a tokenizer's tokens and their ids, whatever the file they lie in."""
+    return f"sha256:{hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()}"
 
 
 def without_default_system(tokenizer: Any) -> str:
@@ -273,10 +289,13 @@ def has_template(tokenizer: Any) -> bool:
     return bool(tokenizer.chat_template != concatenation_template(tokenizer))
 
 
-def base_digest(config: Any) -> str | None:
-    """The digest of the base that adapters were trained on; None for whole checkpoints and adapters trained elsewhere."""
+def base_note(config: Any) -> dict[str, str]:
+    """Of the base that adapters were trained on: ``name``, ``digest`` of the weights and ``vocabulary``, as far as it was noted.
+
+    Empty for whole checkpoints and adapters trained elsewhere.
+    """
     note = getattr(config, "bonmini_guard", None)
-    return (note.get("base") or {}).get("digest") if isinstance(note, dict) else None
+    return (note.get("base") or {}) if isinstance(note, dict) else {}
 
 
 def _base_of(path: str, base: str | None) -> str | None:

@@ -31,7 +31,7 @@ except ModuleNotFoundError as error:
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean, prompt_digest
 from bonmini_guard.limiter import Limiter
 from bonmini_guard.reward.checkpoint import (
-    base_digest,
+    base_note,
     length_limit,
     load_config,
     load_tokenizer,
@@ -270,7 +270,7 @@ class RewardModel:
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
             if self._base is not None:
-                digest.update((base_digest(self._config) or weights_digest(self._base)).encode())
+                digest.update((base_note(self._config).get("digest") or weights_digest(self._base)).encode())
             digest.update(json.dumps([self._template, self._precision], sort_keys=True).encode() + self._reading.mark.encode())
             self._earlier = f"sha256:{digest.hexdigest()}"
         return self._earlier

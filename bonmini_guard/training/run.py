@@ -28,6 +28,7 @@ from bonmini_guard.reward.checkpoint import (
     load_tokenizer,
     pad_id,
     sidecar,
+    vocabulary_digest,
     weights_digest,
     without_default_system,
     zero_new_head,
@@ -264,7 +265,8 @@ def _write(loaded: _Loaded, folder: Path, report: dict[str, Any], base: str | No
     if base is None:
         model.save_pretrained(folder)
     else:
-        model.config.bonmini_guard |= {"base": {"name": base, "digest": weights_digest(base)}}
+        note = {"name": base, "digest": weights_digest(base), "vocabulary": vocabulary_digest(loaded.tokenizer)}
+        model.config.bonmini_guard |= {"base": note}
         save_adapters(model, folder, base)
     loaded.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(report), encoding="utf-8")

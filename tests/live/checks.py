@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
 from scipy.stats import binom
 
@@ -21,8 +23,13 @@ from bonmini_guard.demo.run import MODELS
 from bonmini_guard.protocols import DrawRequest
 
 PROMPT = "Write two sentences about the sea in winter."
-#: How the desk draws, in the server's words.
-DESK: dict[str, Any] = {"temperature": 0.65, "max_tokens": 64, "extra_body": {"top_k": 50}}
+#: How the desk draws, in the server's words; what it must not add; and time enough on two busy cores.
+DESK: dict[str, Any] = {
+    "temperature": 0.65,
+    "max_tokens": 64,
+    "extra_body": {"top_k": 50, "top_p": 1.0, "min_p": 0.0},
+    "timeout": 900,
+}
 ALPHA = 0.05
 
 
@@ -58,19 +65,35 @@ async def check_draws(base_url: str, *, streams: bool = True, **settings: Any) -
             assert (await generator.draw(request(7))).text == first.text
 
 
-async def check_guard(base_url: str, prompts: int = 6, **settings: Any) -> None:
-    """The desk's certified guardrail on the server's draws: it accepts or abstains, and hardly any answer served is wrong."""
+@contextlib.asynccontextmanager
+async def desk_guard(base_url: str, **settings: Any) -> AsyncIterator[BestOfMiniN]:
+    """The desk's certified guardrail on the server's draws."""
     scorer = RewardModel.load(str(MODELS / "desk-reward"), base=str(room.language_model()))
-    decisions: Counter[str] = Counter()
     async with OpenAICompatibleGenerator(base_url, **DESK, **settings) as generator:
-        guard = BestOfMiniN(generator=generator, reward_model=scorer, profile=MODELS / "guardrail.json", seed=1)
-        for name, note in desk.prompts("evaluate")[:prompts]:
-            result = await guard.arun(convert_to_messages(desk.messages(note, name)))
-            assert result.decision in ("accepted", "abstained")
-            assert all(candidate.score is not None for candidate in result.candidates)
-            assert result.usage["output_tokens"] > 0
-            wrong = result.message is not None and verdict(note, result.message.text) is not None
-            decisions += Counter({result.decision: 1, "wrong": int(wrong), "draws": result.draws})
+        yield BestOfMiniN(generator=generator, reward_model=scorer, profile=MODELS / "guardrail.json", seed=1, timeout=900)
+
+
+def asked(prompts: int) -> list[tuple[desk.Note, list[BaseMessage]]]:
+    """Facts and conversation of the first evaluation prompts."""
+    return [(note, convert_to_messages(desk.messages(note, name))) for name, note in desk.prompts("evaluate")[:prompts]]
+
+
+async def check_guard(base_url: str, prompts: int = 6, together: int = 1, **settings: Any) -> None:
+    """The desk's guardrail, ``together`` requests at a time, accepts or abstains, and hardly any answer served is wrong."""
+    decisions: Counter[str] = Counter()
+    places = asyncio.Semaphore(together)
+
+    async def ask(guard: BestOfMiniN, note: desk.Note, messages: list[BaseMessage]) -> None:
+        async with places:
+            result = await guard.arun(messages)
+        assert (result.decision, result.reason) in (("accepted", "passed"), ("abstained", "budget_spent"))
+        assert all(candidate.score is not None for candidate in result.candidates)
+        assert result.usage["output_tokens"] > 0
+        wrong = result.message is not None and verdict(note, result.message.text) is not None
+        decisions.update({result.decision: 1, "wrong": int(wrong), "draws": result.draws})
+
+    async with desk_guard(base_url, **settings) as guard:
+        await asyncio.gather(*(ask(guard, note, messages) for note, messages in asked(prompts)))
     print(f"of {prompts} requests: {dict(decisions)}")
     assert decisions["accepted"] > 0
     assert decisions["wrong"] <= binom.ppf(0.9999, prompts, ALPHA)

@@ -34,8 +34,8 @@ def language_model(folder: Path) -> Path:
     folder.mkdir()
     for file in room.language_model().iterdir():
         (folder / file.name).symlink_to(file)
-    # Some servers sample only where the model says so, whatever the request's temperature.
-    generation = json.loads((folder / "generation_config.json").read_text()) | {"do_sample": True}
+    # Some servers sample only where the model says so, whatever the request's temperature, and refuse a request's top_k.
+    generation = json.loads((folder / "generation_config.json").read_text()) | {"do_sample": True, "top_k": 50}
     (folder / "generation_config.json").unlink()
     (folder / "generation_config.json").write_text(json.dumps(generation))
     return folder

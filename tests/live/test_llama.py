@@ -12,6 +12,9 @@ from tests.pages import run_page
 
 pytestmark = pytest.mark.live
 
+#: Left out, the server takes top 40, top_p 0.95 and min_p 0.05.
+SAMPLING = {"top_k": 50, "top_p": 1.0, "min_p": 0.0}
+
 
 def serve(folder, *more):
     python()
@@ -39,8 +42,8 @@ async def test_an_ignored_n_gives_no_copies(url):
 
 
 async def test_the_desk(url):
-    await check_guard(url)
-    await check_pass_rate(url, prompts=16, draws=4)
+    await check_guard(url, extra_body=SAMPLING)
+    await check_pass_rate(url, prompts=16, draws=4, extra_body=SAMPLING)
 
 
 def test_its_page(url, tmp_path, capsys):
@@ -52,4 +55,4 @@ def test_its_page(url, tmp_path, capsys):
 async def test_with_speculative_decoding(tmp_path):
     with serve(tmp_path, "--draft_model", "prompt-lookup-decoding", "--draft_model_num_pred_tokens", "4") as base_url:
         await check_draws(base_url)
-        await check_guard(base_url)
+        await check_guard(base_url, extra_body=SAMPLING)

@@ -12,7 +12,7 @@ from benchmarks.imdb.models import model_path
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel
 from bonmini_guard.adapters.http_errors import RequestRejected
-from tests.live.checks import PROMPT, check_draws, check_guard, check_pass_rate, loop_of, request
+from tests.live.checks import PROMPT, asked, check_draws, check_guard, check_pass_rate, desk_guard, loop_of, request
 from tests.live.servers import free_port, language_model, python, running
 from tests.pages import run_page
 
@@ -86,9 +86,24 @@ async def test_cancelled_draws_end_on_the_server(url):
         await until(lambda: asyncio.to_thread(running_requests, url), 0)
 
 
-async def test_the_desk(url):
-    await check_guard(url, prompts=12, choices="server")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_desk(url, stream):
+    await check_guard(url, prompts=12, together=12, choices="server", stream=stream)
+
+
+async def test_draws_are_right_as_often_as_the_local_generators(url):
     await check_pass_rate(url, choices="server")
+
+
+async def test_a_cancelled_request_ends_on_the_server(url):
+    (_, messages), *_ = asked(1)
+    async with desk_guard(url, choices="server") as guard:
+        asking = asyncio.create_task(guard.arun(messages))
+        await until(lambda: asyncio.to_thread(running_requests, url), 2)
+        asking.cancel()
+        await until(lambda: asyncio.to_thread(running_requests, url), 0)
+        await asyncio.gather(asking, return_exceptions=True)
+        assert asking.cancelled()
 
 
 @pytest.mark.parametrize("kind", ["vllm", "vllm-pooling"])

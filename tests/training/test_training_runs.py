@@ -140,6 +140,26 @@ def test_the_base_of_adapters_is_found_by_name_and_verified(tmp_path, base, adap
         RewardModel.load(moved, device="cpu")
 
 
+def test_adapters_without_a_vocabulary_have_that_of_their_base_and_keep_their_settings(tmp_path, base, adapters):
+    shutil.copytree(adapters, tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    settings = tmp_path / "m" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 30}))
+    (tmp_path / "m" / "chat_template.jinja").write_text("<s>{{ messages[0]['content'] }} {{ messages[-1]['content'] }}")
+    model = RewardModel.load(tmp_path / "m", base=base, device="cpu")
+    assert model.max_length == 30
+    known = RewardModel.load(adapters, device="cpu")
+    assert model.score("the film", ["good"]) == pytest.approx(known.score("the film", [" good"]), abs=1e-6)
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    vocabulary = json.loads((other / "tokenizer.json").read_text())
+    words = vocabulary["model"]["vocab"]
+    words["g"], words["a"] = words["a"], words["g"]
+    (other / "tokenizer.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(CheckpointError, match="is not the one it was trained with; give the base that it names"):
+        RewardModel.load(tmp_path / "m", base=other, device="cpu")
+
+
 def test_adapters_that_do_not_fit_are_told(tmp_path, base, adapters):
     shutil.copytree(adapters, tmp_path / "m")
     file = tmp_path / "m" / "adapter_model.safetensors"
