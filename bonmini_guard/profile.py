@@ -6,11 +6,11 @@ import json
 import math
 import os
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer, ValidationError, model_validator
 
+from bonmini_guard.contents import contents
 from bonmini_guard.errors import ProfileError
 from bonmini_guard.policy import BelowFloor, Exit, Mode, Policy, check_schedule, check_thresholds
 from bonmini_guard.writing import write_atomically
@@ -107,7 +107,7 @@ class GuardProfile(BaseModel):
             ProfileError: the file is missing or malformed; the message names the file, the key and the cure.
         """
         try:
-            return cls.model_validate(json.loads(_read(Path(path)), object_pairs_hook=_once))
+            return cls.model_validate(json.loads(contents(path), object_pairs_hook=_once))
         except OSError as error:
             problem = f"{path}: cannot read the profile ({error.strerror}); write one with 'bonmini-guard calibrate'"
             raise ProfileError(problem) from error
@@ -125,13 +125,6 @@ class GuardProfile(BaseModel):
         """The policy that this profile configures."""
         arguments: dict[str, Any] = {} if self.hopeless is None else {"stop": BelowFloor(self.hopeless)}
         return Policy(self.mode, self.schedule, self.thresholds, self.exit, **arguments)
-
-
-def _read(path: Path) -> bytes:
-    """What a file holds; of a pipe nothing is waited for."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ProfileError(f"{path}: is no ordinary file; write the profile into one with 'bonmini-guard calibrate'")
-    return path.read_bytes()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

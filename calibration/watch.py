@@ -27,6 +27,7 @@ from bonmini_guard.calibration.martingale import Count, Finite, ProcessState, Ra
 from bonmini_guard.calibration.promise import Tested, against, labels_wanted, reference_share, said
 from bonmini_guard.calibration.slices import Slices
 from bonmini_guard.calibration.traces import Memory, Seen, Trace, Traces
+from bonmini_guard.contents import contents
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.appending import lock
 from bonmini_guard.profile import GuardProfile
@@ -256,7 +257,7 @@ def watching(
 
 def _read(path: Path, profile: str) -> WatchState | None:
     try:
-        state = WatchState.model_validate_json(path.read_text(encoding="utf-8-sig"))
+        state = WatchState.model_validate_json(contents(path).decode("utf-8-sig"))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -23,7 +23,7 @@ LEVELS = (
 )
 #: The room of each file that is not in the folder of its room. The package itself imports what is asked of it, and stands apart.
 ROOMS = {
-    "ground": ("_lazy", "conversation", "errors", "forks", "unseen", "validation", "writing"),
+    "ground": ("_lazy", "contents", "conversation", "errors", "forks", "unseen", "validation", "writing"),
     "policy": ("budget", "policy", "profile"),
     "engine": [
         "abstentions",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from bonmini_guard.adapters.http import Endpoint
 from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
 from bonmini_guard.conduct import Guard
+from bonmini_guard.contents import contents
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.gateway.models import Guarded, OnAbstain, Upstream
 from bonmini_guard.server.schemas import printable
@@ -107,13 +108,13 @@ class Configuration:
 
     def _read(self) -> File:
         try:
-            return File.model_validate(tomllib.loads(self.path.read_text("utf-8-sig")))
+            return File.model_validate(tomllib.loads(contents(self.path).decode("utf-8-sig")))
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from None
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             raise ConfigurationError(f"{self.path}: {'.'.join(map(str, first['loc']))}: {printable(first['msg'])}") from None
-        except ValueError as error:  # no TOML, or no text
+        except (ValueError, RecursionError) as error:  # no TOML, no text, or nested too deeply
             raise ConfigurationError(f"{self.path}: {error}") from None
 
     # Parts

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from bonmini_guard.contents import contents
 from bonmini_guard.errors import InputError
 from bonmini_guard.labelling.items import Item, sides
 from bonmini_guard.labelling.session import Session, check_annotator
@@ -139,7 +140,7 @@ def _argilla_names(record: Record) -> dict[str, str]:
     metadata = record.get("metadata")
     try:
         names = json.loads(metadata["annotators"]) if isinstance(metadata, Mapping) else {}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return names if isinstance(names, dict) else {}
 
@@ -179,7 +180,7 @@ def _chosen(item: Item, word: Any, session: Session, place: str) -> int | Litera
 
 def _records(path: Path, what: str) -> Iterator[tuple[str, Record]]:
     try:
-        records = json.loads(path.read_bytes())
+        records = json.loads(contents(path, most=None))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, RecursionError) as error:

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from bonmini_guard.errors import InputError
+from bonmini_guard.workers import Workers
 
+#: Seconds that the writer of a named pipe is waited for.
+WRITER_WAIT = 10.0
 #: Bytes read at a time.
 _PIECE = 2**18
 #: Enough of a file to tell what it is.
@@ -65,7 +68,20 @@ def is_pipe(path: str | os.PathLike[str]) -> bool:
 
 
 def _file(path: Path) -> IO[bytes]:
-    return open(0, "rb", closefd=False) if os.fspath(path) == "-" else path.open("rb")
+    if os.fspath(path) == "-":
+        return open(0, "rb", closefd=False)
+    return _written(path) if path.is_fifo() else path.open("rb")
+
+
+def _written(pipe: Path) -> IO[bytes]:
+    """A named pipe that somebody has opened to write into; opening one waits for that, and nobody else may come."""
+    opening = Workers(1, "bonmini-guard-pipe").submit(lambda: pipe.open("rb"))
+    try:
+        return opening.result(WRITER_WAIT)
+    except TimeoutError:
+        os.close(os.open(pipe, os.O_WRONLY))  # so that the thread goes on, and ends
+        opening.result().close()
+        raise InputError(f"{pipe}: a pipe that nobody wrote into for {WRITER_WAIT:g} s; start its writer first") from None
 
 
 def _headed(stream: IO[bytes], path: Path) -> tuple[IO[bytes], bytes]:

@@ -124,6 +124,6 @@ def _cell(cell: Any) -> Any:
         return cell
     try:
         value = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return cell
     return value if all(isinstance(turn, dict) and not turn.keys().isdisjoint(("role", "from")) for turn in value) else cell

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bonmini_guard.contents import contents
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.validation import check_names
 
@@ -199,13 +200,14 @@ class ScorerSpec(Table):
         """
         place = Path(path)
         try:
-            text = place.read_text(encoding="utf-8-sig")
+            text = contents(place).decode("utf-8-sig")
             return cls(**beside(json.loads(text) if place.suffix == ".json" else tomllib.loads(text), place.parent))
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{place}: cannot be read ({type(error).__name__}); name a scorer spec") from error
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise ConfigurationError(f"{place}: cannot be read ({why}); name a scorer spec") from error
         except ConfigurationError as error:
             raise ConfigurationError(f"{place}: {error}") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConfigurationError(f"{place}: is no {place.suffix[1:].upper()} of a scorer spec ({error})") from None
 
     def key(self) -> str:

@@ -247,6 +247,6 @@ def _two(record: Record) -> tuple[list[Answer], Any]:
 def _texts(value: Any) -> list[Any]:
     try:
         texts = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
+    except (ValueError, RecursionError):
         texts = value
     return texts if isinstance(texts, list) else [texts]
