@@ -8,13 +8,13 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from bonmini_guard.adapters.langchain import LangChainGenerator
-from bonmini_guard.conduct import Guard
-from bonmini_guard.detach import langsmith_set, say_nothing
+from bonmini_guard.engine.detach import langsmith_set, say_nothing
+from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
+from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.engine.snapshot import identity
 from bonmini_guard.errors import MissingExtraError
-from bonmini_guard.protocols import NO_OPTIONS, DrawRequest
-from bonmini_guard.result import GuardResult
-from bonmini_guard.snapshot import identity
-from bonmini_guard.structured import ValidatingScorer
+from bonmini_guard.runnables.conduct import Guard
+from bonmini_guard.runnables.structured import ValidatingScorer
 
 try:
     from langchain.agents.middleware.types import ModelRequest, ModelResponse

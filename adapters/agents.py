@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal, NotRequired, Unpack
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.adapters.agent_calls import AgentCall
-from bonmini_guard.chat_model import ChatBestOfMiniN
-from bonmini_guard.conduct import Guard
+from bonmini_guard.engine.fingerprints import as_text
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, MissingExtraError, NoAcceptableResponse, abstention
-from bonmini_guard.fingerprints import as_text
 from bonmini_guard.forks import Lock
-from bonmini_guard.options import CommonOptions, ToolTurns
-from bonmini_guard.protocols import DrawRequest
-from bonmini_guard.settings import load_profile
+from bonmini_guard.runnables.chat_model import ChatBestOfMiniN
+from bonmini_guard.runnables.conduct import Guard
+from bonmini_guard.runnables.options import CommonOptions, ToolTurns
+from bonmini_guard.runnables.settings import load_profile
 
 try:
     from langchain.agents.middleware.types import (
@@ -116,7 +116,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
                 - **Custom callable:** Function that takes the ``NoAcceptableResponse`` and returns a string or an
                     ``AIMessage``, outside any promise. May be async, and may ``interrupt`` to ask a person.
             seed_argument: Name of the model setting that takes each draw's seed (often ``"seed"``); `None` sends none.
-            options: All other options of ``BestOfMiniN``; see ``bonmini_guard.options.CommonOptions``.
+            options: All other options of ``BestOfMiniN``; see ``bonmini_guard.runnables.options.CommonOptions``.
 
                 Of them ``tool_turns`` says what is guarded where the model calls tools. The first draw that arrives intact, in
                 order of drawing, decides whether the turn does, as it would without a guard.

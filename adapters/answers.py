@@ -21,7 +21,7 @@ from bonmini_guard.adapters.http_errors import (
     from_answer,
 )
 from bonmini_guard.conversation import Turn
-from bonmini_guard.kinds import CUT, FILTERED
+from bonmini_guard.engine.kinds import CUT, FILTERED
 
 #: Finish reasons of answers that the server gave up on.
 _GIVEN_UP = frozenset({"abort", "error", "cancelled"})

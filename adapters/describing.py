@@ -28,8 +28,8 @@ from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.runnables.retry import RunnableRetry
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from bonmini_guard.fingerprints import UNKNOWN, fingerprint_of
-from bonmini_guard.protocols import NO_OPTIONS
+from bonmini_guard.engine.fingerprints import UNKNOWN, fingerprint_of
+from bonmini_guard.engine.protocols import NO_OPTIONS
 
 #: Texts longer than this stand as a digest.
 LONGEST = 200

@@ -18,10 +18,10 @@ from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions
 from bonmini_guard.adapters.http_errors import EndpointError
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, split_thoughts
 from bonmini_guard.adapters.requests import Dialect, stop_strings
+from bonmini_guard.engine.fingerprints import UNKNOWN, sampling, text_of
+from bonmini_guard.engine.limiter import request_lane
+from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.fingerprints import UNKNOWN, sampling, text_of
-from bonmini_guard.limiter import request_lane
-from bonmini_guard.protocols import NO_OPTIONS, DrawRequest
 
 Rendered = tuple[Sequence[BaseMessage], Mapping[str, Any], dict[str, Any]]
 Outcomes = AsyncIterator[tuple[int, AIMessage | BaseException]]

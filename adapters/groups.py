@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage
 
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.engine.protocols import DrawRequest
 
 T = TypeVar("T")
 

@@ -27,9 +27,9 @@ from bonmini_guard.adapters.http_errors import (
     from_response,
 )
 from bonmini_guard.adapters.recovery import Recovery
+from bonmini_guard.engine.limiter import Limiter, build_limiter
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.forks import Lock
-from bonmini_guard.limiter import Limiter, build_limiter
 from bonmini_guard.validation import check_names
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn
-from bonmini_guard.generators import as_generator
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.engine.generators import as_generator
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.reward.spec import Judge as JudgeTable
 from bonmini_guard.reward.spec import ScorerSpec
 
@@ -88,7 +88,7 @@ class Judge:
 
 
 class JudgeSession:
-    """Judges candidates of one conversation; see :class:`bonmini_guard.protocols.ScoringSession`.
+    """Judges candidates of one conversation; see :class:`bonmini_guard.engine.protocols.ScoringSession`.
 
     Attributes:
         usage_metadata: tokens that its verdicts have cost so far.

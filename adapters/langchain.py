@@ -23,10 +23,10 @@ from bonmini_guard.adapters.describing import described
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, without_thoughts
 from bonmini_guard.adapters.requests import refuse_greedy
-from bonmini_guard.detach import langsmith_set, silent
+from bonmini_guard.engine.detach import langsmith_set, silent
+from bonmini_guard.engine.fingerprints import sampling, text_of
+from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
-from bonmini_guard.fingerprints import sampling, text_of
-from bonmini_guard.protocols import NO_OPTIONS, DrawRequest
 
 
 class LangChainGenerator:

@@ -13,9 +13,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from bonmini_guard.engine.fingerprints import sampling, text_of
+from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, MissingExtraError
-from bonmini_guard.fingerprints import sampling, text_of
-from bonmini_guard.protocols import NO_OPTIONS, DrawRequest
 
 try:
     import torch
@@ -35,9 +35,9 @@ except ImportError as error:
 from bonmini_guard.adapters.decoding import Decoder, Group, fits
 from bonmini_guard.adapters.requests import call_options, stop_strings
 from bonmini_guard.adapters.sampling import Sampler
+from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import check_place
 from bonmini_guard.reward.formatting import prompt_ids, rendered
-from bonmini_guard.workers import Workers
 
 Outcome = tuple[int, AIMessage | BaseException]
 _KNOWN = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "stop", "tools"})

@@ -19,8 +19,8 @@ from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import RequestRejected, from_response
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, refuse_spoiling, schema_of
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
-from bonmini_guard.protocols import DrawRequest
 
 try:
     import httpx

@@ -18,12 +18,12 @@ from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, E
 from bonmini_guard.adapters.remote_inputs import as_messages, templated
 from bonmini_guard.adapters.remote_kinds import KINDS, Inputs, Limits, Scores
 from bonmini_guard.adapters.remote_probe import Meaning, agree, check_scores, fingerprint_of, probe_pairs
-from bonmini_guard.bridge import run_sync
 from bonmini_guard.conversation import NOT_SHOWN
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.limiter import Limiter, request_lane
+from bonmini_guard.engine.scorers import inputs_digest, log_odds
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
-from bonmini_guard.limiter import Limiter, request_lane
 from bonmini_guard.reward.spec import ScorerSpec
-from bonmini_guard.scorers import inputs_digest, log_odds
 
 try:
     import httpx
@@ -378,7 +378,7 @@ class RemoteRewardModel(Endpoint):
 
 
 class RemoteSession:
-    """Scores candidates of one prompt; see :class:`bonmini_guard.protocols.ScoringSession`."""
+    """Scores candidates of one prompt; see :class:`bonmini_guard.engine.protocols.ScoringSession`."""
 
     def __init__(self, model: RemoteRewardModel, messages: Sequence[BaseMessage]) -> None:
         self._model = model

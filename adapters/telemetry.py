@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from bonmini_guard.engine.result import Candidate, GuardResult, sigmoid
 from bonmini_guard.errors import MissingExtraError
-from bonmini_guard.policy import Decision, Policy, State
-from bonmini_guard.result import Candidate, GuardResult, sigmoid
-from bonmini_guard.trace_row import Explored
-from bonmini_guard.traces import TraceWriter
+from bonmini_guard.logs.trace_row import Explored
+from bonmini_guard.logs.traces import TraceWriter
+from bonmini_guard.policy.policy import Decision, Policy, State
 
 try:
     from opentelemetry import metrics, trace

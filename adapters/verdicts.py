@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from bonmini_guard.adapters.judge import Judge, Judged
 from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
 from bonmini_guard.conversation import NOT_SHOWN, Turn
-from bonmini_guard.generators import as_generator
+from bonmini_guard.engine.generators import as_generator
 from bonmini_guard.reward.spec import ScorerSpec, Token
 
 #: The likeliest tokens that OpenAI's protocol tells of each place; a verdict that is not among them counts as the last of them.

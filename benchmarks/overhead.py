@@ -28,7 +28,7 @@ from scipy.special import stdtrit
 from benchmarks.tables import print_table, write_json
 from benchmarks.versions import HERE, run, source_of
 from bonmini_guard import BestOfMiniN
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.engine.protocols import DrawRequest
 
 SCHEDULES = ([8], [4, 4], [16], [64], [16, 16, 16, 16])
 Request = Callable[[], Awaitable[Any]]

@@ -24,8 +24,8 @@ from benchmarks.overhead import InstantGenerator, InstantScorer
 from benchmarks.tables import print_table
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
-from bonmini_guard.bridge import run_sync
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.protocols import DrawRequest
 
 DRAWS = 8
 WARM = 20

@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from benchmarks.imdb.models import model_path
 from benchmarks.tables import print_table, write_json
-from bonmini_guard.engine import draw_seed
+from bonmini_guard.engine.engine import draw_seed
 
 PROMPT = "A wonderful film from the first minute to the last, and"
 HEAD = ("way", "draft layers", "processor time / batch", "model calls a draw", "same answers")

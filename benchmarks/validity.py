@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.tables import print_table, write_json
 from benchmarks.versions import run, source_of
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.recalibrations import (
     CASES,
     CLUSTERED,

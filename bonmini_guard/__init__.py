@@ -4,40 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bonmini_guard import _moved
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.budget import Budget
-    from bonmini_guard.chat_model import ChatBestOfMiniN
+    from bonmini_guard.engine.limiter import Limiter
+    from bonmini_guard.engine.result import GuardResult
+    from bonmini_guard.engine.scorers import reward_function
     from bonmini_guard.errors import NoAcceptableResponse, ScorerError
-    from bonmini_guard.guard import BestOfMiniN
-    from bonmini_guard.limiter import Limiter
-    from bonmini_guard.options import GuardOptions
-    from bonmini_guard.profile import GuardProfile
-    from bonmini_guard.result import GuardResult
+    from bonmini_guard.logs.traces import TraceWriter
+    from bonmini_guard.policy.budget import Budget
+    from bonmini_guard.policy.profile import GuardProfile
     from bonmini_guard.reward.model import RewardModel
     from bonmini_guard.reward.spec import ScorerSpec
-    from bonmini_guard.scorers import reward_function
-    from bonmini_guard.shadow import ShadowBestOfMiniN
-    from bonmini_guard.traces import TraceWriter
+    from bonmini_guard.runnables.chat_model import ChatBestOfMiniN
+    from bonmini_guard.runnables.guard import BestOfMiniN
+    from bonmini_guard.runnables.options import GuardOptions
+    from bonmini_guard.runnables.shadow import ShadowBestOfMiniN
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BestOfMiniN": "guard",
-    "Budget": "budget",
-    "ChatBestOfMiniN": "chat_model",
-    "GuardOptions": "options",
-    "GuardProfile": "profile",
-    "GuardResult": "result",
-    "Limiter": "limiter",
+    "BestOfMiniN": "runnables.guard",
+    "Budget": "policy.budget",
+    "ChatBestOfMiniN": "runnables.chat_model",
+    "GuardOptions": "runnables.options",
+    "GuardProfile": "policy.profile",
+    "GuardResult": "engine.result",
+    "Limiter": "engine.limiter",
     "NoAcceptableResponse": "errors",
     "RewardModel": "reward.model",
     "ScorerError": "errors",
     "ScorerSpec": "reward.spec",
-    "ShadowBestOfMiniN": "shadow",
-    "TraceWriter": "traces",
-    "reward_function": "scorers",
+    "ShadowBestOfMiniN": "runnables.shadow",
+    "TraceWriter": "logs.traces",
+    "reward_function": "engine.scorers",
 }
 __all__ = [
     "BestOfMiniN",
@@ -58,3 +59,4 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)
+_moved.install()

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from bonmini_guard.engine.scorers import CallableScorer
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.reward.trial import Limits, share_passed
-from bonmini_guard.scorers import CallableScorer
 from bonmini_guard.validation import Amount, Count, Flag, Positive, checked
 
 T = TypeVar("T")

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_core.exceptions import ModelError
 
-    from bonmini_guard.result import GuardResult
+    from bonmini_guard.engine.result import GuardResult
 else:
     try:
         from langchain_core.exceptions import ModelError

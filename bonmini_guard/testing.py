@@ -24,7 +24,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.engine.protocols import DrawRequest
 
 
 class FakeGenerator:
@@ -32,7 +32,7 @@ class FakeGenerator:
 
     Args:
         source: a sequence of answers (draw i gives answer i modulo its length), a function of the
-            :class:`~bonmini_guard.protocols.DrawRequest`, or a function of (messages, index). Answers are strings or
+            :class:`~bonmini_guard.engine.protocols.DrawRequest`, or a function of (messages, index). Answers are strings or
             AIMessages; an exception instance as an answer is raised. Functions may be async.
         latency: seconds each draw takes; a function of the index for uneven ones.
 

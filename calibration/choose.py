@@ -32,8 +32,8 @@ from bonmini_guard.calibration.orders import Order, one_a_unit, split
 from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, paths, steps
 from bonmini_guard.calibration.simulate import enough_rows
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.policy import Mode, check_schedule
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.policy import Mode, check_schedule
+from bonmini_guard.policy.profile import GuardProfile
 
 #: A certificate must rest on at least this many served answers: one that serves next to nothing is no success.
 LEAST_SERVED = 5

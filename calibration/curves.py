@@ -17,7 +17,7 @@ from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.paths import paths, steps
 from bonmini_guard.calibration.ranking import Ranking, sizes
 from bonmini_guard.calibration.replay import replay_rankings
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 
 #: Thresholds looked at for one curve.
 CUTS = 200

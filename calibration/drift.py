@@ -22,9 +22,9 @@ from bonmini_guard.calibration.martingale import Process, Ranks
 from bonmini_guard.calibration.promise import Tested, against, labels_wanted, reference_share, said
 from bonmini_guard.calibration.slices import Slices
 from bonmini_guard.calibration.traces import Trace, Traces, decided
+from bonmini_guard.engine.fingerprints import compare, is_description
 from bonmini_guard.errors import ConfigurationError, MissingExtraError, ProfileError
-from bonmini_guard.fingerprints import compare, is_description
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 
 try:
     from scipy.stats import fisher_exact, ks_2samp
@@ -211,7 +211,7 @@ def same_scorer(profile: GuardProfile, scorer: Any) -> Finding:
     Raises:
         ProfileError: the profile does not say which scorer it was calibrated with.
     """
-    from bonmini_guard.settings import check_fingerprints
+    from bonmini_guard.runnables.settings import check_fingerprints
 
     if profile.fingerprints.get("reward_model") is None:
         raise ProfileError(

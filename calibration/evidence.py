@@ -16,7 +16,7 @@ import numpy as np
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.simulate import MOST_ROWS
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 
 #: How many first-loop best scores a profile keeps for drift.
 REFERENCE = 1000

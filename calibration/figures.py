@@ -16,8 +16,8 @@ from bonmini_guard.calibration.paths import Missing, exits, outcomes, paths
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.replay import Settled, replay_rankings
 from bonmini_guard.errors import ProfileError
-from bonmini_guard.policy import Mode
-from bonmini_guard.profile import GuardProfile, ScoreTransform
+from bonmini_guard.policy.policy import Mode
+from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
 
 Figures = dict[str, float | None]
 

@@ -9,7 +9,7 @@ from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.findings import LabelsWanted, labels_needed
 from bonmini_guard.calibration.martingale import chances
 from bonmini_guard.calibration.traces import Trace
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 
 
 @dataclass(frozen=True)

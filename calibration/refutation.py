@@ -10,7 +10,7 @@ from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import one_a_unit
 from bonmini_guard.calibration.paths import Steps, counts_under
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 
 #: The chance that a true promise is called refuted, at most.
 LEVEL = 0.05

@@ -18,7 +18,7 @@ from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.rows import Regime
-from bonmini_guard.profile import ScoreTransform
+from bonmini_guard.policy.profile import ScoreTransform
 
 
 def relax_guardrail(

@@ -23,7 +23,7 @@ import numpy as np
 
 from bonmini_guard.calibration.logs import Floats, Integers, Log
 from bonmini_guard.calibration.ranking import Mask, Ranking, block_chances, rank
-from bonmini_guard.policy import Mode, check_mode, check_schedule, check_thresholds
+from bonmini_guard.policy.policy import Mode, check_mode, check_schedule, check_thresholds
 
 
 @dataclass(frozen=True)

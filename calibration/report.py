@@ -22,7 +22,7 @@ from bonmini_guard.calibration.orders import one_a_unit
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.replay import replay_rankings
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 
 #: Slices shown in the table; the others are summed up in one row.
 MOST_SLICES = 20

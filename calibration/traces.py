@@ -14,7 +14,7 @@ from typing import Any
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.rows import Row
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 
 #: Why a row may be left out that was read before, in this run or in an earlier one.
 COUNTED = ("duplicate", "same_group", "older")

@@ -30,7 +30,7 @@ from bonmini_guard.calibration.traces import Memory, Seen, Trace, Traces
 from bonmini_guard.contents import contents
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.appending import lock
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.writing import write_atomically
 
 #: So many of the latest requests (and their groups), and of the labels, are remembered one by one.

@@ -23,11 +23,11 @@ from pydantic import BaseModel, Field
 
 from bonmini_guard import BestOfMiniN, NoAcceptableResponse, RewardModel
 from bonmini_guard.adapters import TransformersGenerator
-from bonmini_guard.callbacks import PROGRESS
 from bonmini_guard.demo.desk import SAMPLING, make_note, messages
 from bonmini_guard.demo.room import language_model
 from bonmini_guard.demo.run import MODELS
 from bonmini_guard.errors import BonMiniGuardError
+from bonmini_guard.runnables.callbacks import PROGRESS
 
 Guard = Runnable[Any, AIMessage]
 

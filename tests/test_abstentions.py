@@ -158,7 +158,7 @@ async def test_no_text_is_held():
 
 
 async def test_what_is_held_is_bounded(monkeypatch):
-    monkeypatch.setattr("bonmini_guard.abstentions.MOST", 3)
+    monkeypatch.setattr("bonmini_guard.engine.abstentions.MOST", 3)
     made = make(BestOfMiniN, FakeGenerator(["bad secret"]))
     for number in range(6):
         with pytest.raises(NoAcceptableResponse):

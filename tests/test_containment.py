@@ -17,10 +17,10 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
-from bonmini_guard.containment import MOST_LEFT_BEHIND, Quarantine
+from bonmini_guard.engine.containment import MOST_LEFT_BEHIND, Quarantine
+from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import ConfigurationError, GenerationError, NoAcceptableResponse, TooBusy
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from bonmini_guard.workers import Workers
 
 from .test_engine import others
 

@@ -12,7 +12,7 @@ from bonmini_guard.cli import main
 from bonmini_guard.demo import room, run, show
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import Note, prompts
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 ENTRY = {"prompt", "mode", "decision", "reason", "draws", "seconds", "score", "acceptable", "check", "answer", "best_of_n"}

@@ -9,11 +9,11 @@ import time
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from bonmini_guard import engine as engine_module
-from bonmini_guard.engine import Engine, draw_seed
+from bonmini_guard.engine import engine as engine_module
+from bonmini_guard.engine.engine import Engine, draw_seed
+from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.limiter import Limiter
-from bonmini_guard.policy import Policy, accelerator, best_of_n, guardrail
+from bonmini_guard.policy.policy import Policy, accelerator, best_of_n, guardrail
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 PROMPT = [HumanMessage("question")]

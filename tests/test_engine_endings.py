@@ -8,10 +8,10 @@ from contextvars import ContextVar
 import pytest
 from langchain_core.messages import AIMessage
 
+from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.limiter import Limiter
-from bonmini_guard.policy import accelerator, guardrail
-from bonmini_guard.protocols import EndRequest
+from bonmini_guard.policy.policy import accelerator, guardrail
 from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 

@@ -11,8 +11,8 @@ import pytest
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.calibration.logs import log_of_rows
-from bonmini_guard.explore import MOST_AT_A_TIME
-from bonmini_guard.limiter import Limiter
+from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.logs.explore import MOST_AT_A_TIME
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")

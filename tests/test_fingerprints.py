@@ -19,8 +19,8 @@ from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile
 from bonmini_guard.adapters import LangChainGenerator, OpenAICompatibleGenerator
 from bonmini_guard.calibration.drift import same_marks
 from bonmini_guard.calibration.traces import Counter
+from bonmini_guard.engine.fingerprints import compare, text_of
 from bonmini_guard.errors import ProfileError
-from bonmini_guard.fingerprints import compare, text_of
 from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 
 SHAPE = {"mode": "guardrail", "schedule": [2], "thresholds": [0.0], "risk": "served_and_bad", "alpha": 0.05, "delta": 0.1}

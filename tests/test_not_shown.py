@@ -6,7 +6,7 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
-from bonmini_guard.snapshot import shown
+from bonmini_guard.engine.snapshot import shown
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")

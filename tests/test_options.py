@@ -8,9 +8,9 @@ from typing import get_type_hints
 import pytest
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.limiter import Limiter
-from bonmini_guard.options import DEFAULTS, CommonOptions, GuardOptions
+from bonmini_guard.runnables.options import DEFAULTS, CommonOptions, GuardOptions
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")

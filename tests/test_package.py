@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import bonmini_guard
-from bonmini_guard import errors
-from bonmini_guard.protocols import Generator, GroupGenerator, Scorer, ScoringSession
+from bonmini_guard import _moved, errors
+from bonmini_guard.engine.protocols import Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 
@@ -122,4 +122,17 @@ def test_public_names_are_what_is_documented_in_any_order_of_import(steps, order
     ],
 )
 def test_a_function_is_not_replaced_by_the_module_of_its_name(code):
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        *((name, place) for name, place in _moved.MOVED.items()),
+        ("data.converters", "training.data.converters"),
+    ],
+)
+def test_a_former_path_is_the_same_module(former, present):
+    pytest.importorskip("torch")
+    code = f"import bonmini_guard.{former} as a, bonmini_guard.{present} as b; assert a is b and a.__spec__.name == b.__name__"
     subprocess.run([sys.executable, "-c", code], check=True)

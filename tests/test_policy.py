@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bonmini_guard.policy import (
+from bonmini_guard.policy.policy import (
     Action,
     BelowFloor,
     Decision,

@@ -11,13 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
-from bonmini_guard import outages
-from bonmini_guard.budget import Budget
 from bonmini_guard.calibration.orders import order_of
 from bonmini_guard.calibration.paths import exits, paths
-from bonmini_guard.engine import Engine
+from bonmini_guard.engine import outages
+from bonmini_guard.engine.engine import Engine
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.policy import Action, guardrail, run
+from bonmini_guard.policy.budget import Budget
+from bonmini_guard.policy.policy import Action, guardrail, run
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import log_of
 from tests.test_policy import runs

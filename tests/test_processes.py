@@ -18,11 +18,11 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import BonMiniGuardError, ForeignError, GenerationError, NoAcceptableResponse
 from bonmini_guard.forks import Lock
-from bonmini_guard.limiter import Limiter
 from bonmini_guard.testing import FakeGenerator
-from bonmini_guard.workers import Workers
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 pytestmark = [

@@ -10,7 +10,7 @@ import pytest
 
 from bonmini_guard import BestOfMiniN, GuardProfile
 from bonmini_guard.errors import ProfileError
-from bonmini_guard.policy import BelowFloor
+from bonmini_guard.policy.policy import BelowFloor
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 MINIMAL = {"mode": "guardrail", "schedule": [4, 28], "thresholds": [1.5, None]}

@@ -9,7 +9,7 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.runnables import RunnableLambda
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
-from bonmini_guard.callbacks import PROGRESS
+from bonmini_guard.runnables.callbacks import PROGRESS
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")

@@ -133,7 +133,7 @@ async def test_the_same_profile_written_again_changes_nothing(path):
 
 
 async def test_a_file_that_is_written_in_two_steps_is_taken_over_in_the_end(path, monkeypatch):
-    monkeypatch.setattr("bonmini_guard.reload._SETTLED", 1.0)
+    monkeypatch.setattr("bonmini_guard.runnables.reload._SETTLED", 1.0)
     guard = make(path)
     text = NEW.model_dump_json()
     path.write_text(text[:50])

@@ -10,9 +10,9 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import BestOfMiniN, reward_function
+from bonmini_guard.engine.scorers import CallableScorer, as_scores
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import as_scorer
-from bonmini_guard.scorers import CallableScorer, as_scores
 from bonmini_guard.testing import FakeGenerator
 
 quiet = pytest.mark.filterwarnings("ignore:uncalibrated")

@@ -14,10 +14,10 @@ from langchain_core.tracers.base import BaseTracer
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ShadowBestOfMiniN
 from bonmini_guard.calibration.logs import load_log
+from bonmini_guard.engine.result import Candidate
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.policy import Policy
-from bonmini_guard.result import Candidate
-from bonmini_guard.shadow import MOST_WATCHED, would_have
+from bonmini_guard.policy.policy import Policy
+from bonmini_guard.runnables.shadow import MOST_WATCHED, would_have
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import run as played
 

@@ -8,9 +8,9 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard.conversation import Turn
-from bonmini_guard.engine import Engine
-from bonmini_guard.policy import guardrail
-from bonmini_guard.snapshot import frozen, identity
+from bonmini_guard.engine.engine import Engine
+from bonmini_guard.engine.snapshot import frozen, identity
+from bonmini_guard.policy.policy import guardrail
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 PROMPT = [HumanMessage("q")]

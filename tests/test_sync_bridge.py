@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bonmini_guard import BestOfMiniN
-from bonmini_guard import bridge as bridge_module
-from bonmini_guard.bridge import LoopThread, run_sync
+from bonmini_guard.engine import bridge as bridge_module
+from bonmini_guard.engine.bridge import LoopThread, run_sync
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
@@ -145,8 +145,8 @@ def test_an_interrupt_cancels_the_request_and_waits_until_it_is_gone(handler, ra
 
 
 def test_sync_guards_inside_the_draws_of_a_sync_guard_need_no_thread_of_its_pool(monkeypatch):
-    monkeypatch.setattr("bonmini_guard.bridge.BLOCKING_CALLS", 2)
-    monkeypatch.setattr("bonmini_guard.bridge._bridges", bridge_module._Bridges())
+    monkeypatch.setattr("bonmini_guard.engine.bridge.BLOCKING_CALLS", 2)
+    monkeypatch.setattr("bonmini_guard.engine.bridge._bridges", bridge_module._Bridges())
     inner = make(lambda request: "good")
     together = threading.Barrier(2)
 
@@ -180,7 +180,7 @@ def test_an_interrupt_before_the_first_step_does_not_hang():
             threading.Timer(0.05, blocked.set).start()
             raise KeyboardInterrupt
 
-    from bonmini_guard import bridge as module
+    from bonmini_guard.engine import bridge as module
 
     class Future(module.Future):
         def result(self, timeout=None):

@@ -11,8 +11,8 @@ from langchain_core.tools import tool
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
+from bonmini_guard.engine.kinds import calls, words
 from bonmini_guard.errors import ConfigurationError, GenerationError
-from bonmini_guard.kinds import calls, words
 from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")

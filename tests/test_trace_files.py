@@ -13,8 +13,8 @@ from bonmini_guard import BestOfMiniN, TraceWriter
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.cli import main
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.trace_files import TraceFile, forget, trace_files
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from bonmini_guard.trace_files import TraceFile, forget, trace_files
 
 DAY = 86400.0
 

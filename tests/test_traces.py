@@ -18,9 +18,9 @@ from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.calibration.traces import read_traces
 from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
 from bonmini_guard.logs.rows import Regime
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.logs.trace_files import trace_files
+from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from bonmini_guard.trace_files import trace_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 

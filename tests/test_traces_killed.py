@@ -12,7 +12,7 @@ import pytest
 from bonmini_guard.calibration.blocks import row_key
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.cli import main
-from bonmini_guard.trace_files import TraceFile, trace_files
+from bonmini_guard.logs.trace_files import TraceFile, trace_files
 
 KILLS = 20
 

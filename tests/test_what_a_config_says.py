@@ -26,7 +26,7 @@ from langgraph.types import interrupt
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ShadowBestOfMiniN
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
-from bonmini_guard.limiter import Limiter
+from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
 
 pytestmark = [

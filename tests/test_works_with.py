@@ -23,8 +23,8 @@ from langgraph.types import RetryPolicy
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.testing import FakeChatModel, FakeRewardModel
 from tests.test_no_leak import Tracer
 

@@ -15,11 +15,16 @@ class Room(NamedTuple):
 #: The first room that has a file answers for it.
 ROOMS = (
     Room(
-        ("bonmini_guard/policy.py", "bonmini_guard/budget.py", "bonmini_guard/profile.py"),
+        ("bonmini_guard/policy/policy.py", "bonmini_guard/policy/budget.py", "bonmini_guard/policy/profile.py"),
         ("tests/test_policy.py", "tests/test_budget.py", "tests/test_profile.py"),
     ),
     Room(
-        ("bonmini_guard/engine.py", "bonmini_guard/limiter.py", "bonmini_guard/arrivals.py", "bonmini_guard/conduct.py"),
+        (
+            "bonmini_guard/engine/engine.py",
+            "bonmini_guard/engine/limiter.py",
+            "bonmini_guard/engine/arrivals.py",
+            "bonmini_guard/runnables/conduct.py",
+        ),
         (
             "tests/test_engine.py",
             "tests/test_engine_endings.py",
@@ -53,9 +58,9 @@ LISTED = (
     # The sampler prefers unlikely tokens.
     ("adapters/sampling.py", "(kept / self.temperature)", "(-kept / self.temperature)"),
     # Among equal scores the latest wins where a deadline ends the request.
-    ("bonmini_guard/engine.py", "(candidate.score, -candidate.index)", "(candidate.score, candidate.index)"),
+    ("bonmini_guard/engine/engine.py", "(candidate.score, -candidate.index)", "(candidate.score, candidate.index)"),
     # Draws see each other's context variables.
-    ("bonmini_guard/engine.py", "context=self.context.copy()", "context=self.context"),
+    ("bonmini_guard/engine/engine.py", "context=self.context.copy()", "context=self.context"),
     # The wrapped model streams to whoever listens.
     ("adapters/langchain.py", ', "disable_streaming": True', ""),
     # A server that answers probabilities of exactly 0 and 1 is taken for one that answers logits.

@@ -17,7 +17,7 @@ from benchmarks.desk.label import read, seeds
 from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.demo.desk import ROLES, SAMPLING, messages, prompts
 from bonmini_guard.demo.room import language_model
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.engine.protocols import DrawRequest
 
 #: Rows asked for at a time: enough to fill a batch while the last ones of a prompt are short of company.
 ROWS = 192

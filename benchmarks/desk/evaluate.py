@@ -25,8 +25,8 @@ from bonmini_guard.calibration.logs import Log, load_log
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import Settled, replay_rankings
 from bonmini_guard.cli import main as command
-from bonmini_guard.policy import Mode
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.policy import Mode
+from bonmini_guard.policy.profile import GuardProfile
 
 PROFILES = Path(__file__).parents[2] / "bonmini_guard" / "demo" / "models"
 RESULTS = Path(__file__).parents[1] / "results" / "desk.json"

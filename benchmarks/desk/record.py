@@ -14,7 +14,7 @@ from bonmini_guard.demo.run import RECORDED, live
 
 def main() -> None:
     """Write what ``bonmini-guard demo --recorded`` shows."""
-    with patch("bonmini_guard.engine.perf_counter", time.process_time):
+    with patch("bonmini_guard.engine.engine.perf_counter", time.process_time):
         requests = list(live(lambda what: print(what, file=sys.stderr, flush=True), threads=1))
     source = f"Recorded on {datetime.now(UTC).date().isoformat()}; seconds of one core ({machine()['processor']})."
     RECORDED.write_text(json.dumps({"source": source, "requests": requests}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

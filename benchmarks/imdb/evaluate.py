@@ -31,8 +31,8 @@ from benchmarks.imdb.thresholds import accelerator_threshold, guard_thresholds, 
 from benchmarks.tables import print_table, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters.local import TransformersGenerator
-from bonmini_guard.engine import Engine
-from bonmini_guard.policy import Policy, accelerator, best_of_n, guardrail
+from bonmini_guard.engine.engine import Engine
+from bonmini_guard.policy.policy import Policy, accelerator, best_of_n, guardrail
 
 SIZES = (1, 4, 8, 16, 32)
 LARGEST = SIZES[-1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bonmini_guard.policy import Action, Policy, run
+from bonmini_guard.policy.policy import Action, Policy, run
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000

@@ -25,7 +25,7 @@ from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.figures import figures_of
 from bonmini_guard.calibration.logs import Log, log_of_rows
 from bonmini_guard.calibration.replay import Settled, replay
-from bonmini_guard.policy import Mode
+from bonmini_guard.policy.policy import Mode
 from bonmini_guard.training.evidence import area
 
 SIZES = (1, 4, 8, 16, 32)

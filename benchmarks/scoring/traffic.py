@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from benchmarks.scoring.models import words
 from benchmarks.tables import percentile, print_table
 from bonmini_guard import BestOfMiniN, RewardModel
-from bonmini_guard.protocols import ScoringSession
+from bonmini_guard.engine.protocols import ScoringSession
 from bonmini_guard.testing import FakeGenerator
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.settings import not_vouched_for
+from bonmini_guard.runnables.settings import not_vouched_for
 from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:

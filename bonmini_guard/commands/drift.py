@@ -10,7 +10,7 @@ from bonmini_guard.commands.replay import say_what_was_left_out
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.findings import Drift, Finding
-    from bonmini_guard.profile import GuardProfile
+    from bonmini_guard.policy.profile import GuardProfile
 
 HELP = "compare traces with a profile: exit 4 if its promise no longer covers them"
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compare and print; 4 if drift was found."""
     from bonmini_guard.calibration.evidence import check_share
-    from bonmini_guard.profile import GuardProfile
+    from bonmini_guard.policy.profile import GuardProfile
 
     if options.false_alarm_rate is not None:
         check_share("--false-alarm-rate", options.false_alarm_rate)

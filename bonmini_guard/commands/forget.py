@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Delete, and say how many."""
     from bonmini_guard.errors import ConfigurationError
-    from bonmini_guard.trace_files import forget
+    from bonmini_guard.logs.trace_files import forget
 
     if not options.ids and not options.groups:
         raise ConfigurationError("say what to forget: --id ID or --group GROUP")

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.figures import replay_log
     from bonmini_guard.calibration.logs import load_log
     from bonmini_guard.calibration.refutation import standing
-    from bonmini_guard.profile import GuardProfile
+    from bonmini_guard.policy.profile import GuardProfile
 
     profile = GuardProfile.load(options.profile)
     with shown() as progress:

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.logs import load_log
     from bonmini_guard.calibration.refutation import refutation
     from bonmini_guard.calibration.report import build_report
-    from bonmini_guard.profile import GuardProfile
+    from bonmini_guard.policy.profile import GuardProfile
 
     profile = GuardProfile.load(options.profile)
     with shown() as progress:

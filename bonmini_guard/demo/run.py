@@ -14,11 +14,11 @@ from zlib import crc32
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import SAMPLING, Note, messages, prompts
 from bonmini_guard.demo.room import is_converted, language_model
-from bonmini_guard.engine import Engine
-from bonmini_guard.policy import Action, Decision, Policy, State, best_of_n
-from bonmini_guard.profile import GuardProfile
-from bonmini_guard.protocols import Generator, GroupGenerator, Scorer
-from bonmini_guard.result import Candidate, sigmoid
+from bonmini_guard.engine.engine import Engine
+from bonmini_guard.engine.protocols import Generator, GroupGenerator, Scorer
+from bonmini_guard.engine.result import Candidate, sigmoid
+from bonmini_guard.policy.policy import Action, Decision, Policy, State, best_of_n
+from bonmini_guard.policy.profile import GuardProfile
 
 HERE = Path(__file__).parent
 MODELS, RECORDED = HERE / "models", HERE / "recorded.json"

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from bonmini_guard.adapters.http import Endpoint
 from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
-from bonmini_guard.conduct import Guard
 from bonmini_guard.contents import contents
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.gateway.models import Guarded, OnAbstain, Upstream
+from bonmini_guard.runnables.conduct import Guard
 from bonmini_guard.server.schemas import printable
 from bonmini_guard.validation import check_names
 

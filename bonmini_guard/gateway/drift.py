@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from bonmini_guard.conduct import Guard
 from bonmini_guard.errors import BonMiniGuardError
-from bonmini_guard.profile import GuardProfile
-from bonmini_guard.trace_files import trace_files
+from bonmini_guard.logs.trace_files import trace_files
+from bonmini_guard.policy.profile import GuardProfile
+from bonmini_guard.runnables.conduct import Guard
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bonmini_guard.logs.appending import encoded
+from bonmini_guard.logs.trace_files import TraceFile
+from bonmini_guard.logs.trace_row import Row
 from bonmini_guard.server.door import Refused
-from bonmini_guard.trace_files import TraceFile
-from bonmini_guard.trace_row import Row
 
 
 class Feedback(BaseModel):

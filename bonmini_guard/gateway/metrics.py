@@ -8,8 +8,8 @@ from dataclasses import asdict
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from bonmini_guard.adapters.circuit import CircuitBreaker
+from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.gateway.models import Guarded
-from bonmini_guard.result import GuardResult
 from bonmini_guard.server.admission import Admission
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)

@@ -15,12 +15,12 @@ from starlette.types import Send
 
 from bonmini_guard.adapters.http import Endpoint
 from bonmini_guard.adapters.http_errors import EndpointUnreachable
-from bonmini_guard.conduct import Guard, stamped
+from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.errors import NoAcceptableResponse
 from bonmini_guard.gateway.refusals import Abstained, outage_of
 from bonmini_guard.gateway.wire import ChatRequest, abstention, completion
-from bonmini_guard.result import GuardResult
-from bonmini_guard.shadow import ShadowBestOfMiniN
+from bonmini_guard.runnables.conduct import Guard, stamped
+from bonmini_guard.runnables.shadow import ShadowBestOfMiniN
 
 #: For an answer that is passed through.
 _PATIENCE = httpx.Timeout(600.0, connect=10.0)
@@ -60,7 +60,7 @@ class Guarded:
 
         Raises:
             Refused: the guard abstained, where that is an error, or nothing could be judged.
-            BonMiniGuardError: as from :meth:`~bonmini_guard.conduct.Guard.conduct`.
+            BonMiniGuardError: as from :meth:`~bonmini_guard.runnables.conduct.Guard.conduct`.
         """
         messages, (options, ignored) = request.prompt(), request.options(self.client_sampling)
         if self._in_shadow(group):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded
+from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.errors import BonMiniGuardError, CandidateTooLong, ConfigurationError, GenerationError, InputError, TooBusy
-from bonmini_guard.result import GuardResult
 from bonmini_guard.server.door import Refused
 
 #: Statuses with which an upstream says that the request itself is wrong.

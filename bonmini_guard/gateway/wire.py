@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bonmini_guard.adapters.openai import DIALECTS
 from bonmini_guard.conversation import Turn, as_messages
+from bonmini_guard.engine.fingerprints import sampling
 from bonmini_guard.errors import InputError
-from bonmini_guard.fingerprints import sampling
 from bonmini_guard.server.schemas import Message
 
 #: The protocol's reasons for an end.

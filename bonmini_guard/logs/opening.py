@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import InputError
-from bonmini_guard.workers import Workers
 
 #: Seconds that the writer of a named pipe is waited for.
 WRITER_WAIT = 10.0

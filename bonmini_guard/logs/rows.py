@@ -13,7 +13,7 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn, as_turns
 from bonmini_guard.errors import InputError
-from bonmini_guard.policy import check_schedule, check_thresholds
+from bonmini_guard.policy.policy import check_schedule, check_thresholds
 
 #: Scores beyond this are no scores: half the largest double, so that thresholds between scores, and beyond the least, have room.
 LARGEST = sys.float_info.max / 2

@@ -11,8 +11,8 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
+from bonmini_guard.engine.protocols import ScoringSession
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.protocols import ScoringSession
 from bonmini_guard.reward.spec import ScorerSpec
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-from bonmini_guard.bridge import run_sync
 from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.protocols import Scorer, ScoringSession
+from bonmini_guard.engine.scorers import CallableScorer, log_odds
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.protocols import Scorer, ScoringSession
 from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero, is_spec
-from bonmini_guard.scorers import CallableScorer, log_odds
 from bonmini_guard.validation import check_names
 
 

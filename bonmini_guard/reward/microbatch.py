@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
+from bonmini_guard.engine.workers import Workers
 from bonmini_guard.forks import renewed_in_children
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Piece, Work
-from bonmini_guard.workers import Workers
 
 logger = logging.getLogger(__name__)
 

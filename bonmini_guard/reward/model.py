@@ -29,7 +29,8 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "transformers", "local") from error
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean, prompt_digest
-from bonmini_guard.limiter import Limiter
+from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import (
     base_note,
     length_limit,
@@ -52,7 +53,6 @@ from bonmini_guard.reward.spec import ScorerSpec, is_spec
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
 from bonmini_guard.unseen import check_seen
-from bonmini_guard.workers import Workers
 
 T = TypeVar("T")
 
@@ -363,7 +363,7 @@ class RewardModel:
 
 
 class RewardSession:
-    """Scores candidates of one prompt; see :class:`bonmini_guard.protocols.ScoringSession`."""
+    """Scores candidates of one prompt; see :class:`bonmini_guard.engine.protocols.ScoringSession`."""
 
     def __init__(self, model: RewardModel, messages: Sequence[BaseMessage]) -> None:
         self._model = model

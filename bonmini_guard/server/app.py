@@ -21,9 +21,9 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "starlette", "serve") from error
 
+from bonmini_guard.engine.scorers import inputs_digest
 from bonmini_guard.reward.declared import Declared
 from bonmini_guard.reward.model import RewardModel
-from bonmini_guard.scorers import inputs_digest
 from bonmini_guard.server.document import document
 from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
 from bonmini_guard.server.metrics import Metrics

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from langchain_core.messages import BaseMessage
 
-from bonmini_guard.protocols import Scorer, ScoringSession
+from bonmini_guard.engine.protocols import Scorer, ScoringSession
 
 #: The memory of what was computed is bounded by the model itself; this bounds the rest: sessions, and bytes of their conversations.
 _MOST, _MOST_BYTES = 1024, 2**26

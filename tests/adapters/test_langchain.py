@@ -17,8 +17,8 @@ from pydantic import Field
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import LangChainGenerator
 from bonmini_guard.adapters.langchain import MalformedGenerations, as_message
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.protocols import DrawRequest
 from bonmini_guard.testing import FakeChatModel, FakeRewardModel
 
 

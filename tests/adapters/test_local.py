@@ -15,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import TransformersGenerator
 from bonmini_guard.adapters.sampling import Sampler
-from bonmini_guard.engine import Engine
+from bonmini_guard.engine.engine import Engine
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import CheckpointError, ConfigurationError, GenerationError, InputError
-from bonmini_guard.policy import best_of_n
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.policy.policy import best_of_n
 from bonmini_guard.testing import FakeRewardModel
 from tests.reward.tiny import make_tokenizer
 

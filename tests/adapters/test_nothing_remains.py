@@ -12,9 +12,9 @@ import pytest
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import RemoteRewardModel, TGIGenerator
 from bonmini_guard.adapters.circuit import CircuitBreaker
-from bonmini_guard.bridge import run_sync
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.limiter import Limiter
 
 from .drawing import lasting_threads, open_files
 from .reward_server import RewardServer

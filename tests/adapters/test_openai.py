@@ -17,8 +17,8 @@ pytest.importorskip("tenacity")
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator, requests
 from bonmini_guard.adapters import http_errors as errors
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError, GenerationError
-from bonmini_guard.protocols import DrawRequest
 from tests.adapters.drawing import guard_of
 from tests.adapters.openai_server import TOO_LONG, OpenAIServer
 

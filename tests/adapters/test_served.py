@@ -22,8 +22,8 @@ pytest.importorskip("huggingface_hub")
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator
 from bonmini_guard.adapters import http_errors as errors
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError
-from bonmini_guard.protocols import DrawRequest
 from tests.adapters.drawing import guard_of, lasting_threads, open_files, until
 from tests.adapters.loopback import storm
 from tests.adapters.openai_server import OpenAIServer

@@ -8,9 +8,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator
-from bonmini_guard.engine import Engine
-from bonmini_guard.limiter import Limiter
-from bonmini_guard.policy import best_of_n
+from bonmini_guard.engine.engine import Engine
+from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.policy.policy import best_of_n
 from bonmini_guard.testing import FakeRewardModel
 
 from .openai_server import OpenAIServer

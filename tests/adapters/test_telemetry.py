@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, TraceWriter
 from bonmini_guard.adapters.telemetry import OpenTelemetry
+from bonmini_guard.engine.result import sigmoid
 from bonmini_guard.errors import ConfigurationError, GenerationError
-from bonmini_guard.result import sigmoid
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -154,7 +154,7 @@ def test_without_the_extra_the_package_works_and_the_adapter_names_it():
     code = """
 import sys
 sys.modules["opentelemetry"] = None
-import bonmini_guard.guard
+import bonmini_guard.runnables.guard
 try:
     import bonmini_guard.adapters.telemetry
 except ImportError as error:

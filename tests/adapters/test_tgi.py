@@ -15,8 +15,8 @@ pytest.importorskip("tenacity")
 
 from bonmini_guard.adapters import TGIGenerator
 from bonmini_guard.adapters import http_errors as errors
+from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.protocols import DrawRequest
 from tests.adapters.tgi_server import TGIServer, chat, events
 
 DATA = Path(__file__).parent.parent / "data" / "tgi"

@@ -13,7 +13,7 @@ from benchmarks.imdb.figures import Drawn, figures, replay
 from benchmarks.imdb.reviews import clean, read_split
 from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.imdb.thresholds import accelerator_threshold, guard_thresholds, schedule
-from bonmini_guard.policy import accelerator, best_of_n, guardrail
+from bonmini_guard.policy.policy import accelerator, best_of_n, guardrail
 
 DRAWN = Drawn(
     scores=np.array([[-1.0, 2.0, 1.0, 3.0], [-2.0, -1.0, 0.5, -3.0], [-1.0, -2.0, -3.0, -4.0]]),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration.logs import Log, log_of_arrays
-from bonmini_guard.policy import Action, Policy
-from bonmini_guard.policy import run as follow
+from bonmini_guard.policy.policy import Action, Policy
+from bonmini_guard.policy.policy import run as follow
 
 KEYS = ("served_good", "served_bad", "abstained_good", "abstained_bad", "accepted", "best_effort", "draws", "loops")
 

@@ -13,7 +13,7 @@ from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.commands import calibrate as command
 from bonmini_guard.errors import BonMiniGuardError
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.helpers import rows_of
 from tests.calibration.populations import Population
 

@@ -18,7 +18,7 @@ from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.commands import calibrate, replay, report
 from bonmini_guard.errors import InputError
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import rows_of
 from tests.calibration.populations import Population

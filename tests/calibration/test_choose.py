@@ -20,7 +20,7 @@ from bonmini_guard.calibration.plan import plan_from_log
 from bonmini_guard.calibration.refutation import refutation, standing
 from bonmini_guard.calibration.simulate import least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.policy import Policy
+from bonmini_guard.policy.policy import Policy
 from tests.calibration.helpers import log_of, rows_of, run
 from tests.calibration.populations import Population
 

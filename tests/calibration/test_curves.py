@@ -18,7 +18,7 @@ from bonmini_guard.calibration.curves import (
 )
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import replay_rankings
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.helpers import log_of
 from tests.calibration.populations import Population
 

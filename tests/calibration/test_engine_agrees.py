@@ -9,9 +9,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from bonmini_guard.calibration.replay import replay
-from bonmini_guard.engine import Engine
+from bonmini_guard.engine.engine import Engine
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import log_of
 from tests.calibration.populations import Population

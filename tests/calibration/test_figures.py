@@ -11,7 +11,7 @@ import pytest
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.commands import replay as command
 from bonmini_guard.errors import InputError, ProfileError
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.helpers import log_of, rows_of
 
 LOG = log_of([[2.0, 1.0], [2.0, -1.0], [0.5, 0.4], [-1.0, -2.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])

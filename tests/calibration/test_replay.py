@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bonmini_guard.calibration.ranking import block_chances
 from bonmini_guard.calibration.replay import replay
 from bonmini_guard.errors import InputError
-from bonmini_guard.policy import BelowFloor, Policy
+from bonmini_guard.policy.policy import BelowFloor, Policy
 from tests.calibration.helpers import KEYS, enumerate_orders, log_of, run
 
 SCORES = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, math.nan])

@@ -19,7 +19,7 @@ from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.calibration.report import build_report, slice_figures
 from bonmini_guard.commands import report as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
-from bonmini_guard.profile import GuardProfile
+from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.helpers import rows_of
 from tests.calibration.populations import Population
 

@@ -11,7 +11,7 @@ from bonmini_guard.calibration.drift import find_drift
 from bonmini_guard.calibration.evidence import Certificate
 from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.calibration.watch import Watch
-from bonmini_guard.policy import Action, run
+from bonmini_guard.policy.policy import Action, run
 from tests.calibration.populations import Population
 
 TRAFFIC = Population(size=4)

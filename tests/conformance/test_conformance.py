@@ -9,7 +9,7 @@ pytest.importorskip("huggingface_hub")
 
 from bonmini_guard.adapters import LangChainGenerator, OpenAICompatibleGenerator, TGIGenerator
 from bonmini_guard.adapters.http_errors import EndpointError
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.engine.protocols import DrawRequest
 from tests.adapters.openai_server import OpenAIServer
 from tests.adapters.tgi_server import TGIServer
 from tests.conformance.corpus import CASES

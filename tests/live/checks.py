@@ -20,7 +20,7 @@ from bonmini_guard.adapters import OpenAICompatibleGenerator
 from bonmini_guard.demo import desk, room
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.run import MODELS
-from bonmini_guard.protocols import DrawRequest
+from bonmini_guard.engine.protocols import DrawRequest
 
 PROMPT = "Write two sentences about the sea in winter."
 #: How the desk draws, in the server's words; what it must not add; and time enough on two busy cores.

@@ -20,8 +20,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from bonmini_guard.engine.protocols import Scorer, ScoringSession
 from bonmini_guard.errors import CheckpointError, ConfigurationError
-from bonmini_guard.protocols import Scorer, ScoringSession
 from bonmini_guard.reward.model import RewardModel
 
 from .tiny import CHATML, make_tokenizer

@@ -13,7 +13,7 @@ import pytest
 import bonmini_guard
 from bonmini_guard import BestOfMiniN, RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator
-from bonmini_guard.bridge import run_sync
+from bonmini_guard.engine.bridge import run_sync
 from tests.adapters.openai_server import MODEL, OpenAIServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")

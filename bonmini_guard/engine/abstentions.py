@@ -1,0 +1,123 @@
+"""One request, one decision: whoever retries after an abstention gets the same abstention, and no second chance."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+
+from bonmini_guard.conversation import Turn
+from bonmini_guard.engine.portable import without_texts
+from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.forks import Lock
+
+#: Abstentions that are remembered at a time.
+MOST = 4096
+
+Caller = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    caller: Any
+    until: float
+    result: GuardResult
+
+
+class Ledger:
+    """Abstentions of the last seconds, without texts, each for whoever asked: a conversation, a task or a thread.
+
+    LangChain's ``with_retry`` asks again after any error, and what it asks looks like a new request. An abstention after which a
+    candidate had a score is final; an outage is not.
+
+    Args:
+        seconds: that an abstention is remembered for; 0 remembers none.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._lock = Lock()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[Ledger], tuple[float]]:
+        return type(self), (self.seconds,)
+
+    def find(self, messages: Sequence[BaseMessage], options: Mapping[str, Any], caller: Caller) -> GuardResult | None:
+        """The abstention that this caller was given for this request, if there was one; it was billed then."""
+        if not self._entries:
+            return None
+        with self._lock.held:
+            asking = caller()
+            key = _key(messages, options, asking)
+            entry = self._entries.get(key)
+            if entry is None or entry.until < monotonic() or _held(entry.caller) != asking:
+                return None
+            return replace(entry.result, usage={})
+
+    def keep(self, result: GuardResult, messages: Sequence[BaseMessage], options: Mapping[str, Any], caller: Caller) -> None:
+        """Remember an abstention that is final; nothing else."""
+        if not self.seconds or result.decision != "abstained" or all(candidate.score is None for candidate in result.candidates):
+            return
+        with self._lock.held:
+            asking = caller()
+            entry = _Entry(_holding(asking), monotonic() + self.seconds, without_texts(result))
+            key = _key(messages, options, asking)
+            self._entries.pop(key, None)
+            self._entries[key] = entry
+            while self._entries and (len(self._entries) > MOST or next(iter(self._entries.values())).until < monotonic()):
+                self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything: the guard decides otherwise now."""
+        with self._lock.held:
+            self._entries.clear()
+
+
+def caller_of(config: RunnableConfig | None) -> Caller:
+    """Who asks: the conversation (LangGraph's ``thread_id``), else the outermost task that waits for this one, or the thread."""
+    conversation = ((config or {}).get("configurable") or {}).get("thread_id")
+    if conversation is not None:
+        return lambda: str(conversation)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # Taken now: the request itself runs in another thread.
+        here = threading.current_thread()
+        return lambda: here
+    return _outermost
+
+
+def _outermost() -> Any:
+    """The task that waits for all others: chains run each step in a task of its own, and a retry around them runs them anew."""
+    task: asyncio.Task[Any] | None = asyncio.current_task()
+    waiting: dict[Any, asyncio.Task[Any]] = {}
+    for each in asyncio.all_tasks():
+        awaited = getattr(each, "_fut_waiter", None)
+        waiting |= dict.fromkeys([awaited, *getattr(awaited, "_children", ())], each)  # children: of asyncio.gather
+    while task in waiting:
+        task = waiting[task]
+    return task
+
+
+def _key(messages: Sequence[BaseMessage], options: Mapping[str, Any], asking: Any) -> Hashable:
+    said = [[turn.role, turn.name, turn.digest()] for turn in map(Turn.of, messages)]
+    whole = json.dumps([said, sorted((name, repr(value)) for name, value in options.items())])
+    return hashlib.blake2b(whole.encode(), digest_size=16).digest(), asking if isinstance(asking, str) else id(asking)
+
+
+def _holding(asking: Any) -> Any:
+    return asking if isinstance(asking, str) else weakref.ref(asking)
+
+
+def _held(caller: Any) -> Any:
+    return caller() if isinstance(caller, weakref.ref) else caller

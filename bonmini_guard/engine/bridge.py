@@ -1,0 +1,130 @@
+"""Sync calls into the async core: one background thread with one event loop, shared by all guards.
+
+It works where a loop is already running (notebooks), carries the caller's context variables over, and starts anew after
+a fork, since threads do not survive one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from bonmini_guard.engine import workers
+from bonmini_guard.engine.workers import Workers, depth_here
+from bonmini_guard.forks import renewed_in_children
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Blocking calls at a time, over all sync requests. Threads are started as they are needed.
+BLOCKING_CALLS = 64
+
+
+class LoopThread:
+    """A daemon thread that runs one event loop for ever.
+
+    Args:
+        depth: how many sync calls are under way, one inside the other, in the work that it and its pool do.
+    """
+
+    def __init__(self, depth: int = 1) -> None:
+        self.depth = depth
+        self.loop = asyncio.new_event_loop()
+        # Blocking models run here. The default executor has few threads, and would draw a loop one part at a time.
+        self.loop.set_default_executor(Workers(BLOCKING_CALLS, "bonmini-guard"))
+        self.thread = threading.Thread(target=self._serve, name="bonmini-guard", daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        workers.place.depth = self.depth
+        while True:
+            try:
+                self.loop.run_forever()
+            except BaseException as error:
+                # asyncio lets SystemExit of any task end its loop; other callers are waiting on this one.
+                logger.warning("the background loop was interrupted by %s and goes on", type(error).__name__)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine to its end.
+
+        Whatever interrupts the caller (Ctrl-C, the handler of a signal) cancels it and waits until it is gone.
+        """
+        call = _Call(self.loop, work)
+        try:
+            self.loop.call_soon_threadsafe(call.begin)
+            return call.done.result()
+        except BaseException:
+            if not call.done.done():
+                self.loop.call_soon_threadsafe(call.stop)
+                call.done.exception()
+            raise
+
+
+class _Call(Generic[T]):
+    """One coroutine that a thread waits for. Its methods run on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self.done: Future[T] = Future()
+        self._loop = loop
+        self._work = work
+        self._context = contextvars.copy_context()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._task = self._loop.create_task(self._finalize(), context=self._context)
+        self._task.add_done_callback(self._gone)
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:  # the caller was interrupted before the beginning was handed over
+            self._gone()
+
+    async def _finalize(self) -> None:
+        try:
+            self.done.set_result(await self._work())
+        except BaseException as error:
+            self.done.set_exception(error)
+
+    def _gone(self, _: object = None) -> None:
+        # A task that is cancelled before its first step never enters _finalize().
+        if not self.done.done():
+            self.done.set_exception(asyncio.CancelledError())
+
+
+class _Bridges:
+    """The loops of this process, by depth."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """None: at first, and after a fork, when another thread may have held the lock, and the threads are gone."""
+        self.lock = threading.Lock()
+        self.loops: list[LoopThread] = []
+
+
+_bridges = _Bridges()
+
+
+def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run ``work()`` on the shared background loop and return its result."""
+    return _bridge().run(work)
+
+
+def _bridge() -> LoopThread:
+    """The first loop, or the one after it for a sync call made in a bridge's own work.
+
+    The loop's thread would wait for itself; the threads of its pool, once all of them wait, for a thread of that pool.
+    """
+    with _bridges.lock:
+        depth = min(depth_here(), len(_bridges.loops))
+        if depth == len(_bridges.loops):
+            _bridges.loops.append(LoopThread(depth + 1))
+        return _bridges.loops[depth]

@@ -1,0 +1,592 @@
+"""The engine: the effects around the pure policy. One async core for every face of the package.
+
+Draws run as tasks and report to one queue; what has arrived is scored together; the policy decides; what is no longer
+needed is cancelled, and the cancellation is awaited, for as long as there is time. No state survives a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Protocol, TypeGuard
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+
+from bonmini_guard.engine.arrivals import Arrivals
+from bonmini_guard.engine.background import to_its_end
+from bonmini_guard.engine.containment import Quarantine, as_failure, is_failure, quiet
+from bonmini_guard.engine.detach import detached, is_graph_signal, langsmith_set
+from bonmini_guard.engine.kinds import calls_tools, why_none, words
+from bonmini_guard.engine.limiter import Limiter, places_of, request_lane, unlimited
+from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived, patience
+from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
+from bonmini_guard.engine.result import Candidate, GuardResult, Outcome, Timings
+from bonmini_guard.engine.scorers import as_scores
+from bonmini_guard.engine.snapshot import frozen, identity, shown
+from bonmini_guard.engine.uncached import drawing, uncached
+from bonmini_guard.engine.usage import total_usage, used_tokens
+from bonmini_guard.errors import ConfigurationError, GenerationError, Unanswered, place_of
+from bonmini_guard.policy.policy import Action, Decision, Policy, State
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that cancelled draws and a session that closes are waited for, and at least so many when the time is up.
+CANCEL_GRACE = 1.0
+LAST_GRACE = 0.1
+
+
+class Observer(Protocol):
+    """Told what happens while it happens. Its errors end the request, so it should raise none."""
+
+    async def drawn(self, candidate: Candidate) -> None:
+        """A draw arrived or failed."""
+
+    async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
+        """A batch was scored."""
+
+    async def looped(self, state: State, decision: Decision) -> None:
+        """A loop ended, and the policy decided."""
+
+
+def draw_seed(seed: int, index: int) -> int:
+    """The seed of one draw, in [0, 2**31): splitmix64 of the request's seed and the draw's number."""
+    z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (z ^ (z >> 31)) >> 33
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Everything a request needs that does not change from one to the next.
+
+    Attributes:
+        generator: draws candidates.
+        scorer: the reward model.
+        policy: when to stop and what to serve.
+        limiter: shared by all requests, perhaps of several guards; None for no limit. A group draw takes one place.
+        timeout: seconds until the decision, whatever generator, scorer and observer do; None waits for ever.
+        transform: from raw to calibrated score.
+        profile: name of the profile, for the record.
+        drawn_by: the generator that the profile was calibrated with, by its fingerprint; None where it does not say.
+        has_zero: whether score 0 is the outside option.
+        tool_turns: "text", "judge" or "pass", see :class:`~bonmini_guard.runnables.options.CommonOptions`; "answer" takes calls for
+            the answer, "ignore" leaves draws that call tools without a score.
+        quarantine: of draws and scorings that ignored their cancellation.
+    """
+
+    generator: Generator | GroupGenerator
+    scorer: Scorer
+    policy: Policy
+    limiter: Limiter | None = None
+    timeout: float | None = None
+    transform: Callable[[float], float] | None = None
+    profile: str | None = None
+    drawn_by: Any = None
+    has_zero: bool = True
+    tool_turns: str = "answer"
+    quarantine: Quarantine = field(default_factory=Quarantine, compare=False, repr=False)
+
+    async def run(
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        seed: int,
+        options: Mapping[str, Any] = NO_OPTIONS,
+        observer: Observer | None = None,
+        request_id: str = "",
+    ) -> GuardResult:
+        """Conduct one request.
+
+        Raises:
+            GenerationError: not one draw arrived.
+            TooBusy: too many wait for the limiter already, or too much was left behind; nothing was drawn.
+        """
+        # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
+        with detached(), langsmith_set(False), uncached():
+            return await self._run(_Request(self, messages, seed, options, observer, request_id))
+
+    async def _run(self, request: _Request) -> GuardResult:
+        try:
+            result = await request.conduct_within(self.timeout)
+        except GenerationError as error:
+            await request.close()
+            error.usage = total_usage(request.candidates, request.scoring_usage)
+            raise
+        finally:
+            await request.close()
+        return request.finalize(result)
+
+
+class _ScoringFailed(Exception):  # noqa: N818 - a signal, never seen outside
+    """The scorer raised, or did not answer in kind."""
+
+
+class _Ended(Exception):  # noqa: N818 - a signal, never seen outside
+    """The request is over: a draw has ended it, or whoever asked has long gone on."""
+
+
+class _Request:
+    """One request's state."""
+
+    def __init__(  # noqa: PLR0917 - called once, above
+        self,
+        engine: Engine,
+        messages: Sequence[BaseMessage],
+        seed: int,
+        options: Mapping[str, Any],
+        observer: Observer | None,
+        request_id: str,
+    ) -> None:
+        self.engine = engine
+        self.messages = messages
+        # A generator that appends to the conversation must not change what answers are scored for.
+        self.asked = tuple(messages)
+        self.seed = seed
+        self.options = options
+        self.observer = observer
+        self.request_id = request_id
+        self.begun = perf_counter()
+        self.scoring = 0.0
+        self.state = State()
+        self.loops = 0
+        self.candidates: list[Candidate] = []
+        self.arrived: Arrivals[Candidate] = Arrivals()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.cut_short = False
+        self.closed = False
+        self.deadline = math.inf if engine.timeout is None else self.begun + engine.timeout
+        # Foreign code is awaited in tasks, never here: this request goes on when its future is set, whatever they do.
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.work: asyncio.Task[None] | None = None
+        self.result: GuardResult | None = None
+        self.exit: BaseException | None = None
+        self.ended: EndRequest | None = None
+        self.session: ScoringSession | None = None
+        # Tokens that the session says it has cost: a judge's.
+        self.scoring_usage: UsageMetadata | None = None
+        # Of answers that arrived: what makes two of them equal, by the draw; and the scores of equal ones.
+        self.keys: dict[int, Hashable] = {}
+        self.known: dict[Hashable, tuple[float | None, float | None]] = {}
+        self.scorer_error: BaseException | None = None
+        self.turn: Candidate | None = None
+        self.not_shown: frozenset[str] = frozenset(getattr(engine.scorer, "not_shown", ()))
+        self.context = contextvars.copy_context()
+        self.context.run(request_lane.set, self)
+        self.context.run(unlimited)
+        self.context.run(drawing)
+        self.places = places_of(engine.limiter, self)
+
+    async def conduct_within(self, seconds: float | None) -> GuardResult:
+        """Loop until the policy has decided, a draw has ended the request, or the time is up."""
+        loop = asyncio.get_running_loop()
+        self.work = loop.create_task(self._work())
+        self.work.add_done_callback(self._worked)
+        timer = None if seconds is None else loop.call_later(seconds, self._wake)
+        try:
+            await self.over
+        except GeneratorExit:
+            self._abandon()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if self.exit is not None:
+            raise self.exit
+        if self.ended is not None:
+            return self._end(self.ended)
+        if self.result is None and self.work.done():
+            self.work.result()
+        return self.out_of_time() if self.result is None else self.result
+
+    async def _work(self) -> None:
+        """Decide, then close the session, in one task: what a session enters it may have to leave there."""
+        try:
+            with contextlib.suppress(_Ended):
+                self.result = await self.conduct()
+                self._wake()
+        finally:
+            await self._close_session()
+
+    def _wake(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def _worked(self, work: asyncio.Task[None]) -> None:
+        quiet(work)
+        self._wake()
+
+    def _abandon(self) -> None:
+        """The event loop was closed under the request: nothing of it will run again, so each part goes to its own ``finally``."""
+        self.closed = True
+        for task in [*self.tasks, self.work]:
+            coroutine = None if task is None else task.get_coro()
+            with contextlib.suppress(RuntimeError):
+                if coroutine is not None:
+                    coroutine.close()
+
+    async def conduct(self) -> GuardResult:
+        """Loop until the policy has decided."""
+        policy = self.engine.policy
+        self._admit()
+        try:
+            while not self.closed:
+                decision = policy.decide(self.state)
+                if self.observer is not None and self.loops:
+                    await self.observer.looped(self.state, decision)
+                if decision.action is not Action.DRAW:
+                    return self._finish(decision)
+                loop = self._begin_loop(decision.draws)
+                winner = await self._collect(loop)
+                if perf_counter() >= self.deadline:
+                    # Something held the event loop itself: the timer has had no chance.
+                    return self.out_of_time()
+                if self.turn is not None:
+                    return await self._finish_turn(self.turn)
+                if winner is not None:
+                    return self._record("accepted", "passed", winner)
+                wait = patience(self.candidates, loop)
+                if wait is None:
+                    return self._without_generator()
+                if wait:
+                    await asyncio.sleep(wait)
+                used = used_tokens(loop) if policy.stop else (0, 0)
+                self.state = policy.observe(self.state, [candidate.score for candidate in loop], used)
+        except _ScoringFailed:
+            return self._without_scores("scorer_failed")
+        raise _Ended
+
+    def _admit(self) -> None:
+        self.engine.quarantine.admit()
+        if (admit := getattr(self.engine.scorer, "admit", None)) is not None:
+            admit()
+        if self.places is not None:
+            self.places.admit()
+
+    def out_of_time(self) -> GuardResult:
+        """The deadline: guardrail abstains, accelerator serves the best so far."""
+        # An unfinished loop does not count in guardrail mode; what it scored may still be the best so far.
+        if self.engine.policy.mode == "guardrail":
+            return self._record("abstained", "deadline", self._best())
+        if self._best() is not None or self._first() is not None:
+            return self._without_scores("deadline")
+        raise GenerationError(f"no draw arrived within the timeout of {self.engine.timeout} s: raise timeout=") from TimeoutError()
+
+    async def close(self) -> None:
+        """Cancel what is still running, and wait until it is gone, while there is time. Again, it does nothing."""
+        if self.closed:
+            return
+        draws = [task for task in self.tasks if not task.done()]
+        running = [*draws, self.work] if self.work is not None and not self.work.done() else draws
+        self.cut_short = self.cut_short or bool(draws)
+        for task in running:
+            # A session that closes after the decision is not disturbed.
+            if task is not self.work or self.result is None:
+                task.cancel()
+        try:
+            if running:
+                grace = min(CANCEL_GRACE, max(LAST_GRACE, self.deadline - perf_counter()))
+                await to_its_end(self._close(running, grace), grace)
+        finally:
+            # From here on the record is the reader's.
+            self.closed = True
+
+    async def _close(self, running: Sequence[asyncio.Task[None]], grace: float) -> None:
+        await asyncio.wait(running, timeout=grace)
+        if self.work is not None:
+            self.work.cancel()
+        self.engine.quarantine.hold(running, grace)
+
+    def finalize(self, result: GuardResult) -> GuardResult:
+        """The result with the tokens of draws that were still running when it was decided."""
+        return replace(result, usage=total_usage(self.candidates, self.scoring_usage)) if self.cut_short else result
+
+    async def _close_session(self) -> None:
+        session, self.session = self.session, None
+        if session is not None:
+            try:
+                # Nobody may be there any more to cancel it: the request may have gone on without a scorer that was stuck.
+                async with asyncio.timeout(CANCEL_GRACE):
+                    await session.aclose()
+            except BaseException as error:
+                if not is_failure(error, [self.work]):
+                    raise
+                logger.warning("closing the scoring session failed: %s", type(error).__name__)
+
+    # Drawing
+
+    def _begin_loop(self, draws: int) -> list[Candidate]:
+        first = len(self.candidates)
+        loop = [Candidate(index, self.loops, draw_seed(self.seed, index)) for index in range(first, first + draws)]
+        self.candidates += loop
+        self.loops += 1
+        generator = self.engine.generator
+        create = asyncio.get_running_loop().create_task
+        if _draws_groups(generator):
+            self.tasks.append(create(self._draw_group(generator, loop), context=self.context))
+        else:
+            for candidate in loop:
+                # A context of its own for each draw: one draw's context variables must not reach another.
+                self.tasks.append(create(self._draw(generator, candidate), context=self.context.copy()))  # type: ignore[arg-type]
+        return loop
+
+    async def _draw(self, generator: Generator, candidate: Candidate) -> None:
+        outcome: object
+        try:
+            # Not "async with": this line runs once a draw, and acquire() alone is the cheaper half of it.
+            if self.places is not None:
+                await self.places.acquire()
+            try:
+                candidate.started = perf_counter() - self.begun
+                outcome = await generator.draw(DrawRequest(self.messages, candidate.seed, candidate.index, self.options))
+            finally:
+                if self.places is not None:
+                    self.places.release()
+        except BaseException as error:
+            if not is_failure(error, self.tasks):
+                # Cancelled, or the process is to end: recorded first, for the request is waiting.
+                self._arrive(candidate, error)
+                raise
+            outcome = EndRequest("interrupt", signal=error) if is_graph_signal(error) else as_failure(error)
+        self._arrive(candidate, outcome)
+
+    async def _draw_group(self, generator: GroupGenerator, loop: Sequence[Candidate]) -> None:
+        failure: BaseException = GenerationError("the generator ended without answering this draw")
+        try:
+            async with self.places or contextlib.nullcontext():
+                for candidate in loop:
+                    candidate.started = self._elapsed()
+                stream = generator.draw_group([DrawRequest(self.messages, c.seed, c.index, self.options) for c in loop])
+                async with contextlib.aclosing(stream):  # type: ignore[type-var]
+                    async for position, outcome in stream:
+                        if position < 0 or loop[position].finished is not None:
+                            raise ValueError(
+                                f"the generator answered draw {position} of the loop, which is answered or was not asked for"
+                            )
+                        self._arrive(loop[position], outcome)
+        except BaseException as error:
+            failure = error
+            if not is_failure(error, self.tasks):
+                raise
+            failure = as_failure(error)
+        finally:
+            for candidate in loop:
+                if candidate.finished is None:
+                    self._arrive(candidate, failure)
+
+    def _arrive(self, candidate: Candidate, outcome: object) -> None:
+        if self.closed:
+            return
+        if isinstance(outcome, KeyboardInterrupt | SystemExit):
+            self.exit = outcome
+            self._wake()
+        if isinstance(outcome, EndRequest):
+            # Not where the request is decided, cancelled or out of time already.
+            if not self.over.done():
+                self.ended = outcome
+                self._wake()
+            outcome = outcome.message or outcome.__cause__ or outcome
+        if isinstance(outcome, AIMessage):
+            self._freeze(candidate, outcome)
+        elif isinstance(outcome, BaseException):
+            candidate.error = outcome
+        else:
+            candidate.error = TypeError(f"a generator must give an AIMessage, this one gave {type(outcome).__name__}")
+        candidate.finished = perf_counter() - self.begun
+        self.arrived.put(candidate)
+
+    def _freeze(self, candidate: Candidate, message: AIMessage) -> None:
+        """Take a copy: whoever holds the original could change what is served after it was scored."""
+        try:
+            if (why := why_none(message)) is not None:
+                raise Unanswered(why, message.usage_metadata)
+            candidate.message, self.keys[candidate.index] = frozen(message), identity(message)
+        except Exception as error:
+            candidate.message, candidate.error = None, error
+
+    # Scoring
+
+    async def _collect(self, loop: Sequence[Candidate]) -> Candidate | None:
+        """Score the loop's draws as they arrive. The winner of an eager exit, else None once all are in."""
+        policy, left = self.engine.policy, len(loop)
+        while left:
+            batch = await self.arrived.take()
+            if self.ended is not None or self.closed:
+                raise _Ended
+            left -= len(batch)
+            self.turn = self._tool_turn()
+            if self.turn is None:
+                await self._score([candidate for candidate in batch if candidate.message is not None])
+            if self.observer is not None:
+                for candidate in batch:
+                    await self.observer.drawn(candidate)
+            self.turn = self.turn or self._tool_turn()
+            if self.turn is not None:
+                return None
+            if policy.exit == "eager":
+                winner = next((candidate for candidate in batch if policy.passes(self.loops - 1, candidate.score)), None)
+                if winner is not None:
+                    return winner
+        return None
+
+    def _tool_turn(self) -> Candidate | None:
+        """The first draw that did not fail, in order of drawing, if it is there and calls tools: it makes the turn one of tools."""
+        if self.engine.tool_turns not in ("text", "pass"):
+            return None
+        first = next((candidate for candidate in self.candidates if candidate.error is None), None)
+        return first if first is not None and first.message is not None and self._calls(first.message) else None
+
+    def _calls(self, message: AIMessage) -> bool:
+        return bool(getattr(self.engine.generator, "calls_tools", calls_tools)(message))
+
+    async def _finish_turn(self, candidate: Candidate) -> GuardResult:
+        """The calls go on; what is said beside them only if it passes as an answer would."""
+        said = None
+        if self.engine.tool_turns == "text" and candidate.message is not None:
+            said = words(shown(candidate.message, self.not_shown))
+        withheld = said is not None and not await self._passes(candidate, said)
+        return replace(self._record("unscored", "tool_call", candidate), ended=True, withheld=withheld)
+
+    async def _passes(self, candidate: Candidate, said: AIMessage) -> bool:
+        key = identity(said)
+        try:
+            if key not in self.known:
+                await self._score_fresh({key: frozen(said)}, [candidate])
+        except _ScoringFailed:
+            return False
+        candidate.raw_score, candidate.score = self.known[key]
+        candidate.scored = self._elapsed()
+        return self.engine.policy.passes(self.loops - 1, candidate.score)
+
+    async def _score(self, batch: Sequence[Candidate]) -> None:
+        fresh: dict[Hashable, AIMessage] = {}
+        keys = [self.keys[candidate.index] for candidate in batch]
+        for key, candidate in zip(keys, batch, strict=True):
+            if key in self.known or key in fresh or candidate.message is None:
+                continue
+            if self._calls(candidate.message) and not self._judges_calls():
+                self.known[key] = None, None
+            else:
+                # A copy of its own: a scorer must not change what is served either.
+                fresh[key] = frozen(candidate.message)
+        if fresh:
+            await self._score_fresh(fresh, batch)
+        now = self._elapsed()
+        for key, candidate in zip(keys, batch, strict=True):
+            candidate.raw_score, candidate.score = self.known[key]
+            candidate.scored = now
+
+    def _judges_calls(self) -> bool:
+        """Whether calls are scored.
+
+        Raises:
+            ConfigurationError: they are to be, and the reward model cannot read them.
+        """
+        if self.engine.tool_turns == "judge" and not getattr(self.engine.scorer, "reads_calls", True):
+            raise ConfigurationError(
+                "tool_turns='judge' and the reward model reads texts alone: use one that reads tool calls (a RewardModel, a "
+                "function of the messages), or tool_turns='text', which scores what is said beside them"
+            )
+        return self.engine.tool_turns in ("judge", "answer")
+
+    async def _score_fresh(self, fresh: Mapping[Hashable, AIMessage], batch: Sequence[Candidate]) -> None:
+        begun = perf_counter()
+        try:
+            if self.session is None:
+                self.session = self.engine.scorer.session(list(self.asked))
+            given = await self.session.score(list(fresh.values()))
+            self.scoring_usage = getattr(self.session, "usage_metadata", None)
+            if self.closed:
+                raise _Ended
+            for key, raw in zip(fresh, as_scores(given, len(fresh)), strict=True):
+                self.known[key] = self._usable(raw)
+        except BaseException as error:
+            if self.closed or is_graph_signal(error) or not is_failure(error, [self.work]):
+                raise
+            self.scorer_error = as_failure(error)
+            logger.warning("scoring failed: %s", place_of(self.scorer_error))
+            raise _ScoringFailed from self.scorer_error
+        finally:
+            self.scoring += perf_counter() - begun
+        if self.observer is not None:
+            await self.observer.scored(batch, perf_counter() - begun)
+
+    def _usable(self, raw: float | None) -> tuple[float | None, float | None]:
+        if raw is None or not math.isfinite(raw):
+            return raw, None
+        score = raw if self.engine.transform is None else self.engine.transform(raw)
+        return raw, score if math.isfinite(score) else None
+
+    # Concluding
+
+    def _finish(self, decision: Decision) -> GuardResult:
+        if self._first() is None:
+            return self._without_generator()
+        if decision.index is None:
+            return self._without_scores(getattr(self.engine.scorer, "none_scored", "scorer_failed"))
+        selected = self.candidates[decision.index]
+        if decision.action is Action.ABSTAIN:
+            failed = decision.reason == "budget_spent" and decided_by_failures(self.candidates)
+            return self._record("abstained", "generator_failed" if failed else decision.reason, selected)
+        return self._record("accepted" if decision.accepted else "best_effort", decision.reason, selected)
+
+    def _end(self, end: EndRequest) -> GuardResult:
+        if end.signal is not None:
+            raise end.signal
+        return replace(self._record("unscored", end.reason, self.candidates[end.serve]), ended=True)
+
+    def _without_generator(self) -> GuardResult:
+        """Draws fail, and more of them would."""
+        if self._first() is not None:
+            return self._without_scores("generator_failed")
+        error = self.candidates[0].error
+        if error is not None and all(candidate.refused for candidate in self.candidates):
+            raise error
+        raise nothing_arrived(self.candidates)
+
+    def _without_scores(self, reason: str) -> GuardResult:
+        """Scores are missing or incomplete: guardrail fails closed, accelerator serves what it has and says so."""
+        best = self._best()
+        if self.engine.policy.mode == "guardrail":
+            return self._record("abstained", reason, best)
+        return self._record("best_effort", reason, best) if best is not None else self._record("unscored", reason, self._first())
+
+    def _best(self) -> Candidate | None:
+        scored = [candidate for candidate in self.candidates if candidate.score is not None]
+        return max(scored, key=lambda candidate: (candidate.score, -candidate.index), default=None)
+
+    def _first(self) -> Candidate | None:
+        return next((candidate for candidate in self.candidates if candidate.message is not None), None)
+
+    def _record(self, decision: Outcome, reason: str, selected: Candidate | None) -> GuardResult:
+        return GuardResult(
+            mode=self.engine.policy.mode,
+            decision=decision,
+            reason=reason,
+            selected=selected,
+            candidates=tuple(self.candidates),
+            loops=self.loops,
+            usage=total_usage(self.candidates, self.scoring_usage),
+            timings=Timings(self._elapsed(), self.scoring, perf_counter()),
+            threshold=self.engine.policy.thresholds[self.loops - 1] if self.loops else None,
+            seed=self.seed,
+            request_id=self.request_id,
+            profile=self.engine.profile,
+            has_zero=self.engine.has_zero,
+            scorer_error=self.scorer_error,
+            not_shown=self.not_shown,
+        )
+
+    def _elapsed(self) -> float:
+        return perf_counter() - self.begun
+
+
+def _draws_groups(generator: object) -> TypeGuard[GroupGenerator]:
+    return callable(getattr(generator, "draw_group", None))

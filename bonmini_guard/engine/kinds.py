@@ -1,0 +1,53 @@
+"""What a draw is: an answer, calls of tools with perhaps words beside them, or nothing at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import AIMessage
+
+from bonmini_guard.conversation import Turn, is_call
+from bonmini_guard.engine.snapshot import ends
+
+#: Ends of answers that a filter cut, and that the token limit cut.
+FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
+CUT = frozenset({"length", "max_tokens", "model_length"})
+
+
+def why_none(message: AIMessage) -> str | None:
+    """Why a message is no answer; None for one that is."""
+    end = {reason.lower() for reason in ends(message)}
+    if end & FILTERED:
+        return "a content filter withheld or cut it"
+    if "function_call" in message.additional_kwargs and not message.tool_calls:
+        return "it is a function call of the old form, which nothing here reads: let the model use tools"
+    if isinstance(message.content, str) and message.content.strip():
+        return None
+    turn = Turn.of(message)
+    if turn.is_blank and (turn.reasoning or end & CUT):
+        return "there is nothing but reasoning, or the token limit came first: raise it"
+    return None
+
+
+def calls_tools(message: AIMessage) -> bool:
+    """Whether a message calls tools, and nothing else can be done with it."""
+    return bool(message.tool_calls) and not message.invalid_tool_calls
+
+
+def words(message: AIMessage) -> AIMessage | None:
+    """What is said beside the calls, as an answer; None if there is nothing to read."""
+    content: Any = message.content
+    if not isinstance(content, str):
+        content = [part for part in content if isinstance(part, str) or not is_call(part)]
+    about = {key: value for key, value in message.additional_kwargs.items() if key not in ("tool_calls", "function_call")}
+    said = message.model_copy(update={"content": content, "tool_calls": [], "invalid_tool_calls": [], "additional_kwargs": about})
+    turn = Turn.of(said)
+    return None if turn.is_blank and not turn.reasoning else said
+
+
+def calls(message: AIMessage) -> AIMessage:
+    """The calls without anything that could be read; log-probabilities spell the text."""
+    content: Any = "" if isinstance(message.content, str) else [part for part in message.content if is_call(part)]
+    about = {key: value for key, value in message.additional_kwargs.items() if key == "tool_calls" or key.startswith("__")}
+    metadata = {key: value for key, value in message.response_metadata.items() if key != "logprobs"}
+    return message.model_copy(update={"content": content, "additional_kwargs": about, "response_metadata": metadata})

@@ -1,0 +1,216 @@
+"""What a guarded request leaves behind: every candidate, every score, and why it ended as it did.
+
+``repr`` and ``str`` of these records hold no candidate text, so that logging a result never logs a rejected answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage
+
+from bonmini_guard.engine.kinds import calls
+from bonmini_guard.engine.portable import portable, state_of
+from bonmini_guard.engine.snapshot import shown
+from bonmini_guard.errors import TooBusy, place_of
+from bonmini_guard.policy.policy import Mode
+
+Outcome = Literal["accepted", "best_effort", "abstained", "unscored", "fallback"]
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One draw.
+
+    Attributes:
+        index: number of the draw in the request, from 0.
+        loop: number of its loop, from 0.
+        seed: the seed the generator was given.
+        message: the answer; None if the draw failed or was cancelled.
+        error: why there is no answer; None where there is one.
+        raw_score: the reward model's score.
+        score: the transformed score, compared with thresholds; None if missing or not finite.
+        started: when the draw was asked for, seconds since the request began.
+        finished: when the answer (or the error) arrived.
+        scored: when its score arrived.
+    """
+
+    index: int
+    loop: int
+    seed: int
+    message: AIMessage | None = field(default=None, repr=False)
+    error: BaseException | None = field(default=None, repr=False)
+    raw_score: float | None = None
+    score: float | None = None
+    started: float | None = None
+    finished: float | None = None
+    scored: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"error": portable(self.error)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the draw counts without taking part in the choice: no answer, or no usable score."""
+        return self.message is None or self.score is None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the draw was never made, or it or its scoring was cut short.
+
+        Such a draw neither failed by itself nor was scored (if only as not a number): it says nothing about the generator.
+        """
+        return self.refused or (self.scored is None and not isinstance(self.error, Exception))
+
+    @property
+    def refused(self) -> bool:
+        """Whether the draw was never made, because too many waited for a limiter."""
+        return isinstance(self.error, TooBusy)
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The tokens that the generator reported for this draw (``input_tokens``, ``output_tokens``, ``total_tokens``).
+
+        A failed or cancelled draw has them where its error carries ``usage_metadata``.
+        """
+        usage = getattr(self.error if self.message is None else self.message, "usage_metadata", None)
+        return None if usage is None else dict(usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall-clock seconds of one request.
+
+    Attributes:
+        total: from call to decision.
+        scoring: spent waiting for the reward model.
+        decided: ``time.perf_counter()`` of the decision, in this process.
+    """
+
+    total: float
+    scoring: float
+    decided: float = field(default=0.0, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardResult:
+    """The record of one guarded request.
+
+    Attributes:
+        mode: guardrail or accelerator.
+        decision: accepted, best_effort, abstained or unscored (``fallback`` is a message's, never a result's).
+        reason: passed, budget_spent, deadline, hopeless, scorer_failed, generator_failed, ...
+        selected: the served candidate, or the best so far of an abstention; None when there was none.
+        candidates: every draw asked for, in order.
+        loops: loops begun.
+        usage: tokens over all draws, failed and cancelled ones included where the back end reported them.
+        timings: seconds.
+        threshold: the threshold last compared with.
+        seed: repeats the request with generators that honour seeds.
+        profile: name or fingerprint of the profile; None without one.
+        has_zero: whether sigmoid(score) is the probability of beating "none".
+        traced: whether a trace is written; its row has ``request_id`` as "id", which the served message then carries too.
+        ended: whether one of its draws ended it; see :class:`~bonmini_guard.engine.protocols.EndRequest`.
+        not_shown: kinds of parts of answers that the reward model does not read, and that are not served.
+        with_texts: whether a pickle of it holds the texts of rejected candidates (``trace_candidates=True``); a copy always does.
+        withheld: whether what was said beside tool calls did not pass; the calls are served alone.
+    """
+
+    mode: Mode
+    decision: Outcome
+    reason: str
+    selected: Candidate | None
+    candidates: tuple[Candidate, ...]
+    loops: int
+    usage: dict[str, int]
+    timings: Timings
+    threshold: float | None
+    seed: int
+    request_id: str = ""
+    profile: str | None = None
+    has_zero: bool = True
+    scorer_error: BaseException | None = field(default=None, repr=False)
+    traced: bool = False
+    ended: bool = False
+    not_shown: frozenset[str] = frozenset()
+    withheld: bool = False
+    with_texts: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (state_of(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GuardResult:
+        # Whoever copies a record within its process may read it.
+        with_texts = state_of(replace(self, with_texts=True))
+        return _restored({**copy.deepcopy(with_texts, memo), "with_texts": self.with_texts})
+
+    @property
+    def draws(self) -> int:
+        """Draws asked for, failed and cancelled ones included: what the request cost."""
+        return len(self.candidates)
+
+    @property
+    def served(self) -> bool:
+        """Whether an answer was given."""
+        return self.decision in ("accepted", "best_effort", "unscored")
+
+    @property
+    def message(self) -> AIMessage | None:
+        """The served answer, without what its reward model was not shown; None after an abstention."""
+        if not self.served or self.selected is None or self.selected.message is None:
+            return None
+        message = calls(self.selected.message) if self.withheld else self.selected.message
+        return shown(message, self.not_shown) if self.not_shown else message
+
+    @property
+    def score(self) -> float | None:
+        """The selected candidate's score."""
+        return None if self.selected is None else self.selected.score
+
+    @property
+    def acceptance_probability(self) -> float | None:
+        """sigmoid(score): the modelled probability that the answer beats "none"; None where the model has no zero."""
+        if self.score is None or not self.has_zero:
+            return None
+        return sigmoid(self.score)
+
+    def metadata(self) -> dict[str, Any]:
+        """What every served message carries as ``response_metadata["bonmini_guard"]``; holds no text."""
+        return {
+            "decision": self.decision,
+            "reason": self.reason,
+            "score": self.score,
+            "raw_score": None if self.selected is None else finite(self.selected.raw_score),
+            "acceptance_probability": self.acceptance_probability,
+            "threshold": finite(self.threshold),
+            "draws": self.draws,
+            "failed_draws": sum(candidate.message is None for candidate in self.candidates),
+            "loops": self.loops,
+            "profile": self.profile,
+            **({"withheld": "text"} if self.withheld else {}),
+            **({"request_id": self.request_id} if self.traced else {}),
+            **({} if self.scorer_error is None else {"scorer_error": place_of(self.scorer_error)}),
+        }
+
+
+def finite(number: float | None) -> float | None:
+    """The number, as strict JSON has it: None for what it has no words for."""
+    return None if number is None or not math.isfinite(number) else number
+
+
+def _restored(state: dict[str, Any]) -> GuardResult:
+    return GuardResult(**state)
+
+
+def sigmoid(score: float) -> float:
+    """1 / (1 + exp(-score)) without overflow."""
+    if score >= 0:
+        return 1.0 / (1.0 + math.exp(-score))
+    return math.exp(score) / (1.0 + math.exp(score))

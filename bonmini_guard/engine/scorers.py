@@ -1,0 +1,187 @@
+"""Functions as reward models."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from bonmini_guard.engine.workers import Workers
+from bonmini_guard.errors import ConfigurationError
+
+#: Calls of a sync function at a time, those included that nobody waits for any more.
+THREADS = 64
+
+Scale = Literal["raw", "probability"]
+ScoreFunction = Callable[[list[BaseMessage], list[AIMessage]], Any]
+
+#: A probability is read as the log-odds of one this near to 0 or 1 at most: beyond, single precision has no digits left.
+NEAREST = 1e-7
+
+
+def reward_function(*, has_zero: bool | None = None, scale: Scale | None = None) -> Callable[[ScoreFunction], CallableScorer]:
+    """Decorator: say what the scores of a function ``(messages, candidates) -> scores`` mean.
+
+    Example::
+
+        @reward_function(has_zero=True, scale="probability")
+        def acceptable(messages, candidates):
+            return [judge(messages, candidate) for candidate in candidates]  # each in [0, 1]
+
+    Args:
+        has_zero: True if score 0 means "as likely acceptable as not" (a probability of one half), False if the scores only rank.
+            None says nothing: the function runs, and its results carry no ``acceptance_probability``.
+        scale: "probability" for numbers in [0, 1], whose log-odds become the scores; "raw" takes scores as they are. None does,
+            too, and warns if the first ones look like probabilities.
+
+    Raises:
+        ConfigurationError: there is no such scale.
+    """
+    return lambda function: CallableScorer(function, has_zero=has_zero, scale=scale)
+
+
+class CallableScorer:
+    """Scores with a function; a sync one runs in a thread of this scorer's own, so it may block, and holds up no other.
+
+    What it does not say by arguments, the function may say by attributes of the same names.
+
+    Args:
+        function: takes (messages, candidates) and gives one score for each candidate; may be async.
+        has_zero: see :func:`reward_function`.
+        scale: see :func:`reward_function`.
+
+    Raises:
+        ConfigurationError: there is no such scale, or the function does not take two arguments.
+    """
+
+    def __init__(self, function: ScoreFunction, *, has_zero: bool | None = None, scale: Scale | None = None) -> None:
+        _check_signature(function)
+        self.function = function
+        self._workers = Workers(THREADS, "bonmini-guard-scorer")
+        self.has_zero: bool | None = getattr(function, "has_zero", None) if has_zero is None else has_zero
+        self.scale: Scale | None = getattr(function, "scale", None) if scale is None else scale
+        if self.scale not in (None, "raw", "probability"):
+            raise ConfigurationError(f"scale is {self.scale!r}: use 'raw' or 'probability'")
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self._suspected = False
+
+    def __call__(self, messages: list[BaseMessage], candidates: list[AIMessage]) -> Any:
+        """What the function says."""
+        return self.function(messages, candidates)
+
+    def suspect_probabilities(self) -> None:
+        """Warn if all scores of the next request lie within [0, 1], where a threshold of 0 would accept everything."""
+        self._suspected = self.scale is None
+
+    def admit(self) -> None:
+        """Raise TooBusy if calls of the function that never returned hold all of its threads."""
+        self._workers.admit()
+
+    def session(self, messages: Sequence[BaseMessage]) -> _CallableSession:
+        """A session on one prompt; it holds nothing but the prompt and its scores."""
+        return _CallableSession(self, messages)
+
+    async def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
+        """One score for each candidate.
+
+        Raises:
+            TypeError: the function gave no list of numbers.
+            ValueError: it gave another number of them, or a declared probability outside [0, 1].
+        """
+        arguments = (list(messages), list(candidates))
+        given = self.function(*arguments) if self._is_async else await self._workers.run(self.function, *arguments)
+        scores = as_scores(await given if inspect.isawaitable(given) else given, len(candidates))
+        return [None if score is None else log_odds(score) for score in scores] if self.scale == "probability" else scores
+
+    def sampled(self, scores: Sequence[float | None]) -> None:
+        """Told the scores of a request that is over."""
+        numbers = [score for score in scores if score is not None]
+        if not self._suspected or not numbers:
+            return
+        self._suspected = False
+        if all(0 <= number <= 1 for number in numbers):
+            warnings.warn(
+                "every score of the first request lies between 0 and 1: these look like probabilities, of which a threshold of 0 "
+                "accepts all; declare @reward_function(scale='probability'), which takes their log-odds, or scale='raw' if they "
+                "are raw after all",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def _check_signature(function: ScoreFunction) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions of other languages have none
+        return
+    try:
+        signature.bind([], [])
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise ConfigurationError(
+            f"the reward function {name}{signature} cannot be called as {name}(messages, candidates), which gives a list of scores"
+        ) from None
+
+
+class _CallableSession:
+    def __init__(self, scorer: CallableScorer, messages: Sequence[BaseMessage]) -> None:
+        self._scorer = scorer
+        self._messages = messages
+        self._given: list[float | None] = []
+
+    async def score(self, candidates: Sequence[AIMessage]) -> Sequence[float | None]:
+        scores = await self._scorer.score(self._messages, candidates)
+        self._given += scores
+        return scores
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+        self._scorer.sampled(self._given)
+
+
+def as_scores(given: Any, count: int) -> list[float | None]:
+    """What a reward model gave, as one float or None for each candidate.
+
+    Raises:
+        TypeError: it is no list, or holds something that is no number; a truth value is none.
+        ValueError: it is of another length.
+        OverflowError: a number is too large for a float.
+    """
+    if isinstance(given, str | bytes | bytearray | Mapping | Set):
+        raise TypeError(f"the reward model gave a {type(given).__name__}: give a list with one float for each candidate, in order")
+    scores = [_number(score) for score in given]
+    if len(scores) != count:
+        raise ValueError(f"the reward model gave {len(scores)} scores for {count} candidates")
+    return scores
+
+
+def inputs_digest(body: bytes) -> str:
+    """What our own scoring protocol says of the request that an answer belongs to: 128 bits of BLAKE2b, in hex."""
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+def log_odds(probability: float) -> float:
+    """The score behind a probability.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError("a declared probability lies outside [0, 1]")
+    inside = min(max(probability, NEAREST), 1 - NEAREST)
+    return math.log(inside) - math.log1p(-inside)
+
+
+def _number(score: Any) -> float | None:
+    if score is None or type(score) is float:
+        return score
+    # Arrays and tensors of one number are numbers; bool, and what libraries call so, is none.
+    is_bool = isinstance(score, bool) or "bool" in str(getattr(score, "dtype", ""))
+    if is_bool or tuple(getattr(score, "shape", ())) or not hasattr(score, "__float__"):
+        raise TypeError(f"the reward model gave a {type(score).__name__} as a score: give a float")
+    return float(score)

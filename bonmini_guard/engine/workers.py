@@ -1,0 +1,186 @@
+"""Threads for blocking work: bounded, of one owner each, never waited for at the end of the process, and new after a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from bonmini_guard.engine.containment import as_failure
+from bonmini_guard.errors import TooBusy
+from bonmini_guard.forks import renewed_in_children
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds after which an idle thread ends.
+IDLE = 10.0
+#: Seconds that the end of the process waits for threads that compute: cut off in the middle of it, some libraries crash.
+AT_EXIT = 1.0
+
+#: ``depth`` of the running thread: how many sync calls into this package it works for, one inside the other.
+place = threading.local()
+
+
+def depth_here() -> int:
+    """How many sync calls into this package the running thread works for, one inside the other."""
+    return getattr(place, "depth", 0)
+
+
+class Workers(ThreadPoolExecutor):
+    """An executor whose threads neither keep a process alive nor are missing in a forked one.
+
+    A call whose caller has gone stays in its thread until it ends by itself, for a thread cannot be killed: it is left behind, and
+    counted. It is a ``ThreadPoolExecutor`` in name, for event loops take no other; nothing of that is used.
+
+    Args:
+        most: threads at most, those with calls left behind included.
+        name: of the threads.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._closed = False
+        self.renew()
+        _all.add(self)
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """No threads and nothing to do: at first, and in a child after a fork, which has neither threads nor callers."""
+        self._changed = threading.Condition()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._running = self._idle = self._left = 0
+
+    def __reduce__(self) -> tuple[type[Workers], tuple[int, str]]:
+        return type(self), (self._most, self._name)
+
+    @property
+    def busy(self) -> int:
+        """Threads that work at present."""
+        return self._running - self._idle
+
+    @property
+    def left_behind(self) -> int:
+        """Calls that run although nobody waits for them any more."""
+        return self._left
+
+    def admit(self) -> None:
+        """Refuse work that would wait for calls left behind.
+
+        Raises:
+            TooBusy: they hold every thread.
+        """
+        if self._left >= self._most:
+            raise TooBusy(f"{self._left} calls of {self._name} that did not return in time hold all of its threads")
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Have a call made.
+
+        Raises:
+            RuntimeError: it is shut down.
+        """
+        future: Future[T] = Future()
+        depth = depth_here()
+
+        def call() -> T:
+            place.depth = depth
+            return function(*args, **kwargs)
+
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._calls.append((future, call))
+            if self._idle >= len(self._calls) or self._running >= self._most:
+                self._changed.notify()
+            else:
+                self._running += 1
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        return future
+
+    async def run(self, function: Callable[..., T], /, *args: Any) -> T:
+        """Await a call, made in a copy of the caller's context. A cancelled caller leaves it behind.
+
+        Raises:
+            TooBusy: calls left behind hold every thread.
+        """
+        self.admit()
+        call = self.submit(contextvars.copy_context().run, function, *args)
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            self._leave(call)
+            raise
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and let the threads end; it waits for none of them, whatever ``wait`` says."""
+        with self._changed:
+            self._closed = True
+            calls = list(self._calls) if cancel_futures else []
+            if cancel_futures:
+                self._calls.clear()
+            self._changed.notify_all()
+        for future, _ in calls:
+            future.cancel()
+
+    def _leave(self, call: Future[Any]) -> None:
+        def returned(_: object) -> None:
+            with self._changed:
+                self._left -= 1
+
+        if call.cancel():
+            return
+        with self._changed:
+            self._left += 1
+            if self._left & (self._left - 1) == 0:
+                logger.warning("%d calls of %s run on although nobody waits for them any more", self._left, self._name)
+        call.add_done_callback(returned)
+
+    def _serve(self) -> None:
+        changed = self._changed
+        while True:
+            with changed:
+                self._idle += 1
+                came = changed.wait_for(lambda: self._calls or self._closed, IDLE)
+                self._idle -= 1
+                if not came or not self._calls:
+                    self._running -= 1
+                    return
+                future, call = self._calls.popleft()
+            _carry_out(future, call)
+            # Nothing of it may live on while this thread waits.
+            del future, call
+
+
+def _carry_out(future: Future[Any], call: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:
+        future.set_exception(as_failure(error))
+    else:
+        future.set_result(result)
+
+
+_all: WeakSet[Workers] = WeakSet()
+
+
+def _at_exit() -> None:
+    deadline = time.monotonic() + AT_EXIT
+    while any(workers.busy > workers.left_behind for workers in list(_all)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: vars(place).clear())

@@ -1,0 +1,74 @@
+"""What the chat model needs to know of the model it wraps."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence, RunnableWithFallbacks
+from langchain_core.runnables.base import RunnableBindingBase
+
+from bonmini_guard.engine.fingerprints import fingerprint_of, unknown_in
+from bonmini_guard.engine.scorers import CallableScorer
+
+
+def chat_model_of(generator: Any) -> BaseChatModel | None:
+    """The LangChain chat model that a generator draws from; None if it draws from something else."""
+    if not isinstance(generator, Runnable):
+        generator = getattr(generator, "chat_model", None)
+    while isinstance(generator, RunnableBinding):
+        generator = generator.bound
+    return generator if isinstance(generator, BaseChatModel) else None
+
+
+def language_model_of(generator: Any) -> BaseLanguageModel[Any] | None:
+    """The LangChain language model that answers in a generator: below bindings and retries, first of fallbacks, last of a chain."""
+    if not isinstance(generator, Runnable):
+        generator = getattr(generator, "chat_model", None)
+    if isinstance(generator, BaseLanguageModel):
+        return generator
+    if isinstance(generator, RunnableBindingBase):
+        return language_model_of(generator.bound)
+    if isinstance(generator, RunnableWithFallbacks):
+        return language_model_of(generator.runnable)
+    steps = generator.steps if isinstance(generator, RunnableSequence) else []
+    return next(filter(None, map(language_model_of, reversed(steps))), None)
+
+
+def call_options(bound: Runnable[Any, Any], model: BaseChatModel) -> dict[str, Any]:
+    """The call options with which a binding calls its model.
+
+    Raises:
+        NotImplementedError: it is not a binding of this very model, so that options cannot stand for it.
+    """
+    options: dict[str, Any] = {}
+    while isinstance(bound, RunnableBinding):
+        options = {**bound.kwargs, **options}
+        bound = bound.bound
+    if type(bound) is not type(model):
+        raise NotImplementedError(f"{type(model).__name__} gave a {type(bound).__name__}: pass generator=model.bind_tools(...)")
+    return options
+
+
+def model_name(generator: Any) -> str:
+    """The wrapped model's name, for traces and usage counters; the class's where it has none."""
+    wrapped = chat_model_of(generator)
+    if wrapped is not None:
+        return wrapped._get_ls_params().get("ls_model_name") or type(wrapped).__name__
+    name = getattr(generator, "model_name", None)
+    return name if isinstance(name, str) else type(generator).__name__
+
+
+def identity_of(part: Any, exact: bool) -> str:
+    """What a generator or a scorer is: its class, and with ``exact`` a digest of its fingerprint, which may read its weights."""
+    kind = type(part).__name__
+    if not exact:
+        return kind
+    if (mark := fingerprint_of(part)) is not None:
+        # What cannot be described is told apart by its place in memory alone.
+        itself = f":{id(part)}" if unknown_in(mark) else ""
+        return f"{kind}:{hashlib.sha256(mark.encode()).hexdigest()[:16]}{itself}"
+    function = part.function if isinstance(part, CallableScorer) else part
+    return f"{kind}:{id(function)}"

@@ -1,0 +1,287 @@
+"""``TraceWriter``: writes traces in a thread of its own, so that no request ever waits for a disk."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import inspect
+import logging
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet, WeakValueDictionary
+
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.forks import Lock, renewed_in_children
+from bonmini_guard.logs.appending import encoded
+from bonmini_guard.logs.trace_files import TraceFile, forget
+from bonmini_guard.logs.trace_row import Explored, Redact, RequestRecord, Row, redacted, trace_row
+
+logger = logging.getLogger(__name__)
+
+#: Rows handled between two looks at the queue.
+_BATCH = 256
+#: Seconds of idleness after which the thread ends; the next row starts another.
+_IDLE = 5.0
+#: Seconds between two looks for files that are too old.
+_EXPIRE_EVERY = 60.0
+#: Seconds that the end of the process waits for rows still in the queue.
+_AT_EXIT = 5.0
+
+Sink = Callable[[Row], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceCounts:
+    """What became of the rows handed over so far, in this process.
+
+    Attributes:
+        written: in the file with a newline, or taken by the sink.
+        dropped: left out on purpose, by ``sample`` or ``redact``.
+        lost: not written: the queue was full, the disk or the sink refused, or ``redact`` raised.
+        waiting: still in the queue.
+    """
+
+    written: int
+    dropped: int
+    lost: int
+    waiting: int
+
+
+class TraceWriter:
+    """Writes one row for each request, for ``trace_to=``.
+
+    Rows are handed over to a queue and written by a background thread: a request never waits for it. A row is *acknowledged* once
+    :meth:`flush` (or the guard's) has returned: it is then in the file, whatever happens to the process, ``kill -9`` included (with
+    ``fsync=True`` a power failure too). Rows in the queue die with a killed process; an ordinary end of the process writes them.
+    When the queue is full, new rows are lost, counted and warned about: requests never wait.
+
+    Any number of guards, threads, event loops and processes may write to one path, also after a fork.
+
+    Args:
+        to: a path of a JSON lines file, or a function that takes each row (a dictionary); it runs in the writer's thread.
+        sample: share of requests to write, chosen by chance alone; explored ones are always written.
+        redact: ``"rejected"`` takes out the texts of all candidates but the served one, ``"all"`` every text and the prompt; a
+            function gets the row and returns what to write, None to drop it. If it raises, the row is lost, not written as it is.
+        max_bytes: the file is put aside before it grows beyond this.
+        keep_days: files whose last row is older are deleted while a guard runs (each minute it looks); None keeps all.
+        queue: rows that may wait.
+        fsync: wait for the disk before a row counts as written.
+
+    Raises:
+        ConfigurationError: an argument is out of range, or the path cannot be written.
+    """
+
+    def __init__(
+        self,
+        to: str | os.PathLike[str] | Sink,
+        *,
+        sample: float = 1.0,
+        redact: Redact | None = None,
+        max_bytes: int = 64 * 2**20,
+        keep_days: float | None = None,
+        queue: int = 1000,
+        fsync: bool = False,
+    ) -> None:
+        if not 0 <= sample <= 1:
+            raise ConfigurationError(f"sample is a share of requests between 0 and 1, not {sample}")
+        if max_bytes < 1 or queue < 1 or (keep_days is not None and not keep_days > 0):
+            raise ConfigurationError("need max_bytes >= 1, queue >= 1 and keep_days > 0")
+        if redact not in (None, "rejected", "all") and not callable(redact):
+            raise ConfigurationError(f"redact is 'rejected', 'all' or a function of the row, not {redact!r}")
+        if not isinstance(to, str | os.PathLike) and (not callable(to) or inspect.iscoroutinefunction(to)):
+            raise ConfigurationError("traces go to a path or to a function of the row; the function must not be async")
+        self._file: TraceFile | None = None
+        self._sink: Sink = self._to_file
+        if isinstance(to, str | os.PathLike):
+            self._file = TraceFile(to, max_bytes, None if keep_days is None else keep_days * 86400, fsync)
+        else:
+            self._sink = to
+        self._expires = keep_days is not None
+        self._sample = sample
+        self._redact = redact
+        self._room = queue
+        self._begin()
+        _writers.add(self)
+        renewed_in_children(self)
+
+    def _begin(self) -> None:
+        """An empty queue and no thread: at first, and in a child after a fork, whose parent writes what was waiting."""
+        self._queue: deque[Callable[[], Row]] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._taken = self._done = self._written = self._dropped = self._lost = 0
+        self._expired_at = 0.0
+
+    # Handing over
+
+    def add(self, row: Callable[[], Row], always: bool = False) -> None:
+        """Hand over a row; never blocks, never raises.
+
+        Args:
+            row: builds the row; called in the writer's thread.
+            always: whatever ``sample`` says.
+        """
+        if not always and self._sample < 1 and random.random() >= self._sample:
+            with self._changed:
+                self._dropped += 1
+            return
+        with self._changed:
+            if len(self._queue) >= self._room:
+                self._lose(1, "the queue is full")
+                return
+            if self._thread is None and not self._start():
+                return
+            self._queue.append(row)
+            self._taken += 1
+            self._changed.notify_all()
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._serve, name="bonmini-traces", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process is ending, or has no threads left
+            self._lose(1, str(error))
+            return False
+        self._thread = thread
+        return True
+
+    def record(
+        self,
+        request: RequestRecord,
+        explored: Explored | None = None,
+        row: Callable[[RequestRecord, Explored | None], Row] = trace_row,
+    ) -> None:
+        """Hand over the trace of a request; see :func:`bonmini_guard.logs.trace_row.trace_row`."""
+        # Fingerprints may read files or ask servers, and some depend on the context of the call.
+        self.add(partial(copy_context().run, row, request, explored), always=explored is not None)
+
+    def counts(self) -> TraceCounts:
+        """What became of the rows so far."""
+        with self._changed:
+            return TraceCounts(self._written, self._dropped, self._lost, self._taken - self._done)
+
+    def flush(self, timeout: float | None = None) -> TraceCounts:
+        """Return once every row handed over before is written, or counted as dropped or lost.
+
+        Args:
+            timeout: seconds to wait at most; ``waiting`` then tells what is left.
+        """
+        with self._changed:
+            target = self._taken
+            self._changed.wait_for(lambda: self._done >= target, timeout)
+        return self.counts()
+
+    async def aflush(self) -> TraceCounts:
+        """``flush`` for async code."""
+        return await asyncio.to_thread(self.flush)
+
+    def forget(self, *, ids: Collection[str] = (), groups: Collection[str] = ()) -> int:
+        """Delete rows for good, those still in the queue included; see :func:`bonmini_guard.logs.trace_files.forget`.
+
+        Raises:
+            ConfigurationError: traces go to a function, which must delete them itself.
+        """
+        if self._file is None:
+            raise ConfigurationError("these traces go to a function: delete them where it puts them")
+        self.flush()
+        return forget(self._file.path, ids=ids, groups=groups)
+
+    # Writing
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                if not self._queue and not self._changed.wait(_IDLE) and not self._queue and not self._expires:
+                    self._thread = None
+                    return
+                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+            self._write(batch)
+            with self._changed:
+                self._done += len(batch)
+                self._changed.notify_all()
+            self._expire()
+
+    def _write(self, batch: list[Callable[[], Row]]) -> None:
+        for build in batch:
+            try:
+                row = redacted(build(), self._redact)
+                if row is not None:
+                    self._sink(row)
+            except BaseException as error:
+                # Its text may quote the row. Not even an exit ends this thread: all rows after it would be lost.
+                self._count(lost=type(error).__name__)
+            else:
+                self._count(written=row is not None)
+
+    def _to_file(self, row: Row) -> None:
+        assert self._file is not None
+        self._file.append(encoded(row))
+
+    def _count(self, written: bool = False, lost: str = "") -> None:
+        with self._changed:
+            if lost:
+                self._lose(1, lost)
+            elif written:
+                self._written += 1
+            else:
+                self._dropped += 1
+
+    def _lose(self, rows: int, why: str) -> None:
+        self._lost += rows
+        if self._lost & (self._lost - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
+            logger.warning("traces: %d rows lost so far; the last because of: %s", self._lost, why)
+
+    def _expire(self) -> None:
+        if not self._expires or self._file is None or time.monotonic() < self._expired_at + _EXPIRE_EVERY:
+            return
+        self._expired_at = time.monotonic()
+        try:
+            self._file.expire(time.time())
+        except OSError as error:
+            logger.warning("traces: old files could not be deleted: %s", error.strerror)
+
+    def renew(self) -> None:
+        """As new, in a child after a fork: whose parent writes what was waiting."""
+        self._begin()
+        if self._file is not None:
+            self._file.close()
+
+
+def writer_for(to: Any) -> TraceWriter:
+    """A writer as it is, or that of a path or function; one path has one writer in a process.
+
+    Raises:
+        ConfigurationError: it is none of these, or the path cannot be written.
+    """
+    if isinstance(to, TraceWriter):
+        return to
+    if not isinstance(to, str | os.PathLike):
+        return TraceWriter(to)
+    path = Path(os.path.abspath(to))
+    with _sharing.held:
+        writer = _shared.get(path)
+        if writer is None:
+            writer = _shared[path] = TraceWriter(path)
+    return writer
+
+
+_writers: WeakSet[TraceWriter] = WeakSet()
+_shared: WeakValueDictionary[Path, TraceWriter] = WeakValueDictionary()
+_sharing = Lock()
+
+
+def _at_exit() -> None:
+    for writer in list(_writers):
+        writer.flush(_AT_EXIT)
+
+
+atexit.register(_at_exit)

@@ -1,0 +1,141 @@
+"""The calibrated configuration of a guard: a small JSON file that a person can review."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer, ValidationError, model_validator
+
+from bonmini_guard.contents import contents
+from bonmini_guard.errors import ProfileError
+from bonmini_guard.policy.policy import BelowFloor, Exit, Mode, Policy, check_schedule, check_thresholds
+from bonmini_guard.writing import write_atomically
+
+SCHEMA_VERSION = 2
+
+
+def _number(value: Any) -> Any:
+    """A number; a text or a truth value that spells one is a mistake of whoever wrote the file."""
+    if isinstance(value, str | bool):
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+#: JSON has no infinity: null stands for "never exit at this loop".
+Threshold = Annotated[
+    float,
+    BeforeValidator(lambda value: math.inf if value is None else _number(value)),
+    PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
+]
+#: null stands for "never give up at this loop".
+Floor = Annotated[
+    float,
+    BeforeValidator(lambda value: -math.inf if value is None else _number(value)),
+    PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
+]
+
+
+class ScoreTransform(BaseModel):
+    """score = a * raw_score + b, with a > 0; the identity for models trained with an outside option."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    a: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    b: float = Field(default=0.0, allow_inf_nan=False)
+
+    def __call__(self, raw_score: float) -> float:
+        """The score of a raw score."""
+        return self.a * raw_score + self.b
+
+
+class GuardProfile(BaseModel):
+    """A guard's configuration with its evidence. Only mode, schedule and thresholds are required.
+
+    Attributes:
+        mode: guardrail or accelerator.
+        schedule: draws of each loop.
+        thresholds: one for each loop, on the transformed score; null (infinity) never exits at that loop.
+        exit: the stopping procedure the promise was made for.
+        hopeless: one floor for each loop; a best score below it gives the request up. null never does.
+        score_transform: from raw to calibrated score.
+        risk, alpha, delta, epsilon: what was promised, at which level, with which confidence.
+        evidence: rows, labels, split sizes and seed, expected draws, rates and bounds.
+        reference: up to 1,000 first-loop best scores, for drift.
+        fingerprints: of the reward model and the generator that the log came from; since schema 2 a generator's is the JSON of its
+            description. Those of schema 1 are compared as they were written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, strict=True)
+    mode: Mode
+    schedule: tuple[Annotated[int, BeforeValidator(_number)], ...]
+    thresholds: tuple[Threshold, ...]
+    exit: Exit = "loop"
+    hopeless: tuple[Floor, ...] | None = None
+    score_transform: ScoreTransform = ScoreTransform()
+    risk: str | None = None
+    alpha: float | None = None
+    delta: float | None = None
+    epsilon: float | None = None
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    reference: tuple[FiniteFloat, ...] = Field(default=(), max_length=1000)
+    fingerprints: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime | None = None
+    package_version: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GuardProfile:
+        check_schedule(self.schedule)
+        check_thresholds(self.thresholds, len(self.schedule))
+        # null is the one infinity that JSON can hold here; the other one would come back as its opposite.
+        if -math.inf in self.thresholds or math.inf in (self.hopeless or ()):
+            raise ValueError("a threshold of -infinity or a floor of +infinity cannot be written: use a finite number")
+        if self.hopeless is not None and len(self.hopeless) != len(self.schedule):
+            raise ValueError(f"{len(self.hopeless)} hopeless floors for {len(self.schedule)} loops: give one for each loop")
+        if self.schema_version > SCHEMA_VERSION:
+            raise ValueError(f"schema_version {self.schema_version} is newer than this package ({SCHEMA_VERSION}): upgrade it")
+        return self
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GuardProfile:
+        """Read a profile.
+
+        Raises:
+            ProfileError: the file is missing or malformed; the message names the file, the key and the cure.
+        """
+        try:
+            return cls.model_validate(json.loads(contents(path), object_pairs_hook=_once))
+        except OSError as error:
+            problem = f"{path}: cannot read the profile ({error.strerror}); write one with 'bonmini-guard calibrate'"
+            raise ProfileError(problem) from error
+        except ValidationError as error:
+            raise ProfileError(f"{path}: {_first_problem(error)}") from error
+        except (ValueError, RecursionError) as error:  # no JSON, too deep, or a number of thousands of digits
+            problem = f"{path}: not JSON ({error}); write the profile anew with 'bonmini-guard calibrate'"
+            raise ProfileError(problem) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the profile atomically: the file is either the old one or the whole new one."""
+        write_atomically(path, self.model_dump_json(indent=2) + "\n")
+
+    def policy(self) -> Policy:
+        """The policy that this profile configures."""
+        arguments: dict[str, Any] = {} if self.hopeless is None else {"stop": BelowFloor(self.hopeless)}
+        return Policy(self.mode, self.schedule, self.thresholds, self.exit, **arguments)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose keys is there once: of two thresholds no one could say which holds."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key {next(key for key in found if [name for name, _ in pairs].count(key) > 1)!r} is there twice")
+    return found
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "profile"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,1 @@
+"""The faces of a guard in LangChain, and the one guard behind them."""

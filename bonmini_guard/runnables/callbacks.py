@@ -1,0 +1,167 @@
+"""Child runs for draws and scoring, and progress: ids, scores, tokens and times, but no text of a rejected candidate."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun, BaseCallbackManager, BaseRunManager
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+
+from bonmini_guard.conversation import Turn
+from bonmini_guard.engine.detach import langsmith, langsmith_set
+from bonmini_guard.engine.result import Candidate, finite
+from bonmini_guard.policy.policy import Decision, Policy, State
+from bonmini_guard.runnables.options import GuardOptions
+
+#: Name of the custom event that tells how far a request is.
+PROGRESS = "bonmini_guard.progress"
+
+
+class CallbackObserver:
+    """Reports to LangChain callbacks under the guard's own run.
+
+    Args:
+        manager: the children's callback manager.
+        with_text: opt in to candidate texts in the children's outputs.
+        policy: opt in to progress events; they tell its loops and its budget.
+        writer: LangGraph's stream writer, which gets progress too.
+    """
+
+    def __init__(
+        self,
+        manager: AsyncCallbackManager,
+        with_text: bool,
+        policy: Policy | None = None,
+        writer: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._manager = manager
+        self._with_text = with_text
+        self._policy = policy
+        self._writer = writer
+        # Off while drawing and scoring, and LangSmith's tracer asks at every run; ours hold no text.
+        self._langsmith = langsmith()
+
+    async def drawn(self, candidate: Candidate) -> None:
+        """One child run for each draw that arrived or failed."""
+        inputs = {"index": candidate.index, "loop": candidate.loop, "seed": candidate.seed}
+        await self._child("bonmini_guard.draw", inputs, self._about(candidate))
+
+    async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
+        """One child run for each batch of scores."""
+        await self._child("bonmini_guard.score", {"draws": [c.index for c in candidates]}, {"seconds": seconds})
+
+    async def looped(self, state: State, decision: Decision) -> None:
+        """How far the request is, to those who asked; the decision itself is told by the parent run."""
+        if self._policy is None:
+            return
+        about = progress(self._policy, state)
+        if self._writer is not None:
+            self._writer({"type": PROGRESS, **about})
+        if self._manager.handlers and self._manager.parent_run_id is not None:
+            with langsmith_set(self._langsmith):
+                await self._manager.on_custom_event(PROGRESS, about, run_id=self._manager.parent_run_id)
+
+    def _about(self, candidate: Candidate) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            "score": candidate.score,
+            "raw_score": finite(candidate.raw_score),
+            "failed": candidate.failed,
+            "error": type(candidate.error).__name__ if candidate.error is not None else None,
+            "seconds": _span(candidate.started, candidate.finished),
+            "usage": candidate.usage,
+        }
+        if self._with_text and candidate.message is not None:
+            about["text"] = Turn.of(candidate.message).plain(thoughts=True)
+        return about
+
+    async def _child(self, name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        if not self._manager.handlers:
+            return
+        with langsmith_set(self._langsmith):
+            run = await self._manager.on_chain_start({}, inputs, run_id=uuid4(), name=name)
+            await run.on_chain_end(outputs)
+
+
+def progress(policy: Policy, state: State) -> dict[str, Any]:
+    """What a progress event says after a loop; no text.
+
+    Returns:
+        ``loop`` (loops done), ``loops`` (at most), ``draws`` (so far), ``budget`` (at most), ``best_score`` (null while there is
+        none) and ``threshold`` (that this loop compared with; null for a loop that never exits).
+    """
+    threshold = policy.thresholds[state.loops - 1]
+    return {
+        "loop": state.loops,
+        "loops": len(policy.schedule),
+        "draws": state.drawn,
+        "budget": policy.budget,
+        "best_score": None if math.isinf(state.best) else state.best,
+        "threshold": None if math.isinf(threshold) else threshold,
+    }
+
+
+def stream_writer(config: RunnableConfig) -> Callable[[Any], None] | None:
+    """The writer of LangGraph's ``custom`` stream, if the call is made inside a graph."""
+    # LangGraph keeps its runtime among the configurable values; looked up by what it offers, so that it need not be installed.
+    values = (config.get("configurable") or {}).values()
+    writer = next((value.stream_writer for value in values if callable(getattr(value, "stream_writer", None))), None)
+    if writer is None:
+        return None
+    # It reads the ambient config, from which requests are detached.
+    context = contextvars.copy_context()
+    context.run(var_child_runnable_config.set, config)
+    return partial(context.run, writer)
+
+
+def observer_for(run_manager: Any, config: RunnableConfig | None, options: GuardOptions, policy: Policy) -> CallbackObserver | None:
+    """An observer that reports under a run, or None when nobody listens."""
+    if not isinstance(run_manager, BaseRunManager):
+        return None
+    children: BaseCallbackManager = run_manager.get_child()  # type: ignore[attr-defined]
+    writer = stream_writer(config or {}) if options["progress"] else None
+    if not children.handlers and writer is None:
+        return None
+    manager = AsyncCallbackManager(
+        handlers=list(children.handlers),
+        inheritable_handlers=list(children.inheritable_handlers),
+        parent_run_id=children.parent_run_id,
+        tags=list(children.tags),
+        inheritable_tags=list(children.inheritable_tags),
+        metadata=dict(children.metadata),
+        inheritable_metadata=dict(children.inheritable_metadata),
+    )
+    return CallbackObserver(manager, options["trace_candidates"], policy if options["progress"] else None, writer)
+
+
+def group_of(run_manager: Any, config: RunnableConfig | None) -> str | None:
+    """The conversation or user that a call belongs to: its metadata's ``group``, or else LangGraph's ``thread_id``."""
+    group = (getattr(run_manager, "metadata", None) or {}).get("group")
+    if group is None:
+        group = ((config or {}).get("configurable") or {}).get("thread_id")
+    return None if group is None else str(group)
+
+
+def parent_of(run_manager: BaseRunManager | None) -> AsyncCallbackManagerForChainRun:
+    """A manager of the same run that can have children; a chat model's own cannot."""
+    if run_manager is None:
+        return AsyncCallbackManagerForChainRun.get_noop_manager()
+    return AsyncCallbackManagerForChainRun(
+        run_id=run_manager.run_id,
+        handlers=run_manager.handlers,
+        inheritable_handlers=run_manager.inheritable_handlers,
+        parent_run_id=run_manager.parent_run_id,
+        tags=run_manager.tags,
+        inheritable_tags=run_manager.inheritable_tags,
+        metadata=run_manager.metadata,
+        inheritable_metadata=run_manager.inheritable_metadata,
+    )
+
+
+def _span(started: float | None, finished: float | None) -> float | None:
+    return None if started is None or finished is None else finished - started

@@ -1,0 +1,374 @@
+"""``Guard``: what all faces conduct their requests with. It knows messages, and no chains, chat models or agents."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import random
+import secrets
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Unpack
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import add_usage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+
+from bonmini_guard.engine.abstentions import Caller, Ledger
+from bonmini_guard.engine.containment import Quarantine, as_failure, is_failure
+from bonmini_guard.engine.engine import LAST_GRACE, Engine, Observer
+from bonmini_guard.engine.fingerprints import as_text, fingerprint_of, sampling
+from bonmini_guard.engine.generators import as_generator
+from bonmini_guard.engine.limiter import build_limiter, call_limit
+from bonmini_guard.engine.protocols import NO_OPTIONS, Generator, GroupGenerator, Scorer
+from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.engine.scorers import THREADS
+from bonmini_guard.engine.workers import Workers
+from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
+from bonmini_guard.logs.explore import ExplorationCost, Explorer
+from bonmini_guard.logs.monitor import Observers
+from bonmini_guard.logs.trace_row import RequestRecord
+from bonmini_guard.logs.traces import writer_for
+from bonmini_guard.policy.policy import Policy
+from bonmini_guard.reward.declared import as_scorer
+from bonmini_guard.runnables.options import GuardOptions, completed
+from bonmini_guard.runnables.reload import DEFAULT_INTERVAL, Reloader
+from bonmini_guard.runnables.resumption import keep, recall, request_key, resumable
+from bonmini_guard.runnables.settings import (
+    build_policy,
+    check_parts,
+    check_profile,
+    differences,
+    has_zero,
+    load_profile,
+    profile_name,
+    refusal,
+    time_to_decide,
+    with_budget,
+)
+from bonmini_guard.unseen import check_seen
+from bonmini_guard.validation import is_integer
+
+logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """Best of mini-N around a generator; :class:`~bonmini_guard.BestOfMiniN` and the other faces have one as ``.guard``.
+
+    Args:
+        generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
+        reward_model: a ``RewardModel``, the path of a checkpoint or of a scorer spec, any ``Scorer``, or a callable
+            ``(messages, candidates) -> list of scores``, sync or async.
+        standing: call options that come with every request.
+        options: see :class:`~bonmini_guard.runnables.options.GuardOptions`.
+
+    Attributes:
+        options: with their defaults.
+        explorer: completes requests in the background; None without ``explore``.
+        writer: writes traces; None without ``trace_to``.
+        abstentions: of the last ``retry_memory`` seconds.
+        reloader: follows the profile's file; None without ``reload``.
+
+    Raises:
+        ConfigurationError: an option is wrong or unknown, or options contradict each other.
+        ProfileError: the profile is malformed, or was calibrated for other parts.
+    """
+
+    def __init__(
+        self, generator: Any, reward_model: Any, standing: Mapping[str, Any] = NO_OPTIONS, **options: Unpack[GuardOptions]
+    ) -> None:
+        self.generator, self.reward_model = generator, reward_model
+        self._standing, self._vouched = dict(standing), set[tuple[Any, str | None]]()
+        self.options = options = completed(options)
+        self.reloader = self._follow() if options["reload"] else None
+        self._engine = self._build()
+        self.abstentions = Ledger(options["retry_memory"])
+        self._workers = Workers(THREADS, "bonmini-guard-on-abstain")
+        self.writer = None if options["trace_to"] is None else writer_for(options["trace_to"])
+        telemetry, explore = options["telemetry"], options["explore"]
+        self.explorer = Explorer(explore, options["on_explored"], self.writer, telemetry) if explore else None
+        if telemetry is not None and self.writer is not None:
+            telemetry.watch(self.writer)
+
+    def shared(self) -> GuardOptions:
+        """What a guard built from this one's options shares with it: the limit of concurrent draws, and the traces."""
+        return {"max_concurrency": self._engine.limiter, "trace_to": self.writer}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Guard:
+        """Itself: what limits and counts requests cannot be doubled."""
+        return self
+
+    # Requests
+
+    @property
+    def engine(self) -> Engine:
+        """What conducts a request that begins now; a request keeps it to its end."""
+        if self.reloader is not None:
+            self.reloader.look()
+        return self._engine
+
+    async def conduct(
+        self,
+        messages: Sequence[BaseMessage],
+        options: Mapping[str, Any] = NO_OPTIONS,
+        *,
+        generator: Generator | GroupGenerator | None = None,
+        scorer: Scorer | None = None,
+        tool_turns: str | None = None,
+        observer: Callable[[Policy], Observer | None] | None = None,
+        seed: int | None = None,
+        group: str | None = None,
+        promised: bool = True,
+        final: bool = False,
+    ) -> GuardResult:
+        """Conduct one request, have it traced and perhaps explored; an abstention is a result, not an error.
+
+        Generator and scorer find the config of the call, but its callbacks and streams, in LangChain's ambient one, of which
+        ``max_concurrency`` holds for the draws.
+
+        Args:
+            messages: the conversation.
+            options: call options for the generator (``stop``, ``tools``, ...).
+            generator: draws this request, instead of the guard's own.
+            scorer: scores it, instead of the guard's own.
+            tool_turns: what is guarded of tool calls, instead of what the guard's option says.
+            observer: makes what is told of each draw, of the policy of this request.
+            seed: overrides the guard's seed.
+            group: the conversation or user it belongs to.
+            promised: False for a request whose draws the profile does not speak of; its thresholds hold all the same.
+            final: whether :meth:`abstain` follows an abstention: in a graph's node, an interrupt in there may then be answered, and
+                the node's second run does not draw again.
+
+        Raises:
+            InputError: the seed is no integer, or a guardrail's prompt holds something that the scorer cannot read.
+            ProfileError: call options or the config make another generator of it than the profile was calibrated with.
+            GenerationError: not one draw arrived.
+        """
+        engine = self.engine
+        if generator is not None or scorer is not None:
+            engine = replace(engine, generator=generator or engine.generator, scorer=scorer or engine.scorer)
+        if tool_turns is not None:
+            engine = replace(engine, tool_turns=tool_turns)
+        if promised:
+            await self._check_generator(engine, options)
+        else:
+            engine = replace(engine, profile=None, drawn_by=None)
+        check_seen(engine.scorer, messages, refuse=engine.policy.mode == "guardrail")
+        seed = self.options["seed"] if seed is None else seed
+        if seed is not None and not is_integer(seed):
+            raise InputError(f"seed= must be an integer, not {seed!r}")
+        seed = random.getrandbits(62) if seed is None else seed
+        key = request_key(engine, messages, options) if final and self._may_ask() else None
+        if key is not None and (known := recall(key, engine)) is not None:
+            return known
+        with call_limit(var_child_runnable_config.get()):
+            result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
+            if self.options["trace_candidates"]:
+                result = replace(result, with_texts=True)
+            if self.options["budget"] is not None and not result.usage:
+                logger.warning("the generator reports no tokens: budget= cannot end a request")
+            if key is not None and result.decision == "abstained":
+                keep(key, replace(result, traced=self.writer is not None))
+            if result.ended or (self.explorer is None and self.writer is None):
+                return result
+            return self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+
+    def _may_ask(self) -> bool:
+        """Whether ``on_abstain`` may ask a person by an interrupt, whose answer would run the node again."""
+        return not isinstance(self.options["on_abstain"], str) and resumable()
+
+    async def once(
+        self,
+        conduct: Callable[[], Awaitable[GuardResult]],
+        messages: Sequence[BaseMessage],
+        options: Mapping[str, Any],
+        caller: Caller,
+    ) -> GuardResult:
+        """Conduct a request, unless it was asked by this caller before and answered with an abstention: that one is final."""
+        if self._may_ask():
+            # The graph itself keeps what was decided, among the answers to the node's interrupts.
+            return await conduct()
+        known = self.abstentions.find(messages, options, caller)
+        if known is not None:
+            return known
+        result = await conduct()
+        self.abstentions.keep(result, messages, options, caller)
+        return result
+
+    async def _check_generator(self, engine: Engine, options: Mapping[str, Any]) -> None:
+        """Refuse a request that another generator draws than the profile says: what could change since the guard was built."""
+        if engine.drawn_by is None:
+            return
+        part, given = engine.generator, sampling(options)
+        if part is self._engine.generator and given == sampling(self._standing) and not getattr(part, "configurable", False):
+            return
+        # May ask a server for its model's name.
+        mark = await asyncio.to_thread(fingerprint_of, part, given)
+        if (engine.drawn_by, mark) in self._vouched:
+            return
+        differing = await asyncio.to_thread(differences, engine.drawn_by, part, given)
+        if differing:
+            problem = f"{refusal('generator', engine.drawn_by, differing)} (this request's options and config included)"
+            if self.options["strict"]:
+                raise ProfileError(f"{problem}. Leave them out, recalibrate, or pass strict=False to go on without the promise")
+            warnings.warn(problem, UserWarning, stacklevel=2)
+        self._vouched.add((engine.drawn_by, mark))
+
+    async def _run(
+        self, engine: Engine, messages: Sequence[BaseMessage], seed: int, options: Mapping[str, Any], observer: Observer | None
+    ) -> GuardResult:
+        # Not of the seeded kind: two requests of one id would be one row of a log.
+        name, telemetry = secrets.token_hex(16), self.options["telemetry"]
+        if telemetry is None:
+            return await engine.run(messages, seed=seed, options=options, observer=observer, request_id=name)
+        with telemetry.request(engine.policy) as monitor:
+            both = Observers(observer, monitor)
+            result = await engine.run(messages, seed=seed, options=options, observer=both, request_id=name)
+            monitor.decided(result)
+            return result
+
+    def _record(self, request: RequestRecord) -> GuardResult:
+        """Explore the request or have its trace written; the result, which names its row."""
+        if self.writer is not None:
+            request = replace(request, result=replace(request.result, traced=True))
+        explored = self.explorer is not None and self.explorer.consider(request)
+        if self.writer is not None and not explored:
+            self.writer.record(request)
+        return request.result
+
+    async def abstain(self, result: GuardResult, original: Any, config: RunnableConfig | None = None) -> AIMessage:
+        """What ``on_abstain`` says to a request that was not answered.
+
+        Args:
+            result: its record.
+            original: its input, for a Runnable.
+            config: for a Runnable.
+
+        Raises:
+            NoAcceptableResponse: it says "error".
+        """
+        say = self.options["on_abstain"]
+        if say == "error":
+            # Not chained: what a scorer raises may quote the candidate, and tracers keep whole tracebacks.
+            raise abstention(result)
+        if say == "message":
+            return stamped(AIMessage(self.options["abstain_message"]), result)
+        answer = await self._say(say, result, original, config)
+        if not isinstance(answer, AIMessage | str):
+            raise ConfigurationError(f"on_abstain gave a {type(answer).__name__}: it must give an AIMessage or a string")
+        return stamped(AIMessage(answer) if isinstance(answer, str) else answer, result, fallback=True)
+
+    async def _say(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
+        """What a Runnable or a callable says within what is left of the request's time."""
+        timeout, timings = self.options["timeout"], result.timings
+        left = None if timeout is None else timeout - timings.total - (time.perf_counter() - timings.decided)
+        work = asyncio.ensure_future(self._fallback(say, result, original, config))
+        try:
+            done, _ = await asyncio.wait([work], timeout=left)
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait([work], timeout=LAST_GRACE)
+                self._engine.quarantine.hold([work], LAST_GRACE)
+        if not done:
+            logger.warning("on_abstain took longer than what was left of timeout=%g s", timeout)
+            raise abstention(result)
+        return work.result()
+
+    async def _fallback(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
+        try:
+            if isinstance(say, Runnable):
+                return await say.ainvoke(original, config)
+            answer = say(result) if inspect.iscoroutinefunction(say) else await self._workers.run(say, result)
+            return await answer if inspect.isawaitable(answer) else answer
+        except BaseException as error:
+            raise (as_failure(error) if is_failure(error, [asyncio.current_task()]) else error) from None
+
+    # What happens in the background
+
+    @property
+    def exploration(self) -> ExplorationCost:
+        """What ``explore`` has cost so far."""
+        return ExplorationCost() if self.explorer is None else self.explorer.cost
+
+    async def aflush(self) -> None:
+        """Return once the trace of every request that is over is in its file; explored ones follow when they are complete."""
+        if self.writer is not None:
+            await self.writer.aflush()
+
+    def flush(self) -> None:
+        """``aflush`` for sync code."""
+        if self.writer is not None:
+            self.writer.flush()
+
+    async def afinish(self) -> None:
+        """Wait for what is being explored, then flush. Await it before the event loop ends, which cuts exploring short."""
+        if self.explorer is not None:
+            await self.explorer.background.afinish()
+        await self.aflush()
+
+    def finish(self, timeout: float | None = None) -> None:
+        """``afinish`` for sync code; it waits for what async calls began too, so call it from another thread than theirs."""
+        if self.explorer is not None:
+            self.explorer.background.finish(timeout)
+        self.flush()
+
+    # Construction
+
+    def _follow(self) -> Reloader[Engine]:
+        profile, reload, telemetry = self.options["profile"], self.options["reload"], self.options["telemetry"]
+        if not isinstance(profile, str | os.PathLike):
+            raise ConfigurationError("reload= follows a file: pass profile= as its path")
+        interval = DEFAULT_INTERVAL if reload is True else float(reload)
+        tell = bool if telemetry is None else telemetry.reloaded
+        return Reloader(profile, interval, lambda: self._build(self._engine), self._adopt, tell)
+
+    def _adopt(self, engine: Engine) -> bool:
+        changed = engine != self._engine
+        if changed:
+            self.abstentions.clear()
+        self._engine = engine
+        return changed
+
+    def _build(self, current: Engine | None = None) -> Engine:
+        options, profile = self.options, load_profile(self.options["profile"])
+        policy, strict = build_policy(profile, options), options["strict"]
+        if current is None:
+            generator, scorer = as_generator(self.generator), as_scorer(self.reward_model)
+            limiter = build_limiter(options["max_concurrency"])
+        else:
+            generator, scorer, limiter = current.generator, current.scorer, current.limiter
+            if policy.mode != current.policy.mode:
+                raise ProfileError(f"its mode is {policy.mode!r}, the guard's {current.policy.mode!r}: restart to change it")
+        check_parts(policy, profile, generator, scorer, strict, options["threshold"] is not None)
+        if profile is not None:
+            check_profile(profile, generator, scorer, strict, self._standing)
+        return Engine(
+            generator,
+            scorer,
+            with_budget(policy, options["budget"], profile, strict),
+            limiter=limiter,
+            timeout=time_to_decide(policy, options),
+            transform=None if profile is None else profile.score_transform,
+            profile=profile_name(options["profile"]),
+            drawn_by=None if profile is None else as_text(profile.fingerprints.get("generator")),
+            has_zero=has_zero(scorer, profile),
+            tool_turns=options["tool_turns"] or ("text" if policy.mode == "guardrail" else "pass"),
+            quarantine=Quarantine() if current is None else current.quarantine,
+        )
+
+
+def stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> AIMessage:
+    """A copy that carries the decision and the tokens of all draws (of the fallback too); the original stays as it was."""
+    about = result.metadata()
+    usage: Any = dict(result.usage) or None
+    if fallback:
+        about |= {"decision": "fallback", "score": None, "raw_score": None, "acceptance_probability": None}
+        usage = add_usage(usage, message.usage_metadata)
+    metadata = {**message.response_metadata, "bonmini_guard": about}
+    return message.model_copy(update={"response_metadata": metadata, "usage_metadata": usage or None})

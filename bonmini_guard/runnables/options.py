@@ -1,0 +1,203 @@
+"""The options of a guard: written once, unpacked by every face."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict, get_type_hints
+
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel, Field, create_model
+
+from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.logs.monitor import Monitor
+from bonmini_guard.logs.traces import TraceWriter
+from bonmini_guard.policy.budget import Budget
+from bonmini_guard.policy.policy import Exit, Mode
+from bonmini_guard.policy.profile import GuardProfile
+from bonmini_guard.validation import Amount, Count, Flag, Integer, Must, Portion, Seconds, Share, check, check_names
+
+OnAbstain = Annotated[
+    Literal["error", "message"] | Runnable[Any, Any] | Callable[[GuardResult], Any],
+    Must(
+        "'error', 'message', a Runnable or a callable",
+        lambda value: value in ("error", "message") if isinstance(value, str) else isinstance(value, Runnable) or callable(value),
+    ),
+]
+Telemetry = Annotated[
+    Monitor,
+    Must(
+        "bonmini_guard.adapters.telemetry.OpenTelemetry(), or another Monitor",
+        lambda value: callable(getattr(value, "request", None)),
+    ),
+]
+
+
+ToolTurns = Annotated[
+    Literal["text", "judge", "pass"],
+    Must("'text', 'judge' or 'pass'", lambda value: value in ("text", "judge", "pass")),
+]
+
+
+class CommonOptions(TypedDict, total=False):
+    """What every face takes beside its generator and its reward model.
+
+    Attributes:
+        profile: a path or a ``GuardProfile``. It fixes the six options that follow, so none may be given with it.
+        mode: "guardrail" (default) or "accelerator".
+        mini_n: draws of a loop (default 4).
+        max_loops: loops at most (default 8).
+        schedule: draws of each loop, instead of the two above; growing ones such as [4, 28] keep latency low.
+        threshold: the score at which a loop exits; one number, or one for each loop (default 0: as likely acceptable as not).
+        exit: "loop" compares the best so far after each loop; "eager" serves the first draw to pass and cancels its siblings.
+        tool_turns: what is guarded of turns that call tools. The first draw that arrives intact, in order of drawing, decides
+            whether a turn is one. "text" (a guardrail's default): the calls go on unscored, and what is said beside them is scored
+            as an answer is, and withheld if it does not pass. "judge": every draw is scored with its calls, and has to pass. "pass"
+            (an accelerator's default): calls and words go on as drawn.
+        retry_memory: seconds for which whoever asks the same again (a retry around the guard, a graph's node that runs again) gets
+            the abstention that he was given, and no second chance; 0 gives one. ``run`` and ``arun`` always draw.
+        abstain_message: text of the abstention message.
+        timeout: seconds for the whole request, whatever generator, reward model and callbacks do (default 300); None waits for
+            ever.
+        max_concurrency: draws in flight at a time over all requests of this guard, or a ``Limiter`` that several guards share;
+            requests that wait take turns. None sets no limit.
+        budget: tokens that a request may use up, or a ``Budget`` in tokens or money; once spent, no further loop begins.
+        seed: makes every request repeatable, with generators that honour seeds; None draws a fresh seed for each request.
+        reload: take over a changed profile file without a restart: True looks once a second at most, a number sets the seconds.
+            A file that is bad, or was made for other parts or another mode, is refused, and the old profile stays in force.
+            Requests end under the profile they began with.
+        strict: refuse a profile that was calibrated for other parts; False warns.
+        explore: share of requests (0 to 1) whose full budget is drawn and scored in the background, for calibration.
+        on_explored: called with the complete ``GuardResult`` of each explored request; may be async.
+        trace_to: a path, a function of the row, or a ``TraceWriter`` with further options: one log row is written for each request,
+            by a background thread. See docs/traces.md.
+        telemetry: ``bonmini_guard.adapters.telemetry.OpenTelemetry()``, or another ``Monitor``: spans and metrics without text.
+        trace_candidates: put candidate texts into the callbacks' child runs.
+        progress: send a custom event ``bonmini_guard.progress`` after each loop, and the same to LangGraph's ``custom`` stream.
+    """
+
+    profile: str | os.PathLike[str] | GuardProfile | None
+    mode: Mode | None
+    mini_n: Count | None
+    max_loops: Count | None
+    schedule: Sequence[int] | None
+    threshold: float | Sequence[float] | None
+    exit: Exit | None
+    tool_turns: ToolTurns | None
+    retry_memory: Amount
+    abstain_message: str
+    timeout: Seconds | None
+    max_concurrency: Count | Limiter | None
+    budget: int | Budget | None
+    seed: Integer | None
+    reload: bool | float
+    strict: Flag
+    explore: Share
+    on_explored: Callable[[GuardResult], Any] | None
+    trace_to: str | os.PathLike[str] | Callable[[dict[str, Any]], Any] | TraceWriter | None
+    telemetry: Telemetry | None
+    trace_candidates: bool
+    progress: bool
+
+
+class GuardOptions(CommonOptions, total=False):
+    """What guards take beside their generator and their reward model: these and :class:`CommonOptions`.
+
+    Attributes:
+        on_abstain: "error" raises ``NoAcceptableResponse``; "message" gives ``abstain_message``; a Runnable gets the original
+            input; a callable gets the ``GuardResult``, a sync one in a thread. The last two are outside any promise.
+        on_abstain_reserve: the share of ``timeout`` that is kept for such a Runnable or callable (default 0.2). If it overruns what
+            is left of ``timeout``, the abstention is raised.
+    """
+
+    on_abstain: OnAbstain
+    on_abstain_reserve: Portion
+
+
+class GuardArguments(GuardOptions, total=False):
+    """All that ``BestOfMiniN`` takes.
+
+    Attributes:
+        generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
+        reward_model: a ``RewardModel``, the path of a checkpoint or of a scorer spec, any ``Scorer``, or a callable
+            ``(messages, candidates) -> list of scores``, sync or async.
+        name: of the runnable, for callbacks.
+    """
+
+    generator: Required[Any]
+    reward_model: Required[Any]
+    name: str | None
+
+
+#: Seconds for a request where nothing is said: longer than any answer that somebody waits for.
+DEFAULT_TIMEOUT = 300.0
+
+#: What a profile fixes.
+SHAPE = ("mode", "mini_n", "max_loops", "schedule", "threshold", "exit")
+
+DEFAULTS = GuardOptions(
+    profile=None,
+    mode=None,
+    mini_n=None,
+    max_loops=None,
+    schedule=None,
+    threshold=None,
+    exit=None,
+    tool_turns=None,
+    retry_memory=60.0,
+    on_abstain="error",
+    on_abstain_reserve=0.2,
+    abstain_message="I cannot give an answer to this that is good enough.",
+    timeout=DEFAULT_TIMEOUT,
+    max_concurrency=None,
+    budget=None,
+    seed=None,
+    reload=False,
+    strict=True,
+    explore=0.0,
+    on_explored=None,
+    trace_to=None,
+    telemetry=None,
+    trace_candidates=False,
+    progress=False,
+)
+
+#: LangChain hands repr(model) to every callback: no parts in it.
+_HIDDEN = {"on_abstain", "max_concurrency", "on_explored", "trace_to", "telemetry"}
+
+
+@cache
+def _hints() -> Mapping[str, Any]:
+    return get_type_hints(GuardOptions, include_extras=True)
+
+
+def completed(options: GuardOptions) -> GuardOptions:
+    """The options with their defaults.
+
+    Raises:
+        ConfigurationError: one is unknown, or is not what it must be.
+    """
+    check_names(options, DEFAULTS)
+    check(options, _hints())
+    return {**DEFAULTS, **options}
+
+
+def chosen(arguments: Mapping[str, Any]) -> GuardOptions:
+    """The options among arguments."""
+    return {name: value for name, value in arguments.items() if name in DEFAULTS}  # type: ignore[return-value]
+
+
+if TYPE_CHECKING:
+    OptionFields = BaseModel
+else:
+    #: The options but the profile as pydantic fields, for the faces that LangChain wants to be pydantic models.
+    OptionFields = create_model(
+        "OptionFields",
+        **{
+            name: (Any, Field(default=default, frozen=True, repr=name not in _HIDDEN))
+            for name, default in DEFAULTS.items()
+            if name != "profile"
+        },
+    )

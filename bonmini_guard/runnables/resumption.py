@@ -1,0 +1,111 @@
+"""A person's answer through LangGraph's ``interrupt``: the node runs a second time then, and nothing is drawn again.
+
+LangGraph hands a node that is resumed the answers to its interrupts, in order. An abstention that ``on_abstain`` is to answer is
+put among them, as an interrupt that is answered already, and goes through the checkpointer with them: numbers, and no text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables.config import var_child_runnable_config
+
+from bonmini_guard.conversation import Turn
+from bonmini_guard.engine.detach import checkpointed
+from bonmini_guard.engine.engine import Engine
+from bonmini_guard.engine.result import Candidate, GuardResult, Timings, finite
+
+_SCRATCHPAD, _SEND, _RESUME = "__pregel_scratchpad", "__pregel_send", "__resume__"
+_MARK = "bonmini_guard_abstention"
+
+
+class _Used(dict[str, Any]):
+    """One that a guard of the running node has taken up."""
+
+
+def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> str:
+    """Equal for the same request to the same guard, also in another process; holds no text."""
+    policy = engine.policy
+    guard = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode, policy.schedule]
+    said = [guard, repr(policy.thresholds), [(turn.role, turn.digest()) for turn in map(Turn.of, messages)], sorted(options)]
+    return hashlib.sha256(json.dumps(said, default=repr).encode()).hexdigest()[:32]
+
+
+def resumable() -> bool:
+    """Whether the call is made in a node of a graph whose interrupts can be answered: one with a checkpointer."""
+    configurable = _configurable()
+    return checkpointed(configurable) and isinstance(getattr(configurable.get(_SCRATCHPAD), "resume", None), list)
+
+
+def recall(key: str, engine: Engine) -> GuardResult | None:
+    """The abstention with which an earlier run of this node ended the request; None if there is none."""
+    scratchpad = _configurable()[_SCRATCHPAD]
+    found = [(place, value) for place, value in enumerate(scratchpad.resume) if isinstance(value, dict) and value.get(_MARK) == key]
+    if not found:
+        return None
+    place, value = next(((place, value) for place, value in found if not isinstance(value, _Used)), found[-1])
+    if not isinstance(value, _Used):
+        scratchpad.resume[place] = _Used(value)
+        scratchpad.interrupt_counter()  # this answer is taken up: the next interrupt takes the next one
+    return _result(value, engine)
+
+
+def keep(key: str, result: GuardResult) -> None:
+    """Have an abstention known to the next run of this node."""
+    configurable = _configurable()
+    scratchpad, send = configurable[_SCRATCHPAD], configurable.get(_SEND)
+    if send is None or scratchpad.interrupt_counter() != len(scratchpad.resume):
+        return
+    scratchpad.resume.append(_Used(_kept(key, result)))
+    send([(_RESUME, list(scratchpad.resume))])
+
+
+def _configurable() -> Mapping[str, Any]:
+    return (var_child_runnable_config.get() or {}).get("configurable") or {}
+
+
+def _kept(key: str, result: GuardResult) -> dict[str, Any]:
+    draws = [[each.loop, each.seed, each.score, finite(each.raw_score), each.message is None] for each in result.candidates]
+    return {
+        _MARK: key,
+        "reason": result.reason,
+        "draws": draws,
+        "selected": next((number for number, each in enumerate(result.candidates) if each is result.selected), None),
+        "loops": result.loops,
+        "usage": dict(result.usage),
+        "seconds": [result.timings.total, result.timings.scoring],
+        "threshold": finite(result.threshold),
+        "seed": result.seed,
+        "request_id": result.request_id,
+        "traced": result.traced,
+    }
+
+
+def _result(value: Mapping[str, Any], engine: Engine) -> GuardResult:
+    """The record, without the texts of its draws."""
+    candidates = tuple(
+        Candidate(number, loop, seed, message=None if failed else AIMessage(""), score=score, raw_score=raw)
+        for number, (loop, seed, score, raw, failed) in enumerate(value["draws"])
+    )
+    total, scoring = value["seconds"]
+    return GuardResult(
+        mode=engine.policy.mode,
+        decision="abstained",
+        reason=value["reason"],
+        selected=None if value["selected"] is None else candidates[value["selected"]],
+        candidates=candidates,
+        loops=value["loops"],
+        usage=dict(value["usage"]),
+        timings=Timings(total, scoring, perf_counter()),
+        threshold=value["threshold"],
+        seed=value["seed"],
+        request_id=value["request_id"],
+        profile=engine.profile,
+        has_zero=engine.has_zero,
+        traced=value["traced"],
+    )

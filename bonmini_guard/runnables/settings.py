@@ -1,0 +1,260 @@
+"""From options to a policy, with every combination checked once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bonmini_guard.engine.fingerprints import compare, fingerprint_of, unknown_in
+from bonmini_guard.engine.protocols import NO_OPTIONS
+from bonmini_guard.engine.scorers import CallableScorer
+from bonmini_guard.errors import ConfigurationError, ProfileError
+from bonmini_guard.policy.budget import Budget
+from bonmini_guard.policy.policy import Policy, spread
+from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
+from bonmini_guard.runnables.options import SHAPE, GuardOptions
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MINI_N = 4
+DEFAULT_MAX_LOOPS = 8
+
+#: Differences that a message names, and characters of a fingerprint that it quotes, at most.
+MOST_NAMED, MOST_TOLD = 4, 100
+
+#: Packages between whoever builds a guard and us.
+_INSIDE = ("bonmini_guard", "pydantic", "langchain_core", "langchain")
+
+
+def load_profile(profile: str | os.PathLike[str] | GuardProfile | None) -> GuardProfile | None:
+    """A profile from its path, or as it is.
+
+    Raises:
+        ConfigurationError: it is neither a path nor a profile.
+        ProfileError: the file is missing or malformed.
+    """
+    if profile is None or isinstance(profile, GuardProfile):
+        return profile
+    if not isinstance(profile, str | os.PathLike):
+        raise ConfigurationError(f"profile is a {type(profile).__name__}: pass a path or a GuardProfile")
+    return GuardProfile.load(profile)
+
+
+def has_zero(scorer: Any, profile: GuardProfile | None) -> bool:
+    """Whether score 0 is the outside option: the model's own zero, or the one a profile has fitted to it."""
+    return bool(getattr(scorer, "has_zero", None)) or (profile is not None and profile.score_transform != ScoreTransform())
+
+
+def profile_name(profile: str | os.PathLike[str] | GuardProfile | None) -> str | None:
+    """What a record calls a profile: its file name, or the promise it makes."""
+    if profile is None:
+        return None
+    if isinstance(profile, GuardProfile):
+        return f"{profile.mode}:{profile.risk}<={profile.alpha:g}" if profile.risk and profile.alpha is not None else profile.mode
+    return os.path.basename(os.fspath(profile))
+
+
+def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
+    """The policy of a profile, or of the options mode, mini_n, max_loops, schedule, threshold and exit.
+
+    Raises:
+        ConfigurationError: both are given, or the options are wrong or contradict each other.
+    """
+    given = [name for name in SHAPE if options.get(name) is not None]
+    if profile is not None:
+        if given:
+            them = "it" if len(given) == 1 else "them"
+            raise ConfigurationError(f"profile= fixes {', '.join(given)} already: drop {them}, or the profile")
+        return profile.policy()
+    schedule = build_schedule(options["schedule"], options["mini_n"], options["max_loops"])
+    try:
+        thresholds = spread(0.0 if options["threshold"] is None else options["threshold"], len(schedule))
+    except (TypeError, ValueError) as error:
+        problem = f"threshold {options['threshold']!r} must be a number, or a list of one number for each loop"
+        raise ConfigurationError(problem) from error
+    mode, exit_ = options["mode"], options["exit"]
+    try:
+        return Policy("guardrail" if mode is None else mode, schedule, thresholds, "loop" if exit_ is None else exit_)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops: int | None) -> tuple[int, ...]:
+    """The schedule, or ``mini_n`` draws in each of ``max_loops`` loops.
+
+    Raises:
+        ConfigurationError: both ways are used, or it is no list.
+    """
+    if schedule is None:
+        return (mini_n or DEFAULT_MINI_N,) * (max_loops or DEFAULT_MAX_LOOPS)
+    if mini_n is not None or max_loops is not None:
+        raise ConfigurationError("give either schedule=, or mini_n= and max_loops=, not both")
+    if isinstance(schedule, str) or not isinstance(schedule, Sequence):
+        raise ConfigurationError(f"schedule {schedule!r} must be a list of draws for each loop, e.g. [4, 4, 4, 4]")
+    return tuple(schedule)
+
+
+def time_to_decide(policy: Policy, options: GuardOptions) -> float | None:
+    """Seconds for drawing and scoring: ``timeout``, without what is kept for a Runnable or a callable in ``on_abstain``."""
+    timeout = options["timeout"]
+    if timeout is None or policy.mode != "guardrail" or isinstance(options["on_abstain"], str):
+        return timeout
+    return timeout * (1 - options["on_abstain_reserve"])
+
+
+def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfile | None, strict: bool) -> Policy:
+    """The policy with a budget of tokens or money for each request.
+
+    It only adds abstentions, so the promise of ``served_and_bad`` holds with it. A share among the served, or among those of
+    one kind, may rise when others drop out: such profiles are refused.
+
+    Raises:
+        ConfigurationError: the budget is out of range.
+        ProfileError: the profile's promise does not hold under a budget (a warning with ``strict=False``).
+    """
+    if budget is None:
+        return policy
+    rule = budget if isinstance(budget, Budget) else Budget(tokens=budget)
+    if profile is not None and (profile.risk or profile.epsilon is not None) and profile.risk != "served_and_bad":
+        _refuse_budget(profile, strict)
+    return replace(policy, stop=policy.stop | rule if policy.stop else rule)
+
+
+def _refuse_budget(profile: GuardProfile, strict: bool) -> None:
+    promise = f"risk {profile.risk}" if profile.mode == "guardrail" else "quality near best-of-N"
+    _object(
+        f"the profile promises {promise} for requests that end as calibrated, and a budget ends some of them earlier: "
+        "drop budget=, calibrate for served_and_bad, or pass strict=False to go on without the promise",
+        ProfileError if strict else None,
+    )
+
+
+def _object(problem: str, error: type[ConfigurationError] | None) -> None:
+    """Raise an error, or warn at the line that called into this package."""
+    if error is not None:
+        raise error(problem)
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(problem, UserWarning, stacklevel=level + 1)
+
+
+def check_parts(  # noqa: PLR0917 - called where a guard is built
+    policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, strict: bool, threshold_given: bool = False
+) -> None:
+    """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated.
+
+    Raises:
+        ConfigurationError: the generator cannot sample, the scorer is not what it claims to be, or a model without a zero would
+            guard without a profile.
+    """
+    if callable(getattr(scorer, "check", None)):
+        scorer.check()
+    if policy.budget > 1 and getattr(generator, "deterministic", False):
+        raise ConfigurationError(
+            f"the generator is deterministic (temperature 0), so {policy.budget} draws would be one answer {policy.budget} times: "
+            "set a positive temperature, or mini_n=1 and max_loops=1"
+        )
+    if profile is not None:
+        return
+    zero = getattr(scorer, "has_zero", None)
+    if zero is not None and not zero:
+        _object(
+            "this reward model was trained on pairs only (Bradley-Terry): its scores have no zero, so no threshold on them means "
+            "'acceptable'; calibrate a profile, or train with an outside option ('bonmini-guard train')",
+            ConfigurationError if policy.mode == "guardrail" else None,
+        )
+    guess = zero is None and not threshold_given
+    _object(
+        f"uncalibrated: threshold {policy.thresholds[0]:g} promises nothing on your traffic"
+        + (", and is a guess for this reward model, which does not say that it has a zero" if guess else "")
+        + "; write a profile with 'bonmini-guard calibrate'"
+        + (", or declare @reward_function(has_zero=True) if a score of 0 means 'as likely acceptable as not'" if guess else ""),
+        None,
+    )
+    if isinstance(scorer, CallableScorer) and 0.0 in policy.thresholds:
+        scorer.suspect_probabilities()
+
+
+def check_profile(profile: GuardProfile, generator: Any, scorer: Any, strict: bool, options: Mapping[str, Any]) -> None:
+    """Refuse a profile that was calibrated for other parts, and log what its promise does not vouch for.
+
+    Args:
+        profile: what was calibrated.
+        generator: what draws.
+        scorer: what scores.
+        strict: False warns instead of refusing.
+        options: call options of every draw.
+
+    Raises:
+        ProfileError: the profile was calibrated for other parts (a warning with ``strict=False``).
+    """
+    check_fingerprints(profile, {"reward_model": scorer, "generator": generator}, strict, options)
+    unknown = not_vouched_for(profile)
+    for name, part in (("reward_model", scorer), ("generator", generator)):
+        if _agrees_as_earlier(profile.fingerprints.get(name), part):
+            unknown.append(f"what an earlier version did not write down of the {name}: calibrate anew")
+    if unknown and (profile.risk or profile.epsilon is not None):
+        logger.warning("the profile's promise does not vouch for %s", "; ".join(unknown))
+
+
+def not_vouched_for(profile: GuardProfile) -> list[str]:
+    """What a profile does not say of its reward model and its generator, in words."""
+    unknown = []
+    for name in ("reward_model", "generator"):
+        if (expected := profile.fingerprints.get(name)) is None:
+            unknown.append(f"the {name} (its log does not say which it was)")
+        unknown += [f"{place} of the {name} (it could not be described)" for place in unknown_in(expected)]
+    return unknown
+
+
+def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool, options: Mapping[str, Any] = NO_OPTIONS) -> None:
+    """Refuse a profile that was calibrated for other parts than those named.
+
+    Args:
+        profile: what was calibrated.
+        parts: by the names that its fingerprints have.
+        strict: False warns instead of refusing.
+        options: call options of the generator.
+
+    Raises:
+        ProfileError: a part differs from what the profile says, or cannot be compared with it (a warning with ``strict=False``).
+    """
+    for name, part in parts.items():
+        expected = profile.fingerprints.get(name)
+        if expected is None:
+            continue
+        differing = differences(expected, part, options if name == "generator" else NO_OPTIONS)
+        if differing:
+            problem = refusal(name, expected, differing)
+            _object(f"{problem}. Recalibrate, or pass strict=False to go on without the promise", ProfileError if strict else None)
+
+
+def differences(expected: Any, part: Any, options: Mapping[str, Any] = NO_OPTIONS) -> Sequence[str]:
+    """In what a part that is called with options differs from a profile's fingerprint; one of schema 1 is compared as it is."""
+    differing = compare(expected, fingerprint_of(part, options)).differing
+    if not differing or not isinstance(expected, str):
+        return differing
+    agrees = getattr(part, "agrees_with", None)
+    return () if (callable(agrees) and agrees(expected)) or _agrees_as_earlier(expected, part) else differing
+
+
+def _agrees_as_earlier(expected: Any, part: Any) -> bool:
+    """Whether a part is the one that a profile of schema 1 names, as far as that says it."""
+    earlier = getattr(part, "earlier_fingerprint", None)
+    if not callable(earlier) or not isinstance(expected, str) or expected.startswith("{"):
+        return False
+    return bool(expected == earlier() != fingerprint_of(part))
+
+
+def refusal(name: str, expected: Any, differing: Sequence[str]) -> str:
+    """That a part is another one, in words."""
+    told = f" ({expected})" if isinstance(expected, str) and len(expected) <= MOST_TOLD else ""
+    more = f", and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
+    what = ", ".join(differing[:MOST_NAMED]) + more
+    return f"the profile was calibrated with another {name}{told}: {what}; its promise does not hold here"

@@ -1,0 +1,76 @@
+"""Only valid draws are scored: one that cannot be parsed counts as a draw that did not pass."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable
+
+from bonmini_guard.engine.detach import langsmith_set
+from bonmini_guard.engine.protocols import Scorer, ScoringSession
+
+Valid = Callable[[AIMessage], Awaitable[bool]]
+
+
+class ValidatingScorer:
+    """Scores the candidates that are valid; the others get no score, which is no failure of the scorer.
+
+    The draw itself succeeds: its tokens were billed and are counted. Everything else about the scorer is the inner one's.
+
+    Args:
+        scorer: scores the valid candidates.
+        valid: says which are.
+    """
+
+    none_scored = "invalid_output"
+
+    def __init__(self, scorer: Scorer, valid: Valid) -> None:
+        self.inner = scorer
+        self.valid = valid
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def session(self, messages: Sequence[BaseMessage]) -> ValidatingSession:
+        """A session on one prompt."""
+        return ValidatingSession(self.inner.session(messages), self.valid)
+
+
+class ValidatingSession:
+    """A session of :class:`ValidatingScorer`."""
+
+    def __init__(self, inner: ScoringSession, valid: Valid) -> None:
+        self._inner = inner
+        self._valid = valid
+
+    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
+        """One score for each valid candidate, None for the others."""
+        valid = [index for index, candidate in enumerate(candidates) if await self._valid(candidate)]
+        scores: list[float | None] = [None] * len(candidates)
+        if valid:
+            given = await self._inner.score([candidates[index] for index in valid])
+            for index, score in zip(valid, given, strict=True):
+                scores[index] = score
+        return scores
+
+    async def aclose(self) -> None:
+        """Close the inner session."""
+        await self._inner.aclose()
+
+
+def parsed_by(parser: Runnable[Any, Any]) -> Valid:
+    """Valid is what a parser understands: it neither raises nor gives None. Nobody is told what the candidate said."""
+
+    async def valid(candidate: AIMessage) -> bool:
+        try:
+            with langsmith_set(False):
+                return await parser.ainvoke(candidate, {"callbacks": AsyncCallbackManager([])}) is not None
+        except Exception:
+            return False
+
+    return valid
