@@ -113,7 +113,11 @@ async def one_client(folder: Path) -> dict[str, Any]:
         async with httpx.AsyncClient(base_url=url, timeout=60) as one, httpx.AsyncClient(base_url=delayed, timeout=60) as other:
             took = await alone([one, other])
     return {
-        name: {"p50_ms": 1000 * statistics.median(seconds), "per_second": len(seconds) / sum(seconds)}
+        name: {
+            "p25_ms": 1000 * percentile(seconds, 0.25),
+            "p50_ms": 1000 * statistics.median(seconds),
+            "per_second": len(seconds) / sum(seconds),
+        }
         for name, seconds in zip(("with_nodelay", "without"), took, strict=True)
     }
 
@@ -201,7 +205,7 @@ def broken(found: dict[str, Any]) -> list[str]:
     promises = {
         "only 200 and 429": set(statuses) <= {"200", "429"},
         "the excess gets 429 with Retry-After": statuses.get("429", 0) == found["with_retry_after"] > 0,
-        "one client waits for no acknowledgement": single["with_nodelay"]["p50_ms"] < single["without"]["p50_ms"] - wait,
+        "one client waits for no acknowledgement": single["with_nodelay"]["p25_ms"] < single["without"]["p25_ms"] - wait,
         "alive afterwards": found["alive_after"],
         "memory bounded": found["memory_most_mib"] - found["memory_first_mib"] < _GROWTH,
         "those let in take at most half as long again": found["p99_let_in"] < 1.5 * found["p99_at_capacity"],

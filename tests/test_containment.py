@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 
@@ -164,8 +165,6 @@ async def test_a_session_that_takes_its_time_to_close_is_waited_for():
 
 
 async def test_callbacks_of_an_observer_are_within_the_deadline():
-    from langchain_core.callbacks import AsyncCallbackHandler
-
     class Slow(AsyncCallbackHandler):
         async def on_chain_start(self, serialized, inputs, *, parent_run_id=None, **kwargs):
             if parent_run_id is not None:
@@ -174,6 +173,92 @@ async def test_callbacks_of_an_observer_are_within_the_deadline():
     result, seconds = await timed(make().arun("q", config={"callbacks": [Slow()]}))
     assert (result.decision, result.reason) == ("abstained", "deadline")
     assert seconds < TIMEOUT + LATE
+
+
+class SlowSync(BaseCallbackHandler):
+    """Sleeps where it is told to: at an event of the outermost run."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def slow(self, event, parent_run_id=None):
+        if event == self.event and parent_run_id is None:
+            time.sleep(1.5)
+
+    def on_chain_start(self, *_, parent_run_id=None, **about):
+        self.slow("start", parent_run_id)
+
+    def on_chain_end(self, *_, parent_run_id=None, **about):
+        self.slow("end", parent_run_id)
+
+    def on_chain_error(self, *_, parent_run_id=None, **about):
+        self.slow("error", parent_run_id)
+
+    def on_chat_model_start(self, *_, **about):
+        """Heard, or LangChain calls the older one."""
+
+    def on_llm_new_token(self, *_, **about):
+        self.slow("token")
+
+
+class SlowAsync(AsyncCallbackHandler):
+    """As the sync one, and deaf to its cancellation."""
+
+    def __init__(self, event):
+        self.event = event
+
+    async def slow(self, event, parent_run_id=None):
+        if event == self.event and parent_run_id is None:
+            await stubborn()
+
+    async def on_chain_start(self, *_, parent_run_id=None, **about):
+        await self.slow("start", parent_run_id)
+
+    async def on_chain_end(self, *_, parent_run_id=None, **about):
+        await self.slow("end", parent_run_id)
+
+    async def on_chain_error(self, *_, parent_run_id=None, **about):
+        await self.slow("error", parent_run_id)
+
+    async def on_chat_model_start(self, *_, **about):
+        """Heard, or LangChain calls the older one."""
+
+    async def on_llm_new_token(self, *_, **about):
+        await self.slow("token")
+
+
+@pytest.mark.parametrize("kind", [SlowSync, SlowAsync])
+@pytest.mark.parametrize(("event", "reason"), [("start", "deadline"), ("end", "passed")])
+async def test_callbacks_of_the_run_itself_are_within_the_deadline(kind, event, reason):
+    result, seconds = await timed(make().arun("q", config={"callbacks": [kind(event)]}))
+    assert result.reason == reason
+    assert seconds < TIMEOUT + LATE
+
+
+async def test_callbacks_told_of_an_error_are_within_the_deadline():
+    failing = make(FakeGenerator([OSError("no")]))
+    error, seconds = await timed(failing.arun("q", config={"callbacks": [SlowAsync("error")]}))
+    assert isinstance(error, GenerationError)
+    assert seconds < TIMEOUT + LATE
+
+
+def chat():
+    return ChatBestOfMiniN(
+        generator=FakeGenerator(["good"]), reward_model=lambda messages, texts: [1.0] * len(texts), schedule=[2], timeout=TIMEOUT
+    )
+
+
+@pytest.mark.parametrize("kind", [SlowSync, SlowAsync])
+async def test_callbacks_told_of_a_token_are_within_the_deadline(kind):
+    message, seconds = await timed(chat().ainvoke("q", config={"callbacks": [kind("token")]}))
+    assert message.text == "good"
+    assert seconds < TIMEOUT + LATE
+
+
+def test_sync_callbacks_told_of_a_token_are_within_the_deadline():
+    begun = time.perf_counter()
+    assert chat().invoke("q", config={"callbacks": [SlowSync("token")]}).text == "good"
+    assert time.perf_counter() - begun < TIMEOUT + LATE
 
 
 # What is said to abstentions

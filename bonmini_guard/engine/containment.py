@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any
 
 from bonmini_guard.errors import TooBusy
@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 Task = asyncio.Task[Any]
 
+#: Seconds that what was cancelled is waited for at least, when the time is up.
+LAST_GRACE = 0.1
 #: Tasks that may be left behind before new requests are refused.
 MOST_LEFT_BEHIND = 64
 
@@ -94,6 +96,20 @@ class Quarantine:
     def _ended(self, task: Task) -> None:
         self._tasks.discard(task)
         quiet(task)
+
+
+async def within(work: Coroutine[Any, Any, Any], seconds: float | None, quarantine: Quarantine) -> Task | None:
+    """The task of foreign work, done in so many seconds; None where it was not: cancelled, and left behind if it ignores that."""
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait([task], timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(quiet)
+            await asyncio.wait([task], timeout=LAST_GRACE)
+            quarantine.hold([task], LAST_GRACE)
+    return task if done else None
 
 
 def quiet(task: Task) -> None:

@@ -21,8 +21,9 @@ from langchain_core.messages.ai import UsageMetadata
 
 from bonmini_guard.engine.arrivals import Arrivals
 from bonmini_guard.engine.background import to_its_end
-from bonmini_guard.engine.containment import Quarantine, as_failure, is_failure, quiet
+from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure, is_failure, quiet
 from bonmini_guard.engine.detach import detached, is_graph_signal, langsmith_set
+from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.kinds import calls_tools, why_none, words
 from bonmini_guard.engine.limiter import Limiter, places_of, request_lane, unlimited
 from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived, patience
@@ -37,9 +38,8 @@ from bonmini_guard.policy.policy import Action, Decision, Policy, State
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that cancelled draws and a session that closes are waited for, and at least so many when the time is up.
+#: Seconds that cancelled draws and a session that closes are waited for.
 CANCEL_GRACE = 1.0
-LAST_GRACE = 0.1
 
 
 class Observer(Protocol):
@@ -110,7 +110,7 @@ class Engine:
             TooBusy: too many wait for the limiter already, or too much was left behind; nothing was drawn.
         """
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
-        with detached(), langsmith_set(False), uncached():
+        with detached(), langsmith_set(False), uncached(), turning():
             return await self._run(_Request(self, messages, seed, options, observer, request_id))
 
     async def _run(self, request: _Request) -> GuardResult:
@@ -277,7 +277,9 @@ class _Request:
             return self._record("abstained", "deadline", self._best())
         if self._best() is not None or self._first() is not None:
             return self._without_scores("deadline")
-        raise GenerationError(f"no draw arrived within the timeout of {self.engine.timeout} s: raise timeout=") from TimeoutError()
+        raise GenerationError(
+            f"no draw arrived within the timeout of {self.engine.timeout:.4g} s: raise timeout="
+        ) from TimeoutError()
 
     async def close(self) -> None:
         """Cancel what is still running, and wait until it is gone, while there is time. Again, it does nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any, Literal, Self, TypeGuard, Unpack
 
 from langchain_core.caches import BaseCache
@@ -168,9 +169,11 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         caller = self._caller()
+        begun = perf_counter()
         message = run_sync(lambda: self._answer(messages, stop, run_manager, kwargs, caller))
         if self._heard(run_manager, kwargs):
-            run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
+            told = partial(run_manager.on_llm_new_token, str(message.text), chunk=self._token(message))
+            self._guard.tell_now(told, begun)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
@@ -180,9 +183,11 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
+        begun = perf_counter()
         message = await self._answer(messages, stop, run_manager, kwargs)
         if self._heard(run_manager, kwargs):
-            await run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
+            told = run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
+            await self._guard.tell(told, begun)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _caller(self) -> Caller:

@@ -10,9 +10,9 @@ import random
 import secrets
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
@@ -20,10 +20,12 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from bonmini_guard.engine.abstentions import Caller, Ledger
-from bonmini_guard.engine.containment import Quarantine, as_failure, is_failure
-from bonmini_guard.engine.engine import LAST_GRACE, Engine, Observer
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure, is_failure, within
+from bonmini_guard.engine.engine import Engine, Observer
 from bonmini_guard.engine.fingerprints import as_text, fingerprint_of, sampling
 from bonmini_guard.engine.generators import as_generator
+from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.limiter import build_limiter, call_limit
 from bonmini_guard.engine.protocols import NO_OPTIONS, Generator, GroupGenerator, Scorer
 from bonmini_guard.engine.result import GuardResult
@@ -55,6 +57,7 @@ from bonmini_guard.unseen import check_seen
 from bonmini_guard.validation import is_integer
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Guard:
@@ -125,6 +128,7 @@ class Guard:
         group: str | None = None,
         promised: bool = True,
         final: bool = False,
+        spent: float = 0.0,
     ) -> GuardResult:
         """Conduct one request, have it traced and perhaps explored; an abstention is a result, not an error.
 
@@ -143,17 +147,14 @@ class Guard:
             promised: False for a request whose draws the profile does not speak of; its thresholds hold all the same.
             final: whether :meth:`abstain` follows an abstention: in a graph's node, an interrupt in there may then be answered, and
                 the node's second run does not draw again.
+            spent: seconds of the request's time that have passed already.
 
         Raises:
             InputError: the seed is no integer, or a guardrail's prompt holds something that the scorer cannot read.
             ProfileError: call options or the config make another generator of it than the profile was calibrated with.
             GenerationError: not one draw arrived.
         """
-        engine = self.engine
-        if generator is not None or scorer is not None:
-            engine = replace(engine, generator=generator or engine.generator, scorer=scorer or engine.scorer)
-        if tool_turns is not None:
-            engine = replace(engine, tool_turns=tool_turns)
+        engine = _fitted(self.engine, spent, generator=generator, scorer=scorer, tool_turns=tool_turns)
         if promised:
             await self._check_generator(engine, options)
         else:
@@ -267,18 +268,28 @@ class Guard:
         """What a Runnable or a callable says within what is left of the request's time."""
         timeout, timings = self.options["timeout"], result.timings
         left = None if timeout is None else timeout - timings.total - (time.perf_counter() - timings.decided)
-        work = asyncio.ensure_future(self._fallback(say, result, original, config))
-        try:
-            done, _ = await asyncio.wait([work], timeout=left)
-        finally:
-            if not work.done():
-                work.cancel()
-                await asyncio.wait([work], timeout=LAST_GRACE)
-                self._engine.quarantine.hold([work], LAST_GRACE)
-        if not done:
+        with turning():
+            work = await within(self._fallback(say, result, original, config), left, self._engine.quarantine)
+        if work is None:
             logger.warning("on_abstain took longer than what was left of timeout=%g s", timeout)
             raise abstention(result)
         return work.result()
+
+    async def tell(self, told: Coroutine[Any, Any, T], begun: float) -> T | None:
+        """Call callbacks within what is left of the time of a request that began then; None where they took longer."""
+        timeout = self.options["timeout"]
+        left = None if timeout is None else max(LAST_GRACE, timeout - (time.perf_counter() - begun))
+        with turning():
+            work = await within(told, left, self._engine.quarantine)
+        if work is None:
+            logger.warning("callbacks took longer than what was left of timeout=%g s: they are not waited for", timeout)
+            return None
+        heard: T = work.result()
+        return heard
+
+    def tell_now(self, tell: Callable[[], T], begun: float) -> T | None:
+        """As :meth:`tell`, of sync callbacks, which a thread of their own calls."""
+        return run_sync(lambda: self.tell(self._workers.run(tell), begun))
 
     async def _fallback(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
         try:
@@ -361,6 +372,14 @@ class Guard:
             tool_turns=options["tool_turns"] or ("text" if policy.mode == "guardrail" else "pass"),
             quarantine=Quarantine() if current is None else current.quarantine,
         )
+
+
+def _fitted(engine: Engine, spent: float, **parts: Any) -> Engine:
+    """The engine with the parts that are given, and the time that is left."""
+    changes = {name: part for name, part in parts.items() if part is not None}
+    if spent and engine.timeout is not None:
+        changes["timeout"] = max(0.0, engine.timeout - spent)
+    return replace(engine, **changes) if changes else engine
 
 
 def stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> AIMessage:

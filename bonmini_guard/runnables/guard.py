@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
+from time import perf_counter
 from typing import Any, Self, Unpack
 
-from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
@@ -140,14 +141,17 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         config = ensure_config(config)
         manager: AsyncCallbackManager = get_async_callback_manager_for_config(config)
         about: dict[str, Any] = {"name": config.get("run_name") or "BestOfMiniN.run", "run_id": config.get("run_id")}
-        run = await manager.on_chain_start({}, {"messages": len(messages)}, **about)
+        begun = perf_counter()
+        heard = await self._guard.tell(manager.on_chain_start({}, {"messages": len(messages)}, **about), begun)
+        # Who has not heard of the beginning in time hears nothing more.
+        run = heard or AsyncCallbackManagerForChainRun.get_noop_manager()
         try:
             with ambient(patch_config(config, callbacks=run.get_child())):
-                result = await self._conduct(input, run, config, seed=seed, **options)
+                result = await self._conduct(input, run, config, seed=seed, spent=perf_counter() - begun, **options)
         except BaseException as error:
-            await run.on_chain_error(error)
+            await self._guard.tell(run.on_chain_error(error), begun)
             raise
-        await run.on_chain_end(result.metadata())
+        await self._guard.tell(run.on_chain_end(result.metadata()), begun)
         return result
 
     def run(
@@ -187,11 +191,13 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         *,
         seed: int | None = None,
         final: bool = False,
+        spent: float = 0.0,
         **options: Any,
     ) -> GuardResult:
         observer = partial(observer_for, run_manager, config, self._guard.options)
         group = group_of(run_manager, config)
-        return await self._guard.conduct(as_messages(input), options, observer=observer, seed=seed, group=group, final=final)
+        about: Any = {"seed": seed, "group": group, "final": final, "spent": spent}
+        return await self._guard.conduct(as_messages(input), options, observer=observer, **about)
 
     # What happens in the background
 
