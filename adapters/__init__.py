@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from bonmini_guard.adapters.langchain import LangChainGenerator
     from bonmini_guard.adapters.local import TransformersGenerator
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
-    from bonmini_guard.adapters.remote_reward import RemoteRewardModel
+    from bonmini_guard.adapters.rewards.remote import RemoteRewardModel
     from bonmini_guard.adapters.tgi import TGIGenerator
 
 _HOMES = {
     "LangChainGenerator": "langchain",
     "OpenAICompatibleGenerator": "openai",
-    "RemoteRewardModel": "remote_reward",
+    "RemoteRewardModel": "rewards.remote",
     "TGIGenerator": "tgi",
     "TransformersGenerator": "local",
 }

@@ -18,6 +18,7 @@ _ROOMS = {
 _PACKAGE = __name__.rpartition(".")[0]
 #: Former path to the present one, below the package; what is below either moved along.
 MOVED = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names.split()} | {
+    "adapters.remote_reward": "adapters.rewards.remote",
     "data": "training.data",
     "distill": "training.distill",
     "tracing": "runnables.callbacks",
@@ -31,8 +32,9 @@ class Moved(MetaPathFinder, Loader):
         """A spec that loads the module of today; None for every path that is no former one."""
         if not fullname.startswith(f"{_PACKAGE}."):
             return None
-        first, _, rest = fullname.removeprefix(f"{_PACKAGE}.").partition(".")
-        return ModuleSpec(fullname, self, origin=f"{MOVED[first]}{'.' if rest else ''}{rest}") if first in MOVED else None
+        name = fullname.removeprefix(f"{_PACKAGE}.")
+        former = next((former for former in MOVED if f"{name}.".startswith(f"{former}.")), None)
+        return None if former is None else ModuleSpec(fullname, self, origin=MOVED[former] + name.removeprefix(former))
 
     def exec_module(self, module: ModuleType) -> None:
         """Put the module of today in the place of the new and empty one, as the import system allows."""

@@ -85,7 +85,7 @@ def in_completion_requests():
 
 
 def at_a_scoring_server():
-    from bonmini_guard.adapters.remote_inputs import as_messages
+    from bonmini_guard.adapters.rewards.inputs import as_messages
     from bonmini_guard.server.schemas import ScoreRequest, read
 
     [(messages, candidate)] = as_messages(PROMPT, [ANSWER])

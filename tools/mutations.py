@@ -37,7 +37,15 @@ ROOMS = (
         ("adapters/sampling.py", "adapters/decoding.py", "adapters/local.py"),
         ("tests/adapters/test_local.py",),
     ),
-    Room(("adapters/remote*.py",), ("tests/adapters/test_remote_reward.py",)),
+    Room(
+        ("adapters/rewards/*.py",),
+        (
+            "tests/adapters/test_remote_reward.py",
+            "tests/adapters/test_routes.py",
+            "tests/adapters/test_judge.py",
+            "tests/adapters/test_verdicts.py",
+        ),
+    ),
     Room(("adapters/langchain.py",), ("tests/adapters/test_langchain.py", "tests/test_leak_table.py")),
     Room(("adapters/agents.py", "adapters/agent_calls.py"), ("tests/adapters/test_agents.py",)),
     Room(
@@ -64,7 +72,7 @@ LISTED = (
     # The wrapped model streams to whoever listens.
     ("adapters/langchain.py", ', "disable_streaming": True', ""),
     # A server that answers probabilities of exactly 0 and 1 is taken for one that answers logits.
-    ("adapters/remote_probe.py", "all(0 <= score <= 1 for", "all(0 < score < 1 for"),
+    ("adapters/rewards/probe.py", "all(0 <= score <= 1 for", "all(0 < score < 1 for"),
     # A stop string at the end of an answer that was cut at its length is no end.
     ("adapters/answers.py", "() if self.truncated or self.finish_reason", "() if self.finish_reason"),
     # The call's own options come last.

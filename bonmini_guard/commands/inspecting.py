@@ -67,7 +67,7 @@ def _kind(source: str) -> str:
 
 def _fixed() -> list[Example]:
     """Two answers to each of a few prompts, as a remote scorer is probed with."""
-    from bonmini_guard.adapters.remote_probe import probe_pairs
+    from bonmini_guard.adapters.rewards.probe import probe_pairs
 
     pairs = probe_pairs()
     return [(pairs[at][0], [pairs[at][1], pairs[at + 1][1]], [None, None]) for at in range(0, len(pairs), 2)]

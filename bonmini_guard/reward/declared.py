@@ -233,19 +233,19 @@ def _check(spec: ScorerSpec) -> CallableScorer:
 
 
 def _judge(spec: ScorerSpec) -> Any:
-    from bonmini_guard.adapters.judge import judge
+    from bonmini_guard.adapters.rewards.judge import judge
 
     return judge(spec)
 
 
 def _verdicts(spec: ScorerSpec) -> Any:
-    from bonmini_guard.adapters.verdicts import verdicts
+    from bonmini_guard.adapters.rewards.verdicts import verdicts
 
     return verdicts(spec)
 
 
 def _route(spec: ScorerSpec) -> Any:
-    from bonmini_guard.adapters.remote_reward import route
+    from bonmini_guard.adapters.rewards.remote import route
 
     return route(spec)
 

@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import BestOfMiniN, ScorerSpec
-from bonmini_guard.adapters.judge import verdict_of
+from bonmini_guard.adapters.rewards.judge import verdict_of
 from bonmini_guard.cli import main
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import load_scorer

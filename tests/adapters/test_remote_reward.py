@@ -26,7 +26,7 @@ from bonmini_guard.adapters.http_errors import (
     Overloaded,
     RequestRejected,
 )
-from bonmini_guard.adapters.remote_probe import check_scores
+from bonmini_guard.adapters.rewards.probe import check_scores
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
 from bonmini_guard.errors import ConfigurationError, ProfileError, ScorerError
 from bonmini_guard.testing import FakeGenerator

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from bonmini_guard.adapters.remote_probe import agree, fingerprint_of
+from bonmini_guard.adapters.rewards.probe import agree, fingerprint_of
 from bonmini_guard.calibration.certify import lower_limit
 from bonmini_guard.calibration.drift import find_drift, same_scorer
 from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, at_least, labels_needed

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from bonmini_guard.adapters.groups import all_or_none
 from bonmini_guard.adapters.http import Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
-from bonmini_guard.adapters.remote_inputs import as_messages, templated
-from bonmini_guard.adapters.remote_kinds import KINDS, Inputs, Limits, Scores
-from bonmini_guard.adapters.remote_probe import Meaning, agree, check_scores, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.inputs import as_messages, templated
+from bonmini_guard.adapters.rewards.probe import Meaning, agree, check_scores, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, Limits, Scores
 from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.limiter import Limiter, request_lane

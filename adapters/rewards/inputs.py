@@ -13,7 +13,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from bonmini_guard.adapters.remote_kinds import KINDS, Inputs
+from bonmini_guard.adapters.rewards.servers import KINDS, Inputs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError, Unscorable
 from bonmini_guard.forks import Lock

@@ -8,8 +8,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from bonmini_guard.adapters.judge import Judge, Judged
 from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
+from bonmini_guard.adapters.rewards.judge import Judge, Judged
 from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.engine.generators import as_generator
 from bonmini_guard.reward.spec import ScorerSpec, Token
