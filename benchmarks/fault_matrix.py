@@ -24,6 +24,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.hostile import foreign, outages
+from benchmarks.named_faults import named
 from benchmarks.tables import percentile, print_table, write_json
 from bonmini_guard import BestOfMiniN, GuardResult
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel, TGIGenerator
@@ -240,8 +241,11 @@ def report(matrix: list[Cell], path: Path | None, more: dict[str, Any]) -> dict[
 
 
 async def others(requests: int, seed: int) -> dict[str, Any]:
-    """What is no fault of a server's answer: foreign code, and servers that are down."""
-    more = {"foreign": await foreign(requests, seed), "outages": await outages()}
+    """What is no fault of a server's answer: single faults with a figure each, foreign code, and servers that are down."""
+    more = {"named": await named(), "foreign": await foreign(requests, seed), "outages": await outages()}
+    print_table(
+        ["fault", ""], [[row["fault"], ", ".join(f"{name} {value}" for name, value in row.items())] for row in more["named"]]
+    )
     print_table(["foreign code", ""], [[name.replace("_", " "), value] for name, value in more["foreign"].items()])
     print_table([name.replace("_", " ") for name in more["outages"][0]], [list(row.values()) for row in more["outages"]])
     return more

@@ -8,11 +8,14 @@ import os
 import random
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator
+from bonmini_guard.engine.held import BEAT
 from bonmini_guard.errors import BonMiniGuardError
 from tests.adapters.drawing import guard_of
 from tests.adapters.openai_server import OpenAIServer
@@ -41,11 +44,13 @@ async def foreign(requests: int, seed: int) -> dict[str, Any]:
                 resident.append(_resident())
 
     first, places = int(TIMED * requests), [asyncio.Semaphore(FEW), asyncio.Semaphore(MANY)]
-    await asyncio.gather(*(request(number, places[0]) for number in range(first)))
+    with _timers() as alone:
+        await asyncio.gather(*(request(number, places[0]) for number in range(first)))
     late = sorted(ending.seconds - TIMEOUT for ending in endings)
     await asyncio.gather(*(request(number, places[1]) for number in range(first, requests)))
     left = asyncio.all_tasks() - {asyncio.current_task()}
     still = len((await asyncio.wait(left, timeout=5))[1]) if left else 0
+    await asyncio.sleep(4 * BEAT)  # until nobody looks at this loop any more
     gc.collect()
     kinds = Counter(f"{part}: {kind}" for ending in endings for part, kind in ending.injected)
     warm = resident[int(WARM * len(resident))]
@@ -57,6 +62,9 @@ async def foreign(requests: int, seed: int) -> dict[str, Any]:
         "wrongly_served": sum(ending.wrong for ending in endings),
         f"later_than_deadline_and_{LATE}_s": sum(seconds > LATE for seconds in late),
         "latest_after_deadline_s": round(late[-1], 3),
+        "timers_alone": len(alone),
+        f"timers_alone_later_than_{LATE}_s": sum(seconds > LATE for seconds in alone),
+        "latest_timer_alone_s": round(max(alone), 3),
         "tasks_left": still,
         "sockets_and_files_left": _open_files() - sockets,
         # The event loop's own pool stays for as long as the loop.
@@ -64,6 +72,29 @@ async def foreign(requests: int, seed: int) -> dict[str, Any]:
         "memory_growth": round(resident[-1] / warm - 1, 4),
         "endings": dict(Counter(ending.kind for ending in endings)),
     }
+
+
+@contextmanager
+def _timers() -> Iterator[list[float]]:
+    """How late bare timers are, as many at a time as requests, on an event loop of their own: what the machine adds by itself."""
+    late, ended = list[float](), threading.Event()
+
+    async def timer() -> None:
+        while not ended.is_set():
+            at = monotonic()
+            await asyncio.sleep(TIMEOUT)
+            late.append(monotonic() - at - TIMEOUT)
+
+    async def several() -> None:
+        await asyncio.gather(*(timer() for _ in range(FEW)))
+
+    thread = threading.Thread(target=lambda: asyncio.run(several()))
+    thread.start()
+    try:
+        yield late
+    finally:
+        ended.set()
+        thread.join()
 
 
 async def outages() -> list[dict[str, Any]]:
