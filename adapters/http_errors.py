@@ -10,7 +10,7 @@
         ├── EndpointUnreachable            502, refused, reset, or broken off
         ├── GenerationFailedAtEndpoint     424, 500, or an error inside an answer that began with 200
         ├── MalformedAnswer                200 with something that is no answer
-        └── NoAnswer                       an answer without what was asked for: withheld by a filter, or nothing but reasoning
+        └── NoAnswer (Unanswered)          an answer without what was asked for: withheld by a filter, or nothing but reasoning
             └── TruncatedAnswer            an answer cut at the token limit, where such answers are not accepted
 
 Messages hold what the server said about the error, never a candidate's text and never a token.
@@ -25,9 +25,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from langchain_core.messages.ai import UsageMetadata
-
-from bonmini_guard.errors import BonMiniGuardError
+from bonmini_guard.errors import BonMiniGuardError, Unanswered
 
 LONGEST_DETAIL = 200
 #: 429 for an account without money: no waiting helps.
@@ -92,14 +90,8 @@ class MalformedAnswer(EndpointError):  # noqa: N818
     """The endpoint answered with something that is no answer."""
 
 
-class NoAnswer(EndpointError):  # noqa: N818
-    """The endpoint answered without what was asked for; ``error_type`` is "content_filter" or "empty".
-
-    Attributes:
-        usage_metadata: the tokens that were billed all the same, where the server told them.
-    """
-
-    usage_metadata: UsageMetadata | None = None
+class NoAnswer(EndpointError, Unanswered):  # noqa: N818
+    """The endpoint answered without what was asked for; ``error_type`` is "content_filter" or "empty"."""
 
 
 class TruncatedAnswer(NoAnswer):

@@ -45,7 +45,9 @@ class InstantGenerator:
 
 
 class InstantScorer:
-    """Scores -1 at once: nothing passes."""
+    """Scores -1 at once: nothing passes. Like a ``RewardModel`` it says that it changes no answer; others are given copies."""
+
+    only_reads = True
 
     def session(self, messages: Sequence[BaseMessage]) -> InstantScorer:
         """Itself."""

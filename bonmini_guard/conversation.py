@@ -237,7 +237,8 @@ def as_messages(prompt: Any) -> list[BaseMessage]:
             messages = convert_to_messages(listed)
         except (ValueError, TypeError, NotImplementedError, KeyError) as error:
             messages = _tolerated(listed, error)
-    _refuse_blank(map(Turn.of, messages))
+    if not any(isinstance(message.content, str) and message.content.strip() for message in messages):
+        _refuse_blank(map(Turn.of, messages))
     return messages
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextvars import ContextVar
+from time import perf_counter
 
 import pytest
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.outages import FIRST_PAUSE
 from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.policy import accelerator, guardrail
@@ -17,6 +20,30 @@ from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 from .adapters.drawing import until
 from .test_engine import by_number, eager, others, run
+
+
+async def test_a_request_that_is_over_is_gone_and_waits_for_no_collector():
+    def requests():
+        return {id(each) for each in gc.get_objects() if type(each).__name__ == "_Request"}
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = requests()
+        await run(FakeGenerator(["1", "2"]), guardrail([2]))
+        await asyncio.sleep(0)
+        assert requests() <= before
+    finally:
+        gc.enable()
+
+
+async def test_answers_that_are_none_are_no_outage_to_wait_for():
+    blocked = AIMessage("cut", response_metadata={"finish_reason": "content_filter"})
+    begun = perf_counter()
+    result = await run(FakeGenerator([blocked, blocked, blocked, "1"]), guardrail([1, 1, 1, 1]))
+    assert (result.decision, result.draws) == ("accepted", 4)
+    assert perf_counter() - begun < FIRST_PAUSE
+
 
 # Timeouts
 

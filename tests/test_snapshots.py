@@ -11,6 +11,7 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.snapshot import frozen, identity
 from bonmini_guard.policy.policy import guardrail
+from bonmini_guard.runnables.structured import ValidatingScorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 PROMPT = [HumanMessage("q")]
@@ -50,6 +51,43 @@ async def test_a_scorer_cannot_change_what_is_served():
 
     result = await run([AIMessage("good", tool_calls=[CALL])], spoil, [1])
     assert (result.message.text, result.message.tool_calls[0]["args"]) == ("good", {"at": [1]})
+
+
+class Told(FakeRewardModel):
+    """Keeps what it is given."""
+
+    def __init__(self, only_reads):
+        super().__init__(lambda messages, candidates: self.told.extend(candidates) or [1.0] * len(candidates))
+        self.only_reads, self.told = only_reads, []
+
+
+@pytest.mark.parametrize("only_reads", [True, False])
+async def test_a_scorer_that_says_that_it_only_reads_is_given_what_is_served(only_reads):
+    scorer = Told(only_reads)
+    result = await run(["good"], scorer, [1])
+    assert (result.message is scorer.told[0]) == only_reads
+    assert result.message == scorer.told[0]
+
+
+async def test_what_parses_answers_before_such_a_scorer_gets_copies():
+    async def spoil(candidate):
+        candidate.content = "spoilt"
+        return True
+
+    result = await run(["good"], ValidatingScorer(Told(True), spoil), [1])
+    assert (result.decision, result.message.text) == ("accepted", "good")
+
+
+def test_a_copy_shares_nothing_that_can_change():
+    message = AIMessage([{"type": "text", "text": "a"}], additional_kwargs={"a": {}}, tool_calls=[CALL], extra=["b"])
+    twin = frozen(message)
+    assert twin == message
+    assert type(twin) is AIMessage
+    message.content[0]["text"] = message.additional_kwargs["a"]["b"] = message.tool_calls[0]["args"]["at"][0] = "spoilt"
+    message.response_metadata["a"] = "spoilt"
+    message.extra.append("spoilt")
+    message.name = "spoilt"
+    assert "spoilt" not in repr(twin)
 
 
 async def test_a_generator_that_lengthens_the_conversation_changes_nothing_of_what_is_judged():

@@ -96,6 +96,7 @@ class RemoteRewardModel(Endpoint):
     not_shown = frozenset(NOT_SHOWN)
     #: Of prompts too.
     text_alone = True
+    only_reads = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager
@@ -33,21 +33,18 @@ _OF_ONE_RUN = ("run_id", "run_name")
 NO_STREAM = "nostream"
 
 
-@contextmanager
-def detached() -> Iterator[None]:
-    """Without LangChain's ambient callbacks, tracers and counters, in the current context; the ambient config is :func:`silent`."""
-    attached = [(variable, variable.get(None)) for variable in _variables()]
-    for variable, value in attached:
-        if value is not None:
-            variable.set(None)
-    try:
-        config = var_child_runnable_config.get()
-        with ambient(config and silent(config)):
-            yield
-    finally:
-        for variable, value in attached:
-            if variable.get(None) is not value:
-                variable.set(value)
+def detached() -> Context:
+    """A copy of the current context without LangChain's ambient callbacks, tracers and counters; the config is :func:`silent`."""
+    context = copy_context()
+    # The hooks are variables through which get_usage_metadata_callback and its kin attach handlers to every run.
+    hooks = [hook[0] for hook in getattr(tracing, "_configure_hooks", ())]
+    for variable in (tracing.tracing_v2_callback_var, *hooks):
+        if context.get(variable) is not None:
+            context.run(variable.set, None)
+    if config := context.get(var_child_runnable_config):
+        context.run(var_child_runnable_config.set, silent(config))
+    context.run(_LANGSMITH.set, False)
+    return context
 
 
 @contextmanager
@@ -120,9 +117,3 @@ def langsmith_set(enabled: Any) -> Iterator[None]:
         yield
     finally:
         _LANGSMITH.reset(token)
-
-
-def _variables() -> list[ContextVar[Any]]:
-    # The hooks are variables through which get_usage_metadata_callback and its kin attach handlers to every run.
-    hooks = getattr(tracing, "_configure_hooks", ())
-    return [tracing.tracing_v2_callback_var, *(hook[0] for hook in hooks)]

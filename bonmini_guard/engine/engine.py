@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -22,10 +21,10 @@ from langchain_core.messages.ai import UsageMetadata
 from bonmini_guard.engine.arrivals import Arrivals
 from bonmini_guard.engine.background import to_its_end
 from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure, is_failure, quiet
-from bonmini_guard.engine.detach import detached, is_graph_signal, langsmith_set
+from bonmini_guard.engine.detach import detached, is_graph_signal
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.kinds import calls_tools, why_none, words
-from bonmini_guard.engine.limiter import Limiter, places_of, request_lane, unlimited
+from bonmini_guard.engine.limiter import Lane, Limiter, places_of, request_lane, unlimited
 from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived, patience
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.engine.result import Candidate, GuardResult, Outcome, Timings
@@ -109,8 +108,7 @@ class Engine:
             GenerationError: not one draw arrived.
             TooBusy: too many wait for the limiter already, or too much was left behind; nothing was drawn.
         """
-        # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
-        with detached(), langsmith_set(False), uncached(), turning():
+        with uncached(), turning():
             return await self._run(_Request(self, messages, seed, options, observer, request_id))
 
     async def _run(self, request: _Request) -> GuardResult:
@@ -178,16 +176,24 @@ class _Request:
         self.scorer_error: BaseException | None = None
         self.turn: Candidate | None = None
         self.not_shown: frozenset[str] = frozenset(getattr(engine.scorer, "not_shown", ()))
-        self.context = contextvars.copy_context()
-        self.context.run(request_lane.set, self)
+        self.only_reads = getattr(engine.scorer, "only_reads", False)
+        self.calls: Callable[[AIMessage], bool] = getattr(engine.generator, "calls_tools", calls_tools)
+        # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
+        self.around = detached()
+        self.context = self.around.copy()
+        # Not the request itself, which holds the context: it would wait for the garbage collector, with all that it has drawn.
+        lane = Lane()
+        self.context.run(request_lane.set, lane)
         self.context.run(unlimited)
         self.context.run(drawing)
-        self.places = places_of(engine.limiter, self)
+        self.places = places_of(engine.limiter, lane)
 
     async def conduct_within(self, seconds: float | None) -> GuardResult:
         """Loop until the policy has decided, a draw has ended the request, or the time is up."""
-        loop = asyncio.get_running_loop()
-        self.work = loop.create_task(self._work())
+        self._admit()
+        # The draws' tasks first: those that answer at once have done so when the work begins.
+        first, loop = self._begin_loop(self.engine.policy.decide(self.state).draws), asyncio.get_running_loop()
+        self.work = loop.create_task(self._work(first), context=self.around)
         self.work.add_done_callback(self._worked)
         timer = None if seconds is None else loop.call_later(seconds, self._wake)
         try:
@@ -206,11 +212,11 @@ class _Request:
             self.work.result()
         return self.out_of_time() if self.result is None else self.result
 
-    async def _work(self) -> None:
+    async def _work(self, first: Sequence[Candidate]) -> None:
         """Decide, then close the session, in one task: what a session enters it may have to leave there."""
         try:
             with contextlib.suppress(_Ended):
-                self.result = await self.conduct()
+                self.result = await self.conduct(first)
                 self._wake()
         finally:
             await self._close_session()
@@ -232,18 +238,15 @@ class _Request:
                 if coroutine is not None:
                     coroutine.close()
 
-    async def conduct(self) -> GuardResult:
-        """Loop until the policy has decided."""
+    async def conduct(self, loop: Sequence[Candidate]) -> GuardResult:
+        """Loop until the policy has decided.
+
+        Args:
+            loop: the draws of the first one, which has begun.
+        """
         policy = self.engine.policy
-        self._admit()
         try:
             while not self.closed:
-                decision = policy.decide(self.state)
-                if self.observer is not None and self.loops:
-                    await self.observer.looped(self.state, decision)
-                if decision.action is not Action.DRAW:
-                    return self._finish(decision)
-                loop = self._begin_loop(decision.draws)
                 winner = await self._collect(loop)
                 if perf_counter() >= self.deadline:
                     # Something held the event loop itself: the timer has had no chance.
@@ -259,6 +262,12 @@ class _Request:
                     await asyncio.sleep(wait)
                 used = used_tokens(loop) if policy.stop else (0, 0)
                 self.state = policy.observe(self.state, [candidate.score for candidate in loop], used)
+                decision = policy.decide(self.state)
+                if self.observer is not None:
+                    await self.observer.looped(self.state, decision)
+                if decision.action is not Action.DRAW:
+                    return self._finish(decision)
+                loop = self._begin_loop(decision.draws)
         except _ScoringFailed:
             return self._without_scores("scorer_failed")
         raise _Ended
@@ -314,8 +323,8 @@ class _Request:
         session, self.session = self.session, None
         if session is not None:
             try:
-                # Nobody may be there any more to cancel it: the request may have gone on without a scorer that was stuck.
-                async with asyncio.timeout(CANCEL_GRACE):
+                # Nobody is there any more to cancel it once the request has gone on, perhaps without a scorer that was stuck.
+                async with asyncio.timeout(CANCEL_GRACE) if self.closed else contextlib.nullcontext():
                     await session.aclose()
             except BaseException as error:
                 if not is_failure(error, [self.work]):
@@ -386,9 +395,6 @@ class _Request:
     def _arrive(self, candidate: Candidate, outcome: object) -> None:
         if self.closed:
             return
-        if isinstance(outcome, KeyboardInterrupt | SystemExit):
-            self.exit = outcome
-            self._wake()
         if isinstance(outcome, EndRequest):
             # Not where the request is decided, cancelled or out of time already.
             if not self.over.done():
@@ -399,6 +405,9 @@ class _Request:
             self._freeze(candidate, outcome)
         elif isinstance(outcome, BaseException):
             candidate.error = outcome
+            if isinstance(outcome, KeyboardInterrupt | SystemExit):
+                self.exit = outcome
+                self._wake()
         else:
             candidate.error = TypeError(f"a generator must give an AIMessage, this one gave {type(outcome).__name__}")
         candidate.finished = perf_counter() - self.begun
@@ -443,10 +452,7 @@ class _Request:
         if self.engine.tool_turns not in ("text", "pass"):
             return None
         first = next((candidate for candidate in self.candidates if candidate.error is None), None)
-        return first if first is not None and first.message is not None and self._calls(first.message) else None
-
-    def _calls(self, message: AIMessage) -> bool:
-        return bool(getattr(self.engine.generator, "calls_tools", calls_tools)(message))
+        return first if first is not None and first.message is not None and self.calls(first.message) else None
 
     async def _finish_turn(self, candidate: Candidate) -> GuardResult:
         """The calls go on; what is said beside them only if it passes as an answer would."""
@@ -469,20 +475,20 @@ class _Request:
 
     async def _score(self, batch: Sequence[Candidate]) -> None:
         fresh: dict[Hashable, AIMessage] = {}
-        keys = [self.keys[candidate.index] for candidate in batch]
-        for key, candidate in zip(keys, batch, strict=True):
+        for candidate in batch:
+            key = self.keys[candidate.index]
             if key in self.known or key in fresh or candidate.message is None:
                 continue
-            if self._calls(candidate.message) and not self._judges_calls():
+            if self.calls(candidate.message) and not self._judges_calls():
                 self.known[key] = None, None
             else:
                 # A copy of its own: a scorer must not change what is served either.
-                fresh[key] = frozen(candidate.message)
+                fresh[key] = candidate.message if self.only_reads else frozen(candidate.message)
         if fresh:
             await self._score_fresh(fresh, batch)
         now = self._elapsed()
-        for key, candidate in zip(keys, batch, strict=True):
-            candidate.raw_score, candidate.score = self.known[key]
+        for candidate in batch:
+            candidate.raw_score, candidate.score = self.known[self.keys[candidate.index]]
             candidate.scored = now
 
     def _judges_calls(self) -> bool:

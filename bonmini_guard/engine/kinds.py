@@ -16,7 +16,7 @@ CUT = frozenset({"length", "max_tokens", "model_length"})
 
 def why_none(message: AIMessage) -> str | None:
     """Why a message is no answer; None for one that is."""
-    end = {reason.lower() for reason in ends(message)}
+    end = set(map(str.lower, ends(message))) if message.response_metadata else frozenset[str]()
     if end & FILTERED:
         return "a content filter withheld or cut it"
     if "function_call" in message.additional_kwargs and not message.tool_calls:

@@ -21,7 +21,12 @@ from bonmini_guard.validation import Count, Natural, checked
 #: Draws that may wait on one loop where nothing else is said: far more than a healthy service holds, and still an end.
 DEFAULT_MAX_WAITING = 10_000
 
-#: The request that is being worked for; a fresh object for each.
+
+class Lane:
+    """Whose turn a wait for a place uses up: one for each request."""
+
+
+#: That of the request that is being worked for.
 request_lane: ContextVar[object | None] = ContextVar("bonmini_guard_request_lane", default=None)
 #: The limit that a call's config sets (``max_concurrency``); the requests of a batch share it.
 _call_limit: ContextVar[Limiter | None] = ContextVar("bonmini_guard_call_limit", default=None)

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bonmini_guard.engine.result import Candidate
-from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError, Unanswered
 
 #: Draws that may fail in a row before a request draws no more.
 MOST_IN_A_ROW = 8
-#: Seconds before another loop after one in which every draw failed; doubles each time.
+#: Seconds before another loop after one in which every draw failed and none came back; doubles each time.
 FIRST_PAUSE = 0.25
 #: Statuses of refusals that the same request will meet again.
 _REFUSALS = frozenset({400, 401, 403, 404, 405, 422})
@@ -28,6 +28,8 @@ def patience(candidates: Sequence[Candidate], loop: Sequence[Candidate]) -> floa
     failed = next((at for at, each in enumerate(reversed(candidates)) if each.message is not None), len(candidates))
     if failed >= MOST_IN_A_ROW or all(map(is_final, (candidate.error for candidate in loop))):
         return None
+    if any(isinstance(candidate.error, Unanswered) for candidate in loop):
+        return 0.0  # it is there, and answers
     return FIRST_PAUSE * 2.0 ** (len({each.loop for each in candidates[len(candidates) - failed :]}) - 1)
 
 

@@ -16,9 +16,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DrawRequest:
-    """One draw that the engine asks for.
+    """One draw that the engine asks for; nobody else holds it.
 
     Attributes:
         messages: the conversation; treat it as read-only.
@@ -106,8 +106,9 @@ class Scorer(Protocol):
     that takes a profile's fingerprint and says whether it is this scorer's, where equality is too strict), ``check`` (a
     method without arguments, called when a guard is built, that raises ConfigurationError for a scorer that cannot work),
     ``reads_calls`` (False for one that reads texts alone, and cannot judge tool calls), ``not_shown`` (kinds of parts of
-    answers that it does not read, such as "reasoning": they are not served), and ``none_scored``
-    (the reason of a request whose every candidate was given no score, default "scorer_failed").
+    answers that it does not read, such as "reasoning": they are not served), ``only_reads`` (True: it changes no message that it
+    is given, so it gets those that are served themselves; others get copies), and ``none_scored`` (the reason of a request whose
+    every candidate was given no score, default "scorer_failed").
     """
 
     def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:

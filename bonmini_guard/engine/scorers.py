@@ -154,7 +154,7 @@ def as_scores(given: Any, count: int) -> list[float | None]:
     """
     if isinstance(given, str | bytes | bytearray | Mapping | Set):
         raise TypeError(f"the reward model gave a {type(given).__name__}: give a list with one float for each candidate, in order")
-    scores = [_number(score) for score in given]
+    scores = [score if type(score) is float or score is None else _number(score) for score in given]
     if len(scores) != count:
         raise ValueError(f"the reward model gave {len(scores)} scores for {count} candidates")
     return scores
@@ -177,9 +177,7 @@ def log_odds(probability: float) -> float:
     return math.log(inside) - math.log1p(-inside)
 
 
-def _number(score: Any) -> float | None:
-    if score is None or type(score) is float:
-        return score
+def _number(score: Any) -> float:
     # Arrays and tensors of one number are numbers; bool, and what libraries call so, is none.
     is_bool = isinstance(score, bool) or "bool" in str(getattr(score, "dtype", ""))
     if is_bool or tuple(getattr(score, "shape", ())) or not hasattr(score, "__float__"):

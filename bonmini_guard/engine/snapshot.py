@@ -17,6 +17,7 @@ _NO_ENDS = tuple(str(None) for _ in _ENDS)
 #: Of ``additional_kwargs``: what a turn holds by itself, or what only names the message.
 _IN_THE_TURN = frozenset({"tool_calls", "reasoning_content", "refusal", "id"})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_set = object.__setattr__
 
 
 def frozen(message: AIMessage) -> AIMessage:
@@ -25,10 +26,16 @@ def frozen(message: AIMessage) -> AIMessage:
     Raises:
         Exception: a part of it cannot be copied.
     """
-    twin = message.model_copy()
-    for name, value in twin.__dict__.items():
+    # As pydantic's own copy does, in half the time: nothing else takes as long in a draw.
+    kind, fields, extra = type(message), message.__dict__.copy(), message.__pydantic_extra__
+    for name, value in fields.items():
         if type(value) not in _PLAIN:
-            twin.__dict__[name] = _copied(value) if value else type(value)()
+            fields[name] = _copied(value) if value else type(value)()
+    twin = kind.__new__(kind)
+    _set(twin, "__dict__", fields)
+    _set(twin, "__pydantic_extra__", {} if extra == {} else _copied(extra))
+    _set(twin, "__pydantic_fields_set__", message.__pydantic_fields_set__.copy())
+    _set(twin, "__pydantic_private__", message.__pydantic_private__)
     return twin
 
 

@@ -102,6 +102,7 @@ class RewardModel:
 
     #: Of prompts too: other parts are named in its input, no more.
     text_alone = True
+    only_reads = True
 
     def __init__(
         self,

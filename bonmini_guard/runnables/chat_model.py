@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -205,14 +206,14 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         if stop is not None:
             options["stop"] = stop
         run, around = parent_of(run_manager), self._config or var_child_runnable_config.get()
-        with ambient(around and patch_config(around, callbacks=run.get_child())), detached():
+        with ambient(around and patch_config(around, callbacks=run.get_child())):
             request = partial(self._request, messages, dict(options), run, around)
             asked = {**options, **self._asked}
             result = await self._guard.once(request, messages, asked, caller or caller_of(around))
             if result.message is not None:
                 message = stamped(result.message, result)
             else:
-                message = await self._guard.abstain(result, messages)
+                message = await asyncio.create_task(self._guard.abstain(result, messages), context=detached())
         # Usage counters count only messages that name their model.
         metadata = {"model_name": model_name(self.generator), **message.response_metadata}
         name = message.id or (None if run_manager is None else f"lc_run--{run_manager.run_id}-0")

@@ -26,6 +26,7 @@ class ValidatingScorer:
     """
 
     none_scored = "invalid_output"
+    only_reads = False  # what parses a candidate may change it
 
     def __init__(self, scorer: Scorer, valid: Valid) -> None:
         self.inner = scorer
