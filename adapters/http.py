@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, TypedDict, TypeVar
@@ -37,9 +37,8 @@ T = TypeVar("T")
 
 #: Requests at a time where neither the user nor the server says.
 DEFAULT_CONCURRENCY = 128
-#: Requests at a time of one client, above which the next is asked. httpx and httpx2 look at every idle connection of a client,
-#: with a system call each, whenever a request begins or ends: with a hundred that costs more than the request (2 ms against 1).
-POOL_SIZE = 16
+#: Seconds that the end of a stream which said that it ends is waited for.
+_TAIL = 0.05
 
 
 class HttpOptions(TypedDict, total=False):
@@ -93,7 +92,7 @@ class Http:
 
 
 class Clients:
-    """What belongs to one event loop: HTTP clients with the requests under way on each, and the limit of all requests.
+    """What belongs to one event loop: HTTP clients, and the limit of all requests.
 
     Args:
         build: makes a client.
@@ -101,7 +100,8 @@ class Clients:
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self._build = build
-        self._busy: list[tuple[Any, list[None]]] = []
+        self._all: list[Any] = []
+        self._free: list[Any] = []
         self.looking = asyncio.Lock()
         self.recovery = Recovery()
         #: Known once the server was looked at.
@@ -109,20 +109,23 @@ class Clients:
 
     @contextmanager
     def borrow(self) -> Iterator[Any]:
-        """The first client that is not busy: few connections are opened while few are needed."""
-        client, load = next((each for each in self._busy if len(each[1]) < POOL_SIZE), (None, []))
-        if client is None:
-            client = self._build()
-            self._busy.append((client, load))
-        load.append(None)
+        """A client for one request at a time, the one that was free last: few connections are open while few are needed.
+
+        httpx and httpx2 look at every idle connection of a client, with a system call each, whenever a request begins or ends:
+        with sixteen that costs more than the request.
+        """
+        if not self._free:
+            self._free.append(self._build())
+            self._all.append(self._free[-1])
+        client = self._free.pop()
         try:
             yield client
         finally:
-            load.pop()
+            self._free.append(client)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for client, _ in self._busy:
+        for client in self._all:
             await client.aclose()
 
 
@@ -254,12 +257,12 @@ class Endpoint:
                 await response.aread()
                 raise from_response(response, self._secret(), quiet)
             streams = response.headers.get("content-type", "").startswith("text/event-stream")
-            said = bytearray()
             # The stream itself, which does not hand its connection to the next request before it was looked at.
-            pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.stream
+            pieces = aiter(response.aiter_bytes() if "content-encoding" in response.headers else response.stream)
+            said = bytearray()
             async for piece in pieces:
                 said += piece
-                if streams and said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")):
+                if streams and said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")) and not await _ends(pieces):
                     break
             else:
                 await _drop_unread(response)
@@ -273,7 +276,7 @@ class Endpoint:
         """
         try:
             return self.library.AsyncClient(
-                limits=self.library.Limits(max_connections=None, max_keepalive_connections=POOL_SIZE),
+                limits=self.library.Limits(max_connections=None, max_keepalive_connections=1),
                 timeout=None,
                 # They would carry the token elsewhere.
                 follow_redirects=False,
@@ -300,6 +303,16 @@ class Endpoint:
 
     def _secret(self) -> str | None:
         return None if self._token is None else self._token.get_secret_value()
+
+
+async def _ends(pieces: AsyncIterator[bytes]) -> bool:
+    """Whether a stream that said that it ends does so at once: then its connection serves the next request."""
+    try:
+        async with asyncio.timeout(_TAIL):
+            return await anext(pieces, None) is None
+    except Exception:
+        # The answer is there: whatever goes wrong behind it is no failure.
+        return False
 
 
 async def _drop_unread(response: Any) -> None:

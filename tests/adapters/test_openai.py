@@ -20,6 +20,7 @@ from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError, GenerationError
 from tests.adapters.drawing import guard_of
+from tests.adapters.loopback import STREAM_HEAD
 from tests.adapters.openai_server import TOO_LONG, OpenAIServer
 
 DATA = Path(__file__).parent.parent / "data"
@@ -374,3 +375,28 @@ async def test_proxy_settings_that_cannot_be_used_are_named(make, monkeypatch, p
     monkeypatch.setenv("NO_PROXY", "")
     with pytest.raises(ConfigurationError, match="mend or unset HTTP_PROXY"):
         await make().draw(request())
+
+
+# Connections
+
+
+async def test_a_stream_that_ended_leaves_its_connection_to_the_next_draw(server, make):
+    generator = make(stream=True)
+    for seed in range(1, 5):
+        await generator.draw(request(seed))
+    assert server.connections == 1
+
+
+async def test_a_stream_that_only_says_that_it_ends_is_not_waited_for(make):
+    said = {"choices": [{"index": 0, "delta": {"content": "answer"}, "finish_reason": "stop"}]}
+    piece = f"data: {json.dumps(said)}\n\ndata: [DONE]\n\n".encode()
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(STREAM_HEAD + b"%x\r\n%s\r\n" % (len(piece), piece))
+        await reader.read()  # until the client hangs up
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server, asyncio.timeout(20):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert (await make(base_url=url, stream=True).draw(request())).text == "answer"
