@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
+    from bonmini_guard.adapters.decision_wires import DecisionEndpoint
+    from bonmini_guard.adapters.decisions import Decisions
     from bonmini_guard.adapters.langchain import LangChainGenerator
     from bonmini_guard.adapters.local import TransformersGenerator
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from bonmini_guard.adapters.tgi import TGIGenerator
 
 _HOMES = {
+    "DecisionEndpoint": "decision_wires",
+    "Decisions": "decisions",
     "LangChainGenerator": "langchain",
     "OpenAICompatibleGenerator": "openai",
     "RemoteRewardModel": "rewards.remote",
@@ -21,6 +25,8 @@ _HOMES = {
     "TransformersGenerator": "local",
 }
 __all__ = [
+    "DecisionEndpoint",
+    "Decisions",
     "LangChainGenerator",
     "OpenAICompatibleGenerator",
     "RemoteRewardModel",
