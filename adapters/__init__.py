@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.adapters.decision_wires import DecisionEndpoint
-    from bonmini_guard.adapters.decisions import Decisions
     from bonmini_guard.adapters.langchain import LangChainGenerator
     from bonmini_guard.adapters.local import TransformersGenerator
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
+    from bonmini_guard.adapters.rewards.decision_wires import DecisionEndpoint
+    from bonmini_guard.adapters.rewards.decisions import Decisions
     from bonmini_guard.adapters.rewards.remote import RemoteRewardModel
     from bonmini_guard.adapters.tgi import TGIGenerator
 
 _HOMES = {
-    "DecisionEndpoint": "decision_wires",
-    "Decisions": "decisions",
+    "DecisionEndpoint": "rewards.decision_wires",
+    "Decisions": "rewards.decisions",
     "LangChainGenerator": "langchain",
     "OpenAICompatibleGenerator": "openai",
     "RemoteRewardModel": "rewards.remote",

@@ -32,7 +32,7 @@ def as_scorer(reward_model: Any, question: Any = None, criteria: Mapping[str, An
         ConfigurationError: it is none of these, or cannot be loaded.
     """
     if question is not None or criteria is not None:
-        from bonmini_guard.adapters.decisions import Decisions
+        from bonmini_guard.adapters.rewards.decisions import Decisions
 
         return Decisions(reward_model, question or "", criteria=criteria)
     if isinstance(reward_model, str | os.PathLike | ScorerSpec):
@@ -250,7 +250,7 @@ def _judge(spec: ScorerSpec) -> Any:
 
 
 def _decisions(spec: ScorerSpec) -> Any:
-    from bonmini_guard.adapters.decisions import decisions
+    from bonmini_guard.adapters.rewards.decisions import decisions
 
     return decisions(spec)
 

@@ -10,9 +10,9 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ScorerSpec
-from bonmini_guard.adapters.decision_wires import DecisionEndpoint
-from bonmini_guard.adapters.decisions import NONE_SAYS, Decisions, asked, log_odds_within, step_of
 from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, Overloaded
+from bonmini_guard.adapters.rewards.decision_wires import DecisionEndpoint
+from bonmini_guard.adapters.rewards.decisions import NONE_SAYS, Decisions, asked, log_odds_within, step_of
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator

@@ -17,10 +17,10 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
-from bonmini_guard.adapters.decision_wires import Answers, DecisionEndpoint, Question, as_decision_model
 from bonmini_guard.adapters.groups import all_or_none
 from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected
-from bonmini_guard.adapters.remote_probe import agree, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpoint, Question, as_decision_model
+from bonmini_guard.adapters.rewards.probe import agree, fingerprint_of, probe_pairs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.errors import ConfigurationError
@@ -47,7 +47,7 @@ class Decisions:
 
     Args:
         model: a ``BaseDecisionModel`` of langchain-core, an ``OpenAIDecisions``, or an endpoint
-            (:class:`~bonmini_guard.adapters.decision_wires.DecisionEndpoint`).
+            (:class:`~bonmini_guard.adapters.rewards.decision_wires.DecisionEndpoint`).
         questions: one question, several, or several by name. An answer is worth its worst one: the smallest log-odds.
         criteria: what counts as yes, and as no: ``{"true": ..., "false": ...}``, for one question or by name.
         ask: "each" asks about one answer at a time. "choice" asks once a loop which answer is best, "none of these is acceptable"
