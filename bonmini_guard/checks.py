@@ -24,7 +24,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.engine.scorers import CallableScorer
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
-from bonmini_guard.reward.trial import Limits, share_passed
+from bonmini_guard.reward.trial import share_passed
 from bonmini_guard.validation import Amount, Count, Flag, Positive, checked
 
 T = TypeVar("T")
@@ -141,14 +141,14 @@ def python(
         memory_mb: of the process (on Linux).
         workers: answers tried at a time; by default one for each processor.
     """
-    limits, places = Limits(seconds, memory_mb), workers or os.cpu_count() or 1
+    places = workers or os.cpu_count() or 1
 
     def score(messages: list[BaseMessage], candidates: list[AIMessage]) -> list[float]:
         wanted = _of(tests, messages)
         codes = [fenced(candidate.text, "python", "py") for candidate in candidates]
         listed = [wanted] if isinstance(wanted, str) else list(wanted)
         with ThreadPoolExecutor(places) as pool:
-            return [graded(share) for share in pool.map(lambda code: share_passed(code, listed, limits), codes)]
+            return [graded(share) for share in pool.map(lambda code: share_passed(code, listed, seconds, memory_mb), codes)]
 
     return CallableScorer(score, has_zero=True, scale="raw")
 

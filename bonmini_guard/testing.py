@@ -15,6 +15,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -25,6 +26,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 
 from bonmini_guard.engine.protocols import DrawRequest
+from bonmini_guard.engine.scorers import FunctionSession
 
 
 class FakeGenerator:
@@ -176,10 +178,10 @@ class FakeRewardModel:
         self.batches: list[list[str]] = []
         self.open_sessions = 0
 
-    def session(self, messages: Sequence[BaseMessage]) -> FakeScoringSession:
+    def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
         """A session on one prompt."""
         self.open_sessions += 1
-        return FakeScoringSession(self, messages)
+        return FunctionSession(partial(self.score, messages), close=self._closed)
 
     async def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
         """One score for each candidate."""
@@ -197,21 +199,8 @@ class FakeRewardModel:
         """A constant name."""
         return "fake-reward-model"
 
-
-class FakeScoringSession:
-    """A session of :class:`FakeRewardModel`."""
-
-    def __init__(self, model: FakeRewardModel, messages: Sequence[BaseMessage]) -> None:
-        self._model = model
-        self._messages = messages
-
-    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        """One score for each candidate."""
-        return await self._model.score(self._messages, candidates)
-
-    async def aclose(self) -> None:
-        """Count the session as closed."""
-        self._model.open_sessions -= 1
+    def _closed(self) -> None:
+        self.open_sessions -= 1
 
 
 def _words(result: ChatResult) -> Iterator[ChatGenerationChunk]:

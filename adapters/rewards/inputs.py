@@ -9,16 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from bonmini_guard.adapters.rewards.servers import KINDS, Inputs
+from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, ServerKind
 from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError, Unscorable
 from bonmini_guard.forks import Lock
+from bonmini_guard.reward.texts import asked, spoken
+
+if TYPE_CHECKING:
+    from bonmini_guard.reward.formatting import Formatter
 
 logger = logging.getLogger(__name__)
+
+_OTHERWISE = "as text the server would read other tokens than the template's"
 
 
 def as_messages(messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
@@ -27,11 +33,11 @@ def as_messages(messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]
     return [(turns, Turn.of(candidate).openai()) for candidate in candidates]
 
 
-class Templated:
-    """Formats answers with a tokenizer that this side has too.
+class Writer:
+    """Writes what is sent: what a tokenizer that this side has too makes of an answer, or a pair of texts.
 
     Args:
-        tokenizer: a folder or model id of the reward model, or its tokenizer.
+        tokenizer: a folder or model id of the reward model, or its tokenizer. None, for pairs, lets nothing be counted.
         inputs: "ids", "text" or "pair".
         max_length: most tokens, if less than the model's own limit.
         adds_tokens: whether the server puts special tokens around a text that it tokenises.
@@ -45,6 +51,12 @@ class Templated:
     """
 
     def __init__(self, tokenizer: Any, inputs: Inputs, max_length: int | None, adds_tokens: bool) -> None:
+        self._inputs, self._adds_tokens, self.has_zero = inputs, adds_tokens, None
+        self._formatter: Formatter | None = None
+        # Tokenizers are not made for several threads at a time.
+        self._lock = Lock()
+        if tokenizer is None:
+            return
         try:
             from bonmini_guard.reward.checkpoint import added_tokens
             from bonmini_guard.reward.formatting import Formatter
@@ -52,15 +64,11 @@ class Templated:
             raise MissingExtraError(error.name or "transformers", "local") from error
         self._tokenizer, length, self.has_zero = _load(tokenizer, max_length)
         self._formatter = Formatter(self._tokenizer, length)
-        self._inputs = inputs
-        self._adds_tokens = adds_tokens
         self._before, self._after = added_tokens(self._tokenizer)
-        # Tokenizers are not made for several threads at a time.
-        self._lock = Lock()
 
     def limit(self, length: int | None) -> None:
         """Take the server's limit of tokens where it is less."""
-        if length is not None:
+        if length is not None and self._formatter is not None:
             known = self._formatter.max_length
             self._formatter.max_length = length if known is None else min(known, length)
 
@@ -71,14 +79,15 @@ class Templated:
 
     def _one(self, messages: Sequence[BaseMessage], candidate: AIMessage, place: int) -> Any:
         try:
-            return self._pair(messages, candidate) if self._inputs == "pair" else self._templated(messages, candidate)
+            if self._inputs == "pair":
+                return self._pair(asked(messages), spoken(candidate, NOT_SHOWN))
+            return self._templated(messages, candidate)
         except Unscorable as error:
             logger.warning("candidate %d has no score: %s", place, error)
-        except _Unsendable:
-            logger.warning("candidate %d has no score: as text the server would read other tokens than the template's", place)
-        return None
+            return None
 
     def _templated(self, messages: Sequence[BaseMessage], candidate: AIMessage) -> Any:
+        assert self._formatter is not None
         encoded = self._formatter.encode(messages, candidate)
         if encoded.cut_turns:
             logger.warning("the conversation is too long: %d of its oldest turns were left out", encoded.cut_turns)
@@ -86,15 +95,16 @@ class Templated:
             return encoded.ids
         rendered = self._formatter.render(messages, candidate, encoded.cut_turns)
         # As it is, or without what the server's tokenizer adds by itself at its ends.
-        bare = rendered.removeprefix(self._before).removesuffix(self._after)
-        return next((text for text in (rendered, bare) if self._read(text) == encoded.ids), None) or _refuse()
+        for text in (rendered, rendered.removeprefix(self._before).removesuffix(self._after)):
+            if self._read(text) == encoded.ids:
+                return text
+        raise Unscorable(_OTHERWISE)
 
-    def _pair(self, messages: Sequence[BaseMessage], candidate: AIMessage) -> Any:
-        from bonmini_guard.reward.pairs import asked, spoken
-
-        prompt, answer = asked(messages), spoken(candidate, NOT_SHOWN)
+    def _pair(self, prompt: str, answer: str) -> list[str]:
+        if self._formatter is None:
+            return [prompt, answer]
         if self._formatter.holds_control_tokens(prompt) or self._formatter.holds_control_tokens(answer):
-            _refuse()
+            raise Unscorable(_OTHERWISE)
         length = len(self._tokenizer(prompt, answer, verbose=False)["input_ids"])
         most = self._formatter.max_length
         if most is not None and length > most:
@@ -106,25 +116,8 @@ class Templated:
         return list(self._tokenizer(text, add_special_tokens=self._adds_tokens, verbose=False)["input_ids"])
 
 
-class Untold:
-    """Pairs for a server whose tokenizer is not known here."""
-
-    has_zero = None
-
-    def limit(self, length: int | None) -> None:
-        """Nothing can be counted."""
-
-    def make(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
-        """One input for each candidate; None, with a warning, for one that holds more than text."""
-        prompt = "\n".join(Turn.of(message).plain() for message in messages)
-        said = [Turn.of(candidate).without(NOT_SHOWN) for candidate in candidates]
-        if unread := [place for place, turn in enumerate(said) if turn.kinds]:
-            logger.warning("candidates %s have no score: they hold more than text", unread)
-        return [None if turn.kinds else [prompt, turn.plain(thoughts=True)] for turn in said]
-
-
-def templated(kind: str, tokenizer: Any, inputs: Inputs | None, max_length: int | None) -> Templated | Untold | None:
-    """How inputs are made for a kind of server; None for one that takes messages.
+def writer(kind: ServerKind, tokenizer: Any, inputs: Inputs | None, max_length: int | None) -> Writer | None:
+    """What writes the inputs of a kind of server; None for one that takes messages.
 
     Raises:
         ConfigurationError: the kind takes no such inputs, or needs a tokenizer.
@@ -135,20 +128,10 @@ def templated(kind: str, tokenizer: Any, inputs: Inputs | None, max_length: int 
         raise ConfigurationError(f"kind {kind!r} takes inputs {' or '.join(map(repr, forms))}, not {form!r}")
     if form == "messages":
         return None
-    if tokenizer is None and form == "pair" and KINDS[kind].shared:
-        return Untold()
-    if tokenizer is None:
+    if tokenizer is None and not (form == "pair" and KINDS[kind].shared):
         raise ConfigurationError(f"kind {kind!r} needs tokenizer=: folder or id of the reward model that is served there")
     # vLLM can be told not to add any.
-    return Templated(tokenizer, form, max_length, adds_tokens=not kind.startswith("vllm"))
-
-
-class _Unsendable(Exception):  # noqa: N818 - a signal, never seen outside
-    """A text that the server would read otherwise."""
-
-
-def _refuse() -> Any:
-    raise _Unsendable
+    return Writer(tokenizer, form, max_length, adds_tokens=not kind.startswith("vllm"))
 
 
 def _load(tokenizer: Any, max_length: int | None) -> tuple[Any, int | None, bool | None]:

@@ -1,4 +1,4 @@
-"""A judge: any chat model that is asked whether an answer is acceptable, by a rubric."""
+"""Chat models that are asked about answers; a judge: whether one is acceptable, by a rubric."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import reduce
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.messages.ai import add_usage
 
-from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.generators import as_generator
 from bonmini_guard.engine.protocols import DrawRequest
+from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.reward.spec import Judge as JudgeTable
 from bonmini_guard.reward.spec import ScorerSpec
+from bonmini_guard.reward.texts import asked, spoken
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +35,77 @@ _ASKED = (
 )
 _VERDICT = re.compile(r"[\s*_#>`]*VERDICT[\s*_`]*:[\s*_`]*(UN)?ACCEPTABLE[\s*_`.]*", re.IGNORECASE)
 
-Judged = tuple[float | None, UsageMetadata | None, BaseException | None]
+
+class Questioner:
+    """Scores answers by what a chat model says of them. One of which nothing can be read has no score.
+
+    Questions are drawn with seeds that rest on what is asked, so a server that honours them repeats itself.
+
+    Args:
+        generator: a LangChain chat model, or what draws from an endpoint.
+        not_shown: parts of answers that are left out, and not served.
+        votes: how often each question is asked.
+    """
+
+    has_zero = True
+    text_alone = True
+
+    def __init__(self, generator: Any, not_shown: Collection[str], votes: int = 1) -> None:
+        self._generator, self._votes = as_generator(generator), votes
+        self.not_shown = frozenset(not_shown)
+
+    def question(self, messages: Sequence[BaseMessage], answer: str) -> list[BaseMessage]:
+        """What the model is asked about an answer."""
+        raise NotImplementedError
+
+    def read(self, said: Sequence[AIMessage]) -> float | None:
+        """The score of what it said; None where it said nothing of use."""
+        raise NotImplementedError
+
+    def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
+        """A session on one conversation. Its ``score`` raises what went wrong where no question at all was answered."""
+        session = FunctionSession(lambda candidates: self._score(session, messages, candidates))
+        return session
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if callable(closing := getattr(self._generator, "aclose", None)):
+            await closing()
+
+    async def _score(
+        self, session: FunctionSession, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]
+    ) -> list[float | None]:
+        asked = [self.question(messages, spoken(candidate, self.not_shown)) for candidate in candidates]
+        drawn = await asyncio.gather(*map(self._votes_on, asked))
+        said = [[one for one in votes if isinstance(one, AIMessage)] for votes in drawn]
+        errors = [one for votes in drawn for one in votes if isinstance(one, Exception)]
+        if errors and not any(said):
+            raise errors[0]
+        paid = [one.usage_metadata for votes in said for one in votes if one.usage_metadata is not None]
+        session.spent = reduce(add_usage, paid, session.spent)
+        scores = [self.read(votes) for votes in said]
+        if silent := scores.count(None):
+            logger.warning("the judge gave no verdict on %d of %d candidates: they have no score", silent, len(candidates))
+        return scores
+
+    async def _votes_on(self, question: list[BaseMessage]) -> list[AIMessage | Exception]:
+        said = repr([message.content for message in question]).encode("utf-8", "replace")
+        seed = int.from_bytes(hashlib.blake2b(said, digest_size=4).digest())
+        return await asyncio.gather(*(self._draw(question, seed + number, number) for number in range(self._votes)))
+
+    async def _draw(self, question: list[BaseMessage], seed: int, number: int) -> AIMessage | Exception:
+        """One answer of the model, or what went wrong."""
+        try:
+            draw: Any = getattr(self._generator, "draw")  # noqa: B009 - group generators have one, too
+            return await draw(DrawRequest(question, seed % 2**31, number))  # type: ignore[no-any-return]
+        except Exception as error:
+            return error
 
 
-class Judge:
-    """Scores answers by the verdicts of a chat model: log-odds of its votes, each side with half a vote more.
+class Judge(Questioner):
+    """Log-odds of votes by a rubric, each side with half a vote more: one gives log 3 or its negative, k equal ones log(2k + 1).
 
-    One vote gives log 3 or its negative, k equal ones log(2k + 1). A vote without a verdict is none, and an answer without votes
-    has no score. Votes are drawn with seeds that rest on what is judged, so a server that honours them repeats itself.
+    A vote without a verdict is none.
 
     Args:
         generator: a LangChain chat model, or what draws from an endpoint.
@@ -47,76 +113,21 @@ class Judge:
         not_shown: parts of answers that are left out, and not served.
     """
 
-    has_zero = True
-    text_alone = True
+    def __init__(self, generator: Any, table: JudgeTable, not_shown: Collection[str] = NOT_SHOWN) -> None:
+        super().__init__(generator, not_shown, table.votes)
+        self._rubric = table.rubric
 
-    def __init__(self, generator: Any, table: JudgeTable, not_shown: Sequence[str] = NOT_SHOWN) -> None:
-        self._generator = as_generator(generator)
-        self._table = table
-        self.not_shown = frozenset(not_shown)
-
-    def session(self, messages: Sequence[BaseMessage]) -> JudgeSession:
-        """A session on one conversation."""
-        return JudgeSession(self, messages)
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        if callable(closing := getattr(self._generator, "aclose", None)):
-            await closing()
-
-    async def judged(self, messages: Sequence[BaseMessage], answer: str) -> Judged:
-        """The score of one answer, what it cost, and the error of a vote that failed."""
-        prompt = "\n".join(f"{turn.role}: {turn.plain()}" for turn in map(Turn.of, messages))
+    def question(self, messages: Sequence[BaseMessage], answer: str) -> list[BaseMessage]:
+        """Rubric, conversation and answer, these between marks with a code that rests on both."""
+        prompt = asked(messages, roles=True)
         code = hashlib.blake2b(f"{prompt}\0{answer}".encode("utf-8", "replace"), digest_size=8).hexdigest()
-        marked = {"code": code, "rubric": self._table.rubric, "prompt": prompt, "answer": answer}
-        asked = [SystemMessage(_SYSTEM.format(code=code)), HumanMessage(_ASKED.format(**marked))]
-        drawn = await asyncio.gather(*(self.vote(asked, int(code, 16) % 2**31, number) for number in range(self._table.votes)))
-        usage: UsageMetadata | None = None
-        for vote in drawn:
-            if isinstance(vote, AIMessage) and vote.usage_metadata is not None:
-                usage = add_usage(usage, vote.usage_metadata)
-        found = [verdict for vote in drawn if isinstance(vote, AIMessage) and (verdict := verdict_of(vote.text)) is not None]
-        return _log_odds(found), usage, next((vote for vote in drawn if isinstance(vote, Exception)), None)
+        marked = {"code": code, "rubric": self._rubric, "prompt": prompt, "answer": answer}
+        return [SystemMessage(_SYSTEM.format(code=code)), HumanMessage(_ASKED.format(**marked))]
 
-    async def vote(self, asked: list[BaseMessage], seed: int, number: int = 0) -> AIMessage | Exception:
-        """One answer of the model, or what went wrong."""
-        try:
-            draw: Any = getattr(self._generator, "draw")  # noqa: B009 - group generators have one, too
-            return await draw(DrawRequest(asked, (seed + number) % 2**31, number))  # type: ignore[no-any-return]
-        except Exception as error:
-            return error
-
-
-class JudgeSession:
-    """Judges candidates of one conversation; see :class:`bonmini_guard.engine.protocols.ScoringSession`.
-
-    Attributes:
-        usage_metadata: tokens that its verdicts have cost so far.
-    """
-
-    def __init__(self, judge: Judge, messages: Sequence[BaseMessage]) -> None:
-        self._judge, self._messages = judge, list(messages)
-        self.usage_metadata: UsageMetadata | None = None
-
-    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        """One score for each candidate; None for one that got no verdict.
-
-        Raises:
-            Exception: no vote at all arrived.
-        """
-        said = [Turn.of(candidate).without(self._judge.not_shown).plain(thoughts=True) for candidate in candidates]
-        judged = await asyncio.gather(*(self._judge.judged(self._messages, answer) for answer in said))
-        for _, usage, _ in judged:
-            self.usage_metadata = self.usage_metadata if usage is None else add_usage(self.usage_metadata, usage)
-        errors = [error for score, _, error in judged if error is not None and score is None]
-        if errors and len(errors) == len(candidates):
-            raise errors[0]
-        if silent := sum(score is None for score, _, _ in judged):
-            logger.warning("the judge gave no verdict on %d of %d candidates: they have no score", silent, len(candidates))
-        return [score for score, _, _ in judged]
-
-    async def aclose(self) -> None:
-        """Nothing is held."""
+    def read(self, said: Sequence[AIMessage]) -> float | None:
+        """Log-odds of the verdicts."""
+        votes = [verdict for one in said if (verdict := verdict_of(one.text)) is not None]
+        return math.log((sum(votes) + 0.5) / (len(votes) - sum(votes) + 0.5)) if votes else None
 
 
 def verdict_of(text: str) -> bool | None:
@@ -132,15 +143,16 @@ def judge(spec: ScorerSpec) -> Judge:
     Raises:
         ConfigurationError: the key's variable is not set, or the endpoint's settings are wrong.
     """
-    assert spec.judge is not None
-    known = NOT_SHOWN if spec.not_shown is None else spec.not_shown
+    table = spec.judge
+    assert table is not None
     if spec.endpoint is None:
-        return Judge(spec.model, spec.judge, known)
+        return Judge(spec.model, table, spec.hidden)
+    return Judge(served(spec, temperature=table.temperature, max_tokens=table.max_tokens), table, spec.hidden)
+
+
+def served(spec: ScorerSpec, **settings: Any) -> Any:
+    """What draws from the endpoint of a spec."""
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
 
-    more: dict[str, Any] = {"temperature": spec.judge.temperature, "max_tokens": spec.judge.max_tokens}
-    return Judge(OpenAICompatibleGenerator(spec.endpoint, model=spec.model, api_key=spec.key(), **more), spec.judge, known)
-
-
-def _log_odds(votes: Sequence[bool]) -> float | None:
-    return math.log((sum(votes) + 0.5) / (len(votes) - sum(votes) + 0.5)) if votes else None
+    assert spec.endpoint is not None
+    return OpenAICompatibleGenerator(spec.endpoint, model=spec.model, api_key=spec.key(), **settings)

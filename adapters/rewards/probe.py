@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
+from bonmini_guard.engine.scorers import Scale
 from bonmini_guard.errors import ConfigurationError
-
-Meaning = Literal["raw", "probability"]
 
 _PREFIX = "probe:"
 _SPREAD = 1e-6
@@ -30,7 +28,7 @@ def probe_pairs() -> list[tuple[list[BaseMessage], AIMessage]]:
     return [([HumanMessage(prompt)], AIMessage(answer)) for prompt, answer in _PAIRS]
 
 
-def check_scores(scores: Sequence[float | None], declared: Meaning | None, switch: str) -> None:
+def check_scores(scores: Sequence[float | None], declared: Scale | None, switch: str) -> None:
     """Refuse what cannot be raw scores, or not what was declared.
 
     Args:

@@ -7,7 +7,8 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, Unpack
+from functools import partial
+from typing import Any, TypeVar, Unpack
 
 from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
@@ -15,13 +16,13 @@ from pydantic import SecretStr
 from bonmini_guard.adapters.groups import all_or_none
 from bonmini_guard.adapters.http import Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
-from bonmini_guard.adapters.rewards.inputs import as_messages, templated
-from bonmini_guard.adapters.rewards.probe import Meaning, agree, check_scores, fingerprint_of, probe_pairs
-from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, Limits, Scores
+from bonmini_guard.adapters.rewards.inputs import as_messages, writer
+from bonmini_guard.adapters.rewards.probe import agree, check_scores, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, Limits, Scores, ServerKind, kinds_of
 from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.limiter import Limiter, request_lane
-from bonmini_guard.engine.scorers import inputs_digest, log_odds
+from bonmini_guard.engine.scorers import FunctionSession, Scale, inputs_digest, log_odds
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
 from bonmini_guard.reward.spec import ScorerSpec
 
@@ -43,11 +44,6 @@ LONGEST_ATTEMPT = 10.0
 PROBE_INTERVAL = 1.0
 #: Refusals that may be about one input of a batch and not about the batch.
 _ABOUT_AN_INPUT = (400, 413, 422)
-_SWITCHES = {"vllm": "start vLLM with --runner pooling", "tei": "this TEI may be too old for raw_scores"}
-
-ServerKind = Literal[
-    "vllm", "vllm-pooling", "vllm-score", "vllm-rerank", "sglang", "tei", "tei-rerank", "infinity", "jina", "cohere", "bonmini"
-]
 
 
 class RemoteRewardModel(Endpoint):
@@ -106,7 +102,7 @@ class RemoteRewardModel(Endpoint):
         tokenizer: Any = None,
         inputs: Inputs | None = None,
         model: str | None = None,
-        scores: Meaning | None = None,
+        scores: Scale | None = None,
         has_zero: bool | None = None,
         max_length: int | None = None,
         api_key: SecretStr | str | None = None,
@@ -133,8 +129,8 @@ class RemoteRewardModel(Endpoint):
         self.tolerance = tolerance
         self._wire = KINDS[kind]
         self._meaning = scores
-        self._templated = templated(kind, tokenizer, inputs, max_length)
-        self._zero = has_zero if has_zero is not None or self._templated is None else bool(self._templated.has_zero)
+        self._writer = writer(kind, tokenizer, inputs, max_length)
+        self._zero = has_zero if has_zero is not None or self._writer is None else bool(self._writer.has_zero)
         self._batch_size = batch_size
         self._fingerprint = pinned
         # Connections lost and opened so far, how many of them when the server last agreed with its probe, and when that was.
@@ -147,9 +143,13 @@ class RemoteRewardModel(Endpoint):
     def __repr__(self) -> str:
         return f"RemoteRewardModel({self.base_url!r}, kind={self.kind!r})"
 
-    def session(self, messages: Sequence[BaseMessage]) -> RemoteSession:
-        """A session on one prompt; it holds nothing but the prompt."""
-        return RemoteSession(self, messages)
+    def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
+        """A session on one prompt; it holds nothing but the prompt.
+
+        Its ``score`` gives None for an answer that does not fit or cannot be sent, and raises EndpointError where the server gave
+        no usable answer (``CircuitOpen`` if it was not even asked), ConfigurationError where it is another model than it was.
+        """
+        return FunctionSession(partial(self._score_all, list(messages), object()))
 
     @property
     def has_zero(self) -> bool:
@@ -237,7 +237,7 @@ class RemoteRewardModel(Endpoint):
         batches = [[one] for one in sent] if self._wire.shared else self._batches(sent)
         found: list[Scores] = await all_or_none([self._send(batch, quiet=False) for batch in batches])
         values = [value for scores in found for value in scores.values]
-        check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, _SWITCHES.get(self.kind, "ask for raw scores"))
+        check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, self._wire.switch)
         if self._fingerprint is None and len(sent) > len(batches) and await self._minds_neighbours(sent, values):
             await self._probe()
             return
@@ -276,15 +276,24 @@ class RemoteRewardModel(Endpoint):
     # Scoring
 
     async def _prepare(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[Any]:
-        if self._templated is None:
+        if self._writer is None:
             return as_messages(messages, candidates)
-        return await asyncio.to_thread(self._templated.make, messages, candidates)
+        return await asyncio.to_thread(self._writer.make, messages, candidates)
 
     def _batches(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
         return [inputs[at : at + self._batch_size] for at in range(0, len(inputs), self._batch_size)]
 
-    async def _score_all(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
-        """One score for each candidate; None for one that does not fit or cannot be sent."""
+    async def _score_all(
+        self, messages: Sequence[BaseMessage], lane: object, candidates: Sequence[AIMessage]
+    ) -> list[float | None]:
+        """One score for each candidate; its requests wait in the lane of its session."""
+        before = request_lane.set(lane)
+        try:
+            return await self._scored(messages, candidates)
+        finally:
+            request_lane.reset(before)
+
+    async def _scored(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
         await self._ready()
         inputs = await self._prepare(messages, candidates)
         batches = self._batches([one for one in inputs if one is not None])
@@ -365,8 +374,8 @@ class RemoteRewardModel(Endpoint):
         limits = Limits() if self._wire.about is None else await self._describe(client, *self._wire.about)
         self.model = self.model or limits.model
         self._batch_size = min(self._batch_size, limits.batch or self._batch_size)
-        if self._templated is not None:
-            self._templated.limit(limits.length)
+        if self._writer is not None:
+            self._writer.limit(limits.length)
         return await super()._look(client)
 
     async def _describe(self, client: httpx.AsyncClient, route: str, read: Callable[[Any], Limits]) -> Limits:
@@ -378,46 +387,6 @@ class RemoteRewardModel(Endpoint):
             return Limits()
 
 
-class RemoteSession:
-    """Scores candidates of one prompt; see :class:`bonmini_guard.engine.protocols.ScoringSession`."""
-
-    def __init__(self, model: RemoteRewardModel, messages: Sequence[BaseMessage]) -> None:
-        self._model = model
-        self._messages = list(messages)
-
-    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        """One score for each candidate, in order; None for one that does not fit or cannot be sent.
-
-        Raises:
-            EndpointError: the server gave no usable answer; ``CircuitOpen`` if it was not even asked.
-            ConfigurationError: it is another model than it was.
-        """
-        lane = request_lane.set(self)
-        try:
-            return await self._model._score_all(self._messages, candidates)
-        finally:
-            request_lane.reset(lane)
-
-    async def aclose(self) -> None:
-        """Nothing is held."""
-
-
-#: Of a spec: kinds by server and route, the usual route first.
-ROUTES: dict[tuple[str, str], ServerKind] = {
-    ("bonmini", "score"): "bonmini",
-    ("cohere", "rerank"): "cohere",
-    ("infinity", "rerank"): "infinity",
-    ("jina", "rerank"): "jina",
-    ("sglang", "classify"): "sglang",
-    ("tei", "classify"): "tei",
-    ("tei", "rerank"): "tei-rerank",
-    ("vllm", "classify"): "vllm",
-    ("vllm", "pooling"): "vllm-pooling",
-    ("vllm", "rerank"): "vllm-rerank",
-    ("vllm", "score"): "vllm-score",
-}
-
-
 def route(spec: ScorerSpec) -> RemoteRewardModel:
     """The remote reward model of a spec.
 
@@ -427,14 +396,14 @@ def route(spec: ScorerSpec) -> RemoteRewardModel:
     table, endpoint = spec.route, spec.endpoint
     assert table is not None
     assert endpoint is not None
-    known = [name for server, name in ROUTES if server == table.server]
-    name = table.name or known[0]
+    known = kinds_of(table.server)
+    name: str = table.name or next(iter(known))
     if name not in known:
         raise ConfigurationError(f"server = {table.server!r} has no route {name!r} here: use {' or '.join(map(repr, known))}")
-    meaning: dict[str, Meaning] = {"probability": "probability", "points": "raw"}
+    meaning: dict[str, Scale] = {"probability": "probability", "points": "raw"}
     return RemoteRewardModel(
         endpoint,
-        kind=ROUTES[table.server, name],
+        kind=known[name],
         tokenizer=table.tokenizer,
         inputs=table.inputs,
         model=spec.model,

@@ -12,6 +12,10 @@ from bonmini_guard.adapters.http_errors import MalformedAnswer
 
 logger = logging.getLogger(__name__)
 Inputs = Literal["ids", "text", "pair", "messages"]
+Body = Callable[[Sequence[Any], str | None], dict[str, Any]]
+ServerKind = Literal[
+    "vllm", "vllm-pooling", "vllm-score", "vllm-rerank", "sglang", "tei", "tei-rerank", "infinity", "jina", "cohere", "bonmini"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +61,16 @@ class Kind:
         read: the scores in an answer; any error that it raises means that there are none.
         about: route of the server's description, and how to read it; None where there is none.
         shared: whether all inputs of a request have one conversation.
+        switch: what to do where scores are not raw, for messages.
     """
 
     route: str
     inputs: tuple[Inputs, ...]
-    body: Callable[[Sequence[Any], str | None], dict[str, Any]]
+    body: Body
     read: Callable[[Any], Scores]
     about: tuple[str, Callable[[Any], Limits]] | None = None
     shared: bool = False
+    switch: str = "ask for raw scores"
 
     def scores(self, answer: Any, expected: int) -> Scores:
         """The scores in an answer.
@@ -124,12 +130,9 @@ def _in_order(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
-def _read_vllm_classify(answer: Any) -> Scores:
-    return Scores([_number(entry["probs"]) for entry in _in_order(answer["data"])])
-
-
-def _read_vllm_pooling(answer: Any) -> Scores:
-    return Scores([_number(entry["data"]) for entry in _in_order(answer["data"])])
+def _by_index(score: str, entries: str | None = None) -> Callable[[Any], Scores]:
+    """Reads what each entry has under a name; the entries are the answer, or lie in it under a name."""
+    return lambda answer: Scores([_number(entry[score]) for entry in _in_order(answer[entries] if entries else answer)])
 
 
 def _read_sglang(answer: Any) -> Scores:
@@ -147,19 +150,11 @@ def _read_bonmini(answer: Any) -> Scores:
     return Scores(list(answer["scores"]), fingerprint, has_zero, answer.get("inputs"))
 
 
-def _read_vllm_score(answer: Any) -> Scores:
-    return Scores([_number(entry["score"]) for entry in _in_order(answer["data"])])
+def _vllm_body(**more: Any) -> Body:
+    return lambda inputs, model: _named({"input": list(inputs), **more, **_RAW, "add_special_tokens": False}, model)
 
 
-def _read_rerank(answer: Any) -> Scores:
-    return Scores([_number(entry["relevance_score"]) for entry in _in_order(answer["results"])])
-
-
-def _read_tei_rerank(answer: Any) -> Scores:
-    return Scores([_number(entry["score"]) for entry in _in_order(answer)])
-
-
-def _pairs_body(prompt: str, answers: str, **more: Any) -> Callable[[Sequence[Any], str | None], dict[str, Any]]:
+def _pairs_body(prompt: str, answers: str, **more: Any) -> Body:
     """A body with one prompt and its answers, under these names."""
     return lambda inputs, model: _named({prompt: inputs[0][0], answers: [answer for _, answer in inputs], **more}, model)
 
@@ -184,47 +179,47 @@ def _tei_body(inputs: Sequence[Any], _: str | None) -> dict[str, Any]:
     return {"inputs": batch, "raw_scores": True, "truncate": False}
 
 
+def _tei_pairs_body(inputs: Sequence[Any], _: str | None) -> dict[str, Any]:
+    return _pairs_body("query", "texts", raw_scores=True, truncate=False)(inputs, None)
+
+
 def _bonmini_body(inputs: Sequence[Any], _: str | None) -> dict[str, Any]:
     return {"messages": inputs[0][0], "candidates": [candidate for _, candidate in inputs]}
 
 
+_RAW = {"use_activation": False}
 _VLLM_MODELS = ("/v1/models", _about_vllm)
+_VLLM_SWITCH = "start vLLM with --runner pooling"
+_RERANKED = _by_index("relevance_score", "results")
+_TOKENS: tuple[Inputs, ...] = ("ids", "text")
+_PAIR: tuple[Inputs, ...] = ("pair",)
 
-KINDS: dict[str, Kind] = {
-    "vllm": Kind(
-        "/classify",
-        ("ids", "text"),
-        lambda inputs, model: _named({"input": list(inputs), "use_activation": False, "add_special_tokens": False}, model),
-        _read_vllm_classify,
-        _VLLM_MODELS,
-    ),
-    "vllm-pooling": Kind(
-        "/pooling",
-        ("ids", "text"),
-        lambda inputs, model: _named(
-            {"input": list(inputs), "task": "classify", "use_activation": False, "add_special_tokens": False}, model
-        ),
-        _read_vllm_pooling,
-        _VLLM_MODELS,
-    ),
-    "sglang": Kind("/classify", ("ids", "text"), _sglang_body, _read_sglang),
-    "tei": Kind("/predict", ("text", "pair"), _tei_body, _read_tei, ("/info", _about_tei)),
-    "bonmini": Kind("/score", ("messages",), _bonmini_body, _read_bonmini, shared=True),
+#: Of each server its usual kind first.
+KINDS: dict[ServerKind, Kind] = {
+    "vllm": Kind("/classify", _TOKENS, _vllm_body(), _by_index("probs", "data"), _VLLM_MODELS, switch=_VLLM_SWITCH),
+    "vllm-pooling": Kind("/pooling", _TOKENS, _vllm_body(task="classify"), _by_index("data", "data"), _VLLM_MODELS),
     "vllm-score": Kind(
-        "/score", ("pair",), _pairs_body("text_1", "text_2", use_activation=False), _read_vllm_score, _VLLM_MODELS, shared=True
+        "/score", _PAIR, _pairs_body("text_1", "text_2", **_RAW), _by_index("score", "data"), _VLLM_MODELS, shared=True
     ),
-    "vllm-rerank": Kind(
-        "/rerank", ("pair",), _pairs_body("query", "documents", use_activation=False), _read_rerank, _VLLM_MODELS, shared=True
-    ),
-    "tei-rerank": Kind(
-        "/rerank",
-        ("pair",),
-        lambda inputs, _: _pairs_body("query", "texts", raw_scores=True, truncate=False)(inputs, None),
-        _read_tei_rerank,
+    "vllm-rerank": Kind("/rerank", _PAIR, _pairs_body("query", "documents", **_RAW), _RERANKED, _VLLM_MODELS, shared=True),
+    "sglang": Kind("/classify", _TOKENS, _sglang_body, _read_sglang),
+    "tei": Kind(
+        "/predict",
+        ("text", "pair"),
+        _tei_body,
+        _read_tei,
         ("/info", _about_tei),
-        shared=True,
+        switch="this TEI may be too old for raw_scores",
     ),
-    "infinity": Kind("/rerank", ("pair",), _pairs_body("query", "documents", raw_scores=True), _read_rerank, shared=True),
-    "jina": Kind("/v1/rerank", ("pair",), _pairs_body("query", "documents"), _read_rerank, shared=True),
-    "cohere": Kind("/v2/rerank", ("pair",), _pairs_body("query", "documents"), _read_rerank, shared=True),
+    "tei-rerank": Kind("/rerank", _PAIR, _tei_pairs_body, _by_index("score"), ("/info", _about_tei), shared=True),
+    "infinity": Kind("/rerank", _PAIR, _pairs_body("query", "documents", raw_scores=True), _RERANKED, shared=True),
+    "jina": Kind("/v1/rerank", _PAIR, _pairs_body("query", "documents"), _RERANKED, shared=True),
+    "cohere": Kind("/v2/rerank", _PAIR, _pairs_body("query", "documents"), _RERANKED, shared=True),
+    "bonmini": Kind("/score", ("messages",), _bonmini_body, _read_bonmini, shared=True),
 }
+
+
+def kinds_of(server: str) -> dict[str, ServerKind]:
+    """The kinds of a server by the names that specs give their routes, the usual one first."""
+    routes = {kind: wire.route.rpartition("/")[2] for kind, wire in KINDS.items() if kind.partition("-")[0] == server}
+    return {"classify" if name == "predict" else name: kind for kind, name in routes.items()}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
-from bonmini_guard.adapters.rewards.judge import Judge, Judged
-from bonmini_guard.conversation import NOT_SHOWN, Turn
-from bonmini_guard.engine.generators import as_generator
+from bonmini_guard.adapters.rewards.judge import Questioner, served
+from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.reward.spec import ScorerSpec, Token
+from bonmini_guard.reward.texts import asked
 
 #: The likeliest tokens that OpenAI's protocol tells of each place; a verdict that is not among them counts as the last of them.
 _TOLD = 20
@@ -20,7 +19,7 @@ _TOLD = 20
 _BEFORE, _COLD = 32, 0.01
 
 
-class Verdicts(Judge):
+class Verdicts(Questioner):
     """Scores answers by the log-odds of verdict tokens; see :class:`bonmini_guard.reward.verdicts.VerdictReading`.
 
     Args:
@@ -29,27 +28,22 @@ class Verdicts(Judge):
         not_shown: parts of answers that are left out, and not served.
     """
 
-    def __init__(self, generator: Any, token: Token, not_shown: Sequence[str] = NOT_SHOWN) -> None:
-        self._generator, self._token = as_generator(generator), token
-        self.not_shown = frozenset(not_shown)
+    def __init__(self, generator: Any, token: Token, not_shown: Collection[str] = NOT_SHOWN) -> None:
+        super().__init__(generator, not_shown)
+        self._token = token
 
-    async def judged(self, messages: Sequence[BaseMessage], answer: str) -> Judged:
-        """The score of one answer, None where the model wrote no verdict; what it cost; and what went wrong."""
+    def question(self, messages: Sequence[BaseMessage], answer: str) -> list[BaseMessage]:
+        """The conversation with its answer, or one turn that asks about both."""
         token = self._token
-        asked: list[BaseMessage] = [] if token.system is None else [SystemMessage(token.system)]
-        turns = [Turn.of(message) for message in messages]
-        prompt = turns[0].plain() if len(turns) == 1 else "\n".join(f"{turn.role}: {turn.plain()}" for turn in turns)
-        asked += [*messages, AIMessage(answer)] if token.ask is None else [HumanMessage(token.asked(prompt, answer))]
-        written = await self.vote(asked, 0)
-        if isinstance(written, Exception):
-            return None, None, written
-        places = (written.response_metadata.get("logprobs") or {}).get("content") or []
-        return self._score(places), written.usage_metadata, None
+        first: list[BaseMessage] = [] if token.system is None else [SystemMessage(token.system)]
+        if token.ask is None:
+            return [*first, *messages, AIMessage(answer)]
+        return [*first, HumanMessage(token.asked(asked(messages, roles=len(messages) > 1), answer))]
 
-    def _score(self, places: Sequence[Mapping[str, Any]]) -> float | None:
-        """Log-odds at the place behind what comes before the verdict."""
+    def read(self, said: Sequence[AIMessage]) -> float | None:
+        """Log-odds at the place behind what comes before the verdict; None where the model wrote no verdict there."""
         before = ""
-        for place in places:
+        for place in [place for one in said for place in (one.response_metadata.get("logprobs") or {}).get("content") or ()]:
             if before.rstrip().endswith(self._token.after.strip()):
                 told = {one["token"]: float(one["logprob"]) for one in place["top_logprobs"]}
                 sides = [_together(told, words) for words in (self._token.wanted, self._token.unwanted)]
@@ -67,21 +61,11 @@ def verdicts(spec: ScorerSpec) -> Verdicts:
     Raises:
         ConfigurationError: the key's variable is not set, or the endpoint's settings are wrong.
     """
-    assert spec.token is not None
-    assert spec.endpoint is not None
-    extra: dict[str, Any] = {"top_logprobs": _TOLD}
-    if spec.token.options:
-        extra["chat_template_kwargs"] = spec.token.options
-    generator = OpenAICompatibleGenerator(
-        spec.endpoint,
-        model=spec.model,
-        api_key=spec.key(),
-        logprobs=True,
-        temperature=_COLD,
-        max_tokens=_BEFORE if spec.token.after else 2,
-        extra_body=extra,
-    )
-    return Verdicts(generator, spec.token, NOT_SHOWN if spec.not_shown is None else spec.not_shown)
+    token = spec.token
+    assert token is not None
+    extra: dict[str, Any] = {"top_logprobs": _TOLD} | ({"chat_template_kwargs": token.options} if token.options else {})
+    most = _BEFORE if token.after else 2
+    return Verdicts(served(spec, logprobs=True, temperature=_COLD, max_tokens=most, extra_body=extra), token, spec.hidden)
 
 
 def _together(told: Mapping[str, float], words: Sequence[str]) -> float:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from functools import reduce
+from itertools import compress
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
 
+from bonmini_guard.engine.protocols import ScoringSession
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import ConfigurationError
 
@@ -82,9 +87,16 @@ class CallableScorer:
         """Raise TooBusy if calls of the function that never returned hold all of its threads."""
         self._workers.admit()
 
-    def session(self, messages: Sequence[BaseMessage]) -> _CallableSession:
+    def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
         """A session on one prompt; it holds nothing but the prompt and its scores."""
-        return _CallableSession(self, messages)
+        given: list[float | None] = []
+
+        async def score(candidates: Sequence[AIMessage]) -> list[float | None]:
+            scores = await self.score(messages, candidates)
+            given.extend(scores)
+            return scores
+
+        return FunctionSession(score, close=lambda: self.sampled(given))
 
     async def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
         """One score for each candidate.
@@ -128,20 +140,48 @@ def _check_signature(function: ScoreFunction) -> None:
         ) from None
 
 
-class _CallableSession:
-    def __init__(self, scorer: CallableScorer, messages: Sequence[BaseMessage]) -> None:
-        self._scorer = scorer
-        self._messages = messages
-        self._given: list[float | None] = []
+class FunctionSession:
+    """A session whose scores are a function's; see :class:`bonmini_guard.engine.protocols.ScoringSession`.
 
-    async def score(self, candidates: Sequence[AIMessage]) -> Sequence[float | None]:
-        scores = await self._scorer.score(self._messages, candidates)
-        self._given += scores
-        return scores
+    Args:
+        score: takes candidates, and gives one score for each.
+        inner: sessions that it asks. They are closed with this one, which costs what they cost.
+        close: called when it is closed.
+
+    Attributes:
+        spent: tokens that the function itself has paid for so far.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[Sequence[AIMessage]], Awaitable[list[float | None]]],
+        inner: Sequence[ScoringSession] = (),
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._score, self._inner, self._close = score, inner, close
+        self.spent: UsageMetadata | None = None
+
+    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
+        """One score for each candidate, in order; None for one that cannot be scored."""
+        return await self._score(candidates)
+
+    @property
+    def usage_metadata(self) -> UsageMetadata | None:
+        """All that was paid for; None where nobody says."""
+        known = [self.spent, *(getattr(session, "usage_metadata", None) for session in self._inner)]
+        return reduce(add_usage, filter(None, known)) if any(known) else None
 
     async def aclose(self) -> None:
-        """Nothing is held."""
-        self._scorer.sampled(self._given)
+        """Close what it asks."""
+        await asyncio.gather(*(session.aclose() for session in self._inner))
+        self._close()
+
+
+async def score_some(session: ScoringSession, candidates: Sequence[AIMessage], wanted: Sequence[bool]) -> list[float | None]:
+    """Scores of those candidates that are wanted, None for the others; a session that nobody is wanted of is not asked."""
+    some = list(compress(candidates, wanted))
+    given = iter(as_scores(await session.score(some), len(some)) if some else ())
+    return [next(given) if each else None for each in wanted]
 
 
 def as_scores(given: Any, count: int) -> list[float | None]:

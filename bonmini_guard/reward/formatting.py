@@ -18,6 +18,7 @@ from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.errors import CandidateTooLong, InputError, NotRendered
 from bonmini_guard.reward.control import ControlTokens, Conversation
 from bonmini_guard.reward.template import Template
+from bonmini_guard.reward.texts import readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +125,8 @@ class Formatter:
         return next((index for index in candidates if index is not None), 0)
 
     def _turns(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Conversation:
-        said = Turn.of(answer, "assistant").without(self.not_shown)
-        if hidden := said.kinds:
-            raise NotRendered(f"it holds {', '.join(sorted(hidden))}, which the model cannot read: declare it not_shown= to users")
-        turns = [self._turn(turn) for turn in map(Turn.of, messages)]
-        return [*turns, self._turn(said, thoughts=True)]
+        said = self._turn(readable(answer, self.not_shown), thoughts=True)
+        return [*(self._turn(turn) for turn in map(Turn.of, messages)), said]
 
     def _turn(self, said: Turn, thoughts: bool = False) -> dict[str, Any]:
         turn = said.template()

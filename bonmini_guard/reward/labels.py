@@ -13,11 +13,12 @@ from torch.nn.functional import logsigmoid
 
 from bonmini_guard.conversation import Turn, clean
 from bonmini_guard.errors import CandidateTooLong, CheckpointError
-from bonmini_guard.reward.checkpoint import load_classifier
+from bonmini_guard.reward.checkpoint import added_tokens, load_classifier
 from bonmini_guard.reward.formatting import Encoded, Formatter
-from bonmini_guard.reward.pairs import PairFormatter, formatter, spoken
+from bonmini_guard.reward.pairs import PairFormatter, formatter
 from bonmini_guard.reward.reading import Reading, refuse_language_models
 from bonmini_guard.reward.spec import Labels
+from bonmini_guard.reward.texts import spoken
 
 
 class LabelReading(Reading):
@@ -82,6 +83,10 @@ class LabelReading(Reading):
 class AnswerFormatter(Formatter):
     """Formats the answer alone, as its classifier's card calls it: ``tokenizer(answer)``."""
 
+    def __init__(self, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> None:
+        super().__init__(tokenizer, max_length, not_shown)
+        self._before, self._after = added_tokens(tokenizer)
+
     def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
         """Token ids of the answer.
 
@@ -94,12 +99,6 @@ class AnswerFormatter(Formatter):
         if not self._fits(ids):
             raise CandidateTooLong(f"{len(ids)} tokens in the answer, {self.max_length} allowed; answers are never cut")
         return Encoded(ids or [self._filler()])
-
-    def __init__(self, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> None:
-        from bonmini_guard.reward.checkpoint import added_tokens
-
-        super().__init__(tokenizer, max_length, not_shown)
-        self._before, self._after = added_tokens(tokenizer)
 
 
 def _found(path: str, given: Sequence[str], names: Sequence[str]) -> list[int]:

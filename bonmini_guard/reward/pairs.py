@@ -9,9 +9,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from tokenizers import Tokenizer
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
-from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, NotRendered, Unscorable
+from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, Unscorable
 from bonmini_guard.reward.checkpoint import has_template, inputs_of
 from bonmini_guard.reward.formatting import Encoded, Formatter
+from bonmini_guard.reward.texts import asked, spoken
 
 Inputs = Literal["text", "pair"]
 
@@ -110,20 +111,3 @@ def knows_pairs(tokenizer: Any) -> bool:
     tried = tokenizer.backend_tokenizer.encode("a", "b")
     first, second = tried.sequence_ids.index(0), len(tried.ids) - 1 - tried.sequence_ids[::-1].index(1)
     return None in tried.sequence_ids[first:second]
-
-
-def asked(messages: Sequence[BaseMessage | Turn]) -> str:
-    """What a conversation says, as the first text of a pair."""
-    return "\n".join(Turn.of(message).plain() for message in messages)
-
-
-def spoken(answer: AIMessage | Turn | str, not_shown: Collection[str]) -> str:
-    """What an answer says, as the second text of a pair.
-
-    Raises:
-        NotRendered: it holds a part that is no text.
-    """
-    said = Turn.of(answer, "assistant").without(not_shown)
-    if said.kinds:
-        raise NotRendered(f"it holds {', '.join(sorted(said.kinds))}, which the model cannot read: declare it not_shown= to users")
-    return said.plain(thoughts=True)

@@ -16,8 +16,8 @@ from bonmini_guard.reward.pooling import PooledScorer, batch_dependent, pad, see
 logger = logging.getLogger(__name__)
 
 Scores = tuple[Tensor, dict[Segment, Trunk]]
-#: Most that a packed score may differ from a lone one when a model is tried, relative to the scores' size.
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
+#: Most that scores may differ from those of the model alone when it is tried, relative to their size.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 
 
 class SegmentScorer:
@@ -130,7 +130,7 @@ def _difference(score: Callable[[list[tuple[int, ...]]], Tensor], model: Any, lo
         difference = (_trial(score, model) - lone).abs().max().item()
     except Exception as error:
         return type(error).__name__
-    return "" if difference <= _TOLERANCE[model.dtype] * (1 + lone.abs().max().item()) else f"scores differ by {difference:.2g}"
+    return "" if difference <= TOLERANCE[model.dtype] * (1 + lone.abs().max().item()) else f"scores differ by {difference:.2g}"
 
 
 def _trial(score: Callable[[list[tuple[int, ...]]], Tensor], model: Any) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bonmini_guard.contents import contents
+from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.validation import check_names
 
@@ -266,6 +267,11 @@ class ScorerSpec(Table):
         if name is not None and not key:
             raise ConfigurationError(f"api_key_env = {name!r}, and the environment has no such variable: export {name}=...")
         return key
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Parts of answers that a scorer of texts does not see."""
+        return NOT_SHOWN if self.not_shown is None else self.not_shown
 
     def canonical(self) -> str:
         """What it says, as a text that is equal for equal specs."""

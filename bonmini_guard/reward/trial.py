@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 #: What runs there. It reads the word that vouches for a result only after the answer's code and the tests have run, so leaving the
@@ -66,44 +65,30 @@ leave(0)
 """
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What code may use.
-
-    Attributes:
-        seconds: of time, from start to end.
-        memory_mb: MiB of memory.
-    """
-
-    seconds: float
-    memory_mb: int
-
-
-def share_passed(code: str, tests: Sequence[str], limits: Limits) -> float:
-    """The share of tests that code passes; 0 where it does not run, ends early or uses more than it may."""
+def share_passed(code: str, tests: Sequence[str], seconds: float, memory_mb: int) -> float:
+    """The share of tests that code passes; 0 where it does not run, ends early or uses more than its time and its MiB of memory."""
     with tempfile.TemporaryDirectory(prefix="bonmini-guard-", ignore_cleanup_errors=True) as folder:
         Path(folder, "answer.py").write_text(code, encoding="utf-8", errors="replace")
         Path(folder, "tests.json").write_text(json.dumps(list(tests)), encoding="utf-8")
-        return _passed(folder, limits) / len(tests) if tests else 0.0
+        return _passed(folder, seconds, memory_mb) / len(tests) if tests else 0.0
 
 
-def _passed(folder: str, limits: Limits) -> int:
+def _passed(folder: str, seconds: float, memory_mb: int) -> int:
     word = secrets.token_hex(16).encode()
-    with _started(folder, limits) as process:
+    with _started(folder, [int(seconds) + 1, memory_mb * 2**20]) as process:
         said = b""
         with contextlib.suppress(subprocess.TimeoutExpired):
             try:
-                said, _ = process.communicate(word, timeout=limits.seconds)
+                said, _ = process.communicate(word, timeout=seconds)
             finally:
                 _end(process)
     vouched, _, number = said.partition(b" ")
     return int(number) if vouched == word else 0
 
 
-def _started(folder: str, limits: Limits) -> subprocess.Popen[bytes]:
-    said = json.dumps([int(limits.seconds) + 1, limits.memory_mb * 2**20])
+def _started(folder: str, limits: list[int]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-B", "-X", "utf8", "-c", _INSIDE, said],
+        [sys.executable, "-I", "-B", "-X", "utf8", "-c", _INSIDE, json.dumps(limits)],
         cwd=folder,
         env={"PATH": os.defpath, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,

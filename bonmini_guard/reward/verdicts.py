@@ -14,11 +14,9 @@ from bonmini_guard.reward.checkpoint import load_language_model
 from bonmini_guard.reward.control import Conversation
 from bonmini_guard.reward.formatting import Formatter, without_oldest
 from bonmini_guard.reward.reading import Reading
+from bonmini_guard.reward.scoring import TOLERANCE
 from bonmini_guard.reward.spec import Token
 from bonmini_guard.reward.template import Template
-
-#: Most that the verdict's logits may differ from the model's own, relative to their size.
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 
 
 class VerdictReading(Reading):
@@ -80,7 +78,7 @@ class VerdictReading(Reading):
                 head.bias.copy_(whole.bias[index])
             hidden = model.base_model(input_ids=tried).last_hidden_state[0, -1]
             ours = _capped(nn.functional.linear(hidden, head.weight, head.bias).float() * self._factor, self._cap)
-        if (ours - own).abs().max() > _TOLERANCE[model.dtype] * (1 + own.abs().max()):
+        if (ours - own).abs().max() > TOLERANCE[model.dtype] * (1 + own.abs().max()):
             raise CheckpointError(
                 f"{type(model).__name__}: does more to its logits than is known here, and cannot be read: serve it, and "
                 "use a function over its answers"

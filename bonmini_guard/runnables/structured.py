@@ -11,6 +11,7 @@ from langchain_core.runnables import Runnable
 
 from bonmini_guard.engine.detach import langsmith_set
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
+from bonmini_guard.engine.scorers import FunctionSession, score_some
 
 Valid = Callable[[AIMessage], Awaitable[bool]]
 
@@ -37,31 +38,14 @@ class ValidatingScorer:
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def session(self, messages: Sequence[BaseMessage]) -> ValidatingSession:
+    def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:
         """A session on one prompt."""
-        return ValidatingSession(self.inner.session(messages), self.valid)
+        inner = self.inner.session(messages)
 
+        async def score(candidates: Sequence[AIMessage]) -> list[float | None]:
+            return await score_some(inner, candidates, [await self.valid(candidate) for candidate in candidates])
 
-class ValidatingSession:
-    """A session of :class:`ValidatingScorer`."""
-
-    def __init__(self, inner: ScoringSession, valid: Valid) -> None:
-        self._inner = inner
-        self._valid = valid
-
-    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        """One score for each valid candidate, None for the others."""
-        valid = [index for index, candidate in enumerate(candidates) if await self._valid(candidate)]
-        scores: list[float | None] = [None] * len(candidates)
-        if valid:
-            given = await self._inner.score([candidates[index] for index in valid])
-            for index, score in zip(valid, given, strict=True):
-                scores[index] = score
-        return scores
-
-    async def aclose(self) -> None:
-        """Close the inner session."""
-        await self._inner.aclose()
+        return FunctionSession(score, [inner])
 
 
 def parsed_by(parser: Runnable[Any, Any]) -> Valid:
