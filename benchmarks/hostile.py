@@ -70,6 +70,7 @@ async def foreign(requests: int, seed: int) -> dict[str, Any]:
         # The event loop's own pool stays for as long as the loop.
         "threads_left": sum(not each.name.startswith("asyncio_") for each in threading.enumerate()) - threads,
         "memory_growth": round(resident[-1] / warm - 1, 4),
+        "wrong": [(ending.kind, ending.injected) for ending in endings if ending.wrong],
         "endings": dict(Counter(ending.kind for ending in endings)),
     }
 

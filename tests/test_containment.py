@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import re
@@ -19,6 +20,7 @@ from langchain_core.runnables import RunnableLambda
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.engine.containment import MOST_LEFT_BEHIND, Quarantine
+from bonmini_guard.engine.engine import CANCEL_GRACE
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import ConfigurationError, GenerationError, NoAcceptableResponse, TooBusy
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
@@ -259,6 +261,32 @@ def test_sync_callbacks_told_of_a_token_are_within_the_deadline():
     begun = time.perf_counter()
     assert chat().invoke("q", config={"callbacks": [SlowSync("token")]}).text == "good"
     assert time.perf_counter() - begun < TIMEOUT + LATE
+
+
+class DeafForEver:
+    """A scorer whose sessions ignore their cancellation, and would take long to close."""
+
+    has_zero = True
+
+    def session(self, messages):
+        return self
+
+    async def score(self, candidates):
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.get_running_loop().create_future()
+
+    async def aclose(self):
+        await asyncio.sleep(30)
+
+
+async def test_what_was_left_behind_and_is_collected_cancels_nobody():
+    result = await make(score=DeafForEver()).arun("q")
+    assert result.reason == "deadline"
+    # Its guard is gone, and nobody will ever wake it: it is closed here, in the midst of another task.
+    assert gc.collect()
+    await asyncio.sleep(CANCEL_GRACE + 0.3)
+    assert not asyncio.current_task().cancelling()
 
 
 # What is said to abstentions

@@ -85,3 +85,10 @@ async def test_many_short_steps_are_not_told(caplog):
     with turning():
         await asyncio.gather(*(busy() for _ in range(3)))
     assert told(caplog) == []
+
+
+async def test_what_blocks_a_loop_without_requests_is_not_told(caplog):
+    with turning():
+        await asyncio.sleep(0)
+    time.sleep(LONG)
+    assert told(caplog) == []

@@ -34,11 +34,16 @@ def is_failure(error: BaseException, own: Collection[Task | None]) -> bool:
         return True
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return threading.current_thread() is not threading.main_thread()
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # closed where no event loop runs
-        return False
+    task = current()
     return task is not None and task in own and not task.cancelling()
+
+
+def current() -> Task | None:
+    """The task that runs, which is another or none where a coroutine is closed from outside: collected, or with its event loop."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 def as_failure(error: BaseException) -> Exception:

@@ -20,7 +20,7 @@ from langchain_core.messages.ai import UsageMetadata
 
 from bonmini_guard.engine.arrivals import Arrivals
 from bonmini_guard.engine.background import to_its_end
-from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure, is_failure, quiet
+from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure, current, is_failure, quiet
 from bonmini_guard.engine.detach import detached, is_graph_signal
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.kinds import calls_tools, why_none, words
@@ -321,7 +321,8 @@ class _Request:
 
     async def _close_session(self) -> None:
         session, self.session = self.session, None
-        if session is not None:
+        # Closed in the midst of another task, it could await nothing, and a timeout would cancel that one.
+        if session is not None and current() is self.work:
             try:
                 # Nobody is there any more to cancel it once the request has gone on, perhaps without a scorer that was stuck.
                 async with asyncio.timeout(CANCEL_GRACE) if self.closed else contextlib.nullcontext():

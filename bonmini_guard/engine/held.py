@@ -43,24 +43,24 @@ class Turns:
         self.thread = threading.get_ident()
         self.at = 0.0
         self.ticking = False
-        self._requests = 0
+        self.requests = 0
         #: The step that ran at the last look, and when it was seen first.
         self.step: tuple[int, float] | None = None
 
     def __enter__(self) -> None:
-        self._requests += 1
+        self.requests += 1
         if not self.ticking:
             self.thread = threading.get_ident()
             self._tick()
             _watch.begin()
 
     def __exit__(self, *_: object) -> None:
-        self._requests -= 1
+        self.requests -= 1
 
     def _tick(self) -> None:
         self.at = time.monotonic()
         # A loop that ended and began again has the old timer still.
-        self.ticking = self._requests > 0
+        self.ticking = self.requests > 0
         if self.ticking:
             asyncio.get_running_loop().call_later(BEAT, self._tick, context=Context())
 
@@ -90,7 +90,7 @@ class _Watch:
         while True:
             time.sleep(BEAT)
             with self.lock:
-                under_way = [turns for loop, turns in self.loops.items() if turns.ticking and loop.is_running()]
+                under_way = [turns for loop, turns in self.loops.items() if turns.requests and turns.ticking and loop.is_running()]
                 if not under_way:
                     self._looking = False
                     return

@@ -350,8 +350,7 @@ class Guard:
         options, profile = self.options, load_profile(self.options["profile"])
         policy, strict = build_policy(profile, options), options["strict"]
         if current is None:
-            generator = as_generator(self.generator)
-            scorer = as_scorer(self.reward_model, options["question"], options["criteria"])
+            generator, scorer = as_generator(self.generator), as_scorer(self.reward_model)
             limiter = build_limiter(options["max_concurrency"])
         else:
             generator, scorer, limiter = current.generator, current.scorer, current.limiter
