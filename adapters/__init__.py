@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     from bonmini_guard.adapters.langchain import LangChainGenerator
     from bonmini_guard.adapters.local import TransformersGenerator
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
+    from bonmini_guard.adapters.rewards.decision_wires import DecisionEndpoint
+    from bonmini_guard.adapters.rewards.decisions import Decisions
     from bonmini_guard.adapters.rewards.remote import RemoteRewardModel
     from bonmini_guard.adapters.tgi import TGIGenerator
 
 _HOMES = {
+    "DecisionEndpoint": "rewards.decision_wires",
+    "Decisions": "rewards.decisions",
     "LangChainGenerator": "langchain",
     "OpenAICompatibleGenerator": "openai",
     "RemoteRewardModel": "rewards.remote",
@@ -21,6 +25,8 @@ _HOMES = {
     "TransformersGenerator": "local",
 }
 __all__ = [
+    "DecisionEndpoint",
+    "Decisions",
     "LangChainGenerator",
     "OpenAICompatibleGenerator",
     "RemoteRewardModel",

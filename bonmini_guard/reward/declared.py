@@ -20,18 +20,29 @@ from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero, 
 from bonmini_guard.validation import check_names
 
 
-def as_scorer(reward_model: Any) -> Scorer:
+def as_scorer(reward_model: Any, question: Any = None, criteria: Mapping[str, Any] | None = None) -> Scorer:
     """A scorer as it is; what a path or a spec declares; or a callable ``(messages, candidates) -> scores`` made into one.
+
+    Args:
+        reward_model: which.
+        question: what a decision model is asked; several are all to hold.
+        criteria: what counts as yes and as no.
 
     Raises:
         ConfigurationError: it is none of these, or cannot be loaded.
     """
+    if question is not None or criteria is not None:
+        from bonmini_guard.adapters.rewards.decisions import Decisions
+
+        return Decisions(reward_model, question or "", criteria=criteria)
     if isinstance(reward_model, str | os.PathLike | ScorerSpec):
         return load_scorer(reward_model)  # type: ignore[no-any-return]
     if callable(getattr(reward_model, "session", None)):
         return reward_model  # type: ignore[no-any-return]
     if callable(reward_model):
         return CallableScorer(reward_model)
+    if {"BaseDecisionModel", "OpenAIDecisions"} & {kind.__name__ for kind in type(reward_model).__mro__}:
+        raise ConfigurationError("reward_model is a decision model: say what it is asked of each answer, question='Does the ...?'")
     raise ConfigurationError(
         f"reward_model is a {type(reward_model).__name__}: pass RewardModel.load(...), a RemoteRewardModel, the path of a "
         "checkpoint or of a scorer spec, or a callable (messages, candidates) -> list of scores"
@@ -238,6 +249,12 @@ def _judge(spec: ScorerSpec) -> Any:
     return judge(spec)
 
 
+def _decisions(spec: ScorerSpec) -> Any:
+    from bonmini_guard.adapters.rewards.decisions import decisions
+
+    return decisions(spec)
+
+
 def _verdicts(spec: ScorerSpec) -> Any:
     from bonmini_guard.adapters.rewards.verdicts import verdicts
 
@@ -251,4 +268,10 @@ def _route(spec: ScorerSpec) -> Any:
 
 
 #: Kinds that are neither a model here nor made of others.
-_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {"check": _check, "judge": _judge, "route": _route, "token": _verdicts}
+_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {
+    "check": _check,
+    "decision": _decisions,
+    "judge": _judge,
+    "route": _route,
+    "token": _verdicts,
+}

@@ -17,11 +17,11 @@ from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.validation import check_names
 
-Kind = Literal["template", "pair", "labels", "token", "route", "judge", "check", "all", "sum"]
+Kind = Literal["template", "pair", "labels", "token", "route", "judge", "decision", "check", "all", "sum"]
 
 KINDS = get_args(Kind)
 #: Kinds whose model runs in this process, those that ask a server, and those made of other specs.
-LOCAL, REMOTE, COMBINED = ("template", "pair", "labels", "token"), ("route", "judge"), ("all", "sum")
+LOCAL, REMOTE, COMBINED = ("template", "pair", "labels", "token"), ("route", "judge", "decision"), ("all", "sum")
 SUFFIXES = (".toml", ".json")
 
 
@@ -128,6 +128,48 @@ class Judge(Table):
     max_tokens: int = Field(default=512, ge=1)
 
 
+class Asked(Table):
+    """A question of several to a decision model.
+
+    Attributes:
+        question: the whole question, about the last answer.
+        name: by which its answer is known.
+        yes: what counts as yes, where the question leaves that open.
+        no: what counts as no.
+    """
+
+    question: str = Field(min_length=1)
+    name: str | None = None
+    yes: str | None = None
+    no: str | None = None
+
+
+class Decision(Table):
+    """What a decision model is asked.
+
+    Attributes:
+        wire: whose protocol the endpoint speaks: "systemone" (``/v1/systemone``) or "decisions" (OpenAI's ``/v1/decisions``).
+        question: one question that is answered by yes or no, about the last answer.
+        questions: several, of which all must hold.
+        ask: "each" answer alone, or a "choice" among the answers of a loop and none of them.
+        rotations: orders of the answers that a choice is asked in.
+        http: further options of the endpoint, such as ``timeout``.
+    """
+
+    wire: Literal["systemone", "decisions"] = "systemone"
+    question: str | None = None
+    questions: tuple[Asked, ...] = ()
+    ask: Literal["each", "choice"] = "each"
+    rotations: int = Field(default=2, ge=1, le=16)
+    http: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if bool(self.question) == bool(self.questions):
+            raise ConfigurationError("decision: give a question, or several as [[decision.questions]]")
+        return self
+
+
 class Check(Table):
     """A function of :mod:`bonmini_guard.checks` and its arguments."""
 
@@ -140,7 +182,7 @@ class ScorerSpec(Table):
 
     Attributes:
         kind: how scores are made.
-        model: folder or id; for remote kinds the server's name for it. Of a judge, in Python, also a chat model.
+        model: folder or id; for remote kinds the server's name for it. Of a judge or a decision, in Python, also LangChain's.
         endpoint: where the server is, for remote kinds.
         api_key_env: name of the environment variable that holds its key.
         scale: what the model gives: "logit", "probability" (its log-odds are the score) or "points".
@@ -166,6 +208,7 @@ class ScorerSpec(Table):
     token: Token | None = None
     route: Route | None = None
     judge: Judge | None = None
+    decision: Decision | None = None
     check: Check | None = None
     all: tuple[ScorerSpec, ...] | None = None
     sum: tuple[ScorerSpec, ...] | None = None
@@ -174,7 +217,7 @@ class ScorerSpec(Table):
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
-        kind, tables = self.kind, ("labels", "token", "route", "judge", "check", *COMBINED)
+        kind, tables = self.kind, ("labels", "token", "route", "judge", "decision", "check", *COMBINED)
         for name in tables:
             if name != kind and getattr(self, name) is not None:
                 raise ConfigurationError(f"[{name}] belongs to kind = {name!r}, and the kind is {kind!r}: leave one out")
@@ -183,8 +226,10 @@ class ScorerSpec(Table):
         if kind in LOCAL and not self.model:
             raise ConfigurationError(f"kind = {kind!r} needs model = a folder or an id")
         if self.endpoint is not None and kind not in (*REMOTE, "token"):
-            raise ConfigurationError(f"endpoint is for the kinds route, judge and token, and the kind is {kind!r}: leave it out")
-        if (kind == "route" and not self.endpoint) or (kind == "judge" and not (self.endpoint or self.model)):
+            raise ConfigurationError(
+                f"endpoint is for the kinds {', '.join(REMOTE)} and token, and the kind is {kind!r}: leave it out"
+            )
+        if (kind == "route" and not self.endpoint) or (kind in ("judge", "decision") and not (self.endpoint or self.model)):
             raise ConfigurationError(f"kind = {kind!r} needs endpoint = the server's address")
         if self.labels is not None and not (self.labels.wanted or self.labels.unwanted):
             raise ConfigurationError("labels: name those that are wanted, or unwanted")

@@ -350,7 +350,8 @@ class Guard:
         options, profile = self.options, load_profile(self.options["profile"])
         policy, strict = build_policy(profile, options), options["strict"]
         if current is None:
-            generator, scorer = as_generator(self.generator), as_scorer(self.reward_model)
+            generator = as_generator(self.generator)
+            scorer = as_scorer(self.reward_model, options["question"], options["criteria"])
             limiter = build_limiter(options["max_concurrency"])
         else:
             generator, scorer, limiter = current.generator, current.scorer, current.limiter

@@ -56,6 +56,9 @@ class CommonOptions(TypedDict, total=False):
             whether a turn is one. "text" (a guardrail's default): the calls go on unscored, and what is said beside them is scored
             as an answer is, and withheld if it does not pass. "judge": every draw is scored with its calls, and has to pass. "pass"
             (an accelerator's default): calls and words go on as drawn.
+        question: what a decision model is asked of each answer, such as "Does the last answer state the delivery date?"; several
+            (a list, or by name) must all hold. Its log-odds of yes are the score.
+        criteria: what counts as yes and as no: ``{"true": ..., "false": ...}``, or such by name of the question.
         retry_memory: seconds for which whoever asks the same again (a retry around the guard, a graph's node that runs again) gets
             the abstention that he was given, and no second chance; 0 gives one. ``run`` and ``arun`` always draw.
         abstain_message: text of the abstention message.
@@ -86,6 +89,8 @@ class CommonOptions(TypedDict, total=False):
     threshold: float | Sequence[float] | None
     exit: Exit | None
     tool_turns: ToolTurns | None
+    question: str | Sequence[str] | Mapping[str, str] | None
+    criteria: Mapping[str, Any] | None
     retry_memory: Amount
     abstain_message: str
     timeout: Seconds | None
@@ -121,8 +126,8 @@ class GuardArguments(GuardOptions, total=False):
 
     Attributes:
         generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
-        reward_model: a ``RewardModel``, the path of a checkpoint or of a scorer spec, any ``Scorer``, or a callable
-            ``(messages, candidates) -> list of scores``, sync or async.
+        reward_model: a ``RewardModel``, the path of a checkpoint or of a scorer spec, any ``Scorer``, a callable
+            ``(messages, candidates) -> list of scores``, sync or async, or a decision model with ``question=``.
         name: of the runnable, for callbacks.
     """
 
@@ -146,6 +151,8 @@ DEFAULTS = GuardOptions(
     threshold=None,
     exit=None,
     tool_turns=None,
+    question=None,
+    criteria=None,
     retry_memory=60.0,
     on_abstain="error",
     on_abstain_reserve=0.2,

@@ -23,13 +23,8 @@ from bonmini_guard.demo.run import MODELS
 from bonmini_guard.engine.protocols import DrawRequest
 
 PROMPT = "Write two sentences about the sea in winter."
-#: How the desk draws, in the server's words; what it must not add; and time enough on two busy cores.
-DESK: dict[str, Any] = {
-    "temperature": 0.65,
-    "max_tokens": 64,
-    "extra_body": {"top_k": 50, "top_p": 1.0, "min_p": 0.0},
-    "timeout": 900,
-}
+#: How the desk draws, but for top 50, which servers take from the model or from keys of their own; with time for two busy cores.
+DESK: dict[str, Any] = {"temperature": 0.65, "max_tokens": 64, "timeout": 1800}
 ALPHA = 0.05
 
 
@@ -70,7 +65,7 @@ async def desk_guard(base_url: str, **settings: Any) -> AsyncIterator[BestOfMini
     """The desk's certified guardrail on the server's draws."""
     scorer = RewardModel.load(str(MODELS / "desk-reward"), base=str(room.language_model()))
     async with OpenAICompatibleGenerator(base_url, **DESK, **settings) as generator:
-        yield BestOfMiniN(generator=generator, reward_model=scorer, profile=MODELS / "guardrail.json", seed=1, timeout=900)
+        yield BestOfMiniN(generator=generator, reward_model=scorer, profile=MODELS / "guardrail.json", seed=1, timeout=1800)
 
 
 def asked(prompts: int) -> list[tuple[desk.Note, list[BaseMessage]]]:

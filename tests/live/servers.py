@@ -19,7 +19,7 @@ from bonmini_guard.demo import room
 
 #: The interpreter of the server's own environment; the make targets set it.
 PYTHON = os.environ.get("LIVE_PYTHON")
-START_SECONDS = 300
+START_SECONDS = 900
 
 
 def python() -> str:

@@ -13,11 +13,9 @@ from tests.pages import run_page
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def serve(folder, *more):
     python()
-    folder, port = tmp_path_factory.mktemp("transformers"), free_port()
-    model = str(language_model(folder / "lm"))
+    port, model = free_port(), str(language_model(folder / "lm"))
     arguments = [
         "-m",
         "transformers.cli.transformers",
@@ -30,7 +28,13 @@ def server(tmp_path_factory):
         "--port",
         str(port),
     ]
-    with running(arguments, port, "/health", folder / "serve.log") as base_url:
+    return model, running([*arguments, *more], port, "/health", folder / "serve.log")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    model, started = serve(tmp_path_factory.mktemp("transformers"))
+    with started as base_url:
         yield base_url, model
 
 
@@ -54,10 +58,12 @@ async def test_its_list_of_models_is_of_no_help_offline(server):
             await generator.draw(request(1))
 
 
-async def test_the_desk(server):
-    url, model = server
-    await check_guard(url, model=model)
-    await check_pass_rate(url, prompts=16, draws=4, model=model)
+async def test_the_desk(tmp_path):
+    # In batches: otherwise it computes one answer after the other.
+    model, started = serve(tmp_path, "--continuous-batching", "--cb-num-blocks", "512", "--cb-block-size", "32")
+    with started as url:
+        await check_guard(url, together=6, model=model)
+        await check_pass_rate(url, prompts=16, draws=4, model=model)
 
 
 def test_its_page(server, tmp_path, capsys):

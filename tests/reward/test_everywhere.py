@@ -14,6 +14,7 @@ from bonmini_guard import BestOfMiniN, ScorerSpec
 from bonmini_guard.cli import main
 from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.testing import FakeGenerator
+from tests.adapters.decision_server import DecisionServer
 from tests.adapters.openai_server import OpenAIServer
 from tests.adapters.reward_server import InThread, RewardServer
 
@@ -56,6 +57,9 @@ def declared(kind, folder):
         with InThread(OpenAIServer()) as server:
             server.text = lambda body, _: f"VERDICT: {'' if 'fine' in body['messages'][1]['content'] else 'UN'}ACCEPTABLE"
             yield {"endpoint": server.url, "model": "tiny", "judge": {"rubric": "It says so."}}
+    elif kind == "decision":
+        with InThread(DecisionServer(lambda text: {"good and very fine": 0.9, "fine cast": 0.7}.get(text, 0.2))) as server:
+            yield {"endpoint": server.url, "model": "m", "decision": {"question": "Does the answer like the film?"}}
     elif kind == "check":
         yield {"check": REGEX["check"]}
     else:
@@ -64,7 +68,7 @@ def declared(kind, folder):
 
 
 @pytest.mark.filterwarnings("ignore:uncalibrated")
-@pytest.mark.parametrize("kind", ["template", "pair", "labels", "token", "route", "judge", "check", "all", "sum"])
+@pytest.mark.parametrize("kind", ["template", "pair", "labels", "token", "route", "judge", "decision", "check", "all", "sum"])
 def test_a_kind_goes_everywhere_and_says_the_same(tmp_path, capsys, kind):
     pytest.importorskip("starlette")
     from starlette.testclient import TestClient

@@ -52,7 +52,7 @@ def test_toml_json_and_python_say_the_same(tmp_path):
         ("kind = 'tokn'", "kind: Input should be 'template', 'pair'"),
         ("kind = 'template'\nmodl = 'x'", "unknown argument 'modl': did you mean 'model'?"),
         ("kind = 'template'", "needs model = a folder or an id"),
-        ("kind = 'template'\nmodel = 'x'\nendpoint = 'http://x'", "endpoint is for the kinds route, judge and token"),
+        ("kind = 'template'\nmodel = 'x'\nendpoint = 'http://x'", "endpoint is for the kinds route, judge, decision and token"),
         ("kind = 'template'\nmodel = 'x'\n" + PARIS, r"\[check\] belongs to kind = 'check', and the kind is 'template'"),
         ("kind = 'check'", r"needs a table \[check\]"),
         ("kind = 'labels'\nmodel = 'x'\n[labels]\nwantd = ['a']", "labels: unknown argument 'wantd': did you mean 'wanted'?"),

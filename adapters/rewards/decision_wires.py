@@ -1,0 +1,297 @@
+"""How decision models are asked: System One's and OpenAI's protocols, and LangChain's two interfaces."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, Protocol, Unpack
+
+from langchain_core.messages.ai import UsageMetadata
+from pydantic import SecretStr
+
+from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
+from bonmini_guard.adapters.http_errors import MalformedAnswer
+from bonmini_guard.conversation import Turn
+from bonmini_guard.errors import ConfigurationError, MissingExtraError
+
+try:
+    import httpx
+except ImportError as error:
+    raise MissingExtraError("httpx", "remote") from error
+
+Wire = Literal["systemone", "decisions"]
+ROUTES: dict[str, str] = {"systemone": "/v1/systemone", "decisions": "/v1/decisions"}
+#: The name of a question that is a choice.
+_CHOICE = "choice"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that is answered by yes or no.
+
+    Attributes:
+        name: by which its answer is known.
+        instructions: the whole question, about the last answer of the conversation.
+        yes: what counts as yes, where the question alone leaves that open.
+        no: what counts as no.
+    """
+
+    name: str
+    instructions: str
+    yes: str | None = None
+    no: str | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a decision model said.
+
+    Attributes:
+        probabilities: of yes by question, or by label of a choice; None for a refusal. What is missing was not answered.
+        usage: tokens, where they are told.
+    """
+
+    probabilities: Mapping[str, float | None]
+    usage: UsageMetadata | None = None
+
+
+class DecisionModel(Protocol):
+    """What is asked: an endpoint, or a model of LangChain's."""
+
+    model_id: str
+
+    async def yes(self, state: Sequence[Turn], questions: Sequence[Question]) -> Answers:
+        """The probability of yes for each question about a conversation."""
+
+    async def choose(self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str]) -> Answers:
+        """A probability for each label."""
+
+    async def aclose(self) -> None:
+        """Close what it opened."""
+
+
+class DecisionEndpoint(Endpoint):
+    """A decision model behind HTTP.
+
+    Args:
+        base_url: where the server is; with or without ``/v1``.
+        wire: "systemone" (``POST /v1/systemone``) or "decisions" (``POST /v1/decisions``, OpenAI's).
+        model: the server's name for it.
+        api_key: sent as bearer token; None takes the environment's ``OPENAI_API_KEY``, "" sends none.
+        http: see :class:`~bonmini_guard.adapters.http.HttpOptions`.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+    """
+
+    library = httpx
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        wire: Wire = "systemone",
+        model: str | None = None,
+        api_key: SecretStr | str | None = None,
+        **http: Unpack[HttpOptions],
+    ) -> None:
+        if wire not in ROUTES:
+            raise ConfigurationError(f"wire is {wire!r}: use 'systemone' or 'decisions'")
+        route = ROUTES[wire]
+        url = checked_url(base_url, "api_key", route, route.removeprefix("/v1"), "/v1")
+        settings = Http.of({"timeout": 60.0, "backoff": 0.2, "max_concurrency": 16, **http})
+        super().__init__(url, checked_secret(api_key, "OPENAI_API_KEY"), settings)
+        self.wire, self.model, self._route = wire, model, route
+        self.model_id = f"{wire}:{model or url}"
+
+    async def yes(self, state: Sequence[Turn], questions: Sequence[Question]) -> Answers:
+        """The probability of yes for each question about a conversation.
+
+        Raises:
+            EndpointError: no usable answer.
+        """
+        if self.wire == "systemone":
+            return await self._systemone(state, {question.name: _noul(question) for question in questions})
+        asked = [{"type": "predicate", "name": question.name, "instructions": _whole(question)} for question in questions]
+        return await self._decisions(state, asked)
+
+    async def choose(self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str]) -> Answers:
+        """A probability for each label; none at all if the model refused.
+
+        Raises:
+            EndpointError: no usable answer.
+        """
+        about: dict[str, Any] = {"type": "choice", "instructions": instructions}
+        if self.wire == "systemone":
+            return await self._systemone(state, {_CHOICE: about | {"criteria": dict(labels)}})
+        choices = [{"value": label, "description": text} for label, text in labels.items()]
+        return await self._decisions(state, [about | {"name": _CHOICE, "choices": choices}])
+
+    async def _systemone(self, state: Sequence[Turn], questions: Mapping[str, Any]) -> Answers:
+        said = await self._said({"model": self.model, "state": [turn.openai() for turn in state], "questions": questions})
+        answers = said.get("answers")
+        if not isinstance(answers, Mapping):
+            raise _unreadable("no answers")
+        return Answers(_probabilities(answers, "noul"), _usage(said.get("usage")))
+
+    async def _decisions(self, state: Sequence[Turn], questions: Sequence[Mapping[str, Any]]) -> Answers:
+        items = [item for turn in state for item in _items(turn)]
+        said = await self._said({"model": self.model, "input": items, "questions": questions})
+        answers = said.get("answers")
+        if not isinstance(answers, list) or len(answers) != len(questions):
+            raise _unreadable(f"{len(answers) if isinstance(answers, list) else 'no'} answers to {len(questions)} questions")
+        # In the order of the questions; a name, where there is one, must be that of its question.
+        named = {}
+        for question, answer in zip(questions, answers, strict=True):
+            if not isinstance(answer, Mapping) or answer.get("name") not in (None, question["name"]):
+                raise _unreadable("an answer to another question")
+            named[question["name"]] = answer
+        return Answers(_probabilities(named, "probability"), _usage(said.get("usage")))
+
+    async def _said(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        sent = json.dumps({key: value for key, value in body.items() if value is not None}).encode()
+
+        async def attempt(client: httpx.AsyncClient) -> Mapping[str, Any]:
+            said, _ = await self._post(client, self._route, sent, quiet=True)
+            answer = parsed(said)
+            if not isinstance(answer, Mapping) or answer.get("error"):
+                raise _unreadable("an error in place of answers")
+            return answer
+
+        return await self._ask(attempt)
+
+
+class LangChainDecisions:
+    """A ``BaseDecisionModel`` of langchain-core, or langchain-openai's ``OpenAIDecisions``, as what is asked.
+
+    Args:
+        model: which.
+        openai: whether it is the latter.
+    """
+
+    def __init__(self, model: Any, openai: bool) -> None:
+        self._model, self._openai = model, openai
+        self.model_id = f"{type(model).__name__}:{getattr(model, 'model', '')}"
+
+    async def yes(self, state: Sequence[Turn], questions: Sequence[Question]) -> Answers:
+        """The probability of yes for each question; None where the model refused."""
+        if self._openai:
+            asked: dict[str, Any] = {each.name: {"type": "predicate", "instructions": _whole(each)} for each in questions}
+        else:
+            asked = {question.name: _noul(question) for question in questions}
+        return await self._answers(state, asked)
+
+    async def choose(self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str]) -> Answers:
+        """A probability for each label."""
+        listed = "choices" if self._openai else "criteria"
+        return await self._answers(state, {_CHOICE: {"type": "choice", "instructions": instructions, listed: dict(labels)}})
+
+    async def aclose(self) -> None:
+        """The model is its owner's."""
+
+    async def _answers(self, state: Sequence[Turn], questions: Mapping[str, Mapping[str, Any]]) -> Answers:
+        messages = [turn.message() for turn in state]
+        typed = {name: _typed(self._openai, each) for name, each in questions.items()}
+        said = await self._model.ainvoke({"input" if self._openai else "state": messages, "questions": typed})
+        answers = {name: answer.model_dump() for name, answer in said.answers.items() if name in questions}
+        return Answers(_probabilities(answers, "probability" if self._openai else "noul"), _usage(said.usage))
+
+
+def as_decision_model(model: Any) -> DecisionModel:
+    """What can be asked, as it is or by LangChain's interface.
+
+    Raises:
+        ConfigurationError: it is no decision model.
+    """
+    if callable(getattr(model, "yes", None)) and callable(getattr(model, "choose", None)):
+        return model  # type: ignore[no-any-return]
+    if (openai := _is(model, "langchain_openai.decisions", "OpenAIDecisions")) or is_decision_model(model):
+        return LangChainDecisions(model, openai)
+    raise ConfigurationError(
+        f"question= goes with a decision model, and reward_model is a {type(model).__name__}: pass a BaseDecisionModel of "
+        "langchain-core (1.8 or later), an OpenAIDecisions, or a DecisionEndpoint"
+    )
+
+
+def is_decision_model(value: Any) -> bool:
+    """Whether it is one of LangChain's; looked up among what is loaded, since older versions have none."""
+    kinds = (("langchain_core.decisions", "BaseDecisionModel"), ("langchain_openai.decisions", "OpenAIDecisions"))
+    return any(_is(value, module, name) for module, name in kinds)
+
+
+def _is(value: Any, module: str, name: str) -> bool:
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(value, kind)
+
+
+def _typed(openai: bool, question: Mapping[str, Any]) -> Any:
+    # Loaded with the model that is asked; older versions have no such module.
+    types = import_module("langchain_openai.decisions" if openai else "langchain_core.decisions")
+    return getattr(types, question["type"].capitalize())(**question)
+
+
+def _noul(question: Question) -> dict[str, Any]:
+    says = {key: text for key, text in (("true", question.yes), ("false", question.no)) if text is not None}
+    return {"type": "noul", "instructions": question.instructions} | ({"criteria": says} if says else {})
+
+
+def _whole(question: Question) -> str:
+    """For a protocol without criteria."""
+    says = (("Yes means", question.yes), ("No means", question.no))
+    return "\n".join([question.instructions, *(f"{means}: {text}" for means, text in says if text is not None)])
+
+
+def _items(turn: Turn) -> Iterable[dict[str, Any]]:
+    """A turn as items of OpenAI's input: calls and their results stand apart from messages."""
+    if turn.role == "tool":
+        yield {"type": "function_call_output", "call_id": turn.answers or "", "output": turn.shown}
+        return
+    if turn.shown or not turn.calls:
+        yield {"type": "message", "role": turn.role, "content": turn.shown}
+    for call in turn.calls:
+        yield {"type": "function_call", "call_id": call.id or "", "name": call.name, "arguments": call.arguments}
+
+
+def _probabilities(answers: Mapping[str, Any], key: str) -> dict[str, float | None]:
+    """Of yes by question; of a choice by label. A refusal is None."""
+    found: dict[str, float | None] = {}
+    for name, answer in answers.items():
+        if not isinstance(answer, Mapping):
+            raise _unreadable("an answer that is none")
+        if answer.get("type") == "refusal":
+            found[name] = None
+        elif answer.get("type") == "choice":
+            found |= {label: _probability(value) for label, value in _labels(answer.get("probabilities"))}
+        else:
+            found[name] = _probability(answer.get(key))
+    return found
+
+
+def _labels(told: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(told, Mapping):
+        return [(str(label), value) for label, value in told.items()]
+    if isinstance(told, list) and all(isinstance(one, Mapping) for one in told):
+        return [(str(one.get("value")), one.get("probability")) for one in told]
+    raise _unreadable("a choice without probabilities")
+
+
+def _probability(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise _unreadable("a probability that is none")
+    return float(value)
+
+
+def _usage(told: Any) -> UsageMetadata | None:
+    said = told if isinstance(told, Mapping) or told is None else told.model_dump()
+    if said is None:
+        return None
+    numbers = [said.get(name) for name in ("input_tokens", "output_tokens")]
+    taken, written = (number if isinstance(number, int) and not isinstance(number, bool) else 0 for number in numbers)
+    return UsageMetadata(input_tokens=taken, output_tokens=written, total_tokens=taken + written) if taken or written else None
+
+
+def _unreadable(what: str) -> MalformedAnswer:
+    return MalformedAnswer(f"the decision model gave {what}", status=200, retryable=True)

@@ -1,0 +1,279 @@
+"""A question as reward model: a decision model says how likely an answer is acceptable, and nothing is trained.
+
+Decision models answer typed questions with probabilities and write no text. The log-odds of "yes" are the score, so its zero is a
+probability of one half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
+
+from bonmini_guard.adapters.groups import all_or_none
+from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected
+from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpoint, Question, as_decision_model
+from bonmini_guard.adapters.rewards.probe import agree, fingerprint_of, probe_pairs
+from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.reward.spec import ScorerSpec
+
+logger = logging.getLogger(__name__)
+
+Ask = Literal["each", "choice"]
+#: Of a choice: the outside option, and what is asked where nobody says.
+NONE, NONE_SAYS = "none", "None of these answers is acceptable."
+#: A probability is never taken for nearer to 0 or 1 than this, nor for coarser than that, whatever the probe shows.
+_FINEST, _COARSEST = 1e-7, 0.01
+#: How far a probe's log-odds may move before it is another model's.
+_TOLERANCE = 0.25
+
+
+class Decisions:
+    """Scores answers by a decision model's probability of "yes".
+
+    Example::
+
+        scorer = Decisions(decision_model, "Does the last answer state the delivery date, and no other?")
+        guard = BestOfMiniN(generator=llm, reward_model=scorer)
+
+    Args:
+        model: a ``BaseDecisionModel`` of langchain-core, an ``OpenAIDecisions``, or an endpoint
+            (:class:`~bonmini_guard.adapters.rewards.decision_wires.DecisionEndpoint`).
+        questions: one question, several, or several by name. An answer is worth its worst one: the smallest log-odds.
+        criteria: what counts as yes, and as no: ``{"true": ..., "false": ...}``, for one question or by name.
+        ask: "each" asks about one answer at a time. "choice" asks once a loop which answer is best, "none of these is acceptable"
+            being one of the choices: the score is log p(answer) - log p(none), the paper's choice with an outside option.
+        rotations: of a choice: how many orders of the answers are asked and averaged, since a place sways such models.
+        not_shown: kinds of parts of answers that the model is not shown; they are not served.
+
+    Raises:
+        ConfigurationError: there is no question, or the model is none of these.
+    """
+
+    has_zero = True
+
+    def __init__(
+        self,
+        model: Any,
+        questions: str | Sequence[str] | Mapping[str, str],
+        *,
+        criteria: Mapping[str, Any] | None = None,
+        ask: Ask = "each",
+        rotations: int = 2,
+        not_shown: Sequence[str] = NOT_SHOWN,
+    ) -> None:
+        self.model = as_decision_model(model)
+        self.questions = asked(questions, criteria)
+        if ask not in ("each", "choice") or rotations < 1:
+            raise ConfigurationError(f"ask is {ask!r} and rotations is {rotations}: use 'each' or 'choice', and 1 or more")
+        if ask == "choice" and len(self.questions) > 1:
+            raise ConfigurationError("ask='choice' takes one question: join them, or use ask='each'")
+        self.ask, self.rotations, self.not_shown = ask, rotations, frozenset(not_shown)
+        self.model_id = self.model.model_id
+        #: The least distance of a probability from 0 and 1; None until the probe has shown it.
+        self.clip: float | None = None
+        self._probed: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Decisions({self.model_id}, {len(self.questions)} questions)"
+
+    def session(self, messages: Sequence[BaseMessage]) -> DecisionSession:
+        """A session on one conversation."""
+        return DecisionSession(self, messages)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.model.aclose()
+
+    # Probing
+
+    def check(self) -> None:
+        """Probe the model, for whoever builds a guard; one that is down is probed before its first score instead.
+
+        Raises:
+            ConfigurationError: it gives no usable probabilities.
+        """
+        try:
+            run_sync(self.ready)
+        except (RequestRejected, MalformedAnswer) as error:
+            raise ConfigurationError(f"{self.model_id} is no decision model that answers this: {error}") from error
+        except EndpointError as error:
+            logger.warning("the decision model %s does not answer yet: %s", self.model_id, error)
+
+    def fingerprint(self) -> str:
+        """The probe's log-odds, with the question, its criteria and the way it is asked. Blocks when first asked.
+
+        Raises:
+            ConfigurationError: the model gives no usable probabilities, or no answer at all.
+        """
+        if self._probed is None:
+            try:
+                run_sync(self.ready)
+            except EndpointError as error:
+                raise ConfigurationError(f"no probabilities from {self.model_id} ({error})") from error
+        return f"{self._probed}+{self._declared()}"
+
+    def agrees_with(self, fingerprint: str) -> bool:
+        """Whether a profile's fingerprint is this scorer's, within the tolerance for the probe's states."""
+        probed, _, declared = fingerprint.rpartition("+")
+        return declared == self._declared() and agree(probed, self.fingerprint().rpartition("+")[0], _TOLERANCE)
+
+    def _declared(self) -> str:
+        said = [self.model_id, [vars(question) for question in self.questions], self.ask, self.rotations]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:20]
+
+    async def ready(self) -> None:
+        """Ask the questions of the probe's states once: how fine the scale is, and what the model is known by.
+
+        Raises:
+            ConfigurationError: a probability is missing.
+        """
+        if self._probed is not None:
+            return
+        states = [[*map(Turn.of, messages), Turn.of(answer)] for messages, answer in probe_pairs()]
+        found = await all_or_none([self.model.yes(state, self.questions) for state in states])
+        told = [value for each in found for value in each.probabilities.values() if value is not None]
+        clip = min(_COARSEST, max(_FINEST, min(map(step_of, told), default=_COARSEST))) / 2
+        scores = [_least(each.probabilities, self.questions, clip) for each in found]
+        finite = [score for score in scores if score is not None]
+        if len(finite) < len(scores):
+            raise ConfigurationError(f"{self.model_id} refuses the question for ordinary answers: ask it otherwise")
+        self.clip, self._probed = clip, fingerprint_of(finite)
+
+
+class DecisionSession:
+    """Scores candidates of one conversation; see :class:`bonmini_guard.engine.protocols.ScoringSession`.
+
+    Attributes:
+        usage_metadata: tokens that the answers have cost so far.
+    """
+
+    def __init__(self, scorer: Decisions, messages: Sequence[BaseMessage]) -> None:
+        self._scorer, self._prompt = scorer, list(map(Turn.of, messages))
+        self._best: tuple[float, str] | None = None
+        self.usage_metadata: UsageMetadata | None = None
+
+    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
+        """One score for each candidate; None for one that the model refused, did not answer about, or cannot be shown whole.
+
+        Raises:
+            EndpointError: the model gave no usable answer.
+        """
+        await self._scorer.ready()
+        said = [Turn.of(candidate).without(self._scorer.not_shown) for candidate in candidates]
+        shown = [turn for turn in said if not turn.kinds]
+        asking = self._chosen if self._scorer.ask == "choice" else self._each
+        given = iter(await asking(shown) if shown else [])
+        return [None if turn.kinds else next(given) for turn in said]
+
+    async def _each(self, said: Sequence[Turn]) -> list[float | None]:
+        found = await all_or_none([self._about(turn) for turn in said])
+        refused = [each for each in found if isinstance(each, RequestRejected)]
+        if refused and len(refused) == len(found):
+            raise refused[0]
+        told = [Answers({}) if isinstance(each, RequestRejected) else each for each in found]
+        self._pay(told)
+        return [_least(each.probabilities, self._scorer.questions, self._scorer.clip or _COARSEST) for each in told]
+
+    async def _about(self, turn: Turn) -> Answers | RequestRejected:
+        try:
+            return await self._scorer.model.yes([*self._prompt, turn], self._scorer.questions)
+        except RequestRejected as error:
+            # Perhaps about this answer alone: the others keep their scores.
+            return error
+
+    async def _chosen(self, said: Sequence[Turn]) -> list[float | None]:
+        """Log-odds against "none" of each, averaged over orders. The best so far is a choice beside them, as it was."""
+        texts = [turn.plain() for turn in said] + ([] if self._best is None else [self._best[1]])
+        scorer, question, turns = self._scorer, self._scorer.questions[0], min(self._scorer.rotations, len(texts))
+        orders = [[*range(shift, len(texts)), *range(shift)] for shift in (len(texts) * turn // turns for turn in range(turns))]
+        labels = [{_label(place): texts[number] for place, number in enumerate(order)} | {NONE: NONE_SAYS} for order in orders]
+        found = await all_or_none([scorer.model.choose(self._prompt, question.instructions, each) for each in labels])
+        self._pay(found)
+        clip = scorer.clip or _COARSEST
+        odds: list[list[float]] = [[] for _ in texts]
+        for order, each in zip(orders, found, strict=True):
+            for place, number in enumerate(order):
+                chosen, none = each.probabilities.get(_label(place)), each.probabilities.get(NONE)
+                if chosen is not None and none is not None:
+                    odds[number].append(math.log(max(chosen, clip)) - math.log(max(none, clip)))
+        scores = [sum(each) / len(each) if each else None for each in odds][: len(said)]
+        better = [(score, text) for score, text in zip(scores, texts, strict=False) if score is not None]
+        self._best = max([*better, *([] if self._best is None else [self._best])], default=None, key=lambda one: one[0])
+        return scores
+
+    def _pay(self, found: Sequence[Answers]) -> None:
+        for usage in (each.usage for each in found):
+            self.usage_metadata = self.usage_metadata if usage is None else add_usage(self.usage_metadata, usage)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+def asked(questions: str | Sequence[str] | Mapping[str, str], criteria: Mapping[str, Any] | None = None) -> tuple[Question, ...]:
+    """The questions by name; criteria are of the one question, or by name, too.
+
+    Raises:
+        ConfigurationError: there is no question, or criteria are of none.
+    """
+    named = {"acceptable": questions} if isinstance(questions, str) else questions
+    if not isinstance(named, Mapping):
+        named = {f"question {number}": text for number, text in enumerate(named, 1)}
+    if not named or not all(isinstance(text, str) and text.strip() for text in named.values()):
+        raise ConfigurationError("question is empty: ask what an acceptable answer is, such as 'Does the last answer ...?'")
+    given = criteria or {}
+    if given.keys() <= {"true", "false"}:
+        given = dict.fromkeys(named, given)
+    if unknown := given.keys() - named.keys():
+        raise ConfigurationError(f"criteria are of {min(unknown)!r}, and the questions are {', '.join(named)}")
+    says = {name: dict(given.get(name) or {}) for name in named}
+    return tuple(Question(name, text, says[name].get("true"), says[name].get("false")) for name, text in named.items())
+
+
+def step_of(probability: float) -> float:
+    """The step that a probability is told in, by its digits: 0.01 for 0.97; 1 for 0 and 1, which tell nothing."""
+    return (
+        1.0 if probability in (0.0, 1.0) else float(10.0 ** int(Decimal(repr(float(probability))).normalize().as_tuple().exponent))
+    )
+
+
+def log_odds_within(probability: float, clip: float) -> float:
+    """Log-odds of a probability that is taken for no nearer to 0 and 1 than ``clip``."""
+    held = min(max(probability, clip), 1 - clip)
+    return math.log(held) - math.log1p(-held)
+
+
+def decisions(spec: ScorerSpec) -> Decisions:
+    """The scorer of a spec.
+
+    Raises:
+        ConfigurationError: the key's variable is not set, or the endpoint's settings are wrong.
+    """
+    table = spec.decision
+    assert table is not None
+    named = {question.name or f"question {number}": question for number, question in enumerate(table.questions, 1)}
+    criteria = {name: {"true": question.yes, "false": question.no} for name, question in named.items()}
+    texts: Any = {name: question.question for name, question in named.items()} or table.question
+    model = spec.model
+    if spec.endpoint is not None:
+        model = DecisionEndpoint(spec.endpoint, wire=table.wire, model=spec.model, api_key=spec.key(), **table.http)
+    hidden = NOT_SHOWN if spec.not_shown is None else spec.not_shown
+    return Decisions(model, texts, criteria=criteria, ask=table.ask, rotations=table.rotations, not_shown=hidden)
+
+
+def _label(place: int) -> str:
+    return f"answer {place + 1}"
+
+
+def _least(told: Mapping[str, float | None], questions: Sequence[Question], clip: float) -> float | None:
+    values = [told.get(question.name) for question in questions]
+    return None if None in values else min(log_odds_within(value, clip) for value in values if value is not None)
