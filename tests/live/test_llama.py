@@ -12,8 +12,8 @@ from tests.pages import run_page
 
 pytestmark = pytest.mark.live
 
-#: Left out, the server takes top 40, top_p 0.95 and min_p 0.05.
-SAMPLING = {"top_k": 50, "top_p": 1.0, "min_p": 0.0}
+#: Left out, the server takes top 40, top_p 0.95, min_p 0.05 and a penalty for repetition of 1.1.
+SAMPLING = {"top_k": 50, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}
 
 
 def serve(folder, *more):
