@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from bonmini_guard import BestOfMiniN
-from bonmini_guard.engine.held import HELD, turning
+from bonmini_guard.engine.held import BEAT, HELD, turning
 from bonmini_guard.testing import FakeGenerator
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -92,3 +92,12 @@ async def test_what_blocks_a_loop_without_requests_is_not_told(caplog):
         await asyncio.sleep(0)
     time.sleep(LONG)
     assert told(caplog) == []
+
+
+async def test_a_request_right_after_a_pause_is_watched(caplog):
+    with turning():
+        await asyncio.sleep(0)
+    time.sleep(2 * BEAT)  # somebody looks, and there is no request
+    with turning():
+        time.sleep(LONG)
+    assert len(told(caplog)) == 1

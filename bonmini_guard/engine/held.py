@@ -90,12 +90,15 @@ class _Watch:
         while True:
             time.sleep(BEAT)
             with self.lock:
-                under_way = [turns for loop, turns in self.loops.items() if turns.requests and turns.ticking and loop.is_running()]
-                if not under_way:
+                ticking = [
+                    (turns, loop.is_running()) for loop, turns in self.loops.items() if turns.ticking and not loop.is_closed()
+                ]
+                if not ticking:
                     self._looking = False
                     return
-            for turns in under_way:
-                self._judge(turns)
+            for turns, runs in ticking:
+                if runs and turns.requests:
+                    self._judge(turns)
 
     def _judge(self, turns: Turns) -> None:
         now, seen, turns.step = time.monotonic(), turns.step, None
