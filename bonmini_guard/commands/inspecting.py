@@ -32,11 +32,12 @@ def run(options: argparse.Namespace) -> int:
     """Score and tell; 4 if something speaks against the scorer."""
     from bonmini_guard.reward.declared import load_scorer
     from bonmini_guard.reward.selftest import problems, ranked_rightly
-    from bonmini_guard.reward.spec import COMBINED
+    from bonmini_guard.reward.spec import COMBINED, ScorerSpec
 
-    scorer = load_scorer(options.reward_model, device=options.device)
+    spec = ScorerSpec.of(options.reward_model)
+    kind = "template" if spec is None else spec.kind
+    scorer = load_scorer(spec or options.reward_model, device=options.device)
     try:
-        kind = getattr(getattr(scorer, "spec", None), "kind", None) or _kind(options.reward_model)
         # A program may well find the same of all fixed texts.
         fixed = [] if kind in ("check", *COMBINED) else _scored(scorer, _fixed())
         labelled = _scored(scorer, _examples(options.examples))
@@ -57,12 +58,6 @@ def run(options: argparse.Namespace) -> int:
         scorer.close()
     print(json.dumps(about, indent=2) if options.json else _lines(about))
     return FOUND if found else 0
-
-
-def _kind(source: str) -> str:
-    from bonmini_guard.reward.spec import ScorerSpec, is_spec
-
-    return ScorerSpec.load(source).kind if is_spec(source) else "template"
 
 
 def _fixed() -> list[Example]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import UsageMetadata, add_usage
 
-from bonmini_guard.engine.protocols import ScoringSession
+from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec
 
@@ -40,9 +38,15 @@ class Combined:
                 "declare has_zero = true, or zero = { shift, factor }, in that part"
             )
 
-    def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:
+    def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
         """A session of each part."""
-        return _Session([part.session(messages) for part in self.parts], self._joined())
+        sessions = [part.session(messages) for part in self.parts]
+
+        async def score(candidates: Sequence[AIMessage]) -> list[float | None]:
+            given = await asyncio.gather(*(session.score(candidates) for session in sessions))
+            return list(map(self._joined, zip(*given, strict=True)))
+
+        return FunctionSession(score, sessions)
 
     def fingerprint(self) -> str:
         """Of all parts, in order."""
@@ -61,26 +65,10 @@ class Combined:
         for part in self.parts:
             part.close()
 
-    def _joined(self) -> Callable[[Sequence[float]], float]:
-        if self._spec.kind == "all":
-            return min
-        weights, intercept = [part.weight for part in self._spec.sum or ()], self._spec.intercept
-        return lambda scores: intercept + sum(weight * score for weight, score in zip(weights, scores, strict=True))
-
-
-class _Session:
-    def __init__(self, sessions: Sequence[ScoringSession], joined: Callable[[Sequence[float]], float]) -> None:
-        self._sessions, self._joined = sessions, joined
-
-    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        given = await asyncio.gather(*(session.score(candidates) for session in self._sessions))
-        known = [[score for score in scores if score is not None] for scores in zip(*given, strict=True)]
-        return [self._joined(scores) if len(scores) == len(self._sessions) else None for scores in known]
-
-    @property
-    def usage_metadata(self) -> UsageMetadata | None:
-        reported = [getattr(session, "usage_metadata", None) for session in self._sessions]
-        return reduce(add_usage, filter(None, reported)) if any(reported) else None
-
-    async def aclose(self) -> None:
-        await asyncio.gather(*(session.aclose() for session in self._sessions))
+    def _joined(self, given: Sequence[float | None]) -> float | None:
+        scores = [score for score in given if score is not None]
+        if len(scores) < len(given):
+            return None
+        if self._spec.sum is None:
+            return min(scores)
+        return self._spec.intercept + sum(part.weight * score for part, score in zip(self._spec.sum, scores, strict=True))

@@ -6,18 +6,26 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
 
-from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
-from bonmini_guard.engine.scorers import CallableScorer, log_odds
+from bonmini_guard.engine.scorers import CallableScorer, FunctionSession, log_odds, score_some
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero, is_spec
+from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero
 from bonmini_guard.validation import check_names
+
+#: Kinds whose model is elsewhere: the module and the function that make their scorers.
+_ELSEWHERE = {
+    "decision": ("decisions", "decisions"),
+    "judge": ("judge", "judge"),
+    "route": ("remote", "route"),
+    "token": ("verdicts", "verdicts"),
+}
 
 
 def as_scorer(reward_model: Any, question: Any = None, criteria: Mapping[str, Any] | None = None) -> Scorer:
@@ -62,11 +70,11 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
     Raises:
         ConfigurationError: it cannot be loaded; the message names the cause and the next step.
     """
-    if not is_spec(source):
+    spec = ScorerSpec.of(source)
+    if spec is None:
         from bonmini_guard.reward import RewardModel
 
         return RewardModel.load(source, **options)  # type: ignore[arg-type]
-    spec = source if isinstance(source, ScorerSpec) else ScorerSpec.load(source)
     given = {name: value for name, value in options.items() if value is not None}
     if spec.kind in LOCAL and spec.endpoint is None:
         model = _local(spec, given)
@@ -76,7 +84,9 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
         raise ConfigurationError(
             f"{', '.join(given)} goes with a model that runs here, not with kind = {spec.kind!r}: leave it out"
         )
-    return Declared(spec, _combined(spec, given) if spec.kind in COMBINED else _FURTHER[spec.kind](spec))
+    if spec.kind in COMBINED:
+        return Declared(spec, _combined(spec, given))
+    return Declared(spec, _check(spec) if spec.kind == "check" else _elsewhere(spec))
 
 
 class Declared:
@@ -92,8 +102,7 @@ class Declared:
 
     def __init__(self, spec: ScorerSpec, inner: Any) -> None:
         self.spec, self.inner = spec, inner
-        known = NOT_SHOWN if spec.not_shown is None else spec.not_shown
-        self.not_shown = frozenset(getattr(inner, "not_shown", known))
+        self.not_shown = frozenset(getattr(inner, "not_shown", spec.hidden))
         self.text_alone = bool(getattr(inner, "text_alone", False))
         self.model_id = f"{spec.kind}:{spec.model or spec.endpoint or ''}"
         self._zero = spec.zero or Zero()
@@ -110,7 +119,13 @@ class Declared:
 
     def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:
         """A scoring session on one prompt."""
-        return _Session(self, self.inner.session(messages))
+        inner = self.inner.session(messages)
+
+        async def score(candidates: Sequence[AIMessage]) -> list[float | None]:
+            given = await score_some(inner, candidates, list(map(self.reads, candidates)))
+            return list(map(self.transformed, given))
+
+        return FunctionSession(score, [inner])
 
     def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
         """One score for each candidate, in order; None for one that cannot be scored. Blocks."""
@@ -186,23 +201,6 @@ class Declared:
         return f"spec:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-class _Session:
-    def __init__(self, scorer: Declared, inner: ScoringSession) -> None:
-        self._scorer, self._inner = scorer, inner
-
-    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        read = [candidate for candidate in candidates if self._scorer.reads(candidate)]
-        given = iter(await self._inner.score(read))
-        return [self._scorer.transformed(next(given)) if self._scorer.reads(candidate) else None for candidate in candidates]
-
-    @property
-    def usage_metadata(self) -> UsageMetadata | None:
-        return getattr(self._inner, "usage_metadata", None)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
 def _local(spec: ScorerSpec, options: Mapping[str, Any]) -> Any:
     from bonmini_guard.reward import RewardModel
 
@@ -231,6 +229,12 @@ def _combined(spec: ScorerSpec, options: Mapping[str, Any]) -> Any:
     return Combined(spec, [load_scorer(part, **(options if part.kind in (*LOCAL, *COMBINED) else {})) for part in parts])
 
 
+def _elsewhere(spec: ScorerSpec) -> Any:
+    """The scorer of a kind whose model is elsewhere: only what it needs is loaded."""
+    module, maker = _ELSEWHERE[spec.kind]
+    return getattr(import_module(f"bonmini_guard.adapters.rewards.{module}"), maker)(spec)
+
+
 def _check(spec: ScorerSpec) -> CallableScorer:
     from bonmini_guard import checks
 
@@ -241,37 +245,3 @@ def _check(spec: ScorerSpec) -> CallableScorer:
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     check_names(arguments, list(parameters), needed)
     return function(**arguments)
-
-
-def _judge(spec: ScorerSpec) -> Any:
-    from bonmini_guard.adapters.rewards.judge import judge
-
-    return judge(spec)
-
-
-def _decisions(spec: ScorerSpec) -> Any:
-    from bonmini_guard.adapters.rewards.decisions import decisions
-
-    return decisions(spec)
-
-
-def _verdicts(spec: ScorerSpec) -> Any:
-    from bonmini_guard.adapters.rewards.verdicts import verdicts
-
-    return verdicts(spec)
-
-
-def _route(spec: ScorerSpec) -> Any:
-    from bonmini_guard.adapters.rewards.remote import route
-
-    return route(spec)
-
-
-#: Kinds that are neither a model here nor made of others.
-_FURTHER: dict[str, Callable[[ScorerSpec], Any]] = {
-    "check": _check,
-    "decision": _decisions,
-    "judge": _judge,
-    "route": _route,
-    "token": _verdicts,
-}

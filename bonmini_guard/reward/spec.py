@@ -238,6 +238,17 @@ class ScorerSpec(Table):
         return self
 
     @classmethod
+    def of(cls, source: Any) -> ScorerSpec | None:
+        """The spec that something is, or is the path of; None for a checkpoint.
+
+        Raises:
+            ConfigurationError: the file is missing, or is no spec.
+        """
+        if isinstance(source, ScorerSpec):
+            return source
+        return cls.load(source) if is_spec(source) else None
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ScorerSpec:
         """Read a file. A model that lies beside it may be named from there.
 
@@ -280,9 +291,9 @@ class ScorerSpec(Table):
 
 def judges_of(source: Any) -> list[Judge]:
     """The judges that a spec, or the file of one, asks; none for a checkpoint."""
-    if not is_spec(source):
+    spec = ScorerSpec.of(source)
+    if spec is None:
         return []
-    spec = source if isinstance(source, ScorerSpec) else ScorerSpec.load(source)
     return [judge for part in (spec.all or spec.sum or ()) for judge in judges_of(part)] + ([spec.judge] if spec.judge else [])
 
 
