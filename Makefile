@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test oldest validity mutants reference check live-ray live-clients bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test oldest validity mutants reference check live-ray live-clients live-integrations bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
 
 # What runs without torch, transformers and the newest clients.
 OLDEST = tests/test_policy.py tests/test_engine.py tests/test_guard.py tests/test_chat_model.py tests/test_profile.py tests/test_limiter.py \
@@ -81,6 +81,19 @@ live-llama: setup .venv-live-llama/.installed  ## llama.cpp's Python server
 
 live-clients: setup .venv-live-clients/.installed  ## other clients of the gateway, in Python and JavaScript
 	$(call LIVE,.venv-live-clients) tests/live/test_gateway_clients.py
+
+live-integrations: .venv-live-integrations/.installed  ## LangChain clients of other makers as generators, each on its own protocol
+	.venv-live-integrations/bin/python -m pytest -m live -p no:cacheprovider tests/live/test_integrations.py
+
+# langchain-huggingface wants the older huggingface-hub.
+.venv-live-integrations/.installed: constraints.txt
+	$(PYTHON) -m venv .venv-live-integrations
+	grep -vi "^huggingface.hub\|^hf.xet" constraints.txt > .venv-live-integrations/constraints.txt
+	.venv-live-integrations/bin/python -m pip install --quiet --constraint .venv-live-integrations/constraints.txt pip
+	.venv-live-integrations/bin/python -m pip install --quiet --constraint .venv-live-integrations/constraints.txt --editable ".[agents,openai]" \
+		pytest pytest-asyncio hypothesis langchain-tests langchain-openai langchain-anthropic==1.7.10 langchain-mistralai==1.1.6 \
+		langchain-groq==1.1.3 langchain-ollama==1.1.0 langchain-deepseek==1.1.1 langchain-huggingface==1.2.3
+	@touch $@
 
 .venv-live-clients/.installed:
 	$(PYTHON) -m venv .venv-live-clients

@@ -48,7 +48,7 @@ class AgentCall:
         promised: bool = True,
     ) -> None:
         self.model = LangChainGenerator(request.model, options=request.model_settings)
-        self.chat_model = self.model.chat_model
+        self.chat_model = self.model.here()
         self.messages: list[BaseMessage] = [*filter(None, [request.system_message]), *request.messages]
         self._request = _detached_request(request, self.chat_model)
         self.asked = {"model": id(request.model), "settings": request.model_settings, "tools": [*map(str, request.tools)]}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
@@ -20,9 +22,11 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from bonmini_guard.adapters.answers import proportional
 from bonmini_guard.adapters.describing import described
+from bonmini_guard.adapters.elsewhere import apart, in_threads, with_models, with_parts
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, without_thoughts
-from bonmini_guard.adapters.requests import refuse_greedy
+from bonmini_guard.adapters.requests import refuse_spoiling
+from bonmini_guard.engine.bridge import ByLoop, is_bridge
 from bonmini_guard.engine.detach import langsmith_set, silent
 from bonmini_guard.engine.fingerprints import sampling, text_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
@@ -68,6 +72,7 @@ class LangChainGenerator:
         if keeps_history(model):
             warnings.warn(_HISTORY, UserWarning, stacklevel=2)
         self._model = without_callbacks(model)
+        self._by_loop = ByLoop()
         self._as_given = model if is_configurable(model) else None
         self._seed_argument = seed_argument
         self._n_argument = n_argument
@@ -112,7 +117,7 @@ class LangChainGenerator:
                 yield position, outcome
 
     def _call_options(self, request: DrawRequest) -> dict[str, Any]:
-        refuse_greedy(request.options)
+        refuse_spoiling(request.options, "the call")
         if self._n_argument in request.options:
             raise ConfigurationError(f"the guard decides how many answers are drawn: drop the call option {self._n_argument!r}")
         options = {**self._options, **request.options}
@@ -124,15 +129,26 @@ class LangChainGenerator:
         """At least one answer."""
         return [without_thoughts(answer, self._tags) for answer in await self._called(request, options)]
 
+    def here(self) -> Runnable[Any, Any]:
+        """``chat_model`` for the running loop: connections that another loop has are not used."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self.chat_model
+        if not self.configurable:
+            return self._by_loop.of(loop, lambda: with_models(self._model, partial(apart, loop=loop)))
+        # It is made anew for each call: what each had to open for sync calls would pile up.
+        return with_models(self.chat_model, in_threads if is_bridge(loop) else partial(apart, loop=loop))
+
     async def _called(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
-        whole = self.chat_model
+        whole = self.here()
         bound = _unbound(whole, options)
         # Silent already in a guard's draw; called by others, too, a draw is heard by nobody.
         config: RunnableConfig = {**silent(var_child_runnable_config.get() or {}), "run_name": "bonmini_guard_draw"}
         with langsmith_set(False):
             if bound is None:
                 return [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
-            model, options = bound
+            model, options = with_settings(*bound)
             prompt = ChatPromptValue(messages=list(request.messages))
             stop = options.pop("stop", None)
             about: dict[str, Any] = {name: config.get(name) for name in ("callbacks", "tags", "metadata", "run_name")}
@@ -205,21 +221,14 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
         config: what it is bound to, which a configurable model is chosen by.
     """
     model = _configured(model, config)
+    if isinstance(model, BaseLanguageModel):
+        silent = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
+        # Integrations that stream by a field of their own would give a stream where an answer is asked for.
+        return model.model_copy(update={name: value for name, value in silent.items() if name in type(model).model_fields})
     if isinstance(model, RunnableBindingBase):
         own: RunnableConfig = {key: value for key, value in model.config.items() if key != "callbacks"}  # type: ignore[assignment]
-        bound = without_callbacks(model.bound, merge_configs(own, config))
-        return model.model_copy(update={"bound": bound, "config": own, "config_factories": []})
-    if isinstance(model, RunnableWithFallbacks):
-        fallbacks = [without_callbacks(each, config) for each in model.fallbacks]
-        return model.model_copy(update={"runnable": without_callbacks(model.runnable, config), "fallbacks": fallbacks})
-    if isinstance(model, RunnableSequence):
-        steps = [without_callbacks(step, config) for step in model.steps]
-        return model.model_copy(update={"first": steps[0], "middle": steps[1:-1], "last": steps[-1]})
-    if not isinstance(model, BaseLanguageModel):
-        return model
-    silent = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
-    # Integrations that stream by a field of their own would give a stream where an answer is asked for.
-    return model.model_copy(update={name: value for name, value in silent.items() if name in type(model).model_fields})
+        model, config = model.model_copy(update={"config": own, "config_factories": []}), merge_configs(own, config)
+    return with_parts(model, partial(without_callbacks, config=config))
 
 
 def _configured(model: Runnable[Any, Any], config: RunnableConfig | None) -> Runnable[Any, Any]:
@@ -296,6 +305,20 @@ def _unbound(model: Runnable[Any, Any], options: Mapping[str, Any]) -> tuple[Bas
     if isinstance(model, RunnableBinding):
         return _unbound(model.bound, {**model.kwargs, **options})
     return (model, dict(options)) if isinstance(model, BaseLanguageModel) else None
+
+
+#: Integrations that know their settings as fields alone, and end in a TypeError where a call names one; and what they call them.
+_BY_FIELDS = frozenset({"ChatOllama", "OllamaLLM"})
+_NAMES = {"max_tokens": "num_predict"}
+
+
+def with_settings(model: BaseLanguageModel[Any], options: dict[str, Any]) -> tuple[BaseLanguageModel[Any], dict[str, Any]]:
+    """A model and what it is called with: itself and all options, or a copy with those among its fields and the others."""
+    if type(model).__name__ not in _BY_FIELDS:
+        return model, options
+    named = {_NAMES.get(name, name): value for name, value in options.items()}
+    fields = {name: value for name, value in named.items() if name in type(model).model_fields}
+    return model.model_copy(update=fields), {name: value for name, value in named.items() if name not in fields}
 
 
 def _temperature(model: Runnable[Any, Any], options: Mapping[str, Any]) -> Any:

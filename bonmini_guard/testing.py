@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -90,6 +90,8 @@ class FakeChatModel(BaseChatModel):
     source: Any = Field(repr=False)
     latency: Any = Field(default=0.0, repr=False)
     model_name: str = "fake-chat-model"
+    #: It has no connections that belong to an event loop.
+    any_loop: ClassVar[bool] = True
     calls: list[dict[str, Any]] = Field(default_factory=list, repr=False)
     cancelled: list[int] = Field(default_factory=list, repr=False)
     _lock: Any = PrivateAttr(default_factory=Lock)

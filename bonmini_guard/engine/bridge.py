@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from bonmini_guard.engine import workers
 from bonmini_guard.engine.workers import Workers, depth_here
-from bonmini_guard.forks import renewed_in_children
+from bonmini_guard.forks import Lock, renewed_in_children
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -118,6 +118,11 @@ def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return _bridge().run(work)
 
 
+def is_bridge(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop is one of those that conduct sync calls."""
+    return any(each.loop is loop for each in _bridges.loops)
+
+
 def _bridge() -> LoopThread:
     """The first loop, or the one after it for a sync call made in a bridge's own work.
 
@@ -128,3 +133,23 @@ def _bridge() -> LoopThread:
         if depth == len(_bridges.loops):
             _bridges.loops.append(LoopThread(depth + 1))
         return _bridges.loops[depth]
+
+
+class ByLoop:
+    """Something for each event loop; what was for a closed one is forgotten."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: dict[asyncio.AbstractEventLoop, Any] = {}
+
+    def __reduce__(self) -> tuple[type[ByLoop], tuple[()]]:
+        return type(self), ()
+
+    def of(self, loop: asyncio.AbstractEventLoop, make: Callable[[], T]) -> T:
+        """What there is for a loop, made when it is first asked for."""
+        with self._lock.held:
+            if loop not in self._kept:
+                self._kept = {each: kept for each, kept in self._kept.items() if not each.is_closed()}
+                self._kept[loop] = make()
+            made: T = self._kept[loop]
+            return made

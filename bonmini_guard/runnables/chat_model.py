@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal, Self, TypeGuard, Unpack
+from typing import Any, ClassVar, Literal, Self, TypeGuard, Unpack
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
@@ -100,6 +100,9 @@ class ChatBestOfMiniN(Face, BaseChatModel):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    #: Its own connections belong to no event loop.
+    any_loop: ClassVar[bool] = True
 
     # No reprs of the parts: LangChain hands repr(model) to every callback.
     generator: Any = Field(frozen=True, repr=False)

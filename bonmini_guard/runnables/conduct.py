@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, Unpack
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -20,7 +21,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from bonmini_guard.engine.abstentions import Caller, Ledger
-from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.bridge import ByLoop, run_sync
 from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure, is_failure, within
 from bonmini_guard.engine.engine import Engine, Observer
 from bonmini_guard.engine.fingerprints import as_text, fingerprint_of, sampling
@@ -92,6 +93,7 @@ class Guard:
         self._engine = self._build()
         self.abstentions = Ledger(options["retry_memory"])
         self._workers = Workers(THREADS, "bonmini-guard-on-abstain")
+        self._says = ByLoop()
         self.writer = None if options["trace_to"] is None else writer_for(options["trace_to"])
         telemetry, explore = options["telemetry"], options["explore"]
         self.explorer = Explorer(explore, options["on_explored"], self.writer, telemetry) if explore else None
@@ -294,11 +296,18 @@ class Guard:
     async def _fallback(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
         try:
             if isinstance(say, Runnable):
-                return await say.ainvoke(original, config)
+                return await self._here(say).ainvoke(original, config)
             answer = say(result) if inspect.iscoroutinefunction(say) else await self._workers.run(say, result)
             return await answer if inspect.isawaitable(answer) else answer
         except BaseException as error:
             raise (as_failure(error) if is_failure(error, [asyncio.current_task()]) else error) from None
+
+    def _here(self, say: Runnable[Any, Any]) -> Runnable[Any, Any]:
+        """A Runnable for the running loop, whose models may have connections to others."""
+        from bonmini_guard.adapters.elsewhere import apart, with_models
+
+        loop = asyncio.get_running_loop()
+        return self._says.of(loop, lambda: with_models(say, partial(apart, loop=loop)))
 
     # What happens in the background
 

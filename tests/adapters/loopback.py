@@ -40,6 +40,8 @@ class LoopbackServer:
         busy: requests at present; ``busiest`` is the most there were at a time.
     """
 
+    #: What comes before the first chunk of a stream.
+    opening = b": keep-alive\n\n"
     #: What follows the last chunk of a stream on some routes.
     done = b"data: [DONE]\n\n"
 
@@ -75,6 +77,10 @@ class LoopbackServer:
     def error_event(self, path: str) -> Any:
         """What a failure within a stream looks like."""
         return {"error": {"message": "the engine died", "type": "InternalServerError", "code": 500}}
+
+    def event(self, chunk: Any) -> bytes:
+        """A chunk as it stands in a stream."""
+        return b"data:" + json.dumps(chunk).encode() + b"\n\n"
 
     def ends_with_done(self, path: str) -> bool:
         """Whether streams of this route end with ``done``."""
@@ -184,9 +190,9 @@ class LoopbackServer:
             chunks = [*chunks[:2], self.error_event(path)]
         elif fault == "cut stream":
             chunks = chunks[:3]
-        writer.write(STREAM_HEAD + _piece(b": keep-alive\n\n"))
+        writer.write(STREAM_HEAD + (_piece(self.opening) if self.opening else b""))
         for chunk in chunks:
-            writer.write(_piece(b"data:" + json.dumps(chunk).encode() + b"\n\n"))
+            writer.write(_piece(self.event(chunk)))
             await writer.drain()
             await asyncio.sleep(self.pause)
         writer.write((_piece(self.done) if fault is None and self.ends_with_done(path) else b"") + _piece(b""))
