@@ -1,4 +1,4 @@
-"""LangChain's own standard tests of chat models, over a fake with tools and over the bundled model."""
+"""LangChain's own standard tests of chat models, over a fake with tools, over ChatOpenAI and over the bundled model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from benchmarks.imdb.models import model_path
 from bonmini_guard import ChatBestOfMiniN
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from tests.adapters.loopback import InThread
+from tests.obliging import ObligingServer, arguments
 
 pytest.importorskip("langchain_tests")
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -21,13 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-
-VALUES = {"integer": 3, "number": 3.0, "boolean": True, "array": [], "object": {}}
-
-
-def arguments(schema, text):
-    """Arguments of the right types for a JSON schema of a tool; the text for strings."""
-    return {name: VALUES.get(field.get("type"), text) for name, field in schema.get("properties", {}).items()}
 
 
 def obliging(request):
@@ -76,6 +71,7 @@ NOT_THE_LOCAL_MODELS = {
     **{f"test_{name}": "the bundled model was trained on reviews alone: it calls no tools" for name in TOOLS},
     **{f"test_{name}": "a local model is one checkpoint; there is no other to switch to" for name in OVERRIDES},
 }
+NOT_OPENAIS = {name: reason for name, reason in NOT_OURS.items() if name != "test_json_mode"}
 
 
 class WithFake:
@@ -103,6 +99,35 @@ class TestFakeUnit(WithFake, ChatModelUnitTests):
 
 class TestFakeIntegration(WithFake, ChatModelIntegrationTests):
     """The integration tests, tools and structured output among them."""
+
+
+class WithOpenAI(WithFake):
+    """A guard over ChatOpenAI, which speaks to a server on the loopback."""
+
+    may_skip = NOT_OPENAIS
+
+    @pytest.fixture(autouse=True, scope="class")
+    def parts(self, request):
+        openai = pytest.importorskip("langchain_openai")
+        with InThread(ObligingServer()) as server:
+            request.cls.generator = openai.ChatOpenAI(base_url=f"{server.url}/v1", model="tiny", api_key="none", max_retries=0)
+            yield
+
+    @property
+    def chat_model_params(self):
+        return {"generator": self.generator, "reward_model": FakeRewardModel(lambda m, c: [1.0] * len(c)), "max_loops": 1}
+
+    @property
+    def supports_json_mode(self):
+        return True
+
+
+class TestOpenAIUnit(WithOpenAI, ChatModelUnitTests):
+    """The unit tests."""
+
+
+class TestOpenAIIntegration(WithOpenAI, ChatModelIntegrationTests):
+    """The integration tests, tools, structured output and JSON mode among them."""
 
 
 class WithLocal(WithFake):
