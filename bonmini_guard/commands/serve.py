@@ -15,7 +15,7 @@ from bonmini_guard.validation import is_loopback
 if TYPE_CHECKING:
     from bonmini_guard.server.door import Limits
 
-HELP = "serve a reward model over HTTP: our own route, and those of TEI and vLLM"
+HELP = "serve a reward model over HTTP: our own route, those of TEI and vLLM, and those of decision models"
 #: Tokens of the longest text for a model that has no limit of its own.
 _LONGEST = 32768
 
@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=_positive, help="most tokens of a text (default: the model's limit)")
     parser.add_argument("--batch-tokens", type=_positive, help="most tokens of a batch")
     parser.add_argument("--cache-mb", type=_positive, help="most memory for prompts that further loops share, in MiB")
+    told = "question that the model was trained for, on /v1/systemone and /v1/decisions (default: is the last answer acceptable?)"
+    parser.add_argument("--question", help=told)
+    parser.add_argument("--any-question", action="store_true", help="answer any question there as if it were that one")
     add_address(parser, f"address; any but a loopback one needs a token in {TOKEN}", 8000, 64)
 
 
@@ -55,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
     if token is None and not is_loopback(options.host):
         raise ConfigurationError(f"--host {options.host} can be reached from outside: set a token in the environment as {TOKEN}")
     from bonmini_guard.reward.declared import load_scorer
+    from bonmini_guard.reward.questions import QUESTION
     from bonmini_guard.server.app import ScoringServer
     from bonmini_guard.server.running import run as serve
 
@@ -69,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     if getattr(model, "max_length", _LONGEST) is None:
         model.close()
         raise ConfigurationError(f"{options.reward_model} has no limit of its own: give one, e.g. --max-length {_LONGEST}")
-    serve(ScoringServer(model, token, limits_of(options)), options.host, options.port, options.drain)
+    asked = {"question": options.question or QUESTION, "any_question": options.any_question}
+    serve(ScoringServer(model, token, limits_of(options), **asked), options.host, options.port, options.drain)
     return 0
 
 

@@ -16,6 +16,7 @@ from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
 from bonmini_guard.engine.scorers import CallableScorer, FunctionSession, log_odds, score_some
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.reward.questions import QUESTION
 from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero
 from bonmini_guard.validation import check_names
 
@@ -89,6 +90,19 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
     return Declared(spec, _check(spec) if spec.kind == "check" else _elsewhere(spec))
 
 
+def as_decision_model(scorer: Any, question: str = QUESTION, any_question: bool = False) -> Any:
+    """A scorer behind langchain-core's interface of decision models.
+
+    Raises:
+        ConfigurationError: it has no zero, or langchain-core is older than 1.8.
+    """
+    try:
+        from bonmini_guard.reward.decision_model import RewardDecisionModel
+    except ImportError as error:
+        raise ConfigurationError("decision models need langchain-core 1.8: pip install -U langchain-core") from error
+    return RewardDecisionModel(scorer, question, any_question)
+
+
 class Declared:
     """A scorer with the scale and the zero that its spec declares.
 
@@ -156,6 +170,18 @@ class Declared:
         # A route has been told what its server gives.
         raw = log_odds(value) if self.spec.scale == "probability" and self.spec.kind != "route" else value
         return self._zero.factor * raw + self._zero.shift
+
+    def as_decision_model(self, question: str = QUESTION, any_question: bool = False) -> Any:
+        """This model as a ``BaseDecisionModel`` of langchain-core: ``sigmoid(score)`` of its one question, and choices with "none".
+
+        Args:
+            question: the one that it was trained for.
+            any_question: answer any other as if it were that one.
+
+        Raises:
+            ConfigurationError: the model has no zero, or langchain-core is older than 1.8.
+        """
+        return as_decision_model(self, question, any_question)
 
     def fingerprint(self) -> str:
         """The inner scorer's, with what is declared beside it; of one that has none, the spec's."""

@@ -24,6 +24,8 @@ except ModuleNotFoundError as error:
 from bonmini_guard.engine.scorers import inputs_digest
 from bonmini_guard.reward.declared import Declared
 from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.reward.questions import QUESTION, OneQuestion
+from bonmini_guard.server.decisions import DecisionsRequest, SystemOneRequest, decisions, systemone
 from bonmini_guard.server.document import document
 from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
 from bonmini_guard.server.metrics import Metrics
@@ -31,6 +33,8 @@ from bonmini_guard.server.schemas import ClassifyRequest, PredictRequest, ScoreR
 from bonmini_guard.server.sessions import Sessions
 
 logger = logging.getLogger("bonmini_guard.server")
+#: Nothing is written, and what is read is not billed.
+_NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 
 
 class ScoringServer(Door):
@@ -40,19 +44,30 @@ class ScoringServer(Door):
         model: what scores.
         token: that clients must show; None wants none.
         limits: what is taken.
+        question: the one that the model was trained for, on the routes of decision models.
+        any_question: answer any other as if it were that one.
 
     Attributes:
         app: the ASGI application.
         ending: set it to have ``/ready`` and new requests answered with 503.
     """
 
-    def __init__(self, model: RewardModel | Declared, token: str | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        model: RewardModel | Declared,
+        token: str | None = None,
+        limits: Limits | None = None,
+        *,
+        question: str = QUESTION,
+        any_question: bool = False,
+    ) -> None:
         super().__init__([] if token is None else [token], limits or Limits())
         self._model: Any = model
         self._metrics = Metrics(model, self.admission)
         self._sessions = Sessions(model)
         self._document = document(token is not None)
         self._fingerprint = model.fingerprint()
+        self._asked = OneQuestion(model, question, any_question) if model.has_zero else None
         self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
 
     def routes(self) -> list[Route]:
@@ -60,6 +75,7 @@ class ScoringServer(Door):
         return [
             Route("/score", self._scoring("/score", self._score, _plain), methods=["POST"]),
             *self._of_texts(),
+            *self._of_questions(),
             Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self.secured(self._told, _plain)),
@@ -73,6 +89,16 @@ class ScoringServer(Door):
         return [
             Route("/predict", self._scoring("/predict", self._predict, _plain), methods=["POST"]),
             Route("/classify", self._scoring("/classify", self._classify, _as_vllm), methods=["POST"]),
+        ]
+
+    def _of_questions(self) -> list[Route]:
+        """Routes of decision models: a model without a zero has no probabilities to tell."""
+        if self._asked is None:
+            return []
+        return [
+            Route("/v1/systemone", self._scoring("/v1/systemone", self._systemone, _as_vllm), methods=["POST"]),
+            Route("/v1/decisions", self._scoring("/v1/decisions", self._decisions, _as_vllm), methods=["POST"]),
+            Route("/v1/models", self.secured(self._models, _as_vllm)),
         ]
 
     @asynccontextmanager
@@ -157,6 +183,27 @@ class ScoringServer(Door):
         usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
         about = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": int(time()), "model": self._model.model_id}
         return about | {"data": data, "usage": usage}, len(texts)
+
+    async def _systemone(self, body: bytes) -> tuple[Any, int]:
+        assert self._asked is not None
+        wanted = read(SystemOneRequest, body)
+        answers = await systemone(self._asked, wanted)
+        return {"model": self._model.model_id, "answers": answers, "usage": _NO_TOKENS}, len(answers)
+
+    async def _decisions(self, body: bytes) -> tuple[Any, int]:
+        assert self._asked is not None
+        wanted = read(DecisionsRequest, body)
+        answers = await decisions(self._asked, wanted)
+        details = {
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        }
+        return {"model": self._model.model_id, "answers": answers, "usage": _NO_TOKENS | details}, len(answers)
+
+    def _models(self) -> Response:
+        assert self._asked is not None
+        about = {"id": self._model.model_id, "object": "model", "owned_by": "bonmini-guard", "question": self._asked.question}
+        return JSONResponse({"object": "list", "data": [about]})
 
     async def _raw(self, texts: Sequence[tuple[int, ...]]) -> list[float]:
         scores: list[float] = await self._model.score_tokens(texts)

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bonmini_guard import __version__
+from bonmini_guard.server.decisions import DecisionsAnswer, DecisionsRequest, SystemOneAnswer, SystemOneRequest
 from bonmini_guard.server.schemas import (
     ClassifyAnswer,
     ClassifyFailure,
@@ -24,6 +25,8 @@ _SCORING: dict[str, tuple[Any, Any, Any, int]] = {
     "/score": (ScoreRequest, ScoreAnswer, Failure, 422),
     "/predict": (PredictRequest, list[Prediction] | list[list[Prediction]], Failure, 422),
     "/classify": (ClassifyRequest, ClassifyAnswer, ClassifyFailure, 400),
+    "/v1/systemone": (SystemOneRequest, SystemOneAnswer, ClassifyFailure, 400),
+    "/v1/decisions": (DecisionsRequest, DecisionsAnswer, ClassifyFailure, 400),
 }
 #: Of each route that tells: the type of its answer, and how it fails.
 _TELLING = {"/health": ("application/json", ()), "/ready": ("application/json", (503,)), "/metrics": ("text/plain", (401,))}

@@ -1,0 +1,64 @@
+"""A reward model behind langchain-core's interface of decision models, which versions from 1.8 on have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.decisions import BaseDecisionModel, ClassifierResponse
+from pydantic import ConfigDict, PrivateAttr
+
+from bonmini_guard.conversation import as_turns
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.errors import InputError
+from bonmini_guard.reward.questions import QUESTION, OneQuestion
+
+
+class RewardDecisionModel(BaseDecisionModel):
+    """Answers one question about the last answer of a conversation: ``sigmoid(score)``; and choices among answers and "none".
+
+    Args:
+        scorer: a reward model whose zero means "acceptable".
+        question: the one that it was trained for.
+        any_question: answer any other as if it were that one.
+
+    Raises:
+        ConfigurationError: the scorer has no zero.
+        InputError: when asked: another question, or no conversation that ends in an answer.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    _asked: OneQuestion = PrivateAttr()
+
+    def __init__(self, scorer: Any, question: str = QUESTION, any_question: bool = False) -> None:
+        super().__init__(model=str(getattr(scorer, "model_id", type(scorer).__name__)))
+        self._asked = OneQuestion(scorer, question, any_question)
+
+    @property
+    def question(self) -> str:
+        """The question that it answers."""
+        return self._asked.question
+
+    @property
+    def _provider(self) -> str:
+        return "bonmini-guard"
+
+    def _classify(self, state: Any, questions: dict[str, Any]) -> ClassifierResponse:
+        return run_sync(lambda: self._aclassify(state, questions))
+
+    async def _aclassify(self, state: Any, questions: dict[str, Any]) -> ClassifierResponse:
+        turns, answers = as_turns(state), dict[str, Any]()
+        for name, question in questions.items():
+            if question.type not in ("noul", "choice"):
+                raise InputError(f"{name}: a question of type {question.type!r}, and this model answers 'noul' and 'choice'")
+            self._asked.check(str(question.instructions))
+            if question.type == "choice":
+                labels = {label: str(text or label) for label, text in question.criteria.items()}
+                shares = await self._asked.choose(turns, labels)
+                best = max(shares, key=lambda label: shares[label])
+                answers[name] = {"type": "choice", "choice": best, "confidence": shares[best], "probabilities": shares}
+                continue
+            probability = await self._asked.yes(turns)
+            if probability is None:
+                raise InputError(f"{name}: the answer has no score: it may be too long, or hold what the model does not read")
+            answers[name] = {"type": "noul", "noul": probability}
+        return ClassifierResponse.model_validate({"model": self.model, "answers": answers})

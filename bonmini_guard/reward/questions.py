@@ -1,0 +1,85 @@
+"""A reward model as a decision model: its one question, answered with probabilities, alone or as a choice with "none"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage
+
+from bonmini_guard.conversation import Turn
+from bonmini_guard.errors import ConfigurationError, InputError
+
+#: What a reward model with an outside option was trained to answer.
+QUESTION = "Is the last answer acceptable?"
+#: Labels of a choice that stand for the outside option.
+NONE_LABELS = frozenset({"none", "neither", "none of these", "none_of_these", "none of the above", "none_of_the_above"})
+
+
+class OneQuestion:
+    """Answers the question that a reward model was trained for.
+
+    Args:
+        scorer: a reward model whose zero means "acceptable".
+        question: which it is.
+        any_question: answer any other as if it were that one.
+
+    Raises:
+        ConfigurationError: the scorer has no zero, so its scores are no log-odds.
+    """
+
+    def __init__(self, scorer: Any, question: str = QUESTION, any_question: bool = False) -> None:
+        if not scorer.has_zero:
+            raise ConfigurationError("the reward model has no zero, so its scores are no log-odds of 'acceptable'")
+        self.question, self._scorer, self._any = question, scorer, any_question
+
+    def check(self, instructions: str) -> None:
+        """Refuse another question.
+
+        Raises:
+            InputError: it is another one.
+        """
+        if not self._any and " ".join(instructions.split()).casefold() != " ".join(self.question.split()).casefold():
+            raise InputError(f"this model answers one question, which it was trained for: {self.question!r}")
+
+    async def yes(self, state: Sequence[Turn]) -> float | None:
+        """The probability that the last turn, an assistant's, is acceptable; None if it has no score.
+
+        Raises:
+            InputError: the conversation does not end in an answer.
+        """
+        if len(state) < 2 or state[-1].role != "assistant":
+            raise InputError("the conversation must end in an assistant's turn, of which the question is")
+        [score] = await self._scores(state[:-1], [state[-1]])
+        return None if score is None else 1 / (1 + math.exp(-score)) if score > -700 else 0.0
+
+    async def choose(self, state: Sequence[Turn], labels: Mapping[str, str]) -> dict[str, float]:
+        """A probability for each label: the softmax of the answers' scores, that of "none" being 0.
+
+        Args:
+            state: the conversation that is answered.
+            labels: to each the text of an answer; one of :data:`NONE_LABELS` stands for the outside option.
+
+        Raises:
+            InputError: no label stands for it, or an answer has no score.
+        """
+        none = [label for label in labels if label.casefold() in NONE_LABELS]
+        if len(none) != 1:
+            raise InputError("a choice among answers needs one label 'none', which means that no answer is acceptable")
+        answers = [label for label in labels if label != none[0]]
+        scores = await self._scores(state, [Turn("assistant", labels[label]) for label in answers])
+        if None in scores:
+            raise InputError(f"the answer {answers[scores.index(None)]!r} has no score: it may be too long, or blank")
+        given = {none[0]: 0.0} | {label: score for label, score in zip(answers, scores, strict=True) if score is not None}
+        most = max(given.values())
+        powers = {label: math.exp(score - most) for label, score in given.items()}
+        return {label: powers[label] / sum(powers.values()) for label in labels}
+
+    async def _scores(self, prompt: Sequence[Turn], answers: Sequence[Turn]) -> list[float | None]:
+        session = self._scorer.session([turn.message() for turn in prompt])
+        try:
+            messages = [turn.message() for turn in answers]
+            return list(await session.score([message for message in messages if isinstance(message, AIMessage)]))
+        finally:
+            await session.aclose()

@@ -1,0 +1,180 @@
+"""The routes of decision models: System One's protocol and OpenAI's, over the one question that a reward model answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bonmini_guard.conversation import Turn
+from bonmini_guard.errors import InputError
+from bonmini_guard.reward.questions import OneQuestion
+
+#: Questions of a body; OpenAI's limit.
+_MOST = 400
+
+
+class Noul(BaseModel):
+    """A question that is answered by yes or no; OpenAI's protocol calls it a predicate."""
+
+    type: Literal["noul", "predicate"]
+    instructions: str
+    name: str | None = None
+    criteria: dict[str, Any] | None = None
+
+
+class Label(BaseModel):
+    """A choice as OpenAI's protocol writes it."""
+
+    value: str
+    description: str | None = None
+
+
+class Choice(BaseModel):
+    """A choice among answers; its labels are ``criteria`` in System One's protocol and ``choices`` in OpenAI's."""
+
+    type: Literal["choice"]
+    instructions: str
+    name: str | None = None
+    criteria: dict[str, str | None] | None = None
+    choices: list[Label] | None = None
+
+    def labels(self) -> dict[str, str]:
+        """To each label the text of an answer."""
+        listed = {one.value: one.description for one in self.choices or ()} | (self.criteria or {})
+        return {label: text or label for label, text in listed.items()}
+
+
+Question = Annotated[Noul | Choice, Field(discriminator="type")]
+
+
+class SystemOneRequest(BaseModel):
+    """A conversation and questions by name."""
+
+    model_config = ConfigDict(extra="ignore")
+    model: str | None = None
+    state: str | list[dict[str, Any]] | dict[str, Any]
+    questions: Annotated[dict[str, Question], Field(min_length=1, max_length=_MOST)]
+
+
+class DecisionsRequest(BaseModel):
+    """A conversation as items, and questions in order."""
+
+    model_config = ConfigDict(extra="ignore")
+    model: str | None = None
+    input: str | list[dict[str, Any]]
+    questions: Annotated[list[Question], Field(min_length=1, max_length=_MOST)]
+
+
+class SystemOneAnswer(BaseModel):
+    """An answer by name of its question."""
+
+    model: str
+    answers: dict[str, dict[str, Any]]
+    usage: dict[str, int]
+
+
+class DecisionsAnswer(BaseModel):
+    """Answers in the order of the questions."""
+
+    model: str
+    answers: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
+async def systemone(asked: OneQuestion, wanted: SystemOneRequest) -> dict[str, dict[str, Any]]:
+    """The answers by name.
+
+    Raises:
+        InputError: another question, or no conversation that ends in an answer.
+    """
+    state, answers = turns_of(wanted.state), {}
+    for name, question in wanted.questions.items():
+        if (found := await _answer(asked, state, question)) is None:
+            raise InputError(f"{name}: the answer has no score: it may be too long, or hold what the model does not read")
+        answers[name] = found if question.type == "choice" else {"type": "noul", "noul": found["probability"]}
+    return answers
+
+
+async def decisions(asked: OneQuestion, wanted: DecisionsRequest) -> list[dict[str, Any]]:
+    """The answers in order; what has no score is a refusal.
+
+    Raises:
+        InputError: another question, or no conversation that ends in an answer.
+    """
+    state, answers = turns_of(wanted.input), []
+    for question in wanted.questions:
+        found = await _answer(asked, state, question)
+        if found is not None and question.type == "choice":
+            listed = [{"value": label, "probability": share} for label, share in found["probabilities"].items()]
+            found = found | {"probabilities": listed}
+        answers.append((found or {"type": "refusal"}) | {"name": question.name})
+    return answers
+
+
+async def _answer(asked: OneQuestion, state: Sequence[Turn], question: Noul | Choice) -> dict[str, Any] | None:
+    asked.check(question.instructions)
+    if isinstance(question, Noul):
+        probability = await asked.yes(state)
+        return None if probability is None else {"type": "predicate", "probability": probability}
+    shares = await asked.choose(state, question.labels())
+    best = max(shares, key=lambda label: shares[label])
+    return {"type": "choice", "choice": best, "confidence": shares[best], "probabilities": shares}
+
+
+def turns_of(state: str | Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[Turn]:
+    """A conversation as either protocol writes it, or as JSON in one user message, as clients write what has more roles.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(state, str):
+        return [Turn("user", state)]
+    listed: Any = state.get("messages", state.get("state")) if isinstance(state, Mapping) else state
+    if not isinstance(listed, Sequence) or not listed:
+        raise InputError("state: give a conversation: a list of messages")
+    turns = list(map(Turn.of, _joined(listed)))
+    return _inside(turns[0]) or turns if len(turns) == 1 else turns
+
+
+def _inside(turn: Turn) -> list[Turn] | None:
+    try:
+        said = json.loads(turn.text)
+    except (ValueError, RecursionError):
+        return None
+    said = said.get("messages") if isinstance(said, dict) else said
+    if not isinstance(said, list) or not said or not all(isinstance(one, dict) and "role" in one for one in said):
+        return None
+    return list(map(Turn.of, said))
+
+
+def _joined(items: Sequence[Any]) -> list[Any]:
+    """Items of OpenAI's input as messages: a call belongs to the turn before it, its output is a tool's turn."""
+    turns: list[dict[str, Any]] = []
+    for item in items:
+        kind = item.get("type", "message") if isinstance(item, Mapping) else "?"
+        if kind == "function_call":
+            call = {
+                "id": item.get("call_id"),
+                "type": "function",
+                "function": {key: item.get(key) for key in ("name", "arguments")},
+            }
+            if not turns or turns[-1].get("role") != "assistant":
+                turns.append({"role": "assistant", "content": ""})
+            turns[-1].setdefault("tool_calls", []).append(call)
+        elif kind == "function_call_output":
+            turns.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
+        elif isinstance(item, Mapping) and isinstance(item.get("role"), str):
+            turns.append({key: value for key, value in item.items() if key != "type"} | {"content": _text(item.get("content"))})
+        else:
+            raise InputError("state: a turn is {role, content}")
+    return turns
+
+
+def _text(content: Any) -> Any:
+    texts = {"input_text", "output_text"}
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") in texts for part in content):
+        return "".join(str(part.get("text", "")) for part in content)
+    return content
