@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from bonmini_guard import BestOfMiniN, ScorerSpec
 from bonmini_guard.cli import main
 from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.testing import FakeGenerator
-from tests.adapters.decision_server import DecisionServer
-from tests.adapters.openai_server import OpenAIServer
-from tests.adapters.reward_server import InThread, RewardServer
 
-from .test_kinds import LABELS, saved
-from .tiny import CHATML
+from .every_kind import ANSWERS, KINDS, PROMPT, declared, kind_of
 
-PROMPT, ANSWERS = "the film was", ["dull plot", "awful", "good and very fine", "the end", "fine cast"]
-REGEX = {"kind": "check", "check": {"type": "regex", "pattern": "good|fine"}}
 READY = sorted((Path(__file__).parents[2] / "examples" / "scorers").glob("*.toml"))
 
 
-@contextlib.contextmanager
-def declared(kind, folder):
-    """The keys of a spec of each kind."""
-    model = {"model": str(folder / "model")}
-    if kind == "template":
-        saved(folder / "model", LlamaForSequenceClassification, LlamaConfig, CHATML, num_labels=1)
-        yield {**model, "has_zero": True}
-    elif kind == "pair":
-        from tokenizers import processors
-        from transformers import AutoTokenizer
-
-        saved(folder / "model", BertForSequenceClassification, BertConfig, num_labels=1)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
-        )
-        tokenizer.save_pretrained(folder / "model")
-        yield {**model, "zero": {"shift": 0.5}}
-    elif kind == "labels":
-        saved(folder / "model", BertForSequenceClassification, BertConfig, **LABELS)
-        yield {**model, "labels": {"wanted": ["safe"], "inputs": "answer"}}
-    elif kind == "token":
-        saved(folder / "model", LlamaForCausalLM, LlamaConfig, CHATML)
-        yield {**model, "token": {"wanted": [" good"], "unwanted": [" dull"]}}
-    elif kind == "route":
-        with InThread(RewardServer(lambda pair: len(pair[1]) - 7.5)) as server:
-            yield {"endpoint": server.url, "has_zero": True, "route": {"server": "vllm", "name": "rerank"}}
-    elif kind == "judge":
-        with InThread(OpenAIServer()) as server:
-            server.text = lambda body, _: f"VERDICT: {'' if 'fine' in body['messages'][1]['content'] else 'UN'}ACCEPTABLE"
-            yield {"endpoint": server.url, "model": "tiny", "judge": {"rubric": "It says so."}}
-    elif kind == "decision":
-        with InThread(DecisionServer(lambda text: {"good and very fine": 0.9, "fine cast": 0.7}.get(text, 0.2))) as server:
-            yield {"endpoint": server.url, "model": "m", "decision": {"question": "Does the answer like the film?"}}
-    elif kind == "check":
-        yield {"check": REGEX["check"]}
-    else:
-        parts = [{**REGEX, "weight": 2.0}, {"kind": "check", "check": {"type": "regex", "pattern": "awful", "absent": True}}]
-        yield {kind: parts, "has_zero": True}
-
-
 @pytest.mark.filterwarnings("ignore:uncalibrated")
-@pytest.mark.parametrize("kind", ["template", "pair", "labels", "token", "route", "judge", "decision", "check", "all", "sum"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_goes_everywhere_and_says_the_same(tmp_path, capsys, kind):
     pytest.importorskip("starlette")
     from starlette.testclient import TestClient
@@ -77,7 +28,7 @@ def test_a_kind_goes_everywhere_and_says_the_same(tmp_path, capsys, kind):
 
     with declared(kind, tmp_path) as keys:
         spec = tmp_path / "scorer.json"
-        spec.write_text(json.dumps({"kind": kind, **keys}))
+        spec.write_text(json.dumps({"kind": kind_of(kind), **keys}))
         log = tmp_path / "log.jsonl"
         candidates = [{"text": answer, "acceptable": "fine" in answer} for answer in ANSWERS]
         log.write_text(json.dumps({"id": "a", "prompt": PROMPT, "candidates": candidates}) + "\n")

@@ -28,10 +28,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from bonmini_guard import BestOfMiniN, RewardModel, ScorerSpec
+from bonmini_guard import RewardModel, ScorerSpec
 from bonmini_guard.errors import CheckpointError
 from bonmini_guard.reward.declared import load_scorer
-from bonmini_guard.testing import FakeGenerator
 
 from .tiny import CHATML, make_tokenizer
 
@@ -254,26 +253,3 @@ def test_an_architecture_that_is_too_new_is_no_wrong_name(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "brandnew"}))
     with pytest.raises(CheckpointError, match=r"does not know this architecture.*upgrade it.*kind = 'route'"):
         RewardModel.load(tmp_path)
-
-
-# What holds for all of them
-
-
-@pytest.mark.filterwarnings("ignore:uncalibrated")
-@pytest.mark.parametrize("kind", ["labels", "token"])
-def test_a_guard_decides_by_what_score_writes(tmp_path, kind):
-    if kind == "labels":
-        folder = saved(tmp_path, BertForSequenceClassification, BertConfig, **LABELS)
-        more = {"labels": {"wanted": ["safe"], "inputs": "answer"}}
-    else:
-        folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
-        more = {"token": {"wanted": [" good"], "unwanted": [" dull"]}}
-    spec = ScorerSpec(kind=kind, model=str(folder), **more)
-    model = load_scorer(spec, device="cpu")
-    logged = model.score([HumanMessage(PROMPT)], [AIMessage(answer) for answer in ANSWERS])
-    model.close()
-    guard = BestOfMiniN(generator=FakeGenerator(ANSWERS), reward_model=spec, mode="accelerator", schedule=[5], threshold=1e9)
-    result = guard.run(PROMPT)
-    assert result.selected.message.text == ANSWERS[max(range(5), key=logged.__getitem__)]
-    assert result.score == pytest.approx(max(logged), **CLOSE)
-    assert result.acceptance_probability is not None

@@ -1,0 +1,88 @@
+"""A spec of each kind, on tiny random checkpoints and loopback servers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+from tokenizers import processors
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
+
+from tests.adapters.decision_server import DecisionServer
+from tests.adapters.openai_server import OpenAIServer
+from tests.adapters.reward_server import InThread, RewardServer
+
+from .test_kinds import LABELS, saved
+from .tiny import CHATML
+
+PROMPT, ANSWERS = "the film was", ["dull plot", "awful", "good and very fine", "the end", "fine cast"]
+REGEX = {"kind": "check", "check": {"type": "regex", "pattern": "good|fine"}}
+#: "served token" is kind "token" with an endpoint.
+KINDS = ["template", "pair", "labels", "token", "served token", "route", "judge", "decision", "check", "all", "sum"]
+
+
+def kind_of(name):
+    """The kind that a spec names."""
+    return name.rpartition(" ")[2]
+
+
+def verdict(yes):
+    """What a model writes that says yes with a probability, with its log-probabilities."""
+    told = [{"token": "No", "logprob": math.log(1 - yes)}, {"token": "Yes", "logprob": math.log(yes)}]
+    content = [{"token": "Yes", "logprob": math.log(yes), "top_logprobs": told}]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "Yes"},
+        "finish_reason": "stop",
+        "logprobs": {"content": content},
+    }
+    return {"id": "x", "object": "chat.completion", "model": "tiny", "choices": [choice]}
+
+
+@contextlib.contextmanager
+def declared(kind, folder):
+    """The keys of a spec of each kind."""
+    model = {"model": str(folder / "model")}
+    if kind == "template":
+        saved(folder / "model", LlamaForSequenceClassification, LlamaConfig, CHATML, num_labels=1)
+        yield {**model, "has_zero": True}
+    elif kind == "pair":
+        saved(folder / "model", BertForSequenceClassification, BertConfig, num_labels=1)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+        tokenizer.save_pretrained(folder / "model")
+        yield {**model, "zero": {"shift": 0.5}}
+    elif kind == "labels":
+        saved(folder / "model", BertForSequenceClassification, BertConfig, **LABELS)
+        yield {**model, "labels": {"wanted": ["safe"], "inputs": "answer"}}
+    elif kind == "token":
+        saved(folder / "model", LlamaForCausalLM, LlamaConfig, CHATML)
+        yield {**model, "token": {"wanted": [" good"], "unwanted": [" dull"]}}
+    elif kind == "served token":
+        with InThread(OpenAIServer()) as server:
+            server.answer = lambda body: verdict(1 / (1 + len(body["messages"][-1]["content"])))
+            yield {"endpoint": server.url, "model": "tiny", "token": {"wanted": ["Yes"], "unwanted": ["No"]}}
+    elif kind == "route":
+        with InThread(RewardServer(lambda pair: len(pair[1]) - 7.5)) as server:
+            yield {"endpoint": server.url, "has_zero": True, "route": {"server": "vllm", "name": "rerank"}}
+    elif kind == "judge":
+        with InThread(OpenAIServer()) as server:
+            server.text = lambda body, _: f"VERDICT: {'' if 'fine' in body['messages'][1]['content'] else 'UN'}ACCEPTABLE"
+            yield {"endpoint": server.url, "model": "tiny", "judge": {"rubric": "It says so."}}
+    elif kind == "decision":
+        with InThread(DecisionServer(lambda text: {"good and very fine": 0.9, "fine cast": 0.7}.get(text, 0.2))) as server:
+            yield {"endpoint": server.url, "model": "m", "decision": {"question": "Does the answer like the film?"}}
+    elif kind == "check":
+        yield {"check": REGEX["check"]}
+    else:
+        parts = [{**REGEX, "weight": 2.0}, {"kind": "check", "check": {"type": "regex", "pattern": "awful", "absent": True}}]
+        yield {kind: parts, "has_zero": True}

@@ -1,0 +1,157 @@
+"""What is promised holds whatever kind of scorer judges: decisions are the policy's on logged scores; nothing is served unread."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from itertools import pairwise, product
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage
+from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+from bonmini_guard import BestOfMiniN, ScorerSpec
+from bonmini_guard.cli import main
+from bonmini_guard.errors import BonMiniGuardError
+from bonmini_guard.policy.policy import Action, accelerator, guardrail, run
+from bonmini_guard.reward.declared import load_scorer
+from bonmini_guard.reward.spec import LOCAL
+from bonmini_guard.testing import FakeGenerator
+from tests.adapters.decision_server import DecisionServer
+from tests.adapters.openai_server import OpenAIServer
+from tests.adapters.reward_server import InThread, RewardServer
+from tests.test_served_was_scored import CASES, MESSAGES, Generator, visible
+
+from .every_kind import ANSWERS, KINDS, PROMPT, declared, kind_of, verdict
+from .test_kinds import saved
+from .tiny import CHATML
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+POLICIES = {"guardrail": guardrail, "accelerator": accelerator}
+
+
+# Certified = live
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_guard_does_what_the_policy_does_with_the_scores_that_score_wrote(tmp_path, kind):
+    with declared(kind, tmp_path) as keys:
+        spec, log, out = tmp_path / "scorer.json", tmp_path / "log.jsonl", tmp_path / "out.jsonl"
+        spec.write_text(json.dumps({"kind": kind_of(kind), **keys}))
+        log.write_text(json.dumps({"id": "a", "prompt": PROMPT, "candidates": [{"text": answer} for answer in ANSWERS]}) + "\n")
+        assert main(["score", str(log), "--reward-model", str(spec), "-o", str(out)]) == 0
+        logged = [one["score"] for one in json.loads(out.read_text())["candidates"]]
+        scorer, levels = load_scorer(spec), sorted(set(logged))
+        # Between scores, whose last digits depend on what else is in a batch.
+        cuts = [levels[0] - 1, *((low + high) / 2 for low, high in pairwise(levels) if high - low > 1e-3), levels[-1] + 1]
+        assert len(cuts) > 2
+        for mode, schedule, cut in product(POLICIES, [[1] * 5, [2, 3], [5]], cuts):
+            ran = run(POLICIES[mode](schedule, cut), logged)
+            guard = BestOfMiniN(generator=FakeGenerator(ANSWERS), reward_model=scorer, mode=mode, schedule=schedule, threshold=cut)
+            result = guard.run(PROMPT)
+            served = "best_effort" if ran.decision.action is Action.SERVE else "abstained"
+            assert result.decision == ("accepted" if ran.decision.accepted else served)
+            assert (result.draws, result.loops) == (ran.draws, ran.loops)
+            assert result.selected.message.text == ANSWERS[ran.decision.index]
+            assert result.score == pytest.approx(logged[ran.decision.index], abs=1e-4)
+        scorer.close()
+
+
+# What was scored is what is served
+
+
+def sense(seen):
+    return -1.0 if "bad" in str(seen) else 1.0
+
+
+class Senses:
+    """In the place of a model's batches: scores by whether a word is among the tokens that reach the model."""
+
+    def __init__(self, model):
+        self._inner, self._decode = model._batcher, model._tokenizer.decode
+
+    def submit(self, work):
+        for text in [text for group in work._groups for text in group._texts]:
+            work.settle(text, sense(self._decode(text)))
+
+    def close(self):
+        self._inner.close()
+
+
+class WholeTurn(DecisionServer):
+    """Believes by all that it is shown of the last turn."""
+
+    def reply(self, path, body):
+        last = json.dumps(body["state"][-1], ensure_ascii=False)
+        return super().reply(path, {**body, "state": [{"role": "assistant", "content": last}]})
+
+
+@contextlib.contextmanager
+def sensing(kind, folder):
+    """The keys of a spec whose scorer gives a passing score to whatever does not show it the word."""
+    if kind in ("route", "our route", "tokens' route"):
+        decode = str
+        more = {"route": {"server": "vllm", "name": "rerank"}, "has_zero": True}
+        if kind == "our route":
+            more = {"route": {"server": "bonmini"}}
+        elif kind == "tokens' route":
+            saved(folder / "model", LlamaForSequenceClassification, LlamaConfig, CHATML, num_labels=1)
+            decode = AutoTokenizer.from_pretrained(folder / "model").decode
+            more = {"route": {"server": "vllm", "tokenizer": str(folder / "model")}, "has_zero": True}
+        with InThread(RewardServer(lambda one: sense(decode(one)) + len(str(one)) / 1e4)) as server:
+            yield {"endpoint": server.url, **more}
+    elif kind == "judge":
+        with InThread(OpenAIServer()) as server:
+            server.text = lambda body, _: f"VERDICT: {'' if sense(body['messages'][1]) > 0 else 'UN'}ACCEPTABLE"
+            yield {"endpoint": server.url, "model": "tiny", "judge": {"rubric": "It says so."}}
+    elif kind == "served token":
+        with InThread(OpenAIServer()) as server:
+            server.answer = lambda body: verdict(0.9 if sense(body["messages"]) > 0 else 0.1)
+            yield {"endpoint": server.url, "model": "tiny", "token": {"wanted": ["Yes"], "unwanted": ["No"]}}
+    elif kind == "decision":
+        with InThread(WholeTurn(lambda text: 0.9 if sense(text) > 0 else 0.1)) as server:
+            yield {"endpoint": server.url, "model": "m", "decision": {"question": "Is it fine?"}}
+    elif kind in LOCAL:
+        with declared(kind, folder) as keys:
+            yield keys
+    else:
+        check = {"type": "regex", "pattern": "bad", "absent": True}
+        part = {"kind": "check", "check": check}
+        yield {"check": check} if kind == "check" else {kind: [part, part], "has_zero": True}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "our route", "tokens' route"])
+def test_no_part_is_served_that_a_scorer_of_the_kind_did_not_read_and_pass(tmp_path, kind):
+    with sensing(kind, tmp_path) as keys:
+        scorer = load_scorer(ScorerSpec(kind=kind_of(kind), **keys))
+        if kind in LOCAL:
+            model = getattr(scorer, "inner", scorer)
+            model._batcher = Senses(model)
+
+        def guarded(messages, **settings):
+            return BestOfMiniN(generator=Generator(messages, False, False), reward_model=scorer, timeout=20, **settings).run("q")
+
+        @given(st.lists(MESSAGES, min_size=1, max_size=3), st.sampled_from(["text", "judge"]), st.sampled_from(["loop", "eager"]))
+        @settings(max_examples=CASES // 20, deadline=None, derandomize=CASES == 500, suppress_health_check=list(HealthCheck))
+        def holds(messages, turns, exit):
+            try:
+                result = guarded(messages, schedule=[1, 2], tool_turns=turns, exit=exit)
+            except BonMiniGuardError:
+                return
+            if result.served:
+                judged = result.decision == "accepted"
+                assert judged or (turns == "text" and result.reason == "tool_call")
+                assert "bad" not in visible(result.message, calls=judged)
+
+        logging.disable(logging.WARNING)
+        try:
+            holds()
+            # All of this would hold of a scorer that lets nothing through.
+            assert guarded([AIMessage("good")], schedule=[1]).decision == "accepted"
+            assert guarded([AIMessage("bad")], schedule=[1]).decision == "abstained"
+        finally:
+            logging.disable(logging.NOTSET)
+            scorer.close()
