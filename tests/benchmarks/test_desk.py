@@ -7,8 +7,9 @@ import json
 import pytest
 from langchain_core.messages.utils import convert_to_messages
 
+from benchmarks.desk import seeds
 from benchmarks.desk.evaluate import PROFILES, RESULTS, evaluate
-from benchmarks.desk.label import log_rows
+from benchmarks.desk.label import log_rows, write_rows
 from benchmarks.desk.picture import TARGET, lines_of, svg
 from bonmini_guard import RewardModel
 from bonmini_guard.demo import room
@@ -180,6 +181,20 @@ def test_the_kept_figures_come_from_the_kept_draws(tmp_path):
     assert guardrail["recall_vs_best_of_n"] >= 0.6
     assert guardrail["mean_draws"] <= 0.6 * 16
     assert again["scores"]["evaluate"]["tied_at_top"] <= 0.05
+
+
+def test_another_seed_is_compared_on_the_rows_that_it_scored(tmp_path, monkeypatch):
+    rows = log_rows("held-out")[:20]
+    for row in rows:
+        for each in row["candidates"]:
+            each["score"] = float(each["acceptable"])
+    write_rows(tmp_path / "seed-9.jsonl.gz", rows)
+    monkeypatch.setattr(seeds, "RESULTS", tmp_path / "seeds.json")
+    seeds.seeds([tmp_path / "seed-9.jsonl.gz"])
+    found = json.loads((tmp_path / "seeds.json").read_text())
+    assert found["seed-9"]["auc"] == 1
+    assert found["seed-9"]["draws"] == found["shipped, 20 prompts"]["draws"] == 640
+    assert 0.9 < found["shipped, 20 prompts"]["auc"] < 1
 
 
 @pytest.mark.skipif(room.missing() is not None, reason=f"the desk's model: {room.missing()}")
