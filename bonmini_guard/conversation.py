@@ -50,6 +50,11 @@ class Call:
             return None
         return read if isinstance(read, dict) else None
 
+    def differs(self, other: Call) -> bool:
+        """Whether it says something, and something else than another of the same id; blocks of a stream may still be empty."""
+        mine, its = ((call.name, call.args or call.arguments) for call in (self, other))
+        return self.arguments not in ("", "{}") and mine != its
+
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Call:
         """From OpenAI's form, from LangChain's, or from a content block.
@@ -335,7 +340,7 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
     answers = None if answers is None else str(answers)
     if isinstance(content, str):
         return Turn(role, content, (), calls, thought, refusal, answers, name or None)
-    parts, known = [], {call.id for call in calls}
+    parts, known = [], {call.id: call for call in calls}
     thoughts: list[str] = []
     refusals: list[str] = []
     for part in map(_part, content):
@@ -346,12 +351,17 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
             refusals.append(str(part.get("refusal")))
         elif kind not in _CALL:
             parts.append(part)
-        elif (call := Call.of(part)).id not in known:
+        elif (call := Call.of(part)).id not in known or call.differs(known[call.id]):
             calls += (call,)
-    thought, refusal = thought or "".join(thoughts), refusal or "".join(refusals)
+    thought, refusal = _both(thought, "".join(thoughts)), _both(refusal, "".join(refusals))
     text = "".join(part["text"] for part in parts if _is_text(part))
     plain = all(map(_is_text, parts)) and len(parts) < 2 and not any(_MARKER in part for part in parts)
     return Turn(role, text, () if plain else tuple(parts), calls, thought, refusal, answers, name or None)
+
+
+def _both(beside: str, among: str) -> str:
+    """What is said beside the content and among its parts: mostly the same, and all of it is shown where it is not."""
+    return beside or among if not beside or not among or beside == among else f"{beside}\n{among}"
 
 
 def _known(value: Mapping[str, Any]) -> dict[str, Any]:

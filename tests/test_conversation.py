@@ -174,3 +174,22 @@ def test_what_langchain_dumps_is_read_as_it_was(message):
     assert Turn.of(dumped).openai() == Turn.of(message).openai()
     with pytest.raises(InputError, match="type, data"):
         Turn.of({"type": "nobody", "data": {}})
+
+
+@pytest.mark.parametrize("kind", ["refusal", "reasoning"])
+def test_what_is_said_beside_the_content_and_among_its_parts_is_all_read(kind):
+    beside = {"refusal": "refusal", "reasoning": "reasoning_content"}[kind]
+    both = AIMessage([{"type": kind, kind: "one"}], additional_kwargs={beside: "another"})
+    same = AIMessage([{"type": kind, kind: "one"}], additional_kwargs={beside: "one"})
+    assert getattr(Turn.of(both), kind) == "another\none"
+    assert getattr(Turn.of(same), kind) == "one"
+
+
+def test_a_call_among_the_parts_that_says_otherwise_than_its_namesake_is_a_call_of_its_own():
+    call = {"name": "pay", "args": {"sum": 1}, "id": "1"}
+
+    def calls(given):
+        return [each.args for each in Turn.of(AIMessage([{"type": "tool_use", "id": "1", **given}], tool_calls=[call])).calls]
+
+    assert calls({"name": "pay", "input": {"sum": 9}}) == [{"sum": 1}, {"sum": 9}]
+    assert calls({"name": "pay", "input": {"sum": 1}}) == calls({"name": "pay", "input": {}}) == [{"sum": 1}]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextvars import ContextVar
-from time import perf_counter
 
 import pytest
 from langchain_core.messages import AIMessage
 
+from bonmini_guard.engine import outages
 from bonmini_guard.engine.limiter import Limiter
-from bonmini_guard.engine.outages import FIRST_PAUSE
 from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.policy import accelerator, guardrail
@@ -37,12 +36,38 @@ async def test_a_request_that_is_over_is_gone_and_waits_for_no_collector():
         gc.enable()
 
 
-async def test_answers_that_are_none_are_no_outage_to_wait_for():
+async def test_answers_that_are_none_are_no_outage_to_wait_for(monkeypatch):
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 3600.0)
     blocked = AIMessage("cut", response_metadata={"finish_reason": "content_filter"})
-    begun = perf_counter()
-    result = await run(FakeGenerator([blocked, blocked, blocked, "1"]), guardrail([1, 1, 1, 1]))
+    result = await run(FakeGenerator([blocked, blocked, blocked, "1"]), guardrail([1, 1, 1, 1]), timeout=60)
     assert (result.decision, result.draws) == ("accepted", 4)
-    assert perf_counter() - begun < FIRST_PAUSE
+
+
+async def test_a_scorer_that_swallows_every_cancellation_begins_nothing_when_the_request_is_over():
+    class Stubborn:
+        has_zero = True
+        scorings = 0
+
+        def session(self, messages):
+            return self
+
+        async def score(self, candidates):
+            self.scorings += 1
+            for _ in range(2):
+                try:
+                    await asyncio.sleep(30)
+                except asyncio.CancelledError:
+                    continue
+            return [-1.0] * len(candidates)
+
+        async def aclose(self):
+            pass
+
+    scorer = Stubborn()
+    result = await run(FakeGenerator(["1", "2"]), guardrail([1, 1]), scorer, timeout=0.2)
+    assert result.reason == "deadline"
+    await until(lambda: not others())
+    assert scorer.scorings == 1
 
 
 # Timeouts

@@ -312,6 +312,8 @@ class _Request:
     async def _close(self, running: Sequence[asyncio.Task[None]], grace: float) -> None:
         await asyncio.wait(running, timeout=grace)
         if self.work is not None:
+            # Before it is told once more: what swallows that, too, must not begin anything that nobody would cancel.
+            self.closed = True
             self.work.cancel()
         self.engine.quarantine.hold(running, grace)
 
