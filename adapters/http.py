@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, TypedDict, TypeVar
 from urllib.parse import urlsplit
@@ -267,6 +267,33 @@ class Endpoint:
             else:
                 await _drop_unread(response)
             return bytes(said), streams
+
+    @asynccontextmanager
+    async def passing(self, route: str, body: bytes) -> AsyncIterator[Any]:
+        """The HTTP library's response to a request that is passed on as it is: not retried, whatever its status, read as it comes.
+
+        ``timeout`` bounds each wait for the endpoint, not the whole.
+
+        Raises:
+            EndpointError: there is none.
+        """
+        clients, limiter = await self._connect()
+        headers = {"content-type": "application/json"}
+        async with limiter.here():
+            with clients.borrow() as client:
+                asked = client.build_request(
+                    "POST", self.base_url + route, content=body, headers=headers, timeout=self.http.timeout
+                )
+                try:
+                    response = await client.send(asked, stream=True)
+                except Exception as error:
+                    if (typed := self._classify(error)) is None:
+                        raise
+                    raise typed from error
+                try:
+                    yield response
+                finally:
+                    await response.aclose()
 
     def _client(self) -> Any:
         """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too.

@@ -21,8 +21,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from benchmarks.tables import percentile, print_table, write_json
 from tests.adapters.loopback import LoopbackServer
 from tests.adapters.openai_server import OpenAIServer
@@ -108,30 +106,63 @@ class House:
         return self._stack.enter_context((self._folder / name).open("w"))
 
 
-async def ask(client: httpx.AsyncClient, url: str, **more: Any) -> tuple[int | str, str]:
-    """The status, and what is odd about the answer."""
-    try:
-        answer = await client.post(f"{url}/v1/chat/completions", json=_BODY | more)
-    except httpx.HTTPError as error:
-        return type(error).__name__, ""
-    # A stream that had to wait tells of an outage in its last event.
-    if answer.status_code == 200 and '"type": "outage"' in answer.text:
-        return "outage in a stream", ""
-    odd = answer.status_code == 200 and '"accepted"' not in answer.text
-    late = answer.status_code in (429, 503) and "retry-after" not in answer.headers
-    return answer.status_code, "not decided" if odd else "no retry-after" if late else ""
+class Line:
+    """A connection to the gateway, and as little of a client as will do: what a whole one costs would be taken from the gateway."""
+
+    def __init__(self, url: str, **more: Any) -> None:
+        self._address = url.removeprefix("http://").split(":")
+        body = json.dumps(_BODY | more).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        self._asked = head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body
+        self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self) -> tuple[int | str, str]:
+        """The status, and what is odd about the answer."""
+        try:
+            head, said = await asyncio.wait_for(self._answer(), 120)
+        except (OSError, EOFError, TimeoutError) as error:
+            self._open = None
+            return type(error).__name__, ""
+        status = int(head.split()[1])
+        # A stream that had to wait tells of an outage in its last event.
+        if status == 200 and b'"type": "outage"' in said:
+            return "outage in a stream", ""
+        late = status in (429, 503) and b"retry-after" not in head.lower()
+        return status, "not decided" if status == 200 and b'"accepted"' not in said else "no retry-after" if late else ""
+
+    async def _answer(self) -> tuple[bytes, bytes]:
+        if self._open is None:
+            self._open = await asyncio.open_connection(self._address[0], int(self._address[1]))
+        reader, writer = self._open
+        writer.write(self._asked)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if (length := re.search(rb"content-length: (\d+)", head)) is not None:
+            return head, await reader.readexactly(int(length[1]))
+        return head, await reader.readuntil(b"\r\n0\r\n\r\n")  # in chunks
 
 
-async def crowd(url: str, people: int, seconds: float, **more: Any) -> tuple[Counter[Any], Counter[str], list[tuple[float, Any]]]:
-    """So many clients, each asking again and again: statuses, oddities, (time, status) of each."""
+async def crowd(
+    url: str, people: int, seconds: float, within: float = 0.0, **more: Any
+) -> tuple[Counter[Any], Counter[str], list[tuple[float, Any]]]:
+    """So many clients, each asking again and again: statuses, oddities, (time, status) of each.
+
+    Args:
+        url: of the gateway.
+        people: clients.
+        seconds: that they go on for.
+        within: seconds over which they begin; 0 has all ask at once.
+        more: of what they ask.
+    """
     statuses: Counter[Any] = Counter()
     odd: Counter[str] = Counter()
     events: list[tuple[float, Any]] = []
-    end = time.monotonic() + seconds
+    end = time.monotonic() + within + seconds
 
-    async def person(client: httpx.AsyncClient) -> None:
+    async def person(number: int) -> None:
+        await asyncio.sleep(within * number / people)
+        line = Line(url, **more)
         while True:
-            status, what = await ask(client, url, **more)
+            status, what = await line.ask()
             statuses[status] += 1
             odd.update([what] if what else [])
             events.append((time.monotonic(), status))
@@ -140,9 +171,7 @@ async def crowd(url: str, people: int, seconds: float, **more: Any) -> tuple[Cou
             if status != 200:
                 await asyncio.sleep(0.2)
 
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=people)
-    async with httpx.AsyncClient(timeout=120, limits=limits) as client:
-        await asyncio.gather(*(person(client) for _ in range(people)))
+    await asyncio.gather(*map(person, range(people)))
     return statuses, odd, events
 
 
@@ -164,13 +193,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with ExitStack() as stack:
         house = House(folder, stack, max(options.in_flight, options.streams) + 8)
-        asyncio.run(crowd(house.url, 8, 2.0))
+        asyncio.run(crowd(house.url, options.in_flight, 0.0, _ANSWER))
         before, work = len(house.seconds()), house.work()
-        statuses, odd, _ = asyncio.run(crowd(house.url, options.in_flight, options.seconds))
+        statuses, odd, _ = asyncio.run(crowd(house.url, options.in_flight, options.seconds, _ANSWER))
         added = [1000 * (seconds - _ANSWER) for seconds in house.seconds()[before:]]
         shares = {f"p{share}": round(percentile(added, share / 100), 1) for share in (50, 99)}
-        shares["computing"] = round(1000 * (house.work() - work) / max(1, len(added)), 2)
-        results["own_milliseconds"] = {"in_flight": options.in_flight, "answers": len(added), **shares, "statuses": dict(statuses)}
+        shares["computing_each"] = round(1000 * (house.work() - work) / max(1, len(added)), 2)
+        about = {"in_flight": options.in_flight, "answers": len(added), "load_average": round(os.getloadavg()[0], 1)}
+        results["own_milliseconds"] = {**about, **shares, "statuses": dict(statuses)}
         memory = house.memory()
         statuses, more, _ = asyncio.run(crowd(house.url, options.streams, 0.0, stream=True))
         results["streams"] = {"at_once": options.streams, "statuses": dict(statuses), "MiB_more": round(house.memory() - memory, 1)}

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
-from bonmini_guard.commands.serve import add_address, limits_of
-from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.validation import is_loopback
+from bonmini_guard.commands.serve import add_address, begin, limits_of
 
 HELP = "serve guards as models behind OpenAI's chat protocol"
 
@@ -26,14 +22,8 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.gateway.config import Configuration
     from bonmini_guard.server.running import run as serve
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.captureWarnings(True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     configuration = Configuration(options.guards.absolute())
-    if not configuration.keys() and not is_loopback(options.host):
-        raise ConfigurationError(
-            f"--host {options.host} can be reached from outside: name variables that hold keys in {options.guards}, e.g. "
-            'keys_env = ["GATEWAY_KEY"]'
-        )
+    cure = f'name variables that hold keys in {options.guards}, e.g. keys_env = ["GATEWAY_KEY"]'
+    begin(options.host, bool(configuration.keys), cure)
     serve(Gateway(configuration, limits_of(options)), options.host, options.port, options.drain)
     return 0

@@ -43,6 +43,20 @@ def add_address(parser: argparse.ArgumentParser, about: str, port: int, requests
     parser.add_argument("--drain", type=_positive, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
 
 
+def begin(host: str, secured: bool, cure: str) -> None:
+    """What every server does first: refuse to stand open, and begin its log.
+
+    Raises:
+        ConfigurationError: it can be reached from outside, and wants no key.
+    """
+    if not secured and not is_loopback(host):
+        raise ConfigurationError(f"--host {host} can be reached from outside: {cure}")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.captureWarnings(True)
+    # One line a request is ours.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
 def limits_of(options: argparse.Namespace) -> Limits:
     """What a server takes, from the options."""
     from bonmini_guard.server.door import Limits
@@ -55,14 +69,12 @@ def run(options: argparse.Namespace) -> int:
     """Load the model and serve until SIGTERM."""
     # Without the newline that files of secrets end in: a client strips it too.
     token = os.environ.get(TOKEN, "").strip() or None
-    if token is None and not is_loopback(options.host):
-        raise ConfigurationError(f"--host {options.host} can be reached from outside: set a token in the environment as {TOKEN}")
+    begin(options.host, token is not None, f"set a token in the environment as {TOKEN}")
     from bonmini_guard.reward.declared import load_scorer
     from bonmini_guard.reward.questions import QUESTION
     from bonmini_guard.server.app import ScoringServer
     from bonmini_guard.server.running import run as serve
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     model = load_scorer(
         options.reward_model,
         device=options.device,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
@@ -24,9 +24,9 @@ from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.gateway.drift import p_values
 from bonmini_guard.gateway.feedback import Feedback, join
 from bonmini_guard.gateway.metrics import Metrics
-from bonmini_guard.gateway.models import Guarded, Upstream
+from bonmini_guard.gateway.models import Upstream
 from bonmini_guard.gateway.refusals import body_of, refusal_of
-from bonmini_guard.server.door import GONE, Door, Limits, Refused, gone, while_connected
+from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
 from bonmini_guard.server.schemas import read
 
 logger = logging.getLogger("bonmini_guard.gateway")
@@ -42,9 +42,7 @@ _JSON = "application/json"
 _EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
 #: What the log says of a request, of what the guard says: no text.
-_NOTED = ("request_id", "decision", "reason", "draws", "error")
-
-Outcome = dict[str, Any] | Refused
+_NOTED = ("request_id", "decision", "reason", "draws")
 Note = dict[str, Any]
 
 
@@ -58,7 +56,7 @@ class Gateway(Door):
     """
 
     def __init__(self, configuration: Configuration, limits: Limits | None = None, keep_alive: float = KEEP_ALIVE) -> None:
-        super().__init__(configuration.keys(), limits or Limits())
+        super().__init__(configuration.keys, limits or Limits())
         self._configuration, self._keep_alive = configuration, keep_alive
         self._metrics = Metrics(self.admission)
         self.renew = self._reload
@@ -71,9 +69,9 @@ class Gateway(Door):
             Route("/v1/chat/completions", self, methods=["POST"]),
             Route("/v1/feedback", self, methods=["POST"]),
             Route("/v1/models", self.secured(self._models, body_of)),
-            Route("/metrics", self.secured(self._told, body_of)),
-            Route("/health", self._health),
-            Route("/ready", self._ready),
+            *self.operations(
+                lambda: self._metrics.text(self._configuration), lambda: {"models": list(self._configuration.models)}, body_of
+            ),
         ]
 
     @asynccontextmanager
@@ -109,16 +107,18 @@ class Gateway(Door):
         """Answer a request that has a body."""
         request, begun = Request(scope, receive), perf_counter()
         note: Note = {"status": GONE, "model": "-"}
+        work = self._note if request.url.path.endswith("feedback") else self._answer
         try:
             async with self.entered(request) as body:
-                await (self._note if request.url.path.endswith("feedback") else self._answer)(request, body, send, note)
+                await while_connected(request, work(request, body, send, note))
         except (ClientDisconnect, OSError):
             pass
         except Exception as error:
-            await _respond(_refused(error), note)(scope, receive, send)
+            refused = _refused(error, note)
+            await Response(json.dumps(body_of(refused)), refused.status, refused.headers, _JSON)(scope, receive, send)
         finally:
             seconds = perf_counter() - begun
-            self._metrics.answered(note["model"], note["status"], seconds)
+            self._metrics.requests.answered(note["model"], note["status"], seconds)
             logger.info("%s", json.dumps({**note, "seconds": round(seconds, 4)}))
 
     async def _answer(self, request: Request, body: bytes, send: Send, note: Note) -> None:
@@ -128,42 +128,37 @@ class Gateway(Door):
             raise Refused(404, "model_not_found", "there is no such model here; GET /v1/models lists those that there are")
         note["model"] = wanted.model
         if isinstance(model, Upstream):
-            note["status"] = await while_connected(request, model.pass_on(body, send))
+            note["status"] = await model.pass_on(body, send)
             return
         group = request.headers.get("x-conversation-id") or wanted.group
-        work = asyncio.ensure_future(self._outcome(model, wanted, group))
-        leaving = asyncio.ensure_future(gone(request))
+        work = asyncio.ensure_future(model.answer(wanted, group, self._metrics.decided))
+        begun = False
         try:
-            begun = await self._wait(work, leaving, bool(wanted.stream), send)
-            response = _respond(work.result(), note, wanted, begun)
-            if begun:
-                await send({"type": "http.response.body", "body": bytes(response.body)})
-            else:
-                await response(request.scope, request.receive, send)
+            begun = bool(wanted.stream) and await self._kept_alive(work, send)
+            answer = await work
+            note.update(_noted(answer["bonmini_guard"]), status=200)
+            response = _response(answer, wanted)
+        except Exception as error:
+            if not begun:
+                raise
+            response = Response(wire.event(body_of(_refused(error, note))))
         finally:
             work.cancel()
-            leaving.cancel()
-            await asyncio.gather(work, leaving, return_exceptions=True)
+            await asyncio.gather(work, return_exceptions=True)
+        if begun:
+            await send({"type": "http.response.body", "body": bytes(response.body)})
+        else:
+            await response(request.scope, request.receive, send)
 
-    async def _outcome(self, model: Guarded, wanted: wire.ChatRequest, group: str | None) -> Outcome:
-        try:
-            return await model.answer(wanted, group, self._metrics.decided)
-        except Exception as error:
-            return _refused(error)
-
-    async def _wait(self, work: asyncio.Future[Outcome], leaving: asyncio.Future[None], stream: bool, send: Send) -> bool:
-        """Wait for the outcome; a stream that waits long begins with signs of life. Whether it has begun."""
+    async def _kept_alive(self, work: asyncio.Future[Any], send: Send) -> bool:
+        """Wait for the work; a stream that waits long begins with signs of life. Whether it has begun."""
         begun = False
-        while True:
-            await asyncio.wait((work, leaving), timeout=self._keep_alive if stream else None, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return begun
-            if leaving.done():
-                raise ClientDisconnect
+        while not (await asyncio.wait((work,), timeout=self._keep_alive))[0]:
             if not begun:
                 await send({"type": "http.response.start", "status": 200, "headers": Headers(_EVENTS).raw})
             begun = True
             await send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
+        return begun
 
     async def _note(self, request: Request, body: bytes, send: Send, note: Note) -> None:
         said = read(Feedback, body)
@@ -182,38 +177,21 @@ class Gateway(Door):
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "bonmini-guard"} for name in self._configuration.models]
         return JSONResponse({"object": "list", "data": listed})
 
-    def _told(self) -> Response:
-        return Response(
-            self._metrics.text(self._configuration.guards, self._configuration.breakers), media_type="text/plain; version=0.0.4"
-        )
 
-    async def _health(self, _: Request) -> Response:
-        return JSONResponse({"status": "alive"})
-
-    async def _ready(self, _: Request) -> Response:
-        state = "ending" if self.ending else "ready"
-        return JSONResponse({"status": state, "models": list(self._configuration.models)}, 503 if self.ending else 200)
+def _response(answer: dict[str, Any], wanted: wire.ChatRequest) -> Response:
+    """The response with an answer; its body alone is used where a stream has begun."""
+    headers = wire.headers(answer["bonmini_guard"])
+    if wanted.stream:
+        return Response(b"".join(wire.chunks(answer, wanted)), headers=_EVENTS | headers)
+    # Not Starlette's: half a surrogate pair, as models write them, can be escaped, and not encoded.
+    return Response(json.dumps(answer), headers=headers, media_type=_JSON)
 
 
-def _respond(outcome: Outcome, note: Note, wanted: wire.ChatRequest | None = None, begun: bool = False) -> Response:
-    """The response to an outcome; its body alone is used where a stream has begun."""
-    about = {"error": outcome.kind, **getattr(outcome, "about", {})} if isinstance(outcome, Refused) else outcome["bonmini_guard"]
-    note.update(
-        status=outcome.status if isinstance(outcome, Refused) else 200, **{key: about[key] for key in _NOTED if key in about}
-    )
-    if isinstance(outcome, Refused):
-        said = body_of(outcome)
-        return Response(wire.event(said)) if begun else Response(json.dumps(said), outcome.status, outcome.headers, _JSON)
-    headers = wire.headers(about)
-    if wanted is None or not wanted.stream:
-        # Not Starlette's: half a surrogate pair, as models write them, can be escaped, and not encoded.
-        return Response(json.dumps(outcome), headers=headers, media_type=_JSON)
-    return Response(b"".join(wire.chunks(outcome, wanted.with_usage)), headers=_EVENTS | headers)
-
-
-def _refused(error: Exception) -> Refused:
+def _refused(error: Exception, note: Note) -> Refused:
     refused = refusal_of(error)
-    if refused.status == 500:
-        # Its message may quote a text.
-        logger.error("a request failed: %s", type(error).__name__)
+    note.update(_noted(refused.about), status=refused.status, error=refused.kind)
     return refused
+
+
+def _noted(about: Mapping[str, Any]) -> Note:
+    return {name: about[name] for name in _NOTED if name in about}

@@ -11,13 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import ConfigDict, Field, SecretStr
 
+from bonmini_guard.adapters import RemoteRewardModel
 from bonmini_guard.adapters.http import Endpoint
 from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
 from bonmini_guard.contents import contents
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.gateway.models import Guarded, OnAbstain, Upstream
+from bonmini_guard.reward.declared import load_scorer
+from bonmini_guard.reward.spec import KINDS, ScorerSpec, Table, beside, key_in
 from bonmini_guard.runnables.conduct import Guard
 from bonmini_guard.server.schemas import printable
 from bonmini_guard.validation import check_names
@@ -26,7 +29,7 @@ from bonmini_guard.validation import check_names
 _PATHS = ("profile", "trace_to")
 
 
-class UpstreamTable(BaseModel):
+class UpstreamTable(Table):
     """Where draws come from; further keys are arguments of ``OpenAICompatibleGenerator`` (of ``TransformersGenerator``)."""
 
     model_config = ConfigDict(extra="allow")
@@ -37,7 +40,7 @@ class UpstreamTable(BaseModel):
     unguarded: bool = False
 
 
-class GuardTable(BaseModel):
+class GuardTable(Table):
     """A guard; further keys are its options."""
 
     model_config = ConfigDict(extra="allow")
@@ -48,13 +51,12 @@ class GuardTable(BaseModel):
     client_sampling: bool = False
 
 
-class File(BaseModel):
+class File(Table):
     """The whole file."""
 
-    model_config = ConfigDict(extra="forbid")
-    keys_env: list[str] = []
+    keys_env: tuple[str, ...] = ()
     upstreams: dict[str, UpstreamTable] = Field(min_length=1)
-    guards: dict[str, GuardTable] = {}
+    guards: dict[str, GuardTable] = Field(default_factory=dict)
 
 
 class Configuration:
@@ -64,6 +66,7 @@ class Configuration:
         path: of the file.
 
     Attributes:
+        keys: of which clients must show one.
         guards: by name.
         models: what clients may ask for, by name; of a guard and an upstream with one name, the guard.
         breakers: of each upstream.
@@ -76,10 +79,6 @@ class Configuration:
         self.path, self._lock = path, threading.Lock()
         self._parts: dict[str, Any] = {}
         self.load()
-
-    def keys(self) -> list[str]:
-        """The keys of which clients must show one."""
-        return [self._secret(name) for name in self._read().keys_env]
 
     def load(self) -> None:
         """Build what the file says now; if that fails, everything stays as it was."""
@@ -99,7 +98,7 @@ class Configuration:
             raise
         endpoints = {name: generator for name, generator in generators.items() if isinstance(generator, Endpoint)}
         passed = {
-            name: Upstream(endpoint, table.model, self._secret(table.api_key_env))
+            name: Upstream(endpoint, table.model)
             for name, endpoint in endpoints.items()
             if (table := file.upstreams[name]).unguarded and name not in self.guards
         }
@@ -108,14 +107,13 @@ class Configuration:
 
     def _read(self) -> File:
         try:
-            return File.model_validate(tomllib.loads(contents(self.path).decode("utf-8-sig")))
+            file = File(**tomllib.loads(contents(self.path).decode("utf-8-sig")))
+            self.keys = [key_in(variable) for variable in file.keys_env]
+            return file
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from None
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            raise ConfigurationError(f"{self.path}: {'.'.join(map(str, first['loc']))}: {printable(first['msg'])}") from None
-        except (ValueError, RecursionError) as error:  # no TOML, no text, or nested too deeply
-            raise ConfigurationError(f"{self.path}: {error}") from None
+        except (ConfigurationError, ValueError, RecursionError) as error:  # or no TOML, no text, or nested too deeply
+            raise ConfigurationError(f"{self.path}: {printable(str(error))}") from None
 
     # Parts
 
@@ -139,7 +137,7 @@ class Configuration:
             from bonmini_guard.adapters.local import TransformersGenerator
 
             return TransformersGenerator.load(self._named(table.folder), **more)
-        key = SecretStr(self._secret(table.api_key_env))
+        key = SecretStr(key_in(table.api_key_env))
         # Streamed, so that proxies in between pass a cancellation on.
         return OpenAICompatibleGenerator(str(table.base_url), model=table.model, api_key=key, **{"stream": True, **more})
 
@@ -161,16 +159,11 @@ class Configuration:
         return guarded
 
     def _scorer(self, spec: str | dict[str, Any]) -> Any:
-        from bonmini_guard.reward.declared import load_scorer
-        from bonmini_guard.reward.spec import KINDS, ScorerSpec, beside
-
         more = {"model": spec} if isinstance(spec, str) else {**spec}
         if more.get("kind") in KINDS:
             return load_scorer(ScorerSpec(**beside(more, self.path.parent)))
         if "endpoint" in more:
-            from bonmini_guard.adapters import RemoteRewardModel
-
-            key = self._secret(more.pop("api_key_env", None))
+            key = key_in(more.pop("api_key_env", None))
             return RemoteRewardModel(more.pop("endpoint"), api_key=key, **more)
         return load_scorer(self._named(more.pop("model", "")), **more)
 
@@ -178,11 +171,3 @@ class Configuration:
         """A folder beside the file, or else the name of a model."""
         path = self.path.parent / name
         return str(path) if path.exists() else name
-
-    def _secret(self, variable: str | None) -> str:
-        if variable is None:
-            return ""
-        value = os.environ.get(variable, "").strip()
-        if not value:
-            raise ConfigurationError(f"{self.path}: the environment has no {variable}: set it, or take its name out of the file")
-        return value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +15,9 @@ from bonmini_guard.logs.appending import encoded
 from bonmini_guard.logs.trace_files import TraceFile
 from bonmini_guard.logs.trace_row import Row
 from bonmini_guard.server.door import Refused
+
+#: Bytes of a file of feedback, above which it is put aside.
+_MOST = 64 * 2**20
 
 
 class Feedback(BaseModel):
@@ -30,25 +35,23 @@ def join(traces: str | os.PathLike[str], feedback: Feedback) -> bool:
         Refused: it is one of a request that was not answered.
         OSError: a file cannot be read or written.
     """
-    row = _row(Path(traces), feedback.request_id.removeprefix("chatcmpl-"))
+    path, name = Path(traces), feedback.request_id.removeprefix("chatcmpl-")
+    with closing(TraceFile(path, max_bytes=_MOST)) as file:
+        row = _row(file.files(), name)
     if row is None:
         return False
     served = row.get("served", None if row.get("decision") == "abstained" else row.get("selected"))
     if served is None:
         raise Refused(400, "invalid_request", "request_id: that request was not answered")
     row["candidates"][served]["acceptable"] = feedback.thumbs == "up"
-    path = Path(traces)
-    file = TraceFile(path.with_name(f"{path.stem}.feedback{path.suffix}"), max_bytes=64 * 2**20)
-    try:
+    with closing(TraceFile(path.with_name(f"{path.stem}.feedback{path.suffix}"), max_bytes=_MOST)) as file:
         file.append(encoded(row | {"label_sampling": "volunteered"}))
-    finally:
-        file.close()
     return True
 
 
-def _row(traces: Path, name: str) -> Row | None:
+def _row(files: Sequence[Path], name: str) -> Row | None:
     """The row of a request, the newest files first; most lines need not be parsed for that."""
-    for path in reversed(TraceFile(traces, max_bytes=1).files()):
+    for path in reversed(files):
         with path.open("rb") as file:
             for line in file:
                 if name.encode() in line and line.endswith(b"\n"):

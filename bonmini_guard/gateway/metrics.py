@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from bonmini_guard.adapters.circuit import CircuitBreaker
 from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.gateway.models import Guarded
 from bonmini_guard.server.admission import Admission
+from bonmini_guard.server.metrics import Requests
 
-_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 #: What is counted of a guard's requests, and as what.
 _COUNTED = {
     "draws": "Draws made",
@@ -37,15 +37,13 @@ class Metrics:
         admission: who is in the house.
 
     Attributes:
+        requests: what every server counts.
         drift: p values by question, of each guard.
     """
 
     def __init__(self, admission: Admission) -> None:
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter("bonmini_guard_requests", "Requests answered", ["model", "status"], registry=registry)
-        self._seconds = Histogram(
-            "bonmini_guard_request_seconds", "Seconds to the answer", ["model"], buckets=_SECONDS, registry=registry
-        )
+        self.requests = Requests("model", admission, registry)
         about = "What guards decided"
         self.drift: dict[str, dict[str, float]] = {}
         self._decisions = Counter("bonmini_guard_decisions", about, ["guard", "decision", "reason"], registry=registry)
@@ -56,13 +54,6 @@ class Metrics:
         self.thumbs = Counter("bonmini_guard_feedback", "Thumbs that users volunteered", ["thumbs"], registry=registry)
         about = "0 while an upstream is left alone because it fails"
         self._upstream = Gauge("bonmini_guard_upstream_up", about, ["upstream"], registry=registry)
-        inside = Gauge("bonmini_guard_requests_in_flight", "Requests that wait or run", registry=registry)
-        inside.set_function(lambda: admission.requests)
-
-    def answered(self, model: str, status: int, seconds: float) -> None:
-        """Count a request."""
-        self._requests.labels(model, str(status)).inc()
-        self._seconds.labels(model).observe(seconds)
 
     def decided(self, guard: str, result: GuardResult, budget: int) -> None:
         """Count what a guard has done for a request.
@@ -78,11 +69,11 @@ class Metrics:
             counter.labels(guard).inc(number)
         self._decisions.labels(guard, result.decision, result.reason).inc()
 
-    def text(self, guards: Mapping[str, Guarded], breakers: Mapping[str, CircuitBreaker]) -> bytes:
+    def text(self, configuration: Configuration) -> bytes:
         """All of it in Prometheus' text format."""
-        for name, breaker in breakers.items():
+        for name, breaker in configuration.breakers.items():
             self._upstream.labels(name).set(breaker.state == "closed")
-        for name, guarded in guards.items():
+        for name, guarded in configuration.guards.items():
             for kind, counts in (*_counts(guarded), ("drift_p_value", self.drift.get(name, {}))):
                 for what, number in counts.items():
                     self._read[kind].labels(name, what).set(number)

@@ -10,20 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import httpx
 from starlette.types import Send
 
 from bonmini_guard.adapters.http import Endpoint
-from bonmini_guard.adapters.http_errors import EndpointUnreachable
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.errors import NoAcceptableResponse
-from bonmini_guard.gateway.refusals import Abstained, outage_of
+from bonmini_guard.gateway.refusals import check_judged
 from bonmini_guard.gateway.wire import ChatRequest, abstention, completion
-from bonmini_guard.runnables.conduct import Guard, stamped
+from bonmini_guard.runnables.conduct import Guard
 from bonmini_guard.runnables.shadow import ShadowBestOfMiniN
+from bonmini_guard.server.door import Refused
 
-#: For an answer that is passed through.
-_PATIENCE = httpx.Timeout(600.0, connect=10.0)
 OnAbstain = Literal["refusal", "message", "error"]
 
 
@@ -66,18 +63,22 @@ class Guarded:
         if self._in_shadow(group):
             config: Any = {"metadata": {} if group is None else {"group": group}}
             message = await self.watcher.ainvoke(messages, config, **options)
-            return completion(request.model, secrets.token_hex(16), message, {"decision": "shadow", "draws": 1})
-        result = await self.guard.conduct(messages, options, seed=request.seed, group=group)
-        told(request.model, result, self.guard.engine.policy.budget)
+            about: dict[str, Any] = {"decision": "shadow", "draws": 1}
+            return completion(request.model, secrets.token_hex(16), message, message.usage_metadata or {}, about)
+
+        async def conduct() -> GuardResult:
+            conducted = await self.guard.conduct(messages, options, seed=request.seed, group=group)
+            told(request.model, conducted, self.guard.engine.policy.budget)
+            return conducted
+
+        # An abstention is final for its conversation: asked again, it is not drawn again.
+        result = await (conduct() if group is None else self.guard.once(conduct, messages, options, lambda: group))
         about = result.metadata() | {"request_id": result.request_id} | ({"ignored": ignored} if ignored else {})
-        if result.message is not None:
-            return completion(request.model, result.request_id, stamped(result.message, result), about)
-        if (outage := outage_of(result)) is not None:
-            raise outage
-        if self.on_abstain == "error":
-            raise Abstained(str(NoAcceptableResponse(result)), about)
-        said = abstention(self.guard.options["abstain_message"], self.on_abstain == "message", result.usage)
-        return completion(request.model, result.request_id, said, about)
+        check_judged(result)
+        if result.message is None and self.on_abstain == "error":
+            raise Refused(422, "abstained", str(NoAcceptableResponse(result)), **about)  # what no client repeats by itself
+        said = result.message or abstention(self.guard.options["abstain_message"], self.on_abstain == "message")
+        return completion(request.model, result.request_id, said, result.usage, about)
 
     async def aclose(self) -> None:
         """Finish what goes on in the background."""
@@ -89,38 +90,32 @@ class Guarded:
         return chance < self.shadow
 
 
+@dataclass(frozen=True)
 class Upstream:
     """An upstream, asked without a guard.
 
-    Args:
+    Attributes:
         endpoint: where it is.
         model: what it calls the model; None leaves the client's name.
-        key: sent as bearer token; "" sends none.
     """
 
-    def __init__(self, endpoint: Endpoint, model: str | None, key: str) -> None:
-        self._url, self._model = f"{endpoint.base_url}/chat/completions", model
-        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+    endpoint: Endpoint
+    model: str | None
 
     async def pass_on(self, body: bytes, send: Send) -> int:
         """Send a request on as it is, and its answer back as it comes; the status.
 
         Raises:
-            EndpointUnreachable: there is no answer.
+            EndpointError: there is no answer.
         """
-        asked = json.loads(body) | ({} if self._model is None else {"model": self._model})
-        async with httpx.AsyncClient(timeout=_PATIENCE) as client:
-            request = client.build_request("POST", self._url, content=json.dumps(asked), headers=self._headers)
-            try:
-                response = await client.send(request, stream=True)
-            except httpx.HTTPError as error:
-                raise EndpointUnreachable(f"the upstream gave no answer ({type(error).__name__})", retryable=True) from error
+        asked = json.loads(body) | ({} if self.model is None else {"model": self.model})
+        async with self.endpoint.passing("/chat/completions", json.dumps(asked).encode()) as response:
             headers = [(b"content-type", response.headers.get("content-type", "application/json").encode("latin-1"))]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             try:
                 async for piece in response.aiter_bytes():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-            except httpx.HTTPError as error:
+            except Exception as error:
                 raise ConnectionResetError("the upstream broke off") from error
             await send({"type": "http.response.body", "body": b""})
-            return response.status_code
+            return int(response.status_code)

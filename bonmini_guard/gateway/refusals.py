@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded
@@ -11,31 +11,28 @@ from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.errors import BonMiniGuardError, CandidateTooLong, ConfigurationError, GenerationError, InputError, TooBusy
 from bonmini_guard.server.door import Refused
 
+logger = logging.getLogger("bonmini_guard.gateway")
+
 #: Statuses with which an upstream says that the request itself is wrong.
 _WRONG = frozenset({400, 413, 422})
 #: Seconds after which to come again where nobody says better.
 _SOON = 2
 
 
-class Abstained(Refused):
-    """An abstention, where it is configured to be an error; 422 is what no client repeats by itself."""
-
-    def __init__(self, message: str, about: Mapping[str, Any]) -> None:
-        super().__init__(422, "abstained", message)
-        self.about = about
-
-
 def body_of(refused: Refused) -> dict[str, Any]:
     """A refusal as OpenAI's protocol writes errors; it quotes no text of a candidate."""
     error = {"message": refused.message, "type": refused.kind, "param": None, "code": refused.kind}
-    return {"error": error | ({"bonmini_guard": dict(refused.about)} if isinstance(refused, Abstained) else {})}
+    return {"error": error | ({"bonmini_guard": refused.about} if refused.about else {})}
 
 
-def outage_of(result: GuardResult) -> Refused | None:
-    """The outage behind an abstention that no score has decided; None for one that is final."""
-    if any(candidate.score is not None for candidate in result.candidates):
-        return None
-    return Refused(503, "outage", f"no draw could be judged: {result.reason}", _SOON)
+def check_judged(result: GuardResult) -> None:
+    """Refuse an abstention that no score has decided; one that a score has decided is final.
+
+    Raises:
+        Refused: an outage is behind it.
+    """
+    if not result.served and all(candidate.score is None for candidate in result.candidates):
+        raise Refused(503, "outage", f"no draw could be judged: {result.reason}", _SOON)
 
 
 def refusal_of(error: Exception) -> Refused:
@@ -47,17 +44,14 @@ def refusal_of(error: Exception) -> Refused:
     if isinstance(error, TooBusy):
         return Refused(429, "overloaded", str(error), _SOON)
     if isinstance(error, GenerationError | EndpointError):
-        return _of_upstream(error, _causes(error))
+        return _of_upstream(error)
     # Its message may quote a text.
+    logger.error("a request failed: %s", type(error).__name__)
     return Refused(500, "internal", f"the gateway failed: {type(error).__name__}")
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    cause = error.__cause__
-    return list(cause.exceptions) if isinstance(cause, BaseExceptionGroup) else [error]
-
-
-def _of_upstream(error: BonMiniGuardError, causes: Sequence[BaseException]) -> Refused:
+def _of_upstream(error: BonMiniGuardError) -> Refused:
+    causes = error.__cause__.exceptions if isinstance(error.__cause__, BaseExceptionGroup) else [error]
     wrong = next(
         (cause for cause in causes if isinstance(cause, ConfigurationError) or getattr(cause, "status", 0) in _WRONG), None
     )

@@ -35,11 +35,6 @@ class ChatRequest(BaseModel):
     metadata: dict[str, Any] | None = None
 
     @property
-    def with_usage(self) -> bool:
-        """Whether a stream is to tell the usage."""
-        return bool((self.stream_options or {}).get("include_usage"))
-
-    @property
     def group(self) -> str | None:
         """The conversation, where the client's metadata names one."""
         group = (self.metadata or {}).get("conversation_id")
@@ -75,13 +70,14 @@ class ChatRequest(BaseModel):
         return options | ({"extra_body": further} if further else {}), ignored
 
 
-def completion(model: str, name: str, message: AIMessage, about: Mapping[str, Any]) -> dict[str, Any]:
+def completion(model: str, name: str, message: AIMessage, used: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """The body of an answer: one choice, the usage of all draws, and what the guard says of it.
 
     Args:
         model: as the client named it.
         name: of the request.
         message: what is served.
+        used: the tokens of all draws.
         about: goes under ``bonmini_guard``.
     """
     turn, metadata = Turn.of(message), message.response_metadata
@@ -94,18 +90,16 @@ def completion(model: str, name: str, message: AIMessage, about: Mapping[str, An
         "finish_reason": end if end in _ENDS else "tool_calls" if turn.calls else "stop",
     }
     answer = {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": int(time()), "model": model, "choices": [choice]}
-    return answer | {"usage": usage(message.usage_metadata or {}), "bonmini_guard": dict(about)}
+    return answer | {"usage": usage(used), "bonmini_guard": dict(about)}
 
 
-def abstention(text: str, in_content: bool, used: Any) -> AIMessage:
+def abstention(text: str, in_content: bool) -> AIMessage:
     """What is said in place of an answer, as a refusal or as a content."""
-    message = AIMessage(
-        text if in_content else "", response_metadata={"finish_reason": "content_filter"}, usage_metadata=used or None
-    )
-    return message if in_content else message.model_copy(update={"additional_kwargs": {"refusal": text}})
+    refusal = {} if in_content else {"refusal": text}
+    return AIMessage(text if in_content else "", additional_kwargs=refusal, response_metadata={"finish_reason": "content_filter"})
 
 
-def chunks(answer: Mapping[str, Any], with_usage: bool) -> Iterator[bytes]:
+def chunks(answer: Mapping[str, Any], request: ChatRequest) -> Iterator[bytes]:
     """A whole answer as the events of a stream."""
     about = {key: answer[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
     (choice,) = answer["choices"]
@@ -116,7 +110,7 @@ def chunks(answer: Mapping[str, Any], with_usage: bool) -> Iterator[bytes]:
     last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": choice["finish_reason"]}
     yield event(about | {"choices": [first]})
     yield event(about | {"choices": [last], "bonmini_guard": answer["bonmini_guard"]})
-    if with_usage:
+    if (request.stream_options or {}).get("include_usage"):
         yield event(about | {"choices": [], "usage": answer["usage"]})
     yield DONE
 

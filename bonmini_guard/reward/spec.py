@@ -268,16 +268,8 @@ class ScorerSpec(Table):
             raise ConfigurationError(f"{place}: is no {place.suffix[1:].upper()} of a scorer spec ({error})") from None
 
     def key(self) -> str:
-        """The key in the variable that it names; "" where it names none.
-
-        Raises:
-            ConfigurationError: the variable is not set.
-        """
-        name = self.api_key_env
-        key = "" if name is None else os.environ.get(name, "").strip()
-        if name is not None and not key:
-            raise ConfigurationError(f"api_key_env = {name!r}, and the environment has no such variable: export {name}=...")
-        return key
+        """The key in the variable that it names; see :func:`key_in`."""
+        return key_in(self.api_key_env)
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -287,6 +279,18 @@ class ScorerSpec(Table):
     def canonical(self) -> str:
         """What it says, as a text that is equal for equal specs."""
         return json.dumps(self.model_dump(mode="json", exclude_defaults=True, fallback=repr), sort_keys=True)
+
+
+def key_in(variable: str | None) -> str:
+    """The key in an environment variable; "" where none is named.
+
+    Raises:
+        ConfigurationError: it is not set.
+    """
+    key = "" if variable is None else os.environ.get(variable, "").strip()
+    if variable is not None and not key:
+        raise ConfigurationError(f"the environment has no {variable}, which is to hold a key: export {variable}=...")
+    return key
 
 
 def judges_of(source: Any) -> list[Judge]:

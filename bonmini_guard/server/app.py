@@ -76,9 +76,7 @@ class ScoringServer(Door):
             Route("/score", self._scoring("/score", self._score, _plain), methods=["POST"]),
             *self._of_texts(),
             *self._of_questions(),
-            Route("/health", self._health),
-            Route("/ready", self._ready),
-            Route("/metrics", self.secured(self._told, _plain)),
+            *self.operations(self._metrics.text, self._about, _plain),
             Route("/openapi.json", self.secured(lambda: JSONResponse(self._document), _plain)),
         ]
 
@@ -141,16 +139,8 @@ class ScoringServer(Door):
             logger.error("scoring failed: %s", type(error).__name__)
             raise Refused(500, "backend", f"scoring failed: {type(error).__name__}") from None
 
-    def _told(self) -> Response:
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
-
-    async def _health(self, _: Request) -> Response:
-        return JSONResponse({"status": "alive"})
-
-    async def _ready(self, _: Request) -> Response:
-        if self.ending:
-            return JSONResponse(_plain(Refused(503, "ending", "the server is ending")), 503)
-        return JSONResponse({"status": "ready", "model": self._model.model_id, "fingerprint": self._fingerprint})
+    def _about(self) -> dict[str, Any]:
+        return {"model": self._model.model_id, "fingerprint": self._fingerprint}
 
     # The routes
 

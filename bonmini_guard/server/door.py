@@ -15,6 +15,7 @@ try:
     from starlette.applications import Starlette
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "starlette", "serve") from error
 
@@ -45,11 +46,11 @@ class Limits:
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
-    """An answer other than what was asked for."""
+    """An answer other than what was asked for; ``about`` is what else is told of it."""
 
-    def __init__(self, status: int, kind: str, message: str, seconds: int | None = None) -> None:
+    def __init__(self, status: int, kind: str, message: str, seconds: int | None = None, **about: Any) -> None:
         super().__init__(message)
-        self.status, self.kind, self.message, self.seconds = status, kind, message, seconds
+        self.status, self.kind, self.message, self.seconds, self.about = status, kind, message, seconds, about
 
     @property
     def headers(self) -> dict[str, str]:
@@ -103,6 +104,28 @@ class Door:
             return answer()
 
         return endpoint
+
+    def operations(
+        self, told: Callable[[], bytes], ready: Callable[[], dict[str, Any]], shape: Callable[[Refused], dict[str, Any]]
+    ) -> list[Route]:
+        """``/health`` and ``/ready``, without a key, and ``/metrics``.
+
+        Args:
+            told: Prometheus' text.
+            ready: what is served.
+            shape: makes the body of a refusal.
+        """
+
+        async def is_alive(_: Request) -> Response:
+            return JSONResponse({"status": "alive"})
+
+        async def is_ready(_: Request) -> Response:
+            if self.ending:
+                return JSONResponse(shape(Refused(503, "ending", "the server is ending")), 503)
+            return JSONResponse({"status": "ready", **ready()})
+
+        metrics = self.secured(lambda: Response(told(), media_type="text/plain; version=0.0.4"), shape)
+        return [Route("/health", is_alive), Route("/ready", is_ready), Route("/metrics", metrics)]
 
     @asynccontextmanager
     async def entered(self, request: Request) -> AsyncIterator[bytes]:

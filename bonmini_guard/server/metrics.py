@@ -8,7 +8,29 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from bonmini_guard.server.admission import Admission
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 100.0)
+
+
+class Requests:
+    """What every server counts.
+
+    Args:
+        label: by what requests are told apart, beside their status.
+        admission: who is in the house.
+        registry: of the server.
+    """
+
+    def __init__(self, label: str, admission: Admission, registry: CollectorRegistry) -> None:
+        self._answered = Counter("bonmini_guard_requests", "Requests answered", [label, "status"], registry=registry)
+        about = "Seconds from the headers to the answer"
+        self._seconds = Histogram("bonmini_guard_request_seconds", about, [label], buckets=_SECONDS, registry=registry)
+        inside = Gauge("bonmini_guard_requests_in_flight", "Requests that wait or run", registry=registry)
+        inside.set_function(lambda: admission.requests)
+
+    def answered(self, name: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._answered.labels(name, str(status)).inc()
+        self._seconds.labels(name).observe(seconds)
 
 
 class Metrics:
@@ -16,18 +38,10 @@ class Metrics:
 
     def __init__(self, model: Any, admission: Admission) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter("bonmini_guard_requests", "Requests answered", ["route", "status"], registry=self._registry)
-        self._seconds = Histogram(
-            "bonmini_guard_request_seconds",
-            "Seconds from the headers to the answer",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
+        self._requests = Requests("route", admission, self._registry)
         self._texts = Counter("bonmini_guard_texts", "Texts scored", ["route"], registry=self._registry)
         own = getattr(model, "activity", None) is not None
         for name, about, read in (
-            ("requests_in_flight", "Requests that wait or run", lambda: admission.requests),
             ("body_bytes_in_flight", "Bytes of their bodies", lambda: admission.bytes),
             ("batches", "Batches computed", own and (lambda: model.activity.batches)),
             ("tokens", "Tokens computed, shared beginnings once", own and (lambda: model.activity.tokens)),
@@ -39,8 +53,7 @@ class Metrics:
 
     def answered(self, route: str, status: int, seconds: float, texts: int) -> None:
         """Count one request."""
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._requests.answered(route, status, seconds)
         self._texts.labels(route).inc(texts)
 
     def text(self) -> bytes:

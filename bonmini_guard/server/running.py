@@ -67,6 +67,8 @@ def run(server: Door, host: str, port: int, drain: float) -> None:
         # An answer is written in two pieces, and the second would wait for the client to acknowledge the first: 40 ms.
         # Connections inherit it; asyncio sets it only where the socket names its protocol, which uvicorn's does not.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Uvicorn tells the address before it listens there: whoever comes at once waits, and is not refused.
+        listening.listen(config.backlog)
     except (OSError, SystemExit) as error:
         raise ConfigurationError(f"{host}:{port} cannot be listened at; use another --host or --port") from error
     asyncio.run(_Server(config, server).serve(sockets=[listening]))

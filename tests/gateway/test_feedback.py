@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.adapters.drawing import open_files
 from tests.gateway.conftest import REJECTED, always
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -28,10 +29,13 @@ def test_a_thumb_joins_the_trace_of_its_request(house):
         assert house.post("/v1/feedback", request_id="../x", thumbs="up").status_code == 400
         assert house.post("/v1/feedback", key="wrong", request_id=name, thumbs="up").status_code == 401
         assert 'bonmini_guard_feedback_total{thumbs="down"} 1.0' in house.metrics()
+        before = open_files("lock")
+        assert house.post("/v1/feedback", request_id=name, thumbs="up").status_code == 200
+        assert open_files("lock") == before
     rows = [json.loads(line) for line in (house.folder / "traces.feedback.jsonl").read_text().splitlines()]
     traced = [json.loads(line) for line in (house.folder / "traces.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == [name, name] == [traced[0]["id"]] * 2
-    assert [row["candidates"][row["selected"]]["acceptable"] for row in rows] == [False, True]
+    assert [row["id"] for row in rows] == [name] * 3 == [traced[0]["id"]] * 3
+    assert [row["candidates"][row["selected"]]["acceptable"] for row in rows] == [False, True, True]
     assert {row["label_sampling"] for row in rows} == {"volunteered"}
 
 
@@ -42,6 +46,22 @@ def test_a_conversation_is_the_group_of_its_trace(house):
         client.chat.completions.create(model="guarded", messages=ASKED, extra_headers={"x-conversation-id": "c-2"})
     assert [json.loads(line)["group"] for line in (house.folder / "traces.jsonl").read_text().splitlines()] == ["c-1", "c-2"]
     assert all("metadata" not in body for _, _, body in house.upstream.requests)
+
+
+def test_an_abstention_is_final_for_its_conversation(house):
+    house.upstream.text = always(REJECTED)
+    with house.open({"guarded": "schedule = [2]"}):
+        asked = [
+            house.client.chat.completions.create(model="guarded", messages=ASKED, extra_headers={"x-conversation-id": name})
+            for name in ("c-1", "c-1", "c-2")
+        ]
+        told = house.metrics()
+    first, again, other = (answer.bonmini_guard["request_id"] for answer in asked)
+    assert first == again != other
+    assert {answer.choices[0].finish_reason for answer in asked} == {"content_filter"}
+    assert len(house.upstream.requests) == 4  # two a conversation
+    assert asked[1].usage.total_tokens == 0  # billed once
+    assert 'bonmini_guard_draws_total{guard="guarded"} 4.0' in told
 
 
 def test_in_shadow_the_upstreams_answer_is_served_and_judged_afterwards(house):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -201,7 +203,7 @@ TABLE = 'upstream = "plain"\nreward_model = { endpoint = "http://127.0.0.1:1", k
         (UPSTREAM + "[guard.x]", "guard"),
         (UPSTREAM + "[guards.x]\n" + TABLE.replace("plain", "plane"), "did you mean 'plain'"),
         (UPSTREAM + "[guards.x]\n" + TABLE + "schedul = [1]", "did you mean 'schedule'"),
-        (UPSTREAM + "[guards.x]\n" + TABLE + 'on_abstain = "shout"', "guards.x.on_abstain"),
+        (UPSTREAM + "[guards.x]\n" + TABLE + 'on_abstain = "shout"', "guards.x: on_abstain"),
         (UPSTREAM + "[guards.x]\n" + TABLE + 'profile = "gone.json"', "gone.json"),
         (UPSTREAM + "retrys = 3", "did you mean 'retries'"),
         (UPSTREAM + 'api_key_env = "NO_SUCH_KEY"', "NO_SUCH_KEY"),
@@ -244,8 +246,9 @@ def test_the_network_needs_keys(tmp_path, capsys):
     assert "keys_env" in capsys.readouterr().err
 
 
-def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
-    path = house.write({"first": "schedule = [1]"})
+@contextlib.contextmanager
+def started(path):
+    """The command as a process: it, the lines of its log so far, its address."""
     command = [sys.executable, "-m", "bonmini_guard.cli", "gateway", str(path), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     lines = []
@@ -253,7 +256,15 @@ def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
     reader.start()
     try:
         patiently(lambda: any("startup complete" in line for line in lines), 300)  # from here on it knows its signals
-        house.url = re.search(r"http://127\.0\.0\.1:\d+", "".join(lines)).group()
+        yield process, lines, re.search(r"http://127\.0\.0\.1:\d+", "".join(lines)).group()
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+
+
+def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
+    with started(house.write({"first": "schedule = [1]"})) as (process, lines, house.url):
         house.write({"second": "schedule = [1]"})
         process.send_signal(signal.SIGHUP)
         patiently(lambda: "second" in [model.id for model in house.client.models.list()])
@@ -268,10 +279,25 @@ def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
         asking.join()
         assert process.wait(60) == 0
         assert answers[0].json()["bonmini_guard"]["decision"] == "accepted"
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
     noted = json.loads(next(line for line in lines if '"decision"' in line).partition("INFO ")[2])
     assert (noted["status"], noted["model"], noted["draws"]) == (200, "second", 1)
     assert not any("answer " in line for line in lines)
+
+
+def test_two_processes_write_the_traces_of_all_they_answered_to_one_file(house):
+    path = house.write({"guarded": 'schedule = [1]\ntrace_to = "traces.jsonl"'})
+    with started(path) as (one, _, first), started(path) as (other, _, second), ThreadPoolExecutor(8) as pool:
+
+        def ask(number):
+            headers = {"authorization": f"Bearer {KEY}"}
+            url = (first, second)[number % 2]
+            return httpx.post(
+                f"{url}/v1/chat/completions", json={"model": "guarded", "messages": ASKED}, headers=headers, timeout=60
+            )
+
+        asked = [answer.json()["bonmini_guard"]["request_id"] for answer in pool.map(ask, range(40))]
+        for process in (one, other):
+            process.send_signal(signal.SIGTERM)
+        assert [process.wait(60) for process in (one, other)] == [0, 0]
+    rows = [json.loads(line) for line in (house.folder / "traces.jsonl").read_text().splitlines()]
+    assert sorted(row["id"] for row in rows) == sorted(asked)
