@@ -21,6 +21,7 @@ MOVED = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in na
     "adapters.remote_reward": "adapters.rewards.remote",
     "data": "training.data",
     "distill": "training.distill",
+    "reward.choices": "training.choices",
     "tracing": "runnables.callbacks",
 }
 
