@@ -83,7 +83,7 @@ live-clients: setup .venv-live-clients/.installed  ## other clients of the gatew
 	$(call LIVE,.venv-live-clients) tests/live/test_gateway_clients.py
 
 live-integrations: .venv-live-integrations/.installed  ## LangChain clients of other makers as generators, each on its own protocol
-	.venv-live-integrations/bin/python -m pytest -m live -p no:cacheprovider tests/live/test_integrations.py
+	HF_HUB_OFFLINE=0 .venv-live-integrations/bin/python -m pytest -m live -p no:cacheprovider tests/live/test_integrations.py tests/live/test_standard_tests.py
 
 # langchain-huggingface wants the older huggingface-hub.
 .venv-live-integrations/.installed: constraints.txt
