@@ -25,6 +25,8 @@ from bonmini_guard.engine.kinds import CUT, FILTERED
 
 #: Finish reasons of answers that the server gave up on.
 _GIVEN_UP = frozenset({"abort", "error", "cancelled"})
+#: What stands beside an answer. Reasoning has two names, and some servers give it under both of them.
+_BESIDE = ("reasoning_content", "reasoning", "refusal")
 
 
 @dataclass(frozen=True)
@@ -211,11 +213,10 @@ def _read(choices: Sequence[Any], told: bool, model: Any, apart: bool) -> Answer
     if apart and len(reasons) > 1:
         raise MalformedAnswer("the endpoint streams several answers under one index", status=200, retryable=True)
     content = [part for message in messages for part in _parts(message)]
-    # Reasoning has several names, and some servers give it under two of them.
-    thought = _joined(messages, "reasoning_content") or _joined(messages, "reasoning")
-    whole = {"content": _merged(content), "tool_calls": list(_tool_calls(messages)), "reasoning_content": thought}
+    beside = {name: "".join(said for each in messages if isinstance(said := each.get(name), str)) for name in _BESIDE}
+    whole = {"content": _merged(content), "tool_calls": list(_tool_calls(messages)), **beside}
     return Answer(
-        turn=Turn.of({**whole, "refusal": _joined(messages, "refusal")}, "assistant"),
+        turn=Turn.of(whole, "assistant"),
         finish_reason=finish_reason(reasons[-1] if reasons else None, told),
         model=model if isinstance(model, str) else None,
         logprobs=choices[0].get("logprobs") if len(choices) == 1 else None,
@@ -248,10 +249,6 @@ def _merged(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         joins = bool(found) and part["type"] == found[-1]["type"] == "text"
         found.append({**part, "text": found.pop()["text"] + part["text"]} if joins else part)
     return found
-
-
-def _joined(messages: Sequence[Mapping[str, Any]], name: str) -> str:
-    return "".join(value for message in messages if isinstance(value := message.get(name), str))
 
 
 def _tool_calls(messages: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -156,7 +156,7 @@ class Turn:
     def template(self) -> dict[str, Any]:
         """As chat templates take it: arguments of calls are objects; lone surrogates, which no tokenizer reads, are U+FFFD."""
         said = {"role": "system" if self.role == "developer" else self.role, "content": self.shown, **self._rest()}
-        turn: dict[str, Any] = {key: clean(value) for key, value in said.items()}
+        turn: dict[str, Any] = {key: value if value.isascii() else clean(value) for key, value in said.items()}
         if self.calls:
             calls = [_called(call, call.arguments if call.args is None else call.args) for call in self.calls]
             turn["tool_calls"] = json.loads(clean(json.dumps(calls, ensure_ascii=False)))
@@ -209,7 +209,8 @@ class Turn:
 
     def _rest(self) -> dict[str, Any]:
         """What chat templates and the wire say alike."""
-        return _known({"reasoning_content": self.reasoning or None, "tool_call_id": self.answers, "name": self.name})
+        more = {"reasoning_content": self.reasoning or None, "tool_call_id": self.answers, "name": self.name}
+        return {key: each for key, each in more.items() if each is not None}
 
 
 def as_turns(prompt: Any) -> tuple[Turn, ...]:
@@ -297,7 +298,8 @@ def _of_message(message: Any) -> Turn:
     if role is None:
         raise InputError(f"a message of type {message.type!r} says nothing to a model; use human, ai, system or tool messages")
     # A broken call may lack anything, and a message that was drawn is never refused.
-    broken = [{"name": "", "args": "", **_known(call)} for call in getattr(message, "invalid_tool_calls", ())]
+    left = [{key: each for key, each in call.items() if each is not None} for call in getattr(message, "invalid_tool_calls", ())]
+    broken = [{"name": "", "args": "", **call} for call in left]
     called = [*getattr(message, "tool_calls", ()), *broken]
     said = {"reasoning": more.get("reasoning_content"), "refusal": more.get("refusal"), "name": message.name}
     return _turn(role, message.content, called, said, getattr(message, "tool_call_id", None))
@@ -362,10 +364,6 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
 def _both(beside: str, among: str) -> str:
     """What is said beside the content and among its parts: mostly the same, and all of it is shown where it is not."""
     return beside or among if not beside or not among or beside == among else f"{beside}\n{among}"
-
-
-def _known(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: each for key, each in value.items() if each is not None}
 
 
 def _part(block: Any) -> Mapping[str, Any]:

@@ -49,7 +49,7 @@ class ControlTokens:
             conversation: messages as dictionaries; every text in them but the role is data.
             render: the chat template.
         """
-        texts = list(_texts(conversation))
+        texts = [text for turn in conversation for text in _texts(turn)]
         # Contents joined, because a template that writes nothing between them would join the halves of a control token.
         joined = "".join(map(itemgetter("content"), conversation))
         if not any(map(self._pattern.search, [joined, *texts])):

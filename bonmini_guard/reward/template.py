@@ -78,8 +78,9 @@ class Template:
         content = answer["content"].strip()
         if content and not self._ends_with(rendered, content) and self._between(conversation, rendered) != content:
             raise NotRendered("the chat template leaves out or changes some of its text")
-        called = [call["function"] for call in answer.get("tool_calls", ())]
-        more = [*_texts([[call["name"], call["arguments"]] for call in called]), answer.get("reasoning_content", "").strip()]
+        more = [answer.get("reasoning_content", "").strip()]
+        for call in answer.get("tool_calls", ()):
+            more += _texts([call["function"]["name"], call["function"]["arguments"]])
         if not all(text in rendered or json.dumps(text, ensure_ascii=False)[1:-1] in rendered for text in more):
             raise NotRendered("the chat template leaves out some of its tool calls or its reasoning")
         return rendered
