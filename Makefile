@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test oldest validity mutants reference check live-ray live-clients live-integrations bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test oldest validity mutants reference style wheel-test check live-ray live-clients live-integrations bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
 
 # What runs without torch, transformers and the newest clients.
 OLDEST = tests/test_policy.py tests/test_engine.py tests/test_guard.py tests/test_chat_model.py tests/test_profile.py tests/test_limiter.py \
@@ -49,10 +49,15 @@ reference: setup  ## the API reference, from the docstrings
 mutants: setup   ## would the tests notice small faults? under an hour
 	nice $(BIN)/python -m tools.mutants
 
-check: setup     ## types, style and coverage
+style: setup     ## style and types
 	$(BIN)/ruff check bonmini_guard adapters calibration tests benchmarks examples tools
 	$(BIN)/ruff format --check bonmini_guard adapters calibration tests benchmarks examples tools
 	$(BIN)/mypy
+
+wheel-test: setup  ## the fast tests on the built wheel, in a clean environment outside the clone
+	.ci/wheel
+
+check: style     ## types, style and coverage
 	$(BIN)/python -m pytest -m "not live" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 live-ray:        ## install Ray in its own environment and run what needs it
