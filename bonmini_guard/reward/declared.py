@@ -90,8 +90,13 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
     return Declared(spec, _check(spec) if spec.kind == "check" else _elsewhere(spec))
 
 
-def as_decision_model(scorer: Any, question: str = QUESTION, any_question: bool = False) -> Any:
-    """A scorer behind langchain-core's interface of decision models.
+def decision_model_of(scorer: Any, question: str = QUESTION, any_question: bool = False) -> Any:
+    """A scorer as a ``BaseDecisionModel`` of langchain-core: ``sigmoid(score)`` of its one question, and choices with "none".
+
+    Args:
+        scorer: a reward model whose zero means "acceptable".
+        question: the one that it was trained for.
+        any_question: answer any other as if it were that one.
 
     Raises:
         ConfigurationError: it has no zero, or langchain-core is older than 1.8.
@@ -171,17 +176,7 @@ class Declared:
         raw = log_odds(value) if self.spec.scale == "probability" and self.spec.kind != "route" else value
         return self._zero.factor * raw + self._zero.shift
 
-    def as_decision_model(self, question: str = QUESTION, any_question: bool = False) -> Any:
-        """This model as a ``BaseDecisionModel`` of langchain-core: ``sigmoid(score)`` of its one question, and choices with "none".
-
-        Args:
-            question: the one that it was trained for.
-            any_question: answer any other as if it were that one.
-
-        Raises:
-            ConfigurationError: the model has no zero, or langchain-core is older than 1.8.
-        """
-        return as_decision_model(self, question, any_question)
+    as_decision_model = decision_model_of
 
     def fingerprint(self) -> str:
         """The inner scorer's, with what is declared beside it; of one that has none, the spec's."""

@@ -40,13 +40,12 @@ from bonmini_guard.reward.checkpoint import (
     weight_files,
     weights_digest,
 )
-from bonmini_guard.reward.declared import as_decision_model, load_scorer
+from bonmini_guard.reward.declared import decision_model_of, load_scorer
 from bonmini_guard.reward.formatting import Encoded
 from bonmini_guard.reward.heap import keep_freed_memory
 from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.pairs import Inputs
-from bonmini_guard.reward.questions import QUESTION
 from bonmini_guard.reward.reading import Reading
 from bonmini_guard.reward.rendering import rendering_digest
 from bonmini_guard.reward.scoring import SegmentScorer
@@ -254,17 +253,7 @@ class RewardModel:
         """What it has done and holds."""
         return Activity(self._batcher.batches, self._batcher.tokens, self._batcher.waiting, self._trunks.bytes)
 
-    def as_decision_model(self, question: str = QUESTION, any_question: bool = False) -> Any:
-        """This model as a ``BaseDecisionModel`` of langchain-core: ``sigmoid(score)`` of its one question, and choices with "none".
-
-        Args:
-            question: the one that it was trained for.
-            any_question: answer any other as if it were that one.
-
-        Raises:
-            ConfigurationError: the model has no zero, or langchain-core is older than 1.8.
-        """
-        return as_decision_model(self, question, any_question)
+    as_decision_model = decision_model_of
 
     def fingerprint(self) -> str:
         """SHA-256 over weights, chat template, precision, and what the model reads of fixed conversations; computed once.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from .loopback import LoopbackServer
 
 
@@ -51,3 +53,20 @@ class DecisionServer(LoopbackServer):
             else:
                 answers.append(about | {"type": "predicate", "probability": belief})
         return {"answers": answers}
+
+
+def langchains(classify: Callable[[Any, Any], Any], **fields: Any) -> Any:
+    """A decision model of langchain-core that answers as a function of (state, questions) says; skips where there are none."""
+    decisions = pytest.importorskip("langchain_core.decisions")
+
+    class Model(decisions.BaseDecisionModel):  # type: ignore[misc]
+        model: str = "m"
+
+        @property
+        def _provider(self) -> str:
+            return "test"
+
+        def _classify(self, state: Any, questions: Any) -> Any:
+            return decisions.ClassifierResponse.model_validate({"model": "m", **classify(state, questions)})
+
+    return Model()

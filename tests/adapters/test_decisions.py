@@ -16,7 +16,7 @@ from bonmini_guard.adapters.rewards.decisions import NONE_SAYS, Decisions, asked
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
-from tests.adapters.decision_server import DecisionServer
+from tests.adapters.decision_server import DecisionServer, langchains
 from tests.adapters.reward_server import InThread
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -289,44 +289,27 @@ def test_names_of_questions():
 
 
 def test_a_decision_model_of_langchain():
-    decisions = pytest.importorskip("langchain_core.decisions")
+    def classify(state, questions):
+        answers = {name: {"type": "noul", "noul": believes(state[-1].text)} for name in questions}
+        return {"answers": answers, "usage": {"input_tokens": 5, "output_tokens": 0}}
 
-    class Model(decisions.BaseDecisionModel):
-        model: str = "m"
-
-        @property
-        def _provider(self):
-            return "test"
-
-        def _classify(self, state, questions):
-            answers = {name: {"type": "noul", "noul": believes(state[-1].text)} for name in questions}
-            return decisions.ClassifierResponse(model="m", answers=answers, usage={"input_tokens": 5, "output_tokens": 0})
-
-    guard = BestOfMiniN(generator=FakeGenerator(["soon", "on 9 July"]), reward_model=Model(), question=QUESTION, schedule=[1, 1])
+    model = langchains(classify)
+    guard = BestOfMiniN(generator=FakeGenerator(["soon", "on 9 July"]), reward_model=model, question=QUESTION, schedule=[1, 1])
     result = guard.run("When?")
     assert (result.message.text, result.score) == ("on 9 July", pytest.approx(math.log(0.97 / 0.03)))
     with pytest.raises(ConfigurationError, match="say what it is asked"):
-        BestOfMiniN(generator=FakeGenerator(["a"]), reward_model=Model())
+        BestOfMiniN(generator=FakeGenerator(["a"]), reward_model=model)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/questions.md"])
 def test_the_lines_of_the_pages_run(page):
-    decisions = pytest.importorskip("langchain_core.decisions")
-
-    class Model(decisions.BaseDecisionModel):
-        model: str = "m"
-
-        @property
-        def _provider(self):
-            return "test"
-
-        def _classify(self, state, questions):
-            assert "delivery date" in next(iter(questions.values())).instructions
-            return decisions.ClassifierResponse(model="m", answers={name: {"type": "noul", "noul": 0.9} for name in questions})
+    def classify(state, questions):
+        assert "delivery date" in next(iter(questions.values())).instructions
+        return {"answers": {name: {"type": "noul", "noul": 0.9} for name in questions}}
 
     text = (Path(__file__).parents[2] / page).read_text("utf-8")
     [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "question=" in block]
-    names = {"llm": FakeChatModel(["on 9 July"]), "decision_model": Model()}
+    names = {"llm": FakeChatModel(["on 9 July"]), "decision_model": langchains(classify)}
     exec(code, names)
     assert names["guard"].run("When?").decision == "accepted"
 

@@ -12,6 +12,7 @@ from bonmini_guard.errors import InputError
 from bonmini_guard.reward.questions import QUESTION, OneQuestion
 from bonmini_guard.server.app import ScoringServer
 from bonmini_guard.server.decisions import turns_of
+from tests.adapters.decision_server import langchains
 
 STATE = [{"role": "user", "content": "the film"}, {"role": "assistant", "content": "good"}]
 ANSWERS = {"a": "good", "b": "very awful and dull", "none": "None is acceptable."}
@@ -150,21 +151,13 @@ def test_langchains_openai_decisions(client, model):
 def test_a_decision_model_of_langchain_over_system_one(client, model):
     types = pytest.importorskip("langchain_core.decisions")
 
-    class Asking(types.BaseDecisionModel):
-        model: str = "m"
-
-        @property
-        def _provider(self):
-            return "test"
-
-        def _classify(self, state, questions):
-            turns = [{"role": {"human": "user", "ai": "assistant"}[turn.type], "content": turn.text} for turn in state]
-            asked = {name: question.model_dump(exclude_none=True) for name, question in questions.items()}
-            said = client.post("/v1/systemone", json={"model": "m", "state": turns, "questions": asked})
-            return types.ClassifierResponse.model_validate(said.json())
+    def classify(state, questions):
+        turns = [{"role": {"human": "user", "ai": "assistant"}[turn.type], "content": turn.text} for turn in state]
+        asked = {name: question.model_dump(exclude_none=True) for name, question in questions.items()}
+        return client.post("/v1/systemone", json={"model": "m", "state": turns, "questions": asked}).json()
 
     state = [HumanMessage("the film"), AIMessage("good")]
-    said = Asking().invoke({"state": state, "questions": {"ok": types.Noul(instructions=QUESTION)}})
+    said = langchains(classify).invoke({"state": state, "questions": {"ok": types.Noul(instructions=QUESTION)}})
     assert said.nouls["ok"].noul == pytest.approx(sigmoid(model.score("the film", ["good"])[0]), abs=1e-5)
 
 
