@@ -15,7 +15,7 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
-from bonmini_guard.engine.protocols import ScoringSession
+from bonmini_guard.engine.protocols import Scorer, ScoringSession
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import ConfigurationError
 
@@ -175,6 +175,15 @@ class FunctionSession:
         """Close what it asks."""
         await asyncio.gather(*(session.aclose() for session in self._inner))
         self._close()
+
+
+async def score_once(scorer: Scorer, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
+    """Scores in a session of their own."""
+    session = scorer.session(messages)
+    try:
+        return list(await session.score(candidates))
+    finally:
+        await session.aclose()
 
 
 async def score_some(session: ScoringSession, candidates: Sequence[AIMessage], wanted: Sequence[bool]) -> list[float | None]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
 from bonmini_guard.errors import CheckpointError
+from bonmini_guard.reward.template import Conversation, texts_in
 
-Conversation = list[dict[str, Any]]
 Render = Callable[[Conversation], str]
 
 
@@ -49,7 +49,7 @@ class ControlTokens:
             conversation: messages as dictionaries; every text in them but the role is data.
             render: the chat template.
         """
-        texts = [text for turn in conversation for text in _texts(turn)]
+        texts = [text for turn in conversation for text in texts_in(turn)]
         # Contents joined, because a template that writes nothing between them would join the halves of a control token.
         joined = "".join(map(itemgetter("content"), conversation))
         if not any(map(self._pattern.search, [joined, *texts])):
@@ -116,12 +116,9 @@ class _Anchored:
     def __init__(self, tokenizer: Any, tokens: dict[str, int]) -> None:
         self.nonce = secrets.token_hex(16)
         self._anchors = {token: f"{self.nonce}x{index}x" for token, index in tokens.items()}
-        self._copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._copy.no_truncation()
-        self._copy.no_padding()
+        self._copy = plain_copy(tokenizer)
         flags = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
         self._copy.add_tokens([_anchor(anchor, flags.get(token)) for token, anchor in self._anchors.items()])
-        self._copy.encode_special_tokens = True
         self._ids = {self._copy.token_to_id(anchor): tokens[token] for token, anchor in self._anchors.items()}
 
     def anchor(self, token: str) -> str:
@@ -130,6 +127,15 @@ class _Anchored:
     def encode(self, text: str) -> list[int]:
         ids = self._copy.encode(text, add_special_tokens=False).ids
         return [self._ids.get(index, index) for index in ids]
+
+
+def plain_copy(tokenizer: Any) -> Tokenizer:
+    """A copy of a tokenizer of transformers that neither cuts nor fills, and to which special tokens inside texts are text."""
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy
 
 
 def _anchor(anchor: str, token: AddedToken | None) -> AddedToken:
@@ -148,14 +154,3 @@ def _fresh_nonce(text: str) -> str:
         nonce = secrets.token_hex(16)
         if nonce not in text:
             return nonce
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text inside a value: contents, names, arguments and the keys of arguments."""
-    if isinstance(value, dict):
-        yield from value
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        if isinstance(part, str):
-            yield part
-        else:
-            yield from _texts(part)

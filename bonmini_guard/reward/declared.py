@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
-from bonmini_guard.engine.scorers import CallableScorer, FunctionSession, log_odds, score_some
+from bonmini_guard.engine.scorers import CallableScorer, FunctionSession, log_odds, score_once, score_some
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.questions import QUESTION
 from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero
@@ -148,15 +148,7 @@ class Declared:
 
     def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
         """One score for each candidate, in order; None for one that cannot be scored. Blocks."""
-
-        async def once() -> list[float | None]:
-            session = self.session(messages)
-            try:
-                return list(await session.score(candidates))
-            finally:
-                await session.aclose()
-
-        return run_sync(once)
+        return run_sync(lambda: score_once(self, messages, candidates))
 
     def reads(self, candidate: AIMessage) -> bool:
         """Whether all that would be served of an answer reaches what scores.

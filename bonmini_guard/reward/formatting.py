@@ -16,8 +16,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.errors import CandidateTooLong, InputError, NotRendered
-from bonmini_guard.reward.control import ControlTokens, Conversation
-from bonmini_guard.reward.template import Template
+from bonmini_guard.reward.control import ControlTokens
+from bonmini_guard.reward.template import Conversation, Template
 from bonmini_guard.reward.texts import readable
 
 

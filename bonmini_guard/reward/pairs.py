@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
 from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, Unscorable
 from bonmini_guard.reward.checkpoint import has_template, inputs_of
+from bonmini_guard.reward.control import plain_copy
 from bonmini_guard.reward.formatting import Encoded, Formatter
 from bonmini_guard.reward.texts import asked, spoken
 
@@ -39,10 +40,7 @@ class PairFormatter:
             raise CheckpointError("inputs='pair' needs a fast tokenizer that writes a separator between two texts: leave it out")
         self.max_length = max_length
         self.not_shown = frozenset(not_shown)
-        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True
+        self._tokenizer = plain_copy(tokenizer)
         tried = self._tokenizer.encode("a", "b")
         self._special = {index for index, special in zip(tried.ids, tried.special_tokens_mask, strict=True) if special}
         self._written = sum(tried.special_tokens_mask)

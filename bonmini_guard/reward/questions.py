@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.conversation import Turn
+from bonmini_guard.engine.scorers import score_once
 from bonmini_guard.errors import ConfigurationError, InputError
 
 #: What a reward model with an outside option was trained to answer.
@@ -77,9 +78,5 @@ class OneQuestion:
         return {label: powers[label] / sum(powers.values()) for label in labels}
 
     async def _scores(self, prompt: Sequence[Turn], answers: Sequence[Turn]) -> list[float | None]:
-        session = self._scorer.session([turn.message() for turn in prompt])
-        try:
-            messages = [turn.message() for turn in answers]
-            return list(await session.score([message for message in messages if isinstance(message, AIMessage)]))
-        finally:
-            await session.aclose()
+        said = [message for message in (turn.message() for turn in answers) if isinstance(message, AIMessage)]
+        return await score_once(self._scorer, [turn.message() for turn in prompt], said)

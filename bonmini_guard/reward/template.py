@@ -80,7 +80,7 @@ class Template:
             raise NotRendered("the chat template leaves out or changes some of its text")
         more = [answer.get("reasoning_content", "").strip()]
         for call in answer.get("tool_calls", ()):
-            more += _texts([call["function"]["name"], call["function"]["arguments"]])
+            more += texts_in([call["function"]["name"], call["function"]["arguments"]])
         if not all(text in rendered or json.dumps(text, ensure_ascii=False)[1:-1] in rendered for text in more):
             raise NotRendered("the chat template leaves out some of its tool calls or its reasoning")
         return rendered
@@ -153,13 +153,12 @@ def _folded(conversation: Conversation) -> Conversation:
     return [*said, *turns]
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value, the keys of objects among them."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for each in value:
-            yield from _texts(each)
-    elif isinstance(value, dict):
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text inside a list or an object: contents, names, arguments and the keys of arguments."""
+    if isinstance(value, dict):
         yield from value
-        yield from _texts(list(value.values()))
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from texts_in(part)

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from bonmini_guard.errors import CheckpointError
 from bonmini_guard.reward.checkpoint import load_language_model
-from bonmini_guard.reward.control import Conversation
 from bonmini_guard.reward.formatting import Formatter, without_oldest
 from bonmini_guard.reward.reading import Reading
 from bonmini_guard.reward.scoring import TOLERANCE
 from bonmini_guard.reward.spec import Token
-from bonmini_guard.reward.template import Template
+from bonmini_guard.reward.template import Conversation, Template
 
 
 class VerdictReading(Reading):
