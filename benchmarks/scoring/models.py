@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 _WORDS = 2048
 #: What texts that are not made of the words below are spelt with.
@@ -42,19 +50,45 @@ SHAPES = {
 }
 
 
-def save_model(folder: Path, shape: str, device: str) -> None:
-    """Write a checkpoint with random weights."""
+#: Of the size of the tiny one, for pairs of texts.
+_ENCODER = BertConfig(
+    **_COMMON | {"max_position_embeddings": 1024},
+    hidden_size=256,
+    intermediate_size=1024,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+)
+
+
+def save_model(folder: Path, shape: str, device: str, loader: Any = AutoModelForSequenceClassification, **changes: Any) -> None:
+    """Write a checkpoint with random weights.
+
+    Args:
+        folder: where.
+        shape: one of :data:`SHAPES`, or "encoder".
+        device: what it will run on, which decides its precision.
+        loader: the class of models.
+        changes: other values in the configuration. An encoder's tokenizer writes a token between two texts.
+    """
     torch.manual_seed(0)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    known = _ENCODER if shape == "encoder" else SHAPES[shape]
+    settings = {key: value for key, value in known.to_dict().items() if key not in ("id2label", "label2id")}
+    config = type(known).from_dict(settings | {"num_labels": 1} | changes)
     with torch.device(device):
-        model = AutoModelForSequenceClassification.from_config(SHAPES[shape], dtype=dtype)
+        model = loader.from_config(config, dtype=dtype)
     model.save_pretrained(folder)
     words = {"<pad>": 0} | {f"w{index}": index for index in range(1, _WORDS + 1)}
     words |= {letter: _WORDS + number for number, letter in enumerate(_LETTERS, start=1)}
     tokenizer = Tokenizer(WordPiece(words, unk_token="<pad>", continuing_subword_prefix=""))
     tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<pad>", model_max_length=8192)
-    fast.chat_template = _TEMPLATE
+    if shape == "encoder":
+        fast.backend_tokenizer.post_processor = TemplateProcessing(
+            single="$A |", pair="$A | $B:1 |:1", special_tokens=[("|", words["|"])]
+        )
+    else:
+        fast.chat_template = _TEMPLATE
     fast.save_pretrained(folder)
 
 

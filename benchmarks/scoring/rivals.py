@@ -37,7 +37,12 @@ def rivals(folder: Path, device: str, vllm: str | None) -> tuple[dict[str, Rival
 
 def padded(folder: Path, device: str, size: int) -> Rival:
     """Transformers as in its documentation: batches in the order of arrival, padded to the longest."""
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), _model(folder, device)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), loaded(folder, device)
+    return in_batches(tokenizer, model, device, size, lambda model, inputs: model(**inputs).logits[:, 0])
+
+
+def in_batches(tokenizer: Any, model: Any, device: str, size: int, read: Callable[[Any, Any], torch.Tensor]) -> Rival:
+    """One forward pass for each batch of texts, padded as the tokenizer has it; ``read`` gives the scores of one."""
 
     @torch.inference_mode()
     def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -46,7 +51,7 @@ def padded(folder: Path, device: str, size: int) -> Rival:
             texts = [f"{prompt} {answer}" for prompt, answer in pairs[start : start + size]]
             inputs = tokenizer(texts, padding=True, return_tensors="pt").to(device)
             inputs.pop("token_type_ids", None)
-            scores += model(**inputs).logits[:, 0].float().tolist()
+            scores += read(model, inputs).float().tolist()
         return scores
 
     return score
@@ -55,7 +60,7 @@ def padded(folder: Path, device: str, size: int) -> Rival:
 def pipelined(folder: Path, device: str) -> Rival:
     """The pipeline of transformers."""
     run: Any = pipeline(
-        "text-classification", model=_model(folder, device), tokenizer=AutoTokenizer.from_pretrained(folder), device=device
+        "text-classification", model=loaded(folder, device), tokenizer=AutoTokenizer.from_pretrained(folder), device=device
     )
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -92,6 +97,7 @@ def classify_route(url: str) -> Rival:
     return score
 
 
-def _model(folder: Path, device: str) -> Any:
+def loaded(folder: Path, device: str, loader: Any = AutoModelForSequenceClassification) -> Any:
+    """A model of transformers."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).to(device).eval()
+    return loader.from_pretrained(folder, dtype=dtype).to(device).eval()

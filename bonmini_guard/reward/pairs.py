@@ -43,7 +43,7 @@ class PairFormatter:
         self._tokenizer = plain_copy(tokenizer)
         tried = self._tokenizer.encode("a", "b")
         self._special = {index for index, special in zip(tried.ids, tried.special_tokens_mask, strict=True) if special}
-        self._written = sum(tried.special_tokens_mask)
+        self._written = [sum(each.special_tokens_mask) for each in (self._tokenizer.encode("a"), tried)]
         at = tried.type_ids.index(1) if 1 in tried.type_ids else None
         self.separator = None if at is None or "token_type_ids" not in tokenizer.model_input_names else tried.ids[at - 1]
 
@@ -59,8 +59,9 @@ class PairFormatter:
         oldest = [place for place, turn in enumerate(turns) if turn.role not in ("system", "developer")][:-1]
         for cut in range(len(oldest) + 1):
             kept = [turn for place, turn in enumerate(turns) if place not in oldest[:cut]]
-            ids = self._tokenizer.encode(clean(asked(kept)), clean(said)).ids
-            if sum(map(self._special.__contains__, ids)) != self._written:
+            # To transformers, and so to the model, an empty second text is none.
+            ids = self._tokenizer.encode(clean(asked(kept)), clean(said) or None).ids
+            if sum(map(self._special.__contains__, ids)) != self._written[bool(said)]:
                 raise Unscorable("it spells a special token that the tokenizer does not read as text")
             if self.max_length is None or len(ids) <= self.max_length:
                 return Encoded(ids, cut)

@@ -12,9 +12,11 @@ from benchmarks.imdb.models import model_path
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel
 from bonmini_guard.adapters.http_errors import RequestRejected
+from bonmini_guard.reward.declared import load_scorer
 from tests.live.checks import PROMPT, asked, check_draws, check_guard, check_pass_rate, desk_guard, loop_of, request
 from tests.live.servers import free_port, language_model, python, running
 from tests.pages import run_page
+from tests.reward.every_kind import cross_encoder
 
 pytestmark = pytest.mark.live
 
@@ -116,6 +118,57 @@ async def test_its_scores_are_our_scores(reward_url, kind, inputs):
         theirs = await scores_of(remote)
     print(kind, inputs, "largest difference", max(abs(one - other) for one, other in zip(ours, theirs, strict=True)))
     assert theirs == pytest.approx(ours, abs=1e-4)
+
+
+QUESTION = """Question: {prompt}
+
+Answer: {answer}
+
+Is the answer about winter? Say Yes or No."""
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A cross-encoder, and the server of it; heads of 64 channels, as vLLM's kernels want them."""
+    folder = tmp_path_factory.mktemp("vllm-pairs")
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 512}
+    model = cross_encoder(folder / "model", **sizes)
+    with serve(folder, model, "--served-model-name", "rm", "--runner", "pooling") as base_url:
+        yield model, base_url
+
+
+def by_spec(folder, text):
+    """Scores by a spec file."""
+    path = folder / "scorer.toml"
+    path.write_text(text)
+    scorer = load_scorer(path)
+    try:
+        return scorer.score([HumanMessage(PROMPT)], [AIMessage(answer) for answer in ANSWERS])
+    finally:
+        scorer.close()
+
+
+@pytest.mark.parametrize("name", ["classify", "pooling", "score", "rerank"])
+def test_specs_of_a_route_give_the_local_kind_s_scores(request, tmp_path, name):
+    if name in ("classify", "pooling"):
+        kind, model, url = "template", model_path("reward"), request.getfixturevalue("reward_url")
+    else:
+        kind, (model, url) = "pair", request.getfixturevalue("pairs")
+    ours = by_spec(tmp_path, f'kind = "{kind}"\nmodel = "{model}"\n')
+    table = f'[route]\nserver = "vllm"\nname = "{name}"\ntokenizer = "{model}"\n'
+    theirs = by_spec(tmp_path, f'kind = "route"\nendpoint = "{url}"\n{table}')
+    print(name, "largest difference", max(abs(one - other) for one, other in zip(ours, theirs, strict=True)))
+    assert max(ours) - min(ours) > 0.1
+    assert theirs == pytest.approx(ours, abs=1e-3)
+
+
+def test_a_spec_of_verdict_tokens_gives_the_local_kind_s_scores(url, tmp_path):
+    table = f'[token]\nwanted = ["Yes"]\nunwanted = ["No"]\nask = """{QUESTION}"""\n'
+    ours = by_spec(tmp_path, f'kind = "token"\nmodel = "{language_model(tmp_path / "lm")}"\n{table}')
+    theirs = by_spec(tmp_path, f'kind = "token"\nendpoint = "{url}/v1"\nmodel = "tiny"\n{table}')
+    print("token", ours, theirs)
+    assert max(ours) - min(ours) > 0.1
+    assert theirs == pytest.approx(ours, abs=1e-3)
 
 
 async def scores_of(scorer):

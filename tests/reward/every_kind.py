@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 
-from tokenizers import processors
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
@@ -19,7 +17,7 @@ from tests.adapters.decision_server import DecisionServer
 from tests.adapters.openai_server import OpenAIServer
 from tests.adapters.reward_server import InThread, RewardServer
 
-from .test_kinds import LABELS, saved
+from .test_kinds import LABELS, paired, saved
 from .tiny import CHATML
 
 PROMPT, ANSWERS = "the film was", ["dull plot", "awful", "good and very fine", "the end", "fine cast"]
@@ -31,6 +29,11 @@ KINDS = ["template", "pair", "labels", "token", "served token", "route", "judge"
 def kind_of(name):
     """The kind that a spec names."""
     return name.rpartition(" ")[2]
+
+
+def cross_encoder(folder, **more):
+    """A random BERT that reads pairs of texts."""
+    return paired(saved(folder, BertForSequenceClassification, BertConfig, num_labels=1, **more))
 
 
 def verdict(yes):
@@ -54,12 +57,7 @@ def declared(kind, folder):
         saved(folder / "model", LlamaForSequenceClassification, LlamaConfig, CHATML, num_labels=1)
         yield {**model, "has_zero": True}
     elif kind == "pair":
-        saved(folder / "model", BertForSequenceClassification, BertConfig, num_labels=1)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
-        )
-        tokenizer.save_pretrained(folder / "model")
+        cross_encoder(folder / "model")
         yield {**model, "zero": {"shift": 0.5}}
     elif kind == "labels":
         saved(folder / "model", BertForSequenceClassification, BertConfig, **LABELS)

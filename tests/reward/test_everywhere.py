@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from bonmini_guard import BestOfMiniN, ScorerSpec
 from bonmini_guard.cli import main
 from bonmini_guard.reward.declared import load_scorer
+from bonmini_guard.reward.spec import LOCAL
 from bonmini_guard.testing import FakeGenerator
 
 from .every_kind import ANSWERS, KINDS, PROMPT, declared, kind_of
+from .test_kinds import GUARDS, paired, saved
+from .tiny import CHATML
 
 READY = sorted((Path(__file__).parents[2] / "examples" / "scorers").glob("*.toml"))
 
@@ -66,6 +79,35 @@ def test_ready_specs_say_what_they_say(path):
         scorer = load_scorer(spec)
         assert scorer.has_zero
         scorer.close()
+
+
+ARCHITECTURES = {
+    **{name.title(): family for name, family in GUARDS.items()},
+    "Gemma 2": GUARDS["gemma2"],
+    "BERT": (BertForSequenceClassification, BertConfig, {}),
+    "RoBERTa": (RobertaForSequenceClassification, RobertaConfig, {}),
+    "DeBERTa-v2": (DebertaV2ForSequenceClassification, DebertaV2Config, {"type_vocab_size": 2}),
+}
+
+
+@pytest.mark.parametrize("path", [path for path in READY if ScorerSpec.load(path).kind in LOCAL], ids=lambda path: path.stem)
+def test_ready_specs_work_on_the_architecture_that_they_name(tmp_path, path):
+    spec = ScorerSpec.load(path)
+    model, config, more = ARCHITECTURES[re.search(r"Architecture checked \(([^,)]*?)(?: with [^,)]*)?[,)]", path.read_text())[1]]
+    names = [*spec.labels.wanted, *spec.labels.unwanted, "another"] if spec.labels else ["score"]
+    if spec.kind == "template":
+        model = LlamaForSequenceClassification
+    elif spec.token is not None:
+        more = {**more, "words": (*spec.token.wanted, *spec.token.unwanted)}
+    if spec.token is None:
+        more = {**more, "id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    decoder = spec.kind in ("template", "token")
+    folder = saved(tmp_path, model, config, CHATML if decoder else None, **more)
+    scorer = load_scorer(spec.model_copy(update={"model": str(folder if decoder else paired(folder))}), device="cpu")
+    scores = scorer.score([HumanMessage(PROMPT)], [AIMessage(answer) for answer in ANSWERS])
+    assert max(scores) - min(scores) > 1e-2
+    assert scorer.has_zero == (spec.kind in ("labels", "token"))
+    scorer.close()
 
 
 def test_ten_ready_specs_ship():

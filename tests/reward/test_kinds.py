@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from langchain_core.messages import AIMessage, HumanMessage
+from tokenizers import processors
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -41,10 +42,11 @@ SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 CLOSE = {"abs": 1e-4, "rel": 1e-4}
 
 
-def saved(folder, kind, config, template=None, **more):
-    """A random model whose weights are large enough that answers differ."""
+def saved(folder, kind, config, template=None, words=(), **more):
+    """A random model whose weights are large enough that answers differ; words are tokens of their own."""
     torch.manual_seed(3)
     tokenizer = make_tokenizer(template)
+    tokenizer.add_tokens(list(words))
     settings = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "pad_token_id": 0, **SIZES, **more}
     model = kind(config(**settings))
     with torch.no_grad():
@@ -56,9 +58,19 @@ def saved(folder, kind, config, template=None, **more):
     return folder
 
 
-def scored(spec):
+def paired(folder):
+    """Have the tokenizer of a checkpoint write a separator between two texts, and segments."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def scored(spec, answers=ANSWERS):
     model = load_scorer(ScorerSpec(**spec), device="cpu")
-    scores = model.score([HumanMessage(PROMPT)], [AIMessage(answer) for answer in ANSWERS])
+    scores = model.score([HumanMessage(PROMPT)], [AIMessage(answer) for answer in answers])
     model.close()
     return scores
 
@@ -144,18 +156,13 @@ def test_a_classifier_without_a_spec_is_told_of_labels(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pair", "labels"])
 def test_a_pair_by_its_spec(tmp_path, kind):
-    from tokenizers import processors
-
     labels = {"num_labels": 1} if kind == "pair" else LABELS
-    folder = saved(tmp_path, DebertaV2ForSequenceClassification, DebertaV2Config, type_vocab_size=2, **labels)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    tokenizer.save_pretrained(folder)
+    folder = paired(saved(tmp_path, DebertaV2ForSequenceClassification, DebertaV2Config, type_vocab_size=2, **labels))
     table = {} if kind == "pair" else {"labels": {"wanted": ["safe"], "inputs": "pair"}}
-    ours = scored({"kind": kind, "model": str(folder), **table})
-    theirs = [logits(folder, PROMPT, answer) for answer in ANSWERS]
+    # An empty second text is none to transformers.
+    answers = [*ANSWERS, ""]
+    ours = scored({"kind": kind, "model": str(folder), **table}, answers)
+    theirs = [logits(folder, PROMPT, answer) for answer in answers]
     same(ours, [given[0].item() if kind == "pair" else torch.logit(given.softmax(-1)[0]).item() for given in theirs])
 
 
