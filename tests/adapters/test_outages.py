@@ -83,19 +83,17 @@ async def test_once_the_circuit_is_open_a_dead_server_meets_one_trial_in_each_co
         server.faults, opened = failing, []
         guard = guard_of(generator, lambda text: 1.0, mini_n=4, max_loops=8)
 
-        async def ask(until):
-            while loop.time() < until:
+        async def ask():
+            while not opened or loop.time() < opened[0][0] + 2:
                 with pytest.raises(GenerationError):
                     await guard.arun("q")
                 if not opened and circuit.times_opened:
                     opened.append((loop.time(), len(times)))
                 await asyncio.sleep(0.01)
 
-        begun = loop.time()
-        await asyncio.gather(*(ask(begun + 4) for _ in range(50)))
-    (when, before), lasted = opened[0], loop.time() - opened[0][0]
+        await asyncio.wait_for(asyncio.gather(*(ask() for _ in range(50))), 60)
+    (_, before), lasted = opened[0], loop.time() - opened[0][0]
     assert before <= 50 * 4
-    assert when - begun < 3
     # What was under way may fail a little later.
     assert 1 <= len(times) - before <= lasted / circuit.cooldown + 2
 
