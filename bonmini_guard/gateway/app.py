@@ -189,7 +189,7 @@ def _response(answer: dict[str, Any], wanted: wire.ChatRequest) -> Response:
 
 def _refused(error: Exception, note: Note) -> Refused:
     refused = refusal_of(error)
-    note.update(_noted(refused.about), status=refused.status, error=refused.kind)
+    note.update(_noted(refused.about or {}), status=refused.status, error=refused.kind)
     return refused
 
 

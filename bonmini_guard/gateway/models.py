@@ -76,7 +76,7 @@ class Guarded:
         about = result.metadata() | {"request_id": result.request_id} | ({"ignored": ignored} if ignored else {})
         check_judged(result)
         if result.message is None and self.on_abstain == "error":
-            raise Refused(422, "abstained", str(NoAcceptableResponse(result)), **about)  # what no client repeats by itself
+            raise Refused(422, "abstained", str(NoAcceptableResponse(result)), about=about)  # what no client repeats by itself
         said = result.message or abstention(self.guard.options["abstain_message"], self.on_abstain == "message")
         return completion(request.model, result.request_id, said, result.usage, about)
 

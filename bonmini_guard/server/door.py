@@ -48,7 +48,7 @@ class Limits:
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
     """An answer other than what was asked for; ``about`` is what else is told of it."""
 
-    def __init__(self, status: int, kind: str, message: str, seconds: int | None = None, **about: Any) -> None:
+    def __init__(self, status: int, kind: str, message: str, seconds: int | None = None, *, about: Any = None) -> None:
         super().__init__(message)
         self.status, self.kind, self.message, self.seconds, self.about = status, kind, message, seconds, about
 

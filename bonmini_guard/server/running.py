@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -71,4 +72,9 @@ def run(server: Door, host: str, port: int, drain: float) -> None:
         listening.listen(config.backlog)
     except (OSError, SystemExit) as error:
         raise ConfigurationError(f"{host}:{port} cannot be listened at; use another --host or --port") from error
-    asyncio.run(_Server(config, server).serve(sockets=[listening]))
+    # What was loaded stays: looking through all of it for garbage again and again would hold requests up.
+    gc.freeze()
+    try:
+        asyncio.run(_Server(config, server).serve(sockets=[listening]))
+    finally:
+        gc.unfreeze()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
@@ -301,3 +302,21 @@ def test_two_processes_write_the_traces_of_all_they_answered_to_one_file(house):
         assert [process.wait(60) for process in (one, other)] == [0, 0]
     rows = [json.loads(line) for line in (house.folder / "traces.jsonl").read_text().splitlines()]
     assert sorted(row["id"] for row in rows) == sorted(asked)
+
+
+def test_a_dead_upstream_gets_one_line(house):
+    with house.open({"guarded": "schedule = [2]"}, more="unguarded = true\nretries = 0"):
+        house.upstream.faults = lambda path, body: "reset"
+        guarded, plain = (house.post(model=name, messages=ASKED) for name in ("guarded", "plain"))
+    for answer in (guarded, plain):
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "outage")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "check base_url and the server" in answer.json()["error"]["message"]
+        assert "\n" not in answer.json()["error"]["message"]
+
+
+def test_the_page_names_what_prometheus_is_told(house):
+    with house.open({"guarded": "schedule = [1]"}):
+        told = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", house.metrics(), re.MULTILINE))
+    page = Path("docs/gateway.md").read_text(encoding="utf-8")
+    assert {name for name in told if not name.endswith("_created")} == set(re.findall(r"bonmini_guard_[a-z_]+", page))
