@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from langchain_core.messages import AIMessage, BaseMessage
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bonmini_guard.conversation import Turn, clean
-from bonmini_guard.errors import CandidateTooLong, CheckpointError
-from bonmini_guard.reward.checkpoint import added_tokens, load_classifier
-from bonmini_guard.reward.formatting import Encoded, Formatter
-from bonmini_guard.reward.pairs import PairFormatter, formatter
+from bonmini_guard.errors import CheckpointError
+from bonmini_guard.reward.checkpoint import load_classifier
 from bonmini_guard.reward.reading import Reading, refuse_language_models
 from bonmini_guard.reward.spec import Labels
-from bonmini_guard.reward.texts import spoken
 
 
 class LabelReading(Reading):
@@ -31,8 +26,10 @@ class LabelReading(Reading):
         labels: which are wanted.
     """
 
+    zero = True  # at even odds
+
     def __init__(self, labels: Labels) -> None:
-        super().__init__("pair" if labels.inputs == "pair" else "text" if labels.inputs == "template" else None)
+        super().__init__("text" if labels.inputs == "template" else labels.inputs)
         self._labels = labels
         self.mark = json.dumps(labels.model_dump(), sort_keys=True)
 
@@ -58,18 +55,6 @@ class LabelReading(Reading):
         self._wanted, self._unwanted = wanted, unwanted
         return load_classifier(path, config, dtype, base)
 
-    def formatter(
-        self, model: Any, tokenizer: Any, max_length: int | None, not_shown: Collection[str]
-    ) -> Formatter | PairFormatter:
-        """What makes the model's inputs."""
-        if self._labels.inputs == "answer":
-            return AnswerFormatter(tokenizer, max_length, not_shown)
-        return formatter(model, tokenizer, max_length, self._inputs, not_shown)
-
-    def has_zero(self, config: Any) -> bool:
-        """At even odds."""
-        return True
-
     def __call__(self, logits: Tensor) -> Tensor:
         """Log-odds, shape (B,), of logits, shape (B, labels)."""
         logits = logits.float()
@@ -78,27 +63,6 @@ class LabelReading(Reading):
             return wanted.logsumexp(dim=1) - unwanted.logsumexp(dim=1)
         certain = logsigmoid(wanted).sum(dim=1) + logsigmoid(-unwanted).sum(dim=1)
         return certain - torch.log(-torch.expm1(certain.clamp(max=-1e-7)))
-
-
-class AnswerFormatter(Formatter):
-    """Formats the answer alone, as its classifier's card calls it: ``tokenizer(answer)``."""
-
-    def __init__(self, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> None:
-        super().__init__(tokenizer, max_length, not_shown)
-        self._before, self._after = added_tokens(tokenizer)
-
-    def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
-        """Token ids of the answer.
-
-        Raises:
-            CandidateTooLong: it is too long.
-            NotRendered: it holds a part that is no text.
-        """
-        said = [{"role": "assistant", "content": clean(spoken(answer, self.not_shown))}]
-        ids = self._control.encode(said, lambda turns: self._before + str(turns[0]["content"]) + self._after)
-        if not self._fits(ids):
-            raise CandidateTooLong(f"{len(ids)} tokens in the answer, {self.max_length} allowed; answers are never cut")
-        return Encoded(ids or [self._filler()])
 
 
 def _found(path: str, given: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -184,7 +184,7 @@ class RewardModel:
                 default), "refusal", or the type of a content block such as "image_url". An answer with another part that does not
                 reach the model's input has no score; with ``not_shown=()`` the chat template must write reasoning.
             inputs: "text" for the conversation with its answer as the chat template writes it, "pair" for prompt and answer as two
-                texts (cross-encoders). None takes what the checkpoint says.
+                texts (cross-encoders), "answer" for the answer alone. None takes what the checkpoint says.
             reading: how it is asked and read, for what a spec declares; None is a classifier with one label.
 
         Raises:

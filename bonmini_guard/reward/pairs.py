@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
 from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, Unscorable
-from bonmini_guard.reward.checkpoint import has_template, inputs_of
+from bonmini_guard.reward.checkpoint import added_tokens, has_template, inputs_of
 from bonmini_guard.reward.control import plain_copy
 from bonmini_guard.reward.formatting import Encoded, Formatter
 from bonmini_guard.reward.texts import asked, spoken
 
-Inputs = Literal["text", "pair"]
+Inputs = Literal["text", "pair", "answer"]
 
 
 class PairFormatter:
@@ -68,6 +68,27 @@ class PairFormatter:
         raise CandidateTooLong(f"{len(ids)} tokens in last turn and answer, {self.max_length} allowed; answers are never cut")
 
 
+class AnswerFormatter(Formatter):
+    """Formats the answer alone, as its classifier's card calls it: ``tokenizer(answer)``."""
+
+    def __init__(self, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> None:
+        super().__init__(tokenizer, max_length, not_shown)
+        self._before, self._after = added_tokens(tokenizer)
+
+    def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
+        """Token ids of the answer.
+
+        Raises:
+            CandidateTooLong: it is too long.
+            NotRendered: it holds a part that is no text.
+        """
+        said = [{"role": "assistant", "content": clean(spoken(answer, self.not_shown))}]
+        ids = self._control.encode(said, lambda turns: self._before + str(turns[0]["content"]) + self._after)
+        if not self._fits(ids):
+            raise CandidateTooLong(f"{len(ids)} tokens in the answer, {self.max_length} allowed; answers are never cut")
+        return Encoded(ids or [self._filler()])
+
+
 def formatter(
     model: Any, tokenizer: Any, max_length: int | None, inputs: Inputs | None = None, not_shown: Collection[str] = NOT_SHOWN
 ) -> Formatter | PairFormatter:
@@ -77,15 +98,17 @@ def formatter(
         model: a sequence classifier.
         tokenizer: of :func:`~bonmini_guard.reward.checkpoint.load_tokenizer`.
         max_length: most tokens.
-        inputs: "text" (through the chat template) or "pair"; None takes what the checkpoint says.
+        inputs: "text" (through the chat template), "pair", or "answer" (which is read alone); None takes what the checkpoint says.
         not_shown: parts of answers that users do not get.
 
     Raises:
         ConfigurationError: there are no such inputs, or nothing says which they are.
         CheckpointError: the tokenizer cannot make them.
     """
+    if inputs == "answer":
+        return AnswerFormatter(tokenizer, max_length, not_shown)
     if inputs not in (None, "text", "pair"):
-        raise ConfigurationError(f"inputs is {inputs!r}: use 'text' or 'pair'")
+        raise ConfigurationError(f"inputs is {inputs!r}: use 'text', 'pair' or 'answer'")
     said = inputs or inputs_of(model.config)
     # Decoders, whose head is called score, are trained on one text.
     if said is None and not hasattr(model, "score") and not has_template(tokenizer) and knows_pairs(tokenizer):

@@ -18,13 +18,15 @@ class Reading:
     """A classifier with one label, which is the score.
 
     Args:
-        inputs: "text" or "pair"; None takes what the checkpoint says.
+        inputs: "text", "pair" or "answer"; None takes what the checkpoint says.
 
     Attributes:
         mark: what a fingerprint tells of it, beside the model.
     """
 
     mark = ""
+    #: Whether score 0 is the outside option; None takes what the checkpoint says.
+    zero: bool | None = None
 
     def __init__(self, inputs: Inputs | None = None) -> None:
         self._inputs = inputs
@@ -53,7 +55,7 @@ class Reading:
 
     def has_zero(self, config: Any) -> bool:
         """Whether score 0 is the outside option."""
-        return has_zero(config)
+        return has_zero(config) if self.zero is None else self.zero
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Scores, shape (B,), of logits, shape (B, labels)."""

@@ -27,6 +27,8 @@ class VerdictReading(Reading):
         token: the verdicts and the question.
     """
 
+    zero = True  # at even odds
+
     def __init__(self, token: Token) -> None:
         super().__init__()
         self._token = token
@@ -46,10 +48,6 @@ class VerdictReading(Reading):
         self._number = len(wanted)
         self._keep(model, [*wanted, *unwanted])
         return VerdictFormatter(self._token, tokenizer, max_length, not_shown)
-
-    def has_zero(self, config: Any) -> bool:
-        """At even odds."""
-        return True
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Log-odds, shape (B,), of logits, shape (B, verdicts)."""

@@ -91,7 +91,7 @@ def test_a_tokenizer_without_pairs_makes_none():
 
 
 def test_unknown_inputs(tmp_path):
-    with pytest.raises(ConfigurationError, match="use 'text' or 'pair'"):
+    with pytest.raises(ConfigurationError, match="use 'text', 'pair' or 'answer'"):
         RewardModel.load(save(tmp_path, "bert"), inputs="ids", device="cpu")
 
 
