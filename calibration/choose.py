@@ -184,7 +184,7 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
     evidence |= {"labels_used": tested.labels, "tested": tested.found.tested, "p_value": tested.found.p_value}
     if not _suffices(tested, asked):
         return _refused(part, len(tested.log), asked, evidence)
-    return _certificate(tested, asked, evidence)
+    return certificate_of(tested, asked, evidence)
 
 
 def aside(part: Log, asked: Request) -> tuple[Integers, Integers]:
@@ -302,7 +302,8 @@ def _refused(part: Log, seen: int, asked: Request, evidence: dict[str, Any]) -> 
     return NotEnoughEvidence(f"not enough evidence for {asked}: the test saw {seen:,} {units}", evidence, further)
 
 
-def _certificate(tested: Evidence, asked: Request, evidence: dict[str, Any]) -> Certificate:
+def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -> Certificate:
+    """The profile and the sentence of what was found."""
     cut = tested.found.cut
     assert cut is not None
     counts = {

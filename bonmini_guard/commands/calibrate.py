@@ -67,6 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cost", default=None, choices=("draws", "tokens", "seconds"), help="what an accelerator is to save (default draws)"
     )
+    parser.add_argument("--cost-bad", type=float, metavar="PRICE", help="guardrail without an alpha: what a bad answer costs")
+    parser.add_argument("--cost-abstain", type=float, metavar="PRICE", help="... and what a refusal costs (default 1)")
+    parser.add_argument("--cost-draw", type=float, metavar="PRICE", help="... and what a draw costs (default 0)")
+    parser.add_argument("--target-accuracy", type=float, metavar="SHARE", help="--risk bad_among_served with alpha = 1 - SHARE")
     parser.add_argument("--plan", action="store_true", help="only say how many rows and labels are needed; labels are not")
 
 
@@ -149,6 +153,12 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
 
         risk, alpha = options.risk or RISKS[0], _default(options.alpha, ALPHA)
         return relax_guardrail(log, risk=risk, alpha=alpha, delta=options.delta, calibrations=options.calibrations)
+    if options.cost_bad is not None:
+        from bonmini_guard.calibration.prices import Prices, calibrate_costs
+
+        prices = Prices(options.cost_bad, _default(options.cost_abstain, 1.0), _default(options.cost_draw, 0.0))
+        del shared["search"]
+        return calibrate_costs(log, schedule=schedule, prices=prices, **shared)
     from bonmini_guard.calibration.choose import calibrate_guardrail
 
     return calibrate_guardrail(
@@ -162,6 +172,7 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
+    _check_prices(options)
     _check_relax(options)
     _check_plan(options)
     foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk")
@@ -184,6 +195,23 @@ def _check(options: argparse.Namespace) -> None:
         )
     if not options.plan:
         check_output(Path(options.output), options.logs)
+
+
+def _check_prices(options: argparse.Namespace) -> None:
+    """Other ways to say a risk and its alpha: each alone."""
+    priced = [name for name in ("cost_bad", "cost_abstain", "cost_draw") if getattr(options, name) is not None]
+    said = [name for name in ("risk", "alpha") if getattr(options, name) is not None]
+    if options.target_accuracy is not None:
+        if said or priced or options.mode != "guardrail":
+            raise ConfigurationError("--target-accuracy is a guardrail's --risk and --alpha in one: leave out the others")
+        options.risk, options.alpha = "bad_among_served", round(1 - options.target_accuracy, 9)
+    elif priced:
+        others = (options.relax, options.search, options.plan)
+        if said or options.mode != "guardrail" or any(others) or options.cost_bad is None:
+            raise ConfigurationError(
+                "prices choose a guardrail's threshold: give --cost-bad (and --cost-abstain, --cost-draw), and none of --risk, "
+                "--alpha, --relax, --search, --plan"
+            )
 
 
 def _check_relax(options: argparse.Namespace) -> None:

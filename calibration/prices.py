@@ -1,0 +1,150 @@
+"""From costs to a threshold: what a bad answer, a refusal and a draw cost says which threshold is cheapest, and what it promises.
+
+For who does not know an alpha. The threshold is chosen on a quarter of the units; the others say what it serves. The promise is a
+bound on them: the exact upper limit (Clopper and Pearson) of ``served_and_bad`` at that one threshold, so nothing was chosen on the
+rows that certify.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bonmini_guard.calibration.certify import Found, risk_named, upper_limit
+from bonmini_guard.calibration.choose import FIT_SHARE, Evidence, Request, certificate_of, check
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, base_evidence, percent, sealed
+from bonmini_guard.calibration.logs import Floats, Log
+from bonmini_guard.calibration.orders import Order, one_a_unit, split
+from bonmini_guard.calibration.paths import Missing, Paths, Steps, counts_at, exits, paths, steps
+from bonmini_guard.errors import ConfigurationError
+
+#: Units that certify, at least: the limit of a spotless record of fewer is above 7 %.
+_LEAST = 30
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What things cost, in any one unit.
+
+    Attributes:
+        bad: a bad answer that is served.
+        abstain: a refusal.
+        draw: a draw.
+
+    Raises:
+        ConfigurationError: one is negative or no number, or a bad answer costs no more than a refusal.
+    """
+
+    bad: float
+    abstain: float
+    draw: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(price) and price >= 0 for price in (self.bad, self.abstain, self.draw)):
+            raise ConfigurationError("prices must be 0 or more: what a bad answer, a refusal and a draw cost, in one unit")
+        if self.bad <= self.abstain:
+            raise ConfigurationError(
+                f"a bad answer costs {self.bad:g} and a refusal {self.abstain:g}: where a refusal costs as much, serve everything"
+            )
+
+    def of(self, found: Steps, rows: int) -> Floats:
+        """(T,) expected cost of a request under each threshold."""
+        kept = np.maximum(found.rows, 1.0)
+        said = (self.bad * found.served_bad + self.abstain * (found.rows - found.served)) / kept
+        priced: Floats = said + self.draw * found.draws / rows
+        return priced
+
+
+def calibrate_costs(
+    log: Log,
+    *,
+    schedule: Sequence[int],
+    prices: Prices,
+    delta: float = 0.1,
+    order: Order = "auto",
+    seed: int = 0,
+    calibrations: int = 1,
+) -> Certificate | NotEnoughEvidence:
+    """Choose the threshold whose expected cost is least, and certify how many bad answers it serves.
+
+    Args:
+        log: complete rows; as :func:`~bonmini_guard.calibration.choose.calibrate_guardrail`.
+        schedule: draws of each loop.
+        prices: what a bad answer, a refusal and a draw cost.
+        delta: the chance that the bound is missed, in (0, 1), over logs like this one.
+        order: which order of its draws a row is run in.
+        seed: another digest order and split; each seed tried is a calibration.
+        calibrations: how many calibrations on this log are made and chosen from.
+
+    Returns:
+        A profile whose ``alpha`` is the bound, and the sentence; or why not: nothing is worth serving at these prices, or there are
+        too few units.
+
+    Raises:
+        ConfigurationError: a number or the schedule is not usable.
+        InputError: the log has too few candidates a row, or no label.
+    """
+    risk = risk_named("served_and_bad")
+    more = {"order": order, "seed": seed, "calibrations": calibrations}
+    asked = Request("guardrail", risk, 0.5, delta, tuple(schedule), **more)  # type: ignore[arg-type]
+    check(asked)
+    log.require(sum(asked.schedule))
+    log.require_scores()
+    log, missing = log.labelled_set()
+    units = one_a_unit(log)
+    evidence = base_evidence(log, units=len(units), order=order, prices=vars(prices))
+    fit, rest = (units.take(rows) for rows in split(units, FIT_SHARE, seed * 2 + 3))
+    if len(rest) < _LEAST:
+        return NotEnoughEvidence(
+            f"{len(units)} units are too few: {_LEAST} have to certify, beside a quarter that chooses", evidence
+        )
+    threshold = _cheapest(fit, asked, prices, missing)
+    if threshold is None:
+        return NotEnoughEvidence(
+            "at these prices it is cheapest to serve nothing: a refusal costs too little, or answers are bad", evidence
+        )
+    path = paths(rest, asked.schedule, order, seed=seed)
+    found = replace(counts_at(path, exits(path, [threshold] * len(path.draws)), missing), cuts=np.array([threshold]))
+    level = upper_limit(int(found.served_bad[0]), int(found.rows[0]), asked.share)
+    asked = replace(asked, level=min(math.ceil(level * 1e4) / 1e4, 0.9999))
+    tested = Evidence(rest, path, found, Found(0, asked.share, 1, 0), path.labels_used())
+    evidence |= {"certify_rows": len(rest), "fit_rows": len(fit), "missing_labels": missing, "labels_used": tested.labels}
+    certificate = certificate_of(tested, asked, evidence)
+    return _told(certificate, _costs(path, rest, found, prices, missing))
+
+
+def _cheapest(fit: Log, asked: Request, prices: Prices, missing: Missing) -> float | None:
+    """The threshold that costs least on these rows; None where serving nothing costs less than any."""
+    path = paths(fit, asked.schedule, asked.order, seed=asked.seed)
+    found = steps(path, missing=missing)
+    if not found.cuts.size:
+        return None
+    costs = prices.of(found, len(path))
+    best = int(np.argmin(costs))
+    nothing = prices.abstain + prices.draw * float(path.draws[-1])
+    return None if costs[best] >= nothing else found.threshold(best)
+
+
+def _costs(path: Paths, rest: Log, found: Steps, prices: Prices, missing: Missing) -> dict[str, float]:
+    """Expected costs of a request, beside what serves every best answer and what draws once."""
+    whole = counts_at(path, np.full(len(path), len(path.draws) - 1), missing)
+    once = paths(rest, (1,))
+    first = counts_at(once, np.zeros(len(once), dtype=np.int64), missing)
+    by = {"guardrail": (found, path), "best_of_n": (whole, path), "one_draw": (first, once)}
+    return {name: float(prices.of(counted, len(ran))[0]) for name, (counted, ran) in by.items()}
+
+
+def _told(certificate: Certificate, costs: dict[str, float]) -> Certificate:
+    profile = certificate.profile
+    rounded = {name: round(cost, 6) for name, cost in costs.items()}
+    profile = sealed(profile.model_copy(update={"evidence": {**profile.evidence, "expected_cost": rounded}}))
+    budget = sum(profile.schedule)
+    saved = 1 - costs["guardrail"] / costs["best_of_n"] if costs["best_of_n"] > 0 else 0.0
+    return Certificate(
+        profile,
+        f"{certificate.sentence} A request costs {costs['guardrail']:.3g} at these prices, {percent(max(0.0, saved))} less than "
+        f"best-of-{budget} ({costs['best_of_n']:.3g}); a single draw that is always served costs {costs['one_draw']:.3g}.",
+    )

@@ -1,0 +1,127 @@
+"""From costs to a threshold: the cheapest one is chosen, and what is said of it holds as often as it says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
+from bonmini_guard.calibration.figures import replay_log
+from bonmini_guard.calibration.paths import exits, paths, steps
+from bonmini_guard.calibration.prices import Prices, calibrate_costs
+from bonmini_guard.commands import calibrate as command
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.policy.profile import GuardProfile
+from tests.calibration.helpers import rows_of
+from tests.calibration.populations import Population
+from tests.sizes import most, worlds
+
+WORLD, SCHEDULE, PRICES = Population(), (4, 4), Prices(bad=5.0, abstain=1.0, draw=0.01)
+TRIALS = worlds(500)
+
+
+def served_and_bad(log, threshold):
+    path = paths(log, SCHEDULE)
+    at = exits(path, [threshold] * 2)
+    served = at < 2
+    return float(np.mean(served & (path.good[np.arange(len(path)), np.minimum(at, 1)] == 0)))
+
+
+def test_the_bound_is_missed_no_more_often_than_it_says():
+    truth = WORLD.log(40_000, 10_000)
+    missed = 0
+    for seed in range(TRIALS):
+        found = calibrate_costs(WORLD.log(200, seed), schedule=SCHEDULE, prices=PRICES)
+        assert isinstance(found, Certificate)
+        missed += served_and_bad(truth, found.profile.thresholds[0]) > found.profile.alpha
+    # A bound that is the rate itself would be missed in about half of the cases.
+    assert missed <= most(TRIALS, 0.1)
+
+
+def test_what_is_chosen_is_cheap_on_new_requests():
+    found = calibrate_costs(WORLD.log(2000, 1), schedule=SCHEDULE, prices=PRICES)
+    truth = WORLD.log(20_000, 2)
+    all_of_them = steps(paths(truth, SCHEDULE))
+    costs = PRICES.of(all_of_them, len(truth))
+    here = costs[np.searchsorted(-all_of_them.cuts, -found.profile.thresholds[0])]
+    assert here < costs.min() + 0.02
+    said = found.profile.evidence["expected_cost"]
+    assert said["guardrail"] < said["best_of_n"] < said["one_draw"]
+    assert said["guardrail"] == pytest.approx(here, abs=0.1)
+
+
+def test_dearer_bad_answers_are_served_less():
+    log = WORLD.log(1500, 3)
+    thresholds = [calibrate_costs(log, schedule=SCHEDULE, prices=Prices(bad, 1.0, 0.0)).profile.thresholds[0] for bad in (2, 8, 40)]
+    assert thresholds == sorted(thresholds)
+    assert thresholds[0] < thresholds[-1]
+
+
+def test_where_nothing_is_worth_serving_and_where_there_is_too_little():
+    nothing = calibrate_costs(WORLD.log(400, 4), schedule=SCHEDULE, prices=Prices(1.0, 0.0, 0.0))
+    assert isinstance(nothing, NotEnoughEvidence)
+    assert "serve nothing" in nothing.why
+    few = calibrate_costs(WORLD.log(35, 4), schedule=SCHEDULE, prices=PRICES)
+    assert isinstance(few, NotEnoughEvidence)
+    assert "too few" in few.why
+
+
+@pytest.mark.parametrize("prices", [(1, 1, 0), (-1, 0, 0), (float("nan"), 0, 0), (1, 2, 0)])
+def test_prices_that_say_nothing_are_refused(prices):
+    with pytest.raises(ConfigurationError, match=r"price|costs"):
+        Prices(*prices)
+
+
+# The command
+
+
+def call(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    path = tmp_path_factory.mktemp("logs") / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(WORLD.log(600, 5))))
+    return path
+
+
+def test_the_command_writes_a_profile_and_says_what_a_request_costs(log, tmp_path, capsys):
+    output = tmp_path / "p.json"
+    assert call(log, "--mode", "guardrail", "--cost-bad", 5, "--cost-draw", 0.01, "-o", output) == 0
+    profile, said = GuardProfile.load(output), capsys.readouterr().out
+    assert profile.risk == "served_and_bad"
+    assert profile.evidence["prices"] == {"bad": 5.0, "abstain": 1.0, "draw": 0.01}
+    assert "A request costs" in said
+    assert "less than best-of-8" in said
+    from bonmini_guard.calibration.logs import load_log
+
+    assert replay_log(load_log(log), profile)["served_and_bad_rate"] < profile.alpha
+
+
+def test_an_accuracy_is_another_way_to_say_a_risk(log, tmp_path):
+    outputs = [tmp_path / "a.json", tmp_path / "b.json"]
+    call(log, "--mode", "guardrail", "--target-accuracy", 0.8, "-o", outputs[0])
+    call(log, "--mode", "guardrail", "--risk", "bad_among_served", "--alpha", 0.2, "-o", outputs[1])
+    first, second = map(GuardProfile.load, outputs)
+    assert (first.risk, first.alpha, first.thresholds) == (second.risk, second.alpha, second.thresholds)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--cost-draw", 1),
+        ("--cost-bad", 5, "--alpha", 0.1),
+        ("--cost-bad", 5, "--search"),
+        ("--target-accuracy", 0.9, "--cost-bad", 5),
+        ("--target-accuracy", 0.9, "--alpha", 0.1),
+    ],
+)
+def test_two_ways_at_once_are_refused(log, tmp_path, arguments):
+    with pytest.raises(ConfigurationError, match=r"leave out|none of"):
+        call(log, "--mode", "guardrail", *arguments, "-o", tmp_path / "p.json")
