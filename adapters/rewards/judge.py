@@ -113,6 +113,8 @@ class Judge(Questioner):
         not_shown: parts of answers that are left out, and not served.
     """
 
+    system = _SYSTEM
+
     def __init__(self, generator: Any, table: JudgeTable, not_shown: Collection[str] = NOT_SHOWN) -> None:
         super().__init__(generator, not_shown, table.votes)
         self._rubric = table.rubric
@@ -122,12 +124,17 @@ class Judge(Questioner):
         prompt = asked(messages, roles=True)
         code = hashlib.blake2b(f"{prompt}\0{answer}".encode("utf-8", "replace"), digest_size=8).hexdigest()
         marked = {"code": code, "rubric": self._rubric, "prompt": prompt, "answer": answer}
-        return [SystemMessage(_SYSTEM.format(code=code)), HumanMessage(_ASKED.format(**marked))]
+        return [SystemMessage(self.system.format(code=code)), HumanMessage(_ASKED.format(**marked))]
 
     def read(self, said: Sequence[AIMessage]) -> float | None:
         """Log-odds of the verdicts."""
         votes = [verdict for one in said if (verdict := verdict_of(one.text)) is not None]
-        return math.log((sum(votes) + 0.5) / (len(votes) - sum(votes) + 0.5)) if votes else None
+        return odds_of(votes) if votes else None
+
+
+def odds_of(votes: Sequence[bool]) -> float:
+    """Log-odds of votes, each side with half a vote more."""
+    return math.log((sum(votes) + 0.5) / (len(votes) - sum(votes) + 0.5))
 
 
 def verdict_of(text: str) -> bool | None:

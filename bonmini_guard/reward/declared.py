@@ -29,17 +29,26 @@ _ELSEWHERE = {
 }
 
 
-def as_scorer(reward_model: Any, question: Any = None, criteria: Mapping[str, Any] | None = None) -> Scorer:
+def as_scorer(
+    reward_model: Any, question: Any = None, criteria: Mapping[str, Any] | None = None, rubric: str | None = None
+) -> Scorer:
     """A scorer as it is; what a path or a spec declares; or a callable ``(messages, candidates) -> scores`` made into one.
 
     Args:
         reward_model: which.
         question: what a decision model is asked; several are all to hold.
         criteria: what counts as yes and as no.
+        rubric: what a decision model or a chat model is asked about, one criterion a line.
 
     Raises:
         ConfigurationError: it is none of these, or cannot be loaded.
     """
+    if rubric is not None:
+        if question is not None or criteria is not None:
+            raise ConfigurationError("rubric= asks one question a line: leave out question= and criteria=")
+        from bonmini_guard.adapters.rewards.rubric import by_rubric
+
+        return by_rubric(reward_model, rubric)
     if question is not None or criteria is not None:
         from bonmini_guard.adapters.rewards.decisions import Decisions
 

@@ -360,7 +360,7 @@ class Guard:
         policy, strict = build_policy(profile, options), options["strict"]
         if current is None:
             generator = as_generator(self.generator)
-            scorer = as_scorer(self.reward_model, options["question"], options["criteria"])
+            scorer = as_scorer(self.reward_model, options["question"], options["criteria"], options["rubric"])
             limiter = build_limiter(options["max_concurrency"])
         else:
             generator, scorer, limiter = current.generator, current.scorer, current.limiter

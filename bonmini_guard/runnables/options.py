@@ -59,6 +59,8 @@ class CommonOptions(TypedDict, total=False):
         question: what a decision model is asked of each answer, such as "Does the last answer state the delivery date?"; several
             (a list, or by name) must all hold. Its log-odds of yes are the score.
         criteria: what counts as yes and as no: ``{"true": ..., "false": ...}``, or such by name of the question.
+        rubric: what an answer must meet, one criterion a line. The reward model is then a decision model or a chat model, which is
+            asked about each; all must hold, and one that the model skips does not.
         retry_memory: seconds for which whoever asks the same again (a retry around the guard, a graph's node that runs again) gets
             the abstention that he was given, and no second chance; 0 gives one. ``run`` and ``arun`` always draw.
         abstain_message: text of the abstention message.
@@ -91,6 +93,7 @@ class CommonOptions(TypedDict, total=False):
     tool_turns: ToolTurns | None
     question: str | Sequence[str] | Mapping[str, str] | None
     criteria: Mapping[str, Any] | None
+    rubric: str | None
     retry_memory: Amount
     abstain_message: str
     timeout: Seconds | None
@@ -153,6 +156,7 @@ DEFAULTS = GuardOptions(
     tool_turns=None,
     question=None,
     criteria=None,
+    rubric=None,
     retry_memory=60.0,
     on_abstain="error",
     on_abstain_reserve=0.2,
