@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol, TypeGuard
@@ -195,7 +196,7 @@ class _Request:
         first, loop = self._begin_loop(self.engine.policy.decide(self.state).draws), asyncio.get_running_loop()
         self.work = loop.create_task(self._work(first), context=self.around)
         self.work.add_done_callback(self._worked)
-        timer = None if seconds is None else loop.call_later(seconds, self._wake)
+        timer = None if seconds is None else loop.call_later(seconds, self._wake, context=Context())
         try:
             await self.over
         except GeneratorExit:
