@@ -122,10 +122,11 @@ live-integrations: .venv-live-integrations/.installed  ## LangChain clients of o
 	.venv-live-transformers/bin/python -m pip install --quiet "transformers[serving]==5.23.0" accelerate==1.15.0
 	@touch $@
 
-# Compiles for a quarter of an hour where no wheel is at hand: needs cmake and a C++ compiler.
+# Compiles for a quarter of an hour where no wheel is at hand: needs cmake and a C++ compiler. Not for this very processor: what its compiler
+# believes of a virtual machine's instructions is not always so, and the server then ends at its first request. Nor for images.
 .venv-live-llama/.installed:
 	$(PYTHON) -m venv .venv-live-llama
-	.venv-live-llama/bin/python -m pip install --quiet "llama-cpp-python[server]==0.3.36"
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" .venv-live-llama/bin/python -m pip install --quiet "llama-cpp-python[server]==0.3.36"
 	@touch $@
 bench-scoring: setup  ## scoring throughput next to other tools
 	$(BIN)/python -m benchmarks.scoring
