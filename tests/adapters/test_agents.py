@@ -267,11 +267,16 @@ async def test_langchains_retry_middleware_before_the_guard_leaves_an_abstention
         await ask(agent(poor, retry, guard()), sync)
     assert len(poor.calls) == 4
     assert not abstained.value.is_retryable
-    silent = FakeChatModel(["poor"] * 12)
+    asked = []
+
+    def down(messages, candidates):
+        asked.append(len(candidates))
+        raise OSError("down")
+
     with pytest.raises(ScorerError) as outage:
-        await ask(agent(silent, retry, guard(lambda messages, candidates: 1 / 0)), sync)
+        await ask(agent(FakeChatModel(["poor"] * 12), retry, guard(down)), sync)
     assert outage.value.is_retryable
-    assert len(silent.calls) == 6
+    assert len(asked) == 3  # the draws that had not begun when it failed are not made
 
 
 @both_ways
