@@ -23,6 +23,7 @@ from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpo
 from bonmini_guard.adapters.rewards.probe import agree, fingerprint_of, probe_pairs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.scorers import log_odds
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec
 
@@ -246,12 +247,6 @@ def step_of(probability: float) -> float:
     )
 
 
-def log_odds_within(probability: float, clip: float) -> float:
-    """Log-odds of a probability that is taken for no nearer to 0 and 1 than ``clip``."""
-    held = min(max(probability, clip), 1 - clip)
-    return math.log(held) - math.log1p(-held)
-
-
 def decisions(spec: ScorerSpec) -> Decisions:
     """The scorer of a spec.
 
@@ -276,4 +271,4 @@ def _label(place: int) -> str:
 
 def _least(told: Mapping[str, float | None], questions: Sequence[Question], clip: float) -> float | None:
     values = [told.get(question.name) for question in questions]
-    return None if None in values else min(log_odds_within(value, clip) for value in values if value is not None)
+    return None if None in values else min(log_odds(value, clip) for value in values if value is not None)

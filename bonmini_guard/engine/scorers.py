@@ -214,15 +214,15 @@ def inputs_digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
-def log_odds(probability: float) -> float:
-    """The score behind a probability.
+def log_odds(probability: float, nearest: float = NEAREST) -> float:
+    """The score behind a probability, which is taken for no nearer to 0 and 1 than ``nearest``.
 
     Raises:
         ValueError: it is none.
     """
     if not 0 <= probability <= 1:
         raise ValueError("a declared probability lies outside [0, 1]")
-    inside = min(max(probability, NEAREST), 1 - NEAREST)
+    inside = min(max(probability, nearest), 1 - nearest)
     return math.log(inside) - math.log1p(-inside)
 
 

@@ -53,9 +53,7 @@ class RewardDecisionModel(BaseDecisionModel):
             self._asked.check(str(question.instructions))
             if question.type == "choice":
                 labels = {label: str(text or label) for label, text in question.criteria.items()}
-                shares = await self._asked.choose(turns, labels)
-                best = max(shares, key=lambda label: shares[label])
-                answers[name] = {"type": "choice", "choice": best, "confidence": shares[best], "probabilities": shares}
+                answers[name] = await self._asked.choose(turns, labels)
                 continue
             probability = await self._asked.yes(turns)
             if probability is None:

@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.conversation import Turn
+from bonmini_guard.engine.result import sigmoid
 from bonmini_guard.engine.scorers import score_once
 from bonmini_guard.errors import ConfigurationError, InputError
 
@@ -53,10 +54,10 @@ class OneQuestion:
         if len(state) < 2 or state[-1].role != "assistant":
             raise InputError("the conversation must end in an assistant's turn, of which the question is")
         [score] = await self._scores(state[:-1], [state[-1]])
-        return None if score is None else 1 / (1 + math.exp(-score)) if score > -700 else 0.0
+        return None if score is None else sigmoid(score)
 
-    async def choose(self, state: Sequence[Turn], labels: Mapping[str, str]) -> dict[str, float]:
-        """A probability for each label: the softmax of the answers' scores, that of "none" being 0.
+    async def choose(self, state: Sequence[Turn], labels: Mapping[str, str]) -> dict[str, Any]:
+        """The answer to a choice: a probability for each label, the softmax of the answers' scores, that of "none" being 0.
 
         Args:
             state: the conversation that is answered.
@@ -75,7 +76,9 @@ class OneQuestion:
         given = {none[0]: 0.0} | {label: score for label, score in zip(answers, scores, strict=True) if score is not None}
         most = max(given.values())
         powers = {label: math.exp(score - most) for label, score in given.items()}
-        return {label: powers[label] / sum(powers.values()) for label in labels}
+        shares = {label: powers[label] / sum(powers.values()) for label in labels}
+        best = max(shares, key=lambda label: shares[label])
+        return {"type": "choice", "choice": best, "confidence": shares[best], "probabilities": shares}
 
     async def _scores(self, prompt: Sequence[Turn], answers: Sequence[Turn]) -> list[float | None]:
         said = [message for message in (turn.message() for turn in answers) if isinstance(message, AIMessage)]

@@ -21,6 +21,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "starlette", "serve") from error
 
+from bonmini_guard.engine.result import sigmoid
 from bonmini_guard.engine.scorers import inputs_digest
 from bonmini_guard.reward.declared import Declared
 from bonmini_guard.reward.model import RewardModel
@@ -158,7 +159,7 @@ class ScoringServer(Door):
             raise InputError("inputs: pairs are not taken; write the chat template around prompt and answer, or use /score")
         texts = [inputs] if isinstance(inputs, str) else ["".join(parts) for parts in inputs]
         scores = await self._raw(await self._model.tokenize(texts))
-        found = [[{"score": score if wanted.raw_scores else _probability(score), "label": "LABEL_0"}] for score in scores]
+        found = [[{"score": score if wanted.raw_scores else sigmoid(score), "label": "LABEL_0"}] for score in scores]
         whole = isinstance(inputs, list) and isinstance(inputs[0], list)
         return (found if whole else found[0]), len(texts)
 
@@ -167,7 +168,7 @@ class ScoringServer(Door):
         texts = await self._model.tokenize(_texts(wanted.input), wanted.add_special_tokens)
         scores = await self._raw(texts)
         if wanted.use_activation is not False:
-            scores = [_probability(score) for score in scores]
+            scores = [sigmoid(score) for score in scores]
         data = [{"index": index, "label": "LABEL_0", "probs": [score], "num_classes": 1} for index, score in enumerate(scores)]
         tokens = sum(map(len, texts))
         usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
@@ -222,7 +223,3 @@ def _as_vllm(refused: Refused) -> dict[str, Any]:
 
 def _finite(score: float | None) -> float | None:
     return score if score is not None and math.isfinite(score) else None
-
-
-def _probability(score: float) -> float:
-    return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))

@@ -119,9 +119,7 @@ async def _answer(asked: OneQuestion, state: Sequence[Turn], question: Noul | Ch
     if isinstance(question, Noul):
         probability = await asked.yes(state)
         return None if probability is None else {"type": "predicate", "probability": probability}
-    shares = await asked.choose(state, question.labels())
-    best = max(shares, key=lambda label: shares[label])
-    return {"type": "choice", "choice": best, "confidence": shares[best], "probabilities": shares}
+    return await asked.choose(state, question.labels())
 
 
 def turns_of(state: str | Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[Turn]:

@@ -12,8 +12,9 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ScorerSpec
 from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, Overloaded
 from bonmini_guard.adapters.rewards.decision_wires import DecisionEndpoint
-from bonmini_guard.adapters.rewards.decisions import NONE_SAYS, Decisions, asked, log_odds_within, step_of
+from bonmini_guard.adapters.rewards.decisions import NONE_SAYS, Decisions, asked, step_of
 from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.scorers import log_odds
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
 from tests.adapters.decision_server import DecisionServer, langchains
@@ -107,7 +108,7 @@ def test_a_finer_scale_is_seen_by_the_probe():
         assert scores(scorer, "asked")[0] == pytest.approx([math.log(0.9999 / 0.0001)])
     assert scorer.clip == pytest.approx(5e-7)
     assert [step_of(value) for value in (0.97, 0.5, 1.0, 1e-5)] == pytest.approx([0.01, 0.1, 1.0, 1e-5])
-    assert log_odds_within(1.0, 0.01) == pytest.approx(math.log(99))
+    assert log_odds(1.0, 0.01) == pytest.approx(math.log(99))
 
 
 def changed(wire, change):
