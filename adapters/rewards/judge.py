@@ -62,6 +62,10 @@ class Questioner:
         """The score of what it said; None where it said nothing of use."""
         raise NotImplementedError
 
+    def parts(self, said: Sequence[AIMessage]) -> dict[str, float] | None:
+        """The score's parts by name; None where it has none."""
+        return None
+
     def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
         """A session on one conversation. Its ``score`` raises what went wrong where no question at all was answered."""
         session = FunctionSession(lambda candidates: self._score(session, messages, candidates))
@@ -83,7 +87,7 @@ class Questioner:
             raise errors[0]
         paid = [one.usage_metadata for votes in said for one in votes if one.usage_metadata is not None]
         session.spent = reduce(add_usage, paid, session.spent)
-        scores = [self.read(votes) for votes in said]
+        scores, session.parts = [self.read(votes) for votes in said], [self.parts(votes) for votes in said]
         if silent := scores.count(None):
             logger.warning("the judge gave no verdict on %d of %d candidates: they have no score", silent, len(candidates))
         return scores

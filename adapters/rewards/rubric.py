@@ -41,12 +41,17 @@ class Rubric(Judge):
     def __init__(self, generator: Any, criteria: Sequence[str], votes: int = 1, not_shown: Collection[str] = NOT_SHOWN) -> None:
         listed = "\n".join(f"{number}. {criterion}" for number, criterion in enumerate(criteria, 1))
         super().__init__(generator, JudgeTable(rubric=f"\n{listed}", votes=votes), not_shown)
-        self._criteria = len(criteria)
+        self._criteria = list(criteria)
+
+    def parts(self, said: Sequence[AIMessage]) -> dict[str, float] | None:
+        """Each criterion's log-odds; None without any vote."""
+        votes = [met for one in said if (met := met_in(one.text, len(self._criteria))) is not None]
+        return {each: odds_of([vote[place] for vote in votes]) for place, each in enumerate(self._criteria)} if votes else None
 
     def read(self, said: Sequence[AIMessage]) -> float | None:
         """The worst criterion's log-odds; None without any vote."""
-        votes = [met for one in said if (met := met_in(one.text, self._criteria)) is not None]
-        return min(odds_of([vote[place] for vote in votes]) for place in range(self._criteria)) if votes else None
+        parts = self.parts(said)
+        return None if parts is None else min(parts.values())
 
 
 def met_in(text: str, criteria: int) -> list[bool] | None:

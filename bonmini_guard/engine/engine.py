@@ -174,6 +174,7 @@ class _Request:
         # Of answers that arrived: what makes two of them equal, by the draw; and the scores of equal ones.
         self.keys: dict[int, Hashable] = {}
         self.known: dict[Hashable, tuple[float | None, float | None]] = {}
+        self.parts: dict[Hashable, Mapping[str, float | None] | None] = {}
         self.scorer_error: BaseException | None = None
         self.turn: Candidate | None = None
         self.not_shown: frozenset[str] = frozenset(getattr(engine.scorer, "not_shown", ()))
@@ -494,6 +495,8 @@ class _Request:
         for candidate in batch:
             candidate.raw_score, candidate.score = self.known[self.keys[candidate.index]]
             candidate.scored = now
+            if self.parts:
+                candidate.parts = self.parts.get(self.keys[candidate.index])
 
     def _judges_calls(self) -> bool:
         """Whether calls are scored.
@@ -519,6 +522,8 @@ class _Request:
                 raise _Ended
             for key, raw in zip(fresh, as_scores(given, len(fresh)), strict=True):
                 self.known[key] = self._usable(raw)
+            if parts := getattr(self.session, "parts", None):
+                self.parts |= zip(fresh, parts, strict=True)
         except BaseException as error:
             if self.closed or is_graph_signal(error) or not is_failure(error, [self.work]):
                 raise

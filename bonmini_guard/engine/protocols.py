@@ -88,7 +88,11 @@ class ScoringSession(Protocol):
     """
 
     async def score(self, candidates: Sequence[AIMessage]) -> Sequence[float | None]:
-        """One score for each candidate, in order; None or a non-finite number where scoring one of them failed."""
+        """One score for each candidate, in order; None or a non-finite number where scoring one of them failed.
+
+        What the scores are made of may stand in an attribute ``parts`` then: a mapping from name to number, or None, for each
+        candidate.
+        """
         ...
 
     async def aclose(self) -> None:

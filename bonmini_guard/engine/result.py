@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ class Candidate:
         error: why there is no answer; None where there is one.
         raw_score: the reward model's score.
         score: the transformed score, compared with thresholds; None if missing or not finite.
+        parts: what the score is made of, by name: of several questions or criteria the least counts. None where there is one.
         started: when the draw was asked for, seconds since the request began.
         finished: when the answer (or the error) arrived.
         scored: when its score arrived.
@@ -48,6 +50,7 @@ class Candidate:
     started: float | None = None
     finished: float | None = None
     scored: float | None = None
+    parts: Mapping[str, float | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"error": portable(self.error)}
@@ -189,6 +192,7 @@ class GuardResult:
             "score": self.score,
             "raw_score": None if self.selected is None else finite(self.selected.raw_score),
             "acceptance_probability": self.acceptance_probability,
+            **({} if self.selected is None or not self.selected.parts else {"parts": dict(self.selected.parts)}),
             "threshold": finite(self.threshold),
             "draws": self.draws,
             "failed_draws": sum(candidate.message is None for candidate in self.candidates),

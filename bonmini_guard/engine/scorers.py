@@ -150,6 +150,7 @@ class FunctionSession:
 
     Attributes:
         spent: tokens that the function itself has paid for so far.
+        parts: what the scores last given consist of, by name; empty where they have no parts.
     """
 
     def __init__(
@@ -160,6 +161,7 @@ class FunctionSession:
     ) -> None:
         self._score, self._inner, self._close = score, inner, close
         self.spent: UsageMetadata | None = None
+        self.parts: Sequence[Mapping[str, float | None] | None] = ()
 
     async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
         """One score for each candidate, in order; None for one that cannot be scored."""

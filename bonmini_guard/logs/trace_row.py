@@ -150,6 +150,8 @@ def _candidate(candidate: Candidate) -> Row:
         "loop": candidate.loop,
         "seed": candidate.seed,
     }
+    if candidate.parts:
+        row["parts"] = dict(candidate.parts)
     if candidate.failed:
         row["failed"] = True
     if said is not None and not said.is_plain:

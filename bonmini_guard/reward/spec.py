@@ -151,7 +151,7 @@ class Decision(Table):
         wire: whose protocol the endpoint speaks: "systemone" (``/v1/systemone``) or "decisions" (OpenAI's ``/v1/decisions``).
         question: one question that is answered by yes or no, about the last answer.
         questions: several, of which all must hold.
-        ask: "each" answer alone, or a "choice" among the answers of a loop and none of them.
+        ask: "each" answer alone, those of a loop "together" in one request, or a "choice" among them and none of them.
         rotations: orders of the answers that a choice is asked in.
         http: further options of the endpoint, such as ``timeout``.
     """
@@ -159,7 +159,7 @@ class Decision(Table):
     wire: Literal["systemone", "decisions"] = "systemone"
     question: str | None = None
     questions: tuple[Asked, ...] = ()
-    ask: Literal["each", "choice"] = "each"
+    ask: Literal["each", "together", "choice"] = "each"
     rotations: int = Field(default=2, ge=1, le=16)
     http: dict[str, Any] = {}
 

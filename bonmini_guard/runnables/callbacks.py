@@ -76,6 +76,8 @@ class CallbackObserver:
             "seconds": _span(candidate.started, candidate.finished),
             "usage": candidate.usage,
         }
+        if candidate.parts:
+            about["parts"] = dict(candidate.parts)
         if self._with_text and candidate.message is not None:
             about["text"] = Turn.of(candidate.message).plain(thoughts=True)
         return about

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -263,7 +264,7 @@ def test_what_is_asked_is_a_part_of_the_fingerprint():
     [
         ({"questions": ""}, "question is empty"),
         ({"questions": []}, "question is empty"),
-        ({"questions": "q", "ask": "all"}, "use 'each' or 'choice'"),
+        ({"questions": "q", "ask": "all"}, "use 'each', 'together' or 'choice'"),
         ({"questions": ["a", "b"], "ask": "choice"}, "takes one question"),
         ({"questions": {"a": "A?"}, "criteria": {"b": {"true": "x"}}}, "criteria are of 'b'"),
     ],
@@ -322,3 +323,71 @@ def test_openai_decisions_of_langchain():
         guard = BestOfMiniN(generator=FakeGenerator(["soon", "on 9 July"]), reward_model=model, question=QUESTION, schedule=[2])
         result = guard.run("When?")
     assert (result.decision, result.message.text) == ("accepted", "on 9 July")
+
+
+# Several questions by name, several answers in one request
+
+
+class WithinQuestions(DecisionServer):
+    """Reads the answer that a question holds."""
+
+    def _systemone(self, body):
+        if not (within := [one for one in body["questions"].values() if "an order" in one["instructions"]]):
+            return super()._systemone(body)
+        told = {name: self.believes(one["instructions"].rsplit("\n\n", 1)[1]) for name, one in body["questions"].items()}
+        assert len(within) == len(told)
+        return {"answers": {name: {"type": "noul", "noul": value} for name, value in told.items() if value is not None}}
+
+    def _decisions(self, body):
+        if not any("an order" in one["instructions"] for one in body["questions"]):
+            return super()._decisions(body)
+        told = [(one["name"], self.believes(one["instructions"].rsplit("\n\n", 1)[1])) for one in body["questions"]]
+        answers = [{"name": n, "type": "refusal"} if v is None else {"name": n, "probability": v} for n, v in told]
+        return {"answers": answers}
+
+
+@WIRES
+def test_answers_of_a_loop_share_one_request_and_keep_their_own_scores(wire):
+    with InThread(WithinQuestions(believes)) as server:
+        scorer = Decisions(endpoint(server.url, wire), {"date": QUESTION, "kind": "Is it kind?"}, ask="together")
+        scorer.check()
+        server.requests.clear()
+        found, usage = scores(scorer, "soon", "on 9 July", "refuse me")
+        assert len(server.requests) == 1
+        assert usage["total_tokens"] == 8
+        alone, _ = scores(Decisions(endpoint(server.url, wire), QUESTION), "soon", "on 9 July", "refuse me")
+    assert found[:2] == pytest.approx(alone[:2])
+    assert found[2] is alone[2] is None
+
+
+@WIRES
+def test_one_answer_that_spoils_the_shared_request_costs_the_others_nothing(wire):
+    with InThread(WithinQuestions(believes)) as server:
+        scorer = Decisions(endpoint(server.url, wire), QUESTION, ask="together")
+        scorer.check()
+        server.faults = lambda path, body: (400, {"error": "policy"}) if "vile" in str(body) else None
+        found, _ = scores(scorer, "on 9 July", "vile")
+    assert found == pytest.approx([math.log(0.97 / 0.03), None])
+
+
+def test_each_question_stands_in_the_record_by_its_name(tmp_path):
+    with InThread(DecisionServer(believes)) as server:
+        scorer = Decisions(endpoint(server.url, "systemone"), {"date": QUESTION, "kind": "Is it kind?"})
+        guard = BestOfMiniN(
+            generator=FakeGenerator(["soon", "refuse me", "on 9 July"]),
+            reward_model=scorer,
+            schedule=[1, 1, 1],
+            trace_to=tmp_path / "t.jsonl",
+            trace_candidates=True,
+        )
+        result = guard.run("When?")
+        message = guard.invoke("When?")
+    high = math.log(0.97 / 0.03)
+    assert [dict(each.parts) for each in result.candidates] == [
+        pytest.approx({"date": -high, "kind": -high}),
+        {"date": None, "kind": None},
+        pytest.approx({"date": high, "kind": high}),
+    ]
+    assert message.response_metadata["bonmini_guard"]["parts"] == pytest.approx({"date": high, "kind": high})
+    rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert [set(each["parts"]) for each in rows[0]["candidates"]] == [{"date", "kind"}] * 3
