@@ -155,7 +155,7 @@ class RequestSpan:
         to.loops.add(result.loops, kind)
         for outcome in map(_outcome, result.candidates):
             to.draws.add(1, kind | {"outcome": outcome})
-        to.saved.add(max(0, self._policy.budget - result.draws), kind)
+        to.saved.add(max(0, self._policy.budget - result.draws_started), kind)
         to.tokens.add(result.usage.get("total_tokens", 0), kind)
         to.seconds.record(result.timings.total, kind | {"decision": result.decision})
 

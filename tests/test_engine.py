@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from bonmini_guard.engine import engine as engine_module
 from bonmini_guard.engine.engine import Engine, draw_seed
 from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.policy import Policy, accelerator, best_of_n, guardrail
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
@@ -119,6 +120,67 @@ async def test_the_candidates_record_everything():
     assert [(c.index, c.loop, c.raw_score, c.score) for c in (first, second)] == [(0, 0, -1.0, -3.0), (1, 1, 2.0, 3.0)]
     for candidate in result.candidates:
         assert 0 <= candidate.started <= candidate.finished <= candidate.scored <= result.timings.total
+
+
+# Draws of later loops, launched ahead
+
+
+async def test_draws_launched_ahead_and_not_needed_are_cancelled_and_counted():
+    usage = {"input_tokens": 1, "output_tokens": 10, "total_tokens": 11}
+    answers = [AIMessage(score, usage_metadata=usage) for score in ("1", "5", "-1")]
+    generator = FakeGenerator(answers, latency=lambda index: {0: 0.05, 1: 0.0}.get(index, 30.0))
+    result = await run(generator, guardrail([1, 1, 1]), lookahead=1)
+    assert (result.selected.index, result.draws, result.draws_started, result.loops) == (0, 1, 3, 1)
+    assert generator.cancelled == [2]
+    assert result.usage["total_tokens"] == 22, "what arrived and did not count was billed"
+    assert others() == set()
+
+
+async def test_as_one_launched_ahead_arrives_the_next_one_starts_and_its_answer_is_there_when_its_loop_begins():
+    generator = FakeGenerator(["-1", "-2", "-3", "1"], latency=lambda index: 0.05 * (index == 0))
+    result = await run(generator, guardrail([1, 1, 1, 1]), lookahead=1)
+    first, *later = result.candidates
+    assert all(draw.finished < first.finished < draw.scored for draw in later)
+    assert [draw.loop for draw in result.candidates] == [0, 1, 2, 3]
+
+
+async def test_a_group_launched_ahead_is_one_group():
+    class Grouped:
+        def __init__(self):
+            self.asked = []
+
+        async def draw_group(self, requests):
+            self.asked.append([request.index for request in requests])
+            for position, request in enumerate(requests):
+                await asyncio.sleep(0.02 if request.index < 2 else 0)
+                yield position, AIMessage(str(request.index - 5))
+
+    generator = Grouped()
+    assert (await run(generator, guardrail([2, 2, 2]), lookahead=2)).score == 0.0
+    assert generator.asked == [[0, 1], [2, 3], [4, 5]]
+
+
+async def test_nothing_is_launched_ahead_while_draws_fail_or_no_place_is_free():
+    failing = FakeGenerator([ConnectionError("down")] * 3 + ["1"] * 3, latency=lambda index: 0.02 * (index == 1))
+    await run(failing, guardrail([2, 2, 2]), lookahead=1)
+    assert [request.index for request in failing.requests] == [0, 1, 2, 3], "one at the start, none after the failures"
+    full = FakeGenerator(["-1", "-1", "1", "1"], latency=0.01)
+    result = await run(full, guardrail([2, 2]), lookahead=2, limiter=Limiter(2))
+    assert (result.draws, result.draws_started) == (4, 4)
+    assert all(draw.finished < later.started for draw in result.candidates[:2] for later in result.candidates[2:])
+
+
+async def test_a_draw_launched_ahead_ends_its_request_only_if_its_loop_begins():
+    async def answer(request):
+        if request.index == 1:
+            raise EndRequest("interrupt", message=AIMessage("7"), serve=1)
+        await asyncio.sleep(0.02)
+        return "1"
+
+    kept = await run(answer, guardrail([1, 1]), lookahead=1)
+    assert (kept.decision, kept.selected.index, kept.ended) == ("accepted", 0, False)
+    ended = await run(answer, guardrail([1, 1], 5.0), lookahead=1)
+    assert (ended.decision, ended.selected.index, ended.ended) == ("unscored", 1, True)
 
 
 # Failed draws

@@ -15,6 +15,7 @@ from bonmini_guard.calibration.orders import order_of
 from bonmini_guard.calibration.paths import exits, paths
 from bonmini_guard.engine import outages
 from bonmini_guard.engine.engine import Engine
+from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.budget import Budget
 from bonmini_guard.policy.policy import Action, guardrail, run
@@ -67,6 +68,54 @@ def test_an_eager_exit_takes_the_draw_that_takes_the_shortest():
     assert (ran.decision.index, ran.draws, ran.loops) == (2, 4, 2)
     assert asyncio.run(live(policy, scores, seconds.__getitem__)).selected.index == 2
     assert run(policy, scores).decision.index == 1
+
+
+class Groups(FakeGenerator):
+    """Draws a whole batch at once."""
+
+    async def draw_group(self, requests):
+        for future in asyncio.as_completed([self._one(position, request) for position, request in enumerate(requests)]):
+            yield await future
+
+    async def _one(self, position, request):
+        try:
+            return position, await self.draw(request)
+        except RuntimeError as error:
+            return position, error
+
+
+def record(policy, scores, seconds, lookahead=0, limit=None, grouped=False):
+    """All that a request leaves behind but its times, and what was started of it."""
+    answers = [RuntimeError("lost") if score is None else str(index) for index, score in enumerate(scores)]
+    generator = (Groups if grouped else FakeGenerator)(answers, seconds.__getitem__)
+    scorer = FakeRewardModel(lambda text: scores[int(text)])
+    engine = Engine(generator, scorer, policy, limiter=None if limit is None else Limiter(limit), lookahead=lookahead)
+    try:
+        result = asyncio.run(engine.run(PROMPT, seed=0))
+    except GenerationError as error:
+        return str(error), None, generator
+    draws = [(c.index, c.loop, c.seed, c.message and c.message.text, repr(c.error)) for c in result.candidates]
+    numbers = [(c.raw_score, c.score) for c in result.candidates]
+    selected = None if result.selected is None else result.selected.index
+    about = {key: value for key, value in result.metadata().items() if key != "draws_started"}
+    return repr((draws, numbers, selected, result.loops, result.reason, about)), result, generator
+
+
+@settings(max_examples=150, deadline=None)
+@given(runs(), st.data(), st.integers(1, 12), st.sampled_from([None, 1, 3]), st.booleans())
+def test_lookahead_changes_no_decision_and_no_record(policy_and_scores, data, lookahead, limit, grouped):
+    policy, scores = policy_and_scores
+    seconds = data.draw(st.lists(st.sampled_from([0.0, 0.001, 0.003]), min_size=policy.budget, max_size=policy.budget))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outages, "FIRST_PAUSE", 0.0)
+        plain, before, _ = record(policy, scores, seconds, 0, limit, grouped)
+        ahead, after, generator = record(policy, scores, seconds, lookahead, limit, grouped)
+    assert ahead == plain
+    if after is not None:
+        assert before.draws_started == before.draws == after.draws <= after.draws_started <= policy.budget
+        asked = sorted(request.index for request in generator.requests)
+        assert asked == list(range(len(asked)))
+        assert after.draws <= len(asked) <= after.draws_started
 
 
 def test_a_budget_counts_the_tokens_of_each_loop():

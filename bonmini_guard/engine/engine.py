@@ -72,6 +72,7 @@ class Engine:
         scorer: the reward model.
         policy: when to stop and what to serve.
         limiter: shared by all requests, perhaps of several guards; None for no limit. A group draw takes one place.
+        lookahead: draws of later loops that are kept running while a loop finishes; they count once their loop begins.
         timeout: seconds until the decision, whatever generator, scorer and observer do; None waits for ever.
         transform: from raw to calibrated score.
         profile: name of the profile, for the record.
@@ -86,6 +87,7 @@ class Engine:
     scorer: Scorer
     policy: Policy
     limiter: Limiter | None = None
+    lookahead: int = 0
     timeout: float | None = None
     transform: Callable[[float], float] | None = None
     profile: str | None = None
@@ -117,7 +119,7 @@ class Engine:
             result = await request.conduct_within(self.timeout)
         except GenerationError as error:
             await request.close()
-            error.usage = total_usage(request.candidates, request.scoring_usage)
+            error.usage = total_usage(request.launched, request.scoring_usage)
             raise
         finally:
             await request.close()
@@ -156,7 +158,11 @@ class _Request:
         self.scoring = 0.0
         self.state = State()
         self.loops = 0
+        # What was launched, in that order; and of it what counts: the draws of the loops that have begun.
+        self.launched: list[Candidate] = []
         self.candidates: list[Candidate] = []
+        self.failing = False
+        self.ends: dict[int, EndRequest] = {}
         self.arrived: Arrivals[Candidate] = Arrivals()
         self.tasks: list[asyncio.Task[None]] = []
         self.cut_short = False
@@ -321,7 +327,7 @@ class _Request:
 
     def finalize(self, result: GuardResult) -> GuardResult:
         """The result with the tokens of draws that were still running when it was decided."""
-        return replace(result, usage=total_usage(self.candidates, self.scoring_usage)) if self.cut_short else result
+        return replace(result, usage=total_usage(self.launched, self.scoring_usage)) if self.cut_short else result
 
     async def _close_session(self) -> None:
         session, self.session = self.session, None
@@ -339,19 +345,45 @@ class _Request:
     # Drawing
 
     def _begin_loop(self, draws: int) -> list[Candidate]:
+        """The next loop: from here on its draws count, and those that were launched ahead and have arrived do so now."""
         first = len(self.candidates)
-        loop = [Candidate(index, self.loops, draw_seed(self.seed, index)) for index in range(first, first + draws)]
+        self._launch(first + draws)
+        loop = self.launched[first : first + draws]
         self.candidates += loop
+        for candidate in loop:
+            candidate.loop = self.loops
+            if candidate.finished is not None:
+                self._count(candidate)
         self.loops += 1
+        if self.engine.lookahead:
+            self._launch_ahead()
+        return loop
+
+    def _launch_ahead(self) -> None:
+        """Keep draws of later loops running, unless draws fail: a group when the last one is through, else each by itself.
+
+        They take no turn of anybody: where there is a limiter, only as many are launched as it has places free.
+        """
+        running = sum(candidate.finished is None for candidate in self.launched[len(self.candidates) :])
+        if self.failing or self.over.done() or (running and _draws_groups(self.engine.generator)):
+            return
+        more = self.engine.lookahead - running
+        if self.places is not None:
+            more = min(more, self.places.free - sum(candidate.started is None for candidate in self.launched))
+        self._launch(min(self.engine.policy.budget, len(self.launched) + more))
+
+    def _launch(self, until: int) -> None:
+        """Have the draws up to a number made, those that are not launched yet."""
+        more = [Candidate(index, self.loops, draw_seed(self.seed, index)) for index in range(len(self.launched), until)]
+        self.launched += more
         generator = self.engine.generator
         create = asyncio.get_running_loop().create_task
-        if _draws_groups(generator):
-            self.tasks.append(create(self._draw_group(generator, loop), context=self.context))
-        else:
-            for candidate in loop:
-                # A context of its own for each draw: one draw's context variables must not reach another.
-                self.tasks.append(create(self._draw(generator, candidate), context=self.context.copy()))  # type: ignore[arg-type]
-        return loop
+        if more and _draws_groups(generator):
+            self.tasks.append(create(self._draw_group(generator, more), context=self.context))
+            return
+        for candidate in more:
+            # A context of its own for each draw: one draw's context variables must not reach another.
+            self.tasks.append(create(self._draw(generator, candidate), context=self.context.copy()))  # type: ignore[arg-type]
 
     async def _draw(self, generator: Generator, candidate: Candidate) -> None:
         outcome: object
@@ -401,10 +433,7 @@ class _Request:
         if self.closed:
             return
         if isinstance(outcome, EndRequest):
-            # Not where the request is decided, cancelled or out of time already.
-            if not self.over.done():
-                self.ended = outcome
-                self._wake()
+            self.ends[candidate.index] = outcome
             outcome = outcome.message or outcome.__cause__ or outcome
         if isinstance(outcome, AIMessage):
             self._freeze(candidate, outcome)
@@ -416,6 +445,18 @@ class _Request:
         else:
             candidate.error = TypeError(f"a generator must give an AIMessage, this one gave {type(outcome).__name__}")
         candidate.finished = perf_counter() - self.begun
+        self.failing = candidate.message is None
+        if candidate.index < len(self.candidates):
+            self._count(candidate)
+        else:
+            self._launch_ahead()
+
+    def _count(self, candidate: Candidate) -> None:
+        """Hand on a draw that has arrived, and whose loop has begun."""
+        # Not where the request is decided, cancelled or out of time already.
+        if candidate.index in self.ends and not self.over.done():
+            self.ended = self.ends[candidate.index]
+            self._wake()
         self.arrived.put(candidate)
 
     def _freeze(self, candidate: Candidate, message: AIMessage) -> None:
@@ -590,7 +631,8 @@ class _Request:
             selected=selected,
             candidates=tuple(self.candidates),
             loops=self.loops,
-            usage=total_usage(self.candidates, self.scoring_usage),
+            ahead=len(self.launched) - len(self.candidates),
+            usage=total_usage(self.launched, self.scoring_usage),
             timings=Timings(self._elapsed(), self.scoring, perf_counter()),
             threshold=self.engine.policy.thresholds[self.loops - 1] if self.loops else None,
             seed=self.seed,

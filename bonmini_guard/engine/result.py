@@ -111,8 +111,9 @@ class GuardResult:
         decision: accepted, best_effort, abstained or unscored (``fallback`` is a message's, never a result's).
         reason: passed, budget_spent, deadline, hopeless, scorer_failed, generator_failed, ...
         selected: the served candidate, or the best so far of an abstention; None when there was none.
-        candidates: every draw asked for, in order.
+        candidates: every draw of the loops begun, in order.
         loops: loops begun.
+        ahead: further draws that were started, and not needed.
         usage: tokens over all draws, failed and cancelled ones included where the back end reported them.
         timings: seconds.
         threshold: the threshold last compared with.
@@ -139,6 +140,7 @@ class GuardResult:
     request_id: str = ""
     profile: str | None = None
     has_zero: bool = True
+    ahead: int = 0
     scorer_error: BaseException | None = field(default=None, repr=False)
     traced: bool = False
     ended: bool = False
@@ -156,8 +158,13 @@ class GuardResult:
 
     @property
     def draws(self) -> int:
-        """Draws asked for, failed and cancelled ones included: what the request cost."""
+        """Draws that were decided on, failed and cancelled ones included."""
         return len(self.candidates)
+
+    @property
+    def draws_started(self) -> int:
+        """Draws that were started: what the request cost."""
+        return len(self.candidates) + self.ahead
 
     @property
     def served(self) -> bool:
@@ -195,6 +202,7 @@ class GuardResult:
             **({} if self.selected is None or not self.selected.parts else {"parts": dict(self.selected.parts)}),
             "threshold": finite(self.threshold),
             "draws": self.draws,
+            "draws_started": self.draws_started,
             "failed_draws": sum(candidate.message is None for candidate in self.candidates),
             "loops": self.loops,
             "profile": self.profile,

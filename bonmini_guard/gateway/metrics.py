@@ -63,8 +63,8 @@ class Metrics:
             result: what it did.
             budget: draws of best-of-N.
         """
-        used, saved = result.usage.get("total_tokens", 0), max(0, budget - result.draws)
-        numbers = (result.draws, saved, used, saved * used / max(1, result.draws))
+        used, saved = result.usage.get("total_tokens", 0), max(0, budget - result.draws_started)
+        numbers = (result.draws, saved, used, saved * used / max(1, result.draws_started))
         for counter, number in zip(self._counted, numbers, strict=True):
             counter.labels(guard).inc(number)
         self._decisions.labels(guard, result.decision, result.reason).inc()

@@ -89,6 +89,7 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
         "profile": result.profile,
         "seed": result.seed,
         "draws": result.draws,
+        "draws_started": result.draws_started,
         "loops": result.loops,
         "timings": {"total": result.timings.total, "scoring": result.timings.scoring},
         "usage": dict(result.usage),

@@ -99,6 +99,17 @@ def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops
     return tuple(schedule)
 
 
+def looked_ahead(policy: Policy, lookahead: int) -> int:
+    """Draws of later loops to keep running, for a policy that has later loops to decide on as wholes.
+
+    Raises:
+        ConfigurationError: it decides at each arrival.
+    """
+    if lookahead and policy.exit != "loop":
+        raise ConfigurationError(f"lookahead= is for exit='loop', and this guard's is {policy.exit!r}: drop one of them")
+    return lookahead
+
+
 def time_to_decide(policy: Policy, options: GuardOptions) -> float | None:
     """Seconds for drawing and scoring: ``timeout``, without what is kept for a Runnable or a callable in ``on_abstain``."""
     timeout = options["timeout"]
