@@ -23,6 +23,7 @@ COMMANDS = {
     "distill": "distill",
     "inspect": "local,calibration",
     "score": "local,calibration",
+    "zero": "local,calibration",
     "label": "label,calibration",
     "replay": "calibration",
     "calibrate": "calibration",

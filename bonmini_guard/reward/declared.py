@@ -148,10 +148,15 @@ class Declared:
     def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:
         """A scoring session on one prompt."""
         inner = self.inner.session(messages)
+        fixed = [AIMessage(anchor.text) for anchor in self._zero.anchors]
+        beside: list[float | None] = []
 
         async def score(candidates: Sequence[AIMessage]) -> list[float | None]:
-            given = await score_some(inner, candidates, list(map(self.reads, candidates)))
-            return list(map(self.transformed, given))
+            # The fixed answers with the first call: they share its batch.
+            asked = [*candidates, *(() if beside else fixed)]
+            given = await score_some(inner, asked, list(map(self.reads, asked)))
+            beside.extend(given[len(candidates) :])
+            return [self.transformed(value, beside) for value in given[: len(candidates)]]
 
         return FunctionSession(score, [inner])
 
@@ -169,13 +174,16 @@ class Declared:
         said = Turn.of(candidate).without(self.not_shown)
         return not said.kinds and (self.spec.kind != "check" or not (said.calls or said.refusal or said.reasoning))
 
-    def transformed(self, value: float | None) -> float | None:
-        """The score of what the model gave."""
-        if value is None:
+    def transformed(self, value: float | None, beside: Sequence[float | None] = ()) -> float | None:
+        """The score of what the model gave, and of what it gave for the fixed answers; None where one of these is missing."""
+        if value is None or None in beside:
             return None
+        fixed = zip(self._zero.anchors, (self._raw(one) for one in beside if one is not None), strict=True)
+        return self._zero.factor * self._raw(value) + self._zero.shift - sum(anchor.weight * raw for anchor, raw in fixed)
+
+    def _raw(self, value: float) -> float:
         # A route has been told what its server gives.
-        raw = log_odds(value) if self.spec.scale == "probability" and self.spec.kind != "route" else value
-        return self._zero.factor * raw + self._zero.shift
+        return log_odds(value) if self.spec.scale == "probability" and self.spec.kind != "route" else value
 
     as_decision_model = decision_model_of
 
@@ -216,7 +224,8 @@ class Declared:
         spec = self.spec
         if spec.scale != "probability" and spec.zero is None:
             return ""
-        return self._mark(f"{spec.scale} {self._zero.factor} {self._zero.shift}")[:20].replace("spec:", "+")
+        fixed = "".join(f" {anchor.weight} {anchor.text!r}" for anchor in self._zero.anchors)
+        return self._mark(f"{spec.scale} {self._zero.factor} {self._zero.shift}{fixed}")[:20].replace("spec:", "+")
 
     @staticmethod
     def _mark(text: str) -> str:

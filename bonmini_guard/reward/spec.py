@@ -47,11 +47,19 @@ class Table(BaseModel):
         return values
 
 
+class Anchor(Table):
+    """A fixed answer, whose own score is taken off with a weight."""
+
+    text: str = Field(min_length=1)
+    weight: float = Field(allow_inf_nan=False)
+
+
 class Zero(Table):
-    """Where "acceptable" begins: R = factor * raw + shift."""
+    """Where "acceptable" begins: R = factor * raw + shift - sum of weight * (score of a fixed answer to the same prompt)."""
 
     shift: float = Field(default=0.0, allow_inf_nan=False)
     factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    anchors: tuple[Anchor, ...] = ()
 
 
 class Labels(Table):

@@ -1,0 +1,150 @@
+"""What a zero from few labels is worth: a shift, a factor, fixed answers, and centring on a request's own draws.
+
+``python -m benchmarks.zero`` makes a world in which prompts have free offsets (standard deviation 2) and one in which they have
+none. With ``--fit LOG --evaluate LOG --model MODEL`` it takes labelled logs with texts and a model that only ranks (and, as
+``--beside NAME``, the key of another model's scores in the logs, such as the one trained with an outside option). For 50 to 2,000
+labels it fits each form, lets ``zero`` choose, and says how many requests get an acceptable answer where 5 % of all requests get a
+bad one: best of all draws, served above one threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.tables import print_table, write_json
+from bonmini_guard.calibration import zero
+from bonmini_guard.commands.zero import ANCHORS
+from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.rows import Row
+
+Floats = npt.NDArray[np.float64]
+COUNTS, RATE, REPEATS = (50, 200, 500, 2000), 0.05, 20
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Complete rows: (P, N) scores and labels, (P, k) scores of the fixed answers."""
+
+    raw: Floats
+    anchors: Floats
+    good: npt.NDArray[np.bool_]
+
+    def labels(self, rows: npt.NDArray[Any], draws: int) -> zero.Labels:
+        """Labels of the first draws of some rows."""
+        return zero.Labels(
+            self.raw[rows, :draws].ravel(),
+            np.repeat(self.anchors[rows], draws, axis=0),
+            self.good[rows, :draws].ravel(),
+            np.arange(rows.size).repeat(draws),
+        )
+
+    def scores(self, fit: zero.Fit) -> Floats:
+        """(P, N) scores with the zero."""
+        return np.asarray(fit.factor * self.raw + fit.shift - (self.anchors @ fit.weights)[:, None])
+
+
+def good_served(scores: Floats, good: npt.NDArray[np.bool_]) -> float:
+    """The share of requests with an acceptable answer, at the laxest threshold with at most RATE bad ones; best of all draws."""
+    best = scores.argmax(1)
+    order = np.argsort(-scores.max(1), kind="stable")
+    is_good = np.take_along_axis(good, best[:, None], 1)[:, 0][order]
+    allowed = np.flatnonzero((~is_good).cumsum() <= RATE * good.shape[0])
+    return float(is_good[: allowed[-1] + 1].sum() / good.shape[0]) if allowed.size else 0.0
+
+
+def simulated(prompts: int, draws: int, offsets: float, seed: int) -> Draws:
+    """Utilities above 0 are acceptable; scores add an offset of the prompt, which fixed answers share but for their own worth."""
+    random = np.random.default_rng(seed)
+    utility = random.normal(-0.5, 1, (prompts, 1)) + random.normal(0, 1, (prompts, draws))
+    offset = random.normal(0, offsets, (prompts, 1)) if offsets else np.zeros((prompts, 1))
+    anchors = offset + random.normal(-2, 0.5, (prompts, 2))
+    return Draws(utility + random.normal(0, 0.5, (prompts, draws)) + offset, anchors, utility > 0)
+
+
+def of_log(path: Path, scorer: Any, beside: str) -> tuple[Draws, Floats]:
+    """Scores of a model, and those of another one that stand in the log."""
+    from langchain_core.messages import AIMessage
+
+    raw, anchors, good, other = [], [], [], []
+    for place, value in RowFile(path):
+        row = Row(value, place)
+        texts = [one.turn.message() for one in row.candidates]
+        given = scorer.score([turn.message() for turn in row.prompt], [*texts, *map(AIMessage, ANCHORS)])
+        raw.append(given[: len(texts)])
+        anchors.append(given[len(texts) :])
+        good.append([one.label for one in row.candidates])
+        other.append([one.value[beside] for one in row.candidates])
+    return Draws(np.array(raw), np.array(anchors), np.array(good, dtype=np.bool_)), np.array(other)
+
+
+def measured(fit: Draws, held_out: Draws, draws: int = 4) -> dict[str, Any]:
+    """By number of labels: what each form and the choice are worth, means over random subsets of the prompts."""
+    found: dict[str, Any] = {}
+    centred = held_out.raw - held_out.raw.mean(1, keepdims=True)
+    fixed = {"centred on its own draws": good_served(centred, held_out.good)}
+    for count in COUNTS:
+        prompts = count // draws
+        if prompts > fit.raw.shape[0]:
+            continue
+        each: dict[str, list[float]] = {name: [] for name in (*zero.FORMS, "chosen")}
+        chosen = list[str]()
+        for repeat in range(REPEATS):
+            rows = np.random.default_rng(repeat).choice(fit.raw.shape[0], prompts, replace=False)
+            labels = fit.labels(rows, draws)
+            choice = zero.choose(labels, repeat)
+            chosen.append(choice.form)
+            for name in zero.FORMS:
+                each[name].append(good_served(held_out.scores(zero.fit(labels, name)), held_out.good))
+            each["chosen"].append(each[choice.form][-1])
+        found[str(count)] = {name: float(np.mean(values)) for name, values in each.items()} | fixed
+        found[str(count)]["fixed answers chosen"] = chosen.count("fixed answers") / REPEATS
+        found[str(count)]["least of chosen minus shift"] = float(np.min(np.subtract(each["chosen"], each["shift"])))
+    return found
+
+
+def show(name: str, found: Mapping[str, Any], best: float | None) -> None:
+    """One table."""
+    said = "" if best is None else f"; with an outside option {best:.3f}"
+    print(f"\n{name}: requests with an acceptable answer at {RATE:.0%} bad{said}")
+    keys = list(next(iter(found.values())))
+    print_table(["labels", *keys], [[count, *(f"{each[key]:.3f}" for key in keys)] for count, each in found.items()])
+
+
+def main() -> None:
+    """Simulations, or logs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fit", type=Path, help="a labelled log to take labels from")
+    parser.add_argument("--evaluate", type=Path, help="a labelled log of other prompts")
+    parser.add_argument("--model", help="a model that only ranks")
+    parser.add_argument("--beside", default="score", help="the key of another model's scores in the logs")
+    parser.add_argument("--name", default="logs", help="what to call them in the JSON")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    results: dict[str, Any] = {}
+    for name, offsets in (("free offsets of prompts", 2.0), ("no offsets", 0.0)):
+        found = measured(simulated(800, 16, offsets, 0), simulated(2000, 16, offsets, 1))
+        show(name, found, None)
+        results[name] = {"by_labels": found}
+    if given.fit is not None:
+        from bonmini_guard.reward.declared import load_scorer
+
+        scorer = load_scorer(given.model)
+        fit, _ = of_log(given.fit, scorer, given.beside)
+        held_out, other = of_log(given.evaluate, scorer, given.beside)
+        best = good_served(other, held_out.good)
+        within, between = zero.orders(held_out.labels(np.arange(held_out.raw.shape[0]), held_out.raw.shape[1]))
+        found = measured(fit, held_out)
+        show(given.name, found, best)
+        results[given.name] = {"by_labels": found, "with_outside_option": best, "pairs_in_order": [within, between]}
+    write_json(given.json, {"rate": RATE, "repeats": REPEATS, "anchors": ANCHORS, "worlds": results})
+
+
+if __name__ == "__main__":
+    main()

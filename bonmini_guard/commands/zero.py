@@ -1,0 +1,84 @@
+"""``bonmini-guard zero``: give a scorer that only ranks a zero, from labels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.writing import check_output, write_atomically
+
+if TYPE_CHECKING:
+    from bonmini_guard.calibration.zero import Choice, Labels
+    from bonmini_guard.reward.spec import ScorerSpec, Zero
+
+HELP = "give a reward model that only ranks a zero, from labelled answers"
+#: Answers whose worth hardly depends on what was asked.
+ANCHORS = ("I do not know.", "I cannot help with that.")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("model", metavar="MODEL", help="folder or id of a reward model, or a scorer spec")
+    parser.add_argument("--labels", nargs="+", required=True, metavar="FILE", help="log rows with acceptable = true or false")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="SPEC", help="where to write the spec: a name in .json")
+    parser.add_argument("--anchor", action="append", metavar="TEXT", help="a fixed answer to compare with; may be repeated")
+    parser.add_argument("--no-anchors", action="store_true", help="fit a shift and a factor only")
+    parser.add_argument("--base", metavar="DIR", help="the base of low-rank adapters, if it is not where they say")
+    parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fit, say what it is worth, and write the spec."""
+    if options.output.suffix != ".json":
+        raise ConfigurationError(f"{options.output}: a spec is written as JSON: give a name that ends in .json")
+    check_output(options.output)
+    from bonmini_guard.calibration.zero import choose, labels_of
+    from bonmini_guard.logs.reading import RowFile
+    from bonmini_guard.logs.rows import Row
+    from bonmini_guard.reward.declared import load_scorer
+
+    spec, texts = _bare(options.model), () if options.no_anchors else tuple(options.anchor or ANCHORS)
+    scorer = load_scorer(spec, device=options.device, base=options.base)
+    try:
+        rows = (Row(value, place) for path in options.labels for place, value in RowFile(path))
+        labels = labels_of(rows, scorer, texts)
+    finally:
+        scorer.close()
+    choice = choose(labels)
+    write_atomically(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
+    print(_said(labels, choice))
+    print(f"{options.output} is written; next: bonmini-guard score LOG --reward-model {options.output} -o SCORED, then calibrate")
+    return 0
+
+
+def _bare(model: str) -> ScorerSpec:
+    """The spec without a zero of its own."""
+    from bonmini_guard.reward.spec import ScorerSpec
+
+    spec = ScorerSpec.of(model) or ScorerSpec(kind="template", model=model)
+    return spec.model_copy(update={"zero": None, "has_zero": None})
+
+
+def _written(spec: ScorerSpec, zero: Zero, folder: Path) -> dict[str, Any]:
+    said = spec.model_dump(mode="json", exclude_defaults=True) | {"zero": zero.model_dump(mode="json", exclude_defaults=True)}
+    if isinstance(spec.model, str) and Path(spec.model).is_dir():
+        said["model"] = os.path.relpath(spec.model, folder)
+    return said
+
+
+def _said(labels: Labels, choice: Choice) -> str:
+    lines = [
+        f"{labels.raw.size:,} labelled answers to {int(labels.unit.max()) + 1:,} prompts, {labels.good.mean():.0%} acceptable",
+        f"{'on held-out prompts':<20} {'log loss':>9} {'right side of zero':>19} {'AUC':>6}",
+    ]
+    for form, worth in choice.table.items():
+        lines.append(f"{form:<20} {worth['log_loss']:>9.3f} {worth['right_side']:>19.3f} {worth['auc']:>6.3f}")
+    for form, (gain, error) in choice.gain.items():
+        lines.append(f"{form}: log loss lower by {gain:.4f}, standard error {error:.4f}")
+    lines.append(f"chosen: {choice.form} (more is taken only for a gain of more than a standard error)")
+    lines.append(f"a good answer scores above a bad one: {choice.within:.3f} to the same prompt, {choice.between:.3f} to another")
+    return "\n".join(lines)
