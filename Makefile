@@ -32,6 +32,7 @@ demo: setup      ## watch a guard on a real language model, offline
 	$(BIN)/bonmini-guard demo
 
 test: setup      ## run all tests but the live ones, on two cores
+	.ci/chromium || echo "without Chromium the tests of pages fail"
 	$(BIN)/python -m pytest -m "not live" --numprocesses 2 --dist loadfile
 
 oldest:          ## the fast tests that need no torch, on the oldest versions that pyproject.toml allows

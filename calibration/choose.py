@@ -319,10 +319,12 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
         evidence |= {"cost": asked.cost, "mean_cost": float(tested.steps.cost[cut]) / rows, "cost_of_whole_budget": full}
     start = math.inf if not asked.begins_later else float(tested.steps.cuts[tested.found.first])
     start = start if asked.start is None else asked.start
+    threshold = min(tested.steps.threshold(cut), start)
+    evidence |= {} if math.isinf(start) else {"certified_above": start - threshold}
     profile = GuardProfile(
         mode=asked.mode,
         schedule=asked.schedule,
-        thresholds=asked.thresholds(min(tested.steps.threshold(cut), start)),
+        thresholds=asked.thresholds(threshold),
         risk=asked.risk.name if asked.risk else None,
         alpha=asked.level if asked.risk else None,
         epsilon=None if asked.risk else asked.level,

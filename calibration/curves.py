@@ -14,13 +14,9 @@ import numpy as np
 
 from bonmini_guard.calibration.certify import upper_limit
 from bonmini_guard.calibration.logs import Floats, Log
-from bonmini_guard.calibration.paths import paths, steps
 from bonmini_guard.calibration.ranking import Ranking, sizes
 from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.policy.profile import GuardProfile
-
-#: Thresholds looked at for one curve.
-CUTS = 200
 
 
 @dataclass(frozen=True)
@@ -38,34 +34,6 @@ class FixedN:
     quality: Floats
     served_bad: Floats
     served_good: Floats
-
-
-@dataclass(frozen=True)
-class ThresholdCurve:
-    """One schedule under falling thresholds, the same in all loops: (T,) arrays.
-
-    Attributes:
-        thresholds: descending.
-        served: chance that an answer passes.
-        served_good: ... and is acceptable.
-        quality: chance that an accelerator's answer is acceptable, passed or best effort.
-        draws: expected draws.
-    """
-
-    thresholds: Floats
-    served: Floats
-    served_good: Floats
-    quality: Floats
-    draws: Floats
-
-    @property
-    def bad_among_served(self) -> Floats:
-        """``1 - E[served and good] / E[served]``; NaN where nothing is served. The risk of a risk-coverage curve.
-
-        Source: Geifman and El-Yaniv, arXiv 1705.08500, equation 2, with 0/1 loss.
-        """
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(self.served > 1e-9, 1.0 - self.served_good / self.served, np.nan)
 
 
 @dataclass(frozen=True)
@@ -129,21 +97,6 @@ def paired_difference(rankings: Sequence[Ranking], first: int, second: int) -> t
         parts.append(ranking.quality @ (chances[second - 1] - chances[first - 1]))
     values = np.concatenate(parts)
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
-
-
-def threshold_curve(log: Log, schedule: Sequence[int]) -> ThresholdCurve:
-    """What the schedule does under every threshold (at most :data:`CUTS`): risk-coverage, and quality against draws.
-
-    ``served(t) / rows``, ``bad(t) / served(t)`` and so on, from the counts of :func:`bonmini_guard.calibration.paths.steps` on the
-    one order of each row that has the label needed: unlike the replay's figures no mean over all orders, so that a replayed point
-    may lie a little beside the curve.
-    """
-    used, missing = log.labelled_set()
-    found = steps(paths(used, schedule), None, missing)
-    shown = np.unique(np.linspace(0, found.cuts.size - 1, min(CUTS, found.cuts.size)).astype(int))
-    rows, served, bad = np.maximum(found.rows, 1.0)[shown], found.served[shown], found.served_bad[shown]
-    quality = 1.0 - found.selected_bad[shown] / rows
-    return ThresholdCurve(found.cuts[shown], served / rows, (served - bad) / rows, quality, found.draws[shown] / len(used))
 
 
 def smallest_equal_n(curve: FixedN, profile: GuardProfile, good: float) -> int | None:

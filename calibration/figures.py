@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ Figures = dict[str, float | None]
 #: Figures that need labels; null for a log without any.
 LABEL_FIGURES = (
     "false_acceptances",
+    "missed_acceptances",
     "false_acceptance_rate",
     "served_and_bad_rate",
     "bad_among_served_rate",
@@ -79,24 +80,22 @@ def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
     """
     budget = sum(profile.schedule)
     log, missing = log.labelled_set()
-    plain = _one_order(log, "accelerator", (budget,), (math.inf,), missing)
-    at_zero = _one_order(log, "guardrail", (budget,), (0.0,), missing)
-    guard = _one_order(log, profile.mode, profile.schedule, profile.thresholds, missing)
-    reference = (plain["acceptable_rate"] or 0.0) * (plain["requests"] or 0.0)
-    for part in (guard, plain, at_zero):
-        part["recall_vs_best_of_n"] = ratio((part["acceptable_rate"] or 0.0) * (part["requests"] or 0.0), reference)
+    asked = _asked(profile, budget)
+    settled = [one_order(log, mode, schedule, thresholds, missing) for mode, schedule, thresholds, _ in asked]
+    plain, at_zero, guard = (figures_of(each, float(settled[0].served_good.sum())) for each in settled)
     figures: dict[str, Any] = {**guard, "best_of_n": plain, "best_of_n_at_zero": at_zero, "budget": budget, "order": "one"}
     return {**figures, "intervals": intervals(guard), "left_out": dict(log.left_out)}
 
 
-def _one_order(log: Log, mode: Mode, schedule: tuple[int, ...], thresholds: tuple[float, ...], missing: Missing) -> Figures:
+def one_order(log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequence[float], missing: Missing) -> Settled:
+    """What becomes of each row that counts, in its one order: chances of 0 or 1."""
     path = paths(log, schedule)
     at = exits(path, thresholds)
     rows, parts = np.arange(len(path)), dict(outcomes(path, missing))
     counts = parts["rows"][rows, at] > 0
     passed, bad = at < len(schedule), parts["selected_bad"][rows, at] > 0
     served = passed if mode == "guardrail" else np.ones_like(passed)
-    settled = Settled(
+    return Settled(
         served_good=(served & ~bad)[counts].astype(float),
         served_bad=(served & bad)[counts].astype(float),
         abstained_good=(~served & ~bad)[counts].astype(float),
@@ -106,7 +105,6 @@ def _one_order(log: Log, mode: Mode, schedule: tuple[int, ...], thresholds: tupl
         draws=parts["draws"][rows, at][counts],
         loops=np.minimum(at + 1.0, len(schedule))[counts],
     )
-    return figures_of(settled, 0.0)
 
 
 def intervals(figures: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -147,22 +145,28 @@ def _usable(log: Log) -> tuple[Log, bool]:
 
 
 def _of_three(log: Log, profile: GuardProfile, budget: int) -> dict[str, Any]:
-    asked: tuple[tuple[Mode, tuple[int, ...], tuple[float, ...], tuple[float, ...] | None], ...] = (
-        ("accelerator", (budget,), (math.inf,), None),
-        ("guardrail", (budget,), (0.0,), None),
-        (profile.mode, profile.schedule, profile.thresholds, profile.hopeless),
-    )
+    asked = _asked(profile, budget)
     plain, at_zero, guard = sums = [Counter[str]() for _ in asked]
     for part in log.parts():
         rankings = rank(part.scores, np.nan_to_num(part.labels), part.counts)
         for total, each in zip(sums, asked, strict=True):
-            total.update(_sums(_settled(rankings, *each)))
+            total.update(sums_of(_settled(rankings, *each)))
     reference = plain["served_good"]
     return {
-        **_figures(guard, reference),
-        "best_of_n": _figures(plain, reference),
-        "best_of_n_at_zero": _figures(at_zero, reference),
+        **figures_of_sums(guard, reference),
+        "best_of_n": figures_of_sums(plain, reference),
+        "best_of_n_at_zero": figures_of_sums(at_zero, reference),
     }
+
+
+def _asked(
+    profile: GuardProfile, budget: int
+) -> tuple[tuple[Mode, tuple[int, ...], tuple[float, ...], tuple[float, ...] | None], ...]:
+    return (
+        ("accelerator", (budget,), (math.inf,), None),
+        ("guardrail", (budget,), (0.0,), None),
+        (profile.mode, profile.schedule, profile.thresholds, profile.hopeless),
+    )
 
 
 def _settled(
@@ -182,15 +186,16 @@ def figures_of(settled: Settled, best_of_n_good: float) -> Figures:
         settled: (R,) expectations.
         best_of_n_good: how many of the R requests best-of-N answers acceptably, in expectation.
     """
-    return _figures(_sums(settled), best_of_n_good)
+    return figures_of_sums(sums_of(settled), best_of_n_good)
 
 
-def _sums(settled: Settled) -> Mapping[str, Any]:
+def sums_of(settled: Settled) -> Mapping[str, Any]:
     """Of each array, and the number of its rows: what adds up over pieces of a log."""
     return {"requests": settled.draws.size} | {each.name: float(getattr(settled, each.name).sum()) for each in fields(Settled)}
 
 
-def _figures(sums: Mapping[str, float], best_of_n_good: float) -> Figures:
+def figures_of_sums(sums: Mapping[str, float], best_of_n_good: float) -> Figures:
+    """The same from sums over prompts."""
     # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
     known = {name: max(0.0, value) for name, value in sums.items()}
     requests, good, bad = float(known["requests"]), known["served_good"], known["served_bad"]
@@ -202,6 +207,7 @@ def _figures(sums: Mapping[str, float], best_of_n_good: float) -> Figures:
         "best_effort": known["best_effort"],
         "abstained": missed + refused,
         "false_acceptances": bad,
+        "missed_acceptances": missed,
         "false_acceptance_rate": ratio(bad, bad + refused),
         "served_and_bad_rate": ratio(bad, requests),
         "bad_among_served_rate": ratio(bad, good + bad),

@@ -1,124 +1,176 @@
 """One self-contained HTML file that says what a profile does on a log: consequence first, then the evidence.
 
-Every number comes from a function of :mod:`bonmini_guard.calibration.figures` or :mod:`bonmini_guard.calibration.curves`
-whose docstring gives formula and source; the page's last section lists them.
+``report.html`` is the page: its style and its program inside, the data as JSON, nothing loaded from anywhere. Every number comes
+from a function whose docstring gives formula and source; the page's last section lists them.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from bonmini_guard.calibration import curves, figures, page, plots
+from bonmini_guard.calibration import curves, figures, sliding
+from bonmini_guard.calibration.cases import cases
+from bonmini_guard.calibration.certify import lower_limit, risk_named, upper_limit
 from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.figures import quality_of, replay_log, transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import one_a_unit
+from bonmini_guard.calibration.paths import counts_under
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.replay import replay_rankings
+from bonmini_guard.errors import MissingExtraError
 from bonmini_guard.policy.profile import GuardProfile
+
+try:
+    from jinja2 import Environment
+except ImportError as error:
+    raise MissingExtraError("jinja2", "calibration") from error
 
 #: Slices shown in the table; the others are summed up in one row.
 MOST_SLICES = 20
-#: Below this many requests the report says that it shows little, and draws no curve.
+#: Below this many requests the report says that it shows little, and draws its curve as single points and no other.
 FEW = 50
+#: Bars of the histogram of scores.
+BARS = 40
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything that the sections of a report look at."""
+class Table:
+    """A table of the page: what it shows, the heads of its columns, and its cells as text."""
 
-    log: Log
-    profile: GuardProfile
-    figures: dict[str, Any]
-    rankings: list[Ranking]
-    fixed: curves.FixedN
-
-    @property
-    def budget(self) -> int:
-        """N."""
-        return sum(self.profile.schedule)
-
-    @property
-    def good(self) -> float:
-        """Chance of serving an acceptable answer, from the replay or, without labels, from sigmoid(score)."""
-        settled = replay_rankings(self.rankings, self.profile.schedule, self.profile.thresholds, self.profile.hopeless)
-        return float(settled.settle(self.profile.mode).served_good.mean())
+    title: str
+    text: str
+    head: list[str]
+    rows: list[list[str]]
 
 
-def build_report(log: Log, profile: GuardProfile, slice_key: str | None = None) -> str:
+def build_report(
+    log: Log, profile: GuardProfile, slice_key: str | None = None, *, against: GuardProfile | None = None, texts: bool = False
+) -> str:
     """The HTML of a report.
 
     Args:
-        log: complete rows, read with ``keys=[slice_key]`` where there is one.
+        log: complete rows, read with ``keys=["id", slice_key]`` where there is one.
         profile: what to report on; mode, schedule and thresholds suffice, but only a calibrated one promises anything.
         slice_key: a row key; one line of a table for each of its values.
+        against: another profile, to be seen beside it.
+        texts: show prompts and answers, not only ids.
 
     Raises:
         InputError: a row has fewer candidates than the budget, or every draw failed.
-        ProfileError: the profile's exit is "eager".
+        ProfileError: a profile's exit is "eager".
     """
     log.require_scores()
-    figures = replay_log(log, profile)
-    scored = transformed(log, profile.score_transform)
-    modelled, many = bool(np.all(log.unlabelled)), figures["requests"] >= FEW
-    sections = [
-        page.lead(first_words(standing(log, profile)[0], profile, figures), notes(profile, figures, modelled)),
-        page.table("The figures", *_figures_table(figures)),
-        _per_unit(log, profile, figures),
-        *(_curves(scored, profile, figures, modelled) if many else []),
-        _slices(log, profile, slice_key),
-        _left_out(figures["left_out"]),
-        page.sources(sources()),
+    profiles = [profile] if against is None else [profile, against]
+    replayed = [replay_log(log, each) for each in profiles]
+    modelled = bool(np.all(log.unlabelled))
+    shown = {
+        "profiles": [_shown(log, each, figures, texts) for each, figures in zip(profiles, replayed, strict=True)],
+        "few": replayed[0]["requests"] < FEW,
+        "label": f"bonmini-guard label {' '.join(map(shlex.quote, log.places.files))} -o picked.jsonl --mode accept --only",
+        "charts": _charts(log, profile, replayed[0], modelled),
+    }
+    tables = [
+        _figures_table(log, profiles, replayed),
+        *_per_unit(log, profile, replayed[0]),
+        *([] if slice_key is None else [slices(log, profile, slice_key)]),
+        _left_out(replayed[0]["left_out"]),
     ]
-    return page.html("Calibration report", [section for section in sections if section])
+    leads = [first_words(standing(log, each)[0], each, figures) for each, figures in zip(profiles, replayed, strict=True)]
+    template = resources.files("bonmini_guard.calibration").joinpath("report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
+    said = {"leads": leads, "notes": notes(profile, replayed[0], modelled), "tables": tables, "sources": _sources(), "data": shown}
+    return environment.from_string(template).render(said)
 
 
-def _curves(log: Log, profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> list[str]:
-    budget = figures["budget"]
-    judged = replace(log, labels=quality_of(log).astype(np.float32)) if modelled else log
-    mine, plain = (curves.threshold_curve(judged, schedule) for schedule in (profile.schedule, (budget,)))
-    if figures["order"] == "one":
-        return [_risk_coverage(mine, plain, figures)]
-    material = _material(log, profile, figures, modelled)
-    histograms = plots.histograms(material.log, profile.thresholds)
-    return [
-        "" if modelled else _risk_coverage(mine, plain, figures),
-        _quality(material, mine),
-        _over_optimisation(material),
-        page.figure("Scores by label", histograms, "All scored candidates of the log."),
-        _reliability(material),
-    ]
+def _shown(log: Log, profile: GuardProfile, figures: dict[str, Any], texts: bool) -> dict[str, Any]:
+    """What the page's slider and cells look at."""
+    found = sliding.slider(log, profile, figures)
+    columns = {key: [one[key] for one in found.figures] for key in found.figures[0]}
+    level = {"bad_among_served": "bad_among_served_rate", "false_acceptance": "false_acceptance_rate"}
+    return {
+        "mode": profile.mode,
+        "schedule": profile.schedule,
+        "thresholds": [[each if math.isfinite(each) else None for each in one] for one in found.thresholds],
+        "at": found.at,
+        "certified": found.certified,
+        "figures": columns,
+        "alpha": profile.alpha if found.certified else None,
+        "risk": level.get(str(profile.risk), "served_and_bad_rate"),
+        "cases": [asdict(case) for case in cases(log, profile, texts=texts)],
+    }
 
 
-def _per_unit(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> str:
-    """The rates again with each prompt (or group) counted once, where the log has some of them several times."""
-    units = one_a_unit(log)
-    if len(units) == len(log):
-        return ""
-    once = replay_log(units, profile)
-    rates = [(key, *_NAMES[key]) for key in _NAMES if key.endswith("rate") or key == "mean_draws"]
-    rows = [
-        [name.replace("...", "not acceptable,"), page.cell(figures[key], kind), page.cell(once[key], kind)]
-        for key, name, kind in rates
-    ]
-    head = ["", f"per request ({len(log):,})", f"per prompt or group ({len(units):,})"]
-    text = "The same prompt or group occurs several times. A promise counts each once: the right-hand column is what it speaks of."
-    return page.table("Per request and per prompt", head, rows, text)
-
-
-def _material(log: Log, profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> Material:
+def _charts(log: Log, profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> dict[str, Any]:
+    """The plots beside the slider's: of logs of some rows whose candidates are all labelled, or none is."""
+    log = transformed(log, profile.score_transform)
+    charts: dict[str, Any] = {"histogram": _histogram(log, profile)}
+    if figures["order"] == "one" or figures["requests"] < FEW:
+        return charts
     used = log if modelled else log.require_labels()
     rankings = rank(used.scores, quality_of(used), used.counts)
     finite = [threshold for threshold in profile.thresholds if math.isfinite(threshold)]
     fixed = curves.fixed_n(rankings, int(used.counts.min()), finite[-1] if finite else math.inf)
-    return Material(used, profile, figures, rankings, fixed)
+    charts["fixed"] = {key: np.round(values, 6).tolist() for key, values in vars(fixed).items()}
+    charts["more_draws"] = more_draws(rankings, fixed, figures["budget"])
+    charts["quality"] = _quality(rankings, fixed, profile, figures)
+    found = curves.reliability(used)
+    if found is not None:
+        charts["reliability"] = {key: values.tolist() for key, values in vars(found).items()}
+        charts["reliability"]["text"] = (
+            f"Does sigmoid(score) say how often an answer is acceptable? Expected calibration error {found.error:.3f} over "
+            f"{int(found.count.sum()):,} labelled candidates; bars are 90 % limits as if candidates were independent."
+        )
+    return charts
+
+
+def _histogram(log: Log, profile: GuardProfile) -> dict[str, Any]:
+    edges = np.linspace(log.scores[log.drawn].min(), log.scores[log.drawn].max() + 1e-9, BARS + 1)
+    kinds = {"acceptable": log.labels == 1.0, "not acceptable": log.labels == 0.0, "not labelled": np.isnan(log.labels)}
+    counts = {kind: np.histogram(log.scores[where & log.drawn], edges)[0].tolist() for kind, where in kinds.items()}
+    return {"edges": edges.tolist(), "counts": {kind: bars for kind, bars in counts.items() if sum(bars)}}
+
+
+def _quality(rankings: list[Ranking], fixed: curves.FixedN, profile: GuardProfile, figures: dict[str, Any]) -> dict[str, Any]:
+    """Quality against draws: the profile, the oracle, and the fixed N that would do as well."""
+    guardrail = profile.mode == "guardrail"
+    settled = replay_rankings(rankings, profile.schedule, profile.thresholds, profile.hopeless)
+    good = float(settled.settle(profile.mode).served_good.mean())
+    oracle, equal = curves.clairvoyant_draws(rankings, profile), curves.smallest_equal_n(fixed, profile, good)
+    name = "best-of-N served at the same threshold" if guardrail else "plain best-of-N"
+    same = f"{name} needs N = {equal} for that" if equal else f"no N up to {int(fixed.draws[-1])} gets there with {name}"
+    text = (
+        f"This profile: {percent(good)} at {figures['mean_draws']:.2f} draws; {same}. An oracle that sees all scores in advance "
+        f"would need {oracle:.2f} draws{'' if guardrail else ' for the very answers of best-of-N'}: no stopping rule can do better."
+    )
+    ceiling = good if guardrail else float(fixed.quality[figures["budget"] - 1])
+    return {"text": text, "oracle": [oracle, ceiling], "profile": [figures["mean_draws"], good]}
+
+
+def _per_unit(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> list[Table]:
+    """The rates again with each prompt (or group) counted once, where the log has some of them several times."""
+    units = one_a_unit(log)
+    if len(units) == len(log):
+        return []
+    once = replay_log(units, profile)
+    rates = [(key, *_NAMES[key]) for key in _NAMES if key.endswith("rate") or key == "mean_draws"]
+    rows = [
+        [name.replace("...", "not acceptable,"), _cell(figures[key], kind), _cell(once[key], kind)] for key, name, kind in rates
+    ]
+    head = ["", f"per request ({len(log):,})", f"per prompt or group ({len(units):,})"]
+    text = "The same prompt or group occurs several times. A promise counts each once: the right-hand column is what it speaks of."
+    return [Table("Per request and per prompt", text, head, rows)]
 
 
 def first_words(said: str | None, profile: GuardProfile, figures: dict[str, Any]) -> str:
@@ -148,7 +200,7 @@ def consequence(profile: GuardProfile, figures: dict[str, Any]) -> str:
 
 
 def _bad(profile: GuardProfile, figures: dict[str, Any]) -> str:
-    rate, share = figures["served_and_bad_rate"], page.cell(figures["bad_among_served_rate"], "rate")
+    rate, share = figures["served_and_bad_rate"], _cell(figures["bad_among_served_rate"], "rate")
     seen = (
         "an unknown number of them bad (no labels)"
         if rate is None
@@ -170,7 +222,7 @@ def notes(profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> lis
         said.append(f"{profile.evidence['estimated']}.")
     if figures["requests"] < FEW:
         said.append(
-            f"{figures['requests']:.0f} requests say little: any rate here may be far from the true one, and no curve is drawn."
+            f"{figures['requests']:.0f} requests say little: rates here may be far from the true ones, and curves are mere points."
         )
     if modelled:
         said.append("This log has no labels: 'acceptable' is the reward model's own sigmoid(score) wherever a quality is shown.")
@@ -193,61 +245,48 @@ _NAMES = {
 }
 
 
-def _figures_table(figures: dict[str, Any]) -> tuple[list[str], list[list[str]], str]:
-    columns = (figures, figures["best_of_n"], figures["best_of_n_at_zero"])
-    head = ["", "this profile", f"best-of-{figures['budget']}", f"best-of-{figures['budget']} if its score is at least 0"]
-    rows = [[name, *(page.cell(column[key], kind) for column in columns)] for key, (name, kind) in _NAMES.items()]
-    if figures["order"] == "all":
-        return head, rows, "Exact expectations over all orders in which the logged candidates could have been drawn."
-    limits = [figures["intervals"].get(key) for key in _NAMES]
-    spread = ["" if pair is None else f"{page.cell(pair[0], 'rate')} to {page.cell(pair[1], 'rate')}" for pair in limits]
-    said = "Labelled in part: each row is run on one order of its draws. The last column gives exact 90 % limits."
-    return [*head, "this profile, limits"], [[*row, each] for row, each in zip(rows, spread, strict=True)], said
+def _figures_table(log: Log, profiles: list[GuardProfile], replayed: list[dict[str, Any]]) -> Table:
+    first = replayed[0]
+    budget, limits = first["budget"], _limits(log, profiles[0])
+    plain = [first["best_of_n"], first["best_of_n_at_zero"]]
+    names = ["this profile", "the other"][: len(profiles)] if len(profiles) > 1 else ["this profile"]
+    head = ["", names[0], "90 % limits", *names[1:], f"best-of-{budget}", f"best-of-{budget} if its score is at least 0"]
+    rows = []
+    for key, (name, kind) in _NAMES.items():
+        own, *others = (_cell(column[key], kind) for column in (*replayed, *plain))
+        rows.append([name, own, limits.get(key, ""), *others])
+    said = "Exact expectations over all orders in which the logged candidates could have been drawn."
+    if first["order"] == "one":
+        said = "Labelled in part: each row is run on one order of its draws."
+    return Table("The figures", f"{said} The limits are exact ones of counts, each prompt or group once, in one order.", head, rows)
 
 
-def _risk_coverage(mine: curves.ThresholdCurve, plain: curves.ThresholdCurve, figures: dict[str, Any]) -> str:
-    here = (figures["served"] / figures["requests"], figures["bad_among_served_rate"])
-    text = "How many of the answers served are not acceptable, as the threshold falls and more are served. Lower is better."
-    return page.figure("Risk and coverage", plots.risk_coverage(mine, plain, here, figures["budget"]), text)
+def _limits(log: Log, profile: GuardProfile) -> dict[str, str]:
+    """Exact 90 % limits of the profile's rates, as text."""
+    if np.all(log.unlabelled) or profile.hopeless is not None:
+        return {}
+    found = figures.one_order_figures(one_a_unit(transformed(log, profile.score_transform)), profile)["intervals"]
+    return {key: f"{_cell(low, 'rate')} to {_cell(high, 'rate')}" for key, (low, high) in found.items()}
 
 
-def _quality(material: Material, curve: curves.ThresholdCurve) -> str:
-    profile, guardrail = material.profile, material.profile.mode == "guardrail"
-    oracle = curves.clairvoyant_draws(material.rankings, profile)
-    equal = curves.smallest_equal_n(material.fixed, profile, material.good)
-    draws, good = material.figures["mean_draws"], material.good
-    ceiling = good if guardrail else float(material.fixed.quality[material.budget - 1])
-    name = "best-of-N served at the same threshold" if guardrail else "plain best-of-N"
-    fixed = (
-        f"{name} needs N = {equal} for that"
-        if equal
-        else f"no fixed N up to {int(material.fixed.draws[-1])} gets there with {name}"
-    )
-    text = (
-        f"This profile: {percent(good)} at {draws:.2f} draws; {fixed}. An oracle that sees all scores in advance would need "
-        f"{oracle:.2f} draws{'' if guardrail else ' for the very answers of best-of-N'}: no stopping rule can do better."
-    )
-    plot = plots.quality_against_draws(material.fixed, curve, (draws, good), (oracle, ceiling), guardrail=guardrail)
-    return page.figure("Quality against draws", plot, text)
+def _cell(value: float | None, kind: str) -> str:
+    """A number as text: a count, a rate in percent, or a mean; a dash where it is unknown."""
+    if value is None:
+        return "\N{EN DASH}"
+    return {"count": f"{value:,.1f}", "rate": f"{100 * value:.2f}\N{NO-BREAK SPACE}%", "mean": f"{value:.2f}"}[kind]
 
 
-def _over_optimisation(material: Material) -> str:
-    return page.figure(
-        "More draws, better answers?", plots.over_optimisation(material.fixed, material.budget), more_draws(material)
-    )
-
-
-def more_draws(material: Material) -> str:
+def more_draws(rankings: list[Ranking], fixed: curves.FixedN, budget: int) -> str:
     """Whether best-of-N at the budget is worse than a smaller N, in a sentence.
 
     The best N is the one with the largest quality of :func:`bonmini_guard.calibration.curves.fixed_n` up to the budget; the
     difference and its standard error are :func:`bonmini_guard.calibration.curves.paired_difference`'s.
     """
-    budget, quality = material.budget, material.fixed.quality
+    quality = fixed.quality
     best = int(np.argmax(quality[:budget])) + 1
     if best == budget:
         return f"Up to the budget, quality rises with N: best-of-{budget} is acceptable for {percent(float(quality[budget - 1]))}."
-    fall, error = curves.paired_difference(material.rankings, best, budget)
+    fall, error = curves.paired_difference(rankings, best, budget)
     sure = "more than two standard errors" if abs(fall) > 2 * error else "less than two standard errors: it may be chance"
     return (
         f"Over-optimisation: best-of-{budget} is worse than best-of-{best}. Its answers are acceptable for "
@@ -257,39 +296,36 @@ def more_draws(material: Material) -> str:
     )
 
 
-def _reliability(material: Material) -> str:
-    found = curves.reliability(material.log)
-    if found is None:
-        return ""
+def slices(log: Log, profile: GuardProfile, key: str) -> Table:
+    """The profile on the rows of each value of a key, with limits that hold for all of them at once."""
+    risk = risk_named(profile.risk or "served_and_bad")
+    parts = slice_figures(log, profile, key)
+    rows = []
+    for name, part, once in parts:
+        limits = ""
+        if np.any(np.isfinite(once.labels)):
+            used, missing = once.labelled_set()
+            counts = counts_under(used, profile.schedule, profile.thresholds, missing)
+            bad, among = round(float(risk.bad(counts)[0])), round(float(risk.among(counts)[0]))
+            level = 0.05 / len(parts)
+            low, high = (lower_limit(bad, among, level), upper_limit(bad, among, level)) if among else (0.0, 1.0)
+            limits = f"{bad:,} of {among:,}: {_cell(low, 'rate')} to {_cell(high, 'rate')}"
+        served = _cell(part["served"] / part["requests"], "rate")
+        bad_rates = [_cell(part[each], "rate") for each in ("served_and_bad_rate", "bad_among_served_rate")]
+        rows.append([name, _cell(part["requests"], "count"), served, *bad_rates, limits, _cell(part["mean_draws"], "mean")])
+    head = [key, "requests", "served", "bad, of all requests", "bad, of served", f"{risk.name.replace('_', ' ')}, limits", "draws"]
     text = (
-        f"Does sigmoid(score) say how often an answer is acceptable? Expected calibration error {found.error:.3f} over "
-        f"{int(found.count.sum()):,} labelled candidates; bars are 90 % limits as if candidates were independent."
+        "The promise holds on average over all of them, not for each. The limits hold for all slices at once, with 90 % confidence "
+        "(exact, each at its share); they count each prompt or group once, in one order."
     )
-    return page.figure("Reliability of sigmoid(score)", plots.reliability_diagram(found), text)
+    return Table(f"By {key}", text, head, rows)
 
 
-def _slices(log: Log, profile: GuardProfile, key: str | None) -> str:
-    if key is None:
-        return ""
-    head = [key, "requests", "served", "bad, of all requests", "bad, of served", "draws"]
-    rows = [
-        [
-            name,
-            page.cell(part["requests"], "count"),
-            page.cell(part["served"] / part["requests"], "rate"),
-            page.cell(part["served_and_bad_rate"], "rate"),
-            page.cell(part["bad_among_served_rate"], "rate"),
-            page.cell(part["mean_draws"], "mean"),
-        ]
-        for name, part in slice_figures(log, profile, key)
-    ]
-    return page.table(
-        f"By {key}", head, rows, "The promise holds on average over all of them, not for each; small slices are uncertain."
-    )
+def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, dict[str, Any], Log]]:
+    """:func:`bonmini_guard.calibration.figures.replay_log` on the rows of each value of a key, the most frequent first.
 
-
-def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, dict[str, Any]]]:
-    """:func:`bonmini_guard.calibration.figures.replay_log` on the rows of each value of a key, the most frequent first."""
+    Beside it stands the value's log with one row a unit, its scores transformed.
+    """
     values = np.array([_value(value) for value in log.extra[key]])
     frequent = [name for name, _ in Counter(values.tolist()).most_common(MOST_SLICES)]
     parts = [(name, np.flatnonzero(values == name)) for name in frequent]
@@ -298,14 +334,16 @@ def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, 
     usable = ((name, log.take(rows)) for name, rows in parts)
     whole = bool(np.all(log.unlabelled))
     # a slice without any label cannot be judged beside labelled ones
-    return [(name, replay_log(part, profile)) for name, part in usable if whole or not np.all(part.unlabelled)]
+    used = [(name, part) for name, part in usable if whole or not np.all(part.unlabelled)]
+    once = (one_a_unit(transformed(part, profile.score_transform)) for _, part in used)
+    return [(name, replay_log(part, profile), unit) for (name, part), unit in zip(used, once, strict=True)]
 
 
 def _value(value: Any) -> str:
     return "(none)" if value is None else str(value)
 
 
-def _left_out(left_out: dict[str, int]) -> str:
+def _left_out(left_out: dict[str, int]) -> Table:
     why = {
         "incomplete": "cut short by an early exit, so that calibration cannot use them",
         "unscored": "no candidate has a score; run 'bonmini-guard score'",
@@ -315,9 +353,8 @@ def _left_out(left_out: dict[str, int]) -> str:
         "torn": "a last line that was cut off while it was written",
     }
     rows = [[reason, f"{number:,}", why.get(reason, "")] for reason, number in left_out.items() if number]
-    if not rows:
-        return page.section("Left out", "<p>Nothing: every row of the log was used.</p>")
-    return page.table("Left out", ["rows", "number", "why"], rows, "Rows of the log that no figure above looks at.")
+    text = "Rows of the log that no figure above looks at." if rows else "Nothing: every row of the log was used."
+    return Table("Left out", text, ["rows", "number", "why"] if rows else [], rows)
 
 
 def sources() -> list[tuple[str, Callable[..., Any]]]:
@@ -325,8 +362,7 @@ def sources() -> list[tuple[str, Callable[..., Any]]]:
     return [
         ("The sentence on top", consequence),
         ("The figures, and each slice", figures.replay_log),
-        ("Risk and coverage", curves.ThresholdCurve.bad_among_served.fget),  # type: ignore[attr-defined]
-        ("Curves over all thresholds", curves.threshold_curve),
+        ("The slider, and curves over all thresholds", sliding.curve),
         ("Best-of-N for every N, and the red line", curves.fixed_n),
         ("Difference of two N and its standard error", curves.paired_difference),
         ("Smallest fixed N of equal quality", curves.smallest_equal_n),
@@ -334,3 +370,8 @@ def sources() -> list[tuple[str, Callable[..., Any]]]:
         ("Reliability", curves.reliability),
         ("Expected calibration error", curves.Reliability.error.fget),  # type: ignore[attr-defined]
     ]
+
+
+def _sources() -> list[tuple[str, str, str]]:
+    """What, where, and its docstring."""
+    return [(name, f"{of.__module__}.{of.__qualname__}", inspect.getdoc(of) or "") for name, of in sources()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,3 +27,17 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and allowed is not None and item.originalname not in allowed:
         report.outcome, report.longrepr = "failed", f"{item.originalname} was skipped, and may_skip gives no reason for that"
     return report
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real Chromium for the tests of pages; where there is none they fail, and say what brings it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        names = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+        found = next(filter(None, names), playwright.chromium.executable_path)
+        assert Path(found).exists(), "no Chromium is installed: run .ci/chromium"
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()

@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotator", metavar="NAME", help="whose labels these are (default: the page asks)")
     parser.add_argument("--question", metavar="TEXT", help="what annotators are asked: say what counts as acceptable")
     parser.add_argument("--pairs", type=int, metavar="N", help="choice: pairs of each row, at most (default 1)")
+    told = "ask about these rows alone; their labels are not calibrated on, so keep them in an OUT of their own"
+    parser.add_argument("--only", nargs="+", metavar="ID", help=told)
     parser.add_argument("--seed", type=int, help="of the order of items and sides (default 0)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"bonmini-guard label: {demanded.short}", file=sys.stderr)
         return NOT_ENOUGH
     plan, asking = (demanded.plan, demanded.asking) if demanded else (plan, None)
-    session = partial(Session, rows, options.output, plan, question, asking)
+    session = partial(Session, rows, options.output, plan, question, asking, only=options.only or ())
     return (_exchange if options.export or options.imports else _page)(session, options)
 
 
@@ -97,6 +99,8 @@ def _check(options: argparse.Namespace) -> None:
 def _check_plan(options: argparse.Namespace) -> None:
     if options.pairs is not None and (options.pairs < 1 or options.mode == "accept"):
         raise ConfigurationError("--pairs is 1 or more and belongs to --mode choice")
+    if options.only and options.what:
+        raise ConfigurationError("--only picks rows by hand, and --for must not be picked for; give one of them")
     label_for.check(options)
 
 
@@ -110,6 +114,7 @@ def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
     from bonmini_guard.labelling.session import settings_of
 
     given: dict[str, Any] = {name: getattr(options, name) for name in _PLANNED if getattr(options, name) is not None}
+    given |= {"picked": True} if options.only else {}
     if not options.output.exists():
         return Plan(**{**given, **({"mode": "accept"} if options.what else {})}), options.question
     plan, question = settings_of(options.output)

@@ -18,26 +18,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--profile", required=True, help="profile file")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
-    parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values")
+    parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values, with limits for all at once")
+    parser.add_argument("--against", metavar="PROFILE", help="another profile, to be seen beside the first")
+    parser.add_argument("--texts", action="store_true", help="show prompts and answers in the page, not only the ids of rows")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the report."""
-    check_output(options.output, [*options.logs, options.profile])
+    check_output(options.output, [*options.logs, options.profile, *([options.against] if options.against else [])])
     from bonmini_guard.calibration.logs import load_log
     from bonmini_guard.calibration.refutation import refutation
     from bonmini_guard.calibration.report import build_report
     from bonmini_guard.policy.profile import GuardProfile
 
-    profile = GuardProfile.load(options.profile)
+    profile, against = GuardProfile.load(options.profile), GuardProfile.load(options.against) if options.against else None
     with shown() as progress:
-        log = load_log(options.logs, keys=[options.slice] if options.slice else [], progress=progress.rows)
+        log = load_log(options.logs, keys=["id", *([options.slice] if options.slice else [])], progress=progress.rows)
     if options.slice and all(value is None for value in log.extra[options.slice]):
         raise InputError(f'{log.source}: no row has the key "{options.slice}"; give --slice a key of the rows')
     say_what_was_left_out(log.left_out)
     with shown() as progress:
         progress.say(f"reporting on {len(log):,} rows")
-        text = build_report(log, profile, options.slice)
+        text = build_report(log, profile, options.slice, against=against, texts=options.texts)
     try:
         write_atomically(options.output, text)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bonmini_guard.errors import InputError
 from bonmini_guard.labelling.items import Item
-from bonmini_guard.labelling.rows import LabelRow
+from bonmini_guard.labelling.rows import LabelRow, seen
 from bonmini_guard.labelling.session import Session
 
 Row = dict[str, Any]
@@ -54,8 +54,9 @@ def labelled_log(session: Session) -> LabelledLog:
 
     An answer is acceptable if more annotators took it than refused it. Taken: accepted, or chosen from a pair; refused: rejected,
     or "neither" was said of its pair. ``label_sampling`` is ``random``, the only kind that calibration uses, for all rows of a
-    goal, whatever was asked of them, and else for rows of which *every* answer is judged by itself; ``choices`` for all rows of a
-    session of pairs: of these the answer that was not chosen stays unlabelled, and which one that is depends on the labels.
+    goal, whatever was asked of them, and else for rows of which *every* answer is judged by itself; ``informative`` for rows picked
+    by hand; ``choices`` for all rows of a session of pairs: of these the answer that was not chosen stays unlabelled, and which
+    one that is depends on the labels.
 
     Raises:
         InputError: there is no label.
@@ -73,8 +74,10 @@ def _kinds(session: Session, votes: Votes) -> dict[str, str]:
     """The ``label_sampling`` of rows, ``unfinished`` for those that wait for the rest of their labels."""
     if session.plan.goal is not None:
         return dict.fromkeys(session.plan.goal.rows, "random")
-    judged = {name: "choices" for name, _ in votes}
-    if session.plan.mode == "choice":  # one distinct answer is judged by itself there, but on such a row all draws agree
+    judged = {name: "informative" if session.plan.picked else "choices" for name, _ in votes}
+    if (
+        session.plan.picked or session.plan.mode == "choice"
+    ):  # one distinct answer is judged by itself there, but on such a row all draws agree
         return judged
     whole = {row.id: all((row.id, index) in votes for index in row.distinct) for row in session.rows if row.id in judged}
     return {name: "random" if is_whole else "unfinished" for name, is_whole in whole.items()}
@@ -106,10 +109,10 @@ def _choice_row(item: Item, chosen: Any, count: int) -> Row | None:
 
 
 def _labelled(row: LabelRow, kind: str, votes: Votes) -> Row:
-    first = {text: index for index, text in reversed(list(enumerate(row.texts)))}
+    first = {seen(text): index for index, text in reversed(list(enumerate(row.texts)))}
     candidates = []
     for candidate, text in zip(row.raw["candidates"], row.texts, strict=True):
-        vote = None if text is None else votes.get((row.id, first[text]))
+        vote = None if text is None else votes.get((row.id, first[seen(text)]))
         candidates.append({**candidate, "acceptable": None if vote is None else vote > 0})
     return {**row.raw, "candidates": candidates, "label_sampling": kind}
 

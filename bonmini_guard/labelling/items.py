@@ -63,12 +63,14 @@ class Plan:
         seed: of every order.
         pairs: choice only: disjoint pairs of a row, at most.
         goal: accept only: ask on demand, about what this needs; None: about everything.
+        picked: only rows named by hand are asked about: their labels say nothing of other rows, and none is calibrated on.
     """
 
     mode: Mode = "choice"
     seed: int = 0
     pairs: int = 1
     goal: Goal | None = None
+    picked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

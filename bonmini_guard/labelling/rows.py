@@ -35,11 +35,11 @@ class LabelRow:
 
     @property
     def distinct(self) -> list[int]:
-        """Candidates to be judged: equal texts are judged once, as the first of them."""
-        first: dict[str, int] = {}
+        """Candidates to be judged: equal texts, and all blank ones, are judged once, as the first of them."""
+        first: dict[str | None, int] = {}
         for index, text in enumerate(self.texts):
             if text is not None:
-                first.setdefault(text, index)
+                first.setdefault(seen(text), index)
         return list(first.values())
 
     @property
@@ -52,6 +52,11 @@ class LabelRow:
         """A candidate as a choice row holds it: a text, or a message where there is more in it."""
         turn = Row(self.raw, self.place).candidates[index].turn
         return turn.text if turn.is_plain else turn.openai()
+
+
+def seen(text: str | None) -> str | None:
+    """What a labeller sees of a text: nothing but blanks is nothing."""
+    return text if text is None or text.strip() else ""
 
 
 def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[LabelRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +49,7 @@ class Session:
         plan: how items are made if the file is begun; a file that exists says it itself.
         question: what annotators are asked, if not the default; likewise.
         asking: what comes next, of a plan with a goal; without it nothing further is asked.
+        only: ids of the rows asked about now, of a plan whose rows are picked.
 
     Attributes:
         items: those asked so far, in order: all of them, if the plan has no goal.
@@ -59,8 +60,17 @@ class Session:
     """
 
     def __init__(
-        self, rows: list[LabelRow], path: Path, plan: Plan, question: str | None = None, asking: Asking | None = None
+        self,
+        rows: list[LabelRow],
+        path: Path,
+        plan: Plan,
+        question: str | None = None,
+        asking: Asking | None = None,
+        *,
+        only: Collection[str] = (),
     ) -> None:
+        if unknown := set(only) - {row.id for row in rows}:
+            raise InputError(f"there is no row {min(unknown)!r} in the log; give --only ids of its rows")
         begin = not path.exists()
         if begin:
             self.items = [] if plan.goal else build_items(rows, plan)
@@ -73,6 +83,7 @@ class Session:
                 self.items = [] if self.plan.goal else build_items(rows, self.plan)
             self._by_id = {row.id: row for row in rows}
             self._asking, self.said = asking, ""
+            self._only = frozenset(only)
             self._keys = {item.key: item for item in self.items}
             self._take_up()
             self.ledger = Ledger(self._file.events)
@@ -105,9 +116,11 @@ class Session:
         """Where an annotator is: first what was never shown, then what was put off."""
         with self._mutex:
             labels, later = self.ledger.labels(annotator), self.ledger.put_off(annotator)
-            seen = labels.keys() | set(later)
-            item = next((item for item in self.items if item.key not in seen), self._keys[later[0]] if later else None)
-            return Standing(item, len(labels), len(self.items), len(later), self.ledger.last(annotator) is not None)
+            asked = [item for item in self.items if item.row.id in self._only] if self.plan.picked else self.items
+            seen, keys = labels.keys() | set(later), {item.key for item in asked}
+            again = next((self._keys[key] for key in later if key in keys), None)
+            item = next((item for item in asked if item.key not in seen), again)
+            return Standing(item, len(labels.keys() & keys), len(asked), len(later), self.ledger.last(annotator) is not None)
 
     def shown(self, item: Item, annotator: str) -> tuple[int, ...]:
         """The item's candidates as this annotator sees them: A first."""
@@ -291,6 +304,6 @@ def _plan(header: Mapping[str, Any], path: Path) -> Plan:
         goal = written.get("goal")
         if goal is not None:
             goal = Goal(**{**goal, "schedule": tuple(goal["schedule"]), "rows": tuple(goal["rows"])})
-        return Plan(written["mode"], written["seed"], written["pairs"], goal)
+        return Plan(written["mode"], written["seed"], written["pairs"], goal, written.get("picked", False))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}:1: the session's plan cannot be read; restore the line from a copy") from error

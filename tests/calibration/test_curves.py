@@ -14,11 +14,12 @@ from bonmini_guard.calibration.curves import (
     paired_difference,
     reliability,
     smallest_equal_n,
-    threshold_curve,
 )
+from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import replay_rankings
-from bonmini_guard.policy.profile import GuardProfile
+from bonmini_guard.calibration.sliding import slider
+from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
 from tests.calibration.helpers import log_of
 from tests.calibration.populations import Population
 
@@ -81,15 +82,22 @@ def test_the_guardrails_oracle_gives_up_after_the_first_loop():
     assert clairvoyant_draws(RANKINGS, profile) == pytest.approx(mean_over_orders(cost, 4))
 
 
-def test_the_threshold_curve_is_near_single_replays():
-    log = Population(size=8).log(2_000, 3)
-    curve, rankings = threshold_curve(log, (2, 2, 4)), rank(log.scores, log.labels, log.counts)
-    for place in range(0, curve.thresholds.size, 20):
-        outcomes = replay_rankings(rankings, (2, 2, 4), (float(curve.thresholds[place]),) * 3)
-        # one order a row instead of all of them: a standard error of at most 0.011, of draws 0.07
-        assert curve.served[place] == pytest.approx(outcomes.accepted.mean(), abs=0.04)
-        assert curve.draws[place] == pytest.approx(outcomes.draws.mean(), abs=0.25)
-        assert curve.quality[place] == pytest.approx((outcomes.accepted_good + outcomes.rest_good).mean(), abs=0.04)
+@pytest.mark.parametrize("transform", [ScoreTransform(), ScoreTransform(a=2.0, b=-1.0)])
+@pytest.mark.parametrize("labelled", ["all", "part", "none"])
+def test_every_position_of_the_slider_is_the_replay_of_its_thresholds(labelled, transform):
+    log, chance = Population(size=8).log(300, 3), np.random.default_rng(0)
+    if labelled != "all":
+        log.labels[:] = np.where(chance.random(log.labels.shape) < (0.5 if labelled == "part" else 0.0), log.labels, NAN)
+    profile = GuardProfile(mode="guardrail", schedule=(2, 2, 4), thresholds=(math.inf, 0.7, 0.4), score_transform=transform)
+    found = slider(log, profile, replay_log(log, profile))
+    assert found.thresholds[found.at] == profile.thresholds
+    assert np.all(np.diff(found.shifts) > 0)
+    for position in range(0, found.shifts.size, 9):
+        moved = replay_log(log, profile.model_copy(update={"thresholds": found.thresholds[position]}))
+        assert {key: moved[key] for key in found.figures[position]} == pytest.approx(found.figures[position], abs=1e-12)
+    served = [one["served"] for one in found.figures]
+    assert served[-1] == 0
+    assert max(served) > 0.95 * found.figures[0]["requests"]
 
 
 def test_the_smallest_equal_n_is_the_first_that_reaches_the_guard():

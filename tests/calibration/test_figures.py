@@ -30,6 +30,7 @@ def test_guardrail_figures():
         "best_effort": 0,
         "abstained": 2,
         "false_acceptances": 1,
+        "missed_acceptances": 1,
         "false_acceptance_rate": 0.5,
         "served_and_bad_rate": 0.25,
         "bad_among_served_rate": 0.5,

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bonmini_guard.calibration import page, report
+from bonmini_guard.calibration import report
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
+from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log, log_of_rows
-from bonmini_guard.calibration.report import build_report, slice_figures
+from bonmini_guard.calibration.report import build_report, slice_figures, slices
 from bonmini_guard.commands import report as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
 from bonmini_guard.policy.profile import GuardProfile
@@ -37,21 +38,14 @@ class Loader(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         named = dict(attributes)
-        references = [named[key] for key in ("src", "href", "xlink:href", "data", "action") if named.get(key)]
-        self.loads += [reference for reference in references if not reference.startswith("#")]
-        if tag in ("script", "link", "iframe", "img", "object"):
+        self.loads += [named[key] for key in ("src", "href", "data", "action") if named.get(key)]
+        if tag in ("link", "iframe", "img", "object"):
             self.loads.append(tag)
-        if tag not in ("meta", "br", "use", "path"):
+        if tag != "meta":
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in ("meta", "br", "use", "path"):
-            self.open.pop()
-
     def handle_endtag(self, tag):
-        if tag not in ("use", "path"):
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
 
 
 def check(text):
@@ -69,9 +63,8 @@ def test_the_page_is_self_contained_and_begins_with_the_consequence():
     text = build_report(LOG, outcome.profile)
     check(text)
     first = text.index("Of 10,000 requests you would serve")
-    assert first < text.index("<h2>")
+    assert first < text.index("<h2")
     assert "at most 1,000 of them bad, with 90 % confidence" in text
-    assert text.count("<svg") == 5
 
 
 def test_an_accelerator_and_a_log_without_labels():
@@ -97,15 +90,28 @@ def test_each_risk_is_put_in_its_own_words(risk, words):
 def test_slices_are_replays_of_their_rows_and_text_is_escaped():
     rows = [{**row, "topic": "<script>" if number % 2 else "maths"} for number, row in enumerate(rows_of(LOG))]
     log = log_of_rows(rows, keys=["topic"])
-    parts = dict(slice_figures(log, PROFILE, "topic"))
-    whole = dict(slice_figures(log_of_rows(rows[1::2], keys=["topic"]), PROFILE, "topic"))
+    parts = {name: part for name, part, _ in slice_figures(log, PROFILE, "topic")}
+    whole = {name: part for name, part, _ in slice_figures(log_of_rows(rows[1::2], keys=["topic"]), PROFILE, "topic")}
     assert parts["<script>"] == whole["<script>"]
     assert sum(part["requests"] for part in parts.values()) == len(LOG)
     text = build_report(log, PROFILE, "topic")
     check(text)
     assert "&lt;script&gt;" in text
     many = log_of_rows([{**row, "topic": number} for number, row in enumerate(rows_of(LOG))], keys=["topic"])
-    assert [name for name, _ in slice_figures(many, PROFILE, "topic")][-1] == "all others"
+    assert slice_figures(many, PROFILE, "topic")[-1][0] == "all others"
+
+
+def test_limits_of_slices_hold_for_all_of_them_at_once():
+    """Of slices that are all alike, in most logs every one's limits hold the true rate."""
+    profile, population = GuardProfile(mode="guardrail", schedule=(4, 4), thresholds=(0.0, 0.0)), Population(size=8)
+    true = replay_log(population.log(40_000, 99), profile)["served_and_bad_rate"]
+    missed = 0
+    for seed in range(40):
+        rows = [{**row, "topic": number % 5} for number, row in enumerate(rows_of(population.log(200, seed)))]
+        found = slices(log_of_rows(rows, keys=["topic"]), profile, "topic").rows
+        limits = [[float(one.split()[0]) / 100 for one in row[5].split(": ")[1].split(" to ")] for row in found]
+        missed += any(not low <= true <= high for low, high in limits)
+    assert missed <= 9  # at most 10 % of 40 in expectation; 10 or more has chance 0.005 there
 
 
 def test_rates_are_shown_per_request_and_per_prompt_where_prompts_repeat():
@@ -121,21 +127,20 @@ def test_a_handful_of_rows_gets_no_curve():
     text = build_report(LOG.take(np.arange(10)), PROFILE)
     check(text)
     assert "10 requests say little" in text
-    assert "<svg" not in text
+    assert '"fixed"' not in text
 
 
 def test_a_log_labelled_in_part_gets_limits_and_its_curve():
     known = np.random.default_rng(0).random(LOG.labels.shape) < 0.5
     text = build_report(replace(LOG, labels=np.where(known, LOG.labels, np.nan)), PROFILE)
     check(text)
-    assert "this profile, limits" in text
-    assert text.count("<svg") == 1
+    assert "Labelled in part" in text
+    assert '"fixed"' not in text
 
 
 def test_every_number_has_a_function_that_says_how():
     for _, function in report.sources():
         assert "``" in inspect.getdoc(function), function.__qualname__
-    assert 'id="' not in page.sources(report.sources())
 
 
 @pytest.mark.skipif(not CODE_LOG.exists(), reason="the code log is not part of the repository")

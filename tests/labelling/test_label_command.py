@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -9,7 +11,12 @@ import sys
 import httpx
 import pytest
 
-from tests.labelling.helpers import log_file, row, run, serving, session_of
+from bonmini_guard.calibration.logs import load_log
+from bonmini_guard.errors import InputError
+from bonmini_guard.labelling.items import Plan
+from bonmini_guard.labelling.rows import read_rows
+from bonmini_guard.labelling.session import Session
+from tests.labelling.helpers import judge_all, log_file, row, run, serving, session_of
 
 
 @pytest.fixture
@@ -110,3 +117,25 @@ def test_a_missing_library_names_the_extra(tmp_path, log, capsys, monkeypatch, p
     assert f"{package} is needed here" in told
     assert "pip install 'bonmini-guard[label,calibration]'" in told
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_rows_picked_by_hand_are_asked_alone_and_never_calibrated_on(tmp_path):
+    log, out = log_file(tmp_path / "log.jsonl", [row(name) for name in "abc"]), tmp_path / "picked.jsonl"
+    for picked in ("b", "c"):  # an OUT of picked rows takes further ones
+        with contextlib.closing(Session(read_rows([log]), out, Plan(mode="accept", picked=True), only=[picked])) as session:
+            assert session.standing("ann").total == 2
+            judge_all(session, "ann", lambda item: item.candidates[0])
+    assert run(log, "-o", out, "--export", f"log={tmp_path / 'labelled.jsonl'}") == 0
+    rows = [json.loads(line) for line in (tmp_path / "labelled.jsonl").read_text().splitlines()]
+    assert [one.get("label_sampling") for one in rows] == [None, "informative", "informative"]
+    with pytest.raises(InputError, match="not drawn at random"):
+        load_log(tmp_path / "labelled.jsonl").labelled_set()
+
+
+def test_only_names_rows_of_the_log(tmp_path, capsys):
+    log, out = log_file(tmp_path / "log.jsonl", [row("a")]), tmp_path / "out.jsonl"
+    assert run(log, "-o", out, "--only", "z") == 2
+    assert "there is no row 'z'" in capsys.readouterr().err
+    assert not out.exists()
+    assert run(log, "-o", out, "--only", "a", "--for", "served_and_bad") == 2
+    assert "must not be picked" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""The rows behind a report's cells: a few of each kind, with what its slider needs to say which kind they are, and their texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bonmini_guard.calibration.figures import transformed
+from bonmini_guard.calibration.logs import Integers, Log
+from bonmini_guard.calibration.paths import Paths, exits, paths
+from bonmini_guard.errors import InputError
+from bonmini_guard.logs.opening import is_pipe
+from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.rows import Row
+from bonmini_guard.policy.profile import GuardProfile
+
+#: Rows of each kind, and characters of an answer and of the last turn of a prompt.
+EACH, ANSWER, PROMPT = 40, 1200, 800
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row.
+
+    Attributes:
+        id: of the row.
+        place: ``file:line``.
+        best: best score so far at the end of each loop; None while there is none.
+        good: whether the candidate that holds it is acceptable; None where nobody said.
+        holder: which candidate it is, from 0.
+        prompt: the last turn, and ``answers`` by candidate: with texts only.
+    """
+
+    id: str
+    place: str
+    best: list[float | None]
+    good: list[bool | None]
+    holder: list[int]
+    prompt: str | None = None
+    answers: dict[int, str] | None = None
+
+
+def cases(log: Log, profile: GuardProfile, *, texts: bool = False) -> list[Case]:
+    """Up to :data:`EACH` rows of each kind: served and bad, served and good, abstained though good, rightly, unlabelled; and near.
+
+    Of the served the highest scores come first, of the others the highest, too: these are the next to be served. Near are those
+    whose decision takes the smallest move of the thresholds.
+
+    Args:
+        log: as logged, with the rows' ids in ``extra["id"]`` where they are known.
+        profile: what decides.
+        texts: read the texts of prompts and answers from the log's files.
+
+    Raises:
+        InputError: texts are wanted of a pipe, which cannot be read again, or of rows that hold none.
+    """
+    log = transformed(log, profile.score_transform)
+    path = paths(log, profile.schedule)
+    rows = _chosen(path, profile)
+    names = log.extra.get("id")
+    found = [
+        Case(
+            str(names[row] if names else row),
+            log.places[row],
+            [score if math.isfinite(score) else None for score in path.best[row].tolist()],
+            [None if math.isnan(good) else good > 0 for good in path.good[row].tolist()],
+            path.holder[row].tolist(),
+        )
+        for row in rows.tolist()
+    ]
+    return [_read(case, row) for case, row in _again(log, found)] if texts else found
+
+
+def _chosen(path: Paths, profile: GuardProfile) -> Integers:
+    """Row numbers, ascending."""
+    at, all_rows, last = exits(path, profile.thresholds), np.arange(len(path)), len(path.draws) - 1
+    good, best = path.good[all_rows, np.minimum(at, last)], path.best[all_rows, np.minimum(at, last)]
+    kinds = np.where(np.isnan(good), 2.0, good) + 3 * (at > last)
+    margin = np.abs((path.best - np.asarray(profile.thresholds)).max(axis=1))
+    chosen = [np.argsort(margin, kind="stable")[:EACH]]
+    for kind in np.unique(kinds):
+        of_kind = np.flatnonzero(kinds == kind)
+        chosen.append(of_kind[np.argsort(-best[of_kind], kind="stable")[:EACH]])
+    return np.unique(np.concatenate(chosen))
+
+
+def _again(log: Log, found: list[Case]) -> Iterable[tuple[Case, Row]]:
+    """The cases with their rows, read from the files once more."""
+    of = {case.place: case for case in found}
+    for name in log.places.files:
+        if is_pipe(name):
+            raise InputError(f"{name}: a pipe cannot be read twice, as --texts must; write the log to a file first")
+        for place, value in RowFile(name):
+            if place in of:
+                yield of[place], Row(value, place)
+
+
+def _read(case: Case, row: Row) -> Case:
+    last = row.prompt[-1].plain(thoughts=True) if row.prompt else ""
+    answers = {
+        at: row.candidates[at].turn.plain(thoughts=True)[:ANSWER] for at in set(case.holder) if not row.candidates[at].failed
+    }
+    return Case(case.id, case.place, case.best, case.good, case.holder, last[:PROMPT], answers)
