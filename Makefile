@@ -89,7 +89,8 @@ live-clients: setup .venv-live-clients/.installed  ## other clients of the gatew
 	$(call LIVE,.venv-live-clients) tests/live/test_gateway_clients.py
 
 live-integrations: .venv-live-integrations/.installed  ## LangChain clients of other makers as generators, each on its own protocol
-	HF_HUB_OFFLINE=0 .venv-live-integrations/bin/python -m pytest -m live -p no:cacheprovider tests/live/test_integrations.py tests/live/test_standard_tests.py
+	HF_HUB_OFFLINE=0 .venv-live-integrations/bin/python -m pytest -m live -p no:cacheprovider tests/live/test_integrations.py tests/live/test_standard_tests.py \
+		tests/live/test_rubric_middleware.py
 
 # langchain-huggingface wants the older huggingface-hub.
 .venv-live-integrations/.installed: constraints.txt
@@ -98,7 +99,7 @@ live-integrations: .venv-live-integrations/.installed  ## LangChain clients of o
 	.venv-live-integrations/bin/python -m pip install --quiet --constraint .venv-live-integrations/constraints.txt pip
 	.venv-live-integrations/bin/python -m pip install --quiet --constraint .venv-live-integrations/constraints.txt --editable ".[agents,openai]" \
 		pytest pytest-asyncio hypothesis langchain-tests langchain-openai langchain-anthropic==1.7.10 langchain-mistralai==1.1.6 \
-		langchain-groq==1.1.3 langchain-ollama==1.1.0 langchain-deepseek==1.1.1 langchain-huggingface==1.2.3
+		langchain-groq==1.1.3 langchain-ollama==1.1.0 langchain-deepseek==1.1.1 langchain-huggingface==1.2.3 deepagents==0.7.32
 	@touch $@
 
 .venv-live-clients/.installed:
