@@ -99,7 +99,9 @@ live-integrations: .venv-live-integrations/.installed  ## LangChain clients of o
 	.venv-live-integrations/bin/python -m pip install --quiet --constraint .venv-live-integrations/constraints.txt pip
 	.venv-live-integrations/bin/python -m pip install --quiet --constraint .venv-live-integrations/constraints.txt --editable ".[agents,openai]" \
 		pytest pytest-asyncio hypothesis langchain-tests langchain-openai langchain-anthropic==1.7.10 langchain-mistralai==1.1.6 \
-		langchain-groq==1.1.3 langchain-ollama==1.1.0 langchain-deepseek==1.1.1 langchain-huggingface==1.2.3 deepagents==0.7.32
+		langchain-groq==1.1.3 langchain-ollama==1.1.0 langchain-deepseek==1.1.1 langchain-huggingface==1.2.3
+# Alone: what it needs beside is for other parts of it than the rubric.
+	.venv-live-integrations/bin/python -m pip install --quiet --no-deps deepagents==0.7.32 wcmatch bracex
 	@touch $@
 
 .venv-live-clients/.installed:

@@ -564,7 +564,7 @@ class _Request:
             for key, raw in zip(fresh, as_scores(given, len(fresh)), strict=True):
                 self.known[key] = self._usable(raw)
             if parts := getattr(self.session, "parts", None):
-                self.parts |= zip(fresh, parts, strict=True)
+                self.parts |= zip(fresh, parts, strict=False)
         except BaseException as error:
             if self.closed or is_graph_signal(error) or not is_failure(error, [self.work]):
                 raise

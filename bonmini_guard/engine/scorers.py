@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from functools import reduce
 from itertools import compress
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
@@ -150,7 +150,6 @@ class FunctionSession:
 
     Attributes:
         spent: tokens that the function itself has paid for so far.
-        parts: what the scores last given consist of, by name; empty where they have no parts.
     """
 
     def __init__(
@@ -161,11 +160,21 @@ class FunctionSession:
     ) -> None:
         self._score, self._inner, self._close = score, inner, close
         self.spent: UsageMetadata | None = None
-        self.parts: Sequence[Mapping[str, float | None] | None] = ()
+        self._parts: Sequence[Mapping[str, float | None] | None] = ()
 
     async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
         """One score for each candidate, in order; None for one that cannot be scored."""
         return await self._score(candidates)
+
+    @property
+    def parts(self) -> Sequence[Mapping[str, float | None] | None]:
+        """What the scores last given consist of, by name; those of the one session that it asks, unless it has its own."""
+        asked: Any = self._inner[0] if len(self._inner) == 1 else None
+        return self._parts or getattr(asked, "parts", ())
+
+    @parts.setter
+    def parts(self, parts: Sequence[Mapping[str, float | None] | None]) -> None:
+        self._parts = parts
 
     @property
     def usage_metadata(self) -> UsageMetadata | None:
@@ -192,6 +201,9 @@ async def score_some(session: ScoringSession, candidates: Sequence[AIMessage], w
     """Scores of those candidates that are wanted, None for the others; a session that nobody is wanted of is not asked."""
     some = list(compress(candidates, wanted))
     given = iter(as_scores(await session.score(some), len(some)) if some else ())
+    if parts := getattr(session, "parts", None):
+        told, asked = iter(parts), cast(Any, session)
+        asked.parts = [next(told, None) if each else None for each in wanted]
     return [next(given) if each else None for each in wanted]
 
 

@@ -62,6 +62,8 @@ def test_in_an_agent():
     guard = BestOfMiniNMiddleware(reward_model=FakeChatModel(judging), rubric=RUBRIC, schedule=[1, 1])
     said = create_agent(FakeChatModel(["soon", "please, on 9 July"]), middleware=[guard]).invoke({"messages": PROMPT})
     assert said["messages"][-1].text == "please, on 9 July"
+    told = said["messages"][-1].response_metadata["bonmini_guard"]["parts"]
+    assert told == pytest.approx({"names the day": math.log(3), "is polite": math.log(3)})
 
 
 @pytest.mark.parametrize(

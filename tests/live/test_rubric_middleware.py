@@ -13,6 +13,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.adapters.rewards.rubric import criteria_of
+from bonmini_guard.errors import NoAcceptableResponse, ScorerError
 from bonmini_guard.testing import FakeChatModel
 
 rubrics = pytest.importorskip("deepagents.middleware.rubric")
@@ -50,10 +51,11 @@ class Grader(BaseChatModel):
         verdict = {
             "result": "satisfied" if all(met) else "needs_revision",
             "explanation": "by its dates",
-            "criteria": [{"name": name, "passed": ok} for name, ok in zip(criteria_of(RUBRIC), met, strict=True)],
+            "criteria": [
+                {"name": name, "passed": ok} | ({} if ok else {"gap": "another date"})
+                for name, ok in zip(criteria_of(RUBRIC), met, strict=True)
+            ],
         }
-        for one in verdict["criteria"]:
-            one |= {} if one["passed"] else {"gap": "another date"}
         return _says(AIMessage("", tool_calls=[{"name": "GraderResponse", "args": verdict, "id": "g"}]))
 
     @staticmethod
@@ -88,14 +90,13 @@ def test_both_serve_the_draft_that_meets_the_rubric():
     assert min(told["parts"].values()) > 0
 
 
-def test_where_no_draft_does_theirs_serves_the_last_and_ours_refuses_or_says_so():
+def test_where_no_draft_does_theirs_serves_the_last_and_ours_raises_or_says_so():
     answers = ["It comes on 9 July or 10 July.", "It comes on 8 July."]
     served = by_theirs(answers, Grader(), 2)
     assert served.text == "It comes on 8 July."
-    assert not served.response_metadata
-    refused = by_ours(answers, Grader(), 2)
-    assert "July" not in refused.text
-    assert refused.response_metadata["bonmini_guard"]["decision"] == "abstained"
+    assert "bonmini_guard" not in served.response_metadata
+    with pytest.raises(NoAcceptableResponse, match="budget_spent"):
+        by_ours(answers, Grader(), 2)
     best = by_ours(answers, Grader(), 2, mode="accelerator")
     assert best.response_metadata["bonmini_guard"]["decision"] == "best_effort"
 
@@ -103,6 +104,5 @@ def test_where_no_draft_does_theirs_serves_the_last_and_ours_refuses_or_says_so(
 def test_a_grader_that_fails_lets_theirs_through_and_not_ours():
     answers = ["It comes on 8 July."]
     assert by_theirs(answers, Grader(broken=True), 1).text == "It comes on 8 July."
-    refused = by_ours(answers, Grader(broken=True), 1)
-    assert "July" not in refused.text
-    assert refused.response_metadata["bonmini_guard"]["reason"] == "scorer_failed"
+    with pytest.raises(ScorerError, match="scorer_failed"):
+        by_ours(answers, Grader(broken=True), 1)
