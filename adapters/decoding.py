@@ -1,8 +1,10 @@
-"""A decode loop for Llama: the draws of all requests advance together, one token at a time, and leave as they end.
+"""A decode loop for Llama: draws join and leave between tokens, whatever their age and their prompt, and advance together.
 
 Why not ``generate``: it keeps ended rows until the last one ends, repeats the prompt's keys and values for every row, and takes
-one prompt at a time. Here the prompt is computed and kept once, requests join and leave between tokens, and a prompt that begins
-like one in progress takes over what they share.
+one prompt at a time. Why not transformers' continuous batching manager: it samples with ``torch.multinomial`` from the global
+random state, so that no seed decides a draw, and computes every prompt once a draw unless blocks of it happen to be shared; on a
+processor its paged attention sets every query against the keys of all requests under one mask, which grows with their product.
+Here a prompt is computed once and kept for later draws, and a seed decides a draw alone, to the last bit in float32 on a processor.
 """
 
 from __future__ import annotations
@@ -10,35 +12,40 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from torch.nn.functional import linear, pad, silu
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from bonmini_guard.adapters.sampling import Sampler
+from bonmini_guard.adapters.attention import Bunch, Prompt, Prompts, Row, room_of
+from bonmini_guard.adapters.sampling import Sampler, signed
 from bonmini_guard.forks import renewed_in_children
 
-#: Rows at once: beyond them a processor gains nothing (tokens a second at 32, 128 and 256 rows: 140, 220, 228).
+#: Rows at once: beyond them a processor gains nothing.
 ROWS = {"cpu": 128}
 ROWS_ELSEWHERE = 1024
-
-#: A row's own keys and values are kept in room for this many tokens, then for twice as many, and so on.
-ROOM = 32
+#: Fewer rows than these are computed as these: below, a processor's products sum in another order, and so end in other digits.
+LEAST = {"cpu": 16}
+#: Bytes of keys and values of prompts that are kept for later draws.
+HELD = {"cpu": 2**28}
+HELD_ELSEWHERE = 2**31
 
 
 class Group:
-    """The draws of one request: rows that continue one prompt.
+    """The draws of one request that were asked for together.
 
     Args:
         prompt: token ids, at least one.
-        seeds: of each row; a row's answer depends on its seed alone (but for the last digits of sums, which change with the rows
-            beside it).
+        seeds: of each row; a row's answer depends on its seed alone.
         limit: tokens of an answer at most.
         ends: whether an answer (token ids so far) has ended.
         report: told each row's number and its token ids when it ends.
         sampler: how the next token is chosen.
+
+    Attributes:
+        live: numbers of the rows that have not ended.
+        begun: how many rows have joined the loop.
     """
 
     def __init__(  # noqa: PLR0917 - called once
@@ -51,64 +58,39 @@ class Group:
         sampler: Sampler,
     ) -> None:
         self.sampler = sampler
-        self.prompt, self.seeds, self.limit = list(prompt), list(seeds), limit
+        self.prompt, self.seeds, self.limit = list(prompt), [signed(seed) for seed in seeds], limit
         self._ends, self._report = ends, report
         self.cancelled = threading.Event()
         self.error: BaseException | None = None
-        self.live = list(range(len(seeds)))
+        self.live = set(range(len(seeds)))
+        self.begun = 0
+        self.held: Prompt | None = None
         self.answers: list[list[int]] = [[] for _ in seeds]
-        self.states = [Random(seed) for seed in seeds]
 
     @property
     def done(self) -> bool:
         """Whether no row is left to continue."""
         return not self.live or self.cancelled.is_set()
 
-    def take(self, tokens: Sequence[int], leave: Callable[[int, int], None] = lambda place, last: None) -> None:
-        """The next token of each live row; rows that end are reported, and the last one takes their place (``leave`` is told)."""
-        for row, token in zip(self.live, tokens, strict=True):
-            self.answers[row].append(token)
-        # From the back, so that the row that moves has been looked at.
-        for place in reversed(range(len(self.live))):
-            answer = self.answers[self.live[place]]
-            if len(answer) == self.limit or self._ends(answer):
-                self._report(self.live[place], answer)
-                leave(place, len(self.live) - 1)
-                self.live[place] = self.live[-1]
-                self.live.pop()
+    def take(self, row: int, token: int) -> bool:
+        """A row's next token; whether the row has ended with it, and has been reported."""
+        answer = self.answers[row]
+        answer.append(token)
+        ended = len(answer) == self.limit or self._ends(answer)
+        if ended:
+            self.live.discard(row)
+            self._report(row, answer)
+        return ended
 
 
-class Cache:
-    """Keys and values of one group: of the prompt once, and of each row's own tokens.
+class Segment(Protocol):
+    """What takes part in a step: a prompt, or a bunch of rows."""
 
-    Attributes:
-        prompt: keys and values, each of shape (layers, key-value heads, prompt tokens, head size).
-        own: keys and values, each of shape (layers, rows, key-value heads, room, head size); the first ``length`` are taken.
-    """
+    def step(self) -> tuple[list[int], list[int]]:
+        """Token ids to be computed, and their positions."""
 
-    def __init__(self, shape: tuple[int, int, int], tokens: int, rows: int, like: torch.Tensor) -> None:
-        layers, heads, size = shape
-        self.prompt = [like.new_empty(layers, heads, tokens, size) for _ in range(2)]
-        self.own = [like.new_empty(layers, rows, heads, ROOM, size) for _ in range(2)]
-        self.computed = self.length = 0
-
-    def share(self, other: Cache, tokens: int) -> None:
-        """Take over the first tokens of another prompt, which are the same."""
-        for mine, theirs in zip(self.prompt, other.prompt, strict=True):
-            mine[:, :, :tokens] = theirs[:, :, :tokens]
-        self.computed = tokens
-
-    def widen(self) -> None:
-        """Make room for one more token of each row."""
-        if self.length == self.own[0].shape[3]:
-            self.own = [torch.cat([part, torch.empty_like(part)], 3) for part in self.own]
-        self.length += 1
-
-    def drop(self, place: int, last: int) -> None:
-        """Remove a row: the last one takes its place."""
-        if place != last and self.length:
-            for part in self.own:
-                part[:, place, :, : self.length] = part[:, last, :, : self.length]
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attention of one layer; shapes (tokens, heads, size), returns (tokens, heads * size)."""
 
 
 class Decoder:
@@ -119,99 +101,155 @@ class Decoder:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model, config = model, model.config
+        self._model, config, place = model, model.config, model.device.type
         self._heads, self._shared, self._size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self._epsilon = config.rms_norm_eps
-        self._most = ROWS.get(model.device.type, ROWS_ELSEWHERE)
+        self._most, self._least = ROWS.get(place, ROWS_ELSEWHERE), LEAST.get(place, 1)
+        self._bytes = HELD.get(place, HELD_ELSEWHERE)
+        self._turned: list[torch.Tensor] = []
         self.renew()
         renewed_in_children(self)
 
     def renew(self) -> None:
-        """No groups: at first, and in a child after a fork, whose parent continues its own."""
+        """Nothing begun: at first, after an error, and in a child after a fork, whose parent continues its own."""
+        self._shape = len(self._model.model.layers), self._shared, self._size
         self._waiting: deque[Group] = deque()
-        self._running: list[tuple[Group, Cache]] = []
+        self._prompts = Prompts(self._shape, self._model.lm_head.weight, self._bytes)
+        self._bunches: dict[int, Bunch] = {}
 
     def add(self, group: Group) -> None:
-        """Let a group join at the next token, or as soon as there is room for its rows."""
+        """Let a group's rows join at the next token, or as soon as there is room for them."""
         self._waiting.append(group)
 
     @torch.inference_mode()
     def serve(self, group: Group) -> None:
-        """Advance all groups until this one is done; one thread at a time.
+        """Advance all rows until this group is done; one thread at a time.
 
         Raises:
             BaseException: what broke the computation that this group was part of.
         """
         while not group.done and group.error is None:
-            self._admit()
+            starting: list[Row] = []
             try:
-                self._advance()
+                self._advance(starting)
             except BaseException as error:
-                for broken, _ in self._running:
-                    broken.error = error
-                self._running.clear()
+                broken = [*starting, *(row for bunch in self._bunches.values() for row in bunch.rows)]
+                for row in broken:
+                    row.group.error = error
+                self._bunches.clear()
+                self._prompts = Prompts(self._shape, self._model.lm_head.weight, self._bytes)
         if group.error is not None:
             raise group.error
 
-    def _admit(self) -> None:
-        self._running = [(group, cache) for group, cache in self._running if not group.done]
-        rows = sum(len(group.live) for group, _ in self._running)
-        while self._waiting and (not self._running or rows + len(self._waiting[0].live) <= self._most):
-            group = self._waiting.popleft()
-            if not group.done:
-                self._running.append((group, self._begin(group)))
-                rows += len(group.live)
-
-    def _begin(self, group: Group) -> Cache:
-        shape = (len(self._model.model.layers), self._shared, self._size)
-        cache = Cache(shape, len(group.prompt), len(group.live), self._model.lm_head.weight)
-        alike = [(_common(group.prompt, other.prompt[: theirs.computed]), theirs) for other, theirs in self._running]
-        if alike:
-            # The last token is computed in any case: its output is the first answer token's.
-            length, theirs = max(alike, key=lambda pair: pair[0])
-            cache.share(theirs, min(length, len(group.prompt) - 1))
-        return cache
-
-    def _advance(self) -> None:
-        running = [(group, cache) for group, cache in self._running if not group.done]
-        if not running:
+    def _advance(self, starting: list[Row]) -> None:
+        """One more token of every row."""
+        self._let_go()
+        self._admit(starting)
+        bunches = list(self._bunches.values())
+        prompts = list({id(row.prompt): row.prompt for row in starting if row.prompt.logits is None}.values())
+        rows = [*(row for bunch in bunches for row in bunch.rows), *starting]
+        if not rows:
             return
-        segments = [_segment(group, cache) for group, cache in running]
-        logits = self._forward(segments)
-        for piece, (group, cache) in zip(logits, running, strict=True):
-            states = [group.states[row] for row in group.live]
-            # A prompt's last token stands for all of its rows.
-            tokens = group.sampler.choose(piece.expand(len(states), -1), states)
-            group.take(tokens.tolist(), cache.drop)
+        pieces = self._forward([*prompts, *bunches])
+        for prompt, logits in zip(prompts, pieces, strict=False):
+            prompt.logits = logits[-1:]
+        following = [*pieces[len(prompts) :], *(row.prompt.logits for row in starting if row.prompt.logits is not None)]
+        ended = [row.group.take(row.number, token) for row, token in zip(rows, self._chosen(rows, following), strict=True)]
+        self._sort(bunches, starting, ended)
+
+    def _let_go(self) -> None:
+        for width, bunch in list(self._bunches.items()):
+            for at in reversed(range(len(bunch.rows))):
+                if bunch.rows[at].group.cancelled.is_set():
+                    bunch.leave(at)
+            if not bunch.rows:
+                del self._bunches[width]
+
+    def _admit(self, starting: list[Row]) -> None:
+        room = self._most - sum(len(bunch.rows) for bunch in self._bunches.values())
+        while self._waiting and len(starting) < room:
+            group = self._waiting[0]
+            if not group.cancelled.is_set() and group.error is None and group.begun < len(group.seeds):
+                group.held = group.held or self._prompts.get(group.prompt)
+                starting.append(Row(group, group.begun, group.held))
+                group.begun += 1
+            else:
+                self._waiting.popleft()
+
+    def _sort(self, bunches: Sequence[Bunch], starting: Sequence[Row], ended: list[bool]) -> None:
+        """Rows that have ended leave, those that have begun join."""
+        for bunch in bunches:
+            count = len(bunch.rows)
+            # From the back, so that the row that moves has been looked at.
+            for at in reversed(range(count)):
+                if ended[at]:
+                    bunch.leave(at)
+            del ended[:count]
+        for row, over in zip(starting, ended, strict=True):
+            if not over:
+                width = room_of(row.prompt)
+                if width not in self._bunches:
+                    self._bunches[width] = Bunch.of(width, self._shape, self._model.lm_head.weight)
+                self._bunches[width].join(row)
+
+    def _chosen(self, rows: Sequence[Row], logits: Sequence[torch.Tensor]) -> list[int]:
+        together = torch.cat(list(logits))
+        numbers = torch.tensor([[row.group.seeds[row.number] for row in rows], [len(row.answer) for row in rows]])
+        seeds, steps = numbers.to(together.device)
+        samplers = {row.group.sampler for row in rows}
+        if len(samplers) == 1:
+            return list(samplers.pop().choose(together, seeds, steps).tolist())
+        chosen = torch.empty_like(seeds)
+        for sampler in samplers:
+            at = torch.tensor([place for place, row in enumerate(rows) if row.group.sampler == sampler], device=seeds.device)
+            chosen[at] = sampler.choose(together[at], seeds[at], steps[at])
+        return list(chosen.tolist())
 
     def _forward(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
-        """Logits of each segment's last position: shape (1 or rows, vocabulary)."""
-        model = self._model.model
-        device = self._model.device
-        tokens = torch.tensor([token for segment in segments for token in segment.tokens], device=device)
-        places = torch.tensor([[place for segment in segments for place in segment.places]], device=device)
+        """Logits: of each prompt's last token, shape (1, vocabulary), and of each bunch, shape (rows, vocabulary)."""
+        if not segments:
+            return []
+        model, device = self._model.model, self._model.device
+        steps = [segment.step() for segment in segments]
+        sizes = [len(tokens) for tokens, _ in steps]
+        numbers = torch.tensor([[one for step in steps for one in step[which]] for which in range(2)])
+        tokens, places = pad(numbers, (0, max(0, self._least - sum(sizes)))).to(device)
         hidden = model.embed_tokens(tokens)
-        turn = [part[0].unsqueeze(1) for part in model.rotary_emb(hidden, places)]
+        turn = [part[places].unsqueeze(1) for part in self._turns(max(max(places) for _, places in steps), hidden)]
         for number, layer in enumerate(model.layers):
-            hidden = self._layer(number, layer, hidden, turn, segments)
-        sizes = [len(segment.tokens) for segment in segments]
-        pieces = torch.split(hidden, sizes)
-        last = [piece if segment.decoding else piece[-1:] for piece, segment in zip(pieces, segments, strict=True)]
-        logits = self._model.lm_head(self._norm(torch.cat(last), model.norm))
-        return list(torch.split(logits, [len(piece) for piece in last]))
+            hidden = self._layer(number, layer, hidden, turn, segments, sizes)
+        pieces = torch.split(hidden[: sum(sizes)], sizes)
+        last = [piece[-1:] if isinstance(segment, Prompt) else piece for piece, segment in zip(pieces, segments, strict=True)]
+        sizes = [len(piece) for piece in last]
+        wanted = pad(torch.cat(last), (0, 0, 0, max(0, self._least - sum(sizes))))
+        logits = self._model.lm_head(self._norm(wanted, model.norm))
+        return list(torch.split(logits[: sum(sizes)], sizes))
 
-    def _layer(
-        self, number: int, layer: Any, hidden: torch.Tensor, turn: Sequence[torch.Tensor], segments: Sequence[Segment]
+    def _turns(self, place: int, like: torch.Tensor) -> list[torch.Tensor]:
+        """Cosines and sines of all positions, this one included; each shape (positions, size)."""
+        if not self._turned or place >= len(self._turned[0]):
+            count = 1 << max(9, place.bit_length())
+            everywhere = self._model.model.rotary_emb(like, torch.arange(count, device=like.device)[None])
+            self._turned = [part[0] for part in everywhere]
+        return self._turned
+
+    def _layer(  # noqa: PLR0917 - called once
+        self,
+        number: int,
+        layer: Any,
+        hidden: torch.Tensor,
+        turn: Sequence[torch.Tensor],
+        segments: Sequence[Segment],
+        sizes: list[int],
     ) -> torch.Tensor:
-        attention, count = layer.self_attn, len(hidden)
+        attention, count, known = layer.self_attn, len(hidden), sum(sizes)
         normed = self._norm(hidden, layer.input_layernorm)
-        query = _turned(linear(normed, attention.q_proj.weight).view(count, self._heads, self._size), turn)
-        key = _turned(linear(normed, attention.k_proj.weight).view(count, self._shared, self._size), turn)
-        value = linear(normed, attention.v_proj.weight).view(count, self._shared, self._size)
-        sizes = [len(segment.tokens) for segment in segments]
-        parts = zip(segments, *(torch.split(part, sizes) for part in (query, key, value)), strict=True)
+        asked, told, value = (linear(normed, part.weight) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
+        turned = _turned(torch.cat([asked, told], 1).view(count, -1, self._size), turn)
+        together = turned[:, : self._heads], turned[:, self._heads :], value.view(count, self._shared, self._size)
+        parts = zip(segments, *(torch.split(part[:known], sizes) for part in together), strict=True)
         attended = torch.cat([segment.attend(number, q, k, v) for segment, q, k, v in parts])
-        hidden = hidden + linear(attended, attention.o_proj.weight)
+        hidden = hidden + linear(pad(attended, (0, 0, 0, count - known)), attention.o_proj.weight)
         normed = self._norm(hidden, layer.post_attention_layernorm)
         opened = silu(linear(normed, layer.mlp.gate_proj.weight)) * linear(normed, layer.mlp.up_proj.weight)
         return hidden + linear(opened, layer.mlp.down_proj.weight)
@@ -220,68 +258,11 @@ class Decoder:
         return torch.rms_norm(hidden, (hidden.shape[-1],), norm.weight, self._epsilon)
 
 
-class Segment:
-    """What one group adds to a step: the rest of its prompt, or one token of each row.
-
-    Attributes:
-        tokens: token ids.
-        places: their positions.
-        decoding: whether they are one token of each row.
-    """
-
-    def __init__(self, tokens: list[int], places: list[int], cache: Cache, decoding: bool) -> None:
-        self.tokens, self.places, self.decoding, self._cache = tokens, places, decoding, cache
-
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attention of one layer; shapes (tokens, heads, size), returns (tokens, heads * size)."""
-        return (self._decode if self.decoding else self._prefill)(layer, query, key, value).flatten(1)
-
-    def _prefill(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        keys, values = (part[layer] for part in self._cache.prompt)
-        begin = keys.shape[1] - len(query)
-        keys[:, begin:], values[:, begin:] = key.transpose(0, 1), value.transpose(0, 1)
-        seen = torch.ones(len(query), keys.shape[1], dtype=torch.bool, device=query.device).tril(begin)
-        attended = scaled_dot_product_attention(
-            query.transpose(0, 1)[None], keys[None], values[None], attn_mask=seen, enable_gqa=True
-        )
-        return attended[0].transpose(0, 1)
-
-    def _decode(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        cache, (rows, heads, size) = self._cache, key.shape
-        keys, values = (part[layer, :rows, :, : cache.length] for part in cache.own)
-        keys[:, :, -1], values[:, :, -1] = key, value
-        shared_keys, shared_values = (part[layer] for part in cache.prompt)
-        query = query.view(rows, heads, -1, size) / size**0.5
-        # All rows read the prompt's keys in one product; each reads its own beside it.
-        by_head = query.transpose(0, 1).reshape(heads, -1, size)
-        shared = (by_head @ shared_keys.mT).view(heads, rows, -1, shared_keys.shape[1]).transpose(0, 1)
-        weights = torch.cat([shared, query @ keys.mT], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
-        of_prompt, of_own = torch.split(weights, [shared_keys.shape[1], cache.length], -1)
-        read = of_prompt.transpose(0, 1).reshape(heads, -1, shared_keys.shape[1]) @ shared_values
-        attended: torch.Tensor = read.view(heads, rows, -1, size).transpose(0, 1) + of_own @ values
-        return attended.reshape(rows, -1, size)
-
-
-def _segment(group: Group, cache: Cache) -> Segment:
-    begin, length = cache.computed, len(group.prompt)
-    if begin < length:
-        cache.computed = length
-        return Segment(group.prompt[begin:], list(range(begin, length)), cache, decoding=False)
-    cache.widen()
-    place = length + cache.length - 1
-    return Segment([group.answers[row][-1] for row in group.live], [place] * len(group.live), cache, decoding=True)
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    differ = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
-    return next(differ, min(len(first), len(second)))
-
-
 def _turned(states: torch.Tensor, turn: Sequence[torch.Tensor]) -> torch.Tensor:
     """Rotary positions; shapes (tokens, heads, size)."""
     cosine, sine = turn
     first, second = states.chunk(2, -1)
-    return states * cosine + torch.cat([-second, first], -1) * sine
+    return (states * cosine).addcmul_(torch.cat([-second, first], -1), sine)
 
 
 def fits(model: PreTrainedModel) -> bool:

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from random import Random
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -49,11 +48,13 @@ class Chosen(LogitsProcessor):
     """Leaves only the token that the sampler chose, so that ``generate`` takes it."""
 
     def __init__(self, sampler: Sampler, seeds: Sequence[int]) -> None:
-        self._sampler, self._states = sampler, [Random(seed) for seed in seeds]
+        self._sampler, self._seeds = sampler, torch.tensor(list(seeds))
+        self._steps = torch.zeros_like(self._seeds)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """0 for the chosen token, minus infinity elsewhere; shape (rows, vocabulary)."""
-        chosen = self._sampler.choose(scores, self._states).unsqueeze(1)
+        chosen = self._sampler.choose(scores, self._seeds.to(scores.device), self._steps.to(scores.device)).unsqueeze(1)
+        self._steps += 1
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)  # type: ignore[return-value]
 
 
@@ -67,7 +68,8 @@ class Progress(StoppingCriteria):
         """Which rows are done."""
         if not self._group.cancelled.is_set():
             # Now, before generate() fills ended rows up with padding that nobody drew.
-            self._group.take([int(input_ids[row, -1]) for row in self._group.live])
+            for row in list(self._group.live):
+                self._group.take(row, int(input_ids[row, -1]))
         live = set() if self._group.cancelled.is_set() else set(self._group.live)
         return torch.tensor([row not in live for row in range(len(input_ids))], device=input_ids.device)  # type: ignore[return-value]
 

@@ -34,7 +34,7 @@ ROOMS = (
         ),
     ),
     Room(
-        ("adapters/sampling.py", "adapters/decoding.py", "adapters/local.py"),
+        ("adapters/sampling.py", "adapters/attention.py", "adapters/decoding.py", "adapters/local.py"),
         ("tests/adapters/test_local.py",),
     ),
     Room(
@@ -64,7 +64,7 @@ LISTED = (
     ("calibration/drift.py", "false_alarm_rate / looks / len(tests)", "false_alarm_rate / looks"),
     ("calibration/watch.py", "self._half = level / 2", "self._half = level"),
     # The sampler prefers unlikely tokens.
-    ("adapters/sampling.py", "(kept / self.temperature)", "(-kept / self.temperature)"),
+    ("adapters/sampling.py", "logits.float() / self.temperature", "-logits.float() / self.temperature"),
     # Among equal scores the latest wins where a deadline ends the request.
     ("bonmini_guard/engine/engine.py", "(candidate.score, -candidate.index)", "(candidate.score, candidate.index)"),
     # Draws see each other's context variables.

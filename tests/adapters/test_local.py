@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from random import Random
 
 import pytest
 import torch
 from langchain_core.messages import HumanMessage
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import TransformersGenerator
-from bonmini_guard.adapters.sampling import Sampler
+from bonmini_guard.adapters.attention import Bunch, Prompt
+from bonmini_guard.adapters.sampling import Sampler, signed, uniform
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import CheckpointError, ConfigurationError, GenerationError, InputError
@@ -23,6 +23,8 @@ from bonmini_guard.testing import FakeRewardModel
 from tests.reward.tiny import make_tokenizer
 
 PROMPT = [HumanMessage("the film was very")]
+#: Of seed 7 at step 3, so that answers of a seed do not change unnoticed.
+NUMBER = 0.595391231526763
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +76,105 @@ async def test_the_decode_loop_answers_as_generate_does(parts):
     assert alone.content == ours[2].content
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (3, None), (None, 0.8)])
-def test_the_sampler_samples_the_softmax(top_k, top_p):
-    logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
-    chances = (logits / 0.7).softmax(0)
-    kept = chances.clone()
+@pytest.mark.parametrize("size", [6, 700])
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (3, None), (None, 0.8), (None, 0.999), (4, 0.8)])
+def test_the_sampler_samples_the_softmax(top_k, top_p, size):
+    logits = torch.linspace(2, -2, size)[torch.randperm(size, generator=torch.Generator().manual_seed(3))]
+    chances, order = (logits / 0.7).softmax(0).sort(descending=True)
     if top_k:
-        kept[top_k:] = 0
+        chances[top_k:] = 0
+        chances /= chances.sum()
     if top_p:
-        kept[(chances.cumsum(0) - chances) >= top_p] = 0
+        chances[(chances.cumsum(0) - chances) >= top_p] = 0
+    kept = torch.zeros(size, dtype=torch.double).scatter_(0, order, chances.double())
     expected = 20_000 * kept / kept.sum()
-    tokens = Sampler(0.7, top_k, top_p).choose(logits.expand(20_000, -1), [Random(1)] * 20_000)
-    seen = torch.bincount(tokens, minlength=6)
+    seeds = torch.arange(20_000)
+    tokens = Sampler(0.7, top_k, top_p).choose(logits.expand(20_000, -1), seeds, seeds * 0 + 5)
+    seen = torch.bincount(tokens, minlength=size)
     assert (seen[expected == 0] == 0).all()
     used = expected > 0
-    wanted = expected[used].double()
-    assert chisquare(seen[used].numpy(), (wanted * (20_000 / wanted.sum())).numpy()).pvalue > 1e-3
+    assert chisquare(seen[used].numpy(), expected[used].numpy()).pvalue > 1e-3
+
+
+def test_numbers_are_uniform_and_independent_over_seeds_and_steps():
+    seeds, steps = torch.arange(-500, 500).unsqueeze(1), torch.arange(200).unsqueeze(0)
+    numbers = uniform(seeds + 0 * steps, steps + 0 * seeds)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert kstest(numbers.flatten().numpy(), "uniform").pvalue > 1e-3
+    for one, other in ((numbers[1:], numbers[:-1]), (numbers[:, 1:], numbers[:, :-1])):
+        pairs = (one * 10).long() * 10 + (other * 10).long()
+        assert chisquare(torch.bincount(pairs.flatten(), minlength=100).numpy()).pvalue > 1e-3
+    # Of a seed beyond 64 bits the last ones count, and a number never changes.
+    assert signed(2**64 + 7) == signed(7) == 7
+    assert signed(2**63) == -(2**63)
+    assert uniform(torch.tensor([7]), torch.tensor([3])).item() == pytest.approx(NUMBER, abs=1e-15)
+
+
+async def test_company_does_not_change_the_last_digits(parts, monkeypatch):
+    """Logits bit for bit: alone, in a group, beside other prompts of other lengths and ages, and with the prompt known before."""
+    seen: dict[int, list[torch.Tensor]] = {}
+
+    def choose(self, logits, seeds, steps):
+        for row, seed in enumerate(seeds.tolist()):
+            seen.setdefault(seed, []).append(logits[row].clone())
+        return original(self, logits, seeds, steps)
+
+    original = Sampler.choose
+    monkeypatch.setattr(Sampler, "choose", choose)
+    generator = make(parts, max_new_tokens=40)
+    generator.tokenizer, ends = parts[1], generator._end_tokens
+    monkeypatch.setattr(generator, "_end_tokens", lambda: ends() - ends())
+    await generator.draw(requests(1005)[0])
+    alone = seen.pop(1005)
+    seen.clear()
+    words = ["the film was very", "a long story about a man and his dog " * 4, "good", "the film was bad and the story was long"]
+    others = [[DrawRequest([HumanMessage(text)], 100 * at + k, k) for k in range(20)] for at, text in enumerate(words)]
+
+    async def later():
+        await asyncio.sleep(0.02)
+        return await group(generator, requests(1003, 1004, 1005, 1006))
+
+    await asyncio.gather(*(group(generator, each) for each in others), later())
+    assert len(seen[1005]) == len(alone) == 40
+    assert all(torch.equal(one, other) for one, other in zip(alone, seen[1005], strict=True))
+
+
+async def test_a_prompt_is_computed_once_for_all_of_its_draws_and_kept_within_bytes(parts, monkeypatch):
+    computed = []
+    step = Prompt.step
+    monkeypatch.setattr(Prompt, "step", lambda self: computed.append(len(step(self)[0])) or step(self))
+    generator = make(parts, max_new_tokens=5)
+    await asyncio.gather(group(generator, requests(1, 2)), *(generator.draw(one) for one in requests(3, 4)))
+    first = await generator.draw(requests(9)[0])
+    longer = [DrawRequest([HumanMessage("the film was very long")], 1, 0)]
+    await group(generator, longer)
+    assert len(computed) == 2
+    assert 0 < computed[1] < computed[0]
+    generator._decoder._prompts._most = 1
+    await group(generator, [DrawRequest([HumanMessage("something else")], 1, 0)])
+    again = await generator.draw(requests(9)[0])
+    assert len(computed) == 4
+    assert computed[3] > 1
+    assert again.content == first.content
+
+
+async def test_more_rows_than_there_is_room_for_wait_and_answer_as_alone(parts):
+    generator, narrow = make(parts), make(parts)
+    narrow._decoder._most = 3
+    wide = await group(generator, requests(*range(10)))
+    few, _ = await asyncio.gather(group(narrow, requests(*range(10))), group(narrow, requests(20, 21)))
+    assert [few[row].content for row in range(10)] == [wide[row].content for row in range(10)]
+
+
+async def test_what_breaks_a_step_breaks_its_draws_and_no_later_ones(parts, monkeypatch):
+    generator = make(parts)
+    expected = (await generator.draw(requests(1)[0])).content
+    with monkeypatch.context() as patched:
+        patched.setattr(Bunch, "attend", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await generator.draw(requests(1)[0])
+    assert (await generator.draw(requests(1)[0])).content == expected
 
 
 async def test_stop_strings_cut_the_text_and_padding_is_not_counted(parts):
