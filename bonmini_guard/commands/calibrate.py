@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import say_what_was_left_out
+from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.runnables.settings import not_vouched_for
 from bonmini_guard.writing import check_output
@@ -101,9 +102,9 @@ def run(options: argparse.Namespace) -> int:
         outcome.profile.save(options.output)
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the profile ({error.strerror}); give another -o") from error
-    print(outcome.sentence)
+    say(outcome.sentence)
     if unknown := not_vouched_for(outcome.profile):
-        print(f"The promise does not vouch for {'; '.join(unknown)}.")
+        say(f"The promise does not vouch for {'; '.join(unknown)}.")
     return 0
 
 
@@ -123,7 +124,7 @@ def _plan(options: argparse.Namespace) -> int:
             delta=options.delta,
             risk=options.risk or RISKS[0],
         )
-    print(plan.sentence)
+    say(plan.sentence)
     return 0 if plan.rows is not None else NOT_ENOUGH
 
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bonmini_guard.commands.bearing import add_max_bad, check_share
+from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd
 from bonmini_guard.training.choices import ChoiceRow, as_record
@@ -56,9 +57,9 @@ def run(options: argparse.Namespace) -> int:
         tally.odd.check()
         _refuse_empty(options, tally, written)
     for held, path in _targets(options).items():
-        print(f"{path}: {written[held]:,} choice rows")
+        say(f"{path}: {written[held]:,} choice rows")
     _say_left_out(tally)
-    print(show(collector.finish()))
+    say(show(collector.finish()))
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bonmini_guard.commands import settings_of
+from bonmini_guard.commands.terminal import say, table, width
 
 HELP = "fine-tune a generator towards its own best-of-N (variational best-of-N), and report the reward/KL front"
 
@@ -48,19 +49,16 @@ def run(options: argparse.Namespace) -> int:
         report = distill(prompts, options.generator, reward, options.output, **settings_of(DistillSettings, options))
     finally:
         reward.close()
-    print(f"{options.output}: distilled on {report['prompts']:,} prompts; figures of {report['held_out_prompts']:,} held-out ones")
-    print("\n".join(table(report["front"])))
+    say(f"{options.output}: distilled on {report['prompts']:,} prompts; figures of {report['held_out_prompts']:,} held-out ones")
+    print(shown_front(report["front"], width()))
     return 0
 
 
-def table(front: list[dict[str, Any]]) -> list[str]:
-    """The front as lines of a Markdown table."""
+def shown_front(front: list[dict[str, Any]], room: int | None) -> str:
+    """The front as a table; the first figure is what one would distil for: of the truth where it is known."""
     names = [key for key in ("score", "acceptance", "utility", "acceptable") if key in front[0]]
-    # The last column is what one would distil for: of the truth where it is known.
-    shown = [*names, f"{'utility' if 'utility' in names else 'score'}_gain"]
-    head = " | ".join(name.replace("_gain", " above one draw") for name in shown)
-    lines = [f"| answered by | draws | KL (nats) | {head} |", "| --- |" + " ---: |" * (len(shown) + 2)]
-    for record in front:
-        cells = [f"{record[name]:.3f} ± {record[f'{name}_within']:.3f}" for name in shown]
-        lines.append(f"| {record['name']} | {record['draws']:.1f} | {record['kl']:.2f} | {' | '.join(cells)} |")
-    return lines
+    figures = [f"{'utility' if 'utility' in names else 'score'}_gain", *names]
+    heads = ("answered by", *(name.replace("_gain", " above one draw") for name in figures), "draws", "KL (nats)")
+    cells = [[f"{record[name]:.3f} ± {record[f'{name}_within']:.3f}" for name in figures] for record in front]
+    rows = [[one["name"], *of, f"{one['draws']:.1f}", f"{one['kl']:.2f}"] for one, of in zip(front, cells, strict=True)]
+    return table(heads, rows, room)

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.replay import say_what_was_left_out
+from bonmini_guard.commands.terminal import say
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.findings import Drift, Finding
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     also = [] if options.reward_model is None else [_same_scorer(profile, options.reward_model)]
     drift = _one_look(options, profile, also) if options.state is None else _watched(options, profile, also)
     say_what_was_left_out(drift.left_out)
-    print(json.dumps(drift.as_json(), indent=2, allow_nan=False) if options.json else lines(drift))
+    print(json.dumps(drift.as_json(), indent=2, allow_nan=False)) if options.json else say(lines(drift))
     return FOUND if drift.drift else 0
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
 
-    from bonmini_guard.reward.selftest import Answers
+    from bonmini_guard.commands.terminal import say
+from bonmini_guard.reward.selftest import Answers
 
 HELP = "try a reward model on fixed texts and on labelled examples: swapped verdicts, a wrong sign, a lost zero"
 
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         }
     finally:
         scorer.close()
-    print(json.dumps(about, indent=2) if options.json else _lines(about))
+    print(json.dumps(about, indent=2)) if options.json else say(_lines(about))
     return FOUND if found else 0
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands import label_for
 from bonmini_guard.commands.calibrate import NOT_ENOUGH
+from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.writing import check_output, write_atomically
 
@@ -146,10 +147,10 @@ def _say_where(url: str, session: Session, options: argparse.Namespace) -> None:
     if not url.startswith(("http://127.", "http://[::1]")):
         print("others can reach this page: its address is the only key, and nothing is encrypted", file=sys.stderr)
     begun = sum(1 for _ in session.ledger.judgements())
-    print(f"{options.output}: {len(session.items):,} items, {begun:,} labels so far")
+    say(f"{options.output}: {len(session.items):,} items, {begun:,} labels so far")
     if session.plan.goal:
-        print(session.said)
-    print(f"label at {url}\nCtrl-C stops; every click is on disk before the next item shows", flush=True)
+        say(session.said)
+    say(f"label at {url}\nCtrl-C stops; every click is on disk before the next item shows")
     if options.open:
         import webbrowser
 
@@ -162,12 +163,12 @@ def _say_what(session: Session, options: argparse.Namespace) -> None:
     figures = agreement(session.ledger)
     if not figures["items"]:
         return
-    print(f"{options.output}:\n{describe(figures)}")
+    say(f"{options.output}:\n{describe(figures)}")
     export = f"next: bonmini-guard label {' '.join(options.logs)} -o {options.output} --export"
     if session.plan.goal is None:
-        print(f"{export} choices=FILE --export log=FILE")
+        say(f"{export} choices=FILE --export log=FILE")
     else:
-        print(f"{session.said}\n{export} log=labelled.jsonl\nthen: {label_for.next_command(session.plan.goal)}")
+        say(f"{session.said}\n{export} log=labelled.jsonl\nthen: {label_for.next_command(session.plan.goal)}")
 
 
 def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
@@ -178,7 +179,7 @@ def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
     try:
         judged = [(kind, list(READERS[kind](path, session))) for kind, path in options.imports]
         for kind, labels in judged:
-            print(f"{options.output}: {session.take_in(labels, kind):,} new labels of {len(labels):,} from {kind}")
+            say(f"{options.output}: {session.take_in(labels, kind):,} new labels of {len(labels):,} from {kind}")
         texts = [(path, *_exported(kind, session)) for kind, path in options.export]
     except InputError:
         if beginning:
@@ -188,7 +189,7 @@ def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
         session.close()
     for path, text, said in texts:
         _write(path, text)
-        print(f"{path}: {said}")
+        say(f"{path}: {said}")
     return 0
 
 
@@ -232,7 +233,7 @@ def _agreement(path: Path, as_json: bool) -> int:
     figures = agreement(Ledger(events.read(path)[1]))
     if not figures["items"]:
         raise InputError(f"{path}: holds no label yet; label first")
-    print(json.dumps(figures, indent=2) if as_json else describe(figures))
+    print(json.dumps(figures, indent=2)) if as_json else say(describe(figures))
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.calibrate import ALPHA, DELTA, EPSILON, RISKS, choose_schedule, schedule_of
 from bonmini_guard.commands.replay import say_what_was_left_out
+from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _new(log: Log, rows: Sequence[LabelRow], plan: Plan, options: argparse.Names
     chosen = fixed_set(log, options.rows)
     asking, short = OnDemand(chosen, asked, rows), too_few(chosen, asked)
     if not short:
-        print(prospect(chosen, asked))
+        say(prospect(chosen, asked))
     goal = Goal(options.what, asked.level, asked.delta, asked.schedule, asking.ids)
     return Demanded(replace(plan, goal=goal), asking, short)
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from bonmini_guard.commands.progress import shown
+from bonmini_guard.commands.terminal import say, table, width
 
 #: Exit code: the log at hand refutes the profile's promise.
 REFUTED = 4
@@ -66,7 +67,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"standing": said, **figures}, indent=2, allow_nan=False))
     else:
-        print(f"{said}\n{table(figures)}" if said else table(figures))
+        if said:
+            say(said)
+        print(shown_figures(figures, width()))
     return REFUTED if refuted else 0
 
 
@@ -77,14 +80,11 @@ def say_what_was_left_out(left_out: dict[str, int]) -> None:
         print(f"left out: {', '.join(parts)} row(s)", file=sys.stderr)
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The figures as aligned columns: the profile, best-of-N, best-of-N at zero."""
-    heads = ("profile", f"best-of-{figures['budget']}", "... at zero")
-    lines = [f"{'':32}" + "".join(f"{head:>14}" for head in heads)]
-    for key, name, kind in _ROWS:
-        values = (figures[key], figures["best_of_n"][key], figures["best_of_n_at_zero"][key])
-        lines.append(f"{name:32}" + "".join(f"{_cell(value, kind):>14}" for value in values))
-    return "\n".join(lines)
+def shown_figures(figures: dict[str, Any], room: int | None) -> str:
+    """The figures as a table: the profile, best-of-N, best-of-N at zero."""
+    columns = (figures, figures["best_of_n"], figures["best_of_n_at_zero"])
+    rows = [[name, *(_cell(column[key], kind) for column in columns)] for key, name, kind in _ROWS]
+    return table(("", "profile", f"best-of-{figures['budget']}", "... at zero"), rows, room)
 
 
 def _cell(value: float | None, kind: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import REFUTED, say_what_was_left_out
+from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.writing import check_output, write_atomically
 
@@ -45,5 +46,5 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the report ({error.strerror}); give another -o") from error
     refuted = refutation(log, profile)
-    print(f"{refuted}\n{options.output}: open it in a browser" if refuted else f"{options.output}: open it in a browser")
+    say(f"{refuted}\n{options.output}: open it in a browser" if refuted else f"{options.output}: open it in a browser")
     return REFUTED if refuted else 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
     check_output(options.output)
     if options.dry_run:
-        print(_plan(options))
+        say(_plan(options))
         return 0
     tally = _local(options) if options.ray is None else _on_ray(options)
     notes = {"taken over from an earlier run (rows)": tally.resumed, "scores replaced": tally.replaced, "kept": tally.kept}

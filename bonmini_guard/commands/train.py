@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands import settings_of
 from bonmini_guard.commands.bearing import add_max_bad, check_share
+from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.logs.odd import Odd
 
@@ -86,16 +87,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(report: dict[str, Any], output: Path) -> None:
-    print(f"{output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
+    say(f"{output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
     if left_out := report["judgements_too_long"]:
         share = left_out / (left_out + report["judgements"])
-        print(f"left out: {left_out:,} judgements ({share:.0%}), with more than {report['max_length']:,} tokens; {_LONGER}")
+        say(f"left out: {left_out:,} judgements ({share:.0%}), with more than {report['max_length']:,} tokens; {_LONGER}")
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     for key, name in (("eval", "held out"), ("twin_eval", "its Bradley-Terry twin"), ("base_eval", "the base before")):
         figures = report.get(key)
         if figures and figures["judgements"]:
-            print(f"{name}: log-likelihood {figures['log_likelihood']:.4f}, accuracy {figures['accuracy']:.3f}{_more(figures)}")
+            say(f"{name}: log-likelihood {figures['log_likelihood']:.4f}, accuracy {figures['accuracy']:.3f}{_more(figures)}")
 
 
 _LONGER = "raise --max-length, if the base can read more"

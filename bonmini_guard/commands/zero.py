@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output, write_atomically
 
@@ -50,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
         scorer.close()
     choice = choose(labels)
     write_atomically(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
-    print(_said(labels, choice))
-    print(f"{options.output} is written; next: bonmini-guard score LOG --reward-model {options.output} -o SCORED, then calibrate")
+    say(_said(labels, choice))
+    say(f"{options.output} is written\nnext: bonmini-guard score LOG --reward-model {options.output} -o SCORED")
     return 0
 
 
@@ -71,12 +72,11 @@ def _written(spec: ScorerSpec, zero: Zero, folder: Path) -> dict[str, Any]:
 
 
 def _said(labels: Labels, choice: Choice) -> str:
+    rows = [[form, *(f"{worth[key]:.3f}" for key in ("log_loss", "right_side", "auc"))] for form, worth in choice.table.items()]
     lines = [
         f"{labels.raw.size:,} labelled answers to {int(labels.unit.max()) + 1:,} prompts, {labels.good.mean():.0%} acceptable",
-        f"{'on held-out prompts':<20} {'log loss':>9} {'right side of zero':>19} {'AUC':>6}",
+        table(("on held-out prompts", "log loss", "right side of zero", "AUC"), rows, width()),
     ]
-    for form, worth in choice.table.items():
-        lines.append(f"{form:<20} {worth['log_loss']:>9.3f} {worth['right_side']:>19.3f} {worth['auc']:>6.3f}")
     for form, (gain, error) in choice.gain.items():
         lines.append(f"{form}: log loss lower by {gain:.4f}, standard error {error:.4f}")
     lines.append(f"chosen: {choice.form} (more is taken only for a gain of more than a standard error)")
