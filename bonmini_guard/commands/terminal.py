@@ -33,8 +33,7 @@ def wrapped(text: str, room: int | None) -> list[str]:
             found.append(line)
             continue
         indent = " " * (len(line) - len(line.lstrip()) + 2)
-        options = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
-        found += textwrap.wrap(line, room, subsequent_indent=indent, **options)
+        found += textwrap.wrap(line, room, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return found
 
 
