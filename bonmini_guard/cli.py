@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": "local,calibration",
     "score": "local,calibration",
     "zero": "local,calibration",
+    "judge": "local,calibration",
     "label": "label,calibration",
     "replay": "calibration",
     "calibrate": "calibration",

@@ -67,6 +67,7 @@ def score_log(
     *,
     shard: tuple[int, int] = (1, 1),
     progress: Callable[[int], None] = lambda rows: None,
+    beside: str | None = None,
 ) -> Tally:
     """Score every candidate that has no score of this model, and write the rows with ``scored_by``.
 
@@ -80,6 +81,8 @@ def score_log(
         output: ``.jsonl`` or ``.jsonl.gz``.
         shard: (i, n): only the rows i, i + n, i + 2n, ... of the log, counted from 1.
         progress: told how many rows are written, after each.
+        beside: a judge's name: scores become its ``verdicts`` (true from 0 on) of answers that people have labelled, beside what is
+            there. Rows say by ``judged_by`` which judge that was.
 
     Raises:
         InputError: a row is malformed, or ``OUT.partial`` is from another log, shard or model; finished rows stay in it.
@@ -90,7 +93,7 @@ def score_log(
         raise ConfigurationError(f"{target}: is the log itself; give another -o")
     partial = target.with_name(target.name + ".partial")
     tally, mark = Tally(), scorer.fingerprint()
-    finished = _finished(partial)
+    finished = _finished(partial, beside)
     file = Appender(partial)
     try:
         file.cut()
@@ -100,7 +103,8 @@ def score_log(
                 tally.resumed += 1
                 tally.trained_on += _trained_on(row, scorer)
             else:
-                file.append(encoded(_scored(row, scorer, mark, tally)))
+                written = _scored(row, scorer, mark, tally) if beside is None else _judged(row, scorer, mark, tally, beside)
+                file.append(encoded(written))
             tally.rows += 1
             progress(tally.rows)
         os.fsync(file.descriptor)
@@ -123,10 +127,11 @@ def _of_shard(paths: Sequence[str | os.PathLike[str]], shard: tuple[int, int], t
     tally.torn = sum(file.torn for file in files)
 
 
-def _finished(partial: Path) -> list[tuple[str, str]]:
-    """(id, scored_by) of the rows that an earlier run finished."""
+def _finished(partial: Path, beside: str | None) -> list[tuple[str, str]]:
+    """Id and scorer of the rows that an earlier run finished."""
     try:
-        return [(row["id"], row["scored_by"]) for _, row in RowFile(partial, whole=True)] if partial.exists() else []
+        rows = [row for _, row in RowFile(partial, whole=True)] if partial.exists() else []
+        return [(row["id"], row["scored_by"] if beside is None else row["judged_by"][beside]) for row in rows]
     except (InputError, KeyError) as error:
         raise InputError(f"{partial}: is no log that 'score' began; move it away, or give another -o") from error
 
@@ -155,6 +160,19 @@ def _scored(row: Row, scorer: LogScorer, mark: str, tally: Tally) -> dict[str, A
         marked["trained_on"] = True
         tally.trained_on += 1
     return marked
+
+
+def _judged(row: Row, scorer: LogScorer, mark: str, tally: Tally, beside: str) -> dict[str, Any]:
+    """With verdicts on what people have labelled; those of this very judge are kept."""
+    wanted = [one for one in row.candidates if one.label is not None and not one.failed]
+    known = (row.value.get("judged_by") or {}).get(beside) == mark
+    missing = [one for one in wanted if not known or beside not in (one.value.get("verdicts") or {})]
+    tally.kept += len(wanted) - len(missing)
+    for one, score in zip(missing, scorer.score(_messages(row), list(map(_answer, missing))) if missing else (), strict=True):
+        said = None if score is None or not math.isfinite(score) else score >= 0
+        one.value["verdicts"] = {**(one.value.get("verdicts") or {}), beside: said}
+        tally.scored, tally.unscorable = tally.scored + (said is not None), tally.unscorable + (said is None)
+    return {**row.value, "id": row.id, "judged_by": {**(row.value.get("judged_by") or {}), beside: mark}}
 
 
 def _trained_on(row: Row, scorer: LogScorer) -> bool:

@@ -50,6 +50,7 @@ def test_each_command_names_the_extra_that_it_needs(tmp_path):
         ["distill", log, "--generator", out, "--reward-model", out, "-o", out],
         ["score", log, "--reward-model", out, "-o", f"{out}.jsonl"],
         ["zero", out, "--labels", log, "-o", f"{out}.json"],
+        ["judge", log, "--judge", out, "-o", f"{out}.jsonl"],
         ["label", log, "-o", f"{out}.jsonl"],
         ["replay", log, "--profile", profile],
         ["calibrate", log, "--mode", "guardrail", "-o", out],

@@ -1,0 +1,85 @@
+"""``bonmini-guard judge``: a judge's verdicts beside people's labels, and how far to trust them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.writing import check_output
+
+if TYPE_CHECKING:
+    from bonmini_guard.logs.rows import Row
+
+HELP = "hold a judge's verdicts against people's labels; certifies nothing"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("logs", nargs="+", metavar="LOGS", help="log rows with acceptable = true or false, by people")
+    parser.add_argument("--judge", required=True, metavar="SPEC", help="a scorer spec, or a reward model with a zero")
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="OUT", help="the log with its verdicts: .jsonl or .jsonl.gz"
+    )
+    parser.add_argument("--name", help="what it is called in the log (default: the name of the spec)")
+    parser.add_argument("--slice", metavar="KEY", help="a row key: agreement within each of its values, too")
+    parser.add_argument(
+        "--alpha", type=float, default=0.05, help="of the certificate that is tried with its verdicts (default 0.05)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge, and report."""
+    if not options.output.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
+    check_output(options.output)
+    from bonmini_guard.calibration.judging import agreement, judged, moved_certificate
+    from bonmini_guard.calibration.scoring_logs import score_log
+    from bonmini_guard.reward.declared import load_scorer
+
+    name, judge = options.name or Path(options.judge).stem, load_scorer(options.judge)
+    try:
+        if not judge.has_zero:
+            raise ConfigurationError(f"{options.judge}: its scores only rank, so they are no verdicts; see 'bonmini-guard zero'")
+        score_log(options.logs, judge, options.output, beside=name)
+    finally:
+        judge.close()
+    found = agreement(judged(_rows(options.output), name, options.slice))
+    found["certificate"] = moved_certificate(_rows(options.output), name, options.alpha, 0.1)
+    print(_as_json(found) if options.json else _said(found, name, options.output))
+    return 0
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    from bonmini_guard.logs.reading import RowFile
+    from bonmini_guard.logs.rows import Row
+
+    return (Row(value, place) for place, value in RowFile(path))
+
+
+def _as_json(found: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(found)
+
+
+def _said(found: dict[str, Any], name: str, output: Path) -> str:
+    silent = f", {found['without a verdict']:,} without a verdict" if found["without a verdict"] else ""
+    lines = [f"{name}: {found['answers']:,} answers to {found['prompts']:,} prompts{silent} (95 % intervals over prompts)"]
+    wide = max(map(len, found["figures"]))
+    lines += [f"  {key:<{wide}} {value:7.3f}  [{low:.3f}, {high:.3f}]" for key, (value, low, high) in found["figures"].items()]
+    tried = found["certificate"]
+    if tried["threshold"] is None:
+        lines.append(
+            f"its verdicts certify no guardrail at alpha {tried['alpha']} here (rows need scores, labels and verdicts throughout)"
+        )
+    else:
+        lines.append(
+            f"a guardrail calibrated on its verdicts at alpha {tried['alpha']} serves bad answers to {tried['by_judge']:.3f} of "
+            f"the requests by its word, and to {tried['by_people']:.3f} by people's"
+        )
+    lines.append(f"{output}: verdicts stand beside the labels, never in their place; calibrate on people's")
+    return "\n".join(lines)

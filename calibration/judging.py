@@ -1,0 +1,148 @@
+"""How far a judge's verdicts agree with people's labels, and what a certificate made of them would be worth.
+
+Cohen's kappa (Educational and Psychological Measurement 20, 1960) with percentile intervals over prompts drawn again. It certifies
+nothing: a promise is made from people's labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bonmini_guard.calibration.choose import calibrate_guardrail
+from bonmini_guard.calibration.logs import Bools, Floats, Integers, log_of_arrays
+from bonmini_guard.calibration.replay import replay
+from bonmini_guard.errors import InputError
+from bonmini_guard.logs.rows import Row, unit_of
+
+RESAMPLES, LEVEL = 1000, 0.95
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers that people and the judge have judged.
+
+    Attributes:
+        people: (n,) acceptable by people.
+        judge: (n,) by the judge.
+        unit: (n,) number of the prompt.
+        place: (n,) place in the row, from 0.
+        length: (n,) characters of the answer.
+        slice: (n,) value of a row key, "" without one.
+        silent: labelled answers on which the judge said nothing.
+    """
+
+    people: Bools
+    judge: Bools
+    unit: Integers
+    place: Integers
+    length: Integers
+    slice: Any
+    silent: int
+
+
+def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
+    """Collect them.
+
+    Raises:
+        InputError: there is none.
+    """
+    found, silent = list[tuple[Any, ...]](), 0
+    for number, row in enumerate(rows):
+        unit, _ = unit_of(row.value.get("group"), row.value.get("prompt"), number)
+        for place, one in enumerate(row.candidates):
+            if one.label is None or one.failed:
+                continue
+            verdict = (one.value.get("verdicts") or {}).get(name)
+            silent += verdict is None
+            if verdict is not None:
+                found.append((one.label, verdict, unit, place, len(one.turn.text), str(row.value.get(key, "")) if key else ""))
+    if not found:
+        raise InputError(f"no answer is labelled by people and judged by {name!r}: give a log with acceptable = true or false")
+    people, judge, units, places, lengths, slices = (np.array(column) for column in zip(*found, strict=True))
+    return Judged(people, judge, np.unique(units, return_inverse=True)[1], places, lengths, slices, silent)
+
+
+def agreement(found: Judged, seed: int = 0) -> dict[str, Any]:
+    """All figures, each as [value, low, high]: kappa, agreement, errors of either kind, and how the judge's leaning moves."""
+    parts: dict[str, tuple[Callable[[Bools, Bools], float], Bools]] = {
+        name: (figure, np.ones_like(found.people)) for name, figure in _FIGURES.items()
+    }
+    longer, later = found.length > np.median(found.length), found.place > np.median(found.place)
+    for name, rows in {"shorter half": ~longer, "longer half": longer, "earlier draws": ~later, "later draws": later}.items():
+        parts[f"leaning, {name}"] = _leaning, rows
+    for value in sorted(set(found.slice.tolist()) - {""}):
+        parts[f"kappa, {value}"] = kappa, found.slice == value
+    random, units = np.random.default_rng(seed), int(found.unit.max()) + 1
+    rows_of = np.split(np.argsort(found.unit, kind="stable"), np.cumsum(np.bincount(found.unit))[:-1])
+    again = [np.concatenate([rows_of[unit] for unit in random.integers(units, size=units)]) for _ in range(RESAMPLES)]
+    told = {name: _with_interval(figure, rows, found, again) for name, (figure, rows) in parts.items() if rows.any()}
+    return {"answers": int(found.people.size), "prompts": units, "without a verdict": found.silent, "figures": told}
+
+
+def moved_certificate(rows: Iterable[Row], name: str, alpha: float, delta: float) -> dict[str, Any]:
+    """A guardrail calibrated on the verdicts, held against people's labels on the same rows; best of all draws of a row.
+
+    Returns:
+        ``alpha``; ``threshold`` and the risk ``by_judge`` and ``by_people``, shares of all requests that are served a bad answer;
+        None where the verdicts certify nothing, or rows lack scores.
+    """
+    table = [row for row in rows if all(_whole(one, name) for one in row.candidates)]
+    width = min((len(row.candidates) for row in table), default=0)
+    nothing = {"alpha": alpha, "threshold": None, "by_judge": None, "by_people": None}
+    if not table:
+        return nothing
+    drawn = [row.candidates[:width] for row in table]
+    scores = np.array([[one.score for one in each] for each in drawn])
+    people = np.array([[float(one.label or 0) for one in each] for each in drawn])
+    judge = np.array([[float(one.value["verdicts"][name]) for one in each] for each in drawn])
+    certificate = calibrate_guardrail(log_of_arrays(scores, judge), schedule=[width], alpha=alpha, delta=delta)
+    if (profile := getattr(certificate, "profile", None)) is None:
+        return nothing
+    risks = [_risk(scores, labels, width, profile.thresholds[0]) for labels in (judge, people)]
+    return {"alpha": alpha, "threshold": profile.thresholds[0], "by_judge": risks[0], "by_people": risks[1]}
+
+
+def _whole(one: Any, name: str) -> bool:
+    labelled = not one.failed and one.label is not None and one.value.get("score") is not None
+    return labelled and (one.value.get("verdicts") or {}).get(name) is not None
+
+
+def _risk(scores: Floats, labels: Floats, width: int, threshold: float) -> float:
+    settled = replay(log_of_arrays(scores, labels), "guardrail", [width], [threshold])
+    return float(settled.served_bad.mean())
+
+
+def kappa(people: Bools, judge: Bools) -> float:
+    """Cohen's kappa; NaN where both always say the same one thing."""
+    same = float((people == judge).mean())
+    chance = float(people.mean() * judge.mean() + (~people).mean() * (~judge).mean())
+    return (same - chance) / (1 - chance) if chance < 1 else np.nan
+
+
+def _leaning(people: Bools, judge: Bools) -> float:
+    return float(judge.mean() - people.mean())
+
+
+def _share(of: Bools, among: Bools) -> float:
+    return float(of[among].mean()) if among.any() else np.nan
+
+
+_FIGURES: Mapping[str, Callable[[Bools, Bools], float]] = {
+    "kappa": kappa,
+    "agreement": lambda people, judge: float((people == judge).mean()),
+    "bad answers that it accepts": lambda people, judge: _share(judge, ~people),
+    "good answers that it refuses": lambda people, judge: _share(~judge, people),
+    "leaning (its acceptance less people's)": _leaning,
+}
+
+
+def _with_interval(
+    figure: Callable[[Bools, Bools], float], rows: Bools, found: Judged, again: list[Integers]
+) -> tuple[float, float, float]:
+    values = [figure(found.people[some], found.judge[some]) for sample in again if (some := sample[rows[sample]]).size]
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return figure(found.people[rows], found.judge[rows]), float(low), float(high)

@@ -1,0 +1,112 @@
+"""A judge's verdicts stand beside people's labels, and are held against them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from bonmini_guard.calibration import judging
+from bonmini_guard.cli import main
+
+
+def rows(prompts, wrong, seed=0, draws=4):
+    """Scores follow utility; people label its sign; words say what the judge will find: "good" unless it errs."""
+    random = np.random.default_rng(seed)
+    for number in range(prompts):
+        utility = random.normal(0, 1, draws)
+        said = [bool(u > 0) ^ bool(random.random() < wrong) for u in utility]
+        yield {
+            "id": str(number),
+            "prompt": f"prompt {number}",
+            "topic": "a" if number % 2 else "b",
+            "candidates": [
+                {"text": ("good" if yes else "poor") + " x" * int(1 + k), "score": float(u), "acceptable": bool(u > 0)}
+                for k, (u, yes) in enumerate(zip(utility, said, strict=True))
+            ],
+        }
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps({"kind": "check", "check": {"type": "regex", "pattern": "good"}, "has_zero": True}))
+    return path
+
+
+def written(path, some):
+    path.write_text("".join(json.dumps(row) + "\n" for row in some))
+    return path
+
+
+def told(arguments, capsys):
+    assert main(["judge", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_verdicts_stand_beside_labels_and_nothing_else_changes(spec, tmp_path, capsys):
+    log, out = written(tmp_path / "log.jsonl", rows(50, 0.1)), tmp_path / "judged.jsonl"
+    found = told([log, "--judge", spec, "-o", out], capsys)
+    before, after = ([json.loads(line) for line in path.read_text().splitlines()] for path in (log, out))
+    for old, new in zip(before, after, strict=True):
+        assert [{k: v for k, v in one.items() if k != "verdicts"} for one in new["candidates"]] == old["candidates"]
+        assert [one["verdicts"]["words"] for one in new["candidates"]] == ["good" in one["text"] for one in old["candidates"]]
+        assert set(new["judged_by"]) == {"words"}
+    assert found["answers"] == 200
+    again = tmp_path / "again.jsonl"
+    assert main(["judge", str(out), "--judge", str(spec), "-o", str(again)]) == 0
+    assert again.read_text() == out.read_text()
+    assert "never in their place" in capsys.readouterr().out
+
+
+def test_figures_are_those_of_the_errors(spec, tmp_path, capsys):
+    log = written(tmp_path / "log.jsonl", rows(400, 0.15))
+    found = told([log, "--judge", spec, "-o", tmp_path / "out.jsonl", "--slice", "topic"], capsys)["figures"]
+    for name in ("bad answers that it accepts", "good answers that it refuses"):
+        value, low, high = found[name]
+        assert low < 0.15 < high
+        assert low < value < high
+        assert high - low < 0.12
+    assert found["kappa"][0] == pytest.approx(0.7, abs=0.08)
+    assert {"kappa, a", "kappa, b", "leaning, longer half", "leaning, later draws"} <= set(found)
+
+
+def test_a_judge_that_likes_length_is_seen(spec, tmp_path, capsys):
+    some = list(rows(300, 0.0))
+    for row in some:
+        for place, one in enumerate(row["candidates"]):
+            if place >= 2:
+                one["text"] = one["text"].replace("poor", "good")
+    found = told([written(tmp_path / "log.jsonl", some), "--judge", spec, "-o", tmp_path / "out.jsonl"], capsys)["figures"]
+    assert found["leaning, longer half"][1] > 0.3
+    assert found["leaning, shorter half"][2] < 0.05
+
+
+def test_what_its_errors_do_to_a_certificate(spec, tmp_path, capsys):
+    true = told([written(tmp_path / "a.jsonl", rows(500, 0.0)), "--judge", spec, "-o", tmp_path / "1.jsonl"], capsys)["certificate"]
+    assert true["by_judge"] == true["by_people"] <= 0.05
+    some = list(rows(500, 0.0))
+    for row in some:  # a judge that takes what is nearly acceptable
+        for one in row["candidates"]:
+            if one["score"] > -1.0:
+                one["text"] = one["text"].replace("poor", "good")
+    log = written(tmp_path / "b.jsonl", some)
+    lenient = told([log, "--judge", spec, "-o", tmp_path / "2.jsonl"], capsys)["certificate"]
+    assert lenient["by_judge"] <= 0.05
+    assert lenient["by_people"] > 0.05
+
+
+def test_kappa():
+    people, judge = np.array([True, True, False, False]), np.array([True, False, False, False])
+    assert judging.kappa(people, judge) == pytest.approx(0.5)
+    assert np.isnan(judging.kappa(np.array([True]), np.array([True])))
+
+
+@pytest.mark.parametrize(("change", "says"), [({"has_zero": False}, "only rank"), ({}, "no answer is labelled")])
+def test_what_cannot_be_judged(spec, tmp_path, capsys, change, says):
+    spec.write_text(json.dumps(json.loads(spec.read_text()) | change))
+    row = {"id": "1", "prompt": "p", "candidates": [{"text": "good", "score": 1.0}]}
+    log = written(tmp_path / "log.jsonl", [row])
+    assert main(["judge", str(log), "--judge", str(spec), "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert says in capsys.readouterr().err
