@@ -116,8 +116,13 @@ async def one(source: Random) -> Ending:
     hostile = Hostile(source, frozenset(parts))
     mode = source.choice(["guardrail", "accelerator"])
     settings: dict[str, Any] = {
-        "schedule": source.choice([[1], [2, 2], [4], [1, 3]]),
-        "exit": source.choice(["loop", "eager"]),
+        **source.choice(
+            [
+                {"schedule": source.choice([[1], [2, 2], [4], [1, 3]]), "exit": source.choice(["loop", "eager"])},
+                {"schedule": [2, 2], "lookahead": 2},
+                {"max_draws": 4, "in_flight": source.choice([1, 2, "auto"])},
+            ]
+        ),
         "on_abstain": source.choice(["error", "message", hostile.say]) if mode == "guardrail" else "error",
         "max_concurrency": source.choice([None, 2]),
     }

@@ -13,6 +13,7 @@ from bonmini_guard.errors import BonMiniGuardError, CheckpointError, Configurati
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 quiet = pytest.mark.filterwarnings("ignore:uncalibrated")
+ROLLING = GuardProfile(mode="guardrail", schedule=(1,) * 4, thresholds=(0.0,) * 4, exit="rolling", in_flight=(2, 8))
 PROFILE = GuardProfile(mode="guardrail", schedule=(2, 2), thresholds=(1.0, 0.5))
 
 
@@ -49,7 +50,15 @@ def greedy():
         ({"mini_n": 2.0}, "mini_n must be a positive integer"),
         ({"mode": "watchdog"}, "'guardrail' or 'accelerator'"),
         ({"mode": ""}, "'guardrail' or 'accelerator'"),
-        ({"exit": "sometimes"}, "'loop' or 'eager'"),
+        ({"exit": "sometimes"}, "'loop', 'eager' or 'rolling'"),
+        ({"exit": "rolling", "schedule": [4]}, "takes max_draws="),
+        ({"in_flight": 4, "mini_n": 4}, "takes max_draws="),
+        ({"exit": "eager", "max_draws": 8}, "use exit='rolling'"),
+        ({"in_flight": "wide"}, "a positive integer or 'auto'"),
+        ({"profile": PROFILE, "in_flight": 4}, "calibrated for exit 'loop'"),
+        ({"profile": ROLLING, "in_flight": 4}, "calibrated for in_flight 2, 8"),
+        ({"profile": ROLLING, "max_draws": 4}, "fixes max_draws already"),
+        ({"in_flight": 4, "lookahead": 4}, "lookahead= is for exit='loop'"),
         ({"threshold": math.nan}, "NaN"),
         ({"threshold": [0.0], "max_loops": 2}, "one for each loop"),
         ({"threshold": "high"}, "must be a number"),

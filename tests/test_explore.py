@@ -61,11 +61,11 @@ async def test_where_a_draw_can_be_cut_short_all_is_drawn_anew_even_if_none_was(
     assert not {c.seed for c in complete[0].candidates} & {c.seed for c in result.candidates}
 
 
-@pytest.mark.parametrize("settings", [{}, {"exit": "eager"}])
+@pytest.mark.parametrize("settings", [{}, {"exit": "eager"}, {"lookahead": 2}, {"exit": "rolling", "max_draws": 4}])
 async def test_the_logged_draws_are_a_fair_sample_of_the_generators(settings):
     source, complete = random.Random(0), []
     answers = FakeGenerator(lambda request: "1" if source.random() < 0.25 else "-1", latency=lambda index: 1e-4 * index)
-    guard, _ = make(answers, complete.append, schedule=[2, 2], **settings)
+    guard, _ = make(answers, complete.append, **{"schedule": None if "max_draws" in settings else [2, 2], **settings})
     for _ in range(400):
         await guard.arun("q")
         await guard.afinish()

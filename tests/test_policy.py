@@ -175,7 +175,8 @@ def test_a_stop_rule_of_the_users_cannot_accept():
         (("guardrail", (4, True), (0.0, 0.0)), "1 or more draws"),
         (("guardrail", (4, 4), (0.0,)), "one for each loop"),
         (("guardrail", (4,), (math.nan,)), "infinity to never exit"),
-        (("guardrail", (4,), (0.0,), "sometimes"), "'loop' or 'eager'"),
+        (("guardrail", (4,), (0.0,), "sometimes"), "'loop', 'eager' or 'rolling'"),
+        (("guardrail", (4,), (0.0,), "rolling"), "must list ones"),
     ],
 )
 def test_malformed_policies_name_the_cure(arguments, cure):

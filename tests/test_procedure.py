@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import random
 
 import pytest
 from hypothesis import assume, given, settings
@@ -18,7 +19,7 @@ from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.budget import Budget
-from bonmini_guard.policy.policy import Action, guardrail, run
+from bonmini_guard.policy.policy import Action, BelowFloor, Never, Policy, arrival_order, guardrail, run
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import log_of
 from tests.test_policy import runs
@@ -116,6 +117,81 @@ def test_lookahead_changes_no_decision_and_no_record(policy_and_scores, data, lo
         asked = sorted(request.index for request in generator.requests)
         assert asked == list(range(len(asked)))
         assert after.draws <= len(asked) <= after.draws_started
+
+
+class Jumping(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, wait = 0.0, self._selector.select
+
+        def select(timeout=None):
+            self.now += timeout or 0.0
+            return wait(0)
+
+        self._selector.select = select
+
+    def time(self):
+        return self.now
+
+
+def rolled(policy, answers, scores, seconds, in_flight):
+    generator = FakeGenerator(answers, seconds.__getitem__)
+    engine = Engine(generator, FakeRewardModel(lambda text: scores[int(text)]), policy, in_flight=(in_flight,))
+    with asyncio.Runner(loop_factory=Jumping) as runner:
+        return runner.run(engine.run(PROMPT, seed=0)), generator
+
+
+@st.composite
+def rolling(draw):
+    """A rolling policy, a score for each draw and how long it takes, and draws in flight."""
+    policy, values = draw(runs())
+    draws = policy.budget
+    varied = tuple(policy.thresholds[at % len(policy.thresholds)] for at in range(draws))
+    levels = draw(st.sampled_from([varied, varied[:1] * draws]))
+    stop = draw(st.sampled_from([Never(), BelowFloor((-3.0,) * draws)]))
+    source = random.Random(draw(st.integers(0, 1000)))  # no two arrive at the same moment
+    seconds = [source.uniform(0.5, 1.5) for _ in values]
+    return Policy(policy.mode, (1,) * draws, levels, "rolling", stop), values, seconds, draw(st.integers(1, 9))
+
+
+@settings(max_examples=100, deadline=None)
+@given(rolling())
+def test_a_rolling_request_does_what_run_does_on_scores_in_order_of_arrival(case):
+    policy, scores, seconds, in_flight = case
+    scores = [-9.0 if score is None else score for score in scores]
+    result, generator = rolled(policy, [str(index) for index in range(len(scores))], scores, seconds, in_flight)
+    ran = run(policy, scores, seconds, in_flight=in_flight)
+    if ran.decision.index is None:
+        assert result.reason == "scorer_failed"
+        return
+    arrived = [candidate.index for candidate in result.candidates]
+    assert arrived == list(ran.order) == arrival_order(seconds, in_flight)[: ran.draws]
+    assert run(policy, [scores[index] for index in arrived] + [None] * policy.budget).decision.reason == ran.decision.reason
+    decision = ran.decision
+    assert (result.selected.index, result.reason, result.threshold) == (decision.index, decision.reason, decision.threshold)
+    assert (result.served, result.decision == "accepted") == (ran.decision.action is Action.SERVE, ran.decision.accepted)
+    assert (result.draws, result.loops) == (ran.draws, ran.loops)
+    assert result.draws_started == len(generator.requests) == min(policy.budget, ran.draws + in_flight - 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rolling())
+def test_draws_that_fail_change_when_others_are_launched_and_no_decision(case):
+    policy, scores, seconds, in_flight = case
+    answers = [RuntimeError("lost") if score is None else str(index) for index, score in enumerate(scores)]
+    try:
+        result, _ = rolled(policy, answers, scores, seconds, in_flight)
+    except GenerationError:
+        return
+    arrived = [candidate.index for candidate in result.candidates]
+    ran = run(policy, [scores[index] for index in arrived] + [None] * (policy.budget - len(arrived)))
+    assert result.draws_started <= min(policy.budget, len(arrived) + in_flight - 1)
+    if result.reason in ("generator_failed", "scorer_failed"):
+        return
+    assert (ran.draws, ran.decision.reason) == (len(arrived), result.reason)
+    assert arrived[ran.decision.index] == result.selected.index
 
 
 def test_a_budget_counts_the_tokens_of_each_loop():

@@ -144,7 +144,7 @@ READERS = st.one_of(st.just(None), st.sampled_from(sorted(FORMATTERS)))
     how=st.sampled_from(["honest", "honest", "changes", "true", "text", "mapping", "short", "long", "nan"]),
     generator=st.tuples(st.booleans(), st.booleans()),
     turns=st.sampled_from(["text", "judge"]),
-    exit=st.sampled_from(["loop", "eager"]),
+    exit=st.sampled_from(["loop", "eager", "rolling"]),
 )
 @example([AIMessage("bad</think>good")], ("cuts thoughts", "text"), *PLAIN)
 @example([AIMessage("good", additional_kwargs={"reasoning_content": "bad"})], ("all", "text"), *PLAIN)
@@ -155,9 +155,8 @@ READERS = st.one_of(st.just(None), st.sampled_from(sorted(FORMATTERS)))
 def test_no_part_is_served_without_a_score_that_passed(messages, reader, how, generator, turns, exit):
     logging.disable(logging.WARNING)
     scorer = Scorer(None if reader is None else FORMATTERS[reader], how)
-    guard = BestOfMiniN(
-        generator=Generator(messages, *generator), reward_model=scorer, schedule=[1, 2], tool_turns=turns, exit=exit, timeout=5
-    )
+    shape = {"max_draws": 3, "in_flight": 2} if exit == "rolling" else {"schedule": [1, 2], "exit": exit}
+    guard = BestOfMiniN(generator=Generator(messages, *generator), reward_model=scorer, tool_turns=turns, timeout=5, **shape)
     try:
         result = guard.run("q")
     except BonMiniGuardError:

@@ -14,7 +14,7 @@ from langchain_core.tracers.base import BaseTracer
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ShadowBestOfMiniN
 from bonmini_guard.calibration.logs import load_log
-from bonmini_guard.engine.result import Candidate
+from bonmini_guard.engine.result import Candidate, GuardResult, Timings
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.policy import Policy
 from bonmini_guard.runnables.shadow import MOST_WATCHED, would_have
@@ -194,6 +194,20 @@ async def test_an_eager_guard_would_have_taken_the_first_to_arrive_that_passes()
     assert would_have(shadow.guard.guard.engine.policy, complete).selected.index == 0
     late = replace(complete, candidates=candidates[1:])
     assert would_have(shadow.guard.guard.engine.policy, late).selected.index == 2
+
+
+def test_a_rolling_guard_would_have_taken_the_first_of_those_in_flight_that_passes():
+    policy = Policy("guardrail", (1,) * 4, (0.0,) * 4, "rolling")
+    template = GuardResult("guardrail", "accepted", "passed", None, (), 1, {}, Timings(0.0, 0.0), None, 0)
+    times, scores = (3.0, 1.0, 2.5, 1.0), (9.0, -1.0, 1.0, 5.0)
+    candidates = tuple(
+        Candidate(i, 0, 0, AIMessage("x"), score=s, scored=1.0, started=0.0, finished=t)
+        for i, (s, t) in enumerate(zip(scores, times, strict=True))
+    )
+    complete = replace(template, candidates=candidates)
+    for in_flight, selected, draws in ((1, 0, 1), (2, 0, 2), (4, 3, 2)):
+        would = would_have(policy, complete, in_flight)
+        assert (would.selected.index, would.draws) == (selected, draws)
 
 
 def test_only_a_guard_can_be_on_trial():

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Protocol, TypeGuard
 
@@ -26,6 +27,7 @@ from bonmini_guard.engine.detach import detached, is_graph_signal
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.kinds import calls_tools, why_none, words
 from bonmini_guard.engine.limiter import Lane, Limiter, places_of, request_lane, unlimited
+from bonmini_guard.engine.load import LADDER, Load
 from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived, patience
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.engine.result import Candidate, GuardResult, Outcome, Timings
@@ -73,6 +75,7 @@ class Engine:
         policy: when to stop and what to serve.
         limiter: shared by all requests, perhaps of several guards; None for no limit. A group draw takes one place.
         lookahead: draws of later loops that are kept running while a loop finishes; they count once their loop begins.
+        in_flight: for a rolling policy, the draws that a request may keep in flight, ascending; it takes one when it starts.
         timeout: seconds until the decision, whatever generator, scorer and observer do; None waits for ever.
         transform: from raw to calibrated score.
         profile: name of the profile, for the record.
@@ -81,6 +84,7 @@ class Engine:
         tool_turns: "text", "judge" or "pass", see :class:`~bonmini_guard.runnables.options.CommonOptions`; "answer" takes calls for
             the answer, "ignore" leaves draws that call tools without a score.
         quarantine: of draws and scorings that ignored their cancellation.
+        load: of the endpoint that the draws come from; it chooses among several ``in_flight``.
     """
 
     generator: Generator | GroupGenerator
@@ -88,6 +92,7 @@ class Engine:
     policy: Policy
     limiter: Limiter | None = None
     lookahead: int = 0
+    in_flight: tuple[int, ...] = LADDER
     timeout: float | None = None
     transform: Callable[[float], float] | None = None
     profile: str | None = None
@@ -95,6 +100,7 @@ class Engine:
     has_zero: bool = True
     tool_turns: str = "answer"
     quarantine: Quarantine = field(default_factory=Quarantine, compare=False, repr=False)
+    load: Load = field(default_factory=Load, compare=False, repr=False)
 
     async def run(
         self,
@@ -115,6 +121,8 @@ class Engine:
             return await self._run(_Request(self, messages, seed, options, observer, request_id))
 
     async def _run(self, request: _Request) -> GuardResult:
+        if request.rolling:
+            request.width = self.load.begin(self.in_flight, None if self.limiter is None else self.limiter.limit)
         try:
             result = await request.conduct_within(self.timeout)
         except GenerationError as error:
@@ -123,6 +131,8 @@ class Engine:
             raise
         finally:
             await request.close()
+            if request.rolling:
+                self.load.end(*request.pace())
         return request.finalize(result)
 
 
@@ -161,6 +171,12 @@ class _Request:
         # What was launched, in that order; and of it what counts: the draws of the loops that have begun.
         self.launched: list[Candidate] = []
         self.candidates: list[Candidate] = []
+        self.rolling = engine.policy.exit == "rolling"
+        self.width = 1
+        # Among what does it look for an answer: rolling, a draw counts as it arrives.
+        self.seen = self.launched if self.rolling else self.candidates
+        self.scored: list[Candidate] = []
+        self.winner: Candidate | None = None
         self.failing = False
         self.ends: dict[int, EndRequest] = {}
         self.arrived: Arrivals[Candidate] = Arrivals()
@@ -200,8 +216,9 @@ class _Request:
         """Loop until the policy has decided, a draw has ended the request, or the time is up."""
         self._admit()
         # The draws' tasks first: those that answer at once have done so when the work begins.
-        first, loop = self._begin_loop(self.engine.policy.decide(self.state).draws), asyncio.get_running_loop()
-        self.work = loop.create_task(self._work(first), context=self.around)
+        loop, draws = asyncio.get_running_loop(), self.engine.policy.decide(self.state).draws
+        self._begin_loop(draws)
+        self.work = loop.create_task(self._work(draws), context=self.around)
         self.work.add_done_callback(self._worked)
         timer = None if seconds is None else loop.call_later(seconds, self._wake, context=Context())
         try:
@@ -220,11 +237,11 @@ class _Request:
             self.work.result()
         return self.out_of_time() if self.result is None else self.result
 
-    async def _work(self, first: Sequence[Candidate]) -> None:
+    async def _work(self, draws: int) -> None:
         """Decide, then close the session, in one task: what a session enters it may have to leave there."""
         try:
             with contextlib.suppress(_Ended):
-                self.result = await self.conduct(first)
+                self.result = await self.conduct(draws)
                 self._wake()
         finally:
             await self._close_session()
@@ -246,24 +263,24 @@ class _Request:
                 if coroutine is not None:
                     coroutine.close()
 
-    async def conduct(self, loop: Sequence[Candidate]) -> GuardResult:
+    async def conduct(self, draws: int) -> GuardResult:
         """Loop until the policy has decided.
 
         Args:
-            loop: the draws of the first one, which has begun.
+            draws: of the first loop, which has begun.
         """
         policy = self.engine.policy
         try:
             while not self.closed:
-                winner = await self._collect(loop)
+                loop = await self._collect(draws)
                 if perf_counter() >= self.deadline:
                     # Something held the event loop itself: the timer has had no chance.
                     return self.out_of_time()
                 if self.turn is not None:
                     return await self._finish_turn(self.turn)
-                if winner is not None:
-                    return self._record("accepted", "passed", winner)
-                wait = patience(self.candidates, loop)
+                if self.winner is not None:
+                    return self._record("accepted", "passed", self.winner)
+                wait = self._patience() if self.rolling else patience(self.candidates, loop)
                 if wait is None:
                     return self._without_generator()
                 if wait:
@@ -275,7 +292,8 @@ class _Request:
                     await self.observer.looped(self.state, decision)
                 if decision.action is not Action.DRAW:
                     return self._finish(decision)
-                loop = self._begin_loop(decision.draws)
+                draws = decision.draws
+                self._begin_loop(draws)
         except _ScoringFailed:
             return self._without_scores("scorer_failed")
         raise _Ended
@@ -344,8 +362,11 @@ class _Request:
 
     # Drawing
 
-    def _begin_loop(self, draws: int) -> list[Candidate]:
+    def _begin_loop(self, draws: int) -> None:
         """The next loop: from here on its draws count, and those that were launched ahead and have arrived do so now."""
+        if self.rolling:
+            self._refill()
+            return
         first = len(self.candidates)
         self._launch(first + draws)
         loop = self.launched[first : first + draws]
@@ -357,7 +378,12 @@ class _Request:
         self.loops += 1
         if self.engine.lookahead:
             self._launch_ahead()
-        return loop
+
+    def _refill(self) -> None:
+        """Keep draws in flight, counting those not decided on yet; while draws fail, more of them only once none is left."""
+        undecided = len(self.launched) - len(self.candidates)
+        if not (self.scored or (self.failing and undecided)):
+            self._launch(min(self.engine.policy.budget, len(self.candidates) + self.width))
 
     def _launch_ahead(self) -> None:
         """Keep draws of later loops running, unless draws fail: a group when the last one is through, else each by itself.
@@ -446,10 +472,12 @@ class _Request:
             candidate.error = TypeError(f"a generator must give an AIMessage, this one gave {type(outcome).__name__}")
         candidate.finished = perf_counter() - self.begun
         self.failing = candidate.message is None
-        if candidate.index < len(self.candidates):
+        if not self.rolling and candidate.index >= len(self.candidates):
+            self._launch_ahead()
+        elif self.ends:
             self._count(candidate)
         else:
-            self._launch_ahead()
+            self.arrived.put(candidate)
 
     def _count(self, candidate: Candidate) -> None:
         """Hand on a draw that has arrived, and whose loop has begun."""
@@ -470,14 +498,13 @@ class _Request:
 
     # Scoring
 
-    async def _collect(self, loop: Sequence[Candidate]) -> Candidate | None:
-        """Score the loop's draws as they arrive. The winner of an eager exit, else None once all are in."""
-        policy, left = self.engine.policy, len(loop)
-        while left:
+    async def _collect(self, draws: int) -> list[Candidate]:
+        """Score draws as they arrive, until those of a loop are there; cut short by a turn of tools, or an eager exit's winner."""
+        policy = self.engine.policy
+        while len(self.scored) < draws:
             batch = await self.arrived.take()
             if self.ended is not None or self.closed:
                 raise _Ended
-            left -= len(batch)
             self.turn = self._tool_turn()
             if self.turn is None:
                 await self._score([candidate for candidate in batch if candidate.message is not None])
@@ -485,19 +512,29 @@ class _Request:
                 for candidate in batch:
                     await self.observer.drawn(candidate)
             self.turn = self.turn or self._tool_turn()
-            if self.turn is not None:
-                return None
+            self.scored += batch
             if policy.exit == "eager":
-                winner = next((candidate for candidate in batch if policy.passes(self.loops - 1, candidate.score)), None)
-                if winner is not None:
-                    return winner
-        return None
+                self.winner = next((candidate for candidate in batch if policy.passes(self.loops - 1, candidate.score)), None)
+            if self.turn is not None or self.winner is not None:
+                return []
+        loop, self.scored = self.scored[:draws], self.scored[draws:]
+        if not self.rolling:
+            return self.candidates[-draws:]
+        for candidate in loop:
+            candidate.loop = self.loops
+            self.loops += 1
+        self.candidates += loop
+        return loop
+
+    def _patience(self) -> float | None:
+        """As :func:`patience`, of the draws that were in flight together; while others still are, they are waited for instead."""
+        return 0.0 if len(self.launched) > len(self.candidates) else patience(self.candidates, self.candidates[-self.width :])
 
     def _tool_turn(self) -> Candidate | None:
         """The first draw that did not fail, in order of drawing, if it is there and calls tools: it makes the turn one of tools."""
         if self.engine.tool_turns not in ("text", "pass"):
             return None
-        first = next((candidate for candidate in self.candidates if candidate.error is None), None)
+        first = next((candidate for candidate in self.seen if candidate.error is None), None)
         return first if first is not None and first.message is not None and self.calls(first.message) else None
 
     async def _finish_turn(self, candidate: Candidate) -> GuardResult:
@@ -517,7 +554,7 @@ class _Request:
             return False
         candidate.raw_score, candidate.score = self.known[key]
         candidate.scored = self._elapsed()
-        return self.engine.policy.passes(self.loops - 1, candidate.score)
+        return self.engine.policy.passes(max(0, self.loops - 1), candidate.score)
 
     async def _score(self, batch: Sequence[Candidate]) -> None:
         fresh: dict[Hashable, AIMessage] = {}
@@ -598,7 +635,7 @@ class _Request:
     def _end(self, end: EndRequest) -> GuardResult:
         if end.signal is not None:
             raise end.signal
-        return replace(self._record("unscored", end.reason, self.candidates[end.serve]), ended=True)
+        return replace(self._record("unscored", end.reason, self.launched[end.serve]), ended=True)
 
     def _without_generator(self) -> GuardResult:
         """Draws fail, and more of them would."""
@@ -617,13 +654,24 @@ class _Request:
         return self._record("best_effort", reason, best) if best is not None else self._record("unscored", reason, self._first())
 
     def _best(self) -> Candidate | None:
-        scored = [candidate for candidate in self.candidates if candidate.score is not None]
+        scored = [candidate for candidate in self.seen if candidate.score is not None]
         return max(scored, key=lambda candidate: (candidate.score, -candidate.index), default=None)
 
     def _first(self) -> Candidate | None:
-        return next((candidate for candidate in self.candidates if candidate.message is not None), None)
+        return next((candidate for candidate in self.seen if candidate.message is not None), None)
+
+    def pace(self) -> tuple[float | None, int]:
+        """What the request has to tell of its endpoint's load; see :meth:`~bonmini_guard.engine.load.Load.end`."""
+        refused = sum(getattr(candidate.error, "status", None) == HTTPStatus.TOO_MANY_REQUESTS for candidate in self.launched)
+        first = next((candidate for candidate in self.candidates if candidate.message is not None), None)
+        if first is None or first.finished is None or first.started is None:
+            return None, refused
+        return (first.finished - first.started) / max(1, used_tokens([first])[1]), refused
 
     def _record(self, decision: Outcome, reason: str, selected: Candidate | None) -> GuardResult:
+        if self.rolling and selected is not None and all(each is not selected for each in self.candidates):
+            # Served though not decided on: it ended the request, made a turn of tools of it, or was there at the deadline.
+            self.candidates.append(selected)
         return GuardResult(
             mode=self.engine.policy.mode,
             decision=decision,

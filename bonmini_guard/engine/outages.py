@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -30,7 +31,9 @@ def patience(candidates: Sequence[Candidate], loop: Sequence[Candidate]) -> floa
         return None
     if any(isinstance(candidate.error, Unanswered) for candidate in loop):
         return 0.0  # it is there, and answers
-    return FIRST_PAUSE * 2.0 ** (len({each.loop for each in candidates[len(candidates) - failed :]}) - 1)
+    loops = len({each.loop for each in candidates[len(candidates) - failed :]})
+    # A rolling request decides after each draw, and has several in flight.
+    return FIRST_PAUSE * 2.0 ** (min(loops, math.ceil(failed / len(loop))) - 1)
 
 
 def is_final(error: BaseException | None) -> bool:

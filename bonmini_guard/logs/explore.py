@@ -138,7 +138,7 @@ class Explorer:
                 f"not every draw was made and scored: {more.reason}"
             )
         candidates = kept | _renumbered(more.candidates, missing, request.engine.policy.schedule)
-        complete = dataclasses.replace(result, candidates=tuple(candidates[index] for index in sorted(candidates)))
+        complete = dataclasses.replace(result, candidates=tuple(candidates[index] for index in sorted(candidates)), ahead=0)
         return Explored(complete, more.draws, total_usage(more.candidates), perf_counter() - begun)
 
     async def _tell(self, complete: GuardResult) -> None:
@@ -166,14 +166,14 @@ class Explorer:
 def _kept(request: RequestRecord) -> dict[int, Candidate]:
     """The live draws, by number, that are a fair sample of what the generator says.
 
-    Where scores or durations can cut a draw short (an eager exit, a timeout), those that arrived are no such sample; nor are they
-    where none was cut short, for just that depends on them. Then every draw is made anew, whatever happened. A timeout of minutes
-    cuts draws that hang, and not long ones.
+    Where scores or durations can cut a draw short (an exit at an arrival, a timeout), those that arrived are no such sample; nor
+    are they where none was cut short, for just that depends on them. Then every draw is made anew, whatever happened. A timeout of
+    minutes cuts draws that hang, and not long ones.
     """
     candidates, engine = request.result.candidates, request.engine
     hurried = engine.timeout is not None and engine.timeout < UNHURRIED
     cut_short = any(candidate.unfinished and not candidate.refused for candidate in candidates)
-    if engine.policy.exit == "eager" or hurried or cut_short:
+    if engine.policy.exit != "loop" or hurried or cut_short:
         return {}
     return {candidate.index: candidate for candidate in candidates if not candidate.refused}
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
 
 Mode = Literal["guardrail", "accelerator"]
-Exit = Literal["loop", "eager"]
+Exit = Literal["loop", "eager", "rolling"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,8 @@ class Policy:
         mode: guardrail abstains when nothing passed; accelerator serves the best so far.
         schedule: draws of each loop, each positive; the budget N is their sum.
         thresholds: one for each loop; +inf never exits there.
-        exit: "loop" compares after a loop; "eager" serves the first draw to pass, in order of arrival.
+        exit: "loop" compares after a loop; "eager" serves the first draw to pass, in order of arrival; "rolling" compares after
+            each arrival, so that its loops are of one draw, and its scores come in order of arrival.
         stop: further stop rules; they can only stop earlier, never accept.
 
     Raises:
@@ -187,8 +188,10 @@ class Policy:
         check_mode(self.mode)
         check_schedule(self.schedule)
         check_thresholds(self.thresholds, len(self.schedule))
-        if self.exit not in ("loop", "eager"):
-            raise ValueError(f"unknown exit {self.exit!r}: use 'loop' or 'eager'")
+        if self.exit not in ("loop", "eager", "rolling"):
+            raise ValueError(f"unknown exit {self.exit!r}: use 'loop', 'eager' or 'rolling'")
+        if self.exit == "rolling" and set(self.schedule) != {1}:
+            raise ValueError(f"a rolling exit decides after each draw: schedule {list(self.schedule)} must list ones")
         rule = Passed(self.thresholds) | Spent(len(self.schedule))
         object.__setattr__(self, "_rule", rule | self.stop if self.stop else rule)
 
@@ -250,38 +253,71 @@ class Run:
     Attributes:
         decision: its last one; ``index`` is the selected draw.
         loops: loops it took.
-        draws: draws it asked for.
+        order: the draws that it decided on.
     """
 
     decision: Decision
     loops: int
-    draws: int
+    order: Sequence[int]
+
+    @property
+    def draws(self) -> int:
+        """How many it decided on."""
+        return len(self.order)
+
+
+def arrival_order(seconds: Sequence[float], in_flight: int) -> list[int]:
+    """Numbers of draws in order of arrival, if each that arrives makes room for the next one; ties in order of launch.
+
+    Args:
+        seconds: how long each draw takes, in order of launch.
+        in_flight: draws that run at a time.
+    """
+    running = [(took, index) for index, took in enumerate(seconds[:in_flight])]
+    order: list[int] = []
+    while running:
+        first = min(running)
+        running.remove(first)
+        order.append(first[1])
+        following = len(order) + len(running)
+        if following < len(seconds):
+            running.append((first[0] + seconds[following], following))
+    return order
 
 
 def run(
-    policy: Policy, scores: Sequence[float | None], seconds: Sequence[float] = (), tokens: Sequence[tuple[int, int]] = ()
+    policy: Policy,
+    scores: Sequence[float | None],
+    seconds: Sequence[float] = (),
+    tokens: Sequence[tuple[int, int]] = (),
+    in_flight: int = 1,
 ) -> Run:
-    """Follow a policy over the draws of a whole budget, in their order.
+    """Follow a policy over the draws of a whole budget, launched in their order.
 
     Args:
         policy: any.
         scores: one for each draw.
-        seconds: how long each draw took, by which those of a loop arrive for an eager exit; without it in their order.
+        seconds: how long each draw took, by which they arrive for an exit that asks; without it in their order.
         tokens: read and written by each draw, for a budget.
+        in_flight: draws that run at a time, for a rolling exit.
     """
     state = State()
+    order: Sequence[int] = range(policy.budget)
+    if policy.exit == "rolling" and seconds:
+        order = arrival_order(seconds[: policy.budget], in_flight)
     while (decision := policy.decide(state)).action is Action.DRAW:
-        loop = range(state.drawn, state.drawn + decision.draws)
+        loop = order[state.drawn : state.drawn + decision.draws]
         if policy.exit == "eager":
-            arrived = sorted(loop, key=lambda index: seconds[index]) if seconds else loop
+            arrived = sorted(loop, key=seconds.__getitem__) if seconds else loop
             winner = next((index for index in arrived if policy.passes(state.loops, scores[index])), None)
             if winner is not None:
                 passed = Decision(Action.SERVE, "passed", 0, winner, True, policy.thresholds[state.loops])
-                return Run(passed, state.loops + 1, loop.stop)
+                return Run(passed, state.loops + 1, order[: state.drawn + len(loop)])
         used = [tokens[index] for index in loop] if tokens else []
         sums = sum(read for read, _ in used), sum(written for _, written in used)
-        state = policy.observe(state, scores[loop.start : loop.stop], sums)
-    return Run(decision, state.loops, state.drawn)
+        state = policy.observe(state, [scores[index] for index in loop], sums)
+    index = None if decision.index is None else order[decision.index]
+    return Run(replace(decision, index=index), state.loops, order[: state.drawn])
 
 
 def guardrail(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, stop: StopRule | None = None) -> Policy:

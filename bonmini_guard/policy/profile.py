@@ -59,6 +59,8 @@ class GuardProfile(BaseModel):
         schedule: draws of each loop.
         thresholds: one for each loop, on the transformed score; null (infinity) never exits at that loop.
         exit: the stopping procedure the promise was made for.
+        in_flight: for a rolling exit, the draws in flight that the promise holds for, ascending; a request takes any of them.
+        max_draws: for a rolling exit, the draws of a request; its schedule lists so many ones.
         hopeless: one floor for each loop; a best score below it gives the request up. null never does.
         score_transform: from raw to calibrated score.
         risk, alpha, delta, epsilon: what was promised, at which level, with which confidence.
@@ -74,6 +76,8 @@ class GuardProfile(BaseModel):
     schedule: tuple[Annotated[int, BeforeValidator(_number)], ...]
     thresholds: tuple[Threshold, ...]
     exit: Exit = "loop"
+    in_flight: tuple[Annotated[int, BeforeValidator(_number), Field(ge=1)], ...] | None = None
+    max_draws: int | None = None
     hopeless: tuple[Floor, ...] | None = None
     score_transform: ScoreTransform = ScoreTransform()
     risk: str | None = None
@@ -90,6 +94,7 @@ class GuardProfile(BaseModel):
     def _consistent(self) -> GuardProfile:
         check_schedule(self.schedule)
         check_thresholds(self.thresholds, len(self.schedule))
+        self._check_rolling()
         # null is the one infinity that JSON can hold here; the other one would come back as its opposite.
         if -math.inf in self.thresholds or math.inf in (self.hopeless or ()):
             raise ValueError("a threshold of -infinity or a floor of +infinity cannot be written: use a finite number")
@@ -98,6 +103,16 @@ class GuardProfile(BaseModel):
         if self.schema_version > SCHEMA_VERSION:
             raise ValueError(f"schema_version {self.schema_version} is newer than this package ({SCHEMA_VERSION}): upgrade it")
         return self
+
+    def _check_rolling(self) -> None:
+        if self.exit != "rolling":
+            if self.in_flight is not None or self.max_draws is not None:
+                raise ValueError(f"in_flight and max_draws are a rolling exit's, and this exit is {self.exit!r}")
+            return
+        if set(self.schedule) != {1} or self.max_draws not in (None, len(self.schedule)):
+            raise ValueError("a rolling exit decides after each draw: the schedule must list max_draws ones")
+        if self.in_flight is not None and (not self.in_flight or list(self.in_flight) != sorted(set(self.in_flight))):
+            raise ValueError(f"in_flight {list(self.in_flight)} must list numbers of draws, ascending")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GuardProfile:

@@ -28,6 +28,7 @@ from bonmini_guard.engine.fingerprints import as_text, fingerprint_of, sampling
 from bonmini_guard.engine.generators import as_generator
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.limiter import build_limiter, call_limit
+from bonmini_guard.engine.load import load_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, Generator, GroupGenerator, Scorer
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.engine.scorers import THREADS
@@ -53,6 +54,7 @@ from bonmini_guard.runnables.settings import (
     profile_name,
     refusal,
     time_to_decide,
+    widths,
     with_budget,
 )
 from bonmini_guard.unseen import check_seen
@@ -376,6 +378,7 @@ class Guard:
             with_budget(policy, options["budget"], profile, strict),
             limiter=limiter,
             lookahead=looked_ahead(policy, options["lookahead"]),
+            in_flight=widths(policy, profile, options["in_flight"]),
             timeout=time_to_decide(policy, options),
             transform=None if profile is None else profile.score_transform,
             profile=profile_name(options["profile"]),
@@ -383,6 +386,7 @@ class Guard:
             has_zero=has_zero(scorer, profile),
             tool_turns=options["tool_turns"] or ("text" if policy.mode == "guardrail" else "pass"),
             quarantine=Quarantine() if current is None else current.quarantine,
+            load=load_of(limiter or getattr(generator, "circuit", None) or generator),
         )
 
 

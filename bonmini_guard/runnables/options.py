@@ -17,7 +17,20 @@ from bonmini_guard.logs.traces import TraceWriter
 from bonmini_guard.policy.budget import Budget
 from bonmini_guard.policy.policy import Exit, Mode
 from bonmini_guard.policy.profile import GuardProfile
-from bonmini_guard.validation import Amount, Count, Flag, Integer, Must, Natural, Portion, Seconds, Share, check, check_names
+from bonmini_guard.validation import (
+    Amount,
+    Count,
+    Flag,
+    Integer,
+    Must,
+    Natural,
+    Portion,
+    Seconds,
+    Share,
+    check,
+    check_names,
+    is_integer,
+)
 
 OnAbstain = Annotated[
     Literal["error", "message"] | Runnable[Any, Any] | Callable[[GuardResult], Any],
@@ -41,17 +54,28 @@ ToolTurns = Annotated[
 ]
 
 
+InFlight = Annotated[
+    int | Literal["auto"],
+    Must("a positive integer or 'auto'", lambda value: value == "auto" or (is_integer(value) and value > 0)),
+]
+
+
 class CommonOptions(TypedDict, total=False):
     """What every face takes beside its generator and its reward model.
 
     Attributes:
-        profile: a path or a ``GuardProfile``. It fixes the six options that follow, so none may be given with it.
+        profile: a path or a ``GuardProfile``. It fixes mode, shape, threshold and exit, so none of these may be given with it.
         mode: "guardrail" (default) or "accelerator".
         mini_n: draws of a loop (default 4).
         max_loops: loops at most (default 8).
         schedule: draws of each loop, instead of the two above; growing ones such as [4, 28] keep latency low.
         threshold: the score at which a loop exits; one number, or one for each loop (default 0: as likely acceptable as not).
-        exit: "loop" compares the best so far after each loop; "eager" serves the first draw to pass and cancels its siblings.
+        exit: "loop" compares the best so far after each loop; "eager" serves the first draw to pass and cancels its siblings;
+            "rolling" keeps draws in flight, compares as each arrives, and has no loops that wait for their longest draw.
+        in_flight: draws that a rolling request keeps in flight: a number, or "auto" (default), which chooses one of 1, 2, 4, 8, 16
+            and 32 when a request starts: many while the endpoint is idle, few while it is busy. It or ``max_draws`` implies
+            ``exit="rolling"``. A profile says which it was calibrated for; one of them may be asked for beside it.
+        max_draws: draws that a rolling request may start (default 32), instead of ``mini_n`` and ``max_loops``.
         lookahead: draws of later loops that are kept running while a loop finishes (default 0). They change no decision and no
             promise: each counts once its loop begins, and those that are not needed are cancelled, and counted in
             ``draws_started``. Saves time, and costs draws; for ``exit="loop"``.
@@ -93,6 +117,8 @@ class CommonOptions(TypedDict, total=False):
     schedule: Sequence[int] | None
     threshold: float | Sequence[float] | None
     exit: Exit | None
+    in_flight: InFlight | None
+    max_draws: Count | None
     lookahead: Natural
     tool_turns: ToolTurns | None
     question: str | Sequence[str] | Mapping[str, str] | None
@@ -147,7 +173,7 @@ class GuardArguments(GuardOptions, total=False):
 DEFAULT_TIMEOUT = 300.0
 
 #: What a profile fixes.
-SHAPE = ("mode", "mini_n", "max_loops", "schedule", "threshold", "exit")
+SHAPE = ("mode", "mini_n", "max_loops", "schedule", "threshold", "exit", "max_draws")
 
 DEFAULTS = GuardOptions(
     profile=None,
@@ -157,6 +183,8 @@ DEFAULTS = GuardOptions(
     schedule=None,
     threshold=None,
     exit=None,
+    in_flight=None,
+    max_draws=None,
     lookahead=0,
     tool_turns=None,
     question=None,

@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from bonmini_guard.engine.fingerprints import compare, fingerprint_of, unknown_in
+from bonmini_guard.engine.load import LADDER
 from bonmini_guard.engine.protocols import NO_OPTIONS
 from bonmini_guard.engine.scorers import CallableScorer
 from bonmini_guard.errors import ConfigurationError, ProfileError
 from bonmini_guard.policy.budget import Budget
-from bonmini_guard.policy.policy import Policy, spread
+from bonmini_guard.policy.policy import Exit, Policy, spread
 from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
 from bonmini_guard.runnables.options import SHAPE, GuardOptions
 
@@ -60,7 +61,7 @@ def profile_name(profile: str | os.PathLike[str] | GuardProfile | None) -> str |
 
 
 def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
-    """The policy of a profile, or of the options mode, mini_n, max_loops, schedule, threshold and exit.
+    """The policy of a profile, or of the options that one fixes.
 
     Raises:
         ConfigurationError: both are given, or the options are wrong or contradict each other.
@@ -71,17 +72,50 @@ def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
             them = "it" if len(given) == 1 else "them"
             raise ConfigurationError(f"profile= fixes {', '.join(given)} already: drop {them}, or the profile")
         return profile.policy()
+    exit_ = build_exit(options)
     schedule = build_schedule(options["schedule"], options["mini_n"], options["max_loops"])
+    if exit_ == "rolling":
+        schedule = (1,) * (options["max_draws"] or DEFAULT_MINI_N * DEFAULT_MAX_LOOPS)
     try:
         thresholds = spread(0.0 if options["threshold"] is None else options["threshold"], len(schedule))
     except (TypeError, ValueError) as error:
         problem = f"threshold {options['threshold']!r} must be a number, or a list of one number for each loop"
         raise ConfigurationError(problem) from error
-    mode, exit_ = options["mode"], options["exit"]
+    mode = options["mode"]
     try:
-        return Policy("guardrail" if mode is None else mode, schedule, thresholds, "loop" if exit_ is None else exit_)
+        return Policy("guardrail" if mode is None else mode, schedule, thresholds, exit_)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
+
+
+def build_exit(options: GuardOptions) -> Exit:
+    """The exit asked for, or the one that the shape is for.
+
+    Raises:
+        ConfigurationError: they contradict each other.
+    """
+    rolling = [name for name in ("in_flight", "max_draws") if options[name] is not None]
+    loops = [name for name in ("schedule", "mini_n", "max_loops") if options[name] is not None]
+    exit_ = options["exit"] or ("rolling" if rolling else "loop")
+    if wrong := loops if exit_ == "rolling" else rolling:
+        cure = "a rolling exit takes max_draws= and in_flight=" if exit_ == "rolling" else "use exit='rolling'"
+        raise ConfigurationError(f"{wrong[0]}= does not go with exit={exit_!r}: {cure}")
+    return exit_
+
+
+def widths(policy: Policy, profile: GuardProfile | None, in_flight: int | str | None) -> tuple[int, ...]:
+    """Draws that a rolling request may keep in flight: those that the profile was calibrated for, or the ladder, or one alone.
+
+    Raises:
+        ConfigurationError: one is asked for that the profile was not calibrated for, or the exit is another.
+    """
+    ladder = (profile.in_flight if profile is not None else None) or LADDER
+    if in_flight is None or in_flight == "auto":
+        return tuple(rung for rung in ladder if rung <= policy.budget) or ladder[:1]
+    if profile is not None and (policy.exit != "rolling" or in_flight not in ladder):
+        held = f"in_flight {', '.join(map(str, ladder))}" if policy.exit == "rolling" else f"exit {policy.exit!r}"
+        raise ConfigurationError(f"the profile was calibrated for {held}: drop in_flight={in_flight}, or calibrate for it")
+    return (int(in_flight),)
 
 
 def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops: int | None) -> tuple[int, ...]:

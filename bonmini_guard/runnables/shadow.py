@@ -235,7 +235,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
 
     def _tell(self, first: RequestRecord, explored: Explored | None) -> None:
         passed = first.engine.policy.passes(0, first.result.score)
-        would = None if explored is None else would_have(first.engine.policy, explored.result)
+        would = None if explored is None else would_have(first.engine.policy, explored.result, first.engine.in_flight[-1])
         self._add(scored=1, passed=int(passed))
         if would is not None:
             replaced = would.served and would.selected is not None and would.selected.index != 0
@@ -252,15 +252,16 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             self.summary = dataclasses.replace(self.summary, **counts)
 
 
-def would_have(policy: Policy, complete: GuardResult) -> GuardResult:
+def would_have(policy: Policy, complete: GuardResult, in_flight: int = 1) -> GuardResult:
     """What a guard would have given, from all draws of the budget in the order in which it would have asked for them.
 
-    For ``exit="eager"`` the order of arrival within a loop is that of the draws' durations.
+    Where an exit asks for the order of arrival, it is what the draws' durations make it: of an eager one within its loops, of a
+    rolling one with as many in flight as it may have.
     """
     drawn = complete.candidates
     seconds = [(draw.finished or 0.0) - (draw.started or 0.0) for draw in drawn]
-    ran = run(policy, [draw.score for draw in drawn], seconds, [used_tokens([draw]) for draw in drawn])
-    decision, candidates = ran.decision, drawn[: ran.draws]
+    ran = run(policy, [draw.score for draw in drawn], seconds, [used_tokens([draw]) for draw in drawn], in_flight)
+    decision, candidates = ran.decision, tuple(drawn[index] for index in ran.order)
     outcome: Outcome = "accepted" if decision.accepted else "best_effort"
     if decision.action is Action.ABSTAIN:
         outcome = "abstained" if policy.mode == "guardrail" else "unscored"

@@ -1,0 +1,100 @@
+"""How wide a rolling request may be: from the load that the guard itself sees, never from texts or scores."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from bonmini_guard.forks import Lock, renewed_in_children
+
+#: The draws that a rolling request may keep in flight; one certificate holds for all of them.
+LADDER = (1, 2, 4, 8, 16, 32)
+#: Draws that an endpoint is taken to carry at a time, unless it says or shows something else.
+AT_FIRST = 32.0
+#: Below so many times the pace of a request that has it to itself it carries more than is asked of it, above the other one less.
+UNHURRIED, SLOW = 1.25, 2.0
+#: The part that one request's pace has in the usual one.
+_NEWS = 0.2
+
+
+def width_for(ladder: Sequence[int], carried: float, requests: int) -> int:
+    """The widest rung of an ascending ladder with which so many requests ask no more of an endpoint than it carries."""
+    return max((rung for rung in ladder if rung * requests <= carried), default=ladder[0])
+
+
+def carried_after(carried: float, wanted: float, slowdown: float, refused: int) -> float:
+    """What an endpoint is taken to carry after one more request: a quarter less where it refused draws, else one more or less.
+
+    Args:
+        carried: before.
+        wanted: draws that would be in flight if all requests were as wide as can be; it learns of no more.
+        slowdown: the pace in a crowd over that of a request that has the endpoint to itself; 2 where either is not known.
+        refused: draws that it said are too many (429).
+    """
+    if refused:
+        return max(1.0, carried * 0.75)
+    if carried < AT_FIRST or slowdown < UNHURRIED:
+        return carried + 1.0 if carried < wanted else carried
+    return max(AT_FIRST, carried - 1.0) if slowdown > SLOW else carried
+
+
+class Load:
+    """What all requests of an endpoint know of it together.
+
+    Attributes:
+        carried: draws that it is taken to carry at a time.
+        requests: under way.
+    """
+
+    def __init__(self) -> None:
+        self.carried = AT_FIRST
+        self._alone = self._crowded = 0.0
+        self._lock = Lock()
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """Forget requests: those of a parent process."""
+        self.requests = 0
+
+    def begin(self, ladder: Sequence[int], places: int | None = None) -> int:
+        """The width of a request that begins now.
+
+        Args:
+            ladder: of widths, ascending.
+            places: of the limiter around the draws.
+        """
+        with self._lock.held:
+            self.requests += 1
+            return width_for(ladder, self.carried if places is None else min(self.carried, places), self.requests)
+
+    def end(self, pace: float | None, refused: int) -> None:
+        """A request is over.
+
+        Args:
+            pace: seconds a token of the draw that arrived first (a draw, where no tokens are reported); None if none has arrived.
+            refused: its draws that met 429.
+        """
+        with self._lock.held:
+            self.requests -= 1
+            if pace and self.requests:
+                self._crowded += (pace - self._crowded) * (_NEWS if self._crowded else 1.0)
+            elif pace:
+                self._alone += (pace - self._alone) * (_NEWS if self._alone else 1.0)
+            if refused or pace:
+                slowdown = self._crowded / self._alone if self._crowded and self._alone else SLOW
+                self.carried = carried_after(self.carried, LADDER[-1] * (self.requests + 1), slowdown, refused)
+
+
+_loads: WeakKeyDictionary[Hashable, Load] = WeakKeyDictionary()
+_lock = Lock()
+
+
+def load_of(endpoint: Any) -> Load:
+    """The load of whatever stands for an endpoint: the one that all guards on it share, where it can be a key."""
+    try:
+        with _lock.held:
+            return _loads.setdefault(endpoint, Load())
+    except TypeError:
+        return Load()

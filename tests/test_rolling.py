@@ -1,0 +1,212 @@
+"""Rolling requests: draws in flight, decided on one by one as they arrive; and how many are in flight under load."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+
+import pytest
+from langchain_core.messages import AIMessage
+
+from bonmini_guard import BestOfMiniN, GuardProfile
+from bonmini_guard.engine.engine import Engine
+from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.load import LADDER, Load, load_of, width_for
+from bonmini_guard.engine.protocols import EndRequest
+from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.policy.policy import Policy
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+
+from .test_engine import PROMPT, by_number, others, run
+
+
+def rolling(draws, threshold=0.0, mode="guardrail"):
+    return Policy(mode, (1,) * draws, (threshold,) * draws, "rolling")
+
+
+def test_the_width_is_the_widest_rung_that_asks_no_more_than_the_endpoint_carries():
+    widths = [width_for(LADDER, 32.0, requests) for requests in (1, 2, 3, 4, 8, 12, 33, 1000)]
+    assert widths == [32, 16, 8, 8, 4, 2, 1, 1]
+    assert width_for((4, 8), 32.0, 100) == 4
+
+
+# A request
+
+
+async def test_the_first_to_arrive_that_passes_is_served_and_those_in_flight_are_cancelled_at_the_generator():
+    generator = FakeGenerator(["9", "-1", "1", "8", "8"], latency=lambda index: {1: 0.0, 2: 0.02}.get(index, 30.0))
+    result = await run(generator, rolling(5), in_flight=(3,))
+    assert (result.decision, result.score, result.draws, result.draws_started, result.loops) == ("accepted", 1.0, 2, 4, 2)
+    assert [candidate.index for candidate in result.candidates] == [1, 2]
+    assert sorted(generator.cancelled) == [0, 3]
+    assert others() == set()
+
+
+async def test_what_arrived_together_is_scored_together_and_decided_one_by_one_in_order():
+    scored = []
+    scorer = FakeRewardModel(lambda text: scored.append(text) or float(text))
+    result = await run(FakeGenerator(["-1", "5", "9", "9"]), rolling(4), scorer, in_flight=(3,))
+    assert (result.selected.index, result.draws, result.draws_started) == (1, 2, 3)
+    assert scored == ["-1", "5", "9"]
+
+
+async def test_a_request_that_passes_nothing_draws_its_budget_and_no_more():
+    generator = FakeGenerator(["-3", "-1", "-2", "-4", "-5"], latency=lambda index: 0.01 * (index % 2))
+    refused = await run(generator, rolling(5), in_flight=(2,))
+    assert (refused.decision, refused.reason, refused.score, refused.draws, refused.draws_started) == (
+        "abstained", "budget_spent", -1.0, 5, 5,
+    )  # fmt: skip
+    assert len(generator.requests) == 5
+    served = await run(FakeGenerator(["-3", "-1"]), rolling(2, mode="accelerator"), in_flight=(8,))
+    assert (served.decision, served.score) == ("best_effort", -1.0)
+
+
+async def test_a_deadline_serves_or_names_the_best_that_is_there():
+    slow = FakeGenerator(["-1", "-2"], latency=lambda index: 30.0 * index)
+    served = await run(slow, rolling(2, mode="accelerator"), in_flight=(2,), timeout=0.2)
+    assert (served.decision, served.reason, served.score, served.draws, served.draws_started) == (
+        "best_effort", "deadline", -1.0, 1, 2,
+    )  # fmt: skip
+
+
+async def test_a_draw_that_ends_its_request_is_in_the_record():
+    async def answer(request):
+        if request.index == 1:
+            raise EndRequest("tool_call", serve=1, message=AIMessage("a call"))
+        await asyncio.sleep(30)
+
+    result = await run(answer, rolling(4), in_flight=(2,))
+    assert (result.decision, result.ended, result.candidates[-1] is result.selected) == ("unscored", True, True)
+
+
+async def test_a_group_is_refilled_by_groups():
+    class Grouped:
+        def __init__(self):
+            self.asked = []
+
+        async def draw_group(self, requests):
+            self.asked.append([request.index for request in requests])
+            for position, request in enumerate(requests):
+                await asyncio.sleep(0.01)
+                yield position, AIMessage(str(request.index - 4))
+
+    generator = Grouped()
+    result = await run(generator, rolling(6), in_flight=(2,))
+    assert (result.score, result.draws) == (0.0, 5)
+    assert sorted(index for group in generator.asked for index in group) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_an_endpoint_that_always_fails_is_asked_in_rounds_and_given_up():
+    for width in (1, 2, 4, 8):
+        failing = FakeGenerator([ConnectionError("down")])
+        with pytest.raises(Exception, match="none of 8 draws arrived"):
+            await run(failing, rolling(32), in_flight=(width,))
+        assert len(failing.requests) == 8
+
+
+# Its shape
+
+
+def made(**options):
+    return BestOfMiniN(generator=FakeGenerator(["-1", "1"]), reward_model=FakeRewardModel(by_number), **options)
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+def test_arguments_and_profiles_say_how_many_are_in_flight():
+    assert made(in_flight=3, max_draws=5).guard.engine.in_flight == (3,)
+    assert made(exit="rolling").guard.engine.in_flight == LADDER
+    assert made(max_draws=5).guard.engine.in_flight == (1, 2, 4)
+    assert made(max_draws=5).guard.engine.policy == rolling(5)
+    profile = GuardProfile(
+        mode="guardrail", schedule=(1,) * 4, thresholds=(0.0,) * 4, exit="rolling", in_flight=(2, 4), max_draws=4
+    )
+    assert made(profile=profile).guard.engine.in_flight == (2, 4)
+    assert made(profile=profile, in_flight=4).guard.engine.in_flight == (4,)
+    assert made(profile=profile).run("q").score == 1.0
+    with pytest.raises(ConfigurationError, match="calibrated for in_flight 2, 4"):
+        made(profile=profile, in_flight=8)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cure"),
+    [
+        ({"exit": "loop", "in_flight": (1,)}, "rolling exit's"),
+        ({"schedule": (2,), "thresholds": (0.0,)}, "list max_draws ones"),
+        ({"max_draws": 3}, "list max_draws ones"),
+        ({"in_flight": (4, 2)}, "ascending"),
+        ({"in_flight": ()}, "ascending"),
+    ],
+)
+def test_a_profile_that_contradicts_itself_is_refused(wrong, cure):
+    with pytest.raises(ValueError, match=cure):
+        GuardProfile(**{"mode": "guardrail", "schedule": (1, 1), "thresholds": (0.0, 0.0), "exit": "rolling"} | wrong)
+
+
+# Under load
+
+
+async def test_requests_of_an_endpoint_share_its_load_and_it_is_free_again_when_they_are_over():
+    load, widths = load_of(endpoint := Limiter(1000)), []
+    assert load_of(endpoint) is load
+
+    async def answer(request):
+        widths.append(load.requests)
+        await asyncio.sleep(0.05)
+        return "1"
+
+    engine = Engine(FakeGenerator(answer), FakeRewardModel(by_number), rolling(32), load=load)
+    results = await asyncio.gather(*(engine.run(PROMPT, seed=seed) for seed in range(4)))
+    assert [result.draws_started for result in results] == [32, 16, 8, 8]
+    assert load.requests == 0
+    assert (await engine.run(PROMPT, seed=9)).draws_started == 32
+
+
+async def test_a_limiter_is_a_bound_of_what_is_carried():
+    engine = Engine(FakeGenerator(["1"], 0.01), FakeRewardModel(by_number), rolling(32), limiter=Limiter(5))
+    assert (await engine.run(PROMPT, seed=0)).draws_started == 4
+
+
+def simulated(requests, rows, seconds=400.0, refuses=None, load=None):
+    """So many users who ask again and again, of a server that serves ``rows`` at full pace and slows down beyond.
+
+    Returns the mean width of the second half, and the load.
+    """
+    load, source = load or Load(), random.Random(0)
+    widths, running = [], 0
+    events = [(source.random(), number, None) for number in range(requests)]
+    heapq.heapify(events)
+    while events and events[0][0] < seconds:
+        now, user, ends = heapq.heappop(events)
+        if ends is not None:
+            width, pace, refused = ends
+            running -= width
+            load.end(pace, refused)
+        width = load.begin(LADDER)
+        running += width
+        widths.append((now, width))
+        slow = max(1.0, running / rows)
+        refused = int(refuses is not None and running > refuses)
+        ends = width, 0.01 * slow * source.uniform(0.9, 1.1), refused
+        heapq.heappush(events, (now + slow * source.uniform(0.8, 1.2), user, ends))
+    late = [width for at, width in widths if at > seconds / 2]
+    return sum(late) / len(late), load
+
+
+def test_alone_a_request_is_wide_and_in_a_crowd_it_is_narrow():
+    width, load = simulated(1, rows=16)
+    assert width == 32
+    assert simulated(64, rows=16)[0] < 1.5, "of an endpoint that was never seen alone"
+    load.renew()
+    assert simulated(64, rows=16, load=load)[0] < 1.5
+    load.renew()
+    assert simulated(1, rows=16, load=load)[0] == 32, "it is wide again once the crowd has gone"
+
+
+def test_a_server_that_carries_more_is_asked_for_more_and_one_that_refuses_for_less():
+    load = simulated(1, rows=500)[1]
+    load.renew()
+    assert simulated(12, rows=500, load=load)[0] == 32
+    load.renew()
+    assert simulated(12, rows=24, load=load)[0] < 4, "it has become slower"
+    assert simulated(12, rows=500, refuses=20)[1].carried < 40
