@@ -17,6 +17,7 @@ from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
 #: With each stands the extra that brings what it needs.
 COMMANDS = {
     "demo": "demo",
+    "start": "calibration",
     "import": "calibration",
     "convert": "calibration",
     "train": "train",

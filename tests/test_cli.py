@@ -52,6 +52,7 @@ def test_each_command_names_the_extra_that_it_needs(tmp_path):
         ["zero", out, "--labels", log, "-o", f"{out}.json"],
         ["judge", log, "--judge", out, "-o", f"{out}.jsonl"],
         ["label", log, "-o", f"{out}.jsonl"],
+        ["start", log],
         ["replay", log, "--profile", profile],
         ["calibrate", log, "--mode", "guardrail", "-o", out],
         ["report", log, "--profile", profile, "-o", out],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +106,8 @@ def run(options: argparse.Namespace) -> int:
     say(outcome.sentence)
     if unknown := not_vouched_for(outcome.profile):
         say(f"The promise does not vouch for {'; '.join(unknown)}.")
+    profile = shlex.quote(str(options.output))
+    say(f"next: bonmini-guard report {' '.join(map(shlex.quote, options.logs))} --profile {profile} -o report.html")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -110,6 +111,7 @@ def run(options: argparse.Namespace) -> int:
     with appearing(options.output) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
     _tell(options.output, found, rows.generators, job)
+    say(f"next: bonmini-guard start {shlex.quote(str(options.output))}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -132,7 +133,7 @@ def _page(begin: Callable[[], Session], options: argparse.Namespace) -> int:
     with listen(options.host, options.port) as listening:
         session = begin()
         try:
-            server = LabelServer(session, annotator, partial(print, flush=True))
+            server = LabelServer(session, annotator, say, _next(session.plan, options))
             _say_where(address(listening, server.key), session, options)
             server.serve(listening)
         except KeyboardInterrupt:
@@ -164,11 +165,24 @@ def _say_what(session: Session, options: argparse.Namespace) -> None:
     if not figures["items"]:
         return
     say(f"{options.output}:\n{describe(figures)}")
-    export = f"next: bonmini-guard label {' '.join(options.logs)} -o {options.output} --export"
-    if session.plan.goal is None:
-        say(f"{export} choices=FILE --export log=FILE")
-    else:
-        say(f"{session.said}\n{export} log=labelled.jsonl\nthen: {label_for.next_command(session.plan.goal)}")
+    if session.plan.goal:
+        say(session.said)
+    say("\n".join(_next(session.plan, options)))
+
+
+def _next(plan: Plan, options: argparse.Namespace) -> list[str]:
+    """What the labels make possible, and the commands for it: shown when the page has no further question, and when it stops."""
+    export = f"bonmini-guard label {' '.join(map(shlex.quote, options.logs))} -o {shlex.quote(str(options.output))} --export"
+    if plan.goal is not None:
+        certified = f"then: {label_for.next_command(plan.goal)}"
+        return ["These labels can certify a profile, as far as is said above.", f"next: {export} log=labelled.jsonl", certified]
+    if plan.picked:
+        return ["These rows were picked: train on their labels, but calibrate on others.", f"next: {export} choices=choices.jsonl"]
+    if plan.mode == "accept":
+        start = "then: bonmini-guard start labelled.jsonl"
+        return ["Whole rows can be calibrated on, and all labels trained on.", f"next: {export} log=labelled.jsonl", start]
+    train = "then: bonmini-guard train choices.jsonl --base MODEL -o guard-model"
+    return ["Choices train a reward model whose zero means acceptable.", f"next: {export} choices=choices.jsonl", train]
 
 
 def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:

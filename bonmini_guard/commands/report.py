@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from bonmini_guard.commands.progress import shown
@@ -46,5 +47,6 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the report ({error.strerror}); give another -o") from error
     refuted = refutation(log, profile)
-    say(f"{refuted}\n{options.output}: open it in a browser" if refuted else f"{options.output}: open it in a browser")
+    said = f"{options.output}: open it in a browser"
+    say(f"{refuted}\n{said}" if refuted else f"{said}\nnext: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow")
     return REFUTED if refuted else 0

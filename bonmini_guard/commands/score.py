@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     notes |= {"could not be scored and count as failed draws": tally.unscorable, "torn last lines dropped": tally.torn}
     notes |= {"rows whose prompt the model was trained on, marked so and left out by calibrate": tally.trained_on}
     said = "".join(f"; {name}: {number:,}" for name, number in notes.items() if number)
-    print(f"{options.output}: {tally.rows:,} rows, {tally.scored:,} candidates scored{said}", file=sys.stdout)
+    say(f"{options.output}: {tally.rows:,} rows, {tally.scored:,} candidates scored{said}")
+    say(f"next: bonmini-guard start {shlex.quote(str(options.output))}")
     return 0
 
 

@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -48,14 +48,21 @@ class LabelServer:
         session: what is labelled.
         annotator: whose labels these are; None lets the page ask once.
         tell: told what the labels certify, whenever a session with a goal has looked again.
+        after: lines to show when there is no further question: what the labels make possible, then commands.
 
     Attributes:
         key: the random part of the address. Whoever knows it may label; without it nothing is told.
         app: the ASGI application.
     """
 
-    def __init__(self, session: Session, annotator: str | None = None, tell: Callable[[str], None] = lambda said: None) -> None:
-        self.session = session
+    def __init__(
+        self,
+        session: Session,
+        annotator: str | None = None,
+        tell: Callable[[str], None] = lambda said: None,
+        after: Sequence[str] = (),
+    ) -> None:
+        self.session, self._after = session, list(after)
         self._told, self._tell = session.said, tell
         self.key = secrets.token_urlsafe(24)
         self._annotator = annotator
@@ -133,7 +140,7 @@ class LabelServer:
             self._tell(self._told)
         state["item"] = None if item is None else self._shown(item, annotator)
         if item is None:
-            state["agreement"] = agreement(self.session.snapshot())
+            state |= {"agreement": agreement(self.session.snapshot()), "after": self._after}
         return state
 
     def _shown(self, item: Item, annotator: str) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def test_a_session_by_keyboard_alone(served, page):
         is_at(page, done)
         page.keyboard.press("n" if done % 2 else "1")
     expect(page.locator("#finished")).to_be_focused()
+    expect(page.locator("#possible")).to_contain_text("train a reward model")
+    expect(page.locator("#commands")).to_contain_text(f"-o {out} --export choices=choices.jsonl")
     page.keyboard.press("u")  # the last one was the one put off
     is_at(page, len(ROWS) - 1)
     assert page.locator("#answers").inner_text() == first

@@ -105,7 +105,7 @@ def test_an_interrupt_stops_the_page_and_says_what_was_labelled(tmp_path, log):
         assert process.wait() == 0
         assert process.stderr.read() == ""
     assert "ann: 1 labels, 100 % neither or rejected" in told
-    assert "--export choices=FILE" in told
+    assert "--export choices=choices.jsonl" in told
 
 
 @pytest.mark.parametrize("package", ["uvicorn", "krippendorff"])

@@ -1,0 +1,208 @@
+"""``bonmini-guard start``: what a file is, what can be promised from it, what is missing, and the next command."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bonmini_guard.commands.calibrate import ALPHA, DELTA, RISKS, choose_schedule
+from bonmini_guard.commands.terminal import say
+from bonmini_guard.errors import InputError
+
+HELP = "look at a log, or a table of answers: what can be promised from it, what is missing, the next command"
+
+#: Levels that are proposed, the strictest first, of which one is within reach of the rows.
+LEVELS = (ALPHA, 0.1, 0.2)
+#: Ids of rows that are named.
+NAMED = 5
+#: Columns that people name so and import does not know by name.
+_ALIKE = {
+    "prompt": ("customer", "user", "request", "message", "ticket", "note", "inquiry"),
+    "text": ("reply", "agent", "bot", "assistant", "model_output", "generated"),
+    "acceptable": ("ok", "good", "correct", "accepted", "approved", "label", "resolved"),
+}
+#: What a record of another tool has, and no other does.
+_TOOLS = {"resourceSpans": "otel", "resourceLogs": "otel", "run_type": "langsmith", "observations": "langfuse", "resps": "lm-eval"}
+
+
+@dataclass
+class Seen:
+    """What the rows of a log hold.
+
+    Attributes:
+        rows, complete, traced: how many; drawn whatever the scores; written by a guard.
+        sizes: candidates of a row, to the number of such rows.
+        candidates, scored, labelled, judged: those that did not fail; with a score; with a label; with one that a judge gave.
+        not_random: rows whose labels were not drawn at random.
+        generators: names, to rows.
+    """
+
+    rows: int = 0
+    complete: int = 0
+    traced: int = 0
+    sizes: Counter[int] = field(default_factory=Counter)
+    candidates: int = 0
+    scored: int = 0
+    labelled: int = 0
+    judged: int = 0
+    not_random: int = 0
+    generators: Counter[str] = field(default_factory=Counter)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "logs", nargs="+", metavar="LOG", help="a log (several shards are one), or a table or an export of another tool"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look, and tell."""
+    first = _first(options.logs[0])
+    if isinstance(first.get("candidates"), list):
+        _tell_of_log(options.logs)
+    elif "schedule" in first and "thresholds" in first:
+        say(f"{options.logs[0]}: a profile\nnext: bonmini-guard report LOG --profile {shlex.quote(options.logs[0])} -o report.html")
+    elif "responses" in first and "choice" in first:
+        say(f"{options.logs[0]}: choice rows, which a reward model is trained on")
+        say(f"next: bonmini-guard train {_quoted(options.logs)} --base MODEL -o guard-model")
+    else:
+        _tell_of_records(options.logs, first)
+    return 0
+
+
+def _first(path: str) -> Mapping[str, Any]:
+    from bonmini_guard.logs.records import Records
+
+    if path.endswith(".eval"):
+        return {}
+    for _, record in Records(path):
+        return record
+    raise InputError(f"{path}: holds nothing; give a file with answers in it")
+
+
+def _quoted(paths: Sequence[str]) -> str:
+    return " ".join(map(shlex.quote, paths))
+
+
+def _tell_of_records(files: Sequence[str], first: Mapping[str, Any]) -> None:
+    """A table, or an export of another tool: how to make a log of it."""
+    from bonmini_guard.logs.records import Records
+    from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS
+
+    output = shlex.quote(f"{Path(files[0]).name.split('.')[0]}.log.jsonl")
+    tool = "inspect" if files[0].endswith(".eval") else next((tool for key, tool in _TOOLS.items() if key in first), None)
+    if tool is not None:
+        say(f"{files[0]}: written by {tool}")
+        say(f"next: bonmini-guard import {_quoted(files)} --from {tool} -o {output}")
+        return
+    number = sum(1 for path in files for _ in Records(path))
+    say(f"{files[0]}: a table of {number:,} lines, each taken for one answer; columns: {', '.join(map(str, first))}")
+    known, mapped, missing = {"prompt": PROMPT_KEYS, "text": TEXT_KEYS, "acceptable": ("acceptable",)}, [], []
+    for name, keys in known.items():
+        if not any(key in first for key in keys):
+            column = next((column for column in first if str(column).lower().strip() in _ALIKE[name]), None)
+            mapped += [f" --map {shlex.quote(f'{column}={name}')}"] if column else []
+            missing += [] if column else [name]
+    for name in (name for name in missing if name != "acceptable"):
+        mapped.append(f" --map COLUMN={name}")
+        say(f"which column is the {'prompt' if name == 'prompt' else 'answer'}? put its name for COLUMN in {name}=")
+    say("a promise needs answers of the very model that is to be guarded, drawn whatever their quality; people's say nothing of it")
+    if "acceptable" in missing:
+        say("no column says which answers are acceptable: labels come later, in the browser")
+    source = "parquet" if files[0].endswith(".parquet") else "csv"
+    say(f"next: bonmini-guard import {_quoted(files)} --from {source}{''.join(mapped)} -o {output}")
+
+
+def _tell_of_log(files: Sequence[str]) -> None:
+    seen = _scan(files)
+    low, high = min(seen.sizes), max(seen.sizes)
+    drawn = f" by {', '.join(seen.generators)}" if seen.generators else ""
+    each = "one answer each" if high == 1 else f"{low if low == high else f'{low} to {high}'} answers each"
+    traced = f", {seen.traced:,} of them a guard's traces" if seen.traced else ""
+    say(f"{', '.join(files)}: a log of {seen.rows:,} rows{traced}, {each}{drawn}")
+    say(f"scores: {seen.scored:,} of {seen.candidates:,} answers; labels: {seen.labelled:,}" + _but(seen))
+    if len(seen.generators) > 1:
+        say("several generators: a promise holds for one, so split the log by generated_by, and start with one part")
+    elif seen.scored < seen.candidates:
+        _tell_of_scores(files, seen)
+    elif not seen.complete:
+        say("no row is complete: early exits hide what was never drawn, so these only say how far the guard may be relaxed")
+        say(f"next: bonmini-guard calibrate {_quoted(files)} --mode guardrail --relax -o relaxed.json")
+    else:
+        _tell_of_labels(files, seen)
+
+
+def _but(seen: Seen) -> str:
+    judged = f", {seen.judged:,} of them given by a judge, whose word is no person's" if seen.judged else ""
+    return judged + (f"; {seen.not_random:,} rows were picked, and their labels are not calibrated on" if seen.not_random else "")
+
+
+def _scan(files: Sequence[str]) -> Seen:
+    from bonmini_guard.logs.reading import RowFile
+    from bonmini_guard.logs.rows import Row
+
+    seen = Seen()
+    for path in files:
+        for place, value in RowFile(path):
+            row = Row(value, place)
+            arrived = [one for one in row.candidates if not one.failed]
+            seen.rows, seen.complete, seen.traced = seen.rows + 1, seen.complete + row.is_complete, seen.traced + row.is_traced
+            seen.sizes[len(row.candidates)] += 1
+            seen.candidates += len(arrived)
+            seen.scored += sum(one.said is not None for one in arrived)
+            seen.labelled += sum(one.label is not None for one in arrived)
+            seen.judged += sum(one.label is not None and one.value.get("acceptable_by") is not None for one in arrived)
+            seen.not_random += not row.is_random
+            if value.get("generated_by") is not None:
+                seen.generators[str(value["generated_by"])[:60]] += 1
+    if not seen.rows:
+        raise InputError(f"{', '.join(files)}: holds no row; give a log")
+    return seen
+
+
+def _tell_of_scores(files: Sequence[str], seen: Seen) -> None:
+    say(f"missing: scores of {seen.candidates - seen.scored:,} answers; nothing can be promised without them")
+    say("SPEC is a reward model's folder or id, or a scorer spec: a judge, a check, a question (docs/questions.md)")
+    say(f"next: bonmini-guard score {_quoted(files)} --reward-model SPEC -o scored.jsonl")
+
+
+def _tell_of_labels(files: Sequence[str], seen: Seen) -> None:
+    """What the rows could promise at best, and the labels that this takes."""
+    from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, too_few
+    from bonmini_guard.calibration.orders import one_a_unit
+
+    log = load_log(files, keys=["id"])
+    schedule, units = choose_schedule(log, None), len(one_a_unit(log))
+    best = f"{100 * (1 - DELTA ** (1 / units)):.2g} %"
+    shape = f"--schedule {','.join(map(str, schedule))}"
+    if max(schedule) == 1:
+        say("one answer a row: a guard can serve it or refuse; to draw again it needs a log with several answers to each prompt")
+    say(f"{units:,} prompts can certify at most {best} served and bad (if none is), with {100 * (1 - DELTA):g} % confidence")
+    asked = next((each for each in (request(RISKS[0], level, DELTA, schedule) for level in LEVELS) if not too_few(log, each)), None)
+    if asked is None:
+        say(f"missing: prompts; {too_few(log, request(RISKS[0], LEVELS[-1], DELTA, schedule))}")
+        say("collect more with the guard's explore=0.02 and trace_to=, or import more; then start again")
+        return
+    options = f"--alpha {asked.level:g} --delta {DELTA:g} {shape}"
+    if seen.labelled > 0.5 * seen.candidates or log.asked.any():
+        say("missing: nothing for a first profile; what is promised is told when it is certified")
+        say(f"next: bonmini-guard calibrate {_quoted(files)} --mode guardrail {options} -o guardrail.json")
+        return
+    chosen = fixed_set(log, None)
+    say(f"missing: labels. {prospect(chosen, asked)}")
+    say(f"asked first: the rows {', '.join(_asked_first(chosen, asked))} and so on, strict thresholds first")
+    say(f"next: bonmini-guard label {_quoted(files)} -o labels.jsonl --for {RISKS[0]} {options} --open")
+
+
+def _asked_first(chosen: Any, asked: Any) -> list[str]:
+    from bonmini_guard.calibration.on_demand import batch_of, demand
+
+    rows = batch_of(chosen, demand(chosen, asked).wanted)[:, 0]
+    return list(dict.fromkeys(str(chosen.extra["id"][row]) for row in rows.tolist()))[:NAMED]

@@ -1,0 +1,114 @@
+"""``start``, as a newcomer uses it: a table, a log, scores, labels; each step prints the next command, which then runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+
+import pytest
+
+from bonmini_guard.cli import main
+from bonmini_guard.policy.profile import GuardProfile
+from tests.calibration.helpers import rows_of
+from tests.calibration.populations import Population
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command where its files are; (what it said, the command it names next)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(line):
+        assert main(shlex.split(line.removeprefix("bonmini-guard "))) == 0
+        told = capsys.readouterr().out
+        following = [each.removeprefix("next: ") for each in told.splitlines() if each.startswith("next: ")]
+        return told, following[0] if following else ""
+
+    return command
+
+
+def lines_of(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def log_rows(prompts, labels="none"):
+    for row in rows_of(Population(size=8).log(prompts, 0)):
+        for at, one in enumerate(row["candidates"]):
+            one["text"] = f"answer {row['id']}.{at}"
+            one["acceptable"] = one["acceptable"] if labels == "all" else None
+        yield row
+
+
+def test_from_a_support_chat_to_the_labels_that_are_needed(run, tmp_path):
+    with open(tmp_path / "support chat.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["ticket", "Customer", "Reply"])
+        table.writerows([n, f"Where is order {1000 + n}?", f"Order {1000 + n} is on its way."] for n in range(60))
+    told, following = run("bonmini-guard start 'support chat.csv'")
+    assert "a table of 60 lines" in told
+    assert "labels come later" in told
+    told, following = run(following)  # import
+    told, following = run(following)  # start, on the log
+    assert "one answer each" in told
+    assert "missing: scores of 60 answers" in told
+    (tmp_path / "spec.toml").write_text('kind = "check"\n[check]\ntype = "regex"\npattern = "order"\n')
+    told, following = run(following.replace("SPEC", "spec.toml"))  # score
+    told, following = run(following)  # start, on the scored log
+    assert "60 prompts can certify at most 3.8 %" in told
+    assert "missing: labels" in told
+    assert "asked first: the rows support chat.csv:" in told
+    assert following.startswith("bonmini-guard label scored.jsonl -o labels.jsonl --for served_and_bad --alpha 0.05")
+
+
+def test_from_labels_to_a_report(run, tmp_path):
+    lines_of(tmp_path / "log.jsonl", log_rows(400, "all"))
+    told, following = run("bonmini-guard start log.jsonl")
+    assert "400 rows, 8 answers each" in told
+    assert "labels: 3,200" in told
+    told, following = run(following.replace("--alpha 0.05", "--alpha 0.1"))  # calibrate
+    assert GuardProfile.load("guardrail.json").alpha == 0.1
+    told, following = run(following)  # report
+    assert (tmp_path / "report.html").exists()
+    assert following == "bonmini-guard drift guardrail.json TRACES --follow"
+
+
+@pytest.mark.parametrize(("rows", "level"), [(400, "--alpha 0.05"), (30, "--alpha 0.1"), (12, "--alpha 0.2"), (5, None)])
+def test_no_level_is_proposed_that_the_rows_cannot_reach(run, tmp_path, rows, level):
+    lines_of(tmp_path / "log.jsonl", log_rows(rows))
+    told, following = run("bonmini-guard start log.jsonl")
+    if level is None:
+        assert following == ""
+        assert "missing: prompts" in told
+    else:
+        assert level in following
+
+
+def test_a_guards_cut_traces_can_only_relax_it(run, tmp_path):
+    rows = [{**row, "decision": "accepted", "complete": False} for row in log_rows(20)]
+    lines_of(tmp_path / "traces.jsonl", rows)
+    told, following = run("bonmini-guard start traces.jsonl")
+    assert "20 of them a guard's traces" in told
+    assert "--relax" in following
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"run_type": "llm", "inputs": {}, "outputs": {}}, "import file.jsonl --from langsmith"),
+        ({"resourceSpans": []}, "import file.jsonl --from otel"),
+        ({"prompt": "p", "responses": ["a", "b"], "choice": 0}, "train file.jsonl --base MODEL"),
+        ({"mode": "guardrail", "schedule": [1], "thresholds": [0.0]}, "report LOG --profile file.jsonl"),
+        ({"what": "x", "said": "y"}, "--map COLUMN=prompt --map COLUMN=text"),
+    ],
+)
+def test_other_files_are_known_by_what_is_in_them(run, tmp_path, record, expected):
+    lines_of(tmp_path / "file.jsonl", [record])
+    assert expected in run("bonmini-guard start file.jsonl")[1]
+
+
+def test_several_generators_are_told(run, tmp_path):
+    lines_of(tmp_path / "log.jsonl", [{**row, "generated_by": f"model {n % 2}"} for n, row in enumerate(log_rows(40))])
+    told, following = run("bonmini-guard start log.jsonl")
+    assert "several generators" in told
+    assert following == ""
