@@ -1,4 +1,4 @@
-"""What the documents point at is there: links, the files of CONTRIBUTING's map and the names in them, the reference."""
+"""What the documents and tools point at is there: links, CONTRIBUTING's map, the reference, the faults that are tried each time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import bonmini_guard
-from tools import reference
+from tools import mutants, reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "benchmarks/**/*.md") for path in ROOT.glob(pattern))
@@ -55,3 +55,7 @@ def test_the_reference_holds_every_public_name_and_its_links_lead_somewhere():
     for package in reference.PACKAGES:
         assert reference.public(package), package
     assert " at 0x" not in text
+
+
+def test_each_fault_that_is_always_tried_is_still_one():
+    assert all(fault.source != (ROOT / fault.path).read_text("utf-8") for fault in mutants.listed())
