@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -27,6 +28,8 @@ from bonmini_guard.engine.kinds import CUT, FILTERED
 _GIVEN_UP = frozenset({"abort", "error", "cancelled"})
 #: What stands beside an answer. Reasoning has two names, and some servers give it under both of them.
 _BESIDE = ("reasoning_content", "reasoning", "refusal")
+#: Where a bill tells what came out of the server's cache, and what was thought.
+_DETAILS = (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Answer:
     #: Whether there was any content at all, if only an empty one.
     spoke: bool = True
 
-    @property
+    @cached_property
     def truncated(self) -> bool:
         """Whether the token limit cut it."""
         return (self.finish_reason or "").lower() in CUT
@@ -157,8 +160,9 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
         return list(answers)
     generated = [made or 0] if len(answers) == 1 else proportional(made or 0, [_size(answer) for answer in answers])
     shared = [replace(answer, input_tokens=0, output_tokens=tokens) for answer, tokens in zip(answers, generated, strict=True)]
-    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
-    reasoned = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    cached, reasoned = (
+        _count(inner.get(name)) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS
+    )
     return [replace(shared[0], input_tokens=read or 0, cached_tokens=cached, reasoning_tokens=reasoned), *shared[1:]]
 
 
@@ -212,15 +216,20 @@ def _read(choices: Sequence[Any], told: bool, model: Any, apart: bool) -> Answer
         raise MalformedAnswer("the endpoint answered without a message", status=200, retryable=True)
     if apart and len(reasons) > 1:
         raise MalformedAnswer("the endpoint streams several answers under one index", status=200, retryable=True)
-    content = [part for message in messages for part in _parts(message)]
+    content: Any = messages[0].get("content")
     beside = {name: "".join(said for each in messages if isinstance(said := each.get(name), str)) for name in _BESIDE}
-    whole = {"content": _merged(content), "tool_calls": list(_tool_calls(messages)), **beside}
+    called = any(each.get("tool_calls") or each.get("function_call") for each in messages)
+    if spoke := len(messages) == 1 and isinstance(content, str) and not called:
+        turn = Turn("assistant", content, reasoning=beside["reasoning_content"] or beside["reasoning"], refusal=beside["refusal"])
+    else:
+        content = _merged([part for message in messages for part in _parts(message)])
+        turn = Turn.of({"content": content, "tool_calls": list(_tool_calls(messages)), **beside}, "assistant")
     return Answer(
-        turn=Turn.of(whole, "assistant"),
+        turn=turn,
         finish_reason=finish_reason(reasons[-1] if reasons else None, told),
         model=model if isinstance(model, str) else None,
         logprobs=choices[0].get("logprobs") if len(choices) == 1 else None,
-        spoke=bool(content),
+        spoke=spoke or bool(content),
     )
 
 
@@ -294,8 +303,3 @@ def _count(value: Any) -> int | None:
         return int(value) if not isinstance(value, bool) and float(value) >= 0 else None
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _detail(usage: Mapping[str, Any], place: str, name: str) -> int | None:
-    inner = usage.get(place)
-    return _count(inner.get(name)) if isinstance(inner, Mapping) else None

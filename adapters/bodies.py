@@ -23,26 +23,21 @@ _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 _INFLATED = ("gzip", "x-gzip", "deflate")
 
 
-def bounded(base: type[Any], stream: Any, packed: str) -> Any:
-    """A stream of a response's bytes that ends with an error where they are too many.
+@cache
+def bounded(base: Any) -> Any:
+    """A class of streams of a response's bytes that end with an error where they are too many.
+
+    One is made of a stream of the wire's bytes, and of how they are encoded; they come out inflated. It raises MalformedAnswer for
+    too many bytes, and for an encoding that was not asked for and is not known.
 
     Args:
         base: the HTTP library's class of such streams.
-        stream: of the wire's bytes.
-        packed: how they are encoded; they come out inflated.
-
-    Raises:
-        MalformedAnswer: from the stream: too many bytes, or an encoding that was not asked for and is not known.
     """
-    kind: Any = base
-    return _kind(kind)(stream, packed)
 
-
-@cache
-def _kind(base: Any) -> Any:
     class Bounded(base):  # type: ignore[misc]
         def __init__(self, stream: Any, packed: str) -> None:
             self._stream, self._packed = stream, packed
+            self.aclose = stream.aclose
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             inflate = None if self._packed in ("identity", "") else _inflater(self._packed)
@@ -54,9 +49,6 @@ def _kind(base: Any) -> Any:
                     if max(wire, told) > LONGEST_ANSWER:
                         raise MalformedAnswer(f"the endpoint's answer is longer than {LONGEST_ANSWER} bytes", status=200)
                     yield part
-
-        async def aclose(self) -> None:
-            await self._stream.aclose()
 
     return Bounded
 

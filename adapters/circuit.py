@@ -9,8 +9,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Literal
 
 from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded, RequestRejected
@@ -25,7 +24,7 @@ class CircuitOpen(EndpointError):  # noqa: N818 - says it all
 
 
 class CircuitBreaker:
-    """Guards calls to one endpoint; may be shared by whatever calls it, on any thread.
+    """Guards calls to one endpoint, as ``with breaker:`` around each; may be shared by whatever calls it, on any thread.
 
     Args:
         failures: in a row, that open the circuit. Timeouts, broken connections, statuses of 500 and above and unreadable
@@ -58,12 +57,11 @@ class CircuitBreaker:
 
     def check(self) -> None:
         """Raise CircuitOpen if the endpoint is not to be asked now."""
-        self._look(begin=False)
+        if self._opened is not None:
+            self._look(begin=False)
 
     def _look(self, begin: bool) -> None:
         """As :meth:`check`; where it is to be asked again, perhaps begin the trial, which one caller does alone."""
-        if self._opened is None:
-            return
         with self._lock.held:
             # A trial that never reports back must not keep the circuit open for ever.
             since = self._opened if self._trial is None else self._trial
@@ -80,22 +78,17 @@ class CircuitBreaker:
             self.times_opened += self._opened is None
             self._opened, self._trial = self.clock(), None
 
-    @asynccontextmanager
-    async def guard(self) -> AsyncIterator[None]:
-        """Around one attempt.
+    def __enter__(self) -> None:
+        """Begin one attempt.
 
         Raises:
             CircuitOpen: the endpoint is not to be asked now.
         """
-        self._look(begin=True)
-        try:
-            yield
-        except BaseException as error:
-            self._after(error)
-            raise
-        self._after(None)
+        if self._opened is not None:
+            self._look(begin=True)
 
-    def _after(self, error: BaseException | None) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """End it, and learn from how it ended."""
         if isinstance(error, Overloaded) and self._opened is not None:
             self.trip(error)
             return

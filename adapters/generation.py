@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -44,6 +45,8 @@ class ServedGenerator(Endpoint):
     Raises:
         ConfigurationError: a setting is out of range.
     """
+
+    send_seed = True
 
     def __init__(  # noqa: PLR0917 - called by two subclasses
         self,
@@ -90,8 +93,8 @@ class ServedGenerator(Endpoint):
             ConfigurationError: a call option is unknown, or would spoil the draw.
         """
         body = self._body(request)
-        answers = await self._ask(lambda client: self._attempt(client, dict(body), 1))
-        return self._accept(keep(answers, 1)[0], request, body)
+        answers = await self._ask(partial(self._attempt, body=body, count=1))
+        return self._accept(answers[0] if len(answers) == 1 else keep(answers, 1)[0], request, body)
 
     # For subclasses
 
@@ -117,16 +120,12 @@ class ServedGenerator(Endpoint):
         thoughts = {} if self._tags is None else {"split_reasoning": self._tags}
         return self._settings | {"mode": self.mode, "accept_truncated": self.accept_truncated} | thoughts
 
-    async def _attempt(self, client: Any, body: dict[str, Any], count: int) -> list[Answer]:
+    async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         """Ask once for so many answers."""
         raise NotImplementedError
 
     def _heard(self, answers: int, asked: int) -> None:
         """Told how many answers came for a loop at once."""
-
-    def _seed(self, seed: int) -> dict[str, Any]:
-        # Some servers want seeds above 0, and some take 0 for "none"; draws have theirs below 2**31.
-        return {"seed": seed or 2**31}
 
     # A loop at once
 
@@ -134,7 +133,7 @@ class ServedGenerator(Endpoint):
         body = self._body(requests[0])
         together: list[Answer] = []
         if (count := len(requests)) > 1:
-            answers = await self._ask(lambda client: self._attempt(client, dict(body), count))
+            answers = await self._ask(partial(self._attempt, body=body, count=count))
             # A server that gives more than it was asked for must not give more draws than there are.
             together = keep(answers, count)
             self._heard(len(together), count)
@@ -156,7 +155,8 @@ class ServedGenerator(Endpoint):
             known = (request.messages, request.options, self._dialect.render(request.messages, self._settings, request.options))
             if lane is not None:
                 self._bodies[lane] = known
-        return known[2] | self._seed(request.seed)
+        # Some servers want seeds above 0, and some take 0 for "none"; draws have theirs below 2**31.
+        return {**known[2], "seed": request.seed or 2**31} if self.send_seed else known[2]
 
     def _accept(self, answer: Answer, request: DrawRequest, body: Mapping[str, Any]) -> AIMessage:
         if self._tags is not None:

@@ -7,9 +7,11 @@ import functools
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Self, TypedDict, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -34,6 +36,8 @@ from bonmini_guard.validation import check_names
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+#: Told of each request, or of each response. It must not hold its adapter, which is closed when nobody does.
+Hook = Callable[[Any], Awaitable[None]]
 
 #: Requests at a time where neither the user nor the server says.
 DEFAULT_CONCURRENCY = 128
@@ -92,40 +96,41 @@ class Http:
 
 
 class Clients:
-    """What belongs to one event loop: HTTP clients, and the limit of all requests.
+    """What belongs to one event loop: HTTP clients, and the limit of all requests."""
 
-    Args:
-        build: makes a client.
-    """
-
-    def __init__(self, build: Callable[[], Any]) -> None:
-        self._build = build
+    def __init__(self) -> None:
         self._all: list[Any] = []
-        self._free: list[Any] = []
+        #: Each serves one request at a time, the one that was free last the next: few connections are open while few are needed.
+        #: httpx and httpx2 look at every idle connection of a client, with a system call each, whenever a request begins or ends:
+        #: with sixteen that costs more than the request.
+        self.free: list[Any] = []
+        self._end = _open(self._all)
         self.looking = asyncio.Lock()
         self.recovery = Recovery()
         #: Known once the server was looked at.
         self.limiter: Limiter | None = None
 
-    @contextmanager
-    def borrow(self) -> Iterator[Any]:
-        """A client for one request at a time, the one that was free last: few connections are open while few are needed.
+    def another(self, build: Callable[[], Any]) -> Any:
+        """One more client, where none is free."""
+        client = build()
+        self._all.append(client)
+        return client
 
-        httpx and httpx2 look at every idle connection of a client, with a system call each, whenever a request begins or ends:
-        with sixteen that costs more than the request.
-        """
-        if not self._free:
-            self._free.append(self._build())
-            self._all.append(self._free[-1])
-        client = self._free.pop()
-        try:
-            yield client
-        finally:
-            self._free.append(client)
+    async def begin(self) -> None:
+        """From now on all connections are closed when the event loop ends, at the latest."""
+        await anext(self._end)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for client in self._all:
+        await self._end.aclose()
+
+
+async def _open(clients: Sequence[Any]) -> AsyncGenerator[None, None]:
+    """Closes clients in the end: an event loop that ends closes the async generators that are left."""
+    try:
+        yield
+    finally:
+        for client in clients:
             await client.aclose()
 
 
@@ -154,6 +159,7 @@ class Endpoint:
     def _renew(self) -> None:
         """What belongs to this process and its event loops alone."""
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Clients] = WeakKeyDictionary()
+        weakref.finalize(self, _close, self._clients).atexit = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not isinstance(value, WeakKeyDictionary)}
@@ -189,7 +195,7 @@ class Endpoint:
     def _classify(self, error: Exception) -> EndpointError | None:
         return classify(error, self._secret())
 
-    def _hooks(self) -> list[Any]:
+    def _hooks(self) -> list[Hook]:
         """Told of each response before its body is read."""
         return []
 
@@ -204,11 +210,16 @@ class Endpoint:
         http = self.http
         try:
             async with asyncio.timeout(http.timeout):
-                clients, limiter = await self._connect()
-                async with limiter.here():
+                known = self._clients.get(asyncio.get_running_loop())
+                clients, limiter = (known, known.limiter) if known and known.limiter else await self._connect()
+                places = limiter.here()
+                await places.acquire()
+                try:
                     return await clients.recovery.persist(
-                        lambda: self._once(attempt, clients), retries=http.retries, backoff=http.backoff, within=http.timeout
+                        partial(self._once, attempt, clients), retries=http.retries, backoff=http.backoff, within=http.timeout
                     )
+                finally:
+                    places.release()
         except Overloaded as error:
             # Not again by whoever comes next, if this was no chance.
             if clients.recovery.failed > (http.retries or self.circuit.failures):
@@ -219,16 +230,18 @@ class Endpoint:
 
     async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients) -> T:
         # Each attempt counts, and retries end as soon as the circuit opens.
-        async with self.circuit.guard():
+        with self.circuit:
+            client = clients.free.pop() if clients.free else clients.another(self._client)
             try:
                 async with asyncio.timeout(self.http.attempt_timeout):
-                    with clients.borrow() as client:
-                        return await attempt(client)
+                    return await attempt(client)
             except Exception as error:
                 typed = self._classify(error)
                 if typed is None or typed is error:
                     raise
                 raise typed from error
+            finally:
+                clients.free.append(client)
 
     async def _connect(self) -> tuple[Clients, Limiter]:
         loop = asyncio.get_running_loop()
@@ -236,11 +249,17 @@ class Endpoint:
         if clients is None:
             # Only this loop sets its own: the lock is for others that set theirs.
             with self._lock.held:
-                clients = self._clients[loop] = Clients(self._client)
+                for other in [other for other in self._clients if other.is_closed()]:
+                    del self._clients[other]
+                clients = self._clients[loop] = Clients()
+            await clients.begin()
         async with clients.looking:
             if clients.limiter is None:
-                with clients.borrow() as client:
+                client = clients.free.pop() if clients.free else clients.another(self._client)
+                try:
                     offered = await self._look(client)
+                finally:
+                    clients.free.append(client)
                 with self._lock.held:
                     clients.limiter = self._limiter = self._limiter or Limiter(offered)
         return clients, clients.limiter
@@ -280,7 +299,8 @@ class Endpoint:
         clients, limiter = await self._connect()
         headers = {"content-type": "application/json"}
         async with limiter.here():
-            with clients.borrow() as client:
+            client = clients.free.pop() if clients.free else clients.another(self._client)
+            try:
                 asked = client.build_request(
                     "POST", self.base_url + route, content=body, headers=headers, timeout=self.http.timeout
                 )
@@ -294,6 +314,8 @@ class Endpoint:
                     yield response
                 finally:
                     await response.aclose()
+            finally:
+                clients.free.append(client)
 
     def _client(self) -> Any:
         """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too.
@@ -307,7 +329,10 @@ class Endpoint:
                 timeout=None,
                 # They would carry the token elsewhere.
                 follow_redirects=False,
-                event_hooks={"request": [self._authorise], "response": [self._bound, *self._hooks()]},
+                event_hooks={
+                    "request": [_authorised(self._authorisation())],
+                    "response": [_bounded(self.library), *self._hooks()],
+                },
                 verify=certificates(self.library),
                 headers={"accept-encoding": "identity"},
             )
@@ -316,20 +341,36 @@ class Endpoint:
             cure = "mend or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs the package socksio"
             raise ConfigurationError(f"{problem}: {cure}") from error
 
-    async def _bound(self, response: Any) -> None:
-        """Bound what is read of an answer, whoever reads it, and inflate what came packed although nobody asked for that."""
-        packed = response.headers.pop("content-encoding", "identity").lower()
-        response.stream = bounded(self.library.AsyncByteStream, response.stream, packed)
-
-    async def _authorise(self, request: Any) -> None:
-        request.headers.pop("authorization", None)
-        request.headers.update(self._authorisation())
-
     def _authorisation(self) -> dict[str, str]:
         return {} if self._token is None else {"authorization": f"Bearer {self._secret()}"}
 
     def _secret(self) -> str | None:
         return None if self._token is None else self._token.get_secret_value()
+
+
+def _authorised(headers: Mapping[str, str]) -> Hook:
+    async def authorise(request: Any) -> None:
+        request.headers.pop("authorization", None)
+        request.headers.update(headers)
+
+    return authorise
+
+
+def _bounded(library: Any) -> Hook:
+    """Bounds what is read of an answer, whoever reads it, and inflates what came packed although nobody asked for that."""
+
+    async def bound(response: Any) -> None:
+        packed = response.headers.pop("content-encoding", "identity").lower()
+        response.stream = bounded(library.AsyncByteStream)(response.stream, packed)
+
+    return bound
+
+
+def _close(everywhere: Mapping[asyncio.AbstractEventLoop, Clients]) -> None:
+    """Close what belongs to an adapter that nobody holds any more, each on its loop."""
+    for loop, clients in list(everywhere.items()):
+        if loop.is_running():
+            asyncio.run_coroutine_threadsafe(clients.aclose(), loop)
 
 
 async def _ends(pieces: AsyncIterator[bytes]) -> bool:

@@ -181,26 +181,23 @@ class OpenAICompatibleGenerator(ServedGenerator):
 
     # Asking
 
-    def _seed(self, seed: int) -> dict[str, Any]:
-        return super()._seed(seed) if self.send_seed else {}
-
     def _heard(self, answers: int, asked: int) -> None:
         if answers < asked and not self._told:
             self._told = True
             logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", answers, asked)
 
-    async def _attempt(self, client: Any, body: dict[str, Any], count: int) -> list[Answer]:
+    async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         body = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}
         if self.stream and "logprobs" not in body:
             body |= {"stream": True} | ({"stream_options": {"include_usage": True}} if self._stream_options else {})
         try:
-            said, streams = await self._post(client, _ROUTES[self.mode], encoded(body))
+            said, streams = await self._post(client, _ROUTES[self.mode], json.dumps(body, ensure_ascii=False).encode())
         except RequestRejected as error:
             if "stream_options" not in body or not any(name in str(error) for name in ("stream_options", "include_usage")):
                 raise
             self._stream_options = False
             del body["stream_options"]
-            said, streams = await self._post(client, _ROUTES[self.mode], encoded(body))
+            said, streams = await self._post(client, _ROUTES[self.mode], json.dumps(body, ensure_ascii=False).encode())
         payloads, ended = events(said) if streams else ([parsed(said)], False)
         return read_answers(payloads, ended=ended, several=count > 1)
 
@@ -224,11 +221,6 @@ class OpenAICompatibleGenerator(ServedGenerator):
         except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return None
         return self.model
-
-
-def encoded(body: dict[str, Any]) -> bytes:
-    """A body as JSON."""
-    return json.dumps(body, ensure_ascii=False).encode()
 
 
 def events(said: bytes) -> tuple[list[Any], bool]:

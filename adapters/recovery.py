@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from itertools import count
 from time import monotonic
 from typing import TypeVar
@@ -73,8 +72,7 @@ class Recovery:
         wait = 0.0
         for attempts in count(1):
             try:
-                async with self._turn(wait, deadline):
-                    return await attempt()
+                return await self._in_turn(attempt, wait, deadline)
             except EndpointError as error:
                 wait = pause(error, attempts, backoff)
                 if error.retryable and error.retry_after is not None:
@@ -83,10 +81,28 @@ class Recovery:
                     raise
         raise AssertionError
 
-    @asynccontextmanager
-    async def _turn(self, wait: float, deadline: float) -> AsyncIterator[None]:
-        """Around one attempt, after a wait."""
-        asking: asyncio.Future[Heard] | None = None
+    async def _in_turn(self, attempt: Callable[[], Awaitable[T]], wait: float, deadline: float) -> T:
+        """One attempt, after a wait; what comes of it is told to those who wait for it."""
+        # While it works there is nothing to wait for.
+        asking = await self._turn(wait, deadline) if wait or self._until or self.failed >= TROUBLE else None
+        heard: Heard = False
+        try:
+            if asking is not None:
+                await self._wait(wait, deadline)
+                asyncio.get_running_loop().call_later(WORKING, self._works, asking)
+            answer = await attempt()
+            self.failed, self._until, heard = 0, 0.0, True
+            return answer
+        except EndpointError as error:
+            self.failed += error.retryable
+            self._last = heard = error
+            raise
+        finally:
+            if asking is not None:
+                self._tell(asking, heard)
+
+    async def _turn(self, wait: float, deadline: float) -> asyncio.Future[Heard] | None:
+        """Wait until it is one's turn to ask; where one asks for all, what they wait for."""
         heard: Heard = False
         if wait:
             # Failures that come together are all counted before anybody goes on for itself.
@@ -94,29 +110,16 @@ class Recovery:
         while True:
             if self.failed < TROUBLE:
                 if not await self._wait(wait, deadline):
-                    break
+                    return None
             elif self._asking is None:
-                asking = self._asking = asyncio.get_running_loop().create_future()
-                break
+                self._asking = asyncio.get_running_loop().create_future()
+                return self._asking
             elif isinstance(heard := await asyncio.shield(self._asking), EndpointError):
                 raise copy.copy(heard)
             elif heard:
-                break
+                return None
             # It was long, or nothing was heard: things may have changed.
             wait = 0.0
-        heard = False
-        try:
-            if asking is not None:
-                await self._wait(wait, deadline)
-                asyncio.get_running_loop().call_later(WORKING, self._works, asking)
-            yield
-            self.failed, self._until, heard = 0, 0.0, True
-        except EndpointError as error:
-            self.failed += error.retryable
-            self._last = heard = error
-            raise
-        finally:
-            self._tell(asking, heard)
 
     async def _wait(self, seconds: float, deadline: float) -> bool:
         """Wait so long, or as long as the server asked for; whether there was anything to wait for."""
@@ -134,8 +137,8 @@ class Recovery:
             self.failed = TROUBLE - 1
             self._tell(asking, True)
 
-    def _tell(self, asking: asyncio.Future[Heard] | None, heard: Heard) -> None:
-        if asking is not None and not asking.done():
+    def _tell(self, asking: asyncio.Future[Heard], heard: Heard) -> None:
+        if not asking.done():
             asking.set_result(heard)
         if asking is self._asking:
             self._asking = None

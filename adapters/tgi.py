@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers
 from bonmini_guard.adapters.bodies import check_events
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
-from bonmini_guard.adapters.http import DEFAULT_CONCURRENCY, HttpOptions, checked_secret, checked_url
+from bonmini_guard.adapters.http import DEFAULT_CONCURRENCY, Hook, HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
     GenerationFailedAtEndpoint,
@@ -215,7 +215,7 @@ class TGIGenerator(ServedGenerator):
 
     # Drawing
 
-    async def _attempt(self, client: Any, body: dict[str, Any], count: int) -> list[Answer]:
+    async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         self._check_fits(body)
         # Its signatures are stricter than what it takes.
         call: Any = _Call(self.base_url, client)
@@ -231,19 +231,21 @@ class TGIGenerator(ServedGenerator):
             # Ends the stream if one is open; the session stays.
             await call.close()
 
-    def _hooks(self) -> list[Any]:
-        return [self._look_at]
+    def _hooks(self) -> list[Hook]:
+        secret = self._secret()
 
-    async def _look_at(self, response: Any) -> None:
-        tokens = response.headers.get("x-prompt-tokens", "")
-        if tokens.isdecimal():
-            _prompt_tokens.set(int(tokens))
-        if response.status_code >= 400:
-            # Errors are short; unread, the body of a failed stream could not be looked into.
-            await response.aread()
-        if response.has_redirect_location or response.status_code == 400:
-            # The hub would take the one's body for the answer, and might send the other again without seed and sampling.
-            raise from_response(response, self._secret())
+        async def look_at(response: Any) -> None:
+            tokens = response.headers.get("x-prompt-tokens", "")
+            if tokens.isdecimal():
+                _prompt_tokens.set(int(tokens))
+            if response.status_code >= 400:
+                # Errors are short; unread, the body of a failed stream could not be looked into.
+                await response.aread()
+            if response.has_redirect_location or response.status_code == 400:
+                # The hub would take the one's body for the answer, and might send the other again without seed and sampling.
+                raise from_response(response, secret)
+
+        return [look_at]
 
     def _classify(self, error: Exception) -> EndpointError | None:
         typed = classify(error, self._secret())

@@ -155,7 +155,10 @@ class Turn:
 
     def template(self) -> dict[str, Any]:
         """As chat templates take it: arguments of calls are objects; lone surrogates, which no tokenizer reads, are U+FFFD."""
-        said = {"role": "system" if self.role == "developer" else self.role, "content": self.shown, **self._rest()}
+        content = self.shown if self.parts or self.refusal else self.text
+        said = {"role": "system" if self.role == "developer" else self.role, "content": content}
+        if self.reasoning or self.answers is not None or self.name is not None:
+            said |= self._rest()
         turn: dict[str, Any] = {key: value if value.isascii() else clean(value) for key, value in said.items()}
         if self.calls:
             calls = [_called(call, call.arguments if call.args is None else call.args) for call in self.calls]
@@ -184,7 +187,7 @@ class Turn:
             case "user":
                 return messages.HumanMessage(**fields)
             case "assistant":
-                return messages.AIMessage(**fields, **_calls_of_langchain(self.calls))
+                return messages.AIMessage(**fields, **(_calls_of_langchain(self.calls) if self.calls else {}))
             case "tool":
                 return messages.ToolMessage(**fields, tool_call_id=self.answers or "")
             case "system":

@@ -32,7 +32,7 @@ from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived, p
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.engine.result import Candidate, GuardResult, Outcome, Timings
 from bonmini_guard.engine.scorers import as_scores
-from bonmini_guard.engine.snapshot import frozen, identity, shown
+from bonmini_guard.engine.snapshot import ends, frozen, identity, shown
 from bonmini_guard.engine.uncached import drawing, uncached
 from bonmini_guard.engine.usage import total_usage, used_tokens
 from bonmini_guard.errors import ConfigurationError, GenerationError, Unanswered, place_of
@@ -490,9 +490,9 @@ class _Request:
     def _freeze(self, candidate: Candidate, message: AIMessage) -> None:
         """Take a copy: whoever holds the original could change what is served after it was scored."""
         try:
-            if (why := why_none(message)) is not None:
+            if (why := why_none(message, end := ends(message))) is not None:
                 raise Unanswered(why, message.usage_metadata)
-            candidate.message, self.keys[candidate.index] = frozen(message), identity(message)
+            candidate.message, self.keys[candidate.index] = frozen(message), identity(message, end)
         except Exception as error:
             candidate.message, candidate.error = None, error
 

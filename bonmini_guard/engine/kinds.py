@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.conversation import Turn, is_call
-from bonmini_guard.engine.snapshot import ends
 
 #: Ends of answers that a filter cut, and that the token limit cut.
 FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
 CUT = frozenset({"length", "max_tokens", "model_length"})
 
 
-def why_none(message: AIMessage) -> str | None:
-    """Why a message is no answer; None for one that is."""
-    end = set(map(str.lower, ends(message))) if message.response_metadata else frozenset[str]()
+def why_none(message: AIMessage, ends: Iterable[str]) -> str | None:
+    """Why a message with such :func:`~bonmini_guard.engine.snapshot.ends` is no answer; None for one that is."""
+    end = set(map(str.lower, ends))
     if end & FILTERED:
         return "a content filter withheld or cut it"
     if "function_call" in message.additional_kwargs and not message.tool_calls:

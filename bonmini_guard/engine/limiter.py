@@ -162,7 +162,10 @@ class Places:
         """Give a place to whoever's turn it is."""
         if self._inner is not None:
             self._inner.release()
-        self._room.release()
+        if self._room.lanes:
+            self._room.release()
+        else:
+            self._room.free += 1
 
     __aenter__ = acquire
 

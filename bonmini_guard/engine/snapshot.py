@@ -29,8 +29,9 @@ def frozen(message: AIMessage) -> AIMessage:
     # As pydantic's own copy does, in half the time: nothing else takes as long in a draw.
     kind, fields, extra = type(message), message.__dict__.copy(), message.__pydantic_extra__
     for name, value in fields.items():
-        if type(value) not in _PLAIN:
-            fields[name] = _copied(value) if value else type(value)()
+        if (sort := type(value)) not in _PLAIN:
+            flat = sort is dict and _PLAIN.issuperset(map(type, value.values()))
+            fields[name] = value.copy() if flat else _copied(value) if value else sort()
     twin = kind.__new__(kind)
     _set(twin, "__dict__", fields)
     _set(twin, "__pydantic_extra__", {} if extra == {} else _copied(extra))
@@ -39,15 +40,19 @@ def frozen(message: AIMessage) -> AIMessage:
     return twin
 
 
-def identity(message: AIMessage) -> Hashable:
+def identity(message: AIMessage, end: tuple[str, ...] | None = None) -> Hashable:
     """Equal for answers that may share one score: content, calls, reasoning, refusal and the reason of the end are the same.
 
     Ids, times and tokens make no difference. A plain text stands for itself: a digest costs more than a draw.
 
+    Args:
+        message: the answer.
+        end: what :func:`ends` says of it, where that is known.
+
     Raises:
         Exception: a part of it cannot be read.
     """
-    end = ends(message)
+    end = ends(message) if end is None else end
     about = message.additional_kwargs
     if isinstance(message.content, str) and not (message.tool_calls or message.invalid_tool_calls or about):
         return message.content, end

@@ -157,6 +157,8 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if port > 65535:  # which create_server finds out with a socket open
+            raise OverflowError("there is no such port")
         listening = socket.create_server((host, port), family=family, backlog=MOST_AT_ONCE)
     except (OSError, OverflowError) as error:
         raise ConfigurationError(f"cannot listen on {host} port {port} ({error}); give another --host or --port") from error

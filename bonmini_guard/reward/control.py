@@ -49,20 +49,18 @@ class ControlTokens:
             conversation: messages as dictionaries; every text in them but the role is data.
             render: the chat template.
         """
-        texts = [text for turn in conversation for text in texts_in(turn)]
+        # Most turns hold texts alone.
+        texts = [text for turn in conversation for text in (texts_in(turn) if "tool_calls" in turn else (*turn, *turn.values()))]
         # Contents joined, because a template that writes nothing between them would join the halves of a control token.
         joined = "".join(map(itemgetter("content"), conversation))
         if not any(map(self._pattern.search, [joined, *texts])):
             rendered = render(conversation)
             ids = self.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
-            if self._agrees(rendered, ids):
+            # A normaliser can turn look-alikes into a control token: then there are more of them than the template wrote.
+            written = sum(map(self._written.__contains__, self._pattern.findall(rendered)))
+            if written == sum(map(self._known.__contains__, ids)):
                 return list(ids)
         return self._encode_as_data(conversation, texts, render)
-
-    def _agrees(self, rendered: str, ids: list[int]) -> bool:
-        # A normaliser can turn look-alikes into a control token: then there are more of them than the template wrote.
-        written = sum(map(self._written.__contains__, self._pattern.findall(rendered)))
-        return written == sum(map(self._known.__contains__, ids))
 
     def _encode_as_data(self, conversation: Conversation, texts: list[str], render: Render) -> list[int]:
         hidden = _Hidden(self._pattern, texts, [turn["content"] for turn in conversation])

@@ -34,6 +34,10 @@ class Encoded:
     cut_turns: int = 0
 
 
+class Asked(list[dict[str, Any]]):
+    """A conversation as its chat template takes it."""
+
+
 class Formatter:
     """Formats answers for one tokenizer. What would be served and does not reach the tokens makes an answer unscorable.
 
@@ -61,7 +65,7 @@ class Formatter:
         self._control = ControlTokens(tokenizer)
         self._template = template or Template(tokenizer)
 
-    def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
+    def encode(self, messages: Sequence[BaseMessage | Turn] | Asked, answer: AIMessage | Turn | str) -> Encoded:
         """Token ids of the answer behind its conversation.
 
         If they are too many, the oldest turns that are not a system message are left out, one at a time; the last turn
@@ -77,7 +81,7 @@ class Formatter:
             ids = self._ids(turns, 0)
         except TemplateError as error:
             raise InputError(f"the chat template refuses the conversation: {error}") from error
-        return Encoded(ids, 0) if self._fits(ids) else self._cut(turns, len(ids))
+        return Encoded(ids, 0) if self.max_length is None or len(ids) <= self.max_length else self._cut(turns, len(ids))
 
     def _cut(self, turns: Conversation, length: int) -> Encoded:
         """With as few turns left out as will do, found by bisection: each try reads the whole conversation."""
@@ -103,7 +107,7 @@ class Formatter:
         return None
 
     def _ids(self, turns: Conversation, cut: int) -> list[int]:
-        return self._control.encode(without_oldest(turns, cut), self._template.proven) or [self._filler()]
+        return self._control.encode(without_oldest(turns, cut) if cut else turns, self._template.proven) or [self._filler()]
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.max_length is None or len(ids) <= self.max_length
@@ -124,9 +128,13 @@ class Formatter:
         candidates = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
         return next((index for index in candidates if index is not None), 0)
 
-    def _turns(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Conversation:
+    def asked(self, messages: Sequence[BaseMessage | Turn]) -> Asked:
+        """A conversation made ready, to be encoded with several answers."""
+        return Asked(self._turn(turn) for turn in map(Turn.of, messages))
+
+    def _turns(self, messages: Sequence[BaseMessage | Turn] | Asked, answer: AIMessage | Turn | str) -> Conversation:
         said = self._turn(readable(answer, self.not_shown), thoughts=True)
-        return [*(self._turn(turn) for turn in map(Turn.of, messages)), said]
+        return [*(messages if isinstance(messages, Asked) else self.asked(messages)), said]
 
     def _turn(self, said: Turn, thoughts: bool = False) -> dict[str, Any]:
         turn = said.template()
@@ -169,7 +177,5 @@ def _most_cuts(turns: Conversation) -> int:
 
 def without_oldest(turns: Conversation, cut: int) -> Conversation:
     """The conversation without so many of its oldest turns; system messages stay."""
-    if not cut:
-        return turns
     oldest = set([place for place, turn in enumerate(turns) if turn["role"] != "system"][:cut])
     return [turn for place, turn in enumerate(turns) if place not in oldest]

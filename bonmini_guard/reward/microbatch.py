@@ -185,7 +185,7 @@ class MicroBatcher:
             self._compute_apart(pieces, error)
             return
         for segments in batches:
-            batch = [by_segment[segment] for segment in segments if not by_segment[segment].group.work.gone]
+            batch = [by_segment[segment] for segment in segments if not by_segment[segment].group.work.future.done()]
             if batch:
                 self._compute_batch(batch)
 

@@ -345,17 +345,15 @@ class RewardModel:
             raise CheckpointError(f"{self.model_id}: {what}, and its chat template writes them; {cure}")
         logger.warning("%s: %s; a text that spells one has no score", self.model_id, what)
 
-    def _encoded(self, messages: Sequence[BaseMessage | Turn], candidate: AIMessage | str) -> Encoded:
-        text = self._formatter.encode(messages, candidate)
-        if max(text.ids) >= self._vocabulary:
-            raise CandidateTooLong("it spells a token for which the model has no embedding")
-        return text
-
     def _encode(self, messages: Sequence[BaseMessage | Turn], candidates: Sequence[AIMessage | str]) -> list[Encoded | None]:
         texts: list[Encoded | None] = []
+        asked: Any = self._formatter.asked(messages)
         for candidate in candidates:
             try:
-                texts.append(self._encoded(messages, candidate))
+                text = self._formatter.encode(asked, candidate)
+                if max(text.ids) >= self._vocabulary:
+                    raise CandidateTooLong("it spells a token for which the model has no embedding")
+                texts.append(text)
             except Unscorable as error:
                 logger.warning("candidate %d of %d has no score: %s", len(texts) + 1, len(candidates), error)
                 texts.append(None)

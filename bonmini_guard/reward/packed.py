@@ -139,7 +139,7 @@ class PackedScorer:
         places = _places(order)
         plan = self._plan(order, places)
         ids = [token for segment in order for token in segment.ids]
-        positions = [index for segment in order for index in range(before(segment), before(segment) + len(segment.ids))]
+        positions = [index for segment in order for start in [before(segment)] for index in range(start, start + len(segment.ids))]
         with _active(plan):
             hidden = self._scorer.model.base_model(
                 input_ids=self._tensor([ids]), position_ids=self._tensor([positions]), use_cache=False

@@ -12,7 +12,7 @@ from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
 from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, Unscorable
 from bonmini_guard.reward.checkpoint import added_tokens, has_template, inputs_of
 from bonmini_guard.reward.control import plain_copy
-from bonmini_guard.reward.formatting import Encoded, Formatter
+from bonmini_guard.reward.formatting import Asked, Encoded, Formatter
 from bonmini_guard.reward.texts import asked, spoken
 
 Inputs = Literal["text", "pair", "answer"]
@@ -47,6 +47,10 @@ class PairFormatter:
         at = tried.type_ids.index(1) if 1 in tried.type_ids else None
         self.separator = None if at is None or "token_type_ids" not in tokenizer.model_input_names else tried.ids[at - 1]
 
+    def asked(self, messages: Sequence[BaseMessage | Turn]) -> list[Turn]:
+        """A conversation made ready, to be encoded with several answers."""
+        return list(map(Turn.of, messages))
+
     def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
         """Token ids of the pair; if they are too many, the oldest turns that are not a system message are left out.
 
@@ -55,7 +59,7 @@ class PairFormatter:
             NotRendered: the answer holds a part that is no text.
             Unscorable: a text spells a special token which the tokenizer cannot read as text.
         """
-        turns, said = list(map(Turn.of, messages)), spoken(answer, self.not_shown)
+        turns, said = self.asked(messages), spoken(answer, self.not_shown)
         oldest = [place for place, turn in enumerate(turns) if turn.role not in ("system", "developer")][:-1]
         for cut in range(len(oldest) + 1):
             kept = [turn for place, turn in enumerate(turns) if place not in oldest[:cut]]
@@ -75,7 +79,11 @@ class AnswerFormatter(Formatter):
         super().__init__(tokenizer, max_length, not_shown)
         self._before, self._after = added_tokens(tokenizer)
 
-    def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
+    def asked(self, messages: Sequence[BaseMessage | Turn]) -> Asked:
+        """Nothing: it is not read."""
+        return Asked()
+
+    def encode(self, messages: Sequence[BaseMessage | Turn] | Asked, answer: AIMessage | Turn | str) -> Encoded:
         """Token ids of the answer.
 
         Raises:

@@ -75,8 +75,9 @@ class Template:
             TemplateError: it refuses the conversation.
         """
         rendered, answer = self.render(conversation), conversation[-1]
-        content = answer["content"].strip()
-        if content and not self._ends_with(rendered, content) and self._between(conversation, rendered) != content:
+        content, end = answer["content"].strip(), self._end
+        last = end is not None and rendered.endswith(end) and rendered[: len(rendered) - len(end)].rstrip().endswith(content)
+        if content and not last and self._between(conversation, rendered) != content:
             raise NotRendered("the chat template leaves out or changes some of its text")
         more = [answer.get("reasoning_content", "").strip()]
         for call in answer.get("tool_calls", ()):
@@ -84,10 +85,6 @@ class Template:
         if not all(text in rendered or json.dumps(text, ensure_ascii=False)[1:-1] in rendered for text in more):
             raise NotRendered("the chat template leaves out some of its tool calls or its reasoning")
         return rendered
-
-    def _ends_with(self, rendered: str, content: str) -> bool:
-        end = self._end
-        return end is not None and rendered.endswith(end) and rendered[: len(rendered) - len(end)].rstrip().endswith(content)
 
     def _between(self, conversation: Conversation, rendered: str) -> str | None:
         """What stands where another content would: templates write around one what they like, if it is the same around all."""

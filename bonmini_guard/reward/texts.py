@@ -16,9 +16,11 @@ def readable(answer: AIMessage | Turn | str, not_shown: Collection[str]) -> Turn
     Raises:
         NotRendered: it holds a part that is no text.
     """
-    said = Turn.of(answer, "assistant").without(not_shown)
-    if said.kinds:
-        raise NotRendered(f"it holds {', '.join(sorted(said.kinds))}, which the model cannot read: declare it not_shown= to users")
+    said = Turn.of(answer, "assistant")
+    if said.parts or said.reasoning or said.refusal:
+        said = said.without(not_shown)
+    if said.parts and (kinds := said.kinds):
+        raise NotRendered(f"it holds {', '.join(sorted(kinds))}, which the model cannot read: declare it not_shown= to users")
     return said
 
 

@@ -120,11 +120,12 @@ class Group:
             self._plan(store)
         self._planned = True
         pieces: list[Piece] = []
-        while self.left:
-            size = self._next_size()
+        while self._texts:
+            start = 0 if self._trunk is None else len(self._trunk.ids)
+            size = len(self._texts[0]) - start if self._root is None else len(self._root.ids)
             if size > room and not (first and not pieces):
                 break
-            pieces.append(self._next(store is not None))
+            pieces.append(self._next(start, store is not None))
             room -= size
         return pieces
 
@@ -135,20 +136,14 @@ class Group:
         if self._key is not None:
             store.put(self._key, trunk)
 
-    def _next_size(self) -> int:
-        return len(self._texts[0]) - self._start() if self._root is None else len(self._root.ids)
-
-    def _next(self, shares: bool) -> Piece:
+    def _next(self, start: int, shares: bool) -> Piece:
         if self._root is not None:
             self._trunk, self._root = self._root, None
             return Piece(self._trunk, self, None)
         text = self._texts.popleft()
         # A text that a session scores alone is kept whole: the next ones will show how much of it is shared.
         keep = shares and self._alone and self._key is not None and self._trunk is None and len(text) > _WORTH
-        return Piece(Segment(text[self._start() :], self._trunk, keep), self, text)
-
-    def _start(self) -> int:
-        return 0 if self._trunk is None else len(self._trunk.ids)
+        return Piece(Segment(text[start:], self._trunk, keep), self, text)
 
     def _plan(self, store: TrunkStore) -> None:
         # What lies between the least and the greatest begins as both do. Every text keeps a token of its own, to be read at.

@@ -70,8 +70,9 @@ def run(server: Door, host: str, port: int, drain: float) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Uvicorn tells the address before it listens there: whoever comes at once waits, and is not refused.
         listening.listen(config.backlog)
-    except (OSError, SystemExit) as error:
-        raise ConfigurationError(f"{host}:{port} cannot be listened at; use another --host or --port") from error
+    except (OSError, SystemExit):
+        # Uvicorn has told why, and leaves its socket open: not chained, it is closed with the frames that hold it.
+        raise ConfigurationError(f"{host}:{port} cannot be listened at; use another --host or --port") from None
     # What was loaded stays: looking through all of it for garbage again and again would hold requests up.
     gc.freeze()
     try:

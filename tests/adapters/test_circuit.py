@@ -21,7 +21,7 @@ from .reward_server import Clock
 
 
 async def attempt(breaker, error=None):
-    async with breaker.guard():
+    with breaker:
         if error is not None:
             raise error
 
@@ -39,7 +39,7 @@ async def test_it_opens_after_failures_in_a_row_lets_one_trial_through_and_close
         await attempt(breaker)
     assert (caught.value.retryable, caught.value.retry_after) == (False, 10.0)
     clock.advance(10)
-    async with breaker.guard():
+    with breaker:
         assert breaker.state == "half_open"
         with pytest.raises(CircuitOpen):
             await attempt(breaker)
@@ -88,8 +88,7 @@ async def test_a_trial_that_never_reports_back_does_not_block_for_ever():
     breaker = CircuitBreaker(failures=1, cooldown=10, clock=clock)
     breaker.trip(EndpointTimeout("x"))
     clock.advance(10)
-    trial = breaker.guard()
-    await trial.__aenter__()
+    breaker.__enter__()
     clock.advance(9)
     with pytest.raises(CircuitOpen) as caught:
         breaker.check()

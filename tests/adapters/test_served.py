@@ -473,7 +473,7 @@ async def test_few_requests_share_few_connections_and_many_have_one_each(server,
     assert len({message.text for message in messages}) == 200
     assert server.busiest <= 128
     (clients,) = generator._clients.values()
-    assert len(clients._free) == len(clients._all) <= 128
+    assert len(clients.free) == len(clients._all) <= 128
     assert server.connections <= 128
     await generator.aclose()
     await until(lambda: server.open == 0)

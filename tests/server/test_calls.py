@@ -18,9 +18,9 @@ from tests.adapters.openai_server import MODEL, OpenAIServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
-#: Calls of functions of this package for one ``invoke`` with eight draws (about 1,050), and for each batch in which the reward
-#: model is given them (about 100), of which there are as many as the timing of their arrivals makes.
-MOST, MOST_A_BATCH = 1090, 110
+#: Calls of functions of this package for one ``invoke`` with eight draws (about 650), and for each batch in which the reward
+#: model is given them (about 95), of which there are as many as the timing of their arrivals makes.
+MOST, MOST_A_BATCH = 690, 105
 HOME = str(Path(bonmini_guard.__file__).parents[1])
 OURS = (f"{HOME}/bonmini_guard", f"{HOME}/adapters")
 

@@ -40,10 +40,12 @@ def serving(folder):
     reader.start()
     known.wait(120)
     assert address, "".join(lines)
-    yield process, httpx.Client(base_url=address[0], headers={"Authorization": "Bearer s3cret"}, timeout=60), lines
+    with httpx.Client(base_url=address[0], headers={"Authorization": "Bearer s3cret"}, timeout=60) as client:
+        yield process, client, lines
     process.kill()
     process.wait()
     reader.join()
+    process.stderr.close()
 
 
 def test_it_serves_and_ends_in_order(serving):
@@ -86,6 +88,8 @@ def test_it_refuses_the_network_without_a_token(monkeypatch, capsys, folder):
     assert "BONMINI_GUARD_TOKEN" in capsys.readouterr().err
 
 
+# Uvicorn leaves its socket open.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_taken_port_is_told(capsys, folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
