@@ -18,9 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from bonmini_guard.reward.pooling import PooledScorer
 
@@ -169,6 +166,10 @@ def install(model: Any) -> bool:
 
     Without an active plan the replacement is what transformers calls ``sdpa``.
     """
+    # Not above: these bring half of torch's compiler along, which takes longer than everything else that scores.
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _mask)
     if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
@@ -239,6 +240,8 @@ def _active(plan: _Plan) -> Iterator[None]:
 
 
 def _mask(*arguments: Any, **options: Any) -> Tensor | None:
+    from transformers.masking_utils import sdpa_mask
+
     return None if _plan.get() is not None else sdpa_mask(*arguments, **options)
 
 
@@ -248,6 +251,8 @@ def _attention(
     """The attention function as transformers calls it; query of shape (1, heads, T, size), keys and values with fewer heads."""
     plan = _plan.get()
     if plan is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if any(options.get(name) is not None for name in _UNKNOWN):
         raise NotImplementedError("this model's attention has a term that packing does not know")

@@ -316,6 +316,7 @@ def test_the_lines_of_the_pages_run(page):
     assert names["guard"].run("When?").decision == "accepted"
 
 
+@pytest.mark.filterwarnings("ignore:The class .OpenAIDecisions. is in beta")
 def test_openai_decisions_of_langchain():
     types = pytest.importorskip("langchain_openai.decisions")
     with InThread(DecisionServer(believes)) as server:

@@ -140,6 +140,7 @@ def test_openais_client(client, model):
         asking.decisions.create(model="m", input=items, questions=[{"type": "predicate", "instructions": "Is it kind?"}])
 
 
+@pytest.mark.filterwarnings("ignore:The class .OpenAIDecisions. is in beta")
 def test_langchains_openai_decisions(client, model):
     types = pytest.importorskip("langchain_openai.decisions")
     asking = types.OpenAIDecisions(model="m", api_key="x", base_url="http://127.0.0.1/v1", http_client=client, max_retries=0)
