@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration import search as search_space
-from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, risk_named
+from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, p_values, risk_named
 from bonmini_guard.calibration.evidence import (
     Certificate,
     NotEnoughEvidence,
@@ -29,10 +29,11 @@ from bonmini_guard.calibration.evidence import (
 )
 from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order, one_a_unit, split
-from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, paths, steps
+from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, exits, labels_used, paths, steps, worst
 from bonmini_guard.calibration.simulate import enough_rows
+from bonmini_guard.engine.load import LADDER
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.policy.policy import Mode, check_schedule
+from bonmini_guard.policy.policy import Exit, Mode, check_schedule
 from bonmini_guard.policy.profile import GuardProfile
 
 #: A certificate must rest on at least this many served answers: one that serves next to nothing is no success.
@@ -43,7 +44,10 @@ START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.2, 0.25, 1000
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: a mode, its risk (None: an accelerator's loss of quality), level, chance of missing it, and the shape."""
+    """What is asked for: a mode, its risk (None: an accelerator's loss of quality), level, chance of missing it, and the shape.
+
+    A rolling exit is certified for every one of ``in_flight`` at once: a request may take any, by whatever tells nothing of it.
+    """
 
     mode: Mode
     risk: Risk | None
@@ -56,6 +60,8 @@ class Request:
     seed: int = 0
     calibrations: int = 1
     start: float | None = None
+    exit: Exit = "loop"
+    in_flight: tuple[int, ...] = (1,)
 
     @property
     def share(self) -> float:
@@ -79,13 +85,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Rows that are tested, the counts on them under every threshold, and the labels that all of it looks at."""
+    """Rows that are tested, each way to run them, the counts under every threshold, and the labels that all of it looks at."""
 
     log: Log
-    path: Paths
+    runs: tuple[Paths, ...]
     steps: Steps
     found: Found
     labels: int
+
+    @property
+    def path(self) -> Paths:
+        """The first way, of a rolling exit the one with the fewest draws in flight."""
+        return self.runs[0]
 
 
 def calibrate_guardrail(
@@ -100,6 +111,8 @@ def calibrate_guardrail(
     order: Order = "auto",
     seed: int = 0,
     calibrations: int = 1,
+    exit: Exit = "loop",
+    in_flight: Sequence[int] = LADDER,
 ) -> Certificate | NotEnoughEvidence:
     """Choose a guardrail's thresholds: the laxest whose risk is at most alpha with confidence 1 - delta.
 
@@ -115,13 +128,17 @@ def calibrate_guardrail(
         order: which order of its draws a row is run in.
         seed: another digest order and split; each seed tried is a calibration.
         calibrations: how many calibrations on this log are made and chosen from: each gets ``delta / calibrations``.
+        exit: ``eager`` and ``rolling`` (a schedule of ones) decide in order of arrival, which the log's ``costs`` tell (see
+            :func:`bonmini_guard.calibration.logs.load_timed`); without, draws arrive as launched, and the profile says so.
+        in_flight: for a rolling exit, the draws in flight that the promise is to hold for, ascending.
 
     Raises:
         ConfigurationError: a number, the risk or the schedule is not usable.
         InputError: the log has too few candidates a row, or no label.
     """
     shape = tuple(schedule), None if offsets is None else tuple(offsets)
-    asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, order=order, seed=seed, calibrations=calibrations)
+    more: dict[str, Any] = {"order": order, "seed": seed, "calibrations": calibrations} | _arriving(shape[0], exit, in_flight)
+    asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, **more)
     return calibrated(log, asked, search)
 
 
@@ -136,6 +153,8 @@ def calibrate_accelerator(
     order: Order = "auto",
     seed: int = 0,
     calibrations: int = 1,
+    exit: Exit = "loop",
+    in_flight: Sequence[int] = LADDER,
 ) -> Certificate | NotEnoughEvidence:
     """Choose an accelerator's threshold: the laxest whose answers are acceptable at most epsilon less often than best-of-N's.
 
@@ -151,12 +170,15 @@ def calibrate_accelerator(
         order: as :func:`calibrate_guardrail`.
         seed: likewise.
         calibrations: likewise.
+        exit: likewise.
+        in_flight: likewise.
 
     Raises:
         ConfigurationError: epsilon, delta or the schedule is not usable.
         InputError: a row has fewer candidates than the schedule draws.
     """
     more: dict[str, Any] = {"order": order, "cost": cost, "seed": seed, "calibrations": calibrations}
+    more |= _arriving(schedule, exit, in_flight)
     asked = Request("accelerator", None, epsilon, delta, tuple(schedule), **more)
     check(asked)
     if bool(np.all(np.isnan(log.labels))):
@@ -164,9 +186,17 @@ def calibrate_accelerator(
     return calibrated(log, asked, search)
 
 
+def _arriving(schedule: Sequence[int], exit: Exit, in_flight: Sequence[int]) -> dict[str, Any]:
+    """The exit, and the widths that a rolling one can have."""
+    rungs = tuple(width for width in in_flight if width <= len(schedule)) or tuple(in_flight[:1])
+    return {"exit": exit, "in_flight": rungs if exit == "rolling" else (1,)}
+
+
 def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:
     """What is asked for, on the labelled rows of a log; see :func:`calibrate_guardrail`."""
     check(asked)
+    if search and asked.exit != "loop":
+        raise ConfigurationError(f"a search is for loops, and exit={asked.exit!r} has none: leave it out")
     log.require(sum(asked.schedule))
     log.require_scores()
     log, missing = log.labelled_set()
@@ -195,24 +225,30 @@ def aside(part: Log, asked: Request) -> tuple[Integers, Integers]:
 def test(part: Log, asked: Request, missing: Missing) -> Evidence:
     """Run the rows and the sequence of tests on them."""
     if not asked.begins_later:
-        return _tested(part, _run(part, asked), None, asked, missing)
+        return _tested(part, _run(part, asked), (), asked, missing)
     other, rest = (part.take(rows) for rows in aside(part, asked))
     return _tested(rest, _run(rest, asked), _run(other, asked), asked, missing)
 
 
-def _run(part: Log, asked: Request) -> Paths:
-    return paths(part, asked.schedule, asked.order, seed=asked.seed, cost=asked.cost)
+def _run(part: Log, asked: Request) -> tuple[Paths, ...]:
+    shape = asked.schedule, asked.order, asked.exit
+    return tuple(paths(part, *shape, width, seed=asked.seed, cost=asked.cost) for width in asked.in_flight)
 
 
-def _tested(log: Log, path: Paths, other: Paths | None, asked: Request, missing: Missing) -> Evidence:
-    """The sequence of tests on some rows; ``other`` ones say where it begins."""
-    start, labels = math.inf if asked.start is None else asked.start, path.labels_used()
-    if other is not None:
-        many = len(path) / max(1, len(other))
-        start = first_threshold(steps(other, asked.offsets, missing), many, asked.level, asked.share)
-        labels += other.labels_used()
-    counts = steps(path, asked.offsets, missing)
-    return Evidence(log, path, counts, certify(counts, asked.risk, asked.level, asked.share, start), labels)
+def _tested(log: Log, runs: tuple[Paths, ...], others: tuple[Paths, ...], asked: Request, missing: Missing) -> Evidence:
+    """The sequence of tests on some rows; ``others`` say where it begins."""
+
+    def counted(paths_: tuple[Paths, ...]) -> Steps:
+        found = [steps(path, asked.offsets, missing) for path in paths_]
+        return worst(found, lambda each: p_values(each, asked.risk, asked.level, asked.share))
+
+    start, labels = math.inf if asked.start is None else asked.start, labels_used(runs)
+    if others:
+        many = len(runs[0]) / max(1, len(others[0]))
+        start = first_threshold(counted(others), many, asked.level, asked.share)
+        labels += labels_used(others)
+    counts = counted(runs)
+    return Evidence(log, runs, counts, certify(counts, asked.risk, asked.level, asked.share, start), labels)
 
 
 def rows_needed(part: Log, asked: Request, above: int = 0) -> tuple[int, list[Evidence]] | None:
@@ -226,11 +262,11 @@ def rows_needed(part: Log, asked: Request, above: int = 0) -> tuple[int, list[Ev
 
     def calibrate(path: Paths) -> Evidence | None:
         first = round(START_SHARE * len(path)) if asked.begins_later else 0
-        other = path.take(np.arange(first)) if asked.begins_later else None
-        tested = _tested(part, path.take(np.arange(first, len(path))), other, asked, "left_out")
+        others = (path.take(np.arange(first)),) if asked.begins_later else ()
+        tested = _tested(part, (path.take(np.arange(first, len(path))),), others, asked, "left_out")
         return tested if _suffices(tested, asked) else None
 
-    return enough_rows(_run(part, asked), calibrate, above)
+    return enough_rows(_run(part, asked)[0], calibrate, above)
 
 
 def _suffices(tested: Evidence, asked: Request) -> bool:
@@ -289,6 +325,10 @@ def check(asked: Request) -> None:
         raise ConfigurationError(f"schedule {list(asked.schedule)} has one loop, so nothing can be saved; use e.g. 4,28")
     if asked.offsets is not None and len(asked.offsets) != len(asked.schedule):
         raise ConfigurationError(f"{len(asked.offsets)} offsets for {len(asked.schedule)} loops: give one for each loop")
+    if asked.exit != "loop" and (asked.offsets is not None or asked.cost != "draws"):
+        raise ConfigurationError(f"exit={asked.exit!r} decides at each draw: offsets and other costs than draws are of loops")
+    if asked.exit == "rolling" and (set(asked.schedule) != {1} or list(asked.in_flight) != sorted(set(asked.in_flight))):
+        raise ConfigurationError("a rolling exit has a schedule of ones, and in_flight ascending")
     if asked.calibrations < 1:
         raise ConfigurationError(f"calibrations is {asked.calibrations}: give how many are made and chosen from, 1 or more")
 
@@ -321,10 +361,13 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
     start = start if asked.start is None else asked.start
     threshold = min(tested.steps.threshold(cut), start)
     evidence |= {} if math.isinf(start) else {"certified_above": start - threshold}
+    evidence |= {} if asked.exit == "loop" else _arrivals(tested, asked, threshold)
+    rolling: dict[str, Any] = {"in_flight": asked.in_flight, "max_draws": len(asked.schedule)} if asked.exit == "rolling" else {}
     profile = GuardProfile(
         mode=asked.mode,
         schedule=asked.schedule,
         thresholds=asked.thresholds(threshold),
+        exit=asked.exit,
         risk=asked.risk.name if asked.risk else None,
         alpha=asked.level if asked.risk else None,
         epsilon=None if asked.risk else asked.level,
@@ -332,9 +375,23 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
         evidence=evidence,
         reference=reference_scores(tested.path.best[:, 0]),
         fingerprints=profile_fingerprints(tested.log),
+        **rolling,
         **stamp(),
     )
     return Certificate(sealed(profile), consequence(profile))
+
+
+def _arrivals(tested: Evidence, asked: Request, threshold: float) -> dict[str, Any]:
+    """By what the order of arrival was told, and draws decided on and started by how many are in flight."""
+    told = {"arrivals": tested.log.costs_are or "launch order"}
+    if asked.exit == "eager":
+        return told
+    by_width = {}
+    for width, run in zip(asked.in_flight, tested.runs, strict=True):
+        draws = np.minimum(exits(run, asked.thresholds(threshold)) + 1, len(asked.schedule))
+        started = np.minimum(draws + width - 1, len(asked.schedule))
+        by_width[str(width)] = {"mean_draws": float(draws.mean()), "mean_started": float(started.mean())}
+    return told | {"in_flight": by_width}
 
 
 def consequence(profile: GuardProfile) -> str:

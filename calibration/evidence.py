@@ -89,12 +89,14 @@ def seal_holds(profile: GuardProfile) -> bool | None:
     return None if digest is None else bool(digest == _digest(profile))
 
 
+_SEALED_ROLLING = {"in_flight", "max_draws"}
 _SEALED = {"mode", "schedule", "thresholds", "exit", "hopeless", "score_transform", "risk", "alpha", "delta", "epsilon"}
 
 
 def _digest(profile: GuardProfile) -> str:
     seen = {key: value for key, value in profile.evidence.items() if key != "digest"}
-    text = json.dumps([json.loads(profile.model_dump_json(include=_SEALED)), seen], sort_keys=True, default=str)
+    named = _SEALED | _SEALED_ROLLING if profile.exit == "rolling" else _SEALED
+    text = json.dumps([json.loads(profile.model_dump_json(include=named)), seen], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()
 
 

@@ -58,10 +58,11 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
         ProfileError: the profile's exit is "eager", which a log cannot replay.
     """
     log = rows if isinstance(rows, Log) else log_of_rows(rows)
-    if profile.exit != "loop":
+    if profile.exit == "eager":
         raise ProfileError("a profile with exit 'eager' cannot be replayed: a log has no order of arrival; use exit 'loop'")
     budget = sum(profile.schedule)
     log.require(budget)
+    # A rolling exit is replayed with one draw in flight at a time: over all orders of the draws, as loops of one.
     log = transformed(log, profile.score_transform)
     if bool(np.any(~log.labelled & ~log.unlabelled)) or (log.asked is not None and bool(log.asked.any())):
         return one_order_figures(log, profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,7 @@ class Log:
             ``explore_missed``.
         extra: for each key asked for, that key's value in every row.
         costs: (R, W) ``tokens`` or ``seconds`` of each candidate, where asked for; NaN beyond the row's count.
+        costs_are: which of them.
     """
 
     source: str
@@ -107,6 +109,7 @@ class Log:
     left_out: dict[str, int] = field(default_factory=dict)
     extra: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     costs: Floats | None = None
+    costs_are: str | None = None
 
     def __len__(self) -> int:
         return self.counts.size
@@ -296,6 +299,18 @@ def load_log(
         ) from error
 
 
+def load_timed(paths: Sequence[str | os.PathLike[str]], **options: Any) -> Log:
+    """As :func:`load_log`, with the time that each draw took: its seconds, else its tokens; without, where not all rows have them.
+
+    A pipe is read once, and without.
+    """
+    kinds = () if any(is_pipe(RowFile(path).path) for path in paths) else ("seconds", "tokens")
+    for cost in kinds:
+        with contextlib.suppress(InputError):
+            return load_log(paths, cost=cost, **options)
+    return load_log(paths, **options)
+
+
 def log_of_rows(
     rows: Iterable[Mapping[str, Any]],
     source: str = "rows",
@@ -411,6 +426,7 @@ class _Builder:
             dict(self.left_out),
             {key: tuple(values) for key, values in self._extra.items()},
             None if self.reading.cost is None else _padded(self._take("costs"), counts),
+            self.reading.cost,
         )
 
     def _take(self, name: str) -> Any:

@@ -23,7 +23,7 @@ from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrate
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
-from bonmini_guard.calibration.paths import Paths, Steps, counts_at, exits, paths, steps
+from bonmini_guard.calibration.paths import Paths, Steps, counts_at, exits, labels_used, paths, steps
 from bonmini_guard.calibration.simulate import Labels, floor_of, least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 
@@ -184,7 +184,7 @@ def labels_asked(tested: Evidence, asked: Request) -> int:
         asked: what is asked for.
     """
     path, entry = tested.path, min(_first_not_passed(tested), tested.steps.cuts.size - 1)
-    before = tested.labels - path.labels_used()
+    before = tested.labels - labels_used([path])
     at = exits(path, _everywhere(tested, entry))
     blank = replace(path, good=np.full_like(path.good, np.nan))
     reached = _unknown(blank) & ~_later(blank, tested.steps.cuts[entry], asked)

@@ -6,12 +6,13 @@ Other logs may have been sorted since; their draws are put in an order that no s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bonmini_guard.calibration.logs import Integers, Log
+from bonmini_guard.calibration.logs import Floats, Integers, Log
 from bonmini_guard.errors import InputError, MissingExtraError
 
 try:
@@ -54,6 +55,37 @@ def order_of(log: Log, order: Order = "auto", seed: int = 0) -> Integers:
     if order == "auto" and log.traced is not None:
         keys = np.where(log.traced[:, None], logged, keys)
     return np.argsort(keys, axis=1, kind="stable")
+
+
+def arrived(log: Log, places: Integers, blocks: Sequence[int], in_flight: int | None) -> Integers:
+    """(R, N) the positions in the order in which draws launched in the order of ``places`` arrive; ties as launched.
+
+    Args:
+        log: with the time that each draw took in ``costs``: seconds, or tokens in their stead; without, draws arrive as launched.
+        places: (R, N).
+        blocks: draws launched together, for ``in_flight`` None: each block when the one before is there (an eager exit).
+        in_flight: draws that run at a time, each that arrives making room for the next one (a rolling exit).
+    """
+    if log.costs is None:
+        return places
+    took = np.nan_to_num(np.take_along_axis(log.costs, places, axis=1))
+    if in_flight is None:
+        block = np.repeat(np.arange(len(blocks)), blocks)
+        order = np.lexsort((took, np.broadcast_to(block, took.shape)), axis=1)
+    else:
+        order = np.argsort(_ends(took, in_flight), axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)
+
+
+def _ends(took: Floats, in_flight: int) -> Floats:
+    """(R, N) when draws end of which so many run at a time; see :func:`bonmini_guard.policy.policy.arrival_order`."""
+    ends, rows = took.copy(), np.arange(len(took))
+    running = ends[:, :in_flight].copy()
+    for draw in range(in_flight, took.shape[1]):
+        first = running.argmin(axis=1)
+        ends[:, draw] += running[rows, first]
+        running[rows, first] = ends[:, draw]
+    return ends
 
 
 def refuse_sorted(log: Log) -> None:

@@ -7,7 +7,7 @@ only. So counts under all thresholds of a log are one sort and one cumulative su
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
-from bonmini_guard.calibration.orders import Order, order_of, refuse_sorted
+from bonmini_guard.calibration.orders import Order, arrived, order_of, refuse_sorted
 from bonmini_guard.errors import InputError
+from bonmini_guard.policy.policy import Exit
 
 Cost = Literal["draws", "tokens", "seconds"]
 #: What a missing label means: the row is left out where the label is needed, or it counts against the promise.
@@ -48,23 +49,40 @@ class Paths:
         """Those of some rows."""
         return Paths(self.best[rows], self.holder[rows], self.good[rows], self.cost[rows], self.draws)
 
-    def labels_used(self) -> int:
-        """How many different candidates can be served or are best-of-N's: the most labels that a certificate looks at."""
-        return int(np.sum(self.changes()))
-
     def changes(self) -> Bools:
         """(R, L) where another answer becomes the best so far."""
         found: Bools = (np.diff(self.holder, axis=1, prepend=-1) != 0) & np.isfinite(self.best)
         return found
 
 
-def paths(log: Log, schedule: Sequence[int], order: Order = "auto", *, seed: int = 0, cost: Cost = "draws") -> Paths:
+def labels_used(runs: Sequence[Paths]) -> int:
+    """How many different candidates can be served or are best-of-N's in any of some runs of the same rows.
+
+    They are the most labels that a certificate looks at.
+    """
+    row, loop = zip(*(np.nonzero(run.changes()) for run in runs), strict=True)
+    served = [np.stack([at, run.holder[at, end]]) for run, at, end in zip(runs, row, loop, strict=True)]
+    return int(np.unique(np.concatenate(served, axis=1), axis=1).shape[1])
+
+
+def paths(
+    log: Log,
+    schedule: Sequence[int],
+    order: Order = "auto",
+    exit: Exit = "loop",
+    in_flight: int = 1,
+    *,
+    seed: int = 0,
+    cost: Cost = "draws",
+) -> Paths:
     """Run the drawing of a schedule on each row.
 
     Args:
         log: R rows with at least ``sum(schedule)`` candidates each.
         schedule: draws of each loop.
         order: as :func:`bonmini_guard.calibration.orders.order_of`.
+        exit: ``eager`` and ``rolling`` have a "loop" for each draw, in order of arrival.
+        in_flight: draws that run at a time, for a rolling exit.
         seed: likewise.
         cost: ``draws``; ``tokens`` adds up the draws' own; ``seconds`` adds each loop's slowest draw, since they run at once.
 
@@ -74,11 +92,19 @@ def paths(log: Log, schedule: Sequence[int], order: Order = "auto", *, seed: int
     log.require(sum(schedule))
     if order == "logged":
         refuse_sorted(log)
-    ends = np.cumsum(schedule)
-    parts = [_run(part, ends, order_of(part, order, seed)[:, : ends[-1]], cost) for part in log.parts()]
+    draws = np.cumsum(schedule)
+    ends = draws if exit == "loop" else np.arange(1, draws[-1] + 1)
+    parts = []
+    for part in log.parts():
+        places = order_of(part, order, seed)[:, : ends[-1]]
+        if exit != "loop":
+            places = arrived(part, places, schedule, in_flight if exit == "rolling" else None)
+        parts.append(_run(part, ends, places, cost))
     best, holder, good = (np.concatenate([getattr(part, name) for part in parts]) for name in ("best", "holder", "good"))
     if cost == "draws":
-        return Paths(best, holder, good, np.broadcast_to(ends.astype(np.float64), best.shape), ends)
+        # An eager exit has launched the whole loop in which it serves.
+        drawn = np.repeat(draws, schedule) if exit == "eager" else ends
+        return Paths(best, holder, good, np.broadcast_to(drawn.astype(np.float64), best.shape), drawn)
     return Paths(best, holder, good, np.concatenate([part.cost for part in parts]), ends)
 
 
@@ -176,6 +202,25 @@ def steps(path: Paths, offsets: Sequence[float] | None = None, missing: Missing 
         change = part[row, loop] - part[row, before]
         totals[name] = float(part[:, -1].sum()) + np.cumsum(change[down])[ends]
     return Steps(cut[ends], **totals)
+
+
+def worst(found: Sequence[Steps], p_values: Callable[[Steps], Floats]) -> Steps:
+    """The counts of several ways to run the same rows, under each threshold those of the way whose p-value is the largest.
+
+    What is certified on them holds for each way: where one of them breaks the promise, all pass with its chance at most.
+    """
+    if len(found) == 1:
+        return found[0]
+    cuts = np.unique(np.concatenate([each.cuts for each in found]))[::-1]
+    # A row's best score is reached in every order, so the highest cut is one of each.
+    at = [np.searchsorted(-each.cuts, -cuts, side="right") - 1 for each in found]
+    most = np.argmax(np.stack([p_values(each)[entry] for each, entry in zip(found, at, strict=True)]), axis=0)
+
+    def of(name: str) -> Floats:
+        found_: Floats = np.choose(most, [getattr(each, name)[entry] for each, entry in zip(found, at, strict=True)])
+        return found_
+
+    return Steps(cuts, **{each.name: of(each.name) for each in fields(Steps) if each.name != "cuts"})
 
 
 def counts_at(path: Paths, at: Integers, missing: Missing) -> Steps:

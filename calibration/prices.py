@@ -18,7 +18,7 @@ from bonmini_guard.calibration.choose import FIT_SHARE, Evidence, Request, certi
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, base_evidence, percent, sealed
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.orders import Order, one_a_unit, split
-from bonmini_guard.calibration.paths import Missing, Paths, Steps, counts_at, exits, paths, steps
+from bonmini_guard.calibration.paths import Missing, Paths, Steps, counts_at, exits, labels_used, paths, steps
 from bonmini_guard.errors import ConfigurationError
 
 #: Units that certify, at least: the limit of a spotless record of fewer is above 7 %.
@@ -110,7 +110,7 @@ def calibrate_costs(
     found = replace(counts_at(path, exits(path, [threshold] * len(path.draws)), missing), cuts=np.array([threshold]))
     level = upper_limit(int(found.served_bad[0]), int(found.rows[0]), asked.share)
     asked = replace(asked, level=min(math.ceil(level * 1e4) / 1e4, 0.9999))
-    tested = Evidence(rest, path, found, Found(0, asked.share, 1, 0), path.labels_used())
+    tested = Evidence(rest, (path,), found, Found(0, asked.share, 1, 0), labels_used([path]))
     evidence |= {"certify_rows": len(rest), "fit_rows": len(fit), "missing_labels": missing, "labels_used": tested.labels}
     certificate = certificate_of(tested, asked, evidence)
     return _told(certificate, _costs(path, rest, found, prices, missing))

@@ -133,7 +133,7 @@ def read_traces(
 
     Raises:
         InputError: a file cannot be read, a row is malformed, or no row has a whole, scored first loop.
-        ProfileError: the profile's exit is "eager", which cuts first loops short too.
+        ProfileError: the profile's exit is "eager" or "rolling", which cuts first loops short too.
     """
     files = [RowFile(path) for path in paths]
     found = traces_of_rows((pair for file in files for pair in file), profile, memory=memory, key=key)
@@ -155,7 +155,9 @@ def traces_of_rows(
 ) -> Traces:
     """Traces from (place, row) pairs; see :func:`read_traces`."""
     if profile.exit != "loop":
-        raise ProfileError("a profile with exit 'eager' cuts first loops short, so that drift cannot compare them; use exit 'loop'")
+        raise ProfileError(
+            f"a profile with exit {profile.exit!r} cuts first loops short, so that drift cannot compare them; use exit 'loop'"
+        )
     found, memory = Traces(), memory or Memory()
     for place, value in rows:
         row = Row(value, place)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import say_what_was_left_out
@@ -48,6 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mini-n", type=int, default=None, help=f"draws of a loop (default {MINI_N})")
     parser.add_argument("--max-loops", type=int, default=None, help=f"loops (default {MAX_LOOPS}, or what the log supports)")
     parser.add_argument("--schedule", type=schedule_of, default=None, metavar="4,28", help="draws of each loop, instead of the two")
+    parser.add_argument("--max-draws", type=int, default=None, metavar="N", help="a rolling exit of so many draws, no loops")
+    parser.add_argument(
+        "--in-flight",
+        type=width_of,
+        default=None,
+        metavar="auto|K",
+        help="draws a rolling exit keeps in flight (auto: any rung)",
+    )
+    parser.add_argument("--exit", default=None, choices=("loop", "eager", "rolling"), help="the stopping procedure (default loop)")
     parser.add_argument("--order", default="auto", choices=("auto", "digest", "logged"), help="logged: rows stand in drawing order")
     parser.add_argument(
         "--group", metavar="KEY", help="what is one unit: none, prompt, or a row key (default group, else equal prompts)"
@@ -82,11 +91,14 @@ def run(options: argparse.Namespace) -> int:
     if options.plan:
         return _plan(options)
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
-    from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.logs import load_log, load_timed
 
     cost = None if options.cost in (None, "draws") else options.cost
     with shown() as progress:
-        log = load_log(options.logs, cost=cost, group=options.group, cut=options.relax, progress=progress.rows)
+        if options.exit == "loop":
+            log = load_log(options.logs, cost=cost, group=options.group, cut=options.relax, progress=progress.rows)
+        else:
+            log = load_timed(options.logs, group=options.group, progress=progress.rows)
         progress.say(f"testing thresholds on {len(log):,} rows")
         outcome = _calibrate(log, options)
     evidence = outcome.profile.evidence if isinstance(outcome, Certificate) else outcome.evidence
@@ -146,12 +158,14 @@ def choose_schedule(
 def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnoughEvidence:
     shared = {name: getattr(options, name) for name in ("delta", "seed", "search", "order", "calibrations")}
     schedule = choose_schedule(log, options.schedule, options.mini_n, options.max_loops)
+    if options.exit == "rolling":
+        schedule = (1,) * (options.max_draws or min(MINI_N * MAX_LOOPS, int(log.counts[log.complete].min())))
+    arriving: dict[str, Any] = {"exit": options.exit} | ({"in_flight": (options.in_flight,)} if options.in_flight else {})
     if options.mode == "accelerator":
         from bonmini_guard.calibration.choose import calibrate_accelerator
 
-        return calibrate_accelerator(
-            log, schedule=schedule, epsilon=_default(options.epsilon, EPSILON), cost=options.cost or "draws", **shared
-        )
+        epsilon, arriving["cost"] = _default(options.epsilon, EPSILON), options.cost or "draws"
+        return calibrate_accelerator(log, schedule=schedule, epsilon=epsilon, **shared, **arriving)
     if options.relax:
         from bonmini_guard.calibration.relax import relax_guardrail
 
@@ -171,6 +185,7 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
         risk=options.risk or RISKS[0],
         alpha=_default(options.alpha, ALPHA),
         **shared,
+        **arriving,
     )
 
 
@@ -179,6 +194,7 @@ def _check(options: argparse.Namespace) -> None:
     _check_prices(options)
     _check_relax(options)
     _check_plan(options)
+    _check_exit(options)
     foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk")
     for name in foreign:
         if getattr(options, name) is not None:
@@ -224,6 +240,20 @@ def _check_relax(options: argparse.Namespace) -> None:
         raise ConfigurationError("--relax takes the shape that the traces ran under, for --mode guardrail; leave out the others")
 
 
+def _check_exit(options: argparse.Namespace) -> None:
+    """The exit that is asked for, or that the shape is for; all else than a certificate's level is of loops alone."""
+    rolling = options.max_draws is not None or options.in_flight is not None
+    options.exit = options.exit or ("rolling" if rolling else "loop")
+    shape = (options.schedule, options.mini_n, options.max_loops)
+    if (options.exit != "rolling" and rolling) or (options.exit == "rolling" and shape != (None, None, None)):
+        raise ConfigurationError("--max-draws and --in-flight are of a rolling exit, --schedule, --mini-n and --max-loops of loops")
+    if options.max_draws is not None and options.max_draws < 1:
+        raise ConfigurationError(f"--max-draws is {options.max_draws}: give 1 or more")
+    for name in ("relax", "search", "plan", "cost", "cost_bad"):
+        if options.exit != "loop" and getattr(options, name):
+            raise ConfigurationError(f"--{name.replace('_', '-')} is for loops: leave it out, or drop --exit {options.exit}")
+
+
 def _check_plan(options: argparse.Namespace) -> None:
     if not options.logs or (options.output is None) != options.plan:
         raise ConfigurationError("give a log and -o PROFILE, or a log and --plan to ask how many rows and labels are needed")
@@ -238,6 +268,15 @@ def schedule_of(text: str) -> tuple[int, ...]:
     if not schedule or min(schedule) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no schedule: list the draws of each loop, e.g. 4,28")
     return schedule
+
+
+def width_of(text: str) -> int:
+    """A number of draws in flight; 0 for each of the ladder."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'auto' nor a number of draws, 1 or more")
+    return int(text)
 
 
 def _default(value: float | None, default: float) -> float:

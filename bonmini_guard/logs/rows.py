@@ -97,7 +97,9 @@ class Candidate:
 
     def cost(self, key: str) -> float:
         """A cost, ``tokens`` or ``seconds``; 0 for a failed draw that lacks it."""
-        value = self.value.get(key)
+        value, times = self.value.get(key), [self.value.get(time) for time in ("started", "finished")]
+        if key == "seconds" and value is None and all(isinstance(time, int | float) for time in times):
+            value = times[1] - times[0]  # type: ignore[operator]
         if value is None and self.failed:
             return 0.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:

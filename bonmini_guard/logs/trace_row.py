@@ -162,7 +162,7 @@ def _candidate(candidate: Candidate) -> Row:
     if candidate.unfinished:
         row["unfinished"] = True
     if candidate.started is not None and candidate.finished is not None:
-        row["seconds"] = candidate.finished - candidate.started
+        row |= {"started": candidate.started, "finished": candidate.finished, "seconds": candidate.finished - candidate.started}
     if candidate.usage is not None:
         row["tokens"] = candidate.usage["total_tokens"]
     return row

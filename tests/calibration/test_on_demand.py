@@ -65,7 +65,7 @@ def test_labels_a_row(schedule, a_row):
     """1 + 1/2 + 1/3 + ... if all are needed, and measurably fewer on demand."""
     asked, world = request("served_and_bad", 0.05, 0.1, schedule), Population(size=32)
     tests = [choose.test(world.log(400, seed), asked, "counts_as_bad") for seed in range(8)]
-    assert np.mean([one.path.labels_used() / 400 for one in tests]) < a_row
+    assert np.mean([one.labels / 400 for one in tests]) < a_row
     assert np.mean([labels_asked(one, asked) / 400 for one in tests]) < 0.6 * a_row
 
 

@@ -1,0 +1,198 @@
+"""Certificates of exits that decide in order of arrival: the order, the ladder, and what ends in the profile."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bonmini_guard import BestOfMiniN
+from bonmini_guard.calibration.certify import RISKS, p_values
+from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
+from bonmini_guard.calibration.evidence import Certificate, seal_holds
+from bonmini_guard.calibration.logs import load_log, load_timed
+from bonmini_guard.calibration.orders import arrived, order_of
+from bonmini_guard.calibration.paths import exits, labels_used, paths, steps, worst
+from bonmini_guard.cli import main
+from bonmini_guard.engine.load import LADDER
+from bonmini_guard.errors import ConfigurationError, ProfileError
+from bonmini_guard.policy.policy import Policy, arrival_order, run
+from bonmini_guard.policy.profile import GuardProfile
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from tests.calibration.helpers import log_of
+from tests.calibration.populations import Population
+
+HASTY = Population(size=8, haste=0.6)
+
+
+def timed(rows, draws, seed=0):
+    """A log of random scores and durations, all labelled."""
+    source = np.random.default_rng(seed)
+    log = log_of(source.normal(size=(rows, draws)).tolist(), (source.random((rows, draws)) < 0.6).astype(float).tolist())
+    return dataclasses.replace(log, costs=np.round(source.uniform(1, 5, (rows, draws)), 1), costs_are="seconds")
+
+
+@given(st.lists(st.integers(0, 4).map(float), min_size=1, max_size=9), st.integers(1, 12))
+def test_arrays_have_draws_arrive_as_the_policy_does(seconds, in_flight):
+    log = dataclasses.replace(log_of([[0.0] * len(seconds)], [[1.0] * len(seconds)]), costs=np.array([seconds]))
+    places = np.arange(len(seconds))[None, :]
+    assert arrived(log, places, (1,) * len(seconds), in_flight)[0].tolist() == arrival_order(seconds, in_flight)
+
+
+@pytest.mark.parametrize(
+    ("exit_", "schedule", "width"),
+    [("rolling", (1,) * 8, 1), ("rolling", (1,) * 8, 3), ("rolling", (1,) * 8, 8), ("eager", (2, 3, 3), 1)],
+)
+def test_arrays_over_a_log_exit_where_run_does(exit_, schedule, width):
+    log, threshold = timed(60, 8), 0.7
+    path, order = paths(log, schedule, "auto", exit_, width), order_of(log)
+    policy = Policy("guardrail", schedule, (threshold,) * len(schedule), exit_)
+    passed = exits(path, [threshold] * 8)
+    for row, places in enumerate(order):
+        ran = run(policy, log.scores[row, places].tolist(), log.costs[row, places].tolist(), in_flight=width)
+        if not ran.decision.accepted:
+            assert passed[row] == 8
+            continue
+        assert path.holder[row, passed[row]] == places[ran.decision.index]
+        assert path.draws[passed[row]] == ran.draws
+
+
+def test_without_times_draws_arrive_as_launched():
+    log = dataclasses.replace(timed(30, 8), costs=None, costs_are=None)
+    every = [paths(log, (1,) * 8, "auto", "rolling", width).holder for width in LADDER[:4]]
+    assert all((holder == every[0]).all() for holder in every)
+    outcome = calibrate_guardrail(log, schedule=(1,) * 8, alpha=0.6, exit="rolling")
+    assert outcome.profile.evidence["arrivals"] == "launch order"
+
+
+def test_the_worst_rung_counts_under_every_threshold():
+    log, risk = timed(200, 8), RISKS["bad_among_served"]
+    found = [steps(paths(log, (1,) * 8, "auto", "rolling", width)) for width in (1, 2, 8)]
+
+    def p_value(each):
+        return p_values(each, risk, 0.4, 0.1)
+
+    together = worst(found, p_value)
+    assert set(together.cuts) == {cut for each in found for cut in each.cuts}
+    differ = 0
+    for entry, cut in enumerate(together.cuts):
+        alone = [p_value(each)[np.flatnonzero(each.cuts >= cut)[-1]] for each in found]
+        assert p_value(together)[entry] == max(alone)
+        differ += len(set(alone)) > 1
+    assert differ > 100
+
+
+def test_labels_are_those_of_any_rung():
+    log = timed(50, 8)
+    runs = [paths(log, (1,) * 8, "auto", "rolling", width) for width in (1, 8)]
+    served = {(row, int(holder)) for run_ in runs for row, holders in enumerate(run_.holder) for holder in holders}
+    assert labels_used(runs) == len(served)
+    assert labels_used(runs[:1]) < len(served)
+
+
+def test_one_certificate_holds_for_each_width_and_no_laxer_than_any_alone():
+    log = HASTY.log(600, 0)
+    alone = [calibrate_guardrail(log, schedule=(1,) * 8, alpha=0.1, exit="rolling", in_flight=(width,)) for width in (1, 2, 4, 8)]
+    outcome = calibrate_guardrail(log, schedule=(1,) * 8, alpha=0.1, exit="rolling")
+    assert isinstance(outcome, Certificate)
+    profile = outcome.profile
+    for width, each in zip((1, 2, 4, 8), alone, strict=True):
+        run_ = paths(log, (1,) * 8, "auto", "rolling", width)
+        assert (exits(run_, profile.thresholds) >= exits(run_, each.profile.thresholds)).all()
+    assert (profile.exit, profile.in_flight, profile.max_draws) == ("rolling", (1, 2, 4, 8), 8)
+    assert profile.evidence["arrivals"] == "seconds"
+    widths = profile.evidence["in_flight"]
+    assert widths["1"]["mean_draws"] == widths["1"]["mean_started"]
+    assert 8 >= widths["8"]["mean_started"] > widths["2"]["mean_started"] > widths["1"]["mean_started"]
+    assert seal_holds(profile) is True
+    assert seal_holds(profile.model_copy(update={"in_flight": (1, 2, 4, 8, 16)})) is False
+
+
+def test_an_accelerator_rolls_too():
+    outcome = calibrate_accelerator(HASTY.log(600, 1), schedule=(1,) * 8, epsilon=0.05, exit="rolling")
+    assert outcome.profile.policy().exit == "rolling"
+    assert outcome.profile.evidence["mean_draws"] < 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cure"),
+    [
+        ({"schedule": (2, 2)}, "schedule of ones"),
+        ({"in_flight": (4, 2)}, "ascending"),
+        ({"search": True}, "a search is for loops"),
+        ({"offsets": (0.0,) * 4}, "offsets and other costs"),
+    ],
+)
+def test_what_goes_with_loops_alone_is_refused(wrong, cure):
+    with pytest.raises(ConfigurationError, match=cure):
+        calibrate_guardrail(timed(20, 4), **{"schedule": (1,) * 4, "exit": "rolling"} | wrong)
+
+
+# The command
+
+
+def written(path, keys, rows=120, draws=8):
+    source = random.Random(0)
+    with path.open("w") as file:
+        for number in range(rows):
+            candidates = []
+            for _ in range(draws):
+                began, score = source.random(), source.gauss(0.5, 1)
+                every = {
+                    "seconds": 1 + source.random(),
+                    "tokens": source.randint(5, 50),
+                    "started": began,
+                    "finished": began + 1 + source.random(),
+                }
+                label = score + source.gauss(0, 0.3) > 0
+                candidates.append({"text": "x", "score": score, "acceptable": label} | {key: every[key] for key in keys})
+            file.write(json.dumps({"id": str(number), "prompt": f"p{number}", "candidates": candidates}) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [(["seconds", "tokens"], "seconds"), (["started", "finished"], "seconds"), (["tokens"], "tokens"), ([], None)],
+)
+def test_times_come_first_then_tokens_then_the_order_of_launch(tmp_path, keys, told):
+    path = written(tmp_path / "log.jsonl", keys)
+    log = load_timed([path])
+    assert log.costs_are == told
+    if keys == ["started", "finished"]:
+        assert (log.costs >= 1.0).all()
+    assert (load_log([path]).scores == log.scores).all()
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+def test_the_command_writes_a_profile_that_a_guard_rolls_by(tmp_path, capsys):
+    log, profile = written(tmp_path / "log.jsonl", ["seconds"]), tmp_path / "profile.json"
+    common = ["calibrate", str(log), "--mode", "guardrail", "--alpha", "0.1", "-o", str(profile)]
+    assert main([*common, "--max-draws", "8"]) == 0
+    found = GuardProfile.load(profile)
+    assert (found.exit, found.in_flight, found.max_draws, found.schedule) == ("rolling", (1, 2, 4, 8), 8, (1,) * 8)
+    guard = BestOfMiniN(generator=FakeGenerator(["-9", "9"]), reward_model=FakeRewardModel(float), profile=profile)
+    assert guard.run("q").score == 9.0
+    assert main([*common, "--max-draws", "8", "--in-flight", "4"]) == 0
+    assert GuardProfile.load(profile).in_flight == (4,)
+    assert main([*common, "--exit", "eager", "--schedule", "4,4"]) == 0
+    assert GuardProfile.load(profile).exit == "eager"
+    capsys.readouterr()
+    for wrong in (
+        ["--schedule", "4,4", "--max-draws", "8"],
+        ["--max-draws", "8", "--search"],
+        ["--exit", "eager", "--in-flight", "2"],
+    ):
+        assert main([*common, *wrong]) == 2
+
+
+def test_drift_refuses_what_cuts_first_loops_short():
+    from bonmini_guard.calibration.traces import traces_of_rows
+
+    profile = GuardProfile(mode="guardrail", schedule=(1, 1), thresholds=(0.0, 0.0), exit="rolling")
+    with pytest.raises(ProfileError, match="'rolling'"):
+        traces_of_rows([], profile)
