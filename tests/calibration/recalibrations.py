@@ -55,21 +55,49 @@ CASES = {
 }
 
 
+#: Short answers are worse, and come first; or they are worse and flattered by the scorer; or long ones are worse.
+HASTY = Population(size=8, middle=0.5, haste=0.6)
+FLATTERED = Population(size=8, middle=0.5, haste=0.6, flattery=1.0)
+SLOW = Population(size=8, middle=0.5, haste=-0.6)
+EIGHT = (1,) * 8
+#: As CASES, with the exit: decided in order of arrival.
+ARRIVING = {
+    "rolling, short answers worse": (HASTY, 400, EIGHT, "served_and_bad", 0.05, "rolling"),
+    "rolling, short answers worse but overscored": (FLATTERED, 400, EIGHT, "served_and_bad", 0.1, "rolling"),
+    "rolling, long answers worse": (SLOW, 400, EIGHT, "served_and_bad", 0.05, "rolling"),
+    "rolling bad_among_served, short answers worse but overscored": (FLATTERED, 400, EIGHT, "bad_among_served", 0.15, "rolling"),
+    "rolling false_acceptance, short answers worse": (HASTY, 400, EIGHT, "false_acceptance", 0.2, "rolling"),
+    "eager, short answers worse": (HASTY, 400, (4, 4), "served_and_bad", 0.05, "eager"),
+    "eager, short answers worse but overscored": (FLATTERED, 400, (4, 4), "served_and_bad", 0.1, "eager"),
+}
+
+
 @lru_cache(maxsize=16)
-def _large(population, schedule):
+def _large(population, schedule, exit="loop", in_flight=1):
     rows = 200_000 if len(schedule) <= 4 else 20_000  # at 40,000 its own error already moved the share of misses by 0.03
+    rows = rows if exit == "loop" else 100_000
     if population.per_group == 30:  # a random prompt of a random group
         rows //= 10
     log = one_a_unit(population.log(rows, 999_999))
-    path = paths(log, schedule)
+    path = paths(log, schedule, "auto", exit, in_flight)
     return path, dict(outcomes(path, "left_out"))
 
 
+def truths(population, profile):
+    """Counts per row of the large population under a profile, for each number of draws in flight that it holds for."""
+    found = []
+    for width in profile.in_flight or (1,):
+        path, parts = _large(population, profile.schedule, profile.exit, width)
+        # An eager exit has one threshold, and decides at each draw.
+        thresholds = profile.thresholds if profile.exit == "loop" else profile.thresholds[:1] * path.draws.size
+        at, rows = exits(path, thresholds), np.arange(len(path))
+        found.append({name: float(part[rows, at].mean()) for name, part in parts.items()})
+    return found
+
+
 def truth(population, profile):
-    """Counts per row of the large population under a profile."""
-    path, parts = _large(population, profile.schedule)
-    at, rows = exits(path, profile.thresholds), np.arange(len(path))
-    return {name: float(part[rows, at].mean()) for name, part in parts.items()}
+    """As :func:`truths`, of a profile for one."""
+    return truths(population, profile)[0]
 
 
 def risk_of(counts, risk):
@@ -100,10 +128,13 @@ class Counted(NamedTuple):
     labels: float
 
 
-def recalibrate(population, prompts, schedule, risk, alpha, repeats=REPEATS, seeds=1, thin=None, schedules=(), **options):
+def recalibrate(
+    population, prompts, schedule, risk, alpha, repeats=REPEATS, seeds=1, thin=None, schedules=(), claimed=None, **options
+):
     """Calibrate a case on many logs; of several tries on one log the one that serves most is kept.
 
-    Tries are ``seeds``, or other ``schedules``; each is one of so many calibrations.
+    Tries are ``seeds``, or other ``schedules``; each is one of so many calibrations. ``claimed`` are numbers of draws in flight
+    for which a rolling profile is taken to hold, whatever it was calibrated for.
     """
     assert risk in RISKS
     misses, contradicted, served, labels, found = 0, 0, [], [], 0
@@ -120,24 +151,26 @@ def recalibrate(population, prompts, schedule, risk, alpha, repeats=REPEATS, see
             served.append(0.0)
             continue
         best = max(kept, key=lambda outcome: outcome.profile.evidence["served"])
-        counts, seen = truth(population, best.profile), best.profile.evidence
-        misses += risk_of(counts, risk) > alpha
+        profile = best.profile if claimed is None else best.profile.model_copy(update={"in_flight": claimed})
+        every, seen = truths(population, profile), best.profile.evidence
+        misses += max(risk_of(counts, risk) for counts in every) > alpha
         own = {"served_and_bad": seen["counted"], "bad_among_served": seen["served"], "false_acceptance": seen["selected_bad"]}
         contradicted += seen["served_bad"] > alpha * own[risk]
-        served.append(counts["served"])
+        served.append(float(np.mean([counts["served"] for counts in every])))
         found += 1
     return Counted(misses, contradicted, served, found / repeats, float(np.mean(labels)))
 
 
-def recalibrate_accelerator(population, prompts, schedule, epsilon, repeats=REPEATS):
+def recalibrate_accelerator(population, prompts, schedule, epsilon, repeats=REPEATS, **options):
     """Misses, the mean draws in truth, and the share with a certificate."""
     misses, draws = 0, []
     for number in range(repeats):
-        outcome = calibrate_accelerator(population.log(prompts, number), schedule=schedule, epsilon=epsilon, delta=DELTA)
+        log = population.log(prompts, number)
+        outcome = calibrate_accelerator(log, schedule=schedule, epsilon=epsilon, delta=DELTA, **options)
         if isinstance(outcome, Certificate):
-            counts = truth(population, outcome.profile)
-            misses += counts["lost"] - counts["won"] > epsilon
-            draws.append(counts["draws"])
+            every = truths(population, outcome.profile)
+            misses += max(counts["lost"] - counts["won"] for counts in every) > epsilon
+            draws.append(np.mean([counts["draws"] for counts in every]))
     return misses, float(np.mean(draws)) if draws else float("nan"), len(draws) / repeats
 
 

@@ -12,6 +12,7 @@ import pytest
 from bonmini_guard.calibration import certify
 from tests.calibration.populations import Population
 from tests.calibration.recalibrations import (
+    ARRIVING,
     CASES,
     CLUSTERED,
     FOUR,
@@ -32,6 +33,21 @@ def test_the_promised_risk_is_kept_and_no_certificate_contradicts_itself(case):
     counted = recalibrate(*case)
     assert counted.misses <= MOST_MISSES
     assert counted.contradicted == 0
+
+
+@pytest.mark.parametrize("case", ARRIVING.values(), ids=list(ARRIVING))
+def test_the_promise_holds_in_order_of_arrival_for_each_number_of_draws_in_flight(case):
+    *world, exit_ = case
+    counted = recalibrate(*world, exit=exit_)
+    assert counted.misses <= MOST_MISSES
+    assert counted.contradicted == 0
+    assert counted.found > 0.5
+
+
+def test_what_is_certified_for_one_draw_at_a_time_does_not_hold_for_many():
+    *world, exit_ = ARRIVING["rolling, short answers worse but overscored"]
+    counted = recalibrate(*world, exit=exit_, in_flight=(1,), claimed=(8,), repeats=worlds(100))
+    assert counted.misses > most(worlds(100), 0.1)
 
 
 def test_the_best_of_several_seeds_keeps_the_promise_if_they_are_counted():
