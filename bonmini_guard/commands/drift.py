@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.commands.terminal import say
+from bonmini_guard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.findings import Drift, Finding
@@ -28,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state", metavar="FILE", help="keep the watch's state here: the rate then holds for any number of looks"
     )
     repeated.add_argument("--looks", type=int, default=1, metavar="K", help="the rate is for K such looks together (default 1)")
+    parser.add_argument("--follow", action="store_true", help="look again and again as the traces grow, until Ctrl-C")
+    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="--follow: between two looks (default 2)")
+    for name, what in (("input", "read"), ("output", "written")):
+        parser.add_argument(f"--{name}-price", type=float, default=0.0, help=f"--follow: of a million tokens {what}")
     parser.add_argument("--slice", metavar="KEY", help="also name the values of a row key whose requests changed")
     parser.add_argument("--reward-model", metavar="SPEC", help="also ask this scorer whether it is still the profile's")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
@@ -42,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
         check_share("--false-alarm-rate", options.false_alarm_rate)
     profile = GuardProfile.load(options.profile)
     also = [] if options.reward_model is None else [_same_scorer(profile, options.reward_model)]
+    if options.follow:
+        return _followed(options, profile, also)
     drift = _one_look(options, profile, also) if options.state is None else _watched(options, profile, also)
     say_what_was_left_out(drift.left_out)
     print(json.dumps(drift.as_json(), indent=2, allow_nan=False)) if options.json else say(lines(drift))
@@ -63,6 +71,24 @@ def _watched(options: argparse.Namespace, profile: GuardProfile, also: list[Find
 
     with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
         return watch.look(read_traces(options.traces, profile, memory=watch.memory, key=watch.key), also)
+
+
+def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> int:
+    """Live, until Ctrl-C; a state is written then."""
+    from bonmini_guard.calibration.findings import FALSE_ALARM_RATE
+    from bonmini_guard.calibration.watch import Watch, watching
+    from bonmini_guard.commands.following import follow
+
+    if options.looks != 1 or options.json:
+        raise ConfigurationError("--follow looks any number of times, and prints no JSON; leave out --looks and --json")
+    prices, rate = (options.input_price, options.output_price), options.false_alarm_rate
+    with (
+        nullcontext(Watch(profile, false_alarm_rate=rate or FALSE_ALARM_RATE, key=options.slice))
+        if options.state is None
+        else watching(options.state, profile, false_alarm_rate=rate, key=options.slice)
+    ) as watch:
+        drift = follow(options.traces, profile, watch, also, prices=prices, every=options.every)
+    return FOUND if drift.drift else 0
 
 
 def _same_scorer(profile: GuardProfile, spec: str) -> Finding:

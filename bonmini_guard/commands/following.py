@@ -1,0 +1,199 @@
+"""``drift --follow``: promise, drift, reasons, draws and money saved, as the traces grow."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bonmini_guard.commands.terminal import say, width
+from bonmini_guard.errors import InputError
+from bonmini_guard.logs.reading import RowFile
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bonmini_guard.calibration.findings import Drift, Finding
+    from bonmini_guard.calibration.watch import Watch
+    from bonmini_guard.policy.profile import GuardProfile
+
+#: What a row of the view is called, what it says, and its style.
+Shown = tuple[str, str, str]
+GOOD, BAD, QUIET = "green", "bold red", "dim"
+
+
+class Tail:
+    """The rows of a file that grows: at each look, those whose lines ended since the last one.
+
+    Args:
+        path: JSON lines, not packed; it need not exist yet, and may be replaced by another.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file, self._at, self._line, self._is = RowFile(path), 0, 1, -1
+
+    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(place, row) of what is new.
+
+        Raises:
+            InputError: it cannot be read, or a line is not one JSON object.
+        """
+        try:
+            with open(self._file.path, "rb") as stream:
+                found = os.fstat(stream.fileno())
+                if found.st_ino != self._is or found.st_size < self._at:  # another file by that name
+                    self._at, self._line, self._is = 0, 1, found.st_ino
+                stream.seek(self._at)
+                whole = stream.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"{self._file.path}: cannot be read ({error.strerror}); check the path") from error
+        data = whole[0] + whole[1]
+        first, self._at, self._line = self._line, self._at + len(data), self._line + data.count(b"\n")
+        yield from self._file.rows_of(first, io.BytesIO(data))
+
+
+@dataclass
+class Tally:
+    """What the guarded requests came to.
+
+    Attributes:
+        prices: of a million tokens read, and written.
+        reasons: (decision, reason), to requests.
+        draws: made.
+        cost: of the tokens that were used, at the prices.
+    """
+
+    prices: tuple[float, float]
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    draws: int = 0
+    cost: float = 0.0
+
+    def through(
+        self, rows: Iterable[tuple[str, Mapping[str, Any]]], is_known: Callable[[str], bool]
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The rows, each counted on its way unless it is known or no guard wrote it."""
+        for place, row in rows:
+            if row.get("decision") is not None and not is_known(f"id {row.get('id')}"):
+                self.reasons[str(row["decision"]), str(row.get("reason"))] += 1
+                self.draws += int(row.get("draws") or 0)
+                usage = row.get("usage") or {}
+                tokens = (float(usage.get(key) or 0) for key in ("input_tokens", "output_tokens"))
+                self.cost += sum(number * price / 1e6 for number, price in zip(tokens, self.prices, strict=True))
+            yield place, row
+
+
+def follow(
+    paths: Sequence[str],
+    profile: GuardProfile,
+    watch: Watch,
+    also: Sequence[Finding],
+    *,
+    prices: tuple[float, float],
+    every: float,
+) -> Drift:
+    """Look again and again, until Ctrl-C; what the last look said.
+
+    Args:
+        paths: files of traces.
+        profile: that the guard runs.
+        watch: whose false-alarm rate holds for any number of looks.
+        also: findings made elsewhere.
+        prices: of a million tokens read, and written.
+        every: seconds between two looks.
+    """
+    from bonmini_guard.calibration.traces import traces_of_rows
+
+    tails, tally = [Tail(path) for path in paths], Tally(prices)
+
+    def look() -> Drift:
+        new = (pair for tail in tails for pair in tail.rows())
+        counted = tally.through(new, lambda name: name in watch.memory.requests)
+        return watch.look(traces_of_rows(counted, profile, memory=watch.memory, key=watch.key), also)
+
+    drift = look()
+    try:
+        with _Screen() as show:
+            while True:
+                show(view(drift, tally, profile))
+                time.sleep(every)
+                drift = look()
+    except KeyboardInterrupt:
+        return drift
+
+
+class _Screen:
+    """Shows a view over the last one on a terminal; in a pipe, prints each that differs."""
+
+    def __enter__(self) -> Callable[[list[Shown]], None]:
+        self._live, self._last = None, ""
+        if width() is not None:
+            from rich.live import Live
+
+            self._live = Live(auto_refresh=False)
+            self._live.start()
+        return self._show
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self, rows: list[Shown]) -> None:
+        if self._live is not None:
+            self._live.update(table(rows), refresh=True)
+            return
+        said = "\n".join(f"{name}: {what}" if name else f"  {what}" for name, what, _ in rows)
+        if said != self._last:
+            say(f"{said}\n")
+        self._last = said
+
+
+def table(rows: Sequence[Shown]) -> Table:
+    """The view for a terminal of any width."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, what, style in rows:
+        grid.add_row(name, Text(what, style=style))
+    return grid
+
+
+def view(drift: Drift, tally: Tally, profile: GuardProfile) -> list[Shown]:
+    """The promise, what drift says, reasons, draws, money."""
+    requests = sum(tally.reasons.values())
+    found = f"FOUND in {drift.traces:,} requests: {drift.todo}"
+    verdict = found if drift.drift else f"none found in {drift.traces:,} requests ({drift.holds_for})"
+    rows: list[Shown] = [_promise(drift, profile), ("drift", verdict, BAD if drift.drift else GOOD)]
+    for finding in sorted(drift.findings, key=lambda each: not each.found):
+        if finding.test != "labels":
+            p_value = "" if finding.p_value is None else f" [p = {finding.p_value:.2g}, level {finding.level:.2g}]"
+            rows.append(("", f"{finding.what}{p_value}", BAD if finding.found else QUIET))
+    for (decision, reason), number in tally.reasons.most_common():
+        name = "" if any(name == "requests" for name, _, _ in rows) else "requests"
+        rows.append((name, f"{number / requests:.1%}: {decision}, {reason} ({number:,})", ""))
+    budget = requests * sum(profile.schedule)
+    if budget:
+        each, saved = tally.draws / requests, max(0, budget - tally.draws)
+        rows.append(("draws", f"{each:.2f} a request of {sum(profile.schedule)}; {saved:,} saved ({saved / budget:.0%})", ""))
+        if tally.cost and tally.draws:
+            rows.append(("money", f"{tally.cost:,.4g} spent, about {tally.cost / tally.draws * saved:,.4g} saved", ""))
+    return rows
+
+
+def _promise(drift: Drift, profile: GuardProfile) -> Shown:
+    """The promise, and what the labels among the traces say of it."""
+    tested = next((finding for finding in drift.findings if finding.test == "labels"), None)
+    if profile.delta is None or (profile.alpha is None and profile.epsilon is None):
+        return "promise", "none: this profile is not certified", QUIET
+    if tested is None:
+        return "promise", f"a quality at most {profile.epsilon:g} below best-of-{sum(profile.schedule)}; traces cannot test it", ""
+    wanted = f"; {drift.labels_wanted.number:,} more labels would tell" if drift.labels_wanted else ""
+    return "promise", f"{'REFUTED' if tested.found else 'not refuted'}: {tested.what}{wanted}", BAD if tested.found else GOOD
