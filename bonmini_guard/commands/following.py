@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ def follow(
 
     drift = look()
     try:
-        with _Screen() as show:
+        with _screen() as show:
             while True:
                 show(view(drift, tally, profile))
                 time.sleep(every)
@@ -127,30 +128,24 @@ def follow(
         return drift
 
 
-class _Screen:
+@contextmanager
+def _screen() -> Iterator[Callable[[list[Shown]], None]]:
     """Shows a view over the last one on a terminal; in a pipe, prints each that differs."""
+    if width() is None:
+        said: list[str] = []
 
-    def __enter__(self) -> Callable[[list[Shown]], None]:
-        self._live, self._last = None, ""
-        if width() is not None:
-            from rich.live import Live
+        def printed(rows: list[Shown]) -> None:
+            text = "\n".join(f"{name}: {what}" if name else f"  {what}" for name, what, _ in rows)
+            if [text] != said:
+                said[:] = [text]
+                say(f"{text}\n")
 
-            self._live = Live(auto_refresh=False)
-            self._live.start()
-        return self._show
+        yield printed
+        return
+    from rich.live import Live
 
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def _show(self, rows: list[Shown]) -> None:
-        if self._live is not None:
-            self._live.update(table(rows), refresh=True)
-            return
-        said = "\n".join(f"{name}: {what}" if name else f"  {what}" for name, what, _ in rows)
-        if said != self._last:
-            say(f"{said}\n")
-        self._last = said
+    with Live(auto_refresh=False) as live:
+        yield lambda rows: live.update(table(rows), refresh=True)
 
 
 def table(rows: Sequence[Shown]) -> Table:

@@ -6,7 +6,6 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +27,6 @@ _ALIKE = {
 }
 #: What a record of another tool has, and no other does.
 _TOOLS = {"resourceSpans": "otel", "resourceLogs": "otel", "run_type": "langsmith", "observations": "langfuse", "resps": "lm-eval"}
-
-
-@dataclass
-class Seen:
-    """What the rows of a log hold.
-
-    Attributes:
-        rows, complete, traced: how many; drawn whatever the scores; written by a guard.
-        sizes: candidates of a row, to the number of such rows.
-        candidates, scored, labelled, judged: those that did not fail; with a score; with a label; with one that a judge gave.
-        not_random: rows whose labels were not drawn at random.
-        generators: names, to rows.
-    """
-
-    rows: int = 0
-    complete: int = 0
-    traced: int = 0
-    sizes: Counter[int] = field(default_factory=Counter)
-    candidates: int = 0
-    scored: int = 0
-    labelled: int = 0
-    judged: int = 0
-    not_random: int = 0
-    generators: Counter[str] = field(default_factory=Counter)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,59 +95,53 @@ def _tell_of_records(files: Sequence[str], first: Mapping[str, Any]) -> None:
 
 
 def _tell_of_log(files: Sequence[str]) -> None:
-    seen = _scan(files)
-    low, high = min(seen.sizes), max(seen.sizes)
-    drawn = f" by {', '.join(seen.generators)}" if seen.generators else ""
+    seen, sizes, generators = _scan(files)
+    low, high = min(sizes), max(sizes)
     each = "one answer each" if high == 1 else f"{low if low == high else f'{low} to {high}'} answers each"
-    traced = f", {seen.traced:,} of them a guard's traces" if seen.traced else ""
-    say(f"{', '.join(files)}: a log of {seen.rows:,} rows{traced}, {each}{drawn}")
-    say(f"scores: {seen.scored:,} of {seen.candidates:,} answers; labels: {seen.labelled:,}" + _but(seen))
-    if len(seen.generators) > 1:
+    traced = f", {seen['traced']:,} of them a guard's traces" if seen["traced"] else ""
+    picked = f"; {seen['picked']:,} rows were picked, and their labels are not calibrated on" if seen["picked"] else ""
+    judged = f", {seen['judged']:,} of them with a word of who or what judged (acceptable_by)" if seen["judged"] else ""
+    drawn = f", drawn by {', '.join(sorted(generators))}" if generators else ""
+    say(f"{', '.join(files)}: a log of {seen['rows']:,} rows{traced}, {each}{drawn}")
+    say(f"scores: {seen['scored']:,} of {seen['answers']:,} answers; labels: {seen['labelled']:,}{judged}{picked}")
+    if len(generators) > 1:
         say("several generators: a promise holds for one, so split the log by generated_by, and start with one part")
-    elif seen.scored < seen.candidates:
+    elif seen["scored"] < seen["answers"]:
         _tell_of_scores(files, seen)
-    elif not seen.complete:
+    elif not seen["complete"]:
         say("no row is complete: early exits hide what was never drawn, so these only say how far the guard may be relaxed")
         say(f"next: bonmini-guard calibrate {_quoted(files)} --mode guardrail --relax -o relaxed.json")
     else:
         _tell_of_labels(files, seen)
 
 
-def _but(seen: Seen) -> str:
-    judged = f", {seen.judged:,} of them given by a judge, whose word is no person's" if seen.judged else ""
-    return judged + (f"; {seen.not_random:,} rows were picked, and their labels are not calibrated on" if seen.not_random else "")
-
-
-def _scan(files: Sequence[str]) -> Seen:
+def _scan(files: Sequence[str]) -> tuple[Counter[str], set[int], set[str]]:
+    """Counts of rows and of answers that did not fail, the numbers of answers of a row, and the generators."""
     from bonmini_guard.logs.reading import RowFile
     from bonmini_guard.logs.rows import Row
 
-    seen = Seen()
-    for path in files:
-        for place, value in RowFile(path):
-            row = Row(value, place)
-            arrived = [one for one in row.candidates if not one.failed]
-            seen.rows, seen.complete, seen.traced = seen.rows + 1, seen.complete + row.is_complete, seen.traced + row.is_traced
-            seen.sizes[len(row.candidates)] += 1
-            seen.candidates += len(arrived)
-            seen.scored += sum(one.said is not None for one in arrived)
-            seen.labelled += sum(one.label is not None for one in arrived)
-            seen.judged += sum(one.label is not None and one.value.get("acceptable_by") is not None for one in arrived)
-            seen.not_random += not row.is_random
-            if value.get("generated_by") is not None:
-                seen.generators[str(value["generated_by"])[:60]] += 1
-    if not seen.rows:
+    seen, sizes, generators = Counter[str](), set[int](), set[str]()
+    for place, value in (pair for path in files for pair in RowFile(path)):
+        row = Row(value, place)
+        arrived = [one for one in row.candidates if not one.failed]
+        labelled = [one for one in arrived if one.label is not None]
+        seen.update(rows=1, complete=row.is_complete, traced=row.is_traced, picked=not row.is_random, answers=len(arrived))
+        seen.update(scored=sum(one.said is not None for one in arrived), labelled=len(labelled))
+        seen.update(judged=sum(one.value.get("acceptable_by") is not None for one in labelled))
+        sizes.add(len(row.candidates))
+        generators |= {str(value["generated_by"])[:60]} if value.get("generated_by") is not None else set()
+    if not sizes:
         raise InputError(f"{', '.join(files)}: holds no row; give a log")
-    return seen
+    return seen, sizes, generators
 
 
-def _tell_of_scores(files: Sequence[str], seen: Seen) -> None:
-    say(f"missing: scores of {seen.candidates - seen.scored:,} answers; nothing can be promised without them")
+def _tell_of_scores(files: Sequence[str], seen: Counter[str]) -> None:
+    say(f"missing: scores of {seen['answers'] - seen['scored']:,} answers; nothing can be promised without them")
     say("SPEC is a reward model's folder or id, or a scorer spec: a judge, a check, a question (docs/questions.md)")
     say(f"next: bonmini-guard score {_quoted(files)} --reward-model SPEC -o scored.jsonl")
 
 
-def _tell_of_labels(files: Sequence[str], seen: Seen) -> None:
+def _tell_of_labels(files: Sequence[str], seen: Counter[str]) -> None:
     """What the rows could promise at best, and the labels that this takes."""
     from bonmini_guard.calibration.logs import load_log
     from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, too_few
@@ -191,7 +160,7 @@ def _tell_of_labels(files: Sequence[str], seen: Seen) -> None:
         say("collect more with the guard's explore=0.02 and trace_to=, or import more; then start again")
         return
     options = f"--alpha {asked.level:g} --delta {DELTA:g} {shape}"
-    if seen.labelled > 0.5 * seen.candidates or log.asked.any():
+    if seen["labelled"] > 0.5 * seen["answers"] or log.asked.any():
         say("missing: nothing for a first profile; what is promised is told when it is certified")
         say(f"next: bonmini-guard calibrate {_quoted(files)} --mode guardrail {options} -o guardrail.json")
         return

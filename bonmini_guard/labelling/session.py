@@ -227,17 +227,6 @@ class Session:
                 raise InputError(f"{self.path}:{number}: is about an item that the log does not give; give another -o")
 
 
-def open_existing(rows: list[LabelRow], path: Path) -> Session:
-    """A session that was begun before, for exports.
-
-    Raises:
-        InputError: there is none, or it belongs to another log.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; label first: 'bonmini-guard label LOGS -o {path}'")
-    return Session(rows, path, Plan())
-
-
 def settings_of(path: Path) -> tuple[Plan, str | None]:
     """The plan and the question of a file that exists.
 
