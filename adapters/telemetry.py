@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from bonmini_guard.engine.protocols import NO_OPTIONS
 from bonmini_guard.engine.result import Candidate, GuardResult, sigmoid
 from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.forks import Lock
 from bonmini_guard.logs.trace_row import Explored
 from bonmini_guard.logs.traces import TraceWriter
 from bonmini_guard.policy.policy import Decision, Policy, State
@@ -66,6 +69,9 @@ class OpenTelemetry:
             f"{_NAME}.score", "1", "sigmoid(score) of each draw: 0.5 is score 0", explicit_bucket_boundaries_advisory=_SHARES
         )
         self._writers: list[TraceWriter] = []
+        # Sums wait here until somebody reads them, which is rarer than a request: adding through an SDK takes as long as a draw.
+        self._sums: Counter[tuple[Any, tuple[tuple[str, Any], ...]]] = Counter()
+        self._lock = Lock()
         meter.create_observable_counter(
             f"{_NAME}.trace.rows", [self._rows], "{row}", "trace rows by outcome: written, dropped on purpose, lost"
         )
@@ -83,30 +89,39 @@ class OpenTelemetry:
             except BaseException as error:
                 span.set_attribute("error.type", type(error).__name__)
                 span.set_status(StatusCode.ERROR)
-                self.requests.add(1, {"mode": policy.mode, "error.type": type(error).__name__})
+                self.add(self.requests, 1, {"mode": policy.mode, "error.type": type(error).__name__})
                 raise
 
     def explored(self, explored: Explored | None) -> None:
         """Count what exploring costs."""
-        self.explored_requests.add(1, {"outcome": "skipped" if explored is None else "complete"})
+        self.add(self.explored_requests, 1, {"outcome": "skipped" if explored is None else "complete"})
         if explored is not None:
-            self.explored_draws.add(explored.draws)
-            self.explored_tokens.add(explored.usage.get("total_tokens", 0))
+            self.add(self.explored_draws, explored.draws)
+            self.add(self.explored_tokens, explored.usage.get("total_tokens", 0))
 
     def shadowed(self, decision: str | None) -> None:
         """Count what the guard would have decided."""
-        self.shadow.add(1, {"decision": decision or "unknown"})
+        self.add(self.shadow, 1, {"decision": decision or "unknown"})
 
     def reloaded(self, succeeded: bool) -> None:
         """Count changed profiles."""
-        self.reloads.add(1, {"outcome": "taken" if succeeded else "refused"})
+        self.add(self.reloads, 1, {"outcome": "taken" if succeeded else "refused"})
 
     def watch(self, writer: TraceWriter) -> None:
         """Report the rows of a writer."""
         if not any(known is writer for known in self._writers):
             self._writers.append(writer)
 
+    def add(self, counter: Any, amount: int, about: Mapping[str, Any] = NO_OPTIONS) -> None:
+        """Add to a counter; read with everything else."""
+        with self._lock.held:
+            self._sums[counter, tuple(about.items())] += amount
+
     def _rows(self, options: CallbackOptions) -> list[Observation]:
+        with self._lock.held:
+            sums, self._sums = self._sums, Counter()
+        for (counter, about), amount in sums.items():
+            counter.add(amount, dict(about))
         counts = [writer.counts() for writer in self._writers]
         outcomes = ("written", "dropped", "lost")
         return [Observation(sum(getattr(c, outcome) for c in counts), {"outcome": outcome}) for outcome in outcomes]
@@ -122,10 +137,11 @@ class RequestSpan:
         self._loops = 0
         self._loop_begun = time.time_ns()
 
-    async def drawn(self, candidate: Candidate) -> None:
-        """One score more."""
-        if candidate.score is not None:
-            self._to.scores.record(sigmoid(candidate.score))
+    async def drawn(self, candidates: Sequence[Candidate]) -> None:
+        """More scores."""
+        for candidate in candidates:
+            if candidate.score is not None:
+                self._to.scores.record(sigmoid(candidate.score))
 
     async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
         """A span for a batch of scores."""
@@ -148,15 +164,15 @@ class RequestSpan:
 
     def _count(self, result: GuardResult) -> None:
         to, kind = self._to, {"mode": result.mode}
-        to.requests.add(1, kind | {"decision": result.decision, "reason": result.reason})
+        to.add(to.requests, 1, kind | {"decision": result.decision, "reason": result.reason})
         if result.decision == "abstained":
-            to.abstentions.add(1, {"reason": result.reason})
-        to.exits.add(1, kind | {"loop": result.loops})
-        to.loops.add(result.loops, kind)
-        for outcome in map(_outcome, result.candidates):
-            to.draws.add(1, kind | {"outcome": outcome})
-        to.saved.add(max(0, self._policy.budget - result.draws_started), kind)
-        to.tokens.add(result.usage.get("total_tokens", 0), kind)
+            to.add(to.abstentions, 1, {"reason": result.reason})
+        to.add(to.exits, 1, kind | {"loop": result.loops})
+        to.add(to.loops, result.loops, kind)
+        for outcome, draws in Counter(map(_outcome, result.candidates)).items():
+            to.add(to.draws, draws, kind | {"outcome": outcome})
+        to.add(to.saved, max(0, self._policy.budget - result.draws_started), kind)
+        to.add(to.tokens, result.usage.get("total_tokens", 0), kind)
         to.seconds.record(result.timings.total, kind | {"decision": result.decision})
 
     def _loop(self, number: int, about: dict[str, Any]) -> None:
@@ -167,6 +183,8 @@ class RequestSpan:
         self._loops, self._loop_begun = number, now
 
     def _child(self, name: str, begun: int, ended: int, about: dict[str, Any]) -> None:
+        if not self._span.is_recording():
+            return
         context = trace.set_span_in_context(self._span)
         attributes = {f"{_NAME}.{key}": value for key, value in about.items()}
         self._to.tracer.start_span(f"{_NAME}.{name}", context, start_time=begun, attributes=attributes).end(ended)

@@ -110,12 +110,12 @@ class Turn:
             return value
         if isinstance(value, str):
             return cls(role, value)
+        if hasattr(value, "additional_kwargs"):
+            return _of_message(value)
         if isinstance(value, Mapping):
             return _of_mapping(value, role)
         if isinstance(value, list | tuple) and len(value) == 2:
             return _of_mapping({"role": value[0], "content": value[1]}, role)
-        if hasattr(value, "additional_kwargs"):
-            return _of_message(value)
         raise InputError(f"a turn is a message or {{role, content}}, not a {type(value).__name__}; give every turn both")
 
     def without(self, not_shown: Collection[str]) -> Turn:
@@ -295,17 +295,18 @@ def _refuse_blank(turns: Iterable[Turn]) -> None:
 
 
 def _of_message(message: Any) -> Turn:
-    more = message.additional_kwargs
+    # To ask a message itself for what it has not takes longer than all of this.
+    fields, more = vars(message), message.additional_kwargs
     kind = message.type.removesuffix("MessageChunk").lower()
-    role = getattr(message, "role", None) or more.get("__openai_role__") or ROLES.get(kind)
+    role = fields.get("role") or more.get("__openai_role__") or ROLES.get(kind)
     if role is None:
         raise InputError(f"a message of type {message.type!r} says nothing to a model; use human, ai, system or tool messages")
     # A broken call may lack anything, and a message that was drawn is never refused.
-    left = [{key: each for key, each in call.items() if each is not None} for call in getattr(message, "invalid_tool_calls", ())]
+    left = [{key: each for key, each in call.items() if each is not None} for call in fields.get("invalid_tool_calls", ())]
     broken = [{"name": "", "args": "", **call} for call in left]
-    called = [*getattr(message, "tool_calls", ()), *broken]
+    called = [*fields.get("tool_calls", ()), *broken]
     said = {"reasoning": more.get("reasoning_content"), "refusal": more.get("refusal"), "name": message.name}
-    return _turn(role, message.content, called, said, getattr(message, "tool_call_id", None))
+    return _turn(role, message.content, called, said, fields.get("tool_call_id"))
 
 
 def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:

@@ -47,8 +47,8 @@ CANCEL_GRACE = 1.0
 class Observer(Protocol):
     """Told what happens while it happens. Its errors end the request, so it should raise none."""
 
-    async def drawn(self, candidate: Candidate) -> None:
-        """A draw arrived or failed."""
+    async def drawn(self, candidates: Sequence[Candidate]) -> None:
+        """Draws arrived or failed."""
 
     async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
         """A batch was scored."""
@@ -509,8 +509,7 @@ class _Request:
             if self.turn is None:
                 await self._score([candidate for candidate in batch if candidate.message is not None])
             if self.observer is not None:
-                for candidate in batch:
-                    await self.observer.drawn(candidate)
+                await self.observer.drawn(batch)
             self.turn = self.turn or self._tool_turn()
             self.scored += batch
             if policy.exit == "eager":

@@ -45,10 +45,10 @@ class Observers:
     def __init__(self, *observers: Observer | None) -> None:
         self._observers = [observer for observer in observers if observer is not None]
 
-    async def drawn(self, candidate: Candidate) -> None:
+    async def drawn(self, candidates: Sequence[Candidate]) -> None:
         """Tell all."""
         for observer in self._observers:
-            await observer.drawn(candidate)
+            await observer.drawn(candidates)
 
     async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
         """Tell all."""

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 _BATCH = 256
 #: Seconds of idleness after which the thread ends; the next row starts another.
 _IDLE = 5.0
+#: Seconds that rows are gathered for.
+_GATHER = 0.05
 #: Seconds between two looks for files that are too old.
 _EXPIRE_EVERY = 60.0
 #: Seconds that the end of the process waits for rows still in the queue.
@@ -118,7 +120,7 @@ class TraceWriter:
         self._queue: deque[Callable[[], Row]] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._taken = self._done = self._written = self._dropped = self._lost = 0
+        self._taken = self._done = self._written = self._dropped = self._lost = self._awaited = 0
         self._expired_at = 0.0
 
     # Handing over
@@ -142,7 +144,9 @@ class TraceWriter:
                 return
             self._queue.append(row)
             self._taken += 1
-            self._changed.notify_all()
+            # In between its thread looks by itself.
+            if len(self._queue) in (1, self._room // 2):
+                self._changed.notify_all()
 
     def _start(self) -> bool:
         thread = threading.Thread(target=self._serve, name="bonmini-traces", daemon=True)
@@ -177,7 +181,10 @@ class TraceWriter:
         """
         with self._changed:
             target = self._taken
+            self._awaited += 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._done >= target, timeout)
+            self._awaited -= 1
         return self.counts()
 
     async def aflush(self) -> TraceCounts:
@@ -203,6 +210,8 @@ class TraceWriter:
                 if not self._queue and not self._changed.wait(_IDLE) and not self._queue and not self._expires:
                     self._thread = None
                     return
+                # Rows that come together are written together, when the requests that they come from have gone on.
+                self._changed.wait_for(lambda: self._awaited or len(self._queue) >= self._room // 2, _GATHER)
                 batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
             self._write(batch)
             with self._changed:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import inspect
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun, BaseCallbackManager, BaseRunManager
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForChainRun,
+    BaseCallbackHandler,
+    BaseCallbackManager,
+    BaseRunManager,
+)
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
@@ -19,6 +28,10 @@ from bonmini_guard.engine.result import Candidate, finite
 from bonmini_guard.policy.policy import Decision, Policy, State
 from bonmini_guard.runnables.options import GuardOptions
 
+logger = logging.getLogger(__name__)
+
+#: What a handler is told: the name of its method, and what that is given.
+Event = tuple[str, tuple[Any, ...], dict[str, Any]]
 #: Name of the custom event that tells how far a request is.
 PROGRESS = "bonmini_guard.progress"
 
@@ -47,14 +60,14 @@ class CallbackObserver:
         # Off while drawing and scoring, and LangSmith's tracer asks at every run; ours hold no text.
         self._langsmith = langsmith()
 
-    async def drawn(self, candidate: Candidate) -> None:
+    async def drawn(self, candidates: Sequence[Candidate]) -> None:
         """One child run for each draw that arrived or failed."""
-        inputs = {"index": candidate.index, "loop": candidate.loop, "seed": candidate.seed}
-        await self._child("bonmini_guard.draw", inputs, self._about(candidate))
+        inputs = [{"index": each.index, "loop": each.loop, "seed": each.seed} for each in candidates]
+        await self._children("bonmini_guard.draw", inputs, map(self._about, candidates))
 
     async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
         """One child run for each batch of scores."""
-        await self._child("bonmini_guard.score", {"draws": [c.index for c in candidates]}, {"seconds": seconds})
+        await self._children("bonmini_guard.score", [{"draws": [each.index for each in candidates]}], [{"seconds": seconds}])
 
     async def looped(self, state: State, decision: Decision) -> None:
         """How far the request is, to those who asked; the decision itself is told by the parent run."""
@@ -82,12 +95,56 @@ class CallbackObserver:
             about["text"] = Turn.of(candidate.message).plain(thoughts=True)
         return about
 
-    async def _child(self, name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        if not self._manager.handlers:
+    async def _children(self, name: str, inputs: Iterable[dict[str, Any]], outputs: Iterable[dict[str, Any]]) -> None:
+        """Child runs, told when they are over. Not through the manager, whose tasks for each event cost more than a draw."""
+        manager = self._manager
+        hearing = [handler for handler in manager.handlers if not handler.ignore_chain]
+        if not hearing:
             return
+        events: list[Event] = []
+        for asked, given in zip(inputs, outputs, strict=True):
+            about: dict[str, Any] = {"run_id": uuid4(), "parent_run_id": manager.parent_run_id, "tags": manager.tags}
+            events.append(("on_chain_start", ({}, asked), {**about, "metadata": manager.metadata, "name": name}))
+            events.append(("on_chain_end", (given,), about))
         with langsmith_set(self._langsmith):
-            run = await self._manager.on_chain_start({}, inputs, run_id=uuid4(), name=name)
-            await run.on_chain_end(outputs)
+            if len(hearing) == 1:
+                await _tell(hearing[0], events)
+            else:
+                await asyncio.gather(*(_tell(handler, events) for handler in hearing))
+
+
+async def _tell(handler: BaseCallbackHandler, events: Sequence[Event]) -> None:
+    """Tell a handler, as LangChain does it: a sync one in a thread unless it asks for the contrary, its errors logged likewise."""
+    if not (handler.run_inline or any(map(inspect.iscoroutinefunction, (handler.on_chain_start, handler.on_chain_end)))):
+        in_context = partial(contextvars.copy_context().run, _tell_now, handler, events)
+        await asyncio.get_running_loop().run_in_executor(None, in_context)
+        return
+    for event in events:
+        answer = _heard(handler, event)
+        if inspect.isawaitable(answer):
+            try:
+                await answer
+            except Exception as error:
+                _failed(handler, event, error)
+
+
+def _tell_now(handler: BaseCallbackHandler, events: Sequence[Event]) -> None:
+    for event in events:
+        _heard(handler, event)
+
+
+def _heard(handler: BaseCallbackHandler, event: Event) -> Any:
+    name, arguments, named = event
+    try:
+        return getattr(handler, name)(*arguments, **named)
+    except Exception as error:
+        _failed(handler, event, error)
+
+
+def _failed(handler: BaseCallbackHandler, event: Event, error: Exception) -> None:
+    logger.warning("%s.%s failed: %s", type(handler).__name__, event[0], type(error).__name__)
+    if handler.raise_error:
+        raise error
 
 
 def progress(policy: Policy, state: State) -> dict[str, Any]:

@@ -262,6 +262,7 @@ def started(path):
         process.kill()
         process.wait()
         reader.join()
+        process.stderr.close()
 
 
 def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):

@@ -1,0 +1,125 @@
+"""What watching costs: a request with OpenTelemetry, with one LangChain handler, with traces, over the same request without.
+
+``python -m benchmarks.overhead_watched`` prints the three ratios alone. Blocks of bare and watched requests are measured in turns.
+OpenTelemetry has its SDK with spans exported in batches and metrics read at the end; the handler listens to everything and does
+nothing; traces go to a file, whose thread writes them after the requests: the processor's time has that, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import warnings
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackHandler
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from benchmarks.overhead import InstantGenerator, InstantScorer
+from benchmarks.overhead_faces import SHAPE, timed
+from benchmarks.tables import print_table, write_json
+from bonmini_guard import BestOfMiniN, TraceWriter
+from bonmini_guard.adapters.telemetry import OpenTelemetry
+
+BLOCK = 20
+Request = Callable[[], Awaitable[Any]]
+
+
+class Nowhere(SpanExporter):
+    """Takes spans and sends them nowhere."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Taken."""
+        return SpanExportResult.SUCCESS
+
+
+class Listener(AsyncCallbackHandler):
+    """Listens to everything, and does nothing."""
+
+
+def pairs(writer: TraceWriter) -> dict[str, tuple[Request, Request]]:
+    """For each way of watching: the bare request, and the watched one."""
+
+    def guard(**watched: Any) -> BestOfMiniN:
+        return BestOfMiniN(generator=InstantGenerator(), reward_model=InstantScorer(), timeout=60.0, **SHAPE, **watched)
+
+    spans = TracerProvider()
+    spans.add_span_processor(BatchSpanProcessor(Nowhere()))
+    seen = guard(telemetry=OpenTelemetry(spans, MeterProvider([InMemoryMetricReader()])))
+    bare, traced = guard(), guard(trace_to=writer)
+    heard: Any = {"callbacks": [Listener()]}
+    return {
+        "OpenTelemetry": (lambda: bare.arun("prompt"), lambda: seen.arun("prompt")),
+        "one handler": (lambda: bare.ainvoke("prompt"), lambda: bare.ainvoke("prompt", heard)),
+        "traces": (lambda: bare.arun("prompt"), lambda: traced.arun("prompt")),
+    }
+
+
+async def measure(requests: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Median microseconds of the bare and of the watched request, and the ratio of their processor times."""
+    writer = TraceWriter(folder / "traces.jsonl")
+    rows = pairs(writer)
+    results = {}
+    for name, (bare, watched) in rows.items():
+        taken = []
+        for _ in range(requests // BLOCK + 1):
+            one, other = await timed(lambda: several(bare)), await timed(lambda: several(watched))  # noqa: B023 - called at once
+            begun = process_time()
+            writer.flush()
+            late = (process_time() - begun) * 1e6
+            taken.append([each / BLOCK for each in (one.wall, other.wall, one.processor, other.processor + late)])
+        results[name] = summary(*map(statistics.median, zip(*taken[1:], strict=True)))
+    return results
+
+
+async def several(request: Request) -> None:
+    """A block of requests, one after the other."""
+    for _ in range(BLOCK):
+        await request()
+
+
+def summary(bare: float, watched: float, bare_processor: float, watched_processor: float) -> dict[str, float]:
+    """The figures of one row."""
+    return {
+        "bare": bare,
+        "watched": watched,
+        "ratio": watched / bare,
+        "processor_ratio": watched_processor / bare_processor,
+    }
+
+
+def report(requests: int) -> dict[str, dict[str, float]]:
+    """Measure, print the table, and give the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = asyncio.run(measure(requests, Path(folder)))
+    head = ["with", "bare (us)", "watched (us)", "ratio", "ratio, processor"]
+    print_table(
+        head,
+        [
+            [name, *(f"{row[key]:.{digits}f}" for key, digits in zip(row, (0, 0, 2, 2), strict=True))]
+            for name, row in results.items()
+        ],
+    )
+    return results
+
+
+def main() -> None:
+    """Print the table; write JSON with --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--requests", type=int, default=500)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    write_json(options.json, report(options.requests))
+
+
+if __name__ == "__main__":
+    main()
