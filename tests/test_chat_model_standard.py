@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 
 import pytest
@@ -24,8 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1:UserWarning"),
-    # langchain-openai leaves connections to the garbage collector, also those on loops that have ended.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
 
@@ -116,8 +113,6 @@ class WithOpenAI(WithFake):
         with InThread(ObligingServer()) as server:
             request.cls.generator = openai.ChatOpenAI(base_url=f"{server.url}/v1", model="tiny", api_key="none", max_retries=0)
             yield
-        del request.cls.generator
-        gc.collect()
 
     @property
     def chat_model_params(self):

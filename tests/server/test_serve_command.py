@@ -88,8 +88,6 @@ def test_it_refuses_the_network_without_a_token(monkeypatch, capsys, folder):
     assert "BONMINI_GUARD_TOKEN" in capsys.readouterr().err
 
 
-# Uvicorn leaves its socket open.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_taken_port_is_told(capsys, folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
