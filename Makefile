@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: help setup demo test oldest validity mutants reference style wheel-test check live-ray live-clients live-integrations bench bench-scoring load load-gateway fuzz live live-vllm live-transformers live-llama clean
+.PHONY: help setup demo test oldest validity mutants reference style wheel-test check live-ray live-clients live-integrations bench bench-scoring wall-time gpu load load-gateway fuzz live live-vllm live-transformers live-llama clean
 
 # What runs without torch, transformers and the newest clients.
 OLDEST = tests/test_policy.py tests/test_engine.py tests/test_guard.py tests/test_chat_model.py tests/test_profile.py tests/test_limiter.py \
@@ -134,6 +134,12 @@ live-integrations: .venv-live-integrations/.installed  ## LangChain clients of o
 	@touch $@
 bench-scoring: setup  ## scoring throughput next to other tools
 	$(BIN)/python -m benchmarks.scoring
+
+wall-time: setup  ## one batch, loops, lookahead and rolling, idle and saturated, beside an earlier revision; twenty minutes
+	$(BIN)/python -m benchmarks.wall_time --against 5d9bcb6 2f270de --json benchmarks/results/wall_time.json
+
+gpu: setup       ## on a machine with a GPU: drawing, scoring and exactness, within eight minutes
+	$(BIN)/python -m benchmarks.gpu --json benchmarks/results/gpu.json
 
 load: setup      ## the scoring server at twice its capacity for a minute, then killed
 	$(BIN)/python -m benchmarks.server_load

@@ -213,7 +213,7 @@ class Decoder:
         steps = [segment.step() for segment in segments]
         sizes = [len(tokens) for tokens, _ in steps]
         numbers = torch.tensor([[one for step in steps for one in step[which]] for which in range(2)])
-        tokens, places = pad(numbers, (0, max(0, self._least - sum(sizes)))).to(device)
+        tokens, places = pad(numbers, (0, max(0, self._least - numbers.shape[1]))).to(device)
         hidden = model.embed_tokens(tokens)
         turn = [part[places].unsqueeze(1) for part in self._turns(max(max(places) for _, places in steps), hidden)]
         for number, layer in enumerate(model.layers):
@@ -221,8 +221,7 @@ class Decoder:
         pieces = torch.split(hidden[: sum(sizes)], sizes)
         last = [piece[-1:] if isinstance(segment, Prompt) else piece for piece, segment in zip(pieces, segments, strict=True)]
         sizes = [len(piece) for piece in last]
-        wanted = pad(torch.cat(last), (0, 0, 0, max(0, self._least - sum(sizes))))
-        logits = self._model.lm_head(self._norm(wanted, model.norm))
+        logits = self._model.lm_head(self._norm(_joined(last, self._least), model.norm))
         return list(torch.split(logits[: sum(sizes)], sizes))
 
     def _turns(self, place: int, like: torch.Tensor) -> list[torch.Tensor]:
@@ -242,20 +241,28 @@ class Decoder:
         segments: Sequence[Segment],
         sizes: list[int],
     ) -> torch.Tensor:
-        attention, count, known = layer.self_attn, len(hidden), sum(sizes)
+        attention, count = layer.self_attn, len(hidden)
         normed = self._norm(hidden, layer.input_layernorm)
         asked, told, value = (linear(normed, part.weight) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
         turned = _turned(torch.cat([asked, told], 1).view(count, -1, self._size), turn)
         together = turned[:, : self._heads], turned[:, self._heads :], value.view(count, self._shared, self._size)
-        parts = zip(segments, *(torch.split(part[:known], sizes) for part in together), strict=True)
-        attended = torch.cat([segment.attend(number, q, k, v) for segment, q, k, v in parts])
-        hidden = hidden + linear(pad(attended, (0, 0, 0, count - known)), attention.o_proj.weight)
+        parts = zip(segments, *(torch.split(part[: sum(sizes)], sizes) for part in together), strict=True)
+        attended = _joined([segment.attend(number, q, k, v) for segment, q, k, v in parts], count)
+        hidden = hidden + linear(attended, attention.o_proj.weight)
         normed = self._norm(hidden, layer.post_attention_layernorm)
         opened = silu(linear(normed, layer.mlp.gate_proj.weight)) * linear(normed, layer.mlp.up_proj.weight)
         return hidden + linear(opened, layer.mlp.down_proj.weight)
 
     def _norm(self, hidden: torch.Tensor, norm: Any) -> torch.Tensor:
         return torch.rms_norm(hidden, (hidden.shape[-1],), norm.weight, self._epsilon)
+
+
+def _joined(parts: list[torch.Tensor], least: int) -> torch.Tensor:
+    """One after the other, with zeros behind them up to ``least``; shape (rows, any)."""
+    missing = least - sum(map(len, parts))
+    if missing > 0:
+        parts = [*parts, parts[0].new_zeros(missing, parts[0].shape[1])]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _turned(states: torch.Tensor, turn: Sequence[torch.Tensor]) -> torch.Tensor:
