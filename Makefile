@@ -39,7 +39,7 @@ oldest:          ## the fast tests that need no torch, on the oldest versions th
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) -m tools.oldest > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable ".[calibration,parquet,tgi,openai,remote,label,agents,telemetry]" pytest pytest-asyncio hypothesis opentelemetry-sdk jsonschema prometheus-client
-	.venv-oldest/bin/python -m pytest -p no:cacheprovider -m "not live and not slow" $(OLDEST)
+	.venv-oldest/bin/python -m pytest -W default -p no:cacheprovider -m "not live and not slow" $(OLDEST)
 
 validity: setup  ## the statistical tests at their whole size, with the power that they state
 	BONMINI_GUARD_VALIDITY=1 $(BIN)/python -m pytest -m slow tests/calibration
@@ -66,13 +66,13 @@ live-ray:        ## install Ray in its own environment and run what needs it
 	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt pip
 	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venv-live-ray/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[local,calibration,parquet,ray]" pytest pytest-asyncio hypothesis
-	RAY_USAGE_STATS_ENABLED=0 .venv-live-ray/bin/python -m pytest -m live tests/live/test_ray_data.py tests/live/test_ray_serve.py
+	RAY_USAGE_STATS_ENABLED=0 .venv-live-ray/bin/python -m pytest -W default -m live tests/live/test_ray_data.py tests/live/test_ray_serve.py
 
 bench: setup     ## the overhead benchmark
 	$(BIN)/python -m benchmarks.overhead
 
 # Each server has an environment of its own, since their pins exclude each other. The tests start and stop it, on the loopback.
-LIVE = LIVE_PYTHON=$(CURDIR)/$(1)/bin/python $(BIN)/python -m pytest -m live -rP -p no:cacheprovider
+LIVE = LIVE_PYTHON=$(CURDIR)/$(1)/bin/python $(BIN)/python -m pytest -W default -m live -rP -p no:cacheprovider
 
 live: live-vllm live-transformers live-llama live-ray  ## all tests against real servers
 
@@ -89,7 +89,7 @@ live-clients: setup .venv-live-clients/.installed  ## other clients of the gatew
 	$(call LIVE,.venv-live-clients) tests/live/test_gateway_clients.py
 
 live-integrations: .venv-live-integrations/.installed  ## LangChain clients of other makers as generators, each on its own protocol
-	HF_HUB_OFFLINE=0 .venv-live-integrations/bin/python -m pytest -m live -p no:cacheprovider tests/live/test_integrations.py tests/live/test_standard_tests.py \
+	HF_HUB_OFFLINE=0 .venv-live-integrations/bin/python -m pytest -W default -m live -p no:cacheprovider tests/live/test_integrations.py tests/live/test_standard_tests.py \
 		tests/live/test_rubric_middleware.py
 
 # langchain-huggingface wants the older huggingface-hub.

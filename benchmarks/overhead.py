@@ -1,6 +1,6 @@
 """Our own time in a request: microseconds with instant fakes and nothing passing, next to a bare asyncio queue.
 
-A second table shows what sync calls, the chat model and the agent middleware add to eight model calls.
+A second table shows what sync calls, the chat model and the agent middleware add to eight model calls, a third what watching costs.
 
 All rows of one schedule are measured in turns in one process, so that noise of the machine hits them alike; each figure is
 the median over rounds.
@@ -187,8 +187,15 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--against", metavar="VERSION", help="a revision, or a folder with the source of another version")
     parser.add_argument("--turns", type=int, default=9, help="of both versions, with --against")
+    parser.add_argument("--watched", action="store_true", help="only what OpenTelemetry, a handler and traces cost")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    # Here, because they measure with the fakes of this module.
+    from benchmarks import overhead_faces, overhead_watched
+
+    if options.watched:
+        write_json(options.json, {"watched": overhead_watched.report(options.rounds * options.requests)})
+        return
     if options.against:
         with source_of(options.against) as other:
             compared = compare(other, options.turns)
@@ -211,11 +218,11 @@ def main() -> None:
     print_table(["schedule", *(f"{name} (us)" for name in names), "arun / floor"], rows)
     for one, many in (("[8]", "[4, 4]"), ("[64]", "[16, 16, 16, 16]")):
         print(f"{many} costs {results[many]['arun'] - results[one]['arun']:.0f} us more than {one} in arun")
-    from benchmarks.overhead_faces import report  # here, because it measures with the fakes of this module
-
     print()
-    faces = report(options.rounds * 20)
-    write_json(options.json, {"microseconds": results, "faces": faces})
+    faces = overhead_faces.report(options.rounds * 20)
+    print()
+    watched = overhead_watched.report(options.rounds * 20)
+    write_json(options.json, {"microseconds": results, "faces": faces, "watched": watched})
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """What watching costs: a request with OpenTelemetry, with one LangChain handler, with traces, over the same request without.
 
-``python -m benchmarks.overhead_watched`` prints the three ratios alone. Blocks of bare and watched requests are measured in turns.
+``python -m benchmarks.overhead --watched`` prints the three ratios alone. Blocks of bare and watched requests take turns.
 OpenTelemetry has its SDK with spans exported in batches and metrics read at the end; the handler listens to everything and does
 nothing; traces go to a file, whose thread writes them after the requests: the processor's time has that, too.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import tempfile
-import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from time import process_time
@@ -25,7 +23,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from benchmarks.overhead import InstantGenerator, InstantScorer
 from benchmarks.overhead_faces import SHAPE, timed
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import print_table
 from bonmini_guard import BestOfMiniN, TraceWriter
 from bonmini_guard.adapters.telemetry import OpenTelemetry
 
@@ -109,17 +107,3 @@ def report(requests: int) -> dict[str, dict[str, float]]:
         ],
     )
     return results
-
-
-def main() -> None:
-    """Print the table; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--requests", type=int, default=500)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    write_json(options.json, report(options.requests))
-
-
-if __name__ == "__main__":
-    main()
