@@ -77,19 +77,15 @@ async def queue_floor(draws: int) -> None:
 
 def contenders(schedule: list[int]) -> dict[str, Request]:
     """What is measured for one schedule."""
-    guard = BestOfMiniN(
-        generator=InstantGenerator(),
-        reward_model=InstantScorer(),
-        mode="accelerator",
-        schedule=schedule,
-        threshold=0.0,
-        max_concurrency=64,
-        timeout=60.0,
-    )
+    common: dict[str, Any] = {"generator": InstantGenerator(), "reward_model": InstantScorer(), "mode": "accelerator"}
+    common |= {"threshold": 0.0, "max_concurrency": 64, "timeout": 60.0}
+    guard = BestOfMiniN(schedule=schedule, **common)
+    rolling = BestOfMiniN(max_draws=sum(schedule), in_flight=schedule[0], **common)
     rows: dict[str, Request] = {
         "queue floor": lambda: queue_floor(sum(schedule)),
         "arun": lambda: guard.arun("prompt"),
         "ainvoke": lambda: guard.ainvoke("prompt"),
+        "arun, rolling": lambda: rolling.arun("prompt"),
     }
     return rows | rival(sum(schedule))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.calibration.orders import Order, arrived, order_of, refuse_sorted
 from bonmini_guard.errors import InputError
-from bonmini_guard.policy.policy import Exit
+from bonmini_guard.policy.policy import Exit, Policy
 
 Cost = Literal["draws", "tokens", "seconds"]
 #: What a missing label means: the row is left out where the label is needed, or it counts against the promise.
@@ -229,13 +229,16 @@ def counts_at(path: Paths, at: Integers, missing: Missing) -> Steps:
     return Steps(np.zeros(1), **{name: np.array([part[rows, at].sum()]) for name, part in outcomes(path, missing)})
 
 
-def counts_under(log: Log, schedule: Sequence[int], thresholds: Sequence[float], missing: Missing) -> Steps:
-    """The counts, as one entry, under these thresholds, a piece of the log at a time."""
-    found = [counts_at(path, exits(path, thresholds), missing) for path in (paths(part, schedule) for part in log.parts())]
+def counts_under(log: Log, policy: Policy, missing: Missing, in_flight: int = 1) -> Steps:
+    """The counts, as one entry, under a policy's thresholds, a piece of the log at a time."""
+    shape: tuple[Any, ...] = policy.schedule, "auto", policy.exit, in_flight
+    # An eager exit asks for a loop's threshold at each of its draws.
+    thresholds = np.repeat(policy.thresholds, policy.schedule if policy.exit == "eager" else 1)
+    found = [counts_at(path, exits(path, thresholds), missing) for path in (paths(part, *shape) for part in log.parts())]
     return Steps(*(np.sum([getattr(part, each.name) for part in found], axis=0) for each in fields(Steps)))
 
 
-def exits(path: Paths, thresholds: Sequence[float]) -> Integers:
+def exits(path: Paths, thresholds: Sequence[float] | Floats) -> Integers:
     """(R,) the loop that serves each row under these thresholds; L where none does."""
     passed = np.isfinite(path.best) & (path.best >= np.asarray(thresholds))
     return np.where(passed.any(axis=1), passed.argmax(axis=1), path.draws.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import binomtest, rankdata
 
 from bonmini_guard.calibration.certify import binomial, net_loss, risk_named
 from bonmini_guard.calibration.evidence import percent, seal_holds
@@ -20,10 +21,10 @@ EDITED = "This profile was edited after it was certified: its promise is of othe
 def standing(log: Log, profile: GuardProfile) -> tuple[str | None, bool]:
     """What must be said first about a profile's promise beside this log, None where nothing must; and whether the log refutes it.
 
-    Either the log refutes it (one-sided exact test at 5 % on its labelled rows, one a unit, each in its one order), or the profile
-    was edited after it was certified.
+    Either the log refutes it (one-sided exact test at 5 % on its labelled rows, one a unit, each in its one order), or the order of
+    arrival that it rests on, or the profile was edited after it was certified.
     """
-    refuted = refutation(log, profile)
+    refuted = refutation(log, profile) or order_refuted(log, profile)
     if refuted:
         return refuted, True
     if seal_holds(profile) is False:
@@ -38,14 +39,45 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
         return None
     part, missing = transformed(log, profile.score_transform).labelled_set()
     part = one_a_unit(part)
-    counts = counts_under(part, profile.schedule, profile.thresholds, missing)
+    widths = profile.in_flight or (1,)
+    for width in widths:
+        counts = counts_under(part, profile.policy(), missing, width)
+        if said := _said(profile, counts, level, LEVEL / len(widths)):
+            return said if len(widths) == 1 else f"{said} (With {width} draws in flight.)"
+    return None
+
+
+def order_refuted(log: Log, profile: GuardProfile) -> str | None:
+    """The sentence that says that draws do not arrive as launched, whatever they score, where a profile took it that they do.
+
+    In how many units short answers score higher than long ones, by the sign of Spearman's correlation, is tested against one half:
+    exactly, two-sided, at 5 %.
+    """
+    if profile.exit == "loop" or profile.evidence.get("arrivals") != "launch order" or log.costs is None:
+        return None
+    part = one_a_unit(log)
+    known = np.isfinite(part.scores) & np.isfinite(took := np.asarray(part.costs))
+    ranks = [rankdata(np.where(known, each, np.nan), axis=1, nan_policy="omit") for each in (part.scores, took)]
+    above = [each - np.nanmean(each, axis=1, keepdims=True) for each in ranks]
+    signs = np.nansum(above[0] * above[1], axis=1)
+    longer, moved = int(np.sum(signs > 0)), int(np.sum(signs != 0))
+    if not moved or binomtest(longer, moved).pvalue > LEVEL:
+        return None
+    better, prompts = ("longer", longer) if 2 * longer > moved else ("shorter", moved - longer)
+    return (
+        f"REFUTED by this log: the profile takes draws to arrive as launched, whatever they score, and here {better} answers score "
+        f"higher (of {prompts:,} of {moved:,} prompts; chance at most {percent(LEVEL)}): certify it on a log with times."
+    )
+
+
+def _said(profile: GuardProfile, counts: Steps, level: float, chance: float) -> str | None:
     if profile.mode == "guardrail":
         risk = risk_named(profile.risk or "served_and_bad")
         bad, among, what = float(risk.bad(counts)[0]), float(risk.among(counts)[0]), f"{risk.name} of at most {percent(level)}"
     else:
         bad, among = float(counts.lost[0] - counts.won[0]), float(counts.rows[0])
         what = f"at most {percent(level)} less often acceptable than best-of-{sum(profile.schedule)}"
-    if not _refuted(bad, among, level, counts, profile.mode == "guardrail"):
+    if not _refuted(bad, among, level, counts, profile.mode == "guardrail", chance):
         return None
     return (
         f"REFUTED by this log: it promises {what}, and here it is {percent(bad / among)} ({bad:,.0f} of {among:,.0f}; chance "
@@ -53,9 +85,11 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
     )
 
 
-def _refuted(bad: float, among: float, level: float, counts: Steps, guardrail: bool) -> bool:
+def _refuted(  # noqa: PLR0917 - called once, above
+    bad: float, among: float, level: float, counts: Steps, guardrail: bool, chance: float
+) -> bool:
     if among < 1:
         return False
     if guardrail:  # P(Bin >= bad), by the lower tail of the good ones
-        return float(binomial(np.array([among - bad]), np.array([among]), 1 - level)[0]) <= LEVEL
-    return net_loss(float(counts.won[0]), float(counts.lost[0]), int(among), -level, LEVEL) <= LEVEL
+        return float(binomial(np.array([among - bad]), np.array([among]), 1 - level)[0]) <= chance
+    return net_loss(float(counts.won[0]), float(counts.lost[0]), int(among), -level, chance) <= chance

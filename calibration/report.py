@@ -305,7 +305,7 @@ def slices(log: Log, profile: GuardProfile, key: str) -> Table:
         limits = ""
         if np.any(np.isfinite(once.labels)):
             used, missing = once.labelled_set()
-            counts = counts_under(used, profile.schedule, profile.thresholds, missing)
+            counts = counts_under(used, profile.policy(), missing)
             bad, among = round(float(risk.bad(counts)[0])), round(float(risk.among(counts)[0]))
             level = 0.05 / len(parts)
             low, high = (lower_limit(bad, among, level), upper_limit(bad, among, level)) if among else (0.0, 1.0)

@@ -54,13 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Replay and print; 4 if the log refutes the profile's promise."""
     from bonmini_guard.calibration.figures import replay_log
-    from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.logs import load_log, load_timed
     from bonmini_guard.calibration.refutation import standing
     from bonmini_guard.policy.profile import GuardProfile
 
     profile = GuardProfile.load(options.profile)
     with shown() as progress:
-        log = load_log(options.logs, group=options.group, progress=progress.rows)
+        load = load_log if profile.exit == "loop" else load_timed
+        log = load(options.logs, group=options.group, progress=progress.rows)
         progress.say(f"replaying {len(log):,} rows")
         figures, (said, refuted) = replay_log(log, profile), standing(log, profile)
     say_what_was_left_out(figures["left_out"])

@@ -28,14 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the report."""
     check_output(options.output, [*options.logs, options.profile, *([options.against] if options.against else [])])
-    from bonmini_guard.calibration.logs import load_log
-    from bonmini_guard.calibration.refutation import refutation
+    from bonmini_guard.calibration.logs import load_log, load_timed
+    from bonmini_guard.calibration.refutation import standing
     from bonmini_guard.calibration.report import build_report
     from bonmini_guard.policy.profile import GuardProfile
 
     profile, against = GuardProfile.load(options.profile), GuardProfile.load(options.against) if options.against else None
     with shown() as progress:
-        log = load_log(options.logs, keys=["id", *([options.slice] if options.slice else [])], progress=progress.rows)
+        load = load_log if profile.exit == "loop" else load_timed
+        log = load(options.logs, keys=["id", *([options.slice] if options.slice else [])], progress=progress.rows)
     if options.slice and all(value is None for value in log.extra[options.slice]):
         raise InputError(f'{log.source}: no row has the key "{options.slice}"; give --slice a key of the rows')
     say_what_was_left_out(log.left_out)
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         write_atomically(options.output, text)
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the report ({error.strerror}); give another -o") from error
-    refuted = refutation(log, profile)
+    told, refuted = standing(log, profile)
     said = f"{options.output}: open it in a browser"
-    say(f"{refuted}\n{said}" if refuted else f"{said}\nnext: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow")
+    say(f"{told}\n{said}" if refuted else f"{said}\nnext: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow")
     return REFUTED if refuted else 0

@@ -280,7 +280,7 @@ class _Request:
                     return await self._finish_turn(self.turn)
                 if self.winner is not None:
                     return self._record("accepted", "passed", self.winner)
-                wait = self._patience() if self.rolling else patience(self.candidates, loop)
+                wait = 0.0 if loop[-1].message is not None else self._patience(loop)
                 if wait is None:
                     return self._without_generator()
                 if wait:
@@ -365,7 +365,8 @@ class _Request:
     def _begin_loop(self, draws: int) -> None:
         """The next loop: from here on its draws count, and those that were launched ahead and have arrived do so now."""
         if self.rolling:
-            self._refill()
+            if not self.scored:
+                self._refill()
             return
         first = len(self.candidates)
         self._launch(first + draws)
@@ -382,7 +383,7 @@ class _Request:
     def _refill(self) -> None:
         """Keep draws in flight, counting those not decided on yet; while draws fail, more of them only once none is left."""
         undecided = len(self.launched) - len(self.candidates)
-        if not (self.scored or (self.failing and undecided)):
+        if not (self.failing and undecided):
             self._launch(min(self.engine.policy.budget, len(self.candidates) + self.width))
 
     def _launch_ahead(self) -> None:
@@ -516,17 +517,19 @@ class _Request:
                 self.winner = next((candidate for candidate in batch if policy.passes(self.loops - 1, candidate.score)), None)
             if self.turn is not None or self.winner is not None:
                 return []
-        loop, self.scored = self.scored[:draws], self.scored[draws:]
         if not self.rolling:
+            self.scored.clear()
             return self.candidates[-draws:]
-        for candidate in loop:
-            candidate.loop = self.loops
-            self.loops += 1
-        self.candidates += loop
-        return loop
+        candidate = self.scored.pop(0)
+        candidate.loop = self.loops
+        self.loops += 1
+        self.candidates.append(candidate)
+        return [candidate]
 
-    def _patience(self) -> float | None:
-        """As :func:`patience`, of the draws that were in flight together; while others still are, they are waited for instead."""
+    def _patience(self, loop: Sequence[Candidate]) -> float | None:
+        """As :func:`patience`; of a rolling request once no draw is in flight, of those that last were so together."""
+        if not self.rolling:
+            return patience(self.candidates, loop)
         return 0.0 if len(self.launched) > len(self.candidates) else patience(self.candidates, self.candidates[-self.width :])
 
     def _tool_turn(self) -> Candidate | None:

@@ -18,6 +18,7 @@ from bonmini_guard.calibration.evidence import Certificate, seal_holds
 from bonmini_guard.calibration.logs import load_log, load_timed
 from bonmini_guard.calibration.orders import arrived, order_of
 from bonmini_guard.calibration.paths import exits, labels_used, paths, steps, worst
+from bonmini_guard.calibration.refutation import order_refuted, refutation, standing
 from bonmini_guard.cli import main
 from bonmini_guard.engine.load import LADDER
 from bonmini_guard.errors import ConfigurationError, ProfileError
@@ -188,6 +189,38 @@ def test_the_command_writes_a_profile_that_a_guard_rolls_by(tmp_path, capsys):
         ["--exit", "eager", "--in-flight", "2"],
     ):
         assert main([*common, *wrong]) == 2
+
+
+def test_a_log_refutes_a_promise_for_the_number_in_flight_for_which_it_fails():
+    flattered = Population(size=8, middle=0.5, haste=0.6, flattery=1.0)
+    alone = calibrate_guardrail(flattered.log(2000, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling", in_flight=(1,)).profile
+    other = flattered.log(4000, 1)
+    assert refutation(other, alone) is None
+    assert "With 8 draws in flight" in refutation(other, alone.model_copy(update={"in_flight": (1, 8)}))
+    every = calibrate_guardrail(flattered.log(2000, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
+    assert refutation(other, every) is None
+
+
+def test_a_log_with_times_refutes_that_draws_arrive_as_launched():
+    hasty = Population(size=8, middle=0.5, haste=0.6)
+    bare = dataclasses.replace(hasty.log(600, 0), costs=None, costs_are=None)
+    profile = calibrate_guardrail(bare, schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
+    assert standing(hasty.log(300, 1), profile)[1]
+    assert "longer answers score higher" in order_refuted(hasty.log(300, 1), profile)
+    assert order_refuted(bare, profile) is None, "it has no times"
+    told = calibrate_guardrail(hasty.log(600, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
+    assert order_refuted(hasty.log(300, 1), told) is None
+    fair = [order_refuted(timed(200, 8, seed), profile) for seed in range(100)]
+    assert sum(said is not None for said in fair) <= 12
+
+
+def test_the_commands_look_at_times(tmp_path, capsys):
+    log, profile = written(tmp_path / "log.jsonl", ["seconds"]), tmp_path / "profile.json"
+    assert main(["calibrate", str(log), "--mode", "guardrail", "--alpha", "0.1", "--max-draws", "8", "-o", str(profile)]) == 0
+    capsys.readouterr()
+    assert main(["replay", str(log), "--profile", str(profile), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["budget"] == 8
+    assert main(["report", str(log), "--profile", str(profile), "-o", str(tmp_path / "report.html")]) == 0
 
 
 def test_drift_refuses_what_cuts_first_loops_short():
