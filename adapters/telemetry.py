@@ -50,7 +50,7 @@ class OpenTelemetry:
         self.abstentions = count(f"{_NAME}.abstentions", "{request}", "abstentions by reason")
         self.exits = count(f"{_NAME}.exits", "{request}", "requests by the loop they ended in, counted from 1")
         self.loops = count(f"{_NAME}.loops", "{loop}", "loops begun")
-        self.draws = count(f"{_NAME}.draws", "{draw}", "draws by outcome: scored, failed, unfinished")
+        self.draws = count(f"{_NAME}.draws", "{draw}", "draws by outcome: scored, failed, unfinished, not_needed")
         self.saved = count(f"{_NAME}.draws.saved", "{draw}", "draws of the budget that were not needed")
         self.tokens = count(f"{_NAME}.tokens", "{token}", "tokens of all draws, where the back end says")
         self.explored_requests = count(f"{_NAME}.explored.requests", "{request}", "explored requests by outcome: complete, skipped")
@@ -171,6 +171,8 @@ class RequestSpan:
         to.add(to.loops, result.loops, kind)
         for outcome, draws in Counter(map(_outcome, result.candidates)).items():
             to.add(to.draws, draws, kind | {"outcome": outcome})
+        if result.ahead:
+            to.add(to.draws, result.ahead, kind | {"outcome": "not_needed"})
         to.add(to.saved, max(0, self._policy.budget - result.draws_started), kind)
         to.add(to.tokens, result.usage.get("total_tokens", 0), kind)
         to.seconds.record(result.timings.total, kind | {"decision": result.decision})

@@ -63,6 +63,8 @@ SCRIPTS = {
     "all answered": (["-1", "1"], {}),
     "some failed": (["truncated", "broken", "1", "-1"], {}),
     "siblings of an eager exit": (["1", "slow", "slow"], {"exit": "eager"}),
+    "siblings of a rolling exit": (["1", "slow", "slow"], {"schedule": None, "max_draws": 3, "in_flight": 3}),
+    "draws launched ahead": (["1", "slow", "slow"], {"schedule": [1, 1, 1], "lookahead": 2}),
     "a deadline": (["-1", "slow", "slow"], {"timeout": 1.0, "mode": "accelerator"}),
     "an abstention": (["-1", "truncated"], {"on_abstain": "message"}),
 }
@@ -73,7 +75,8 @@ SCRIPTS = {
 async def test_what_is_reported_is_what_was_billed(script, sync):
     answers, settings = SCRIPTS[script]
     back_end = BillingBackEnd(answers)
-    model = ChatBestOfMiniN(generator=back_end, reward_model=FakeRewardModel(float), schedule=[len(answers)], **settings)
+    settings = {"schedule": [len(answers)], **settings}
+    model = ChatBestOfMiniN(generator=back_end, reward_model=FakeRewardModel(float), **settings)
     with get_usage_metadata_callback() as counter:
         message = await asyncio.to_thread(model.invoke, "q") if sync else await model.ainvoke("q")
     assert back_end.billed > 20

@@ -20,6 +20,8 @@ from .drawing import lasting_threads, open_files, until
 from .reward_server import RewardServer
 from .tgi_server import TGIServer
 
+EAGER = {"schedule": [2], "exit": "eager"}
+SHAPES = ((60, EAGER), (0.05, EAGER), (60, {"max_draws": 4, "in_flight": 2}), (60, {"schedule": [1, 1, 2], "lookahead": 2}))
 FAULTS = [None] * 12 + [429, 503, 500, 404, "half", "reset", "garbage", "stall"]
 
 
@@ -49,16 +51,18 @@ async def test_no_task_socket_or_thread_outlives_its_request():
             parts = {
                 "generator": generator,
                 "reward_model": scorer,
-                "schedule": [2],
-                "exit": "eager",
                 "max_concurrency": (limiter := Limiter(60)),
             }
-            patient, hasty = [await asyncio.to_thread(BestOfMiniN, timeout=seconds, **parts) for seconds in (60, 0.05)]
+            patient, hasty, rolling, ahead = [
+                await asyncio.to_thread(BestOfMiniN, timeout=seconds, **shape, **parts) for seconds, shape in SHAPES
+            ]
             for faulty in (server, rewards):
                 faulty.faults = lambda path, body: source.choice(FAULTS)
             ends = Counter()
             for _ in range(6):
-                ends.update(await asyncio.gather(*(ending(guard) for guard in [patient] * 45 + [hasty] * 5)))
+                ends.update(
+                    await asyncio.gather(*(ending(guard) for guard in [patient] * 20 + [hasty] * 5 + [rolling] * 15 + [ahead] * 10))
+                )
             ours = {task for task in asyncio.all_tasks() if "test_no_task" not in repr(task) and "loopback" not in repr(task)}
             assert {repr(task) for task in ours} == set()
             assert limiter.here().free == 60

@@ -100,6 +100,14 @@ async def test_what_is_counted_adds_up(heard):
     assert heard.count("request.duration") == 6
 
 
+async def test_draws_that_were_started_and_not_needed(heard):
+    slow = {"latency": lambda index: 30.0 * index, "schedule": None, "max_draws": 4, "in_flight": 3}
+    assert (await make(heard, ["1", "1"], **slow).arun("q")).draws_started == 3
+    assert heard.count("draws", outcome="scored") == 1
+    assert heard.count("draws", outcome="not_needed") == 2
+    assert heard.count("draws.saved") == 1
+
+
 async def test_draws_that_were_cut_short_and_requests_that_failed(heard):
     slow = {"latency": lambda index: 30.0 * index, "exit": "eager"}
     assert (await make(heard, ["1", "1"], **slow).arun("q")).decision == "accepted"
