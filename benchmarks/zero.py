@@ -76,9 +76,11 @@ def of_log(path: Path, scorer: Any, beside: str) -> tuple[Draws, Floats]:
     for place, value in RowFile(path):
         row = Row(value, place)
         texts = [one.turn.message() for one in row.candidates]
-        given = scorer.score([turn.message() for turn in row.prompt], [*texts, *map(AIMessage, ANCHORS)])
-        raw.append(given[: len(texts)])
-        anchors.append(given[len(texts) :])
+        known = value.get("scored_by") == scorer.fingerprint()
+        messages, fixed = [turn.message() for turn in row.prompt], [*map(AIMessage, ANCHORS)]
+        given = scorer.score(messages, fixed if known else [*texts, *fixed])
+        raw.append([one.score for one in row.candidates] if known else given[: len(texts)])
+        anchors.append(given[-len(fixed) :])
         good.append([one.label for one in row.candidates])
         other.append([one.value[beside] for one in row.candidates])
     return Draws(np.array(raw), np.array(anchors), np.array(good, dtype=np.bool_)), np.array(other)
