@@ -2,7 +2,8 @@
 
 Pairs leave an offset of each prompt open: a constant added to all answers of a prompt changes no comparison. The score of a *fixed*
 answer to the same prompt carries the same offset, and the difference carries none: an outside option for one more text a request.
-Three forms are fitted by logistic regression, and the simplest wins that no other one beats on held-out prompts.
+Three forms are fitted by logistic regression, and the simplest wins that no other one beats on held-out prompts. Offsets show in
+the order of raw scores: better among answers to one prompt than among answers to several.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ except ImportError as error:
 
 FORMS = ("shift", "shift and factor", "fixed answers")
 FOLDS, LEAST = 5, 10
+#: By how much better the order within prompts must be than between them for an offset of prompts to be believed.
+_OFFSET = 0.02
 #: A ridge on the weights of fixed answers, in standard deviations of what they measure: few labels move them little.
 _RIDGE = 1.0
 
@@ -156,14 +159,16 @@ def choose(labels: Labels, seed: int = 0) -> Choice:
     fold = np.random.default_rng(seed).permutation(units)[labels.unit] % FOLDS
     held = {form: _held_out(labels, fold, form) for form in forms}
     losses = {form: _by_prompt(np.logaddexp(0, np.where(labels.good, -held[form], held[form])), labels.unit) for form in forms}
-    chosen, gain = forms[0], dict[str, tuple[float, float]]()
+    chosen, gain, (within, between) = forms[0], dict[str, tuple[float, float]](), orders(labels)
     for form in forms[1:]:
         better = losses[chosen] - losses[form]
         gain[form] = float(better.mean()), float(better.std(ddof=1) / np.sqrt(units))
-        if gain[form][0] > gain[form][1]:
+        # Where answers to one prompt are in no better order than answers to several, no offset is to be taken off: a fixed answer
+        # then lowers the loss over all answers, and harms the order of the best ones, which are served.
+        if gain[form][0] > gain[form][1] and (form != FORMS[2] or within > between + _OFFSET):
             chosen = form
     table = {form: _worth(held[form], labels.good, losses[form]) for form in forms}
-    return Choice(chosen, fit(labels, chosen), table, gain, *orders(labels))
+    return Choice(chosen, fit(labels, chosen), table, gain, within, between)
 
 
 def orders(labels: Labels) -> tuple[float, float]:

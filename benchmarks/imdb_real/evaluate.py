@@ -99,13 +99,12 @@ def evaluate(calibrate: Rows, held_out: Rows) -> dict[str, Any]:
         held = Resampled(with_scores_of(held_out, column))
         at_zero = {n: held.figures(held.settled("guardrail", (n,), (0.0,))) for n in SIZES}
         found[name] = {"auc": held.ranking(), "best_of_n_at_zero": at_zero}
-    known, held = log_of_rows(calibrate), Resampled(log_of_rows(held_out))
-    found["best_of_32"] = held.figures(held.settled("accelerator", (32,), (np.inf,)))
-    asked = {
-        "guardrail": calibrate_guardrail(known, schedule=SCHEDULE, risk="false_acceptance", alpha=0.1),
-        "accelerator": calibrate_accelerator(known, schedule=SCHEDULE, epsilon=0.02),
-    }
-    found |= {name: guard(outcome, held) for name, outcome in asked.items()}
+        # One threshold found on labels needs no zero: what calibration alone makes of a model that only ranks.
+        prefix, known = "" if name == "reward" else f"{name}: ", with_scores_of(calibrate, column)
+        found[f"{prefix}best_of_32"] = held.figures(held.settled("accelerator", (32,), (np.inf,)))
+        guardrail = calibrate_guardrail(known, schedule=SCHEDULE, risk="false_acceptance", alpha=0.1)
+        found[f"{prefix}guardrail"] = guard(guardrail, held)
+        found[f"{prefix}accelerator"] = guard(calibrate_accelerator(known, schedule=SCHEDULE, epsilon=0.02), held)
     worth = {role: base_rates(rows) for role, rows in (("calibrate", calibrate), ("evaluate", held_out))}
     return {"draws": worth} | found
 
@@ -135,10 +134,11 @@ def show(found: dict[str, Any]) -> None:
         if model in found
         for n in SIZES
     ]
-    lines.append(["best-of-32", *_cells(found["best_of_32"])])
-    lines += [[name, *_cells(found[name])] for name in ("guardrail", "accelerator") if "thresholds" in found[name]]
+    guards = [name for name in found if name.endswith(("guardrail", "accelerator"))]
+    lines += [[name, *_cells(found[name])] for name in found if name.endswith("best_of_32")]
+    lines += [[name, *_cells(found[name])] for name in guards if "thresholds" in found[name]]
     print_table(["procedure", *NAMES], lines)
-    for name in ("guardrail", "accelerator"):
+    for name in guards:
         print(f"\n{name}: {found[name]['sentence']}")
 
 
