@@ -66,7 +66,7 @@ def needed(rule: Rule, pool: Pool, wanted: float) -> float:
     index, by = rule.index(pool), rule.serves(pool)
     curve = [rule.stops(pool, index, knob) for knob in rule.knobs(pool)]
     points = [(float(np.mean(stops)), acceptable(pool, by, stops)) for stops in curve]
-    below, above = ([point for point in points if (point[1] > wanted - 1e-9) is side] for side in (False, True))
+    below, above = ([point for point in points if (point[1] > wanted - 1e-9) == side] for side in (False, True))
     mixed = [d + (wanted - q) / (e - q) * (f - d) for d, q in below for f, e in above]
     return min([*mixed, *(draws for draws, _ in above)], default=np.inf)
 
@@ -88,6 +88,14 @@ def compared(pool: Pool, splits: int) -> dict[str, Any]:
     return {"best_of_n": float(np.mean(rates)), "draws": found}
 
 
+def _strict(regimes: Mapping[str, Any]) -> dict[str, Any]:
+    """Without infinities, which JSON has no word for."""
+    return {
+        name: each | {"draws": {rule: [n if np.isfinite(n) else None for n in values] for rule, values in each["draws"].items()}}
+        for name, each in regimes.items()
+    }
+
+
 def main() -> None:
     """All regimes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -103,10 +111,12 @@ def main() -> None:
     rows.append(["posterior / one at a time", *(_cell(ratio) for ratio in ratios)])
     print_table(head, rows)
     sources = {name: make().source for name, make in RULES.items()}
-    write_json(given.json, {"splits": given.splits, "orders": ORDERS, "sources": sources, "regimes": found})
+    write_json(given.json, {"splits": given.splits, "orders": ORDERS, "sources": sources, "regimes": _strict(found)})
 
 
 def _cell(values: Any) -> str:
+    if not np.isfinite(values).all():
+        return f"not in {int((~np.isfinite(values)).sum())} of {len(values)}"
     low, high = np.quantile(values, [0.025, 0.975])
     return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
 
