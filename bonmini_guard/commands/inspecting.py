@@ -7,11 +7,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands.terminal import say
+
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
 
-    from bonmini_guard.commands.terminal import say
-from bonmini_guard.reward.selftest import Answers
+    from bonmini_guard.reward.selftest import Answers
 
 HELP = "try a reward model on fixed texts and on labelled examples: swapped verdicts, a wrong sign, a lost zero"
 
