@@ -404,7 +404,7 @@ def consequence(profile: GuardProfile) -> str:
         return (
             f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer), "
             f"acceptable at most {percent(profile.epsilon or 0.0)} of requests less often than best-of-{budget} "
-            f"({percent(net)} in this log), {sure}{tries}."
+            f"({percent(net)} in this log), {sure}{tries}{_started(seen)}."
         )
     served, bad = seen["served"] / seen["counted"], seen["served_bad"] / seen["counted"]
     level = profile.alpha or 0.0
@@ -416,8 +416,15 @@ def consequence(profile: GuardProfile) -> str:
     return (
         f"Of 10,000 requests like these you would serve about {10_000 * served:,.0f}, {promise}, {sure}{tries} "
         f"({10_000 * bad:,.0f} bad, {percent(bad / served)} of those served, at the rates of this log), "
-        f"using {draws:.1f} draws a request instead of {budget}."
+        f"using {draws:.1f} draws a request instead of {budget}{_started(seen)}."
     )
+
+
+def _started(seen: dict[str, Any]) -> str:
+    """Of a rolling exit, how many draws are started by how many are in flight."""
+    by_width = list(seen.get("in_flight", {}).items())
+    ends = [f"{means['mean_started']:.1f} with {width}" for width, means in by_width[:1] + by_width[1:][-1:]]
+    return f" ({' and '.join(ends)} in flight started)" if ends else ""
 
 
 def _by_scorer(log: Log) -> Log:

@@ -107,6 +107,8 @@ def test_one_certificate_holds_for_each_width_and_no_laxer_than_any_alone():
         assert (exits(run_, profile.thresholds) >= exits(run_, each.profile.thresholds)).all()
     assert (profile.exit, profile.in_flight, profile.max_draws) == ("rolling", (1, 2, 4, 8), 8)
     assert profile.evidence["arrivals"] == "seconds"
+    assert "with 1 and" in outcome.sentence
+    assert "with 8 in flight started)." in outcome.sentence
     widths = profile.evidence["in_flight"]
     assert widths["1"]["mean_draws"] == widths["1"]["mean_started"]
     assert 8 >= widths["8"]["mean_started"] > widths["2"]["mean_started"] > widths["1"]["mean_started"]
