@@ -115,36 +115,24 @@ class CallbackObserver:
 
 async def _tell(handler: BaseCallbackHandler, events: Sequence[Event]) -> None:
     """Tell a handler, as LangChain does it: a sync one in a thread unless it asks for the contrary, its errors logged likewise."""
-    if not (handler.run_inline or any(map(inspect.iscoroutinefunction, (handler.on_chain_start, handler.on_chain_end)))):
-        in_context = partial(contextvars.copy_context().run, _tell_now, handler, events)
+    if handler.run_inline or any(map(inspect.iscoroutinefunction, (handler.on_chain_start, handler.on_chain_end))):
+        await _told(handler, events)
+    else:
+        # There is nothing in it to be awaited, so it needs no event loop.
+        in_context = partial(contextvars.copy_context().run, lambda: next(_told(handler, events).__await__(), None))
         await asyncio.get_running_loop().run_in_executor(None, in_context)
-        return
-    for event in events:
-        answer = _heard(handler, event)
-        if inspect.isawaitable(answer):
-            try:
+
+
+async def _told(handler: BaseCallbackHandler, events: Sequence[Event]) -> None:
+    for name, arguments, named in events:
+        try:
+            answer = getattr(handler, name)(*arguments, **named)
+            if inspect.isawaitable(answer):
                 await answer
-            except Exception as error:
-                _failed(handler, event, error)
-
-
-def _tell_now(handler: BaseCallbackHandler, events: Sequence[Event]) -> None:
-    for event in events:
-        _heard(handler, event)
-
-
-def _heard(handler: BaseCallbackHandler, event: Event) -> Any:
-    name, arguments, named = event
-    try:
-        return getattr(handler, name)(*arguments, **named)
-    except Exception as error:
-        _failed(handler, event, error)
-
-
-def _failed(handler: BaseCallbackHandler, event: Event, error: Exception) -> None:
-    logger.warning("%s.%s failed: %s", type(handler).__name__, event[0], type(error).__name__)
-    if handler.raise_error:
-        raise error
+        except Exception as error:
+            logger.warning("%s.%s failed: %s", type(handler).__name__, name, type(error).__name__)
+            if handler.raise_error:
+                raise
 
 
 def progress(policy: Policy, state: State) -> dict[str, Any]:
