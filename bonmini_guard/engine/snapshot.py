@@ -53,11 +53,16 @@ def identity(message: AIMessage, end: tuple[str, ...] | None = None) -> Hashable
         Exception: a part of it cannot be read.
     """
     end = ends(message) if end is None else end
-    about = message.additional_kwargs
-    if isinstance(message.content, str) and not (message.tool_calls or message.invalid_tool_calls or about):
+    if is_text(message):
         return message.content, end
-    more = {key: value for key, value in about.items() if key not in _IN_THE_TURN}
+    more = {key: value for key, value in message.additional_kwargs.items() if key not in _IN_THE_TURN}
     return Turn.of(message).digest(), json.dumps(more, default=repr), end
+
+
+def is_text(message: AIMessage) -> bool:
+    """Whether an answer is one text, and nothing else."""
+    beside = message.tool_calls or message.invalid_tool_calls or message.additional_kwargs
+    return isinstance(message.content, str) and not beside
 
 
 def ends(message: AIMessage) -> tuple[str, ...]:
