@@ -33,6 +33,32 @@ LABEL_FIGURES = (
     "recall_vs_best_of_n",
     "acceptable_rate",
 )
+#: The figures as people are shown them: key, name (indented below what it is a part of), kind.
+SHOWN = (
+    ("requests", "requests", "count"),
+    ("served", "served", "count"),
+    ("accepted", "  accepted (passed)", "count"),
+    ("best_effort", "  best effort", "count"),
+    ("abstained", "abstained", "count"),
+    ("missed_acceptances", "  though acceptable", "count"),
+    ("false_acceptances", "served and not acceptable", "count"),
+    ("served_and_bad_rate", "  of all requests", "rate"),
+    ("bad_among_served_rate", "  of those served", "rate"),
+    ("false_acceptance_rate", "  of those not acceptable", "rate"),
+    ("precision", "precision", "rate"),
+    ("recall", "recall", "rate"),
+    ("recall_vs_best_of_n", "recall against best-of-N", "rate"),
+    ("acceptable_rate", "served and acceptable, of all", "rate"),
+    ("mean_draws", "draws a request", "mean"),
+    ("mean_loops", "loops a request", "mean"),
+)
+
+
+def cell(value: float | None, kind: str) -> str:
+    """A figure as text; a dash where it is unknown."""
+    if value is None:
+        return "-"
+    return {"count": f"{value:,.1f}", "rate": f"{100 * value:.2f} %", "mean": f"{value:.2f}"}[kind]
 
 
 def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -> dict[str, Any]:

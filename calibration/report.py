@@ -158,15 +158,16 @@ def _quality(rankings: list[Ranking], fixed: curves.FixedN, profile: GuardProfil
     return {"text": text, "oracle": [oracle, ceiling], "profile": [figures["mean_draws"], good]}
 
 
-def _per_unit(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> list[Table]:
+def _per_unit(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> list[Table]:
     """The rates again with each prompt (or group) counted once, where the log has some of them several times."""
     units = one_a_unit(log)
     if len(units) == len(log):
         return []
     once = replay_log(units, profile)
-    rates = [(key, *_NAMES[key]) for key in _NAMES if key.endswith("rate") or key == "mean_draws"]
     rows = [
-        [name.replace("...", "not acceptable,"), _cell(figures[key], kind), _cell(once[key], kind)] for key, name, kind in rates
+        [name.replace("  ", "not acceptable, "), _cell(replayed[key], kind), _cell(once[key], kind)]
+        for key, name, kind in figures.SHOWN
+        if kind != "count"
     ]
     head = ["", f"per request ({len(log):,})", f"per prompt or group ({len(units):,})"]
     text = "The same prompt or group occurs several times. A promise counts each once: the right-hand column is what it speaks of."
@@ -229,22 +230,6 @@ def notes(profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> lis
     return said
 
 
-_NAMES = {
-    "requests": ("requests", "count"),
-    "served": ("served", "count"),
-    "abstained": ("abstained", "count"),
-    "false_acceptances": ("served and not acceptable", "count"),
-    "served_and_bad_rate": ("... of all requests", "rate"),
-    "bad_among_served_rate": ("... of those served", "rate"),
-    "false_acceptance_rate": ("... of those whose answer is not acceptable", "rate"),
-    "recall": ("recall", "rate"),
-    "recall_vs_best_of_n": ("recall against best-of-N", "rate"),
-    "acceptable_rate": ("served and acceptable, of all requests", "rate"),
-    "mean_draws": ("draws a request", "mean"),
-    "mean_loops": ("loops a request", "mean"),
-}
-
-
 def _figures_table(log: Log, profiles: list[GuardProfile], replayed: list[dict[str, Any]]) -> Table:
     first = replayed[0]
     budget, limits = first["budget"], _limits(log, profiles[0])
@@ -252,9 +237,9 @@ def _figures_table(log: Log, profiles: list[GuardProfile], replayed: list[dict[s
     names = ["this profile", "the other"][: len(profiles)] if len(profiles) > 1 else ["this profile"]
     head = ["", names[0], "90 % limits", *names[1:], f"best-of-{budget}", f"best-of-{budget} if its score is at least 0"]
     rows = []
-    for key, (name, kind) in _NAMES.items():
+    for key, name, kind in figures.SHOWN:
         own, *others = (_cell(column[key], kind) for column in (*replayed, *plain))
-        rows.append([name, own, limits.get(key, ""), *others])
+        rows.append([name.replace("  ", "... "), own, limits.get(key, ""), *others])
     said = "Exact expectations over all orders in which the logged candidates could have been drawn."
     if first["order"] == "one":
         said = "Labelled in part: each row is run on one order of its draws."
@@ -270,10 +255,7 @@ def _limits(log: Log, profile: GuardProfile) -> dict[str, str]:
 
 
 def _cell(value: float | None, kind: str) -> str:
-    """A number as text: a count, a rate in percent, or a mean; a dash where it is unknown."""
-    if value is None:
-        return "\N{EN DASH}"
-    return {"count": f"{value:,.1f}", "rate": f"{100 * value:.2f}\N{NO-BREAK SPACE}%", "mean": f"{value:.2f}"}[kind]
+    return figures.cell(value, kind).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def more_draws(rankings: list[Ranking], fixed: curves.FixedN, budget: int) -> str:

@@ -100,7 +100,7 @@ def test_a_real_terminal_is_asked_for_its_width(files):
     ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 40, 60, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     command = [sys.executable, "-m", "bonmini_guard.cli", *COMMANDS["replay"]]
-    with subprocess.Popen(command, cwd=files, env=environment, stdout=theirs, stderr=theirs):
+    with subprocess.Popen(command, cwd=files, env=environment, stdout=theirs, stderr=subprocess.DEVNULL):
         os.close(theirs)
         with open(ours, "rb", buffering=0) as terminal:
             told = b""

@@ -15,25 +15,6 @@ REFUTED = 4
 
 HELP = "replay a profile on a log: exact expectations, next to plain best-of-N"
 
-_ROWS = (
-    ("requests", "requests", "count"),
-    ("served", "served", "count"),
-    ("accepted", "  accepted (passed)", "count"),
-    ("best_effort", "  best effort", "count"),
-    ("abstained", "abstained", "count"),
-    ("false_acceptances", "served and not acceptable", "count"),
-    ("served_and_bad_rate", "  of all requests", "rate"),
-    ("bad_among_served_rate", "  of those served", "rate"),
-    ("false_acceptance_rate", "  of those not acceptable", "rate"),
-    ("precision", "precision", "rate"),
-    ("recall", "recall", "rate"),
-    ("recall_vs_best_of_n", "recall against best-of-N", "rate"),
-    ("acceptable_rate", "served and acceptable, of all", "rate"),
-    ("mean_draws", "draws a request", "mean"),
-    ("mean_loops", "loops a request", "mean"),
-)
-
-
 _REASONS = {
     "not_random": "not labelled at random",
     "failed": "of failed draws only, beside unlabelled",
@@ -83,12 +64,8 @@ def say_what_was_left_out(left_out: dict[str, int]) -> None:
 
 def shown_figures(figures: dict[str, Any], room: int | None) -> str:
     """The figures as a table: the profile, best-of-N, best-of-N at zero."""
+    from bonmini_guard.calibration.figures import SHOWN, cell
+
     columns = (figures, figures["best_of_n"], figures["best_of_n_at_zero"])
-    rows = [[name, *(_cell(column[key], kind) for column in columns)] for key, name, kind in _ROWS]
+    rows = [[name, *(cell(column[key], kind) for column in columns)] for key, name, kind in SHOWN]
     return table(("", "profile", f"best-of-{figures['budget']}", "... at zero"), rows, room)
-
-
-def _cell(value: float | None, kind: str) -> str:
-    if value is None:
-        return "-"
-    return {"count": f"{value:,.1f}", "rate": f"{100 * value:.2f} %", "mean": f"{value:.2f}"}[kind]
