@@ -142,3 +142,36 @@ def stamp() -> dict[str, Any]:
 def percent(share: float) -> str:
     """A share as a short percentage: 5 %, 0.5 %, 12.3 %."""
     return f"{100 * share:.3g} %"
+
+
+def consequence(profile: GuardProfile) -> str:
+    """What a profile's certificate means for 10,000 requests, at the rates of the rows it was certified on."""
+    seen, budget = profile.evidence, sum(profile.schedule)
+    draws, sure = seen["mean_draws"], f"with {percent(1 - (profile.delta or 0.0))} confidence"
+    tries = f" (one of {seen['calibrations']} calibrations)" if seen.get("calibrations", 1) > 1 else ""
+    if profile.mode == "accelerator":
+        net = (seen["lost"] - seen["won"]) / seen["counted"]
+        return (
+            f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer), "
+            f"acceptable at most {percent(profile.epsilon or 0.0)} of requests less often than best-of-{budget} "
+            f"({percent(net)} in this log), {sure}{tries}{_started(seen)}."
+        )
+    served, bad = seen["served"] / seen["counted"], seen["served_bad"] / seen["counted"]
+    level = profile.alpha or 0.0
+    promise = {
+        "served_and_bad": f"at most {10_000 * level:,.0f} of them bad, that is {percent(min(1.0, level / served))} of those served",
+        "bad_among_served": f"at most {percent(level)} of those served bad",
+        "false_acceptance": f"at most {percent(level)} of the requests without a good answer served all the same",
+    }[str(profile.risk)]
+    return (
+        f"Of 10,000 requests like these you would serve about {10_000 * served:,.0f}, {promise}, {sure}{tries} "
+        f"({10_000 * bad:,.0f} bad, {percent(bad / served)} of those served, at the rates of this log), "
+        f"using {draws:.1f} draws a request instead of {budget}{_started(seen)}."
+    )
+
+
+def _started(seen: dict[str, Any]) -> str:
+    """Of a rolling exit, how many draws are started by how many are in flight."""
+    by_width = list(seen.get("in_flight", {}).items())
+    ends = [f"{means['mean_started']:.1f} with {width}" for width, means in by_width[:1] + by_width[1:][-1:]]
+    return f" ({' and '.join(ends)} in flight started)" if ends else ""
