@@ -47,6 +47,8 @@ class Request:
     """What is asked for: a mode, its risk (None: an accelerator's loss of quality), level, chance of missing it, and the shape.
 
     A rolling exit is certified for every one of ``in_flight`` at once: a request may take any, by whatever tells nothing of it.
+    ``wait`` and ``max_p95`` are a search's: what waiting for as long as a draw takes costs, in draws, and the most seconds that
+    95 % of the requests may wait.
     """
 
     mode: Mode
@@ -62,6 +64,8 @@ class Request:
     start: float | None = None
     exit: Exit = "loop"
     in_flight: tuple[int, ...] = (1,)
+    wait: float = 1.0
+    max_p95: float | None = None
 
     @property
     def share(self) -> float:
@@ -113,6 +117,8 @@ def calibrate_guardrail(
     calibrations: int = 1,
     exit: Exit = "loop",
     in_flight: Sequence[int] = LADDER,
+    wait: float = 1.0,
+    max_p95: float | None = None,
 ) -> Certificate | NotEnoughEvidence:
     """Choose a guardrail's thresholds: the laxest whose risk is at most alpha with confidence 1 - delta.
 
@@ -131,13 +137,16 @@ def calibrate_guardrail(
         exit: ``eager`` and ``rolling`` (a schedule of ones) decide in order of arrival, which the log's ``costs`` tell (see
             :func:`bonmini_guard.calibration.logs.load_timed`); without, draws arrive as launched, and the profile says so.
         in_flight: for a rolling exit, the draws in flight that the promise is to hold for, ascending.
+        wait: of a search: what waiting for as long as a draw takes costs, in draws. A loop waits for its slowest draw.
+        max_p95: of a search: the most that 95 % of the requests may wait, in what the log's ``costs`` count.
 
     Raises:
         ConfigurationError: a number, the risk or the schedule is not usable.
         InputError: the log has too few candidates a row, or no label.
     """
     shape = tuple(schedule), None if offsets is None else tuple(offsets)
-    more: dict[str, Any] = {"order": order, "seed": seed, "calibrations": calibrations} | _arriving(shape[0], exit, in_flight)
+    more: dict[str, Any] = {"order": order, "seed": seed, "calibrations": calibrations, "wait": wait, "max_p95": max_p95}
+    more |= _arriving(shape[0], exit, in_flight)
     asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, **more)
     return calibrated(log, asked, search)
 
@@ -155,6 +164,8 @@ def calibrate_accelerator(
     calibrations: int = 1,
     exit: Exit = "loop",
     in_flight: Sequence[int] = LADDER,
+    wait: float = 1.0,
+    max_p95: float | None = None,
 ) -> Certificate | NotEnoughEvidence:
     """Choose an accelerator's threshold: the laxest whose answers are acceptable at most epsilon less often than best-of-N's.
 
@@ -172,12 +183,15 @@ def calibrate_accelerator(
         calibrations: likewise.
         exit: likewise.
         in_flight: likewise.
+        wait: likewise.
+        max_p95: likewise.
 
     Raises:
         ConfigurationError: epsilon, delta or the schedule is not usable.
         InputError: a row has fewer candidates than the schedule draws.
     """
     more: dict[str, Any] = {"order": order, "cost": cost, "seed": seed, "calibrations": calibrations}
+    more |= {"wait": wait, "max_p95": max_p95}
     more |= _arriving(schedule, exit, in_flight)
     asked = Request("accelerator", None, epsilon, delta, tuple(schedule), **more)
     check(asked)
@@ -206,7 +220,8 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
     if search and len(units) >= LEAST_SEARCHED:
         fit, rest = split(units, FIT_SHARE, asked.seed * 2 + 1)
-        asked, part = searched(units.take(fit), asked, missing), units.take(rest)
+        asked, front = searched(units.take(fit), asked, missing)
+        evidence, part = evidence | {"front": front}, units.take(rest)
     elif search:
         evidence["search"] = f"not made: {len(units)} units are fewer than {LEAST_SEARCHED}, and all of them certify instead"
     tested = test(part, asked, missing)
@@ -214,6 +229,12 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
     evidence |= {"labels_used": tested.labels, "tested": tested.found.tested, "p_value": tested.found.p_value}
     if not _suffices(tested, asked):
         return _refused(part, len(tested.log), asked, evidence)
+    if asked.max_p95 is not None and (slow := pace_of(tested, asked).p95) > asked.max_p95:
+        return NotEnoughEvidence(
+            f"95 % of the requests wait up to {slow:.3g} s on the rows that certify, and --max-p95 is {asked.max_p95:g}: allow "
+            "more, or draw fewer",
+            evidence,
+        )
     return certificate_of(tested, asked, evidence)
 
 
@@ -273,18 +294,21 @@ def _suffices(tested: Evidence, asked: Request) -> bool:
     return tested.found.cut is not None and _served(tested) >= (LEAST_SERVED if asked.risk else 1)
 
 
-def searched(fit: Log, asked: Request, missing: Missing) -> Request:
-    """The request with the best shape, then offsets, judged by what they would certify on the fit split.
+def searched(fit: Log, asked: Request, missing: Missing) -> tuple[Request, list[dict[str, Any]]]:
+    """The request with the best shape, then offsets, judged by what they would certify on the fit split; and the shapes' front.
 
-    Better is: serves at least 1 % of the requests more, or as many (within 1 %) at less cost.
+    Better is: serves at least 1 % of the requests more, or as many (within 1 %) at a lower price: what the draws cost, and the
+    waiting for each loop's slowest one. A shape under which over 5 % of the requests may wait longer than ``max_p95`` is none.
     """
-    best, (served, price) = asked, _worth(fit, asked, missing)
+    best, worth = asked, _worth(fit, asked, missing)
+    tried = [(asked, worth)]
     for wishes in (_shapes_of, _offsets_of):
         for wish in wishes(fit, best):
-            now, cost = _worth(fit, wish, missing)
-            if now > served + 0.01 or (now > served - 0.01 and cost < 0.98 * price):
-                best, served, price = wish, max(now, served), cost
-    return best
+            now = _worth(fit, wish, missing)
+            tried += [(wish, now)] if wishes is _shapes_of else []
+            if now.better(worth):
+                best, worth = wish, replace(now, served=max(now.served, worth.served))
+    return best, search_space.front([{"schedule": list(wish.schedule), **each.told()} for wish, each in tried])
 
 
 def _shapes_of(fit: Log, asked: Request) -> list[Request]:
@@ -296,13 +320,23 @@ def _offsets_of(fit: Log, asked: Request) -> list[Request]:
     return [replace(asked, offsets=offsets) for offsets in search_space.tilts(fit, len(asked.schedule))]
 
 
-def _worth(fit: Log, asked: Request, missing: Missing) -> tuple[float, float]:
-    """(share served, cost) of what would be certified if the fit split were the whole log."""
+def _worth(fit: Log, asked: Request, missing: Missing) -> search_space.Worth:
+    """What would be certified if the fit split were the whole log."""
     tested = test(fit, asked, missing)
-    if tested.found.cut is None:
-        return (0.0 if asked.risk else 1.0), float(tested.path.cost[:, -1].mean())
-    served = _served(tested) / max(1.0, tested.steps.rows[tested.found.cut])
-    return (served if asked.risk else 1.0), float(tested.steps.cost[tested.found.cut]) / len(tested.log)
+    pace, cut = pace_of(tested, asked), tested.found.cut
+    cost = float(tested.path.cost[:, -1].mean()) if cut is None else float(tested.steps.cost[cut]) / len(tested.log)
+    served = 1.0 if not asked.risk else 0.0 if cut is None else _served(tested) / max(1.0, tested.steps.rows[cut])
+    return search_space.Worth(served, cost / pace.unit(asked.cost) + asked.wait * pace.mean / pace.draw, pace, asked.max_p95)
+
+
+def pace_of(tested: Evidence, asked: Request) -> search_space.Pace:
+    """How long requests take under what the rows certify; to their end where they certify nothing."""
+    path, cut = tested.path, tested.found.cut
+    last = path.draws.size - 1
+    ran = np.full(len(path), last)
+    if cut is not None:
+        ran = np.minimum(exits(path, asked.thresholds(tested.steps.threshold(cut))), last)
+    return search_space.Pace.of(tested.log, asked.schedule, asked.order, asked.seed, ran)
 
 
 def _served(tested: Evidence) -> float:

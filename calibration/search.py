@@ -1,10 +1,17 @@
-"""Which schedules and offsets are worth trying: candidates for a choice that is made on the fit split only."""
+"""Which schedules and offsets are worth trying, and what one is worth: for a choice that is made on the fit split only."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from bonmini_guard.calibration.logs import Log
+import numpy as np
+from scipy.stats import binom
+
+from bonmini_guard.calibration.logs import Integers, Log
+from bonmini_guard.calibration.orders import Order
+from bonmini_guard.calibration.paths import Cost, paths
 
 #: Where loops exit, against the searched threshold, in standard deviations of the scores: first loop to last.
 TILTS = (-1.0, -0.5, 0.5, 1.0)
@@ -36,3 +43,84 @@ def tilts(log: Log, loops: int) -> list[tuple[float, ...]]:
         return []
     steps = np.linspace(1.0, 0.0, loops)
     return [tuple(float(tilt * spread * step) for step in steps) for tilt in TILTS]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long requests wait: of each loop that they run its slowest draw. Without times in the log every draw takes 1.
+
+    Attributes:
+        mean: over the rows.
+        p95: of the rows.
+        p95_limit: what the rows' 95th percentile does not exceed, with 95 % confidence (an order statistic); infinite for few rows.
+        draw: the mean time of a draw.
+        draws: the mean number of draws.
+    """
+
+    mean: float
+    p95: float
+    p95_limit: float
+    draw: float
+    draws: float
+
+    @classmethod
+    def of(cls, log: Log, schedule: Sequence[int], order: Order, seed: int, ran: Integers) -> Pace:
+        """Of rows that end with the loop ``ran``, (R,) from 0."""
+        ends, rows = np.cumsum(schedule), np.arange(len(log))
+        if log.costs is None:
+            waits, draw = ran + 1.0, 1.0
+        else:
+            waits = paths(log, schedule, order, seed=seed, cost="seconds").cost[rows, ran]
+            draw = float(np.nanmean(log.costs)) or 1.0
+        place = int(binom.ppf(0.95, len(log), 0.95))
+        limit = float(np.sort(waits)[place]) if place < len(log) else np.inf
+        return cls(float(waits.mean()), float(np.quantile(waits, 0.95)), limit, draw, float(ends[ran].mean()))
+
+    def unit(self, cost: Cost) -> float:
+        """What a draw costs."""
+        return 1.0 if cost == "draws" else self.draw
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a shape would certify.
+
+    Attributes:
+        served: share of the requests; 1 for an accelerator.
+        price: a request's, in draws.
+        pace: how long requests wait.
+        most: seconds that 95 % of them may wait; None bounds nothing.
+    """
+
+    served: float
+    price: float
+    pace: Pace
+    most: float | None
+
+    @property
+    def slow(self) -> bool:
+        """Whether more than 5 % of the requests may wait too long."""
+        return self.most is not None and self.pace.p95_limit > self.most
+
+    def better(self, other: Worth) -> bool:
+        """Whether this one is to be taken in the other's place."""
+        if self.slow or other.slow:
+            return other.slow and not self.slow
+        return self.served > other.served + 0.01 or (self.served > other.served - 0.01 and self.price < 0.98 * other.price)
+
+    def told(self) -> dict[str, float]:
+        """For the front."""
+        return {"served": self.served, "draws": self.pace.draws, "wait": self.pace.mean, "p95": self.pace.p95, "price": self.price}
+
+
+def front(tried: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of those that were tried, the ones that no other one beats in served, draws and 95th percentile together; cheapest first."""
+    keys = {"served": -1, "draws": 1, "p95": 1}
+
+    def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        pairs = [(sign * one[key], sign * other[key]) for key, sign in keys.items()]
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+    kept = [dict(each) for each in tried if not any(beats(one, each) for one in tried)]
+    rounded = [{k: round(v, 4) if isinstance(v, float) else v for k, v in each.items()} for each in kept]
+    return sorted({str(each["schedule"]): each for each in rounded}.values(), key=lambda each: float(each["price"]))

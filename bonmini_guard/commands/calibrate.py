@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import say_what_was_left_out
-from bonmini_guard.commands.terminal import say
+from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.runnables.settings import not_vouched_for
 from bonmini_guard.writing import check_output
@@ -26,6 +27,7 @@ NOT_ENOUGH = 3
 MINI_N, MAX_LOOPS = 4, 8
 #: What is promised unless the options say it; the first risk, too.
 ALPHA, EPSILON, DELTA = 0.05, 0.01, 0.1
+_FRONT = ("price", "draws", "wait", "p95", "served")
 RISKS = ("served_and_bad", "bad_among_served", "false_acceptance")
 
 
@@ -76,6 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="choose the schedule's shape and per-loop thresholds on 25 %% of the units; the rest certifies",
     )
     parser.add_argument(
+        "--wait-price",
+        type=float,
+        metavar="DRAWS",
+        help="--search: what waiting as long as a draw takes costs, in draws (default 1)",
+    )
+    parser.add_argument("--max-p95", type=float, metavar="SECONDS", help="--search: what 95 %% of the requests may wait at most")
+    parser.add_argument(
         "--cost", default=None, choices=("draws", "tokens", "seconds"), help="what an accelerator is to save (default draws)"
     )
     parser.add_argument("--cost-bad", type=float, metavar="PRICE", help="guardrail without an alpha: what a bad answer costs")
@@ -95,7 +104,9 @@ def run(options: argparse.Namespace) -> int:
 
     cost = None if options.cost in (None, "draws") else options.cost
     with shown() as progress:
-        if options.exit == "loop":
+        if options.max_p95 is not None:
+            cost = "seconds"
+        if options.exit == "loop" and not (options.search and cost is None):
             log = load_log(options.logs, cost=cost, group=options.group, cut=options.relax, progress=progress.rows)
         else:
             log = load_timed(options.logs, group=options.group, progress=progress.rows)
@@ -116,11 +127,20 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the profile ({error.strerror}); give another -o") from error
     say(outcome.sentence)
+    _show_front(outcome.profile.evidence.get("front") or ())
     if unknown := not_vouched_for(outcome.profile):
         say(f"The promise does not vouch for {'; '.join(unknown)}.")
     profile = shlex.quote(str(options.output))
     say(f"next: bonmini-guard report {' '.join(map(shlex.quote, options.logs))} --profile {profile} -o report.html")
     return 0
+
+
+def _show_front(front: Sequence[Mapping[str, Any]]) -> None:
+    """What a search found that no other shape beats, on the rows that it chose on; cheapest first."""
+    if not front:
+        return
+    rows = [[",".join(map(str, each["schedule"])), *(f"{each[key]:.3g}" for key in _FRONT)] for each in front]
+    print(table(["shape", *_FRONT], rows, width()))
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -161,6 +181,7 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
     if options.exit == "rolling":
         schedule = (1,) * (options.max_draws or min(MINI_N * MAX_LOOPS, int(log.counts[log.complete].min())))
     arriving: dict[str, Any] = {"exit": options.exit} | ({"in_flight": (options.in_flight,)} if options.in_flight else {})
+    arriving |= {"wait": _default(options.wait_price, 1.0), "max_p95": options.max_p95}
     if options.mode == "accelerator":
         from bonmini_guard.calibration.choose import calibrate_accelerator
 
@@ -195,6 +216,7 @@ def _check(options: argparse.Namespace) -> None:
     _check_relax(options)
     _check_plan(options)
     _check_exit(options)
+    _check_search(options)
     foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk")
     for name in foreign:
         if getattr(options, name) is not None:
@@ -232,6 +254,14 @@ def _check_prices(options: argparse.Namespace) -> None:
                 "prices choose a guardrail's threshold: give --cost-bad (and --cost-abstain, --cost-draw), and none of --risk, "
                 "--alpha, --relax, --search, --plan"
             )
+
+
+def _check_search(options: argparse.Namespace) -> None:
+    for name, value in (("wait-price", options.wait_price), ("max-p95", options.max_p95)):
+        if value is not None and (not options.search or not 0 <= value < math.inf):
+            raise ConfigurationError(f"--{name} is a search's, and 0 or more: add --search, or leave it out")
+    if options.max_p95 is not None and options.cost == "tokens":
+        raise ConfigurationError("--max-p95 is in seconds: leave out --cost tokens")
 
 
 def _check_relax(options: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ def test_accelerator_writes_a_profile_that_saves_draws(log, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags", [["guardrail", "--alpha", "0.2"], ["accelerator", "--epsilon", "0.1"]])
-def test_search_keeps_the_budget_and_certifies_on_the_rest(tmp_path, flags):
+def test_search_keeps_the_budget_and_certifies_on_the_rest(tmp_path, flags, capsys):
     log = write(tmp_path / "log.jsonl", Population().log(1000, 1))
     searched = tmp_path / "searched.json"
     assert call(log, "--mode", *flags, "--schedule", "4,4", "--search", "-o", searched) == 0
@@ -72,6 +72,23 @@ def test_search_keeps_the_budget_and_certifies_on_the_rest(tmp_path, flags):
     assert second.evidence["certify_rows"] == 750
     assert second.evidence["fit_rows"] == 250
     assert second.evidence["mean_draws"] < 8
+    assert list(second.evidence["front"][0]) == ["schedule", "served", "draws", "wait", "p95", "price"]
+    assert "shape    " in capsys.readouterr().out
+
+
+def test_search_within_a_bound_on_waiting_reads_the_logs_seconds(tmp_path, capsys):
+    rows = list(rows_of(Population().log(1000, 1)))
+    log = write(tmp_path / "log.jsonl", Population().log(1000, 1))
+    flags = ["--mode", "accelerator", "--epsilon", "0.1", "--schedule", "4,4", "--search", "-o", tmp_path / "p.json"]
+    with pytest.raises(BonMiniGuardError, match="seconds"):
+        call(log, *flags, "--max-p95", 2)
+    for row in rows:
+        row["candidates"] = [{**one, "seconds": 1.0} for one in row["candidates"]]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert call(log, *flags, "--max-p95", 2, "--wait-price", 0) == 0
+    assert len(GuardProfile.load(tmp_path / "p.json").schedule) == 2
+    with pytest.raises(BonMiniGuardError, match="is a search's"):
+        call(log, "--mode", "guardrail", "--max-p95", 2, "-o", tmp_path / "q.json")
 
 
 def test_too_little_evidence_is_exit_3_and_writes_nothing(tmp_path, capsys):

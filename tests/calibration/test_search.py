@@ -1,8 +1,16 @@
-"""What ``--search`` tries."""
+"""What ``--search`` tries, and what it takes for better."""
 
 from __future__ import annotations
 
-from bonmini_guard.calibration.search import shapes, tilts
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
+from bonmini_guard.calibration.evidence import NotEnoughEvidence
+from bonmini_guard.calibration.paths import exits, paths
+from bonmini_guard.calibration.search import Pace, front, shapes, tilts
 from tests.calibration.helpers import log_of
 from tests.calibration.populations import Population
 
@@ -17,3 +25,66 @@ def test_offsets_fit_the_schedule():
     log = Population(size=8).log(50, 0)
     assert all(len(tilt) == 3 and tilt[-1] == 0.0 for tilt in tilts(log, 3))
     assert tilts(log, 1) == tilts(log_of([[1.0, 1.0]], [[1.0, 1.0]]), 2) == []
+
+
+# What a shape is worth: draws, and waiting
+
+
+def timed(rows, seed, size=16):
+    """A log whose draws take a second each, with a coefficient of variation of 0.4."""
+    log = replace(Population(), size=size).log(rows, seed)
+    random = np.random.default_rng(seed)
+    return replace(log, costs=np.exp(random.normal(0, 0.4, log.scores.shape)))
+
+
+def waits_of(profile, log):
+    """Seconds of each row of another log under a profile."""
+    path = paths(log, profile.schedule, cost="seconds")
+    ran = np.minimum(exits(path, profile.thresholds), path.draws.size - 1)
+    return path.cost[np.arange(len(path)), ran]
+
+
+def test_the_dearer_waiting_is_the_less_requests_wait():
+    log, held_out, found = timed(2000, 5), timed(2000, 6), []
+    for wait in (0.0, 1.0, 30.0):
+        outcome = calibrate_accelerator(log, schedule=(4,) * 4, epsilon=0.05, search=True, wait=wait)
+        found.append((outcome.profile.schedule, float(waits_of(outcome.profile, held_out).mean())))
+    assert found[0][0] == (1,) * 16  # where waiting is free, one at a time
+    assert found[2][1] < 0.5 * found[0][1]
+    assert found[2][1] <= found[1][1] < found[0][1]
+
+
+@pytest.mark.parametrize("most", [2.5, 4.0, 6.0])
+def test_no_shape_is_chosen_whose_requests_wait_too_long_on_held_out_rows(most):
+    for seed in range(3):
+        outcome = calibrate_guardrail(timed(1200, seed), schedule=(4,) * 4, alpha=0.15, search=True, wait=0.0, max_p95=most)
+        if isinstance(outcome, NotEnoughEvidence):
+            assert "--max-p95" in outcome.sentence
+            continue
+        waited = np.quantile(waits_of(outcome.profile, timed(4000, 100 + seed)), 0.95)
+        assert waited <= most * 1.02
+
+
+def test_what_cannot_be_kept_is_refused():
+    outcome = calibrate_guardrail(timed(1200, 1), schedule=(4,) * 4, alpha=0.15, search=True, max_p95=0.5)
+    assert isinstance(outcome, NotEnoughEvidence)
+    assert "95 % of the requests wait up to" in outcome.sentence
+
+
+def test_the_front_holds_what_nothing_beats():
+    tried = [
+        {"schedule": [8], "served": 0.5, "draws": 8.0, "p95": 1.0, "price": 9.0},
+        {"schedule": [4, 4], "served": 0.5, "draws": 6.0, "p95": 2.0, "price": 8.0},
+        {"schedule": [2, 6], "served": 0.4, "draws": 7.0, "p95": 2.0, "price": 8.5},
+        {"schedule": [1] * 8, "served": 0.6, "draws": 4.0, "p95": 8.0, "price": 10.0},
+    ]
+    assert [each["schedule"] for each in front(tried)] == [[4, 4], [8], [1] * 8]
+
+
+def test_pace_is_of_each_loops_slowest_draw():
+    log = replace(log_of([[0.0, 1.0, 2.0, 3.0]] * 2, [[1.0] * 4] * 2), costs=np.array([[1.0, 3.0, 2.0, 5.0]] * 2))
+    pace = Pace.of(log, (2, 2), "logged", 0, np.array([0, 1]))
+    assert (pace.mean, pace.draws, pace.draw) == (5.5, 3.0, 2.75)
+    assert np.isinf(pace.p95_limit)
+    untimed = Pace.of(replace(log, costs=None), (2, 2), "logged", 0, np.array([0, 1]))
+    assert (untimed.mean, untimed.draw) == (1.5, 1.0)
