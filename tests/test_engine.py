@@ -128,7 +128,7 @@ async def test_the_candidates_record_everything():
 async def test_draws_launched_ahead_and_not_needed_are_cancelled_and_counted():
     usage = {"input_tokens": 1, "output_tokens": 10, "total_tokens": 11}
     answers = [AIMessage(score, usage_metadata=usage) for score in ("1", "5", "-1")]
-    generator = FakeGenerator(answers, latency=lambda index: {0: 0.05, 1: 0.0}.get(index, 30.0))
+    generator = FakeGenerator(answers, latency=lambda index: {0: 0.3, 1: 0.0}.get(index, 30.0))
     result = await run(generator, guardrail([1, 1, 1]), lookahead=1)
     assert (result.selected.index, result.draws, result.draws_started, result.loops) == (0, 1, 3, 1)
     assert generator.cancelled == [2]
@@ -137,7 +137,7 @@ async def test_draws_launched_ahead_and_not_needed_are_cancelled_and_counted():
 
 
 async def test_as_one_launched_ahead_arrives_the_next_one_starts_and_its_answer_is_there_when_its_loop_begins():
-    generator = FakeGenerator(["-1", "-2", "-3", "1"], latency=lambda index: 0.05 * (index == 0))
+    generator = FakeGenerator(["-1", "-2", "-3", "1"], latency=lambda index: 0.3 * (index == 0))
     result = await run(generator, guardrail([1, 1, 1, 1]), lookahead=1)
     first, *later = result.candidates
     assert all(draw.finished < first.finished < draw.scored for draw in later)
@@ -152,7 +152,7 @@ async def test_a_group_launched_ahead_is_one_group():
         async def draw_group(self, requests):
             self.asked.append([request.index for request in requests])
             for position, request in enumerate(requests):
-                await asyncio.sleep(0.02 if request.index < 2 else 0)
+                await asyncio.sleep(0.15 if request.index < 2 else 0)
                 yield position, AIMessage(str(request.index - 5))
 
     generator = Grouped()
