@@ -204,7 +204,10 @@ def before(segment: Segment) -> int:
 
 def _ordered(segments: Sequence[Segment]) -> list[Segment]:
     """Those without a past first, then those of one past together."""
-    return sorted(segments, key=lambda segment: (segment.past is not None, id(segment.past)))
+    groups: dict[Trunk | Segment | None, list[Segment]] = {None: []}
+    for segment in segments:
+        groups.setdefault(segment.past, []).append(segment)
+    return [segment for group in groups.values() for segment in group]
 
 
 def _places(order: Sequence[Segment]) -> dict[Segment, slice]:
