@@ -11,8 +11,11 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from bonmini_guard.calibration.choose import calibrate_guardrail
+from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log
+from bonmini_guard.calibration.prices import Prices, calibrate_costs
 from bonmini_guard.calibration.report import build_report
+from bonmini_guard.calibration.sliding import slider
 from bonmini_guard.cli import main
 from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.helpers import rows_of
@@ -119,6 +122,18 @@ def test_a_sequence_that_begins_later_certifies_nothing_stricter(risk, all_of_th
     held = [t[0] for t in shown["thresholds"][shown["certified"][0] : shown["certified"][1] + 1]]
     assert max(held) <= profile.thresholds[0] + above
     assert (shown["certified"][1] == len(shown["thresholds"]) - 1) is all_of_them
+
+
+def test_prices_certify_one_threshold_and_a_refuted_promise_none():
+    log = Population(size=8).log(1500, 1)
+    priced = calibrate_costs(log, schedule=(4, 4), prices=Prices(5.0, 1.0, 0.01)).profile
+    found = slider(log, priced, replay_log(log, priced))
+    assert found.certified == (found.at, found.at)
+    fooled = Population(size=8, tail=0.3).log(1500, 2)
+    promised = calibrate_guardrail(log, schedule=(4, 4), alpha=0.1).profile
+    assert slider(log, promised, replay_log(log, promised)).certified is not None
+    assert slider(fooled, promised, replay_log(fooled, promised)).certified is None
+    assert "REFUTED by this log" in build_report(fooled, promised)
 
 
 def test_rows_behind_a_cell_move_with_the_slider_and_lead_to_labelling(opened, tmp_path, capsys):
