@@ -46,7 +46,10 @@ ROOMS = (
             "tests/adapters/test_verdicts.py",
         ),
     ),
-    Room(("adapters/langchain.py",), ("tests/adapters/test_langchain.py", "tests/test_leak_table.py")),
+    Room(
+        ("adapters/langchain.py", "adapters/describing.py"),
+        ("tests/adapters/test_langchain.py", "tests/test_leak_table.py", "tests/test_fingerprints.py"),
+    ),
     Room(("adapters/agents.py", "adapters/agent_calls.py"), ("tests/adapters/test_agents.py",)),
     Room(
         ("adapters/*.py",),
