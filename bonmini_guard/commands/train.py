@@ -57,6 +57,7 @@ def _add_large(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", type=int, default=10, help="how often a run saves what it can go on from (default 10; 0 never)"
     )
     parser.add_argument("--early-stopping", type=int, metavar="PATIENCE", help="stop after so many checkpoints without improvement")
+    parser.add_argument("--report-to", metavar="TRACKER,...", help="where losses go: tensorboard, wandb, trackio, ...")
     parser.add_argument("--twin", action="store_true", help="also train a Bradley-Terry twin, and compare held-out figures")
 
 

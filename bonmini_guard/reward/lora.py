@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from bonmini_guard.errors import CheckpointError, MissingExtraError
@@ -42,6 +43,11 @@ def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -
     for name, weight in model.named_parameters():
         if name in own:
             weight.requires_grad_(True)
+    for module in model.modules():
+        if any(weight.requires_grad and weight.dtype != torch.float32 for weight in module.parameters(recurse=False)):
+            # As peft does with adapters: steps of a small rate are lost in bfloat16.
+            module.float()
+            module.register_forward_pre_hook(lambda _, given: tuple(part.float() for part in given))
 
 
 def save_adapters(model: Any, folder: Path, base: str) -> None:

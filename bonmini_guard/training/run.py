@@ -216,7 +216,9 @@ def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
     config.num_labels = 1
     if plan.layers is not None:
         keep_layers(config, plan.layers)
-    model, missing = load_classifier(base, config, torch.float32)
+    # Frozen weights need no further digits: half the memory. What is trained gets them back beside the adapters.
+    frozen = plan.half and plan.lora_rank is not None
+    model, missing = load_classifier(base, config, torch.bfloat16 if frozen else torch.float32)
     zero_new_head(model, missing)
     if missing and (unasked := without_default_system(tokenizer)):
         logger.warning("the base's template writes a system prompt that nobody gave (%r): it is left out", unasked)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from transformers import integrations
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.pairs import Inputs
@@ -43,7 +45,8 @@ class Settings:
         device: "auto", "cpu" or "cuda".
         threads: CPU threads; None leaves torch's setting alone.
         weight_decay: of AdamW.
-        precision: "auto" (bfloat16 arithmetic on a GPU, float32 on a CPU), "float32" or "bfloat16"; weights stay in float32.
+        precision: "auto" (bfloat16 arithmetic on a GPU, float32 on a CPU), "float32" or "bfloat16"; weights that are trained stay
+            in float32, frozen ones (under ``lora_rank``) are kept in bfloat16, too.
         accumulate: batches whose gradients are added up in a step.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         lora_rank: train low-rank adapters of this rank (and the head) instead of all weights; the checkpoint holds only
@@ -53,6 +56,7 @@ class Settings:
         early_stopping: stop after so many checkpoints without a better held-out loss, and keep the best.
         twin: train a Bradley-Terry twin on the same rows and put its held-out figures beside the model's.
         inputs: "text", or "pair" for a cross-encoder; None takes what the base says, and text for a base without a head.
+        report_to: where losses go, by transformers' names, with commas between them: "tensorboard", "wandb", "trackio", ...
     """
 
     objective: str = "outside_option"
@@ -75,6 +79,7 @@ class Settings:
     early_stopping: int | None = None
     twin: bool = False
     inputs: Inputs | None = None
+    report_to: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
@@ -93,6 +98,8 @@ class Settings:
             raise ConfigurationError(f"checkpoints is {self.checkpoints}: it must be 0 or more, and 1 or more with early stopping")
         if self.lora_alpha and not self.lora_rank:
             raise ConfigurationError("lora_alpha without lora_rank: give both")
+        if missing := set(self.trackers) - set(cast(Any, integrations).get_available_reporting_integrations()):
+            raise ConfigurationError(f"--report-to {min(missing)}: transformers knows or finds no such tracker here; install it")
         if self.twin and self.objective == "bradley_terry":
             raise ConfigurationError("a twin is for the objective outside_option: leave it out")
 
@@ -100,6 +107,11 @@ class Settings:
     def cuda(self) -> bool:
         """Whether to train on a GPU."""
         return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+
+    @property
+    def trackers(self) -> list[str]:
+        """Where losses go."""
+        return (self.report_to or "").replace(",", " ").split()
 
     @property
     def half(self) -> bool:

@@ -202,7 +202,7 @@ def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> Tra
         metric_for_best_model="eval_loss" if watched else None,
         greater_is_better=False if watched else None,
         restore_callback_states_from_checkpoint=watched,
-        report_to=[],
+        report_to=plan.trackers,
         disable_tqdm=False,
         remove_unused_columns=False,
         seed=plan.seed,

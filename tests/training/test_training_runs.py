@@ -19,8 +19,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from bonmini_guard.cli import main
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.training import run
 from bonmini_guard.training.choices import ChoiceRow, choice_row, read_choices
 from bonmini_guard.training.run import evaluate_reward_model, train_reward_model
+from bonmini_guard.training.settings import Settings
 from tests.reward.tiny import UTILITY, WORDS, gumbel, simulated_rows, text_of, utility, write_jsonl
 
 FAST = {"learning_rate": 3e-3, "device": "cpu", "threads": 1}
@@ -110,6 +112,29 @@ def test_adapters_stay_adapters_and_load_everywhere(tmp_path, base, rows):
     assert model.score("the film", [" good"])[0] == pytest.approx(found, abs=1e-5)
     again = evaluate_reward_model(tmp_path / "m", rows[:100])
     assert again["log_likelihood"] == pytest.approx(report["eval"]["log_likelihood"], abs=1e-5)
+
+
+def test_frozen_weights_take_half_the_memory_and_what_is_trained_keeps_its_digits(tmp_path, base, rows, monkeypatch):
+    # A GPU's arithmetic on this CPU, which computes it slowly and as exactly.
+    monkeypatch.setattr(Settings, "half", property(lambda plan: True))
+    kept, add = {}, run.add_adapters
+
+    def looked_at(model, *arguments):
+        add(model, *arguments)
+        kept.update({name: (weight.dtype, weight.requires_grad) for name, weight in model.named_parameters()})
+
+    monkeypatch.setattr(run, "add_adapters", looked_at)
+    fast = FAST | {"learning_rate": 1e-2, "head_learning_rate": 1e-2}
+    report = train_reward_model(rows, base, tmp_path / "m", lora_rank=4, eval_rows=rows[:100], **fast)
+    assert {trained for dtype, trained in kept.values() if dtype == torch.bfloat16} == {False}
+    assert {dtype for dtype, trained in kept.values() if trained} == {torch.float32}
+    assert sum(dtype == torch.bfloat16 for dtype, _ in kept.values()) > 10
+    assert all(weight.dtype == torch.float32 for weight in load_file(tmp_path / "m" / "adapter_model.safetensors").values())
+    again = evaluate_reward_model(tmp_path / "m", rows[:100])
+    assert again["log_likelihood"] == pytest.approx(report["eval"]["log_likelihood"], abs=0.02)
+    assert again["log_likelihood"] > -1.0
+    with pytest.raises(ConfigurationError, match="--report-to nowhere"):
+        Settings(report_to="nowhere")
 
 
 @pytest.fixture(scope="module")
