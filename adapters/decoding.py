@@ -193,7 +193,7 @@ class Decoder:
                 self._bunches[width].join(row)
 
     def _chosen(self, rows: Sequence[Row], logits: Sequence[torch.Tensor]) -> list[int]:
-        together = torch.cat(list(logits))
+        together = _joined(list(logits))
         numbers = torch.tensor([[row.group.seeds[row.number] for row in rows], [len(row.answer) for row in rows]])
         seeds, steps = numbers.to(together.device)
         samplers = {row.group.sampler for row in rows}
@@ -257,7 +257,7 @@ class Decoder:
         return torch.rms_norm(hidden, (hidden.shape[-1],), norm.weight, self._epsilon)
 
 
-def _joined(parts: list[torch.Tensor], least: int) -> torch.Tensor:
+def _joined(parts: list[torch.Tensor], least: int = 0) -> torch.Tensor:
     """One after the other, with zeros behind them up to ``least``; shape (rows, any)."""
     missing = least - sum(map(len, parts))
     if missing > 0:
