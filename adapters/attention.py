@@ -174,9 +174,10 @@ class Bunch:
         self._taken = -(-(max(ages) + 1) // ROOM) * ROOM
         self.own = _with_room(self.own, 4, self._taken)
         self._numbers = torch.arange(len(self.rows), device=device)
-        self._ages, ends, self._places = torch.tensor(
+        self._ages, ends, places_in_lines = torch.tensor(
             [ages, [len(row.prompt.tokens) for row in self.rows], [row.place for row in self.rows]], device=device
         )
+        self._order(places_in_lines)
         behind = torch.arange(self.width, device=device) >= ends[:, None]
         later = torch.arange(self._taken, device=device) > self._ages[:, None]
         mask = torch.cat([behind, later], 1)[:, None, None]
@@ -197,17 +198,25 @@ class Bunch:
         attended: torch.Tensor = self._from_lines(self._in_lines(of_prompt) @ shared_values) + of_own @ values
         return attended.reshape(rows, -1)
 
+    def _order(self, places: torch.Tensor) -> None:
+        """Where each row's heads stand among the lines', and which stand there: an empty lane is computed as the first row is."""
+        heads = torch.arange(self.own.shape[3], device=places.device)
+        filled = places.new_zeros(len(self.lines) * LANES)
+        filled[places] = self._numbers
+        self._into = (filled.view(-1, 1, LANES) * len(heads) + heads[:, None]).flatten()
+        line, lane = places[:, None] // LANES, places[:, None] % LANES
+        self._out = ((line * len(heads) + heads) * LANES + lane).flatten()
+
     def _in_lines(self, rows: torch.Tensor) -> torch.Tensor:
         """From (rows, heads, queries, any) to (lines, heads, lanes * queries, any)."""
-        grid = rows.new_zeros(len(self.lines) * LANES, *rows.shape[1:])
-        grid[self._places] = rows
-        by_line = grid.view(len(self.lines), LANES, *rows.shape[1:])
-        return by_line.transpose(1, 2).flatten(2, 3)
+        count, heads, queries, size = rows.shape
+        chosen = rows.reshape(count * heads, -1).index_select(0, self._into)
+        return chosen.view(len(self.lines), heads, LANES * queries, size)
 
     def _from_lines(self, lines: torch.Tensor) -> torch.Tensor:
         count, heads, queries, size = lines.shape
-        by_lane = lines.view(count, heads, LANES, queries // LANES, size)
-        return by_lane.transpose(1, 2).flatten(0, 1)[self._places]
+        chosen = lines.view(count * heads * LANES, -1).index_select(0, self._out)
+        return chosen.view(len(self.rows), heads, queries // LANES, size)
 
 
 def room_of(prompt: Prompt) -> int:

@@ -129,42 +129,58 @@ def processes(against: Sequence[str]) -> Iterator[dict[str, Process]]:
                 process.close()
 
 
-def measure(workers: Mapping[str, Process], regime: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All figures of a regime."""
-    rows = log.rows(regime)
-    fitted, others = rows[: log.FITTED], rows[log.FITTED :]
-    ways, prompts = ways_of(fitted), [row["prompt"] for row in others]
-    asked = [(version, name) for version in workers for name in ways if not version or name in (BEST, ALONE)]
-    idle: dict[tuple[str, str], list[float]] = {each: [] for each in asked}
-    draws: dict[tuple[str, str], list[int]] = {each: [] for each in asked}
-    full: dict[int, dict[tuple[str, str], list[float]]] = {}
+class Regime:
+    """The figures of a regime, stage by stage.
 
-    def ask(each: tuple[str, str], some: Sequence[str], seed: int, together: int) -> dict[str, Any]:
-        told = {"regime": regime, "way": ways[each[1]], "prompts": some, "seed": seed, "together": together}
-        return workers[each[0]].ask(**told)
+    Args:
+        name: of the regime.
+        workers: that are asked, by version.
+    """
 
-    for each in asked:  # what the first call pays once
-        ask(each, prompts[:1], 0, 1)
-    for number in range(options.idle):
-        for each in rotated(asked, number):
-            done = ask(each, [prompts[number % len(prompts)]], 1000 + number, 1)
-            idle[each] += done["latencies"]
-            draws[each] += done["draws"]
-    for size, count, rounds in options.saturated:
-        crowd = [each for each in asked if size <= FEW or each[1] != ALONE]
-        full[size] = {each: [] for each in crowd}
+    def __init__(self, name: str, workers: Mapping[str, Process]) -> None:
+        rows = log.rows(name)
+        self._name, self._workers, self._others = name, workers, rows[log.FITTED :]
+        self._tokens = np.array([row["tokens"] for row in rows], dtype=float)
+        self._ways, self._prompts = ways_of(rows[: log.FITTED]), [row["prompt"] for row in self._others]
+        self._asked = [(version, way) for version in workers for way in self._ways if not version or way in (BEST, ALONE)]
+        self._idle: dict[tuple[str, str], list[float]] = {each: [] for each in self._asked}
+        self._draws: dict[tuple[str, str], list[int]] = {each: [] for each in self._asked}
+        self._full: dict[int, dict[tuple[str, str], list[float]]] = {}
+        for each in self._asked:  # what the first call pays once
+            self._ask(each, self._prompts[:1], 0, 1)
+
+    def idle(self, requests: int) -> None:
+        """One request at a time, each in every way before the next."""
+        for number in range(requests):
+            for each in rotated(self._asked, number):
+                done = self._ask(each, [self._prompts[number % len(self._prompts)]], 1000 + number, 1)
+                self._idle[each] += done["latencies"]
+                self._draws[each] += done["draws"]
+
+    def saturated(self, size: int, count: int, rounds: int) -> None:
+        """``size`` requests at once, ``count`` of them in each round and way."""
+        asked = [each for each in self._asked if size <= FEW or each[1] != ALONE]
+        times = self._full[size] = {each: [] for each in asked}
         for number in range(rounds):
-            some = [prompts[(number * count + at) % len(prompts)] for at in range(count)]
-            for each in rotated(crowd, number):
-                full[size][each].append(ask(each, some, 5000 + 100 * number, size)["seconds"] / count)
-    figures = [
-        row_of(each, idle, draws, full) | (kept(others, way) if (way := ways[each[1]]) is not None and not each[0] else {})
-        for each in asked
-    ]
-    tokens = np.array([row["tokens"] for row in rows], dtype=float)
-    about = {"tokens": float(tokens.mean()), "coefficient of variation": float(tokens.std() / tokens.mean())}
-    levels = {name: way["thresholds"][0] for name, way in ways.items() if way is not None}
-    return about | {"thresholds": levels, "figures": figures}
+            some = [self._prompts[(number * count + at) % len(self._prompts)] for at in range(count)]
+            for each in rotated(asked, number):
+                times[each].append(self._ask(each, some, 5000 + 100 * number, size)["seconds"] / count)
+
+    def result(self) -> dict[str, Any]:
+        """All that has been measured."""
+        levels = {name: way["thresholds"][0] for name, way in self._ways.items() if way is not None}
+        figures = [row_of(each, self._idle, self._draws, self._full) | self._kept(*each) for each in self._asked]
+        variation = float(self._tokens.std() / self._tokens.mean())
+        about = {"tokens": float(self._tokens.mean()), "coefficient of variation": variation}
+        return about | {"requests idle": len(self._idle[self._asked[0]]), "thresholds": levels, "figures": figures}
+
+    def _kept(self, version: str, name: str) -> dict[str, Any]:
+        way = self._ways[name]
+        return {} if version or way is None else kept(self._others, way)
+
+    def _ask(self, each: tuple[str, str], some: Sequence[str], seed: int, together: int) -> dict[str, Any]:
+        told = {"regime": self._name, "way": self._ways[each[1]], "prompts": some, "seed": seed, "together": together}
+        return self._workers[each[0]].ask(**told)
 
 
 def rotated(asked: Sequence[tuple[str, str]], number: int) -> list[tuple[str, str]]:
@@ -226,7 +242,7 @@ def show(regime: str, result: Mapping[str, Any]) -> None:
     print_table(["version", "way", *head, "draws idle", "acceptable"], cells)
 
 
-def crowd(text: str) -> tuple[int, int, int]:
+def crowded(text: str) -> tuple[int, int, int]:
     """Requests at once, requests of a round, rounds: as in 12x24x3."""
     size, count, rounds = text.split("x")
     return int(size), int(count), int(rounds)
@@ -241,18 +257,24 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=16, help="requests, one at a time")
     parser.add_argument(
         "--saturated",
-        type=crowd,
+        type=crowded,
         nargs="*",
         default=[(12, 24, 3), (64, 64, 2)],
         help="requests at once x requests of a round x rounds (default: 12x24x3 64x64x2)",
     )
     options = parser.parse_args()
-    results: dict[str, Any] = {}
     with processes(options.against) as workers:
-        for regime in options.regimes:
-            results[regime] = measure(workers, regime, options)
-            show(regime, results[regime])
+        regimes = {name: Regime(name, workers) for name in options.regimes}
+        stages = [lambda regime: regime.idle(options.idle)]
+        stages += [lambda regime, crowd=crowd: regime.saturated(*crowd) for crowd in options.saturated]
+        for stage in stages:
+            for regime in regimes.values():
+                stage(regime)
+            # After each: a run that is cut short leaves what it has.
+            results = {name: regime.result() for name, regime in regimes.items()}
             write_json(options.json, {"against": [Path(version).name for version in options.against], "regimes": results})
+        for name, result in results.items():
+            show(name, result)
 
 
 if __name__ == "__main__":
