@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bonmini_guard.calibration.logs import load_log
+from bonmini_guard.calibration.paths import paths
 from bonmini_guard.calibration.ranking import block_chances
 from bonmini_guard.calibration.replay import replay
 from bonmini_guard.errors import InputError
@@ -93,3 +96,13 @@ def test_too_few_candidates_are_refused():
 def test_labels_missing_in_part_are_refused():
     with pytest.raises(InputError, match="only some candidates are labelled"):
         replay(log_of([[1.0, 2.0]], [[1.0, math.nan]]), "guardrail", (2,), (0.0,))
+
+
+@pytest.mark.parametrize(("cost", "spent"), [("draws", [1, 3]), ("tokens", [5, 10]), ("seconds", [2.0, 6.0])])
+def test_what_loops_cost(tmp_path, cost, spent):
+    told = {"tokens": [5, 2, 3], "seconds": [2.0, 4.0, 1.0]}
+    drawn = [{"text": str(n), "score": 0.0, **{key: each[n] for key, each in told.items()}} for n in range(3)]
+    file = tmp_path / "log.jsonl"
+    file.write_text(json.dumps({"id": "1", "prompt": "q", "candidates": drawn}))
+    log = load_log(file, cost=None if cost == "draws" else cost)
+    assert paths(log, [1, 2], "logged", cost=cost).cost.tolist() == [spent]
