@@ -2,8 +2,8 @@
 
 Why not ``generate``: it keeps ended rows until the last one ends, repeats the prompt's keys and values for every row, and takes
 one prompt at a time. Why not transformers' continuous batching manager: it samples with ``torch.multinomial`` from the global
-random state, so that no seed decides a draw, and computes every prompt once a draw unless blocks of it happen to be shared; on a
-processor its paged attention sets every query against the keys of all requests under one mask, which grows with their product.
+random state, so that no seed decides a draw, and later draws share a prompt by whole blocks of it alone. On a processor its
+attention sets every query against the keys of all requests under one mask, which costs their product.
 Here a prompt is computed once and kept for later draws, and a seed decides a draw alone: in float32 on one thread of a processor to
 the last bit; more threads, and GPUs, divide large products by their size, so that logits differ in their last digits (by 4e-5).
 """
