@@ -99,13 +99,16 @@ class Decoder:
 
     Args:
         model: one that :func:`fits`.
+
+    Attributes:
+        most: rows at once.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model, config, place = model, model.config, model.device.type
         self._heads, self._shared, self._size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self._epsilon = config.rms_norm_eps
-        self._most, self._least = ROWS.get(place, ROWS_ELSEWHERE), LEAST.get(place, 1)
+        self.most, self._least = ROWS.get(place, ROWS_ELSEWHERE), LEAST.get(place, 1)
         self._bytes = HELD.get(place, HELD_ELSEWHERE)
         self._turned: list[torch.Tensor] = []
         self.renew()
@@ -167,7 +170,7 @@ class Decoder:
                 del self._bunches[width]
 
     def _admit(self, starting: list[Row]) -> None:
-        room = self._most - sum(len(bunch.rows) for bunch in self._bunches.values())
+        room = self.most - sum(len(bunch.rows) for bunch in self._bunches.values())
         while self._waiting and len(starting) < room:
             group = self._waiting[0]
             if not group.cancelled.is_set() and group.error is None and group.begun < len(group.seeds):

@@ -136,6 +136,11 @@ class TransformersGenerator:
         return cls(model.to(device).eval(), tokenizer, **settings)  # type: ignore[arg-type]
 
     @property
+    def carries(self) -> int | None:
+        """Draws that it computes at a time, for the width of rolling requests; None where one group runs after the other."""
+        return None if self._decoder is None else self._decoder.most
+
+    @property
     def deterministic(self) -> bool:
         """Whether every draw would be the same."""
         return self.temperature == 0

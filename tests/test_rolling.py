@@ -161,6 +161,17 @@ async def test_requests_of_an_endpoint_share_its_load_and_it_is_free_again_when_
     assert (await engine.run(PROMPT, seed=9)).draws_started == 32
 
 
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+async def test_a_generator_that_says_what_it_carries_is_believed():
+    generator = FakeGenerator(["1"], 0.01)
+    generator.carries = 128
+    guard = BestOfMiniN(generator=generator, reward_model=FakeRewardModel(by_number), exit="rolling", max_draws=32, threshold=0.0)
+    load = guard.guard.engine.load
+    assert load.carried == 128
+    assert [load.begin(LADDER) for _ in range(12)] == [32] * 4 + [16] * 4 + [8] * 4
+    assert Load().carried == 32
+
+
 async def test_a_limiter_is_a_bound_of_what_is_carried():
     engine = Engine(FakeGenerator(["1"], 0.01), FakeRewardModel(by_number), rolling(32), limiter=Limiter(5))
     assert (await engine.run(PROMPT, seed=0)).draws_started == 4

@@ -23,7 +23,7 @@ def width_for(ladder: Sequence[int], carried: float, requests: int) -> int:
     return max((rung for rung in ladder if rung * requests <= carried), default=ladder[0])
 
 
-def carried_after(carried: float, wanted: float, slowdown: float, refused: int) -> float:
+def carried_after(carried: float, wanted: float, slowdown: float, refused: int, least: float = AT_FIRST) -> float:
     """What an endpoint is taken to carry after one more request: a quarter less where it refused draws, else one more or less.
 
     Args:
@@ -31,24 +31,28 @@ def carried_after(carried: float, wanted: float, slowdown: float, refused: int) 
         wanted: draws that would be in flight if all requests were as wide as can be; it learns of no more.
         slowdown: the pace in a crowd over that of a request that has the endpoint to itself; 2 where either is not known.
         refused: draws that it said are too many (429).
+        least: what it carries at first; below, it has refused draws, and finds its way back.
     """
     if refused:
         return max(1.0, carried * 0.75)
-    if carried < AT_FIRST or slowdown < UNHURRIED:
+    if carried < least or slowdown < UNHURRIED:
         return carried + 1.0 if carried < wanted else carried
-    return max(AT_FIRST, carried - 1.0) if slowdown > SLOW else carried
+    return max(least, carried - 1.0) if slowdown > SLOW else carried
 
 
 class Load:
     """What all requests of an endpoint know of it together.
+
+    Args:
+        carries: draws that it is taken to carry at first, and never fewer unless it refuses some.
 
     Attributes:
         carried: draws that it is taken to carry at a time.
         requests: under way.
     """
 
-    def __init__(self) -> None:
-        self.carried = AT_FIRST
+    def __init__(self, carries: float | None = None) -> None:
+        self._least = self.carried = carries or AT_FIRST
         self._alone = self._crowded = 0.0
         self._lock = Lock()
         self.renew()
@@ -84,17 +88,22 @@ class Load:
                 self._alone += (pace - self._alone) * (_NEWS if self._alone else 1.0)
             if refused or pace:
                 slowdown = self._crowded / self._alone if self._crowded and self._alone else SLOW
-                self.carried = carried_after(self.carried, LADDER[-1] * (self.requests + 1), slowdown, refused)
+                self.carried = carried_after(self.carried, LADDER[-1] * (self.requests + 1), slowdown, refused, self._least)
 
 
 _loads: WeakKeyDictionary[Hashable, Load] = WeakKeyDictionary()
 _lock = Lock()
 
 
-def load_of(endpoint: Any) -> Load:
-    """The load of whatever stands for an endpoint: the one that all guards on it share, where it can be a key."""
+def load_of(endpoint: Any, carries: float | None = None) -> Load:
+    """The load of whatever stands for an endpoint: the one that all guards on it share, where it can be a key.
+
+    Args:
+        endpoint: which.
+        carries: draws that it carries at a time, where it says so; counts when it is first met.
+    """
     try:
         with _lock.held:
-            return _loads.setdefault(endpoint, Load())
+            return _loads.setdefault(endpoint, Load(carries))
     except TypeError:
-        return Load()
+        return Load(carries)

@@ -57,7 +57,10 @@ class EndRequest(Exception):  # noqa: N818 - not an error
 
 @runtime_checkable
 class Generator(Protocol):
-    """Draws one candidate answer a call. The engine calls it concurrently and cancels calls it no longer needs."""
+    """Draws one candidate answer a call. The engine calls it concurrently and cancels calls it no longer needs.
+
+    An optional attribute ``carries`` says how many draws it carries at a time, for the width of rolling requests.
+    """
 
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One sampled answer. Any exception is recorded as a failed draw, but :class:`EndRequest`.

@@ -386,7 +386,7 @@ class Guard:
             has_zero=has_zero(scorer, profile),
             tool_turns=options["tool_turns"] or ("text" if policy.mode == "guardrail" else "pass"),
             quarantine=Quarantine() if current is None else current.quarantine,
-            load=load_of(limiter or getattr(generator, "circuit", None) or generator),
+            load=load_of(limiter or getattr(generator, "circuit", None) or generator, getattr(generator, "carries", None)),
         )
 
 
