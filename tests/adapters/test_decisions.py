@@ -383,6 +383,7 @@ def test_each_question_stands_in_the_record_by_its_name(tmp_path):
         )
         result = guard.run("When?")
         message = guard.invoke("When?")
+        guard.flush()
     high = math.log(0.97 / 0.03)
     assert [dict(each.parts) for each in result.candidates] == [
         pytest.approx({"date": -high, "kind": -high}),

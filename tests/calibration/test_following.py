@@ -84,7 +84,15 @@ def test_a_tail_reads_whole_lines_once_and_begins_anew_with_another_file(tmp_pat
     assert list(tail.rows()) == [(f"{path}:1", {"id": "c"})]
 
 
-def test_it_follows_until_ctrl_c_and_keeps_its_state(tmp_path):
+@pytest.fixture
+def interruptible():
+    """A process started in the background inherits that Ctrl-C is ignored, and hands it down."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_it_follows_until_ctrl_c_and_keeps_its_state(tmp_path, interruptible):
     profile, traces, state = calibrated(), tmp_path / "traces.jsonl", tmp_path / "watch.json"
     profile.save(tmp_path / "profile.json")
     rows = rows_of(profile, TRAFFIC, 60, 12345)
@@ -95,7 +103,10 @@ def test_it_follows_until_ctrl_c_and_keeps_its_state(tmp_path):
             traces.write_text("".join(json.dumps(row) + "\n" for row in rows[:number]))
             assert any(f"in {number} requests" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, process.stderr.read()
+        try:
+            assert process.wait(60) == 0, process.stderr.read()
+        finally:
+            process.kill()
     assert json.loads(state.read_text())["traces"] == 60
 
 

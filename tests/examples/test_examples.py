@@ -139,7 +139,7 @@ def test_from_shadow_mode_to_a_calibrated_guardrail(capsys):
     from examples import shadow_to_guardrail
 
     shadow_to_guardrail.main()
-    watched, promise, live = lines(capsys)
+    watched, promise, _, live = lines(capsys)
     assert watched.startswith("In shadow: 300 answers served, 300 scored")
     assert "of 300 explored" in watched
     assert "with 90 % confidence" in promise
