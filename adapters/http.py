@@ -110,8 +110,10 @@ class Clients:
         #: Known once the server was looked at.
         self.limiter: Limiter | None = None
 
-    def another(self, build: Callable[[], Any]) -> Any:
-        """One more client, where none is free."""
+    def take(self, build: Callable[[], Any]) -> Any:
+        """A free client, or one more where none is; whoever takes it puts it back among the free ones."""
+        if self.free:
+            return self.free.pop()
         client = build()
         self._all.append(client)
         return client
@@ -231,7 +233,7 @@ class Endpoint:
     async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients) -> T:
         # Each attempt counts, and retries end as soon as the circuit opens.
         with self.circuit:
-            client = clients.free.pop() if clients.free else clients.another(self._client)
+            client = clients.take(self._client)
             try:
                 async with asyncio.timeout(self.http.attempt_timeout):
                     return await attempt(client)
@@ -255,7 +257,7 @@ class Endpoint:
             await clients.begin()
         async with clients.looking:
             if clients.limiter is None:
-                client = clients.free.pop() if clients.free else clients.another(self._client)
+                client = clients.take(self._client)
                 try:
                     offered = await self._look(client)
                 finally:
@@ -299,7 +301,7 @@ class Endpoint:
         clients, limiter = await self._connect()
         headers = {"content-type": "application/json"}
         async with limiter.here():
-            client = clients.free.pop() if clients.free else clients.another(self._client)
+            client = clients.take(self._client)
             try:
                 asked = client.build_request(
                     "POST", self.base_url + route, content=body, headers=headers, timeout=self.http.timeout

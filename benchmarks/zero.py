@@ -69,21 +69,12 @@ def simulated(prompts: int, draws: int, offsets: float, seed: int) -> Draws:
 
 
 def of_log(path: Path, scorer: Any, beside: str) -> tuple[Draws, Floats]:
-    """Scores of a model, and those of another one that stand in the log."""
-    from langchain_core.messages import AIMessage
-
-    raw, anchors, good, other = [], [], [], []
-    for place, value in RowFile(path):
-        row = Row(value, place)
-        texts = [one.turn.message() for one in row.candidates]
-        known = value.get("scored_by") == scorer.fingerprint()
-        messages, fixed = [turn.message() for turn in row.prompt], [*map(AIMessage, ANCHORS)]
-        given = scorer.score(messages, fixed if known else [*texts, *fixed])
-        raw.append([one.score for one in row.candidates] if known else given[: len(texts)])
-        anchors.append(given[-len(fixed) :])
-        good.append([one.label for one in row.candidates])
-        other.append([one.value[beside] for one in row.candidates])
-    return Draws(np.array(raw), np.array(anchors), np.array(good, dtype=np.bool_)), np.array(other)
+    """Scores of a model, and those of another one that stand in the log; its rows are complete and labelled."""
+    rows = [Row(value, place) for place, value in RowFile(path)]
+    labels = zero.labels_of(rows, scorer, ANCHORS)
+    raw = labels.raw.reshape(len(rows), -1)
+    other = np.array([[one.value[beside] for one in row.candidates] for row in rows])
+    return Draws(raw, labels.anchors[:: raw.shape[1]], labels.good.reshape(raw.shape)), other
 
 
 def measured(fit: Draws, held_out: Draws, draws: int = 4) -> dict[str, Any]:

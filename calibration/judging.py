@@ -16,7 +16,7 @@ from bonmini_guard.calibration.choose import calibrate_guardrail
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, log_of_arrays
 from bonmini_guard.calibration.replay import replay
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.rows import Row, unit_of
+from bonmini_guard.logs.rows import Candidate, Row, unit_of
 
 RESAMPLES, LEVEL = 1000, 0.95
 
@@ -56,7 +56,7 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
         for place, one in enumerate(row.candidates):
             if one.label is None or one.failed:
                 continue
-            verdict = (one.value.get("verdicts") or {}).get(name)
+            verdict = verdict_of(one, name)
             silent += verdict is None
             if verdict is not None:
                 found.append((one.label, verdict, unit, place, len(one.turn.text), str(row.value.get(key, "")) if key else ""))
@@ -64,6 +64,12 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
         raise InputError(f"no answer is labelled by people and judged by {name!r}: give a log with acceptable = true or false")
     people, judge, units, places, lengths, slices = (np.array(column) for column in zip(*found, strict=True))
     return Judged(people, judge, np.unique(units, return_inverse=True)[1], places, lengths, slices, silent)
+
+
+def verdict_of(candidate: Candidate, name: str) -> bool | None:
+    """What a judge said of a candidate; None where it said nothing."""
+    verdict: bool | None = (candidate.value.get("verdicts") or {}).get(name)
+    return verdict
 
 
 def agreement(found: Judged, seed: int = 0) -> dict[str, Any]:
@@ -98,7 +104,7 @@ def moved_certificate(rows: Iterable[Row], name: str, alpha: float, delta: float
     drawn = [row.candidates[:width] for row in table]
     scores = np.array([[one.score for one in each] for each in drawn])
     people = np.array([[float(one.label or 0) for one in each] for each in drawn])
-    judge = np.array([[float(one.value["verdicts"][name]) for one in each] for each in drawn])
+    judge = np.array([[float(verdict_of(one, name) or 0) for one in each] for each in drawn])
     certificate = calibrate_guardrail(log_of_arrays(scores, judge), schedule=[width], alpha=alpha, delta=delta)
     if (profile := getattr(certificate, "profile", None)) is None:
         return nothing
@@ -106,9 +112,9 @@ def moved_certificate(rows: Iterable[Row], name: str, alpha: float, delta: float
     return {"alpha": alpha, "threshold": profile.thresholds[0], "by_judge": risks[0], "by_people": risks[1]}
 
 
-def _whole(one: Any, name: str) -> bool:
+def _whole(one: Candidate, name: str) -> bool:
     labelled = not one.failed and one.label is not None and one.value.get("score") is not None
-    return labelled and (one.value.get("verdicts") or {}).get(name) is not None
+    return labelled and verdict_of(one, name) is not None
 
 
 def _risk(scores: Floats, labels: Floats, width: int, threshold: float) -> float:

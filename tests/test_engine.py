@@ -16,6 +16,7 @@ from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.policy import Policy, accelerator, best_of_n, guardrail
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from tests.grouped import Grouped
 
 PROMPT = [HumanMessage("question")]
 
@@ -145,17 +146,7 @@ async def test_as_one_launched_ahead_arrives_the_next_one_starts_and_its_answer_
 
 
 async def test_a_group_launched_ahead_is_one_group():
-    class Grouped:
-        def __init__(self):
-            self.asked = []
-
-        async def draw_group(self, requests):
-            self.asked.append([request.index for request in requests])
-            for position, request in enumerate(requests):
-                await asyncio.sleep(0.15 if request.index < 2 else 0)
-                yield position, AIMessage(str(request.index - 5))
-
-    generator = Grouped()
+    generator = Grouped(5, lambda index: 0.15 if index < 2 else 0)
     assert (await run(generator, guardrail([2, 2, 2]), lookahead=2)).score == 0.0
     assert generator.asked == [[0, 1], [2, 3], [4, 5]]
 

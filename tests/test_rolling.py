@@ -17,6 +17,7 @@ from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.policy import Policy
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from tests.grouped import Grouped
 
 from .test_engine import PROMPT, by_number, others, run
 
@@ -81,17 +82,7 @@ async def test_a_draw_that_ends_its_request_is_in_the_record():
 
 
 async def test_a_group_is_refilled_by_groups():
-    class Grouped:
-        def __init__(self):
-            self.asked = []
-
-        async def draw_group(self, requests):
-            self.asked.append([request.index for request in requests])
-            for position, request in enumerate(requests):
-                await asyncio.sleep(0.01)
-                yield position, AIMessage(str(request.index - 4))
-
-    generator = Grouped()
+    generator = Grouped(4, lambda index: 0.01)
     result = await run(generator, rolling(6), in_flight=(2,))
     assert (result.score, result.draws) == (0.0, 5)
     assert sorted(index for group in generator.asked for index in group) == [0, 1, 2, 3, 4, 5]
@@ -159,6 +150,26 @@ async def test_requests_of_an_endpoint_share_its_load_and_it_is_free_again_when_
     assert [result.draws_started for result in results] == [32, 16, 8, 8]
     assert load.requests == 0
     assert (await engine.run(PROMPT, seed=9)).draws_started == 32
+
+
+async def test_a_request_that_is_cancelled_while_it_closes_leaves_the_load_as_it_was():
+    async def stubborn(request):
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.3)
+            raise
+
+    engine = Engine(FakeGenerator(stubborn), FakeRewardModel(by_number), rolling(4), load=(load := Load()))
+    task = asyncio.ensure_future(engine.run(PROMPT, seed=0))
+    await asyncio.sleep(0.05)
+    assert load.requests == 1
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.02)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert load.requests == 0
 
 
 @pytest.mark.filterwarnings("ignore:uncalibrated")

@@ -62,9 +62,9 @@ class Questioner:
         """The score of what it said; None where it said nothing of use."""
         raise NotImplementedError
 
-    def parts(self, said: Sequence[AIMessage]) -> dict[str, float] | None:
-        """The score's parts by name; None where it has none."""
-        return None
+    def judged(self, said: Sequence[AIMessage]) -> tuple[float | None, dict[str, float] | None]:
+        """The score, and what it is made of by name; None where it has no parts."""
+        return self.read(said), None
 
     def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
         """A session on one conversation. Its ``score`` raises what went wrong where no question at all was answered."""
@@ -87,7 +87,8 @@ class Questioner:
             raise errors[0]
         paid = [one.usage_metadata for votes in said for one in votes if one.usage_metadata is not None]
         session.spent = reduce(add_usage, paid, session.spent)
-        scores, session.parts = [self.read(votes) for votes in said], [self.parts(votes) for votes in said]
+        judged = list(map(self.judged, said))
+        scores, session.parts = [score for score, _ in judged], [parts for _, parts in judged]
         if silent := scores.count(None):
             logger.warning("the judge gave no verdict on %d of %d candidates: they have no score", silent, len(candidates))
         return scores

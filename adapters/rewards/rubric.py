@@ -43,15 +43,13 @@ class Rubric(Judge):
         super().__init__(generator, JudgeTable(rubric=f"\n{listed}", votes=votes), not_shown)
         self._criteria = list(criteria)
 
-    def parts(self, said: Sequence[AIMessage]) -> dict[str, float] | None:
-        """Each criterion's log-odds; None without any vote."""
+    def judged(self, said: Sequence[AIMessage]) -> tuple[float | None, dict[str, float] | None]:
+        """The worst criterion's log-odds, and each one's; None without any vote."""
         votes = [met for one in said if (met := met_in(one.text, len(self._criteria))) is not None]
-        return {each: odds_of([vote[place] for vote in votes]) for place, each in enumerate(self._criteria)} if votes else None
-
-    def read(self, said: Sequence[AIMessage]) -> float | None:
-        """The worst criterion's log-odds; None without any vote."""
-        parts = self.parts(said)
-        return None if parts is None else min(parts.values())
+        if not votes:
+            return None, None
+        parts = {each: odds_of([vote[place] for vote in votes]) for place, each in enumerate(self._criteria)}
+        return min(parts.values()), parts
 
 
 def met_in(text: str, criteria: int) -> list[bool] | None:

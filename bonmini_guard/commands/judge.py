@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
 
@@ -49,7 +51,10 @@ def run(options: argparse.Namespace) -> int:
         judge.close()
     found = agreement(judged(_rows(options.output), name, options.slice))
     found["certificate"] = moved_certificate(_rows(options.output), name, options.alpha, 0.1)
-    print(_as_json(found) if options.json else _said(found, name, options.output))
+    if options.json:
+        print(json.dumps(found))
+    else:
+        say(_said(found, name, options.output))
     return 0
 
 
@@ -60,17 +65,11 @@ def _rows(path: Path) -> Iterator[Row]:
     return (Row(value, place) for place, value in RowFile(path))
 
 
-def _as_json(found: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(found)
-
-
 def _said(found: dict[str, Any], name: str, output: Path) -> str:
     silent = f", {found['without a verdict']:,} without a verdict" if found["without a verdict"] else ""
-    lines = [f"{name}: {found['answers']:,} answers to {found['prompts']:,} prompts{silent} (95 % intervals over prompts)"]
-    wide = max(map(len, found["figures"]))
-    lines += [f"  {key:<{wide}} {value:7.3f}  [{low:.3f}, {high:.3f}]" for key, (value, low, high) in found["figures"].items()]
+    lines = [f"{name}: {found['answers']:,} answers to {found['prompts']:,} prompts{silent}"]
+    rows = [[key, f"{value:.3f}", f"{low:.3f} to {high:.3f}"] for key, (value, low, high) in found["figures"].items()]
+    lines.append(table(("people and judge", "", "95 % over prompts"), rows, width()))
     tried = found["certificate"]
     if tried["threshold"] is None:
         lines.append(

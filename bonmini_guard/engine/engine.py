@@ -130,9 +130,10 @@ class Engine:
             error.usage = total_usage(request.launched, request.scoring_usage)
             raise
         finally:
-            await request.close()
+            # First: whoever cancels a request that closes must not leave it counted for ever.
             if request.rolling:
                 self.load.end(*request.pace())
+            await request.close()
         return request.finalize(result)
 
 

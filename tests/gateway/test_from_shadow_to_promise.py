@@ -32,7 +32,8 @@ def test_from_shadow_to_a_promise(house, capsys):
         client = house.client  # one client, and so one connection
         for number in range(REQUESTS):
             asked = [{"role": "user", "content": f"question {number}"}]
-            answer = client.chat.completions.create(model="support", messages=asked, temperature=number / REQUESTS)
+            # Seeds, for what is drawn decides what is certified.
+            answer = client.chat.completions.create(model="support", messages=asked, temperature=number / REQUESTS, seed=number)
             assert answer.bonmini_guard["decision"] == "shadow"
     rows = [json.loads(line) for line in traces.read_text().splitlines()]
     complete = [row for row in rows if row["complete"]]
