@@ -75,9 +75,8 @@ def _kinds(session: Session, votes: Votes) -> dict[str, str]:
     if session.plan.goal is not None:
         return dict.fromkeys(session.plan.goal.rows, "random")
     judged = {name: "informative" if session.plan.picked else "choices" for name, _ in votes}
-    if (
-        session.plan.picked or session.plan.mode == "choice"
-    ):  # one distinct answer is judged by itself there, but on such a row all draws agree
+    # Of pairs, one distinct answer is judged by itself, but on such a row all draws agree.
+    if session.plan.picked or session.plan.mode == "choice":
         return judged
     whole = {row.id: all((row.id, index) in votes for index in row.distinct) for row in session.rows if row.id in judged}
     return {name: "random" if is_whole else "unfinished" for name, is_whole in whole.items()}
