@@ -90,7 +90,8 @@ def build_report(
     template = resources.files("bonmini_guard.calibration").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
-    said = {"leads": leads, "notes": notes(profile, replayed[0], modelled), "tables": tables, "sources": _sources(), "data": shown}
+    told = [*notes(profile, replayed[0], modelled), *prompt_offsets(log)]
+    said = {"leads": leads, "notes": told, "tables": tables, "sources": _sources(), "data": shown}
     return environment.from_string(template).render(said)
 
 
@@ -230,6 +231,22 @@ def notes(profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> lis
     return said
 
 
+def prompt_offsets(log: Log) -> list[str]:
+    """A sentence on how far prompts move the raw scores: nothing without labels, or where no row has two scores.
+
+    ``sd(mean score of a row)`` beside ``sqrt(mean over rows of var(scores of a row))``, the variance with n - 1. Only labels tell
+    whether the first is an offset that one threshold pays for: :func:`bonmini_guard.calibration.zero.orders`.
+    """
+    scores = log.scores[(log.drawn.sum(1) > 1) & np.isfinite(log.labels).any(1)]
+    if not len(scores):
+        return []
+    between, within = np.nanmean(scores, axis=1).std(), np.sqrt(np.nanvar(scores, axis=1, ddof=1).mean())
+    return [
+        f"Raw scores: the means of prompts differ by a standard deviation of {between:.2f}, answers to one prompt by {within:.2f}. If the "
+        "model only ranks, a part of the first may be offsets that say nothing about acceptance: 'bonmini-guard zero' tells."
+    ]
+
+
 def _figures_table(log: Log, profiles: list[GuardProfile], replayed: list[dict[str, Any]]) -> Table:
     first = replayed[0]
     budget, limits = first["budget"], _limits(log, profiles[0])
@@ -348,6 +365,7 @@ def sources() -> list[tuple[str, Callable[..., Any]]]:
         ("Best-of-N for every N, and the red line", curves.fixed_n),
         ("Difference of two N and its standard error", curves.paired_difference),
         ("Smallest fixed N of equal quality", curves.smallest_equal_n),
+        ("How far prompts move the scores", prompt_offsets),
         ("Draws of the oracle", curves.clairvoyant_draws),
         ("Reliability", curves.reliability),
         ("Expected calibration error", curves.Reliability.error.fget),  # type: ignore[attr-defined]

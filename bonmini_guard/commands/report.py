@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, [*options.logs, options.profile, *([options.against] if options.against else [])])
     from bonmini_guard.calibration.logs import load_log, load_timed
     from bonmini_guard.calibration.refutation import standing
-    from bonmini_guard.calibration.report import build_report
+    from bonmini_guard.calibration.report import build_report, prompt_offsets
     from bonmini_guard.policy.profile import GuardProfile
 
     profile, against = GuardProfile.load(options.profile), GuardProfile.load(options.against) if options.against else None
@@ -48,6 +48,6 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the report ({error.strerror}); give another -o") from error
     told, refuted = standing(log, profile)
-    said = f"{options.output}: open it in a browser"
+    said = "\n".join([*prompt_offsets(log), f"{options.output}: open it in a browser"])
     say(f"{told}\n{said}" if refuted else f"{said}\nnext: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow")
     return REFUTED if refuted else 0

@@ -138,6 +138,14 @@ def test_a_log_labelled_in_part_gets_limits_and_its_curve():
     assert '"fixed"' not in text
 
 
+def test_offsets_of_prompts_are_beside_the_spread_of_their_answers():
+    offsets = np.where(np.arange(len(LOG)) % 2, 30.0, -30.0)[:, None]
+    said = report.prompt_offsets(replace(LOG, scores=np.where(np.arange(8) % 2, 1.0, -1.0) + offsets))
+    assert "differ by a standard deviation of 30.00, answers to one prompt by 1.07" in said[0]
+    assert said[0].split(":")[0] in build_report(LOG, PROFILE)
+    assert report.prompt_offsets(replace(LOG, labels=np.full_like(LOG.labels, np.nan))) == []
+
+
 def test_every_number_has_a_function_that_says_how():
     for _, function in report.sources():
         assert "``" in inspect.getdoc(function), function.__qualname__
@@ -168,7 +176,9 @@ def test_the_command_writes_one_file_or_nothing(tmp_path, capsys):
         call("-o", tmp_path / "no" / "report.html")
     assert not (tmp_path / "report.html").exists()
     assert call("-o", tmp_path / "report.html") == 0
-    assert "open it in a browser" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the means of prompts differ by a standard deviation of" in said
+    assert "open it in a browser" in said
     check((tmp_path / "report.html").read_text())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "profile.json", "report.html"]
 
