@@ -242,8 +242,8 @@ def prompt_offsets(log: Log) -> list[str]:
         return []
     between, within = np.nanmean(scores, axis=1).std(), np.sqrt(np.nanvar(scores, axis=1, ddof=1).mean())
     return [
-        f"Raw scores: the means of prompts differ by a standard deviation of {between:.2f}, answers to one prompt by {within:.2f}. If the "
-        "model only ranks, a part of the first may be offsets that say nothing about acceptance: 'bonmini-guard zero' tells."
+        f"Scores: the means of prompts differ by a standard deviation of {between:.2f}, answers to one prompt by {within:.2f}. "
+        "If the model only ranks, a part of the first may be offsets that say nothing about acceptance: 'bonmini-guard zero' tells."
     ]
 
 
