@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from langchain_core.messages import AIMessage
@@ -14,19 +14,26 @@ FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_cont
 CUT = frozenset({"length", "max_tokens", "model_length"})
 
 
-def why_none(message: AIMessage, ends: Iterable[str]) -> str | None:
+def why_none(message: AIMessage, ends: tuple[str, ...]) -> str | None:
     """Why a message with such :func:`~bonmini_guard.engine.snapshot.ends` is no answer; None for one that is."""
-    end = set(map(str.lower, ends))
-    if end & FILTERED:
+    filtered, cut = _end_of(ends)
+    if filtered:
         return "a content filter withheld or cut it"
     if "function_call" in message.additional_kwargs and not message.tool_calls:
         return "it is a function call of the old form, which nothing here reads: let the model use tools"
     if isinstance(message.content, str) and message.content.strip():
         return None
     turn = Turn.of(message)
-    if turn.is_blank and (turn.reasoning or end & CUT):
+    if turn.is_blank and (turn.reasoning or cut):
         return "there is nothing but reasoning, or the token limit came first: raise it"
     return None
+
+
+@lru_cache(maxsize=256)  # models have few words for it
+def _end_of(ends: tuple[str, ...]) -> tuple[bool, bool]:
+    """Whether a filter, or the token limit, came before the answer's end."""
+    words = {end.lower() for end in ends}
+    return not FILTERED.isdisjoint(words), not CUT.isdisjoint(words)
 
 
 def calls_tools(message: AIMessage) -> bool:

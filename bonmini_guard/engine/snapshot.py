@@ -17,7 +17,7 @@ _NO_ENDS = tuple(str(None) for _ in _ENDS)
 #: Of ``additional_kwargs``: what a turn holds by itself, or what only names the message.
 _IN_THE_TURN = frozenset({"tool_calls", "reasoning_content", "refusal", "id"})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-_set = object.__setattr__
+_new, _set = object.__new__, object.__setattr__
 
 
 def frozen(message: AIMessage) -> AIMessage:
@@ -27,14 +27,13 @@ def frozen(message: AIMessage) -> AIMessage:
         Exception: a part of it cannot be copied.
     """
     # As pydantic's own copy does, in half the time: nothing else takes as long in a draw.
-    kind, fields, extra = type(message), message.__dict__.copy(), message.__pydantic_extra__
+    fields, extra = message.__dict__.copy(), message.__pydantic_extra__
     for name, value in fields.items():
-        if (sort := type(value)) not in _PLAIN:
-            flat = sort is dict and _PLAIN.issuperset(map(type, value.values()))
-            fields[name] = value.copy() if flat else _copied(value) if value else sort()
-    twin = kind.__new__(kind)
+        if (kind := type(value)) not in _PLAIN:
+            fields[name] = _copied(value) if value else kind()
+    twin = _new(type(message))
     _set(twin, "__dict__", fields)
-    _set(twin, "__pydantic_extra__", {} if extra == {} else _copied(extra))
+    _set(twin, "__pydantic_extra__", _copied(extra) if extra or extra is None else {})
     _set(twin, "__pydantic_fields_set__", message.__pydantic_fields_set__.copy())
     _set(twin, "__pydantic_private__", message.__pydantic_private__)
     return twin
@@ -54,15 +53,15 @@ def identity(message: AIMessage, end: tuple[str, ...] | None = None) -> Hashable
     """
     end = ends(message) if end is None else end
     if is_text(message):
-        return message.content, end
+        text: Any = message.content
+        return text if end == _NO_ENDS else (text, end)
     more = {key: value for key, value in message.additional_kwargs.items() if key not in _IN_THE_TURN}
     return Turn.of(message).digest(), json.dumps(more, default=repr), end
 
 
 def is_text(message: AIMessage) -> bool:
     """Whether an answer is one text, and nothing else."""
-    beside = message.tool_calls or message.invalid_tool_calls or message.additional_kwargs
-    return isinstance(message.content, str) and not beside
+    return isinstance(message.content, str) and not (message.tool_calls or message.additional_kwargs or message.invalid_tool_calls)
 
 
 def ends(message: AIMessage) -> tuple[str, ...]:
