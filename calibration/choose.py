@@ -47,8 +47,8 @@ class Request:
     """What is asked for: a mode, its risk (None: an accelerator's loss of quality), level, chance of missing it, and the shape.
 
     A rolling exit is certified for every one of ``in_flight`` at once: a request may take any, by whatever tells nothing of it.
-    ``wait`` and ``max_p95`` are a search's: what waiting for as long as a draw takes costs, in draws, and the most seconds that
-    95 % of the requests may wait.
+    ``wait``, ``price`` and ``max_p95`` are a search's: see :meth:`bonmini_guard.calibration.search.Pace.price`; and the most
+    seconds that 95 % of the requests may wait.
     """
 
     mode: Mode
@@ -64,7 +64,8 @@ class Request:
     start: float | None = None
     exit: Exit = "loop"
     in_flight: tuple[int, ...] = (1,)
-    wait: float = 1.0
+    wait: float | None = None
+    price: float | None = None
     max_p95: float | None = None
 
     @property
@@ -112,12 +113,14 @@ def calibrate_guardrail(
     delta: float = 0.1,
     offsets: Sequence[float] | None = None,
     search: bool = False,
+    cost: Cost = "draws",
     order: Order = "auto",
     seed: int = 0,
     calibrations: int = 1,
     exit: Exit = "loop",
     in_flight: Sequence[int] = LADDER,
-    wait: float = 1.0,
+    wait: float | None = None,
+    price: float | None = None,
     max_p95: float | None = None,
 ) -> Certificate | NotEnoughEvidence:
     """Choose a guardrail's thresholds: the laxest whose risk is at most alpha with confidence 1 - delta.
@@ -131,13 +134,15 @@ def calibrate_guardrail(
         delta: the chance that the promise is missed, in (0, 1), over logs like this one.
         offsets: loop l exits at ``t + offsets[l]``, t being searched; they must not be chosen on this log's labels.
         search: choose the schedule's shape (same budget), then offsets, on 25 % of the units; the rest certifies.
+        cost: what is counted: draws, tokens or seconds (the log read with that ``cost``).
         order: which order of its draws a row is run in.
         seed: another digest order and split; each seed tried is a calibration.
         calibrations: how many calibrations on this log are made and chosen from: each gets ``delta / calibrations``.
         exit: ``eager`` and ``rolling`` (a schedule of ones) decide in order of arrival, which the log's ``costs`` tell (see
             :func:`bonmini_guard.calibration.logs.load_timed`); without, draws arrive as launched, and the profile says so.
         in_flight: for a rolling exit, the draws in flight that the promise is to hold for, ascending.
-        wait: of a search: what waiting for as long as a draw takes costs, in draws. A loop waits for its slowest draw.
+        wait: of a search: what waiting for as long as a draw takes costs, in draws (default 1). A loop waits for its slowest draw.
+        price: of a search: what a draw (or one of ``cost``) costs in money; ``wait`` is then what waiting a second costs.
         max_p95: of a search: the most that 95 % of the requests may wait, in what the log's ``costs`` count.
 
     Raises:
@@ -145,8 +150,8 @@ def calibrate_guardrail(
         InputError: the log has too few candidates a row, or no label.
     """
     shape = tuple(schedule), None if offsets is None else tuple(offsets)
-    more: dict[str, Any] = {"order": order, "seed": seed, "calibrations": calibrations, "wait": wait, "max_p95": max_p95}
-    more |= _arriving(shape[0], exit, in_flight)
+    more: dict[str, Any] = {"order": order, "cost": cost, "seed": seed, "calibrations": calibrations}
+    more |= {"wait": wait, "price": price, "max_p95": max_p95} | _arriving(shape[0], exit, in_flight)
     asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, **more)
     return calibrated(log, asked, search)
 
@@ -164,7 +169,8 @@ def calibrate_accelerator(
     calibrations: int = 1,
     exit: Exit = "loop",
     in_flight: Sequence[int] = LADDER,
-    wait: float = 1.0,
+    wait: float | None = None,
+    price: float | None = None,
     max_p95: float | None = None,
 ) -> Certificate | NotEnoughEvidence:
     """Choose an accelerator's threshold: the laxest whose answers are acceptable at most epsilon less often than best-of-N's.
@@ -177,22 +183,22 @@ def calibrate_accelerator(
         epsilon: the most quality that may be lost, in (0, 1).
         delta: the chance that the promise is missed, in (0, 1).
         search: choose the schedule's shape among those of the same budget, the cheapest, on 25 % of the units.
-        cost: what is counted: draws, tokens or seconds (the log read with that ``cost``).
-        order: as :func:`calibrate_guardrail`.
-        seed: likewise.
-        calibrations: likewise.
-        exit: likewise.
-        in_flight: likewise.
-        wait: likewise.
-        max_p95: likewise.
+        cost: as :func:`calibrate_guardrail`; so are all that follow.
+        order: see there.
+        seed: see there.
+        calibrations: see there.
+        exit: see there.
+        in_flight: see there.
+        wait: see there.
+        price: see there.
+        max_p95: see there.
 
     Raises:
         ConfigurationError: epsilon, delta or the schedule is not usable.
         InputError: a row has fewer candidates than the schedule draws.
     """
     more: dict[str, Any] = {"order": order, "cost": cost, "seed": seed, "calibrations": calibrations}
-    more |= {"wait": wait, "max_p95": max_p95}
-    more |= _arriving(schedule, exit, in_flight)
+    more |= {"wait": wait, "price": price, "max_p95": max_p95} | _arriving(schedule, exit, in_flight)
     asked = Request("accelerator", None, epsilon, delta, tuple(schedule), **more)
     check(asked)
     if bool(np.all(np.isnan(log.labels))):
@@ -221,7 +227,7 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
     if search and len(units) >= LEAST_SEARCHED:
         fit, rest = split(units, FIT_SHARE, asked.seed * 2 + 1)
         asked, front = searched(units.take(fit), asked, missing)
-        evidence, part = evidence | {"front": front}, units.take(rest)
+        evidence, part = evidence | {"front": front, "priced": priced(asked, log.costs_are)}, units.take(rest)
     elif search:
         evidence["search"] = f"not made: {len(units)} units are fewer than {LEAST_SEARCHED}, and all of them certify instead"
     tested = test(part, asked, missing)
@@ -311,6 +317,14 @@ def searched(fit: Log, asked: Request, missing: Missing) -> tuple[Request, list[
     return best, search_space.front([{"schedule": list(wish.schedule), **each.told()} for wish, each in tried])
 
 
+def priced(asked: Request, times: str | None) -> str:
+    """What a search's prices are in."""
+    if asked.price is None:
+        return f"draws; waiting as long as one takes costs {1.0 if asked.wait is None else asked.wait:g}"
+    waited = {"seconds": "second", "tokens": "token of a loop's longest answer"}.get(str(times), "loop")
+    return f"money; {asked.price:g} for each of its {asked.cost}, {asked.wait:g} for each {waited} that it waits"
+
+
 def _shapes_of(fit: Log, asked: Request) -> list[Request]:
     shapes = search_space.shapes(sum(asked.schedule))
     return [replace(asked, schedule=shape) for shape in shapes if len(shape) > 1 or asked.risk]
@@ -326,7 +340,8 @@ def _worth(fit: Log, asked: Request, missing: Missing) -> search_space.Worth:
     pace, cut = pace_of(tested, asked), tested.found.cut
     cost = float(tested.path.cost[:, -1].mean()) if cut is None else float(tested.steps.cost[cut]) / len(tested.log)
     served = 1.0 if not asked.risk else 0.0 if cut is None else _served(tested) / max(1.0, tested.steps.rows[cut])
-    return search_space.Worth(served, cost / pace.unit(asked.cost) + asked.wait * pace.mean / pace.draw, pace, asked.max_p95)
+    price = pace.price(cost, asked.cost, 1.0 if asked.wait is None else asked.wait, asked.price)
+    return search_space.Worth(served, price, pace, asked.max_p95)
 
 
 def pace_of(tested: Evidence, asked: Request) -> search_space.Pace:
@@ -363,6 +378,8 @@ def check(asked: Request) -> None:
         raise ConfigurationError(f"exit={asked.exit!r} decides at each draw: offsets and other costs than draws are of loops")
     if asked.exit == "rolling" and (set(asked.schedule) != {1} or list(asked.in_flight) != sorted(set(asked.in_flight))):
         raise ConfigurationError("a rolling exit has a schedule of ones, and in_flight ascending")
+    if asked.price is not None and (asked.wait is None or not math.isfinite(asked.price) or min(asked.price, asked.wait) < 0):
+        raise ConfigurationError("a price in money is 0 or more, and needs wait=: what waiting a second costs, 0 for nothing")
     if asked.calibrations < 1:
         raise ConfigurationError(f"calibrations is {asked.calibrations}: give how many are made and chosen from, 1 or more")
 

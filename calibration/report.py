@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bonmini_guard.calibration import curves, figures, sliding
+from bonmini_guard.calibration import curves, figures, search, sliding
 from bonmini_guard.calibration.cases import cases
 from bonmini_guard.calibration.certify import lower_limit, risk_named, upper_limit
 from bonmini_guard.calibration.evidence import percent
@@ -84,6 +84,7 @@ def build_report(
         _figures_table(log, profiles, replayed),
         *_per_unit(log, profile, replayed[0]),
         *([] if slice_key is None else [slices(log, profile, slice_key)]),
+        *_searched(profile),
         _left_out(replayed[0]["left_out"]),
     ]
     leads = [first_words(standing(log, each)[0], each, figures) for each, figures in zip(profiles, replayed, strict=True)]
@@ -340,6 +341,17 @@ def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, 
 
 def _value(value: Any) -> str:
     return "(none)" if value is None else str(value)
+
+
+def _searched(profile: GuardProfile) -> list[Table]:
+    """The shapes that the search behind a profile did not find beaten."""
+    found = search.table_of(profile.evidence)
+    text = (
+        "Cost against latency against quality, on the rows that the shape was chosen on: no other shape was better in draws, 95th "
+        f"percentile and requests served together. This profile's is {','.join(map(str, profile.schedule))}. "
+        f"Prices are in {profile.evidence.get('priced', 'draws')}; wait and p95 in the time of the log, else in loops."
+    )
+    return [] if found is None else [Table("Shapes that were tried", text, *found)]
 
 
 def _left_out(left_out: dict[str, int]) -> Table:

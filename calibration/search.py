@@ -76,9 +76,18 @@ class Pace:
         limit = float(np.sort(waits)[place]) if place < len(log) else np.inf
         return cls(float(waits.mean()), float(np.quantile(waits, 0.95)), limit, draw, float(ends[ran].mean()))
 
-    def unit(self, cost: Cost) -> float:
-        """What a draw costs."""
-        return 1.0 if cost == "draws" else self.draw
+    def price(self, spent: float, cost: Cost, wait: float, money: float | None) -> float:
+        """Of a request that spends so much: in draws, or, where a draw (a token, a second) has a price in money, in that.
+
+        Args:
+            spent: draws, tokens or seconds.
+            cost: which of them.
+            wait: what waiting costs: as long as a draw takes, in draws; with a price in money, a second, in money.
+            money: the price.
+        """
+        if money is not None:
+            return money * spent + wait * self.mean
+        return spent / (1.0 if cost == "draws" else self.draw) + wait * self.mean / self.draw
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class Worth:
 
     Attributes:
         served: share of the requests; 1 for an accelerator.
-        price: a request's, in draws.
+        price: a request's, in draws or in money.
         pace: how long requests wait.
         most: seconds that 95 % of them may wait; None bounds nothing.
     """
@@ -124,3 +133,11 @@ def front(tried: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     kept = [dict(each) for each in tried if not any(beats(one, each) for one in tried)]
     rounded = [{k: round(v, 4) if isinstance(v, float) else v for k, v in each.items()} for each in kept]
     return sorted({str(each["schedule"]): each for each in rounded}.values(), key=lambda each: float(each["price"]))
+
+
+def table_of(evidence: Mapping[str, Any]) -> tuple[list[str], list[list[str]]] | None:
+    """Head and rows of a profile's front, as text; None for a profile that was not searched."""
+    if not (found := evidence.get("front")):
+        return None
+    keys = ["price", "draws", "wait", "p95", "served"]
+    return ["shape", *keys], [[",".join(map(str, each["schedule"])), *(f"{each[key]:.3g}" for key in keys)] for each in found]

@@ -27,7 +27,8 @@ NOT_ENOUGH = 3
 MINI_N, MAX_LOOPS = 4, 8
 #: What is promised unless the options say it; the first risk, too.
 ALPHA, EPSILON, DELTA = 0.05, 0.01, 0.1
-_FRONT = ("price", "draws", "wait", "p95", "served")
+#: What is counted, and its price in money.
+NO_COST = ("draws", None)
 RISKS = ("served_and_bad", "bad_among_served", "false_acceptance")
 
 
@@ -80,12 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait-price",
         type=float,
-        metavar="DRAWS",
-        help="--search: what waiting as long as a draw takes costs, in draws (default 1)",
+        metavar="PRICE",
+        help="what waiting as long as a draw takes costs, in draws (search; default 1); with --cost draws=PRICE a second, in money",
     )
     parser.add_argument("--max-p95", type=float, metavar="SECONDS", help="--search: what 95 %% of the requests may wait at most")
     parser.add_argument(
-        "--cost", default=None, choices=("draws", "tokens", "seconds"), help="what an accelerator is to save (default draws)"
+        "--cost",
+        type=cost_of,
+        metavar="draws|tokens|seconds[=PRICE]",
+        help="what --search or an accelerator is to save (default draws), and what one of it costs in money",
     )
     parser.add_argument("--cost-bad", type=float, metavar="PRICE", help="guardrail without an alpha: what a bad answer costs")
     parser.add_argument("--cost-abstain", type=float, metavar="PRICE", help="... and what a refusal costs (default 1)")
@@ -102,10 +106,10 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log, load_timed
 
-    cost = None if options.cost in (None, "draws") else options.cost
+    counted, price = options.cost or NO_COST
+    in_seconds = options.max_p95 is not None or (price is not None and options.wait_price)
+    cost = counted if counted != "draws" else "seconds" if in_seconds else None
     with shown() as progress:
-        if options.max_p95 is not None:
-            cost = "seconds"
         if options.exit == "loop" and not (options.search and cost is None):
             log = load_log(options.logs, cost=cost, group=options.group, cut=options.relax, progress=progress.rows)
         else:
@@ -127,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the profile ({error.strerror}); give another -o") from error
     say(outcome.sentence)
-    _show_front(outcome.profile.evidence.get("front") or ())
+    _show_front(outcome.profile.evidence)
     if unknown := not_vouched_for(outcome.profile):
         say(f"The promise does not vouch for {'; '.join(unknown)}.")
     profile = shlex.quote(str(options.output))
@@ -135,12 +139,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show_front(front: Sequence[Mapping[str, Any]]) -> None:
+def _show_front(evidence: Mapping[str, Any]) -> None:
     """What a search found that no other shape beats, on the rows that it chose on; cheapest first."""
-    if not front:
-        return
-    rows = [[",".join(map(str, each["schedule"])), *(f"{each[key]:.3g}" for key in _FRONT)] for each in front]
-    print(table(["shape", *_FRONT], rows, width()))
+    from bonmini_guard.calibration.search import table_of
+
+    if rows := table_of(evidence):
+        print(table(*rows, width()))
+        say(f"Prices are in {evidence['priced']}.")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -181,12 +186,12 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
     if options.exit == "rolling":
         schedule = (1,) * (options.max_draws or min(MINI_N * MAX_LOOPS, int(log.counts[log.complete].min())))
     arriving: dict[str, Any] = {"exit": options.exit} | ({"in_flight": (options.in_flight,)} if options.in_flight else {})
-    arriving |= {"wait": _default(options.wait_price, 1.0), "max_p95": options.max_p95}
+    arriving |= {"wait": options.wait_price, "max_p95": options.max_p95}
+    arriving |= dict(zip(("cost", "price"), options.cost or NO_COST, strict=True))
     if options.mode == "accelerator":
         from bonmini_guard.calibration.choose import calibrate_accelerator
 
-        epsilon, arriving["cost"] = _default(options.epsilon, EPSILON), options.cost or "draws"
-        return calibrate_accelerator(log, schedule=schedule, epsilon=epsilon, **shared, **arriving)
+        return calibrate_accelerator(log, schedule=schedule, epsilon=_default(options.epsilon, EPSILON), **shared, **arriving)
     if options.relax:
         from bonmini_guard.calibration.relax import relax_guardrail
 
@@ -217,7 +222,7 @@ def _check(options: argparse.Namespace) -> None:
     _check_plan(options)
     _check_exit(options)
     _check_search(options)
-    foreign = ("epsilon", "cost") if options.mode == "guardrail" else ("alpha", "risk")
+    foreign = ("epsilon",) if options.mode == "guardrail" else ("alpha", "risk")
     for name in foreign:
         if getattr(options, name) is not None:
             raise ConfigurationError(f"--{name} does not belong to --mode {options.mode}; leave it out")
@@ -260,8 +265,13 @@ def _check_search(options: argparse.Namespace) -> None:
     for name, value in (("wait-price", options.wait_price), ("max-p95", options.max_p95)):
         if value is not None and (not options.search or not 0 <= value < math.inf):
             raise ConfigurationError(f"--{name} is a search's, and 0 or more: add --search, or leave it out")
-    if options.max_p95 is not None and options.cost == "tokens":
+    counted, price = options.cost or NO_COST
+    if options.max_p95 is not None and counted == "tokens":
         raise ConfigurationError("--max-p95 is in seconds: leave out --cost tokens")
+    if not options.search and (price is not None or (counted != "draws" and options.mode == "guardrail")):
+        raise ConfigurationError("a guardrail's --cost, and one with a price, is a search's: add --search, or leave it out")
+    if price is not None and options.wait_price is None:
+        raise ConfigurationError("with a price in money, say with --wait-price what waiting a second costs; 0 for nothing")
 
 
 def _check_relax(options: argparse.Namespace) -> None:
@@ -298,6 +308,18 @@ def schedule_of(text: str) -> tuple[int, ...]:
     if not schedule or min(schedule) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no schedule: list the draws of each loop, e.g. 4,28")
     return schedule
+
+
+def cost_of(text: str) -> tuple[str, float | None]:
+    """What is counted, and what one of it costs in money."""
+    name, _, price = text.partition("=")
+    try:
+        found = name, float(price) if price else None
+    except ValueError:
+        found = "", None
+    if found[0] not in ("draws", "tokens", "seconds") or text.endswith("=") or not 0 <= (found[1] or 0.0) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of draws, tokens, seconds, or one of them with its price: tokens=6e-7")
+    return found
 
 
 def width_of(text: str) -> int:

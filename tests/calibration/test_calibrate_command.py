@@ -87,6 +87,12 @@ def test_search_within_a_bound_on_waiting_reads_the_logs_seconds(tmp_path, capsy
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert call(log, *flags, "--max-p95", 2, "--wait-price", 0) == 0
     assert len(GuardProfile.load(tmp_path / "p.json").schedule) == 2
+    assert call(log, *flags, "--cost", "draws=0.002", "--wait-price", 0.001) == 0
+    assert "in money; 0.002 for each of its draws, 0.001 for each second" in capsys.readouterr().out
+    with pytest.raises(BonMiniGuardError, match="--wait-price"):
+        call(log, *flags, "--cost", "draws=0.002")
+    with pytest.raises(SystemExit):
+        call(log, *flags, "--cost", "draws=", "--wait-price", 1)
     with pytest.raises(BonMiniGuardError, match="is a search's"):
         call(log, "--mode", "guardrail", "--max-p95", 2, "-o", tmp_path / "q.json")
 

@@ -146,6 +146,17 @@ def test_offsets_of_prompts_are_beside_the_spread_of_their_answers():
     assert report.prompt_offsets(replace(LOG, labels=np.full_like(LOG.labels, np.nan))) == []
 
 
+def test_the_shapes_of_a_search_are_a_table():
+    log = Population(size=8).log(1000, 1)
+    profile = calibrate_accelerator(log, schedule=(4, 4), epsilon=0.1, search=True).profile
+    page = build_report(LOG, profile)
+    check(page)
+    for shape in profile.evidence["front"]:
+        assert f">{','.join(map(str, shape['schedule']))}</th><td" in page
+        assert f">{shape['price']:.3g}<" in page
+    assert "Shapes that were tried" not in build_report(LOG, PROFILE)
+
+
 def test_every_number_has_a_function_that_says_how():
     for _, function in report.sources():
         assert "``" in inspect.getdoc(function), function.__qualname__

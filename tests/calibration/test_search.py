@@ -11,6 +11,7 @@ from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_gu
 from bonmini_guard.calibration.evidence import NotEnoughEvidence
 from bonmini_guard.calibration.paths import exits, paths
 from bonmini_guard.calibration.search import Pace, front, shapes, tilts
+from bonmini_guard.errors import ConfigurationError
 from tests.calibration.helpers import log_of
 from tests.calibration.populations import Population
 
@@ -55,14 +56,30 @@ def test_the_dearer_waiting_is_the_less_requests_wait():
 
 
 @pytest.mark.parametrize("most", [2.5, 4.0, 6.0])
-def test_no_shape_is_chosen_whose_requests_wait_too_long_on_held_out_rows(most):
+@pytest.mark.parametrize("prices", [{"wait": 0.0}, {"wait": 0.5}, {"wait": 0.001, "price": 0.002}], ids=str)
+def test_no_shape_is_chosen_whose_requests_wait_too_long_on_held_out_rows(most, prices):
     for seed in range(3):
-        outcome = calibrate_guardrail(timed(1200, seed), schedule=(4,) * 4, alpha=0.15, search=True, wait=0.0, max_p95=most)
+        outcome = calibrate_guardrail(timed(1200, seed), schedule=(4,) * 4, alpha=0.15, search=True, max_p95=most, **prices)
         if isinstance(outcome, NotEnoughEvidence):
             assert "--max-p95" in outcome.sentence
             continue
         waited = np.quantile(waits_of(outcome.profile, timed(4000, 100 + seed)), 0.95)
         assert waited <= most * 1.02
+
+
+def test_prices_in_money_choose_as_the_same_ones_in_draws():
+    log = timed(1500, 7)
+    draw = float(np.nanmean(log.costs))
+    found = [
+        calibrate_accelerator(log, schedule=(4,) * 4, epsilon=0.05, search=True, **prices).profile
+        for prices in ({"wait": 2.0}, {"wait": 2.0 * 0.01 / draw, "price": 0.01}, {"wait": 0.0, "price": 0.01})
+    ]
+    assert found[0].schedule == found[1].schedule != found[2].schedule == (1,) * 16
+    in_draws, in_money = (profile.evidence["front"][0]["price"] for profile in found[:2])
+    assert in_money == pytest.approx(0.01 * in_draws, rel=0.02)
+    assert found[1].evidence["priced"].startswith("money; 0.01 for each of its draws")
+    with pytest.raises(ConfigurationError, match="waiting a second"):
+        calibrate_accelerator(log, schedule=(4,) * 4, search=True, price=0.01)
 
 
 def test_what_cannot_be_kept_is_refused():
