@@ -31,11 +31,19 @@ def prompts(tokenizer: PreTrainedTokenizerBase, data: Path, role: str, limit: in
 
 
 @torch.inference_mode()
-def draw(model: PreTrainedModel, tokens: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    """One continuation for each row; shape (rows, new_tokens), padded after the end token."""
+def draw(model: PreTrainedModel, tokens: torch.Tensor, n: int, new_tokens: int) -> torch.Tensor:
+    """``n`` continuations of each row; shape (rows * n, new_tokens), padded after the end token.
+
+    A prompt is read once for all of its draws: that is most of the work.
+    """
+    tokens = tokens.to(model.device)
+    cache = model(tokens[:, :-1], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(n)
+    every = tokens.repeat_interleave(n, 0)
     output = model.generate(
-        tokens.to(model.device),
-        attention_mask=torch.ones_like(tokens, device=model.device),
+        every,
+        past_key_values=cache,
+        attention_mask=torch.ones_like(every),
         do_sample=True,
         temperature=1.0,
         top_k=TOP_K,
@@ -53,7 +61,7 @@ def rows(
     per_call = max(1, options.batch // n)
     for start in track(range(0, len(tokens), per_call), description=f"drawing {role}"):
         part = tokens[start : start + per_call]
-        answers = tokenizer.batch_decode(draw(model, part.repeat_interleave(n, 0), options.new_tokens), skip_special_tokens=True)
+        answers = tokenizer.batch_decode(draw(model, part, n, options.new_tokens), skip_special_tokens=True)
         for offset, prompt in enumerate(tokenizer.batch_decode(part, skip_special_tokens=True)):
             texts = answers[offset * n : (offset + 1) * n]
             yield {"id": f"{role}/{start + offset}", "prompt": prompt, "candidates": [{"text": text} for text in texts]}
