@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bonmini_guard.logs.traces import TraceWriter
     from bonmini_guard.policy.budget import Budget
     from bonmini_guard.policy.profile import GuardProfile
+    from bonmini_guard.policy.select import MinimumBayesRisk, Soft
     from bonmini_guard.reward.model import RewardModel
     from bonmini_guard.reward.spec import ScorerSpec
     from bonmini_guard.runnables.chat_model import ChatBestOfMiniN
@@ -32,11 +33,13 @@ _HOMES = {
     "GuardProfile": "policy.profile",
     "GuardResult": "engine.result",
     "Limiter": "engine.limiter",
+    "MinimumBayesRisk": "policy.select",
     "NoAcceptableResponse": "errors",
     "RewardModel": "reward.model",
     "ScorerError": "errors",
     "ScorerSpec": "reward.spec",
     "ShadowBestOfMiniN": "runnables.shadow",
+    "Soft": "policy.select",
     "TraceWriter": "logs.traces",
     "reward_function": "engine.scorers",
 }
@@ -48,11 +51,13 @@ __all__ = [
     "GuardProfile",
     "GuardResult",
     "Limiter",
+    "MinimumBayesRisk",
     "NoAcceptableResponse",
     "RewardModel",
     "ScorerError",
     "ScorerSpec",
     "ShadowBestOfMiniN",
+    "Soft",
     "TraceWriter",
     "__version__",
     "reward_function",

@@ -75,6 +75,7 @@ class Engine:
         policy: when to stop and what to serve.
         limiter: shared by all requests, perhaps of several guards; None for no limit. A group draw takes one place.
         lookahead: draws of later loops that are kept running while a loop finishes; they count once their loop begins.
+        select: which draw an accelerator serves once it stops; None for the best.
         in_flight: for a rolling policy, the draws that a request may keep in flight, ascending; it takes one when it starts.
         timeout: seconds until the decision, whatever generator, scorer and observer do; None waits for ever.
         transform: from raw to calibrated score.
@@ -92,6 +93,7 @@ class Engine:
     policy: Policy
     limiter: Limiter | None = None
     lookahead: int = 0
+    select: Callable[[Sequence[float], Sequence[str], float], int] | None = None
     in_flight: tuple[int, ...] = LADDER
     timeout: float | None = None
     transform: Callable[[float], float] | None = None
@@ -292,7 +294,7 @@ class _Request:
                 if self.observer is not None:
                     await self.observer.looped(self.state, decision)
                 if decision.action is not Action.DRAW:
-                    return self._finish(decision)
+                    return self._finish(await self._selected(decision))
                 draws = decision.draws
                 self._begin_loop(draws)
         except _ScoringFailed:
@@ -623,6 +625,22 @@ class _Request:
         return raw, score if math.isfinite(score) else None
 
     # Concluding
+
+    async def _selected(self, decision: Decision) -> Decision:
+        """With another draw than the best: of those that passed where one did, else of all that have a score."""
+        select, policy = self.engine.select, self.engine.policy
+        if select is None or decision.action is not Action.SERVE:
+            return decision
+        eligible = [
+            (place, each.score, each.message.text)
+            for place, each in enumerate(self.candidates)
+            if each.score is not None and each.message is not None
+            if not decision.accepted or policy.passes(self.loops - 1, each.score)
+        ]
+        places, scores, texts = zip(*eligible, strict=True)
+        # By a number that no draw has, and in a thread: similarities are foreign code.
+        chosen = await asyncio.to_thread(select, scores, texts, draw_seed(self.seed, -1) / 2**31)
+        return replace(decision, index=places[chosen])
 
     def _finish(self, decision: Decision) -> GuardResult:
         if self._first() is None:

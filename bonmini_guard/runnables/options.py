@@ -17,6 +17,7 @@ from bonmini_guard.logs.traces import TraceWriter
 from bonmini_guard.policy.budget import Budget
 from bonmini_guard.policy.policy import Exit, Mode
 from bonmini_guard.policy.profile import GuardProfile
+from bonmini_guard.policy.select import MinimumBayesRisk, Soft
 from bonmini_guard.validation import (
     Amount,
     Count,
@@ -47,6 +48,15 @@ Telemetry = Annotated[
     ),
 ]
 
+
+Selection = (
+    Annotated[
+        Literal["best", "soft", "mbr"],
+        Must("'best', 'soft', 'mbr', Soft(...) or MinimumBayesRisk(...)", lambda value: value in ("best", "soft", "mbr")),
+    ]
+    | Soft
+    | MinimumBayesRisk
+)
 
 ToolTurns = Annotated[
     Literal["text", "judge", "pass"],
@@ -79,6 +89,8 @@ class CommonOptions(TypedDict, total=False):
         lookahead: draws of later loops that are kept running while a loop finishes (default 0). They change no decision and no
             promise: each counts once its loop begins, and those that are not needed are cancelled, and counted in
             ``draws_started``. Saves time, and costs draws; for ``exit="loop"``.
+        select: what an accelerator without a certified profile serves, of the draws that passed where some did, else of all: "best"
+            (default), "soft" (at random by score, ``Soft(temperature)``) or "mbr" (most like the others, ``MinimumBayesRisk``).
         tool_turns: what is guarded of turns that call tools. The first draw that arrives intact, in order of drawing, decides
             whether a turn is one. "text" (a guardrail's default): the calls go on unscored, and what is said beside them is scored
             as an answer is, and withheld if it does not pass. "judge": every draw is scored with its calls, and has to pass. "pass"
@@ -120,6 +132,7 @@ class CommonOptions(TypedDict, total=False):
     in_flight: InFlight | None
     max_draws: Count | None
     lookahead: Natural
+    select: Selection
     tool_turns: ToolTurns | None
     question: str | Sequence[str] | Mapping[str, str] | None
     criteria: Mapping[str, Any] | None
@@ -186,6 +199,7 @@ DEFAULTS = GuardOptions(
     in_flight=None,
     max_draws=None,
     lookahead=0,
+    select="best",
     tool_turns=None,
     question=None,
     criteria=None,

@@ -18,6 +18,7 @@ from bonmini_guard.errors import ConfigurationError, ProfileError
 from bonmini_guard.policy.budget import Budget
 from bonmini_guard.policy.policy import Exit, Policy, spread
 from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
+from bonmini_guard.policy.select import SELECTIONS
 from bonmini_guard.runnables.options import SHAPE, GuardOptions
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,20 @@ def looked_ahead(policy: Policy, lookahead: int) -> int:
     if lookahead and policy.exit != "loop":
         raise ConfigurationError(f"lookahead= is for exit='loop', and this guard's is {policy.exit!r}: drop one of them")
     return lookahead
+
+
+def selection(policy: Policy, profile: GuardProfile | None, select: Any) -> Any:
+    """What picks the draw to serve; None for the best.
+
+    Raises:
+        ConfigurationError: a guardrail, an eager exit and a certified profile serve the best.
+    """
+    select = SELECTIONS.get(select, select)
+    if select is not None and (policy.mode == "guardrail" or policy.exit == "eager"):
+        raise ConfigurationError("select= is for an accelerator, and not for exit='eager': drop it")
+    if select is not None and profile is not None and profile.evidence:
+        raise ConfigurationError("the profile was certified for serving the best draw: drop select=, or the profile")
+    return select
 
 
 def time_to_decide(policy: Policy, options: GuardOptions) -> float | None:

@@ -113,6 +113,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             raise ConfigurationError("in shadow the generator draws single answers: it needs an async draw(request)")
         self.summary = ShadowSummary()
         self._guard = guard.guard if isinstance(guard, BestOfMiniN) else guard
+        if self._guard.options["select"] != "best":
+            raise ConfigurationError("shadow mode replays what serves the best draw: drop select=")
         self._model = guard.generator if isinstance(guard.generator, Runnable) else _as_model(guard.generator)
         self._background = Background()
         self._lock = Lock()
