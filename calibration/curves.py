@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bonmini_guard.calibration.certify import upper_limit
+from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.ranking import Ranking, sizes
 from bonmini_guard.calibration.replay import replay_rankings
@@ -97,6 +98,38 @@ def paired_difference(rankings: Sequence[Ranking], first: int, second: int) -> t
         parts.append(ranking.quality @ (chances[second - 1] - chances[first - 1]))
     values = np.concatenate(parts)
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Worse:
+    """Fewer draws serve more acceptable answers.
+
+    Attributes:
+        best: the N with the largest quality of :func:`fixed_n`, up to the budget.
+        sentence: by how much it is better, and how sure that is.
+        sure: whether the difference (:func:`paired_difference`) is more than two standard errors.
+    """
+
+    best: int
+    sentence: str
+    sure: bool
+
+
+def over_optimised(rankings: Sequence[Ranking], fixed: FixedN, budget: int) -> Worse | None:
+    """Whether best-of-N is worse at the budget than at a smaller N; None where its quality is the largest there."""
+    quality = fixed.quality
+    best = int(np.argmax(quality[:budget])) + 1
+    if quality[best - 1] - quality[budget - 1] < 1e-9:
+        return None
+    fall, error = paired_difference(rankings, best, budget)
+    sure = abs(fall) > 2 * error
+    told = "more than two standard errors" if sure else "less than two standard errors: it may be chance"
+    more, fewer = (percent(float(quality[n - 1])) for n in (best, budget))
+    sentence = (
+        f"N = {best} serves more acceptable answers than N = {budget} here, {more} of requests against {fewer} "
+        f"(difference {100 * fall:+.1f} points, standard error {100 * error:.1f}; {told})."
+    )
+    return Worse(best, sentence, sure)
 
 
 def smallest_equal_n(curve: FixedN, profile: GuardProfile, good: float) -> int | None:

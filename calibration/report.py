@@ -277,22 +277,13 @@ def _cell(value: float | None, kind: str) -> str:
 
 
 def more_draws(rankings: list[Ranking], fixed: curves.FixedN, budget: int) -> str:
-    """Whether best-of-N at the budget is worse than a smaller N, in a sentence.
-
-    The best N is the one with the largest quality of :func:`bonmini_guard.calibration.curves.fixed_n` up to the budget; the
-    difference and its standard error are :func:`bonmini_guard.calibration.curves.paired_difference`'s.
-    """
-    quality = fixed.quality
-    best = int(np.argmax(quality[:budget])) + 1
-    if best == budget:
-        return f"Up to the budget, quality rises with N: best-of-{budget} is acceptable for {percent(float(quality[budget - 1]))}."
-    fall, error = curves.paired_difference(rankings, best, budget)
-    sure = "more than two standard errors" if abs(fall) > 2 * error else "less than two standard errors: it may be chance"
+    """Whether best-of-N at the budget is worse than a smaller N (:func:`~bonmini_guard.calibration.curves.over_optimised`)."""
+    if (worse := curves.over_optimised(rankings, fixed, budget)) is None:
+        quality = percent(float(fixed.quality[budget - 1]))
+        return f"Up to the budget, quality rises with N: best-of-{budget} is acceptable for {quality}."
     return (
-        f"Over-optimisation: best-of-{budget} is worse than best-of-{best}. Its answers are acceptable for "
-        f"{percent(float(quality[budget - 1]))} of requests against {percent(float(quality[best - 1]))} "
-        f"(difference {100 * fall:+.1f} points, standard error {100 * error:.1f}; {sure}). The red line counts the requests "
-        f"whose best answer passes the last threshold and is not acceptable: more draws find more answers that fool the scorer."
+        f"Over-optimisation: {worse.sentence} The red line counts the requests whose best answer passes the last threshold and is "
+        "not acceptable: more draws find more answers that fool the scorer."
     )
 
 

@@ -29,6 +29,8 @@ MINI_N, MAX_LOOPS = 4, 8
 ALPHA, EPSILON, DELTA = 0.05, 0.01, 0.1
 #: What is counted, and its price in money.
 NO_COST = ("draws", None)
+#: Rows that say which N is best.
+MOST_RANKED = 10_000
 RISKS = ("served_and_bad", "bad_among_served", "false_acceptance")
 
 
@@ -131,12 +133,30 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigurationError(f"{options.output}: cannot write the profile ({error.strerror}); give another -o") from error
     say(outcome.sentence)
+    _say_if_over_optimised(log, sum(outcome.profile.schedule))
     _show_front(outcome.profile.evidence)
     if unknown := not_vouched_for(outcome.profile):
         say(f"The promise does not vouch for {'; '.join(unknown)}.")
     profile = shlex.quote(str(options.output))
     say(f"next: bonmini-guard report {' '.join(map(shlex.quote, options.logs))} --profile {profile} -o report.html")
     return 0
+
+
+def _say_if_over_optimised(log: Log, budget: int) -> None:
+    """Whether plain best-of-N serves more acceptable answers with fewer draws, on the first rows that are labelled throughout."""
+    import numpy as np
+
+    from bonmini_guard.calibration import curves
+    from bonmini_guard.calibration.figures import quality_of
+    from bonmini_guard.calibration.ranking import rank
+
+    whole = (np.isfinite(log.labels) | ~log.drawn).all(1) & log.complete & (log.counts >= budget)
+    used = log.take(np.flatnonzero(whole)[:MOST_RANKED])
+    if len(used) > 1:
+        rankings = rank(used.scores, quality_of(used), used.counts)
+        worse = curves.over_optimised(rankings, curves.fixed_n(rankings, budget, math.inf), budget)
+        if worse is not None and worse.sure:
+            say(f"Best-of-N is over-optimised: {worse.sentence}")
 
 
 def _show_front(evidence: Mapping[str, Any]) -> None:
