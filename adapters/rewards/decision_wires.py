@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol, Unpack
+from typing import Any, Literal, Unpack
 
 from langchain_core.messages.ai import UsageMetadata
 from pydantic import SecretStr
@@ -58,22 +58,39 @@ class Answers:
     usage: UsageMetadata | None = None
 
 
-class DecisionModel(Protocol):
-    """What is asked: an endpoint, or a model of LangChain's."""
+class DecisionModel:
+    """What is asked, an endpoint or a model of LangChain's: by System One's types of questions, or by OpenAI's."""
 
     model_id: str
+    #: Whether its questions are OpenAI's.
+    _openai: bool
 
     async def yes(self, state: Sequence[Turn], questions: Sequence[Question]) -> Answers:
-        """The probability of yes for each question about a conversation."""
+        """The probability of yes for each question about a conversation.
+
+        Raises:
+            EndpointError: no usable answer.
+        """
+        form = _predicate if self._openai else _noul
+        return await self._answers(state, {question.name: form(question) for question in questions})
 
     async def choose(self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str]) -> Answers:
-        """A probability for each label."""
+        """A probability for each label; none at all if the model refused.
+
+        Raises:
+            EndpointError: no usable answer.
+        """
+        listed = "choices" if self._openai else "criteria"
+        return await self._answers(state, {_CHOICE: {"type": "choice", "instructions": instructions, listed: dict(labels)}})
 
     async def aclose(self) -> None:
         """Close what it opened."""
 
+    async def _answers(self, state: Sequence[Turn], questions: Mapping[str, dict[str, Any]]) -> Answers:
+        raise NotImplementedError
 
-class DecisionEndpoint(Endpoint):
+
+class DecisionEndpoint(Endpoint, DecisionModel):
     """A decision model behind HTTP.
 
     Args:
@@ -104,55 +121,24 @@ class DecisionEndpoint(Endpoint):
         url = checked_url(base_url, "api_key", route, route.removeprefix("/v1"), "/v1")
         settings = Http.of({"timeout": 60.0, "backoff": 0.2, "max_concurrency": 16, **http})
         super().__init__(url, checked_secret(api_key, "OPENAI_API_KEY"), settings)
-        self.wire, self.model, self._route = wire, model, route
+        self.wire, self.model, self._route, self._openai = wire, model, route, wire == "decisions"
         self.model_id = f"{wire}:{model or url}"
 
-    async def yes(self, state: Sequence[Turn], questions: Sequence[Question]) -> Answers:
-        """The probability of yes for each question about a conversation.
+    async def _answers(self, state: Sequence[Turn], questions: Mapping[str, dict[str, Any]]) -> Answers:
+        if not self._openai:
+            said = await self._said({"state": [turn.openai() for turn in state], "questions": questions})
+            if not isinstance(answers := said.get("answers"), Mapping):
+                raise _unreadable("no answers")
+            return Answers(_probabilities(answers, "noul"), _usage(said.get("usage")))
+        asked = [{"name": name, **question} for name, question in questions.items()]
+        for question in asked:
+            if "choices" in question:
+                question["choices"] = [{"value": label, "description": text} for label, text in question["choices"].items()]
+        said = await self._said({"input": [item for turn in state for item in _items(turn)], "questions": asked})
+        return Answers(_probabilities(_by_name(said.get("answers"), questions), "probability"), _usage(said.get("usage")))
 
-        Raises:
-            EndpointError: no usable answer.
-        """
-        if self.wire == "systemone":
-            return await self._systemone(state, {question.name: _noul(question) for question in questions})
-        asked = [{"type": "predicate", "name": question.name, "instructions": _whole(question)} for question in questions]
-        return await self._decisions(state, asked)
-
-    async def choose(self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str]) -> Answers:
-        """A probability for each label; none at all if the model refused.
-
-        Raises:
-            EndpointError: no usable answer.
-        """
-        about: dict[str, Any] = {"type": "choice", "instructions": instructions}
-        if self.wire == "systemone":
-            return await self._systemone(state, {_CHOICE: about | {"criteria": dict(labels)}})
-        choices = [{"value": label, "description": text} for label, text in labels.items()]
-        return await self._decisions(state, [about | {"name": _CHOICE, "choices": choices}])
-
-    async def _systemone(self, state: Sequence[Turn], questions: Mapping[str, Any]) -> Answers:
-        said = await self._said({"model": self.model, "state": [turn.openai() for turn in state], "questions": questions})
-        answers = said.get("answers")
-        if not isinstance(answers, Mapping):
-            raise _unreadable("no answers")
-        return Answers(_probabilities(answers, "noul"), _usage(said.get("usage")))
-
-    async def _decisions(self, state: Sequence[Turn], questions: Sequence[Mapping[str, Any]]) -> Answers:
-        items = [item for turn in state for item in _items(turn)]
-        said = await self._said({"model": self.model, "input": items, "questions": questions})
-        answers = said.get("answers")
-        if not isinstance(answers, list) or len(answers) != len(questions):
-            raise _unreadable(f"{len(answers) if isinstance(answers, list) else 'no'} answers to {len(questions)} questions")
-        # In the order of the questions; a name, where there is one, must be that of its question.
-        named = {}
-        for question, answer in zip(questions, answers, strict=True):
-            if not isinstance(answer, Mapping) or answer.get("name") not in (None, question["name"]):
-                raise _unreadable("an answer to another question")
-            named[question["name"]] = answer
-        return Answers(_probabilities(named, "probability"), _usage(said.get("usage")))
-
-    async def _said(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        sent = json.dumps({key: value for key, value in body.items() if value is not None}).encode()
+    async def _said(self, body: dict[str, Any]) -> Mapping[str, Any]:
+        sent = json.dumps(body if self.model is None else {"model": self.model, **body}).encode()
 
         async def attempt(client: httpx.AsyncClient) -> Mapping[str, Any]:
             said, _ = await self._post(client, self._route, sent, quiet=True)
@@ -164,11 +150,11 @@ class DecisionEndpoint(Endpoint):
         return await self._ask(attempt)
 
 
-class LangChainDecisions:
+class LangChainDecisions(DecisionModel):
     """A ``BaseDecisionModel`` of langchain-core, or langchain-openai's ``OpenAIDecisions``, as what is asked.
 
     Args:
-        model: which.
+        model: which; it stays its owner's, and open.
         openai: whether it is the latter.
     """
 
@@ -176,25 +162,11 @@ class LangChainDecisions:
         self._model, self._openai = model, openai
         self.model_id = f"{type(model).__name__}:{getattr(model, 'model', '')}"
 
-    async def yes(self, state: Sequence[Turn], questions: Sequence[Question]) -> Answers:
-        """The probability of yes for each question; None where the model refused."""
-        if self._openai:
-            asked: dict[str, Any] = {each.name: {"type": "predicate", "instructions": _whole(each)} for each in questions}
-        else:
-            asked = {question.name: _noul(question) for question in questions}
-        return await self._answers(state, asked)
-
-    async def choose(self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str]) -> Answers:
-        """A probability for each label."""
-        listed = "choices" if self._openai else "criteria"
-        return await self._answers(state, {_CHOICE: {"type": "choice", "instructions": instructions, listed: dict(labels)}})
-
-    async def aclose(self) -> None:
-        """The model is its owner's."""
-
-    async def _answers(self, state: Sequence[Turn], questions: Mapping[str, Mapping[str, Any]]) -> Answers:
+    async def _answers(self, state: Sequence[Turn], questions: Mapping[str, dict[str, Any]]) -> Answers:
+        # Loaded with the model that is asked; older versions have no such module.
+        types = import_module("langchain_openai.decisions" if self._openai else "langchain_core.decisions")
+        typed = {name: getattr(types, each["type"].capitalize())(**each) for name, each in questions.items()}
         messages = [turn.message() for turn in state]
-        typed = {name: _typed(self._openai, each) for name, each in questions.items()}
         said = await self._model.ainvoke({"input" if self._openai else "state": messages, "questions": typed})
         answers = {name: answer.model_dump() for name, answer in said.answers.items() if name in questions}
         return Answers(_probabilities(answers, "probability" if self._openai else "noul"), _usage(said.usage))
@@ -227,21 +199,16 @@ def _is(value: Any, module: str, name: str) -> bool:
     return kind is not None and isinstance(value, kind)
 
 
-def _typed(openai: bool, question: Mapping[str, Any]) -> Any:
-    # Loaded with the model that is asked; older versions have no such module.
-    types = import_module("langchain_openai.decisions" if openai else "langchain_core.decisions")
-    return getattr(types, question["type"].capitalize())(**question)
-
-
 def _noul(question: Question) -> dict[str, Any]:
     says = {key: text for key, text in (("true", question.yes), ("false", question.no)) if text is not None}
     return {"type": "noul", "instructions": question.instructions} | ({"criteria": says} if says else {})
 
 
-def _whole(question: Question) -> str:
-    """For a protocol without criteria."""
+def _predicate(question: Question) -> dict[str, Any]:
+    """For a protocol without criteria, which stand in the question."""
     says = (("Yes means", question.yes), ("No means", question.no))
-    return "\n".join([question.instructions, *(f"{means}: {text}" for means, text in says if text is not None)])
+    whole = [question.instructions, *(f"{means}: {text}" for means, text in says if text is not None)]
+    return {"type": "predicate", "instructions": "\n".join(whole)}
 
 
 def _items(turn: Turn) -> Iterable[dict[str, Any]]:
@@ -253,6 +220,16 @@ def _items(turn: Turn) -> Iterable[dict[str, Any]]:
         yield {"type": "message", "role": turn.role, "content": turn.shown}
     for call in turn.calls:
         yield {"type": "function_call", "call_id": call.id or "", "name": call.name, "arguments": call.arguments}
+
+
+def _by_name(answers: Any, questions: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers in the order of their questions; a name, where there is one, must be that of its question."""
+    if not isinstance(answers, list) or len(answers) != len(questions):
+        raise _unreadable(f"{len(answers) if isinstance(answers, list) else 'no'} answers to {len(questions)} questions")
+    for name, answer in zip(questions, answers, strict=True):
+        if not isinstance(answer, Mapping) or answer.get("name") not in (None, name):
+            raise _unreadable("an answer to another question")
+    return dict(zip(questions, answers, strict=True))
 
 
 def _probabilities(answers: Mapping[str, Any], key: str) -> dict[str, float | None]:

@@ -13,18 +13,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import reduce
 from typing import Any, Literal, get_args
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.messages.ai import add_usage
 
 from bonmini_guard.adapters.groups import all_or_none
-from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected
+from bonmini_guard.adapters.http_errors import RequestRejected
 from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpoint, Question, as_decision_model
-from bonmini_guard.adapters.rewards.probe import agree, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.probe import Probed, agree, fingerprint_of, probe_pairs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
-from bonmini_guard.engine.bridge import run_sync
-from bonmini_guard.engine.scorers import log_odds
+from bonmini_guard.engine.scorers import FunctionSession, log_odds
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec
 
@@ -41,7 +41,7 @@ _WITHIN = "{question}\n\nThe last answer is the text below. It is to be judged, 
 _TOLERANCE = 0.25
 
 
-class Decisions:
+class Decisions(Probed):
     """Scores answers by a decision model's probability of "yes".
 
     Example::
@@ -66,6 +66,7 @@ class Decisions:
     """
 
     has_zero = True
+    _what = "decision model that answers this"
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Decisions:
         if ask == "choice" and len(self.questions) > 1:
             raise ConfigurationError("ask='choice' takes one question: join them, or use ask='each'")
         self.ask, self.rotations, self.not_shown = ask, rotations, frozenset(not_shown)
-        self.model_id = self.model.model_id
+        self.model_id = self._where = self.model.model_id
         #: The least distance of a probability from 0 and 1; None until the probe has shown it.
         self.clip: float | None = None
         self._probed: str | None = None
@@ -102,19 +103,6 @@ class Decisions:
 
     # Probing
 
-    def check(self) -> None:
-        """Probe the model, for whoever builds a guard; one that is down is probed before its first score instead.
-
-        Raises:
-            ConfigurationError: it gives no usable probabilities.
-        """
-        try:
-            run_sync(self.ready)
-        except (RequestRejected, MalformedAnswer) as error:
-            raise ConfigurationError(f"{self.model_id} is no decision model that answers this: {error}") from error
-        except EndpointError as error:
-            logger.warning("the decision model %s does not answer yet: %s", self.model_id, error)
-
     def fingerprint(self) -> str:
         """The probe's log-odds, with the question, its criteria and the way it is asked. Blocks when first asked.
 
@@ -122,10 +110,7 @@ class Decisions:
             ConfigurationError: the model gives no usable probabilities, or no answer at all.
         """
         if self._probed is None:
-            try:
-                run_sync(self.ready)
-            except EndpointError as error:
-                raise ConfigurationError(f"no probabilities from {self.model_id} ({error})") from error
+            self._probe_now()
         return f"{self._probed}+{self._declared()}"
 
     def agrees_with(self, fingerprint: str) -> bool:
@@ -156,26 +141,18 @@ class Decisions:
         self.clip, self._probed = clip, fingerprint_of(finite)
 
 
-class DecisionSession:
-    """Scores candidates of one conversation; see :class:`bonmini_guard.engine.protocols.ScoringSession`.
+class DecisionSession(FunctionSession):
+    """Scores candidates of one conversation; None for one that the model refused, did not answer about, or cannot be shown whole.
 
-    Attributes:
-        usage_metadata: tokens that the answers have cost so far.
-        parts: of each candidate last scored, the log-odds by question; None where it is not asked by questions.
+    Its ``score`` raises EndpointError where the model gave no usable answer. ``parts`` are the log-odds by question.
     """
 
     def __init__(self, scorer: Decisions, messages: Sequence[BaseMessage]) -> None:
+        super().__init__(self._scores)
         self._scorer, self._prompt = scorer, list(map(Turn.of, messages))
         self._best: tuple[float, str] | None = None
-        self.usage_metadata: UsageMetadata | None = None
-        self.parts: list[Mapping[str, float | None] | None] = []
 
-    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        """One score for each candidate; None for one that the model refused, did not answer about, or cannot be shown whole.
-
-        Raises:
-            EndpointError: the model gave no usable answer.
-        """
+    async def _scores(self, candidates: Sequence[AIMessage]) -> list[float | None]:
         await self._scorer.ready()
         said = [Turn.of(candidate).without(self._scorer.not_shown) for candidate in candidates]
         shown = [turn for turn in said if not turn.kinds]
@@ -183,8 +160,8 @@ class DecisionSession:
             self.parts, given = [], iter(await self._chosen(shown) if shown else [])
             return [None if turn.kinds else next(given) for turn in said]
         odds = iter(await self._odds(shown) if shown else [])
-        self.parts = [None if turn.kinds else next(odds) for turn in said]
-        return [None if part is None else least(part) for part in self.parts]
+        parts = self.parts = [None if turn.kinds else next(odds) for turn in said]
+        return [None if part is None else least(part) for part in parts]
 
     async def _odds(self, said: Sequence[Turn]) -> list[dict[str, float | None]]:
         together = self._scorer.ask == "together" and len(said) > 1 and not any(turn.calls for turn in said)
@@ -244,11 +221,7 @@ class DecisionSession:
         return scores
 
     def _pay(self, found: Sequence[Answers]) -> None:
-        for usage in (each.usage for each in found):
-            self.usage_metadata = self.usage_metadata if usage is None else add_usage(self.usage_metadata, usage)
-
-    async def aclose(self) -> None:
-        """Nothing is held."""
+        self.spent = reduce(add_usage, [each.usage for each in found if each.usage is not None], self.spent)
 
 
 def asked(questions: str | Sequence[str] | Mapping[str, str], criteria: Mapping[str, Any] | None = None) -> tuple[Question, ...]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
+from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected
+from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.scorers import Scale
 from bonmini_guard.errors import ConfigurationError
 
+logger = logging.getLogger(__name__)
 _PREFIX = "probe:"
 _SPREAD = 1e-6
 _PAIRS = (
@@ -21,6 +25,36 @@ _PAIRS = (
     ("The film was", " a delight from the first scene to the last: warm, funny and well played."),
     ("The film was", " dull, awful and far too long; the plot made no sense and the cast was bored."),
 )
+
+
+class Probed:
+    """A scorer that its server's scores of fixed pairs are the fingerprint of; a subclass says what and where it is."""
+
+    _what: str
+    _where: str
+
+    async def ready(self) -> None:
+        """Probe the server, unless that was done."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Probe the server, for whoever builds a guard. One that cannot be reached is probed before its first score instead.
+
+        Raises:
+            ConfigurationError: it gives no usable scores.
+        """
+        try:
+            run_sync(self.ready)
+        except (RequestRejected, MalformedAnswer) as error:
+            raise ConfigurationError(f"{self._where} is no {self._what}: {error}") from error
+        except EndpointError as error:
+            logger.warning("%s does not answer yet: %s", self._where, error)
+
+    def _probe_now(self) -> None:
+        try:
+            run_sync(self.ready)
+        except EndpointError as error:
+            raise ConfigurationError(f"no scores from {self._where} ({error}): start it first") from error
 
 
 def probe_pairs() -> list[tuple[list[BaseMessage], AIMessage]]:

@@ -15,12 +15,11 @@ from pydantic import SecretStr
 
 from bonmini_guard.adapters.groups import all_or_none
 from bonmini_guard.adapters.http import Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
-from bonmini_guard.adapters.http_errors import EndpointError, EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
+from bonmini_guard.adapters.http_errors import EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
 from bonmini_guard.adapters.rewards.inputs import as_messages, writer
-from bonmini_guard.adapters.rewards.probe import agree, check_scores, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.probe import Probed, agree, check_scores, fingerprint_of, probe_pairs
 from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, Limits, Scores, ServerKind, kinds_of
 from bonmini_guard.conversation import NOT_SHOWN
-from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.limiter import Limiter, request_lane
 from bonmini_guard.engine.scorers import FunctionSession, Scale, inputs_digest, log_odds
 from bonmini_guard.errors import ConfigurationError, MissingExtraError
@@ -46,7 +45,7 @@ PROBE_INTERVAL = 1.0
 _ABOUT_AN_INPUT = (400, 413, 422)
 
 
-class RemoteRewardModel(Endpoint):
+class RemoteRewardModel(Probed, Endpoint):
     """Scores answers with a reward model behind HTTP.
 
     The chat template is applied here, so the server needs none and every server scores the same tokens; only the kind
@@ -125,6 +124,7 @@ class RemoteRewardModel(Endpoint):
         url, secret = checked_url(base_url, "api_key", KINDS[kind].route), checked_secret(api_key, KEY_VARIABLE)
         super().__init__(url, secret, replace(settings, attempt_timeout=patience))
         self.kind = kind
+        self._where, self._what = f"the server at {url}", f"reward server of kind {kind}"
         self.model = model
         self.tolerance = tolerance
         self._wire = KINDS[kind]
@@ -165,38 +165,22 @@ class RemoteRewardModel(Endpoint):
             ConfigurationError: the server gives no usable scores, or no answer at all.
         """
         if self._agreed is None:
-            try:
-                run_sync(self._probe_apart)
-            except EndpointError as error:
-                raise ConfigurationError(f"no scores from {self.base_url} ({error}): start the reward server first") from error
+            self._probe_now()
         return self._fingerprint or ""
 
     def agrees_with(self, fingerprint: str) -> bool:
         """Whether a profile's fingerprint is this server's, within the tolerance."""
         return agree(fingerprint, self.fingerprint(), self.tolerance)
 
-    def check(self) -> None:
-        """Probe the server, for whoever builds a guard. One that cannot be reached is probed before its first score instead.
+    # Probing
 
-        Raises:
-            ConfigurationError: it gives no usable scores.
-        """
+    async def ready(self) -> None:
+        """Probe, if nobody has, on a loop of its own, and leave no connection there."""
         if self._agreed is not None:
             return
         try:
-            run_sync(self._probe_apart)
-        except (RequestRejected, MalformedAnswer) as error:
-            raise ConfigurationError(f"the server at {self.base_url} is no reward server of kind {self.kind}: {error}") from error
-        except EndpointError as error:
-            logger.warning("the reward server at %s does not answer yet: %s", self.base_url, error)
-
-    # Probing
-
-    async def _probe_apart(self) -> None:
-        """Probe on a loop of its own, and leave no connection there."""
-        try:
             async with asyncio.timeout(self.http.attempt_timeout):
-                await self._ready()
+                await self._trust()
         except TimeoutError as error:
             raise EndpointTimeout(f"no answer within {self.http.attempt_timeout} s", retryable=True) from error
         finally:
@@ -205,7 +189,7 @@ class RemoteRewardModel(Endpoint):
             if clients is not None:
                 await clients.aclose()
 
-    async def _ready(self) -> None:
+    async def _trust(self) -> None:
         """Probe the server, unless that was done since a connection was last lost or opened."""
         if self._trusted():
             return
@@ -294,12 +278,12 @@ class RemoteRewardModel(Endpoint):
             request_lane.reset(before)
 
     async def _scored(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
-        await self._ready()
+        await self._trust()
         inputs = await self._prepare(messages, candidates)
         batches = self._batches([one for one in inputs if one is not None])
         scored = await all_or_none([self._score_batch(batch) for batch in batches])
         # A retry may have met another server than the one that agreed.
-        await self._ready()
+        await self._trust()
         values = iter([value for scores in scored for value in scores])
         return [None if one is None else next(values) for one in inputs]
 

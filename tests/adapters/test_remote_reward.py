@@ -642,7 +642,7 @@ def test_the_zero_of_a_checkpoint_or_as_declared(apart, tokenizer):
 
 def test_a_server_that_is_down_has_no_fingerprint(apart):
     apart.faults = lambda path, body: 503
-    with pytest.raises(ConfigurationError, match="start the reward server first"):
+    with pytest.raises(ConfigurationError, match="start it first"):
         make(apart, retries=0).fingerprint()
 
 
