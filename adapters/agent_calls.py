@@ -12,16 +12,14 @@ from bonmini_guard.engine.detach import langsmith_set, say_nothing
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.engine.snapshot import identity
-from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.errors import needing
 from bonmini_guard.runnables.conduct import Guard
 from bonmini_guard.runnables.structured import ValidatingScorer
 
-try:
+with needing("agents"):
     from langchain.agents.middleware.types import ModelRequest, ModelResponse
     from langchain.agents.structured_output import StructuredOutputError
     from langgraph.runtime import Runtime
-except ImportError as error:
-    raise MissingExtraError("langchain", "agents") from error
 
 
 class AgentCall:
@@ -29,13 +27,9 @@ class AgentCall:
 
     Args:
         request: what the agent asks; each draw asks the same of a copy of its model without callbacks.
-        ask: calls the rest of the stack.
-        seed_argument: name of the model setting that takes a draw's seed.
         promised: False where the profile speaks of another model: what is served is then a fallback's.
 
     Attributes:
-        model: draws through the request's model, without callbacks.
-        chat_model: that model.
         messages: the conversation that the reward model sees.
         asked: what makes two calls on one conversation different requests: a fallback model is asked the same, and decided anew.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,14 +14,14 @@ from langchain_core.messages import AIMessage
 from bonmini_guard.adapters.agent_calls import AgentCall
 from bonmini_guard.engine.fingerprints import as_text
 from bonmini_guard.engine.protocols import DrawRequest
-from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, MissingExtraError, NoAcceptableResponse, abstention
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, NoAcceptableResponse, abstention, needing
 from bonmini_guard.forks import Lock
 from bonmini_guard.runnables.chat_model import ChatBestOfMiniN
 from bonmini_guard.runnables.conduct import Guard
-from bonmini_guard.runnables.options import CommonOptions, ToolTurns
+from bonmini_guard.runnables.options import CommonOptions
 from bonmini_guard.runnables.settings import load_profile
 
-try:
+with needing("agents"):
     from langchain.agents.middleware.types import (
         AgentMiddleware,
         AgentState,
@@ -34,8 +33,6 @@ try:
         ResponseT,
     )
     from langgraph.types import Command
-except ImportError as error:
-    raise MissingExtraError("langchain", "agents") from error
 
 #: Seconds for which a refused request is remembered, and how many are: another model is asked at once, or never.
 REMEMBERED, MOST_REMEMBERED = 60.0, 64
@@ -95,7 +92,6 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         self,
         *,
         reward_model: Any,
-        guard_tool_calls: bool | None = None,
         on_abstain: OnAbstain = "error",
         seed_argument: str | None = None,
         **options: Unpack[CommonOptions],
@@ -105,7 +101,6 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         Args:
             reward_model: A ``RewardModel``, any ``Scorer``, or a callable ``(messages, candidates) -> list of scores``, sync
                 or async. The messages are the system message and the conversation so far, with tool calls and their results.
-            guard_tool_calls: Deprecated: ``True`` is ``tool_turns="judge"``, ``False`` is ``tool_turns="pass"``.
             on_abstain: Behavior when nothing passed.
 
                 Options:
@@ -134,10 +129,6 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             ProfileError: The profile is malformed, or was calibrated for other parts. The model's part is checked when the
                 agent first calls it.
         """
-        if guard_tool_calls is not None:
-            turns: ToolTurns = "judge" if guard_tool_calls else "pass"
-            warnings.warn(f"guard_tool_calls={guard_tool_calls} is now tool_turns={turns!r}", DeprecationWarning, stacklevel=2)
-            options.setdefault("tool_turns", turns)
         super().__init__()
         self.tools = []  # No additional tools registered by this middleware
         profile, self._refusals = load_profile(options.get("profile")), _Refusals()
@@ -162,10 +153,6 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
 
         Threads cannot be cancelled: a draw that is no longer needed runs to its end, and nobody is told what it said.
 
-        Args:
-            request: Model request with model, messages, state, and runtime.
-            handler: Callable to execute the model; it is called once for each draw, from several threads.
-
         Raises:
             NoAcceptableResponse: Nothing passed, and ``on_abstain`` is `'error'`.
             GenerationError: Not one draw arrived.
@@ -183,10 +170,6 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         self, request: ModelRequest[ContextT], handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]]
     ) -> ExtendedModelResponse[ResponseT]:
         """Draw concurrently, score, cancel what is no longer needed, and return the winner.
-
-        Args:
-            request: Model request with model, messages, state, and runtime.
-            handler: Async callable to execute the model; it is called once for each draw.
 
         Raises:
             NoAcceptableResponse: Nothing passed, and ``on_abstain`` is `'error'`.

@@ -108,43 +108,32 @@ class Answer:
         return message
 
 
-def read_answers(payloads: Sequence[Any], *, ended: bool = False, several: bool = False) -> list[Answer]:
+def read_answers(payloads: Sequence[Any], *, ended: bool = False) -> list[Answer]:
     """The answers in a response, in the order of their indices: servers send them in any order.
 
     Choices that are no answer are left out while another one is.
 
     Args:
-        payloads: the whole response alone, or the chunks of a stream, as plain JSON.
+        payloads: the whole response alone, or the chunks of a stream, which hold one answer, as plain JSON.
         ended: whether the stream said that it ends.
-        several: whether more than one answer was asked for.
 
     Raises:
-        MalformedAnswer: there is none, or what is streamed of several cannot be told apart.
+        MalformedAnswer: there is none.
         GenerationFailedAtEndpoint: not one of them ended.
         EndpointError: the server told an error in place of an answer.
     """
-    parts: dict[tuple[int, int], list[Any]] = {}
-    usages: dict[tuple[int, int], Any] = {}
-    whole: Any = None
-    model: Any = None
     for payload in payloads:
         if (failure := from_answer(payload)) is not None:
             raise failure
-        model = model or payload.get("model")
-        choices = payload.get("choices") or []
-        seen: list[int] = []
-        for choice in choices:
-            index = _count(choice.get("index")) or 0 if several else 0
-            # Choices of one payload are different answers, whatever index they say.
-            place = (index, seen.count(index))
-            seen.append(index)
-            parts.setdefault(place, []).append(choice)
-            usages[place] = payload.get("usage") or usages.get(place)
-        # The last chunk tells the usage of all and has no choice; some servers tell each choice's own with its end.
-        whole = payload.get("usage") or whole if not choices or len(payloads) == 1 else whole
-    told = ended or bool(whole)
-    read = _readable([(parts[place], told or bool(usages[place]), usages[place]) for place in sorted(parts)], model, several)
-    return share_usage([answer for answer, _ in read], whole) if whole else [share_usage([one], usage)[0] for one, usage in read]
+    choices = [payload.get("choices") or [] for payload in payloads]
+    if len(choices) == 1:
+        several = [[choice] for choice in sorted(choices[0], key=lambda choice: _count(choice.get("index")) or 0)]
+    else:
+        several = [one] if (one := [each[0] for each in choices if each]) else []
+    # The last chunk tells the usage.
+    usage = next((payload["usage"] for payload in reversed(payloads) if payload.get("usage")), None)
+    model = next((payload["model"] for payload in payloads if payload.get("model")), None)
+    return share_usage(_readable(several, ended or bool(usage), model), usage)
 
 
 def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
@@ -195,12 +184,12 @@ def finish_reason(reason: Any, told: bool = False) -> str | None:
     raise GenerationFailedAtEndpoint("the endpoint's answer broke off before its end", status=200, retryable=True)
 
 
-def _readable(several: Sequence[tuple[list[Any], bool, Any]], model: Any, apart: bool) -> list[tuple[Answer, Any]]:
-    read: list[tuple[Answer, Any]] = []
+def _readable(several: Sequence[list[Any]], told: bool, model: Any) -> list[Answer]:
+    read: list[Answer] = []
     failure: EndpointError | None = None
-    for parts, told, usage in several:
+    for parts in several:
         try:
-            read.append((_read(parts, told, model, apart), usage))
+            read.append(_read(parts, told, model))
         except EndpointError as error:
             failure = error
     if not read:
@@ -208,14 +197,12 @@ def _readable(several: Sequence[tuple[list[Any], bool, Any]], model: Any, apart:
     return read
 
 
-def _read(choices: Sequence[Any], told: bool, model: Any, apart: bool) -> Answer:
+def _read(choices: Sequence[Any], told: bool, model: Any) -> Answer:
     """One answer from its choice, or from all its choices in a stream."""
     messages = [message for message in map(_said, choices) if message is not None]
     reasons = [reason for choice in choices if (reason := choice.get("finish_reason"))]
     if not messages:
         raise MalformedAnswer("the endpoint answered without a message", status=200, retryable=True)
-    if apart and len(reasons) > 1:
-        raise MalformedAnswer("the endpoint streams several answers under one index", status=200, retryable=True)
     content: Any = messages[0].get("content")
     beside = {name: "".join(said for each in messages if isinstance(said := each.get(name), str)) for name in _BESIDE}
     called = any(each.get("tool_calls") or each.get("function_call") for each in messages)

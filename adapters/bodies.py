@@ -29,9 +29,6 @@ def bounded(base: Any) -> Any:
 
     One is made of a stream of the wire's bytes, and of how they are encoded; they come out inflated. It raises MalformedAnswer for
     too many bytes, and for an encoding that was not asked for and is not known.
-
-    Args:
-        base: the HTTP library's class of such streams.
     """
 
     class Bounded(base):  # type: ignore[misc]

@@ -57,10 +57,6 @@ def apart(model: BaseLanguageModel[Any], loop: asyncio.AbstractEventLoop) -> Bas
 
     The model of an integration is built anew, where that gives the same settings and another connection. Where it does not, or the
     class is somebody's own, sync calls use its sync methods, in threads: a draw that is given up runs on there.
-
-    Args:
-        model: a chat model or an LLM.
-        loop: where the copy is going to be used.
     """
     wire = _wire(_client(model)) if type(model).__module__.startswith("langchain_") else None
     serves_sync = is_bridge(loop)

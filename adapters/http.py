@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Self, TypedDict, TypeVar
+from typing import Any, Self, TypedDict, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -32,7 +32,7 @@ from bonmini_guard.adapters.recovery import Recovery
 from bonmini_guard.engine.limiter import Limiter, build_limiter
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.forks import Lock
-from bonmini_guard.validation import check_names
+from bonmini_guard.validation import Amount, Count, Natural, Seconds, check, check_names
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,18 +75,15 @@ class Http:
         ConfigurationError: one of them is unknown or out of range.
     """
 
-    timeout: float | None = 120.0
-    attempt_timeout: float | None = None
-    retries: int = 3
-    backoff: float = 0.5
-    max_concurrency: int | Limiter | None = None
+    timeout: Seconds | None = 120.0
+    attempt_timeout: Seconds | None = None
+    retries: Natural = 3
+    backoff: Amount = 0.5
+    max_concurrency: Count | Limiter | None = None
     circuit: CircuitBreaker | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if any(seconds is not None and seconds <= 0 for seconds in (self.timeout, self.attempt_timeout)):
-            raise ConfigurationError("timeout and attempt_timeout are seconds above 0, or None to wait for ever")
-        if self.retries < 0 or self.backoff < 0 or (isinstance(self.max_concurrency, int) and self.max_concurrency < 1):
-            raise ConfigurationError("need retries >= 0, backoff >= 0 and max_concurrency >= 1")
+        check(vars(self), get_type_hints(Http, include_extras=True))
 
     @classmethod
     def of(cls, options: HttpOptions) -> Self:
@@ -137,13 +134,7 @@ async def _open(clients: Sequence[Any]) -> AsyncGenerator[None, None]:
 
 
 class Endpoint:
-    """Base of the adapters that speak HTTP.
-
-    Args:
-        base_url: where the server is.
-        secret: sent as bearer token; None sends none.
-        http: the settings.
-    """
+    """Base of the adapters that speak HTTP."""
 
     #: The HTTP library: httpx, or httpx2 where a client above it wants that.
     library: Any
@@ -265,6 +256,14 @@ class Endpoint:
                 with self._lock.held:
                     clients.limiter = self._limiter = self._limiter or Limiter(offered)
         return clients, clients.limiter
+
+    async def _apart(self, look: Callable[[Any], Awaitable[T]]) -> T:
+        """``look(client)`` with a client that nobody else uses: on a loop that is there for this alone, perhaps."""
+        client = self._client()
+        try:
+            return await look(client)
+        finally:
+            await client.aclose()
 
     async def _post(self, client: Any, route: str, body: bytes, *, quiet: bool = False, **extensions: Any) -> tuple[bytes, bool]:
         """The bytes of an answer, and whether it is a stream of events; a stream that said that it ends is read no further.
@@ -399,11 +398,6 @@ async def _drop_unread(response: Any) -> None:
 
 def checked_url(base_url: str, secret: str, *routes: str) -> str:
     """A base URL without a slash or a route at its end.
-
-    Args:
-        base_url: as the user gave it.
-        secret: name of the argument that takes secrets, for the message.
-        routes: what the adapter adds itself, and users paste with it.
 
     Raises:
         ConfigurationError: it is no URL of a server, or holds a secret.

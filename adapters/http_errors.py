@@ -36,7 +36,6 @@ class EndpointError(BonMiniGuardError):
     """An endpoint gave no usable answer.
 
     Args:
-        message: what happened.
         status: HTTP status; None where there was none, 200 for an error inside an answer.
         error_type: the server's own name of the error, if it gave one.
         retryable: whether the same request may succeed later.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -193,22 +193,24 @@ _HISTORY = (
 
 def keeps_history(model: Any) -> bool:
     """Whether calls of a model end up in a message history."""
-    if isinstance(model, RunnableWithMessageHistory):
-        return True
-    if isinstance(model, RunnableBindingBase):
-        return keeps_history(model.bound)
-    return isinstance(model, RunnableSequence) and any(map(keeps_history, model.steps))
+    return any(isinstance(part, RunnableWithMessageHistory) for part in _within(model))
 
 
 def is_configurable(model: Any) -> bool:
     """Whether the config of a call chooses what a model is."""
-    if isinstance(model, DynamicRunnable) or type(model).__name__ == "_ConfigurableModel":
-        return True
+    return any(isinstance(part, DynamicRunnable) or type(part).__name__ == "_ConfigurableModel" for part in _within(model))
+
+
+def _within(model: Any) -> Iterator[Any]:
+    """A model, and those in its bindings, fallbacks and sequences."""
+    yield model
+    parts: Sequence[Any] = ()
     if isinstance(model, RunnableBindingBase):
-        return is_configurable(model.bound)
-    if isinstance(model, RunnableWithFallbacks):
-        return any(map(is_configurable, model.runnables))
-    return isinstance(model, RunnableSequence) and any(map(is_configurable, model.steps))
+        parts = (model.bound,)
+    elif isinstance(model, RunnableWithFallbacks | RunnableSequence):
+        parts = list(model.runnables) if isinstance(model, RunnableWithFallbacks) else model.steps
+    for part in parts:
+        yield from _within(part)
 
 
 def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Runnable[Any, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Unpack
 from urllib.parse import urlsplit
 
@@ -19,13 +21,12 @@ from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import RequestRejected, from_response
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, refuse_spoiling, schema_of
+from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import DrawRequest
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, needing
 
-try:
+with needing("openai"):
     import httpx
-except ImportError as error:
-    raise MissingExtraError("httpx", "openai") from error
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +104,8 @@ class OpenAICompatibleGenerator(ServedGenerator):
         extra_body: more keys of every request's body, such as ``{"top_k": 40}`` or ``{"chat_template_kwargs": {...}}``.
         accept_truncated: False makes an answer cut at ``max_tokens`` a failed draw. Otherwise such answers have
             ``response_metadata["truncated"]`` True.
-        stream: receive answers as streams, which keeps proxies from closing a quiet connection. Answers with log-probabilities are
-            not streamed.
+        stream: receive answers as streams, which keeps proxies from closing a quiet connection. Answers with log-probabilities,
+            and several of one request, are not streamed.
         split_reasoning: move thoughts that the server leaves in the text (``<think>...</think>``, or the two tags given) to
             ``additional_kwargs["reasoning_content"]``, so that they are neither scored nor served as text.
         http: timeout, retries and the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`.
@@ -172,7 +173,10 @@ class OpenAICompatibleGenerator(ServedGenerator):
 
     def served_model(self) -> str | None:
         """The model's name. Blocks up to 5 s if the server has to be asked for it."""
-        return self.model or self._ask_for_the_model()
+        if self.model is None:
+            with contextlib.suppress(BonMiniGuardError, httpx.HTTPError, TimeoutError, ValueError, LookupError, TypeError):
+                run_sync(partial(self._apart, self._only_model))
+        return self.model
 
     def earlier_fingerprint(self) -> str:
         """As profiles of schema 1 have it: the model's name and the sampling settings."""
@@ -188,20 +192,21 @@ class OpenAICompatibleGenerator(ServedGenerator):
 
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         body = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}
-        if self.stream and "logprobs" not in body:
+        if self.stream and "logprobs" not in body and count == 1:
             body |= {"stream": True} | ({"stream_options": {"include_usage": True}} if self._stream_options else {})
         try:
-            said, streams = await self._post(client, _ROUTES[self.mode], json.dumps(body, ensure_ascii=False).encode())
+            said, streams = await self._sent(client, body)
         except RequestRejected as error:
             if "stream_options" not in body or not any(name in str(error) for name in ("stream_options", "include_usage")):
                 raise
             self._stream_options = False
             del body["stream_options"]
-            said, streams = await self._post(client, _ROUTES[self.mode], json.dumps(body, ensure_ascii=False).encode())
+            said, streams = await self._sent(client, body)
         payloads, ended = events(said) if streams else ([parsed(said)], False)
-        return read_answers(payloads, ended=ended, several=count > 1)
+        return read_answers(payloads, ended=ended)
 
-    # The model's name
+    async def _sent(self, client: Any, body: Mapping[str, Any]) -> tuple[bytes, bool]:
+        return await self._post(client, _ROUTES[self.mode], json.dumps(body, ensure_ascii=False).encode())
 
     async def _only_model(self, client: Any) -> str:
         async with asyncio.timeout(MODELS_TIMEOUT):
@@ -211,15 +216,10 @@ class OpenAICompatibleGenerator(ServedGenerator):
             if failure.status in (429, 502, 503, 504):
                 raise failure
             raise ConfigurationError(f"the server does not list its models ({failure.status}): name one with model=") from failure
-        self.model = _only(response.json())
-        return self.model
-
-    def _ask_for_the_model(self) -> str | None:
-        try:
-            said = httpx.get(f"{self.base_url}/models", headers=self._authorisation(), timeout=MODELS_TIMEOUT)
-            self.model = _only(said.json())
-        except (httpx.HTTPError, ValueError, LookupError, TypeError):
-            return None
+        models = [str(model["id"]) for model in response.json()["data"]]
+        if len(models) != 1:
+            raise ConfigurationError(f"the server has {len(models)} models: name one with model=")
+        self.model = models[0]
         return self.model
 
 
@@ -235,10 +235,3 @@ def events(said: bytes) -> tuple[list[Any], bool]:
             check_events(len(found))
             found.append(parsed(data))
     return found, False
-
-
-def _only(listed: Any) -> str:
-    models = [str(model["id"]) for model in listed["data"]]
-    if len(models) != 1:
-        raise ConfigurationError(f"the server has {len(models)} models: name one with model=")
-    return models[0]

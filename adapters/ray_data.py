@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bonmini_guard.calibration.scoring_logs import LogScorer, Tally, finish, score_log
-from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, InputError, needing
 from bonmini_guard.logs.appending import encoded
 from bonmini_guard.logs.reading import RowFile
 
@@ -66,10 +66,8 @@ def score_log_on_ray(
 
 
 def _run(sources: list[str], load: Callable[[], LogScorer], target: Path, plan: tuple[int, int, float]) -> list[dict[str, Any]]:
-    try:
+    with needing("ray"):
         import ray.data
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("ray", "ray") from error
     workers, shards, gpus = plan
     # Not ray.data.range: its read tasks wait for a CPU, and workers that hold all of a small cluster's would wait for them.
     numbers = ray.data.from_items([{"id": number} for number in range(shards)], override_num_blocks=shards)

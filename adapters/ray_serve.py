@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.server import TOKEN
 
 
@@ -70,10 +70,8 @@ def scoring_application(
     """
     if replicas < 1 or requests_per_replica < 1 or (most_replicas is not None and most_replicas < replicas):
         raise ConfigurationError("replicas and requests_per_replica are 1 or more, and most_replicas no less than replicas")
-    try:
+    with needing("ray"):
         from ray import serve
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("ray[serve]", "ray") from error
     number: dict[str, Any] = {"num_replicas": replicas}
     if most_replicas is not None:
         # Half of what a replica takes keeps it busy; more in its queue is a reason for another.

@@ -31,10 +31,8 @@ class Dialect:
     """What one route of one family of servers understands.
 
     Attributes:
-        generator: who speaks it, for messages.
         known: call options that may pass, under the server's names.
         body: of a request, from the conversation and its parameters, but the seed.
-        renamed: other names of call options.
         refused: reasons to refuse options with, beyond those that spoil every draw.
     """
 
@@ -46,11 +44,6 @@ class Dialect:
 
     def render(self, messages: Sequence[BaseMessage], settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request for draws of one prompt, but the seed.
-
-        Args:
-            messages: the conversation.
-            settings: the generator's parameters, by the server's names.
-            options: call options; those that are None say nothing.
 
         Raises:
             ConfigurationError: an option is unknown, would spoil the draw, or cannot be sent.

@@ -11,18 +11,16 @@ from typing import Any
 
 from bonmini_guard.engine.protocols import NO_OPTIONS
 from bonmini_guard.engine.result import Candidate, GuardResult, sigmoid
-from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.errors import needing
 from bonmini_guard.forks import Lock
 from bonmini_guard.logs.trace_row import Explored
 from bonmini_guard.logs.traces import TraceWriter
 from bonmini_guard.policy.policy import Decision, Policy, State
 
-try:
+with needing("telemetry"):
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.trace import Span, StatusCode
-except ImportError as error:
-    raise MissingExtraError("opentelemetry-api", "telemetry") from error
 
 _NAME = "bonmini_guard"
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)

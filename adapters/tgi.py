@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from importlib import import_module
 from typing import Any, Literal, Unpack
 
@@ -30,13 +31,12 @@ from bonmini_guard.adapters.http_errors import (
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, schema_of
 from bonmini_guard.conversation import Turn
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.errors import ConfigurationError, needing
 
-try:
+with needing("tgi"):
     from huggingface_hub import AsyncInferenceClient
     from huggingface_hub import errors as hub
-except ImportError as error:
-    raise MissingExtraError("huggingface_hub", "tgi") from error
 
 #: Seconds that the server's description is waited for.
 INFO_TIMEOUT = 5.0
@@ -166,25 +166,16 @@ class TGIGenerator(ServedGenerator):
         )
         self.model = model
         self._served: dict[str, Any] = {}
-        self._known: str | None = None
 
     def __repr__(self) -> str:
         return f"TGIGenerator({self.base_url!r}, mode={self.mode!r})"
 
     def served_model(self) -> str | None:
         """The model's id and revision as the server gives them. Blocks up to 5 s when first asked."""
-        if self._known is not None:
-            return self._known
-        try:
-            answer = self.library.get(f"{self.base_url}/info", headers=self._authorisation(), timeout=INFO_TIMEOUT)
-            served = _description(answer)
-        except self.library.HTTPError:
-            served = {}
-        name = served.get("model_id") or self.model
-        version = f"@{served['model_sha']}" if served.get("model_sha") else ""
-        if served and name:
-            self._known = f"{name}{version}"
-        return f"{name}{version}" if name else None
+        if not self._served:
+            self._served = run_sync(partial(self._apart, self._info))
+        name, version = self._served.get("model_id") or self.model, self._served.get("model_sha")
+        return f"{name}@{version}" if name and version else name
 
     def earlier_fingerprint(self) -> str:
         """As profiles of schema 1 have it: the model's id and the sampling settings."""
@@ -192,13 +183,18 @@ class TGIGenerator(ServedGenerator):
 
     # The server's description
 
-    async def _look(self, client: Any) -> int:
+    async def _info(self, client: Any) -> dict[str, Any]:
         try:
             async with asyncio.timeout(INFO_TIMEOUT):
-                self._served = _description(await client.get(f"{self.base_url}/info"))
-        except (self.library.HTTPError, TimeoutError, EndpointError):
+                response = await client.get(f"{self.base_url}/info")
+            described = response.json() if response.status_code == 200 else None
+        except (self.library.HTTPError, TimeoutError, EndpointError, ValueError):
             # Draws will say what is wrong.
-            pass
+            described = None
+        return described if isinstance(described, dict) else {}
+
+    async def _look(self, client: Any) -> int:
+        self._served = await self._info(client)
         return _limit(self._served, "max_concurrent_requests") or DEFAULT_CONCURRENCY
 
     def _check_fits(self, body: Mapping[str, Any]) -> None:
@@ -303,14 +299,6 @@ def _generation(payloads: Sequence[Any], streamed: bool, prompt_tokens: int) -> 
         output_tokens=details.get("generated_tokens") or 0,
         seed=details.get("seed"),
     )
-
-
-def _description(response: Any) -> dict[str, Any]:
-    try:
-        described = response.json() if response.status_code == 200 else {}
-    except ValueError:
-        described = {}
-    return described if isinstance(described, dict) else {}
 
 
 def _limit(served: Mapping[str, Any], name: str) -> int | None:

@@ -24,6 +24,8 @@ Texts of candidates never appear in a message of these errors.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -148,6 +150,21 @@ class MissingExtraError(ImportError):
     def __init__(self, package: str, extra: str) -> None:
         self.package, self.extra = package, extra
         super().__init__(f"{package} is needed here and is not installed: pip install 'bonmini-guard[{extra}]'")
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Where what an extra brings is imported.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except ImportError as error:
+        raise MissingExtraError((error.name or extra).partition(".")[0], extra) from error
 
 
 def _cause(error: BaseException | None) -> str:

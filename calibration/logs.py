@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from bonmini_guard.calibration.blocks import ARRAYS, Block, Reading, block_of_rows, row_keys
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.opening import is_pipe
-from bonmini_guard.logs.reading import Lines, RowFile
+from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.rows import Regime
 
 Floats = NDArray[np.float64]
@@ -345,7 +345,7 @@ def _blocks(file: RowFile, reading: Reading) -> Iterator[Block]:
     parser = columns.JsonLines(reading)
     for piece in file.pieces(_BYTES, _ROWS, columns.needed(reading)):
         try:
-            batch = parser.batch(piece.data) if isinstance(piece, Lines) else piece.data
+            batch = parser.batch(piece.data) if isinstance(piece.data, bytes) else piece.data
             yield columns.block_of_batch(batch, piece.first, str(file.path), reading)
         except columns.OddError:
             yield block_of_rows(piece.rows(), reading)

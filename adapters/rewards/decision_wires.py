@@ -15,12 +15,10 @@ from pydantic import SecretStr
 from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import MalformedAnswer
 from bonmini_guard.conversation import Turn
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, needing
 
-try:
+with needing("remote"):
     import httpx
-except ImportError as error:
-    raise MissingExtraError("httpx", "remote") from error
 
 Wire = Literal["systemone", "decisions"]
 ROUTES: dict[str, str] = {"systemone": "/v1/systemone", "decisions": "/v1/decisions"}
@@ -151,12 +149,7 @@ class DecisionEndpoint(Endpoint, DecisionModel):
 
 
 class LangChainDecisions(DecisionModel):
-    """A ``BaseDecisionModel`` of langchain-core, or langchain-openai's ``OpenAIDecisions``, as what is asked.
-
-    Args:
-        model: which; it stays its owner's, and open.
-        openai: whether it is the latter.
-    """
+    """A ``BaseDecisionModel`` of langchain-core, or langchain-openai's ``OpenAIDecisions``, as what is asked."""
 
     def __init__(self, model: Any, openai: bool) -> None:
         self._model, self._openai = model, openai

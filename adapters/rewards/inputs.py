@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, ServerKind
 from bonmini_guard.conversation import NOT_SHOWN, Turn
-from bonmini_guard.errors import CandidateTooLong, ConfigurationError, MissingExtraError, Unscorable
+from bonmini_guard.errors import CandidateTooLong, ConfigurationError, Unscorable, needing
 from bonmini_guard.forks import Lock
 from bonmini_guard.reward.texts import asked, spoken
 
@@ -57,11 +57,9 @@ class Writer:
         self._lock = Lock()
         if tokenizer is None:
             return
-        try:
+        with needing("local"):
             from bonmini_guard.reward.checkpoint import added_tokens
             from bonmini_guard.reward.formatting import Formatter
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "transformers", "local") from error
         self._tokenizer, length, self.has_zero = _load(tokenizer, max_length)
         self._formatter = Formatter(self._tokenizer, length)
         self._before, self._after = added_tokens(self._tokenizer)

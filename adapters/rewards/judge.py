@@ -111,11 +111,6 @@ class Judge(Questioner):
     """Log-odds of votes by a rubric, each side with half a vote more: one gives log 3 or its negative, k equal ones log(2k + 1).
 
     A vote without a verdict is none.
-
-    Args:
-        generator: a LangChain chat model, or what draws from an endpoint.
-        table: rubric and number of votes.
-        not_shown: parts of answers that are left out, and not served.
     """
 
     system = _SYSTEM

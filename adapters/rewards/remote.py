@@ -22,13 +22,11 @@ from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, Limits, Scores
 from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.limiter import Limiter, request_lane
 from bonmini_guard.engine.scorers import FunctionSession, Scale, inputs_digest, log_odds
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.reward.spec import ScorerSpec
 
-try:
+with needing("remote"):
     import httpx
-except ImportError as error:
-    raise MissingExtraError("httpx", "remote") from error
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -317,12 +315,7 @@ class RemoteRewardModel(Probed, Endpoint):
         return log_odds(value) if self._meaning == "probability" and value is not None else value
 
     async def _send(self, batch: Sequence[Any], quiet: bool = True) -> Scores:
-        """One request, with its retries.
-
-        Args:
-            batch: inputs.
-            quiet: leave out what the server says of an error, which may quote a candidate.
-        """
+        """One request, with its retries; ``quiet`` leaves out the server's words on an error, which may quote a candidate."""
         body = json.dumps(self._wire.body(batch, self.model)).encode()
 
         async def attempt(client: httpx.AsyncClient) -> Scores:

@@ -28,12 +28,6 @@ class Rubric(Judge):
     """The least of the criteria's log-odds of votes: MET against everything else.
 
     A criterion that a vote skips, or says twice, counts as not met there. A vote that ends in no such line is none.
-
-    Args:
-        generator: a LangChain chat model, or what draws from an endpoint.
-        criteria: one or more.
-        votes: how often the model is asked.
-        not_shown: parts of answers that are left out, and not served.
     """
 
     system = _SYSTEM

@@ -20,13 +20,7 @@ _BEFORE, _COLD = 32, 0.01
 
 
 class Verdicts(Questioner):
-    """Scores answers by the log-odds of verdict tokens; see :class:`bonmini_guard.reward.verdicts.VerdictReading`.
-
-    Args:
-        generator: draws with log-probabilities.
-        token: the verdicts and the question.
-        not_shown: parts of answers that are left out, and not served.
-    """
+    """Scores answers by the log-odds of verdict tokens; see :class:`bonmini_guard.reward.verdicts.VerdictReading`."""
 
     def __init__(self, generator: Any, token: Token, not_shown: Collection[str] = NOT_SHOWN) -> None:
         super().__init__(generator, not_shown)

@@ -47,13 +47,7 @@ Note = dict[str, Any]
 
 
 class Gateway(Door):
-    """Guards behind routes.
-
-    Args:
-        configuration: what is served.
-        limits: what is taken.
-        keep_alive: seconds.
-    """
+    """Guards behind routes."""
 
     def __init__(self, configuration: Configuration, limits: Limits | None = None, keep_alive: float = KEEP_ALIVE) -> None:
         super().__init__(configuration.keys, limits or Limits())

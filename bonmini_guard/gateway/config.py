@@ -62,14 +62,9 @@ class File(Table):
 class Configuration:
     """A file, and the parts that were built from it; parts whose tables have not changed outlive a reload.
 
-    Args:
-        path: of the file.
-
     Attributes:
         keys: of which clients must show one.
-        guards: by name.
         models: what clients may ask for, by name; of a guard and an upstream with one name, the guard.
-        breakers: of each upstream.
 
     Raises:
         ConfigurationError: the file, or a part that it names, is wrong.

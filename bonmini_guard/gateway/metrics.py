@@ -33,11 +33,7 @@ _READ = {
 class Metrics:
     """Counters of requests and of what the guards decided.
 
-    Args:
-        admission: who is in the house.
-
     Attributes:
-        requests: what every server counts.
         drift: p values by question, of each guard.
     """
 
@@ -56,13 +52,7 @@ class Metrics:
         self._upstream = Gauge("bonmini_guard_upstream_up", about, ["upstream"], registry=registry)
 
     def decided(self, guard: str, result: GuardResult, budget: int) -> None:
-        """Count what a guard has done for a request.
-
-        Args:
-            guard: its name.
-            result: what it did.
-            budget: draws of best-of-N.
-        """
+        """Count what a guard has done for a request."""
         used, saved = result.usage.get("total_tokens", 0), max(0, budget - result.draws_started)
         numbers = (result.draws, saved, used, saved * used / max(1, result.draws_started))
         for counter, number in zip(self._counted, numbers, strict=True):

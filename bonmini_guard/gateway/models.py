@@ -29,7 +29,6 @@ class Guarded:
     """A guard as a model.
 
     Attributes:
-        guard: conducts the requests.
         on_abstain: "refusal" and "message" answer 200, "error" 422.
         shadow: share of conversations (of requests, where none is named) that get the upstream's answer, judged afterwards.
         client_sampling: whether clients may change how is drawn.
@@ -49,11 +48,6 @@ class Guarded:
         self, request: ChatRequest, group: str | None, told: Callable[[str, GuardResult, int], None]
     ) -> dict[str, Any]:
         """The body of the answer.
-
-        Args:
-            request: what is asked.
-            group: the conversation.
-            told: told what the guard did: the model's name, the result, the draws of best-of-N.
 
         Raises:
             Refused: the guard abstained, where that is an error, or nothing could be judged.
@@ -95,7 +89,6 @@ class Upstream:
     """An upstream, asked without a guard.
 
     Attributes:
-        endpoint: where it is.
         model: what it calls the model; None leaves the client's name.
     """
 

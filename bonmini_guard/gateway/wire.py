@@ -71,15 +71,7 @@ class ChatRequest(BaseModel):
 
 
 def completion(model: str, name: str, message: AIMessage, used: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of an answer: one choice, the usage of all draws, and what the guard says of it.
-
-    Args:
-        model: as the client named it.
-        name: of the request.
-        message: what is served.
-        used: the tokens of all draws.
-        about: goes under ``bonmini_guard``.
-    """
+    """The body of an answer: one choice, the usage of all draws, and what the guard says of it."""
     turn, metadata = Turn.of(message), message.response_metadata
     end = metadata.get("finish_reason")
     said = {key: value for key, value in turn.openai().items() if key in ("tool_calls", "refusal", "reasoning_content")}

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.errors import needing
 from bonmini_guard.labelling.events import Event
 from bonmini_guard.labelling.ledger import Ledger
 
-try:
+with needing("label"):
     import krippendorff
-except ImportError as error:
-    raise MissingExtraError("krippendorff", "label") from error
 
 
 def agreement(ledger: Ledger) -> dict[str, Any]:

@@ -67,10 +67,6 @@ class EventFile:
     Args:
         path: a file that :func:`create` began. A torn last line, as a killed writer leaves it, is cut off.
 
-    Attributes:
-        header: its first line.
-        events: all events, in the order written.
-
     Raises:
         InputError: it cannot be read, is no file of label events, or another session has it open.
     """

@@ -35,8 +35,6 @@ class LabelledLog:
     """The log with what was labelled.
 
     Attributes:
-        rows: all rows of the log.
-        labelled: rows that got labels.
         random: of those, rows that calibration may use.
         unfinished: random rows of which some answer is not judged yet: their labels are withheld until they are whole.
         put_off: items put off by someone and judged by nobody.

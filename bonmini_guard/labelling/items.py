@@ -79,7 +79,6 @@ class Item:
 
     Attributes:
         key: names the item to a labeller's browser without telling the row or the order drawn.
-        row: the log row.
         candidates: indices into the row's candidates, ascending: two are a choice, one is to be accepted or rejected.
     """
 

@@ -20,11 +20,7 @@ class OnDemand:
 
     Args:
         log: the set of rows, fixed before the first label, and without labels.
-        request: what is to be certified.
         rows: the log's rows as labellers see them; those of the set are among them.
-
-    Attributes:
-        ids: of the rows of the set, sorted.
     """
 
     def __init__(self, log: Log, request: Request, rows: Sequence[LabelRow]) -> None:
@@ -35,11 +31,7 @@ class OnDemand:
         self.ids = tuple(sorted(self._numbers))
 
     def __call__(self, votes: Mapping[tuple[str, int], int]) -> Asked:
-        """The next batch, none if no label can help, and what the labels so far certify.
-
-        Args:
-            votes: (row id, candidate) to those who would take the answer less those who would not; equal answers are judged once.
-        """
+        """The next batch, none if no label can help, and what the labels so far certify."""
         labels = np.full_like(self._log.labels, np.nan)
         for (name, index), vote in votes.items():
             number = self._numbers[name]

@@ -20,7 +20,6 @@ class LabelRow:
     """One log row.
 
     Attributes:
-        id: of the row.
         place: ``file:line``, for messages.
         turns: (role, text) of the conversation.
         texts: of the candidates in the order drawn; None for a failed draw.

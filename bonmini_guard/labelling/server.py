@@ -18,20 +18,18 @@ from functools import cached_property
 from importlib import resources
 from typing import Any
 
-from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, InputError, needing
 from bonmini_guard.labelling.agreement import agreement
 from bonmini_guard.labelling.items import Item
 from bonmini_guard.labelling.session import Session, check_annotator
 
-try:
+with needing("label"):
     import uvicorn
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
-except ImportError as error:
-    raise MissingExtraError(error.name or "starlette", "label") from error
 
 #: Of a request's body, in bytes.
 LARGEST_BODY = 16_384
@@ -45,14 +43,12 @@ class LabelServer:
     """The web application around a session.
 
     Args:
-        session: what is labelled.
         annotator: whose labels these are; None lets the page ask once.
         tell: told what the labels certify, whenever a session with a goal has looked again.
         after: lines to show when there is no further question: what the labels make possible, then commands.
 
     Attributes:
         key: the random part of the address. Whoever knows it may label; without it nothing is told.
-        app: the ASGI application.
     """
 
     def __init__(

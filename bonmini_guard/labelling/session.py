@@ -26,11 +26,7 @@ class Standing:
     """Where an annotator is.
 
     Attributes:
-        item: the next one to judge; None when all are judged.
-        done: items judged.
-        total: items of the session.
         put_off: items put off, which come again at the end.
-        undoable: whether there is something to undo.
     """
 
     item: Item | None
@@ -44,7 +40,6 @@ class Session:
     """A session whose file is open. Every method that records returns only when the record is on disk; threads may share it.
 
     Args:
-        rows: of the log.
         path: the file of label events; it is begun if it does not exist.
         plan: how items are made if the file is begun; a file that exists says it itself.
         question: what annotators are asked, if not the default; likewise.
@@ -127,14 +122,7 @@ class Session:
         return sides(item, annotator, self.plan)
 
     def label(self, annotator: str, key: str, answer: str, event: str, seconds: float | None = None) -> None:
-        """Record a judgement; once, however often the same event is sent.
-
-        Args:
-            annotator: who judges.
-            key: of the item.
-            answer: ``a`` or ``b`` as shown, ``accept``, or ``none`` for neither and for rejected.
-            event: an id, 32 hexadecimal digits.
-            seconds: how long it took.
+        """Record a judgement, ``a`` or ``b`` as shown, ``accept`` or ``none``; once, however often the same event is sent.
 
         Raises:
             InputError: no such item, or an answer that the item does not have.

@@ -24,7 +24,6 @@ class Appender:
     """A file that is open for appending. A row is in it as a whole or not at all, but for a torn last line after a kill.
 
     Args:
-        path: made if it is missing.
         mode: who may read it then.
         fsync: wait for the disk, so that rows survive a power failure too.
 

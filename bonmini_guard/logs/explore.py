@@ -59,9 +59,6 @@ class Explorer:
         sink: called with each completed result; may be async. Its errors are logged.
         writer: gets the trace of every request that was chosen: complete, or as it was served if it could not be completed.
         monitor: told of each request that was chosen.
-
-    Attributes:
-        cost: so far.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bonmini_guard.errors import InputError, MissingExtraError
+from bonmini_guard.errors import InputError, needing
 from bonmini_guard.logs.opening import Opened, is_pipe, opened
 from bonmini_guard.logs.plain import plain_row
 
@@ -24,32 +24,13 @@ Columns = Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Some lines of a file.
+class Piece:
+    """Some lines of a file, or some rows of a table.
 
     Attributes:
         file: theirs.
         first: the number of the first.
-        data: they themselves.
-    """
-
-    file: RowFile
-    first: int
-    data: bytes
-
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """Their rows."""
-        return self.file.rows_of(self.first, io.BytesIO(self.data))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows of a Parquet file.
-
-    Attributes:
-        file: theirs.
-        first: the number of the first.
-        data: a record batch.
+        data: bytes, or a record batch.
     """
 
     file: RowFile
@@ -57,9 +38,11 @@ class Batch:
     data: Any
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Its rows; keys without a value are left out."""
-        for number, row in enumerate(self.data.to_pylist(), start=self.first):
-            yield f"{self.file.path}:{number}", plain_row(row)
+        """Their rows; keys of a table without a value are left out."""
+        if isinstance(self.data, bytes):
+            return self.file.rows_of(self.first, io.BytesIO(self.data))
+        numbered = enumerate(self.data.to_pylist(), start=self.first)
+        return ((f"{self.file.path}:{number}", plain_row(row)) for number, row in numbered)
 
 
 class RowFile:
@@ -106,7 +89,7 @@ class RowFile:
         with self.open() as file:
             return None if file.is_table else sum(1 for line in self._lines(file.stream) if line.strip())
 
-    def pieces(self, size: int, rows: int, columns: Columns | None = None) -> Iterator[Lines | Batch]:
+    def pieces(self, size: int, rows: int, columns: Columns | None = None) -> Iterator[Piece]:
         """The file in pieces; a last line without an end comes alone.
 
         Args:
@@ -190,23 +173,21 @@ class RowFile:
         except EOFError:  # packed data end before their end mark: their writer was killed
             self.torn = 1
 
-    def _blocks(self, stream: IO[bytes], size: int) -> Iterator[Lines]:
+    def _blocks(self, stream: IO[bytes], size: int) -> Iterator[Piece]:
         first, rest = 1, b""
         for piece in self._lines(iter(lambda: stream.read1(size), b"")):  # type: ignore[attr-defined]
             whole, end, begun = piece.rpartition(b"\n")
             if end:
-                yield Lines(self, first, rest + whole + end)
+                yield Piece(self, first, rest + whole + end)
                 first += whole.count(b"\n") + 1
             rest = begun if end else rest + begun
         if rest:
-            yield Lines(self, first, rest)
+            yield Piece(self, first, rest)
 
-    def _batches(self, file: Opened, rows: int, columns: Columns | None = None) -> Iterator[Batch]:
-        try:
+    def _batches(self, file: Opened, rows: int, columns: Columns | None = None) -> Iterator[Piece]:
+        with needing("parquet"):
             import pyarrow as arrow
             from pyarrow import parquet
-        except ImportError as error:
-            raise MissingExtraError("pyarrow", "parquet") from error
         first = 1
         try:
             with parquet.ParquetFile(file.stream, pre_buffer=False) as table:
@@ -214,7 +195,7 @@ class RowFile:
                 wanted = columns and columns(paths)
                 for group in range(table.num_row_groups):  # one after the other: pyarrow keeps the bytes of all it is asked for
                     for batch in table.iter_batches(batch_size=rows, row_groups=[group], columns=wanted):
-                        yield Batch(self, first, batch)
+                        yield Piece(self, first, batch)
                         first += len(batch)
         except arrow.ArrowInvalid as error:
             problem = str(error).splitlines()[0]

@@ -29,11 +29,6 @@ def refusal(place: str, problem: str, cure: str) -> InputError:
 class Candidate:
     """One draw of a row.
 
-    Args:
-        value: its JSON object.
-        place: ``file:line``.
-        number: from 1.
-
     Raises:
         InputError: from every property and method: what it holds is not what a log row has there.
     """
@@ -118,10 +113,6 @@ class Candidate:
 
 class Row:
     """One row of a log.
-
-    Args:
-        value: its JSON object.
-        place: ``file:line``, for messages.
 
     Raises:
         InputError: from every property and method: what it holds is not what a log row has there.

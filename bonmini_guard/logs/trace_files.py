@@ -66,11 +66,7 @@ class TraceFile:
             file.append(line)
 
     def expire(self, now: float) -> None:
-        """Delete what is older than asked, and put the current file aside if its first row is getting old.
-
-        Args:
-            now: seconds since the epoch.
-        """
+        """Delete what is too old now (seconds since the epoch), and put the current file aside if its first row is getting old."""
         if self._keep_seconds is None:
             return
         with self._locked() as lock:

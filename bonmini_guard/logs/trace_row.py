@@ -27,9 +27,6 @@ class RequestRecord:
     """A request that is over.
 
     Attributes:
-        result: its record.
-        messages: its prompt.
-        options: its call options.
         engine: what conducted it; a later profile does not change it.
         group: the conversation or user it belongs to.
         at: when it ended, seconds since the epoch.
@@ -53,9 +50,6 @@ class Explored:
 
     Attributes:
         result: the request with every draw of its budget.
-        draws: background draws.
-        usage: their tokens.
-        seconds: how long it took.
     """
 
     result: GuardResult

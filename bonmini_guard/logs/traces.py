@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -120,25 +120,20 @@ class TraceWriter:
         self._queue: deque[Callable[[], Row]] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._taken = self._done = self._written = self._dropped = self._lost = self._awaited = 0
+        self._taken = self._done = self._awaited = 0
+        self._tally: Counter[str] = Counter()
         self._expired_at = 0.0
 
     # Handing over
 
     def add(self, row: Callable[[], Row], always: bool = False) -> None:
-        """Hand over a row; never blocks, never raises.
-
-        Args:
-            row: builds the row; called in the writer's thread.
-            always: whatever ``sample`` says.
-        """
+        """Hand over what builds a row, in the writer's thread; never blocks, never raises."""
         if not always and self._sample < 1 and random.random() >= self._sample:
-            with self._changed:
-                self._dropped += 1
+            self._count("dropped")
             return
         with self._changed:
             if len(self._queue) >= self._room:
-                self._lose(1, "the queue is full")
+                self._count("lost", "the queue is full")
                 return
             if self._thread is None and not self._start():
                 return
@@ -153,7 +148,7 @@ class TraceWriter:
         try:
             thread.start()
         except RuntimeError as error:  # the process is ending, or has no threads left
-            self._lose(1, str(error))
+            self._count("lost", str(error))
             return False
         self._thread = thread
         return True
@@ -171,7 +166,8 @@ class TraceWriter:
     def counts(self) -> TraceCounts:
         """What became of the rows so far."""
         with self._changed:
-            return TraceCounts(self._written, self._dropped, self._lost, self._taken - self._done)
+            written, dropped, lost = (self._tally[what] for what in ("written", "dropped", "lost"))
+            return TraceCounts(written, dropped, lost, self._taken - self._done)
 
     def flush(self, timeout: float | None = None) -> TraceCounts:
         """Return once every row handed over before is written, or counted as dropped or lost.
@@ -227,27 +223,20 @@ class TraceWriter:
                     self._sink(row)
             except BaseException as error:
                 # Its text may quote the row. Not even an exit ends this thread: all rows after it would be lost.
-                self._count(lost=type(error).__name__)
+                self._count("lost", type(error).__name__)
             else:
-                self._count(written=row is not None)
+                self._count("dropped" if row is None else "written")
 
     def _to_file(self, row: Row) -> None:
         assert self._file is not None
         self._file.append(encoded(row))
 
-    def _count(self, written: bool = False, lost: str = "") -> None:
+    def _count(self, what: str, why: str = "") -> None:
         with self._changed:
-            if lost:
-                self._lose(1, lost)
-            elif written:
-                self._written += 1
-            else:
-                self._dropped += 1
-
-    def _lose(self, rows: int, why: str) -> None:
-        self._lost += rows
-        if self._lost & (self._lost - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
-            logger.warning("traces: %d rows lost so far; the last because of: %s", self._lost, why)
+            self._tally[what] += 1
+            lost = self._tally["lost"]
+            if why and lost & (lost - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
+                logger.warning("traces: %d rows lost so far; the last because of: %s", lost, why)
 
     def _expire(self) -> None:
         if not self._expires or self._file is None or time.monotonic() < self._expired_at + _EXPIRE_EVERY:

@@ -14,11 +14,7 @@ _SMALL = 2**16
 
 
 class Full(Exception):  # noqa: N818 - a state, not a fault
-    """Nobody is let in just now.
-
-    Attributes:
-        seconds: when to try again.
-    """
+    """Nobody is let in for so many seconds."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"the queue is full; try again in {seconds} s")
@@ -26,12 +22,7 @@ class Full(Exception):  # noqa: N818 - a state, not a fault
 
 
 class Admission:
-    """Counts what is in the house.
-
-    Args:
-        most_requests: that may wait or run at a time.
-        most_bytes: of their bodies together.
-    """
+    """Counts what is in the house."""
 
     def __init__(self, most_requests: int, most_bytes: int) -> None:
         self.requests = 0

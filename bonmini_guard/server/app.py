@@ -11,15 +11,13 @@ from contextlib import asynccontextmanager
 from time import perf_counter, time
 from typing import Any
 
-from bonmini_guard.errors import CandidateTooLong, InputError, MissingExtraError
+from bonmini_guard.errors import CandidateTooLong, InputError, needing
 
-try:
+with needing("serve"):
     from starlette.applications import Starlette
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
-except ModuleNotFoundError as error:
-    raise MissingExtraError(error.name or "starlette", "serve") from error
 
 from bonmini_guard.engine.result import sigmoid
 from bonmini_guard.engine.scorers import inputs_digest
@@ -42,14 +40,11 @@ class ScoringServer(Door):
     """One reward model behind routes.
 
     Args:
-        model: what scores.
         token: that clients must show; None wants none.
-        limits: what is taken.
         question: the one that the model was trained for, on the routes of decision models.
         any_question: answer any other as if it were that one.
 
     Attributes:
-        app: the ASGI application.
         ending: set it to have ``/ready`` and new requests answered with 503.
     """
 

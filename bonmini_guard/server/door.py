@@ -9,15 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.errors import needing
 
-try:
+with needing("serve"):
     from starlette.applications import Starlette
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
-except ModuleNotFoundError as error:
-    raise MissingExtraError(error.name or "starlette", "serve") from error
 
 from bonmini_guard.server.admission import Admission, Full
 from bonmini_guard.validation import is_loopback
@@ -63,10 +61,8 @@ class Door:
 
     Args:
         keys: of which clients must show one; none wants none.
-        limits: what is taken.
 
     Attributes:
-        app: the ASGI application.
         ending: set it to have new requests answered with 503.
         renew: called at SIGHUP, on the event loop; None leaves that signal as it is.
     """
@@ -108,13 +104,7 @@ class Door:
     def operations(
         self, told: Callable[[], bytes], ready: Callable[[], dict[str, Any]], shape: Callable[[Refused], dict[str, Any]]
     ) -> list[Route]:
-        """``/health`` and ``/ready``, without a key, and ``/metrics``.
-
-        Args:
-            told: Prometheus' text.
-            ready: what is served.
-            shape: makes the body of a refusal.
-        """
+        """``/health`` and ``/ready``, without a key, and ``/metrics``."""
 
         async def is_alive(_: Request) -> Response:
             return JSONResponse({"status": "alive"})

@@ -12,13 +12,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Requests:
-    """What every server counts.
-
-    Args:
-        label: by what requests are told apart, beside their status.
-        admission: who is in the house.
-        registry: of the server.
-    """
+    """What every server counts."""
 
     def __init__(self, label: str, admission: Admission, registry: CollectorRegistry) -> None:
         self._answered = Counter("bonmini_guard_requests", "Requests answered", [label, "status"], registry=registry)

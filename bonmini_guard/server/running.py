@@ -9,12 +9,10 @@ import signal
 import socket
 from collections.abc import Iterator
 
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, needing
 
-try:
+with needing("serve"):
     import uvicorn
-except ModuleNotFoundError as error:
-    raise MissingExtraError(error.name or "uvicorn", "serve") from error
 
 from bonmini_guard.server.door import Door
 

@@ -67,22 +67,15 @@ class OpenAIServer(LoopbackServer):
     def chunks(self, path: str, body: Any) -> Sequence[Any]:
         if self.said is not None:
             return self.said
-        indices = self._indices(body)
         about = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body.get("model", MODEL)}
-        words = {index: self.text(body, index).replace(" ", " \0").split("\0") for index in indices}
-        # Interleaved, as servers send them.
-        deltas = [
-            {"index": index, "delta": message_of(words[index][step]), "finish_reason": None}
-            for step in range(max(map(len, words.values())))
-            for index in indices
-            if step < len(words[index])
-        ]
-        ends = [{"index": index, "delta": self.message, "finish_reason": self.reason} for index in indices]
+        words = self.text(body, 0).replace(" ", " \0").split("\0")
+        parts = [{"index": 0, "delta": message_of(word), "finish_reason": None} for word in words]
+        parts.append({"index": 0, "delta": self.message, "finish_reason": self.reason})
         if path == "/v1/completions":
-            deltas, ends = ([each | {"text": each["delta"].get("content", "")} for each in several] for several in (deltas, ends))
+            parts = [each | {"text": each["delta"].get("content", "")} for each in parts]
         told = self.usage and (body.get("stream_options") or {}).get("include_usage")
         last = [about | {"choices": [], "usage": self._usage(body)}] if told else []
-        return [about | {"choices": [choice]} for choice in deltas + ends] + last
+        return [about | {"choices": [choice]} for choice in parts] + last
 
     def _indices(self, body: Any) -> list[int]:
         wanted = body.get("n") or 1 if self.honours_n else 1

@@ -419,13 +419,6 @@ async def test_tool_calls_are_guarded_where_asked_for(sync):
     assert {"decision": "accepted", "draws": 4}.items() <= about(calling).items()
 
 
-@pytest.mark.parametrize(("said", "meant"), [(True, "judge"), (False, "pass")])
-def test_the_old_spelling_of_tool_turns_is_told(said, meant):
-    with pytest.warns(DeprecationWarning, match=f"tool_turns='{meant}'"):
-        made = guard(guard_tool_calls=said)
-    assert made.guard.options["tool_turns"] == meant
-
-
 async def test_a_tool_call_that_cannot_be_read_does_not_pass():
     broken = AIMessage("", invalid_tool_calls=[{"name": "search", "args": "{", "id": "1", "error": None}])
     out = await agent([broken, "good"], guard(), tools=[search]).ainvoke(QUESTION)

@@ -13,7 +13,6 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 pytest.importorskip("openai")
-pytest.importorskip("tenacity")
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator, requests
 from bonmini_guard.adapters import http_errors as errors
@@ -89,12 +88,12 @@ async def test_a_server_that_honours_n_is_asked_once(server, make, mode, stream)
     assert texts(outcomes) == ["answer 10.0", "answer 10.1", "answer 10.2", "answer 10.3"]
     assert [body["n"] for _, _, body in server.requests] == [4]
     assert bill(outcomes) == ([5, 0, 0, 0], 8)
+    assert not server.requests[0][2].get("stream")
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_choices_out_of_order_go_where_their_index_says(server, make, stream):
+async def test_choices_out_of_order_go_where_their_index_says(server, make):
     server.order = lambda indices: [indices[i] for i in (1, 0, 3, 2)]
-    assert texts(await group(make(choices="server", stream=stream))) == [f"answer 10.{index}" for index in range(4)]
+    assert texts(await group(make(choices="server"))) == [f"answer 10.{index}" for index in range(4)]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -190,15 +189,6 @@ async def test_the_recorded_completions_come_in_the_order_of_their_indices(serve
     assert [text[:6] for text in texts(outcomes)] == [" A Beg", " This ", " Paris", "uscula"]
     assert bill(outcomes) == ([22, 0, 0, 0], 40)
     assert all(outcome.response_metadata["truncated"] for outcome in outcomes)
-
-
-async def test_the_recorded_completion_stream_is_one_answer_for_each_index(server, make):
-    server.said = recorded("completions_many_prompts_stream_chunks")
-    outcomes = await group(make(choices="server", mode="completion", stream=True))
-    whole = {c["index"]: c["text"] for c in recorded("completions_many_prompts")["choices"]}
-    assert texts(outcomes) == [whole[index] for index in range(4)]
-    # This server tells each choice's own tokens.
-    assert [outcome.usage_metadata["input_tokens"] for outcome in outcomes] == [6, 5, 8, 3]
 
 
 async def test_reasoning_refusals_and_details_of_usage_are_kept(server, make):

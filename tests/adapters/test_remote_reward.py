@@ -663,8 +663,8 @@ def _moved(fingerprint, by):
         ({"batch_size": 0}, "batch_size >= 1"),
         ({"tolerance": -1}, "tolerance >= 0"),
         ({"timeout": 5, "attempt_timeout": 5}, "must be less than timeout"),
-        ({"timeout": 0}, "seconds above 0"),
-        ({"max_concurrency": 0}, "max_concurrency >= 1"),
+        ({"timeout": 0}, "timeout must be a positive number of seconds"),
+        ({"max_concurrency": 0}, "max_concurrency must be a positive integer"),
         ({"tokenizer": object()}, "no chat template"),
     ],
 )

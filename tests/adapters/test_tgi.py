@@ -11,7 +11,6 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 pytest.importorskip("huggingface_hub")
-pytest.importorskip("tenacity")
 
 from bonmini_guard.adapters import TGIGenerator
 from bonmini_guard.adapters import http_errors as errors
