@@ -16,12 +16,15 @@ import socket
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from bonmini_guard.errors import ConfigurationError, InputError, needing
 from bonmini_guard.labelling.agreement import agreement
 from bonmini_guard.labelling.items import Item
 from bonmini_guard.labelling.session import Session, check_annotator
+from bonmini_guard.server.schemas import read
 
 with needing("label"):
     import uvicorn
@@ -36,7 +39,16 @@ LARGEST_BODY = 16_384
 #: Requests with the key at the same time; further ones are answered 503, and the page says so and tries again.
 MOST_AT_ONCE = 64
 
-_EVENT = re.compile(r"[0-9a-f]{32}")
+
+class Asked(BaseModel):
+    """What the page asks; every act has an id, so that one that is sent twice is one. A time that is none is left out."""
+
+    do: Literal["hello", "next", "label", "skip", "undo"]
+    annotator: str | None = None
+    item: str = ""
+    answer: str = ""
+    event: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = ""
+    seconds: Any = None
 
 
 class LabelServer:
@@ -85,7 +97,7 @@ class LabelServer:
             return _told({"error": "too many requests at a time; the page tries again"}, 503)
         self._inside += 1
         try:
-            asked = await _body(request)
+            asked = read(Asked, await _body(request))
             told = await run_in_threadpool(self._do, asked)
         except (InputError, ConfigurationError) as error:
             return _told({"error": str(error)}, 400)
@@ -103,28 +115,20 @@ class LabelServer:
         text = resources.files("bonmini_guard.labelling").joinpath("page.html").read_text(encoding="utf-8")
         return text, {**_HEADERS, "Content-Security-Policy": _policy(text)}
 
-    def _do(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _do(self, asked: Asked) -> dict[str, Any]:
         """Carry out what the page asks; the answer says what to show next."""
-        if asked.get("do") == "hello":
+        if asked.do == "hello":
             return {"annotator": self._annotator, "question": self.session.question}
-        annotator = self._annotator or check_annotator(asked.get("annotator"))
-        act = str(asked.get("do"))
-        acts: dict[str, Callable[..., Item | None]] = {
-            "next": lambda: None,
-            "label": lambda: self._label(annotator, asked),
-            "skip": lambda: self._skip(annotator, asked),
-            "undo": lambda: self.session.undo(annotator, _event(asked)),
-        }
-        if act not in acts:
-            raise InputError("the page asked for something unknown; reload it")
-        return self._state(annotator, acts[act]())
-
-    def _label(self, annotator: str, asked: dict[str, Any]) -> None:
-        answer, item = str(asked.get("answer")), str(asked.get("item"))
-        self.session.label(annotator, item, answer, _event(asked), _seconds(asked.get("seconds")))
-
-    def _skip(self, annotator: str, asked: dict[str, Any]) -> None:
-        self.session.put_off(annotator, str(asked.get("item")), _event(asked))
+        if asked.do != "next" and not asked.event:
+            raise InputError("an act has an id; reload the page")
+        annotator, undone = self._annotator or check_annotator(asked.annotator), None
+        if asked.do == "label":
+            self.session.label(annotator, asked.item, asked.answer, asked.event, _seconds(asked.seconds))
+        elif asked.do == "skip":
+            self.session.put_off(annotator, asked.item, asked.event)
+        elif asked.do == "undo":
+            undone = self.session.undo(annotator, asked.event)
+        return self._state(annotator, undone)
 
     def _state(self, annotator: str, undone: Item | None) -> dict[str, Any]:
         standing = self.session.standing(annotator)
@@ -204,26 +208,13 @@ def _told(value: dict[str, Any], status: int = 200) -> JSONResponse:
     return _Escaped(value, status, headers=_HEADERS)
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _body(request: Request) -> bytes:
     data = b""
     async for part in request.stream():
         data += part
         if len(data) > LARGEST_BODY:
             raise InputError(f"a request holds at most {LARGEST_BODY:,} bytes")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise InputError("a request is one JSON object; reload the page")
-    return value
-
-
-def _event(asked: dict[str, Any]) -> str:
-    event = asked.get("event")
-    if not isinstance(event, str) or not _EVENT.fullmatch(event):
-        raise InputError("an event's id is 32 hexadecimal digits; reload the page")
-    return event
+    return data
 
 
 def _seconds(value: Any) -> float | None:
