@@ -83,7 +83,8 @@ class LangChainGenerator:
     @property
     def deterministic(self) -> bool:
         """Whether the model is set to temperature 0, so that all candidates would be the same."""
-        return bool(_temperature(self._model, self._options) == 0)
+        model, bound = _bare(self._model)
+        return bool({**bound, **self._options}.get("temperature", getattr(model, "temperature", None)) == 0)
 
     @property
     def chat_model(self) -> Runnable[Any, Any]:
@@ -180,9 +181,10 @@ class LangChainGenerator:
 
     def earlier_fingerprint(self) -> str:
         """As profiles of schema 1 have it: the model's class and its identifying parameters."""
-        identity = getattr(_bare(self._model), "_identifying_params", {})
+        model, _ = _bare(self._model)
+        identity = getattr(model, "_identifying_params", {})
         named = {key: value for key, value in sorted(identity.items()) if isinstance(value, str | int | float | bool)}
-        return f"langchain:{type(_bare(self._model)).__name__}:{named}"
+        return f"langchain:{type(model).__name__}:{named}"
 
 
 _HISTORY = (
@@ -204,12 +206,8 @@ def is_configurable(model: Any) -> bool:
 def _within(model: Any) -> Iterator[Any]:
     """A model, and those in its bindings, fallbacks and sequences."""
     yield model
-    parts: Sequence[Any] = ()
-    if isinstance(model, RunnableBindingBase):
-        parts = (model.bound,)
-    elif isinstance(model, RunnableWithFallbacks | RunnableSequence):
-        parts = list(model.runnables) if isinstance(model, RunnableWithFallbacks) else model.steps
-    for part in parts:
+    parts = [model.bound] if isinstance(model, RunnableBindingBase) else model.steps if isinstance(model, RunnableSequence) else ()
+    for part in model.runnables if isinstance(model, RunnableWithFallbacks) else parts:
         yield from _within(part)
 
 
@@ -298,8 +296,12 @@ def as_message(answer: Any) -> AIMessage:
     raise TypeError(f"a draw gave a {type(answer).__name__}: an AIMessage or a string is needed")
 
 
-def _bare(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    return _bare(model.bound) if isinstance(model, RunnableBindingBase) else model
+def _bare(model: Any) -> tuple[Any, dict[str, Any]]:
+    """What lies below a model's bindings, and their options."""
+    options: dict[str, Any] = {}
+    while isinstance(model, RunnableBindingBase):
+        model, options = model.bound, {**model.kwargs, **options}
+    return model, options
 
 
 def _unbound(model: Runnable[Any, Any], options: Mapping[str, Any]) -> tuple[BaseLanguageModel[Any], dict[str, Any]] | None:
@@ -321,11 +323,3 @@ def with_settings(model: BaseLanguageModel[Any], options: dict[str, Any]) -> tup
     named = {_NAMES.get(name, name): value for name, value in options.items()}
     fields = {name: value for name, value in named.items() if name in type(model).model_fields}
     return model.model_copy(update=fields), {name: value for name, value in named.items() if name not in fields}
-
-
-def _temperature(model: Runnable[Any, Any], options: Mapping[str, Any]) -> Any:
-    if "temperature" in options:
-        return options["temperature"]
-    if isinstance(model, RunnableBindingBase):
-        return _temperature(model.bound, model.kwargs)
-    return getattr(model, "temperature", None)

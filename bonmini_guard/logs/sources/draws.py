@@ -104,8 +104,10 @@ class Rows:
 
 
 def name_of(value: Any) -> str | None:
-    """An id as text; None where there is none."""
-    return None if value is None else str(value)
+    """An id as text, also one that a table has made a float of; None where there is none."""
+    if value is None or value == "":
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def generator_of(model: Any, *settings: Any) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import Row
-from bonmini_guard.logs.sources.draws import Draw, generator_of, seconds, whole_number
+from bonmini_guard.logs.sources.draws import Draw, generator_of, name_of, seconds, whole_number
 from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_in, prompt_in
 
 _TAKEN = {*PROMPT_KEYS, *TEXT_KEYS, "id", "group", "generated_by", "model", "failed", "tokens", "started", "finished"}
@@ -34,9 +34,9 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     yield Draw(
         prompt,
         answer,
-        id=_text(record.get("id")),
-        group=_text(record.get("group")),
-        generator=_text(record.get("generated_by")) or generator_of(record.get("model"), record),
+        id=name_of(record.get("id")),
+        group=name_of(record.get("group")),
+        generator=name_of(record.get("generated_by")) or generator_of(record.get("model"), record),
         verdicts={key: value for key, value in record.items() if key not in _TAKEN and value is not None},
         fields={"tokens": whole_number(record.get("tokens")), **verdicts_of(record), **times},
     )
@@ -55,15 +55,15 @@ def verdicts_of(record: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             raise InputError(f"the score {str(score)[:20]!r} is no number; mend it, or leave it empty") from error
     by = record.get("acceptable_by")
-    return {"score": score, "acceptable": _word(said, "acceptable"), "acceptable_by": None if said is None else _text(by)}
+    return {"score": score, "acceptable": _word(said, "acceptable"), "acceptable_by": None if said is None else name_of(by)}
 
 
 def _of_log(record: Mapping[str, Any]) -> Iterator[Draw]:
     row = Row(record, "")
     shared: dict[str, Any] = {
-        "id": _text(record.get("id")),
-        "group": _text(record.get("group")),
-        "generator": _text(record.get("generated_by")),
+        "id": name_of(record.get("id")),
+        "group": name_of(record.get("group")),
+        "generator": name_of(record.get("generated_by")),
     }
     prompt = [turn.openai() for turn in row.prompt]
     only = prompt[0] if len(prompt) == 1 else {}
@@ -83,9 +83,3 @@ def _word(value: Any, name: str) -> bool | None:
     if word not in known:
         raise InputError(f'"{name}" is {str(value)[:20]!r}; write true or false')
     return known[word]
-
-
-def _text(value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and not value):
-        return None
-    return value if isinstance(value, str) else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
