@@ -5,7 +5,7 @@ A second table shows what sync calls, the chat model and the agent middleware ad
 All rows of one schedule are measured in turns in one process, so that noise of the machine hits them alike; each figure is
 the median over rounds.
 
-``--against VERSION`` (a revision, or a folder with its source) times another version and this one in turns instead, each with its
+``--against VERSION`` (a revision, or a folder with its source) times another version and this one in turns as well, each with its
 own benchmarks in processes of its own: processor time, since a busy machine stretches every other; ratios with 95 % intervals.
 """
 
@@ -192,19 +192,6 @@ def main() -> None:
     if options.watched:
         write_json(options.json, {"watched": overhead_watched.report(options.rounds * options.requests)})
         return
-    if options.against:
-        with source_of(options.against) as other:
-            compared = compare(other, options.turns)
-        head = ["face", "other (us)", "this (us)", "this / other", "95 %"]
-        print_table(
-            head,
-            [
-                [name, f"{row['other']:.0f}", f"{row['this']:.0f}", f"{row['ratio']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
-                for name, row in compared.items()
-            ],
-        )
-        write_json(options.json, {"processor_microseconds": compared})
-        return
     results = {str(schedule): asyncio.run(measure(schedule, options.rounds, options.requests)) for schedule in SCHEDULES}
     names = list(results[str(SCHEDULES[0])])
     rows = [
@@ -218,7 +205,22 @@ def main() -> None:
     faces = overhead_faces.report(options.rounds * 20)
     print()
     watched = overhead_watched.report(options.rounds * 20)
-    write_json(options.json, {"microseconds": results, "faces": faces, "watched": watched})
+    more = {"processor_microseconds": against(options.against, options.turns)} if options.against else {}
+    write_json(options.json, {"microseconds": results, "faces": faces, "watched": watched, **more})
+
+
+def against(version: str, turns: int) -> dict[str, dict[str, float]]:
+    """Measure another version and this one in turns, print the table, and give the figures."""
+    with source_of(version) as other:
+        compared = compare(other, turns)
+    head = ["face", "other (us)", "this (us)", "this / other", "95 %"]
+    rows = [
+        [name, f"{row['other']:.0f}", f"{row['this']:.0f}", f"{row['ratio']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
+        for name, row in compared.items()
+    ]
+    print()
+    print_table(head, rows)
+    return compared
 
 
 if __name__ == "__main__":

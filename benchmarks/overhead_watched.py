@@ -1,8 +1,10 @@
 """What watching costs: a request with OpenTelemetry, with one LangChain handler, with traces, over the same request without.
 
 ``python -m benchmarks.overhead --watched`` prints the three ratios alone. Blocks of bare and watched requests take turns.
-OpenTelemetry has its SDK with spans exported in batches and metrics read at the end; the handler listens to everything and does
-nothing; traces go to a file, whose thread writes them after the requests: the processor's time has that, too.
+OpenTelemetry has its SDK with spans exported in batches and metrics read at the end. "Its SDK alone" is the bare request, and
+then spans with as many attributes, and as many numbers, given to the SDK by hand: what no caller of it can do without. The handler
+listens to everything and does nothing; traces go to a file, whose thread writes them after the requests: the processor's time has
+that, too.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import statistics
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from time import process_time
+from time import process_time, time_ns
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -53,12 +55,39 @@ def pairs(writer: TraceWriter) -> dict[str, tuple[Request, Request]]:
     spans.add_span_processor(BatchSpanProcessor(Nowhere()))
     seen = guard(telemetry=OpenTelemetry(spans, MeterProvider([InMemoryMetricReader()])))
     bare, traced = guard(), guard(trace_to=writer)
+    by_hand = recorded_by_hand(spans, MeterProvider([InMemoryMetricReader()]))
+
+    async def sdk_alone() -> None:
+        await bare.arun("prompt")
+        by_hand()
+
     heard: Any = {"callbacks": [Listener()]}
     return {
         "OpenTelemetry": (lambda: bare.arun("prompt"), lambda: seen.arun("prompt")),
+        "its SDK alone": (lambda: bare.arun("prompt"), sdk_alone),
         "one handler": (lambda: bare.ainvoke("prompt"), lambda: bare.ainvoke("prompt", heard)),
         "traces": (lambda: bare.arun("prompt"), lambda: traced.arun("prompt")),
     }
+
+
+def recorded_by_hand(spans: TracerProvider, metrics: MeterProvider) -> Callable[[], None]:
+    """What a request of one loop of eight has in spans and histograms: a span with two children, ten numbers."""
+    tracer, meter = spans.get_tracer("bare"), metrics.get_meter("bare")
+    seconds, scores = meter.create_histogram("seconds"), meter.create_histogram("scores")
+    about = {f"bare.{number}": number for number in range(13)}
+    child = {f"bare.{number}": number for number in range(4)}
+
+    def record() -> None:
+        with tracer.start_as_current_span("request") as span:
+            for name in ("score", "loop"):
+                tracer.start_span(name, start_time=time_ns(), attributes=child).end(time_ns())
+            span.set_attributes(about)
+        for _ in range(8):
+            scores.record(0.3)
+        seconds.record(0.1)
+        seconds.record(0.1, {"mode": "accelerator", "decision": "best_effort"})
+
+    return record
 
 
 async def measure(requests: int, folder: Path) -> dict[str, dict[str, float]]:
