@@ -90,16 +90,20 @@ def appearing_folder(output: Path) -> Iterator[Path]:
         raise ConfigurationError(f"{output}: cannot be written ({error.strerror}); the whole of it is in {folder}") from error
 
 
-def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = (), *, lines: bool = False) -> None:
     """Refuse an output that cannot be written, before work is done for it.
 
     Args:
         path: the file to be written.
         inputs: files that are read for it, and must not be replaced by it.
+        lines: whether it is to be JSON lines.
 
     Raises:
-        ConfigurationError: it is an input, a folder, a pipe or a device, or its folder is missing or not writable.
+        ConfigurationError: it is an input, a folder, a pipe or a device, its folder is missing or not writable, or lines are to be
+            written and its name says something else.
     """
+    if lines and not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ConfigurationError(f"{path}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
     try:
         here = path.exists()
         usable = not here or path.is_file()

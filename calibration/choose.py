@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -104,24 +104,40 @@ class Evidence:
         return self.runs[0]
 
 
+class Asked(TypedDict, total=False):
+    """What may be asked of a calibration beside its promise.
+
+    delta: the chance that the promise is missed, in (0, 1), over logs like this one (default 0.1).
+    offsets: of a guardrail: loop l exits at ``t + offsets[l]``, t being searched; they must not be chosen on this log's labels.
+    search: choose the schedule's shape (same budget), then a guardrail's offsets, on 25 % of the units; the rest certifies.
+    cost: what is counted: draws, tokens or seconds (the log read with that ``cost``).
+    order: which order of its draws a row is run in.
+    seed: another digest order and split; each seed tried is a calibration.
+    calibrations: how many calibrations on this log are made and chosen from: each gets ``delta / calibrations``.
+    exit: ``eager`` and ``rolling`` (a schedule of ones) decide in order of arrival, which the log's ``costs`` tell (see
+        :func:`bonmini_guard.calibration.logs.load_timed`); without, draws arrive as launched, and the profile says so.
+    in_flight: for a rolling exit, the draws in flight that the promise is to hold for, ascending.
+    wait: of a search: what waiting for as long as a draw takes costs, in draws (default 1). A loop waits for its slowest draw.
+    price: of a search: what a draw (or one of ``cost``) costs in money; ``wait`` is then what waiting a second costs.
+    max_p95: of a search: the most that 95 % of the requests may wait, in what the log's ``costs`` count.
+    """
+
+    delta: float
+    offsets: Sequence[float] | None
+    search: bool
+    cost: Cost
+    order: Order
+    seed: int
+    calibrations: int
+    exit: Exit
+    in_flight: Sequence[int]
+    wait: float | None
+    price: float | None
+    max_p95: float | None
+
+
 def calibrate_guardrail(
-    log: Log,
-    *,
-    schedule: Sequence[int],
-    risk: str = "served_and_bad",
-    alpha: float = 0.05,
-    delta: float = 0.1,
-    offsets: Sequence[float] | None = None,
-    search: bool = False,
-    cost: Cost = "draws",
-    order: Order = "auto",
-    seed: int = 0,
-    calibrations: int = 1,
-    exit: Exit = "loop",
-    in_flight: Sequence[int] = LADDER,
-    wait: float | None = None,
-    price: float | None = None,
-    max_p95: float | None = None,
+    log: Log, *, schedule: Sequence[int], risk: str = "served_and_bad", alpha: float = 0.05, **more: Unpack[Asked]
 ) -> Certificate | NotEnoughEvidence:
     """Choose a guardrail's thresholds: the laxest whose risk is at most alpha with confidence 1 - delta.
 
@@ -131,47 +147,17 @@ def calibrate_guardrail(
         schedule: draws of each loop.
         risk: served_and_bad, bad_among_served or false_acceptance.
         alpha: the most that the risk may be, in (0, 1).
-        delta: the chance that the promise is missed, in (0, 1), over logs like this one.
-        offsets: loop l exits at ``t + offsets[l]``, t being searched; they must not be chosen on this log's labels.
-        search: choose the schedule's shape (same budget), then offsets, on 25 % of the units; the rest certifies.
-        cost: what is counted: draws, tokens or seconds (the log read with that ``cost``).
-        order: which order of its draws a row is run in.
-        seed: another digest order and split; each seed tried is a calibration.
-        calibrations: how many calibrations on this log are made and chosen from: each gets ``delta / calibrations``.
-        exit: ``eager`` and ``rolling`` (a schedule of ones) decide in order of arrival, which the log's ``costs`` tell (see
-            :func:`bonmini_guard.calibration.logs.load_timed`); without, draws arrive as launched, and the profile says so.
-        in_flight: for a rolling exit, the draws in flight that the promise is to hold for, ascending.
-        wait: of a search: what waiting for as long as a draw takes costs, in draws (default 1). A loop waits for its slowest draw.
-        price: of a search: what a draw (or one of ``cost``) costs in money; ``wait`` is then what waiting a second costs.
-        max_p95: of a search: the most that 95 % of the requests may wait, in what the log's ``costs`` count.
+        more: see :class:`Asked`.
 
     Raises:
         ConfigurationError: a number, the risk or the schedule is not usable.
         InputError: the log has too few candidates a row, or no label.
     """
-    shape = tuple(schedule), None if offsets is None else tuple(offsets)
-    more: dict[str, Any] = {"order": order, "cost": cost, "seed": seed, "calibrations": calibrations}
-    more |= {"wait": wait, "price": price, "max_p95": max_p95} | _arriving(shape[0], exit, in_flight)
-    asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, **more)
-    return calibrated(log, asked, search)
+    return calibrated(log, _request("guardrail", risk_named(risk), alpha, schedule, more), more.get("search", False))
 
 
 def calibrate_accelerator(
-    log: Log,
-    *,
-    schedule: Sequence[int],
-    epsilon: float = 0.01,
-    delta: float = 0.1,
-    search: bool = False,
-    cost: Cost = "draws",
-    order: Order = "auto",
-    seed: int = 0,
-    calibrations: int = 1,
-    exit: Exit = "loop",
-    in_flight: Sequence[int] = LADDER,
-    wait: float | None = None,
-    price: float | None = None,
-    max_p95: float | None = None,
+    log: Log, *, schedule: Sequence[int], epsilon: float = 0.01, **more: Unpack[Asked]
 ) -> Certificate | NotEnoughEvidence:
     """Choose an accelerator's threshold: the laxest whose answers are acceptable at most epsilon less often than best-of-N's.
 
@@ -181,35 +167,28 @@ def calibrate_accelerator(
         log: complete rows; as :func:`calibrate_guardrail`.
         schedule: draws of each loop, two loops or more.
         epsilon: the most quality that may be lost, in (0, 1).
-        delta: the chance that the promise is missed, in (0, 1).
-        search: choose the schedule's shape among those of the same budget, the cheapest, on 25 % of the units.
-        cost: as :func:`calibrate_guardrail`; so are all that follow.
-        order: see there.
-        seed: see there.
-        calibrations: see there.
-        exit: see there.
-        in_flight: see there.
-        wait: see there.
-        price: see there.
-        max_p95: see there.
+        more: see :class:`Asked`.
 
     Raises:
         ConfigurationError: epsilon, delta or the schedule is not usable.
         InputError: a row has fewer candidates than the schedule draws.
     """
-    more: dict[str, Any] = {"order": order, "cost": cost, "seed": seed, "calibrations": calibrations}
-    more |= {"wait": wait, "price": price, "max_p95": max_p95} | _arriving(schedule, exit, in_flight)
-    asked = Request("accelerator", None, epsilon, delta, tuple(schedule), **more)
+    asked, search = _request("accelerator", None, epsilon, schedule, more), more.get("search", False)
     check(asked)
     if bool(np.all(np.isnan(log.labels))):
         return _estimated(calibrated(_by_scorer(log), asked, search))
     return calibrated(log, asked, search)
 
 
-def _arriving(schedule: Sequence[int], exit: Exit, in_flight: Sequence[int]) -> dict[str, Any]:
-    """The exit, and the widths that a rolling one can have."""
-    rungs = tuple(width for width in in_flight if width <= len(schedule)) or tuple(in_flight[:1])
-    return {"exit": exit, "in_flight": rungs if exit == "rolling" else (1,)}
+def _request(mode: Mode, risk: Risk | None, level: float, schedule: Sequence[int], more: Asked) -> Request:
+    given: dict[str, Any] = {"delta": 0.1} | {name: value for name, value in more.items() if name != "search"}
+    if given.get("offsets") is not None:
+        given["offsets"] = tuple(given["offsets"])
+    widths = tuple(given.get("in_flight", LADDER))
+    # No request has more draws in flight than it makes.
+    rungs = tuple(width for width in widths if width <= len(schedule)) or widths[:1]
+    given["in_flight"] = rungs if given.get("exit") == "rolling" else (1,)
+    return Request(mode, risk, level, schedule=tuple(schedule), **given)
 
 
 def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:

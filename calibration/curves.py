@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from bonmini_guard.calibration.certify import upper_limit
 from bonmini_guard.calibration.evidence import percent
@@ -198,8 +199,7 @@ def reliability(log: Log, bins: int = 10) -> Reliability | None:
     known = np.isfinite(log.scores) & np.isfinite(log.labels)
     if not known.any():
         return None
-    with np.errstate(over="ignore"):
-        chance = 1.0 / (1.0 + np.exp(-log.scores[known]))
+    chance = expit(log.scores[known])
     label = log.labels[known]
     edges = np.unique(np.quantile(chance, np.linspace(0, 1, bins + 1)[1:-1]))
     place = np.searchsorted(edges, chance, side="right")

@@ -9,11 +9,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.logs import Floats, Log, log_of_rows
 from bonmini_guard.calibration.paths import Missing, exits, outcomes, paths
-from bonmini_guard.calibration.ranking import Ranking, rank
+from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import Settled, replay_rankings
 from bonmini_guard.errors import ProfileError
 from bonmini_guard.policy.policy import Mode
@@ -92,10 +93,12 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
     log = transformed(log, profile.score_transform)
     if bool(np.any(~log.labelled & ~log.unlabelled)) or (log.asked is not None and bool(log.asked.any())):
         return one_order_figures(log, profile)
-    log, labelled = _usable(log)
+    unlabelled = bool(np.all(log.unlabelled))
+    log = log if unlabelled else log.require_labels()
     figures = _of_three(log, profile, budget)
-    if not labelled:
-        _forget_labels(figures)
+    if unlabelled:
+        for part in (figures, figures["best_of_n"], figures["best_of_n_at_zero"]):
+            part.update(dict.fromkeys(LABEL_FIGURES))
     return {**figures, "budget": budget, "left_out": dict(log.left_out), "order": "all"}
 
 
@@ -154,8 +157,7 @@ def quality_of(log: Log) -> Floats:
     """
     if not np.all(log.unlabelled):
         return np.where(log.drawn, log.labels, np.nan)
-    with np.errstate(over="ignore"):
-        return np.asarray(1.0 / (1.0 + np.exp(-log.scores)), dtype=np.float64)
+    return np.asarray(expit(log.scores), dtype=np.float64)
 
 
 def transformed(log: Log, transform: ScoreTransform) -> Log:
@@ -165,19 +167,8 @@ def transformed(log: Log, transform: ScoreTransform) -> Log:
     return replace(log, scores=transform.a * log.scores + transform.b)
 
 
-def _usable(log: Log) -> tuple[Log, bool]:
-    if bool(np.all(log.unlabelled)):
-        return log, False
-    return log.require_labels(), True
-
-
 def _of_three(log: Log, profile: GuardProfile, budget: int) -> dict[str, Any]:
-    asked = _asked(profile, budget)
-    plain, at_zero, guard = sums = [Counter[str]() for _ in asked]
-    for part in log.parts():
-        rankings = rank(part.scores, np.nan_to_num(part.labels), part.counts)
-        for total, each in zip(sums, asked, strict=True):
-            total.update(sums_of(_settled(rankings, *each)))
+    plain, at_zero, guard = sums_over(log, _asked(profile, budget))
     reference = plain["served_good"]
     return {
         **figures_of_sums(guard, reference),
@@ -186,24 +177,26 @@ def _of_three(log: Log, profile: GuardProfile, budget: int) -> dict[str, Any]:
     }
 
 
-def _asked(
-    profile: GuardProfile, budget: int
-) -> tuple[tuple[Mode, tuple[int, ...], tuple[float, ...], tuple[float, ...] | None], ...]:
+#: Mode, schedule, thresholds and floors.
+Ran = tuple[Mode, tuple[int, ...], tuple[float, ...], tuple[float, ...] | None]
+
+
+def sums_over(log: Log, asked: Sequence[Ran]) -> list[Counter[str]]:
+    """:func:`sums_of` all rows under each of these, expectations over all orders of the draws; a piece of the log at a time."""
+    totals = [Counter[str]() for _ in asked]
+    for part in log.parts():
+        rankings = rank(part.scores, np.nan_to_num(part.labels), part.counts)
+        for total, (mode, schedule, thresholds, floors) in zip(totals, asked, strict=True):
+            total.update(sums_of(replay_rankings(rankings, schedule, thresholds, floors).settle(mode)))
+    return totals
+
+
+def _asked(profile: GuardProfile, budget: int) -> tuple[Ran, ...]:
     return (
         ("accelerator", (budget,), (math.inf,), None),
         ("guardrail", (budget,), (0.0,), None),
         (profile.mode, profile.schedule, profile.thresholds, profile.hopeless),
     )
-
-
-def _settled(
-    rankings: list[Ranking],
-    mode: Mode,
-    schedule: tuple[int, ...],
-    thresholds: tuple[float, ...],
-    floors: tuple[float, ...] | None = None,
-) -> Settled:
-    return replay_rankings(rankings, schedule, thresholds, floors).settle(mode)
 
 
 def figures_of(settled: Settled, best_of_n_good: float) -> Figures:
@@ -250,8 +243,3 @@ def figures_of_sums(sums: Mapping[str, float], best_of_n_good: float) -> Figures
 def ratio(numerator: float, denominator: float) -> float | None:
     """The ratio, or None where the denominator is 0 (up to rounding: less than a billionth of a request)."""
     return numerator / denominator if denominator > 1e-9 else None
-
-
-def _forget_labels(figures: dict[str, Any]) -> None:
-    for part in (figures, figures["best_of_n"], figures["best_of_n_at_zero"]):
-        part.update(dict.fromkeys(LABEL_FIGURES))

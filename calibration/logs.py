@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -31,7 +31,7 @@ ROWS_AT_A_TIME = 1 << 16
 
 
 @dataclass(frozen=True)
-class Places(Sequence[str]):
+class Places:
     """(R,) ``file:line``, made when asked for.
 
     Attributes:
@@ -44,18 +44,7 @@ class Places(Sequence[str]):
     codes: NDArray[np.int32]
     lines: Integers
 
-    def __len__(self) -> int:
-        return self.lines.size
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Places: ...
-
-    def __getitem__(self, row: int | slice) -> str | Places:
-        if isinstance(row, slice):
-            return self.take(np.arange(len(self))[row])
+    def __getitem__(self, row: int) -> str:
         return f"{self.files[self.codes[row]]}:{self.lines[row]}"
 
     def take(self, rows: NDArray[Any]) -> Places:

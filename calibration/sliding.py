@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration.evidence import seal_holds
-from bonmini_guard.calibration.figures import LABEL_FIGURES, Figures, figures_of_sums, one_order, sums_of, transformed
+from bonmini_guard.calibration.figures import LABEL_FIGURES, Figures, figures_of_sums, one_order, sums_of, sums_over, transformed
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.paths import paths
-from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.refutation import refutation
-from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.policy.profile import GuardProfile
 
 #: Positions of a slider: at least, and at most; a large log gets fewer, since each is a replay of all of it.
@@ -72,12 +69,8 @@ def curve(log: Log, profile: GuardProfile, thresholds: Sequence[tuple[float, ...
         totals = [sums_of(one_order(log, profile.mode, profile.schedule, each, missing)) for each in thresholds]
         return [figures_of_sums(total, good) for total in totals]
     unlabelled = bool(np.all(log.unlabelled))
-    sums: list[Counter[str]] = [Counter() for _ in thresholds]
-    for part in (log if unlabelled else log.require_labels()).parts():
-        rankings = rank(part.scores, np.nan_to_num(part.labels), part.counts)
-        for total, each in zip(sums, thresholds, strict=True):
-            settled = replay_rankings(rankings, profile.schedule, each, profile.hopeless).settle(profile.mode)
-            total.update(sums_of(settled))
+    asked = [(profile.mode, profile.schedule, each, profile.hopeless) for each in thresholds]
+    sums = sums_over(log if unlabelled else log.require_labels(), asked)
     hidden = dict.fromkeys(LABEL_FIGURES) if unlabelled else {}
     return [{**figures_of_sums(total, good), **hidden} for total in sums]
 

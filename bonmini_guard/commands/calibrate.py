@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands.progress import shown
-from bonmini_guard.commands.replay import say_what_was_left_out
+from bonmini_guard.commands.replay import add_group, say_what_was_left_out
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.runnables.settings import not_vouched_for
@@ -39,65 +39,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="*", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--mode", required=True, choices=("guardrail", "accelerator"))
     parser.add_argument("-o", "--output", metavar="PROFILE", help="where to write the profile")
-    parser.add_argument(
-        "--risk",
-        default=None,
-        choices=RISKS,
-        help=f"what the guardrail promises (default {RISKS[0]})",
-    )
-    parser.add_argument("--alpha", type=float, default=None, help=f"the most that the risk may be (guardrail; default {ALPHA:g})")
-    parser.add_argument(
-        "--epsilon", type=float, default=None, help=f"the most quality that may be lost (accelerator; default {EPSILON:g})"
-    )
+    parser.add_argument("--risk", choices=RISKS, help=f"what the guardrail promises (default {RISKS[0]})")
+    parser.add_argument("--alpha", type=float, help=f"the most that the risk may be (guardrail; default {ALPHA:g})")
+    parser.add_argument("--epsilon", type=float, help=f"the most quality that may be lost (accelerator; default {EPSILON:g})")
     parser.add_argument("--delta", type=float, default=DELTA, help=f"chance that the promise is missed (default {DELTA:g})")
-    parser.add_argument("--mini-n", type=int, default=None, help=f"draws of a loop (default {MINI_N})")
-    parser.add_argument("--max-loops", type=int, default=None, help=f"loops (default {MAX_LOOPS}, or what the log supports)")
-    parser.add_argument("--schedule", type=schedule_of, default=None, metavar="4,28", help="draws of each loop, instead of the two")
-    parser.add_argument("--max-draws", type=int, default=None, metavar="N", help="a rolling exit of so many draws, no loops")
+    parser.add_argument("--mini-n", type=int, help=f"draws of a loop (default {MINI_N})")
+    parser.add_argument("--max-loops", type=int, help=f"loops (default {MAX_LOOPS}, or what the log supports)")
+    parser.add_argument("--schedule", type=schedule_of, metavar="4,28", help="draws of each loop, instead of the two")
+    parser.add_argument("--max-draws", type=int, metavar="N", help="a rolling exit of so many draws, no loops")
     parser.add_argument(
-        "--in-flight",
-        type=width_of,
-        default=None,
-        metavar="auto|K",
-        help="draws a rolling exit keeps in flight (auto: any rung)",
+        "--in-flight", type=width_of, metavar="auto|K", help="draws a rolling exit keeps in flight (auto: any rung)"
     )
-    parser.add_argument("--exit", default=None, choices=("loop", "eager", "rolling"), help="the stopping procedure (default loop)")
+    parser.add_argument("--exit", choices=("loop", "eager", "rolling"), help="the stopping procedure (default loop)")
     parser.add_argument("--order", default="auto", choices=("auto", "digest", "logged"), help="logged: rows stand in drawing order")
-    parser.add_argument(
-        "--group", metavar="KEY", help="what is one unit: none, prompt, or a row key (default group, else equal prompts)"
-    )
-    parser.add_argument(
-        "--calibrations", type=int, default=1, metavar="K", help="calibrations made and chosen from: each gets delta / K"
-    )
+    add_group(parser)
+    parser.add_argument("--calibrations", type=int, default=1, metavar="K", help="made and chosen from: each gets delta / K")
     parser.add_argument("--seed", type=int, default=0, help="another order and split; each seed tried counts in --calibrations")
-    parser.add_argument(
-        "--relax",
-        action="store_true",
-        help="guardrail: from a guard's own traces, cut short or not: how far below its thresholds to go",
-    )
-    parser.add_argument(
-        "--search",
-        action="store_true",
-        help="choose the schedule's shape and per-loop thresholds on 25 %% of the units; the rest certifies",
-    )
-    parser.add_argument(
-        "--wait-price",
-        type=float,
-        metavar="PRICE",
-        help="what waiting as long as a draw takes costs, in draws (search; default 1); with --cost draws=PRICE a second, in money",
-    )
+    told = "guardrail: from a guard's own traces, cut short or not: how far below its thresholds to go"
+    parser.add_argument("--relax", action="store_true", help=told)
+    told = "choose the schedule's shape and per-loop thresholds on 25 %% of the units; the rest certifies"
+    parser.add_argument("--search", action="store_true", help=told)
+    _add_prices(parser)
+    parser.add_argument("--target-accuracy", type=float, metavar="SHARE", help="--risk bad_among_served with alpha = 1 - SHARE")
+    parser.add_argument("--plan", action="store_true", help="only say how many rows and labels are needed; labels are not")
+
+
+def _add_prices(parser: argparse.ArgumentParser) -> None:
+    told = "what waiting as long as a draw takes costs, in draws (search; default 1); with --cost draws=PRICE a second, in money"
+    parser.add_argument("--wait-price", type=float, metavar="PRICE", help=told)
     parser.add_argument("--max-p95", type=float, metavar="SECONDS", help="--search: what 95 %% of the requests may wait at most")
-    parser.add_argument(
-        "--cost",
-        type=cost_of,
-        metavar="draws|tokens|seconds[=PRICE]",
-        help="what --search or an accelerator is to save (default draws), and what one of it costs in money",
-    )
+    told = "what --search or an accelerator is to save (default draws), and what one of it costs in money"
+    parser.add_argument("--cost", type=cost_of, metavar="draws|tokens|seconds[=PRICE]", help=told)
     parser.add_argument("--cost-bad", type=float, metavar="PRICE", help="guardrail without an alpha: what a bad answer costs")
     parser.add_argument("--cost-abstain", type=float, metavar="PRICE", help="... and what a refusal costs (default 1)")
     parser.add_argument("--cost-draw", type=float, metavar="PRICE", help="... and what a draw costs (default 0)")
-    parser.add_argument("--target-accuracy", type=float, metavar="SHARE", help="--risk bad_among_served with alpha = 1 - SHARE")
-    parser.add_argument("--plan", action="store_true", help="only say how many rows and labels are needed; labels are not")
 
 
 def run(options: argparse.Namespace) -> int:

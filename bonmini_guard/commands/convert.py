@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from bonmini_guard.commands.bearing import add_max_bad, check_share
+from bonmini_guard.commands.bearing import add_max_bad
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd
@@ -65,12 +65,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     for path in _targets(options).values():
-        if not path.name.endswith((".jsonl", ".jsonl.gz")):
-            raise ConfigurationError(f"{path}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
-        check_output(path, options.files)
+        check_output(path, options.files, lines=True)
     if options.cut is not None and not math.isfinite(options.cut):
         raise ConfigurationError(f"--cut is {options.cut}: give a number that ratings can reach")
-    check_share(options.max_bad)
     if not 0 < options.held_out_share < 1:
         raise ConfigurationError(f"--held-out-share is {options.held_out_share}: use a share between 0 and 1")
     if options.held_out is not None and options.held_out == options.output:

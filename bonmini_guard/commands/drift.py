@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.replay import say_what_was_left_out
@@ -13,6 +13,7 @@ from bonmini_guard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.findings import Drift, Finding
+    from bonmini_guard.calibration.watch import Watch
     from bonmini_guard.policy.profile import GuardProfile
 
 HELP = "compare traces with a profile: exit 4 if its promise no longer covers them"
@@ -26,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("traces", nargs="+", metavar="TRACES", help="log files of later requests, in the order they came")
     parser.add_argument("--false-alarm-rate", type=float, metavar="RATE", help="chance of exit 4 without drift (default 0.01)")
     repeated = parser.add_mutually_exclusive_group()
-    repeated.add_argument(
-        "--state", metavar="FILE", help="keep the watch's state here: the rate then holds for any number of looks"
-    )
+    repeated.add_argument("--state", metavar="FILE", help="keep a state here: the rate then holds for any number of looks")
     repeated.add_argument("--looks", type=int, default=1, metavar="K", help="the rate is for K such looks together (default 1)")
     parser.add_argument("--follow", action="store_true", help="look again and again as the traces grow, until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="--follow: between two looks (default 2)")
@@ -49,46 +48,46 @@ def run(options: argparse.Namespace) -> int:
     profile = GuardProfile.load(options.profile)
     also = [] if options.reward_model is None else [_same_scorer(profile, options.reward_model)]
     if options.follow:
-        return _followed(options, profile, also)
-    drift = _one_look(options, profile, also) if options.state is None else _watched(options, profile, also)
-    say_what_was_left_out(drift.left_out)
-    print(json.dumps(drift.as_json(), indent=2, allow_nan=False)) if options.json else say(lines(drift))
+        drift = _followed(options, profile, also)
+    else:
+        drift = _look(options, profile, also)
+        say_what_was_left_out(drift.left_out)
+        print(json.dumps(drift.as_json(), indent=2, allow_nan=False)) if options.json else say(lines(drift))
     return FOUND if drift.drift else 0
 
 
-def _one_look(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:
+def _look(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:
     from bonmini_guard.calibration.drift import find_drift
     from bonmini_guard.calibration.findings import FALSE_ALARM_RATE
     from bonmini_guard.calibration.traces import read_traces
 
+    if options.state is not None:
+        with _watch(options, profile) as watch:
+            return watch.look(read_traces(options.traces, profile, memory=watch.memory, key=watch.key), also)
     traces, rate = read_traces(options.traces, profile, key=options.slice), options.false_alarm_rate or FALSE_ALARM_RATE
     return find_drift(profile, traces, false_alarm_rate=rate, looks=options.looks, key=options.slice, also=also)
 
 
-def _watched(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:
-    from bonmini_guard.calibration.traces import read_traces
-    from bonmini_guard.calibration.watch import watching
-
-    with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
-        return watch.look(read_traces(options.traces, profile, memory=watch.memory, key=watch.key), also)
-
-
-def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> int:
-    """Live, until Ctrl-C; a state is written then."""
+def _watch(options: argparse.Namespace, profile: GuardProfile) -> AbstractContextManager[Watch]:
+    """Of the state's file, or of this run alone."""
     from bonmini_guard.calibration.findings import FALSE_ALARM_RATE
     from bonmini_guard.calibration.watch import Watch, watching
+
+    rate, key = options.false_alarm_rate, options.slice
+    if options.state is None:
+        return nullcontext(Watch(profile, false_alarm_rate=rate or FALSE_ALARM_RATE, key=key))
+    return watching(options.state, profile, false_alarm_rate=rate, key=key)
+
+
+def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:
+    """Live, until Ctrl-C; a state is written then."""
     from bonmini_guard.commands.following import follow
 
     if options.looks != 1 or options.json:
         raise ConfigurationError("--follow looks any number of times, and prints no JSON; leave out --looks and --json")
-    prices, rate = (options.input_price, options.output_price), options.false_alarm_rate
-    with (
-        nullcontext(Watch(profile, false_alarm_rate=rate or FALSE_ALARM_RATE, key=options.slice))
-        if options.state is None
-        else watching(options.state, profile, false_alarm_rate=rate, key=options.slice)
-    ) as watch:
-        drift = follow(options.traces, profile, watch, also, prices=prices, every=options.every)
-    return FOUND if drift.drift else 0
+    prices = (options.input_price, options.output_price)
+    with _watch(options, profile) as watch:
+        return follow(options.traces, profile, watch, also, prices=prices, every=options.every)
 
 
 def _same_scorer(profile: GuardProfile, spec: str) -> Finding:

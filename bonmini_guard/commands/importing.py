@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.commands.bearing import add_max_bad, check_share
+from bonmini_guard.commands.bearing import add_max_bad
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd, as_input
@@ -59,20 +59,8 @@ _SOURCES: dict[str, Callable[[], Source]] = {
     **dict.fromkeys(("csv", "parquet", "json"), lambda: Source(tables.draws, gather="id")),
 }
 #: What a column or a verdict may be mapped to.
-_FIELDS = [
-    "id",
-    "group",
-    "prompt",
-    "text",
-    "score",
-    "acceptable",
-    "acceptable_by",
-    "tokens",
-    "started",
-    "finished",
-    "failed",
-    "model",
-]
+_FIELDS = ["id", "group", "prompt", "text", "failed", "score", "acceptable", "acceptable_by", "tokens"]
+_FIELDS += ["started", "finished", "model"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Import, and print what was taken and what was left."""
-    if not options.output.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
-    check_output(options.output, options.files)
-    check_share(options.max_bad)
+    check_output(options.output, options.files, lines=True)
     job = _Import(_SOURCES[options.source](), _mapping(options.map), options.generated_by, Odd(options.max_bad))
     for path in options.files:
         job.read(inspect_ai.archive(Path(path)) if path.endswith(".eval") else Records(path, job.odd))

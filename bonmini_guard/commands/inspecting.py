@@ -72,14 +72,12 @@ def _fixed() -> list[Example]:
 
 def _examples(path: str | None) -> list[Example]:
     from bonmini_guard.errors import InputError
-    from bonmini_guard.logs.reading import RowFile
-    from bonmini_guard.logs.rows import Row
+    from bonmini_guard.logs.rows import rows_in
 
     if path is None:
         return []
     found: list[Any] = []
-    for place, value in RowFile(path):
-        row = Row(value, place)
+    for row in rows_in(path):
         known = [one for one in row.candidates if one.label is not None]
         found.append(([turn.message() for turn in row.prompt], [one.turn.message() for one in known], [one.label for one in known]))
     if len({label for _, _, labels in found for label in labels}) < 2:

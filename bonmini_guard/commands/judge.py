@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
-
-if TYPE_CHECKING:
-    from bonmini_guard.logs.rows import Row
 
 HELP = "hold a judge's verdicts against people's labels; certifies nothing"
 
@@ -22,24 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log rows with acceptable = true or false, by people")
     parser.add_argument("--judge", required=True, metavar="SPEC", help="a scorer spec, or a reward model with a zero")
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="OUT", help="the log with its verdicts: .jsonl or .jsonl.gz"
-    )
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="the log with verdicts: .jsonl[.gz]")
     parser.add_argument("--name", help="what it is called in the log (default: the name of the spec)")
     parser.add_argument("--slice", metavar="KEY", help="a row key: agreement within each of its values, too")
-    parser.add_argument(
-        "--alpha", type=float, default=0.05, help="of the certificate that is tried with its verdicts (default 0.05)"
-    )
+    parser.add_argument("--alpha", type=float, default=0.05, help="of the certificate tried with its verdicts (default 0.05)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Judge, and report."""
-    if not options.output.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
-    check_output(options.output)
+    check_output(options.output, lines=True)
     from bonmini_guard.calibration.judging import agreement, judged, moved_certificate
     from bonmini_guard.calibration.scoring_logs import score_log
+    from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.declared import load_scorer
 
     name, judge = options.name or Path(options.judge).stem, load_scorer(options.judge)
@@ -49,20 +40,13 @@ def run(options: argparse.Namespace) -> int:
         score_log(options.logs, judge, options.output, beside=name)
     finally:
         judge.close()
-    found = agreement(judged(_rows(options.output), name, options.slice))
-    found["certificate"] = moved_certificate(_rows(options.output), name, options.alpha, 0.1)
+    found = agreement(judged(rows_in(options.output), name, options.slice))
+    found["certificate"] = moved_certificate(rows_in(options.output), name, options.alpha, 0.1)
     if options.json:
         print(json.dumps(found))
     else:
         say(_said(found, name, options.output))
     return 0
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    from bonmini_guard.logs.reading import RowFile
-    from bonmini_guard.logs.rows import Row
-
-    return (Row(value, place) for place, value in RowFile(path))
 
 
 def _said(found: dict[str, Any], name: str, output: Path) -> str:

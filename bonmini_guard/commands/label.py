@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_exchange(parser: argparse.ArgumentParser) -> None:
     sources, kinds = " or ".join(IMPORTS), ", ".join(EXPORTS)
     repeated: dict[str, Any] = {"action": "append", "default": [], "metavar": "KIND=FILE"}
-    parser.add_argument("--export", type=_export, help=f"no page: write {kinds}", **repeated)
-    parser.add_argument("--import", type=_import, dest="imports", help=f"no page: read {sources}", **repeated)
+    parser.add_argument("--export", type=partial(_kind_and_file, EXPORTS), help=f"no page: write {kinds}", **repeated)
+    parser.add_argument("--import", type=partial(_kind_and_file, IMPORTS), dest="imports", help=f"... read {sources}", **repeated)
     parser.add_argument("--agreement", type=Path, metavar="OUT", help="no page, no LOGS: how far the annotators of OUT agree")
     parser.add_argument("--json", action="store_true", help="with --agreement: print one JSON object")
 
@@ -251,15 +251,7 @@ def _agreement(path: Path, as_json: bool) -> int:
     return 0
 
 
-def _export(text: str) -> tuple[str, Path]:
-    return _kind_and_file(text, EXPORTS)
-
-
-def _import(text: str) -> tuple[str, Path]:
-    return _kind_and_file(text, IMPORTS)
-
-
-def _kind_and_file(text: str, kinds: tuple[str, ...]) -> tuple[str, Path]:
+def _kind_and_file(kinds: tuple[str, ...], text: str) -> tuple[str, Path]:
     kind, _, path = text.partition("=")
     if kind not in kinds or not path:
         raise argparse.ArgumentTypeError(f"{text!r}: write KIND=FILE, with {' or '.join(kinds)}")

@@ -26,10 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--profile", required=True, help="profile file; mode, schedule and thresholds suffice")
-    parser.add_argument(
-        "--group", metavar="KEY", help="what is one unit: none, prompt, or a row key (default group, else equal prompts)"
-    )
+    add_group(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def add_group(parser: argparse.ArgumentParser) -> None:
+    """Declare what a unit is."""
+    told = "what is one unit: none, prompt, or a row key (default group, else equal prompts)"
+    parser.add_argument("--group", metavar="KEY", help=told)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, with a progress bar on stderr."""
-    if not options.output.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ConfigurationError(f"{options.output}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
-    check_output(options.output)
+    check_output(options.output, lines=True)
     if options.dry_run:
         say(_plan(options))
         return 0
@@ -52,13 +50,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> str:
     """What there is to do, before anything is loaded, asked or paid for; a token is taken for four letters."""
-    from bonmini_guard.logs.reading import RowFile
-    from bonmini_guard.logs.rows import Row
+    from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.spec import judges_of
 
     rows = candidates = scored = letters = 0
-    for place, value in (pair for path in options.logs for pair in RowFile(path)):
-        row = Row(value, place)
+    for row in rows_in(*options.logs):
         drawn = [one for one in row.candidates if not one.failed]
         rows, candidates = rows + 1, candidates + len(drawn)
         scored += sum(one.value.get("score") is not None for one in drawn)

@@ -31,9 +31,7 @@ _TOOLS = {"resourceSpans": "otel", "resourceLogs": "otel", "run_type": "langsmit
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "logs", nargs="+", metavar="LOG", help="a log (several shards are one), or a table or an export of another tool"
-    )
+    parser.add_argument("logs", nargs="+", metavar="LOG", help="a log (several shards are one), a table, or another tool's export")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -117,19 +115,17 @@ def _tell_of_log(files: Sequence[str]) -> None:
 
 def _scan(files: Sequence[str]) -> tuple[Counter[str], set[int], set[str]]:
     """Counts of rows and of answers that did not fail, the numbers of answers of a row, and the generators."""
-    from bonmini_guard.logs.reading import RowFile
-    from bonmini_guard.logs.rows import Row
+    from bonmini_guard.logs.rows import rows_in
 
     seen, sizes, generators = Counter[str](), set[int](), set[str]()
-    for place, value in (pair for path in files for pair in RowFile(path)):
-        row = Row(value, place)
+    for row in rows_in(*files):
         arrived = [one for one in row.candidates if not one.failed]
         labelled = [one for one in arrived if one.label is not None]
         seen.update(rows=1, complete=row.is_complete, traced=row.is_traced, picked=not row.is_random, answers=len(arrived))
         seen.update(scored=sum(one.said is not None for one in arrived), labelled=len(labelled))
         seen.update(judged=sum(one.value.get("acceptable_by") is not None for one in labelled))
         sizes.add(len(row.candidates))
-        generators |= {str(value["generated_by"])[:60]} if value.get("generated_by") is not None else set()
+        generators |= {str(by)[:60]} if (by := row.value.get("generated_by")) is not None else set()
     if not sizes:
         raise InputError(f"{', '.join(files)}: holds no row; give a log")
     return seen, sizes, generators

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands import settings_of
-from bonmini_guard.commands.bearing import add_max_bad, check_share
+from bonmini_guard.commands.bearing import add_max_bad
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.logs.odd import Odd
@@ -53,9 +53,7 @@ def _add_large(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--lora-rank", type=int, metavar="RANK", help="train low-rank adapters; the checkpoint holds them alone")
     parser.add_argument("--lora-alpha", type=int, metavar="SCALE", help="their scale (default: twice the rank)")
-    parser.add_argument(
-        "--checkpoints", type=int, default=10, help="how often a run saves what it can go on from (default 10; 0 never)"
-    )
+    parser.add_argument("--checkpoints", type=int, default=10, help="how often a run saves itself (default 10; 0 never)")
     parser.add_argument("--early-stopping", type=int, metavar="PATIENCE", help="stop after so many checkpoints without improvement")
     parser.add_argument("--report-to", metavar="TRACKER,...", help="where losses go: tensorboard, wandb, trackio, ...")
     parser.add_argument("--twin", action="store_true", help="also train a Bradley-Terry twin, and compare held-out figures")
@@ -66,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.training.choices import read_choices
     from bonmini_guard.training.data.statistics import describe
 
-    check_share(options.max_bad)
     odd = Odd(options.max_bad)
     rows = read_choices(options.choices, odd)
     held_out = read_choices(options.eval, Odd(options.max_bad)) if options.eval else None

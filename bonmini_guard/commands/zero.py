@@ -38,15 +38,13 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.output}: a spec is written as JSON: give a name that ends in .json")
     check_output(options.output)
     from bonmini_guard.calibration.zero import choose, labels_of
-    from bonmini_guard.logs.reading import RowFile
-    from bonmini_guard.logs.rows import Row
+    from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.declared import load_scorer
 
     spec, texts = _bare(options.model), () if options.no_anchors else tuple(options.anchor or ANCHORS)
     scorer = load_scorer(spec, device=options.device, base=options.base)
     try:
-        rows = (Row(value, place) for path in options.labels for place, value in RowFile(path))
-        labels = labels_of(rows, scorer, texts)
+        labels = labels_of(rows_in(*options.labels), scorer, texts)
     finally:
         scorer.close()
     choice = choose(labels)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bonmini_guard.errors import InputError
+from bonmini_guard.errors import ConfigurationError, InputError
 
 #: The share of odd records that readers of labelled data bear.
 USUAL = 0.05
@@ -40,6 +40,9 @@ class Odd:
         records: met so far, the odd ones among them.
         count: odd ones so far.
         causes: for each cause, how many records have it, and the first message.
+
+    Raises:
+        ConfigurationError: ``most`` is no share.
     """
 
     most: float = 0.0
@@ -47,6 +50,10 @@ class Odd:
     count: int = 0
     causes: dict[str, tuple[int, str]] = field(default_factory=dict)
     _last: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.most <= 1:
+            raise ConfigurationError(f"--max-bad is {self.most}: use a share between 0 (bear none) and 1")
 
     def note(self, place: str, error: InputError) -> None:
         """Count what is wrong with a record, or with a part of it.

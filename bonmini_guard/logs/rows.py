@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -13,6 +14,7 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn, as_turns
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.policy.policy import check_schedule, check_thresholds
 
 #: Scores beyond this are no scores: half the largest double, so that thresholds between scores, and beyond the least, have room.
@@ -220,6 +222,15 @@ class Row:
         if not isinstance(drawn, list) or any(isinstance(one, Mapping) and one.get("unfinished") for one in drawn):
             return 0
         return whole_loops(regime, self.value.get("reason"), len(drawn))
+
+
+def rows_in(*paths: str | os.PathLike[str]) -> Iterator[Row]:
+    """The rows of files, one after the other.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    return (Row(value, place) for path in paths for place, value in RowFile(path))
 
 
 @dataclass(frozen=True, slots=True)
