@@ -33,7 +33,7 @@ demo: setup      ## watch a guard on a real language model, offline
 
 test: setup      ## run all tests but the live ones, on two cores
 	.ci/chromium || echo "without Chromium the tests of pages fail"
-	$(BIN)/python -m pytest -m "not live" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not live" --numprocesses 3 --dist loadfile
 
 oldest:          ## the fast tests that need no torch, on the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-oldest
