@@ -1,10 +1,10 @@
 """What a zero from few labels is worth: a shift, a factor, fixed answers, and centring on a request's own draws.
 
 ``python -m benchmarks.zero`` makes a world in which prompts have free offsets (standard deviation 2) and one in which they have
-none. With ``--fit LOG --evaluate LOG --model MODEL`` it takes labelled logs with texts and a model that only ranks (and, as
-``--beside NAME``, the key of another model's scores in the logs, such as the one trained with an outside option). For 50 to 2,000
-labels it fits each form, lets ``zero`` choose, and says how many requests get an acceptable answer where 5 % of all requests get a
-bad one: best of all draws, served above one threshold.
+none. Each ``--log NAME LABELS HELD_OUT MODEL BESIDE`` adds labelled logs with texts, one to take labels from and one of other
+prompts, a model, and the key of scores of another one in the logs, such as of the one trained with an outside option (or
+``score``). For 50 to 2,000 labels, 4 to a prompt or as many as it takes, it fits each form, lets ``zero`` choose, and says how many
+requests get an acceptable answer where 5 % of all requests get a bad one: best of all draws, served above one threshold.
 """
 
 from __future__ import annotations
@@ -70,22 +70,24 @@ def simulated(prompts: int, draws: int, offsets: float, seed: int) -> Draws:
 
 def of_log(path: Path, scorer: Any, beside: str) -> tuple[Draws, Floats]:
     """Scores of a model, and those of another one that stand in the log; its rows are complete and labelled."""
-    rows = [Row(value, place) for place, value in RowFile(path)]
+    mark = scorer.fingerprint()
+    # A log scored before rendering was part of the fingerprint says only its beginning.
+    known = {mark, mark.rpartition(":")[0]}
+    rows = [Row(value | {"scored_by": mark} if value.get("scored_by") in known else value, place) for place, value in RowFile(path)]
     labels = zero.labels_of(rows, scorer, ANCHORS)
     raw = labels.raw.reshape(len(rows), -1)
     other = np.array([[one.value[beside] for one in row.candidates] for row in rows])
     return Draws(raw, labels.anchors[:: raw.shape[1]], labels.good.reshape(raw.shape)), other
 
 
-def measured(fit: Draws, held_out: Draws, draws: int = 4) -> dict[str, Any]:
+def measured(fit: Draws, held_out: Draws) -> dict[str, Any]:
     """By number of labels: what each form and the choice are worth, means over random subsets of the prompts."""
     found: dict[str, Any] = {}
     centred = held_out.raw - held_out.raw.mean(1, keepdims=True)
     fixed = {"centred on its own draws": good_served(centred, held_out.good)}
     for count in COUNTS:
+        draws = max(4, -(-count // fit.raw.shape[0]))
         prompts = count // draws
-        if prompts > fit.raw.shape[0]:
-            continue
         each: dict[str, list[float]] = {name: [] for name in (*zero.FORMS, "chosen")}
         chosen = list[str]()
         for repeat in range(REPEATS):
@@ -110,14 +112,23 @@ def show(name: str, found: Mapping[str, Any], best: float | None) -> None:
     print_table(["labels", *keys], [[count, *(f"{each[key]:.3f}" for key in keys)] for count, each in found.items()])
 
 
+def _on_logs(name: str, fit: Path, evaluate: Path, model: str, beside: str) -> dict[str, Any]:
+    from bonmini_guard.reward.declared import load_scorer
+
+    scorer = load_scorer(model)
+    labelled, _ = of_log(fit, scorer, beside)
+    held_out, other = of_log(evaluate, scorer, beside)
+    best = good_served(other, held_out.good)
+    within, between = zero.orders(held_out.labels(np.arange(held_out.raw.shape[0]), held_out.raw.shape[1]))
+    found = measured(labelled, held_out)
+    show(name, found, best)
+    return {"by_labels": found, "with_outside_option": best, "pairs_in_order": [within, between]}
+
+
 def main() -> None:
     """Simulations, or logs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fit", type=Path, help="a labelled log to take labels from")
-    parser.add_argument("--evaluate", type=Path, help="a labelled log of other prompts")
-    parser.add_argument("--model", help="a model that only ranks")
-    parser.add_argument("--beside", default="score", help="the key of another model's scores in the logs")
-    parser.add_argument("--name", default="logs", help="what to call them in the JSON")
+    parser.add_argument("--log", nargs=5, action="append", default=[], metavar=("NAME", "LABELS", "HELD_OUT", "MODEL", "BESIDE"))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     results: dict[str, Any] = {}
@@ -125,17 +136,8 @@ def main() -> None:
         found = measured(simulated(800, 16, offsets, 0), simulated(2000, 16, offsets, 1))
         show(name, found, None)
         results[name] = {"by_labels": found}
-    if given.fit is not None:
-        from bonmini_guard.reward.declared import load_scorer
-
-        scorer = load_scorer(given.model)
-        fit, _ = of_log(given.fit, scorer, given.beside)
-        held_out, other = of_log(given.evaluate, scorer, given.beside)
-        best = good_served(other, held_out.good)
-        within, between = zero.orders(held_out.labels(np.arange(held_out.raw.shape[0]), held_out.raw.shape[1]))
-        found = measured(fit, held_out)
-        show(given.name, found, best)
-        results[given.name] = {"by_labels": found, "with_outside_option": best, "pairs_in_order": [within, between]}
+    for name, fit, held_out, model, beside in given.log:
+        results[name] = _on_logs(name, Path(fit), Path(held_out), model, beside)
     write_json(given.json, {"rate": RATE, "repeats": REPEATS, "anchors": ANCHORS, "worlds": results})
 
 
