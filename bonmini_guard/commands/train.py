@@ -55,6 +55,8 @@ def _add_large(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora-alpha", type=int, metavar="SCALE", help="their scale (default: twice the rank)")
     parser.add_argument("--checkpoints", type=int, default=10, help="how often a run saves itself (default 10; 0 never)")
     parser.add_argument("--early-stopping", type=int, metavar="PATIENCE", help="stop after so many checkpoints without improvement")
+    parser.add_argument("--optimizer", default="adamw_torch_fused", help="by transformers' name: adafactor, adamw_bnb_8bit, ...")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="also write the checkpoint there, with its card; new: private")
     parser.add_argument("--report-to", metavar="TRACKER,...", help="where losses go: tensorboard, wandb, trackio, ...")
     parser.add_argument("--twin", action="store_true", help="also train a Bradley-Terry twin, and compare held-out figures")
 

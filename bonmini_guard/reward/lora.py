@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bonmini_guard.errors import CheckpointError, MissingExtraError
 
@@ -50,20 +51,21 @@ def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -
             module.register_forward_pre_hook(lambda _, given: tuple(part.float() for part in given))
 
 
-def save_adapters(model: Any, folder: Path, base: str) -> None:
+def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path, base: str) -> None:
     """Write the adapters of a model, its head and its configuration.
 
     Args:
         model: what :func:`add_adapters` has changed.
+        weights: the values of its weights, by name.
         folder: to write into.
         base: the name of the base.
     """
     from safetensors.torch import save_file
 
-    weights = {name: weight.contiguous() for name, weight in model.named_parameters() if weight.requires_grad}
-    whole = sorted({name.rpartition(".")[0] for name in weights if "lora_" not in name})
+    trained = {name: weights[name].contiguous() for name, weight in model.named_parameters() if weight.requires_grad}
+    whole = sorted({name.rpartition(".")[0] for name in trained if "lora_" not in name})
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({_PREFIX + name.replace(".default.", "."): weight for name, weight in weights.items()}, folder / WEIGHTS)
+    save_file({_PREFIX + name.replace(".default.", "."): weight for name, weight in trained.items()}, folder / WEIGHTS)
     config = model.peft_config["default"]
     config.task_type, config.modules_to_save, config.base_model_name_or_path = _peft().TaskType.SEQ_CLS, whole, base
     config.inference_mode = True

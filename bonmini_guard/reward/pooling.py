@@ -32,8 +32,11 @@ class PooledScorer(nn.Module):
         self.model = model
         self._reduce = reduce
         self.decoder = isinstance(getattr(model, "score", None), nn.Linear)
+        # What is sharded one by one, by FSDP's usual policy.
+        self._no_split_modules = getattr(model, "_no_split_modules", None)
         note = getattr(model.config, "bonmini_guard", None)
         self._separator: int | None = note.get("separator") if isinstance(note, dict) else None
+        self._shares: bool | None = None
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, ends: Tensor | None = None
@@ -60,9 +63,17 @@ class PooledScorer(nn.Module):
             ends = rows * input_ids.shape[1] + attention_mask.sum(dim=1) - 1
         return output.last_hidden_state.flatten(0, 1).index_select(0, ends)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
     def shares(self, pad_id: int) -> bool:
-        """Whether rows of :func:`share` give what single texts do: asked of the model itself, for no list of kinds is whole."""
+        """Whether rows of :func:`share` give what single texts do: asked of the model itself, for no list of kinds is whole.
+
+        It is asked once, before its weights may be sharded.
+        """
+        if self._shares is None:
+            self._shares = self._tried(pad_id)
+        return self._shares
+
+    @torch.no_grad()
+    def _tried(self, pad_id: int) -> bool:
         if not (self.decoder and sees_everything(self.model.config.get_text_config())):
             return False
         tokens = torch.arange(24).remainder(self.model.config.get_text_config().vocab_size).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -85,10 +86,14 @@ def _bins(report: Mapping[str, Any]) -> list[str]:
 
 def _use(report: Mapping[str, Any]) -> str:
     kind = _ADAPTERS if report["settings"]["lora_rank"] else _WHOLE
+    name = report["settings"]["push_to_hub"] or "path/to/this/folder"
+    limit = f"at most {report['max_length']:,} tokens a text, prompt and answer together; " if report["max_length"] else ""
     return (
-        f"## Use\n\n{kind} Render the conversation and the answer with the tokenizer's chat template, and read the raw logit (no\n"
-        "sigmoid, no softmax). What was held out resembles what was trained on: calibrate on labelled traffic of your own\n"
-        "before you rely on a threshold.\n"
+        f"## Use\n\n```python\nfrom bonmini_guard import RewardModel\n\nmodel = RewardModel.load({json.dumps(name)})\n"
+        f'model.score("What is asked?", ["An answer.", "Another."])\n```\n\n{kind} Render the conversation and the answer with\n'
+        "the tokenizer's chat template, and read the raw logit (no sigmoid, no softmax).\n\n"
+        f"## Limits\n\nIt reads {limit}texts only, no images. It learnt what its labellers take from prompts like theirs, and what\n"
+        "was held out resembles what was trained on: calibrate on labelled traffic of your own before you rely on a threshold.\n"
     )
 
 

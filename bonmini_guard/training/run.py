@@ -42,6 +42,7 @@ from bonmini_guard.training.card import model_card
 from bonmini_guard.training.choices import ChoiceRow, as_record
 from bonmini_guard.training.evidence import figures, score_texts
 from bonmini_guard.training.health import constant_loss, troubles
+from bonmini_guard.training.hub import make_repository, push
 from bonmini_guard.training.settings import Settings
 from bonmini_guard.training.trainer import (
     Judgements,
@@ -52,6 +53,7 @@ from bonmini_guard.training.trainer import (
     processes,
     remove_torn,
     wait_for_others,
+    whole_weights,
 )
 
 __all__ = ["OutsideOptionTrainer", "Settings", "evaluate_reward_model", "train_reward_model"]
@@ -85,7 +87,8 @@ def train_reward_model(
         What ``training.json`` says.
 
     Raises:
-        ConfigurationError: a setting is wrong, the output folder is not empty, or ``OUTPUT.partial`` is of another run.
+        ConfigurationError: a setting is wrong, the output folder is not empty, ``OUTPUT.partial`` is of another run, or the hub
+            refuses.
         CheckpointError: the base cannot be used.
         InputError: the rows cannot teach the objective.
         MissingExtraError: accelerate or peft is not installed.
@@ -99,12 +102,16 @@ def train_reward_model(
     held_out = usable_rows(eval_rows, plan.objective) if eval_rows and plan.objective == "bradley_terry" else eval_rows
     if find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", "train")
+    if plan.push_to_hub and main_process():
+        make_repository(plan.push_to_hub)
     with _partial(Path(output), _mark(learnt, held_out, str(base), plan), plan) as folder:
         report = _train(learnt, str(base), folder, plan, held_out)
         wait_for_others()
         if main_process():
             os.replace(folder / "model", output)
-        return report
+    if plan.push_to_hub and main_process():
+        push(Path(output), plan.push_to_hub)
+    return report
 
 
 def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow], batch_size: int = 32) -> dict[str, Any]:
@@ -159,9 +166,10 @@ def comparisons(rows: Sequence[ChoiceRow]) -> list[ChoiceRow]:
 
 
 class _Loaded(NamedTuple):
-    """A base with one label, its tokenizer, the names of the weights that are new, and what makes its inputs."""
+    """A base with one label, what reads its scores, its tokenizer, the names of the weights that are new, what makes its inputs."""
 
     model: Any
+    scorer: PooledScorer
     tokenizer: Any
     missing: list[str]
     formatter: Formatter | PairFormatter
@@ -176,18 +184,19 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     report = _report(rows, data.learnt, plan, base, loaded.formatter.max_length)
     if held_out is not None and not loaded.missing:
         # The base scores already: what it could do before is the first thing to compare with.
-        report["base_eval"] = _evaluate(loaded.model, held_out, plan, "outside_option")
+        report["base_eval"] = _evaluate(loaded, held_out, plan, "outside_option")
     losses = _fitted(loaded, data, folder / "checkpoints", plan, plan.objective)
     if held_out is not None:
-        report["eval"] = _evaluate(loaded.model, held_out, plan, plan.objective)
+        report["eval"] = _evaluate(loaded, held_out, plan, plan.objective)
     learnt = [judgement for group in data.learnt.groups for judgement in group.judgements]
     chance = constant_loss(learnt, outside=plan.objective == "outside_option")
     report["warnings"] = list(troubles(losses, chance, report.get("eval")))
     if plan.twin:
         compared = comparisons(rows)
         report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan) if compared and held_out else None
+    weights = whole_weights(loaded.scorer)
     if main_process():
-        _write(loaded, folder / "model", report, base if plan.lora_rank else None)
+        _write(loaded, weights, folder / "model", report, base if plan.lora_rank else None)
         digests = sorted({prompt_digest(row.prompt) for row in rows})
         (folder / "model" / "trained_on.json").write_text(json.dumps({"prompts": digests}), encoding="utf-8")
     return report
@@ -199,7 +208,7 @@ def _fitted(loaded: _Loaded, data: Judgements, folder: Path, plan: Settings, obj
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if plan.lora_rank is not None:
         add_adapters(model, plan.lora_rank, plan.lora_alpha, loaded.missing)
-    return fit(model, data, folder, plan, objective, new=loaded.missing)
+    return fit(loaded.scorer, data, folder, plan, objective, new=loaded.missing)
 
 
 def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: Path, plan: Settings) -> dict[str, Any]:
@@ -207,7 +216,7 @@ def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: 
     loaded = _load_base(base, plan, "bradley_terry")
     data = Judgements(_encode(compared, loaded.formatter, plan.batch_size), held_out)
     _fitted(loaded, data, folder, plan, "bradley_terry")
-    return _evaluate(loaded.model, held_out, plan, "outside_option")
+    return _evaluate(loaded, held_out, plan, "outside_option")
 
 
 def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
@@ -231,7 +240,7 @@ def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
     made = formatter(model, tokenizer, length_limit(model.config, tokenizer, plan.max_length), inputs)
     note = getattr(model.config, "bonmini_guard", None) or {}
     model.config.bonmini_guard = sidecar(objective) | {key: note[key] for key in ("inputs", "separator") if key in note}
-    return _Loaded(model, tokenizer, missing, made)
+    return _Loaded(model, PooledScorer(model), tokenizer, missing, made)
 
 
 def _encode(rows: Sequence[ChoiceRow], made: Formatter | PairFormatter, batch_size: int) -> Encoding:
@@ -243,10 +252,9 @@ def _encode(rows: Sequence[ChoiceRow], made: Formatter | PairFormatter, batch_si
     return encoding
 
 
-def _evaluate(model: Any, held_out: Encoding, plan: Settings, objective: str) -> dict[str, Any]:
-    return _figures(
-        PooledScorer(model), held_out, model.config.pad_token_id, plan.batch_size, outside=objective == "outside_option"
-    )
+def _evaluate(loaded: _Loaded, held_out: Encoding, plan: Settings, objective: str) -> dict[str, Any]:
+    pad = loaded.model.config.pad_token_id
+    return _figures(loaded.scorer, held_out, pad, plan.batch_size, outside=objective == "outside_option")
 
 
 def _figures(scorer: PooledScorer, encoding: Encoding, pad: int, batch_size: int, *, outside: bool) -> dict[str, Any]:
@@ -262,14 +270,14 @@ def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base:
     return {"base": name} | counts | left_out | about
 
 
-def _write(loaded: _Loaded, folder: Path, report: dict[str, Any], base: str | None) -> None:
-    model = loaded.model.to("cpu")
+def _write(loaded: _Loaded, weights: dict[str, Any], folder: Path, report: dict[str, Any], base: str | None) -> None:
+    model = loaded.model
     if base is None:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     else:
         note = {"name": base, "digest": weights_digest(base), "vocabulary": vocabulary_digest(loaded.tokenizer)}
         model.config.bonmini_guard |= {"base": note}
-        save_adapters(model, folder, base)
+        save_adapters(model, weights, folder, base)
     loaded.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(report), encoding="utf-8")
     (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -330,4 +338,6 @@ def _resumable(folder: Path) -> bool:
 def _join_processes(plan: Settings) -> None:
     from accelerate import PartialState
 
+    # Every process loads the base: new heads and adapters are made, and sharing is tried, before weights are sharded.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     PartialState(cpu=not plan.cuda)

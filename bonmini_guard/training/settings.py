@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from transformers import integrations
+from transformers.training_args import OptimizerNames
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.pairs import Inputs
@@ -56,6 +57,8 @@ class Settings:
         early_stopping: stop after so many checkpoints without a better held-out loss, and keep the best.
         twin: train a Bradley-Terry twin on the same rows and put its held-out figures beside the model's.
         inputs: "text", or "pair" for a cross-encoder; None takes what the base says, and text for a base without a head.
+        optimizer: transformers' name of it: "adamw_torch_fused", "adafactor", "adamw_bnb_8bit" (needs bitsandbytes), ...
+        push_to_hub: ``owner/name`` of a repository on the hub to write the checkpoint to as well; private if it is new.
         report_to: where losses go, by transformers' names, with commas between them: "tensorboard", "wandb", "trackio", ...
     """
 
@@ -79,11 +82,14 @@ class Settings:
     early_stopping: int | None = None
     twin: bool = False
     inputs: Inputs | None = None
+    optimizer: str = "adamw_torch_fused"
+    push_to_hub: str | None = None
     report_to: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("inputs", self.inputs or "text", ("text", "pair"))
+        _one_of("optimizer", self.optimizer, [name.value for name in OptimizerNames])
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
         _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         if self.device == "cuda" and not torch.cuda.is_available():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from bonmini_guard.reward.pooling import PooledScorer
@@ -77,9 +78,8 @@ class OutsideOptionTrainer(Trainer):
         """The held-out loss, weighted over all judgements."""
         if self._held_out is None:
             raise ValueError("no held-out rows to evaluate on")
-        model: Any = self.accelerator.unwrap_model(self.model)
         collate: Any = self.data_collator
-        scores = score_texts(model, self._held_out, collate.pad_id, self._batch_size)
+        scores = score_texts(self.model, self._held_out, collate.pad_id, self._batch_size)
         found = figures(scores, self._held_out.groups, outside=self._outside)["log_likelihood"]
         metrics = {"eval_loss": math.inf if found is None else -float(found)}
         self.log(dict(metrics))
@@ -105,11 +105,13 @@ class _Epochs(TrainerCallback):
             logs["epoch"] = round(state.epoch * self._epochs, 2)
 
 
-def fit(model: Any, data: Judgements, folder: Path, plan: Settings, objective: str, *, new: Collection[str] = ()) -> list[float]:
+def fit(
+    scorer: PooledScorer, data: Judgements, folder: Path, plan: Settings, objective: str, *, new: Collection[str] = ()
+) -> list[float]:
     """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``.
 
     Args:
-        model: the classifier.
+        scorer: the classifier; ``accelerate launch`` may say that its weights are to be sharded (FSDP2), and they stay so.
         data: what to learn from.
         folder: of the checkpoints.
         plan: the settings.
@@ -121,7 +123,7 @@ def fit(model: Any, data: Judgements, folder: Path, plan: Settings, objective: s
     """
     batches = Batches(data.learnt, plan.batch_size, plan.epochs, plan.seed)
     watched = data.held_out if plan.early_stopping else None
-    scorer, pad = PooledScorer(model), model.config.pad_token_id
+    pad = scorer.model.config.pad_token_id
     callbacks: list[TrainerCallback] = [_Epochs(plan.epochs)]
     if plan.early_stopping and watched is not None:
         callbacks.append(EarlyStoppingCallback(plan.early_stopping))
@@ -161,6 +163,12 @@ def remove_torn(folder: Path) -> None:
             shutil.rmtree(part)
 
 
+def whole_weights(scorer: PooledScorer) -> dict[str, Any]:
+    """The classifier's weights by name, on the CPU, whole even if they are sharded; every process asks, and the first gets them."""
+    wanted = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return {name.removeprefix("model."): weight for name, weight in get_model_state_dict(scorer, options=wanted).items()}
+
+
 def processes() -> int:
     """How many processes train together, as ``accelerate launch`` and ``torchrun`` say."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -193,6 +201,7 @@ def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> Tra
         weight_decay=plan.weight_decay,
         max_grad_norm=1.0,
         logging_steps=max(10, steps // 20),
+        optim=plan.optimizer,
         save_strategy="steps" if plan.checkpoints else "no",
         save_steps=every,
         save_total_limit=2 if watched else 1,

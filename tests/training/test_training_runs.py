@@ -308,6 +308,49 @@ def test_two_processes_train_one_model(tmp_path, base):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["choices.jsonl", "m"]
 
 
+@pytest.mark.slow
+def test_sharded_weights_learn_what_whole_ones_do_and_go_on_after_a_kill(tmp_path, base):
+    path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(200, seed=4))
+    shared = [
+        "--base",
+        str(base),
+        "--learning-rate",
+        "3e-3",
+        "--epochs",
+        "6",
+        "--checkpoints",
+        "9",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    ]
+
+    def trained(name, launch, *more, **environment):
+        command = [sys.executable, *launch, "-m", "tests.training.sharded", "train", str(path), "-o", str(tmp_path / name)]
+        settings = os.environ | {"OMP_NUM_THREADS": "1", "LOSSES": str(tmp_path / f"{name}.json")} | environment
+        done = subprocess.run([*command, *shared, *more], check=False, capture_output=True, text=True, env=settings)
+        return done.returncode, done.stderr
+
+    fsdp = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_state_dict_type", "SHARDED_STATE_DICT"]
+    processes = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = ["-m", "accelerate.commands.launch", *fsdp, *processes, "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
+    assert trained("sharded", [*launch, "--main_process_port", "0"], STOP="10")[0] != 0
+    checkpoint = tmp_path / "sharded.partial" / "checkpoints" / "checkpoint-10"
+    assert len(list((checkpoint / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
+    assert not list(checkpoint.glob("*.safetensors"))
+    code, said = trained("sharded", [*launch, "--main_process_port", "0"])
+    assert code == 0, said[-3000:]
+    assert "going on from the checkpoints" in said
+    # Two batches a step, as two processes take them.
+    code, said = trained("whole", [], "--accumulate", "2")
+    assert code == 0, said[-3000:]
+    one, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("sharded", "whole"))
+    assert len(one) == 4
+    assert one == pytest.approx(other, abs=1e-4)
+    assert largest_difference(tmp_path / "sharded", tmp_path / "whole") < 1e-4
+
+
 def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base, rows):
     train_reward_model(rows[:200], base, tmp_path / "m", eval_rows=rows[200:], epochs=1, twin=True, **FAST)
     card = (tmp_path / "m" / "README.md").read_text()

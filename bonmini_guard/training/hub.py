@@ -1,0 +1,39 @@
+"""A trained checkpoint on the hub, by huggingface_hub's own client: endpoint, token and proxies are what it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the client that this version of it has
+
+from bonmini_guard.errors import ConfigurationError
+
+#: What it raises: no connection, no token, a refusal, a name or an answer that makes no sense.
+_TROUBLE = (HTTPError, OSError, ValueError)
+
+
+def make_repository(name: str) -> None:
+    """Make a private repository, unless it is there: before the training, for a mistake told after it would cost it.
+
+    Raises:
+        ConfigurationError: the hub does not let us.
+    """
+    try:
+        HfApi().create_repo(name, private=True, exist_ok=True)
+    except _TROUBLE as error:
+        cure = "log in with 'hf auth login' or set HF_TOKEN, and look at the name"
+        raise ConfigurationError(f"--push-to-hub {name}: {str(error).splitlines()[0]}; {cure}") from error
+
+
+def push(folder: Path, name: str) -> None:
+    """Write a folder's files into a repository.
+
+    Raises:
+        ConfigurationError: they did not get there.
+    """
+    try:
+        HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Reward model and its card")
+    except _TROUBLE as error:
+        again = f"the model is in {folder}; 'hf upload {name} {folder}' tries again"
+        raise ConfigurationError(f"--push-to-hub {name}: {str(error).splitlines()[0]}; {again}") from error
