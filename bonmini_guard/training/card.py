@@ -92,7 +92,7 @@ def _use(report: Mapping[str, Any]) -> str:
         f"## Use\n\n```python\nfrom bonmini_guard import RewardModel\n\nmodel = RewardModel.load({json.dumps(name)})\n"
         f'model.score("What is asked?", ["An answer.", "Another."])\n```\n\n{kind} Render the conversation and the answer with\n'
         "the tokenizer's chat template, and read the raw logit (no sigmoid, no softmax).\n\n"
-        f"## Limits\n\nIt reads {limit}texts only, no images. It learnt what its labellers take from prompts like theirs, and what\n"
+        f"## Limits\n\nIt reads {limit}texts only, no images. It learnt what its labellers take from prompts like theirs; what\n"
         "was held out resembles what was trained on: calibrate on labelled traffic of your own before you rely on a threshold.\n"
     )
 
