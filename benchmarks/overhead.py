@@ -1,4 +1,4 @@
-"""Our own time in a request: microseconds with instant fakes and nothing passing, next to a bare asyncio queue.
+"""Our own time in a request: the processor's microseconds with instant fakes and nothing passing, next to a bare asyncio queue.
 
 A second table shows what sync calls, the chat model and the agent middleware add to eight model calls, a third what watching costs.
 
@@ -19,7 +19,7 @@ import statistics
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -162,16 +162,16 @@ def _ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
 
 
 async def measure(schedule: list[int], rounds: int, requests: int) -> dict[str, float]:
-    """Median microseconds a request of each contender, measured in turns."""
+    """Median microseconds of the processor, a request of each contender, measured in turns."""
     rows = contenders(schedule)
     times: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(rounds + 1):
         for name, request in rows.items():
-            begun = perf_counter()
+            begun = process_time()
             for _ in range(requests):
                 await request()
             if turn:  # the first turn warms up
-                times[name].append((perf_counter() - begun) / requests * 1e6)
+                times[name].append((process_time() - begun) / requests * 1e6)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

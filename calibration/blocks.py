@@ -77,7 +77,7 @@ class Block:
         units: codes of the units, equal for equal units of one process.
         of_prompt: whether a row's unit is its prompt.
         traced, asked, complete, loops_run: as in :class:`bonmini_guard.calibration.logs.Log`.
-        regimes: what each kept row ran under; empty where none says.
+        regimes: what each kept row ran under, where rows that were cut short are kept.
         extra: the values of the further keys.
         left_out: counts.
         unscored_at: the first line without any score.
@@ -152,8 +152,8 @@ class _Rows:
         block.keys.append(key)
         block.lines.append(line)
         block.kept.append(False)
-        regime, complete = regime_of(row.value) if row.is_traced else None, row.is_complete
-        loops = row.loops_of_cut(regime) if self._reading.cut and row.is_traced and not complete else 0
+        regime, complete = regime_of(row.value) if self._reading.cut and row.is_traced else None, row.is_complete
+        loops = row.loops_of_cut(regime) if regime is not None and not complete else 0
         if self._left_out(row, complete or loops > 0):
             return
         row.refuse_several_policies()

@@ -43,26 +43,20 @@ class Risk:
         name: as on the command line.
         bad: (T,) counts of the bad event.
         among: (T,) counts of what it is a share of.
-        promise: the end of "at most 5 % of ...".
     """
 
     name: str
     bad: Callable[[Steps], Floats]
     among: Callable[[Steps], Floats]
-    promise: str
 
 
 RISKS = {
     risk.name: risk
     for risk in (
-        Risk("served_and_bad", lambda s: s.served_bad, lambda s: s.rows, "requests get an answer that is not acceptable"),
-        Risk("bad_among_served", lambda s: s.served_bad, lambda s: s.served, "the answers served are not acceptable"),
-        Risk(
-            "false_acceptance",
-            lambda s: s.served_bad,
-            lambda s: s.selected_bad,
-            "the requests whose selected answer is not acceptable are served all the same",
-        ),
+        Risk("served_and_bad", lambda s: s.served_bad, lambda s: s.rows),
+        Risk("bad_among_served", lambda s: s.served_bad, lambda s: s.served),
+        # of requests whose selected answer is bad, those served all the same
+        Risk("false_acceptance", lambda s: s.served_bad, lambda s: s.selected_bad),
     )
 }
 

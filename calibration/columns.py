@@ -16,24 +16,15 @@ from numpy.typing import NDArray
 from pyarrow import compute, json
 
 from bonmini_guard.calibration.blocks import FINGERPRINTS, Block, Reading, row_keys
-from bonmini_guard.logs.rows import LARGEST, NOT_RANDOM, Regime, regime_of, whole_loops
+from bonmini_guard.logs.rows import LARGEST, NOT_RANDOM
 
 Bools = NDArray[np.bool_]
 
 _TEXT, _FLAG, _NUMBER = arrow.string(), arrow.bool_(), arrow.float64()
 _TURNS = arrow.list_(arrow.struct([("role", _TEXT), ("content", _TEXT)]))
 _CANDIDATE = {"score": _NUMBER, "raw_score": _NUMBER, "acceptable": _FLAG, "failed": _FLAG, "by": _TEXT}
-#: What a guard's row says of its run.
-_RUN = {
-    "schedule": arrow.list_(arrow.int64()),
-    "thresholds": arrow.list_(_NUMBER),
-    "exit": _TEXT,
-    "also": _TEXT,
-    "reason": _TEXT,
-    "score_transform": arrow.struct([("a", _NUMBER), ("b", _NUMBER)]),
-    "explored": arrow.struct([("missed", _TEXT)]),
-}
 _ROW = {"id": _TEXT, "complete": _FLAG, "decision": _TEXT, "label_sampling": _TEXT, "trained_on": _FLAG}
+_ROW |= {"explored": arrow.struct([("missed", _TEXT)])}
 
 
 class OddError(Exception):
@@ -44,8 +35,7 @@ def _types(reading: Reading) -> dict[str, list[Any]]:
     """For each row key that is needed, the types it may have, the likeliest first."""
     candidate = dict(_CANDIDATE)
     candidate |= {reading.cost: _NUMBER} if reading.cost is not None else {}
-    candidate |= {"unfinished": _FLAG} if reading.cut else {}
-    types = {key: [kind] for key, kind in (_ROW | _RUN | dict.fromkeys(FINGERPRINTS, _TEXT)).items()}
+    types = {key: [kind] for key, kind in (_ROW | dict.fromkeys(FINGERPRINTS, _TEXT)).items()}
     types["candidates"] = [arrow.list_(arrow.struct(list(candidate.items())))]
     if reading.by_prompt:
         types["prompt"] = [_TEXT, _TURNS]
@@ -105,7 +95,7 @@ def _is_text(lines: bytes) -> bool:
 def needed(reading: Reading) -> Callable[[list[str]], list[str]]:
     """Chooses, among the paths of a Parquet file's leaf columns, those that are needed."""
     keys = set(_types(reading))
-    parts: dict[str, set[str | None]] = {"candidates": {*_CANDIDATE, "unfinished", reading.cost}, "prompt": {"role", "content"}}
+    parts: dict[str, set[str | None]] = {"candidates": {*_CANDIDATE, reading.cost}, "prompt": {"role", "content"}}
 
     def chosen(paths: list[str]) -> list[str]:
         columns = [path for path in paths if path.split(".")[0] in keys]
@@ -118,24 +108,15 @@ def needed(reading: Reading) -> Callable[[list[str]], list[str]]:
     return chosen
 
 
-def block_of_batch(batch: Any, first: int, source: str, reading: Reading) -> Block:
-    """A block from a record batch.
+class Rows:
+    """A block from the columns of a record batch, which are checked for their types as they are asked for.
 
     Args:
         batch: of R rows.
         first: number of its first row.
         source: the file, for messages.
         reading: how.
-
-    Raises:
-        OddError: it must be read row by row.
-        InputError: a row has no value to group by.
     """
-    return _Batch(batch, first, source, reading).block()
-
-
-class _Batch:
-    """The columns of a record batch, checked for their types as they are asked for."""
 
     def __init__(self, batch: Any, first: int, source: str, reading: Reading) -> None:
         self._batch, self._reading, self._source = batch, reading, source
@@ -144,13 +125,15 @@ class _Batch:
         self._left_out: Counter[str] = Counter()
 
     def block(self) -> Block:
-        """The block."""
+        """The block.
+
+        Raises:
+            OddError: it must be read row by row.
+            InputError: a row has no value to group by.
+        """
         keys = self._keys()
         traced = _valid(self._column("decision", _text))
-        complete = _flags(self._column("complete", _flag), ~traced)
-        regimes, loops = self._runs(traced, complete)
-        kept = self._usable(complete | (loops > 0))
-        numbers, kept, unscored_at = self._numbers(kept, complete)
+        numbers, kept, unscored_at = self._numbers(self._usable(_flags(self._column("complete", _flag), ~traced)))
         self._same_source(kept)
         units, of_prompt = self._units(keys, kept)
         return Block(
@@ -162,9 +145,8 @@ class _Batch:
             of_prompt=of_prompt,
             traced=traced[kept],
             asked=self._sampling()[0][kept],
-            complete=complete[kept],
-            loops_run=loops[kept],
-            regimes=[regimes.get(row) for row in np.flatnonzero(kept).tolist()] if regimes else [],
+            complete=kept[kept],
+            loops_run=np.zeros(kept.sum(), dtype=np.int64),
             extra={key: _shared(self._column(key).filter(arrow.array(kept))) for key in self._reading.keys},
             left_out=self._left_out,
             unscored_at=unscored_at,
@@ -187,36 +169,15 @@ class _Batch:
             raise OddError
         return random, other
 
-    def _runs(self, traced: Bools, complete: Bools) -> tuple[dict[int, Regime], NDArray[np.int64]]:
-        """What the rows of a guard ran under, and (R,) the loops of those that it cut short and that are to be kept."""
-        regimes: dict[int, Regime] = {}
-        loops = np.zeros(len(traced), dtype=np.int64)
+    def _usable(self, usable: Bools) -> Bools:
         explored = self._column("explored").drop_null().to_pylist()
         self._left_out["explore_missed"] += sum(isinstance(said, dict) and said.get("missed") is not None for said in explored)
-        runs = self._batch.select([key for key in _RUN if key in self._names]).filter(arrow.array(traced)).to_pylist()
-        whole = self._finished() if self._reading.cut else loops
-        for row, run in zip(np.flatnonzero(traced).tolist(), runs, strict=bool(runs)):
-            regime = regime_of(run)
-            if regime is not None:
-                regimes[row] = regime
-                loops[row] = 0 if complete[row] else whole_loops(regime, run.get("reason"), int(whole[row]))
-        return regimes, loops
-
-    def _finished(self) -> NDArray[np.int64]:
-        """(R,) draws of each row; 0 for rows with a draw that was cut short."""
-        candidates = self._column("candidates", _list)
-        counts = _lengths(candidates)
-        rows = np.repeat(np.arange(len(counts)), counts)
-        counts[rows[_flags(_part(candidates.flatten(), "unfinished", _flag))]] = 0
-        return counts
-
-    def _usable(self, usable: Bools) -> Bools:
         trained = _flags(self._column("trained_on", _flag))
         self._left_out["trained_on"] += int(trained.sum())
         self._left_out["incomplete"] += int((~usable & ~trained).sum())
         return usable & ~trained
 
-    def _numbers(self, kept: Bools, complete: Bools) -> tuple[dict[str, Any], Bools, int | None]:
+    def _numbers(self, kept: Bools) -> tuple[dict[str, Any], Bools, int | None]:
         """Scores, labels, costs and counts of the rows that are kept and scored; which these are; the first that is not scored."""
         candidates = self._column("candidates", _list).filter(arrow.array(kept))
         counts = _lengths(candidates)
@@ -226,7 +187,7 @@ class _Batch:
             raise OddError
         numbers = _Candidates(candidates.flatten(), counts)
         numbers.one_policy()
-        score, label, has_score = numbers.scores(np.repeat(~complete[kept], counts))
+        score, label, has_score = numbers.scores()
         costs = None if self._reading.cost is None else numbers.costs(self._reading.cost)
         bare = numbers.rows_without(has_score)
         where, rows = np.repeat(~bare, counts), np.flatnonzero(kept)
@@ -282,16 +243,11 @@ class _Candidates:
         self._starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         self.failed = _flags(_part(flat, "failed", _flag))
 
-    def scores(self, cut: Bools) -> tuple[NDArray[np.float64], NDArray[np.float32], Bools]:
-        """(C,) scores and labels, NaN where a draw failed or has none, and where there is a score.
-
-        Args:
-            cut: (C,) candidates of a row cut short: one without a score could not be scored.
-        """
+    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float32], Bools]:
+        """(C,) scores and labels, NaN where a draw failed or has none, and where there is a score."""
         score, raw = (_part(self._flat, key, _number) for key in ("score", "raw_score"))
         has_score = _valid(score)
         said = compute.coalesce(raw, score)
-        self.failed = self.failed | (cut & ~_valid(said))
         values: NDArray[np.float64] = said.to_numpy(zero_copy_only=False).copy()
         values[np.abs(values) >= LARGEST] = np.nan
         labels = _part(self._flat, "acceptable", _flag).cast(arrow.float32()).to_numpy(zero_copy_only=False).copy()

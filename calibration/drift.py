@@ -31,6 +31,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("scipy", "calibration") from error
 
+#: Breaks ties between equal scores, and picks rows to label.
+SEED = "0"
+
 
 def find_drift(
     profile: GuardProfile,
@@ -40,7 +43,6 @@ def find_drift(
     looks: int = 1,
     key: str | None = None,
     also: Sequence[Finding] = (),
-    seed: int = 0,
 ) -> Drift:
     """Compare traces with the profile's reference and evidence.
 
@@ -51,7 +53,6 @@ def find_drift(
         looks: how many such looks are planned; each is taken at an equal share of the rate (Bonferroni).
         key: the row key whose slices are watched; the traces were read with it.
         also: findings that were made elsewhere, such as :func:`same_scorer`.
-        seed: breaks ties between equal scores.
 
     Raises:
         ProfileError: the profile has no reference.
@@ -61,11 +62,11 @@ def find_drift(
     if looks < 1:
         raise ConfigurationError(f"looks is {looks}: give the number of looks that are planned, 1 or more")
     check_reference(profile)
-    tests = _tests(profile, traces, key, str(seed))
+    tests = _tests(profile, traces, key)
     level = false_alarm_rate / looks / len(tests) if tests else 0.0
     findings = (*also, *same_marks(profile, traces.fingerprints), *(test(level) for test in tests))
     holds = "for this one look" if looks == 1 else f"for {looks} such looks together"
-    wanted = partial(_wanted, profile, traces, level, str(seed))
+    wanted = partial(_wanted, profile, traces, level)
     return conclusion(findings, (false_alarm_rate, holds), (len(traces.traces), traces.left_out), wanted)
 
 
@@ -87,20 +88,20 @@ def conclusion(
     return Drift(found, *rate, seen[0], findings, left_out, TODO if found else "", None if found else wanted())
 
 
-def _tests(profile: GuardProfile, traces: Traces, key: str | None, seed: str) -> list[Callable[[float], Finding]]:
+def _tests(profile: GuardProfile, traces: Traces, key: str | None) -> list[Callable[[float], Finding]]:
     reference, requests = np.asarray(profile.reference), traces.traces
     scored = [trace for trace in requests if np.isfinite(trace.best)]
     guarded, share = list(decided(requests)), reference_share(profile)
     tests: list[Callable[[float], Finding]] = []
     if scored:
         best = np.array([trace.best for trace in scored])
-        tests += [partial(two_samples, reference, best), partial(over_time, profile.reference, scored, seed)]
+        tests += [partial(two_samples, reference, best), partial(over_time, profile.reference, scored)]
     if guarded and share is not None:
         tests.append(partial(decisions, share, guarded))
     if profile.alpha is not None and any(against(trace, str(profile.risk)) is not None for trace in traces.judged):
         tests.append(partial(labels, profile, traces))
     if key is not None:
-        tests.append(partial(_slices, profile, key, requests, seed))
+        tests.append(partial(_slices, profile, key, requests))
     return tests
 
 
@@ -114,9 +115,9 @@ def two_samples(reference: Any, best: Any, level: float) -> Finding:
     )
 
 
-def over_time(reference: Sequence[float], scored: Sequence[Trace], seed: str, level: float) -> Finding:
+def over_time(reference: Sequence[float], scored: Sequence[Trace], level: float) -> Finding:
     """The conformal martingale of :class:`~bonmini_guard.calibration.martingale.Ranks`."""
-    ranks = Ranks(level, reference, seed)
+    ranks = Ranks(level, reference, SEED)
     for trace in scored:
         ranks.add(trace.best, trace.id)
     return dated(ranks)
@@ -170,14 +171,14 @@ def _tested(profile: GuardProfile, traces: Traces, level: float) -> tuple[Tested
     return Tested(sum(counted), len(counted), promised, share, lambda bad, units: at_least(bad, units, promised) <= level), level
 
 
-def _wanted(profile: GuardProfile, traces: Traces, level: float, seed: str) -> LabelsWanted | None:
+def _wanted(profile: GuardProfile, traces: Traces, level: float) -> LabelsWanted | None:
     if profile.alpha is None or not level:
         return None
-    return labels_wanted(profile, traces.traces, _tested(profile, traces, level)[0], seed)
+    return labels_wanted(profile, traces.traces, _tested(profile, traces, level)[0], SEED)
 
 
-def _slices(profile: GuardProfile, key: str, requests: Sequence[Trace], seed: str, level: float) -> Finding:
-    slices, share = Slices(level, key, profile.reference, seed), reference_share(profile)
+def _slices(profile: GuardProfile, key: str, requests: Sequence[Trace], level: float) -> Finding:
+    slices, share = Slices(level, key, profile.reference, SEED), reference_share(profile)
     for trace in requests:
         slices.add(trace, None if share is None else share[0])
     return slices.finding()

@@ -72,7 +72,7 @@ def verdict_of(candidate: Candidate, name: str) -> bool | None:
     return verdict
 
 
-def agreement(found: Judged, seed: int = 0) -> dict[str, Any]:
+def agreement(found: Judged) -> dict[str, Any]:
     """All figures, each as [value, low, high]: kappa, agreement, errors of either kind, and how the judge's leaning moves."""
     parts: dict[str, tuple[Callable[[Bools, Bools], float], Bools]] = {
         name: (figure, np.ones_like(found.people)) for name, figure in _FIGURES.items()
@@ -82,7 +82,7 @@ def agreement(found: Judged, seed: int = 0) -> dict[str, Any]:
         parts[f"leaning, {name}"] = _leaning, rows
     for value in sorted(set(found.slice.tolist()) - {""}):
         parts[f"kappa, {value}"] = kappa, found.slice == value
-    random, units = np.random.default_rng(seed), int(found.unit.max()) + 1
+    random, units = np.random.default_rng(0), int(found.unit.max()) + 1
     rows_of = np.split(np.argsort(found.unit, kind="stable"), np.cumsum(np.bincount(found.unit))[:-1])
     again = [np.concatenate([rows_of[unit] for unit in random.integers(units, size=units)]) for _ in range(RESAMPLES)]
     told = {name: _with_interval(figure, rows, found, again) for name, (figure, rows) in parts.items() if rows.any()}

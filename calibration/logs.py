@@ -68,7 +68,7 @@ class Log:
         asked: (R,) the row says that its labels were sampled at random.
         complete: (R,) all candidates were drawn whatever their scores.
         loops_run: (R,) loops that a row cut short made; 0 for complete rows.
-        regime: (R,) what the guard ran under, an index into ``regimes``; -1 where the row does not say.
+        regime: (R,) what the guard ran under, an index into ``regimes``; -1 where the row does not say, or was not asked (``cut``).
         regimes: each once.
         same_prompt: rows read that share their unit with an earlier one because their prompts are equal.
         fingerprints: the log's ``scored_by`` and ``generated_by``, where it carries them.
@@ -171,11 +171,7 @@ class Log:
         if self.asked is not None and self.asked.any():
             others = {"not_in_the_labelled_set": int((~self.asked).sum())}
             return replace(self.take(self.asked), left_out={**self.left_out, **others}), "counts_as_bad"
-        if known.all() or not self.unlabelled.any():
-            return self, "left_out"
-        bare, failed = int(self.unlabelled.sum()), int((~np.any(self.drawn, axis=1)).sum())
-        left_out = {**self.left_out, "unlabelled": bare - self.left_out.get("not_random", 0), "failed": failed}
-        return replace(self.take(known), left_out={name: number for name, number in left_out.items() if number}), "left_out"
+        return self._with_labels(), "left_out"
 
     def require_labels(self) -> Log:
         """The rows that are labelled: wholly unlabelled ones are left out and counted.
@@ -192,13 +188,16 @@ class Log:
             raise InputError(f"{place}: only some candidates are labelled; label the others with 'bonmini-guard label'")
         if np.all(self.unlabelled):
             raise InputError(f"{self.source}: {self._why_no_label()}")
+        return self._with_labels()
+
+    def _with_labels(self) -> Log:
         if not np.any(self.unlabelled):
             return self
         failed = ~np.any(self.drawn, axis=1)
-        log = self.take(~self.unlabelled & ~failed)
         bare = int(self.unlabelled.sum()) - self.left_out.get("not_random", 0)
         also = {"unlabelled": bare, "failed": int(failed.sum())}
-        return replace(log, left_out={**log.left_out, **{reason: number for reason, number in also.items() if number > 0}})
+        left_out = {**self.left_out, **{reason: number for reason, number in also.items() if number > 0}}
+        return replace(self.take(~self.unlabelled & ~failed), left_out=left_out)
 
     def _why_no_label(self) -> str:
         if self.left_out.get("not_random"):
@@ -325,17 +324,19 @@ def _id_at(file: RowFile, line: int) -> str:
 
 
 def _blocks(file: RowFile, reading: Reading) -> Iterator[Block]:
-    """Straight from columns where pyarrow is there and can; else row by row."""
+    """Straight from columns where pyarrow is there and can; else row by row, as are rows that were cut short."""
     try:
         from bonmini_guard.calibration import columns
     except ImportError:
+        columns = None  # type: ignore[assignment]
+    if columns is None or reading.cut:
         yield from (block_of_rows(piece.rows(), reading) for piece in file.pieces(_BYTES, _ROWS))
         return
     parser = columns.JsonLines(reading)
     for piece in file.pieces(_BYTES, _ROWS, columns.needed(reading)):
         try:
             batch = parser.batch(piece.data) if isinstance(piece.data, bytes) else piece.data
-            yield columns.block_of_batch(batch, piece.first, str(file.path), reading)
+            yield columns.Rows(batch, piece.first, str(file.path), reading).block()
         except columns.OddError:
             yield block_of_rows(piece.rows(), reading)
 

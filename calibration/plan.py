@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,6 @@ class Plan:
         on_demand: labels on them if they are asked for on demand.
         sentence: the answer in one line, with its floor and its assumptions.
         served: share of requests that would then be served (a guardrail's).
-        assumptions: what it rests on.
     """
 
     rows: int | None
@@ -34,7 +32,6 @@ class Plan:
     on_demand: int | None
     sentence: str
     served: float | None
-    assumptions: dict[str, Any]
 
 
 def plan_from_log(
@@ -60,17 +57,16 @@ def plan_from_log(
     labels = int(np.isfinite(log.labels).sum())
     what = f"labels depend on scores as {labels:,} of this log do" if labels else "sigmoid(score) is right, so the model's zero is"
     head = f"{asked} takes {floor_of(asked.risk.name if asked.risk else None, level, delta)}"
-    assumed = {"labels_of_the_log": labels, "source": "this log's scores"}
     needed = rows_needed(one_a_unit(log), asked)
     if needed is None:
-        return Plan(None, None, None, f"{head}; {MOST_ROWS:,} rows would not do; assumed: {what}", None, assumed)
+        return Plan(None, None, None, f"{head}; {MOST_ROWS:,} rows would not do; assumed: {what}", None)
     rows, found = needed
     most = round(float(np.mean([one.labels for one in found])))
     fewer = round(float(np.mean([labels_asked(one, asked) for one in found])))
     served = float(np.mean([_served(one) for one in found])) if guardrail else None
     then = "" if served is None else f", which would then serve about {percent(served)} of requests (more rows serve more)"
     sentence = f"{head}; about {rows:,} rows with {most:,} labels, {fewer:,} with 'label --for'{then}; assumed: {what}"
-    return Plan(rows, most, fewer, sentence, served, assumed)
+    return Plan(rows, most, fewer, sentence, served)
 
 
 def _served(tested: Evidence) -> float:

@@ -244,12 +244,13 @@ CHAT = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row 
 
 
 def read_in_every_way(tmp_path, rows, monkeypatch, **options):
-    """As columns of JSON lines and of Parquet, and row by row."""
+    """As columns of JSON lines and of Parquet, and row by row, which rows that were cut short always are."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     paths = [write(tmp_path / "log.jsonl", rows), tmp_path / "log.parquet"]
     parquet.write_table(arrow.Table.from_pylist(rows, _schema(rows)), paths[1])
     with monkeypatch.context() as patch:
-        patch.setattr("bonmini_guard.calibration.logs.block_of_rows", None)
+        if not options.get("cut"):
+            patch.setattr("bonmini_guard.calibration.logs.block_of_rows", None)
         logs = [load_log(path, **options) for path in paths]
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "bonmini_guard.calibration.columns", None)
@@ -283,7 +284,7 @@ def test_columns_and_rows_are_read_alike(tmp_path, monkeypatch, rows, cut):
         assert log.traced.tolist() == [name >= 8 for name in expected]
         assert log.loops_run.tolist() == ([0] * 6 + [1, 2, 0, 1] if cut else [0] * 7)
         assert log.complete.tolist() == [loops == 0 for loops in log.loops_run]
-        assert log.regime.tolist() == ([-1] * 6 + [0, 0, 0, 1] if cut else [-1] * 6 + [0])
+        assert log.regime.tolist() == ([-1] * 6 + [0, 0, 0, 1] if cut else [-1] * 7)
         for name in ("scores", "labels", "counts"):
             np.testing.assert_array_equal(getattr(log, name), getattr(logs[0], name))
     assert logs[0].scores[:3].tolist()[2][:2] == [3.5, 2.0]
