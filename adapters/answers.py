@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage
-from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata, add_usage
 
 from bonmini_guard.adapters.bodies import DEEPEST, deeper_than
 from bonmini_guard.adapters.http_errors import (
@@ -34,14 +34,11 @@ _DETAILS = (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_deta
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered to one draw; token counts are None where it told none, and so is a finish reason."""
+    """What a server answered to one draw; usage is None where it told none, and so is a finish reason."""
 
     turn: Turn
     finish_reason: str | None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    usage: UsageMetadata | None = None
     seed: int | None = None
     model: str | None = None
     logprobs: Any = None
@@ -53,19 +50,6 @@ class Answer:
         """Whether the token limit cut it."""
         return (self.finish_reason or "").lower() in CUT
 
-    @property
-    def usage(self) -> UsageMetadata | None:
-        """Its tokens as messages have them; None where the server told none."""
-        if self.input_tokens is None and self.output_tokens is None:
-            return None
-        used, made = self.input_tokens or 0, self.output_tokens or 0
-        usage = UsageMetadata(input_tokens=used, output_tokens=made, total_tokens=used + made)
-        if self.cached_tokens is not None:
-            usage["input_token_details"] = InputTokenDetails(cache_read=self.cached_tokens)
-        if self.reasoning_tokens is not None:
-            usage["output_token_details"] = OutputTokenDetails(reasoning=self.reasoning_tokens)
-        return usage
-
     def check(self, accept_truncated: bool) -> None:
         """Refuse what is no answer: withheld by a filter, nothing but reasoning, or cut where that is not accepted.
 
@@ -74,7 +58,7 @@ class Answer:
             MalformedAnswer: a tool call in it is nested so deeply that whoever reads it may fail.
         """
         empty = not self.turn.text and self.turn.is_blank
-        at = "its token limit" if self.output_tokens is None else f"{self.output_tokens} tokens"
+        at = "its token limit" if self.usage is None else f"{self.usage['output_tokens']} tokens"
         error: NoAnswer | None = None
         if (self.finish_reason or "").lower() in FILTERED:
             error = NoAnswer("a content filter of the endpoint withheld or cut the answer", status=200, error_type="content_filter")
@@ -147,21 +131,28 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     read, made = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if read is None and made is None:
         return list(answers)
-    generated = [made or 0] if len(answers) == 1 else proportional(made or 0, [_size(answer) for answer in answers])
-    shared = [replace(answer, input_tokens=0, output_tokens=tokens) for answer, tokens in zip(answers, generated, strict=True)]
+    sizes = [1] if len(answers) == 1 else [_size(answer) for answer in answers]
+    bills = [used(0, tokens) for tokens in proportional(made or 0, sizes)]
+    bills[0] = used(read or 0, bills[0]["output_tokens"])
     cached, reasoned = (
         _count(inner.get(name)) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS
     )
-    return [replace(shared[0], input_tokens=read or 0, cached_tokens=cached, reasoning_tokens=reasoned), *shared[1:]]
+    if cached is not None:
+        bills[0]["input_token_details"] = InputTokenDetails(cache_read=cached)
+    if reasoned is not None:
+        bills[0]["output_token_details"] = OutputTokenDetails(reasoning=reasoned)
+    return [replace(answer, usage=bill) for answer, bill in zip(answers, bills, strict=True)]
 
 
 def keep(answers: Sequence[Answer], count: int) -> list[Answer]:
     """The first so many answers; the last of them bears the tokens of those that are left out, which were billed too."""
-    kept, left_out = list(answers[:count]), answers[count:]
-    if not left_out:
-        return kept
-    lost = sum(answer.output_tokens or 0 for answer in left_out)
-    return [*kept[:-1], replace(kept[-1], output_tokens=(kept[-1].output_tokens or 0) + lost)] if lost else kept
+    kept, bills = list(answers[:count]), [answer.usage for answer in answers[count - 1 :] if answer.usage is not None]
+    return [*kept[:-1], replace(kept[-1], usage=reduce(add_usage, bills))] if len(bills) > 1 else kept
+
+
+def used(read: int, made: int) -> UsageMetadata:
+    """Tokens read and made, as messages have them."""
+    return UsageMetadata(input_tokens=read, output_tokens=made, total_tokens=read + made)
 
 
 def proportional(total: int, sizes: Sequence[int]) -> list[int]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence, RunnableWithFallbacks
@@ -20,7 +19,7 @@ from langchain_core.runnables.config import merge_configs, var_child_runnable_co
 from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from bonmini_guard.adapters.answers import proportional
+from bonmini_guard.adapters.answers import proportional, used
 from bonmini_guard.adapters.describing import described
 from bonmini_guard.adapters.elsewhere import apart, in_threads, with_models, with_parts
 from bonmini_guard.adapters.groups import one_by_one
@@ -261,7 +260,7 @@ def billed_once(result: LLMResult) -> list[AIMessage]:
         return answers
     shares = proportional(made, [len(answer.text) + 1 for answer in answers])
     return [
-        answer.model_copy(update={"usage_metadata": _usage(prompt if position == 0 else 0, share)})
+        answer.model_copy(update={"usage_metadata": used(prompt if position == 0 else 0, share)})
         for position, (answer, share) in enumerate(zip(answers, shares, strict=True))
     ]
 
@@ -275,10 +274,6 @@ def _generation(generation: Any) -> AIMessage:
     if message is not None:
         return as_message(message)
     return AIMessage(generation.text, response_metadata=dict(generation.generation_info or {}))
-
-
-def _usage(prompt: int, made: int) -> UsageMetadata:
-    return UsageMetadata(input_tokens=prompt, output_tokens=made, total_tokens=prompt + made)
 
 
 def as_message(answer: Any) -> AIMessage:

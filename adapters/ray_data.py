@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bonmini_guard.calibration.scoring_logs import LogScorer, Tally, finish, score_log
-from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, InputError, needing
+from bonmini_guard.errors import BonMiniGuardError, InputError, needing
 from bonmini_guard.logs.appending import encoded
 from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.validation import Count, checked
 
 #: Shards for each worker: enough that a slow one does not hold up the rest.
 SHARDS_PER_WORKER = 4
@@ -24,13 +25,14 @@ SHARDS_PER_WORKER = 4
 _COUNTS = tuple(field.name for field in fields(Tally))
 
 
+@checked
 def score_log_on_ray(
     paths: Sequence[str | os.PathLike[str]],
     load: Callable[[], LogScorer],
     output: str | os.PathLike[str],
     *,
-    workers: int = 1,
-    shards: int | None = None,
+    workers: Count = 1,
+    shards: Count | None = None,
     gpus_per_worker: float = 0.0,
 ) -> Tally:
     """Score a log as ``score_log`` does, over the workers of a Ray cluster; rows keep the log's order.
@@ -53,8 +55,6 @@ def score_log_on_ray(
         MissingExtraError: Ray is not installed.
     """
     shards = SHARDS_PER_WORKER * workers if shards is None else shards
-    if workers < 1 or shards < 1:
-        raise ConfigurationError(f"workers and shards are 1 or more, not {workers} and {shards}")
     target = Path(output).absolute()
     _check_earlier(target, shards)
     sources = [str(Path(path).absolute()) for path in paths]

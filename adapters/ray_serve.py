@@ -12,6 +12,7 @@ from typing import Any
 
 from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.server import TOKEN
+from bonmini_guard.validation import Count, checked
 
 
 class ScoringReplica:
@@ -42,13 +43,14 @@ class ScoringReplica:
         return await endpoint(request)
 
 
+@checked
 def scoring_application(
     reward_model: str | os.PathLike[str],
     *,
-    replicas: int = 1,
+    replicas: Count = 1,
     most_replicas: int | None = None,
     gpus_per_replica: float = 0.0,
-    requests_per_replica: int = 64,
+    requests_per_replica: Count = 64,
     **load: Any,
 ) -> Any:
     """A Ray Serve application, for ``serve.run(scoring_application(...), route_prefix="/")``.
@@ -68,8 +70,8 @@ def scoring_application(
         ConfigurationError: a number is wrong.
         MissingExtraError: Ray Serve is not installed.
     """
-    if replicas < 1 or requests_per_replica < 1 or (most_replicas is not None and most_replicas < replicas):
-        raise ConfigurationError("replicas and requests_per_replica are 1 or more, and most_replicas no less than replicas")
+    if most_replicas is not None and most_replicas < replicas:
+        raise ConfigurationError("most_replicas must be no less than replicas")
     with needing("ray"):
         from ray import serve
     number: dict[str, Any] = {"num_replicas": replicas}

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.engine.scorers import CallableScorer
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.reward.trial import share_passed
 from bonmini_guard.validation import Amount, Count, Flag, Positive, checked
 
@@ -100,10 +100,8 @@ def json_schema(schema: Mapping[str, Any]) -> CallableScorer:
         MissingExtraError: jsonschema is not installed.
         ConfigurationError: it is no schema.
     """
-    try:
+    with needing("checks"):
         from jsonschema import exceptions, validators
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("jsonschema", "checks") from error
     kind = validators.validator_for(schema)
     try:
         kind.check_schema(schema)

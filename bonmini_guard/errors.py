@@ -161,10 +161,10 @@ def needing(extra: str) -> Iterator[None]:
     """
     try:
         yield
-    except MissingExtraError:
-        raise
     except ImportError as error:
-        raise MissingExtraError((error.name or extra).partition(".")[0], extra) from error
+        if error.name is None:  # it is told already
+            raise
+        raise MissingExtraError(error.name.partition(".")[0], extra) from error
 
 
 def _cause(error: BaseException | None) -> str:

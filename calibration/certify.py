@@ -24,12 +24,10 @@ import numpy as np
 
 from bonmini_guard.calibration.logs import Floats, Integers
 from bonmini_guard.calibration.paths import Steps
-from bonmini_guard.errors import ConfigurationError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, needing
 
-try:
+with needing("calibration"):
     from scipy.special import bdtr, bdtrc, bdtrik, betaincinv, gammaln, xlog1py, xlogy
-except ImportError as error:
-    raise MissingExtraError("scipy", "calibration") from error
 
 #: Thresholds among which a start is chosen, and points at which a posterior is averaged.
 STARTS, POSTERIOR = 400, 32

@@ -23,13 +23,11 @@ from bonmini_guard.calibration.promise import Tested, against, labels_wanted, re
 from bonmini_guard.calibration.slices import Slices
 from bonmini_guard.calibration.traces import Trace, Traces, decided
 from bonmini_guard.engine.fingerprints import compare, is_description
-from bonmini_guard.errors import ConfigurationError, MissingExtraError, ProfileError
+from bonmini_guard.errors import ConfigurationError, ProfileError, needing
 from bonmini_guard.policy.profile import GuardProfile
 
-try:
+with needing("calibration"):
     from scipy.stats import fisher_exact, ks_2samp
-except ImportError as error:
-    raise MissingExtraError("scipy", "calibration") from error
 
 #: Breaks ties between equal scores, and picks rows to label.
 SEED = "0"

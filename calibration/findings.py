@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration.martingale import TIMES, promise_payoffs
-from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.errors import needing
 
-try:
+with needing("calibration"):
     from scipy.special import bdtrc
-except ImportError as error:
-    raise MissingExtraError("scipy", "calibration") from error
 
 FALSE_ALARM_RATE = 0.01
 TODO = (

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonmini_guard.calibration.logs import Floats, Integers, Log
-from bonmini_guard.errors import InputError, MissingExtraError
+from bonmini_guard.errors import InputError, needing
 
-try:
+with needing("calibration"):
     from scipy.special import bdtrc
-except ImportError as error:
-    raise MissingExtraError("scipy", "calibration") from error
 
 Order = Literal["auto", "digest", "logged"]
 Digests = NDArray[np.uint64]

@@ -28,13 +28,11 @@ from bonmini_guard.calibration.paths import counts_under
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.replay import replay_rankings
-from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.errors import needing
 from bonmini_guard.policy.profile import GuardProfile
 
-try:
+with needing("calibration"):
     from jinja2 import Environment
-except ImportError as error:
-    raise MissingExtraError("jinja2", "calibration") from error
 
 #: Slices shown in the table; the others are summed up in one row.
 MOST_SLICES = 20

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration.logs import Bools, Floats, Integers
-from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, InputError, needing
 from bonmini_guard.logs.rows import Row, unit_of
 from bonmini_guard.reward.spec import Anchor, Zero
 
-try:
+with needing("calibration"):
     from scipy.optimize import minimize
     from scipy.stats import rankdata
-except ImportError as error:
-    raise MissingExtraError("scipy", "calibration") from error
 
 FORMS = ("shift", "shift and factor", "fixed answers")
 FOLDS, LEAST = 5, 10

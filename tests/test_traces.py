@@ -391,8 +391,8 @@ async def test_nothing_of_a_row_is_made_on_the_event_loop(path, monkeypatch):
         (asyncio.sleep, {}, "must not be async"),
         ("t.jsonl", {"sample": 1.5}, "between 0 and 1"),
         ("t.jsonl", {"redact": "some"}, "'rejected', 'all'"),
-        ("t.jsonl", {"queue": 0}, "queue >= 1"),
-        ("t.jsonl", {"keep_days": 0}, "keep_days > 0"),
+        ("t.jsonl", {"queue": 0}, "queue must be a positive integer"),
+        ("t.jsonl", {"keep_days": 0}, "keep_days must be a number above 0"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(to, settings, problem, tmp_path, monkeypatch):

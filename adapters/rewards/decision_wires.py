@@ -12,6 +12,7 @@ from typing import Any, Literal, Unpack
 from langchain_core.messages.ai import UsageMetadata
 from pydantic import SecretStr
 
+from bonmini_guard.adapters.answers import used
 from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import MalformedAnswer
 from bonmini_guard.conversation import Turn
@@ -260,7 +261,7 @@ def _usage(told: Any) -> UsageMetadata | None:
         return None
     numbers = [said.get(name) for name in ("input_tokens", "output_tokens")]
     taken, written = (number if isinstance(number, int) and not isinstance(number, bool) else 0 for number in numbers)
-    return UsageMetadata(input_tokens=taken, output_tokens=written, total_tokens=taken + written) if taken or written else None
+    return used(taken, written) if taken or written else None
 
 
 def _unreadable(what: str) -> MalformedAnswer:

@@ -24,6 +24,7 @@ from bonmini_guard.engine.limiter import Limiter, request_lane
 from bonmini_guard.engine.scorers import FunctionSession, Scale, inputs_digest, log_odds
 from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.reward.spec import ScorerSpec
+from bonmini_guard.validation import Amount, Count, checked
 
 with needing("remote"):
     import httpx
@@ -91,6 +92,7 @@ class RemoteRewardModel(Probed, Endpoint):
     text_alone = True
     only_reads = True
 
+    @checked
     def __init__(
         self,
         base_url: str,
@@ -103,8 +105,8 @@ class RemoteRewardModel(Probed, Endpoint):
         has_zero: bool | None = None,
         max_length: int | None = None,
         api_key: SecretStr | str | None = None,
-        batch_size: int = 32,
-        tolerance: float = 0.05,
+        batch_size: Count = 32,
+        tolerance: Amount = 0.05,
         pinned: str | None = None,
         **http: Unpack[HttpOptions],
     ) -> None:
@@ -112,8 +114,6 @@ class RemoteRewardModel(Probed, Endpoint):
             raise ConfigurationError(f"kind is {kind!r}: use one of {', '.join(KINDS)}")
         if scores not in (None, "raw", "probability"):
             raise ConfigurationError(f"scores is {scores!r}: use 'raw' or 'probability', or leave it out")
-        if batch_size < 1 or not tolerance >= 0:
-            raise ConfigurationError("need batch_size >= 1 and tolerance >= 0")
         settings = Http.of({"timeout": 60.0, "backoff": 0.2, "max_concurrency": 16, **http})
         longest = settings.timeout or 2 * LONGEST_ATTEMPT
         patience = settings.attempt_timeout or min(LONGEST_ATTEMPT, longest / 2)

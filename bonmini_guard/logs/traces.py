@@ -24,6 +24,7 @@ from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.logs.appending import encoded
 from bonmini_guard.logs.trace_files import TraceFile, forget
 from bonmini_guard.logs.trace_row import Explored, Redact, RequestRecord, Row, redacted, trace_row
+from bonmini_guard.validation import Count, Positive, Share, checked
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +83,18 @@ class TraceWriter:
         ConfigurationError: an argument is out of range, or the path cannot be written.
     """
 
+    @checked
     def __init__(
         self,
         to: str | os.PathLike[str] | Sink,
         *,
-        sample: float = 1.0,
+        sample: Share = 1.0,
         redact: Redact | None = None,
-        max_bytes: int = 64 * 2**20,
-        keep_days: float | None = None,
-        queue: int = 1000,
+        max_bytes: Count = 64 * 2**20,
+        keep_days: Positive | None = None,
+        queue: Count = 1000,
         fsync: bool = False,
     ) -> None:
-        if not 0 <= sample <= 1:
-            raise ConfigurationError(f"sample is a share of requests between 0 and 1, not {sample}")
-        if max_bytes < 1 or queue < 1 or (keep_days is not None and not keep_days > 0):
-            raise ConfigurationError("need max_bytes >= 1, queue >= 1 and keep_days > 0")
         if redact not in (None, "rejected", "all") and not callable(redact):
             raise ConfigurationError(f"redact is 'rejected', 'all' or a function of the row, not {redact!r}")
         if not isinstance(to, str | os.PathLike) and (not callable(to) or inspect.iscoroutinefunction(to)):

@@ -18,15 +18,13 @@ from bonmini_guard.errors import (
     CheckpointError,
     ConfigurationError,
     InputError,
-    MissingExtraError,
     Unscorable,
+    needing,
 )
 
-try:
+with needing("local"):
     import torch
     from transformers import AutoModelForSequenceClassification as _  # noqa: F401
-except ModuleNotFoundError as error:
-    raise MissingExtraError(error.name or "transformers", "local") from error
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean, prompt_digest
 from bonmini_guard.engine.limiter import Limiter

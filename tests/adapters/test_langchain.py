@@ -20,11 +20,7 @@ from bonmini_guard.adapters.langchain import MalformedGenerations, as_message
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.testing import FakeChatModel, FakeRewardModel
-
-
-def request(seed=7, **options):
-    return DrawRequest([HumanMessage("q")], seed, 0, options)
-
+from tests.adapters.drawing import request
 
 CALLS = []
 

@@ -26,7 +26,7 @@ from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.engine.held import BEAT
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError
-from tests.adapters.drawing import guard_of, lasting_threads, open_files, until
+from tests.adapters.drawing import building, guard_of, lasting_threads, open_files, request, until
 from tests.adapters.loopback import storm
 from tests.adapters.openai_server import OpenAIServer
 from tests.adapters.tgi_server import TGIServer, generated
@@ -55,10 +55,6 @@ def recorded(name):
     return json.loads((DATA / f"{name}.json").read_text())
 
 
-def request(seed=7, **options):
-    return DrawRequest([HumanMessage("q")], seed, 0, options)
-
-
 @pytest.fixture(params=DIALECTS)
 def dialect(request):
     return DIALECTS[request.param]
@@ -83,17 +79,8 @@ async def server(family):
 
 @pytest.fixture
 async def make(server, dialect, family):
-    made = []
-
-    def build(**settings):
-        kind, _, _, _, names = family
-        url = settings.pop("base_url", server.url)
-        made.append(kind(url, **{"mode": dialect[1], "backoff": 0.01, "timeout": 50.0, **names, **settings}))
-        return made[-1]
-
-    yield build
-    for generator in made:
-        await generator.aclose()
+    async for build in building(family[0], server.url, mode=dialect[1], **family[4]):
+        yield build
 
 
 def seed_of(body):

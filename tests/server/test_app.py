@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import math
 import threading
 
 import httpx
@@ -15,27 +14,12 @@ from bonmini_guard.server.admission import Admission, Full
 from bonmini_guard.server.app import ScoringServer
 from bonmini_guard.server.door import Limits
 from bonmini_guard.server.sessions import Sessions
+from tests.server.conftest import local, sigmoid
 
 USER = [{"role": "user", "content": "the film"}]
 ANSWERS = ["good", "very awful and dull", "good"]
 SECRET = "awful secret"
-JSON = {"content-type": "application/json"}
 LOCAL = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-
-
-def local(app):
-    """A client on the machine of a server without a token."""
-    return TestClient(app, base_url="http://127.0.0.1", headers=JSON)
-
-
-@pytest.fixture
-def client(model):
-    with local(ScoringServer(model).app) as client:
-        yield client
-
-
-def sigmoid(score):
-    return 1 / (1 + math.exp(-score))
 
 
 def test_score(client, model):

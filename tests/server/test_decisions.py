@@ -6,30 +6,16 @@ import math
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
-from starlette.testclient import TestClient
 
 from bonmini_guard.errors import InputError
 from bonmini_guard.reward.questions import QUESTION, OneQuestion
 from bonmini_guard.server.app import ScoringServer
 from bonmini_guard.server.decisions import turns_of
 from tests.adapters.decision_server import langchains
+from tests.server.conftest import local, sigmoid
 
 STATE = [{"role": "user", "content": "the film"}, {"role": "assistant", "content": "good"}]
 ANSWERS = {"a": "good", "b": "very awful and dull", "none": "None is acceptable."}
-
-
-def local(app):
-    return TestClient(app, base_url="http://127.0.0.1", headers={"content-type": "application/json"})
-
-
-@pytest.fixture
-def client(model):
-    with local(ScoringServer(model).app) as client:
-        yield client
-
-
-def sigmoid(score):
-    return 1 / (1 + math.exp(-score))
 
 
 def shares(model):

@@ -17,7 +17,7 @@ import torch
 from langchain_core.messages import AIMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from bonmini_guard.errors import CheckpointError, InputError, MissingExtraError
+from bonmini_guard.errors import CheckpointError, InputError, needing
 from bonmini_guard.reward.checkpoint import check_place, first_line
 from bonmini_guard.reward.formatting import rendered
 from bonmini_guard.reward.model import RewardModel
@@ -88,10 +88,8 @@ def distill(
 
 
 def _trainer() -> Any:
-    try:
+    with needing("distill"):
         import trl
-    except ImportError as error:
-        raise MissingExtraError("trl", "distill") from error
     return trl
 
 
@@ -194,10 +192,8 @@ def _log_ranks(
 def _adapters(plan: DistillSettings) -> Any:
     if plan.lora_rank is None:
         return None
-    try:
+    with needing("distill"):
         from peft import LoraConfig
-    except ImportError as error:
-        raise MissingExtraError("peft", "distill") from error
     return LoraConfig(task_type="CAUSAL_LM", r=plan.lora_rank, lora_alpha=2 * plan.lora_rank, target_modules="all-linear")
 
 
