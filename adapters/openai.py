@@ -24,6 +24,7 @@ from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, re
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, needing
+from bonmini_guard.validation import checked
 
 with needing("openai"):
     import httpx
@@ -116,6 +117,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
 
     library = httpx
 
+    @checked
     def __init__(
         self,
         base_url: str,
@@ -137,8 +139,6 @@ class OpenAICompatibleGenerator(ServedGenerator):
         split_reasoning: Tags = False,
         **http: Unpack[HttpOptions],
     ) -> None:
-        if choices not in ("separate", "server"):
-            raise ConfigurationError(f"choices is {choices!r}: use 'separate' or 'server'")
         if response_format is not None and mode == "completion":
             raise ConfigurationError("the completions route takes no response_format: use mode='chat'")
         check_sampling(max_tokens, temperature, top_p)

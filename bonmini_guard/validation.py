@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
-from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bonmini_guard.errors import ConfigurationError
 
@@ -114,4 +114,6 @@ def _rule(hint: Any) -> tuple[Must | None, tuple[type, ...]]:
     """The rule of an annotation, and the types that it does not hold for."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     rules = [extra for member in members for extra in getattr(member, "__metadata__", ()) if isinstance(extra, Must)]
+    if words := [word for member in members if get_origin(member) is Literal for word in get_args(member)]:
+        rules.append(Must(f"one of {', '.join(map(repr, words))}", words.__contains__))
     return (rules[0] if rules else None), tuple(member for member in members if isinstance(member, type))

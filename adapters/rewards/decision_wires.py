@@ -17,6 +17,7 @@ from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions, checked_sec
 from bonmini_guard.adapters.http_errors import MalformedAnswer
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, needing
+from bonmini_guard.validation import checked
 
 with needing("remote"):
     import httpx
@@ -105,6 +106,7 @@ class DecisionEndpoint(Endpoint, DecisionModel):
 
     library = httpx
 
+    @checked
     def __init__(
         self,
         base_url: str,
@@ -114,8 +116,6 @@ class DecisionEndpoint(Endpoint, DecisionModel):
         api_key: SecretStr | str | None = None,
         **http: Unpack[HttpOptions],
     ) -> None:
-        if wire not in ROUTES:
-            raise ConfigurationError(f"wire is {wire!r}: use 'systemone' or 'decisions'")
         route = ROUTES[wire]
         url = checked_url(base_url, "api_key", route, route.removeprefix("/v1"), "/v1")
         settings = Http.of({"timeout": 60.0, "backoff": 0.2, "max_concurrency": 16, **http})

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import reduce
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
@@ -27,6 +27,7 @@ from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.engine.scorers import FunctionSession, log_odds
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec
+from bonmini_guard.validation import Count, checked
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Decisions(Probed):
     has_zero = True
     _what = "decision model that answers this"
 
+    @checked
     def __init__(
         self,
         model: Any,
@@ -75,13 +77,11 @@ class Decisions(Probed):
         *,
         criteria: Mapping[str, Any] | None = None,
         ask: Ask = "each",
-        rotations: int = 2,
+        rotations: Count = 2,
         not_shown: Sequence[str] = NOT_SHOWN,
     ) -> None:
         self.model = as_decision_model(model)
         self.questions = asked(questions, criteria)
-        if ask not in get_args(Ask) or rotations < 1:
-            raise ConfigurationError(f"ask is {ask!r}, rotations is {rotations}: use 'each', 'together' or 'choice', and 1 or more")
         if ask == "choice" and len(self.questions) > 1:
             raise ConfigurationError("ask='choice' takes one question: join them, or use ask='each'")
         self.ask, self.rotations, self.not_shown = ask, rotations, frozenset(not_shown)

@@ -110,10 +110,6 @@ class RemoteRewardModel(Probed, Endpoint):
         pinned: str | None = None,
         **http: Unpack[HttpOptions],
     ) -> None:
-        if kind not in KINDS:
-            raise ConfigurationError(f"kind is {kind!r}: use one of {', '.join(KINDS)}")
-        if scores not in (None, "raw", "probability"):
-            raise ConfigurationError(f"scores is {scores!r}: use 'raw' or 'probability', or leave it out")
         settings = Http.of({"timeout": 60.0, "backoff": 0.2, "max_concurrency": 16, **http})
         longest = settings.timeout or 2 * LONGEST_ATTEMPT
         patience = settings.attempt_timeout or min(LONGEST_ATTEMPT, longest / 2)

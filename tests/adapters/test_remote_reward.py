@@ -656,8 +656,8 @@ def _moved(fingerprint, by):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"kind": "other"}, "use one of vllm"),
-        ({"scores": "logit"}, "use 'raw' or 'probability'"),
+        ({"kind": "other"}, "kind must be one of 'vllm', "),
+        ({"scores": "logit"}, "scores must be one of 'raw', 'probability'"),
         ({"tokenizer": None}, "needs tokenizer="),
         ({"inputs": "messages"}, "takes inputs 'ids' or 'text'"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
