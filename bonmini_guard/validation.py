@@ -114,6 +114,8 @@ def _rule(hint: Any) -> tuple[Must | None, tuple[type, ...]]:
     """The rule of an annotation, and the types that it does not hold for."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     rules = [extra for member in members for extra in getattr(member, "__metadata__", ()) if isinstance(extra, Must)]
-    if words := [word for member in members if get_origin(member) is Literal for word in get_args(member)]:
+    others = tuple(member for member in members if isinstance(member, type))
+    words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
+    if words and all(member in others or get_origin(member) is Literal for member in members):
         rules.append(Must(f"one of {', '.join(map(repr, words))}", words.__contains__))
-    return (rules[0] if rules else None), tuple(member for member in members if isinstance(member, type))
+    return (rules[0] if rules else None), others
