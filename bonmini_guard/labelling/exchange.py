@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from bonmini_guard.contents import contents
 from bonmini_guard.errors import InputError
 from bonmini_guard.labelling.items import Item, sides
 from bonmini_guard.labelling.session import Session, check_annotator
+from bonmini_guard.logs.records import Records
 
 Record = dict[str, Any]
 #: annotator, item, chosen candidate
@@ -70,7 +70,7 @@ def read_label_studio(path: Path, session: Session) -> Iterator[Judged]:
     Raises:
         InputError: the file is no such export, or a task is not one of this session's.
     """
-    for place, task in _records(path, "Label Studio's JSON export (not JSON-MIN)"):
+    for place, task in _records(path):
         data = task.get("data")
         item = _known(data, data.get("item") if isinstance(data, Mapping) else None, session, place)
         for annotation in _list(task.get("annotations"), place):
@@ -94,7 +94,7 @@ def read_argilla(path: Path, session: Session) -> Iterator[Judged]:
     Raises:
         InputError: the file is no such export, or a record is not one of this session's.
     """
-    for place, record in _records(path, "what Argilla's dataset.records.to_json wrote"):
+    for place, record in _records(path):
         item = _known(record.get("fields"), record.get("id"), session, place)
         names = _argilla_names(record)
         responses = record.get("responses") or {}
@@ -178,15 +178,10 @@ def _chosen(item: Item, word: Any, session: Session, place: str) -> int | Litera
     return "none" if word == words[-1] else order[words.index(word)]
 
 
-def _records(path: Path, what: str) -> Iterator[tuple[str, Record]]:
-    try:
-        records = json.loads(contents(path, most=None))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON; give {what}") from error
-    for number, record in enumerate(_list(records, f"{path}"), start=1):
-        yield f"{path}: record {number}", record
+def _records(path: Path) -> list[tuple[str, Record]]:
+    if not (records := list(Records(path))):
+        raise InputError(f"{path}: holds nothing; give the export as the tool wrote it")
+    return records
 
 
 def _list(value: Any, place: str) -> list[Record]:
