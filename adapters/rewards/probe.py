@@ -28,7 +28,7 @@ _PAIRS = (
 
 
 class Probed:
-    """A scorer that its server's scores of fixed pairs are the fingerprint of; a subclass says what and where it is."""
+    """A scorer on a server, whose fingerprint are the scores of fixed pairs; a subclass says what and where it is."""
 
     _what: str
     _where: str

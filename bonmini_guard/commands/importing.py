@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd, as_input
 from bonmini_guard.logs.records import Records
-from bonmini_guard.logs.sources import inspect_ai, langfuse, langsmith, otel, tables
+from bonmini_guard.logs.sources import inspect_ai, langfuse, langsmith, lm_eval, otel, tables
 from bonmini_guard.logs.sources.draws import Draw, Rows, first
-from bonmini_guard.logs.sources.lm_eval import Samples
 from bonmini_guard.writing import appearing, check_output
 
 HELP = "make a log from LangSmith runs, Langfuse observations, OpenTelemetry spans, lm-eval samples, Inspect logs or tables"
@@ -54,7 +54,7 @@ _SOURCES: dict[str, Callable[[], Source]] = {
     "langsmith": lambda: Source(langsmith.draws, inputs="inputs", outputs="outputs"),
     "langfuse": lambda: Source(langfuse.draws, langfuse.units, inputs="input", outputs="output"),
     "otel": lambda: Source(otel.draws, otel.units),
-    "lm-eval": lambda: Source(Samples().draws, gather="id"),
+    "lm-eval": lambda: Source(partial(lm_eval.draws, {}), gather="id"),
     "inspect": lambda: Source(inspect_ai.draws, inspect_ai.units, gather="id"),
     **dict.fromkeys(("csv", "parquet", "json"), lambda: Source(tables.draws, gather="id")),
 }

@@ -19,7 +19,7 @@ with needing("serve"):
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
-from bonmini_guard.engine.result import sigmoid
+from bonmini_guard.engine.result import finite, sigmoid
 from bonmini_guard.engine.scorers import inputs_digest
 from bonmini_guard.reward.declared import Declared
 from bonmini_guard.reward.model import RewardModel
@@ -143,7 +143,7 @@ class ScoringServer(Door):
     async def _score(self, body: bytes) -> tuple[Any, int]:
         wanted = read(ScoreRequest, body)
         session = await self._sessions.of(wanted.conversation())
-        scores = [_finite(score) for score in await session.score(wanted.answers())]
+        scores = [finite(score) for score in await session.score(wanted.answers())]
         about = {"fingerprint": self._fingerprint, "has_zero": bool(self._model.has_zero), "inputs": inputs_digest(body)}
         return {"scores": scores, **about}, len(scores)
 
@@ -214,7 +214,3 @@ def _as_vllm(refused: Refused) -> dict[str, Any]:
     if refused.status == 422:
         refused.status = 400
     return {"error": {"message": refused.message, "type": refused.kind, "param": None, "code": refused.status}}
-
-
-def _finite(score: float | None) -> float | None:
-    return score if score is not None and math.isfinite(score) else None

@@ -147,7 +147,7 @@ def test_a_file_that_is_no_export_is_refused(tmp_path, judged, text):
     file = tmp_path / "export.json"
     file.write_text(text)
     for kind in READERS:
-        with pytest.raises(InputError, match="holds nothing|must be a JSON object|is no item of this session"):
+        with pytest.raises(InputError, match=r"holds nothing|must be a JSON object|is no item of this session"):
             list(READERS[kind](file, judged))
 
 

@@ -16,37 +16,31 @@ _KNOWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "fi
 _KNOWN |= {"doc_hash", "prompt_hash", "target_hash", "task_name", "schema_version"}
 
 
-class Samples:
-    """Reads samples; each filter of a task writes all of them once more, which is left out."""
+def draws(filters: dict[Any, Any], record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
+    """The answers of one sample; log-likelihoods, which are none, are left out, and what other filters of its task write once more.
 
-    def __init__(self) -> None:
-        self._filters: dict[Any, Any] = {}
-
-    def draws(self, record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
-        """The answers of one sample; log-likelihoods, which are none, are left out.
-
-        Raises:
-            InputError: it holds no request or no response.
-        """
-        asked = record.get("arguments")
-        requests = list(asked.values()) if isinstance(asked, Mapping) else asked
-        if not isinstance(requests, list) or not requests:
-            raise InputError('no "arguments"; give samples that lm-eval wrote with --log_samples')
-        prompt, settings = _request(requests[0])
-        if not isinstance(settings, Mapping):
-            left_out["log-likelihoods, which are no answers"] += 1
-            return
-        name = (str(record.get("doc_id")), str(record.get("prompt_hash") or prompt))
-        if self._filters.setdefault(name, record.get("filter")) != record.get("filter"):
-            left_out["the same answers under another filter"] += 1
-            return
-        responses = [said for each in record.get("resps") or () for said in (each if isinstance(each, list) else [each])]
-        answers = [Turn("assistant", said) for said in responses if isinstance(said, str)]
-        if not answers:
-            raise InputError('no "resps"; give samples that lm-eval wrote with --log_samples')
-        verdicts = {key: value for key, value in record.items() if key not in _KNOWN} if len(answers) == 1 else {}
-        for answer in answers:
-            yield Draw(prompt_in(prompt), answer, id=name[0], verdicts=verdicts)
+    Raises:
+        InputError: it holds no request or no response.
+    """
+    asked = record.get("arguments")
+    requests = list(asked.values()) if isinstance(asked, Mapping) else asked
+    if not isinstance(requests, list) or not requests:
+        raise InputError('no "arguments"; give samples that lm-eval wrote with --log_samples')
+    prompt, settings = _request(requests[0])
+    if not isinstance(settings, Mapping):
+        left_out["log-likelihoods, which are no answers"] += 1
+        return
+    name = (str(record.get("doc_id")), str(record.get("prompt_hash") or prompt))
+    if filters.setdefault(name, record.get("filter")) != record.get("filter"):
+        left_out["the same answers under another filter"] += 1
+        return
+    responses = [said for each in record.get("resps") or () for said in (each if isinstance(each, list) else [each])]
+    answers = [Turn("assistant", said) for said in responses if isinstance(said, str)]
+    if not answers:
+        raise InputError('no "resps"; give samples that lm-eval wrote with --log_samples')
+    verdicts = {key: value for key, value in record.items() if key not in _KNOWN} if len(answers) == 1 else {}
+    for answer in answers:
+        yield Draw(prompt_in(prompt), answer, id=name[0], verdicts=verdicts)
 
 
 def _request(request: Any) -> tuple[Any, Any]:
