@@ -111,7 +111,8 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False) -> list[Answer
             raise failure
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
-        several = [[choice] for choice in sorted(choices[0], key=lambda choice: _count(choice.get("index")) or 0)]
+        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _count(choice.get("index")) or 0)
+        several = [[choice] for choice in whole]
     else:
         several = [one] if (one := [each[0] for each in choices if each]) else []
     # The last chunk tells the usage.
@@ -131,9 +132,8 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     read, made = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if read is None and made is None:
         return list(answers)
-    sizes = [1] if len(answers) == 1 else [_size(answer) for answer in answers]
-    bills = [used(0, tokens) for tokens in proportional(made or 0, sizes)]
-    bills[0] = used(read or 0, bills[0]["output_tokens"])
+    shares = [made or 0] if len(answers) == 1 else proportional(made or 0, [_size(answer) for answer in answers])
+    bills = [used(0 if place else read or 0, share) for place, share in enumerate(shares)]
     cached, reasoned = (
         _count(inner.get(name)) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS
     )
