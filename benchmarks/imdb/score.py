@@ -46,15 +46,15 @@ def score_role(work: Path, role: str, name: str, device: str) -> Path:
 
 
 def main() -> None:
-    """Score one role with both reward models."""
+    """Score one role."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/imdb"))
     parser.add_argument("--role", required=True, choices=["calibrate", "evaluate"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--name", default=REWARDS[0], choices=REWARDS, help="of the reward model")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for name in REWARDS:
-        score_role(options.work, options.role, name, options.device)
+    score_role(options.work, options.role, options.name, options.device)
 
 
 if __name__ == "__main__":

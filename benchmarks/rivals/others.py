@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, t
 
-from benchmarks.rivals.rules import Floats, Integers, Plain, Pool, best_so_far, first, running
+from benchmarks.rivals.rules import Floats, Integers, Pool, Stopping, best_so_far, first, running
 
 
-class Pandora(Plain):
+class Pandora(Stopping):
     """Stop when the best one's acceptance rate exceeds a target; the tail of exp(reward) is a shifted exponential.
 
     The authors' warm-up of 20 draws is too long for 32; the shortest here, 4, favours it.
@@ -45,7 +45,7 @@ class Pandora(Plain):
         return first(index > knob, pool.scores.shape[1])
 
 
-class Beacon(Plain):
+class Beacon(Stopping):
     """Expected improvement under a Normal law with unknown mean and variance, against the price of a draw (myopic bound)."""
 
     source = "Wan et al., arXiv 2510.15945, Jeffreys prior, three first draws"
@@ -69,7 +69,7 @@ class Beacon(Plain):
         return first(index <= knob, pool.scores.shape[1])
 
 
-class OptScale(Plain):
+class OptScale(Stopping):
     """Look at a few scores, fit a law, and draw the smallest N whose best reaches a target with probability 1 - q."""
 
     source = "OptScale, arXiv 2506.22376, maximum likelihood, F(target)^N <= q"
@@ -90,7 +90,7 @@ class OptScale(Plain):
         return np.clip(wanted, self._peek, most).astype(np.int64)
 
 
-class AdaBoN(Plain):
+class AdaBoN(Stopping):
     """Explore three quarters of a batch's budget evenly, then give each further draw to the prompt that gains most by it."""
 
     source = "Raman, Asi, Kale, arXiv 2505.12050, batches of 50 prompts"
@@ -130,7 +130,7 @@ class AdaBoN(Plain):
         return np.diff(expected, axis=1)
 
 
-class Weitzman(Plain):
+class Weitzman(Stopping):
     """A bound: the prompt's own law of P(acceptable) is known, so its reservation value is."""
 
     source = "Weitzman 1979, with the empirical law of the prompt's draws"
@@ -161,7 +161,7 @@ class Weitzman(Plain):
         return first(best >= reserve.max(1)[:, None] - 1e-12, value.shape[1])
 
 
-class PerfectReward(Plain):
+class PerfectReward(Stopping):
     """A bound: acceptability is seen, the future is not; stop at the first acceptable draw, or at a budget."""
 
     source = "labels in place of scores"

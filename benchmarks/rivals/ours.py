@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from benchmarks.rivals.rules import ByScore, Floats, Integers, Plain, Pool, best_so_far, first
+from benchmarks.rivals.rules import Floats, Integers, Pool, Stopping, best_so_far, first
 
 
-class FixedN(Plain):
+class FixedN(Stopping):
     """Best-of-n."""
 
     source = "best-of-n"
@@ -25,7 +25,7 @@ class FixedN(Plain):
         return np.full(pool.scores.shape[0], int(knob))
 
 
-class Loops(Plain):
+class Loops(Stopping):
     """Loops of k draws; stop after the first whose best passes the threshold (arXiv 2510.04087)."""
 
     source = "arXiv 2510.04087, this package"
@@ -48,7 +48,7 @@ class Loops(Plain):
         return first(passed, passed.shape[1])
 
 
-class Posterior(ByScore):
+class Posterior(Stopping):
     """Scores of a prompt are Normal around a mean with a Normal prior over prompts; P(acceptable | score) is isotonic.
 
     The value of stopping is the best draw's P(acceptable), never below the outside option's 0. Draw on while one more draw, or all

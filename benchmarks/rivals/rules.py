@@ -1,6 +1,7 @@
-"""What a stopping rule is here: fitted on some prompts, it says for each order of a prompt's draws after how many it stops.
+"""What a rule is here: fitted on some prompts, it says for each order of a prompt's draws what it pays for and which it serves.
 
-All rules serve the best-scored draw so far, as an accelerator does; they differ in when they stop. A knob trades draws for quality.
+Stopping rules serve the best-scored draw so far, as an accelerator does, and differ in when they stop; selection rules draw a fixed
+number and differ in what they serve. A knob trades draws for quality.
 """
 
 from __future__ import annotations
@@ -19,63 +20,89 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pool:
-    """Complete draws: (P, N) scores and labels, in the order drawn."""
+    """Complete draws in the order drawn.
+
+    Attributes:
+        scores, good: (P, N) scores and labels.
+        alike: (P, N, N) similarities of a prompt's draws, where texts are at hand.
+        partial: (P, N, S) scores of draws cut off after each of :data:`CUTS`, where they were made.
+    """
 
     scores: Floats
     good: Bools
+    alike: Floats | None = None
+    partial: Floats | None = None
 
     def take(self, rows: npt.NDArray[Any]) -> Pool:
         """Some prompts."""
-        return Pool(self.scores[rows], self.good[rows])
+        parts = (self.scores, self.good, self.alike, self.partial)
+        return Pool(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
     def shuffled(self, random: np.random.Generator, times: int) -> Pool:
         """Each prompt in so many random orders of its draws."""
-        scores, good = np.tile(self.scores, (times, 1)), np.tile(self.good, (times, 1))
-        order = random.permuted(np.tile(np.arange(scores.shape[1]), (scores.shape[0], 1)), axis=1)
-        return Pool(np.take_along_axis(scores, order, 1), np.take_along_axis(good, order, 1))
+        rows = np.tile(np.arange(self.scores.shape[0]), times)
+        order = random.permuted(np.tile(np.arange(self.scores.shape[1]), (rows.size, 1)), axis=1)
+        at = rows[:, None], order
+        alike = None if self.alike is None else self.alike[rows[:, None, None], order[:, :, None], order[:, None, :]]
+        return Pool(self.scores[at], self.good[at], alike, None if self.partial is None else self.partial[at])
+
+
+#: The shares of a whole answer after which partial scores are made.
+CUTS = (0.25, 0.5)
 
 
 class Rule(Protocol):
-    """A stopping rule.
+    """A rule.
 
     Attributes:
         source: where it is from.
+        needs: what a pool must have beside scores and labels: "alike", "partial" or nothing.
     """
 
     source: str
+    needs: str
 
     def fit(self, pool: Pool) -> None:
         """Learn what it learns from labelled draws of other prompts."""
 
-    def knobs(self, pool: Pool) -> Sequence[float]:
+    def knobs(self, pool: Pool) -> Sequence[Any]:
         """Settings to try, any order."""
 
     def index(self, pool: Pool) -> Any:
-        """What it works out once of a pool's scores, whatever the setting; a rule that looks at labels is a bound."""
+        """What it works out once of a pool, whatever the setting; a rule that looks at labels is a bound."""
 
-    def stops(self, pool: Pool, index: Any, knob: float) -> Integers:
-        """(P,) draws after which it stops."""
-
-    def serves(self, pool: Pool) -> Floats:
-        """(P, N) by what it picks the one to serve."""
+    def run(self, pool: Pool, index: Any, knob: Any) -> tuple[Floats, Integers]:
+        """(P,) draws paid for, and (P,) which one is served."""
 
 
-class ByScore:
-    """A rule that serves the best score."""
+class Plain:
+    """A rule that learns nothing, and works out nothing beforehand."""
 
-    def serves(self, pool: Pool) -> Floats:
-        """The scores."""
-        return pool.scores
-
-
-class Plain(ByScore):
-    """One that learns nothing, and works out nothing beforehand."""
+    needs = ""
 
     def fit(self, pool: Pool) -> None:
         """Nothing."""
 
     def index(self, pool: Pool) -> Any:
         """Nothing."""
+
+
+class Stopping(Plain):
+    """A rule that stops after some draws, and serves the best of them."""
+
+    def stops(self, pool: Pool, index: Any, knob: Any) -> Integers:
+        """(P,) draws after which it stops."""
+        raise NotImplementedError
+
+    def serves(self, pool: Pool) -> Floats:
+        """(P, N) by what it picks the one to serve."""
+        return pool.scores
+
+    def run(self, pool: Pool, index: Any, knob: Any) -> tuple[Floats, Integers]:
+        """The best so far where it stops."""
+        stops, by = self.stops(pool, index, knob), self.serves(pool)
+        hidden = np.where(np.arange(by.shape[1]) < stops[:, None], by, -np.inf)
+        return stops.astype(np.float64), hidden.argmax(1)
 
 
 def first(stopped: Bools, most: int) -> Integers:

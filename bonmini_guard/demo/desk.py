@@ -14,28 +14,10 @@ from typing import Any
 #: How the desk's model draws; found by trial: 94 % of the answers end by themselves, a fifth of them are acceptable.
 SAMPLING: dict[str, Any] = {"temperature": 0.65, "top_k": 50, "max_new_tokens": 64}
 
-NAMES = [
-    "Maria",
-    "Tom",
-    "Aisha",
-    "Kenji",
-    "Lena",
-    "Omar",
-    "Priya",
-    "Jack",
-    "Sofia",
-    "Daniel",
-    "Grace",
-    "Ivan",
-    "Nora",
-    "Paul",
-    "Ruth",
-    "Hugo",
-    "Mei",
-    "Carlos",
-    "Anna",
-    "Leo",
-]
+NAMES = (
+    *("Maria", "Tom", "Aisha", "Kenji", "Lena", "Omar", "Priya", "Jack", "Sofia", "Daniel"),
+    *("Grace", "Ivan", "Nora", "Paul", "Ruth", "Hugo", "Mei", "Carlos", "Anna", "Leo"),
+)
 ITEMS = (
     *("ceramic mug", "tea towel", "desk lamp", "notebook", "phone case", "water bottle", "yoga mat", "picture frame"),
     *("garden chair", "rain jacket", "bath towel", "backpack", "wall clock", "candle", "frying pan", "cushion", "bicycle bell"),

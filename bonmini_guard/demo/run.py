@@ -17,7 +17,7 @@ from bonmini_guard.demo.room import is_converted, language_model
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.protocols import Generator, GroupGenerator, Scorer
 from bonmini_guard.engine.result import Candidate, sigmoid
-from bonmini_guard.policy.policy import Action, Decision, Policy, State, best_of_n
+from bonmini_guard.policy.policy import Action, Policy, best_of_n, run
 from bonmini_guard.policy.profile import GuardProfile
 
 HERE = Path(__file__).parent
@@ -114,32 +114,25 @@ class Desk:
 
 def _facts(note: Note, policy: Policy, candidates: Sequence[Candidate]) -> dict[str, Any]:
     """What a policy does on draws in their order; ``check`` says why the selected answer is not acceptable, even a withheld one."""
-    state, decision = _follow(policy, candidates)
-    drawn = candidates[: state.drawn]
-    selected = drawn[decision.index or 0]
+    ran = run(policy, [each.score for each in candidates])
+    drawn, decision = [candidates[place] for place in ran.order], ran.decision
+    selected = candidates[decision.index or 0]
     assert selected.message is not None
+    assert selected.score is not None
     reason = verdict(note, selected.message.text, selected.message.response_metadata.get("finish_reason") != "length")
     served = decision.action is Action.SERVE
     return {
         "mode": policy.mode,
         "decision": "abstained" if not served else "accepted" if decision.accepted else "best_effort",
         "reason": decision.reason,
-        "draws": state.drawn,
-        "loops": state.loops,
+        "draws": ran.draws,
+        "loops": ran.loops,
         "tokens": sum((each.usage or {}).get("output_tokens", 0) for each in drawn),
         "seconds": round(max(each.scored or 0.0 for each in drawn), 2),
-        "score": round(state.best, 4),
-        "threshold": threshold if math.isfinite(threshold := policy.thresholds[state.loops - 1]) else None,
-        "acceptance_probability": round(sigmoid(state.best), 4),
+        "score": round(selected.score, 4),
+        "threshold": threshold if math.isfinite(threshold := policy.thresholds[ran.loops - 1]) else None,
+        "acceptance_probability": round(sigmoid(selected.score), 4),
         "acceptable": reason is None,
         "check": reason,
         "answer": selected.message.text.strip() if served else None,
     }
-
-
-def _follow(policy: Policy, candidates: Sequence[Candidate]) -> tuple[State, Decision]:
-    state = State()
-    while (decision := policy.decide(state)).action is Action.DRAW:
-        more = candidates[state.drawn : state.drawn + decision.draws]
-        state = policy.observe(state, [each.score for each in more])
-    return state, decision
