@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from bonmini_guard import BestOfMiniN, GuardProfile, MinimumBayesRisk, ShadowBestOfMiniN, Soft
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile, MinimumBayesRisk, ShadowBestOfMiniN, Soft
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.select import overlap
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
@@ -68,3 +68,9 @@ def test_it_is_refused_where_the_best_is_promised(options, cure):
         Soft(temperature=0)
     with pytest.raises(ConfigurationError, match="shadow mode"):
         ShadowBestOfMiniN(guard(select="mbr"))
+
+
+def test_a_chat_model_that_serves_another_draw_is_another_model():
+    parts = {"generator": FakeGenerator(list(SCORES)), "reward_model": FakeRewardModel(SCORES), "mode": "accelerator"}
+    keys = [ChatBestOfMiniN(**parts, select=select)._identifying_params for select in ("best", "soft", Soft(2.0))]
+    assert keys[0] != keys[1] != keys[2] != keys[0]

@@ -16,7 +16,6 @@ from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForChainRun,
     BaseCallbackHandler,
-    BaseCallbackManager,
     BaseRunManager,
 )
 from langchain_core.runnables import RunnableConfig
@@ -170,19 +169,10 @@ def observer_for(run_manager: Any, config: RunnableConfig | None, options: Guard
     """An observer that reports under a run, or None when nobody listens."""
     if not isinstance(run_manager, BaseRunManager):
         return None
-    children: BaseCallbackManager = run_manager.get_child()  # type: ignore[attr-defined]
+    manager = parent_of(run_manager).get_child()
     writer = stream_writer(config or {}) if options["progress"] else None
-    if not children.handlers and writer is None:
+    if not manager.handlers and writer is None:
         return None
-    manager = AsyncCallbackManager(
-        handlers=list(children.handlers),
-        inheritable_handlers=list(children.inheritable_handlers),
-        parent_run_id=children.parent_run_id,
-        tags=list(children.tags),
-        inheritable_tags=list(children.inheritable_tags),
-        metadata=dict(children.metadata),
-        inheritable_metadata=dict(children.inheritable_metadata),
-    )
     return CallbackObserver(manager, options["trace_candidates"], policy if options["progress"] else None, writer)
 
 

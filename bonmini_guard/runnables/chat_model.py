@@ -388,6 +388,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             "thresholds": list(policy.thresholds),
             "exit": policy.exit,
             "score_transform": None if engine.transform is None else repr(engine.transform),
+            "select": None if engine.select is None else repr(engine.select),
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
