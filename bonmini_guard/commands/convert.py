@@ -17,7 +17,7 @@ from bonmini_guard.logs.odd import Odd
 from bonmini_guard.training.choices import ChoiceRow, as_record
 from bonmini_guard.training.data.converters import FORMATS, ConversionOptions, Tally, convert, in_held_out
 from bonmini_guard.training.data.judged import EMITTERS
-from bonmini_guard.training.data.statistics import Collector, show
+from bonmini_guard.training.data.statistics import Statistics, show
 from bonmini_guard.writing import appearing, check_output
 
 HELP = "convert preferences, accept/reject labels, ratings, pairs or logs to choice rows"
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Convert, and print what the rows are like."""
     _check(options)
-    tally, collector = Tally(odd=Odd(options.max_bad)), Collector()
+    tally, found = Tally(odd=Odd(options.max_bad)), Statistics()
     with ExitStack() as files:
         outputs = {held: files.enter_context(appearing(path)) for held, path in _targets(options).items()}
         written = dict.fromkeys(outputs, 0)
@@ -53,13 +53,13 @@ def run(options: argparse.Namespace) -> int:
             outputs[held].write(json.dumps(as_record(row), ensure_ascii=False) + "\n")
             written[held] += 1
             if not held:
-                collector.add(row)
+                found.add(row)
         tally.odd.check()
         _refuse_empty(options, tally, written)
     for held, path in _targets(options).items():
         say(f"{path}: {written[held]:,} choice rows")
     _say_left_out(tally)
-    say(show(collector.finish()))
+    say(show(found))
     return 0
 
 

@@ -24,21 +24,23 @@ _PREFIX = "base_model.model."
 
 
 def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -> None:
-    """Put adapters beside all linear layers but the head; only they, the head and weights new to the base will be trained.
+    """Put adapters beside all linear layers but the head; only they, the head and ``missing`` weights will be trained.
 
     Args:
         model: a sequence classifier with one label; changed in place.
         rank: of the adapters.
         alpha: their scale; None takes twice the rank.
         missing: names of weights that the base lacked.
-
-    Raises:
-        MissingExtraError: peft is not installed.
     """
-    peft = _peft()
+    peft = peft_for("train")
     own = {name for name, _ in head_weights(model)} | set(missing)
     config = peft.LoraConfig(
-        task_type=peft.TaskType.FEATURE_EXTRACTION, r=rank, lora_alpha=alpha or 2 * rank, target_modules=_linear(model, own)
+        task_type=peft.TaskType.FEATURE_EXTRACTION,
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        target_modules=[
+            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and f"{name}.weight" not in own
+        ],
     )
     peft.get_peft_model(model, config)
     for name, weight in model.named_parameters():
@@ -58,7 +60,7 @@ def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path, base:
         model: what :func:`add_adapters` has changed.
         weights: the values of its weights, by name.
         folder: to write into.
-        base: the name of the base.
+        base: its name.
     """
     from safetensors.torch import save_file
 
@@ -67,18 +69,14 @@ def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path, base:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({_PREFIX + name.replace(".default.", "."): weight for name, weight in trained.items()}, folder / WEIGHTS)
     config = model.peft_config["default"]
-    config.task_type, config.modules_to_save, config.base_model_name_or_path = _peft().TaskType.SEQ_CLS, whole, base
+    config.task_type, config.modules_to_save, config.base_model_name_or_path = peft_for("train").TaskType.SEQ_CLS, whole, base
     config.inference_mode = True
     config.save_pretrained(folder)
     model.config.save_pretrained(folder)
 
 
 def base_of(path: str, base: str | None = None) -> str | None:
-    """The folder or id of an adapter's base; None if the checkpoint is no folder of adapters.
-
-    Args:
-        path: the checkpoint.
-        base: where the base is, whatever the adapter says.
+    """The folder or id of an adapter's base, ``base`` if it is given; None if the checkpoint is no folder of adapters.
 
     Raises:
         CheckpointError: the base is not to be found.
@@ -86,7 +84,8 @@ def base_of(path: str, base: str | None = None) -> str | None:
     if not (Path(path) / CONFIG).is_file():
         return None
     name = str(base or json.loads((Path(path) / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
-    places = [Path(name), Path(path) / name, Path(path).parent / name, _cache() / Path(name).name]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonmini-guard"
+    places = [Path(name), Path(path) / name, Path(path).parent / name, cache / Path(name).name]
     found = next((str(place) for place in places if name and (place / "config.json").is_file()), None)
     if found is None and (name.count("/") != 1 or Path(name).is_absolute()):
         raise CheckpointError(f"{path}: an adapter whose base {name!r} is not here; say where it is with base=, or merge them")
@@ -108,7 +107,7 @@ def with_adapters(model: Any, path: str) -> tuple[Any, set[str]]:
         with warnings.catch_warnings():
             # peft asks transformers by a name that is on its way out.
             warnings.simplefilter("ignore", FutureWarning)
-            return _peft().PeftModel.from_pretrained(model, path).merge_and_unload(), whole
+            return peft_for("train").PeftModel.from_pretrained(model, path).merge_and_unload(), whole
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: its adapter does not fit the base ({said}); give the base it was trained on") from error
@@ -120,17 +119,10 @@ def head_weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, weight) for name, weight in model.named_parameters() if name.rpartition(".")[0] in heads]
 
 
-def _linear(model: nn.Module, own: set[str]) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and f"{name}.weight" not in own]
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonmini-guard"
-
-
-def _peft() -> Any:
+def peft_for(extra: str) -> Any:
+    """peft, or MissingExtraError: the extra is not installed."""
     try:
         import peft
     except ImportError as error:
-        raise MissingExtraError("peft", "train") from error
+        raise MissingExtraError("peft", extra) from error
     return peft

@@ -137,23 +137,26 @@ class Batches(torch.utils.data.Dataset[list[Group]]):
         batch_size: most distinct texts in a batch.
         epochs: passes; a fraction ends within one.
         seed: of the order.
+
+    Attributes:
+        steps: the groups of each.
     """
 
     def __init__(self, encoding: Encoding, batch_size: int, epochs: float = 1.0, seed: int = 0) -> None:
         source = random.Random(seed)
         self._lengths = [len(text) for text in encoding.texts]
-        self._batches: list[list[Group]] = []
+        self.steps: list[list[Group]] = []
         whole, part = int(epochs), epochs % 1
         for number in range(whole + (part > 0)):
             one_pass = self._one_pass(encoding.groups, batch_size, source)
             keep = len(one_pass) if number < whole else max(1, round(part * len(one_pass)))
-            self._batches.extend(one_pass[:keep])
+            self.steps.extend(one_pass[:keep])
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self.steps)
 
     def __getitem__(self, index: int) -> list[Group]:
-        return self._batches[index]
+        return self.steps[index]
 
     def _one_pass(self, groups: Sequence[Group], batch_size: int, source: random.Random) -> list[list[Group]]:
         shuffled = source.sample(groups, len(groups))

@@ -25,14 +25,14 @@ BINS = 10
 def score_texts(model: Any, encoding: Encoding, pad_id: int, batch_size: int) -> Tensor:
     """The score of every text of an encoding that a judgement needs, shape (texts,), NaN for the others; on the CPU."""
     scores = torch.full((len(encoding.texts),), torch.nan)
-    collate, batches = Collator(encoding.texts, pad_id, model.shares(pad_id)), Batches(encoding, batch_size)
-    device = next(model.parameters()).device
-    training = model.training
+    collate = Collator(encoding.texts, pad_id, model.shares(pad_id))
+    device, training = next(model.parameters()).device, model.training
     model.eval()
-    for step in range(len(batches)):
-        inputs = model_inputs(collate([batches[step]]))
-        found = model(**{name: part.to(device) for name, part in inputs.items()}).float().cpu()
-        scores[torch.tensor(_texts(batches[step]))] = found
+    for batch in Batches(encoding, batch_size).steps:
+        inputs = model_inputs(collate([batch]))
+        found = model(**{name: part.to(device) for name, part in inputs.items()})
+        # In the collator's own order.
+        scores[sorted({text for group in batch for text in group.texts})] = found.float().cpu()
     model.train(training)
     return scores
 
@@ -140,21 +140,11 @@ def _likelihood(scores: Tensor, rows: Sequence[Judgement], outside: bool) -> dic
 
 
 def _ranking(scores: Tensor, rows: Sequence[Judgement]) -> dict[str, Any]:
-    chosen, others, weights = [], [], []
-    for row in rows:
-        if row.target < len(row.members):
-            for position, text in enumerate(row.members):
-                if position != row.target:
-                    chosen.append(row.members[row.target])
-                    others.append(text)
-                    weights.append(row.weight)
-    if not weights:
+    won = [row for row in rows if row.target < len(row.members)]
+    pairs = [(row.members[row.target], text, row.weight) for row in won for at, text in enumerate(row.members) if at != row.target]
+    if not pairs:
         return {"pairs": 0, "pair_accuracy": None}
-    difference = (scores[torch.tensor(chosen)] - scores[torch.tensor(others)]).sign().double()
+    chosen, others, weights = zip(*pairs, strict=True)
+    difference = (scores[list(chosen)] - scores[list(others)]).sign().double()
     wide = torch.tensor(weights, dtype=torch.double)
     return {"pairs": int(wide.sum()), "pair_accuracy": float(((difference + 1) / 2 * wide).sum() / wide.sum())}
-
-
-def _texts(groups: Sequence[Group]) -> list[int]:
-    # In the collator's own order.
-    return sorted({text for group in groups for text in group.texts})

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import torch
 from transformers import set_seed
 
 from bonmini_guard.conversation import prompt_digest
-from bonmini_guard.errors import ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.reward.checkpoint import (
     inputs_of,
     keep_layers,
@@ -47,12 +46,10 @@ from bonmini_guard.training.settings import Settings
 from bonmini_guard.training.trainer import (
     Judgements,
     OutsideOptionTrainer,
+    PartialState,
     fit,
     last_checkpoint,
-    main_process,
-    processes,
     remove_torn,
-    wait_for_others,
     whole_weights,
 )
 
@@ -100,16 +97,17 @@ def train_reward_model(
         raise ConfigurationError("early stopping needs held-out rows: give --eval or --eval-share")
     # Checked now, because a mistake told after the training would cost the training.
     held_out = usable_rows(eval_rows, plan.objective) if eval_rows and plan.objective == "bradley_terry" else eval_rows
-    if find_spec("accelerate") is None:
-        raise MissingExtraError("accelerate", "train")
-    if plan.push_to_hub and main_process():
+    # Every process loads the base: new heads and adapters are made, and sharing is tried, before weights are sharded.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    together = PartialState(cpu=not plan.cuda)
+    if plan.push_to_hub and together.is_main_process:
         make_repository(plan.push_to_hub)
-    with _partial(Path(output), _mark(learnt, held_out, str(base), plan), plan) as folder:
+    with _partial(Path(output), _mark(learnt, held_out, str(base), plan), together) as folder:
         report = _train(learnt, str(base), folder, plan, held_out)
-        wait_for_others()
-        if main_process():
+        together.wait_for_everyone()
+        if together.is_main_process:
             os.replace(folder / "model", output)
-    if plan.push_to_hub and main_process():
+    if plan.push_to_hub and together.is_main_process:
         push(Path(output), plan.push_to_hub)
     return report
 
@@ -126,7 +124,8 @@ def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow
     config, tokenizer = load_config(str(path)), load_tokenizer(str(path))
     model, _ = load_classifier(str(path), config, torch.float32)
     made = formatter(model, tokenizer, length_limit(config, tokenizer))
-    return _figures(PooledScorer(model), _encode(rows, made, batch_size), pad_id(config, tokenizer), batch_size, outside=True)
+    encoding = _encode(rows, made, batch_size)
+    return figures(score_texts(PooledScorer(model), encoding, pad_id(config, tokenizer), batch_size), encoding.groups, outside=True)
 
 
 def check_output(output: Path) -> None:
@@ -160,11 +159,6 @@ def usable_rows(rows: Sequence[ChoiceRow], objective: str) -> list[ChoiceRow]:
     return chosen
 
 
-def comparisons(rows: Sequence[ChoiceRow]) -> list[ChoiceRow]:
-    """The rows that a Bradley-Terry twin can learn from."""
-    return [row for row in rows if row.choice != "none" and len(row.responses) > 1]
-
-
 class _Loaded(NamedTuple):
     """A base with one label, what reads its scores, its tokenizer, the names of the weights that are new, what makes its inputs."""
 
@@ -192,10 +186,10 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     chance = constant_loss(learnt, outside=plan.objective == "outside_option")
     report["warnings"] = list(troubles(losses, chance, report.get("eval")))
     if plan.twin:
-        compared = comparisons(rows)
+        compared = [row for row in rows if row.choice != "none" and len(row.responses) > 1]
         report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan) if compared and held_out else None
     weights = whole_weights(loaded.scorer)
-    if main_process():
+    if PartialState().is_main_process:
         _write(loaded, weights, folder / "model", report, base if plan.lora_rank else None)
         digests = sorted({prompt_digest(row.prompt) for row in rows})
         (folder / "model" / "trained_on.json").write_text(json.dumps({"prompts": digests}), encoding="utf-8")
@@ -253,12 +247,8 @@ def _encode(rows: Sequence[ChoiceRow], made: Formatter | PairFormatter, batch_si
 
 
 def _evaluate(loaded: _Loaded, held_out: Encoding, plan: Settings, objective: str) -> dict[str, Any]:
-    pad = loaded.model.config.pad_token_id
-    return _figures(loaded.scorer, held_out, pad, plan.batch_size, outside=objective == "outside_option")
-
-
-def _figures(scorer: PooledScorer, encoding: Encoding, pad: int, batch_size: int, *, outside: bool) -> dict[str, Any]:
-    return figures(score_texts(scorer, encoding, pad, batch_size), encoding.groups, outside=outside)
+    scores = score_texts(loaded.scorer, held_out, loaded.model.config.pad_token_id, plan.batch_size)
+    return figures(scores, held_out.groups, outside=objective == "outside_option")
 
 
 def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str, max_length: int | None) -> dict[str, Any]:
@@ -266,7 +256,8 @@ def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base:
     left_out = {"judgements_too_long": encoding.too_long, "texts_cut": encoding.cut, "max_length": max_length}
     # A folder's place on this machine says nothing elsewhere.
     name = Path(base).name if Path(base).is_dir() else base
-    about = {"settings": asdict(plan), "objective": plan.objective, "seed": plan.seed, "processes": processes()}
+    about = {"settings": asdict(plan), "objective": plan.objective, "seed": plan.seed}
+    about["processes"] = PartialState().num_processes
     return {"base": name} | counts | left_out | about
 
 
@@ -288,26 +279,24 @@ def _mark(rows: Sequence[ChoiceRow], held_out: Sequence[ChoiceRow] | None, base:
     digest = hashlib.sha256()
     for row in [*rows, *(held_out or [])]:
         digest.update(json.dumps(as_record(row)).encode())
-    return {"rows": digest.hexdigest(), "base": base, "processes": processes()} | asdict(plan)
+    return {"rows": digest.hexdigest(), "base": base, "processes": PartialState().num_processes} | asdict(plan)
 
 
 @contextmanager
-def _partial(output: Path, mark: dict[str, Any], plan: Settings) -> Iterator[Path]:
+def _partial(output: Path, mark: dict[str, Any], together: PartialState) -> Iterator[Path]:
     """The working folder ``OUTPUT.partial``; it vanishes at the end, but after an error it stays if a run can go on from it."""
     folder = output.with_name(output.name + ".partial")
-    if processes() > 1:
-        _join_processes(plan)
-    if main_process():
+    if together.is_main_process:
         _prepare(folder, mark)
     try:
-        wait_for_others()
+        together.wait_for_everyone()
         yield folder
-        wait_for_others()
+        together.wait_for_everyone()
     except BaseException:
-        if main_process() and folder.is_dir() and not _resumable(folder):
+        if together.is_main_process and folder.is_dir() and not _resumable(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    if main_process():
+    if together.is_main_process:
         shutil.rmtree(folder)
 
 
@@ -333,11 +322,3 @@ def _prepare(folder: Path, mark: dict[str, Any]) -> None:
 
 def _resumable(folder: Path) -> bool:
     return (folder / "run.json").is_file() and last_checkpoint(folder / "checkpoints") is not None
-
-
-def _join_processes(plan: Settings) -> None:
-    from accelerate import PartialState
-
-    # Every process loads the base: new heads and adapters are made, and sharing is tried, before weights are sharded.
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    PartialState(cpu=not plan.cuda)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -15,11 +14,17 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from bonmini_guard.errors import MissingExtraError
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Batches, Collator, Encoding, model_inputs
 from bonmini_guard.training.evidence import figures, score_texts
 from bonmini_guard.training.loss import OBJECTIVES
 from bonmini_guard.training.settings import Settings
+
+try:
+    from accelerate import PartialState as PartialState  # noqa: PLC0414 - for run.py, too
+except ImportError as error:
+    raise MissingExtraError("accelerate", "train") from error
 
 
 class OutsideOptionTrainer(Trainer):
@@ -106,7 +111,7 @@ class _Epochs(TrainerCallback):
 
 
 def fit(
-    scorer: PooledScorer, data: Judgements, folder: Path, plan: Settings, objective: str, *, new: Collection[str] = ()
+    scorer: PooledScorer, data: Judgements, folder: Path, plan: Settings, objective: str, *, new: Collection[str]
 ) -> list[float]:
     """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``.
 
@@ -125,8 +130,8 @@ def fit(
     watched = data.held_out if plan.early_stopping else None
     pad = scorer.model.config.pad_token_id
     callbacks: list[TrainerCallback] = [_Epochs(plan.epochs)]
-    if plan.early_stopping and watched is not None:
-        callbacks.append(EarlyStoppingCallback(plan.early_stopping))
+    if watched is not None:
+        callbacks.append(EarlyStoppingCallback(plan.early_stopping or 1))
     trainer = OutsideOptionTrainer(
         objective=objective,
         held_out=watched,
@@ -169,25 +174,10 @@ def whole_weights(scorer: PooledScorer) -> dict[str, Any]:
     return {name.removeprefix("model."): weight for name, weight in get_model_state_dict(scorer, options=wanted).items()}
 
 
-def processes() -> int:
-    """How many processes train together, as ``accelerate launch`` and ``torchrun`` say."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def main_process() -> bool:
-    """Whether this process is the one that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def wait_for_others() -> None:
-    """Wait until every process is here."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
 def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> TrainingArguments:
     # The data set lists every batch of every epoch in order, so one pass over it with "batches" of one is the whole run.
-    steps = math.ceil(math.ceil(batches / processes()) / plan.accumulate)
+    together = PartialState().num_processes
+    steps = math.ceil(math.ceil(batches / together) / plan.accumulate)
     every = max(1, math.ceil(steps / plan.checkpoints)) if plan.checkpoints else steps
     return TrainingArguments(
         output_dir=str(folder),
@@ -217,7 +207,7 @@ def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> Tra
         seed=plan.seed,
         use_cpu=not plan.cuda,
         bf16=plan.half,
-        ddp_backend="gloo" if processes() > 1 and not plan.cuda else None,
+        ddp_backend="gloo" if together > 1 and not plan.cuda else None,
         ddp_find_unused_parameters=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=plan.cuda,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accelerate.state import AcceleratorState, DistributedType
+from accelerate.state import AcceleratorState, DistributedType, PartialState
 
 from bonmini_guard.cli import main
 from bonmini_guard.training import run, trainer
@@ -34,7 +34,7 @@ def noted(*given: Any, **named: Any) -> list[float]:
 def stopped(self: Any, *given: Any, **named: Any) -> None:
     """Save and die."""
     save(self, *given, **named)
-    trainer.wait_for_others()
+    PartialState().wait_for_everyone()
     if self.state.global_step == int(os.environ["STOP"]):
         os._exit(9)
 

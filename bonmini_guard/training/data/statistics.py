@@ -12,10 +12,9 @@ from bonmini_guard.training.choices import ChoiceRow, shown
 
 @dataclass
 class Statistics:
-    """Counts over choice rows; they take memory for hashes, not for texts.
+    """Counts over choice rows, added one by one; they take memory for hashes, not for texts.
 
     Attributes:
-        rows: of the file.
         judgements: rows weighted by their counts.
         offered: judgements in which "none" could be chosen.
         none: of those, the ones that chose it.
@@ -25,7 +24,6 @@ class Statistics:
         minority: of those, the ones that differ from the most frequent choice.
         compared: comparisons of the chosen answer with one of another length.
         longer: of those, in which the longer answer was chosen.
-        same_text: rows that offer one text twice.
         leaked: held-out prompts that are among the training prompts too, but for case and white space.
     """
 
@@ -43,6 +41,40 @@ class Statistics:
     leaked: int = 0
     prompts: int = 0
     texts: int = 0
+    _prompts: set[str] = field(default_factory=set)
+    _texts: set[int] = field(default_factory=set)
+    _seen: set[int] = field(default_factory=set)
+    _answers: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def add(self, row: ChoiceRow) -> None:
+        """Count one row."""
+        self.rows += 1
+        self.judgements += row.count
+        self.sizes[len(row.responses)] += row.count
+        if row.none_offered:
+            self.offered += row.count
+            self.none += row.count * (row.choice == "none")
+        self.same_text += len(set(row.responses)) < len(row.responses)
+        if row.choice != "none":
+            lengths = [len(shown(answer)) for answer in row.responses]
+            chosen = lengths[row.choice]
+            self.compared += row.count * sum(length != chosen for length in lengths)
+            self.longer += row.count * sum(length < chosen for length in lengths)
+        self._identify(row)
+
+    def _identify(self, row: ChoiceRow) -> None:
+        self._prompts.add(prompt_digest(row.prompt))
+        self._texts.update(hash((row.prompt, text)) for text in row.responses)
+        self.prompts, self.texts = len(self._prompts), len(self._texts)
+        said = hash((row.prompt, row.responses, row.choice, row.none_offered))
+        self.copies += said in self._seen
+        self._seen.add(said)
+        answers = self._answers[hash((row.prompt, frozenset(row.responses), row.none_offered))]
+        before, most = answers.total(), max(answers.values(), default=0)
+        answers[hash("" if row.choice == "none" else row.responses[row.choice])] += row.count
+        if (now := answers.total()) > 1:
+            self.repeated += now - (before if before > 1 else 0)
+            self.minority += now - max(answers.values()) - (before - most if before > 1 else 0)
 
     @property
     def share_of_none(self) -> float | None:
@@ -82,63 +114,11 @@ class Statistics:
 
 def describe(rows: Iterable[ChoiceRow], held_out: Iterable[ChoiceRow] = ()) -> Statistics:
     """Statistics of rows that are to be trained on; ``held_out`` only counts towards ``leaked``."""
-    collector = Collector()
+    found = Statistics()
     for row in rows:
-        collector.add(row)
-    return collector.finish(held_out)
-
-
-class Collector:
-    """Collects statistics row by row."""
-
-    def __init__(self) -> None:
-        self._found = Statistics()
-        self._seen: set[int] = set()
-        self._texts: set[int] = set()
-        self._prompts: set[str] = set()
-        self._answers: dict[int, Counter[int]] = defaultdict(Counter)
-
-    def add(self, row: ChoiceRow) -> None:
-        """Count one row."""
-        found, count = self._found, row.count
-        found.rows += 1
-        found.judgements += count
-        found.sizes[len(row.responses)] += count
-        if row.none_offered:
-            found.offered += count
-            found.none += count * (row.choice == "none")
-        found.same_text += len(set(row.responses)) < len(row.responses)
-        self._lengths(row)
-        self._identities(row)
-
-    def finish(self, held_out: Iterable[ChoiceRow] = ()) -> Statistics:
-        """The statistics of all rows so far."""
-        found = self._found
-        repeated = [answers for answers in self._answers.values() if answers.total() > 1]
-        found.repeated = sum(answers.total() for answers in repeated)
-        found.minority = found.repeated - sum(max(answers.values()) for answers in repeated)
-        found.prompts, found.texts = len(self._prompts), len(self._texts)
-        found.leaked = len({prompt_digest(row.prompt) for row in held_out} & self._prompts)
-        return found
-
-    def _lengths(self, row: ChoiceRow) -> None:
-        if row.choice == "none":
-            return
-        lengths = [len(shown(answer)) for answer in row.responses]
-        chosen = lengths[row.choice]
-        others = [length for length in lengths if length != chosen]
-        self._found.compared += row.count * len(others)
-        self._found.longer += row.count * sum(chosen > other for other in others)
-
-    def _identities(self, row: ChoiceRow) -> None:
-        prompt = prompt_digest(row.prompt)
-        self._prompts.add(prompt)
-        self._texts.update(hash((row.prompt, text)) for text in row.responses)
-        said = hash((row.prompt, row.responses, row.choice, row.none_offered))
-        self._found.copies += said in self._seen
-        self._seen.add(said)
-        chosen = "" if row.choice == "none" else row.responses[row.choice]
-        self._answers[hash((row.prompt, frozenset(row.responses), row.none_offered))][hash(chosen)] += row.count
+        found.add(row)
+    found.leaked = len({prompt_digest(row.prompt) for row in held_out} & found._prompts)
+    return found
 
 
 def show(statistics: Statistics) -> str:

@@ -16,14 +16,7 @@ from bonmini_guard.logs.rows import Row
 
 @dataclass(frozen=True)
 class DistillPrompt:
-    """One prompt.
-
-    Attributes:
-        messages: the conversation.
-        answers: logged draws of the generator to be distilled; may be empty.
-        scores: their scores, None where the log has none.
-        scored_by: fingerprint of the reward model that gave the scores.
-    """
+    """One conversation, perhaps with logged draws of the generator to be distilled, and the scores that ``scored_by`` gave them."""
 
     messages: tuple[BaseMessage, ...]
     answers: tuple[BaseMessage | str, ...] = ()

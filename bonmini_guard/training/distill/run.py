@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from bonmini_guard.errors import CheckpointError, InputError, needing
 from bonmini_guard.reward.checkpoint import check_place, first_line
 from bonmini_guard.reward.formatting import rendered
+from bonmini_guard.reward.lora import peft_for
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
 from bonmini_guard.training.distill.front import Drawn, front
@@ -80,10 +81,12 @@ def distill(
         with tempfile.TemporaryDirectory() as scratch:
             tuned = _tune(trainer, (model, tokenizer), learnt, references, reward_model, plan=plan, folder=Path(scratch))
         original, _ = _load(str(generator), plan)
-        report = _report(plan, str(generator), len(learnt)) | _measure(
-            (original, tuned), tokenizer, held_out, reward_model, plan, truth=truth
-        )
-        _write(tuned, tokenizer, folder, report)
+        name = Path(generator).name if Path(generator).is_dir() else str(generator)
+        report = {"generator": name, "prompts": len(learnt), "beta": plan.beta, "settings": asdict(plan)}
+        report |= _measure((original, tuned), tokenizer, held_out, reward_model, plan, truth=truth)
+        tuned.to("cpu").save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "distillation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return report
 
 
@@ -158,13 +161,15 @@ def _tune(
     def log_rank(completions: Sequence[Any], place: Sequence[int], **_: Any) -> list[float | None]:
         return _log_ranks(completions, place, prompts, references, reward)
 
+    adapters: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    adapters |= {"r": plan.lora_rank, "lora_alpha": 2 * (plan.lora_rank or 0)}
     trainer = trl.RLOOTrainer(
         model=model,
         reward_funcs=log_rank,
         args=_arguments(trl, plan, folder, cuda=model.device.type == "cuda"),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=_adapters(plan),
+        peft_config=None if plan.lora_rank is None else peft_for("distill").LoraConfig(**adapters),
     )
     trainer.train()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
@@ -187,14 +192,6 @@ def _log_ranks(
         for index, score in zip(members, scores, strict=True):
             found[index] = None if score is None else references[place].log_f(score)
     return found
-
-
-def _adapters(plan: DistillSettings) -> Any:
-    if plan.lora_rank is None:
-        return None
-    with needing("distill"):
-        from peft import LoraConfig
-    return LoraConfig(task_type="CAUSAL_LM", r=plan.lora_rank, lora_alpha=2 * plan.lora_rank, target_modules="all-linear")
 
 
 def _arguments(trl: Any, plan: DistillSettings, folder: Path, *, cuda: bool) -> Any:
@@ -261,14 +258,3 @@ def _variety(drawn: Sequence[Sequence[Draw]], original: Any) -> dict[str, float]
         "mean_tokens": float(np.mean([len(one.answer) for one in flat])),
         "log_likelihood_by_original": log_likelihood(original, flat),
     }
-
-
-def _report(plan: DistillSettings, generator: str, learnt: int) -> dict[str, Any]:
-    name = Path(generator).name if Path(generator).is_dir() else generator
-    return {"generator": name, "prompts": learnt, "beta": plan.beta, "settings": asdict(plan)}
-
-
-def _write(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
-    model.to("cpu").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "distillation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
