@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Judgements on one prompt that are scored together, and the distinct texts they need."""
+    """Judgements on one prompt, and the distinct texts that they need."""
 
     texts: tuple[int, ...]
     judgements: tuple[Judgement, ...]
@@ -66,51 +67,26 @@ def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter | PairFormatter,
     by_prompt: dict[tuple[Turn, ...], Counter[_Said]] = defaultdict(Counter)
     for row in rows:
         by_prompt[row.prompt][row.responses, row.target, row.none_offered] += row.count
-    table = _Table(formatter)
-    groups: list[Group] = []
-    for prompt, judgements in tqdm(by_prompt.items(), desc="Tokenising prompts", delay=2.0):
-        groups.extend(_grouped(table.judgements(prompt, judgements), batch_size))
-    return Encoding(table.texts, groups, table.too_long, table.cut)
+    texts, groups, too_long, cut = list[list[int]](), list[Group](), 0, 0
+    for prompt, counts in tqdm(by_prompt.items(), desc="Tokenising prompts", delay=2.0):
+        places = dict[Answer, int]()
+        for answer in sorted(
+            {answer for responses, _, _ in counts for answer in responses}, key=lambda one: (shown(one), repr(one))
+        ):
+            with suppress(Unscorable):
+                encoded = formatter.encode(prompt, answer)
+                places[answer] = len(texts)
+                texts.append(encoded.ids)
+                cut += encoded.cut_turns > 0
+        whole = {said: weight for said, weight in counts.items() if all(text in places for text in said[0])}
+        too_long += counts.total() - sum(whole.values())
+        judgements = (Judgement(tuple(places[text] for text in said[0]), said[1], float(w), said[2]) for said, w in whole.items())
+        groups.extend(_grouped(judgements, batch_size))
+    return Encoding(texts, groups, too_long, cut)
 
 
 #: What one labeller said: the answers, the target, whether "none" was offered.
 _Said = tuple[tuple[Answer, ...], int, bool]
-
-
-class _Table:
-    """The distinct texts met so far."""
-
-    def __init__(self, formatter: Formatter | PairFormatter) -> None:
-        self.texts: list[list[int]] = []
-        self.too_long = 0
-        self.cut = 0
-        self._formatter = formatter
-
-    def judgements(self, prompt: tuple[Turn, ...], counts: Counter[_Said]) -> list[Judgement]:
-        places = self._places(prompt, sorted({answer for responses, _, _ in counts for answer in responses}, key=_order))
-        found = []
-        for (responses, target, offered), weight in counts.items():
-            if all(text in places for text in responses):
-                found.append(Judgement(tuple(places[text] for text in responses), target, float(weight), offered))
-            else:
-                self.too_long += weight
-        return found
-
-    def _places(self, prompt: tuple[Turn, ...], answers: Sequence[Answer]) -> dict[Answer, int]:
-        places = {}
-        for answer in answers:
-            try:
-                encoded = self._formatter.encode(prompt, answer)
-            except Unscorable:
-                continue
-            places[answer] = len(self.texts)
-            self.texts.append(encoded.ids)
-            self.cut += encoded.cut_turns > 0
-        return places
-
-
-def _order(answer: Answer) -> tuple[str, str]:
-    return shown(answer), repr(answer)
 
 
 def _grouped(judgements: Iterable[Judgement], batch_size: int) -> list[Group]:

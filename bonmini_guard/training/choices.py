@@ -56,11 +56,7 @@ class ChoiceRow:
 
 
 def choice_row(value: Mapping[str, Any]) -> ChoiceRow:
-    """A choice row from its JSON object, checked as those of a file are.
-
-    Raises:
-        InputError: it is malformed; the message says what is wrong and the cure, without a place.
-    """
+    """A choice row from its JSON object, checked as those of a file are; an InputError's message has no place."""
     return _row(value, {})
 
 
@@ -78,11 +74,7 @@ def as_record(row: ChoiceRow) -> dict[str, Any]:
 
 
 def as_answer(value: Any) -> Answer:
-    """An answer from its text, its message as JSON, or its turn.
-
-    Raises:
-        InputError: it is none of these.
-    """
+    """An answer from its text, its message as JSON, or its turn; InputError if it is none of these."""
     turn = Turn.of(value, "assistant")
     return turn.text if turn.is_plain else turn
 

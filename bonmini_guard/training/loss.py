@@ -48,11 +48,8 @@ def bradley_terry_loss(
     """Mean negative log-likelihood of choices among K answers; for pairs, -logsigmoid of the difference.
 
     Blind to a constant added to all scores of a row: it ranks and has no zero. Rows in which "none" was chosen must be
-    left out by the caller. Arguments and result are those of :func:`outside_option_loss`; whether "none" was offered makes
-    no difference here, because among rows that chose an answer the two likelihoods agree.
-
-    Raises:
-        ValueError: the shapes or the ranges do not fit, or a row has a single answer, from which nothing can be learnt.
+    left out by the caller. Arguments, result and errors are those of :func:`outside_option_loss`; whether "none" was offered makes
+    no difference here, because among rows that chose an answer the two likelihoods agree. A row has two answers at least.
     """
     _check(scores, sizes, choices, none_allowed=False)
     if bool((sizes < 2).any()):

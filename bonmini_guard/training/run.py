@@ -159,6 +159,11 @@ def usable_rows(rows: Sequence[ChoiceRow], objective: str) -> list[ChoiceRow]:
     return chosen
 
 
+def comparisons(rows: Sequence[ChoiceRow]) -> list[ChoiceRow]:
+    """The rows that a Bradley-Terry twin can learn from."""
+    return [row for row in rows if row.choice != "none" and len(row.responses) > 1]
+
+
 class _Loaded(NamedTuple):
     """A base with one label, what reads its scores, its tokenizer, the names of the weights that are new, what makes its inputs."""
 
@@ -186,7 +191,7 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     chance = constant_loss(learnt, outside=plan.objective == "outside_option")
     report["warnings"] = list(troubles(losses, chance, report.get("eval")))
     if plan.twin:
-        compared = [row for row in rows if row.choice != "none" and len(row.responses) > 1]
+        compared = comparisons(rows)
         report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan) if compared and held_out else None
     weights = whole_weights(loaded.scorer)
     if PartialState().is_main_process:

@@ -32,10 +32,8 @@ class OutsideOptionTrainer(Trainer):
 
     Args:
         objective: a name of :data:`bonmini_guard.training.loss.OBJECTIVES`.
-        held_out: judgements for the loss that early stopping watches.
-        batch_size: texts in a batch of the held-out ones.
-        new: names of weights that have a learning rate of their own.
-        new_rate: its peak.
+        held_out: judgements for the loss that early stopping watches, in batches of ``batch_size`` texts.
+        new: names of weights that have a learning rate of their own, with the peak ``new_rate``.
         arguments: those of ``transformers.Trainer``; the model is a :class:`~bonmini_guard.reward.pooling.PooledScorer`.
     """
 
@@ -115,13 +113,7 @@ def fit(
 ) -> list[float]:
     """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``.
 
-    Args:
-        scorer: the classifier; ``accelerate launch`` may say that its weights are to be sharded (FSDP2), and they stay so.
-        data: what to learn from.
-        folder: of the checkpoints.
-        plan: the settings.
-        objective: what to learn.
-        new: names of weights that the base lacked.
+    Where ``accelerate launch`` has weights sharded (FSDP2), they stay so. ``new`` names weights that the base lacked.
 
     Returns:
         The losses of the run, in order, each the mean of some steps.

@@ -20,14 +20,7 @@ Chosen = int | Literal["none", "both_good", "tie"]
 
 @dataclass(frozen=True)
 class Compared:
-    """Answers to one prompt and what was said of them.
-
-    Attributes:
-        prompt: as choice rows take it.
-        answers: two or more.
-        chosen: the index of the best, or what was said in its place.
-        offered: whether "none of them" could have been said.
-    """
+    """Two or more answers to one prompt; the index of the best, or what was said in its place; whether "none" could be said."""
 
     prompt: Any
     answers: Sequence[Answer]
@@ -43,12 +36,7 @@ Reader = Callable[[Record], Iterator[Compared]]
 
 
 def comparisons(record: Record, expected: Reader) -> Iterator[Compared]:
-    """The comparisons in a record of any known shape; ``expected`` reads those of none of them, or says what they lack.
-
-    Raises:
-        InputError: something is missing or malformed.
-        ApartError: see there.
-    """
+    """The comparisons in a record of any known shape; ``expected`` reads those of none of them, or says what they lack."""
     known = (reader for keys, reader in _SHAPES.items() if all(record.get(key) is not None for key in keys))
     return next(known, ranked if _has_ranks(record) else expected)(record)
 
@@ -195,16 +183,11 @@ _LABELS: dict[str | None, Any] = {name: label for label, names in _NAMES.items()
 
 
 def preference(label: Any) -> Chosen:
-    """What a label in words says.
-
-    Raises:
-        InputError: it is none of the known ones; numbers are refused, because sets differ in what they count from.
-    """
-    known: Chosen | None = (
-        _LABELS.get(label.strip().lower().replace(" ", "_").replace("-", "_")) if isinstance(label, str) else None
-    )
-    if known is None:
+    """What a label in words says; numbers are refused, because sets differ in what they count from."""
+    word = label.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(label, str) else None
+    if word not in _LABELS:
         raise InputError(f"unknown choice {str(label)[:20]!r}; use A, B, neither, both_good or tie")
+    known: Chosen = _LABELS[word]
     return known
 
 

@@ -67,11 +67,7 @@ class Tally:
     place: str = ""
 
     def note(self, error: InputError) -> None:
-        """A part of the record at hand cannot be used.
-
-        Raises:
-            InputError: no odd record is borne.
-        """
+        """A part of the record at hand cannot be used; raises where no odd record is borne."""
         self.odd.note(self.place, error)
 
 
@@ -131,10 +127,7 @@ def from_pairs(record: Record, options: ConversionOptions, tally: Tally) -> Iter
 
 
 def from_preferences(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    """Two answers with a label: A, B, neither (or both bad), both good, or tie.
-
-    A tie is not "neither": it says that two answers are alike, not that both are bad.
-    """
+    """Two answers with a label. A tie is not "neither": it says that two answers are alike, not that both are bad."""
     yield from _compared(comparisons(record, labelled), options, tally)
 
 

@@ -1,4 +1,4 @@
-"""Where foreign records keep prompts, answers, ratings and labels. Every refusal says what is missing and the cure."""
+"""Where foreign records keep prompts, answers, ratings and labels. Every InputError says what is missing and the cure."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ _NO = {"false", "no", "bad", "reject", "rejected", "unacceptable", "thumbs_down"
 
 
 def prompt_of(record: Record) -> Any:
-    """The prompt: a text, or a list of ``{role, content}``; under whichever of ``PROMPT_KEYS`` is there.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The prompt: a text, or a list of ``{role, content}``; under whichever of ``PROMPT_KEYS`` is there."""
     value = next((record[key] for key in PROMPT_KEYS if record.get(key) is not None), None)
     if value is None:
         raise InputError(f"no prompt; give one under {_either(PROMPT_KEYS)}")
@@ -40,11 +36,7 @@ def prompt_of(record: Record) -> Any:
 
 
 def answer_of(value: Any, name: str) -> Answer:
-    """The answer in a value: a text, an object with a text, a message, or a conversation whose last turn it is.
-
-    Raises:
-        InputError: there is no text in it, or it is empty, or the last turn is somebody else's.
-    """
+    """The answer in a value: a text, an object with a text, a message, or a conversation whose last turn it is."""
     if isinstance(value, list) and value:
         value = value[-1]
     if isinstance(value, Mapping) and not value.keys().isdisjoint(("role", "from", "tool_calls")):
@@ -59,21 +51,13 @@ def answer_of(value: Any, name: str) -> Answer:
 
 
 def answers_of(value: Any, name: str) -> list[Answer]:
-    """The answers in a value: those of a list of texts or of conversations, else the one that :func:`answer_of` finds.
-
-    Raises:
-        InputError: as :func:`answer_of`.
-    """
+    """The answers in a value: those of a list of texts or of conversations, else the one that :func:`answer_of` finds."""
     several = isinstance(value, list) and value and all(isinstance(one, str | list) for one in value)
     return [answer_of(one, name) for one in (value if several else [value])]
 
 
 def listed(record: Record) -> list[Any]:
-    """The list of answers of a record; a record of a single answer is a list of itself.
-
-    Raises:
-        InputError: it is missing or empty.
-    """
+    """The list of answers of a record; a record of a single answer is a list of itself."""
     for key in LIST_KEYS:
         if isinstance(record.get(key), list) and record[key]:
             return list(record[key])
@@ -83,11 +67,7 @@ def listed(record: Record) -> list[Any]:
 
 
 def prompt_and_answer(record: Record) -> tuple[Any, Answer]:
-    """A prompt and the one answer to it, as TRL, chat logs and plain tables keep them.
-
-    Raises:
-        InputError: one of them is missing.
-    """
+    """A prompt and the one answer to it, as TRL, chat logs and plain tables keep them."""
     said = next((record[key] for key in TEXT_KEYS if isinstance(record.get(key), str | list) and record[key]), None)
     turns = record.get("messages")
     if said is None and isinstance(turns, list) and len(turns) > 1:
@@ -98,8 +78,7 @@ def prompt_and_answer(record: Record) -> tuple[Any, Answer]:
 def verdict_of(record: Record) -> bool:
     """Whether an answer is acceptable: true or false, or a word for it, under the first of ``LABEL_KEYS`` that is there.
 
-    Raises:
-        InputError: there is none, or it is a number, of which sets have several kinds.
+    Numbers are refused, because sets have several kinds of them.
     """
     said = next((record[key] for key in LABEL_KEYS if record.get(key) is not None), None)
     word = said.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(said, str) else said
@@ -111,11 +90,7 @@ def verdict_of(record: Record) -> bool:
 
 
 def number_of(record: Any, key: str | None) -> float | None:
-    """The rating in a record, under ``key`` (dots go deeper) or under the first of ``RATING_KEYS``; None if there is none.
-
-    Raises:
-        InputError: it is not a finite number.
-    """
+    """The rating in a record, under ``key`` (dots go deeper) or under the first of ``RATING_KEYS``; None if there is none."""
     value: Any = record
     if key is None:
         value = next((record[name] for name in RATING_KEYS if record.get(name) is not None), None)
@@ -134,11 +109,7 @@ def number_of(record: Any, key: str | None) -> float | None:
 
 
 def transcript(text: str) -> tuple[list[dict[str, Any]], str]:
-    """A "Human: ... Assistant: ..." transcript as the turns before its last answer, and that answer.
-
-    Raises:
-        InputError: it is not such a transcript, or does not end with an answer.
-    """
+    """A "Human: ... Assistant: ..." transcript as the turns before its last answer, and that answer."""
     turns = _turns_of(text)
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise InputError('no prompt, and no transcript of "Human:" and "Assistant:" turns; give a prompt')

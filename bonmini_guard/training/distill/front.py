@@ -43,10 +43,8 @@ def front(original: Drawn, distilled: Drawn, divergence: float, sizes: Sequence[
         it is than one draw of the original for the same prompt, whose interval does not hold how much prompts differ.
     """
     one = _means(original, _all(original.scores))
-    answers = [
-        ("original, one draw", 0.0, 1.0, one),
-        ("distilled, one draw", divergence, 1.0, _means(distilled, _all(distilled.scores))),
-    ]
+    new = _means(distilled, _all(distilled.scores))
+    answers = [("original, one draw", 0.0, 1.0, one), ("distilled, one draw", divergence, 1.0, new)]
     for n in sizes:
         picks = [np.array([_best(row, n)]) for row in original.scores]
         answers.append((f"best-of-{n}", best_of_n_divergence(n), float(n), _means(original, picks)))
@@ -60,13 +58,8 @@ def _mini_n(drawn: Drawn, loops: int) -> tuple[str, float, float, dict[str, Floa
     chosen = [_mini(row, loops) for row in drawn.scores]
     below = [float((row[~np.isnan(row)] < 0).mean()) for row in drawn.scores]
     divergence = float(np.mean([mini_n_divergence(q, LOOP, loops) for q in below]))
-    draws = float(np.mean([n for _, n in chosen]))
-    return (
-        f"best of mini-{LOOP} in {loops} loops, exit at 0",
-        divergence,
-        draws,
-        _means(drawn, [np.array([pick]) for pick, _ in chosen]),
-    )
+    means = _means(drawn, [np.array([pick]) for pick, _ in chosen])
+    return f"best of mini-{LOOP} in {loops} loops, exit at 0", divergence, float(np.mean([n for _, n in chosen])), means
 
 
 def _mini(scores: Floats, loops: int) -> tuple[int, int]:
