@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bonmini_guard.errors import CheckpointError, MissingExtraError
+from bonmini_guard.errors import CheckpointError, needing
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: What peft writes before the name of each weight.
@@ -120,9 +120,7 @@ def head_weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def peft_for(extra: str) -> Any:
-    """peft, or MissingExtraError: the extra is not installed."""
-    try:
+    """peft, or the MissingExtraError that names the extra it comes with."""
+    with needing(extra):
         import peft
-    except ImportError as error:
-        raise MissingExtraError("peft", extra) from error
     return peft

@@ -14,17 +14,15 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bonmini_guard.errors import MissingExtraError
+from bonmini_guard.errors import needing
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Batches, Collator, Encoding, model_inputs
 from bonmini_guard.training.evidence import figures, score_texts
 from bonmini_guard.training.loss import OBJECTIVES
 from bonmini_guard.training.settings import Settings
 
-try:
+with needing("train"):
     from accelerate import PartialState as PartialState  # noqa: PLC0414 - for run.py, too
-except ImportError as error:
-    raise MissingExtraError("accelerate", "train") from error
 
 
 class OutsideOptionTrainer(Trainer):
