@@ -112,7 +112,7 @@ def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
     log, missing = log.labelled_set()
     asked = _asked(profile, budget)
     settled = [one_order(log, mode, schedule, thresholds, missing) for mode, schedule, thresholds, _ in asked]
-    plain, at_zero, guard = (figures_of(each, float(settled[0].served_good.sum())) for each in settled)
+    plain, at_zero, guard = (figures_of_sums(sums_of(each), float(settled[0].served_good.sum())) for each in settled)
     figures: dict[str, Any] = {**guard, "best_of_n": plain, "best_of_n_at_zero": at_zero, "budget": budget, "order": "one"}
     return {**figures, "intervals": intervals(guard), "left_out": dict(log.left_out)}
 
@@ -199,23 +199,18 @@ def _asked(profile: GuardProfile, budget: int) -> tuple[Ran, ...]:
     )
 
 
-def figures_of(settled: Settled, best_of_n_good: float) -> Figures:
-    """The figures of section "replay --json", from expectations for each prompt.
-
-    Args:
-        settled: (R,) expectations.
-        best_of_n_good: how many of the R requests best-of-N answers acceptably, in expectation.
-    """
-    return figures_of_sums(sums_of(settled), best_of_n_good)
-
-
 def sums_of(settled: Settled) -> Mapping[str, Any]:
     """Of each array, and the number of its rows: what adds up over pieces of a log."""
     return {"requests": settled.draws.size} | {each.name: float(getattr(settled, each.name).sum()) for each in fields(Settled)}
 
 
 def figures_of_sums(sums: Mapping[str, float], best_of_n_good: float) -> Figures:
-    """The same from sums over prompts."""
+    """The figures of section "replay --json".
+
+    Args:
+        sums: expectations over requests, added up.
+        best_of_n_good: how many of these best-of-N answers acceptably, in expectation.
+    """
     # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
     known = {name: max(0.0, value) for name, value in sums.items()}
     requests, good, bad = float(known["requests"]), known["served_good"], known["served_bad"]

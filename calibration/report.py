@@ -85,13 +85,15 @@ def build_report(
         *_searched(profile),
         _left_out(replayed[0]["left_out"]),
     ]
-    leads = [first_words(standing(log, each)[0], each, figures) for each, figures in zip(profiles, replayed, strict=True)]
+    # first that the log refutes the promise or that the profile was edited, where so; then the consequence
+    said = [(standing(log, each)[0], consequence(each, figures)) for each, figures in zip(profiles, replayed, strict=True)]
     template = resources.files("bonmini_guard.calibration").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
     told = [*notes(profile, replayed[0], modelled), *prompt_offsets(log)]
-    said = {"leads": leads, "notes": told, "tables": tables, "sources": _sources(), "data": shown}
-    return environment.from_string(template).render(said)
+    leads = [" ".join(filter(None, each)) for each in said]
+    page = {"leads": leads, "notes": told, "tables": tables, "sources": _sources(), "data": shown}
+    return environment.from_string(template).render(page)
 
 
 def _shown(log: Log, profile: GuardProfile, figures: dict[str, Any], texts: bool) -> dict[str, Any]:
@@ -172,11 +174,6 @@ def _per_unit(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> list
     head = ["", f"per request ({len(log):,})", f"per prompt or group ({len(units):,})"]
     text = "The same prompt or group occurs several times. A promise counts each once: the right-hand column is what it speaks of."
     return [Table("Per request and per prompt", text, head, rows)]
-
-
-def first_words(said: str | None, profile: GuardProfile, figures: dict[str, Any]) -> str:
-    """The first sentence: that the log refutes the promise or that the profile was edited, where so; else the consequence."""
-    return f"{said} {consequence(profile, figures)}" if said else consequence(profile, figures)
 
 
 def consequence(profile: GuardProfile, figures: dict[str, Any]) -> str:

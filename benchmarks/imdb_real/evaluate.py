@@ -22,7 +22,7 @@ from benchmarks.imdb_real.keep import log_of
 from benchmarks.tables import print_table, write_json
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
-from bonmini_guard.calibration.figures import figures_of
+from bonmini_guard.calibration.figures import figures_of_sums, sums_of
 from bonmini_guard.calibration.logs import Log, log_of_rows
 from bonmini_guard.calibration.replay import Settled, replay
 from bonmini_guard.policy.policy import Mode
@@ -63,7 +63,7 @@ class Resampled:
     def figures(self, settled: Settled) -> dict[str, Figure]:
         """The figures of ``replay --json`` that are shown."""
         best = self.settled("accelerator", (32,), (np.inf,)).served_good
-        found = [figures_of(_of(settled, sample), float(best[sample].sum())) for sample in self.samples]
+        found = [figures_of_sums(sums_of(_of(settled, sample)), float(best[sample].sum())) for sample in self.samples]
         return {name: interval([sample[name] for sample in found]) for name in NAMES}
 
     def fewer(self, guard: Settled, before: Settled) -> Figure:

@@ -254,6 +254,7 @@ def read_in_every_way(tmp_path, rows, monkeypatch, **options):
         logs = [load_log(path, **options) for path in paths]
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "bonmini_guard.calibration.columns", None)
+        patch.delattr("bonmini_guard.calibration.columns", raising=False)
         return [*logs, load_log(paths[0], **options)]
 
 
