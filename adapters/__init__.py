@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.adapters.langchain import LangChainGenerator
-    from bonmini_guard.adapters.local import TransformersGenerator
-    from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
-    from bonmini_guard.adapters.rewards.decision_wires import DecisionEndpoint
-    from bonmini_guard.adapters.rewards.decisions import Decisions
-    from bonmini_guard.adapters.rewards.remote import RemoteRewardModel
-    from bonmini_guard.adapters.tgi import TGIGenerator
+    from bonmini_guard.adapters.langchain import LangChainGenerator as LangChainGenerator
+    from bonmini_guard.adapters.local import TransformersGenerator as TransformersGenerator
+    from bonmini_guard.adapters.openai import OpenAICompatibleGenerator as OpenAICompatibleGenerator
+    from bonmini_guard.adapters.rewards.decision_wires import DecisionEndpoint as DecisionEndpoint
+    from bonmini_guard.adapters.rewards.decisions import Decisions as Decisions
+    from bonmini_guard.adapters.rewards.remote import RemoteRewardModel as RemoteRewardModel
+    from bonmini_guard.adapters.tgi import TGIGenerator as TGIGenerator
 
 _HOMES = {
     "DecisionEndpoint": "rewards.decision_wires",
@@ -24,14 +24,5 @@ _HOMES = {
     "TGIGenerator": "tgi",
     "TransformersGenerator": "local",
 }
-__all__ = [
-    "DecisionEndpoint",
-    "Decisions",
-    "LangChainGenerator",
-    "OpenAICompatibleGenerator",
-    "RemoteRewardModel",
-    "TGIGenerator",
-    "TransformersGenerator",
-]
-
+__all__ = list(_HOMES)
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -183,13 +183,6 @@ async def test_batches_are_split_to_the_servers_limit_and_scores_stay_in_order(s
     assert [found.index(score) for score in sorted(found)] == [1, 3, 4, 2, 0, 6, 5]
 
 
-async def test_requests_at_a_time_are_bounded(server):
-    server.slow = 0.005
-    async with make(server, batch_size=1, max_concurrency=3) as model:
-        await asyncio.gather(*(scores(model) for _ in range(6)))
-    assert server.busiest == 3
-
-
 async def test_an_answer_beyond_the_servers_limit_has_no_score_and_costs_nobody_elses(server, caplog):
     server.about["/v1/models"] = {"data": [{"id": "m", "max_model_len": 40}]}
     async with make(server) as model:
@@ -367,19 +360,10 @@ async def test_our_own_server_may_say_that_a_candidate_does_not_fit(server):
     ("fault", "error", "requests"),
     [
         (429, Overloaded, 4),
-        (503, Overloaded, 4),
-        (502, EndpointUnreachable, 4),
-        (424, GenerationFailedAtEndpoint, 2),
         (500, GenerationFailedAtEndpoint, 2),
         (400, RequestRejected, 1),
-        (404, RequestRejected, 1),
-        (422, RequestRejected, 1),
-        (307, RequestRejected, 1),
         ("half", EndpointUnreachable, 4),
-        ("reset", EndpointUnreachable, 4),
-        ("garbage", MalformedAnswer, 2),
         ("html", MalformedAnswer, 2),
-        ("stall", EndpointTimeout, 4),
         ("drip", EndpointTimeout, 4),
     ],
 )
@@ -400,15 +384,6 @@ async def test_a_fault_that_passes_costs_nothing_but_time(server, fault):
         expected = await scores(model)
         server.faults = [fault]
         assert await scores(model) == expected
-
-
-async def test_retry_after_is_waited_for(server):
-    async with make(server, timeout=0.5) as model:
-        await scores(model)
-        server.faults = [(429, {}, {"retry-after": "30"})] * 2
-        with pytest.raises(Overloaded) as caught:  # at once: so long a wait would outlast the timeout
-            await scores(model)
-    assert caught.value.retry_after == 30
 
 
 async def test_a_dead_server_is_not_asked_again_until_the_circuit_lets_one_through(server):
@@ -433,15 +408,6 @@ async def test_a_dead_server_is_not_asked_again_until_the_circuit_lets_one_throu
         clock.advance(10)
         assert await scores(model) == expected
         assert circuit.state == "closed"
-
-
-async def test_a_stalled_server_opens_the_circuit_too(server):
-    async with make(server, attempt_timeout=0.3, circuit=CircuitBreaker(failures=2)) as model:
-        await scores(model)
-        server.faults = lambda path, body: "stall"
-        with pytest.raises(EndpointError):
-            await scores(model)
-        assert model.circuit.state == "open"
 
 
 async def test_a_cancelled_request_closes_its_connections(server):
@@ -663,8 +629,6 @@ def _moved(fingerprint, by):
         ({"batch_size": 0}, "batch_size must be a positive integer"),
         ({"tolerance": -1}, "tolerance must be a number of 0 or more"),
         ({"timeout": 5, "attempt_timeout": 5}, "must be less than timeout"),
-        ({"timeout": 0}, "timeout must be a positive number of seconds"),
-        ({"max_concurrency": 0}, "max_concurrency must be a positive integer"),
         ({"tokenizer": object()}, "no chat template"),
     ],
 )
@@ -679,14 +643,6 @@ def test_without_a_tokenizer_nothing_heavy_is_loaded():
         "print(sorted({'torch', 'transformers', 'huggingface_hub', 'openai'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(("package", "extra"), [("httpx", "remote")])
-def test_a_missing_package_is_named_with_its_extra(package, extra):
-    code = f"import sys; sys.modules[{package!r}] = None; from bonmini_guard.adapters import RemoteRewardModel"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert f"MissingExtraError: {package} is needed here" in out.stderr
-    assert f"bonmini-guard[{extra}]" in out.stderr
 
 
 async def test_a_server_whose_padding_shows_is_asked_text_by_text(server, caplog):

@@ -367,7 +367,11 @@ async def test_truncated_answers_fail_where_they_are_not_accepted(server, make, 
 
 @pytest.mark.parametrize(
     ("name", "package", "extra"),
-    [("OpenAICompatibleGenerator", "httpx", "openai"), ("TGIGenerator", "huggingface_hub", "tgi")],
+    [
+        ("OpenAICompatibleGenerator", "httpx", "openai"),
+        ("TGIGenerator", "huggingface_hub", "tgi"),
+        ("RemoteRewardModel", "httpx", "remote"),
+    ],
 )
 def test_a_missing_package_is_named_with_its_extra(name, package, extra):
     code = f"import sys; sys.modules[{package!r}] = None; from bonmini_guard.adapters import {name}"
