@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import os
 import random
 import secrets
@@ -272,26 +273,28 @@ class Guard:
 
     async def _say(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
         """What a Runnable or a callable says within what is left of the request's time."""
-        timeout, timings = self.options["timeout"], result.timings
-        left = None if timeout is None else timeout - timings.total - (time.perf_counter() - timings.decided)
-        with turning():
-            work = await within(self._fallback(say, result, original, config), left, self._engine.quarantine)
+        answer = self._fallback(say, result, original, config)
+        work = await self._in_time("on_abstain", answer, result.timings.decided - result.timings.total)
         if work is None:
-            logger.warning("on_abstain took longer than what was left of timeout=%g s", timeout)
             raise abstention(result)
         return work.result()
 
     async def tell(self, told: Coroutine[Any, Any, T], begun: float) -> T | None:
         """Call callbacks within what is left of the time of a request that began then; None where they took longer."""
+        work = await self._in_time("callbacks", told, begun, LAST_GRACE)
+        return None if work is None else work.result()
+
+    async def _in_time(
+        self, what: str, work: Coroutine[Any, Any, T], begun: float, least: float = -math.inf
+    ) -> asyncio.Task[T] | None:
+        """Foreign code within what is left of the time of a request that began then, and no less than so many seconds."""
         timeout = self.options["timeout"]
-        left = None if timeout is None else max(LAST_GRACE, timeout - (time.perf_counter() - begun))
+        left = None if timeout is None else max(least, timeout - (time.perf_counter() - begun))
         with turning():
-            work = await within(told, left, self._engine.quarantine)
-        if work is None:
-            logger.warning("callbacks took longer than what was left of timeout=%g s: they are not waited for", timeout)
-            return None
-        heard: T = work.result()
-        return heard
+            done = await within(work, left, self._engine.quarantine)
+        if done is None:
+            logger.warning("%s took longer than what was left of timeout=%g s: not waited for", what, timeout)
+        return done
 
     def tell_now(self, tell: Callable[[], T], begun: float) -> T | None:
         """As :meth:`tell`, of sync callbacks, which a thread of their own calls."""

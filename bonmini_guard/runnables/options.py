@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict, cast, get_type_hints
 
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, Field, create_model
@@ -49,19 +49,8 @@ Telemetry = Annotated[
 ]
 
 
-Selection = (
-    Annotated[
-        Literal["best", "soft", "mbr"],
-        Must("'best', 'soft', 'mbr', Soft(...) or MinimumBayesRisk(...)", lambda value: value in ("best", "soft", "mbr")),
-    ]
-    | Soft
-    | MinimumBayesRisk
-)
-
-ToolTurns = Annotated[
-    Literal["text", "judge", "pass"],
-    Must("'text', 'judge' or 'pass'", lambda value: value in ("text", "judge", "pass")),
-]
+Selection = Literal["best", "soft", "mbr"] | Soft | MinimumBayesRisk
+ToolTurns = Literal["text", "judge", "pass"]
 
 
 InFlight = Annotated[
@@ -188,38 +177,24 @@ DEFAULT_TIMEOUT = 300.0
 #: What a profile fixes.
 SHAPE = ("mode", "mini_n", "max_loops", "schedule", "threshold", "exit", "max_draws")
 
-DEFAULTS = GuardOptions(
-    profile=None,
-    mode=None,
-    mini_n=None,
-    max_loops=None,
-    schedule=None,
-    threshold=None,
-    exit=None,
-    in_flight=None,
-    max_draws=None,
-    lookahead=0,
-    select="best",
-    tool_turns=None,
-    question=None,
-    criteria=None,
-    rubric=None,
-    retry_memory=60.0,
-    on_abstain="error",
-    on_abstain_reserve=0.2,
-    abstain_message="I cannot give an answer to this that is good enough.",
-    timeout=DEFAULT_TIMEOUT,
-    max_concurrency=None,
-    budget=None,
-    seed=None,
-    reload=False,
-    strict=True,
-    explore=0.0,
-    on_explored=None,
-    trace_to=None,
-    telemetry=None,
-    trace_candidates=False,
-    progress=False,
+#: Of each option; None where nothing else is said.
+DEFAULTS = cast(
+    GuardOptions,
+    dict.fromkeys(GuardOptions.__annotations__)
+    | GuardOptions(
+        lookahead=0,
+        select="best",
+        retry_memory=60.0,
+        on_abstain="error",
+        on_abstain_reserve=0.2,
+        abstain_message="I cannot give an answer to this that is good enough.",
+        timeout=DEFAULT_TIMEOUT,
+        reload=False,
+        strict=True,
+        explore=0.0,
+        trace_candidates=False,
+        progress=False,
+    ),
 )
 
 #: LangChain hands repr(model) to every callback: no parts in it.
