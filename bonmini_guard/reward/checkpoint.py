@@ -84,11 +84,7 @@ def added_tokens(tokenizer: Any) -> tuple[str, str]:
 
 
 def load_config(path: str, base: str | None = None) -> Any:
-    """The configuration of a checkpoint; a folder of adapters without one has that of its ``base``, with one label.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """The configuration of a checkpoint; a folder of adapters without one has that of its ``base``, with one label."""
     place = _base_of(path, base)
     source = path if place is None or (Path(path) / "config.json").is_file() else place
     check_place(source)
@@ -126,35 +122,27 @@ def check_place(path: str) -> None:
 
 
 def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None = None) -> tuple[Any, list[str]]:
-    """A sequence classifier of a checkpoint, and the names of the weights that the checkpoint lacked.
+    """A sequence classifier of a checkpoint, in this precision, and the names of the weights that the checkpoint lacked.
 
-    Args:
-        path: folder or model id; its weights must be safetensors.
-        config: the configuration to build it with.
-        dtype: the precision to load in, whatever the stored one.
-        base: of a folder of adapters, in place of the one that it names. Adapters are added to its weights.
+    Adapters are added to the weights of their base, or of ``base``.
 
     Raises:
         CheckpointError: no safetensors, of a kind that cannot classify, or a base that is not the adapter's.
     """
     place = _base_of(path, base)
     if place is None:
-        return _load(path, config, dtype)
+        return load_model(path, config, dtype)
     from bonmini_guard.reward.lora import with_adapters
 
     if (noted := base_note(config).get("digest")) is not None and noted != weights_digest(place):
         raise CheckpointError(f"{path}: {place} is not the base it was trained on, or has changed; give that one")
-    model, missing = _load(place, config, dtype)
+    model, missing = load_model(place, config, dtype)
     model, whole = with_adapters(model, path)
     return model, [name for name in missing if name not in whole]
 
 
-def load_language_model(path: str, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """A causal language model of a checkpoint, and the names of the weights that it lacked; see :func:`load_classifier`."""
-    return _load(path, config, dtype, "language model")
-
-
-def _load(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence classifier") -> tuple[Any, list[str]]:
+def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence classifier") -> tuple[Any, list[str]]:
+    """A model of a folder or an id, or a "language model"; see :func:`load_classifier`."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -226,11 +214,7 @@ def without_default_system(tokenizer: Any) -> str:
 
 
 def keep_layers(config: Any, layers: int) -> None:
-    """Shorten a configuration to its first ``layers`` layers.
-
-    Raises:
-        ConfigurationError: it has not so many.
-    """
+    """Shorten a configuration to its first ``layers`` layers; ConfigurationError if it has not so many."""
     text = config.get_text_config()
     if not 1 <= layers <= text.num_hidden_layers:
         raise ConfigurationError(f"cannot keep {layers} layers: use 1 to {text.num_hidden_layers}")
@@ -258,11 +242,7 @@ def pad_id(config: Any, tokenizer: Any) -> int:
 
 
 def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> int | None:
-    """Most tokens a text may have: the least of what the model, its tokenizer and the caller allow; None if none does.
-
-    Raises:
-        ConfigurationError: the caller allows less than one.
-    """
+    """Most tokens a text may have: the least of what the model, its tokenizer and the caller allow; None if none does."""
     if requested is not None and requested < 1:
         raise ConfigurationError(f"max_length is {requested}: a text has at least one token; give a larger one, or None")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -290,10 +270,7 @@ def has_template(tokenizer: Any) -> bool:
 
 
 def base_note(config: Any) -> dict[str, str]:
-    """Of the base that adapters were trained on: ``name``, ``digest`` of the weights and ``vocabulary``, as far as it was noted.
-
-    Empty for whole checkpoints and adapters trained elsewhere.
-    """
+    """Of the base that adapters were trained on: ``name``, ``digest`` of the weights and ``vocabulary``, as far as it was noted."""
     note = getattr(config, "bonmini_guard", None)
     return (note.get("base") or {}) if isinstance(note, dict) else {}
 

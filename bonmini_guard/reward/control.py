@@ -43,12 +43,7 @@ class ControlTokens:
         self._anchored: _Anchored | None = None
 
     def encode(self, conversation: Conversation, render: Render) -> list[int]:
-        """Token ids of a rendered conversation.
-
-        Args:
-            conversation: messages as dictionaries; every text in them but the role is data.
-            render: the chat template.
-        """
+        """Token ids of a conversation as its template renders it; every text in it but the roles is data."""
         # Most turns hold texts alone.
         texts = [text for turn in conversation for text in (texts_in(turn) if "tool_calls" in turn else (*turn, *turn.values()))]
         # Contents joined, because a template that writes nothing between them would join the halves of a control token.
@@ -148,7 +143,5 @@ def _control_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def _fresh_nonce(text: str) -> str:
-    while True:
-        nonce = secrets.token_hex(16)
-        if nonce not in text:
-            return nonce
+    nonce = secrets.token_hex(16)
+    return nonce if nonce not in text else _fresh_nonce(text)

@@ -100,15 +100,12 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
 
 
 def decision_model_of(scorer: Any, question: str = QUESTION, any_question: bool = False) -> Any:
-    """A scorer as a ``BaseDecisionModel`` of langchain-core: ``sigmoid(score)`` of its one question, and choices with "none".
+    """A scorer as a ``BaseDecisionModel`` of langchain-core (1.8): ``sigmoid(score)`` of its one question, and choices with "none".
 
-    Args:
-        scorer: a reward model whose zero means "acceptable".
-        question: the one that it was trained for.
-        any_question: answer any other as if it were that one.
+    With ``any_question`` it answers any other as if it were the one that it was trained for.
 
     Raises:
-        ConfigurationError: it has no zero, or langchain-core is older than 1.8.
+        ConfigurationError: it has no zero, or langchain-core is older.
     """
     try:
         from bonmini_guard.reward.decision_model import RewardDecisionModel
@@ -200,11 +197,7 @@ class Declared:
         return callable(asked) and fingerprint.endswith(declared) and bool(asked(fingerprint[: len(fingerprint) - len(declared)]))
 
     def check(self) -> None:
-        """Asked when a guard is built.
-
-        Raises:
-            ConfigurationError: it cannot work.
-        """
+        """Asked when a guard is built: whether it can work."""
         if callable(asked := getattr(self.inner, "check", None)):
             asked()
 

@@ -23,12 +23,7 @@ from bonmini_guard.reward.texts import readable
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One formatted (conversation, answer).
-
-    Attributes:
-        ids: token ids, with what the template writes; never empty.
-        cut_turns: how many of the oldest turns were left out to make it fit.
-    """
+    """One formatted (conversation, answer): token ids, never empty; how many of the oldest turns were left out to make it fit."""
 
     ids: list[int]
     cut_turns: int = 0

@@ -34,11 +34,7 @@ class LabelReading(Reading):
         self.mark = json.dumps(labels.model_dump(), sort_keys=True)
 
     def load(self, path: str, config: Any, dtype: Any, base: str | None) -> tuple[Any, list[str]]:
-        """See :class:`Reading`.
-
-        Raises:
-            CheckpointError: it has one label, or not those that are named.
-        """
+        """See :class:`Reading`."""
         refuse_language_models(path, config)
         names = [str(config.id2label[index]) for index in range(config.num_labels)]
         if len(names) == 1:

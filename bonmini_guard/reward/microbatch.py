@@ -50,22 +50,11 @@ class MicroBatcher:
     """
 
     def __init__(
-        self,
-        scorer: SegmentScorer,
-        store: TrunkStore,
-        budget: int,
-        *,
-        window: float = 0.0,
-        overlap: bool = False,
+        self, scorer: SegmentScorer, store: TrunkStore, budget: int, *, window: float = 0.0, overlap: bool = False
     ) -> None:
-        self.batches = 0
-        self.tokens = 0
-        self._scorer = scorer
-        self._store = store
-        self._budget = budget
-        self._longest_window = window
-        self._window = 0.0
-        self._overlap = overlap
+        self.batches = self.tokens = 0
+        self._scorer, self._store, self._budget, self._overlap = scorer, store, budget, overlap
+        self._longest_window, self._window = window, 0.0
         self._closed = False
         self._thread = Workers(1, "bonmini-guard-scoring")
         self.renew()
@@ -80,11 +69,7 @@ class MicroBatcher:
         self._unread: tuple[Sequence[Piece], Tensor] | None = None
 
     def submit(self, work: Work) -> None:
-        """Queue a call; its future gets the scores.
-
-        Raises:
-            RuntimeError: the batcher is closed.
-        """
+        """Queue a call; its future gets the scores. RuntimeError once it is closed."""
         with self._changed:
             if self._closed:
                 raise RuntimeError(CLOSED)

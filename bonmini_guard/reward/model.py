@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,6 +29,7 @@ with needing("local"):
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean, prompt_digest
 from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import (
     base_note,
@@ -40,7 +42,6 @@ from bonmini_guard.reward.checkpoint import (
 )
 from bonmini_guard.reward.declared import decision_model_of, load_scorer
 from bonmini_guard.reward.formatting import Encoded
-from bonmini_guard.reward.heap import keep_freed_memory
 from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.pairs import Inputs
@@ -64,14 +65,7 @@ _GPU = (16384, 2**32, 0.002)
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a reward model has done and holds.
-
-    Attributes:
-        batches: computed so far.
-        tokens: computed so far, shared beginnings once.
-        waiting: calls that are not wholly computed.
-        cache_bytes: memory of the beginnings that open sessions share.
-    """
+    """What a reward model has computed (shared beginnings once), which calls wait, and the memory of what open sessions share."""
 
     batches: int
     tokens: int
@@ -134,7 +128,7 @@ class RewardModel:
         self._trunks = TrunkStore(int(limit))
         scorer = SegmentScorer(model, pad_id(model.config, tokenizer), self.max_length, self._reading)
         if not on_gpu:
-            keep_freed_memory()
+            _keep_freed_memory()
         self._batcher = MicroBatcher(scorer, self._trunks, int(budget), window=window, overlap=on_gpu)
         self._precision, self._device = str(model.dtype).removeprefix("torch."), str(model.device)
         self._template = tokenizer.chat_template
@@ -220,18 +214,20 @@ class RewardModel:
         self._batcher.submit(work)
         return _in_order(texts, work.future.result())
 
-    def session(self, messages: Sequence[BaseMessage]) -> RewardSession:
-        """A scoring session on one prompt; several may be open at a time."""
-        return RewardSession(self, messages)
+    def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
+        """A scoring session on one prompt; several may be open at a time. Closing it frees the prompt's computation.
+
+        Its scores raise TooBusy while more than 10,000 calls wait on this event loop, InputError where the chat template refuses.
+        """
+        turns = list(map(Turn.of, messages))  # once, not for every candidate
+        check_seen(self, turns, refuse=False)
+        number = self._trunks.open()
+        return FunctionSession(partial(self._score_in_session, number, turns), close=partial(self._trunks.close, number))
 
     async def tokenize(self, texts: Sequence[str | Sequence[int]], add_special_tokens: bool = True) -> list[Text]:
-        """Token ids of texts that a chat template has already been written around.
+        """Token ids of texts (or checked ids) that a chat template has already been written around.
 
         Control tokens in these texts are control tokens, so nobody but the writer of the template should write them.
-
-        Args:
-            texts: strings, or token ids, which are only checked.
-            add_special_tokens: whether the tokenizer adds its own to strings, as servers of such models do.
 
         Raises:
             CandidateTooLong: a text has more tokens than the model takes.
@@ -325,11 +321,7 @@ class RewardModel:
         return found
 
     def _check_vocabulary(self) -> None:
-        """Refuse a chat template that writes tokens which the model has no embedding for; tell of those that texts may spell.
-
-        Raises:
-            CheckpointError: no text could be scored.
-        """
+        """Refuse a chat template that writes tokens which the model has no embedding for; tell of those that texts may spell."""
         if len(self._tokenizer) <= self._vocabulary:
             return
         unknown = [text for text, index in self._tokenizer.get_vocab().items() if index >= self._vocabulary]
@@ -361,29 +353,6 @@ class RewardModel:
         return texts
 
 
-class RewardSession:
-    """Scores candidates of one prompt; see :class:`bonmini_guard.engine.protocols.ScoringSession`."""
-
-    def __init__(self, model: RewardModel, messages: Sequence[BaseMessage]) -> None:
-        self._model = model
-        self._messages = list(map(Turn.of, messages))  # once, not for every candidate
-        check_seen(model, self._messages, refuse=False)
-        self._number = model._trunks.open()
-
-    async def score(self, candidates: Sequence[AIMessage]) -> list[float | None]:
-        """One score for each candidate, in order; None for one that does not fit.
-
-        Raises:
-            TooBusy: more than 10,000 calls wait on this event loop already.
-            InputError: the chat template refuses the conversation.
-        """
-        return await self._model._score_in_session(self._number, self._messages, candidates)
-
-    async def aclose(self) -> None:
-        """Free the prompt's computation."""
-        self._model._trunks.close(self._number)
-
-
 def _work(texts: Sequence[Encoded | None], session: int | None = None) -> Work:
     return Work([(tuple(text.ids), text.cut_turns) for text in texts if text is not None], session)
 
@@ -394,6 +363,17 @@ def _in_order(texts: Sequence[Encoded | None], scores: dict[Text, float]) -> lis
 
 def _conversation(messages: Sequence[BaseMessage] | str) -> Sequence[BaseMessage]:
     return [HumanMessage(messages)] if isinstance(messages, str) else messages
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors for the next ones, up to some 60 MiB.
+
+    By default glibc hands every large block back to the system at once, and the next batch pays for its pages again: a fifth of
+    the time of a scoring call, as measured. It keeps blocks as large as the largest that it has seen freed, unless variables of
+    its environment forbid it (mallopt(3), M_MMAP_THRESHOLD); so one just under its limit is freed here. Other C libraries take no
+    notice.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _device(name: str | None) -> torch.device:

@@ -8,12 +8,12 @@ go on to attend and to the feed-forward part; the others give it their keys and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -28,12 +28,7 @@ _UNKNOWN = ("softcap", "s_aux", "position_bias")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Trunk:
-    """The computed beginning of texts.
-
-    Attributes:
-        ids: its tokens.
-        layers: keys and values of each layer, both of shape (1, key heads, len(ids), head size).
-    """
+    """The computed beginning of texts: tokens, and keys and values of each layer, of shape (1, key heads, tokens, head size)."""
 
     ids: tuple[int, ...]
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -66,13 +61,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """Which queries see which keys.
+    """Which queries see which keys: those of each segment its own; ``shared`` ones of segments with one past, and that past.
 
-    Attributes:
-        queries: of each segment.
-        keys: of each segment.
-        shared: queries of segments that have one past, and that past.
-        causal: whether a segment's queries are as many as its keys, and see no later ones.
+    ``causal``: a segment's queries are as many as its keys, and see no later ones.
     """
 
     queries: list[slice]
@@ -87,11 +78,9 @@ class _Plan:
 
     Attributes:
         whole: what all tokens see.
-        read: what the last token of each segment sees, the queries being those tokens alone.
-        ends: the last token of each segment, shape (segments,).
-        keep: segments whose keys and values are wanted.
+        read: what the last token of each segment sees, the queries being those tokens (``ends``) alone.
+        keep: segments whose keys and values are wanted, ``kept`` those of the layers that have run.
         layers: after how many of them nothing but the ends matters; None if that is not known.
-        kept: keys and values of the layers that have run.
     """
 
     whole: _View
@@ -100,11 +89,6 @@ class _Plan:
     keep: list[slice]
     layers: int | None
     kept: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
-
-    @property
-    def at_last(self) -> bool:
-        """Whether the next layer to run is the last one, and only the ends matter."""
-        return len(self.kept) + 1 == self.layers
 
     def keys_before(self, past: Trunk | slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         # Layers call in order, so the number of those that have kept something is the number of this layer.
@@ -119,9 +103,7 @@ _plan: ContextVar[_Plan | None] = ContextVar("plan", default=None)
 class PackedScorer:
     """Scores segments in one forward pass; computes every shared beginning once.
 
-    Args:
-        scorer: a decoder classifier whose attention is :data:`IMPLEMENTATION`.
-        layers: of the model, if :func:`read_only_ends` has been asked of it.
+    The scorer's attention is :data:`IMPLEMENTATION`; it has ``layers`` if :func:`read_only_ends` has been asked of it.
     """
 
     def __init__(self, scorer: PooledScorer, layers: int | None = None) -> None:
@@ -133,16 +115,20 @@ class PackedScorer:
     def __call__(self, segments: Sequence[Segment]) -> tuple[Tensor, dict[Segment, Trunk]]:
         """Scores, shape (len(segments),) on the model's device, and the trunks of the segments to keep."""
         order = _ordered(segments)
-        places = _places(order)
+        sums = _sums(len(segment.ids) for segment in order)
+        places = {segment: slice(*sums[number : number + 2]) for number, segment in enumerate(order)}
         plan = self._plan(order, places)
         ids = [token for segment in order for token in segment.ids]
-        positions = [index for segment in order for start in [before(segment)] for index in range(start, start + len(segment.ids))]
+        starts = ((0 if segment.past is None else len(segment.past.ids), len(segment.ids)) for segment in order)
+        positions = [index for start, length in starts for index in range(start, start + length)]
         with _active(plan):
             hidden = self._scorer.model.base_model(
                 input_ids=self._tensor([ids]), position_ids=self._tensor([positions]), use_cache=False
             ).last_hidden_state
         ends = self._tensor([places[segment].stop - 1 for segment in segments])
-        return self._scorer.head(hidden[0].index_select(0, ends)), _trunks(order, plan)
+        keep = enumerate(segment for segment in order if segment.keep)
+        trunks = {segment: Trunk(segment.ids, tuple(layer[at] for layer in plan.kept)) for at, segment in keep}
+        return self._scorer.head(hidden[0].index_select(0, ends)), trunks
 
     def _plan(self, order: Sequence[Segment], places: dict[Segment, slice]) -> _Plan:
         own = list(places.values())
@@ -181,8 +167,7 @@ def install(model: Any) -> bool:
 def read_only_ends(model: Any) -> tuple[int, Callable[[], None]] | None:
     """Let the last layer's feed-forward part compute only what is read, while segments are scored.
 
-    Returns:
-        how many layers the model has, and what undoes it; None if the layers are not named as usual, and then nothing changed.
+    Gives how many layers the model has, and what undoes it; None if the layers are not named as usual, and then nothing changed.
     """
     stacks = [part for part in model.base_model.children() if isinstance(part, torch.nn.ModuleList)]
     feed_forward = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None
@@ -197,23 +182,12 @@ def read_only_ends(model: Any) -> tuple[int, Callable[[], None]] | None:
     return len(stacks[0]), undo
 
 
-def before(segment: Segment) -> int:
-    """How many tokens stand before a segment."""
-    return 0 if segment.past is None else len(segment.past.ids)
-
-
 def _ordered(segments: Sequence[Segment]) -> list[Segment]:
     """Those without a past first, then those of one past together."""
     groups: dict[Trunk | Segment | None, list[Segment]] = {None: []}
     for segment in segments:
         groups.setdefault(segment.past, []).append(segment)
     return [segment for group in groups.values() for segment in group]
-
-
-def _places(order: Sequence[Segment]) -> dict[Segment, slice]:
-    """Where each lies in the sequence."""
-    ends = _sums([len(segment.ids) for segment in order])
-    return {segment: slice(*ends[number : number + 2]) for number, segment in enumerate(order)}
 
 
 def _shared(
@@ -226,11 +200,6 @@ def _shared(
             first = behind.get(segment.past, queries[segment])
             behind[segment.past] = slice(first.start, queries[segment].stop)
     return [(rows, places[past] if isinstance(past, Segment) else past) for past, rows in behind.items()]
-
-
-def _trunks(order: Sequence[Segment], plan: _Plan) -> dict[Segment, Trunk]:
-    keep = [segment for segment in order if segment.keep]
-    return {segment: Trunk(segment.ids, tuple(layer[number] for layer in plan.kept)) for number, segment in enumerate(keep)}
 
 
 @contextmanager
@@ -261,7 +230,7 @@ def _attention(
         raise NotImplementedError("this model's attention has a term that packing does not know")
     scale = options.get("scaling")
     attend = partial(_many if query.is_cuda else _one_by_one, plan=plan, scale=query.shape[-1] ** -0.5 if scale is None else scale)
-    if plan.at_last:
+    if len(plan.kept) + 1 == plan.layers:  # the last one
         seen = attend((query.index_select(2, plan.ends), key, value), plan.read)
         out = torch.zeros_like(query).index_copy_(2, plan.ends, seen)
     else:
@@ -288,7 +257,7 @@ def _put_ends(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tenso
 def _one_by_one(parts: tuple[Tensor, Tensor, Tensor], view: _View, plan: _Plan, scale: float) -> Tensor:
     """On a CPU: one call for each text, and one for all texts of a trunk."""
     query, key, value = parts
-    out, weight = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=_wide(query))
+    out, weight = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
     for rows, place in zip(view.queries, view.keys, strict=True):
         out[:, :, rows], weight[:, :, rows] = _flash(query[:, :, rows], key[:, :, place], value[:, :, place], view.causal, scale)
     for rows, past in view.shared:
@@ -353,21 +322,13 @@ def _varlen(
 
 
 def _ends(places: Sequence[slice]) -> list[int]:
-    return _sums([place.stop - place.start for place in places])
+    return _sums(place.stop - place.start for place in places)
 
 
-def _sums(lengths: Sequence[int]) -> list[int]:
-    sums = [0]
-    for length in lengths:
-        sums.append(sums[-1] + length)
-    return sums
+def _sums(lengths: Iterable[int]) -> list[int]:
+    return list(accumulate(lengths, initial=0))
 
 
 def _merged(own: Tensor, own_weight: Tensor, shared: Tensor, shared_weight: Tensor) -> Tensor:
     share = torch.sigmoid(own_weight - shared_weight)[..., None]
     return torch.lerp(shared.to(share.dtype), own.to(share.dtype), share).to(own.dtype)
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    """The precision of its log-sum-exp."""
-    return torch.promote_types(tensor.dtype, torch.float32)

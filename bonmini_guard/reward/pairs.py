@@ -84,12 +84,7 @@ class AnswerFormatter(Formatter):
         return Asked()
 
     def encode(self, messages: Sequence[BaseMessage | Turn] | Asked, answer: AIMessage | Turn | str) -> Encoded:
-        """Token ids of the answer.
-
-        Raises:
-            CandidateTooLong: it is too long.
-            NotRendered: it holds a part that is no text.
-        """
+        """Token ids of the answer."""
         said = [{"role": "assistant", "content": clean(spoken(answer, self.not_shown))}]
         ids = self._control.encode(said, lambda turns: self._before + str(turns[0]["content"]) + self._after)
         if not self._fits(ids):
@@ -100,14 +95,9 @@ class AnswerFormatter(Formatter):
 def formatter(
     model: Any, tokenizer: Any, max_length: int | None, inputs: Inputs | None = None, not_shown: Collection[str] = NOT_SHOWN
 ) -> Formatter | PairFormatter:
-    """What makes the inputs of a model, of which a note is left in its configuration.
+    """What makes the inputs of a sequence classifier, of which a note is left in its configuration.
 
-    Args:
-        model: a sequence classifier.
-        tokenizer: of :func:`~bonmini_guard.reward.checkpoint.load_tokenizer`.
-        max_length: most tokens.
-        inputs: "text" (through the chat template), "pair", or "answer" (which is read alone); None takes what the checkpoint says.
-        not_shown: parts of answers that users do not get.
+    Inputs are "text" (through the chat template), "pair", or "answer" (which is read alone); None takes what the checkpoint says.
 
     Raises:
         ConfigurationError: there are no such inputs, or nothing says which they are.

@@ -41,14 +41,7 @@ class PooledScorer(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, ends: Tensor | None = None
     ) -> Tensor:
-        """Scores, shape (texts,), of right-padded texts, or of rows of :func:`share`.
-
-        Args:
-            input_ids: int, shape (B, T).
-            attention_mask: int, shape (B, T), 1 at tokens and 0 at padding; or that of :func:`share`.
-            position_ids: see :func:`share`, and so is ``ends``; without them every row is one text.
-            ends: see there.
-        """
+        """Scores, shape (texts,), of right-padded texts (ids and mask of shape (B, T)), or of rows of :func:`share`."""
         if not self.decoder:
             segments = {} if self._separator is None else {"token_type_ids": _second(input_ids, self._separator)}
             return self._reduce(self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits)

@@ -20,12 +20,7 @@ NONE_LABELS = frozenset({"none", "neither", "none of these", "none_of_these", "n
 
 
 class OneQuestion:
-    """Answers the question that a reward model was trained for.
-
-    Args:
-        scorer: a reward model whose zero means "acceptable".
-        question: which it is.
-        any_question: answer any other as if it were that one.
+    """Answers the question that a reward model was trained for; with ``any_question`` any other as if it were that one.
 
     Raises:
         ConfigurationError: the scorer has no zero, so its scores are no log-odds.
@@ -37,20 +32,12 @@ class OneQuestion:
         self.question, self._scorer, self._any = question, scorer, any_question
 
     def check(self, instructions: str) -> None:
-        """Refuse another question.
-
-        Raises:
-            InputError: it is another one.
-        """
+        """Refuse another question, with an InputError."""
         if not self._any and " ".join(instructions.split()).casefold() != " ".join(self.question.split()).casefold():
             raise InputError(f"this model answers one question, which it was trained for: {self.question!r}")
 
     async def yes(self, state: Sequence[Turn]) -> float | None:
-        """The probability that the last turn, an assistant's, is acceptable; None if it has no score.
-
-        Raises:
-            InputError: the conversation does not end in an answer.
-        """
+        """The probability that the last turn, an assistant's, is acceptable; None if it has no score."""
         if len(state) < 2 or state[-1].role != "assistant":
             raise InputError("the conversation must end in an assistant's turn, of which the question is")
         [score] = await self._scores(state[:-1], [state[-1]])
@@ -62,9 +49,6 @@ class OneQuestion:
         Args:
             state: the conversation that is answered.
             labels: to each the text of an answer; one of :data:`NONE_LABELS` stands for the outside option.
-
-        Raises:
-            InputError: no label stands for it, or an answer has no score.
         """
         none = [label for label in labels if label.casefold() in NONE_LABELS]
         if len(none) != 1:

@@ -32,11 +32,7 @@ class Reading:
         self._inputs = inputs
 
     def load(self, path: str, config: Any, dtype: Any, base: str | None) -> tuple[Any, list[str]]:
-        """The model, and the weights that the checkpoint lacks; see :func:`~bonmini_guard.reward.checkpoint.load_classifier`.
-
-        Raises:
-            CheckpointError: it is no such model; the message says what would take it.
-        """
+        """The model, and the weights that the checkpoint lacks; a CheckpointError says what would take another kind."""
         if not (Path(path) / "adapter_config.json").is_file():
             refuse_language_models(path, config)
         if config.num_labels != 1:
@@ -63,11 +59,7 @@ class Reading:
 
 
 def refuse_language_models(path: str, config: Any) -> None:
-    """Refuse a checkpoint without a classifier's head.
-
-    Raises:
-        CheckpointError: it is a language model.
-    """
+    """Refuse a language model: it has no classifier's head."""
     kind = next(iter(getattr(config, "architectures", None) or ()), "")
     if kind.endswith(("ForCausalLM", "ForConditionalGeneration")):
         raise CheckpointError(

@@ -47,12 +47,7 @@ class SegmentScorer:
         self._most, self._resets = (None, False) if self.packs else _paddable(self._scorer, pad_id)
 
     def batches(self, segments: Sequence[Segment], budget: int) -> Iterator[list[Segment]]:
-        """What to compute together.
-
-        Args:
-            segments: of a batch.
-            budget: tokens, padding included; a longer text makes a batch of its own.
-        """
+        """What to compute together: at most ``budget`` tokens, padding included, but for a longer text alone."""
         if self.packs:
             yield list(segments)
             return

@@ -63,13 +63,7 @@ class Zero(Table):
 
 
 class Labels(Table):
-    """Which labels of a classifier are wanted.
-
-    Attributes:
-        wanted: their names; without them all that are not unwanted.
-        unwanted: names; without them all that are not wanted.
-        inputs: what the classifier reads: "template", "pair" (the tokenizer's own, of prompt and answer), or "answer" alone.
-    """
+    """Which labels of a classifier are wanted: those named, or all that are not unwanted."""
 
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
@@ -103,15 +97,7 @@ class Token(Table):
 
 
 class Route(Table):
-    """Which route of which server.
-
-    Attributes:
-        server: what it is, or whose protocol it speaks.
-        name: the route; None takes the server's usual one.
-        tokenizer: folder or id of the model that is served; pairs do without.
-        inputs: what is sent, where a route takes several.
-        http: further options of :class:`bonmini_guard.adapters.RemoteRewardModel`, such as ``timeout``.
-    """
+    """Which route (None: the usual one) of which server, with options of :class:`bonmini_guard.adapters.RemoteRewardModel`."""
 
     server: Literal["vllm", "tei", "sglang", "infinity", "jina", "cohere", "bonmini"]
     name: Literal["rerank", "score", "classify", "pooling"] | None = None
@@ -121,14 +107,7 @@ class Route(Table):
 
 
 class Judge(Table):
-    """What a model is asked about an answer.
-
-    Attributes:
-        rubric: when an answer is acceptable, in words.
-        votes: how often it is asked; the log-odds of its verdicts are the score.
-        temperature: of the votes.
-        max_tokens: of a verdict with its reason.
-    """
+    """What a model is asked about an answer, and how often; the log-odds of its verdicts are the score."""
 
     rubric: str = Field(min_length=1)
     votes: int = Field(default=1, ge=1, le=64)
@@ -137,14 +116,7 @@ class Judge(Table):
 
 
 class Asked(Table):
-    """A question of several to a decision model.
-
-    Attributes:
-        question: the whole question, about the last answer.
-        name: by which its answer is known.
-        yes: what counts as yes, where the question leaves that open.
-        no: what counts as no.
-    """
+    """A question of several to a decision model, about the last answer; what counts as yes and no, where that is open."""
 
     question: str = Field(min_length=1)
     name: str | None = None
@@ -153,12 +125,10 @@ class Asked(Table):
 
 
 class Decision(Table):
-    """What a decision model is asked.
+    """What a decision model is asked: one question, or several of which all must hold.
 
     Attributes:
         wire: whose protocol the endpoint speaks: "systemone" (``/v1/systemone``) or "decisions" (OpenAI's ``/v1/decisions``).
-        question: one question that is answered by yes or no, about the last answer.
-        questions: several, of which all must hold.
         ask: "each" answer alone, those of a loop "together" in one request, or a "choice" among them and none of them.
         rotations: orders of the answers that a choice is asked in.
         http: further options of the endpoint, such as ``timeout``.
@@ -247,11 +217,7 @@ class ScorerSpec(Table):
 
     @classmethod
     def of(cls, source: Any) -> ScorerSpec | None:
-        """The spec that something is, or is the path of; None for a checkpoint.
-
-        Raises:
-            ConfigurationError: the file is missing, or is no spec.
-        """
+        """The spec that something is, or is the path of; None for a checkpoint."""
         if isinstance(source, ScorerSpec):
             return source
         return cls.load(source) if is_spec(source) else None
@@ -290,11 +256,7 @@ class ScorerSpec(Table):
 
 
 def key_in(variable: str | None) -> str:
-    """The key in an environment variable; "" where none is named.
-
-    Raises:
-        ConfigurationError: it is not set.
-    """
+    """The key in an environment variable; "" where none is named, ConfigurationError where it is not set."""
     key = "" if variable is None else os.environ.get(variable, "").strip()
     if variable is not None and not key:
         raise ConfigurationError(f"the environment has no {variable}, which is to hold a key: export {variable}=...")

@@ -54,11 +54,7 @@ class Template:
         self.shows_calls = self._tries_calls()
 
     def render(self, conversation: Conversation) -> str:
-        """The text that it writes.
-
-        Raises:
-            TemplateError: it refuses the conversation.
-        """
+        """The text that it writes; TemplateError if it refuses the conversation."""
         turns = _folded(conversation) if self._folds else conversation
         if self._in_parts:
             turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]

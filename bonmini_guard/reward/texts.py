@@ -11,11 +11,7 @@ from bonmini_guard.errors import NotRendered
 
 
 def readable(answer: AIMessage | Turn | str, not_shown: Collection[str]) -> Turn:
-    """The answer without what users do not get of it.
-
-    Raises:
-        NotRendered: it holds a part that is no text.
-    """
+    """The answer without what users do not get of it; NotRendered if it holds a part that is no text."""
     said = Turn.of(answer, "assistant")
     if said.parts or said.reasoning or said.refusal:
         said = said.without(not_shown)
@@ -25,11 +21,7 @@ def readable(answer: AIMessage | Turn | str, not_shown: Collection[str]) -> Turn
 
 
 def spoken(answer: AIMessage | Turn | str, not_shown: Collection[str]) -> str:
-    """What an answer says, thoughts and calls in brackets.
-
-    Raises:
-        NotRendered: it holds a part that is no text.
-    """
+    """What an answer says, thoughts and calls in brackets; NotRendered if it holds a part that is no text."""
     return readable(answer, not_shown).plain(thoughts=True)
 
 

@@ -50,7 +50,7 @@ class TrunkStore:
                 self._remove(key)
 
     def get(self, key: Key) -> Trunk | None:
-        """The trunk, which is now the most recently used."""
+        """The trunk, now the most recently used."""
         with self._lock.held:
             if key in self._trunks:
                 self._trunks.move_to_end(key)

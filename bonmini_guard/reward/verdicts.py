@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bonmini_guard.errors import CheckpointError
-from bonmini_guard.reward.checkpoint import load_language_model
+from bonmini_guard.reward.checkpoint import load_model
 from bonmini_guard.reward.formatting import Formatter, without_oldest
 from bonmini_guard.reward.reading import Reading
 from bonmini_guard.reward.scoring import TOLERANCE
@@ -22,9 +22,6 @@ class VerdictReading(Reading):
     """The log-odds of the wanted verdicts against the unwanted ones, where the model would write one.
 
     Only the rows of the output layer that stand for verdicts are kept, so the model is read, packed and shared as classifiers are.
-
-    Args:
-        token: the verdicts and the question.
     """
 
     zero = True  # at even odds
@@ -37,7 +34,7 @@ class VerdictReading(Reading):
 
     def load(self, path: str, config: Any, dtype: Any, base: str | None) -> tuple[Any, list[str]]:
         """See :class:`Reading`."""
-        return load_language_model(path, config, dtype)
+        return load_model(path, config, dtype, "language model")
 
     def formatter(self, model: Any, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> Formatter:
         """What makes the model's inputs; the model gets its verdicts here, which only the tokenizer can name."""
@@ -55,11 +52,7 @@ class VerdictReading(Reading):
         return logits[:, : self._number].logsumexp(dim=1) - logits[:, self._number :].logsumexp(dim=1)
 
     def _keep(self, model: Any, verdicts: Sequence[int]) -> None:
-        """Put the verdicts' rows of the output layer where classifiers have their head, and try them against the model itself.
-
-        Raises:
-            CheckpointError: they give other logits.
-        """
+        """Put the verdicts' rows of the output layer where classifiers have their head, and try them against the model itself."""
         config, whole = model.config.get_text_config(), model.get_output_embeddings()
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
@@ -84,14 +77,7 @@ class VerdictReading(Reading):
 
 
 class VerdictFormatter(Formatter):
-    """Formats the question about an answer, up to where the model would write its verdict.
-
-    Args:
-        token: the question.
-        tokenizer: with a chat template.
-        max_length: most tokens the model takes.
-        not_shown: parts of answers that users do not get.
-    """
+    """Formats the question about an answer, up to where the model would write its verdict."""
 
     def __init__(self, token: Token, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> None:
         template = Template(tokenizer, {"add_generation_prompt": True, **token.options}, token.after)

@@ -18,13 +18,7 @@ _WORTH = 32
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Piece:
-    """A part of a batch.
-
-    Attributes:
-        segment: what to compute.
-        group: the texts it belongs to.
-        text: whose score it gives; None for a shared beginning.
-    """
+    """A part of a batch, of a group of texts; ``text`` is the one whose score it gives, None for a shared beginning."""
 
     segment: Segment
     group: Group
@@ -67,12 +61,9 @@ class Work:
         return bool(self._groups) and not self.gone
 
     def take(self, room: int, store: TrunkStore | None, first: bool) -> list[Piece]:
-        """The next pieces, of at most ``room`` tokens together.
+        """The next pieces, of at most ``room`` tokens together; the ``first`` of a batch is taken however long it is.
 
-        Args:
-            room: tokens left in the batch.
-            store: of trunks; None for a model that cannot share beginnings.
-            first: the batch is empty, so one piece is taken however long it is.
+        Without a store beginnings are not shared.
         """
         taken: list[Piece] = []
         while self._groups:

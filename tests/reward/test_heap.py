@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import torch
-from bonmini_guard.reward.heap import keep_freed_memory
+from bonmini_guard.reward.model import _keep_freed_memory
 
 def pages():
     begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -19,7 +19,7 @@ def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun
 
 before = pages()
-keep_freed_memory()
+_keep_freed_memory()
 pages()
 print(before, pages())
 """

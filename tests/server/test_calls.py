@@ -71,5 +71,5 @@ async def test_one_invoke_with_eight_draws_makes_few_calls(folder):
     finally:
         threading.setprofile(None)
         sys.setprofile(None)
-    (batches,) = (count for place, count in calls.counted.items() if place.endswith("RewardSession.score"))
+    (batches,) = (count for place, count in calls.counted.items() if place.endswith("RewardModel._score_in_session"))
     assert 100 < calls.counted.total() <= MOST + MOST_A_BATCH * batches, calls.counted.most_common(40)
