@@ -24,7 +24,6 @@ from bonmini_guard.errors import ConfigurationError, InputError, needing
 from bonmini_guard.labelling.agreement import agreement
 from bonmini_guard.labelling.items import Item
 from bonmini_guard.labelling.session import Session, check_annotator
-from bonmini_guard.server.schemas import read
 
 with needing("label"):
     import uvicorn
@@ -34,9 +33,12 @@ with needing("label"):
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
 
+from bonmini_guard.server.door import Door, Limits, Refused
+from bonmini_guard.server.schemas import read
+
 #: Of a request's body, in bytes.
 LARGEST_BODY = 16_384
-#: Requests with the key at the same time; further ones are answered 503, and the page says so and tries again.
+#: Requests with the key at the same time; further ones are answered 429, and the page says so and tries again.
 MOST_AT_ONCE = 64
 
 
@@ -51,7 +53,7 @@ class Asked(BaseModel):
     seconds: Any = None
 
 
-class LabelServer:
+class LabelServer(Door):
     """The web application around a session.
 
     Args:
@@ -74,7 +76,7 @@ class LabelServer:
         self._told, self._tell = session.said, tell
         self.key = secrets.token_urlsafe(24)
         self._annotator = annotator
-        self._inside = 0
+        super().__init__([self.key], Limits(body=LARGEST_BODY, requests=MOST_AT_ONCE))
         routes = [Route("/{key}/", self._page), Route("/{key}/api", self._api, methods=["POST"])]
         self.app = Starlette(routes=routes)
 
@@ -84,31 +86,34 @@ class LabelServer:
         settings = uvicorn.Config(self.app, log_level="warning", access_log=False, server_header=False)
         uvicorn.Server(settings).run(sockets=[listening])
 
+    def check_key(self, request: Request) -> None:
+        """The key is in the address; whoever does not know it is told nothing.
+
+        Raises:
+            Refused: this request does not.
+        """
+        if not hmac.compare_digest(request.path_params["key"].encode(), self.key.encode()):
+            raise Refused(404, "unknown", "")
+
     async def _page(self, request: Request) -> Response:
-        if not self._may(request):
-            return Response(status_code=404)
+        try:
+            self.check_key(request)
+        except Refused as refused:
+            return Response(status_code=refused.status)
         text, headers = self._document
         return HTMLResponse(text, headers=headers)
 
     async def _api(self, request: Request) -> Response:
-        if not self._may(request):
-            return Response(status_code=404)
-        if self._inside >= MOST_AT_ONCE:
-            return _told({"error": "too many requests at a time; the page tries again"}, 503)
-        self._inside += 1
         try:
-            asked = read(Asked, await _body(request))
-            told = await run_in_threadpool(self._do, asked)
+            async with self.entered(request) as body:
+                told = await run_in_threadpool(self._do, read(Asked, body))
+        except Refused as refused:
+            return _told({"error": refused.message}, refused.status) if refused.message else Response(status_code=refused.status)
         except (InputError, ConfigurationError) as error:
             return _told({"error": str(error)}, 400)
         except OSError as error:
             return _told({"error": f"the label could not be written to disk ({error.strerror}); make room and try again"}, 507)
-        finally:
-            self._inside -= 1
         return _told(told)
-
-    def _may(self, request: Request) -> bool:
-        return hmac.compare_digest(request.path_params["key"].encode(), self.key.encode())
 
     @cached_property
     def _document(self) -> tuple[str, dict[str, str]]:
@@ -206,15 +211,6 @@ class _Escaped(JSONResponse):
 
 def _told(value: dict[str, Any], status: int = 200) -> JSONResponse:
     return _Escaped(value, status, headers=_HEADERS)
-
-
-async def _body(request: Request) -> bytes:
-    data = b""
-    async for part in request.stream():
-        data += part
-        if len(data) > LARGEST_BODY:
-            raise InputError(f"a request holds at most {LARGEST_BODY:,} bytes")
-    return data
 
 
 def _seconds(value: Any) -> float | None:
