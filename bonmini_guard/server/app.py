@@ -26,12 +26,14 @@ from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.reward.questions import QUESTION, OneQuestion
 from bonmini_guard.server.decisions import DecisionsRequest, SystemOneRequest, decisions, systemone
 from bonmini_guard.server.document import document
-from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
+from bonmini_guard.server.door import GONE, Door, Limits, Refused, Shape, while_connected
 from bonmini_guard.server.metrics import Metrics
 from bonmini_guard.server.schemas import ClassifyRequest, PredictRequest, ScoreRequest, read
 from bonmini_guard.server.sessions import Sessions
 
 logger = logging.getLogger("bonmini_guard.server")
+#: From a body to an answer, and how many texts it scores.
+Scoring = Callable[[bytes], Awaitable[tuple[Any, int]]]
 #: Nothing is written, and what is read is not billed.
 _NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 
@@ -68,31 +70,17 @@ class ScoringServer(Door):
 
     def routes(self) -> list[Route]:
         """What is answered, and by what."""
+        scored: dict[str, tuple[Scoring, Shape]] = {"/score": (self._score, _plain)}
+        told: dict[str, tuple[Callable[[], Response], Shape]] = {"/openapi.json": (lambda: JSONResponse(self._document), _plain)}
+        if isinstance(self._model, RewardModel):  # what does not read templated texts has no route for them
+            scored |= {"/predict": (self._predict, _plain), "/classify": (self._classify, _as_vllm)}
+        if self._asked is not None:  # a model without a zero has no probabilities to tell
+            scored |= {"/v1/systemone": (self._systemone, _as_vllm), "/v1/decisions": (self._decisions, _as_vllm)}
+            told["/v1/models"] = self._models, _as_vllm
         return [
-            Route("/score", self._scoring("/score", self._score, _plain), methods=["POST"]),
-            *self._of_texts(),
-            *self._of_questions(),
+            *(Route(path, self._scoring(path, *how), methods=["POST"]) for path, how in scored.items()),
+            *(Route(path, self.secured(*how)) for path, how in told.items()),
             *self.operations(self._metrics.text, self._about, _plain),
-            Route("/openapi.json", self.secured(lambda: JSONResponse(self._document), _plain)),
-        ]
-
-    def _of_texts(self) -> list[Route]:
-        """Routes that take templated texts: what does not read any has none."""
-        if not isinstance(self._model, RewardModel):
-            return []
-        return [
-            Route("/predict", self._scoring("/predict", self._predict, _plain), methods=["POST"]),
-            Route("/classify", self._scoring("/classify", self._classify, _as_vllm), methods=["POST"]),
-        ]
-
-    def _of_questions(self) -> list[Route]:
-        """Routes of decision models: a model without a zero has no probabilities to tell."""
-        if self._asked is None:
-            return []
-        return [
-            Route("/v1/systemone", self._scoring("/v1/systemone", self._systemone, _as_vllm), methods=["POST"]),
-            Route("/v1/decisions", self._scoring("/v1/decisions", self._decisions, _as_vllm), methods=["POST"]),
-            Route("/v1/models", self.secured(self._models, _as_vllm)),
         ]
 
     @asynccontextmanager
@@ -103,9 +91,7 @@ class ScoringServer(Door):
 
     # Around every request
 
-    def _scoring(
-        self, route: str, score: Callable[[bytes], Awaitable[tuple[Any, int]]], shape: Callable[[Refused], dict[str, Any]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _scoring(self, route: str, score: Scoring, shape: Shape) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             begun, texts, waiting = perf_counter(), 0, self.admission.requests
             try:
@@ -122,7 +108,7 @@ class ScoringServer(Door):
 
         return endpoint
 
-    async def _admitted(self, request: Request, score: Callable[[bytes], Awaitable[tuple[Any, int]]]) -> tuple[Any, int]:
+    async def _admitted(self, request: Request, score: Scoring) -> tuple[Any, int]:
         try:
             async with self.entered(request) as body:
                 return await while_connected(request, score(body))

@@ -56,6 +56,10 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         return {} if self.seconds is None else {"Retry-After": str(self.seconds)}
 
 
+#: Makes the body of a refusal.
+Shape = Callable[[Refused], dict[str, Any]]
+
+
 class Door:
     """Base of the servers.
 
@@ -87,9 +91,7 @@ class Door:
         if self._keys and sum(hmac.compare_digest(shown, key) for key in self._keys) == 0:
             raise Refused(401, "unauthorized", "show the server's token as 'Authorization: Bearer ...'")
 
-    def secured(
-        self, answer: Callable[[], Response], shape: Callable[[Refused], dict[str, Any]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def secured(self, answer: Callable[[], Response], shape: Shape) -> Callable[[Request], Awaitable[Response]]:
         """A route for who shows a key; ``shape`` makes the body of a refusal."""
 
         async def endpoint(request: Request) -> Response:
@@ -101,9 +103,7 @@ class Door:
 
         return endpoint
 
-    def operations(
-        self, told: Callable[[], bytes], ready: Callable[[], dict[str, Any]], shape: Callable[[Refused], dict[str, Any]]
-    ) -> list[Route]:
+    def operations(self, told: Callable[[], bytes], ready: Callable[[], dict[str, Any]], shape: Shape) -> list[Route]:
         """``/health`` and ``/ready``, without a key, and ``/metrics``."""
 
         async def is_alive(_: Request) -> Response:
