@@ -117,5 +117,5 @@ def _rule(hint: Any) -> tuple[Must | None, tuple[type, ...]]:
     others = tuple(member for member in members if isinstance(member, type))
     words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
     if words and all(member in others or get_origin(member) is Literal for member in members):
-        rules.append(Must(f"one of {', '.join(map(repr, words))}", words.__contains__))
+        rules.append(Must(" or ".join(filter(None, (", ".join(map(repr, words[:-1])), repr(words[-1])))), words.__contains__))
     return (rules[0] if rules else None), others

@@ -264,7 +264,7 @@ def test_what_is_asked_is_a_part_of_the_fingerprint():
     [
         ({"questions": ""}, "question is empty"),
         ({"questions": []}, "question is empty"),
-        ({"questions": "q", "ask": "all"}, "ask must be one of 'each', 'together', 'choice'"),
+        ({"questions": "q", "ask": "all"}, "ask must be 'each', 'together' or 'choice'"),
         ({"questions": ["a", "b"], "ask": "choice"}, "takes one question"),
         ({"questions": {"a": "A?"}, "criteria": {"b": {"true": "x"}}}, "criteria are of 'b'"),
     ],

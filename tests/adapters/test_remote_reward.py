@@ -622,8 +622,8 @@ def _moved(fingerprint, by):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"kind": "other"}, "kind must be one of 'vllm', "),
-        ({"scores": "logit"}, "scores must be one of 'raw', 'probability'"),
+        ({"kind": "other"}, "kind must be 'vllm', "),
+        ({"scores": "logit"}, "scores must be 'raw' or 'probability'"),
         ({"tokenizer": None}, "needs tokenizer="),
         ({"inputs": "messages"}, "takes inputs 'ids' or 'text'"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
