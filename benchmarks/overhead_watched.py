@@ -82,10 +82,10 @@ def recorded_by_hand(spans: TracerProvider, metrics: MeterProvider) -> Callable[
             for name in ("score", "loop"):
                 tracer.start_span(name, start_time=time_ns(), attributes=child).end(time_ns())
             span.set_attributes(about)
-        for _ in range(8):
-            scores.record(0.3)
-        seconds.record(0.1)
-        seconds.record(0.1, {"mode": "accelerator", "decision": "best_effort"})
+            for _ in range(8):
+                scores.record(0.3)
+            seconds.record(0.1)
+            seconds.record(0.1, {"mode": "accelerator", "decision": "best_effort"})
 
     return record
 
