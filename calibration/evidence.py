@@ -42,21 +42,23 @@ class NotEnoughEvidence:
     Attributes:
         why: what the evidence does not suffice for.
         evidence: the figures behind it.
-        find: finds ``further``, which takes a while.
+        find: finds ``further``, which takes a while; None where labels are not what is lacking.
     """
 
     why: str
     evidence: dict[str, Any] = field(default_factory=dict)
-    find: Callable[[], int | None] = lambda: None
+    find: Callable[[], int | None] | None = None
 
     @cached_property
     def further(self) -> int | None:
         """About how many further labelled prompts of this kind would suffice in four cases of five; None if too many."""
-        return self.find()
+        return None if self.find is None else self.find()
 
     @property
     def sentence(self) -> str:
         """Why, and what would help, in one true line."""
+        if self.find is None:
+            return self.why
         if self.further is None:
             cure = "a better reward model, fewer draws or a larger level would"
             return f"{self.why}; with labels like these {MOST_ROWS:,} rows would hardly do; {cure}"

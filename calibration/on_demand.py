@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from bonmini_guard.calibration.blocks import row_keys
@@ -159,21 +158,6 @@ def batch_of(log: Log, wanted: Integers) -> Integers:
     with np.errstate(over="ignore"):
         names = log.keys[some[:, 0]] + some[:, 1].astype(np.uint64)
     return some[np.argsort(mixed(names, _SALT), kind="stable")]
-
-
-def labelled_on_demand(log: Log, labels: NDArray[np.float32], asked: Request) -> Log:
-    """The set with those of all its labels that are asked for until no further one can help.
-
-    Args:
-        log: a :func:`fixed_set` of R rows.
-        labels: (R, W), all of them.
-        asked: as :func:`demand`.
-    """
-    while (wanted := demand(log, asked).wanted).size:
-        known, some = log.labels.copy(), wanted[:BATCH]
-        known[some[:, 0], some[:, 1]] = labels[some[:, 0], some[:, 1]]
-        log = replace(log, labels=known)
-    return log
 
 
 def labels_asked(tested: Evidence, asked: Request) -> int:

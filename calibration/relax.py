@@ -44,16 +44,8 @@ def relax_guardrail(
     if not finite:
         raise InputError(f"{log.source}: the guard never accepted anything, so that there is nothing to relax")
     offsets = tuple(threshold - finite[-1] for threshold in regime.thresholds)
-    asked = Request(
-        "guardrail",
-        risk_named(risk),
-        alpha,
-        delta,
-        regime.schedule,
-        offsets,
-        start=finite[-1],
-        calibrations=calibrations,
-    )
+    shape = regime.schedule, offsets
+    asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, start=finite[-1], calibrations=calibrations)
     outcome = calibrated(part, asked, search=False)
     if isinstance(outcome, NotEnoughEvidence):
         return replace(outcome, why=f"the thresholds in force are not certified: {outcome.why}")

@@ -15,7 +15,6 @@ from bonmini_guard.calibration.on_demand import (
     batch_of,
     demand,
     fixed_set,
-    labelled_on_demand,
     labels_asked,
     prospect,
     request,
@@ -40,6 +39,15 @@ ASKED = {
 def certified(outcome):
     """What a calibration ends with, as far as labels decide it."""
     return (outcome.profile.thresholds, outcome.sentence) if isinstance(outcome, Certificate) else None
+
+
+def labelled_on_demand(log, labels, asked):
+    """The set with those of all its labels that are asked for until no further one can help."""
+    while (wanted := demand(log, asked).wanted).size:
+        known, some = log.labels.copy(), wanted[:BATCH]
+        known[some[:, 0], some[:, 1]] = labels[some[:, 0], some[:, 1]]
+        log = replace(log, labels=known)
+    return log
 
 
 def labels_used(log):
