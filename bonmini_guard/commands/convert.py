@@ -15,8 +15,7 @@ from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd
 from bonmini_guard.training.choices import ChoiceRow, as_record
-from bonmini_guard.training.data.converters import FORMATS, ConversionOptions, Tally, convert, in_held_out
-from bonmini_guard.training.data.judged import EMITTERS
+from bonmini_guard.training.data.converters import EMITTERS, FORMATS, ConversionOptions, Tally, convert, in_held_out
 from bonmini_guard.training.data.statistics import Statistics, show
 from bonmini_guard.writing import appearing, check_output
 

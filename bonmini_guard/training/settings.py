@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 import torch
 from transformers import integrations
 from transformers.training_args import OptimizerNames
 
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.reward.pairs import Inputs
-from bonmini_guard.training.loss import OBJECTIVES
+from bonmini_guard.validation import Count, Must, Natural, check, is_number
 
-_POSITIVE = (
-    "epochs",
-    "learning_rate",
-    "head_learning_rate",
-    "batch_size",
-    "max_length",
-    "layers",
-    "threads",
-    "lora_rank",
-    "lora_alpha",
-    "early_stopping",
-    "accumulate",
-)
+Finite = Annotated[float, Must("a number above 0", lambda value: is_number(value) and 0 < value < math.inf)]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -62,46 +50,40 @@ class Settings:
         report_to: where losses go, by transformers' names, with commas between them: "tensorboard", "wandb", "trackio", ...
     """
 
-    objective: str = "outside_option"
-    epochs: float = 2.0
-    learning_rate: float = 5e-5
-    head_learning_rate: float | None = None
-    batch_size: int = 32
+    objective: Literal["outside_option", "bradley_terry"] = "outside_option"
+    epochs: Finite = 2.0
+    learning_rate: Finite = 5e-5
+    head_learning_rate: Finite | None = None
+    batch_size: Count = 32
     seed: int = 0
-    max_length: int | None = None
-    layers: int | None = None
-    device: str = "auto"
-    threads: int | None = None
+    max_length: Count | None = None
+    layers: Count | None = None
+    device: Device = "auto"
+    threads: Count | None = None
     weight_decay: float = 0.01
-    precision: str = "auto"
-    accumulate: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulate: Count = 1
     gradient_checkpointing: bool = False
-    lora_rank: int | None = None
-    lora_alpha: int | None = None
-    checkpoints: int = 10
-    early_stopping: int | None = None
+    lora_rank: Count | None = None
+    lora_alpha: Count | None = None
+    checkpoints: Natural = 10
+    early_stopping: Count | None = None
     twin: bool = False
-    inputs: Inputs | None = None
+    inputs: Literal["text", "pair"] | None = None
     optimizer: str = "adamw_torch_fused"
     push_to_hub: str | None = None
     report_to: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("objective", self.objective, OBJECTIVES)
-        _one_of("inputs", self.inputs or "text", ("text", "pair"))
-        _one_of("optimizer", self.optimizer, [name.value for name in OptimizerNames])
-        _one_of("device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        check(vars(self), get_type_hints(type(self), include_extras=True))
+        if self.optimizer not in (names := [name.value for name in OptimizerNames]):
+            raise ConfigurationError(f"unknown optimizer {self.optimizer!r}: transformers knows {', '.join(names)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigurationError("no CUDA device here: use --device cpu")
         if self.precision == "bfloat16" and not self.cuda:
             raise ConfigurationError("bfloat16 is for GPUs: most CPUs compute it far slower than float32; use float32")
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigurationError(f"{name} is {value}: it must be a positive number")
-        if self.checkpoints < 0 or (self.early_stopping and not self.checkpoints):
-            raise ConfigurationError(f"checkpoints is {self.checkpoints}: it must be 0 or more, and 1 or more with early stopping")
+        if self.early_stopping and not self.checkpoints:
+            raise ConfigurationError("checkpoints is 0: it must be 1 or more with early stopping")
         if self.lora_alpha and not self.lora_rank:
             raise ConfigurationError("lora_alpha without lora_rank: give both")
         if missing := set(self.trackers) - set(cast(Any, integrations).get_available_reporting_integrations()):
@@ -123,9 +105,3 @@ class Settings:
     def half(self) -> bool:
         """Whether to compute in bfloat16."""
         return self.cuda and self.precision != "float32"
-
-
-def _one_of(name: str, value: str, known: object) -> None:
-    names = list(known)  # type: ignore[call-overload]
-    if value not in names:
-        raise ConfigurationError(f"unknown {name} {value!r}: use {', '.join(names[:-1])} or {names[-1]}")

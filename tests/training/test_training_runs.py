@@ -368,10 +368,10 @@ def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base
     ("plan", "said"),
     [
         ({"precision": "bfloat16"}, "bfloat16 is for GPUs"),
-        ({"precision": "half"}, "unknown precision"),
-        ({"lora_rank": 0}, "lora_rank is 0"),
+        ({"precision": "half"}, "precision must be one of"),
+        ({"lora_rank": 0}, "lora_rank must be a positive integer"),
         ({"lora_alpha": 8}, "lora_alpha without lora_rank"),
-        ({"checkpoints": -1}, "checkpoints is -1"),
+        ({"checkpoints": -1}, "checkpoints must be an integer of 0 or more"),
         ({"early_stopping": 2, "checkpoints": 0}, "1 or more with early stopping"),
         ({"twin": True, "objective": "bradley_terry"}, "a twin is for"),
     ],

@@ -4,22 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import combinations
+from typing import Any, Literal, get_type_hints
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd, as_input
 from bonmini_guard.logs.rows import Candidate, Row
-from bonmini_guard.training.choices import ChoiceRow, as_answer, choice_row
+from bonmini_guard.training.choices import Answer, ChoiceRow, as_answer, choice_row
 from bonmini_guard.training.data.comparisons import ApartError, Compared, comparisons, every_pair, labelled, pair, ranked
 from bonmini_guard.training.data.fields import Record, answer_of, listed, number_of, prompt_and_answer, prompt_of, verdict_of
-from bonmini_guard.training.data.judged import EMITTERS, Judged, one_of
 from bonmini_guard.unseen import tell_of
+from bonmini_guard.validation import check
 
 Value = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One answer, whether it is acceptable, and how good it is among the acceptable ones.
+
+    From several such judgements of one prompt choices follow: none where no answer is acceptable, else the best of them. Equally
+    good answers are a tie among acceptable ones; its winner is drawn at random, because leaving such rows out would leave the hard
+    prompts over and move the zero.
+    """
+
+    text: Answer
+    acceptable: bool
+    rating: float
+
+
+Emitter = Callable[[Any, Sequence[Judged], int], Iterator[Value]]
+
+
+def single(prompt: Any, answers: Sequence[Judged], seed: int) -> Iterator[Value]:
+    """An accept/reject row for each answer."""
+    for answer in answers:
+        yield {"prompt": prompt, "responses": [answer.text], "choice": 0 if answer.acceptable else "none"}
+
+
+def pairs(prompt: Any, answers: Sequence[Judged], seed: int) -> Iterator[Value]:
+    """A row for each pair of different answers."""
+    for both in combinations(answers, 2):
+        if both[0].text != both[1].text:
+            yield from choice(prompt, both, seed)
+
+
+def choice(prompt: Any, answers: Sequence[Judged], seed: int) -> Iterator[Value]:
+    """One row: the best acceptable answer among all, or none."""
+    distinct = list({answer.text: answer for answer in answers}.values())
+    texts = [answer.text for answer in distinct]
+    best = max((answer.rating for answer in distinct if answer.acceptable), default=None)
+    winners = [index for index, answer in enumerate(distinct) if answer.acceptable and answer.rating == best]
+    if distinct:
+        yield {"prompt": prompt, "responses": texts, "choice": one_of(winners, (prompt, texts), seed) if winners else "none"}
+
+
+def one_of(places: Sequence[int], about: Any, seed: int) -> int:
+    """One of the places, at random; the same one whenever it is asked about the same thing."""
+    return random.Random(f"{seed} {about!r}").choice(places)
+
+
+EMITTERS: Mapping[str, Emitter] = {"single": single, "pairs": pairs, "choice": choice}
 
 
 @dataclass(frozen=True)
@@ -38,16 +88,13 @@ class ConversionOptions:
 
     cut: float | None = None
     rating: str | None = None
-    ties: str = "drop"
-    rows: str = "single"
+    ties: Literal["drop", "winner"] = "drop"
+    rows: Literal["single", "pairs", "choice"] = "single"
     none_offered: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.ties not in ("drop", "winner"):
-            raise ConfigurationError(f"unknown ties {self.ties!r}: use drop or winner")
-        if self.rows not in EMITTERS:
-            raise ConfigurationError(f"unknown rows {self.rows!r}: use one of {', '.join(EMITTERS)}")
+        check(vars(self), get_type_hints(type(self)))
 
 
 @dataclass

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated, get_type_hints
 
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.training.settings import Device, Finite
+from bonmini_guard.validation import Count, Must, check, is_integer
+
+Several = Annotated[int, Must("an integer of 2 or more", lambda value: is_integer(value) and value > 1)]
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,23 @@ class DistillSettings:
         threads: CPU threads; None leaves torch's setting alone.
     """
 
-    n: int = 16
-    reference_draws: int = 32
-    steps: int = 100
-    prompts_a_step: int = 16
-    draws: int = 8
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    learning_rate: float = 1e-5
-    lora_rank: int | None = None
-    eval_prompts: int = 100
-    eval_draws: int = 32
+    n: Several = 16
+    reference_draws: Several = 32
+    steps: Count = 100
+    prompts_a_step: Count = 16
+    draws: Several = 8
+    max_new_tokens: Count = 64
+    temperature: Finite = 1.0
+    learning_rate: Finite = 1e-5
+    lora_rank: Count | None = None
+    eval_prompts: Count = 100
+    eval_draws: Several = 32
     seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
+    device: Device = "auto"
+    threads: Count | None = None
 
     def __post_init__(self) -> None:
-        least = {"n": 2, "reference_draws": 2, "draws": 2, "eval_prompts": 1, "eval_draws": 2}
-        least |= dict.fromkeys(("steps", "prompts_a_step", "max_new_tokens", "lora_rank", "threads"), 1)
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ConfigurationError(f"{name} is {value}: it must be {smallest} or more")
-        for name in ("temperature", "learning_rate"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ConfigurationError(f"{name} is {getattr(self, name)}: it must be a positive number")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ConfigurationError(f"unknown device {self.device!r}: use auto, cpu or cuda")
+        check(vars(self), get_type_hints(type(self), include_extras=True))
 
     @property
     def beta(self) -> float:

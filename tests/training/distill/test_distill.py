@@ -152,10 +152,10 @@ def test_the_divergence_is_that_of_the_answers_laws(generator):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"n": 1}, "n is 1"),
-        ({"draws": 1}, "draws is 1"),
-        ({"temperature": math.nan}, "temperature is nan"),
-        ({"device": "x"}, "unknown"),
+        ({"n": 1}, "n must be an integer of 2 or more"),
+        ({"draws": 1}, "draws must be an integer of 2 or more"),
+        ({"temperature": math.nan}, "temperature must be a number above 0"),
+        ({"device": "x"}, "device must be one of"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path, generator, settings, said):
