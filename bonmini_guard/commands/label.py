@@ -126,15 +126,16 @@ def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
 
 
 def _page(begin: Callable[[], Session], options: argparse.Namespace) -> int:
-    from bonmini_guard.labelling.server import LabelServer, address, listen
+    from bonmini_guard.labelling.server import LabelServer
     from bonmini_guard.labelling.session import check_annotator
+    from bonmini_guard.server.running import address, listen
 
     annotator = None if options.annotator is None else check_annotator(options.annotator)
     with listen(options.host, options.port) as listening:
         session = begin()
         try:
             server = LabelServer(session, annotator, say, _next(session.plan, options))
-            _say_where(address(listening, server.key), session, options)
+            _say_where(f"{address(listening)}/{server.key}/", session, options)
             server.serve(listening)
         except KeyboardInterrupt:
             pass

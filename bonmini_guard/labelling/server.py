@@ -154,30 +154,6 @@ class LabelServer(Door):
         return {"key": item.key, "turns": [list(turn) for turn in item.row.turns], "answers": answers}
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that the address is known and free before a file is begun.
-
-    Raises:
-        ConfigurationError: it cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        if port > 65535:  # which create_server finds out with a socket open
-            raise OverflowError("there is no such port")
-        listening = socket.create_server((host, port), family=family, backlog=MOST_AT_ONCE)
-    except (OSError, OverflowError) as error:
-        raise ConfigurationError(f"cannot listen on {host} port {port} ({error}); give another --host or --port") from error
-    # As in the scoring server: answers are not to wait for acknowledgements.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
-
-
-def address(listening: socket.socket, key: str) -> str:
-    """The page's address."""
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/{key}/"
-
-
 _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",

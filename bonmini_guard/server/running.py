@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 from bonmini_guard.errors import ConfigurationError, needing
 
@@ -15,6 +17,10 @@ with needing("serve"):
     import uvicorn
 
 from bonmini_guard.server.door import Door
+
+logger = logging.getLogger("bonmini_guard.server")
+#: Connections that wait to be taken up, at most.
+_BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
@@ -51,29 +57,38 @@ def run(server: Door, host: str, port: int, drain: float) -> None:
     Raises:
         ConfigurationError: the address cannot be had.
     """
-    config = uvicorn.Config(
-        server.app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(drain)),
-        lifespan="on",
-    )
-    try:
-        listening = config.bind_socket()
-        # An answer is written in two pieces, and the second would wait for the client to acknowledge the first: 40 ms.
-        # Connections inherit it; asyncio sets it only where the socket names its protocol, which uvicorn's does not.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Uvicorn tells the address before it listens there: whoever comes at once waits, and is not refused.
-        listening.listen(config.backlog)
-    except (OSError, SystemExit):
-        # Uvicorn has told why, and leaves its socket open: not chained, it is closed with the frames that hold it.
-        raise ConfigurationError(f"{host}:{port} cannot be listened at; use another --host or --port") from None
+    listening = listen(host, port)
+    settings: dict[str, Any] = {"access_log": False, "log_config": None, "server_header": False, "lifespan": "on"}
+    config = uvicorn.Config(server.app, timeout_graceful_shutdown=max(1, round(drain)), **settings)
+    logger.info("serving at %s", address(listening))
     # What was loaded stays: looking through all of it for garbage again and again would hold requests up.
     gc.freeze()
     try:
         asyncio.run(_Server(config, server).serve(sockets=[listening]))
     finally:
         gc.unfreeze()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, so that the address is known and free before anything is begun; port 0 takes a free one.
+
+    Raises:
+        ConfigurationError: it cannot be had.
+    """
+    family, both = (socket.AF_INET6, socket.has_dualstack_ipv6()) if ":" in host else (socket.AF_INET, False)
+    try:
+        if port > 65535:  # which create_server finds out with a socket open
+            raise OverflowError("there is no such port")
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"cannot listen on {host} port {port} ({error}); give another --host or --port") from error
+    # An answer is written in two pieces, and the second would wait for the client to acknowledge the first: 40 ms.
+    # Connections inherit it; asyncio sets it only where the socket names its protocol, which these do not.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def address(listening: socket.socket) -> str:
+    """Its address, without a slash."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -15,8 +15,9 @@ from starlette.testclient import TestClient
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.labelling.items import Plan
 from bonmini_guard.labelling.rows import read_rows
-from bonmini_guard.labelling.server import LARGEST_BODY, LabelServer, address, listen
+from bonmini_guard.labelling.server import LARGEST_BODY, LabelServer
 from bonmini_guard.labelling.session import Session
+from bonmini_guard.server.running import address, listen
 from tests.labelling.helpers import judge_all, log_file, row, session_of
 
 SECRET = {"decision": "accepted", "scored_by": "rm-secret", "generated_by": "lm-secret", "selected": 0}
@@ -174,7 +175,7 @@ def test_the_end_tells_the_agreement(server, client):
 def test_addresses():
     with listen("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
-        assert address(listening, "k") == f"http://127.0.0.1:{port}/k/"
+        assert address(listening) == f"http://127.0.0.1:{port}"
         with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1 port {port}"):
             listen("127.0.0.1", port)
     with pytest.raises(ConfigurationError, match="give another --host or --port"):

@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from bonmini_guard.cli import main
-from bonmini_guard.labelling.server import listen
 from bonmini_guard.server.running import run
 
 BODY = {"messages": [{"role": "user", "content": "the film"}], "candidates": ["good", "dull"]}
@@ -76,9 +75,7 @@ def test_connections_do_not_wait_for_acknowledgements(monkeypatch):
             each.close()
 
     run(SimpleNamespace(app=None, ending=False, renew=None), "127.0.0.1", 0, 1.0)
-    with listen("127.0.0.1", 0) as listening:
-        opened.append(listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-    assert len(opened) == 2
+    assert len(opened) == 1
     assert all(opened)
 
 
@@ -92,7 +89,7 @@ def test_a_taken_port_is_told(capsys, folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", "--reward-model", str(folder), "--port", port, "--device", "cpu"]) == 2
-    assert "cannot be listened at" in capsys.readouterr().err
+    assert "cannot listen on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--port", "70000"], ["--max-requests", "0"], ["--drain", "x"]])
