@@ -166,7 +166,7 @@ async def test_calls_and_text_go_on_as_drawn_where_that_is_said_or_in_an_acceler
 
 @FACES
 def test_other_values_are_refused(face):
-    with pytest.raises(ConfigurationError, match="tool_turns must be one of 'text', 'judge', 'pass'"):
+    with pytest.raises(ConfigurationError, match="tool_turns must be 'text', 'judge' or 'pass'"):
         face(["good"], tool_turns="all")
 
 
