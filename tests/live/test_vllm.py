@@ -9,6 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from benchmarks.imdb.models import model_path
+from benchmarks.wall_time import served
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel
 from bonmini_guard.adapters.http_errors import RequestRejected
@@ -108,6 +109,15 @@ async def test_a_cancelled_request_ends_on_the_server(url):
         await until(lambda: asyncio.to_thread(running_requests, url), 0)
         await asyncio.gather(asking, return_exceptions=True)
         assert asking.cancelled()
+
+
+async def test_rolling_beside_one_call_and_loops(url):
+    found = await served.measure(url, 4)
+    served.show(found)
+    drawn = {name: row["tokens"] for name, row in found.items()}
+    assert drawn["[4] x 8"] < drawn["best-of-32"]
+    # Its draws are cancelled on the server once one has passed.
+    assert drawn["rolling, auto"] < drawn["best-of-32"]
 
 
 @pytest.mark.parametrize("kind", ["vllm", "vllm-pooling"])
