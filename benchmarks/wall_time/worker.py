@@ -61,7 +61,10 @@ class Worker:
             policy = Policy("accelerator", tuple(way["schedule"]), tuple(way["thresholds"]), way.get("exit", "loop"))
             more = {name: way[name] for name in ("lookahead", "in_flight") if name in way}
             if "in_flight" in more:
-                more["in_flight"] = tuple(more["in_flight"])
+                from bonmini_guard.engine.load import Load
+
+                # As a guard has it: what a local generator carries, it says itself.
+                more |= {"in_flight": tuple(more["in_flight"]), "load": Load(self.generator(regime).carries)}
             self._engines[key] = Engine(self.generator(regime), self.reward, policy, **more)
         return self._engines[key]
 
