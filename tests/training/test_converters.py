@@ -208,7 +208,7 @@ def test_outputs_are_checked_first(tmp_path, capsys):
     assert main([*base, str(tmp_path / "o.jsonl"), "--held-out", str(tmp_path / "o.jsonl")]) == 2
     assert main([*base, str(tmp_path / "o.jsonl"), "--held-out-share", "1.5"]) == 2
     assert "share between 0 and 1" in capsys.readouterr().err
-    with pytest.raises(ConfigurationError, match="ties must be one of"):
+    with pytest.raises(ConfigurationError, match="ties must be '"):
         ConversionOptions(ties="none")
     with pytest.raises(ConfigurationError, match="unknown format"):
         list(convert([], "csv"))

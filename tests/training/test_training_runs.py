@@ -368,7 +368,7 @@ def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base
     ("plan", "said"),
     [
         ({"precision": "bfloat16"}, "bfloat16 is for GPUs"),
-        ({"precision": "half"}, "precision must be one of"),
+        ({"precision": "half"}, "precision must be '"),
         ({"lora_rank": 0}, "lora_rank must be a positive integer"),
         ({"lora_alpha": 8}, "lora_alpha without lora_rank"),
         ({"checkpoints": -1}, "checkpoints must be an integer of 0 or more"),
