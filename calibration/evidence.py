@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -146,33 +146,62 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def consequence(profile: GuardProfile) -> str:
-    """What a profile's certificate means for 10,000 requests, at the rates of the rows it was certified on."""
-    seen, budget = profile.evidence, sum(profile.schedule)
-    draws, sure = seen["mean_draws"], f"with {percent(1 - (profile.delta or 0.0))} confidence"
-    tries = f" (one of {seen['calibrations']} calibrations)" if seen.get("calibrations", 1) > 1 else ""
+def consequence(profile: GuardProfile, replayed: Mapping[str, Any] | None = None) -> str:
+    """What a profile means for 10,000 requests, at the rates of the rows it was certified on, or of another log.
+
+    ``served = 10,000 E[served] / requests``; "at most ... with confidence" is the profile's own alpha (or epsilon) and delta,
+    proved by :mod:`bonmini_guard.calibration.certify` on the log it was calibrated on.
+
+    Args:
+        profile: also one that promises nothing.
+        replayed: what :func:`bonmini_guard.calibration.figures.replay_log` says of it on that log.
+    """
+    seen, budget = profile.evidence if replayed is None else replayed, sum(profile.schedule)
+    tried = profile.evidence.get("calibrations", 1)
+    sure = f"with {percent(1 - (profile.delta or 0.0))} confidence{f' (one of {tried} calibrations)' if tried > 1 else ''}"
+    draws, counted = seen["mean_draws"], seen.get("counted", seen["requests"])
     if profile.mode == "accelerator":
-        net = (seen["lost"] - seen["won"]) / seen["counted"]
+        said = f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer)"
+        if profile.epsilon is None or profile.delta is None:
+            return f"{said}; this profile promises nothing about their quality."
+        lost = seen["lost"] - seen["won"] if replayed is None else _net_loss(replayed)
+        found = "" if lost is None else f" ({percent(lost / counted)} in this log)"
         return (
-            f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer), "
-            f"acceptable at most {percent(profile.epsilon or 0.0)} of requests less often than best-of-{budget} "
-            f"({percent(net)} in this log), {sure}{tries}{_started(seen)}."
+            f"{said}, acceptable at most {percent(profile.epsilon)} of requests less often than best-of-{budget}{found}, "
+            f"{sure}{_started(seen)}."
         )
-    served, bad = seen["served"] / seen["counted"], seen["served_bad"] / seen["counted"]
-    level = profile.alpha or 0.0
-    promise = {
-        "served_and_bad": f"at most {10_000 * level:,.0f} of them bad, that is {percent(min(1.0, level / served))} of those served",
-        "bad_among_served": f"at most {percent(level)} of those served bad",
-        "false_acceptance": f"at most {percent(level)} of the requests without a good answer served all the same",
-    }[str(profile.risk)]
+    served, bad = seen["served"] / counted, seen["false_acceptances"]
+    promised = _promised(profile, served, sure)
+    found = "an unknown number of them bad: there are no labels"
+    if bad is not None:
+        share = f", {percent(bad / seen['served'])} of those served" if served else ""
+        found = f"{10_000 * bad / counted:,.0f} bad{share}, at the rates of this log"
     return (
-        f"Of 10,000 requests like these you would serve about {10_000 * served:,.0f}, {promise}, {sure}{tries} "
-        f"({10_000 * bad:,.0f} bad, {percent(bad / served)} of those served, at the rates of this log), "
+        f"Of 10,000 requests like these you would serve about {10_000 * served:,.0f}, {promised} ({found}), "
         f"using {draws:.1f} draws a request instead of {budget}{_started(seen)}."
     )
 
 
-def _started(seen: dict[str, Any]) -> str:
+def _promised(profile: GuardProfile, served: float, sure: str) -> str:
+    level = profile.alpha
+    if profile.risk is None or level is None or profile.delta is None:
+        return "and this profile promises nothing"
+    promise = {
+        "served_and_bad": f"at most {10_000 * level:,.0f} of them bad, that is {percent(min(1.0, level / max(served, level)))} of "
+        "those served",
+        "bad_among_served": f"at most {percent(level)} of those served bad",
+        "false_acceptance": f"at most {percent(level)} of the requests without a good answer served all the same",
+    }[profile.risk]
+    return f"{promise}, {sure}"
+
+
+def _net_loss(replayed: Mapping[str, Any]) -> float | None:
+    """Of requests, how many fewer are acceptable than best-of-N's."""
+    good, best = replayed["acceptable_rate"], replayed["best_of_n"]["acceptable_rate"]
+    return None if good is None or best is None else (best - good) * replayed["requests"]
+
+
+def _started(seen: Mapping[str, Any]) -> str:
     """Of a rolling exit, how many draws are started by how many are in flight."""
     by_width = list(seen.get("in_flight", {}).items())
     ends = [f"{means['mean_started']:.1f} with {width}" for width, means in by_width[:1] + by_width[1:][-1:]]

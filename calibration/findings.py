@@ -44,6 +44,9 @@ class Finding:
     level: float
     what: str
 
+    def __str__(self) -> str:
+        return self.what if self.p_value is None else f"{self.what} [p = {self.p_value:.2g}, level {self.level:.2g}]"
+
 
 @dataclass(frozen=True)
 class LabelsWanted:

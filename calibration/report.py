@@ -20,7 +20,7 @@ import numpy as np
 from bonmini_guard.calibration import curves, figures, search, sliding
 from bonmini_guard.calibration.cases import cases
 from bonmini_guard.calibration.certify import lower_limit, risk_named, upper_limit
-from bonmini_guard.calibration.evidence import percent
+from bonmini_guard.calibration.evidence import consequence, percent
 from bonmini_guard.calibration.figures import quality_of, replay_log, transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import one_a_unit
@@ -174,43 +174,6 @@ def _per_unit(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> list
     head = ["", f"per request ({len(log):,})", f"per prompt or group ({len(units):,})"]
     text = "The same prompt or group occurs several times. A promise counts each once: the right-hand column is what it speaks of."
     return [Table("Per request and per prompt", text, head, rows)]
-
-
-def consequence(profile: GuardProfile, figures: dict[str, Any]) -> str:
-    """What it means for 10,000 requests: exact expectations of the replay, and the promise where the profile carries one.
-
-    ``served = 10,000 E[served] / requests`` (:func:`bonmini_guard.calibration.figures.replay_log`); "at most ... with
-    confidence" is the profile's own alpha (or epsilon) and delta, proved by :mod:`bonmini_guard.calibration.certify` on the log
-    it was calibrated on.
-    """
-    served = 10_000 * figures["served"] / figures["requests"]
-    cost = f"using {figures['mean_draws']:.1f} draws instead of {figures['budget']}"
-    if profile.mode == "accelerator":
-        if profile.epsilon is None or profile.delta is None:
-            return (
-                f"Of 10,000 requests you would serve all {served:,.0f}, {cost}; this profile promises nothing about their quality."
-            )
-        return (
-            f"Of 10,000 requests you would serve {served:,.0f}, with a quality at most {profile.epsilon:g} below "
-            f"best-of-{figures['budget']} with {percent(1 - profile.delta)} confidence, {cost}."
-        )
-    return f"Of 10,000 requests you would serve {served:,.0f}, {_bad(profile, figures)}, {cost}."
-
-
-def _bad(profile: GuardProfile, figures: dict[str, Any]) -> str:
-    rate, share = figures["served_and_bad_rate"], _cell(figures["bad_among_served_rate"], "rate")
-    seen = (
-        "an unknown number of them bad (no labels)"
-        if rate is None
-        else f"{10_000 * rate:,.0f} of them bad, {share} of those served, at this log's rates"
-    )
-    if profile.risk is None or profile.alpha is None or profile.delta is None:
-        return f"{seen} (this profile promises nothing)"
-    sure = f"with {percent(1 - profile.delta)} confidence"
-    if profile.risk == "served_and_bad":
-        return f"at most {10_000 * profile.alpha:,.0f} of them bad, {sure} ({seen})"
-    of = "those served are bad" if profile.risk == "bad_among_served" else "the requests without a good answer are served"
-    return f"at most {percent(profile.alpha)} of {of}, {sure} ({seen})"
 
 
 def notes(profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from bonmini_guard.commands.bearing import add_max_bad
+from bonmini_guard.commands.bearing import add_max_bad, say_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd
@@ -57,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         _refuse_empty(options, tally, written)
     for held, path in _targets(options).items():
         say(f"{path}: {written[held]:,} choice rows")
-    _say_left_out(tally)
+    say_left_out(tally.odd, tally.left_out)
     say(show(found))
     return 0
 
@@ -95,11 +94,3 @@ def _refuse_empty(options: argparse.Namespace, tally: Tally, written: dict[bool,
     empty = next((path for held, path in _targets(options).items() if not written[held]), None)
     if empty is not None:
         raise InputError(f"{empty}: no prompt would go there; change --held-out-share")
-
-
-def _say_left_out(tally: Tally) -> None:
-    for reason, count in tally.left_out.items():
-        if count:
-            print(f"left out: {reason}: {count:,}", file=sys.stderr)
-    for line in tally.odd.lines():
-        print(line, file=sys.stderr)

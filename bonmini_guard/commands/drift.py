@@ -101,12 +101,9 @@ def lines(drift: Drift) -> str:
     """One line a finding, those that found something first."""
     verdict = "drift found" if drift.drift else "no drift found"
     rate = f"false-alarm rate {100 * drift.false_alarm_rate:g} % {drift.holds_for}"
-    findings = sorted(drift.findings, key=lambda finding: not finding.found)
+    findings = [
+        f"  {'CHANGED' if each.found else 'ok     '}  {each}" for each in sorted(drift.findings, key=lambda each: not each.found)
+    ]
     further = [f"what to do: {drift.todo}"] if drift.todo else []
     further += [f"labels: {drift.labels_wanted.sentence}"] if drift.labels_wanted else []
-    return "\n".join([f"{verdict} in {drift.traces:,} traces ({rate})", *map(_line, findings), *further])
-
-
-def _line(finding: Finding) -> str:
-    p_value = "" if finding.p_value is None else f" [p = {finding.p_value:.2g}, level {finding.level:.2g}]"
-    return f"  {'CHANGED' if finding.found else 'ok     '}  {finding.what}{p_value}"
+    return "\n".join([f"{verdict} in {drift.traces:,} traces ({rate})", *findings, *further])

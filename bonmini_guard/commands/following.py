@@ -167,10 +167,8 @@ def view(drift: Drift, tally: Tally, profile: GuardProfile) -> list[Shown]:
     found = f"FOUND in {drift.traces:,} requests: {drift.todo}"
     verdict = found if drift.drift else f"none found in {drift.traces:,} requests ({drift.holds_for})"
     rows: list[Shown] = [_promise(drift, profile), ("drift", verdict, BAD if drift.drift else GOOD)]
-    for finding in sorted(drift.findings, key=lambda each: not each.found):
-        if finding.test != "labels":
-            p_value = "" if finding.p_value is None else f" [p = {finding.p_value:.2g}, level {finding.level:.2g}]"
-            rows.append(("", f"{finding.what}{p_value}", BAD if finding.found else QUIET))
+    others = sorted((each for each in drift.findings if each.test != "labels"), key=lambda each: not each.found)
+    rows += [("", str(each), BAD if each.found else QUIET) for each in others]
     for (decision, reason), number in tally.reasons.most_common():
         name = "" if any(name == "requests" for name, _, _ in rows) else "requests"
         rows.append((name, f"{number / requests:.1%}: {decision}, {reason} ({number:,})", ""))

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.commands.bearing import add_max_bad
+from bonmini_guard.commands.bearing import add_max_bad, say_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd, as_input
@@ -178,9 +178,6 @@ def _tell(output: Path, rows: list[dict[str, Any]], generators: Counter[str], jo
     if len(generators) > 1:
         told = "a certificate holds for one, and 'calibrate' refuses a log that mixes them"
         print(f"warning: {len(generators)} generators: {told}", file=sys.stderr)
-    for reason, count in job.left_out.items():
-        print(f"left out: {reason}: {count:,}", file=sys.stderr)
     for said, count in job.verdicts.items():
         print(f"left: {said} ({count:,} answers); --map {said}=acceptable (or another field) takes it", file=sys.stderr)
-    for line in job.odd.lines():
-        print(line, file=sys.stderr)
+    say_left_out(job.odd, job.left_out)

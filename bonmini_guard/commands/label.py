@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.commands import label_for
+from bonmini_guard.commands import label_for, write
 from bonmini_guard.commands.calibrate import NOT_ENOUGH
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.writing import check_output, write_atomically
+from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:
     from bonmini_guard.labelling.items import Plan
@@ -203,7 +203,7 @@ def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
     finally:
         session.close()
     for path, text, said in texts:
-        _write(path, text)
+        write(path, text)
         say(f"{path}: {said}")
     return 0
 
@@ -231,13 +231,6 @@ def _exported(kind: str, session: Session) -> tuple[str, str]:
 
 def _lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); give another file") from error
 
 
 def _agreement(path: Path, as_json: bool) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands import settings_of
-from bonmini_guard.commands.bearing import add_max_bad
+from bonmini_guard.commands.bearing import add_max_bad, say_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.logs.odd import Odd
@@ -69,8 +69,7 @@ def run(options: argparse.Namespace) -> int:
     odd = Odd(options.max_bad)
     rows = read_choices(options.choices, odd)
     held_out = read_choices(options.eval, Odd(options.max_bad)) if options.eval else None
-    for line in odd.lines():
-        print(line, file=sys.stderr)
+    say_left_out(odd, {})
     if options.eval_share:
         rows, held_out = hold_out(rows, options.eval_share, options.seed)
     from bonmini_guard.training.run import train_reward_model, usable_rows

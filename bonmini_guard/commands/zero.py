@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands import write
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.writing import check_output, write_atomically
+from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.zero import Choice, Labels
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     finally:
         scorer.close()
     choice = choose(labels)
-    write_atomically(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
+    write(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
     say(_said(labels, choice))
     say(f"{options.output} is written\nnext: bonmini-guard score LOG --reward-model {options.output} -o SCORED")
     return 0
