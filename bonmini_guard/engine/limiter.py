@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -75,13 +75,14 @@ def build_limiter(limit: int | Limiter | None) -> Limiter | None:
     return limit if limit is None or isinstance(limit, Limiter) else Limiter(limit)
 
 
-@contextmanager
-def call_limit(config: Mapping[str, Any] | None) -> Iterator[None]:
+def call_limit(config: Mapping[str, Any] | None) -> AbstractContextManager[None]:
     """Requests begun inside share the ``max_concurrency`` of a LangChain config, unless a batch around them has set one."""
     most = (config or {}).get("max_concurrency")
-    if most is None or _call_limit.get() is not None:
-        yield
-        return
+    return nullcontext() if most is None or _call_limit.get() is not None else _limited(most)
+
+
+@contextmanager
+def _limited(most: int) -> Iterator[None]:
     token = _call_limit.set(Limiter(most))
     try:
         yield

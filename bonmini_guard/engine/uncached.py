@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,15 +21,16 @@ def drawing() -> None:
     _drawing.set(True)
 
 
-@contextmanager
-def uncached() -> Iterator[None]:
+def uncached() -> AbstractContextManager[None]:
     """While requests run, the global cache neither answers their draws nor keeps them; it works for all else.
 
     Models are copied without their cache where they can be found; those inside functions, routers and graphs cannot.
     """
-    if get_llm_cache() is None:
-        yield
-        return
+    return nullcontext() if get_llm_cache() is None else _hidden()
+
+
+@contextmanager
+def _hidden() -> Iterator[None]:
     request = object()
     with _lock.held:
         _requests.add(request)
