@@ -104,7 +104,7 @@ class RowFile:
         with self.open() as file:
             yield from self._batches(file, rows, columns) if file.is_table else self._blocks(file.stream, size)
 
-    def rows_of(self, first: int, lines: IO[bytes]) -> Iterator[tuple[str, Row]]:
+    def rows_of(self, first: int, lines: Iterable[bytes]) -> Iterator[tuple[str, Row]]:
         """The rows of some lines, of which the first has the number ``first``.
 
         Raises:

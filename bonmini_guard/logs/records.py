@@ -40,20 +40,17 @@ class Records(RowFile):
         if first.startswith(b"[") or (first.startswith(b"{") and not _is_whole(first)):
             yield from self._documents(b"".join(chain(blank, lines)))
         elif first.startswith(b"{"):
-            yield from self._each(chain(blank, lines))
+            yield from self.rows_of(1, chain(blank, lines))
         elif first:
             yield from self._table(b"".join(chain(blank, lines)))
 
-    def _each(self, lines: Iterator[bytes]) -> Iterator[tuple[str, Row]]:
+    def _row(self, line: bytes, number: int) -> Row | None:
         """JSON lines; those that are none are odd."""
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = self._row(line, number) if line.strip() else None
-            except InputError as error:
-                self._odd.lose(f"{self.path}:{number}", error)
-                continue
-            if row is not None:
-                yield f"{self.path}:{number}", row
+        try:
+            return super()._row(line, number)
+        except InputError as error:
+            self._odd.lose(f"{self.path}:{number}", error)
+            return None
 
     def _documents(self, data: bytes) -> Iterator[tuple[str, Row]]:
         """JSON over several lines, value after value, of which arrays are taken apart; else lines of which the first is odd."""
@@ -64,7 +61,7 @@ class Records(RowFile):
         except ValueError as error:
             if data.lstrip().startswith(b"["):
                 raise InputError(f"{self.path}: not JSON ({error}); copy the file again") from error
-            yield from self._each(iter(data.splitlines(keepends=True)))
+            yield from self.rows_of(1, data.splitlines(keepends=True))
             return
         for number, part in enumerate((part for value in values for part in _apart(value)), start=1):
             if isinstance(part, dict):
