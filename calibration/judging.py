@@ -23,16 +23,9 @@ RESAMPLES, LEVEL = 1000, 0.95
 
 @dataclass(frozen=True)
 class Judged:
-    """Answers that people and the judge have judged.
+    """Answers that people and the judge have judged: (n,) verdicts, numbers of prompts, places in the row, characters.
 
-    Attributes:
-        people: (n,) acceptable by people.
-        judge: (n,) by the judge.
-        unit: (n,) number of the prompt.
-        place: (n,) place in the row, from 0.
-        length: (n,) characters of the answer.
-        slice: (n,) value of a row key, "" without one.
-        silent: labelled answers on which the judge said nothing.
+    ``slice`` is the value of a row key, "" without one; ``silent`` counts labelled answers on which the judge said nothing.
     """
 
     people: Bools

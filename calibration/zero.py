@@ -21,7 +21,7 @@ from bonmini_guard.reward.spec import Anchor, Zero
 
 with needing("calibration"):
     from scipy.optimize import minimize
-    from scipy.stats import rankdata
+    from scipy.stats import mannwhitneyu
 
 FORMS = ("shift", "shift and factor", "fixed answers")
 FOLDS, LEAST = 5, 10
@@ -33,14 +33,7 @@ _RIDGE = 1.0
 
 @dataclass(frozen=True)
 class Labels:
-    """Labelled answers.
-
-    Attributes:
-        raw: (n,) scores as the scorer gives them.
-        anchors: (n, k) scores of the fixed answers to the same prompt.
-        good: (n,) whether acceptable.
-        unit: (n,) number of the prompt.
-    """
+    """Labelled answers: (n,) raw scores, (n, k) those of the fixed answers to the same prompt, (n,) acceptable, (n,) the prompt."""
 
     raw: Floats
     anchors: Floats
@@ -49,7 +42,7 @@ class Labels:
 
     def take(self, rows: Bools) -> Labels:
         """Some of them."""
-        return Labels(self.raw[rows], self.anchors[rows], self.good[rows], self.unit[rows])
+        return Labels(*(column[rows] for column in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -182,8 +175,7 @@ def orders(labels: Labels) -> tuple[float, float]:
 
 def auc(scores: Floats, good: Bools) -> float:
     """Area under the ROC curve; ties count half."""
-    ones = int(good.sum())
-    return float((rankdata(scores)[good].sum() - ones * (ones + 1) / 2) / (ones * (good.size - ones)))
+    return float(mannwhitneyu(scores[good], scores[~good], method="asymptotic").statistic / _pairs(good))
 
 
 def _pairs(good: Bools) -> int:

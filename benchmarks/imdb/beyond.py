@@ -34,11 +34,12 @@ from benchmarks.tables import print_table, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_config, load_tokenizer, sidecar, zero_new_head
 from bonmini_guard.reward.formatting import Formatter
+from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.batches import Batches, Group, encode_rows
 from bonmini_guard.training.choices import ChoiceRow, read_choices
 from bonmini_guard.training.settings import Settings
-from bonmini_guard.training.trainer import Judgements, fit
+from bonmini_guard.training.trainer import fit
 
 SHOWN = ("log_likelihood", "pair_accuracy", "acceptance_auc", "reliability_error", "true_acceptance_accuracy")
 PLAN: dict[str, Any] = {"learning_rate": 3e-3, "batch_size": 40, "threads": 1, "device": "cpu", "checkpoints": 0}
@@ -94,7 +95,7 @@ def train_spread(rows: Sequence[ChoiceRow], base: Path, folder: Path, *, epochs:
     steps = len(Batches(together, plan.batch_size, epochs))
     shorter = replace(plan, epochs=steps / len(Batches(apart, plan.batch_size)))
     with tempfile.TemporaryDirectory() as scratch:
-        fit(model, Judgements(apart, None), Path(scratch), shorter, "outside_option")
+        fit(PooledScorer(model), apart, Path(scratch), shorter, None, new=())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Zero = Literal["outside_option"]
-
 #: Position tables of these models begin behind the padding index.
 _OFFSET_POSITIONS = frozenset(
     {
@@ -32,6 +31,8 @@ _OFFSET_POSITIONS = frozenset(
     }
 )
 _UNLIMITED = 10**9
+#: What peft calls the settings of adapters.
+_ADAPTERS = "adapter_config.json"
 #: Files that hold a tokenizer's tokens.
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 #: A model id of a hub: owner/name, never a path.
@@ -49,7 +50,7 @@ def load_tokenizer(path: str, base: str | None = None) -> Any:
         CheckpointError: there is none, or the base's vocabulary is not the one that the adapters were trained with.
     """
     folder = Path(path)
-    place = None if any(any(folder.glob(kind)) for kind in _VOCABULARIES) else _base_of(path, base)
+    place = None if any(any(folder.glob(kind)) for kind in _VOCABULARIES) else base_of(path, base)
     try:
         if place is None or not (folder / "tokenizer_config.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(place or path, trust_remote_code=False)
@@ -85,7 +86,7 @@ def added_tokens(tokenizer: Any) -> tuple[str, str]:
 
 def load_config(path: str, base: str | None = None) -> Any:
     """The configuration of a checkpoint; a folder of adapters without one has that of its ``base``, with one label."""
-    place = _base_of(path, base)
+    place = base_of(path, base)
     source = path if place is None or (Path(path) / "config.json").is_file() else place
     check_place(source)
     try:
@@ -129,7 +130,7 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None
     Raises:
         CheckpointError: no safetensors, of a kind that cannot classify, or a base that is not the adapter's.
     """
-    place = _base_of(path, base)
+    place = base_of(path, base)
     if place is None:
         return load_model(path, config, dtype)
     from bonmini_guard.reward.lora import with_adapters
@@ -254,14 +255,19 @@ def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> i
 
 def sidecar(objective: str) -> dict[str, Any]:
     """What ``config.bonmini_guard`` records of a model trained with an objective; adapters add their base's name and digest."""
-    zero: Zero | None = "outside_option" if objective == "outside_option" else None
-    return {"zero": zero, "objective": objective, "version": 1}
+    return {"zero": "outside_option" if objective == "outside_option" else None, "objective": objective, "version": 1}
+
+
+def note_of(config: Any) -> dict[str, Any] | None:
+    """What :func:`sidecar` recorded."""
+    note = getattr(config, "bonmini_guard", None)
+    return note if isinstance(note, dict) else None
 
 
 def inputs_of(config: Any) -> str | None:
     """What a checkpoint of ours says that it reads: "text" or "pair"; None for one trained elsewhere."""
-    note = getattr(config, "bonmini_guard", None)
-    return note.get("inputs", "text") if isinstance(note, dict) else None
+    note = note_of(config)
+    return None if note is None else note.get("inputs", "text")
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -271,16 +277,24 @@ def has_template(tokenizer: Any) -> bool:
 
 def base_note(config: Any) -> dict[str, str]:
     """Of the base that adapters were trained on: ``name``, ``digest`` of the weights and ``vocabulary``, as far as it was noted."""
-    note = getattr(config, "bonmini_guard", None)
-    return (note.get("base") or {}) if isinstance(note, dict) else {}
+    return (note_of(config) or {}).get("base") or {}
 
 
-def _base_of(path: str, base: str | None) -> str | None:
-    if not (Path(path) / "adapter_config.json").is_file():
+def base_of(path: str, base: str | None = None) -> str | None:
+    """The folder or id of an adapter's base, ``base`` if it is given; None if the checkpoint is no folder of adapters.
+
+    Raises:
+        CheckpointError: the base is not to be found.
+    """
+    if not (Path(path) / _ADAPTERS).is_file():
         return None
-    from bonmini_guard.reward.lora import base_of
-
-    return base_of(path, base)
+    name = str(base or json.loads((Path(path) / _ADAPTERS).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonmini-guard"
+    places = [Path(name), Path(path) / name, Path(path).parent / name, cache / Path(name).name]
+    found = next((str(place) for place in places if name and (place / "config.json").is_file()), None)
+    if found is None and (name.count("/") != 1 or Path(name).is_absolute()):
+        raise CheckpointError(f"{path}: an adapter whose base {name!r} is not here; say where it is with base=, or merge them")
+    return found or name
 
 
 @contextmanager
@@ -296,8 +310,7 @@ def _quiet() -> Iterator[None]:
 
 def has_zero(config: Any) -> bool:
     """Whether a checkpoint's configuration says that score 0 is the outside option."""
-    note = getattr(config, "bonmini_guard", None)
-    return isinstance(note, dict) and note.get("zero") == "outside_option"
+    return (note_of(config) or {}).get("zero") == "outside_option"
 
 
 def first_line(error: BaseException) -> str:

@@ -6,8 +6,6 @@ written, beside the folder, in the user's cache of models, or on a hub.
 
 from __future__ import annotations
 
-import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from bonmini_guard.errors import CheckpointError, needing
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 #: What peft writes before the name of each weight.
 _PREFIX = "base_model.model."
 
@@ -73,23 +71,6 @@ def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path, base:
     config.inference_mode = True
     config.save_pretrained(folder)
     model.config.save_pretrained(folder)
-
-
-def base_of(path: str, base: str | None = None) -> str | None:
-    """The folder or id of an adapter's base, ``base`` if it is given; None if the checkpoint is no folder of adapters.
-
-    Raises:
-        CheckpointError: the base is not to be found.
-    """
-    if not (Path(path) / CONFIG).is_file():
-        return None
-    name = str(base or json.loads((Path(path) / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonmini-guard"
-    places = [Path(name), Path(path) / name, Path(path).parent / name, cache / Path(name).name]
-    found = next((str(place) for place in places if name and (place / "config.json").is_file()), None)
-    if found is None and (name.count("/") != 1 or Path(name).is_absolute()):
-        raise CheckpointError(f"{path}: an adapter whose base {name!r} is not here; say where it is with base=, or merge them")
-    return found or name
 
 
 def with_adapters(model: Any, path: str) -> tuple[Any, set[str]]:

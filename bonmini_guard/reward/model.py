@@ -33,6 +33,7 @@ from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import (
     base_note,
+    base_of,
     length_limit,
     load_config,
     load_tokenizer,
@@ -42,7 +43,6 @@ from bonmini_guard.reward.checkpoint import (
 )
 from bonmini_guard.reward.declared import decision_model_of, load_scorer
 from bonmini_guard.reward.formatting import Encoded
-from bonmini_guard.reward.lora import base_of
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.pairs import Inputs
 from bonmini_guard.reward.reading import Reading

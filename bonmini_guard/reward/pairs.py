@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
 from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, Unscorable
-from bonmini_guard.reward.checkpoint import added_tokens, has_template, inputs_of
+from bonmini_guard.reward.checkpoint import added_tokens, has_template, inputs_of, note_of
 from bonmini_guard.reward.control import plain_copy
 from bonmini_guard.reward.formatting import Asked, Encoded, Formatter
 from bonmini_guard.reward.texts import asked, spoken
@@ -116,10 +116,10 @@ def formatter(
             "tokenizer(question, answer), inputs='text' if not"
         )
     made = PairFormatter(tokenizer, max_length, not_shown) if said == "pair" else Formatter(tokenizer, max_length, not_shown)
-    note = getattr(model.config, "bonmini_guard", None)
+    note = note_of(model.config)
     if isinstance(made, PairFormatter):
         model.config.bonmini_guard = {**(note or {}), "inputs": "pair", "separator": made.separator}
-    elif isinstance(note, dict):
+    elif note is not None:
         model.config.bonmini_guard = {key: value for key, value in note.items() if key not in ("inputs", "separator")}
     return made
 

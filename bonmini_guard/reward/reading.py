@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from bonmini_guard.errors import CheckpointError
-from bonmini_guard.reward.checkpoint import has_zero, load_classifier
+from bonmini_guard.reward.checkpoint import base_of, has_zero, load_classifier
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.pairs import Inputs, PairFormatter, formatter
 
@@ -33,7 +32,7 @@ class Reading:
 
     def load(self, path: str, config: Any, dtype: Any, base: str | None) -> tuple[Any, list[str]]:
         """The model, and the weights that the checkpoint lacks; a CheckpointError says what would take another kind."""
-        if not (Path(path) / "adapter_config.json").is_file():
+        if base_of(path, base) is None:
             refuse_language_models(path, config)
         if config.num_labels != 1:
             labels = ", ".join(map(str, config.id2label.values()))

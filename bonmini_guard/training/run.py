@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,6 @@ from bonmini_guard.training.health import constant_loss, troubles
 from bonmini_guard.training.hub import make_repository, push
 from bonmini_guard.training.settings import Settings
 from bonmini_guard.training.trainer import (
-    Judgements,
     OutsideOptionTrainer,
     PartialState,
     fit,
@@ -137,11 +136,7 @@ def check_output(output: Path) -> None:
 
 
 def usable_rows(rows: Sequence[ChoiceRow], objective: str) -> list[ChoiceRow]:
-    """The rows that the objective can learn from.
-
-    Raises:
-        InputError: there are none, or they do not say where the zero is.
-    """
+    """The rows that the objective can learn from; InputError if there are none, or they do not say where the zero is."""
     if objective == "outside_option":
         offered = [row for row in rows if row.none_offered]
         nones = sum(row.choice == "none" for row in offered)
@@ -177,18 +172,18 @@ class _Loaded(NamedTuple):
 def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_rows: Sequence[ChoiceRow] | None) -> dict[str, Any]:
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
-    loaded = _load_base(base, plan, plan.objective)
+    loaded = _load_base(base, plan)
     held_out = encode_rows(eval_rows, loaded.formatter, plan.batch_size) if eval_rows else None
-    data = Judgements(_encode(rows, loaded.formatter, plan.batch_size), held_out)
-    report = _report(rows, data.learnt, plan, base, loaded.formatter.max_length)
+    learnt = _encode(rows, loaded.formatter, plan.batch_size)
+    report = _report(rows, learnt, plan, base, loaded.formatter.max_length)
     if held_out is not None and not loaded.missing:
         # The base scores already: what it could do before is the first thing to compare with.
         report["base_eval"] = _evaluate(loaded, held_out, plan, "outside_option")
-    losses = _fitted(loaded, data, folder / "checkpoints", plan, plan.objective)
+    losses = _fitted(loaded, learnt, folder / "checkpoints", plan, held_out)
     if held_out is not None:
         report["eval"] = _evaluate(loaded, held_out, plan, plan.objective)
-    learnt = [judgement for group in data.learnt.groups for judgement in group.judgements]
-    chance = constant_loss(learnt, outside=plan.objective == "outside_option")
+    judgements = [judgement for group in learnt.groups for judgement in group.judgements]
+    chance = constant_loss(judgements, outside=plan.objective == "outside_option")
     report["warnings"] = list(troubles(losses, chance, report.get("eval")))
     if plan.twin:
         compared = comparisons(rows)
@@ -201,24 +196,24 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     return report
 
 
-def _fitted(loaded: _Loaded, data: Judgements, folder: Path, plan: Settings, objective: str) -> list[float]:
+def _fitted(loaded: _Loaded, learnt: Encoding, folder: Path, plan: Settings, held_out: Encoding | None) -> list[float]:
     model = loaded.model
     if plan.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if plan.lora_rank is not None:
         add_adapters(model, plan.lora_rank, plan.lora_alpha, loaded.missing)
-    return fit(loaded.scorer, data, folder, plan, objective, new=loaded.missing)
+    return fit(loaded.scorer, learnt, folder, plan, held_out, new=loaded.missing)
 
 
 def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: Path, plan: Settings) -> dict[str, Any]:
     """The held-out figures of a Bradley-Terry model of the same base and settings, read as if its zero meant something."""
-    loaded = _load_base(base, plan, "bradley_terry")
-    data = Judgements(_encode(compared, loaded.formatter, plan.batch_size), held_out)
-    _fitted(loaded, data, folder, plan, "bradley_terry")
+    plan = replace(plan, objective="bradley_terry", twin=False)
+    loaded = _load_base(base, plan)
+    _fitted(loaded, _encode(compared, loaded.formatter, plan.batch_size), folder, plan, held_out)
     return _evaluate(loaded, held_out, plan, "outside_option")
 
 
-def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
+def _load_base(base: str, plan: Settings) -> _Loaded:
     set_seed(plan.seed)
     config, tokenizer = load_config(base), load_tokenizer(base)
     config.num_labels = 1
@@ -238,7 +233,7 @@ def _load_base(base: str, plan: Settings, objective: str) -> _Loaded:
     inputs = plan.inputs or ("text" if missing and inputs_of(config) is None else None)
     made = formatter(model, tokenizer, length_limit(model.config, tokenizer, plan.max_length), inputs)
     note = getattr(model.config, "bonmini_guard", None) or {}
-    model.config.bonmini_guard = sidecar(objective) | {key: note[key] for key in ("inputs", "separator") if key in note}
+    model.config.bonmini_guard = sidecar(plan.objective) | {key: note[key] for key in ("inputs", "separator") if key in note}
     return _Loaded(model, PooledScorer(model), tokenizer, missing, made)
 
 

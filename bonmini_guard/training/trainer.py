@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,13 +88,6 @@ class OutsideOptionTrainer(Trainer):
         return metrics
 
 
-class Judgements(NamedTuple):
-    """Tokenised rows: those to learn from, and held-out ones."""
-
-    learnt: Encoding
-    held_out: Encoding | None
-
-
 class _Epochs(TrainerCallback):
     """Says how many passes are done: to the Trainer, all passes together are one."""
 
@@ -107,7 +100,7 @@ class _Epochs(TrainerCallback):
 
 
 def fit(
-    scorer: PooledScorer, data: Judgements, folder: Path, plan: Settings, objective: str, *, new: Collection[str]
+    scorer: PooledScorer, learnt: Encoding, folder: Path, plan: Settings, held_out: Encoding | None, *, new: Collection[str]
 ) -> list[float]:
     """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``.
 
@@ -116,14 +109,14 @@ def fit(
     Returns:
         The losses of the run, in order, each the mean of some steps.
     """
-    batches = Batches(data.learnt, plan.batch_size, plan.epochs, plan.seed)
-    watched = data.held_out if plan.early_stopping else None
+    batches = Batches(learnt, plan.batch_size, plan.epochs, plan.seed)
+    watched = held_out if plan.early_stopping else None
     pad = scorer.model.config.pad_token_id
     callbacks: list[TrainerCallback] = [_Epochs(plan.epochs)]
     if watched is not None:
         callbacks.append(EarlyStoppingCallback(plan.early_stopping or 1))
     trainer = OutsideOptionTrainer(
-        objective=objective,
+        objective=plan.objective,
         held_out=watched,
         batch_size=plan.batch_size,
         new=new,
@@ -132,7 +125,7 @@ def fit(
         args=_arguments(plan, folder, len(batches), watched is not None),
         train_dataset=batches,
         eval_dataset=None if watched is None else Batches(watched, plan.batch_size),
-        data_collator=Collator(data.learnt.texts, pad, scorer.shares(pad)),
+        data_collator=Collator(learnt.texts, pad, scorer.shares(pad)),
         callbacks=callbacks,
     )
     last = last_checkpoint(folder)

@@ -23,9 +23,8 @@ from bonmini_guard.reward.formatting import rendered
 from bonmini_guard.reward.lora import peft_for
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
-from bonmini_guard.training.distill.front import Drawn, front
+from bonmini_guard.training.distill.front import Drawn, ReferenceRewards, front
 from bonmini_guard.training.distill.prompts import DistillPrompt
-from bonmini_guard.training.distill.ranks import ReferenceRewards
 from bonmini_guard.training.distill.settings import DistillSettings
 from bonmini_guard.training.run import check_output
 from bonmini_guard.writing import appearing_folder

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bonmini_guard.training.distill.ranks import ReferenceRewards, best_of_n_divergence, mini_n_divergence
+from bonmini_guard.training.distill.front import ReferenceRewards, best_of_n_divergence, mini_n_divergence
 
 
 def test_log_f_counts_reference_draws_below():
