@@ -133,8 +133,7 @@ class Session:
         possible: dict[str, int | str] = {"none": "none", **_choices(shown)}
         if answer not in possible:
             raise InputError(f"the answer to this item is one of {', '.join(sorted(possible))}")
-        more = {"shown": list(shown), "seconds": seconds}
-        self._record({**_label(event, annotator, item, possible[answer]), **more})
+        self._record(_label(event, annotator, item, possible[answer], shown=list(shown), seconds=seconds))
 
     def put_off(self, annotator: str, key: str, event: str) -> None:
         """Record that an item is to come again at the end.
@@ -143,7 +142,7 @@ class Session:
             InputError: no such item.
             OSError: the disk refused; nothing is recorded.
         """
-        self._record({"kind": "skip", "event": event, "annotator": annotator, "item": self.item(key).key, "at": _now()})
+        self._record(_act("skip", event, annotator, item=self.item(key).key))
 
     def undo(self, annotator: str, event: str) -> Item | None:
         """Record that the annotator's last act is undone; the item that it was about, None if there was nothing to undo.
@@ -155,7 +154,7 @@ class Session:
             last = self.ledger.last(annotator)
         if last is None or event in self.ledger:
             return None
-        self._record({"kind": "undo", "event": event, "annotator": annotator, "undoes": last["event"], "at": _now()})
+        self._record(_act("undo", event, annotator, undoes=last["event"]))
         return self._keys[last["item"]]
 
     def take_in(self, judged: Iterable[tuple[str, Item, int | Literal["none"]]], source: str) -> int:
@@ -165,7 +164,7 @@ class Session:
         with self._mutex:
             known = {annotator: self.ledger.labels(annotator) for annotator, _ in last}
             new = [
-                {**_label(secrets.token_hex(16), annotator, item, chosen), "source": source}
+                _label(secrets.token_hex(16), annotator, item, chosen, source=source)
                 for annotator, item, chosen in last.values()
                 if known[annotator].get(item.key, {}).get("chosen") != chosen
             ]
@@ -240,17 +239,13 @@ def _choices(shown: tuple[int, ...]) -> dict[str, int]:
     return {"accept": shown[0]} if len(shown) == 1 else {"a": shown[0], "b": shown[1]}
 
 
-def _label(event: str, annotator: str, item: Item, chosen: int | str) -> events.Event:
-    return {
-        "kind": "label",
-        "event": event,
-        "annotator": annotator,
-        "item": item.key,
-        "row": item.row.id,
-        "candidates": list(item.candidates),
-        "chosen": chosen,
-        "at": _now(),
-    }
+def _act(kind: str, event: str, annotator: str, **about: Any) -> events.Event:
+    return {"kind": kind, "event": event, "annotator": annotator, **about, "at": _now()}
+
+
+def _label(event: str, annotator: str, item: Item, chosen: int | str, **more: Any) -> events.Event:
+    about = {"item": item.key, "row": item.row.id, "candidates": list(item.candidates), "chosen": chosen}
+    return _act("label", event, annotator, **about, **more)
 
 
 def _now() -> str:
