@@ -53,8 +53,12 @@ def measured(profile: GuardProfile, held: Log, at_zero: float) -> Figures:
 
 
 def cuts(rate: float, at_zero: float, own: float) -> Figures:
-    """By which share the rate is lower than best-of-32's at zero, of the model that has one and of the one in use."""
-    return {"cut": 1 - rate / max(at_zero, 1e-9), "cut_own": 1 - rate / max(own, 1e-9), "false_acceptance_rate": rate}
+    """By which share the rate is lower than best-of-32's at zero, of the model that has one and of the one in use.
+
+    NaN where that accepts nothing bad: a zero that was put where another cut of the utilities lies.
+    """
+    cut, cut_own = (1 - rate / before if before else np.nan for before in (at_zero, own))
+    return {"cut": cut, "cut_own": cut_own, "false_acceptance_rate": rate}
 
 
 def of_outcome(outcome: Outcome, pool: Pool, at_zero: float) -> Figures:

@@ -25,14 +25,12 @@ EASIER = SCALE * (math.log(0.35 / 0.65) - CUT)
 
 def regimes() -> dict[str, Rows]:
     """Log rows of 32 draws by regime, in the order of drawing."""
-    toy = [row for role in ROLES if pool_of(role).exists() for row in read_rows(pool_of(role))]
+    toy = [row for role in ROLES for row in read_rows(pool_of(role))]
     easier = [row | {"candidates": [one | {"acceptable": one["utility"] > EASIER} for one in row["candidates"]]} for row in toy]
     real = {f"IMDB, {name}": [row for role in ROLES for row in read_rows(log_of(name, role))] for name in ("minilm", "words")}
     every = {"desk": [*log_rows("calibrate"), *log_rows("evaluate")], **real, "toy pool": toy, "toy pool, easier cut": easier}
     # One model scored both roles of each; of one regime its mark was written in two ways, which would be refused.
-    return {
-        name: [{key: row[key] for key in ("id", "prompt", "candidates")} for row in rows] for name, rows in every.items() if rows
-    }
+    return {name: [{key: row[key] for key in ("id", "prompt", "candidates")} for row in rows] for name, rows in every.items()}
 
 
 def pools(code: Path | None) -> dict[str, Pool]:
