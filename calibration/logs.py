@@ -299,21 +299,15 @@ def load_timed(paths: Sequence[str | os.PathLike[str]], **options: Any) -> Log:
     return load_log(paths, **options)
 
 
-def log_of_rows(
-    rows: Iterable[Mapping[str, Any]],
-    source: str = "rows",
-    keys: Iterable[str] = (),
-    group: str | None = None,
-    cut: bool = False,
-) -> Log:
-    """A log from rows already in memory; the place of a row is ``source:number``, from 1. See :func:`load_log`.
+def log_of_rows(rows: Iterable[Mapping[str, Any]], *, keys: Iterable[str] = (), group: str | None = None, cut: bool = False) -> Log:
+    """A log from rows already in memory; the place of a row is ``rows:number``, from 1. See :func:`load_log`.
 
     Raises:
         InputError: as :func:`load_log`.
     """
     rows = list(rows)
-    builder = _Builder([source], Reading(tuple(keys), None, group, cut))
-    builder.add(block_of_rows(((f"{source}:{number}", row) for number, row in enumerate(rows, start=1)), builder.reading), 0)
+    builder = _Builder(["rows"], Reading(tuple(keys), None, group, cut))
+    builder.add(block_of_rows(((f"rows:{number}", row) for number, row in enumerate(rows, start=1)), builder.reading), 0)
     return builder.build(lambda code, line: str(rows[line - 1]["id"]))
 
 

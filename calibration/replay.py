@@ -101,13 +101,7 @@ class Settled:
 
 
 def replay(
-    log: Log,
-    mode: Mode,
-    schedule: Sequence[int],
-    thresholds: Sequence[float],
-    floors: Sequence[float] | None = None,
-    *,
-    quality: Floats | None = None,
+    log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequence[float], floors: Sequence[float] | None = None
 ) -> Settled:
     """The exact expectation of a guard on every prompt of a log.
 
@@ -117,19 +111,16 @@ def replay(
         schedule: draws of each loop.
         thresholds: one for each loop, in any order; infinity never exits there.
         floors: one for each loop: a best score below it gives the request up (``BelowFloor``).
-        quality: (R, W) what "acceptable" means for each candidate, in [0, 1]; the log's labels where not given.
 
     Raises:
-        InputError: a row has fewer candidates than the schedule draws, or (without ``quality``) lacks labels.
+        InputError: a row has fewer candidates than the schedule draws, or lacks labels.
         ValueError: schedule and thresholds do not fit.
     """
     check_thresholds(thresholds, len(schedule))
     check_schedule(schedule)
     log.require(sum(schedule))
-    if quality is None:
-        log = log.require_labels()
-        quality = log.labels.astype(np.float64)
-    return replay_rankings(rank(log.scores, quality, log.counts), schedule, thresholds, floors).settle(mode)
+    log = log.require_labels()
+    return replay_rankings(rank(log.scores, log.labels.astype(np.float64), log.counts), schedule, thresholds, floors).settle(mode)
 
 
 def replay_rankings(

@@ -92,7 +92,8 @@ def build_report(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
     told = [*notes(profile, replayed[0], modelled), *prompt_offsets(log)]
     leads = [" ".join(filter(None, each)) for each in said]
-    page = {"leads": leads, "notes": told, "tables": tables, "sources": _sources(), "data": shown}
+    where = [(name, f"{of.__module__}.{of.__qualname__}", inspect.getdoc(of) or "") for name, of in sources()]
+    page = {"leads": leads, "notes": told, "tables": tables, "sources": where, "data": shown}
     return environment.from_string(template).render(page)
 
 
@@ -331,8 +332,3 @@ def sources() -> list[tuple[str, Callable[..., Any]]]:
         ("Reliability", curves.reliability),
         ("Expected calibration error", curves.Reliability.error.fget),  # type: ignore[attr-defined]
     ]
-
-
-def _sources() -> list[tuple[str, str, str]]:
-    """What, where, and its docstring."""
-    return [(name, f"{of.__module__}.{of.__qualname__}", inspect.getdoc(of) or "") for name, of in sources()]
