@@ -16,14 +16,8 @@ from bonmini_guard.reward.questions import QUESTION, OneQuestion
 class RewardDecisionModel(BaseDecisionModel):
     """Answers one question about the last answer of a conversation: ``sigmoid(score)``; and choices among answers and "none".
 
-    Args:
-        scorer: a reward model whose zero means "acceptable".
-        question: the one that it was trained for.
-        any_question: answer any other as if it were that one.
-
-    Raises:
-        ConfigurationError: the scorer has no zero.
-        InputError: when asked: another question, or no conversation that ends in an answer.
+    See :class:`~bonmini_guard.reward.questions.OneQuestion`. Another question, and a conversation that does not end in an answer,
+    are refused with an InputError.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)

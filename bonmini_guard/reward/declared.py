@@ -95,8 +95,16 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
             f"{', '.join(given)} goes with a model that runs here, not with kind = {spec.kind!r}: leave it out"
         )
     if spec.kind in COMBINED:
-        return Declared(spec, _combined(spec, given))
-    return Declared(spec, _check(spec) if spec.kind == "check" else _elsewhere(spec))
+        from bonmini_guard.reward.combined import Combined
+
+        parts = (spec.all if spec.kind == "all" else spec.sum) or ()
+        scorers = [load_scorer(part, **(given if part.kind in (*LOCAL, *COMBINED) else {})) for part in parts]
+        return Declared(spec, Combined(spec, scorers))
+    if spec.kind == "check":
+        return Declared(spec, _check(spec))
+    # Only what it needs is loaded.
+    module, maker = _ELSEWHERE[spec.kind]
+    return Declared(spec, getattr(import_module(f"bonmini_guard.adapters.rewards.{module}"), maker)(spec))
 
 
 def decision_model_of(scorer: Any, question: str = QUESTION, any_question: bool = False) -> Any:
@@ -244,19 +252,6 @@ def _reading(spec: ScorerSpec) -> Any:
     from bonmini_guard.reward.reading import Reading
 
     return Reading("pair" if spec.kind == "pair" else "text")
-
-
-def _combined(spec: ScorerSpec, options: Mapping[str, Any]) -> Any:
-    from bonmini_guard.reward.combined import Combined
-
-    parts = (spec.all if spec.kind == "all" else spec.sum) or ()
-    return Combined(spec, [load_scorer(part, **(options if part.kind in (*LOCAL, *COMBINED) else {})) for part in parts])
-
-
-def _elsewhere(spec: ScorerSpec) -> Any:
-    """The scorer of a kind whose model is elsewhere: only what it needs is loaded."""
-    module, maker = _ELSEWHERE[spec.kind]
-    return getattr(import_module(f"bonmini_guard.adapters.rewards.{module}"), maker)(spec)
 
 
 def _check(spec: ScorerSpec) -> CallableScorer:

@@ -31,7 +31,8 @@ def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -
         missing: names of weights that the base lacked.
     """
     peft = peft_for("train")
-    own = {name for name, _ in head_weights(model)} | set(missing)
+    heads = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module.out_features == 1]
+    own = {f"{name}.{part}" for name in heads for part in ("weight", "bias")} | set(missing)
     config = peft.LoraConfig(
         task_type=peft.TaskType.FEATURE_EXTRACTION,
         r=rank,
@@ -92,12 +93,6 @@ def with_adapters(model: Any, path: str) -> tuple[Any, set[str]]:
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: its adapter does not fit the base ({said}); give the base it was trained on") from error
-
-
-def head_weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The weights of the layers that give the one score."""
-    heads = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module.out_features == 1]
-    return [(name, weight) for name, weight in model.named_parameters() if name.rpartition(".")[0] in heads]
 
 
 def peft_for(extra: str) -> Any:

@@ -140,13 +140,10 @@ class Batches(torch.utils.data.Dataset[list[Group]]):
         window = max(1, int(_WINDOW * batch_size / max(width, 1.0)))
         batches: list[list[Group]] = []
         for start in range(0, len(shuffled), window):
-            near = sorted(shuffled[start : start + window], key=self._longest)
+            near = sorted(shuffled[start : start + window], key=lambda group: max(self._lengths[text] for text in group.texts))
             batches.extend(_packed(near, batch_size))
         source.shuffle(batches)
         return batches
-
-    def _longest(self, group: Group) -> int:
-        return max(self._lengths[text] for text in group.texts)
 
 
 def _packed(groups: Iterable[Group], batch_size: int) -> list[list[Group]]:

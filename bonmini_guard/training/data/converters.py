@@ -16,7 +16,7 @@ from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd, as_input
 from bonmini_guard.logs.rows import Candidate, Row
 from bonmini_guard.training.choices import Answer, ChoiceRow, as_answer, choice_row
-from bonmini_guard.training.data.comparisons import ApartError, Compared, comparisons, every_pair, labelled, pair, ranked
+from bonmini_guard.training.data.comparisons import ApartError, Compared, Reader, comparisons, every_pair, labelled, pair, ranked
 from bonmini_guard.training.data.fields import Record, answer_of, listed, number_of, prompt_and_answer, prompt_of, verdict_of
 from bonmini_guard.unseen import tell_of
 from bonmini_guard.validation import check
@@ -163,32 +163,18 @@ def in_held_out(row: ChoiceRow, share: float, seed: int = 0) -> bool:
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
-def from_choices(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    """Choice rows as they are."""
-    yield dict(record)
+def _compared(expected: Reader) -> Converter:
+    """Comparisons, in which "none" was offered as their shape says unless the options say otherwise."""
 
+    def convert_one(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
+        each = every_pair if expected is ranked and options.rows == "pairs" else expected
+        try:
+            for one in each(record) if expected is ranked else comparisons(record, expected):
+                yield from _comparison(one, options, tally)
+        except ApartError:
+            tally.left_out["answers to conversations that part before the last turn"] += 1
 
-def from_pairs(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    """``chosen`` and ``rejected``: a comparison, in which "none" was not offered unless the options say otherwise."""
-    yield from _compared(comparisons(record, pair), options, tally)
-
-
-def from_preferences(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    """Two answers with a label. A tie is not "neither": it says that two answers are alike, not that both are bad."""
-    yield from _compared(comparisons(record, labelled), options, tally)
-
-
-def from_ranks(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    """Several answers with a rank each: one comparison, or with ``rows="pairs"`` one for each pair."""
-    yield from _compared((every_pair if options.rows == "pairs" else ranked)(record), options, tally)
-
-
-def _compared(found: Iterator[Compared], options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    try:
-        for one in found:
-            yield from _comparison(one, options, tally)
-    except ApartError:
-        tally.left_out["answers to conversations that part before the last turn"] += 1
+    return convert_one
 
 
 def _comparison(one: Compared, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
@@ -257,13 +243,14 @@ def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterat
 
 #: The formats by the names that the command line knows.
 FORMATS: Mapping[str, Converter] = {
-    "choices": from_choices,
-    "pairs": from_pairs,
-    "preferences": from_preferences,
+    "choices": lambda record, options, tally: [dict(record)],
+    "pairs": _compared(pair),
+    # A tie is not "neither": it says that two answers are alike, not that both are bad.
+    "preferences": _compared(labelled),
     "accept-reject": from_accept_reject,
     "ratings": from_ratings,
-    "ranks": from_ranks,
-    "label-studio": from_preferences,
+    "ranks": _compared(ranked),
+    "label-studio": _compared(labelled),
     "log": from_log,
 }
 

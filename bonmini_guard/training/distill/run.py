@@ -158,7 +158,15 @@ def _tune(
     rows = [{"prompt": rendered(prompt.messages, tokenizer), "place": place} for place, prompt in enumerate(prompts)]
 
     def log_rank(completions: Sequence[Any], place: Sequence[int], **_: Any) -> list[float | None]:
-        return _log_ranks(completions, place, prompts, references, reward)
+        """Log F of each completion; None, which trl leaves out of the gradient, for one that cannot be scored."""
+        texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+        found: list[float | None] = [None] * len(texts)
+        for one in set(place):
+            members = [index for index, other in enumerate(place) if other == one]
+            scores = reward.score(prompts[one].messages, [AIMessage(texts[index]) for index in members])
+            for index, score in zip(members, scores, strict=True):
+                found[index] = None if score is None else references[one].log_f(score)
+        return found
 
     adapters: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
     adapters |= {"r": plan.lora_rank, "lora_alpha": 2 * (plan.lora_rank or 0)}
@@ -173,24 +181,6 @@ def _tune(
     trainer.train()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
     return tuned.merge_and_unload() if plan.lora_rank else tuned
-
-
-def _log_ranks(
-    completions: Sequence[Any],
-    places: Sequence[int],
-    prompts: Sequence[DistillPrompt],
-    references: Sequence[ReferenceRewards],
-    reward: RewardModel,
-) -> list[float | None]:
-    """Log F of each completion; None, which trl leaves out of the gradient, for one that cannot be scored."""
-    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
-    found: list[float | None] = [None] * len(texts)
-    for place in set(places):
-        members = [index for index, other in enumerate(places) if other == place]
-        scores = reward.score(prompts[place].messages, [AIMessage(texts[index]) for index in members])
-        for index, score in zip(members, scores, strict=True):
-            found[index] = None if score is None else references[place].log_f(score)
-    return found
 
 
 def _arguments(trl: Any, plan: DistillSettings, folder: Path, *, cuda: bool) -> Any:
