@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 LANES = 8
 #: Own tokens are read in steps of so many, and prompts have room for so many tokens, or twice as many, and so on.
 ROOM = 32
+#: Prompts, the most recently used ones, that a new one is compared with: of small models thousands are kept.
+COMPARED = 64
 
 #: (layers, key-value heads, head size)
 Shape = tuple[int, int, int]
@@ -68,13 +71,14 @@ class Prompts:
         self._bytes = 0
 
     def get(self, tokens: Sequence[int]) -> Prompt:
-        """A prompt, computed or still to be; a new one takes over what it shares with the most similar one."""
+        """A prompt, computed or still to be; a new one takes over what it shares with the most similar recent one."""
         key = tuple(tokens)
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]
         prompt = Prompt(tokens, self._shape, self._like)
-        alike = [(_common(tokens, other.tokens), other) for other in self._held.values() if other.logits is not None]
+        recent = islice(reversed(self._held.values()), COMPARED)
+        alike = [(_common(tokens, other.tokens), other) for other in recent if other.logits is not None]
         if alike:
             # The last token is computed in any case: its output is the first answer token's.
             length, other = max(alike, key=lambda pair: pair[0])
