@@ -14,9 +14,9 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from bonmini_guard.engine.fingerprints import sampling, text_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
-from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, MissingExtraError
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, needing
 
-try:
+with needing("local"):
     import torch
     from transformers import (
         AutoModelForCausalLM,
@@ -28,10 +28,9 @@ try:
         StoppingCriteria,
         StoppingCriteriaList,
     )
-except ImportError as error:
-    raise MissingExtraError("transformers", "local") from error
 
 from bonmini_guard.adapters.decoding import Decoder, Group, fits
+from bonmini_guard.adapters.generation import check_sampling
 from bonmini_guard.adapters.requests import call_options, stop_strings
 from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.engine.workers import Workers
@@ -108,7 +107,7 @@ class TransformersGenerator:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> None:
-        _check(max_new_tokens, temperature, top_k, top_p)
+        check_sampling(max_new_tokens, temperature, top_p, top_k)
         self.model = model
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
@@ -215,7 +214,7 @@ class TransformersGenerator:
     def _group(self, requests: Sequence[DrawRequest], report: Callable[[Outcome], None]) -> Group:
         options = self._settings | call_options("TransformersGenerator", requests[0].options, _KNOWN, _RENAMED, _REFUSED)
         limit, temperature, top_k, top_p = (options[name] for name in self._settings)
-        _check(limit, temperature, top_k, top_p)
+        check_sampling(limit, temperature, top_p, top_k)
         ids = self.encode(requests[0].messages, limit, options.get("tools"))
         stop, ends = stop_strings(options.get("stop")), self._end_tokens()
         return Group(
@@ -296,8 +295,3 @@ class TransformersGenerator:
         reason = "stop" if ended is not None or cuts else "length"
         used = {"input_tokens": len(prompt), "output_tokens": len(kept), "total_tokens": len(prompt) + len(kept)}
         return AIMessage(text[: min(cuts)] if cuts else text, usage_metadata=used, response_metadata={"finish_reason": reason})  # type: ignore[arg-type]
-
-
-def _check(new_tokens: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    if temperature < 0 or (top_p is not None and not 0 < top_p <= 1) or (top_k is not None and top_k < 1) or new_tokens < 1:
-        raise ConfigurationError("need temperature >= 0, 0 < top_p <= 1, top_k >= 1 and max_new_tokens >= 1")

@@ -1,10 +1,11 @@
 """Wall time of ways to spend 32 draws: one batch, loops, lookahead, rolling; idle and saturated, beside earlier revisions.
 
-``python -m benchmarks.wall_time --json FILE [--against REVISION ...]`` measures all ways in turns on two regimes of ``log.py``:
-answers that end with their sentence, and answers of one length. Each version runs in a process of its own, with one thread for
-torch; its generator draws and its reward model scores. Thresholds are the lowest with which a way is acceptable at most one point
-of the log's fitted rows less often than best-of-32; a width that load decides has the highest of the rungs'. Every figure is a
-ratio to best-of-32 of the same turns, with a 95 % interval from resampled requests (idle) or rounds (saturated).
+``python -m benchmarks.wall_time --json FILE [--against REVISION ...]`` measures all ways in turns on the regimes of ``log.py``:
+answers that end with their sentence, answers of one length, and the first on easier prompts. Each version runs in a process of its
+own, with one thread for torch; its generator draws and its reward model scores. Thresholds are the lowest with which a way is
+acceptable at most one point of the log's fitted rows less often than best-of-32; a width that load decides has the highest of the
+rungs'. Every figure is a ratio to best-of-32 of the same turns, with a 95 % interval from resampled requests (idle) or rounds
+(saturated).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from bonmini_guard.policy.policy import Exit, Policy, best_of_n, run
 
 ROOT = Path(__file__).parents[2]
 MARGIN = 0.01
+#: Name, and whose draws; the easier one has those prompts alone of which a logged draw is acceptable.
+REGIMES = {"ends": "ends", "equal": "equal", "easier": "ends"}
 #: Requests at once up to which draws that nobody scores are measured, too.
 FEW = 12
 #: Name, schedule, exit and what the engine is told of each way but best-of-32.
@@ -138,10 +141,13 @@ class Regime:
     """
 
     def __init__(self, name: str, workers: Mapping[str, Process]) -> None:
-        rows = log.rows(name)
-        self._name, self._workers, self._others = name, workers, rows[log.FITTED :]
-        self._tokens = np.array([row["tokens"] for row in rows], dtype=float)
-        self._ways, self._prompts = ways_of(rows[: log.FITTED]), [row["prompt"] for row in self._others]
+        rows = log.rows(drawn := REGIMES[name])
+        fitted, self._others = (
+            [row for row in part if name == drawn or any(row["acceptable"])] for part in (rows[: log.FITTED], rows[log.FITTED :])
+        )
+        self._name, self._workers = drawn, workers
+        self._tokens = np.array([row["tokens"] for row in [*fitted, *self._others]], dtype=float)
+        self._ways, self._prompts = ways_of(fitted), [row["prompt"] for row in self._others]
         self._asked = [(version, way) for version in workers for way in self._ways if not version or way in (BEST, ALONE)]
         self._idle: dict[tuple[str, str], list[float]] = {each: [] for each in self._asked}
         self._draws: dict[tuple[str, str], list[int]] = {each: [] for each in self._asked}
@@ -253,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--against", nargs="*", default=[], help="revisions of this repository, or folders of their source")
-    parser.add_argument("--regimes", nargs="*", default=list(worker.LIMITS), choices=list(worker.LIMITS))
+    parser.add_argument("--regimes", nargs="*", default=list(REGIMES), choices=list(REGIMES))
     parser.add_argument("--idle", type=int, default=16, help="requests, one at a time")
     parser.add_argument(
         "--saturated",
