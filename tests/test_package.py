@@ -104,13 +104,13 @@ IMPORTS = """
 import importlib, importlib.util, sys
 packages = [importlib.import_module(f"bonmini_guard{{room}}") for room in ("", {rooms})]
 resolve = importlib.util.resolve_name
-homes = [(package, name, resolve(f".{{home}}", package.__name__)) for package in packages for name, home in package._HOMES.items()]
+homes = [(package, name, resolve(f".{{home}}", package.__name__)) for package in packages for name, home in getattr(package, "_HOMES", {{}}).items()]
 for step in {steps}:
     for package, name, home in homes[::{order}]:
         module = importlib.import_module(home) if step == "modules" else None
         assert step == "modules" or getattr(package, name) is getattr(importlib.import_module(home), name), (package, name)
-for package in packages:
-    assert set(package.__all__) - {{"__version__"}} == set(package._HOMES), package
+for package in packages:  # the others import their names themselves
+    assert set(package.__all__) - {{"__version__"}} == set(getattr(package, "_HOMES", package.__all__)), package
 """
 
 
