@@ -104,7 +104,8 @@ IMPORTS = """
 import importlib, importlib.util, sys
 packages = [importlib.import_module(f"bonmini_guard{{room}}") for room in ("", {rooms})]
 resolve = importlib.util.resolve_name
-homes = [(package, name, resolve(f".{{home}}", package.__name__)) for package in packages for name, home in getattr(package, "_HOMES", {{}}).items()]
+lazy = [(package, *pair) for package in packages for pair in getattr(package, "_HOMES", {{}}).items()]
+homes = [(package, name, resolve(f".{{home}}", package.__name__)) for package, name, home in lazy]
 for step in {steps}:
     for package, name, home in homes[::{order}]:
         module = importlib.import_module(home) if step == "modules" else None
