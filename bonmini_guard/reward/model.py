@@ -52,6 +52,7 @@ from bonmini_guard.reward.spec import ScorerSpec, is_spec
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
 from bonmini_guard.unseen import check_seen
+from bonmini_guard.validation import Amount, Count, Natural, checked
 
 T = TypeVar("T")
 
@@ -96,6 +97,7 @@ class RewardModel:
     text_alone = True
     only_reads = True
 
+    @checked
     def __init__(
         self,
         model: Any,
@@ -103,9 +105,9 @@ class RewardModel:
         model_id: str,
         *,
         max_length: int | None = None,
-        batch_tokens: int | None = None,
-        cache_bytes: int | None = None,
-        batch_window: float | None = None,
+        batch_tokens: Count | None = None,
+        cache_bytes: Natural | None = None,
+        batch_window: Amount | None = None,
         base: str | None = None,
         not_shown: Collection[str] | None = None,
         reading: Reading | None = None,
@@ -114,11 +116,6 @@ class RewardModel:
         defaults = _GPU if on_gpu else _CPU
         given = (batch_tokens, cache_bytes, batch_window)
         budget, limit, window = (default if value is None else value for value, default in zip(given, defaults, strict=True))
-        if budget < 1 or limit < 0 or window < 0:
-            raise ConfigurationError(
-                f"batch_tokens is {budget}, cache_bytes {limit}, batch_window {window}: "
-                "the first must be positive, the others not negative"
-            )
         self.model_id = model_id
         self._reading = reading or Reading()
         self.has_zero = self._reading.has_zero(model.config)
