@@ -2,8 +2,8 @@
 
 A second table shows what sync calls, the chat model and the agent middleware add to eight model calls, a third what watching costs.
 
-All rows of one schedule are measured in turns in one process, so that noise of the machine hits them alike; each figure is
-the median over rounds.
+All rows of one schedule are measured in turns in one process, so that noise of the machine hits them alike; each figure is the
+least over rounds, since others on the machine only ever add.
 
 ``--against VERSION`` (a revision, or a folder with its source) times another version and this one in turns as well, each with its
 own benchmarks in processes of its own: processor time, since a busy machine stretches every other; ratios with 95 % intervals.
@@ -162,7 +162,7 @@ def _ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
 
 
 async def measure(schedule: list[int], rounds: int, requests: int) -> dict[str, float]:
-    """Median microseconds of the processor, a request of each contender, measured in turns."""
+    """The least microseconds of the processor, a request of each contender, measured in turns."""
     rows = contenders(schedule)
     times: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(rounds + 1):
@@ -172,7 +172,7 @@ async def measure(schedule: list[int], rounds: int, requests: int) -> dict[str, 
                 await request()
             if turn:  # the first turn warms up
                 times[name].append((process_time() - begun) / requests * 1e6)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: min(values) for name, values in times.items()}
 
 
 def main() -> None:
