@@ -39,8 +39,7 @@ from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Encoding, encode_rows, summary
 from bonmini_guard.training.card import model_card
 from bonmini_guard.training.choices import ChoiceRow, as_record
-from bonmini_guard.training.evidence import figures, score_texts
-from bonmini_guard.training.health import constant_loss, troubles
+from bonmini_guard.training.evidence import constant_loss, figures, score_texts, troubles
 from bonmini_guard.training.hub import make_repository, push
 from bonmini_guard.training.settings import Settings
 from bonmini_guard.training.trainer import (

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from bonmini_guard.reward.checkpoint import without_default_system
 from bonmini_guard.reward.pooling import PooledScorer, pad, share
 from bonmini_guard.training.batches import Judgement
-from bonmini_guard.training.health import constant_loss, ties, troubles
+from bonmini_guard.training.evidence import constant_loss, ties, troubles
 from tests.reward.tiny import CHATML, make_tokenizer
 
 
