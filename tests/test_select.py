@@ -55,7 +55,7 @@ def test_words_that_are_shared_count_as_often_as_both_have_them():
     [
         ({"mode": "guardrail"}, "accelerator"),
         ({"exit": "eager"}, "not for exit='eager'"),
-        ({"select": "worst"}, "'best', 'soft', 'mbr'"),
+        ({"select": "worst"}, "select must be 'best', 'soft' or 'mbr'"),
     ],
 )
 def test_it_is_refused_where_the_best_is_promised(options, cure):
