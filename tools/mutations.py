@@ -61,7 +61,7 @@ ROOMS = (
 #: Faults that are tried each time: file, what it holds, what it holds then. Each breaks a promise that someone relies on.
 LISTED = (
     # Fit and certify splits overlap: the certificate has seen its own choice.
-    ("calibration/choose.py", '"priced": priced(asked, log.costs_are)}, units.take(rest)', '"priced": priced(asked, log.costs_are)}, units'),
+    ("calibration/choose.py", "priced(asked, log.costs_are)}, units.take(rest)", "priced(asked, log.costs_are)}, units"),
     ("calibration/choose.py", "other, rest = (part.take(rows) for rows in aside(part, asked))", "other = rest = part"),
     # Each of several tests at the whole false-alarm rate.
     ("calibration/drift.py", "false_alarm_rate / looks / len(tests)", "false_alarm_rate / looks"),
