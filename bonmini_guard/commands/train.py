@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     say_left_out(odd, {})
     if options.eval_share:
         rows, held_out = hold_out(rows, options.eval_share, options.seed)
-    from bonmini_guard.training.run import train_reward_model, usable_rows
+    from bonmini_guard.training.run import part, train_reward_model, usable_rows
     from bonmini_guard.training.settings import Settings
 
     usable_rows(rows, options.objective)
@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     report = train_reward_model(rows, options.base, options.output, eval_rows=held_out, **settings)
     if int(os.environ.get("RANK", "0")) == 0:
         _show(report, options.output)
+    part()
     return 0
 
 

@@ -110,6 +110,13 @@ def train_reward_model(
     return report
 
 
+def part() -> None:
+    """End the company of processes that trained together: one that leaves it by exiting may be aborted, and the others with it."""
+    together = PartialState()
+    together.wait_for_everyone()
+    together.destroy_process_group()
+
+
 def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow], batch_size: int = 32) -> dict[str, Any]:
     """How well a checkpoint predicts choice rows: see :func:`bonmini_guard.training.evidence.figures`.
 
