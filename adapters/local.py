@@ -140,8 +140,8 @@ class TransformersGenerator:
     def carries(self) -> int | None:
         """Draws that it takes on at a time, for the width of rolling requests; None where one group runs after the other.
 
-        More than it computes at a time: draws that wait for their turn cost nothing, and never begun if their request is decided
-        before; those of one request read one prompt, so that narrow requests gain nothing.
+        More than it computes at a time: draws that wait for their turn cost nothing, and those of a request that is decided before
+        are never begun; those of one request read one prompt, so that narrow requests gain nothing.
         """
         return None if self._decoder is None else QUEUED * self._decoder.most
 

@@ -13,6 +13,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from benchmarks.pictures import write_svg
+
 RATE, DRAWS = "false_acceptance_rate", "mean_draws"
 
 
@@ -43,11 +45,7 @@ def draw(found: dict[str, Any], output: Path) -> None:
     axes.set_xticks([1, 4, 8, 16, 32])
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Without the date, so that the same results are the same bytes.
-    plt.rcParams["svg.hashsalt"] = output.name
-    figure.savefig(output, metadata={"Date": None})
+    write_svg(figure, axes, output)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
+from benchmarks.pictures import write_svg
 from benchmarks.rivals.__main__ import RULES
 
 #: The regimes shown, with the words and colours for them.
@@ -40,10 +41,9 @@ def draw(found: dict[str, Any], output: Path) -> None:
     axes.set(xlabel="draws for best-of-32's share of acceptable answers minus one point", xlim=(0, 33))
     axes.grid(axis="x", alpha=0.25)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
-    axes.spines[["top", "right"]].set_visible(False)
-    # Without the date, so that the same results are the same bytes.
-    plt.rcParams |= {"svg.hashsalt": output.name, "svg.fonttype": "none"}
-    figure.savefig(output, metadata={"Date": None})
+    # Words stay words.
+    mpl.rcParams["svg.fonttype"] = "none"
+    write_svg(figure, axes, output)
 
 
 def main() -> None:
