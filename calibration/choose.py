@@ -351,6 +351,8 @@ def check(asked: Request) -> None:
         raise ConfigurationError(str(error)) from error
     if asked.risk is None and len(asked.schedule) < 2:
         raise ConfigurationError(f"schedule {list(asked.schedule)} has one loop, so nothing can be saved; use e.g. 4,28")
+    if asked.offsets is not None and asked.mode == "accelerator":
+        raise ConfigurationError("offsets are of a guardrail: an accelerator has one threshold")
     if asked.offsets is not None and len(asked.offsets) != len(asked.schedule):
         raise ConfigurationError(f"{len(asked.offsets)} offsets for {len(asked.schedule)} loops: give one for each loop")
     if asked.exit != "loop" and (asked.offsets is not None or asked.cost != "draws"):

@@ -117,6 +117,12 @@ def test_the_net_test_keeps_its_level_for_any_share_of_gains(won):
     assert net_loss(12, 60, 1000, 0.02, 0.1) < 0.1
 
 
+def test_offsets_are_of_a_guardrail():
+    log = Population(size=8).log(60, 0)
+    with pytest.raises(ConfigurationError, match="offsets are of a guardrail"):
+        calibrate_accelerator(log, schedule=(4, 4), offsets=(0.0, 0.5))
+
+
 def test_an_accelerator_without_labels_is_an_estimate_of_any_scale():
     log = WORLD.log(400, 7)
     blank = replace(log, labels=np.full(log.labels.shape, np.nan))
