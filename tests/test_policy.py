@@ -14,9 +14,7 @@ from bonmini_guard.policy.policy import (
     BelowFloor,
     Decision,
     Never,
-    Passed,
     Policy,
-    Spent,
     State,
     Stop,
     StopRule,
@@ -148,22 +146,32 @@ def test_an_abstention_names_the_best_so_far():
 
 
 def test_rules_compose():
+    class Tired(StopRule):
+        def __call__(self, state):
+            return Stop("tired") if state.loops == 2 else None
+
     state = State(loops=2, scores=(1.0, 2.0), best=2.0, best_index=1)
-    low, spent, passed = BelowFloor((3.0, 3.0)), Spent(2), Passed((9.0, 1.5))
-    assert (low | spent)(state) == Stop("hopeless")
-    assert (BelowFloor((1.0, 1.0)) | spent)(state) == Stop("budget_spent")
-    assert (passed | low)(state) == Stop("passed", accepted=True)
+    low, tired = BelowFloor((3.0, 3.0)), Tired()
+    assert (low | tired)(state) == Stop("hopeless")
+    assert (BelowFloor((1.0, 1.0)) | tired)(state) == Stop("tired")
     assert Never()(state) is None
 
 
-def test_a_stop_rule_of_the_users_cannot_accept():
+def test_what_passed_is_served_whatever_else_would_stop():
+    policy = guardrail([1, 1], 0.5, stop=BelowFloor((9.0, 9.0)))
+    assert policy.decide(policy.observe(State(), [0.5])).reason == "passed"
+    assert policy.decide(policy.observe(State(), [0.4])).reason == "hopeless"
+
+
+@pytest.mark.parametrize("reason", ["mine", "passed"])
+def test_a_stop_rule_of_the_users_cannot_accept(reason):
     class Eager(StopRule):
         def __call__(self, state):
-            return Stop("mine", accepted=True) if state.loops else None
+            return Stop(reason) if state.loops else None
 
     policy = guardrail([1, 1], 5.0, stop=Eager())
     decision = policy.decide(policy.observe(State(), [1.0]))
-    assert (decision.action, decision.reason) == (Action.ABSTAIN, "mine")
+    assert (decision.action, decision.reason) == (Action.ABSTAIN, reason)
 
 
 @pytest.mark.parametrize(

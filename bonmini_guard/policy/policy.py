@@ -4,9 +4,7 @@ A policy is told scores and answers with a decision. It draws nothing, waits for
 object drives the live engine, the offline replay and the benchmarks: what was calibrated is what runs.
 
 The procedure is best of mini-N in loops (arXiv 2510.04087): after each loop the best score so far, over all loops, is
-compared with that loop's threshold. Stop rules compose with ``|``::
-
-    stop = Passed((0.0, 0.0)) | Spent(2) | BelowFloor((-2.0, -2.0))
+compared with that loop's threshold. Stop rules beside it compose with ``|``.
 """
 
 from __future__ import annotations
@@ -47,10 +45,9 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A stop rule's verdict: the reason, and whether the best draw is accepted."""
+    """A stop rule's verdict: its reason, in one word. What a threshold has not accepted, no rule can."""
 
     reason: str
-    accepted: bool = False
 
 
 class StopRule:
@@ -90,30 +87,6 @@ class Never(StopRule):
     def __call__(self, state: State) -> Stop | None:
         """None, always."""
         return None
-
-
-@dataclass(frozen=True)
-class Passed(StopRule):
-    """The best score so far has reached the threshold of the loop just finished."""
-
-    thresholds: tuple[float, ...]
-
-    def __call__(self, state: State) -> Stop | None:
-        """Accept when the best score is at least the threshold."""
-        if state.best_index is None or not 0 < state.loops <= len(self.thresholds):
-            return None
-        return Stop("passed", accepted=True) if state.best >= self.thresholds[state.loops - 1] else None
-
-
-@dataclass(frozen=True)
-class Spent(StopRule):
-    """Every loop of the schedule has been drawn."""
-
-    loops: int
-
-    def __call__(self, state: State) -> Stop | None:
-        """Stop after the last loop."""
-        return Stop("budget_spent") if state.loops >= self.loops else None
 
 
 @dataclass(frozen=True)
@@ -192,8 +165,6 @@ class Policy:
             raise ValueError(f"unknown exit {self.exit!r}: use 'loop', 'eager' or 'rolling'")
         if self.exit == "rolling" and set(self.schedule) != {1}:
             raise ValueError(f"a rolling exit decides after each draw: schedule {list(self.schedule)} must list ones")
-        rule = Passed(self.thresholds) | Spent(len(self.schedule))
-        object.__setattr__(self, "_rule", rule | self.stop if self.stop else rule)
 
     @property
     def budget(self) -> int:
@@ -226,20 +197,16 @@ class Policy:
         return State(state.loops + 1, state.scores + tuple(kept), best, best_index, used)
 
     def decide(self, state: State) -> Decision:
-        """What to do after the loops of ``state``."""
-        verdict = self._rule(state)  # type: ignore[attr-defined]
-        threshold = self.thresholds[state.loops - 1] if state.loops else None
+        """What to do after the loops of ``state``: serve what passed, else abstain (guardrail) or serve the best (accelerator)."""
+        loops = state.loops
+        threshold = self.thresholds[loops - 1] if loops else None
+        if threshold is not None and state.best_index is not None and state.best >= threshold:
+            return Decision(Action.SERVE, "passed", index=state.best_index, accepted=True, threshold=threshold)
+        verdict = Stop("budget_spent") if loops >= len(self.schedule) else self.stop(state)
         if verdict is None:
-            return Decision(Action.DRAW, "more", draws=self.schedule[state.loops], threshold=threshold)
-        return self.conclude(state, verdict)
-
-    def conclude(self, state: State, verdict: Stop) -> Decision:
-        """Turn a stop into an action: serve what passed, else abstain (guardrail) or serve the best (accelerator)."""
-        threshold = self.thresholds[state.loops - 1] if state.loops else None
-        accepted = verdict.accepted and verdict.reason == "passed"
-        serve = accepted or (self.mode == "accelerator" and state.best_index is not None)
-        action = Action.SERVE if serve else Action.ABSTAIN
-        return Decision(action, verdict.reason, index=state.best_index, accepted=accepted, threshold=threshold)
+            return Decision(Action.DRAW, "more", draws=self.schedule[loops], threshold=threshold)
+        serve = self.mode == "accelerator" and state.best_index is not None
+        return Decision(Action.SERVE if serve else Action.ABSTAIN, verdict.reason, index=state.best_index, threshold=threshold)
 
     def passes(self, loop: int, score: float | None) -> bool:
         """Whether a score passes in a loop (counted from 0): the eager exit's question for each arrival."""
