@@ -156,9 +156,9 @@ def clairvoyant_draws(rankings: Sequence[Ranking], profile: GuardProfile) -> flo
     can cost less at the same answers (derived here).
     """
     if profile.mode == "guardrail":
-        outcomes = replay_rankings(rankings, profile.schedule, profile.thresholds)
-        spared = (sum(profile.schedule) - profile.schedule[0]) * (outcomes.rest + outcomes.nothing)
-        return float((outcomes.draws - spared).mean())
+        settled = replay_rankings(rankings, profile.mode, profile.schedule, profile.thresholds)
+        spared = (sum(profile.schedule) - profile.schedule[0]) * (1.0 - settled.accepted)
+        return float((settled.draws - spared).mean())
     total = sum(float(_oracle_draws(ranking, profile.schedule).sum()) for ranking in rankings)
     return total / sizes(rankings)
 

@@ -187,7 +187,7 @@ def sums_over(log: Log, asked: Sequence[Ran]) -> list[Counter[str]]:
     for part in log.parts():
         rankings = rank(part.scores, np.nan_to_num(part.labels), part.counts)
         for total, (mode, schedule, thresholds, floors) in zip(totals, asked, strict=True):
-            total.update(sums_of(replay_rankings(rankings, schedule, thresholds, floors).settle(mode)))
+            total.update(sums_of(replay_rankings(rankings, mode, schedule, thresholds, floors)))
     return totals
 
 

@@ -39,15 +39,9 @@ class Ranking:
         """n, the number of candidates of each prompt."""
         return int(self.scores.shape[1])
 
-    def below(self, threshold: float | Floats) -> Integers:
-        """(P,) candidates that do not pass a threshold: those with a lower score, and all failed draws.
-
-        Args:
-            threshold: one for all prompts, or (P,).
-        """
-        cut = np.asarray(threshold, dtype=np.float64).reshape(-1, 1)
-        count: Integers = np.sum(self.scores < cut, axis=1, dtype=np.int64)
-        return np.maximum(count, self.failed)
+    def below(self, threshold: float) -> Integers:
+        """(P,) candidates that do not pass a threshold: those with a lower score, and all failed draws."""
+        return np.maximum(self.under_floor(threshold), self.failed)
 
     def under_floor(self, floor: float) -> Integers:
         """(P,) the positions under a floor, failed draws included; 0 for the floor -inf, which gives nothing up."""

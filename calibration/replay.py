@@ -27,50 +27,6 @@ from bonmini_guard.policy.policy import Mode, check_mode, check_schedule, check_
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """Expectations for each of R prompts, (R,) arrays. The first six are chances.
-
-    Attributes:
-        accepted: an answer passed (and was served).
-        accepted_good: ... and is acceptable.
-        rest: the request ended without a pass, and at least one draw has a score.
-        rest_good: ... and the best so far is acceptable.
-        nothing: the request ended with failed draws only: no answer exists, which counts as not acceptable.
-        draws: draws taken.
-        loops: loops taken.
-    """
-
-    accepted: Floats
-    accepted_good: Floats
-    rest: Floats
-    rest_good: Floats
-    nothing: Floats
-    draws: Floats
-    loops: Floats
-
-    def settle(self, mode: Mode) -> Settled:
-        """What a mode makes of it: guardrail abstains without a pass, accelerator serves the best so far."""
-        check_mode(mode)
-        if mode == "guardrail":
-            best_effort = best_effort_good = np.zeros_like(self.rest)
-            abstained_good = self.rest_good
-        else:
-            best_effort, best_effort_good = self.rest, self.rest_good
-            abstained_good = np.zeros_like(self.rest)
-        served_good = self.accepted_good + best_effort_good
-        return Settled(
-            served_good=served_good,
-            served_bad=self.accepted + best_effort - served_good,
-            abstained_good=abstained_good,
-            abstained_bad=1.0 - self.accepted - best_effort - abstained_good,
-            accepted=self.accepted,
-            best_effort=best_effort,
-            draws=self.draws,
-            loops=self.loops,
-        )
-
-
-@dataclass(frozen=True)
 class Settled:
     """Expectations of a guard for each of R prompts, (R,) arrays. The first four are chances that sum to 1.
 
@@ -80,7 +36,7 @@ class Settled:
         abstained_good: abstained though the best so far is acceptable: a false negative.
         abstained_bad: abstained, and the best so far is not acceptable or does not exist: a true negative.
         accepted: served because it passed.
-        best_effort: served without a pass.
+        best_effort: served without a pass: by an accelerator, the best so far, where any draw has a score.
         draws: draws taken.
         loops: loops taken.
     """
@@ -120,44 +76,51 @@ def replay(
     check_schedule(schedule)
     log.require(sum(schedule))
     log = log.require_labels()
-    return replay_rankings(rank(log.scores, log.labels.astype(np.float64), log.counts), schedule, thresholds, floors).settle(mode)
+    return replay_rankings(rank(log.scores, log.labels.astype(np.float64), log.counts), mode, schedule, thresholds, floors)
 
 
 def replay_rankings(
     rankings: Sequence[Ranking],
+    mode: Mode,
     schedule: Sequence[int],
-    thresholds: Sequence[float | Floats],
+    thresholds: Sequence[float],
     floors: Sequence[float] | None = None,
-) -> Outcomes:
-    """The same on sorted candidates; rows come back in the log's order.
-
-    Args:
-        rankings: all prompts, grouped by their number of candidates.
-        schedule: draws of each loop.
-        thresholds: for each loop one number (or, with a single ranking of P prompts, a (P,) array).
-        floors: one for each loop, or None.
-    """
-    parts = [_replay_one(ranking, schedule, thresholds, floors) for ranking in rankings]
-    order = np.concatenate([ranking.rows for ranking in rankings])
-    back = np.argsort(order, kind="stable")
-    return Outcomes(*(np.concatenate([getattr(part, f.name) for part in parts])[back] for f in fields(Outcomes)))
+) -> Settled:
+    """The same on sorted candidates: all prompts, grouped by their number of candidates; rows come back in the log's order."""
+    check_mode(mode)
+    parts = [_replay_one(ranking, mode, schedule, thresholds, floors) for ranking in rankings]
+    back = np.argsort(np.concatenate([ranking.rows for ranking in rankings]), kind="stable")
+    return Settled(*(np.concatenate([getattr(part, f.name) for part in parts])[back] for f in fields(Settled)))
 
 
 def _replay_one(
-    ranking: Ranking, schedule: Sequence[int], thresholds: Sequence[float | Floats], floors: Sequence[float] | None
-) -> Outcomes:
-    tally = _Tally(ranking)
-    chances = block_chances(ranking.size, schedule)
+    ranking: Ranking, mode: Mode, schedule: Sequence[int], thresholds: Sequence[float], floors: Sequence[float] | None
+) -> Settled:
+    # Chances of a pass and of an end without one, and that the best so far is then acceptable.
+    passes, rests = np.zeros((2, 2, len(ranking.rows)))
+    drawn, loops = np.zeros((2, len(ranking.rows)))
+    scored = np.arange(1, ranking.size + 1) > ranking.failed[:, None]
     went_on = np.ones((len(ranking.rows), ranking.size + 1))
-    for loop, draws in enumerate(schedule):
-        tally.begin(went_on[:, -1], draws)
-        arrived = went_on * chances[loop]
-        top = ranking.below(thresholds[loop])
+    for loop, chances in enumerate(block_chances(ranking.size, schedule)):
+        drawn += went_on[:, -1] * schedule[loop]
+        loops += went_on[:, -1]
+        arrived, top = went_on * chances, ranking.below(thresholds[loop])
         low = np.zeros_like(top) if floors is None else np.minimum(ranking.under_floor(floors[loop]), top)
-        last = loop == len(schedule) - 1
-        tally.end(arrived, top, top if last else low)
+        ended = top if loop == len(schedule) - 1 else low
+        for sums, where in ((passes, ~_within(ranking.size, top)), (rests, scored & _within(ranking.size, ended))):
+            mass = np.diff(arrived, axis=1) * where
+            sums[0] += mass.sum(axis=1)
+            sums[1] += np.einsum("ij,ij->i", mass, ranking.quality)
         went_on = _clip(arrived, low, top)
-    return tally.outcomes()
+    effort = rests if mode == "accelerator" else np.zeros_like(rests)
+    (served, good), missed = passes + effort, rests[1] - effort[1]
+    return Settled(good, served - good, missed, 1.0 - served - missed, passes[0], effort[0], drawn, loops)
+
+
+def _within(size: int, last: Integers) -> Mask:
+    """(P, n) whether a position is at most the row's last one."""
+    within: Mask = np.arange(1, size + 1) <= last[:, None]
+    return within
 
 
 def _clip(arrived: Floats, low: Integers, top: Integers) -> Floats:
@@ -167,38 +130,3 @@ def _clip(arrived: Floats, low: Integers, top: Integers) -> Floats:
     floor = np.take_along_axis(arrived, low[:, None], axis=1)
     kept: Floats = np.take_along_axis(arrived, inside, axis=1) - floor
     return kept
-
-
-class _Tally:
-    """Sums the endings over loops for one ranking."""
-
-    def __init__(self, ranking: Ranking) -> None:
-        self._ranking = ranking
-        self._sums = {f.name: np.zeros(len(ranking.rows)) for f in fields(Outcomes)}
-
-    def begin(self, chance: Floats, draws: int) -> None:
-        """A loop is drawn with this chance."""
-        self._sums["draws"] += chance * draws
-        self._sums["loops"] += chance
-
-    def end(self, arrived: Floats, top: Integers, given_up: Integers) -> None:
-        """A loop ends: above ``top`` the best passes, up to ``given_up`` the request ends without a pass."""
-        mass = np.diff(arrived, axis=1)
-        positions = np.arange(1, arrived.shape[1])
-        passed = positions > top[:, None]
-        failed = positions <= self._ranking.failed[:, None]
-        ended = (positions <= given_up[:, None]) & ~failed
-        lost = failed & (positions <= given_up[:, None])
-        self._add("accepted", mass, passed)
-        self._add("rest", mass, ended)
-        if lost.any():
-            self._sums["nothing"] += np.sum(mass * lost, axis=1)
-
-    def _add(self, name: str, mass: Floats, where: Mask) -> None:
-        chosen = mass * where
-        self._sums[name] += chosen.sum(axis=1)
-        self._sums[f"{name}_good"] += np.einsum("ij,ij->i", chosen, self._ranking.quality)
-
-    def outcomes(self) -> Outcomes:
-        """The sums."""
-        return Outcomes(**self._sums)

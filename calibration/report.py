@@ -148,8 +148,8 @@ def _histogram(log: Log, profile: GuardProfile) -> dict[str, Any]:
 def _quality(rankings: list[Ranking], fixed: curves.FixedN, profile: GuardProfile, figures: dict[str, Any]) -> dict[str, Any]:
     """Quality against draws: the profile, the oracle, and the fixed N that would do as well."""
     guardrail = profile.mode == "guardrail"
-    settled = replay_rankings(rankings, profile.schedule, profile.thresholds, profile.hopeless)
-    good = float(settled.settle(profile.mode).served_good.mean())
+    settled = replay_rankings(rankings, profile.mode, profile.schedule, profile.thresholds, profile.hopeless)
+    good = float(settled.served_good.mean())
     oracle, equal = curves.clairvoyant_draws(rankings, profile), curves.smallest_equal_n(fixed, profile, good)
     name = "best-of-N served at the same threshold" if guardrail else "plain best-of-N"
     same = f"{name} needs N = {equal} for that" if equal else f"no N up to {int(fixed.draws[-1])} gets there with {name}"

@@ -119,7 +119,7 @@ def _intervals(log: Log) -> dict[str, dict[str, list[float] | None]]:
         *((profile.mode, profile.schedule, profile.thresholds) for profile in profiles),
     ]
     ranked = rank(log.scores, log.labels, log.counts)
-    settled = [replay_rankings(ranked, tuple(schedule), tuple(limits)).settle(mode) for mode, schedule, limits in asked]
+    settled = [replay_rankings(ranked, mode, tuple(schedule), tuple(limits)) for mode, schedule, limits in asked]
     weights = np.random.default_rng(0).multinomial(len(log), np.full(len(log), 1 / len(log)), RESAMPLES)
     names = ("single draw", f"best-of-{BUDGET}", f"best-of-{BUDGET} at zero", *PROMISES)
     return {name: _limits(each, settled[1], weights) for name, each in zip(names, settled, strict=True)}

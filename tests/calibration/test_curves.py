@@ -58,7 +58,7 @@ def test_fixed_n_is_the_mean_over_all_orders(draws):
     assert curve.quality[draws - 1] == pytest.approx(mean_over_orders(good, draws))
     assert curve.served_bad[draws - 1] == pytest.approx(mean_over_orders(bad_and_passed, draws))
     assert curve.served_good[draws - 1] + curve.served_bad[draws - 1] == pytest.approx(
-        replay_rankings(RANKINGS, (draws,), (1.0,)).accepted.mean()
+        replay_rankings(RANKINGS, "guardrail", (draws,), (1.0,)).accepted.mean()
     )
 
 
