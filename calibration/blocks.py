@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.rows import Regime, Row, regime_of, unit_of
+from bonmini_guard.logs.rows import Row, regime_of, unit_of
 
 FINGERPRINTS = ("scored_by", "generated_by")
+#: Among a log's further keys: what a guard ran under (:class:`~bonmini_guard.logs.rows.Regime`), or None.
+RAN_UNDER = "ran_under"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Reading:
     group: str | None = None
     cut: bool = False
     marks: dict[str, tuple[str, Any]] = field(default_factory=dict)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The keys of :attr:`bonmini_guard.calibration.logs.Log.extra`."""
+        return (*self.keys, RAN_UNDER) if self.cut else self.keys
 
     @property
     def group_key(self) -> str | None:
@@ -76,9 +83,7 @@ class Block:
         counts: candidates of each kept row.
         units: codes of the units, equal for equal units of one process.
         of_prompt: whether a row's unit is its prompt.
-        traced, asked, complete, loops_run: as in :class:`bonmini_guard.calibration.logs.Log`.
-        regimes: what each kept row ran under, where rows that were cut short are kept.
-        extra: the values of the further keys.
+        traced, asked, complete, extra: as in :class:`bonmini_guard.calibration.logs.Log`.
         left_out: counts.
         unscored_at: the first line without any score.
     """
@@ -95,8 +100,6 @@ class Block:
     traced: Any = ()
     asked: Any = ()
     complete: Any = ()
-    loops_run: Any = ()
-    regimes: list[Regime | None] = field(default_factory=list)
     extra: dict[str, list[Any]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     unscored_at: int | None = None
@@ -105,7 +108,7 @@ class Block:
 #: The arrays of a block, and their kinds.
 ARRAYS: dict[str, type[np.generic]] = {
     **dict.fromkeys(("keys",), np.uint64),
-    **dict.fromkeys(("lines", "counts", "units", "loops_run"), np.int64),
+    **dict.fromkeys(("lines", "counts", "units"), np.int64),
     **dict.fromkeys(("kept", "of_prompt", "traced", "asked", "complete"), np.bool_),
     **dict.fromkeys(("scores", "costs"), np.float64),
     **dict.fromkeys(("labels",), np.float32),
@@ -143,7 +146,7 @@ class _Rows:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self.block = Block(**cast("dict[str, Any]", {name: [] for name in ARRAYS}), extra={key: [] for key in reading.keys})
+        self.block = Block(**cast("dict[str, Any]", {name: [] for name in ARRAYS}), extra={key: [] for key in reading.extras})
 
     def add(self, row: Row) -> None:
         """Check a row, and keep its numbers if it is to be kept."""
@@ -153,8 +156,7 @@ class _Rows:
         block.lines.append(line)
         block.kept.append(False)
         regime, complete = regime_of(row.value) if self._reading.cut and row.is_traced else None, row.is_complete
-        loops = row.loops_of_cut(regime) if regime is not None and not complete else 0
-        if self._left_out(row, complete or loops > 0):
+        if self._left_out(row, complete or row.is_cut_by(regime)):
             return
         row.refuse_several_policies()
         lost = [one.failed or (not complete and one.said is None) for one in row.candidates]
@@ -165,10 +167,8 @@ class _Rows:
             return
         self._check_fingerprints(row)
         self._numbers(row, lost)
-        self._keep(row, key)
+        self._keep(row, key, {RAN_UNDER: regime})
         block.complete.append(complete)
-        block.loops_run.append(loops)
-        block.regimes.append(regime)
 
     def _left_out(self, row: Row, usable: bool) -> bool:
         explored, left_out = row.value.get("explored"), self.block.left_out
@@ -193,7 +193,7 @@ class _Rows:
         block.left_out["not_random"] += not random
         block.counts.append(len(lost))
 
-    def _keep(self, row: Row, key: int) -> None:
+    def _keep(self, row: Row, key: int, more: dict[str, Any]) -> None:
         block, reading = self.block, self._reading
         block.kept[-1] = True
         group = None if reading.group_key is None else row.value.get(reading.group_key)
@@ -203,7 +203,7 @@ class _Rows:
         block.traced.append(row.is_traced)
         block.asked.append(row.value.get("label_sampling") == "random")
         for name, values in block.extra.items():
-            values.append(row.value.get(name))
+            values.append(more.get(name) if name == RAN_UNDER else row.value.get(name))
 
     def _check_fingerprints(self, row: Row) -> None:
         for key in FINGERPRINTS:

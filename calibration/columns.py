@@ -146,7 +146,6 @@ class Rows:
             traced=traced[kept],
             asked=self._sampling()[0][kept],
             complete=kept[kept],
-            loops_run=np.zeros(kept.sum(), dtype=np.int64),
             extra={key: _shared(self._column(key).filter(arrow.array(kept))) for key in self._reading.keys},
             left_out=self._left_out,
             unscored_at=unscored_at,

@@ -16,7 +16,6 @@ from bonmini_guard.calibration.blocks import ARRAYS, Block, Reading, block_of_ro
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.opening import is_pipe
 from bonmini_guard.logs.reading import RowFile
-from bonmini_guard.logs.rows import Regime
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -67,15 +66,12 @@ class Log:
         traced: (R,) a guard wrote the row: its logged order is that of drawing.
         asked: (R,) the row says that its labels were sampled at random.
         complete: (R,) all candidates were drawn whatever their scores.
-        loops_run: (R,) loops that a row cut short made; 0 for complete rows.
-        regime: (R,) what the guard ran under, an index into ``regimes``; -1 where the row does not say, or was not asked (``cut``).
-        regimes: each once.
         same_prompt: rows read that share their unit with an earlier one because their prompts are equal.
         fingerprints: the log's ``scored_by`` and ``generated_by``, where it carries them.
         left_out: rows not used: ``incomplete``, ``unscored``, ``trained_on`` (by the reward model), ``torn`` (a last line cut off);
             rows used without their labels, which were ``not_random``; and requests that were to be explored and could not be,
             ``explore_missed``.
-        extra: for each key asked for, that key's value in every row.
+        extra: for each key asked for, that key's value in every row; with ``cut``, also what it ran under, as ``RAN_UNDER``.
         costs: (R, W) ``tokens`` or ``seconds`` of each candidate, where asked for; NaN beyond the row's count.
         costs_are: which of them.
     """
@@ -90,9 +86,6 @@ class Log:
     traced: Bools
     asked: Bools
     complete: Bools
-    loops_run: Integers
-    regime: Integers
-    regimes: tuple[Regime, ...] = ()
     same_prompt: int = 0
     fingerprints: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
@@ -239,8 +232,6 @@ def log_of_arrays(
         nothing,
         nothing,
         ~nothing,
-        np.zeros(rows, dtype=np.int64),
-        np.full(rows, -1),
     )
 
 
@@ -358,9 +349,8 @@ class _Builder:
         self.left_out = Counter(dict.fromkeys(("incomplete", "unscored", "trained_on", "torn", "not_random", "explore_missed"), 0))
         self._files = tuple(files)
         self._arrays = {name: _Growing(kind) for name, kind in ARRAYS.items()}
-        self._codes, self._regime = _Growing(np.int32), _Growing(np.int64)
-        self._regimes: dict[Regime | None, int] = {None: -1}
-        self._extra: dict[str, list[Any]] = {key: [] for key in reading.keys}
+        self._codes = _Growing(np.int32)
+        self._extra: dict[str, list[Any]] = {key: [] for key in reading.extras}
         self._unscored_at = ""
 
     def add(self, block: Block, code: int) -> None:
@@ -368,8 +358,6 @@ class _Builder:
         for name, array in self._arrays.items():
             array.extend(getattr(block, name))
         self._codes.extend(np.full(len(block.keys), code))
-        known = [self._regimes.setdefault(regime, len(self._regimes) - 1) for regime in block.regimes]
-        self._regime.extend(known or np.full(len(block.counts), -1))
         for key, values in self._extra.items():
             values.extend(block.extra[key])
         self.left_out.update(block.left_out)
@@ -402,9 +390,6 @@ class _Builder:
             self._take("traced"),
             self._take("asked"),
             self._take("complete"),
-            self._take("loops_run"),
-            self._regime.values,
-            tuple(regime for regime in self._regimes if regime is not None),
             same_prompt,
             {key: value for key, (_, value) in self.reading.marks.items() if value is not None},
             dict(self.left_out),

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bonmini_guard.calibration.blocks import RAN_UNDER
 from bonmini_guard.calibration.certify import risk_named
 from bonmini_guard.calibration.choose import Request, calibrated
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, sealed
@@ -61,14 +62,15 @@ def _one_regime(log: Log) -> tuple[Regime, np.ndarray]:
     Raises:
         InputError: none says so, or they ran under different thresholds.
     """
-    met = np.unique(log.regime[log.regime >= 0])
-    if not met.size:
+    ran_under = log.extra.get(RAN_UNDER, ())
+    met = set(ran_under) - {None}
+    if not met:
         raise InputError(f"{log.source}: no row says which thresholds it ran under; give the traces of a guard (trace_to=)")
-    if met.size > 1:
+    if len(met) > 1:
         raise InputError(
-            f"{log.source}: rows ran under {met.size} different sets of thresholds, and mixing biases; give the traces of one"
+            f"{log.source}: rows ran under {len(met)} different sets of thresholds, and mixing biases; give the traces of one"
         )
-    regime = log.regimes[int(met[0])]
+    [regime] = met
     if regime.exit != "loop":
         raise ConfigurationError(f"{log.source}: the guard ran with exit {regime.exit!r}, which is not certified; use exit 'loop'")
-    return regime, np.flatnonzero(log.regime >= 0)
+    return regime, np.flatnonzero([each is not None for each in ran_under])

@@ -98,13 +98,8 @@ async def test_a_row_says_what_it_ran_under_and_is_read_as_a_row_cut_short(path)
     assert {key: cut[key] for key in profile if key != "mode"} == {key: profile[key] for key in profile if key != "mode"}
     assert (cut["exit"], "also" in cut, "BelowFloor" in given_up["also"]) == ("loop", False, True)
     log = load_log(path, cut=True)
-    assert log.regimes == (Regime((2, 2), (1.0, math.inf), "loop", (2.0, -1.0)),)
-    assert (log.scores.tolist(), log.counts.tolist(), log.loops_run.tolist(), log.complete.tolist()) == (
-        [[-1, 1]],
-        [2],
-        [1],
-        [False],
-    )
+    assert log.extra["ran_under"] == (Regime((2, 2), (1.0, math.inf), "loop", (2.0, -1.0)),)
+    assert (log.scores.tolist(), log.counts.tolist(), log.complete.tolist()) == ([[-1, 1]], [2], [False])
     assert log.left_out["incomplete"] == 1
     with pytest.raises(InputError, match="all 2 rows are incomplete"):
         load_log(path)

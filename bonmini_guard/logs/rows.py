@@ -216,12 +216,14 @@ class Row:
             return None
         return [None if one.failed or one.value.get("score") is None else one.score for one in first]
 
-    def loops_of_cut(self, regime: Regime | None) -> int:
-        """:func:`whole_loops` of a row that a guard cut short; 0 where a draw was cut short itself."""
+    def is_cut_by(self, regime: Regime | None) -> bool:
+        """Whether whole loops were made, and thresholds and budget alone explain that they were the last."""
         drawn = self.value.get("candidates")
+        if regime is None or regime.exit != "loop" or self.value.get("reason") not in ("passed", "budget_spent"):
+            return False
         if not isinstance(drawn, list) or any(isinstance(one, Mapping) and one.get("unfinished") for one in drawn):
-            return 0
-        return whole_loops(regime, self.value.get("reason"), len(drawn))
+            return False
+        return len(drawn) in accumulate(regime.schedule)
 
 
 def rows_in(*paths: str | os.PathLike[str]) -> Iterator[Row]:
@@ -263,14 +265,6 @@ def regime_of(row: Mapping[str, Any]) -> Regime | None:
     except (ValueError, TypeError, AttributeError):
         return None
     return Regime(tuple(schedule), numbers, str(row.get("exit")), scale)
-
-
-def whole_loops(regime: Regime | None, reason: Any, draws: int) -> int:
-    """How many loops a request made whose end its thresholds and its budget alone explain; 0 if something else had a part in it."""
-    if regime is None or regime.exit != "loop" or reason not in ("passed", "budget_spent"):
-        return 0
-    ends = list(accumulate(regime.schedule))
-    return ends.index(draws) + 1 if draws in ends else 0
 
 
 def unit_of(group: Any, prompt: Any, alone: int) -> tuple[int, bool]:

@@ -11,7 +11,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bonmini_guard.calibration.blocks import row_key
+from bonmini_guard.calibration.blocks import RAN_UNDER, row_key
 from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.errors import InputError, MissingExtraError
 
@@ -283,9 +283,9 @@ def test_columns_and_rows_are_read_alike(tmp_path, monkeypatch, rows, cut):
         assert [log.left_out[reason] for reason in ("unscored", "trained_on", "not_random", "explore_missed")] == [1, 1, 1, 1]
         assert np.flatnonzero(log.asked).tolist() == [3]
         assert log.traced.tolist() == [name >= 8 for name in expected]
-        assert log.loops_run.tolist() == ([0] * 6 + [1, 2, 0, 1] if cut else [0] * 7)
-        assert log.complete.tolist() == [loops == 0 for loops in log.loops_run]
-        assert log.regime.tolist() == ([-1] * 6 + [0, 0, 0, 1] if cut else [-1] * 7)
+        assert log.complete.tolist() == ([True] * 6 + [False, False, True, False] if cut else [True] * 7)
+        ran_under = log.extra.get(RAN_UNDER, ())
+        assert [ran_under.index(each) for each in ran_under] == ([0] * 6 + [6, 6, 6, 9] if cut else [])
         for name in ("scores", "labels", "counts"):
             np.testing.assert_array_equal(getattr(log, name), getattr(logs[0], name))
     assert logs[0].scores[:3].tolist()[2][:2] == [3.5, 2.0]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bonmini_guard.calibration.blocks import RAN_UNDER
 from bonmini_guard.calibration.choose import calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.logs import log_of_rows
@@ -35,9 +36,7 @@ def cut_short(log, thresholds, explored=0.0, seed=0):
         labels=np.where(beyond, math.nan, log.labels).astype(np.float32),
         counts=draws,
         complete=whole,
-        loops_run=np.where(whole, 0, at + 1),
-        regime=np.zeros(len(log), dtype=np.int64),
-        regimes=(Regime(FOUR, tuple(thresholds), "loop"),),
+        extra={RAN_UNDER: (Regime(FOUR, tuple(thresholds), "loop"),) * len(log)},
     )
 
 
@@ -62,7 +61,8 @@ def test_a_strict_guard_relaxes_on_its_traces_to_what_whole_rows_certify():
 
 def test_rising_thresholds_keep_their_steps_and_their_transform():
     traces = cut_short(CLUSTERED.log(500, 3), (2.0, 2.2, 2.4, 2.6))
-    traces = replace(traces, scores=(traces.scores - 1.0) / 2.0, regimes=(replace(traces.regimes[0], transform=(2.0, 1.0)),))
+    ran_under = replace(traces.extra[RAN_UNDER][0], transform=(2.0, 1.0))
+    traces = replace(traces, scores=(traces.scores - 1.0) / 2.0, extra={RAN_UNDER: (ran_under,) * 500})
     profile = relax_guardrail(traces).profile
     assert np.diff(profile.thresholds) == pytest.approx([0.2] * 3)
     assert profile.thresholds[-1] <= 2.6
@@ -80,7 +80,8 @@ def test_rows_of_several_guards_or_of_none_are_refused():
     with pytest.raises(InputError, match="which thresholds it ran under"):
         relax_guardrail(log)
     traces = cut_short(log, (1.0,) * 4)
-    two = replace(traces, regime=np.arange(60) % 2, regimes=(traces.regimes[0], replace(traces.regimes[0], thresholds=(2.0,) * 4)))
+    one = traces.extra[RAN_UNDER][0]
+    two = replace(traces, extra={RAN_UNDER: (one, replace(one, thresholds=(2.0,) * 4)) * 30})
     with pytest.raises(InputError, match="2 different sets"):
         relax_guardrail(two)
 
