@@ -148,7 +148,7 @@ def question_of(decision: str) -> str:
 def labels(profile: GuardProfile, traces: Traces, level: float) -> Finding:
     """Whether the labels refute the promise: exact binomial, at least so many bad ones if the risk were alpha."""
     tested, each = _tested(profile, traces, level)
-    p_value = at_least(tested.bad, tested.known, tested.promised) if tested.promised < 1 else 1.0
+    p_value = float(at_least(tested.bad, tested.known, tested.promised)) if tested.promised < 1 else 1.0
     return Finding("labels", p_value <= each, p_value, each, said(profile, tested))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -134,11 +134,16 @@ def as_text(name: str, value: Any) -> str:
 
 def stamp() -> dict[str, Any]:
     """``created_at`` and ``package_version`` of a profile."""
+    return {"created_at": datetime.now(UTC).replace(microsecond=0), "package_version": _package_version()}
+
+
+@cache
+def _package_version() -> str:
+    """Once for all profiles: it is read from metadata that hold the whole README."""
     try:
-        package = version("bonmini-guard")
+        return version("bonmini-guard")
     except PackageNotFoundError:  # run from a source tree that is not installed
-        package = "0+source"
-    return {"created_at": datetime.now(UTC).replace(microsecond=0), "package_version": package}
+        return "0+source"
 
 
 def percent(share: float) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import accumulate, repeat, takewhile
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from bonmini_guard.calibration.logs import Bools, Floats, Integers
 from bonmini_guard.calibration.martingale import TIMES, promise_payoffs
 from bonmini_guard.errors import needing
 
@@ -22,8 +25,10 @@ TODO = (
 )
 #: The chance with which a risk of twice the promised one is to be found.
 POWER = 0.8
-#: More labels than this nobody is asked for.
-MOST_LABELS = 20_000
+#: So many labels may be asked for, each number 5 % above the one before; more than the last nobody is asked for.
+NUMBERS = np.array(
+    [*takewhile(lambda number: number <= 20_000, accumulate(repeat(5), lambda number, _: number + max(1, number // 20)))]
+)
 
 
 @dataclass(frozen=True)
@@ -94,41 +99,40 @@ class Drift:
         return asdict(self)
 
 
-def labels_needed(promised: float, actual: float, refuted: Callable[[int, int], bool]) -> int | None:
+def labels_needed(promised: float, actual: float, refuted: Callable[[Integers, Integers], Bools]) -> int | None:
     """How many labels find a share of bad ones that is higher than promised, with probability :data:`POWER`; exact binomial.
 
     Args:
         promised: the share that is tested.
         actual: the share that is to be found.
-        refuted: whether so many bad ones (first) of so many labels (second) refute the promise.
+        refuted: (N,) whether so many bad ones (first) of so many labels (second) refute the promise.
 
     Returns:
-        The least number of a growing sequence (steps of 5 %); None beyond :data:`MOST_LABELS`.
+        The least of :data:`NUMBERS`; None where none of them is enough.
     """
-    number = 5
-    while promised < actual and number <= MOST_LABELS:
-        # from the promised share on, more bad ones refute more surely: the first count that does is found by halving
-        low, high = math.ceil(promised * number), number + 1
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if middle <= number and refuted(middle, number) else (middle + 1, high)
-        if low <= number and at_least(low, number, actual) >= POWER:
-            return number
-        number += max(1, number // 20)
-    return None
+    if promised >= actual:
+        return None
+    # from the promised share on, more bad ones refute more surely: the first counts that do are found by halving
+    low, high = np.ceil(promised * NUMBERS).astype(np.int64), NUMBERS + 1
+    while np.any(low < high):
+        middle = (low + high) // 2
+        found = refuted(middle, NUMBERS)
+        low, high = np.where(found, low, np.minimum(middle + 1, high)), np.where(found, middle, high)
+    enough = (low <= NUMBERS) & (at_least(low, NUMBERS, actual) >= POWER)
+    return int(NUMBERS[np.argmax(enough)]) if enough.any() else None
 
 
-def at_least(ones: int, units: int, share: float) -> float:
-    """P(Bin(units, share) >= ones)."""
-    return 1.0 if ones <= 0 else float(bdtrc(ones - 1, units, share))
+def at_least(ones: ArrayLike, units: ArrayLike, share: float) -> Floats:
+    """(N,) P(Bin(units, share) >= ones)."""
+    return np.where(np.less_equal(ones, 0), 1.0, bdtrc(np.subtract(ones, 1), units, share))
 
 
-def refuted_by_bets(promised: float, level: float) -> Callable[[int, int], bool]:
+def refuted_by_bets(promised: float, level: float) -> Callable[[Integers, Integers], Bools]:
     """The rule of a watch, as if it looked once: the mean of the bets' likelihood ratios reaches ``1 / level``."""
     bad_log, good_log = (np.log(promise_payoffs(bad, promised)) for bad in (True, False))
 
-    def refuted(bad: int, units: int) -> bool:
-        logs = bad * bad_log + (units - bad) * good_log
-        return float(np.logaddexp.reduce(logs)) - math.log(TIMES.size) >= -math.log(level)
+    def refuted(bad: Integers, units: Integers) -> Bools:
+        logs = bad[:, None] * bad_log + (units - bad)[:, None] * good_log
+        return np.asarray(np.logaddexp.reduce(logs, axis=1) - math.log(TIMES.size) >= -math.log(level))
 
     return refuted

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -201,6 +202,14 @@ class Log:
         return "no candidate is labelled; run 'bonmini-guard label'"
 
 
+@lru_cache(maxsize=4)
+def _keys_of_numbers(rows: int) -> NDArray[np.uint64]:
+    """(R,) the keys of ids from 0: the same for all simulated logs of one size."""
+    keys = row_keys(str(number).encode() for number in range(rows))
+    keys.flags.writeable = False
+    return keys
+
+
 def log_of_arrays(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -223,7 +232,7 @@ def log_of_arrays(
     numbers, nothing = np.arange(rows), np.zeros(rows, dtype=bool)
     return Log(
         source,
-        row_keys(str(number).encode() for number in range(rows)),
+        _keys_of_numbers(rows),
         Places((source,), np.zeros(rows, dtype=np.int32), numbers + 1),
         table,
         np.asarray(labels, dtype=np.float32),

@@ -89,14 +89,15 @@ class Process:
         )
 
     def _step(self, payoffs: Floats) -> float:
-        """Pay (B,) factors of the bets, each at most 1 in expectation; returns the log of the mean capital."""
-        total = self._shares.sum(axis=1, keepdims=True)
-        self._shares = ((1.0 - JUMPS) * self._shares + JUMPS * total / payoffs.size) * payoffs
-        total = self._shares.sum(axis=1, keepdims=True)
-        self._logs += np.log(total[:, 0])
-        self._shares /= total
-        highest = float(self._logs.max())
-        return highest + math.log(float(np.exp(self._logs - highest).mean()))
+        """Pay (B,) factors of the bets, each at most 1 in expectation; returns the log of the mean capital.
+
+        The shares of each gambler add up to 1.
+        """
+        self._shares = ((1.0 - JUMPS) * self._shares + JUMPS / payoffs.size) * payoffs
+        total = self._shares.sum(axis=1)
+        self._shares /= total[:, None]
+        self._logs += np.log(total)
+        return float(np.logaddexp.reduce(self._logs)) - math.log(JUMPS.size)
 
     def _note(self, log_value: float) -> None:
         self.steps += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.findings import LabelsWanted, labels_needed
+from bonmini_guard.calibration.logs import Bools, Integers
 from bonmini_guard.calibration.martingale import chances
 from bonmini_guard.calibration.traces import Trace
 from bonmini_guard.policy.profile import GuardProfile
@@ -21,14 +22,14 @@ class Tested:
         known: how many were labelled.
         promised: the share of the bad that the promise allows, on the safe side; 1 or more if nothing can refute it.
         served: the share of requests served, as far as it is known.
-        refuted: whether so many bad of so many labelled would refute it.
+        refuted: (N,) whether so many bad of so many labelled would refute it.
     """
 
     bad: int
     known: int
     promised: float
     served: float
-    refuted: Callable[[int, int], bool]
+    refuted: Callable[[Integers, Integers], Bools]
 
 
 def against(trace: Trace, risk: str) -> bool | None:

@@ -192,7 +192,7 @@ class Watch:
         bad, known = (0, 0) if process is None else map(int, process.counts)
         level = 1.0 if process is None else process.level
         promised, (served, units) = self._promised(), self._served
-        refuted = refuted_by_bets(promised, level) if promised < 1 else lambda bad, units: False
+        refuted = refuted_by_bets(promised, level) if promised < 1 else lambda bad, units: units < 0
         return Tested(bad, known, promised, served / units if served else 1.0, refuted)
 
     def _wanted(self, events: Sequence[Trace]) -> LabelsWanted | None:

@@ -5,7 +5,7 @@ The truth is the risk on one order in a population so large that its own error d
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,10 +15,11 @@ from bonmini_guard.calibration.certify import RISKS
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate
 from bonmini_guard.calibration.orders import one_a_unit
-from bonmini_guard.calibration.paths import exits, outcomes, paths
+from bonmini_guard.calibration.paths import Paths, Steps, counts_at, exits, paths, steps
 from tests.calibration.populations import Population
 from tests.sizes import most, worlds
 
+COUNTS = tuple(each.name for each in fields(Steps) if each.name != "cuts")
 REPEATS, DELTA = worlds(300), 0.1
 MOST_MISSES = most(REPEATS, DELTA)
 
@@ -78,20 +79,32 @@ def _large(population, schedule, exit="loop", in_flight=1):
     rows = rows if exit == "loop" else 100_000
     if population.per_group == 30:  # a random prompt of a random group
         rows //= 10
-    log = one_a_unit(population.log(rows, 999_999))
-    path = paths(log, schedule, "auto", exit, in_flight)
-    return path, dict(outcomes(path, "left_out"))
+    path = paths(one_a_unit(population.log(rows, 999_999)), schedule, "auto", exit, in_flight)
+    return path, steps(path)
+
+
+def row_by_row(path: Paths, profile) -> Steps:
+    """The counts of rows under a profile's thresholds: one entry."""
+    # An eager exit has one threshold, and decides at each draw.
+    thresholds = profile.thresholds if profile.exit == "loop" else profile.thresholds[:1] * path.draws.size
+    return counts_at(path, exits(path, thresholds), "left_out")
+
+
+def looked_up(path: Paths, under_all: Steps, profile) -> tuple[Steps, int]:
+    """As :func:`row_by_row`, with the entry: where one threshold is for all loops it is found among those under all thresholds."""
+    lowest = profile.thresholds[0]
+    entry = int(np.searchsorted(-under_all.cuts, -lowest, side="right")) - 1
+    one_for_all = all(threshold == lowest for threshold in profile.thresholds)
+    return (under_all, entry) if one_for_all and entry >= 0 else (row_by_row(path, profile), 0)
 
 
 def truths(population, profile):
     """Counts per row of the large population under a profile, for each number of draws in flight that it holds for."""
     found = []
     for width in profile.in_flight or (1,):
-        path, parts = _large(population, profile.schedule, profile.exit, width)
-        # An eager exit has one threshold, and decides at each draw.
-        thresholds = profile.thresholds if profile.exit == "loop" else profile.thresholds[:1] * path.draws.size
-        at, rows = exits(path, thresholds), np.arange(len(path))
-        found.append({name: float(part[rows, at].mean()) for name, part in parts.items()})
+        path, under_all = _large(population, profile.schedule, profile.exit, width)
+        counts, entry = looked_up(path, under_all, profile)
+        found.append({name: float(getattr(counts, name)[entry]) / len(path) for name in COUNTS})
     return found
 
 

@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration import certify
+from bonmini_guard.calibration.choose import calibrate_guardrail
+from bonmini_guard.calibration.paths import paths, steps
 from tests.calibration.populations import Population
 from tests.calibration.recalibrations import (
     ARRIVING,
     CASES,
     CLUSTERED,
+    COUNTS,
     FOUR,
     MOST_MISSES,
     SCHEDULES,
     SMALL,
+    looked_up,
     recalibrate,
     recalibrate_accelerator,
+    row_by_row,
     unlabelled_at_random,
 )
 from tests.sizes import most, worlds
@@ -33,6 +38,18 @@ def test_the_promised_risk_is_kept_and_no_certificate_contradicts_itself(case):
     counted = recalibrate(*case)
     assert counted.misses <= MOST_MISSES
     assert counted.contradicted == 0
+
+
+@pytest.mark.parametrize("name", ["served_and_bad, ties", "false_acceptance, failures follow badness", *list(ARRIVING)[-2:]])
+def test_the_truth_of_a_profile_is_what_its_rows_come_to_one_by_one(name):
+    population, prompts, schedule, risk, alpha, *exit_ = (CASES | ARRIVING)[name]
+    options = {"exit": exit_[0]} if exit_ else {}
+    profile = calibrate_guardrail(population.log(prompts, 1), schedule=schedule, risk=risk, alpha=alpha, **options).profile
+    path = paths(population.log(2000, 2), schedule, **options)
+    counts, entry = looked_up(path, steps(path), profile)
+    slow = row_by_row(path, profile)
+    assert counts.cuts.size > 1
+    assert {each: getattr(counts, each)[entry] for each in COUNTS} == {each: getattr(slow, each)[0] for each in COUNTS}
 
 
 @pytest.mark.parametrize("case", ARRIVING.values(), ids=list(ARRIVING))
