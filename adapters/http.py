@@ -358,11 +358,13 @@ def _authorised(headers: Mapping[str, str]) -> Hook:
 
 
 def _bounded(library: Any) -> Hook:
-    """Bounds what is read of an answer, whoever reads it, and inflates what came packed although nobody asked for that."""
+    """Bounds what is read of an answer, whoever reads it, and refuses one that came packed although nobody asked for that."""
 
     async def bound(response: Any) -> None:
         packed = response.headers.pop("content-encoding", "identity").lower()
-        response.stream = bounded(library.AsyncByteStream)(response.stream, packed)
+        if packed != "identity" and response.is_success:
+            raise MalformedAnswer(f"the endpoint answered in the encoding {packed[:40]!r}, which was not asked for", status=200)
+        response.stream = bounded(library.AsyncByteStream)(response.stream)
 
     return bound
 

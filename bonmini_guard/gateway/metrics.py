@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.gateway.models import Guarded
-from bonmini_guard.server.admission import Admission
+from bonmini_guard.server.door import Admission
 from bonmini_guard.server.metrics import Requests
 
 #: What is counted of a guard's requests, and as what.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,13 +17,14 @@ with needing("serve"):
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
-from bonmini_guard.server.admission import Admission, Full
 from bonmini_guard.validation import is_loopback
 
 T = TypeVar("T")
 
 #: A body that nobody waits for any more has no answer; this is what web servers write into their logs.
 GONE = 499
+#: Bytes of a body that may arrive whatever others hold.
+_SMALL = 2**16
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,66 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
     def headers(self) -> dict[str, str]:
         """When to come again, if that is known."""
         return {} if self.seconds is None else {"Retry-After": str(self.seconds)}
+
+
+class Admission:
+    """Counts what is in the house."""
+
+    def __init__(self, most_requests: int, most_bytes: int) -> None:
+        self.requests = 0
+        self.bytes = 0
+        self._arriving = 0
+        self._most_requests = most_requests
+        self._most_bytes = most_bytes
+
+    def check(self, size: int) -> None:
+        """Refuse a body of ``size`` bytes for which there is no place.
+
+        Raises:
+            Refused: too many are in.
+        """
+        if self.requests >= self._most_requests or (self.requests and self.bytes + size > self._most_bytes):
+            raise _full()
+
+    @contextmanager
+    def arriving(self) -> Iterator[Callable[[int], int]]:
+        """While a body arrives; tell how many bytes have come, and hear how many those are in all.
+
+        A small body needs no room, so that large ones that come slowly keep none out.
+
+        Raises:
+            Refused: from what is told: bodies that arrive hold as many bytes as bodies may.
+        """
+        mine = 0
+
+        def arrived(size: int) -> int:
+            nonlocal mine
+            mine += size
+            self._arriving += size
+            if mine > _SMALL and self._arriving > self._most_bytes:
+                raise _full()
+            return mine
+
+        try:
+            yield arrived
+        finally:
+            self._arriving -= mine
+
+    @asynccontextmanager
+    async def entered(self, size: int) -> AsyncIterator[None]:
+        """Let a request in with a body of ``size`` bytes.
+
+        Raises:
+            Refused: too many are in.
+        """
+        self.check(size)
+        self.requests += 1
+        self.bytes += size
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.bytes -= size
 
 
 #: Makes the body of a refusal.
@@ -130,13 +191,10 @@ class Door:
         if self.ending:
             raise Refused(503, "ending", "the server is ending", 1)
         size = _announced(request, self._limits.body)
-        try:
-            self.admission.check(size)
-            body = await self._body(request, size)
-            async with self.admission.entered(len(body)):
-                yield body
-        except Full as full:
-            raise Refused(429, "overloaded", str(full), full.seconds) from None
+        self.admission.check(size)
+        body = await self._body(request, size)
+        async with self.admission.entered(len(body)):
+            yield body
 
     async def _body(self, request: Request, size: int) -> bytes:
         parts: list[bytes] = []
@@ -176,6 +234,10 @@ async def gone(request: Request) -> None:
     if (await request.receive())["type"] != "http.disconnect":
         # The body has been read: anything else is not what a server sends, and nothing to act on.
         await asyncio.Event().wait()
+
+
+def _full() -> Refused:
+    return Refused(429, "overloaded", "the queue is full; try again in 1 s", 1)
 
 
 def _check_sender(request: Request) -> None:

@@ -10,9 +10,8 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from starlette.testclient import TestClient
 
-from bonmini_guard.server.admission import Admission, Full
 from bonmini_guard.server.app import ScoringServer
-from bonmini_guard.server.door import Limits
+from bonmini_guard.server.door import Admission, Limits, Refused
 from bonmini_guard.server.sessions import Sessions
 from tests.server.conftest import local, sigmoid
 
@@ -240,7 +239,7 @@ def test_bodies_that_arrive_are_bounded_together_but_small_ones_always_may():
     with admission.arriving() as one, admission.arriving() as other, admission.arriving() as small:
         assert one(150_000) == 150_000
         assert other(10_000) == 10_000
-        with pytest.raises(Full):
+        with pytest.raises(Refused):
             other(60_000)
         assert small(1000) == 1000
     with admission.arriving() as another:
@@ -295,7 +294,7 @@ async def test_a_full_house_says_when_to_come_back(model):
 async def test_bytes_are_bounded_but_one_body_always_fits():
     admission = Admission(10, 100)
     async with admission.entered(500):
-        with pytest.raises(Full):
+        with pytest.raises(Refused):
             async with admission.entered(1):
                 pass
     async with admission.entered(60), admission.entered(40):
