@@ -113,15 +113,6 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             seed_argument: Name of the model setting that takes each draw's seed (often ``"seed"``); `None` sends none.
             options: All other options of ``BestOfMiniN``; see ``bonmini_guard.runnables.options.CommonOptions``.
 
-                Of them ``tool_turns`` says what is guarded where the model calls tools. The first draw that arrives intact, in
-                order of drawing, decides whether the turn does, as it would without a guard.
-
-                - `'text'` (default of a guardrail): The calls go on unscored. Text beside them is scored as an answer is; what does
-                    not pass is withheld from the message, its stream and its events. Otherwise tool calls among other draws
-                    do not pass.
-                - `'judge'`: Tool calls have to pass, too; the reward model must be able to read them.
-                - `'pass'` (default of an accelerator): Calls and text go on as drawn.
-
                 An answer in the ``response_format`` is a final answer. One that cannot be parsed does not pass.
 
         Raises:

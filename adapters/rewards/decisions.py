@@ -252,11 +252,7 @@ def step_of(probability: float) -> float:
 
 
 def decisions(spec: ScorerSpec) -> Decisions:
-    """The scorer of a spec.
-
-    Raises:
-        ConfigurationError: the key's variable is not set, or the endpoint's settings are wrong.
-    """
+    """The scorer of a spec."""
     table = spec.decision
     assert table is not None
     named = {question.name or f"question {number}": question for number, question in enumerate(table.questions, 1)}

@@ -145,11 +145,7 @@ def verdict_of(text: str) -> bool | None:
 
 
 def judge(spec: ScorerSpec) -> Judge:
-    """The judge of a spec.
-
-    Raises:
-        ConfigurationError: the key's variable is not set, or the endpoint's settings are wrong.
-    """
+    """The judge of a spec."""
     table = spec.judge
     assert table is not None
     if spec.endpoint is None:

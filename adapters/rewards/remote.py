@@ -42,6 +42,7 @@ LONGEST_ATTEMPT = 10.0
 PROBE_INTERVAL = 1.0
 #: Refusals that may be about one input of a batch and not about the batch.
 _ABOUT_AN_INPUT = (400, 413, 422)
+_SILENT: Limits = (None, None, None)
 
 
 class RemoteRewardModel(Probed, Endpoint):
@@ -344,11 +345,11 @@ class RemoteRewardModel(Probed, Endpoint):
     # The server's description
 
     async def _look(self, client: httpx.AsyncClient) -> int:
-        limits = Limits() if self._wire.about is None else await self._describe(client, *self._wire.about)
-        self.model = self.model or limits.model
-        self._batch_size = min(self._batch_size, limits.batch or self._batch_size)
+        model, batch, length = await self._describe(client, *self._wire.about) if self._wire.about else _SILENT
+        self.model = self.model or model
+        self._batch_size = min(self._batch_size, batch or self._batch_size)
         if self._writer is not None:
-            self._writer.limit(limits.length)
+            self._writer.limit(length)
         return await super()._look(client)
 
     async def _describe(self, client: httpx.AsyncClient, route: str, read: Callable[[Any], Limits]) -> Limits:
@@ -357,15 +358,11 @@ class RemoteRewardModel(Probed, Endpoint):
                 response = await client.get(self.base_url + route)
             return read(response.json())
         except (httpx.HTTPError, TimeoutError, LookupError, TypeError, ValueError, AttributeError):
-            return Limits()
+            return _SILENT
 
 
 def route(spec: ScorerSpec) -> RemoteRewardModel:
-    """The remote reward model of a spec.
-
-    Raises:
-        ConfigurationError: the server has no such route, or a setting is wrong.
-    """
+    """The remote reward model of a spec."""
     table, endpoint = spec.route, spec.endpoint
     assert table is not None
     assert endpoint is not None

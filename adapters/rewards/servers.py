@@ -12,6 +12,8 @@ from bonmini_guard.adapters.http_errors import MalformedAnswer
 
 logger = logging.getLogger(__name__)
 Inputs = Literal["ids", "text", "pair", "messages"]
+#: What a server says about itself: name of its model, inputs that a request may hold, tokens of an input; None where it is silent.
+Limits = tuple[str | None, int | None, int | None]
 Body = Callable[[Sequence[Any], str | None], dict[str, Any]]
 ServerKind = Literal[
     "vllm", "vllm-pooling", "vllm-score", "vllm-rerank", "sglang", "tei", "tei-rerank", "infinity", "jina", "cohere", "bonmini"
@@ -33,21 +35,6 @@ class Scores:
     fingerprint: str | None = None
     has_zero: bool | None = None
     inputs: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a server says about itself; None where it says nothing.
-
-    Attributes:
-        model: name of the model it serves.
-        batch: inputs that one request may hold.
-        length: tokens that one input may have.
-    """
-
-    model: str | None = None
-    batch: int | None = None
-    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +148,11 @@ def _pairs_body(prompt: str, answers: str, **more: Any) -> Body:
 
 def _about_vllm(answer: Any) -> Limits:
     served = answer["data"][0]
-    return Limits(model=served["id"], length=served.get("max_model_len"))
+    return served["id"], None, served.get("max_model_len")
 
 
 def _about_tei(answer: Any) -> Limits:
-    return Limits(batch=answer.get("max_client_batch_size"), length=answer.get("max_input_length"))
+    return None, answer.get("max_client_batch_size"), answer.get("max_input_length")
 
 
 def _sglang_body(inputs: Sequence[Any], model: str | None) -> dict[str, Any]:

@@ -50,11 +50,7 @@ class Verdicts(Questioner):
 
 
 def verdicts(spec: ScorerSpec) -> Verdicts:
-    """The remote verdicts of a spec.
-
-    Raises:
-        ConfigurationError: the key's variable is not set, or the endpoint's settings are wrong.
-    """
+    """The remote verdicts of a spec."""
     token = spec.token
     assert token is not None
     extra: dict[str, Any] = {"top_logprobs": _TOLD} | ({"chat_template_kwargs": token.options} if token.options else {})

@@ -347,19 +347,18 @@ class Guard:
 
     # Construction
 
-    def _follow(self) -> Reloader[Engine]:
+    def _follow(self) -> Reloader:
         profile, reload, telemetry = self.options["profile"], self.options["reload"], self.options["telemetry"]
         if not isinstance(profile, str | os.PathLike):
             raise ConfigurationError("reload= follows a file: pass profile= as its path")
         interval = DEFAULT_INTERVAL if reload is True else float(reload)
         tell = bool if telemetry is None else telemetry.reloaded
-        return Reloader(profile, interval, lambda: self._build(self._engine), self._adopt, tell)
+        return Reloader(profile, interval, self._take_profile, tell)
 
-    def _adopt(self, engine: Engine) -> bool:
-        changed = engine != self._engine
-        if changed:
+    def _take_profile(self) -> bool:
+        before, self._engine = self._engine, self._build(self._engine)
+        if changed := before != self._engine:
             self.abstentions.clear()
-        self._engine = engine
         return changed
 
     def _build(self, current: Engine | None = None) -> Engine:

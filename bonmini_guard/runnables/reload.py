@@ -7,14 +7,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.forks import Lock
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: Seconds between two looks at the file.
 DEFAULT_INTERVAL = 1.0
@@ -24,14 +22,13 @@ _SETTLED = 0.1
 Seen = tuple[int, int, int, int]
 
 
-class Reloader(Generic[T]):
+class Reloader:
     """Looks at a file now and then, and builds anew what depends on it, in a thread of its own.
 
     Args:
         path: the file.
         interval: seconds between two looks; a look is one ``stat``.
-        build: what the file says now; its errors refuse the change.
-        adopt: takes over what was built; whether that is anything new.
+        take: takes over what the file says now; whether that is anything new. Its errors refuse the change.
         tell: told of each change, whether it was taken over.
 
     Attributes:
@@ -43,16 +40,14 @@ class Reloader(Generic[T]):
         self,
         path: str | os.PathLike[str],
         interval: float,
-        build: Callable[[], T],
-        adopt: Callable[[T], bool],
+        take: Callable[[], bool],
         tell: Callable[[bool], Any] = bool,
     ) -> None:
         # Absolute, for a program may change its folder.
         self.path = os.path.abspath(path)
         self.interval = interval
         self.taken = self.refused = 0
-        self._build = build
-        self._adopt = adopt
+        self._take = take
         self._tell = tell
         self._lock = Lock()
         self._seen = self._look()
@@ -83,13 +78,11 @@ class Reloader(Generic[T]):
         if seen is not None and time.time() - seen[0] / 1e9 < _SETTLED:
             time.sleep(_SETTLED)
         try:
-            built = self._build()
-        except BonMiniGuardError as error:
-            self._refuse(str(error))
-        except Exception as error:  # a part that cannot be asked for its fingerprint
-            self._refuse(type(error).__name__)
+            changed = self._take()
+        except Exception as error:  # or a part that cannot be asked for its fingerprint
+            self._refuse(str(error) if isinstance(error, BonMiniGuardError) else type(error).__name__)
         else:
-            if self._adopt(built):
+            if changed:
                 self.taken += 1
                 logger.info("%s: the changed profile is in force", self.path)
                 self._tell(True)

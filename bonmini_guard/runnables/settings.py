@@ -1,4 +1,8 @@
-"""From options to a policy, with every combination checked once."""
+"""From options to a policy, with every combination checked once.
+
+Options that are wrong, or contradict each other or a profile, raise ConfigurationError; a profile that is malformed, or whose
+promise does not hold here, raises ProfileError, or with ``strict=False`` warns.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +38,7 @@ _INSIDE = ("bonmini_guard", "pydantic", "langchain_core", "langchain")
 
 
 def load_profile(profile: str | os.PathLike[str] | GuardProfile | None) -> GuardProfile | None:
-    """A profile from its path, or as it is.
-
-    Raises:
-        ConfigurationError: it is neither a path nor a profile.
-        ProfileError: the file is missing or malformed.
-    """
+    """A profile from its path, or as it is."""
     if profile is None or isinstance(profile, GuardProfile):
         return profile
     if not isinstance(profile, str | os.PathLike):
@@ -62,11 +61,7 @@ def profile_name(profile: str | os.PathLike[str] | GuardProfile | None) -> str |
 
 
 def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
-    """The policy of a profile, or of the options that one fixes.
-
-    Raises:
-        ConfigurationError: both are given, or the options are wrong or contradict each other.
-    """
+    """The policy of a profile, or of the options that one fixes."""
     given = [name for name in SHAPE if options.get(name) is not None]
     if profile is not None:
         if given:
@@ -90,11 +85,7 @@ def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
 
 
 def build_exit(options: GuardOptions) -> Exit:
-    """The exit asked for, or the one that the shape is for.
-
-    Raises:
-        ConfigurationError: they contradict each other.
-    """
+    """The exit asked for, or the one that the shape is for."""
     rolling = [name for name in ("in_flight", "max_draws") if options[name] is not None]
     loops = [name for name in ("schedule", "mini_n", "max_loops") if options[name] is not None]
     exit_ = options["exit"] or ("rolling" if rolling else "loop")
@@ -105,11 +96,7 @@ def build_exit(options: GuardOptions) -> Exit:
 
 
 def widths(policy: Policy, profile: GuardProfile | None, in_flight: int | str | None) -> tuple[int, ...]:
-    """Draws that a rolling request may keep in flight: those that the profile was calibrated for, or the ladder, or one alone.
-
-    Raises:
-        ConfigurationError: one is asked for that the profile was not calibrated for, or the exit is another.
-    """
+    """Draws that a rolling request may keep in flight: those that the profile was calibrated for, or the ladder, or one alone."""
     ladder = (profile.in_flight if profile is not None else None) or LADDER
     if in_flight is None or in_flight == "auto":
         return tuple(rung for rung in ladder if rung <= policy.budget) or ladder[:1]
@@ -120,11 +107,7 @@ def widths(policy: Policy, profile: GuardProfile | None, in_flight: int | str | 
 
 
 def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops: int | None) -> tuple[int, ...]:
-    """The schedule, or ``mini_n`` draws in each of ``max_loops`` loops.
-
-    Raises:
-        ConfigurationError: both ways are used, or it is no list.
-    """
+    """The schedule, or ``mini_n`` draws in each of ``max_loops`` loops."""
     if schedule is None:
         return (mini_n or DEFAULT_MINI_N,) * (max_loops or DEFAULT_MAX_LOOPS)
     if mini_n is not None or max_loops is not None:
@@ -135,22 +118,14 @@ def build_schedule(schedule: Sequence[int] | None, mini_n: int | None, max_loops
 
 
 def looked_ahead(policy: Policy, lookahead: int) -> int:
-    """Draws of later loops to keep running, for a policy that has later loops to decide on as wholes.
-
-    Raises:
-        ConfigurationError: it decides at each arrival.
-    """
+    """Draws of later loops to keep running, for a policy that has later loops to decide on as wholes."""
     if lookahead and policy.exit != "loop":
         raise ConfigurationError(f"lookahead= is for exit='loop', and this guard's is {policy.exit!r}: drop one of them")
     return lookahead
 
 
 def selection(policy: Policy, profile: GuardProfile | None, select: Any) -> Any:
-    """What picks the draw to serve; None for the best.
-
-    Raises:
-        ConfigurationError: a guardrail, an eager exit and a certified profile serve the best.
-    """
+    """What picks the draw to serve; None for the best."""
     select = SELECTIONS.get(select, select)
     if select is not None and (policy.mode == "guardrail" or policy.exit == "eager"):
         raise ConfigurationError("select= is for an accelerator, and not for exit='eager': drop it")
@@ -172,26 +147,18 @@ def with_budget(policy: Policy, budget: int | Budget | None, profile: GuardProfi
 
     It only adds abstentions, so the promise of ``served_and_bad`` holds with it. A share among the served, or among those of
     one kind, may rise when others drop out: such profiles are refused.
-
-    Raises:
-        ConfigurationError: the budget is out of range.
-        ProfileError: the profile's promise does not hold under a budget (a warning with ``strict=False``).
     """
     if budget is None:
         return policy
     rule = budget if isinstance(budget, Budget) else Budget(tokens=budget)
     if profile is not None and (profile.risk or profile.epsilon is not None) and profile.risk != "served_and_bad":
-        _refuse_budget(profile, strict)
+        promise = f"risk {profile.risk}" if profile.mode == "guardrail" else "quality near best-of-N"
+        _object(
+            f"the profile promises {promise} for requests that end as calibrated, and a budget ends some of them earlier: "
+            "drop budget=, calibrate for served_and_bad, or pass strict=False to go on without the promise",
+            ProfileError if strict else None,
+        )
     return replace(policy, stop=policy.stop | rule if policy.stop else rule)
-
-
-def _refuse_budget(profile: GuardProfile, strict: bool) -> None:
-    promise = f"risk {profile.risk}" if profile.mode == "guardrail" else "quality near best-of-N"
-    _object(
-        f"the profile promises {promise} for requests that end as calibrated, and a budget ends some of them earlier: "
-        "drop budget=, calibrate for served_and_bad, or pass strict=False to go on without the promise",
-        ProfileError if strict else None,
-    )
 
 
 def _object(problem: str, error: type[ConfigurationError] | None) -> None:
@@ -207,12 +174,7 @@ def _object(problem: str, error: type[ConfigurationError] | None) -> None:
 def check_parts(  # noqa: PLR0917 - called where a guard is built
     policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, strict: bool, threshold_given: bool = False
 ) -> None:
-    """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated.
-
-    Raises:
-        ConfigurationError: the generator cannot sample, the scorer is not what it claims to be, or a model without a zero would
-            guard without a profile.
-    """
+    """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated."""
     if callable(getattr(scorer, "check", None)):
         scorer.check()
     if policy.budget > 1 and getattr(generator, "deterministic", False):
@@ -242,18 +204,7 @@ def check_parts(  # noqa: PLR0917 - called where a guard is built
 
 
 def check_profile(profile: GuardProfile, generator: Any, scorer: Any, strict: bool, options: Mapping[str, Any]) -> None:
-    """Refuse a profile that was calibrated for other parts, and log what its promise does not vouch for.
-
-    Args:
-        profile: what was calibrated.
-        generator: what draws.
-        scorer: what scores.
-        strict: False warns instead of refusing.
-        options: call options of every draw.
-
-    Raises:
-        ProfileError: the profile was calibrated for other parts (a warning with ``strict=False``).
-    """
+    """As :func:`check_fingerprints`, and log what the profile's promise does not vouch for."""
     check_fingerprints(profile, {"reward_model": scorer, "generator": generator}, strict, options)
     unknown = not_vouched_for(profile)
     for name, part in (("reward_model", scorer), ("generator", generator)):
@@ -280,10 +231,7 @@ def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: boo
         profile: what was calibrated.
         parts: by the names that its fingerprints have.
         strict: False warns instead of refusing.
-        options: call options of the generator.
-
-    Raises:
-        ProfileError: a part differs from what the profile says, or cannot be compared with it (a warning with ``strict=False``).
+        options: call options of every draw.
     """
     for name, part in parts.items():
         expected = profile.fingerprints.get(name)
