@@ -12,7 +12,7 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata, add_usage
 
-from bonmini_guard.adapters.bodies import DEEPEST, deeper_than
+from bonmini_guard.adapters.bodies import DEEPEST
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
     GenerationFailedAtEndpoint,
@@ -21,7 +21,7 @@ from bonmini_guard.adapters.http_errors import (
     TruncatedAnswer,
     from_answer,
 )
-from bonmini_guard.conversation import Turn
+from bonmini_guard.conversation import Turn, deeper_than
 from bonmini_guard.engine.kinds import CUT, FILTERED
 
 #: Finish reasons of answers that the server gave up on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
@@ -15,8 +14,6 @@ LONGEST_ANSWER = 64 * 2**20
 LONGEST_STREAM = 200_000
 #: Objects and lists in a tool call's arguments, one inside the other, at most.
 DEEPEST = 100
-_BRACKETS = re.compile(r"[][{}]")
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 @cache
@@ -47,15 +44,3 @@ def check_events(found: int) -> None:
     """
     if found >= LONGEST_STREAM:
         raise MalformedAnswer(f"the endpoint's answer is a stream of more than {LONGEST_STREAM} events", status=200)
-
-
-def deeper_than(most: int, written: str) -> bool:
-    """Whether JSON opens more brackets one inside the other, strings aside."""
-    if written.count("{") + written.count("[") <= most:
-        return False
-    depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub("", written)):
-        depth += 1 if bracket in "{[" else -1
-        if depth > most:
-            return True
-    return False

@@ -32,18 +32,8 @@ class ServedGenerator(Endpoint):
     """Base of the generators that ask a server. A subclass makes one attempt, and says who it is.
 
     Args:
-        base_url: where the server is.
-        secret: sent as bearer token; None sends none.
         dialects: by mode.
-        mode: which of them is spoken.
-        settings: the draws' parameters, by the server's names; ``temperature`` and ``stop`` among them.
-        accept_truncated: whether an answer cut at the token limit is an answer.
-        stream: receive answers as streams.
-        split_reasoning: tags of thoughts that are moved out of the text.
-        http: further settings.
-
-    Raises:
-        ConfigurationError: a setting is out of range.
+        settings: the draws' parameters, by the server's names; ``temperature`` and ``stop`` among them. The others are as theirs.
     """
 
     send_seed = True

@@ -1,4 +1,7 @@
-"""What is sent to a chat or completion server: call options that may pass, and turns. No effects."""
+"""What is sent to a chat or completion server: call options that may pass, and turns. No effects.
+
+An option that is unknown, would spoil the draws, or cannot be sent, raises ConfigurationError.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +46,7 @@ class Dialect:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def render(self, messages: Sequence[BaseMessage], settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of a request for draws of one prompt, but the seed.
-
-        Raises:
-            ConfigurationError: an option is unknown, would spoil the draw, or cannot be sent.
-        """
+        """The body of a request for draws of one prompt, but the seed."""
         merged = {**settings, **call_options(self.generator, options, self.known, self.renamed, self.refused)}
         if "extra_body" in settings:
             merged["extra_body"] = settings["extra_body"] | options.get("extra_body", {})
@@ -65,11 +64,7 @@ class Dialect:
 def call_options(
     generator: str, given: Mapping[str, Any], known: frozenset[str], renamed: Mapping[str, str], refused: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Call options under the generator's names, without those that are None; for the arguments see :class:`Dialect`.
-
-    Raises:
-        ConfigurationError: an option is unknown, or would spoil the draw.
-    """
+    """Call options under the generator's names, without those that are None; for the arguments see :class:`Dialect`."""
     options = {renamed.get(key, key): value for key, value in given.items() if value is not None}
     for name in options:
         if name not in known:
@@ -80,21 +75,13 @@ def call_options(
 
 
 def refuse_greedy(options: Mapping[str, Any]) -> None:
-    """Refuse a temperature of 0 among call options.
-
-    Raises:
-        ConfigurationError: there is one.
-    """
+    """Refuse a temperature of 0 among call options."""
     if options.get("temperature") == 0:
         raise ConfigurationError("temperature 0 makes every draw the same: leave the call option out")
 
 
 def refuse_spoiling(options: Mapping[str, Any], place: str) -> None:
-    """Refuse options that would change what a draw is.
-
-    Raises:
-        ConfigurationError: there is one.
-    """
+    """Refuse options that would change what a draw is."""
     for name in options:
         if name in _SPOILING:
             raise ConfigurationError(f"{place} holds {name!r}: {_SPOILING[name]}")

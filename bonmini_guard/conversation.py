@@ -27,6 +27,8 @@ ROLES = {
 #: Parts of answers that users do not get where a model scores texts alone, unless it is said otherwise.
 NOT_SHOWN = ("reasoning",)
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_BRACKETS = re.compile(r"[][{}]")
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 _THOUGHT = re.compile("reasoning|thinking")
 #: Where a prompt is to be cached, to servers that are told (Anthropic's, through OpenRouter or LiteLLM).
 _MARKER = "cache_control"
@@ -264,6 +266,18 @@ def hides(kind: str, not_shown: Collection[str]) -> bool:
 def clean(text: str) -> str:
     """The text with each lone surrogate replaced by U+FFFD."""
     return _SURROGATES.sub("\ufffd", text)
+
+
+def deeper_than(most: int, written: str) -> bool:
+    """Whether JSON opens more brackets one inside the other, strings aside."""
+    if written.count("{") + written.count("[") <= most:
+        return False
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub("", written)):
+        depth += 1 if bracket in "{[" else -1
+        if depth > most:
+            return True
+    return False
 
 
 def prompt_digest(turns: Iterable[Turn]) -> str:

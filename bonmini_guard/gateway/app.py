@@ -21,9 +21,8 @@ from starlette.types import Receive, Scope, Send
 from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.gateway import wire
 from bonmini_guard.gateway.config import Configuration
-from bonmini_guard.gateway.drift import p_values
 from bonmini_guard.gateway.feedback import Feedback, join
-from bonmini_guard.gateway.metrics import Metrics
+from bonmini_guard.gateway.metrics import Metrics, p_values
 from bonmini_guard.gateway.models import Upstream
 from bonmini_guard.gateway.refusals import body_of, refusal_of
 from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected

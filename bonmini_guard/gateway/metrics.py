@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.gateway.models import Guarded
+from bonmini_guard.logs.trace_files import trace_files
+from bonmini_guard.policy.profile import GuardProfile
+from bonmini_guard.runnables.conduct import Guard
 from bonmini_guard.server.door import Admission
 from bonmini_guard.server.metrics import Requests
+
+logger = logging.getLogger(__name__)
 
 #: What is counted of a guard's requests, and as what.
 _COUNTED = {
@@ -79,3 +87,25 @@ def _counts(model: Guarded) -> Iterable[tuple[str, Mapping[str, float]]]:
         yield "trace_rows", asdict(guard.writer.counts())
     if guard.reloader is not None:
         yield "reloads", {"taken": guard.reloader.taken, "refused": guard.reloader.refused}
+
+
+def p_values(guard: Guard) -> dict[str, float]:
+    """Whether a guard's traffic is still that of its calibration, by question; right for any number of looks.
+
+    None without a profile and traces in files, and before there are any. The state lies beside the traces.
+    """
+    profile, traces = guard.options["profile"], guard.options["trace_to"]
+    if not isinstance(profile, str) or not isinstance(traces, str) or not (files := trace_files(traces)):
+        return {}
+    try:
+        from bonmini_guard.calibration.traces import read_traces
+        from bonmini_guard.calibration.watch import digest_of, watching
+
+        loaded = GuardProfile.load(profile)
+        state = Path(traces).with_suffix(f".{digest_of(loaded)[:8]}.drift")
+        with watching(state, loaded) as watch:
+            found = watch.look(read_traces(files, loaded, memory=watch.memory))
+    except (BonMiniGuardError, ImportError, OSError) as error:  # no reference, no rows yet, another worker's turn, no SciPy
+        logger.info("no look at the drift of %s: %s", traces, error)
+        return {}
+    return {finding.test: finding.p_value for finding in found.findings if finding.p_value is not None}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bonmini_guard.conversation import Turn, clean
+from bonmini_guard.conversation import Turn, clean, deeper_than
 from bonmini_guard.errors import InputError
 
 #: Texts of one call; more should come as more calls.
@@ -170,23 +170,12 @@ def printable(text: str) -> str:
     return " ".join(text.encode("ascii", "backslashreplace").decode().split())
 
 
-def _check_depth(value: Any, levels: int = _DEEPEST) -> None:
-    """Raise ValueError where lists and objects lie in each other more deeply than what reads them can follow."""
-    if levels == 0:
-        raise ValueError
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            _check_depth(part, levels - 1)
-
-
 def _messages(said: Sequence[Message], name: str) -> list[BaseMessage]:
     try:
         turns = [Turn.of({"content": "", **one.model_dump(exclude_none=True)}) for one in said]
         # What a chat template cannot take (numbers too large to write, and the like) is told here, and not in the middle of it.
         arguments = [call.args for turn in turns for call in turn.calls]
-        json.dumps(arguments, allow_nan=False)
-        _check_depth(arguments)
-        if None in arguments:
+        if None in arguments or deeper_than(_DEEPEST, json.dumps(arguments, allow_nan=False)):
             raise ValueError
         messages = [turn.message() for turn in turns]
     except Exception:

@@ -15,6 +15,7 @@ pytest.importorskip("huggingface_hub")
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator, bodies
 from bonmini_guard.adapters.http_errors import MalformedAnswer
+from bonmini_guard.conversation import deeper_than
 from bonmini_guard.errors import GenerationError
 
 from .drawing import guard_of
@@ -156,8 +157,8 @@ async def test_tool_calls_nested_without_end_cost_their_draw_alone(family, depth
     [("[" * 101 + "]" * 101, True), ("[" * 100 + "]" * 100, False), ("[[]," * 300, True), ("[" + "{}," * 300 + "{}]", False)],
 )
 def test_depth_is_of_brackets_inside_one_another(written, deep):
-    assert bodies.deeper_than(100, written) == deep
+    assert deeper_than(100, written) == deep
 
 
 def test_brackets_in_strings_are_text():
-    assert not bodies.deeper_than(100, json.dumps({"code": 'if (a[0]) { "' + "{[" * 300}))
+    assert not deeper_than(100, json.dumps({"code": 'if (a[0]) { "' + "{[" * 300}))
