@@ -91,7 +91,7 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
     log.require(budget)
     # A rolling exit is replayed with one draw in flight at a time: over all orders of the draws, as loops of one.
     log = transformed(log, profile.score_transform)
-    if bool(np.any(~log.labelled & ~log.unlabelled)) or (log.asked is not None and bool(log.asked.any())):
+    if np.any(~log.labelled & ~log.unlabelled) or log.asked.any():
         return one_order_figures(log, profile)
     unlabelled = bool(np.all(log.unlabelled))
     log = log if unlabelled else log.require_labels()

@@ -162,7 +162,7 @@ class Log:
         known = np.any(np.isfinite(self.labels), axis=1)
         if not known.any():
             raise InputError(f"{self.source}: {self._why_no_label()}")
-        if self.asked is not None and self.asked.any():
+        if self.asked.any():
             others = {"not_in_the_labelled_set": int((~self.asked).sum())}
             return replace(self.take(self.asked), left_out={**self.left_out, **others}), "counts_as_bad"
         return self._with_labels(), "left_out"

@@ -18,12 +18,12 @@ from scipy.special import expit
 
 from bonmini_guard.calibration.blocks import row_keys
 from bonmini_guard.calibration.certify import in_sequence, p_values, risk_named
-from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrated, check, test
-from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
+from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrated, check, rows_needed, test
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
 from bonmini_guard.calibration.paths import Paths, Steps, counts_at, exits, labels_used, paths, steps
-from bonmini_guard.calibration.simulate import Labels, floor_of, least_rows
+from bonmini_guard.calibration.simulate import MOST_ROWS, Labels, floor_of, least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 
 #: Answers asked about before the next look.
@@ -194,8 +194,7 @@ def prospect(log: Log, asked: Request) -> str:
     generator = np.random.default_rng(0)
     runs = [test(_drawn(log, generator), asked, "counts_as_bad") for _ in range(_SIMULATED)]
     most = runs[0].labels
-    floor = floor_of(asked.risk.name if asked.risk else None, asked.level, asked.delta)
-    head = f"{len(log):,} rows, at most {most:,} labels; {asked} takes {floor}"
+    head = f"{len(log):,} rows, at most {most:,} labels; {asked} takes {_floor(asked)}"
     found = [(run.steps, run.found.cut, len(run.log)) for run in runs if run.found.cut is not None]
     if 2 * len(found) < len(runs):
         return f"{head}; if sigmoid(score) is right, these rows will hardly do: see 'bonmini-guard calibrate --plan'"
@@ -203,6 +202,54 @@ def prospect(log: Log, asked: Request) -> str:
     served, draws = (float(np.mean([getattr(s, name)[cut] / rows for s, cut, rows in found])) for name in ("served", "draws"))
     reach = _reached(served if asked.risk else None, draws)
     return f"{head}; if sigmoid(score) is right, about {used:,.0f} labels may do for a profile that {reach}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a promise will take.
+
+    Attributes:
+        rows: rows needed; None if no number would do.
+        labels: labels on them, at most.
+        on_demand: labels on them if they are asked for on demand.
+        sentence: all that in one line, with its floor and its assumptions.
+    """
+
+    rows: int | None
+    labels: int
+    on_demand: int
+    sentence: str
+
+
+def plan(log: Log, asked: Request) -> Plan:
+    """How many rows and labels a promise takes, found by calibrating: on rows drawn with replacement, with labels by their scores.
+
+    Args:
+        log: complete scored rows; where there are labels, they say how labels depend on scores, else sigmoid(score) does.
+        asked: the promise, its level and the schedule.
+
+    Raises:
+        InputError: the log has too few candidates a row, or no scores.
+    """
+    log.require_scores()
+    labels = int(np.isfinite(log.labels).sum())
+    what = f"labels depend on scores as {labels:,} of this log do" if labels else "sigmoid(score) is right, so the model's zero is"
+    head, assumed = f"{asked} takes {_floor(asked)}", f"assumed: {what}"
+    needed = rows_needed(one_a_unit(log), asked)
+    if needed is None:
+        return Plan(None, 0, 0, f"{head}; {MOST_ROWS:,} rows would not do; {assumed}")
+    rows, found = needed
+    most, fewer = (
+        round(float(np.mean(each))) for each in zip(*((run.labels, labels_asked(run, asked)) for run in found), strict=True)
+    )
+    served = float(np.mean([run.steps.served[run.found.cut or 0] / len(run.path) for run in found]))
+    then = f", which would then serve about {percent(served)} of requests (more rows serve more)" if asked.risk else ""
+    sentence = f"{head}; about {rows:,} rows with {most:,} labels, {fewer:,} with 'label --for'{then}; {assumed}"
+    return Plan(rows, most, fewer, sentence)
+
+
+def _floor(asked: Request) -> str:
+    return floor_of(asked.risk.name if asked.risk else None, asked.level, asked.delta)
 
 
 def _drawn(log: Log, generator: np.random.Generator) -> Log:

@@ -50,7 +50,7 @@ def order_of(log: Log, order: Order = "auto", seed: int = 0) -> Integers:
         return logged
     keys = np.stack([mixed(log.keys, seed * width + place + 1) >> np.uint64(1) for place in range(width)], axis=1)
     keys = np.where(logged < log.counts[:, None], keys.astype(np.int64), np.iinfo(np.int64).max)
-    if order == "auto" and log.traced is not None:
+    if order == "auto":
         keys = np.where(log.traced[:, None], logged, keys)
     return np.argsort(keys, axis=1, kind="stable")
 

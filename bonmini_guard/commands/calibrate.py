@@ -146,21 +146,17 @@ def _show_front(evidence: Mapping[str, Any]) -> None:
 def _plan(options: argparse.Namespace) -> int:
     """Say how many rows and labels are needed; 3 if no number would do."""
     from bonmini_guard.calibration.logs import load_log
-    from bonmini_guard.calibration.plan import plan_from_log
+    from bonmini_guard.calibration.on_demand import plan, request
 
     guardrail = options.mode == "guardrail"
+    what = options.risk or RISKS[0] if guardrail else options.mode
+    level = _default(options.alpha, ALPHA) if guardrail else _default(options.epsilon, EPSILON)
     with shown() as progress:
         log = load_log(options.logs, group=options.group, progress=progress.rows)
-        plan = plan_from_log(
-            log,
-            mode=options.mode,
-            schedule=choose_schedule(log, options.schedule, options.mini_n, options.max_loops),
-            level=_default(options.alpha, ALPHA) if guardrail else _default(options.epsilon, EPSILON),
-            delta=options.delta,
-            risk=options.risk or RISKS[0],
-        )
-    say(plan.sentence)
-    return 0 if plan.rows is not None else NOT_ENOUGH
+        schedule = choose_schedule(log, options.schedule, options.mini_n, options.max_loops)
+        found = plan(log, request(what, level, options.delta, schedule))
+    say(found.sentence)
+    return 0 if found.rows is not None else NOT_ENOUGH
 
 
 def choose_schedule(

@@ -14,9 +14,9 @@ from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_gu
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, seal_holds
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import log_of_rows
+from bonmini_guard.calibration.on_demand import plan, request
 from bonmini_guard.calibration.orders import order_of, representatives, split
 from bonmini_guard.calibration.paths import exits, outcomes, paths, steps
-from bonmini_guard.calibration.plan import plan_from_log
 from bonmini_guard.calibration.refutation import refutation, standing
 from bonmini_guard.calibration.simulate import least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
@@ -161,10 +161,10 @@ def test_a_log_that_is_too_small_says_how_much_more_and_its_floor():
     assert isinstance(outcome, NotEnoughEvidence)
     assert outcome.further > 0
     assert least_rows(0.05, 0.1) == 45
-    plan = plan_from_log(WORLD.log(200, 11), mode="guardrail", schedule=FOUR, level=0.05, delta=0.1)
-    assert "45 rows at the very least" in plan.sentence
-    assert 45 <= plan.rows <= 3000
-    assert plan.on_demand < plan.labels < 2.4 * plan.rows
+    planned = plan(WORLD.log(200, 11), request("served_and_bad", 0.05, 0.1, FOUR))
+    assert "45 rows at the very least" in planned.sentence
+    assert 45 <= planned.rows <= 3000
+    assert planned.on_demand < planned.labels < 2.4 * planned.rows
 
 
 def test_labels_that_were_not_asked_for_count_as_bad_and_others_are_left_out():

@@ -9,7 +9,7 @@ from scipy.stats import binom
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate
 from bonmini_guard.calibration.logs import log_of_arrays
-from bonmini_guard.calibration.plan import plan_from_log
+from bonmini_guard.calibration.on_demand import plan, request
 from bonmini_guard.calibration.simulate import POWER
 from tests.calibration.populations import Population
 
@@ -43,10 +43,10 @@ def joined(one, other):
 def test_what_a_plan_says_gives_a_certificate_four_times_of_five(what):
     """60 calibrations: were the chance only 0.5, this would fail 97 times of 100; at 0.8 it does once in 1,000."""
     level, rows, _ = ASKED[what]
-    mode, found, tried = "accelerator" if what == "accelerator" else "guardrail", 0, 0
+    found = tried = 0
     for world in WORLDS.values():
-        plan = plan_from_log(world.log(rows, 700), mode=mode, schedule=FOUR, level=level, delta=0.1, risk=what)
-        logs = [world.log(plan.rows, 5000 + number) for number in range(20)]
+        needed = plan(world.log(rows, 700), request(what, level, 0.1, FOUR)).rows
+        logs = [world.log(needed, 5000 + number) for number in range(20)]
         found += sum(isinstance(certified(log, what, level), Certificate) for log in logs)
         tried += len(logs)
     assert found >= binom.ppf(0.001, tried, POWER)
