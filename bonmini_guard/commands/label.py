@@ -69,11 +69,10 @@ def run(options: argparse.Namespace) -> int:
     rows = read_rows(options.logs)
     plan, question = _settings(options)
     only_export = options.export and not options.imports
-    demanded = None if only_export else label_for.demanded(rows, plan, options)
-    if demanded and demanded.short:
-        print(f"bonmini-guard label: {demanded.short}", file=sys.stderr)
+    plan, asking, short = (plan, None, None) if only_export else label_for.demanded(rows, plan, options)
+    if short:
+        print(f"bonmini-guard label: {short}", file=sys.stderr)
         return NOT_ENOUGH
-    plan, asking = (demanded.plan, demanded.asking) if demanded else (plan, None)
     session = partial(Session, rows, options.output, plan, question, asking, only=options.only or ())
     return (_exchange if options.export or options.imports else _page)(session, options)
 

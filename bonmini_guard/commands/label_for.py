@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.calibrate import ALPHA, DELTA, EPSILON, RISKS, choose_schedule, schedule_of
@@ -13,7 +13,6 @@ from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
-    from bonmini_guard.calibration.logs import Log
     from bonmini_guard.labelling.items import Goal, Plan
     from bonmini_guard.labelling.on_demand import OnDemand
     from bonmini_guard.labelling.rows import LabelRow
@@ -44,31 +43,33 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigurationError(f"--{foreign} does not belong to --for {options.what}; leave it out")
 
 
-@dataclass(frozen=True)
-class Demanded:
-    """Questions on demand, or why there are none.
+def demanded(rows: Sequence[LabelRow], plan: Plan, options: argparse.Namespace) -> tuple[Plan, OnDemand | None, str | None]:
+    """The plan, with its goal; the questions that ``--for`` or the file that is continued asks, None if neither asks on demand.
 
-    Attributes:
-        plan: with its goal.
-        asking: of a session.
-        short: why no labels of these rows could certify anything; None if they could.
+    And why no labels of these rows could certify anything; None if they could.
     """
-
-    plan: Plan
-    asking: OnDemand
-    short: str | None
-
-
-def demanded(rows: Sequence[LabelRow], plan: Plan, options: argparse.Namespace) -> Demanded | None:
-    """The questions that ``--for`` or the file that is continued asks; None if neither asks on demand."""
-    if plan.goal is None and options.what is None:
-        return None
+    goal = plan.goal
+    if goal is None and options.what is None:
+        return plan, None, None
     from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, same_set, too_few
+    from bonmini_guard.labelling.items import Goal
+    from bonmini_guard.labelling.on_demand import OnDemand
 
     _require_same(plan, options)
     log = load_log(options.logs)
     say_what_was_left_out(log.left_out)
-    return _begun(log, rows, plan, plan.goal, options) if plan.goal else _new(log, rows, plan, options)
+    if goal is not None:
+        asked = request(goal.what, goal.level, goal.delta, goal.schedule)
+        return plan, OnDemand(same_set(log, goal.rows), asked, rows), None
+    level, default = (options.epsilon, EPSILON) if options.what == "accelerator" else (options.alpha, ALPHA)
+    delta = DELTA if options.delta is None else options.delta
+    asked = request(options.what, default if level is None else level, delta, choose_schedule(log, options.schedule))
+    chosen = fixed_set(log, options.rows)
+    asking, short = OnDemand(chosen, asked, rows), too_few(chosen, asked)
+    if not short:
+        say(prospect(chosen, asked))
+    return replace(plan, goal=Goal(options.what, asked.level, asked.delta, asked.schedule, asking.ids)), asking, short
 
 
 def next_command(goal: Goal) -> str:
@@ -77,31 +78,6 @@ def next_command(goal: Goal) -> str:
     level = f"--{'epsilon' if goal.what == 'accelerator' else 'alpha'} {goal.level:g} --delta {goal.delta:g}"
     schedule = ",".join(map(str, goal.schedule))
     return f"bonmini-guard calibrate labelled.jsonl --mode {mode} {level} --schedule {schedule} -o profile.json"
-
-
-def _new(log: Log, rows: Sequence[LabelRow], plan: Plan, options: argparse.Namespace) -> Demanded:
-    from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, too_few
-    from bonmini_guard.labelling.items import Goal
-    from bonmini_guard.labelling.on_demand import OnDemand
-
-    level = options.epsilon if options.what == "accelerator" else options.alpha
-    default = EPSILON if options.what == "accelerator" else ALPHA
-    delta = DELTA if options.delta is None else options.delta
-    asked = request(options.what, default if level is None else level, delta, choose_schedule(log, options.schedule))
-    chosen = fixed_set(log, options.rows)
-    asking, short = OnDemand(chosen, asked, rows), too_few(chosen, asked)
-    if not short:
-        say(prospect(chosen, asked))
-    goal = Goal(options.what, asked.level, asked.delta, asked.schedule, asking.ids)
-    return Demanded(replace(plan, goal=goal), asking, short)
-
-
-def _begun(log: Log, rows: Sequence[LabelRow], plan: Plan, goal: Goal, options: argparse.Namespace) -> Demanded:
-    from bonmini_guard.calibration.on_demand import request, same_set
-    from bonmini_guard.labelling.on_demand import OnDemand
-
-    asked = request(goal.what, goal.level, goal.delta, goal.schedule)
-    return Demanded(plan, OnDemand(same_set(log, goal.rows), asked, rows), None)
 
 
 def _require_same(plan: Plan, options: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 Both tools are shown what the page shows: no score, no model, no row id, and answers in an order of their own. An item's key travels
 along, so that what comes back finds its item; the texts that come back must be those that went.
 
+docs/labelling.md shows the labelling interfaces that the tasks are made for.
+
 Formats: https://labelstud.io/guide/task_format (tasks with annotations of type ``choices``) and
 https://docs.argilla.io/latest/how_to_guides/import_export (what ``dataset.records.to_json`` writes).
 """
@@ -24,29 +26,11 @@ Record = dict[str, Any]
 #: annotator, item, chosen candidate
 Judged = tuple[str, Item, int | Literal["none"]]
 
-#: The labelling interface that the tasks are made for: one for pairs, one for single answers.
-LABEL_STUDIO_CONFIG = {
-    2: """<View>
-  <Paragraphs name="prompt" value="$prompt" layout="dialogue" nameKey="role" textKey="content"/>
-  <Header value="A"/><Text name="a" value="$a"/>
-  <Header value="B"/><Text name="b" value="$b"/>
-  <Choices name="choice" toName="prompt" choice="single-radio" required="true">
-    <Choice value="A"/><Choice value="B"/><Choice value="Neither"/>
-  </Choices>
-</View>""",
-    1: """<View>
-  <Paragraphs name="prompt" value="$prompt" layout="dialogue" nameKey="role" textKey="content"/>
-  <Header value="Answer"/><Text name="answer" value="$answer"/>
-  <Choices name="choice" toName="prompt" choice="single-radio" required="true">
-    <Choice value="Accept"/><Choice value="Reject"/>
-  </Choices>
-</View>""",
-}
-
 #: Whose order of A and B the two tools show: nobody's who labels on the page.
 _ELSEWHERE = "\n"
-_FIELDS = {1: ("answer",), 2: ("a", "b")}
-_WORDS = {1: ("Accept", "Reject"), 2: ("A", "B", "Neither")}
+#: What the two tools call the answers, and what is chosen, by the number of answers.
+FIELDS = {1: ("answer",), 2: ("a", "b")}
+WORDS = {1: ("Accept", "Reject"), 2: ("A", "B", "Neither")}
 
 
 def label_studio_tasks(session: Session) -> list[Record]:
@@ -162,17 +146,17 @@ def _order(item: Item, session: Session) -> tuple[int, ...]:
 
 def _texts(item: Item, session: Session) -> dict[str, str]:
     order = _order(item, session)
-    return {field: item.row.texts[index] or "" for field, index in zip(_FIELDS[len(order)], order, strict=True)}
+    return {field: item.row.texts[index] or "" for field, index in zip(FIELDS[len(order)], order, strict=True)}
 
 
 def _word(item: Item, chosen: int | str, session: Session) -> str:
     order = _order(item, session)
-    return _WORDS[len(order)][-1 if chosen == "none" else order.index(int(chosen))]
+    return WORDS[len(order)][-1 if chosen == "none" else order.index(int(chosen))]
 
 
 def _chosen(item: Item, word: Any, session: Session, place: str) -> int | Literal["none"]:
     order = _order(item, session)
-    words = _WORDS[len(order)]
+    words = WORDS[len(order)]
     if word not in words:
         raise InputError(f"{place}: an answer is none of {', '.join(words)}; use the labelling interface of docs/labelling.md")
     return "none" if word == words[-1] else order[words.index(word)]

@@ -21,13 +21,6 @@ class Ledger:
         """Whether an event of this id was ever recorded."""
         return event in self._known
 
-    def copy(self) -> Ledger:
-        """The same events, in a ledger that no further one reaches."""
-        other = Ledger()
-        other._known = set(self._known)
-        other._acts = {annotator: list(acts) for annotator, acts in self._acts.items()}
-        return other
-
     def add(self, event: Event) -> None:
         """Take in the next event of the file."""
         self._known.add(event["event"])

@@ -177,7 +177,7 @@ class Session:
     def snapshot(self) -> Ledger:
         """What stands now, for figures that take a while."""
         with self._mutex:
-            return self.ledger.copy()
+            return Ledger(self._file.events)
 
     def _record(self, event: events.Event) -> None:
         with self._mutex:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from bonmini_guard.errors import InputError
-from bonmini_guard.labelling.exchange import LABEL_STUDIO_CONFIG, READERS, WRITERS, argilla_records, label_studio_tasks
+from bonmini_guard.labelling.exchange import FIELDS, READERS, WORDS, WRITERS, argilla_records, label_studio_tasks
 from tests.labelling.helpers import judge_all, log_file, row, run, session_of
 
 ROWS = [row(str(i)) for i in range(12)] + [row("single", ("x",))]
@@ -164,15 +165,23 @@ def test_a_refused_import_takes_nothing_in_and_begins_no_file(tmp_path, judged, 
     assert len(json.loads((tmp_path / "a.json").read_text())) == 13
 
 
-def test_the_guide_shows_the_interfaces_that_the_tasks_are_made_for():
+def interfaces():
+    """Those of the guide, by the number of answers."""
     guide = (Path(__file__).parents[2] / "docs" / "labelling.md").read_text()
-    for config in LABEL_STUDIO_CONFIG.values():
-        assert config in guide
+    return {2 if 'name="b"' in found else 1: found for found in re.findall("<View>.*?</View>", guide, re.DOTALL)}
+
+
+def test_the_guide_shows_interfaces_for_the_fields_and_words_of_the_tasks():
+    shown = interfaces()
+    assert shown.keys() == {1, 2}
+    for size, interface in shown.items():
+        assert re.findall(r'<Text name="(\w+)" value="\$\1"/>', interface) == list(FIELDS[size])
+        assert re.findall(r'<Choice value="(\w+)"/>', interface) == list(WORDS[size])
 
 
 def test_label_studios_own_library_accepts_the_tasks(judged):
     sdk = pytest.importorskip("label_studio_sdk.label_interface", reason="label-studio-sdk is not installed")
-    for size, config in LABEL_STUDIO_CONFIG.items():
+    for size, config in interfaces().items():
         interface = sdk.LabelInterface(config)
         interface.validate()
         tasks = [task for task in label_studio_tasks(judged) if ("a" in task["data"]) == (size == 2)]
