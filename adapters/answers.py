@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -22,7 +22,7 @@ from bonmini_guard.adapters.http_errors import (
     from_answer,
 )
 from bonmini_guard.conversation import Turn, deeper_than
-from bonmini_guard.engine.kinds import CUT, FILTERED
+from bonmini_guard.engine.kinds import cut_short
 
 #: Finish reasons of answers that the server gave up on.
 _GIVEN_UP = frozenset({"abort", "error", "cancelled"})
@@ -45,11 +45,6 @@ class Answer:
     #: Whether there was any content at all, if only an empty one.
     spoke: bool = True
 
-    @cached_property
-    def truncated(self) -> bool:
-        """Whether the token limit cut it."""
-        return (self.finish_reason or "").lower() in CUT
-
     def check(self, accept_truncated: bool) -> None:
         """Refuse what is no answer: withheld by a filter, nothing but reasoning, or cut where that is not accepted.
 
@@ -60,9 +55,10 @@ class Answer:
         empty = not self.turn.text and self.turn.is_blank
         at = "its token limit" if self.usage is None else f"{self.usage['output_tokens']} tokens"
         error: NoAnswer | None = None
-        if (self.finish_reason or "").lower() in FILTERED:
+        filtered, cut = cut_short((self.finish_reason or "",))
+        if filtered:
             error = NoAnswer("a content filter of the endpoint withheld or cut the answer", status=200, error_type="content_filter")
-        elif self.truncated and (empty or not accept_truncated):
+        elif cut and (empty or not accept_truncated):
             thought = "before it began: there is nothing but reasoning" if empty and self.turn.reasoning else ""
             error = TruncatedAnswer(f"the answer was cut at {at}{thought and f' {thought}'}: raise the limit", status=200)
         elif empty and not self.spoke:
@@ -75,15 +71,15 @@ class Answer:
 
     def message(self, seed: int | None, stop: Sequence[str]) -> AIMessage:
         """The answer as a candidate; a stop string that ended it is cut off, as chat models do it."""
-        truncated = self.truncated
-        ended = () if truncated or self.finish_reason == "eos_token" else stop
+        _, cut = cut_short((self.finish_reason or "",))
+        ended = () if cut or self.finish_reason == "eos_token" else stop
         text = self.turn.text
         text = next((text.removesuffix(string) for string in ended if string and text.endswith(string)), text)
         about = {
             "finish_reason": self.finish_reason,
             "seed": seed if self.seed is None else self.seed,
             "model_name": self.model or None,
-            "truncated": truncated or None,
+            "truncated": cut or None,
             "logprobs": self.logprobs,
         }
         metadata = {name: value for name, value in about.items() if value is not None}

@@ -29,7 +29,7 @@ from bonmini_guard.adapters.http_errors import (
     from_response,
 )
 from bonmini_guard.adapters.recovery import Recovery
-from bonmini_guard.engine.limiter import Limiter, build_limiter
+from bonmini_guard.engine.limiter import Limiter, Places, build_limiter
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.forks import Lock
 from bonmini_guard.validation import Amount, Count, Natural, Seconds, check, check_names
@@ -93,7 +93,7 @@ class Http:
 
 
 class Clients:
-    """What belongs to one event loop: HTTP clients, and the limit of all requests."""
+    """What belongs to one event loop: HTTP clients, and the places of all requests."""
 
     def __init__(self) -> None:
         self._all: list[Any] = []
@@ -105,7 +105,7 @@ class Clients:
         self.looking = asyncio.Lock()
         self.recovery = Recovery()
         #: Known once the server was looked at.
-        self.limiter: Limiter | None = None
+        self.places: Places | None = None
 
     def take(self, build: Callable[[], Any]) -> Any:
         """A free client, or one more where none is; whoever takes it puts it back among the free ones."""
@@ -188,9 +188,9 @@ class Endpoint:
     def _classify(self, error: Exception) -> EndpointError | None:
         return classify(error, self._secret())
 
-    def _hooks(self) -> list[Hook]:
-        """Told of each response before its body is read."""
-        return []
+    def _hooks(self) -> dict[str, list[Hook]]:
+        """Told of each "request" before it is sent, and of each "response" before its body is read."""
+        return {}
 
     # Asking
 
@@ -204,8 +204,7 @@ class Endpoint:
         try:
             async with asyncio.timeout(http.timeout):
                 known = self._clients.get(asyncio.get_running_loop())
-                clients, limiter = (known, known.limiter) if known and known.limiter else await self._connect()
-                places = limiter.here()
+                clients, places = (known, known.places) if known and known.places else await self._connect()
                 await places.acquire()
                 try:
                     return await clients.recovery.persist(
@@ -236,7 +235,7 @@ class Endpoint:
             finally:
                 clients.free.append(client)
 
-    async def _connect(self) -> tuple[Clients, Limiter]:
+    async def _connect(self) -> tuple[Clients, Places]:
         loop = asyncio.get_running_loop()
         clients = self._clients.get(loop)
         if clients is None:
@@ -247,15 +246,16 @@ class Endpoint:
                 clients = self._clients[loop] = Clients()
             await clients.begin()
         async with clients.looking:
-            if clients.limiter is None:
+            if clients.places is None:
                 client = clients.take(self._client)
                 try:
                     offered = await self._look(client)
                 finally:
                     clients.free.append(client)
                 with self._lock.held:
-                    clients.limiter = self._limiter = self._limiter or Limiter(offered)
-        return clients, clients.limiter
+                    self._limiter = self._limiter or Limiter(offered)
+                clients.places = self._limiter.here()
+        return clients, clients.places
 
     async def _apart(self, look: Callable[[Any], Awaitable[T]]) -> T:
         """``look(client)`` with a client that nobody else uses: on a loop that is there for this alone, perhaps."""
@@ -278,7 +278,7 @@ class Endpoint:
                 raise from_response(response, self._secret(), quiet)
             streams = response.headers.get("content-type", "").startswith("text/event-stream")
             # The stream itself, which does not hand its connection to the next request before it was looked at.
-            pieces = aiter(response.aiter_bytes() if "content-encoding" in response.headers else response.stream)
+            pieces = aiter(response.stream)
             said = bytearray()
             async for piece in pieces:
                 said += piece
@@ -297,9 +297,9 @@ class Endpoint:
         Raises:
             EndpointError: there is none.
         """
-        clients, limiter = await self._connect()
+        clients, places = await self._connect()
         headers = {"content-type": "application/json"}
-        async with limiter.here():
+        async with places:
             client = clients.take(self._client)
             try:
                 asked = client.build_request(
@@ -324,18 +324,16 @@ class Endpoint:
         Raises:
             ConfigurationError: the proxy settings of the environment cannot be used.
         """
+        hooks = self._hooks()
         try:
             return self.library.AsyncClient(
                 limits=self.library.Limits(max_connections=None, max_keepalive_connections=1),
                 timeout=None,
                 # They would carry the token elsewhere.
                 follow_redirects=False,
-                event_hooks={
-                    "request": [_authorised(self._authorisation())],
-                    "response": [_bounded(self.library), *self._hooks()],
-                },
+                event_hooks={**hooks, "response": [_bounded(self.library), *hooks.get("response", ())]},
                 verify=certificates(self.library),
-                headers={"accept-encoding": "identity"},
+                headers={"accept-encoding": "identity", **self._authorisation()},
             )
         except (ImportError, ValueError, self.library.InvalidURL) as error:
             problem = f"the proxy settings of the environment cannot be used ({type(error).__name__})"
@@ -347,14 +345,6 @@ class Endpoint:
 
     def _secret(self) -> str | None:
         return None if self._token is None else self._token.get_secret_value()
-
-
-def _authorised(headers: Mapping[str, str]) -> Hook:
-    async def authorise(request: Any) -> None:
-        request.headers.pop("authorization", None)
-        request.headers.update(headers)
-
-    return authorise
 
 
 def _bounded(library: Any) -> Hook:

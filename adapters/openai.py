@@ -191,22 +191,18 @@ class OpenAICompatibleGenerator(ServedGenerator):
             logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", answers, asked)
 
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
-        body = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}
-        if self.stream and "logprobs" not in body and count == 1:
-            body |= {"stream": True} | ({"stream_options": {"include_usage": True}} if self._stream_options else {})
+        asked = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}
+        if self.stream and "logprobs" not in asked and count == 1:
+            asked |= {"stream": True} | ({"stream_options": {"include_usage": True}} if self._stream_options else {})
         try:
-            said, streams = await self._sent(client, body)
+            said, streams = await self._post(client, _ROUTES[self.mode], json.dumps(asked, ensure_ascii=False).encode())
         except RequestRejected as error:
-            if "stream_options" not in body or not any(name in str(error) for name in ("stream_options", "include_usage")):
+            if "stream_options" not in asked or not any(name in str(error) for name in ("stream_options", "include_usage")):
                 raise
             self._stream_options = False
-            del body["stream_options"]
-            said, streams = await self._sent(client, body)
+            return await self._attempt(client, body, count)
         payloads, ended = events(said) if streams else ([parsed(said)], False)
         return read_answers(payloads, ended=ended)
-
-    async def _sent(self, client: Any, body: Mapping[str, Any]) -> tuple[bytes, bool]:
-        return await self._post(client, _ROUTES[self.mode], json.dumps(body, ensure_ascii=False).encode())
 
     async def _only_model(self, client: Any) -> str:
         async with asyncio.timeout(MODELS_TIMEOUT):

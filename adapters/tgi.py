@@ -91,8 +91,8 @@ class _Call(AsyncInferenceClient):
     """One request. The hub keeps every stream open until its client is closed, so each gets a client; they share a session."""
 
     def __init__(self, base_url: str, session: Any) -> None:
-        # A token that says nothing: without one, the hub would send the user's saved token. The session sets the real one.
-        super().__init__(base_url=base_url, token="set-by-the-session")
+        # A token that says nothing: without one, the hub would send the user's saved token. A hook sets the real one.
+        super().__init__(base_url=base_url, token="set-by-a-hook")
         self._session = session
 
     async def _get_async_client(self) -> Any:
@@ -227,8 +227,12 @@ class TGIGenerator(ServedGenerator):
             # Ends the stream if one is open; the session stays.
             await call.close()
 
-    def _hooks(self) -> list[Hook]:
-        secret = self._secret()
+    def _hooks(self) -> dict[str, list[Hook]]:
+        secret, ours = self._secret(), self._authorisation()
+
+        async def authorise(request: Any) -> None:
+            request.headers.pop("authorization", None)
+            request.headers.update(ours)
 
         async def look_at(response: Any) -> None:
             tokens = response.headers.get("x-prompt-tokens", "")
@@ -241,7 +245,7 @@ class TGIGenerator(ServedGenerator):
                 # The hub would take the one's body for the answer, and might send the other again without seed and sampling.
                 raise from_response(response, secret)
 
-        return [look_at]
+        return {"request": [authorise], "response": [look_at]}
 
     def _classify(self, error: Exception) -> EndpointError | None:
         typed = classify(error, self._secret())

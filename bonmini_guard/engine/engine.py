@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -603,8 +603,7 @@ class _Request:
             self.scoring_usage = getattr(self.session, "usage_metadata", None)
             if self.closed:
                 raise _Ended
-            for key, raw in zip(fresh, as_scores(given, len(fresh)), strict=True):
-                self.known[key] = self._usable(raw)
+            self.known |= zip(fresh, self._usable(as_scores(given, len(fresh))), strict=True)
             if parts := getattr(self.session, "parts", None):
                 self.parts |= zip(fresh, parts, strict=False)
         except BaseException as error:
@@ -618,11 +617,13 @@ class _Request:
         if self.observer is not None:
             await self.observer.scored(batch, perf_counter() - begun)
 
-    def _usable(self, raw: float | None) -> tuple[float | None, float | None]:
-        if raw is None or not math.isfinite(raw):
-            return raw, None
-        score = raw if self.engine.transform is None else self.engine.transform(raw)
-        return raw, score if math.isfinite(score) else None
+    def _usable(self, raws: Sequence[float | None]) -> Iterator[tuple[float | None, float | None]]:
+        """Raw scores, each with what it is transformed to; None for what is not finite."""
+        transform = self.engine.transform
+        for raw in raws:
+            finite = raw if raw is not None and math.isfinite(raw) else None
+            score = finite if finite is None or transform is None else transform(finite)
+            yield raw, score if score is not None and math.isfinite(score) else None
 
     # Concluding
 

@@ -16,7 +16,7 @@ CUT = frozenset({"length", "max_tokens", "model_length"})
 
 def why_none(message: AIMessage, ends: tuple[str, ...]) -> str | None:
     """Why a message with such :func:`~bonmini_guard.engine.snapshot.ends` is no answer; None for one that is."""
-    filtered, cut = _end_of(ends)
+    filtered, cut = cut_short(ends)
     if filtered:
         return "a content filter withheld or cut it"
     if "function_call" in message.additional_kwargs and not message.tool_calls:
@@ -30,7 +30,7 @@ def why_none(message: AIMessage, ends: tuple[str, ...]) -> str | None:
 
 
 @lru_cache(maxsize=256)  # models have few words for it
-def _end_of(ends: tuple[str, ...]) -> tuple[bool, bool]:
+def cut_short(ends: tuple[str, ...]) -> tuple[bool, bool]:
     """Whether a filter, or the token limit, came before the answer's end."""
     words = {end.lower() for end in ends}
     return not FILTERED.isdisjoint(words), not CUT.isdisjoint(words)

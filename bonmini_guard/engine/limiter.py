@@ -59,7 +59,7 @@ class Limiter:
         """The places of the running loop, to be used as ``async with limiter.here()``.
 
         Args:
-            lane: whose turn it uses; None for that of the request being worked for.
+            lane: whose turn a wait uses; None for that of the request being worked for then.
             inner: of another limiter: whoever has a place here takes one there, too.
         """
         loop = asyncio.get_running_loop()
@@ -67,7 +67,7 @@ class Limiter:
             room = self._rooms.get(loop)
             if room is None:
                 room = self._rooms[loop] = _Room(self.limit, self.max_waiting)
-        return Places(room, lane or request_lane.get() or object(), inner)
+        return Places(room, lane, inner)
 
 
 def build_limiter(limit: int | Limiter | None) -> Limiter | None:
@@ -105,11 +105,11 @@ def unlimited() -> None:
 
 
 class Places:
-    """The places of one loop, as one request sees them."""
+    """The places of one loop, for one lane or, without one, for whichever is being worked for."""
 
     __slots__ = ("_inner", "_lane", "_room")
 
-    def __init__(self, room: _Room, lane: object, inner: Places | None = None) -> None:
+    def __init__(self, room: _Room, lane: object | None, inner: Places | None = None) -> None:
         self._room = room
         self._lane = lane
         self._inner = inner
@@ -146,9 +146,9 @@ class Places:
                 raise
 
     async def _wait(self) -> None:
-        room = self._room
+        room, lane = self._room, self._lane or request_lane.get() or object()
         room.admit()
-        place = room.queue(self._lane)
+        place = room.queue(lane)
         try:
             await place
         except BaseException:
@@ -156,7 +156,7 @@ class Places:
                 # Handed over and no longer wanted, both at once.
                 room.release()
             else:
-                room.leave(self._lane, place)
+                room.leave(lane, place)
             raise
 
     def release(self) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -58,7 +59,7 @@ class Workers(ThreadPoolExecutor):
     def renew(self) -> None:
         """No threads and nothing to do: at first, and in a child after a fork, which has neither threads nor callers."""
         self._changed = threading.Condition()
-        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._calls: deque[tuple[Future[Any], int, Callable[[], Any]]] = deque()
         self._running = self._idle = self._left = 0
 
     def __reduce__(self) -> tuple[type[Workers], tuple[int, str]]:
@@ -90,16 +91,10 @@ class Workers(ThreadPoolExecutor):
             RuntimeError: it is shut down.
         """
         future: Future[T] = Future()
-        depth = depth_here()
-
-        def call() -> T:
-            place.depth = depth
-            return function(*args, **kwargs)
-
         with self._changed:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._calls.append((future, call))
+            self._calls.append((future, depth_here(), partial(function, *args, **kwargs)))
             if self._idle >= len(self._calls) or self._running >= self._most:
                 self._changed.notify()
             else:
@@ -129,7 +124,7 @@ class Workers(ThreadPoolExecutor):
             if cancel_futures:
                 self._calls.clear()
             self._changed.notify_all()
-        for future, _ in calls:
+        for future, _, _ in calls:
             future.cancel()
 
     def _leave(self, call: Future[Any]) -> None:
@@ -150,12 +145,13 @@ class Workers(ThreadPoolExecutor):
         while True:
             with changed:
                 self._idle += 1
-                came = changed.wait_for(lambda: self._calls or self._closed, IDLE)
+                while not self._calls and not self._closed and changed.wait(IDLE):
+                    pass
                 self._idle -= 1
-                if not came or not self._calls:
+                if not self._calls:
                     self._running -= 1
                     return
-                future, call = self._calls.popleft()
+                future, place.depth, call = self._calls.popleft()
             _carry_out(future, call)
             # Nothing of it may live on while this thread waits.
             del future, call

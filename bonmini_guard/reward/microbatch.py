@@ -20,7 +20,7 @@ from bonmini_guard.engine.workers import Workers
 from bonmini_guard.forks import renewed_in_children
 from bonmini_guard.reward.scoring import SegmentScorer
 from bonmini_guard.reward.trunks import TrunkStore
-from bonmini_guard.reward.work import Piece, Work
+from bonmini_guard.reward.work import Piece, Text, Work
 
 logger = logging.getLogger(__name__)
 
@@ -206,12 +206,15 @@ class MicroBatcher:
         unread, self._unread = self._unread, None
         if unread is None:
             return
-        batch, scores = unread
+        batch, computed = unread
         try:
-            values: Any = scores.tolist()
+            values: Any = computed.tolist()
         except Exception as error:
             self._compute_apart(batch, error)
             return
+        scored: dict[Work, dict[Text, float]] = {}
         for piece, score in zip(batch, values, strict=True):
             if piece.text is not None:
-                piece.group.work.settle(piece.text, score)
+                scored.setdefault(piece.group.work, {})[piece.text] = score
+        for work, scores in scored.items():
+            work.settle(scores)

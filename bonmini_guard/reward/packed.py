@@ -268,17 +268,14 @@ def _one_by_one(parts: tuple[Tensor, Tensor, Tensor], view: _View, plan: _Plan, 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Attention and its log-sum-exp, shape (1, heads, T)."""
-    heads, own = query.shape[1], key.shape[1]
+    shape, heads, own = query.shape, query.shape[1], key.shape[1]
     if causal and heads != own:
         key, value = key.repeat_interleave(heads // own, 1), value.repeat_interleave(heads // own, 1)
     elif heads != own:
         # Where all see the same keys, the heads of a group are as good as more queries: no key is copied.
-        out, weight = _flash(query.reshape(1, own, -1, query.shape[-1]), key, value, False, scale)
-        return out.reshape(query.shape), weight.reshape(query.shape[:3])
-    result: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, causal, scale=scale
-    )
-    return result
+        query = query.reshape(1, own, -1, shape[-1])
+    out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scale)
+    return out.reshape(shape), weight.reshape(shape[:3])
 
 
 def _many(parts: tuple[Tensor, Tensor, Tensor], view: _View, plan: _Plan, scale: float) -> Tensor:

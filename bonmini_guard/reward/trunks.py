@@ -61,10 +61,10 @@ class TrunkStore:
         with self._lock.held:
             self._remove(key)
             # One that is too large by itself must not take all others with it.
-            if key[0] not in self._open or trunk.bytes > self.limit:
+            if key[0] not in self._open or (size := trunk.bytes) > self.limit:
                 return
             self._trunks[key] = trunk
-            self.bytes += trunk.bytes
+            self.bytes += size
             while self.bytes > self.limit:
                 self._remove(next(iter(self._trunks)))
 

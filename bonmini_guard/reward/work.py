@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class Work:
         self.future: Future[dict[Text, float]] = Future()
         self.tokens = sum(map(len, distinct))
         self._scores: dict[Text, float] = {}
-        self._missing = len(distinct)
+        self._texts = len(distinct)
         levels = sorted(set(distinct.values()))
         self._groups = deque(
             Group(self, [text for text in distinct if distinct[text] == level], None if session is None else (session, level))
@@ -75,11 +75,10 @@ class Work:
             self._groups.popleft()
         return taken
 
-    def settle(self, text: Text, score: float) -> None:
-        """Note a score; the last one ends the call."""
-        self._scores[text] = score
-        self._missing -= 1
-        if not self._missing and self.future.set_running_or_notify_cancel():
+    def settle(self, scores: Mapping[Text, float]) -> None:
+        """Note scores; the last ones end the call."""
+        self._scores |= scores
+        if len(self._scores) == self._texts and self.future.set_running_or_notify_cancel():
             self.future.set_result(self._scores)
 
     def fail(self, error: BaseException) -> None:

@@ -75,7 +75,7 @@ class Senses:
 
     def submit(self, work):
         for text in [text for group in work._groups for text in group._texts]:
-            work.settle(text, sense(self._decode(text)))
+            work.settle({text: sense(self._decode(text))})
 
     def close(self):
         self._inner.close()
