@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -103,11 +104,11 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False) -> list[Answer
         EndpointError: the server told an error in place of an answer.
     """
     for payload in payloads:
-        if (failure := from_answer(payload)) is not None:
-            raise failure
+        if payload.get("error"):
+            raise from_answer(payload)
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
-        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _count(choice.get("index")) or 0)
+        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))
         several = [[choice] for choice in whole]
     else:
         several = [one] if (one := [each[0] for each in choices if each]) else []
@@ -125,13 +126,14 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     """
     if not isinstance(usage, Mapping):
         return list(answers)
-    read, made = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    if read is None and made is None:
+    tokens = _counts(usage)
+    if "prompt_tokens" not in tokens and "completion_tokens" not in tokens:
         return list(answers)
-    shares = [made or 0] if len(answers) == 1 else proportional(made or 0, [_size(answer) for answer in answers])
-    bills = [used(0 if place else read or 0, share) for place, share in enumerate(shares)]
+    read, made = tokens.get("prompt_tokens", 0), tokens.get("completion_tokens", 0)
+    shares = [made] if len(answers) == 1 else proportional(made, [_size(answer) for answer in answers])
+    bills = [used(0 if place else read, share) for place, share in enumerate(shares)]
     cached, reasoned = (
-        _count(inner.get(name)) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS
+        _counts(inner).get(name) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS
     )
     if cached is not None:
         bills[0]["input_token_details"] = InputTokenDetails(cache_read=cached)
@@ -271,9 +273,6 @@ def _size(answer: Answer) -> int:
     return len(tokens) if tokens else len(answer.turn.text) + len(answer.turn.reasoning) + 1
 
 
-def _count(value: Any) -> int | None:
-    """A number of tokens, or an index; None for what is none."""
-    try:
-        return int(value) if not isinstance(value, bool) and float(value) >= 0 else None
-    except (TypeError, ValueError, OverflowError):
-        return None
+def _counts(told: Mapping[str, Any]) -> dict[str, int]:
+    """What is a number of tokens, or an index."""
+    return {name: int(value) for name, value in told.items() if type(value) in (int, float) and 0 <= value < math.inf}

@@ -22,7 +22,8 @@ def unseen(scorer: Any, messages: Iterable[Any]) -> list[str]:
     """
     if not getattr(scorer, "text_alone", False):
         return []
-    found = {kind for message in messages if _may_hold_parts(message) for kind in Turn.of(message).kinds}
+    several = [message for message in messages if not isinstance(getattr(message, "content", None), str)]
+    found = {kind for message in several for kind in Turn.of(message).kinds}
     return sorted(found - frozenset(getattr(scorer, "not_shown", ())))
 
 
@@ -45,7 +46,3 @@ def check_seen(scorer: Any, messages: Iterable[Any], *, refuse: bool) -> None:
 def tell_of(kind: str, what: str) -> None:
     """A warning, once for each kind."""
     logger.warning("a prompt holds a part of type %r: %s", kind, what)
-
-
-def _may_hold_parts(message: Any) -> bool:
-    return not isinstance(getattr(message, "content", None), str)

@@ -196,8 +196,9 @@ class _Request:
         self.session: ScoringSession | None = None
         # Tokens that the session says it has cost: a judge's.
         self.scoring_usage: UsageMetadata | None = None
-        # Of answers that arrived: what makes two of them equal, by the draw; and the scores of equal ones.
+        # Of answers that arrived: what makes two of them equal, by the draw; which draws call tools; and the scores of equal ones.
         self.keys: dict[int, Hashable] = {}
+        self.calling: set[int] = set()
         self.known: dict[Hashable, tuple[float | None, float | None]] = {}
         self.parts: dict[Hashable, Mapping[str, float | None] | None] = {}
         self.scorer_error: BaseException | None = None
@@ -496,6 +497,8 @@ class _Request:
         try:
             if (why := why_none(message, end := ends(message))) is not None:
                 raise Unanswered(why, message.usage_metadata)
+            if message.tool_calls and self.calls(message):
+                self.calling.add(candidate.index)
             candidate.message, self.keys[candidate.index] = frozen(message), identity(message, end)
         except Exception as error:
             candidate.message, candidate.error = None, error
@@ -540,7 +543,7 @@ class _Request:
         if self.engine.tool_turns not in ("text", "pass"):
             return None
         first = next((candidate for candidate in self.seen if candidate.error is None), None)
-        return first if first is not None and first.message is not None and self.calls(first.message) else None
+        return first if first is not None and first.message is not None and first.index in self.calling else None
 
     async def _finish_turn(self, candidate: Candidate) -> GuardResult:
         """The calls go on; what is said beside them only if it passes as an answer would."""
@@ -567,7 +570,7 @@ class _Request:
             key = self.keys[candidate.index]
             if key in self.known or key in fresh or candidate.message is None:
                 continue
-            if self.calls(candidate.message) and not self._judges_calls():
+            if candidate.index in self.calling and not self._judges_calls():
                 self.known[key] = None, None
             else:
                 # A copy of its own: a scorer must not change what is served either.

@@ -187,9 +187,8 @@ class GuardResult:
     @property
     def acceptance_probability(self) -> float | None:
         """sigmoid(score): the modelled probability that the answer beats "none"; None where the model has no zero."""
-        if self.score is None or not self.has_zero:
-            return None
-        return sigmoid(self.score)
+        score = self.score
+        return None if score is None or not self.has_zero else sigmoid(score)
 
     def metadata(self) -> dict[str, Any]:
         """What every served message carries as ``response_metadata["bonmini_guard"]``; holds no text."""
@@ -201,8 +200,8 @@ class GuardResult:
             "acceptance_probability": self.acceptance_probability,
             **({} if self.selected is None or not self.selected.parts else {"parts": dict(self.selected.parts)}),
             "threshold": finite(self.threshold),
-            "draws": self.draws,
-            "draws_started": self.draws_started,
+            "draws": len(self.candidates),
+            "draws_started": len(self.candidates) + self.ahead,
             "failed_draws": sum(candidate.message is None for candidate in self.candidates),
             "loops": self.loops,
             "profile": self.profile,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -71,7 +71,8 @@ class Formatter:
             NotRendered: a part of the answer is not in them.
             InputError: the chat template refuses the conversation.
         """
-        turns = self._turns(messages, answer)
+        asked = messages if isinstance(messages, Asked) else self.asked(messages)
+        turns = [*asked, self._turn(readable(answer, self.not_shown))]
         try:
             ids = self._ids(turns, 0)
         except TemplateError as error:
@@ -112,7 +113,8 @@ class Formatter:
 
         A server that tokenises it reads control tokens inside answers as control tokens: compare with :meth:`encode`.
         """
-        return self._template.render(without_oldest(self._turns(messages, answer), cut_turns))
+        turns = [*self.asked(messages), self._turn(readable(answer, self.not_shown))]
+        return self._template.render(without_oldest(turns, cut_turns))
 
     def holds_control_tokens(self, text: str) -> bool:
         """Whether a text spells one of the tokenizer's control tokens."""
@@ -124,17 +126,11 @@ class Formatter:
         return next((index for index in candidates if index is not None), 0)
 
     def asked(self, messages: Sequence[BaseMessage | Turn]) -> Asked:
-        """A conversation made ready, to be encoded with several answers."""
-        return Asked(self._turn(turn) for turn in map(Turn.of, messages))
+        """A conversation made ready, to be encoded with several answers; what was thought in it is left out."""
+        return Asked(self._turn(replace(turn, reasoning="") if turn.reasoning else turn) for turn in map(Turn.of, messages))
 
-    def _turns(self, messages: Sequence[BaseMessage | Turn] | Asked, answer: AIMessage | Turn | str) -> Conversation:
-        said = self._turn(readable(answer, self.not_shown), thoughts=True)
-        return [*(messages if isinstance(messages, Asked) else self.asked(messages)), said]
-
-    def _turn(self, said: Turn, thoughts: bool = False) -> dict[str, Any]:
+    def _turn(self, said: Turn) -> dict[str, Any]:
         turn = said.template()
-        if not thoughts:
-            turn.pop("reasoning_content", None)
         if "tool_calls" in turn and not self._shows_tool_calls(turn):
             calls = json.dumps(turn.pop("tool_calls"), ensure_ascii=False)
             turn["content"] = "\n".join(filter(None, (turn["content"], calls)))

@@ -121,13 +121,12 @@ class PackedScorer:
         ids = [token for segment in order for token in segment.ids]
         starts = ((0 if segment.past is None else len(segment.past.ids), len(segment.ids)) for segment in order)
         positions = [index for start, length in starts for index in range(start, start + length)]
+        tokens, at = self._tensor([[ids], [positions]])
         with _active(plan):
-            hidden = self._scorer.model.base_model(
-                input_ids=self._tensor([ids]), position_ids=self._tensor([positions]), use_cache=False
-            ).last_hidden_state
+            hidden = self._scorer.model.base_model(input_ids=tokens, position_ids=at, use_cache=False).last_hidden_state
         ends = self._tensor([places[segment].stop - 1 for segment in segments])
         keep = enumerate(segment for segment in order if segment.keep)
-        trunks = {segment: Trunk(segment.ids, tuple(layer[at] for layer in plan.kept)) for at, segment in keep}
+        trunks = {segment: Trunk(segment.ids, tuple(layer[number] for layer in plan.kept)) for number, segment in keep}
         return self._scorer.head(hidden[0].index_select(0, ends)), trunks
 
     def _plan(self, order: Sequence[Segment], places: dict[Segment, slice]) -> _Plan:

@@ -70,7 +70,7 @@ class Work:
             pieces = self._groups[0].take(room, store, first and not taken)
             taken += pieces
             room -= sum(len(piece.segment.ids) for piece in pieces)
-            if self._groups[0].left:
+            if self._groups[0].texts:
                 break
             self._groups.popleft()
         return taken
@@ -93,16 +93,12 @@ class Group:
     def __init__(self, work: Work, texts: Sequence[Text], key: tuple[int, int] | None) -> None:
         self.work = work
         self._key = key
-        self._texts = deque(sorted(texts, key=len))
+        #: That are left to take.
+        self.texts = deque(sorted(texts, key=len))
         self._alone = len(texts) == 1
         self._root: Segment | None = None
         self._trunk: Trunk | Segment | None = None
         self._planned = False
-
-    @property
-    def left(self) -> bool:
-        """Whether pieces are left to take."""
-        return bool(self._texts)
 
     def take(self, room: int, store: TrunkStore | None, first: bool) -> list[Piece]:
         """The next pieces that fit; see :meth:`Work.take`."""
@@ -110,9 +106,9 @@ class Group:
             self._plan(store)
         self._planned = True
         pieces: list[Piece] = []
-        while self._texts:
+        while self.texts:
             start = 0 if self._trunk is None else len(self._trunk.ids)
-            size = len(self._texts[0]) - start if self._root is None else len(self._root.ids)
+            size = len(self.texts[0]) - start if self._root is None else len(self._root.ids)
             if size > room and not (first and not pieces):
                 break
             pieces.append(self._next(start, store is not None))
@@ -130,14 +126,14 @@ class Group:
         if self._root is not None:
             self._trunk, self._root = self._root, None
             return Piece(self._trunk, self, None)
-        text = self._texts.popleft()
+        text = self.texts.popleft()
         # A text that a session scores alone is kept whole: the next ones will show how much of it is shared.
         keep = shares and self._alone and self._key is not None and self._trunk is None and len(text) > _WORTH
         return Piece(Segment(text[start:], self._trunk, keep), self, text)
 
     def _plan(self, store: TrunkStore) -> None:
         # What lies between the least and the greatest begins as both do. Every text keeps a token of its own, to be read at.
-        common = self._texts[0][: min(_alike(min(self._texts), max(self._texts)), len(self._texts[0]) - 1)]
+        common = self.texts[0][: min(_alike(min(self.texts), max(self.texts)), len(self.texts[0]) - 1)]
         kept = None if self._key is None else store.get(self._key)
         if kept is not None and self._key is not None:
             matched = _alike(kept.ids, common)
@@ -145,7 +141,7 @@ class Group:
                 self._trunk = kept if matched == len(kept.ids) else kept.cut(matched)
                 store.put(self._key, self._trunk)
                 return
-        if (len(self._texts) - 1) * len(common) >= _WORTH:
+        if (len(self.texts) - 1) * len(common) >= _WORTH:
             self._root = Segment(common, keep=True)
 
 

@@ -167,7 +167,8 @@ def stream_writer(config: RunnableConfig) -> Callable[[Any], None] | None:
 
 def observer_for(run_manager: Any, config: RunnableConfig | None, options: GuardOptions, policy: Policy) -> CallbackObserver | None:
     """An observer that reports under a run, or None when nobody listens."""
-    if not isinstance(run_manager, BaseRunManager):
+    # A child's handlers are those that are inherited.
+    if not isinstance(run_manager, BaseRunManager) or not (run_manager.inheritable_handlers or options["progress"]):
         return None
     manager = parent_of(run_manager).get_child()
     writer = stream_writer(config or {}) if options["progress"] else None

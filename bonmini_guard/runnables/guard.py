@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import (
     ensure_config,
@@ -147,7 +147,7 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         run = heard or AsyncCallbackManagerForChainRun.get_noop_manager()
         try:
             with ambient(patch_config(config, callbacks=run.get_child())):
-                result = await self._conduct(input, run, config, seed=seed, spent=perf_counter() - begun, **options)
+                result = await self._conduct(messages, run, config, seed=seed, spent=perf_counter() - begun, **options)
         except BaseException as error:
             await self._guard.tell(run.on_chain_error(error), begun)
             raise
@@ -177,15 +177,16 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
     async def _answer(
         self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, caller: Caller | None = None, **options: Any
     ) -> AIMessage:
-        conduct = partial(self._conduct, input, run_manager, config, final=True, **options)
-        result = await self._guard.once(conduct, as_messages(input), options, caller or caller_of(config))
-        if result.message is not None:
-            return stamped(result.message, result)
+        messages = as_messages(input)
+        conduct = partial(self._conduct, messages, run_manager, config, final=True, **options)
+        result = await self._guard.once(conduct, messages, options, caller or caller_of(config))
+        if (message := result.message) is not None:
+            return stamped(message, result)
         return await self._guard.abstain(result, input, patch_config(config, callbacks=run_manager.get_child()))
 
     async def _conduct(
         self,
-        input: LanguageModelInput,
+        messages: Sequence[BaseMessage],
         run_manager: Any,
         config: RunnableConfig,
         *,
@@ -197,7 +198,7 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         observer = partial(observer_for, run_manager, config, self._guard.options)
         group = group_of(run_manager, config)
         about: Any = {"seed": seed, "group": group, "final": final, "spent": spent}
-        return await self._guard.conduct(as_messages(input), options, observer=observer, **about)
+        return await self._guard.conduct(messages, options, observer=observer, **about)
 
     # What happens in the background
 

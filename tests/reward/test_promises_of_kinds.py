@@ -74,7 +74,7 @@ class Senses:
         self._inner, self._decode = model._batcher, model._tokenizer.decode
 
     def submit(self, work):
-        for text in [text for group in work._groups for text in group._texts]:
+        for text in [text for group in work._groups for text in group.texts]:
             work.settle({text: sense(self._decode(text))})
 
     def close(self):
