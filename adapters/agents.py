@@ -72,18 +72,6 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             guard = BestOfMiniNMiddleware(reward_model=RewardModel.load("my-reward-model"), profile="guardrail.json")
             agent = create_agent(model, tools=[search], middleware=[guard])
             ```
-
-        !!! example "One draw to see whether the turn calls a tool, then loops of four"
-
-            ```python
-            guard = BestOfMiniNMiddleware(reward_model=reward_model, schedule=[1, 3, 4])
-            ```
-
-        !!! example "Another model when the guard abstains"
-
-            ```python
-            middleware = [ModelFallbackMiddleware(stronger_model), guard]
-            ```
     """
 
     state_schema = GuardedState  # type: ignore[assignment]
@@ -160,12 +148,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
     async def awrap_model_call(
         self, request: ModelRequest[ContextT], handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]]
     ) -> ExtendedModelResponse[ResponseT]:
-        """Draw concurrently, score, cancel what is no longer needed, and return the winner.
-
-        Raises:
-            NoAcceptableResponse: Nothing passed, and ``on_abstain`` is `'error'`.
-            GenerationError: Not one draw arrived.
-        """
+        """As :meth:`wrap_model_call`, on the event loop: what is no longer needed is cancelled."""
         call, chat = self._call(request, handler)
         with self._refusals.noted(request):
             message = await chat.ainvoke(call.messages)

@@ -55,13 +55,10 @@ class CircuitBreaker:
             return "closed"
         return "open" if self._trial is None else "half_open"
 
-    def check(self) -> None:
-        """Raise CircuitOpen if the endpoint is not to be asked now."""
-        if self._opened is not None:
-            self._look(begin=False)
-
-    def _look(self, begin: bool) -> None:
-        """As :meth:`check`; where it is to be asked again, perhaps begin the trial, which one caller does alone."""
+    def check(self, begin: bool = False) -> None:
+        """Raise CircuitOpen if the endpoint is not to be asked now; else perhaps begin the trial, which one caller does alone."""
+        if self._opened is None:
+            return
         with self._lock.held:
             # A trial that never reports back must not keep the circuit open for ever.
             since = self._opened if self._trial is None else self._trial
@@ -85,7 +82,7 @@ class CircuitBreaker:
             CircuitOpen: the endpoint is not to be asked now.
         """
         if self._opened is not None:
-            self._look(begin=True)
+            self.check(begin=True)
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """End it, and learn from how it ended."""

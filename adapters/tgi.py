@@ -113,15 +113,9 @@ class TGIGenerator(ServedGenerator):
             line saved is never sent.
         model: name of the model to ask for (chat only). TGI serves one model and needs none.
         max_new_tokens: tokens of an answer at most.
-        temperature: above 0; 0 is greedy, and refused for more than one draw.
-        top_p: sample among the likeliest tokens of this total probability; None or 1.0 for all.
+        temperature: above 0, and the likes of it as :class:`~bonmini_guard.adapters.openai.OpenAICompatibleGenerator` has them:
+            ``top_p``, ``stop``, ``accept_truncated``, ``stream``, ``split_reasoning``.
         top_k: sample among the k likeliest tokens (completion only).
-        stop: strings that end an answer; they are not part of it.
-        accept_truncated: False makes an answer cut at ``max_new_tokens`` a failed draw. Otherwise such answers have
-            ``response_metadata["truncated"]`` True.
-        stream: receive answers as streams, which keeps proxies from closing a quiet connection.
-        split_reasoning: move thoughts that the server leaves in the text (``<think>...</think>``, or the two tags given) to
-            ``additional_kwargs["reasoning_content"]``, so that they are neither scored nor served as text.
         http: timeout, retries and the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`. ``max_concurrency`` None takes
             what the server's ``/info`` says.
 

@@ -8,6 +8,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -35,29 +36,23 @@ Event = tuple[str, tuple[Any, ...], dict[str, Any]]
 PROGRESS = "bonmini_guard.progress"
 
 
+@dataclass(eq=False)
 class CallbackObserver:
     """Reports to LangChain callbacks under the guard's own run.
 
-    Args:
+    Attributes:
         manager: the children's callback manager.
         with_text: opt in to candidate texts in the children's outputs.
         policy: opt in to progress events; they tell its loops and its budget.
         writer: LangGraph's stream writer, which gets progress too.
+        langsmith: off while drawing and scoring, and LangSmith's tracer asks at every run; ours hold no text.
     """
 
-    def __init__(
-        self,
-        manager: AsyncCallbackManager,
-        with_text: bool,
-        policy: Policy | None = None,
-        writer: Callable[[Any], None] | None = None,
-    ) -> None:
-        self._manager = manager
-        self._with_text = with_text
-        self._policy = policy
-        self._writer = writer
-        # Off while drawing and scoring, and LangSmith's tracer asks at every run; ours hold no text.
-        self._langsmith = langsmith()
+    manager: AsyncCallbackManager
+    with_text: bool
+    policy: Policy | None = None
+    writer: Callable[[Any], None] | None = None
+    langsmith: Any = field(default_factory=langsmith)
 
     async def drawn(self, candidates: Sequence[Candidate]) -> None:
         """One child run for each draw that arrived or failed."""
@@ -70,14 +65,14 @@ class CallbackObserver:
 
     async def looped(self, state: State, decision: Decision) -> None:
         """How far the request is, to those who asked; the decision itself is told by the parent run."""
-        if self._policy is None:
+        if self.policy is None:
             return
-        about = progress(self._policy, state)
-        if self._writer is not None:
-            self._writer({"type": PROGRESS, **about})
-        if self._manager.handlers and self._manager.parent_run_id is not None:
-            with langsmith_set(self._langsmith):
-                await self._manager.on_custom_event(PROGRESS, about, run_id=self._manager.parent_run_id)
+        about = progress(self.policy, state)
+        if self.writer is not None:
+            self.writer({"type": PROGRESS, **about})
+        if self.manager.handlers and self.manager.parent_run_id is not None:
+            with langsmith_set(self.langsmith):
+                await self.manager.on_custom_event(PROGRESS, about, run_id=self.manager.parent_run_id)
 
     def _about(self, candidate: Candidate) -> dict[str, Any]:
         about: dict[str, Any] = {
@@ -90,13 +85,13 @@ class CallbackObserver:
         }
         if candidate.parts:
             about["parts"] = dict(candidate.parts)
-        if self._with_text and candidate.message is not None:
+        if self.with_text and candidate.message is not None:
             about["text"] = Turn.of(candidate.message).plain(thoughts=True)
         return about
 
     async def _children(self, name: str, inputs: Iterable[dict[str, Any]], outputs: Iterable[dict[str, Any]]) -> None:
         """Child runs, told when they are over. Not through the manager, whose tasks for each event cost more than a draw."""
-        manager = self._manager
+        manager = self.manager
         hearing = [handler for handler in manager.handlers if not handler.ignore_chain]
         if not hearing:
             return
@@ -105,7 +100,7 @@ class CallbackObserver:
             about: dict[str, Any] = {"run_id": uuid4(), "parent_run_id": manager.parent_run_id, "tags": manager.tags}
             events.append(("on_chain_start", ({}, asked), {**about, "metadata": manager.metadata, "name": name}))
             events.append(("on_chain_end", (given,), about))
-        with langsmith_set(self._langsmith):
+        with langsmith_set(self.langsmith):
             if len(hearing) == 1:
                 await _tell(hearing[0], events)
             else:

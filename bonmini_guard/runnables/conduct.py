@@ -41,24 +41,10 @@ from bonmini_guard.logs.trace_row import RequestRecord
 from bonmini_guard.logs.traces import writer_for
 from bonmini_guard.policy.policy import Policy
 from bonmini_guard.reward.declared import as_scorer
+from bonmini_guard.runnables import settings
 from bonmini_guard.runnables.options import GuardOptions, completed
 from bonmini_guard.runnables.reload import DEFAULT_INTERVAL, Reloader
 from bonmini_guard.runnables.resumption import keep, recall, request_key, resumable
-from bonmini_guard.runnables.settings import (
-    build_policy,
-    check_parts,
-    check_profile,
-    differences,
-    has_zero,
-    load_profile,
-    looked_ahead,
-    profile_name,
-    refusal,
-    selection,
-    time_to_decide,
-    widths,
-    with_budget,
-)
 from bonmini_guard.unseen import check_seen
 from bonmini_guard.validation import is_integer
 
@@ -219,9 +205,9 @@ class Guard:
         mark = await asyncio.to_thread(fingerprint_of, part, given)
         if (engine.drawn_by, mark) in self._vouched:
             return
-        differing = await asyncio.to_thread(differences, engine.drawn_by, part, given)
+        differing = await asyncio.to_thread(settings.differences, engine.drawn_by, part, given)
         if differing:
-            problem = f"{refusal('generator', engine.drawn_by, differing)} (this request's options and config included)"
+            problem = f"{settings.refusal('generator', engine.drawn_by, differing)} (this request's options and config included)"
             if self.options["strict"]:
                 raise ProfileError(f"{problem}. Leave them out, recalibrate, or pass strict=False to go on without the promise")
             warnings.warn(problem, UserWarning, stacklevel=2)
@@ -362,8 +348,8 @@ class Guard:
         return changed
 
     def _build(self, current: Engine | None = None) -> Engine:
-        options, profile = self.options, load_profile(self.options["profile"])
-        policy, strict = build_policy(profile, options), options["strict"]
+        options, profile = self.options, settings.load_profile(self.options["profile"])
+        policy, strict = settings.build_policy(profile, options), options["strict"]
         if current is None:
             generator = as_generator(self.generator)
             scorer = as_scorer(self.reward_model, options["question"], options["criteria"], options["rubric"])
@@ -372,22 +358,22 @@ class Guard:
             generator, scorer, limiter = current.generator, current.scorer, current.limiter
             if policy.mode != current.policy.mode:
                 raise ProfileError(f"its mode is {policy.mode!r}, the guard's {current.policy.mode!r}: restart to change it")
-        check_parts(policy, profile, generator, scorer, strict, options["threshold"] is not None)
+        settings.check_parts(policy, profile, generator, scorer, strict, options["threshold"] is not None)
         if profile is not None:
-            check_profile(profile, generator, scorer, strict, self._standing)
+            settings.check_profile(profile, generator, scorer, strict, self._standing)
         return Engine(
             generator,
             scorer,
-            with_budget(policy, options["budget"], profile, strict),
+            settings.with_budget(policy, options["budget"], profile, strict),
             limiter=limiter,
-            lookahead=looked_ahead(policy, options["lookahead"]),
-            select=selection(policy, profile, options["select"]),
-            in_flight=widths(policy, profile, options["in_flight"]),
-            timeout=time_to_decide(policy, options),
+            lookahead=settings.looked_ahead(policy, options["lookahead"]),
+            select=settings.selection(policy, profile, options["select"]),
+            in_flight=settings.widths(policy, profile, options["in_flight"]),
+            timeout=settings.time_to_decide(policy, options),
             transform=None if profile is None else profile.score_transform,
-            profile=profile_name(options["profile"]),
+            profile=settings.profile_name(options["profile"]),
             drawn_by=None if profile is None else as_text(profile.fingerprints.get("generator")),
-            has_zero=has_zero(scorer, profile),
+            has_zero=settings.has_zero(scorer, profile),
             tool_turns=options["tool_turns"] or ("text" if policy.mode == "guardrail" else "pass"),
             quarantine=Quarantine() if current is None else current.quarantine,
             load=load_of(limiter or getattr(generator, "circuit", None) or generator, getattr(generator, "carries", None)),

@@ -65,7 +65,7 @@ class ScoringServer(Door):
         self._sessions = Sessions(model)
         self._document = document(token is not None)
         self._fingerprint = model.fingerprint()
-        self._asked = OneQuestion(model, question, any_question) if model.has_zero else None
+        self._asked: Any = OneQuestion(model, question, any_question) if model.has_zero else None
         self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
 
     def routes(self) -> list[Route]:
@@ -157,13 +157,11 @@ class ScoringServer(Door):
         return about | {"data": data, "usage": usage}, len(texts)
 
     async def _systemone(self, body: bytes) -> tuple[Any, int]:
-        assert self._asked is not None
         wanted = read(SystemOneRequest, body)
         answers = await systemone(self._asked, wanted)
         return {"model": self._model.model_id, "answers": answers, "usage": _NO_TOKENS}, len(answers)
 
     async def _decisions(self, body: bytes) -> tuple[Any, int]:
-        assert self._asked is not None
         wanted = read(DecisionsRequest, body)
         answers = await decisions(self._asked, wanted)
         details = {
@@ -173,7 +171,6 @@ class ScoringServer(Door):
         return {"model": self._model.model_id, "answers": answers, "usage": _NO_TOKENS | details}, len(answers)
 
     def _models(self) -> Response:
-        assert self._asked is not None
         about = {"id": self._model.model_id, "object": "model", "owned_by": "bonmini-guard", "question": self._asked.question}
         return JSONResponse({"object": "list", "data": [about]})
 

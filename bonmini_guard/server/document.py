@@ -8,25 +8,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bonmini_guard import __version__
-from bonmini_guard.server.decisions import DecisionsAnswer, DecisionsRequest, SystemOneAnswer, SystemOneRequest
-from bonmini_guard.server.schemas import (
-    ClassifyAnswer,
-    ClassifyFailure,
-    ClassifyRequest,
-    Failure,
-    Prediction,
-    PredictRequest,
-    ScoreAnswer,
-    ScoreRequest,
-)
+from bonmini_guard.server import decisions, schemas
 
 #: Of each route that scores: its body, its answer, what it says when it fails, and the status of a body that is none of its own.
 _SCORING: dict[str, tuple[Any, Any, Any, int]] = {
-    "/score": (ScoreRequest, ScoreAnswer, Failure, 422),
-    "/predict": (PredictRequest, list[Prediction] | list[list[Prediction]], Failure, 422),
-    "/classify": (ClassifyRequest, ClassifyAnswer, ClassifyFailure, 400),
-    "/v1/systemone": (SystemOneRequest, SystemOneAnswer, ClassifyFailure, 400),
-    "/v1/decisions": (DecisionsRequest, DecisionsAnswer, ClassifyFailure, 400),
+    "/score": (schemas.ScoreRequest, schemas.ScoreAnswer, schemas.Failure, 422),
+    "/predict": (schemas.PredictRequest, list[schemas.Prediction] | list[list[schemas.Prediction]], schemas.Failure, 422),
+    "/classify": (schemas.ClassifyRequest, schemas.ClassifyAnswer, schemas.ClassifyFailure, 400),
+    "/v1/systemone": (decisions.SystemOneRequest, decisions.SystemOneAnswer, schemas.ClassifyFailure, 400),
+    "/v1/decisions": (decisions.DecisionsRequest, decisions.DecisionsAnswer, schemas.ClassifyFailure, 400),
 }
 #: Of each route that tells: the type of its answer, and how it fails.
 _TELLING = {"/health": ("application/json", ()), "/ready": ("application/json", (503,)), "/metrics": ("text/plain", (401,))}
@@ -36,14 +26,14 @@ def document(secured: bool) -> dict[str, Any]:
     """The document; with a security scheme if a token is wanted."""
     kinds = {kind for *kinds, _ in _SCORING.values() for kind in kinds}
     adapters = [(kind, "validation", TypeAdapter(kind)) for kind in kinds]
-    schemas, parts = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
-    of = {kind: {"application/json": {"schema": schema}} for (kind, _), schema in schemas.items()}
+    written, parts = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    of = {kind: {"application/json": {"schema": schema}} for (kind, _), schema in written.items()}
     paths: dict[str, Any] = {}
     for route, (body, answer, failure, wrong) in _SCORING.items():
         answers = _answers(of[answer], of[failure], (401, 408, 413, 415, 421, wrong, 429, 500, 503))
         paths[route] = {"post": {"requestBody": {"required": True, "content": of[body]}, "responses": answers}}
     for route, (kind, failures) in _TELLING.items():
-        paths[route] = {"get": {"responses": _answers({kind: {"schema": {}}}, of[Failure], failures)}}
+        paths[route] = {"get": {"responses": _answers({kind: {"schema": {}}}, of[schemas.Failure], failures)}}
     components: dict[str, Any] = {"schemas": parts["$defs"]}
     whole: dict[str, Any] = {"openapi": "3.1.0", "info": {"title": "bonmini-guard scoring server", "version": __version__}}
     if secured:
