@@ -68,11 +68,12 @@ class LangChainGenerator:
         if n_argument is not None and _unbound(model, {}) is None:
             # Retries, fallbacks and chains give one answer, and would drop the others.
             raise ConfigurationError(f"n_argument needs a chat model or an LLM itself, not a {type(model).__name__}")
-        if keeps_history(model):
+        if any(isinstance(part, RunnableWithMessageHistory) for part in _within(model)):
             warnings.warn(_HISTORY, UserWarning, stacklevel=2)
         self._model = without_callbacks(model)
         self._by_loop = ByLoop()
-        self._as_given = model if is_configurable(model) else None
+        # The config of a call chooses what it is.
+        self._as_given = model if any(map(_is_configurable, _within(model))) else None
         self._seed_argument = seed_argument
         self._n_argument = n_argument
         self._options = dict(options or {})
@@ -192,14 +193,9 @@ _HISTORY = (
 )
 
 
-def keeps_history(model: Any) -> bool:
-    """Whether calls of a model end up in a message history."""
-    return any(isinstance(part, RunnableWithMessageHistory) for part in _within(model))
-
-
-def is_configurable(model: Any) -> bool:
-    """Whether the config of a call chooses what a model is."""
-    return any(isinstance(part, DynamicRunnable) or type(part).__name__ == "_ConfigurableModel" for part in _within(model))
+def _is_configurable(model: Any) -> bool:
+    # The second is of langchain's init_chat_model, and private to it.
+    return isinstance(model, DynamicRunnable) or type(model).__name__ == "_ConfigurableModel"
 
 
 def _within(model: Any) -> Iterator[Any]:

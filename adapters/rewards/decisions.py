@@ -169,11 +169,19 @@ class DecisionSession(FunctionSession):
         return [odds_of(each, self._scorer.questions, self._scorer.clip or _COARSEST) for each in told]
 
     async def _each(self, said: Sequence[Turn]) -> list[Mapping[str, float | None]]:
-        found = await all_or_none([self._about(turn) for turn in said])
-        refused = [each for each in found if isinstance(each, RequestRejected)]
-        if refused and len(refused) == len(found):
+        refused: list[RequestRejected] = []
+
+        async def about(turn: Turn) -> Answers:
+            try:
+                return await self._scorer.model.yes([*self._prompt, turn], self._scorer.questions)
+            except RequestRejected as error:
+                # Perhaps about this answer alone: the others keep their scores.
+                refused.append(error)
+                return Answers({})
+
+        told = await all_or_none([about(turn) for turn in said])
+        if len(refused) == len(said):
             raise refused[0]
-        told = [Answers({}) if isinstance(each, RequestRejected) else each for each in found]
         self._pay(told)
         return [each.probabilities for each in told]
 
@@ -192,13 +200,6 @@ class DecisionSession(FunctionSession):
             return await self._each(said)
         self._pay([told])
         return [{one.name: told.probabilities.get(named.name) for one, named in zip(own, each, strict=True)} for each in numbered]
-
-    async def _about(self, turn: Turn) -> Answers | RequestRejected:
-        try:
-            return await self._scorer.model.yes([*self._prompt, turn], self._scorer.questions)
-        except RequestRejected as error:
-            # Perhaps about this answer alone: the others keep their scores.
-            return error
 
     async def _chosen(self, said: Sequence[Turn]) -> list[float | None]:
         """Log-odds against "none" of each, averaged over orders. The best so far is a choice beside them, as it was."""

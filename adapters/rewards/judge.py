@@ -82,7 +82,7 @@ class Questioner:
         asked = [self.question(messages, spoken(candidate, self.not_shown)) for candidate in candidates]
         drawn = await asyncio.gather(*map(self._votes_on, asked))
         said = [[one for one in votes if isinstance(one, AIMessage)] for votes in drawn]
-        errors = [one for votes in drawn for one in votes if isinstance(one, Exception)]
+        errors = [one for votes in drawn for one in votes if isinstance(one, BaseException)]
         if errors and not any(said):
             raise errors[0]
         paid = [one.usage_metadata for votes in said for one in votes if one.usage_metadata is not None]
@@ -93,18 +93,13 @@ class Questioner:
             logger.warning("the judge gave no verdict on %d of %d candidates: they have no score", silent, len(candidates))
         return scores
 
-    async def _votes_on(self, question: list[BaseMessage]) -> list[AIMessage | Exception]:
+    async def _votes_on(self, question: list[BaseMessage]) -> list[AIMessage | BaseException]:
+        """Answers of the model, or what went wrong."""
         said = repr([message.content for message in question]).encode("utf-8", "replace")
         seed = int.from_bytes(hashlib.blake2b(said, digest_size=4).digest())
-        return await asyncio.gather(*(self._draw(question, seed + number, number) for number in range(self._votes)))
-
-    async def _draw(self, question: list[BaseMessage], seed: int, number: int) -> AIMessage | Exception:
-        """One answer of the model, or what went wrong."""
-        try:
-            draw: Any = getattr(self._generator, "draw")  # noqa: B009 - group generators have one, too
-            return await draw(DrawRequest(question, seed % 2**31, number))  # type: ignore[no-any-return]
-        except Exception as error:
-            return error
+        draw: Any = getattr(self._generator, "draw")  # noqa: B009 - group generators have one, too
+        requests = [DrawRequest(question, (seed + number) % 2**31, number) for number in range(self._votes)]
+        return await asyncio.gather(*map(draw, requests), return_exceptions=True)
 
 
 class Judge(Questioner):

@@ -171,9 +171,7 @@ def _object(problem: str, error: type[ConfigurationError] | None) -> None:
     warnings.warn(problem, UserWarning, stacklevel=level + 1)
 
 
-def check_parts(  # noqa: PLR0917 - called where a guard is built
-    policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, strict: bool, threshold_given: bool = False
-) -> None:
+def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, threshold_given: bool) -> None:
     """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated."""
     if callable(getattr(scorer, "check", None)):
         scorer.check()
