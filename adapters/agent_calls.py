@@ -75,11 +75,7 @@ class AgentCall:
     # Draws
 
     async def draw(self, request: DrawRequest) -> AIMessage:
-        """One answer.
-
-        Raises:
-            TypeError: the rest of the stack gave no AIMessage.
-        """
+        """One answer; TypeError if the rest of the stack gave no AIMessage."""
         message, response = await self._respond(request)
         kind = _kind(message, response, self._request.response_format is not None)
         if kind != "answer":

@@ -163,8 +163,7 @@ def proportional(total: int, sizes: Sequence[int]) -> list[int]:
 def finish_reason(reason: Any, told: bool = False) -> str | None:
     """A finish reason that says that the answer came to an end; None where there is none and the end was told otherwise.
 
-    Raises:
-        GenerationFailedAtEndpoint: it says the opposite, or nothing.
+    Any other is a GenerationFailedAtEndpoint.
     """
     if isinstance(reason, str) and reason and reason not in _GIVEN_UP:
         return reason

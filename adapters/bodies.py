@@ -37,10 +37,6 @@ def bounded(base: Any) -> Any:
 
 
 def check_events(found: int) -> None:
-    """Refuse one more event of a stream that had so many.
-
-    Raises:
-        MalformedAnswer: they are too many.
-    """
+    """Raise MalformedAnswer for one more event of a stream that had so many."""
     if found >= LONGEST_STREAM:
         raise MalformedAnswer(f"the endpoint's answer is a stream of more than {LONGEST_STREAM} events", status=200)

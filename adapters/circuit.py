@@ -76,11 +76,7 @@ class CircuitBreaker:
             self._opened, self._trial = self.clock(), None
 
     def __enter__(self) -> None:
-        """Begin one attempt.
-
-        Raises:
-            CircuitOpen: the endpoint is not to be asked now.
-        """
+        """Begin one attempt; raises as :meth:`check`."""
         if self._opened is not None:
             self.check(begin=True)
 

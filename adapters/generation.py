@@ -157,11 +157,7 @@ class ServedGenerator(Endpoint):
 
 
 def check_sampling(tokens: int | None, temperature: float | None, top_p: float | None, top_k: int | None = None) -> None:
-    """Refuse settings of sampling that no server takes; None leaves one to the server.
-
-    Raises:
-        ConfigurationError: there is one.
-    """
+    """Raise ConfigurationError for settings of sampling that no server takes; None leaves one to the server."""
     low = (temperature is not None and temperature < 0) or (tokens is not None and tokens < 1) or (top_k is not None and top_k < 1)
     if low or (top_p is not None and not 0 < top_p <= 1):
         raise ConfigurationError("need temperature >= 0, 0 < top_p <= 1, and a token limit and a top_k of 1 or more")

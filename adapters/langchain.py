@@ -273,11 +273,7 @@ def _generation(generation: Any) -> AIMessage:
 
 
 def as_message(answer: Any) -> AIMessage:
-    """A model's answer as an AIMessage.
-
-    Raises:
-        TypeError: it is neither a message nor a string.
-    """
+    """A model's answer as an AIMessage; TypeError if it is neither a message nor a string."""
     if isinstance(answer, AIMessageChunk):
         answer = message_chunk_to_message(answer)
     if isinstance(answer, AIMessage):

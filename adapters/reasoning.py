@@ -12,11 +12,7 @@ _USUAL = ("<think>", "</think>")
 
 
 def checked_tags(split: Tags) -> tuple[str, str] | None:
-    """The two tags, or None.
-
-    Raises:
-        ConfigurationError: they are none.
-    """
+    """The two tags, or None; ConfigurationError if they are none."""
     if isinstance(split, bool):
         return _USUAL if split else None
     if len(split) != 2 or not all(split):

@@ -66,20 +66,12 @@ class DecisionModel:
     _openai: bool
 
     async def yes(self, state: Sequence[Turn], questions: Sequence[Question]) -> Answers:
-        """The probability of yes for each question about a conversation.
-
-        Raises:
-            EndpointError: no usable answer.
-        """
+        """The probability of yes for each question about a conversation; EndpointError without a usable answer."""
         form = _predicate if self._openai else _noul
         return await self._answers(state, {question.name: form(question) for question in questions})
 
     async def choose(self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str]) -> Answers:
-        """A probability for each label; none at all if the model refused.
-
-        Raises:
-            EndpointError: no usable answer.
-        """
+        """A probability for each label, none at all if the model refused; EndpointError without a usable answer."""
         listed = "choices" if self._openai else "criteria"
         return await self._answers(state, {_CHOICE: {"type": "choice", "instructions": instructions, listed: dict(labels)}})
 

@@ -123,11 +123,7 @@ class Decisions(Probed):
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:20]
 
     async def ready(self) -> None:
-        """Ask the questions of the probe's states once: how fine the scale is, and what the model is known by.
-
-        Raises:
-            ConfigurationError: a probability is missing.
-        """
+        """Ask the questions of the probe's states once: how fine the scale is, and what the model is known by."""
         if self._probed is not None:
             return
         states = [[*map(Turn.of, messages), Turn.of(answer)] for messages, answer in probe_pairs()]
@@ -226,11 +222,7 @@ class DecisionSession(FunctionSession):
 
 
 def asked(questions: str | Sequence[str] | Mapping[str, str], criteria: Mapping[str, Any] | None = None) -> tuple[Question, ...]:
-    """The questions by name; criteria are of the one question, or by name, too.
-
-    Raises:
-        ConfigurationError: there is no question, or criteria are of none.
-    """
+    """The questions by name, at least one; criteria are of the one question, or of some of them by name, too."""
     named = {"acceptable": questions} if isinstance(questions, str) else questions
     if not isinstance(named, Mapping):
         named = {f"question {number}": text for number, text in enumerate(named, 1)}

@@ -115,11 +115,7 @@ class Writer:
 
 
 def writer(kind: ServerKind, tokenizer: Any, inputs: Inputs | None, max_length: int | None) -> Writer | None:
-    """What writes the inputs of a kind of server; None for one that takes messages.
-
-    Raises:
-        ConfigurationError: the kind takes no such inputs, or needs a tokenizer.
-    """
+    """What writes the inputs of a kind of server, if it takes such and has what it needs; None for one that takes messages."""
     forms = KINDS[kind].inputs
     form = inputs or forms[0]
     if form not in forms:

@@ -57,11 +57,7 @@ def met_in(text: str, criteria: int) -> list[bool] | None:
 
 
 def by_rubric(model: Any, rubric: str, not_shown: Collection[str] = NOT_SHOWN) -> Decisions | Rubric:
-    """What scores by a rubric: a decision model is asked one question a criterion, a chat model for one verdict a criterion.
-
-    Raises:
-        ConfigurationError: the rubric is empty, or the model is neither.
-    """
+    """What scores by a rubric: a decision model is asked one question a criterion, a chat model for one verdict a criterion."""
     criteria = criteria_of(rubric)
     if is_decision_model(model) or callable(getattr(model, "yes", None)):
         return Decisions(model, {each: f"Does the last answer meet this criterion: {each}" for each in criteria})
@@ -69,11 +65,7 @@ def by_rubric(model: Any, rubric: str, not_shown: Collection[str] = NOT_SHOWN) -
 
 
 def criteria_of(rubric: str) -> list[str]:
-    """One criterion a line, without the marks of a list.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
+    """One criterion a line, without the marks of a list; ConfigurationError if there is none."""
     lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip() for line in rubric.splitlines()]
     criteria = list(dict.fromkeys(filter(None, lines)))
     if not criteria:

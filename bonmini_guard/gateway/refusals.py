@@ -26,11 +26,7 @@ def body_of(refused: Refused) -> dict[str, Any]:
 
 
 def check_judged(result: GuardResult) -> None:
-    """Refuse an abstention that no score has decided; one that a score has decided is final.
-
-    Raises:
-        Refused: an outage is behind it.
-    """
+    """Refuse an abstention that no score has decided, for an outage is behind it; one that a score has decided is final."""
     if not result.served and all(candidate.score is None for candidate in result.candidates):
         raise Refused(503, "outage", f"no draw could be judged: {result.reason}", _SOON)
 

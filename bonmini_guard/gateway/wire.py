@@ -41,11 +41,7 @@ class ChatRequest(BaseModel):
         return None if group is None else str(group)
 
     def prompt(self) -> list[BaseMessage]:
-        """The messages as LangChain has them.
-
-        Raises:
-            InputError: one is malformed, or all are empty.
-        """
+        """The messages as LangChain has them; InputError if one is malformed, or all are empty."""
         try:
             return as_messages([{"content": "", **message.model_dump(exclude_none=True)} for message in self.messages])
         except RecursionError:

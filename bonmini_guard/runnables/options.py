@@ -207,11 +207,7 @@ def _hints() -> Mapping[str, Any]:
 
 
 def completed(options: GuardOptions) -> GuardOptions:
-    """The options with their defaults.
-
-    Raises:
-        ConfigurationError: one is unknown, or is not what it must be.
-    """
+    """The options with their defaults; ConfigurationError if one is unknown, or is not what it must be."""
     check_names(options, DEFAULTS)
     check(options, _hints())
     return {**DEFAULTS, **options}

@@ -85,11 +85,7 @@ class DecisionsAnswer(BaseModel):
 
 
 async def systemone(asked: OneQuestion, wanted: SystemOneRequest) -> dict[str, dict[str, Any]]:
-    """The answers by name.
-
-    Raises:
-        InputError: another question, or no conversation that ends in an answer.
-    """
+    """The answers by name; InputError for another question, or no conversation that ends in an answer."""
     state, answers = turns_of(wanted.state), {}
     for name, question in wanted.questions.items():
         if (found := await _answer(asked, state, question)) is None:
@@ -99,11 +95,7 @@ async def systemone(asked: OneQuestion, wanted: SystemOneRequest) -> dict[str, d
 
 
 async def decisions(asked: OneQuestion, wanted: DecisionsRequest) -> list[dict[str, Any]]:
-    """The answers in order; what has no score is a refusal.
-
-    Raises:
-        InputError: another question, or no conversation that ends in an answer.
-    """
+    """The answers in order, a refusal where there is no score; errors as for the other wire."""
     state, answers = turns_of(wanted.input), []
     for question in wanted.questions:
         found = await _answer(asked, state, question)
@@ -123,11 +115,7 @@ async def _answer(asked: OneQuestion, state: Sequence[Turn], question: Noul | Ch
 
 
 def turns_of(state: str | Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[Turn]:
-    """A conversation as either protocol writes it, or as JSON in one user message, as clients write what has more roles.
-
-    Raises:
-        InputError: it is none.
-    """
+    """A conversation as either protocol writes it, or as JSON in one user message, as clients write what has more roles."""
     if isinstance(state, str):
         return [Turn("user", state)]
     listed: Any = state.get("messages", state.get("state")) if isinstance(state, Mapping) else state

@@ -68,11 +68,7 @@ class Admission:
         self._most_bytes = most_bytes
 
     def check(self, size: int) -> None:
-        """Refuse a body of ``size`` bytes for which there is no place.
-
-        Raises:
-            Refused: too many are in.
-        """
+        """Refuse a body of ``size`` bytes for which there is no place."""
         if self.requests >= self._most_requests or (self.requests and self.bytes + size > self._most_bytes):
             raise _full()
 
@@ -102,11 +98,7 @@ class Admission:
 
     @asynccontextmanager
     async def entered(self, size: int) -> AsyncIterator[None]:
-        """Let a request in with a body of ``size`` bytes.
-
-        Raises:
-            Refused: too many are in.
-        """
+        """Let a request in with a body of ``size`` bytes, or refuse it."""
         self.check(size)
         self.requests += 1
         self.bytes += size
@@ -142,11 +134,7 @@ class Door:
         self._keys = [f"Bearer {key}".encode() for key in keys]
 
     def check_key(self, request: Request) -> None:
-        """Let pass only who shows a key.
-
-        Raises:
-            Refused: this request does not.
-        """
+        """Refuse who shows no key."""
         shown = request.headers.get("authorization", "").encode()
         # All are compared, so that the time tells nothing.
         if self._keys and sum(hmac.compare_digest(shown, key) for key in self._keys) == 0:
@@ -241,10 +229,9 @@ def _full() -> Refused:
 
 
 def _check_sender(request: Request) -> None:
-    """Without keys, let pass only what no page of a browser can send from elsewhere.
+    """Without keys, refuse what a page of a browser can send from elsewhere.
 
-    Raises:
-        Refused: it asks for another host (a name that was made to lead here), or sends what needs no leave to be sent.
+    It asks for another host (a name that was made to lead here), or sends what needs no leave to be sent.
     """
     if not is_loopback(request.url.hostname or ""):
         raise Refused(421, "validation", "a server without a token answers to localhost and loopback addresses alone: set a token")

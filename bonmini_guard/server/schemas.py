@@ -52,11 +52,7 @@ class ScoreRequest(BaseModel):
     candidates: Annotated[list[str | Answer], Field(max_length=MOST_TEXTS)]
 
     def conversation(self) -> list[BaseMessage]:
-        """The messages as LangChain has them.
-
-        Raises:
-            InputError: a tool call is malformed.
-        """
+        """The messages as LangChain has them; InputError for a malformed tool call."""
         return _messages(self.messages, "messages")
 
     def answers(self) -> list[AIMessage]:
