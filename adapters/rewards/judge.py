@@ -99,7 +99,8 @@ class Questioner:
         seed = int.from_bytes(hashlib.blake2b(said, digest_size=4).digest())
         draw: Any = getattr(self._generator, "draw")  # noqa: B009 - group generators have one, too
         requests = [DrawRequest(question, (seed + number) % 2**31, number) for number in range(self._votes)]
-        return await asyncio.gather(*map(draw, requests), return_exceptions=True)
+        drawn: list[AIMessage | BaseException] = await asyncio.gather(*map(draw, requests), return_exceptions=True)
+        return drawn
 
 
 class Judge(Questioner):
