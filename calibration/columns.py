@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as arrow
 from numpy.typing import NDArray
-from pyarrow import compute, json
+from pyarrow import compute, json, types
 
 from bonmini_guard.calibration.blocks import FINGERPRINTS, Block, Reading, row_keys
 from bonmini_guard.logs.rows import LARGEST, NOT_RANDOM
@@ -21,6 +21,12 @@ from bonmini_guard.logs.rows import LARGEST, NOT_RANDOM
 Bools = NDArray[np.bool_]
 
 _TEXT, _FLAG, _NUMBER = arrow.string(), arrow.bool_(), arrow.float64()
+#: For each type, what is taken for it.
+_SORTS: dict[Any, tuple[Callable[[Any], bool], ...]] = {
+    _TEXT: (types.is_string, types.is_large_string, types.is_string_view),
+    _FLAG: (types.is_boolean,),
+    _NUMBER: (types.is_floating, types.is_integer),
+}
 _TURNS = arrow.list_(arrow.struct([("role", _TEXT), ("content", _TEXT)]))
 _CANDIDATE = {"score": _NUMBER, "raw_score": _NUMBER, "acceptable": _FLAG, "failed": _FLAG, "by": _TEXT}
 _ROW = {"id": _TEXT, "complete": _FLAG, "decision": _TEXT, "label_sampling": _TEXT, "trained_on": _FLAG}
@@ -35,20 +41,20 @@ def _types(reading: Reading) -> dict[str, list[Any]]:
     """For each row key that is needed, the types it may have, the likeliest first."""
     candidate = dict(_CANDIDATE)
     candidate |= {reading.cost: _NUMBER} if reading.cost is not None else {}
-    types = {key: [kind] for key, kind in (_ROW | dict.fromkeys(FINGERPRINTS, _TEXT)).items()}
-    types["candidates"] = [arrow.list_(arrow.struct(list(candidate.items())))]
+    found = {key: [kind] for key, kind in (_ROW | dict.fromkeys(FINGERPRINTS, _TEXT)).items()}
+    found["candidates"] = [arrow.list_(arrow.struct(list(candidate.items())))]
     if reading.by_prompt:
-        types["prompt"] = [_TEXT, _TURNS]
+        found["prompt"] = [_TEXT, _TURNS]
     for key in {reading.group_key, *reading.keys} - {None}:
-        types.setdefault(str(key), [_TEXT, arrow.int64(), _FLAG])
-    return types
+        found.setdefault(str(key), [_TEXT, arrow.int64(), _FLAG])
+    return found
 
 
 class JsonLines:
     """Blocks of JSON lines as record batches; remembers which types the last one had."""
 
     def __init__(self, reading: Reading) -> None:
-        self._types = {key: deque(types) for key, types in _types(reading).items()}
+        self._types = {key: deque(kinds) for key, kinds in _types(reading).items()}
 
     def batch(self, lines: bytes) -> Any:
         """One record batch of whole lines.
@@ -69,7 +75,7 @@ class JsonLines:
         raise OddError
 
     def _read(self, lines: bytes) -> Any:
-        schema = arrow.schema([(key, types[0]) for key, types in self._types.items()])
+        schema = arrow.schema([(key, kinds[0]) for key, kinds in self._types.items()])
         return json.read_json(
             arrow.BufferReader(lines),
             read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
@@ -132,8 +138,8 @@ class Rows:
             InputError: a row has no value to group by.
         """
         keys = self._keys()
-        traced = _valid(self._column("decision", _text))
-        numbers, kept, unscored_at = self._numbers(self._usable(_flags(self._column("complete", _flag), ~traced)))
+        traced = _valid(self._column("decision", _TEXT))
+        numbers, kept, unscored_at = self._numbers(self._usable(_flags(self._column("complete", _FLAG), ~traced)))
         self._same_source(kept)
         units, of_prompt = self._units(keys, kept)
         return Block(
@@ -151,18 +157,19 @@ class Rows:
             unscored_at=unscored_at,
         )
 
-    def _column(self, key: str, checked: Callable[[Any], Any] = lambda column: column) -> Any:
-        return checked(self._batch.column(key) if key in self._names else arrow.nulls(len(self._batch)))
+    def _column(self, key: str, kind: Any = None) -> Any:
+        column = self._batch.column(key) if key in self._names else arrow.nulls(len(self._batch))
+        return column if kind is None else _as(column, kind)
 
     def _keys(self) -> NDArray[np.uint64]:
-        names = self._column("id", _text).cast(arrow.binary())
+        names = self._column("id", _TEXT).cast(arrow.binary())
         if names.null_count or (len(names) and not compute.min(compute.binary_length(names)).as_py()):
             raise OddError
         return row_keys(names.to_pylist())
 
     def _sampling(self) -> tuple[Bools, Bools]:
         """(R,) whether it says random, and whether it says something else."""
-        said = self._column("label_sampling", _text)
+        said = self._column("label_sampling", _TEXT)
         random, other = (_flags(compute.is_in(said, arrow.array(words))) for words in (["random"], NOT_RANDOM))
         if (random | other).sum() != len(said) - said.null_count:
             raise OddError
@@ -171,14 +178,16 @@ class Rows:
     def _usable(self, usable: Bools) -> Bools:
         explored = self._column("explored").drop_null().to_pylist()
         self._left_out["explore_missed"] += sum(isinstance(said, dict) and said.get("missed") is not None for said in explored)
-        trained = _flags(self._column("trained_on", _flag))
+        trained = _flags(self._column("trained_on", _FLAG))
         self._left_out["trained_on"] += int(trained.sum())
         self._left_out["incomplete"] += int((~usable & ~trained).sum())
         return usable & ~trained
 
     def _numbers(self, kept: Bools) -> tuple[dict[str, Any], Bools, int | None]:
         """Scores, labels, costs and counts of the rows that are kept and scored; which these are; the first that is not scored."""
-        candidates = self._column("candidates", _list).filter(arrow.array(kept))
+        candidates = self._column("candidates").filter(arrow.array(kept))
+        if not (types.is_list(candidates.type) or types.is_large_list(candidates.type)):
+            raise OddError
         counts = _lengths(candidates)
         if not counts.size:
             return {}, kept, None
@@ -208,7 +217,7 @@ class Rows:
 
     def _same_source(self, kept: Bools) -> None:
         for key in FINGERPRINTS:
-            values = compute.unique(self._column(key, _text).filter(arrow.array(kept))).to_pylist()
+            values = compute.unique(self._column(key, _TEXT).filter(arrow.array(kept))).to_pylist()
             if len(values) > 1 or (values and not self._reading.same_source(key, values[0])):
                 raise OddError
 
@@ -240,16 +249,16 @@ class _Candidates:
             raise OddError
         self._flat, self._counts = flat, counts
         self._starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        self.failed = _flags(_part(flat, "failed", _flag))
+        self.failed = _flags(_part(flat, "failed", _FLAG))
 
     def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float32], Bools]:
         """(C,) scores and labels, NaN where a draw failed or has none, and where there is a score."""
-        score, raw = (_part(self._flat, key, _number) for key in ("score", "raw_score"))
+        score, raw = (_part(self._flat, key, _NUMBER) for key in ("score", "raw_score"))
         has_score = _valid(score)
         said = compute.coalesce(raw, score)
         values: NDArray[np.float64] = said.to_numpy(zero_copy_only=False).copy()
         values[np.abs(values) >= LARGEST] = np.nan
-        labels = _part(self._flat, "acceptable", _flag).cast(arrow.float32()).to_numpy(zero_copy_only=False).copy()
+        labels = _part(self._flat, "acceptable", _FLAG).cast(arrow.float32()).to_numpy(zero_copy_only=False).copy()
         values[self.failed] = labels[self.failed] = np.nan
         return values, labels, has_score
 
@@ -261,7 +270,7 @@ class _Candidates:
 
     def one_policy(self) -> None:
         """Raise OddError where candidates of one row come from several policies."""
-        by = _part(self._flat, "by", _text)
+        by = _part(self._flat, "by", _TEXT)
         if by.null_count == len(by):
             return
         codes = compute.fill_null(by.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False)
@@ -271,7 +280,7 @@ class _Candidates:
 
     def costs(self, key: str) -> NDArray[np.float64]:
         """(C,) of a cost; 0 for a failed draw that lacks it."""
-        cost = _part(self._flat, key, _number)
+        cost = _part(self._flat, key, _NUMBER)
         values: NDArray[np.float64] = cost.to_numpy(zero_copy_only=False).copy()
         values[~_valid(cost) & self.failed] = 0.0
         if not ((values >= 0) & (values < np.inf)).all():
@@ -279,36 +288,17 @@ class _Candidates:
         return values
 
 
-def _part(flat: Any, key: str, checked: Callable[[Any], Any]) -> Any:
+def _part(flat: Any, key: str, kind: Any) -> Any:
     position = flat.type.get_field_index(key)
-    return checked(arrow.nulls(len(flat)) if position < 0 else flat.field(position))
+    return _as(arrow.nulls(len(flat)) if position < 0 else flat.field(position), kind)
 
 
-def _text(column: Any) -> Any:
-    kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
-    texts = (arrow.types.is_string, arrow.types.is_large_string, arrow.types.is_string_view, arrow.types.is_null)
-    return _as(column, any(is_one(kind) for is_one in texts), _TEXT)
-
-
-def _flag(column: Any) -> Any:
-    return _as(column, arrow.types.is_boolean(column.type) or arrow.types.is_null(column.type), _FLAG)
-
-
-def _number(column: Any) -> Any:
-    numbers = (arrow.types.is_floating, arrow.types.is_integer, arrow.types.is_null)
-    return _as(column, any(is_one(column.type) for is_one in numbers), _NUMBER)
-
-
-def _as(column: Any, fits: bool, kind: Any) -> Any:
-    if not fits:
+def _as(column: Any, kind: Any) -> Any:
+    """The column in that type; odd if it is of another sort."""
+    own = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if not any(is_one(own) for is_one in (*_SORTS[kind], types.is_null)):
         raise OddError
     return column if column.type == kind else column.cast(kind, safe=False)
-
-
-def _list(column: Any) -> Any:
-    if not (arrow.types.is_list(column.type) or arrow.types.is_large_list(column.type)):
-        raise OddError
-    return column
 
 
 def _lengths(column: Any) -> NDArray[np.int64]:
