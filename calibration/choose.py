@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
+from bonmini_guard import __version__
 from bonmini_guard.calibration import search as search_space
 from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, p_values, risk_named
 from bonmini_guard.calibration.evidence import (
@@ -23,9 +25,7 @@ from bonmini_guard.calibration.evidence import (
     check_share,
     consequence,
     profile_fingerprints,
-    reference_scores,
     sealed,
-    stamp,
 )
 from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order, one_a_unit, split
@@ -38,6 +38,8 @@ from bonmini_guard.policy.profile import GuardProfile
 
 #: A certificate must rest on at least this many served answers: one that serves next to nothing is no success.
 LEAST_SERVED = 5
+#: How many best scores of first loops a profile keeps for drift; each row's in its one order, one row a unit.
+REFERENCE = 1000
 #: Rows that say where ``bad_among_served`` begins; rows on which ``search`` chooses; rows below which it does not.
 START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.2, 0.25, 1000
 
@@ -395,6 +397,7 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
     evidence |= {} if math.isinf(start) else {"certified_above": start - threshold}
     evidence |= {} if asked.exit == "loop" else _arrivals(tested, asked, threshold)
     rolling: dict[str, Any] = {"in_flight": asked.in_flight, "max_draws": len(asked.schedule)} if asked.exit == "rolling" else {}
+    first = tested.path.best[:, 0]
     profile = GuardProfile(
         mode=asked.mode,
         schedule=asked.schedule,
@@ -405,10 +408,11 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
         epsilon=None if asked.risk else asked.level,
         delta=asked.delta,
         evidence=evidence,
-        reference=reference_scores(tested.path.best[:, 0]),
+        reference=tuple(first[np.isfinite(first)][:REFERENCE].tolist()),
         fingerprints=profile_fingerprints(tested.log),
+        created_at=datetime.now(UTC).replace(microsecond=0),
+        package_version=__version__,
         **rolling,
-        **stamp(),
     )
     return Certificate(sealed(profile), consequence(profile))
 

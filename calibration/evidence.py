@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Floats, Log
+from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.simulate import MOST_ROWS
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.profile import GuardProfile
-
-#: How many first-loop best scores a profile keeps for drift.
-REFERENCE = 1000
 
 
 @dataclass(frozen=True)
@@ -69,15 +64,6 @@ def check_share(name: str, value: float) -> None:
     """Raise ConfigurationError unless the value lies strictly between 0 and 1."""
     if not 0.0 < value < 1.0:
         raise ConfigurationError(f"{name} is {value:g}: give a number between 0 and 1, both excluded, e.g. 0.1")
-
-
-def reference_scores(best: Floats) -> tuple[float, ...]:
-    """Up to 1,000 best scores of first loops, each in its row's one order; failed loops are skipped.
-
-    Args:
-        best: (R,) one row a unit, so that the scores are exchangeable with those of later traffic.
-    """
-    return tuple(map(float, best[np.isfinite(best)][:REFERENCE]))
 
 
 def sealed(profile: GuardProfile) -> GuardProfile:
@@ -130,20 +116,6 @@ def as_text(name: str, value: Any) -> str:
     if isinstance(value, dict) and isinstance(value.get(name), str):
         return str(value[name])
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-
-
-def stamp() -> dict[str, Any]:
-    """``created_at`` and ``package_version`` of a profile."""
-    return {"created_at": datetime.now(UTC).replace(microsecond=0), "package_version": _package_version()}
-
-
-@cache
-def _package_version() -> str:
-    """Once for all profiles: it is read from metadata that hold the whole README."""
-    try:
-        return version("bonmini-guard")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "0+source"
 
 
 def percent(share: float) -> str:

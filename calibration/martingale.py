@@ -16,6 +16,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from bonmini_guard.calibration.logs import Floats
+from bonmini_guard.errors import needing
+
+with needing("calibration"):
+    from scipy.special import betaln
 
 #: How readily a gambler changes his bet, from hardly ever to now and then; the mean of their capitals is taken.
 JUMPS = np.array([1e-4, 1e-3, 1e-2])[:, None]
@@ -183,16 +187,12 @@ class Shares(Process):
 
 def predicted(ones: int, units: int) -> float:
     """Log likelihood of a 0/1 sequence under the predictions ``(ones so far + 1/2) / (units so far + 1)``."""
-    return _log_beta(ones + 0.5, units - ones + 0.5) - _log_beta(0.5, 0.5)
+    return float(betaln(ones + 0.5, units - ones + 0.5) - betaln(0.5, 0.5))
 
 
 def best_likelihood(ones: int, units: int) -> float:
     """Log likelihood of a 0/1 sequence under the share of ones that it has."""
     return sum(count * math.log(count / units) for count in (ones, units - ones) if count)
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 class Refutation(Process):

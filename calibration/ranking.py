@@ -52,16 +52,10 @@ class Ranking:
 def rank(scores: Floats, quality: Floats, counts: Integers) -> list[Ranking]:
     """Sort every prompt's candidates, grouping prompts by their number of candidates.
 
-    Args:
-        scores: (R, W) NaN for failed draws and padding.
-        quality: (R, W) in [0, 1]; ignored where the score is NaN.
-        counts: (R,) candidates of each row.
+    Scores are (R, W), NaN for failed draws and padding, where quality, in [0, 1], does not count; counts are (R,) candidates.
     """
-    rankings = []
-    for size in np.unique(counts):
-        rows = np.flatnonzero(counts == size)
-        rankings.append(_rank(rows, scores[rows, :size], quality[rows, :size]))
-    return rankings
+    groups = [np.flatnonzero(counts == size) for size in np.unique(counts)]
+    return [_rank(rows, scores[rows, : counts[rows[0]]], quality[rows, : counts[rows[0]]]) for rows in groups]
 
 
 def _rank(rows: Integers, scores: Floats, quality: Floats) -> Ranking:
