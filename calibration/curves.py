@@ -101,23 +101,11 @@ def paired_difference(rankings: Sequence[Ranking], first: int, second: int) -> t
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
 
 
-@dataclass(frozen=True)
-class Worse:
-    """Fewer draws serve more acceptable answers.
+def over_optimised(rankings: Sequence[Ranking], fixed: FixedN, budget: int) -> tuple[str, bool] | None:
+    """Whether best-of-N is worse at the budget than at the N below with the largest quality; None where that is the budget.
 
-    Attributes:
-        best: the N with the largest quality of :func:`fixed_n`, up to the budget.
-        sentence: by how much it is better, and how sure that is.
-        sure: whether the difference (:func:`paired_difference`) is more than two standard errors.
+    By how much it is better there, and whether the difference (:func:`paired_difference`) is more than two standard errors.
     """
-
-    best: int
-    sentence: str
-    sure: bool
-
-
-def over_optimised(rankings: Sequence[Ranking], fixed: FixedN, budget: int) -> Worse | None:
-    """Whether best-of-N is worse at the budget than at a smaller N; None where its quality is the largest there."""
     quality = fixed.quality
     best = int(np.argmax(quality[:budget])) + 1
     if quality[best - 1] - quality[budget - 1] < 1e-9:
@@ -126,11 +114,11 @@ def over_optimised(rankings: Sequence[Ranking], fixed: FixedN, budget: int) -> W
     sure = abs(fall) > 2 * error
     told = "more than two standard errors" if sure else "less than two standard errors: it may be chance"
     more, fewer = (percent(float(quality[n - 1])) for n in (best, budget))
-    sentence = (
+    said = (
         f"N = {best} serves more acceptable answers than N = {budget} here, {more} of requests against {fewer} "
         f"(difference {100 * fall:+.1f} points, standard error {100 * error:.1f}; {told})."
     )
-    return Worse(best, sentence, sure)
+    return said, sure
 
 
 def smallest_equal_n(curve: FixedN, profile: GuardProfile, good: float) -> int | None:

@@ -29,6 +29,8 @@ from bonmini_guard.policy.profile import GuardProfile
 with needing("calibration"):
     from scipy.stats import fisher_exact, ks_2samp
 
+#: The tests' names for decisions.
+QUESTION = {"abstained": "abstentions", "best_effort": "best_efforts"}
 #: Breaks ties between equal scores, and picks rows to label.
 SEED = "0"
 
@@ -137,12 +139,7 @@ def decisions(share: tuple[str, int, int], guarded: Sequence[Trace], level: floa
     reasons = Counter(trace.reason for trace in guarded if trace.decision == decision and trace.reason)
     by = f" ({', '.join(f'{number} {reason}' for reason, number in reasons.most_common())})" if reasons else ""
     what = f"{decision}, calibration -> now: {percent(count / units)} -> {percent(now / len(guarded))} of requests{by}"
-    return Finding(question_of(decision), p_value <= level, p_value, level, what)
-
-
-def question_of(decision: str) -> str:
-    """The test's name for a decision."""
-    return "abstentions" if decision == "abstained" else "best_efforts"
+    return Finding(QUESTION[decision], p_value <= level, p_value, level, what)
 
 
 def labels(profile: GuardProfile, traces: Traces, level: float) -> Finding:

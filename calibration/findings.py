@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate, repeat, takewhile
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -93,10 +92,6 @@ class Drift:
     left_out: dict[str, int]
     todo: str
     labels_wanted: LabelsWanted | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """A plain object."""
-        return asdict(self)
 
 
 def labels_needed(promised: float, actual: float, refuted: Callable[[Integers, Integers], Bools]) -> int | None:

@@ -241,7 +241,7 @@ def more_draws(rankings: list[Ranking], fixed: curves.FixedN, budget: int) -> st
         quality = percent(float(fixed.quality[budget - 1]))
         return f"Up to the budget, quality rises with N: best-of-{budget} is acceptable for {quality}."
     return (
-        f"Over-optimisation: {worse.sentence} The red line counts the requests whose best answer passes the last threshold and is "
+        f"Over-optimisation: {worse[0]} The red line counts the requests whose best answer passes the last threshold and is "
         "not acceptable: more draws find more answers that fool the scorer."
     )
 

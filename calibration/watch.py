@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bonmini_guard.calibration.drift import check_reference, conclusion, dated, question_of, same_marks
+from bonmini_guard.calibration.drift import QUESTION, check_reference, conclusion, dated, same_marks
 from bonmini_guard.calibration.evidence import check_share, percent
 from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, Drift, Finding, LabelsWanted, refuted_by_bets
 from bonmini_guard.calibration.martingale import Count, Finite, ProcessState, Ranks, Refutation, Shares, lower_sequence
@@ -206,7 +206,7 @@ def _decisions(process: Shares, share: tuple[str, int, int]) -> Finding:
     what = f"{decision}, calibration -> all traces so far: {percent(count / units)} -> {now} of requests"
     if process.crossed is not None:
         what += f"; changed at the latest at trace {process.crossed:,} of {process.steps:,}"
-    return Finding(question_of(decision), process.crossed is not None, process.p_value, process.level, what)
+    return Finding(QUESTION[decision], process.crossed is not None, process.p_value, process.level, what)
 
 
 def _memory(state: WatchState | None) -> Memory:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.logs.odd import USUAL, Odd
 from bonmini_guard.writing import write_atomically
 
 
@@ -26,3 +29,15 @@ def write(path: Path, text: str) -> None:
         write_atomically(path, text)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); give another file") from error
+
+
+def add_max_bad(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--max-bad``: how many odd records a command bears."""
+    told = f"leave odd records out, count them and name the first of each kind; stop if they are a larger share (default {USUAL:g})"
+    parser.add_argument("--max-bad", type=float, default=USUAL, metavar="SHARE", help=told)
+
+
+def say_left_out(odd: Odd, left_out: Mapping[str, int]) -> None:
+    """What was not taken, on stderr: by kind, and the odd records."""
+    lines = [f"left out: {reason}: {count:,}" for reason, count in left_out.items() if count]
+    print("".join(f"{line}\n" for line in [*lines, *odd.lines()]), end="", file=sys.stderr)

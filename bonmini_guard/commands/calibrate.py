@@ -130,8 +130,8 @@ def _say_if_over_optimised(log: Log, budget: int) -> None:
     if len(used) > 1:
         rankings = rank(used.scores, quality_of(used), used.counts)
         worse = curves.over_optimised(rankings, curves.fixed_n(rankings, budget, math.inf), budget)
-        if worse is not None and worse.sure:
-            say(f"Best-of-N is over-optimised: {worse.sentence}")
+        if worse is not None and worse[1]:
+            say(f"Best-of-N is over-optimised: {worse[0]}")
 
 
 def _show_front(evidence: Mapping[str, Any]) -> None:

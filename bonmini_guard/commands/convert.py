@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from bonmini_guard.commands.bearing import add_max_bad, say_left_out
+from bonmini_guard.commands import add_max_bad, say_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd

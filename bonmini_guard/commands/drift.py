@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.replay import say_what_was_left_out
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         drift = _look(options, profile, also)
         say_what_was_left_out(drift.left_out)
-        print(json.dumps(drift.as_json(), indent=2, allow_nan=False)) if options.json else say(lines(drift))
+        print(json.dumps(asdict(drift), indent=2, allow_nan=False)) if options.json else say(lines(drift))
     return FOUND if drift.drift else 0
 
 

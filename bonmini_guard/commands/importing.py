@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.commands.bearing import add_max_bad, say_left_out
+from bonmini_guard.commands import add_max_bad, say_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd, as_input

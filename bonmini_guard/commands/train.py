@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.commands import settings_of
-from bonmini_guard.commands.bearing import add_max_bad, say_left_out
+from bonmini_guard.commands import add_max_bad, say_left_out, settings_of
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.logs.odd import Odd

@@ -36,21 +36,9 @@ class Goal:
     rows: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A batch of questions asked on demand.
-
-    Attributes:
-        answers: (row id, candidate) of each.
-        said: what the labels before it certify, and where it may lead.
-    """
-
-    answers: tuple[tuple[str, int], ...]
-    said: str
-
-
-#: From the votes so far to what is asked next; see :meth:`bonmini_guard.labelling.ledger.Ledger.votes`.
-Asking = Callable[[Mapping[tuple[str, int], int]], Asked]
+#: From the votes so far (:meth:`bonmini_guard.labelling.ledger.Ledger.votes`) to what is asked next, (row id, candidate) each, and
+#: what the labels so far certify.
+Asking = Callable[[Mapping[tuple[str, int], int]], tuple[list[tuple[str, int]], str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from bonmini_guard.calibration.blocks import row_key
 from bonmini_guard.calibration.choose import Request
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.on_demand import batch_of, demand
-from bonmini_guard.labelling.items import Asked
 from bonmini_guard.labelling.rows import LabelRow
 
 
@@ -30,7 +29,7 @@ class OnDemand:
         self._numbers = {row.id: number for number, row in enumerate(self._rows)}
         self.ids = tuple(sorted(self._numbers))
 
-    def __call__(self, votes: Mapping[tuple[str, int], int]) -> Asked:
+    def __call__(self, votes: Mapping[tuple[str, int], int]) -> tuple[list[tuple[str, int]], str]:
         """The next batch, none if no label can help, and what the labels so far certify."""
         labels = np.full_like(self._log.labels, np.nan)
         for (name, index), vote in votes.items():
@@ -38,7 +37,7 @@ class OnDemand:
             labels[number, self._equal_to(number, index)] = vote > 0
         found = demand(replace(self._log, labels=labels), self._request)
         batch = [self._first(number, index) for number, index in batch_of(self._log, found.wanted).tolist()]
-        return Asked(tuple(dict.fromkeys(batch)), found.sentence)
+        return list(dict.fromkeys(batch)), found.sentence
 
     def _equal_to(self, number: int, index: int) -> list[int]:
         texts = self._rows[number].texts

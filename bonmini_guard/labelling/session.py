@@ -192,12 +192,11 @@ class Session:
         judged = {event["item"] for event in self.ledger.judgements()}
         if self._asking is None or any(item.key not in judged for item in self.items):
             return
-        asked = self._asking(self.ledger.votes())
-        self.said = asked.said
-        if asked.answers:
-            event = {"kind": "ask", "event": secrets.token_hex(16), "items": [list(answer) for answer in asked.answers]}
-            self._file.append([{**event, "said": asked.said, "at": _now()}])
-            self._extend(asked.answers)
+        answers, self.said = self._asking(self.ledger.votes())
+        if answers:
+            event = {"kind": "ask", "event": secrets.token_hex(16), "items": [list(answer) for answer in answers]}
+            self._file.append([{**event, "said": self.said, "at": _now()}])
+            self._extend(answers)
 
     def _extend(self, answers: Iterable[tuple[str, int]]) -> None:
         new = [item_of(self._by_id[row], (index,), self.plan) for row, index in answers]

@@ -23,8 +23,7 @@ from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.calibration.scoring_logs import score_log
 from bonmini_guard.cli import main
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.plain import plain_row
-from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.reading import RowFile, plain_row
 
 CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
 
