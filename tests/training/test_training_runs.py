@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from bonmini_guard.training.choices import ChoiceRow, choice_row, read_choices
 from bonmini_guard.training.run import evaluate_reward_model, train_reward_model
 from bonmini_guard.training.settings import Settings
 from tests.reward.tiny import UTILITY, WORDS, gumbel, simulated_rows, text_of, utility, write_jsonl
+from tests.training.launched import begun, ended
 
 FAST = {"learning_rate": 3e-3, "device": "cpu", "threads": 1}
 
@@ -49,14 +51,13 @@ LONG = {"epochs": 12.0, "checkpoints": 12}
 def kill_after_a_checkpoint(path, base, output):
     fast = ["--learning-rate", "3e-3", "--device", "cpu", "--threads", "1", "--epochs", "12", "--checkpoints", "12"]
     arguments = ["train", str(path), "--base", str(base), "-o", str(output), *fast]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bonmini_guard.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = begun(arguments, Path(os.devnull))
     states = output.with_name(output.name + ".partial")
-    while process.poll() is None and not list(states.glob("checkpoints/checkpoint-*/trainer_state.json")):
+    while process.is_alive() and not list(states.glob("checkpoints/checkpoint-*/trainer_state.json")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
 
 
 @pytest.mark.slow
@@ -311,41 +312,23 @@ def test_two_processes_train_one_model(tmp_path, base):
 @pytest.mark.slow
 def test_sharded_weights_learn_what_whole_ones_do_and_go_on_after_a_kill(tmp_path, base):
     path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(200, seed=4))
-    shared = [
-        "--base",
-        str(base),
-        "--learning-rate",
-        "3e-3",
-        "--epochs",
-        "6",
-        "--checkpoints",
-        "9",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-    ]
-
-    def trained(name, launch, *more, **environment):
-        command = [sys.executable, *launch, "-m", "tests.training.sharded", "train", str(path), "-o", str(tmp_path / name)]
-        settings = os.environ | {"OMP_NUM_THREADS": "1", "LOSSES": str(tmp_path / f"{name}.json")} | environment
-        done = subprocess.run([*command, *shared, *more], check=False, capture_output=True, text=True, env=settings)
-        return done.returncode, done.stderr
-
+    fast = ["--learning-rate", "3e-3", "--epochs", "6", "--checkpoints", "9", "--device", "cpu", "--threads", "1"]
+    shared = ["train", str(path), "--base", str(base), *fast, "-o"]
+    losses, said = {name: str(tmp_path / f"{name}.json") for name in ("sharded", "whole")}, tmp_path / "said.txt"
     fsdp = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_state_dict_type", "SHARDED_STATE_DICT"]
-    processes = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch = ["-m", "accelerate.commands.launch", *fsdp, *processes, "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
-    assert trained("sharded", [*launch, "--main_process_port", "0"], STOP="10")[0] != 0
+    launch = [*fsdp, "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    sharded = [*shared, str(tmp_path / "sharded")]
+    assert ended(sharded, said, launch, STOP="10") == [9, 9], said.read_text()[-3000:]
     checkpoint = tmp_path / "sharded.partial" / "checkpoints" / "checkpoint-10"
     assert len(list((checkpoint / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
     assert not list(checkpoint.glob("*.safetensors"))
-    code, said = trained("sharded", [*launch, "--main_process_port", "0"])
-    assert code == 0, said[-3000:]
-    assert "going on from the checkpoints" in said
+    assert ended(sharded, said, launch, LOSSES=losses["sharded"]) == [0, 0], said.read_text()[-3000:]
+    assert "going on from the checkpoints" in said.read_text()
     # Two batches a step, as two processes take them.
-    code, said = trained("whole", [], "--accumulate", "2")
-    assert code == 0, said[-3000:]
-    one, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("sharded", "whole"))
+    alone = begun([*shared, str(tmp_path / "whole"), "--accumulate", "2"], said, {"LOSSES": losses["whole"]})
+    alone.join()
+    assert alone.exitcode == 0, said.read_text()[-3000:]
+    one, other = (json.loads(Path(losses[name]).read_text()) for name in ("sharded", "whole"))
     assert len(one) == 4
     assert one == pytest.approx(other, abs=1e-4)
     assert largest_difference(tmp_path / "sharded", tmp_path / "whole") < 1e-4
