@@ -60,38 +60,25 @@ class Kind:
     switch: str = "ask for raw scores"
 
     def scores(self, answer: Any, expected: int) -> Scores:
-        """The scores in an answer.
-
-        Raises:
-            MalformedAnswer: it holds no scores, not one for each input, or one that is no number. One that is not finite is none.
-        """
+        """The scores in an answer; MalformedAnswer if it does not hold one for each input. One that is not finite is none."""
         try:
             scores = self.read(answer)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             # Not chained: such an error may quote the answer, and an answer may quote the candidate.
-            cause = str(error) if isinstance(error, _VectorError) else type(error).__name__
+            cause = str(error) if isinstance(error, _ScoreError) else type(error).__name__
             problem = f"the reward server's answer holds no scores ({cause})"
             raise MalformedAnswer(problem, status=200, retryable=True) from None
         if len(scores.values) != expected:
             problem = f"the reward server gave {len(scores.values)} scores for {expected} inputs"
             raise MalformedAnswer(problem, status=200, retryable=True)
-        if not all(map(_is_number, scores.values)):
-            raise MalformedAnswer("the reward server gave a score that is no number", status=200, retryable=True)
         finite = [value if value is None or math.isfinite(value) else None for value in scores.values]
         if finite != scores.values:
             logger.warning("the reward server gave %d of %d candidates no finite score", finite.count(None), expected)
         return replace(scores, values=finite)
 
 
-def _is_number(value: object) -> bool:
-    try:
-        return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and float(value) is not None)
-    except OverflowError:  # an integer that no double can hold
-        return False
-
-
-class _VectorError(ValueError):
-    """Several numbers where one is a score."""
+class _ScoreError(ValueError):
+    """What is wrong with a score; quotes nothing."""
 
 
 def _named(body: dict[str, Any], model: str | None) -> dict[str, Any]:
@@ -103,10 +90,10 @@ def _number(value: Any) -> float:
     if isinstance(value, list):
         if len(value) > 1:
             cure = "it embeds, or has several labels; vLLM classifies with --convert classify"
-            raise _VectorError(f"vectors of {len(value)} numbers: {cure}")
+            raise _ScoreError(f"vectors of {len(value)} numbers: {cure}")
         (value,) = value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("no number")
+        raise _ScoreError("one is no number")
     return float(value)
 
 
@@ -134,7 +121,8 @@ def _read_bonmini(answer: Any) -> Scores:
     fingerprint, has_zero = answer["fingerprint"], answer["has_zero"]
     if not isinstance(fingerprint, str) or not isinstance(has_zero, bool):
         raise TypeError("no fingerprint, or no word about the zero")
-    return Scores(list(answer["scores"]), fingerprint, has_zero, answer.get("inputs"))
+    values = [None if value is None else _number(value) for value in answer["scores"]]
+    return Scores(values, fingerprint, has_zero, answer.get("inputs"))
 
 
 def _vllm_body(**more: Any) -> Body:

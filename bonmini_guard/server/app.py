@@ -8,8 +8,11 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter, time
 from typing import Any
+
+from pydantic import BaseModel
 
 from bonmini_guard.errors import CandidateTooLong, InputError, needing
 
@@ -36,6 +39,10 @@ logger = logging.getLogger("bonmini_guard.server")
 Scoring = Callable[[bytes], Awaitable[tuple[Any, int]]]
 #: Nothing is written, and what is read is not billed.
 _NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+_NO_DETAILS = {
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens_details": {"reasoning_tokens": 0},
+}
 
 
 class ScoringServer(Door):
@@ -75,7 +82,8 @@ class ScoringServer(Door):
         if isinstance(self._model, RewardModel):  # what does not read templated texts has no route for them
             scored |= {"/predict": (self._predict, _plain), "/classify": (self._classify, _as_vllm)}
         if self._asked is not None:  # a model without a zero has no probabilities to tell
-            scored |= {"/v1/systemone": (self._systemone, _as_vllm), "/v1/decisions": (self._decisions, _as_vllm)}
+            scored["/v1/systemone"] = partial(self._decide, SystemOneRequest, systemone, _NO_TOKENS), _as_vllm
+            scored["/v1/decisions"] = partial(self._decide, DecisionsRequest, decisions, _NO_TOKENS | _NO_DETAILS), _as_vllm
             told["/v1/models"] = self._models, _as_vllm
         return [
             *(Route(path, self._scoring(path, *how), methods=["POST"]) for path, how in scored.items()),
@@ -156,19 +164,9 @@ class ScoringServer(Door):
         about = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": int(time()), "model": self._model.model_id}
         return about | {"data": data, "usage": usage}, len(texts)
 
-    async def _systemone(self, body: bytes) -> tuple[Any, int]:
-        wanted = read(SystemOneRequest, body)
-        answers = await systemone(self._asked, wanted)
-        return {"model": self._model.model_id, "answers": answers, "usage": _NO_TOKENS}, len(answers)
-
-    async def _decisions(self, body: bytes) -> tuple[Any, int]:
-        wanted = read(DecisionsRequest, body)
-        answers = await decisions(self._asked, wanted)
-        details = {
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens_details": {"reasoning_tokens": 0},
-        }
-        return {"model": self._model.model_id, "answers": answers, "usage": _NO_TOKENS | details}, len(answers)
+    async def _decide(self, kind: type[BaseModel], answer: Any, usage: dict[str, Any], body: bytes) -> tuple[Any, int]:
+        answers = await answer(self._asked, read(kind, body))
+        return {"model": self._model.model_id, "answers": answers, "usage": usage}, len(answers)
 
     def _models(self) -> Response:
         about = {"id": self._model.model_id, "object": "model", "owned_by": "bonmini-guard", "question": self._asked.question}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
@@ -53,7 +53,6 @@ Question = Annotated[Noul | Choice, Field(discriminator="type")]
 class SystemOneRequest(BaseModel):
     """A conversation and questions by name."""
 
-    model_config = ConfigDict(extra="ignore")
     model: str | None = None
     state: str | list[dict[str, Any]] | dict[str, Any]
     questions: Annotated[dict[str, Question], Field(min_length=1, max_length=_MOST)]
@@ -62,26 +61,9 @@ class SystemOneRequest(BaseModel):
 class DecisionsRequest(BaseModel):
     """A conversation as items, and questions in order."""
 
-    model_config = ConfigDict(extra="ignore")
     model: str | None = None
     input: str | list[dict[str, Any]]
     questions: Annotated[list[Question], Field(min_length=1, max_length=_MOST)]
-
-
-class SystemOneAnswer(BaseModel):
-    """An answer by name of its question."""
-
-    model: str
-    answers: dict[str, dict[str, Any]]
-    usage: dict[str, int]
-
-
-class DecisionsAnswer(BaseModel):
-    """Answers in the order of the questions."""
-
-    model: str
-    answers: list[dict[str, Any]]
-    usage: dict[str, Any]
 
 
 async def systemone(asked: OneQuestion, wanted: SystemOneRequest) -> dict[str, dict[str, Any]]:

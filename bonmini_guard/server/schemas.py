@@ -82,13 +82,6 @@ class PredictRequest(BaseModel):
     truncate: bool | None = None
 
 
-class Prediction(BaseModel):
-    """A score and the name of the only label."""
-
-    score: float
-    label: str
-
-
 class ClassifyRequest(BaseModel):
     """vLLM's body: texts or their token ids."""
 
@@ -96,39 +89,6 @@ class ClassifyRequest(BaseModel):
     model: str | None = None
     use_activation: bool | None = None
     add_special_tokens: bool = True
-
-
-class Classification(BaseModel):
-    """One text's share of vLLM's answer; without activation the raw score stands under ``probs``."""
-
-    index: int
-    label: str
-    probs: list[float]
-    num_classes: int = 1
-
-
-class ClassifyAnswer(BaseModel):
-    """vLLM's answer."""
-
-    id: str
-    object: Literal["list"] = "list"
-    created: int
-    model: str
-    data: list[Classification]
-    usage: dict[str, int]
-
-
-class Failure(BaseModel):
-    """Why there is no answer, in one line."""
-
-    error: str
-    error_type: str
-
-
-class ClassifyFailure(BaseModel):
-    """The same, as vLLM puts it."""
-
-    error: dict[str, Any]
 
 
 Body = TypeVar("Body", bound=BaseModel)
