@@ -26,10 +26,7 @@ class Reading:
     """How a log is read, and the fingerprints met so far.
 
     Attributes:
-        keys: further row keys to keep.
-        cost: a numeric key of candidates to keep; None for none.
-        group: what makes a unit; see :func:`bonmini_guard.calibration.logs.load_log`.
-        cut: whether rows that a guard's thresholds cut short are kept.
+        keys, cost, group, cut: see :func:`bonmini_guard.calibration.logs.load_log`.
         marks: for each of ``FINGERPRINTS``, its text and its value in the first row kept.
     """
 
@@ -126,11 +123,7 @@ def row_keys(names: Iterable[bytes]) -> NDArray[np.uint64]:
 
 
 def block_of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> Block:
-    """Row by row.
-
-    Args:
-        rows: (place, row), where a place ends in ``:line``.
-        reading: how.
+    """Row by row, from (place, row), where a place ends in ``:line``.
 
     Raises:
         InputError: a row is not what design calls a log row; the message is one line, ``file:line: problem; cure``.

@@ -88,13 +88,7 @@ class Found:
 
 
 def binomial(ones: Floats, units: Floats, level: float) -> Floats:
-    """Exact lower tail ``P(Bin(units, level) <= ones)``; 1 where there is no unit.
-
-    Args:
-        ones: (m,) counts.
-        units: (m,) or one number.
-        level: the chance under the hypothesis, in (0, 1).
-    """
+    """(m,) exact lower tails ``P(Bin(units, level) <= ones)``; 1 where there is no unit."""
     count = np.asarray(units, dtype=np.float64)
     return np.asarray(np.where(count > 0, bdtr(np.floor(ones + 1e-9), count.astype(int), level), 1.0), dtype=np.float64)
 

@@ -260,12 +260,9 @@ def _tested(log: Log, runs: tuple[Paths, ...], others: tuple[Paths, ...], asked:
 
 
 def rows_needed(part: Log, asked: Request, above: int = 0) -> tuple[int, list[Evidence]] | None:
-    """How many rows like these give a certificate in four cases of five, and what is then found; None if too many.
+    """How many rows like these, more than ``above``, give a certificate in four cases of five, and what is then found.
 
-    Args:
-        part: rows, one a unit; their labels say how labels depend on scores, and without any, sigmoid(score) does.
-        asked: what is asked for.
-        above: the number is larger than this.
+    None if too many. The labels of these rows, one a unit, say how labels depend on scores; without any, sigmoid(score) does.
     """
 
     def calibrate(path: Paths) -> Evidence | None:

@@ -205,12 +205,7 @@ def sums_of(settled: Settled) -> Mapping[str, Any]:
 
 
 def figures_of_sums(sums: Mapping[str, float], best_of_n_good: float) -> Figures:
-    """The figures of section "replay --json".
-
-    Args:
-        sums: expectations over requests, added up.
-        best_of_n_good: how many of these best-of-N answers acceptably, in expectation.
-    """
+    """The figures of :func:`replay_log`, from expectations added up; so many requests best-of-N answers acceptably."""
     # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
     known = {name: max(0.0, value) for name, value in sums.items()}
     requests, good, bad = float(known["requests"]), known["served_good"], known["served_bad"]

@@ -375,11 +375,7 @@ class _Builder:
             self._unscored_at = f"{self._files[code]}:{block.unscored_at}"
 
     def build(self, id_at: Callable[[int, int], str]) -> Log:
-        """The log of what was kept.
-
-        Args:
-            id_at: the id of a row, from its file's code and its line.
-        """
+        """The log of what was kept; ``id_at`` tells the id of a row from its file's code and its line."""
         places = Places(self._files, self._codes.values, self._arrays["lines"].values)
         self._refuse_equal_ids(places, id_at)
         kept = self._arrays["kept"].values

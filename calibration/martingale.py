@@ -120,12 +120,10 @@ class Ranks(Process):
     the distribution. Without a reference the cells are fixed beforehand, and scores in one cell are equals.
 
     Args:
-        level: see :class:`Process`.
         edges: the reference's scores, or the cells' edges.
         seed: of chance; what is drawn for a request depends on it and the request's id alone, so that a run that goes on
             from a state ends as one run would.
         reference: whether the edges are a reference, from which the scores came too if nothing changed.
-        state: see :class:`Process`.
     """
 
     def __init__(
@@ -164,12 +162,6 @@ class Shares(Process):
     step by step, over the largest likelihood that any one share gives to the reference and all requests together. The latter is at
     least that of the true share, whose ratio is a martingale from 1. The reference is predicted by the rule of Krichevsky and
     Trofimov, each request by a mixture of that rule and of bets on other odds.
-
-    Args:
-        level: see :class:`Process`.
-        ones: of the reference.
-        units: of the reference; 0 if there is none.
-        state: see :class:`Process`.
     """
 
     def __init__(self, level: float, ones: int = 0, units: int = 0, state: ProcessState | None = None) -> None:

@@ -35,13 +35,7 @@ _SIMULATED = 20
 
 
 def request(what: str, level: float, delta: float, schedule: Sequence[int]) -> Request:
-    """What labels are asked for.
-
-    Args:
-        what: a risk by name, or ``accelerator``.
-        level: alpha or epsilon, in (0, 1).
-        delta: the chance that the promise is missed, in (0, 1).
-        schedule: draws of each loop.
+    """What labels are asked for: a risk by name or ``accelerator``, with its alpha or epsilon.
 
     Raises:
         ConfigurationError: something is not usable.
@@ -76,11 +70,7 @@ def fixed_set(log: Log, rows: int | None) -> Log:
 
 
 def same_set(log: Log, ids: Sequence[str]) -> Log:
-    """The set of these rows, without labels, of a log that may hold others.
-
-    Args:
-        log: R rows.
-        ids: of the rows of a :func:`fixed_set` of this log.
+    """The :func:`fixed_set` of these rows, without labels, of a log that may hold others.
 
     Raises:
         InputError: the log lacks some of them.
@@ -161,12 +151,7 @@ def batch_of(log: Log, wanted: Integers) -> Integers:
 
 
 def labels_asked(tested: Evidence, asked: Request) -> int:
-    """About how many labels are asked for until no further one can help: batches are not counted whole.
-
-    Args:
-        tested: a set that has all labels.
-        asked: what is asked for.
-    """
+    """About how many labels of a set that has all are asked for until no further one can help: batches are not counted whole."""
     path, entry = tested.path, min(_first_not_passed(tested), tested.steps.cuts.size - 1)
     before = tested.labels - labels_used([path])
     at = exits(path, _everywhere(tested, entry))

@@ -127,10 +127,7 @@ def one_a_unit(log: Log) -> Log:
 def split(log: Log, share: float, salt: int) -> tuple[Integers, Integers]:
     """Row numbers of two parts of a log whose rows are its units: the ``share`` of rows with the least digests, and the others.
 
-    Args:
-        log: R rows, one a unit.
-        share: of the rows for the first part, in [0, 1).
-        salt: names the split; a seed given by hand goes in here too.
+    The salt names the split; a seed given by hand goes in here too.
     """
     order = np.argsort(mixed(log.keys, salt), kind="stable")
     cut = round(share * len(log))

@@ -70,22 +70,11 @@ def calibrate_costs(
 ) -> Certificate | NotEnoughEvidence:
     """Choose the threshold whose expected cost is least, and certify how many bad answers it serves.
 
-    Args:
-        log: complete rows; as :func:`~bonmini_guard.calibration.choose.calibrate_guardrail`.
-        schedule: draws of each loop.
-        prices: what a bad answer, a refusal and a draw cost.
-        delta: the chance that the bound is missed, in (0, 1), over logs like this one.
-        order: which order of its draws a row is run in.
-        seed: another digest order and split; each seed tried is a calibration.
-        calibrations: how many calibrations on this log are made and chosen from.
+    Arguments and errors are those of :func:`~bonmini_guard.calibration.choose.calibrate_guardrail`.
 
     Returns:
         A profile whose ``alpha`` is the bound, and the sentence; or why not: nothing is worth serving at these prices, or there are
         too few units.
-
-    Raises:
-        ConfigurationError: a number or the schedule is not usable.
-        InputError: the log has too few candidates a row, or no label.
     """
     risk = risk_named("served_and_bad")
     more = {"order": order, "seed": seed, "calibrations": calibrations}

@@ -77,13 +77,9 @@ class Pace:
         return cls(float(waits.mean()), float(np.quantile(waits, 0.95)), limit, draw, float(ends[ran].mean()))
 
     def price(self, spent: float, cost: Cost, wait: float, money: float | None) -> float:
-        """Of a request that spends so much: in draws, or, where a draw (a token, a second) has a price in money, in that.
+        """Of a request that spends so many draws, tokens or seconds: in draws, or, where one of them costs ``money``, in that.
 
-        Args:
-            spent: draws, tokens or seconds.
-            cost: which of them.
-            wait: what waiting costs: as long as a draw takes, in draws; with a price in money, a second, in money.
-            money: the price.
+        ``wait`` is what waiting as long as a draw takes costs, in draws; with a price in money, a second, in money.
         """
         if money is not None:
             return money * spent + wait * self.mean

@@ -94,13 +94,7 @@ class Labels:
 def enough_rows(path: Paths, calibrate: Callable[[Paths], T | None], above: int = 0) -> tuple[int, list[T]] | None:
     """The smallest number of rows like these for which calibrations succeed in 80 %; None if 32,768 are too few.
 
-    Args:
-        path: of R rows, with the labels that there are.
-        calibrate: what a calibration on rows finds; None if it fails.
-        above: the number sought is larger than this.
-
-    Returns:
-        The number, and what the calibrations on so many rows found.
+    It is larger than ``above``, and comes with what the calibrations on so many rows found; ``calibrate`` gives None where it fails.
     """
     labels, generator = Labels.fitted(path), np.random.default_rng(0)
 

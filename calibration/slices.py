@@ -25,9 +25,7 @@ class Slices:
 
     Args:
         level: of all together.
-        key: the row key, for the sentence.
         reference: the profile's, for the cells of scores.
-        seed: see :class:`~bonmini_guard.calibration.martingale.Ranks`.
         states: of an earlier run: of scores and of decisions of each slice.
     """
 

@@ -42,13 +42,7 @@ class Slider:
 
 
 def slider(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> Slider:
-    """The slider of a profile.
-
-    Args:
-        log: as logged.
-        profile: its own thresholds are one of the positions.
-        replayed: what :func:`~bonmini_guard.calibration.figures.replay_log` says of it on this log.
-    """
+    """The slider of a profile on a log as logged, of which :func:`~bonmini_guard.calibration.figures.replay_log` was told."""
     shifts = _shifts(transformed(log, profile.score_transform), profile)
     thresholds = [tuple(threshold + shift for threshold in profile.thresholds) for shift in shifts]
     figures = curve(log, profile, thresholds, replayed)

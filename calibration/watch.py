@@ -115,12 +115,7 @@ class Watch:
         self._slices = None if self.key is None else Slices(level, self.key, profile.reference, self._seed, slices)
 
     def look(self, traces: Traces, also: Sequence[Finding] = ()) -> Drift:
-        """Count new traces, which were read with this watch's memory, and say what all traces so far say.
-
-        Args:
-            traces: later requests, in the order they came.
-            also: findings that were made elsewhere.
-        """
+        """Count new traces, in the order they came, read with this watch's memory, and say what all so far and ``also`` say."""
         for trace in traces.events:
             if trace.counted:
                 self._count(trace)
@@ -226,11 +221,8 @@ def watching(
 ) -> Iterator[Watch]:
     """The watch whose state a file holds; a new one where there is no file. It is written when the block ends without an error.
 
-    Args:
-        path: the state's file, beside which a lock lies; it is either the old one or the whole new one.
-        profile: see :class:`Watch`.
-        false_alarm_rate: None for that of the file, or 0.01.
-        key: None for that of the file.
+    Beside the file lies a lock; it is either the old one or the whole new one. Its false-alarm rate (else 0.01) and key need not be
+    said again.
 
     Raises:
         InputError: the file is damaged, belongs to another profile, was begun with other options, or is in use.

@@ -98,15 +98,9 @@ def follow(
     prices: tuple[float, float],
     every: float,
 ) -> Drift:
-    """Look again and again, until Ctrl-C; what the last look said.
+    """Look at files of traces again and again (``every`` so many seconds), until Ctrl-C; what the last look said.
 
-    Args:
-        paths: files of traces.
-        profile: that the guard runs.
-        watch: whose false-alarm rate holds for any number of looks.
-        also: findings made elsewhere.
-        prices: of a million tokens read, and written.
-        every: seconds between two looks.
+    The watch's false-alarm rate holds for any number of looks; prices are of a million tokens read, and written.
     """
     from bonmini_guard.calibration.traces import traces_of_rows
 

@@ -38,12 +38,9 @@ def wrapped(text: str, room: int | None) -> list[str]:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None) -> str:
-    """Aligned columns, the first to the left, the others to the right.
+    """Aligned columns, the first to the left, the others to the right; the most important ones come first.
 
-    Args:
-        heads: of the columns, the most important ones first.
-        rows: cells.
-        room: columns of the terminal; what stands last is left out until the table fits, down to two columns.
+    The last ones are left out until the table fits into the ``room`` (columns of the terminal), down to two.
     """
     sizes = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     count = len(sizes)
