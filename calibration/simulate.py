@@ -94,7 +94,7 @@ class Labels:
 def enough_rows(path: Paths, calibrate: Callable[[Paths], T | None], above: int = 0) -> tuple[int, list[T]] | None:
     """The smallest number of rows like these for which calibrations succeed in 80 %; None if 32,768 are too few.
 
-    It is larger than ``above``, and comes with what the calibrations on so many rows found; ``calibrate`` gives None where it fails.
+    It is larger than ``above``, and comes with what calibrations on so many rows found; ``calibrate`` gives None where it fails.
     """
     labels, generator = Labels.fitted(path), np.random.default_rng(0)
 
