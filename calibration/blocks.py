@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,41 +68,10 @@ class Reading:
         return known == text
 
 
-@dataclass
-class Block:
-    """Some rows of a file; arrays of all rows come first, those of the rows that are kept after them.
-
-    Attributes:
-        keys: digests of the ids.
-        lines: line, or row, numbers.
-        kept: which rows are.
-        scores, labels, costs: of the candidates of the kept rows, one after the other; no costs where none are asked for.
-        counts: candidates of each kept row.
-        units: codes of the units, equal for equal units of one process.
-        of_prompt: whether a row's unit is its prompt.
-        traced, asked, complete, extra: as in :class:`bonmini_guard.calibration.logs.Log`.
-        left_out: counts.
-        unscored_at: the first line without any score.
-    """
-
-    keys: Any = ()
-    lines: Any = ()
-    kept: Any = ()
-    scores: Any = ()
-    labels: Any = ()
-    costs: Any = ()
-    counts: Any = ()
-    units: Any = ()
-    of_prompt: Any = ()
-    traced: Any = ()
-    asked: Any = ()
-    complete: Any = ()
-    extra: dict[str, list[Any]] = field(default_factory=dict)
-    left_out: Counter[str] = field(default_factory=Counter)
-    unscored_at: int | None = None
-
-
-#: The arrays of a block, and their kinds.
+#: The arrays of a block, and their kinds: of all its rows the digests of ids, line (or row) numbers, and which are kept; of the kept
+#: ones the number of candidates, the codes of units, equal for equal units of one process, whether it is the prompt that makes the
+#: unit, and what :class:`bonmini_guard.calibration.logs.Log` has by the same name; of their candidates, one after the other,
+#: scores, labels, and costs, which are none where none are asked for.
 ARRAYS: dict[str, type[np.generic]] = {
     **dict.fromkeys(("keys",), np.uint64),
     **dict.fromkeys(("lines", "counts", "units"), np.int64),
@@ -110,6 +79,16 @@ ARRAYS: dict[str, type[np.generic]] = {
     **dict.fromkeys(("scores", "costs"), np.float64),
     **dict.fromkeys(("labels",), np.float32),
 }
+
+
+@dataclass
+class Block:
+    """Some rows of a file: :data:`ARRAYS`, the further keys' values, counts of what was left out, the first unscored line."""
+
+    arrays: dict[str, Any] = field(default_factory=lambda: {name: [] for name in ARRAYS})
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    unscored_at: int | None = None
 
 
 def row_key(name: str) -> int:
@@ -139,15 +118,16 @@ class _Rows:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self.block = Block(**cast("dict[str, Any]", {name: [] for name in ARRAYS}), extra={key: [] for key in reading.extras})
+        self.block = Block(extra={key: [] for key in reading.extras})
+        self._arrays = self.block.arrays
 
     def add(self, row: Row) -> None:
         """Check a row, and keep its numbers if it is to be kept."""
         block, line = self.block, int(row.place.rpartition(":")[2])
         key = row_key(row.id)
-        block.keys.append(key)
-        block.lines.append(line)
-        block.kept.append(False)
+        self._arrays["keys"].append(key)
+        self._arrays["lines"].append(line)
+        self._arrays["kept"].append(False)
         regime, complete = regime_of(row.value) if self._reading.cut and row.is_traced else None, row.is_complete
         if self._left_out(row, complete or row.is_cut_by(regime)):
             return
@@ -161,7 +141,7 @@ class _Rows:
         self._check_fingerprints(row)
         self._numbers(row, lost)
         self._keep(row, key, {RAN_UNDER: regime})
-        block.complete.append(complete)
+        self._arrays["complete"].append(complete)
 
     def _left_out(self, row: Row, usable: bool) -> bool:
         explored, left_out = row.value.get("explored"), self.block.left_out
@@ -176,26 +156,26 @@ class _Rows:
 
     def _numbers(self, row: Row, lost: Sequence[bool]) -> None:
         """Scores, labels and costs; NaN for draws that failed, or could not be scored."""
-        block, random = self.block, row.is_random
+        random = row.is_random
         for one, gone in zip(row.candidates, lost, strict=True):
-            block.scores.append(math.nan if gone else one.score)
+            self._arrays["scores"].append(math.nan if gone else one.score)
             label = None if gone else one.label
-            block.labels.append(float(label) if random and label is not None else math.nan)
+            self._arrays["labels"].append(float(label) if random and label is not None else math.nan)
             if self._reading.cost is not None:
-                block.costs.append(one.cost(self._reading.cost))
-        block.left_out["not_random"] += not random
-        block.counts.append(len(lost))
+                self._arrays["costs"].append(one.cost(self._reading.cost))
+        self.block.left_out["not_random"] += not random
+        self._arrays["counts"].append(len(lost))
 
     def _keep(self, row: Row, key: int, more: dict[str, Any]) -> None:
-        block, reading = self.block, self._reading
-        block.kept[-1] = True
+        reading = self._reading
+        self._arrays["kept"][-1] = True
         group = None if reading.group_key is None else row.value.get(reading.group_key)
         unit, of_prompt = reading.unit(group, row.value.get("prompt") if reading.by_prompt else None, key, row.place)
-        block.units.append(unit if of_prompt or unit < 2**63 else unit - 2**64)
-        block.of_prompt.append(of_prompt)
-        block.traced.append(row.is_traced)
-        block.asked.append(row.value.get("label_sampling") == "random")
-        for name, values in block.extra.items():
+        self._arrays["units"].append(unit if of_prompt or unit < 2**63 else unit - 2**64)
+        self._arrays["of_prompt"].append(of_prompt)
+        self._arrays["traced"].append(row.is_traced)
+        self._arrays["asked"].append(row.value.get("label_sampling") == "random")
+        for name, values in self.block.extra.items():
             values.append(more.get(name) if name == RAN_UNDER else row.value.get(name))
 
     def _check_fingerprints(self, row: Row) -> None:

@@ -142,20 +142,18 @@ class Rows:
         numbers, kept, unscored_at = self._numbers(self._usable(_flags(self._column("complete", _FLAG), ~traced)))
         self._same_source(kept)
         units, of_prompt = self._units(keys, kept)
-        return Block(
-            **numbers,
-            keys=keys,
-            lines=self._lines,
-            kept=kept,
-            units=units,
-            of_prompt=of_prompt,
-            traced=traced[kept],
-            asked=self._sampling()[0][kept],
-            complete=kept[kept],
-            extra={key: _shared(self._column(key).filter(arrow.array(kept))) for key in self._reading.keys},
-            left_out=self._left_out,
-            unscored_at=unscored_at,
-        )
+        arrays = {
+            "keys": keys,
+            "lines": self._lines,
+            "kept": kept,
+            "units": units,
+            "of_prompt": of_prompt,
+            "traced": traced[kept],
+            "asked": self._sampling()[0][kept],
+            "complete": kept[kept],
+        }
+        extra = {key: _shared(self._column(key).filter(arrow.array(kept))) for key in self._reading.keys}
+        return Block(arrays | numbers, extra, self._left_out, unscored_at)
 
     def _column(self, key: str, kind: Any = None) -> Any:
         column = self._batch.column(key) if key in self._names else arrow.nulls(len(self._batch))

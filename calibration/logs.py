@@ -365,12 +365,13 @@ class _Builder:
     def add(self, block: Block, code: int) -> None:
         """Append the rows of a block of the file with that code."""
         for name, array in self._arrays.items():
-            array.extend(getattr(block, name))
-        self._codes.extend(np.full(len(block.keys), code))
+            array.extend(block.arrays.get(name, ()))
+        rows = len(block.arrays["keys"])
+        self._codes.extend(np.full(rows, code))
         for key, values in self._extra.items():
             values.extend(block.extra[key])
         self.left_out.update(block.left_out)
-        self.rows += len(block.keys)
+        self.rows += rows
         if block.unscored_at is not None and not self._unscored_at:
             self._unscored_at = f"{self._files[code]}:{block.unscored_at}"
 
