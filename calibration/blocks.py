@@ -68,9 +68,9 @@ class Reading:
         return known == text
 
 
-#: The arrays of a block, and their kinds: of all its rows the digests of ids, line (or row) numbers, and which are kept; of the kept
-#: ones the number of candidates, the codes of units, equal for equal units of one process, whether it is the prompt that makes the
-#: unit, and what :class:`bonmini_guard.calibration.logs.Log` has by the same name; of their candidates, one after the other,
+#: The arrays of a block, and their kinds: of all its rows the digests of ids, line (or row) numbers, and which are kept; of the
+#: kept ones the number of candidates, the codes of units, equal for equal units of one process, whether it is the prompt that makes
+#: the unit, and what :class:`bonmini_guard.calibration.logs.Log` has by the same name; of their candidates, one after the other,
 #: scores, labels, and costs, which are none where none are asked for.
 ARRAYS: dict[str, type[np.generic]] = {
     **dict.fromkeys(("keys",), np.uint64),
