@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,9 +13,7 @@ from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, keep
 from bonmini_guard.adapters.describing import described
-from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions
-from bonmini_guard.adapters.http_errors import EndpointError
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, split_thoughts
 from bonmini_guard.adapters.requests import Dialect, stop_strings
 from bonmini_guard.engine.fingerprints import UNKNOWN, sampling, text_of
@@ -25,7 +22,6 @@ from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.errors import ConfigurationError
 
 Rendered = tuple[Sequence[BaseMessage], Mapping[str, Any], dict[str, Any]]
-Outcomes = AsyncIterator[tuple[int, AIMessage | BaseException]]
 
 
 class ServedGenerator(Endpoint):
@@ -70,11 +66,6 @@ class ServedGenerator(Endpoint):
         """Whether every draw would be the same."""
         return bool(self._settings["temperature"] == 0)
 
-    @property
-    def draw_group(self) -> Callable[[Sequence[DrawRequest]], Outcomes] | None:
-        """Draws a whole loop in one request; None where each draw is a request."""
-        return None
-
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer, from one request.
 
@@ -113,28 +104,6 @@ class ServedGenerator(Endpoint):
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         """Ask once for so many answers."""
         raise NotImplementedError
-
-    def _heard(self, answers: int, asked: int) -> None:
-        """Told how many answers came for a loop at once."""
-
-    # A loop at once
-
-    async def _draw_group(self, requests: Sequence[DrawRequest]) -> Outcomes:
-        body = self._body(requests[0])
-        together: list[Answer] = []
-        if (count := len(requests)) > 1:
-            answers = await self._ask(partial(self._attempt, body=body, count=count))
-            # A server that gives more than it was asked for must not give more draws than there are.
-            together = keep(answers, count)
-            self._heard(len(together), count)
-        for position, answer in enumerate(together):
-            try:
-                yield position, self._accept(answer, requests[position], body)
-            except EndpointError as error:
-                yield position, error
-        async with contextlib.aclosing(one_by_one(self.draw, requests, len(together))) as rest:
-            async for position, outcome in rest:
-                yield position, outcome
 
     # Asking
 

@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Unpack
 from urllib.parse import urlsplit
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
 
-from bonmini_guard.adapters.answers import Answer, read_answers
+from bonmini_guard.adapters.answers import Answer, keep, read_answers
 from bonmini_guard.adapters.bodies import check_events
-from bonmini_guard.adapters.generation import Outcomes, ServedGenerator, check_sampling
+from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
+from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, parsed
-from bonmini_guard.adapters.http_errors import RequestRejected, from_response
+from bonmini_guard.adapters.http_errors import EndpointError, RequestRejected, from_response
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, refuse_spoiling, schema_of
 from bonmini_guard.engine.bridge import run_sync
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the list of the server's models is waited for.
 MODELS_TIMEOUT = 5.0
+Outcomes = AsyncIterator[tuple[int, AIMessage | BaseException]]
 _ROUTES = {"chat": "/chat/completions", "completion": "/completions"}
 _COMMON = frozenset(
     [
@@ -185,10 +187,26 @@ class OpenAICompatibleGenerator(ServedGenerator):
 
     # Asking
 
-    def _heard(self, answers: int, asked: int) -> None:
-        if answers < asked and not self._told:
-            self._told = True
-            logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", answers, asked)
+    async def _draw_group(self, requests: Sequence[DrawRequest]) -> Outcomes:
+        body = self._body(requests[0])
+        together: list[Answer] = []
+        if (count := len(requests)) > 1:
+            answers = await self._ask(partial(self._attempt, body=body, count=count))
+            # A server that gives more than it was asked for must not give more draws than there are.
+            together = keep(answers, count)
+            if len(together) < count and not self._told:
+                self._told = True
+                logger.warning(
+                    "the endpoint answered %d choices instead of %d; the others are drawn separately", len(together), count
+                )
+        for position, answer in enumerate(together):
+            try:
+                yield position, self._accept(answer, requests[position], body)
+            except EndpointError as error:
+                yield position, error
+        async with contextlib.aclosing(one_by_one(self.draw, requests, len(together))) as rest:
+            async for position, outcome in rest:
+                yield position, outcome
 
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         asked = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}

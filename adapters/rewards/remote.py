@@ -268,17 +268,14 @@ class RemoteRewardModel(Probed, Endpoint):
         """One score for each candidate; its requests wait in the lane of its session."""
         before = request_lane.set(lane)
         try:
-            return await self._scored(messages, candidates)
+            await self._trust()
+            inputs = await self._prepare(messages, candidates)
+            batches = self._batches([one for one in inputs if one is not None])
+            scored = await all_or_none([self._score_batch(batch) for batch in batches])
+            # A retry may have met another server than the one that agreed.
+            await self._trust()
         finally:
             request_lane.reset(before)
-
-    async def _scored(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
-        await self._trust()
-        inputs = await self._prepare(messages, candidates)
-        batches = self._batches([one for one in inputs if one is not None])
-        scored = await all_or_none([self._score_batch(batch) for batch in batches])
-        # A retry may have met another server than the one that agreed.
-        await self._trust()
         values = iter([value for scores in scored for value in scores])
         return [None if one is None else next(values) for one in inputs]
 

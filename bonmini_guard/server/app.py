@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import math
 import uuid
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter, time
 from typing import Any
 
+from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
 from bonmini_guard.errors import CandidateTooLong, InputError, needing
@@ -22,6 +26,7 @@ with needing("serve"):
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
+from bonmini_guard.engine.protocols import ScoringSession
 from bonmini_guard.engine.result import finite, sigmoid
 from bonmini_guard.engine.scorers import inputs_digest
 from bonmini_guard.reward.declared import Declared
@@ -32,11 +37,12 @@ from bonmini_guard.server.document import document
 from bonmini_guard.server.door import GONE, Door, Limits, Refused, Shape, while_connected
 from bonmini_guard.server.metrics import Metrics
 from bonmini_guard.server.schemas import ClassifyRequest, PredictRequest, ScoreRequest, read
-from bonmini_guard.server.sessions import Sessions
 
 logger = logging.getLogger("bonmini_guard.server")
 #: From a body to an answer, and how many texts it scores.
 Scoring = Callable[[bytes], Awaitable[tuple[Any, int]]]
+#: The memory of what was computed is bounded by the model itself; this bounds the rest: sessions, and bytes of their conversations.
+_MOST, _MOST_BYTES = 1024, 2**26
 #: Nothing is written, and what is read is not billed.
 _NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 _NO_DETAILS = {
@@ -177,6 +183,29 @@ class ScoringServer(Door):
         if not all(map(math.isfinite, scores)):
             raise InputError("a text has no finite score")
         return scores
+
+
+class Sessions:
+    """Open sessions by conversation, the least recently used closed first: a guard's next loop comes as a request of its own."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._open: OrderedDict[str, tuple[ScoringSession, int]] = OrderedDict()
+        self._bytes = 0
+
+    async def of(self, messages: Sequence[BaseMessage]) -> ScoringSession:
+        """The session of a conversation."""
+        whole = json.dumps([message.model_dump(mode="json") for message in messages], sort_keys=True).encode()
+        key = hashlib.sha256(whole).hexdigest()
+        if key not in self._open:
+            self._open[key] = self._model.session(messages), len(whole)
+            self._bytes += len(whole)
+        self._open.move_to_end(key)
+        while len(self._open) > 1 and (len(self._open) > _MOST or self._bytes > _MOST_BYTES):
+            _, (oldest, size) = self._open.popitem(last=False)
+            self._bytes -= size
+            await oldest.aclose()
+        return self._open[key][0]
 
 
 def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:

@@ -10,9 +10,8 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from starlette.testclient import TestClient
 
-from bonmini_guard.server.app import ScoringServer
+from bonmini_guard.server.app import ScoringServer, Sessions
 from bonmini_guard.server.door import Admission, Limits, Refused
-from bonmini_guard.server.sessions import Sessions
 from tests.server.conftest import local, sigmoid
 
 USER = [{"role": "user", "content": "the film"}]
@@ -60,7 +59,7 @@ def test_one_text_of_many_token_ids_is_no_crowd_of_texts(client):
 
 
 async def test_kept_conversations_are_bounded_by_their_bytes(model, monkeypatch):
-    monkeypatch.setattr("bonmini_guard.server.sessions._MOST_BYTES", 10_000)
+    monkeypatch.setattr("bonmini_guard.server.app._MOST_BYTES", 10_000)
     sessions = Sessions(model)
     first = await sessions.of([HumanMessage("a" * 4000)])
     assert await sessions.of([HumanMessage("a" * 4000)]) is first
