@@ -126,10 +126,6 @@ class LangChainGenerator:
             options[self._seed_argument] = request.seed
         return options
 
-    async def _answers(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
-        """At least one answer."""
-        return [without_thoughts(answer, self._tags) for answer in await self._called(request, options)]
-
     def here(self) -> Runnable[Any, Any]:
         """``chat_model`` for the running loop: connections that another loop has are not used."""
         try:
@@ -141,21 +137,23 @@ class LangChainGenerator:
         # It is made anew for each call: what each had to open for sync calls would pile up.
         return with_models(self.chat_model, in_threads if is_bridge(loop) else partial(apart, loop=loop))
 
-    async def _called(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
+    async def _answers(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
+        """At least one answer."""
         whole = self.here()
         bound = _unbound(whole, options)
         # Silent already in a guard's draw; called by others, too, a draw is heard by nobody.
         config: RunnableConfig = {**silent(var_child_runnable_config.get() or {}), "run_name": "bonmini_guard_draw"}
         with langsmith_set(False):
             if bound is None:
-                return [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
-            model, options = with_settings(*bound)
-            prompt = ChatPromptValue(messages=list(request.messages))
-            stop = options.pop("stop", None)
-            about: dict[str, Any] = {name: config.get(name) for name in ("callbacks", "tags", "metadata", "run_name")}
-            # Not ainvoke: it drops all generations but the first, and what an LLM says about its own.
-            result = await model.agenerate_prompt([prompt], stop=stop, **about, **options)
-        return billed_once(result)
+                answers = [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
+            else:
+                model, options = with_settings(*bound)
+                prompt = ChatPromptValue(messages=list(request.messages))
+                stop = options.pop("stop", None)
+                about: dict[str, Any] = {name: config.get(name) for name in ("callbacks", "tags", "metadata", "run_name")}
+                # Not ainvoke: it drops all generations but the first, and what an LLM says about its own.
+                answers = billed_once(await model.agenerate_prompt([prompt], stop=stop, **about, **options))
+        return [without_thoughts(answer, self._tags) for answer in answers]
 
     @property
     def configurable(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, islice
 from time import perf_counter
 from typing import Any, Self, Unpack
 
@@ -72,16 +71,18 @@ class Face(OptionFields):
         """``batch``, with (number of the input, answer) as each is there."""
         answers = super().batch_as_completed(inputs, config, **kwargs)  # type: ignore[misc]
         with call_limit(_first(config)):  # all of them begin before the first is there
-            begun = list(islice(answers, 1))
-        yield from chain(begun, answers)
+            first = next(answers, None)
+        if first is not None:
+            yield first
+        yield from answers
 
     async def abatch_as_completed(self, inputs: Any, config: Configs = None, **kwargs: Any) -> AsyncIterator[Any]:
         """``abatch``, with (number of the input, answer) as each is there."""
         answers = super().abatch_as_completed(inputs, config, **kwargs)  # type: ignore[misc]
         with call_limit(_first(config)):
-            begun = [answer async for answer in _one(answers)]
-        for answer in begun:
-            yield answer
+            first = await anext(answers, None)
+        if first is not None:
+            yield first
         async for answer in answers:
             yield answer
 
@@ -227,9 +228,3 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
 def _first(config: Configs) -> RunnableConfig | None:
     """The config that LangChain takes a batch's ``max_concurrency`` from."""
     return next(iter(config), None) if isinstance(config, Sequence) else config
-
-
-async def _one(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for answer in answers:
-        yield answer
-        return
