@@ -6,6 +6,7 @@ labels are asked for on demand, the items of the next batch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -27,8 +28,8 @@ _NEEDED = {"label": {"event", "annotator", "item", "row", "candidates", "chosen"
 _NEEDED |= {"undo": {"event", "annotator", "undoes"}, "ask": {"event", "items", "said"}}
 
 
-def create(path: Path, header: Mapping[str, Any]) -> bool:
-    """Begin a file with its first line; False if it exists, perhaps since a moment ago, and is left as it is.
+def create(path: Path, header: Mapping[str, Any]) -> None:
+    """Begin a file with its first line; one that exists, perhaps since a moment ago, is left as it is.
 
     Raises:
         InputError: it cannot be written.
@@ -39,15 +40,13 @@ def create(path: Path, header: Mapping[str, Any]) -> bool:
         try:
             write_atomically(whole, line)
             # Not a rename: it would replace the file of a session that has begun meanwhile, and all its labels.
-            os.link(whole, path)
+            with contextlib.suppress(FileExistsError):
+                os.link(whole, path)
         finally:
             whole.unlink(missing_ok=True)
         _flush_folder(path.parent)
-    except FileExistsError:
-        return False
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
-    return True
 
 
 def _flush_folder(folder: Path) -> None:

@@ -66,16 +66,13 @@ class Session:
     ) -> None:
         if unknown := set(only) - {row.id for row in rows}:
             raise InputError(f"there is no row {min(unknown)!r} in the log; give --only ids of its rows")
-        begin = not path.exists()
-        if begin:
-            self.items = [] if plan.goal else build_items(rows, plan)
-            begin = events.create(path, _header(rows, plan, question))  # else another session has begun it meanwhile
+        if not path.exists():
+            events.create(path, _header(rows, plan, question))
         self.rows = rows
         self._file = events.EventFile(path)
         try:
             self.plan, self.question = _settings(self._file, rows)
-            if not begin:
-                self.items = [] if self.plan.goal else build_items(rows, self.plan)
+            self.items = [] if self.plan.goal else build_items(rows, self.plan)
             self._by_id = {row.id: row for row in rows}
             self._asking, self.said = asking, ""
             self._only = frozenset(only)

@@ -58,8 +58,8 @@ class RowFile:
         torn: after the iteration, how many torn last lines were dropped: 0 or 1.
 
     Raises:
-        InputError: while iterating; the file cannot be read, or a line is not one JSON object.
-        MissingExtraError: a Parquet file, and pyarrow is not installed.
+        InputError: from whatever reads; the file cannot be read, or a line is not one JSON object.
+        MissingExtraError: likewise; a Parquet file, and pyarrow is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, whole: bool = False) -> None:
@@ -81,11 +81,7 @@ class RowFile:
         return self.rows_of(1, stream)
 
     def lines(self) -> int | None:
-        """How many lines a JSON lines file has, without reading them as JSON; None for other files, and for pipes.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
+        """How many lines a JSON lines file has, without reading them as JSON; None for other files, and for pipes."""
         if is_pipe(self.path):
             return None
         with self.open() as file:
@@ -98,30 +94,18 @@ class RowFile:
             size: of a piece of JSON lines, in bytes, about.
             rows: of a piece of a table, at most.
             columns: chooses from the dotted paths of a table's leaf columns.
-
-        Raises:
-            InputError: the file cannot be read.
-            MissingExtraError: it is a table, and pyarrow is not installed.
         """
         with self.open() as file:
             yield from self._batches(file, rows, columns) if file.is_table else self._blocks(file.stream, size)
 
     def rows_of(self, first: int, lines: Iterable[bytes]) -> Iterator[tuple[str, Row]]:
-        """The rows of some lines, of which the first has the number ``first``.
-
-        Raises:
-            InputError: a line is not one JSON object.
-        """
+        """The rows of some lines, of which the first has the number ``first``."""
         for number, line in enumerate(self._lines(lines), start=first):
             if line.strip() and (row := self._row(line, number)) is not None:
                 yield f"{self.path}:{number}", row
 
     def parsed(self, line: bytes, number: int) -> Row:
-        """The row in a line.
-
-        Raises:
-            InputError: it is not one JSON object.
-        """
+        """The row in a line."""
         place = f"{self.path}:{number}"
         try:
             row = json.loads(line)
