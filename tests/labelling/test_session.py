@@ -51,18 +51,18 @@ def test_the_same_event_is_recorded_once(tmp_path):
 
 
 def test_two_that_begin_at_once_do_not_take_each_others_file(tmp_path, monkeypatch):
-    build = session_module.build_items
+    header = session_module._header
 
-    def overtaken(rows, plan):
-        """While the items of one are made, the other begins and labels."""
-        monkeypatch.setattr(session_module, "build_items", build)
+    def overtaken(*about):
+        """While the one makes its first line, the other begins and labels."""
+        monkeypatch.setattr(session_module, "_header", header)
         nonlocal first
         first = session_of(tmp_path, ROWS)
         say(first, "ann", first.standing("ann").item, 0)
-        return build(rows, plan)
+        return header(*about)
 
     first = None
-    monkeypatch.setattr(session_module, "build_items", overtaken)
+    monkeypatch.setattr(session_module, "_header", overtaken)
     with pytest.raises(InputError, match="is open in another 'bonmini-guard label'"):
         session_of(tmp_path, ROWS)
     say(first, "ann", first.standing("ann").item, 0)
