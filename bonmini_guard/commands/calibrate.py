@@ -206,50 +206,62 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
     )
 
 
+#: Which options do not go together: relaxing takes the shape that the traces ran under, prices and a target accuracy are other ways
+#: to say a risk and its alpha, and a rolling or eager exit has no loops to search, plan, relax or price.
+_APART = {
+    "mode guardrail": "epsilon",
+    "mode accelerator": "risk alpha relax target_accuracy cost_bad cost_abstain cost_draw",
+    "target_accuracy": "risk alpha cost_bad cost_abstain cost_draw",
+    "cost_bad": "risk alpha relax search plan",
+    "relax": "search seed plan mini_n max_loops schedule",
+    "schedule": "mini_n max_loops max_draws in_flight",
+    "exit rolling": "schedule mini_n max_loops relax search plan cost cost_bad",
+    "exit eager": "max_draws in_flight relax search plan cost cost_bad",
+    "exit loop": "max_draws in_flight",
+}
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
-    _check_prices(options)
-    _check_relax(options)
-    _check_plan(options)
-    _check_exit(options)
+    if not options.logs or (options.output is None) != options.plan:
+        raise ConfigurationError("give a log and -o PROFILE, or a log and --plan to ask how many rows and labels are needed")
+    rolling = options.max_draws is not None or options.in_flight is not None
+    options.exit = options.exit or ("rolling" if rolling else "loop")
+    _check_apart(options)
+    _check_numbers(options)
     _check_search(options)
-    foreign = ("epsilon",) if options.mode == "guardrail" else ("alpha", "risk")
-    for name in foreign:
-        if getattr(options, name) is not None:
-            raise ConfigurationError(f"--{name} does not belong to --mode {options.mode}; leave it out")
-    for name in ("alpha", "epsilon", "delta"):
-        value = getattr(options, name)
-        if value is not None and not 0.0 < value < 1.0:
-            raise ConfigurationError(f"--{name} is {value:g}: give a number between 0 and 1, both excluded, e.g. 0.1")
-    if options.schedule is not None and (options.mini_n, options.max_loops) != (None, None):
-        raise ConfigurationError("--schedule already says what --mini-n and --max-loops would; give one or the other")
-    if min(options.mini_n or 1, options.max_loops or 1) < 1 or 0 in (options.mini_n, options.max_loops):
-        raise ConfigurationError("--mini-n and --max-loops must be 1 or more")
-    if options.seed < 0 or options.calibrations < 1:
-        raise ConfigurationError("--seed must be 0 or more, --calibrations 1 or more")
-    if options.seed and options.calibrations == 1:
-        raise ConfigurationError(
-            "a seed given by hand is one of several tries: say how many with --calibrations K, or leave it out"
-        )
+    if options.target_accuracy is not None:
+        options.risk, options.alpha = "bad_among_served", round(1 - options.target_accuracy, 9)
     if not options.plan:
         check_output(Path(options.output), options.logs)
 
 
-def _check_prices(options: argparse.Namespace) -> None:
-    """Other ways to say a risk and its alpha: each alone."""
-    priced = [name for name in ("cost_bad", "cost_abstain", "cost_draw") if getattr(options, name) is not None]
-    said = [name for name in ("risk", "alpha") if getattr(options, name) is not None]
-    if options.target_accuracy is not None:
-        if said or priced or options.mode != "guardrail":
-            raise ConfigurationError("--target-accuracy is a guardrail's --risk and --alpha in one: leave out the others")
-        options.risk, options.alpha = "bad_among_served", round(1 - options.target_accuracy, 9)
-    elif priced:
-        others = (options.relax, options.search, options.plan)
-        if said or options.mode != "guardrail" or any(others) or options.cost_bad is None:
-            raise ConfigurationError(
-                "prices choose a guardrail's threshold: give --cost-bad (and --cost-abstain, --cost-draw), and none of --risk, "
-                "--alpha, --relax, --search, --plan"
-            )
+def _check_apart(options: argparse.Namespace) -> None:
+    given = {name for name, value in vars(options).items() if value is not None and value is not False}
+    given = given - (set() if options.seed else {"seed"}) | {f"mode {options.mode}", f"exit {options.exit}"}
+    for one, others in _APART.items():
+        if one in given and (other := next((name for name in others.split() if name in given), None)):
+            both = " and ".join(f"--{name.replace('_', '-')}" for name in (other, one))
+            raise ConfigurationError(f"{both} do not go together: leave out one of them")
+    if options.cost_bad is None and given & {"cost_abstain", "cost_draw"}:
+        raise ConfigurationError("--cost-abstain and --cost-draw are prices beside that of a bad answer: give --cost-bad, too")
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    from bonmini_guard.calibration.evidence import check_share
+
+    for name in ("target_accuracy", "alpha", "epsilon", "delta"):
+        if (share := getattr(options, name)) is not None:
+            check_share(f"--{name.replace('_', '-')}", share)
+    for name in ("mini_n", "max_loops", "max_draws", "calibrations"):
+        if (number := getattr(options, name)) is not None and number < 1:
+            raise ConfigurationError(f"--{name.replace('_', '-')} is {number}: give 1 or more")
+    if options.seed < 0:
+        raise ConfigurationError("--seed must be 0 or more")
+    if options.seed and options.calibrations == 1:
+        raise ConfigurationError(
+            "a seed given by hand is one of several tries: say how many with --calibrations K, or leave it out"
+        )
 
 
 def _check_search(options: argparse.Namespace) -> None:
@@ -263,31 +275,6 @@ def _check_search(options: argparse.Namespace) -> None:
         raise ConfigurationError("a guardrail's --cost, and one with a price, is a search's: add --search, or leave it out")
     if price is not None and options.wait_price is None:
         raise ConfigurationError("with a price in money, say with --wait-price what waiting a second costs; 0 for nothing")
-
-
-def _check_relax(options: argparse.Namespace) -> None:
-    others = (options.search, options.seed, options.plan, options.mini_n, options.max_loops, options.schedule)
-    if options.relax and (options.mode != "guardrail" or any(others)):
-        raise ConfigurationError("--relax takes the shape that the traces ran under, for --mode guardrail; leave out the others")
-
-
-def _check_exit(options: argparse.Namespace) -> None:
-    """The exit that is asked for, or that the shape is for; all else than a certificate's level is of loops alone."""
-    rolling = options.max_draws is not None or options.in_flight is not None
-    options.exit = options.exit or ("rolling" if rolling else "loop")
-    shape = (options.schedule, options.mini_n, options.max_loops)
-    if (options.exit != "rolling" and rolling) or (options.exit == "rolling" and shape != (None, None, None)):
-        raise ConfigurationError("--max-draws and --in-flight are of a rolling exit, --schedule, --mini-n and --max-loops of loops")
-    if options.max_draws is not None and options.max_draws < 1:
-        raise ConfigurationError(f"--max-draws is {options.max_draws}: give 1 or more")
-    for name in ("relax", "search", "plan", "cost", "cost_bad"):
-        if options.exit != "loop" and getattr(options, name):
-            raise ConfigurationError(f"--{name.replace('_', '-')} is for loops: leave it out, or drop --exit {options.exit}")
-
-
-def _check_plan(options: argparse.Namespace) -> None:
-    if not options.logs or (options.output is None) != options.plan:
-        raise ConfigurationError("give a log and -o PROFILE, or a log and --plan to ask how many rows and labels are needed")
 
 
 def schedule_of(text: str) -> tuple[int, ...]:

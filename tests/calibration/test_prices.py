@@ -123,5 +123,5 @@ def test_an_accuracy_is_another_way_to_say_a_risk(log, tmp_path):
     ],
 )
 def test_two_ways_at_once_are_refused(log, tmp_path, arguments):
-    with pytest.raises(ConfigurationError, match=r"leave out|none of"):
+    with pytest.raises(ConfigurationError, match=r"leave out|give --cost-bad"):
         call(log, "--mode", "guardrail", *arguments, "-o", tmp_path / "p.json")
