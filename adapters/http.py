@@ -41,6 +41,8 @@ Hook = Callable[[Any], Awaitable[None]]
 
 #: Requests at a time where neither the user nor the server says.
 DEFAULT_CONCURRENCY = 128
+#: Seconds that what a server says of itself is waited for.
+LOOK = 5.0
 #: Seconds that the end of a stream which said that it ends is waited for.
 _TAIL = 0.05
 
@@ -264,6 +266,11 @@ class Endpoint:
             return await look(client)
         finally:
             await client.aclose()
+
+    async def _get(self, client: Any, route: str) -> Any:
+        """The HTTP library's response to a look at the server; TimeoutError if it takes longer than :data:`LOOK`."""
+        async with asyncio.timeout(LOOK):
+            return await client.get(self.base_url + route)
 
     async def _post(self, client: Any, route: str, body: bytes, *, quiet: bool = False, **extensions: Any) -> tuple[bytes, bool]:
         """The bytes of an answer, and whether it is a stream of events; a stream that said that it ends is read no further.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -32,8 +31,6 @@ with needing("openai"):
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the list of the server's models is waited for.
-MODELS_TIMEOUT = 5.0
 Outcomes = AsyncIterator[tuple[int, AIMessage | BaseException]]
 _ROUTES = {"chat": "/chat/completions", "completion": "/completions"}
 _COMMON = frozenset(
@@ -223,8 +220,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
         return read_answers(payloads, ended=ended)
 
     async def _only_model(self, client: Any) -> str:
-        async with asyncio.timeout(MODELS_TIMEOUT):
-            response = await client.get(f"{self.base_url}/models")
+        response = await self._get(client, "/models")
         if not response.is_success:
             failure = from_response(response, self._secret())
             if failure.status in (429, 502, 503, 504):

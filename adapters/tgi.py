@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -38,8 +37,6 @@ with needing("tgi"):
     from huggingface_hub import AsyncInferenceClient
     from huggingface_hub import errors as hub
 
-#: Seconds that the server's description is waited for.
-INFO_TIMEOUT = 5.0
 _prompt_tokens: ContextVar[int] = ContextVar("tgi_prompt_tokens", default=0)
 _COMMON = frozenset(["max_new_tokens", "temperature", "top_p", "stop", "frequency_penalty"])
 _CHAT = frozenset(["tools", "tool_choice", "tool_prompt", "response_format", "logit_bias"])
@@ -179,8 +176,7 @@ class TGIGenerator(ServedGenerator):
 
     async def _info(self, client: Any) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(INFO_TIMEOUT):
-                response = await client.get(f"{self.base_url}/info")
+            response = await self._get(client, "/info")
             described = response.json() if response.status_code == 200 else None
         except (self.library.HTTPError, TimeoutError, EndpointError, ValueError):
             # Draws will say what is wrong.

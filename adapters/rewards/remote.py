@@ -34,8 +34,6 @@ T = TypeVar("T")
 
 #: The environment variable that holds the key where none is given.
 KEY_VARIABLE = "BONMINI_GUARD_TOKEN"
-#: Seconds that the server's description is waited for.
-ABOUT_TIMEOUT = 5.0
 #: Seconds for one attempt at most where nothing is said.
 LONGEST_ATTEMPT = 10.0
 #: A lost connection may mean another server behind the same address. Seconds between two probes for that reason at least.
@@ -351,9 +349,7 @@ class RemoteRewardModel(Probed, Endpoint):
 
     async def _describe(self, client: httpx.AsyncClient, route: str, read: Callable[[Any], Limits]) -> Limits:
         try:
-            async with asyncio.timeout(ABOUT_TIMEOUT):
-                response = await client.get(self.base_url + route)
-            return read(response.json())
+            return read((await self._get(client, route)).json())
         except (httpx.HTTPError, TimeoutError, LookupError, TypeError, ValueError, AttributeError):
             return _SILENT
 
