@@ -89,7 +89,7 @@ class Answer:
         return message
 
 
-def read_answers(payloads: Sequence[Any], *, ended: bool = False) -> list[Answer]:
+def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: str | None = None) -> list[Answer]:
     """The answers in a response, in the order of their indices: servers send them in any order.
 
     Choices that are no answer are left out while another one is.
@@ -97,6 +97,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False) -> list[Answer
     Args:
         payloads: the whole response alone, or the chunks of a stream, which hold one answer, as plain JSON.
         ended: whether the stream said that it ends.
+        secret: a token that must not show, even if the server echoes it.
 
     Raises:
         MalformedAnswer: there is none.
@@ -105,7 +106,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False) -> list[Answer
     """
     for payload in payloads:
         if payload.get("error"):
-            raise from_answer(payload)
+            raise from_answer(payload, secret)
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
         whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))

@@ -217,7 +217,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
             self._stream_options = False
             return await self._attempt(client, body, count)
         payloads, ended = events(said) if streams else ([parsed(said)], False)
-        return read_answers(payloads, ended=ended)
+        return read_answers(payloads, ended=ended, secret=self._secret())
 
     async def _only_model(self, client: Any) -> str:
         response = await self._get(client, "/models")

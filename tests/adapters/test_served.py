@@ -481,9 +481,9 @@ async def test_the_secret_is_sent_and_shows_nowhere(server, make, family, caplog
     generator = make(**{family[2]: SECRET}, stream=stream, retries=0)
     echo = {"error": "x" * 185 + f" you sent Bearer {SECRET}", "error_type": "validation"}
     nested = {"error": {"message": "x" * 185 + f" Incorrect API key provided: {SECRET}", "type": "invalid"}}
-    server.faults = [(422, echo), "reset", (429, nested), "garbage", (401, nested)]
+    server.faults = [(422, echo), "reset", (429, nested), "garbage", (401, nested), (200, nested)]
     shown = [repr(generator), str(vars(generator)), await asyncio.to_thread(generator.fingerprint)]
-    for _ in range(5):
+    for _ in range(6):
         with pytest.raises(errors.EndpointError) as caught:
             await generator.draw(request())
         shown += ["".join(traceback.format_exception(caught.value)), repr(caught.value)]
