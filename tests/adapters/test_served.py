@@ -479,8 +479,8 @@ async def test_few_requests_share_few_connections_and_many_have_one_each(server,
 async def test_the_secret_is_sent_and_shows_nowhere(server, make, family, caplog, stream):
     caplog.set_level(logging.DEBUG)
     generator = make(**{family[2]: SECRET}, stream=stream, retries=0)
-    echo = {"error": "x" * 185 + f" you sent Bearer {SECRET}", "error_type": "validation"}
-    nested = {"error": {"message": "x" * 185 + f" Incorrect API key provided: {SECRET}", "type": "invalid"}}
+    echo = {"error": "x" * 165 + f" you sent Bearer {SECRET}", "error_type": "validation"}
+    nested = {"error": {"message": "x" * 155 + f" Incorrect API key provided: {SECRET}", "type": "invalid"}}
     server.faults = [(422, echo), "reset", (429, nested), "garbage", (401, nested), (200, nested)]
     shown = [repr(generator), str(vars(generator)), await asyncio.to_thread(generator.fingerprint)]
     for _ in range(6):
