@@ -116,7 +116,16 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: str | 
     # The last chunk tells the usage.
     usage = next((payload["usage"] for payload in reversed(payloads) if payload.get("usage")), None)
     model = next((payload["model"] for payload in payloads if payload.get("model")), None)
-    return share_usage(_readable(several, ended or bool(usage), model), usage)
+    answers: list[Answer] = []
+    failure: EndpointError | None = None
+    for parts in several:
+        try:
+            answers.append(_read(parts, ended or bool(usage), model))
+        except EndpointError as error:
+            failure = error
+    if not answers:
+        raise failure or MalformedAnswer("the endpoint answered without a choice", status=200, retryable=True)
+    return share_usage(answers, usage)
 
 
 def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
@@ -173,22 +182,16 @@ def finish_reason(reason: Any, told: bool = False) -> str | None:
     raise GenerationFailedAtEndpoint("the endpoint's answer broke off before its end", status=200, retryable=True)
 
 
-def _readable(several: Sequence[list[Any]], told: bool, model: Any) -> list[Answer]:
-    read: list[Answer] = []
-    failure: EndpointError | None = None
-    for parts in several:
-        try:
-            read.append(_read(parts, told, model))
-        except EndpointError as error:
-            failure = error
-    if not read:
-        raise failure or MalformedAnswer("the endpoint answered without a choice", status=200, retryable=True)
-    return read
-
-
 def _read(choices: Sequence[Any], told: bool, model: Any) -> Answer:
     """One answer from its choice, or from all its choices in a stream."""
-    messages = [message for message in map(_said, choices) if message is not None]
+    messages: list[Mapping[str, Any]] = []
+    for choice in choices:
+        message = choice.get("message") or choice.get("delta")
+        if message is None and isinstance(text := choice.get("text"), str):
+            # A completion's choice is its own message.
+            message = {"content": text}
+        if isinstance(message, Mapping):
+            messages.append(message)
     reasons = [reason for choice in choices if (reason := choice.get("finish_reason"))]
     if not messages:
         raise MalformedAnswer("the endpoint answered without a message", status=200, retryable=True)
@@ -207,14 +210,6 @@ def _read(choices: Sequence[Any], told: bool, model: Any) -> Answer:
         logprobs=choices[0].get("logprobs") if len(choices) == 1 else None,
         spoke=spoke or bool(content),
     )
-
-
-def _said(choice: Any) -> Mapping[str, Any] | None:
-    """The message or delta of a chat choice; a completion's choice is its own, with ``text``. Notes may have neither."""
-    message = choice.get("message") or choice.get("delta")
-    if message is None and isinstance(text := choice.get("text"), str):
-        return {"content": text}
-    return message if isinstance(message, Mapping) else None
 
 
 def _parts(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

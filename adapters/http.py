@@ -109,11 +109,8 @@ class Clients:
         #: Known once the server was looked at.
         self.places: Places | None = None
 
-    def take(self, build: Callable[[], Any]) -> Any:
-        """A free client, or one more where none is; whoever takes it puts it back among the free ones."""
-        if self.free:
-            return self.free.pop()
-        client = build()
+    def another(self, client: Any) -> Any:
+        """One more client, to be closed with the others; whoever takes one puts it back among the free ones."""
         self._all.append(client)
         return client
 
@@ -225,7 +222,7 @@ class Endpoint:
     async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients) -> T:
         # Each attempt counts, and retries end as soon as the circuit opens.
         with self.circuit:
-            client = clients.take(self._client)
+            client = clients.free.pop() if clients.free else clients.another(self._client())
             try:
                 async with asyncio.timeout(self.http.attempt_timeout):
                     return await attempt(client)
@@ -249,7 +246,7 @@ class Endpoint:
             await clients.begin()
         async with clients.looking:
             if clients.places is None:
-                client = clients.take(self._client)
+                client = clients.free.pop() if clients.free else clients.another(self._client())
                 try:
                     offered = await self._look(client)
                 finally:
@@ -307,7 +304,7 @@ class Endpoint:
         clients, places = await self._connect()
         headers = {"content-type": "application/json"}
         async with places:
-            client = clients.take(self._client)
+            client = clients.free.pop() if clients.free else clients.another(self._client())
             try:
                 asked = client.build_request(
                     "POST", self.base_url + route, content=body, headers=headers, timeout=self.http.timeout

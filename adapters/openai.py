@@ -67,9 +67,10 @@ def _completion_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]
 
 
 def _extended(parameters: dict[str, Any]) -> dict[str, Any]:
-    extra: dict[str, Any] = parameters.pop("extra_body", {})
-    refuse_spoiling(extra, "extra_body")
-    return parameters | extra
+    if (extra := parameters.pop("extra_body", None)) is not None:
+        refuse_spoiling(extra, "extra_body")
+        parameters |= extra
+    return parameters
 
 
 _RENAMED = {"max_new_tokens": "max_tokens"}

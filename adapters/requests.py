@@ -47,10 +47,12 @@ class Dialect:
 
     def render(self, messages: Sequence[BaseMessage], settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request for draws of one prompt, but the seed."""
-        merged = {**settings, **call_options(self.generator, options, self.known, self.renamed, self.refused)}
-        if "extra_body" in settings:
-            merged["extra_body"] = settings["extra_body"] | options.get("extra_body", {})
-        merged["stop"] = stop_strings(merged["stop"])
+        merged = dict(settings)
+        if options:
+            merged |= call_options(self.generator, options, self.known, self.renamed, self.refused)
+            merged["stop"] = stop_strings(merged["stop"])
+            if "extra_body" in settings:
+                merged["extra_body"] = settings["extra_body"] | options.get("extra_body", {})
         body = self.body(messages, {name: value for name, value in merged.items() if value not in (None, [], {})})
         try:
             text = json.dumps(body, ensure_ascii=False)

@@ -315,12 +315,14 @@ def _of_message(message: Any) -> Turn:
     role = fields.get("role") or more.get("__openai_role__") or ROLES.get(kind)
     if role is None:
         raise InputError(f"a message of type {message.type!r} says nothing to a model; use human, ai, system or tool messages")
+    called, invalid, answers = fields.get("tool_calls", ()), fields.get("invalid_tool_calls", ()), fields.get("tool_call_id")
+    if isinstance(message.content, str) and not (more or called or invalid or answers):
+        return Turn(role, message.content, name=message.name or None)
     # A broken call may lack anything, and a message that was drawn is never refused.
-    left = [{key: each for key, each in call.items() if each is not None} for call in fields.get("invalid_tool_calls", ())]
+    left = [{key: each for key, each in call.items() if each is not None} for call in invalid]
     broken = [{"name": "", "args": "", **call} for call in left]
-    called = [*fields.get("tool_calls", ()), *broken]
     said = {"reasoning": more.get("reasoning_content"), "refusal": more.get("refusal"), "name": message.name}
-    return _turn(role, message.content, called, said, fields.get("tool_call_id"))
+    return _turn(role, message.content, [*called, *broken], said, answers)
 
 
 def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:

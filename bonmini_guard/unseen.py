@@ -13,27 +13,22 @@ from bonmini_guard.errors import InputError
 logger = logging.getLogger(__name__)
 
 
-def unseen(scorer: Any, messages: Iterable[Any]) -> list[str]:
-    """The kinds of parts of a prompt that a scorer cannot read and does not declare as ``not_shown``.
+def check_seen(scorer: Any, messages: Iterable[Any], *, refuse: bool) -> None:
+    """Refuse a prompt whose judge would not see all of it, or tell of it once.
 
     Args:
         scorer: ``text_alone`` says that it is one that reads text alone; functions get whole messages.
         messages: of the prompt.
-    """
-    if not getattr(scorer, "text_alone", False):
-        return []
-    several = [message for message in messages if not isinstance(getattr(message, "content", None), str)]
-    found = {kind for message in several for kind in Turn.of(message).kinds}
-    return sorted(found - frozenset(getattr(scorer, "not_shown", ())))
-
-
-def check_seen(scorer: Any, messages: Iterable[Any], *, refuse: bool) -> None:
-    """Refuse a prompt whose judge would not see all of it, or tell of it once.
+        refuse: whether to refuse a part that the scorer cannot read and does not declare as ``not_shown``.
 
     Raises:
         InputError: it holds such a part, and is to be refused.
     """
-    for kind in unseen(scorer, messages):
+    if not getattr(scorer, "text_alone", False):
+        return
+    several = [message for message in messages if not isinstance(getattr(message, "content", None), str)]
+    found = {kind for message in several for kind in Turn.of(message).kinds}
+    for kind in sorted(found - frozenset(getattr(scorer, "not_shown", ()))):
         if refuse:
             raise InputError(
                 f"the prompt holds a part of type {kind!r}, which the reward model cannot read: give a function or a server that "

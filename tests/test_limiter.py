@@ -118,7 +118,7 @@ async def test_no_place_is_lost_or_doubled_whatever_is_cancelled_and_when(seed):
         await asyncio.sleep(0)
         source.choice(tasks).cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    room = limiter.here()._room
+    room = limiter.here().room
     assert (held, most, room.free, room.waiting, dict(room.lanes)) == (0, 3, 3, 0, {})
 
 

@@ -14,8 +14,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from bonmini_guard.engine import workers
-from bonmini_guard.engine.workers import Workers, depth_here
+from bonmini_guard.engine.workers import Workers, place
 from bonmini_guard.forks import Lock, renewed_in_children
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class LoopThread:
         self.thread.start()
 
     def _serve(self) -> None:
-        workers.place.depth = self.depth
+        place.depth = self.depth
         while True:
             try:
                 self.loop.run_forever()
@@ -129,7 +128,7 @@ def _bridge() -> LoopThread:
     The loop's thread would wait for itself; the threads of its pool, once all of them wait, for a thread of that pool.
     """
     with _bridges.lock:
-        depth = min(depth_here(), len(_bridges.loops))
+        depth = min(place.depth, len(_bridges.loops))
         if depth == len(_bridges.loops):
             _bridges.loops.append(LoopThread(depth + 1))
         return _bridges.loops[depth]

@@ -26,7 +26,7 @@ from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure,
 from bonmini_guard.engine.detach import detached, is_graph_signal
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.kinds import calls_tools, why_none, words
-from bonmini_guard.engine.limiter import Lane, Limiter, places_of, request_lane, unlimited
+from bonmini_guard.engine.limiter import Lane, Limiter, limit_of_call, places_of, request_lane
 from bonmini_guard.engine.load import LADDER, Load
 from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived, patience
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
@@ -212,8 +212,8 @@ class _Request:
         # Not the request itself, which holds the context: it would wait for the garbage collector, with all that it has drawn.
         lane = Lane()
         self.context.run(request_lane.set, lane)
-        self.context.run(unlimited)
-        self.context.run(drawing)
+        self.context.run(limit_of_call.set, None)
+        self.context.run(drawing.set, True)
         self.places = places_of(engine.limiter, lane)
 
     async def conduct_within(self, seconds: float | None) -> GuardResult:

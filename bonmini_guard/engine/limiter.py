@@ -28,8 +28,9 @@ class Lane:
 
 #: That of the request that is being worked for.
 request_lane: ContextVar[object | None] = ContextVar("bonmini_guard_request_lane", default=None)
-#: The limit that a call's config sets (``max_concurrency``); the requests of a batch share it.
-_call_limit: ContextVar[Limiter | None] = ContextVar("bonmini_guard_call_limit", default=None)
+#: The limit that a call's config sets (``max_concurrency``); the requests of a batch share it. None where draws run: a guard inside
+#: one would wait for the place that the draw itself holds.
+limit_of_call: ContextVar[Limiter | None] = ContextVar("bonmini_guard_call_limit", default=None)
 
 
 class Limiter:
@@ -50,7 +51,7 @@ class Limiter:
         self.limit = limit
         self.max_waiting = max_waiting
         self._lock = Lock()
-        self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, _Room] = WeakKeyDictionary()
+        self._everywhere: WeakKeyDictionary[asyncio.AbstractEventLoop, Places] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type[Limiter], tuple[int, int]]:
         return type(self), (self.limit, self.max_waiting)
@@ -64,10 +65,10 @@ class Limiter:
         """
         loop = asyncio.get_running_loop()
         with self._lock.held:
-            room = self._rooms.get(loop)
-            if room is None:
-                room = self._rooms[loop] = _Room(self.limit, self.max_waiting)
-        return Places(room, lane, inner)
+            places = self._everywhere.get(loop)
+            if places is None:
+                places = self._everywhere[loop] = Places(_Room(self.limit, self.max_waiting))
+        return places if lane is None and inner is None else Places(places.room, lane, inner)
 
 
 def build_limiter(limit: int | Limiter | None) -> Limiter | None:
@@ -78,61 +79,56 @@ def build_limiter(limit: int | Limiter | None) -> Limiter | None:
 def call_limit(config: Mapping[str, Any] | None) -> AbstractContextManager[None]:
     """Requests begun inside share the ``max_concurrency`` of a LangChain config, unless a batch around them has set one."""
     most = (config or {}).get("max_concurrency")
-    return nullcontext() if most is None or _call_limit.get() is not None else _limited(most)
+    return nullcontext() if most is None or limit_of_call.get() is not None else _limited(most)
 
 
 @contextmanager
 def _limited(most: int) -> Iterator[None]:
-    token = _call_limit.set(Limiter(most))
+    token = limit_of_call.set(Limiter(most))
     try:
         yield
     finally:
-        _call_limit.reset(token)
+        limit_of_call.reset(token)
 
 
 def places_of(limiter: Limiter | None, lane: object) -> Places | None:
     """The places that a request's draws need: of the call's limit and of a guard's. None without either.
 
-    Draws of the request are to run outside the call's limit (:func:`unlimited`).
+    Draws of the request are to run outside the call's limit.
     """
-    ours, calls = None if limiter is None else limiter.here(lane), _call_limit.get()
+    ours, calls = None if limiter is None else limiter.here(lane), limit_of_call.get()
     return ours if calls is None else calls.here(lane, ours)
-
-
-def unlimited() -> None:
-    """In this context the call's limit is no more: a guard inside a draw would wait for the place that the draw itself holds."""
-    _call_limit.set(None)
 
 
 class Places:
     """The places of one loop, for one lane or, without one, for whichever is being worked for."""
 
-    __slots__ = ("_inner", "_lane", "_room")
+    __slots__ = ("_inner", "_lane", "room")
 
-    def __init__(self, room: _Room, lane: object | None, inner: Places | None = None) -> None:
-        self._room = room
+    def __init__(self, room: _Room, lane: object | None = None, inner: Places | None = None) -> None:
+        self.room = room
         self._lane = lane
         self._inner = inner
 
     @property
     def free(self) -> int:
         """Places nobody holds."""
-        return self._room.free
+        return self.room.free
 
     @property
     def waiting(self) -> int:
         """How many wait for a place."""
-        return self._room.waiting
+        return self.room.waiting
 
     def admit(self) -> None:
         """Raise TooBusy if one more would find no room to wait in."""
-        self._room.admit()
+        self.room.admit()
         if self._inner is not None:
             self._inner.admit()
 
     async def acquire(self) -> None:
         """Take a place, in turn."""
-        room = self._room
+        room = self.room
         # Whoever frees a place hands it to a waiter: a free one means that nobody waits.
         if room.free:
             room.free -= 1
@@ -146,7 +142,7 @@ class Places:
                 raise
 
     async def _wait(self) -> None:
-        room, lane = self._room, self._lane or request_lane.get() or object()
+        room, lane = self.room, self._lane or request_lane.get() or object()
         room.admit()
         place = room.queue(lane)
         try:
@@ -163,10 +159,10 @@ class Places:
         """Give a place to whoever's turn it is."""
         if self._inner is not None:
             self._inner.release()
-        if self._room.lanes:
-            self._room.release()
+        if self.room.lanes:
+            self.room.release()
         else:
-            self._room.free += 1
+            self.room.free += 1
 
     __aenter__ = acquire
 

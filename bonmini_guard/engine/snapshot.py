@@ -52,16 +52,10 @@ def identity(message: AIMessage, end: tuple[str, ...] | None = None) -> Hashable
         Exception: a part of it cannot be read.
     """
     end = ends(message) if end is None else end
-    if is_text(message):
-        text: Any = message.content
-        return text if end == _NO_ENDS else (text, end)
+    if isinstance(message.content, str) and not (message.tool_calls or message.additional_kwargs or message.invalid_tool_calls):
+        return message.content if end == _NO_ENDS else (message.content, end)
     more = {key: value for key, value in message.additional_kwargs.items() if key not in _IN_THE_TURN}
     return Turn.of(message).digest(), json.dumps(more, default=repr), end
-
-
-def is_text(message: AIMessage) -> bool:
-    """Whether an answer is one text, and nothing else."""
-    return isinstance(message.content, str) and not (message.tool_calls or message.additional_kwargs or message.invalid_tool_calls)
 
 
 def ends(message: AIMessage) -> tuple[str, ...]:

@@ -12,13 +12,9 @@ from langchain_core.globals import get_llm_cache, set_llm_cache
 
 from bonmini_guard.forks import Lock
 
-_drawing: ContextVar[bool] = ContextVar("bonmini_guard_drawing", default=False)
+#: Whether draws are made in this context.
+drawing: ContextVar[bool] = ContextVar("bonmini_guard_drawing", default=False)
 _lock, _requests = Lock(), set[object]()
-
-
-def drawing() -> None:
-    """In this context, draws are made."""
-    _drawing.set(True)
 
 
 def uncached() -> AbstractContextManager[None]:
@@ -57,20 +53,20 @@ class _OutsideOfDraws(BaseCache):
         return getattr(self.cache, name)
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        return None if _drawing.get() else self.cache.lookup(prompt, llm_string)
+        return None if drawing.get() else self.cache.lookup(prompt, llm_string)
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        if not _drawing.get():
+        if not drawing.get():
             self.cache.update(prompt, llm_string, return_val)
 
     def clear(self, **kwargs: Any) -> None:
         self.cache.clear(**kwargs)
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        return None if _drawing.get() else await self.cache.alookup(prompt, llm_string)
+        return None if drawing.get() else await self.cache.alookup(prompt, llm_string)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        if not _drawing.get():
+        if not drawing.get():
             await self.cache.aupdate(prompt, llm_string, return_val)
 
     async def aclear(self, **kwargs: Any) -> None:

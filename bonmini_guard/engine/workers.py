@@ -28,13 +28,13 @@ IDLE = 10.0
 #: Seconds that the end of the process waits for threads that compute: cut off in the middle of it, some libraries crash.
 AT_EXIT = 1.0
 
-#: ``depth`` of the running thread: how many sync calls into this package it works for, one inside the other.
-place = threading.local()
+
+class _Place(threading.local):
+    #: How many sync calls into this package the running thread works for, one inside the other.
+    depth = 0
 
 
-def depth_here() -> int:
-    """How many sync calls into this package the running thread works for, one inside the other."""
-    return getattr(place, "depth", 0)
+place = _Place()
 
 
 class Workers(ThreadPoolExecutor):
@@ -94,7 +94,7 @@ class Workers(ThreadPoolExecutor):
         with self._changed:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._calls.append((future, depth_here(), partial(function, *args, **kwargs)))
+            self._calls.append((future, place.depth, partial(function, *args, **kwargs)))
             if self._idle >= len(self._calls) or self._running >= self._most:
                 self._changed.notify()
             else:

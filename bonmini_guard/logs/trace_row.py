@@ -14,7 +14,6 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.fingerprints import fingerprint_of
 from bonmini_guard.engine.result import Candidate, GuardResult, finite
-from bonmini_guard.engine.snapshot import is_text
 from bonmini_guard.policy.profile import ScoreTransform
 
 Row = dict[str, Any]
@@ -139,10 +138,9 @@ def _without_text(candidate: Row) -> Row:
 def _candidate(candidate: Candidate) -> Row:
     """One draw; "unfinished" marks one that was cut short, which says nothing about the answers that fail."""
     message = candidate.message
-    text = message.content if message is not None and is_text(message) else None
-    said = None if message is None or text is not None else Turn.of(message)
+    said = None if message is None else Turn.of(message)
     row: Row = {
-        "text": text or ("" if said is None else said.text),
+        "text": "" if said is None else said.text,
         "score": candidate.score,
         "raw_score": finite(candidate.raw_score),
         "loop": candidate.loop,

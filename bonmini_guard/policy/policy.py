@@ -186,7 +186,7 @@ class Policy:
             raise ValueError(f"loop {state.loops + 1} of schedule {list(self.schedule)} cannot take {len(scores)} scores")
         best, best_index = state.best, state.best_index
         kept: list[float | None] = []
-        for index, score in enumerate(scores, start=state.drawn):
+        for index, score in enumerate(scores, start=len(state.scores)):
             if score is None or not math.isfinite(score):
                 kept.append(None)
                 continue

@@ -96,10 +96,8 @@ class MicroBatcher:
     def _run(self) -> None:
         """Compute until nothing waits."""
         while True:
-            pieces = self._next_batch()
-            if pieces:
-                self._compute(pieces)
-                continue
+            while self._queue:
+                self._compute(self._next_batch())
             self._read()
             with self._changed:
                 if not self._queue:
@@ -118,14 +116,14 @@ class MicroBatcher:
                 # Calls do come together: from here on a wait may pay.
                 self._window = min(self._longest_window, max(2 * self._window, 2 * _SHORTEST))
             deadline = deadline or monotonic() + self._window
-            if not self._wait(deadline):
+            if not self._window or not self._wait(deadline):
                 return pieces
 
     def _fill(self, pieces: list[Piece], room: int) -> int:
         """Take pieces of the calls that wait, and give the room that is left; a call stays in the queue until all is taken."""
         while self._queue and (room > 0 or not pieces):
             work = self._queue[0]
-            taken = [] if work.gone else self._take(work, room, not pieces)
+            taken = [] if work.future.done() else self._take(work, room, not pieces)
             pieces += taken
             room -= sum(len(piece.segment.ids) for piece in taken)
             if work.left:
@@ -185,10 +183,7 @@ class MicroBatcher:
             return
         self.batches += 1
         self.tokens += sum(len(piece.segment.ids) for piece in batch)
-        self._read()
-        self._unread = (batch, scores)
-        if not self._overlap:
-            self._read()
+        self._read((batch, scores))
 
     def _compute_apart(self, batch: Sequence[Piece], error: Exception) -> None:
         """After an error each call is computed by itself: one that cannot be does not take others with it."""
@@ -201,9 +196,11 @@ class MicroBatcher:
             self._compute_batch([piece for piece in batch if piece.group.work is work])
         self._read()
 
-    def _read(self) -> None:
-        """Hand out the scores of the last batch; on a GPU this waits for it."""
-        unread, self._unread = self._unread, None
+    def _read(self, latest: tuple[Sequence[Piece], Tensor] | None = None) -> None:
+        """Hand out the scores of a batch, of the one before it where they overlap; on a GPU this waits for them."""
+        unread = latest
+        if self._overlap:
+            unread, self._unread = self._unread, latest
         if unread is None:
             return
         batch, computed = unread

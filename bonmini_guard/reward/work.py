@@ -51,14 +51,9 @@ class Work:
             self.future.set_result({})
 
     @property
-    def gone(self) -> bool:
-        """Whether nobody waits for the scores any more."""
-        return self.future.done()
-
-    @property
     def left(self) -> bool:
         """Whether pieces are left to take."""
-        return bool(self._groups) and not self.gone
+        return bool(self._groups) and not self.future.done()
 
     def take(self, room: int, store: TrunkStore | None, first: bool) -> list[Piece]:
         """The next pieces, of at most ``room`` tokens together; the ``first`` of a batch is taken however long it is.
@@ -106,12 +101,21 @@ class Group:
             self._plan(store)
         self._planned = True
         pieces: list[Piece] = []
+        if (root := self._root) is not None:
+            if len(root.ids) > room and not first:
+                return pieces
+            pieces.append(Piece(root, self, None))
+            room -= len(root.ids)
+            self._trunk, self._root = root, None
+        start = 0 if self._trunk is None else len(self._trunk.ids)
+        # A text that a session scores alone is kept whole: the next ones will show how much of it is shared.
+        keeps = store is not None and self._alone and self._key is not None and self._trunk is None
         while self.texts:
-            start = 0 if self._trunk is None else len(self._trunk.ids)
-            size = len(self.texts[0]) - start if self._root is None else len(self._root.ids)
+            size = len(self.texts[0]) - start
             if size > room and not (first and not pieces):
                 break
-            pieces.append(self._next(start, store is not None))
+            text = self.texts.popleft()
+            pieces.append(Piece(Segment(text[start:], self._trunk, keeps and size > _WORTH), self, text))
             room -= size
         return pieces
 
@@ -121,15 +125,6 @@ class Group:
             self._trunk = trunk
         if self._key is not None:
             store.put(self._key, trunk)
-
-    def _next(self, start: int, shares: bool) -> Piece:
-        if self._root is not None:
-            self._trunk, self._root = self._root, None
-            return Piece(self._trunk, self, None)
-        text = self.texts.popleft()
-        # A text that a session scores alone is kept whole: the next ones will show how much of it is shared.
-        keep = shares and self._alone and self._key is not None and self._trunk is None and len(text) > _WORTH
-        return Piece(Segment(text[start:], self._trunk, keep), self, text)
 
     def _plan(self, store: TrunkStore) -> None:
         # What lies between the least and the greatest begins as both do. Every text keeps a token of its own, to be read at.

@@ -148,10 +148,10 @@ class Guard:
             GenerationError: not one draw arrived.
         """
         engine = _fitted(self.engine, spent, generator=generator, scorer=scorer, tool_turns=tool_turns)
-        if promised:
-            await self._check_generator(engine, options)
-        else:
+        if not promised:
             engine = replace(engine, profile=None, drawn_by=None)
+        if engine.drawn_by is not None:
+            await self._check_generator(engine, options)
         check_seen(engine.scorer, messages, refuse=engine.policy.mode == "guardrail")
         seed = self.options["seed"] if seed is None else seed
         if seed is not None and not is_integer(seed):
@@ -196,8 +196,6 @@ class Guard:
 
     async def _check_generator(self, engine: Engine, options: Mapping[str, Any]) -> None:
         """Refuse a request that another generator draws than the profile says: what could change since the guard was built."""
-        if engine.drawn_by is None:
-            return
         part, given = engine.generator, sampling(options)
         if part is self._engine.generator and given == sampling(self._standing) and not getattr(part, "configurable", False):
             return
