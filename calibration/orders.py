@@ -18,7 +18,7 @@ from bonmini_guard.errors import InputError, needing
 with needing("calibration"):
     from scipy.special import bdtrc
 
-Order = Literal["auto", "digest", "logged"]
+Order = Literal["auto", "logged"]
 Digests = NDArray[np.uint64]
 
 #: A log whose best draws stand at one end more often than this chance allows was sorted, not drawn, in its order.
@@ -41,7 +41,7 @@ def order_of(log: Log, order: Order = "auto", seed: int = 0) -> Integers:
     Args:
         log: R rows.
         order: ``auto`` reads a guard's traces as logged and all other rows by digest of the row's id and the candidate's place;
-            ``logged`` reads all rows as logged (:func:`refuse_sorted` first); ``digest`` none.
+            ``logged`` reads all rows as logged (:func:`refuse_sorted` first).
         seed: another digest order; 0 is the one of no seed.
     """
     width = log.scores.shape[1]
@@ -50,9 +50,7 @@ def order_of(log: Log, order: Order = "auto", seed: int = 0) -> Integers:
         return logged
     keys = np.stack([mixed(log.keys, seed * width + place + 1) >> np.uint64(1) for place in range(width)], axis=1)
     keys = np.where(logged < log.counts[:, None], keys.astype(np.int64), np.iinfo(np.int64).max)
-    if order == "auto":
-        keys = np.where(log.traced[:, None], logged, keys)
-    return np.argsort(keys, axis=1, kind="stable")
+    return np.argsort(np.where(log.traced[:, None], logged, keys), axis=1, kind="stable")
 
 
 def arrived(log: Log, places: Integers, blocks: Sequence[int], in_flight: int | None) -> Integers:

@@ -93,7 +93,5 @@ def labels_wanted(profile: GuardProfile, events: Iterable[Trace], tested: Tested
 
 def _bad_share(profile: GuardProfile) -> float:
     """Of requests, those whose selected answer is bad, in calibration; 1 if the profile does not say."""
-    evidence = profile.evidence
-    bad, rate = float(evidence.get("false_acceptances") or 0.0), float(evidence.get("false_acceptance_rate") or 0.0)
-    requests = float(evidence.get("requests") or 0.0)
-    return min(1.0, bad / rate / requests) if bad and rate and requests else 1.0
+    bad, counted = (float(profile.evidence.get(name) or 0.0) for name in ("selected_bad", "counted"))
+    return min(1.0, bad / counted) if bad and counted else 1.0

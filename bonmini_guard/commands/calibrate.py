@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--in-flight", type=width_of, metavar="auto|K", help="draws a rolling exit keeps in flight (auto: any rung)"
     )
     parser.add_argument("--exit", choices=("loop", "eager", "rolling"), help="the stopping procedure (default loop)")
-    parser.add_argument("--order", default="auto", choices=("auto", "digest", "logged"), help="logged: rows stand in drawing order")
+    parser.add_argument("--order", default="auto", choices=("auto", "logged"), help="logged: rows stand in drawing order")
     add_group(parser)
     parser.add_argument("--calibrations", type=int, default=1, metavar="K", help="made and chosen from: each gets delta / K")
     parser.add_argument("--seed", type=int, default=0, help="another order and split; each seed tried counts in --calibrations")

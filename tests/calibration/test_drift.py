@@ -99,6 +99,15 @@ def test_where_only_labels_could_tell_it_asks_for_them():
     assert look(profile, TRAFFIC.log(400, 12345)).labels_wanted is None  # these have enough
 
 
+def test_where_only_bad_answers_count_labels_are_asked_for_until_enough_are_bad():
+    profile = calibrated(prompts=600, risk="false_acceptance", alpha=0.25)
+    bad, counted = profile.evidence["selected_bad"], profile.evidence["counted"]
+    all_bad = profile.model_copy(update={"evidence": profile.evidence | {"selected_bad": counted}})
+    number, fewest = (look(each, TRAFFIC.log(400, 12345), labelled=0.0).labels_wanted.number for each in (profile, all_bad))
+    assert bad < 0.9 * counted
+    assert number == pytest.approx(fewest * counted / bad, abs=1)
+
+
 def test_as_many_labels_as_asked_for_find_twice_the_promised_rate():
     number = labels_needed(0.1, 0.2, lambda bad, units: at_least(bad, units, 0.1) <= 0.01)
     bad = next(bad for bad in range(number) if binom.sf(bad - 1, number, 0.1) <= 0.01)
