@@ -12,6 +12,8 @@ stands beside.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import random
 import tempfile
 from collections import Counter
@@ -36,7 +38,6 @@ from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.batches import Group, Judgement
 from bonmini_guard.training.choices import ChoiceRow
 from bonmini_guard.training.data import ConversionOptions, convert
-from bonmini_guard.training.data.converters import in_held_out
 from bonmini_guard.training.evidence import area, figures, sampled
 from bonmini_guard.training.run import comparisons
 
@@ -80,8 +81,10 @@ class Part:
 
 
 def fold_of(row: ChoiceRow, seed: int) -> int:
-    """The fold of a row's prompt."""
-    return next(fold for fold in range(FOLDS) if fold == FOLDS - 1 or in_held_out(row, (fold + 1) / FOLDS, seed))
+    """The fold of a row's prompt, by the prompt alone, so that no prompt is in two."""
+    said = [[turn.role, turn.text, *([] if turn.is_plain else [turn.digest()])] for turn in row.prompt]
+    digest = hashlib.sha256(json.dumps([seed, said]).encode()).digest()
+    return int.from_bytes(digest[:8]) * FOLDS // 2**64
 
 
 def parts(pairs: Path, logs: Path, seed: int) -> Iterator[Part]:

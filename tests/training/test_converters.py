@@ -10,7 +10,7 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.training.choices import ChoiceRow, as_record, choice_row, read_choices
 from bonmini_guard.training.data import ConversionOptions, convert
-from bonmini_guard.training.data.converters import Tally, in_held_out
+from bonmini_guard.training.data.converters import Tally
 
 
 def converted(record, source, tally=None, **options):
@@ -176,20 +176,16 @@ def test_ratings_without_a_cut_are_refused(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_command_splits_by_prompt_and_tells_what_it_left_out(tmp_path, capsys):
-    path, out, held = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl.gz", tmp_path / "held.jsonl"
+def test_the_command_reads_packed_files_and_tells_what_it_left_out(tmp_path, capsys):
+    path, out = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl.gz"
     rows = [AB | {"prompt": f"p{n % 50}", "preference": ["A", "B", "neither", "tie"][n % 4]} for n in range(200)]
     with gzip.open(path, "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    arguments = ["convert", str(path), "--from", "preferences", "-o", str(out), "--held-out", str(held), "--held-out-share", "0.3"]
-    assert main(arguments) == 0
+    assert main(["convert", str(path), "--from", "preferences", "-o", str(out)]) == 0
     said = capsys.readouterr()
     assert "left out: ties: 50" in said.err
     assert '"none" was chosen in' in said.out
-    learnt, kept = read_choices(out), read_choices(held)
-    assert len(learnt) + len(kept) == 150
-    assert not {row.prompt for row in learnt} & {row.prompt for row in kept}
-    assert 5 < len({row.prompt for row in kept}) < 25
+    assert len(read_choices(out)) == 150
 
 
 def test_records_without_a_label_at_all_are_an_error(tmp_path, capsys):
@@ -200,14 +196,11 @@ def test_records_without_a_label_at_all_are_an_error(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_outputs_are_checked_first(tmp_path, capsys):
+def test_outputs_are_checked_first(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text("{}")
     base = ["convert", str(path), "--from", "pairs", "-o"]
     assert main([*base, str(tmp_path / "out.csv")]) == 2
-    assert main([*base, str(tmp_path / "o.jsonl"), "--held-out", str(tmp_path / "o.jsonl")]) == 2
-    assert main([*base, str(tmp_path / "o.jsonl"), "--held-out-share", "1.5"]) == 2
-    assert "share between 0 and 1" in capsys.readouterr().err
     with pytest.raises(ConfigurationError, match="ties must be '"):
         ConversionOptions(ties="none")
     with pytest.raises(ConfigurationError, match="unknown format"):
@@ -224,10 +217,3 @@ def test_outputs_are_checked_first(tmp_path, capsys):
 )
 def test_a_row_survives_writing_and_reading(row):
     assert choice_row(json.loads(json.dumps(as_record(row)))) == row
-
-
-def test_the_held_out_part_depends_on_the_prompt_alone():
-    rows = [ChoiceRow((("user", str(n % 300)),), (str(n),), 0) for n in range(900)]
-    parts = {row.prompt: in_held_out(row, 0.2) for row in rows}
-    assert all(parts[row.prompt] == in_held_out(row, 0.2) for row in rows)
-    assert 30 < sum(parts.values()) < 90

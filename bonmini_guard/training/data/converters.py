@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -154,13 +152,6 @@ def convert(
         for kind in sorted({kind for row in rows for turn in row.prompt for kind in turn.kinds}):
             tell_of(kind, "a reward model that is trained on it is told the type, no more")
         yield from rows
-
-
-def in_held_out(row: ChoiceRow, share: float, seed: int = 0) -> bool:
-    """Whether a row's prompt belongs to the held-out part: decided by the prompt alone, so no prompt is in both parts."""
-    said = [[turn.role, turn.text, *([] if turn.is_plain else [turn.digest()])] for turn in row.prompt]
-    digest = hashlib.sha256(json.dumps([seed, said]).encode()).digest()
-    return int.from_bytes(digest[:8]) < share * 2**64
 
 
 def _compared(expected: Reader) -> Converter:
