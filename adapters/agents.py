@@ -19,7 +19,7 @@ from bonmini_guard.forks import Lock
 from bonmini_guard.runnables.chat_model import ChatBestOfMiniN
 from bonmini_guard.runnables.conduct import Guard
 from bonmini_guard.runnables.options import CommonOptions
-from bonmini_guard.runnables.settings import load_profile
+from bonmini_guard.runnables.settings import load_profile, refuse_greedy
 
 with needing("agents"):
     from langchain.agents.middleware.types import (
@@ -159,11 +159,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
     ) -> tuple[AgentCall, ChatBestOfMiniN]:
         """A call, and the chat model that conducts it."""
         call = AgentCall(request, ask, self._seed_argument, not self._refusals.of_another_model(request))
-        budget = self.guard.engine.policy.budget
-        if budget > 1 and call.model.deterministic:
-            raise ConfigurationError(
-                f"the agent's model has temperature 0, so {budget} draws would be one answer {budget} times: set a positive one"
-            )
+        refuse_greedy(self.guard.engine.policy, call.model.deterministic, "the agent's model")
         return call, self._chat.conducted_by(partial(call.conduct, self.guard), call, call.asked)
 
 

@@ -10,7 +10,7 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, TypedDict, TypeVar, get_type_hints
 from urllib.parse import urlsplit
@@ -84,13 +84,11 @@ class Http:
     max_concurrency: Count | Limiter | None = None
     circuit: CircuitBreaker | None = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        check(vars(self), get_type_hints(Http, include_extras=True))
-
     @classmethod
     def of(cls, options: HttpOptions) -> Self:
         """From keyword arguments."""
-        check_names(options, [each.name for each in fields(cls)])
+        check_names(options, HttpOptions.__annotations__)
+        check(options, get_type_hints(cls, include_extras=True))
         return cls(**options)
 
 

@@ -34,13 +34,12 @@ from bonmini_guard.engine.detach import ambient, detached
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.engine.wrapped import call_options, chat_model_of, identity_of, language_model_of, model_name
-from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.runnables.callbacks import group_of, observer_for, parent_of
 from bonmini_guard.runnables.conduct import Guard, stamped
 from bonmini_guard.runnables.guard import Face
 from bonmini_guard.runnables.options import DEFAULTS, GuardArguments, chosen
-from bonmini_guard.runnables.settings import profile_name
+from bonmini_guard.runnables.settings import profile_name, refuse_greedy
 from bonmini_guard.runnables.structured import ValidatingScorer, parsed_by
 from bonmini_guard.validation import check_names
 
@@ -129,9 +128,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         options = chosen({**given, "profile": given.get("guard_profile")})
         standing = {name: given[name] for name in DRAW_OPTIONS if given.get(name) is not None}
         guard = Guard(given["generator"], given["reward_model"], standing, **options)
-        budget = guard.engine.policy.budget
-        if given.get("temperature") == 0 and budget > 1:
-            raise ConfigurationError(f"temperature=0 would draw one answer {budget} times: set a positive one, or draw once")
+        refuse_greedy(guard.engine.policy, given.get("temperature") == 0, "the generator")
         super().__init__(**given)
         self._guard, self._conduct = guard, guard.conduct
 

@@ -175,11 +175,7 @@ def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, sc
     """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated."""
     if callable(getattr(scorer, "check", None)):
         scorer.check()
-    if policy.budget > 1 and getattr(generator, "deterministic", False):
-        raise ConfigurationError(
-            f"the generator is deterministic (temperature 0), so {policy.budget} draws would be one answer {policy.budget} times: "
-            "set a positive temperature, or mini_n=1 and max_loops=1"
-        )
+    refuse_greedy(policy, getattr(generator, "deterministic", False), "the generator")
     if profile is not None:
         return
     zero = getattr(scorer, "has_zero", None)
@@ -199,6 +195,15 @@ def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, sc
     )
     if isinstance(scorer, CallableScorer) and 0.0 in policy.thresholds:
         scorer.suspect_probabilities()
+
+
+def refuse_greedy(policy: Policy, greedy: bool, what: str) -> None:
+    """Refuse several draws that would all be the same."""
+    if greedy and policy.budget > 1:
+        raise ConfigurationError(
+            f"{what} is deterministic (temperature 0), so {policy.budget} draws would be one answer {policy.budget} times: "
+            "set a positive temperature, or mini_n=1 and max_loops=1"
+        )
 
 
 def check_profile(profile: GuardProfile, generator: Any, scorer: Any, strict: bool, options: Mapping[str, Any]) -> None:
