@@ -77,12 +77,12 @@ LISTED = (
     # A server that answers probabilities of exactly 0 and 1 is taken for one that answers logits.
     ("adapters/rewards/probe.py", "all(0 <= score <= 1 for", "all(0 < score < 1 for"),
     # A stop string at the end of an answer that was cut at its length is no end.
-    ("adapters/answers.py", "() if truncated or self.finish_reason", "() if self.finish_reason"),
+    ("adapters/answers.py", "() if cut or self.finish_reason", "() if self.finish_reason"),
     # The call's own options come last.
     (
         "adapters/requests.py",
-        "{**settings, **call_options(self.generator, options, self.known, self.renamed, self.refused)}",
-        "{**call_options(self.generator, options, self.known, self.renamed, self.refused), **settings}",
+        "merged |= call_options(self.generator, options, self.known, self.renamed, self.refused)",
+        "merged = call_options(self.generator, options, self.known, self.renamed, self.refused) | merged",
     ),
     ("adapters/langchain.py", "{**self._options, **request.options}", "{**request.options, **self._options}"),
 )
