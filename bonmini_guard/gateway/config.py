@@ -81,16 +81,13 @@ class Configuration:
             self._load(self._read())
 
     def _load(self, file: File) -> None:
-        before, self._parts = self._parts, {}
-        try:
-            generators = {
-                name: self._part(before, f"upstreams.{name}", table.model_dump(), partial(self._generator, table))
-                for name, table in file.upstreams.items()
-            }
-            self.guards = {name: self._guarded(before, f"guards.{name}", table, generators) for name, table in file.guards.items()}
-        except BaseException:
-            self._parts = before
-            raise
+        parts: dict[str, Any] = {}
+        generators = {
+            name: self._part(parts, f"upstreams.{name}", table.model_dump(), partial(self._generator, table))
+            for name, table in file.upstreams.items()
+        }
+        self.guards = {name: self._guarded(parts, f"guards.{name}", table, generators) for name, table in file.guards.items()}
+        self._parts = parts
         endpoints = {name: generator for name, generator in generators.items() if isinstance(generator, Endpoint)}
         passed = {
             name: Upstream(endpoint, table.model)
@@ -112,17 +109,17 @@ class Configuration:
 
     # Parts
 
-    def _part(self, before: Mapping[str, Any], place: str, about: Any, build: Callable[[], Any]) -> Any:
+    def _part(self, parts: dict[str, Any], place: str, about: Any, build: Callable[[], Any]) -> Any:
         """What was built before from the same words, or is built now."""
         key = f"{place} {json.dumps(about, sort_keys=True, default=str)}"
         try:
-            if key not in self._parts:
-                self._parts[key] = before[key] if key in before else build()
+            if key not in parts:
+                parts[key] = self._parts[key] if key in self._parts else build()
         except BonMiniGuardError as error:
             raise ConfigurationError(f"{self.path}: {place}: {error}") from error
         except TypeError as error:  # an argument that the part does not take
             raise ConfigurationError(f"{self.path}: {place}: {str(error).partition('() ')[2] or error}") from error
-        return self._parts[key]
+        return parts[key]
 
     def _generator(self, table: UpstreamTable) -> Any:
         more = table.model_extra or {}
@@ -136,11 +133,11 @@ class Configuration:
         # Streamed, so that proxies in between pass a cancellation on.
         return OpenAICompatibleGenerator(str(table.base_url), model=table.model, api_key=key, **{"stream": True, **more})
 
-    def _guarded(self, before: Mapping[str, Any], place: str, table: GuardTable, generators: Mapping[str, Any]) -> Guarded:
+    def _guarded(self, parts: dict[str, Any], place: str, table: GuardTable, generators: Mapping[str, Any]) -> Guarded:
         given = table.model_extra or {}
         options = given | {key: str(self.path.parent / given[key]) for key in _PATHS if isinstance(given.get(key), str)}
         spec = table.reward_model
-        scorer = self._part(before, "reward_model", spec, partial(self._scorer, spec))
+        scorer = self._part(parts, "reward_model", spec, partial(self._scorer, spec))
 
         def build() -> Guarded:
             check_names([table.upstream], list(generators))
@@ -149,8 +146,8 @@ class Configuration:
 
         # Rebuilt with its parts, and for a profile that was written anew.
         profile = Path(options.get("profile") or os.devnull)
-        parts = [id(generators.get(table.upstream)), id(scorer), profile.stat().st_mtime_ns if profile.exists() else None]
-        guarded: Guarded = self._part(before, place, [table.model_dump(), parts], build)
+        made_of = [id(generators.get(table.upstream)), id(scorer), profile.stat().st_mtime_ns if profile.exists() else None]
+        guarded: Guarded = self._part(parts, place, [table.model_dump(), made_of], build)
         return guarded
 
     def _scorer(self, spec: str | dict[str, Any]) -> Any:
