@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -59,3 +60,13 @@ def test_the_reference_holds_every_public_name_and_its_links_lead_somewhere():
 
 def test_each_fault_that_is_always_tried_is_still_one():
     assert all(fault.source != (ROOT / fault.path).read_text("utf-8") for fault in mutants.listed())
+
+
+def test_a_fault_meets_the_tests_that_run_its_statement_and_the_whole_room_where_no_test_can_be_told():
+    tree = ast.parse("def first(a=1):\n    return f(\n        a + 1,\n    )\nB = 2\n")
+    inside = mutants.Mutation("file.py", 3, "", "", mutants._lines(tree, 3, 3))
+    runs = {2: ["t.py::two[a|b]|run", "t.py::one|setup"], 3: ["t.py::one|run"]}
+    assert mutants.tests_that_reach(inside, {"file.py": runs}) == ("t.py::one", "t.py::two[a|b]")
+    assert mutants.tests_that_reach(inside, {"file.py": {**runs, 3: [""]}}) == ()
+    # What runs at import runs for whichever test comes first, where that imports the file.
+    assert mutants._lines(tree, 1, 1) == mutants._lines(tree, 5, 5) == frozenset()

@@ -1,8 +1,11 @@
-"""Would the tests notice? Small faults are put into the code one at a time, and each is met by the fast tests of its room.
+"""Would the tests notice? Small faults are put into the code one at a time, and each meets the fast tests that reach its line.
 
 ``python -m tools.mutants`` (``make mutants``) draws 120 by a seed, adds those listed in ``tools/mutations.py``, prints the ones
 that no test notices, and fails when more than 5 % of those that change behaviour survive. ``--count``, ``--seed`` and
 ``--only WORD`` (in the name of a file) draw others; ``--jobs`` runs several at a time.
+
+Each room's tests run once without a fault, to see which reach a line. What these do not notice meets their whole files, since a
+fixture or a cache runs a line for one test and serves others; what runs at import, or that none reaches, meets the whole room.
 """
 
 from __future__ import annotations
@@ -16,21 +19,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
+from coverage import CoverageData
+
 from tools.mutations import EQUIVALENT, LISTED, ROOMS, Room
 
 ROOT = Path(__file__).parent.parent
 SEED, COUNT, MOST_SURVIVORS = 28, 120, 0.05
-#: A mutant that hangs is noticed. Seconds for a room's fast tests on a busy machine.
-PATIENCE = 900
+#: Seconds for a room's fast tests on a busy machine, after which they count as failed; and how many tests are met by name.
+PATIENCE, MANY = 900, 200
+_PYTEST = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not live")
 #: A node of a file, and what puts a fault into it.
 Place = tuple[Any, Callable[[], None]]
+#: Of each file the tests that run each line: "path::name|phase", or nothing while files are imported.
+Reached = dict[str, dict[int, list[str]]]
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -48,12 +57,17 @@ class Mutation:
         line: where.
         change: the line or expression before and after, as Python writes it.
         source: the whole file with the fault.
+        lines: that run with it; none where they run at import.
     """
 
     path: str
     line: int
     change: str
     source: str
+    lines: frozenset[int]
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.change}"
 
     @property
     def name(self) -> str:
@@ -65,29 +79,30 @@ def mutation(path: str, place: int) -> Mutation:
     """One of the faults that a file can have, by its number."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     node, edit = places(tree)[place]
-    before = _shown(node)
+    before, lines = _shown(node), _lines(tree, node.lineno, node.end_lineno)
     edit()
-    return Mutation(path, node.lineno, f"{before}  ->  {_shown(node)}", ast.unparse(ast.fix_missing_locations(tree)))
+    return Mutation(path, node.lineno, f"{before}  ->  {_shown(node)}", ast.unparse(ast.fix_missing_locations(tree)), lines)
+
+
+def _lines(tree: ast.Module, first: int, last: int) -> frozenset[int]:
+    around = [node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno <= first <= (node.end_lineno or 0)]
+    inside = any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in around[:-1])
+    return frozenset([around[-1].lineno, *range(first, last + 1)] if inside else [])
 
 
 def _shown(node: ast.AST) -> str:
     return ast.unparse(node).splitlines()[0][:160]
 
 
-def places(tree: ast.Module) -> list[Place]:
+def places(tree: ast.AST) -> list[Place]:
     """Each fault that a file can have: the node, and what puts the fault into it."""
     found: list[Place] = []
-    _visit(tree, found)
-    return found
-
-
-def _visit(node: ast.AST, found: list[Place]) -> None:
-    for name, value in ast.iter_fields(node):
+    for name, value in ast.iter_fields(tree):
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or name in ("annotation", "returns", "decorator_list") or _untold(child):
                 continue
-            found.extend((child, edit) for edit in _edits(child))
-            _visit(child, found)
+            found += [*((child, edit) for edit in _edits(child)), *places(child)]
+    return found
 
 
 def _untold(node: ast.AST) -> bool:
@@ -125,7 +140,8 @@ def listed() -> list[Mutation]:
         if before not in text:
             raise SystemExit(f"tools/mutations.py: {path} no longer holds {before!r}; name its successor")
         line = text[: text.index(before)].count("\n") + 1
-        found.append(Mutation(path, line, f"{before}  ->  {after}", text.replace(before, after, 1)))
+        change, source = f"{before}  ->  {after}", text.replace(before, after, 1)
+        found.append(Mutation(path, line, change, source, _lines(ast.parse(text), line, line)))
     return found
 
 
@@ -141,6 +157,12 @@ def tests_of(path: str) -> tuple[str, ...]:
     """The fast tests of the room that a file is in; those of the file's own name come first."""
     own = [str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob(f"test_{Path(path).stem}.py")]
     return tuple(dict.fromkeys([*own, *room_of(path).tests]))
+
+
+def tests_that_reach(mutation: Mutation, reached: Reached) -> tuple[str, ...]:
+    """Those that run its lines; none where these are run without a test as well."""
+    found = {test.rpartition("|")[0] for line in mutation.lines for test in reached[mutation.path].get(line, ())}
+    return () if "" in found else tuple(sorted(found))
 
 
 def room_of(path: str) -> Room:
@@ -162,32 +184,45 @@ class Bench:
                     shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
             self._free.put(tree)
 
-    def notices(self, mutation: Mutation | None, tests: tuple[str, ...]) -> bool:
-        """Whether the tests fail with a fault in the tree, or, without one, as they are."""
+    def notices(self, mutation: Mutation, tests: tuple[str, ...]) -> bool:
+        """Whether the tests that reach a fault fail with it in the tree."""
         tree = self._free.get()
-        kept = None if mutation is None else (tree / mutation.path).read_text(encoding="utf-8")
+        kept = (tree / mutation.path).read_text(encoding="utf-8")
+        (tree / mutation.path).write_text(mutation.source, encoding="utf-8")
         try:
-            if mutation is not None:
-                (tree / mutation.path).write_text(mutation.source, encoding="utf-8")
-            return _fails(tree, tests)
+            # A fault can rename a test, and then pytest runs none: only one that fails has noticed.
+            if 0 < len(tests) <= MANY and _ending(tree, tests) == 1:
+                return True
+            return _ending(tree, dict.fromkeys(test.partition("::")[0] for test in tests) or tests_of(mutation.path)) != 0
         finally:
-            if mutation is not None and kept is not None:
-                (tree / mutation.path).write_text(kept, encoding="utf-8")
+            (tree / mutation.path).write_text(kept, encoding="utf-8")
+            self._free.put(tree)
+
+    def reached(self, files: list[str]) -> Reached:
+        """Runs the tests of files without a fault, which they must pass, and says which of them run which line."""
+        tree, tests = self._free.get(), list(dict.fromkeys(test for file in files for test in tests_of(file)))
+        data, settings = CoverageData(str(tree.with_suffix(".data"))), tree.with_suffix(".settings")
+        included = "\n    ".join(str(tree / file) for file in files)
+        settings.write_text(f"[run]\ndata_file = {data.data_filename()}\ninclude =\n    {included}\n", encoding="utf-8")
+        try:
+            if _ending(tree, tests, "--cov", f"--cov-config={settings}", "--cov-context=test", "--cov-report="):
+                raise SystemExit(f"the tests fail as they are: {' '.join(tests)}")
+            data.read()
+            return {file: data.contexts_by_lineno(str(tree / file)) for file in files}
+        finally:
             self._free.put(tree)
 
 
-def _fails(tree: Path, tests: tuple[str, ...]) -> bool:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not live", *tests]
+def _ending(tree: Path, tests: Iterable[str], *more: str) -> int:
+    """Pytest's exit status: 1 when a test fails or hangs, another but 0 when it could not run them."""
+    command, quiet = [*_PYTEST, *more, *tests], subprocess.DEVNULL
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command, cwd=tree, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
-        return process.wait(PATIENCE) != 0
+        return process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
-        process.wait()
-        return True
+        return int(process.wait() != 0)
 
 
 def main() -> int:
@@ -201,31 +236,29 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [mutation for mutation in listed() if options.only in mutation.path] + drawn(options.count, options.seed, options.only)
     if options.list:
-        print(*(f"{mutation.path}:{mutation.line}: {mutation.change}" for mutation in chosen), sep="\n")
+        print(*chosen, sep="\n")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         return _run(chosen, Bench(Path(folder), options.jobs), options.jobs)
 
 
 def _run(chosen: list[Mutation], bench: Bench, jobs: int) -> int:
-    for tests in {room_of(mutation.path).tests for mutation in chosen}:
-        if bench.notices(None, tests):
-            raise SystemExit(f"the tests fail as they are: {' '.join(tests)}")
-    begun, survivors = time.monotonic(), []
+    begun, kinds, reached = time.monotonic(), defaultdict[str, list[Mutation]](list), Reached()
+    rooms = [sorted({mutation.path for mutation in chosen if room_of(mutation.path) == room}) for room in reversed(ROOMS)]
     with ThreadPoolExecutor(jobs) as pool:
-        outcomes = pool.map(lambda mutation: bench.notices(mutation, tests_of(mutation.path)), chosen)
-        for number, (mutation, noticed) in enumerate(zip(chosen, outcomes, strict=True), start=1):
-            if not noticed:
-                survivors.append(mutation)
-            said = "noticed" if noticed else "equivalent" if mutation.name in EQUIVALENT else "SURVIVED"
-            print(f"{number}/{len(chosen)} {said} {mutation.path}:{mutation.line}: {mutation.change}", flush=True)
-    counted = [mutation for mutation in survivors if mutation.name not in EQUIVALENT]
-    equivalent = len(survivors) - len(counted)
-    share = len(counted) / max(len(chosen) - equivalent, 1)
-    seconds = time.monotonic() - begun
-    print(f"{len(counted)} of {len(chosen)} survived ({share:.1%}), and {equivalent} that change nothing; {seconds:.0f} s")
-    for mutation in counted:
-        print(f"  {mutation.path}:{mutation.line}: {mutation.change}")
+        for found in pool.map(bench.reached, filter(None, rooms)):
+            reached |= found
+        print(f"all tests pass without a fault; {time.monotonic() - begun:.0f} s", flush=True)
+        tests = [tests_that_reach(mutation, reached) for mutation in chosen]
+        outcomes = pool.map(bench.notices, chosen, tests)
+        for number, (mutation, some, noticed) in enumerate(zip(chosen, tests, outcomes, strict=True), start=1):
+            kind = "noticed" if noticed else "equivalent" if mutation.name in EQUIVALENT else "SURVIVED"
+            kinds[kind].append(mutation)
+            print(f"{number}/{len(chosen)} {kind}, {len(some) or 'not'} reached: {mutation}", flush=True)
+    survivors, equivalent, seconds = kinds["SURVIVED"], len(kinds["equivalent"]), time.monotonic() - begun
+    share = len(survivors) / max(len(chosen) - equivalent, 1)
+    print(f"{len(survivors)} of {len(chosen)} survived ({share:.1%}), and {equivalent} that change nothing; {seconds:.0f} s")
+    print(*(f"  {mutation}\n" for mutation in survivors), sep="", end="")
     return int(share > MOST_SURVIVORS)
 
 
