@@ -150,12 +150,13 @@ class RequestSpan:
     async def looped(self, state: State, decision: Decision) -> None:
         """A span for a loop."""
         best = {} if math.isinf(state.best) else {"best_score": state.best}
-        self._loop(state.loops, {"draws": state.drawn, "decision": decision.action.value, "reason": decision.reason, **best})
+        about = {"draws": state.drawn, "decision": decision.action.value, "reason": decision.reason, **best}
+        self._loop(state.loops, decision.threshold, about)
 
     def decided(self, result: GuardResult) -> None:
         """The request's attributes, and the counters."""
         if result.loops > self._loops:  # an eager exit or a deadline ended it midway
-            self._loop(result.loops, {"draws": result.draws, "reason": result.reason})
+            self._loop(result.loops, result.threshold, {"draws": result.draws, "reason": result.reason})
         about = {**result.metadata(), "request_id": result.request_id}
         self._span.set_attributes({f"{_NAME}.{key}": value for key, value in about.items() if value is not None})
         self._count(result)
@@ -175,10 +176,9 @@ class RequestSpan:
         to.add(to.tokens, result.usage.get("total_tokens", 0), kind)
         to.seconds.record(result.timings.total, kind | {"decision": result.decision})
 
-    def _loop(self, number: int, about: dict[str, Any]) -> None:
+    def _loop(self, number: int, threshold: float | None, about: dict[str, Any]) -> None:
         now = time.time_ns()
-        threshold = self._policy.thresholds[number - 1]
-        bar = {} if math.isinf(threshold) else {"threshold": threshold}
+        bar = {} if threshold is None or math.isinf(threshold) else {"threshold": threshold}
         self._child("loop", self._loop_begun, now, {"loop": number, **bar, **about})
         self._loops, self._loop_begun = number, now
 

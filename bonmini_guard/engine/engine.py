@@ -125,6 +125,7 @@ class Engine:
     async def _run(self, request: _Request) -> GuardResult:
         if request.rolling:
             request.width = self.load.begin(self.in_flight, None if self.limiter is None else self.limiter.limit)
+            request.policy = self.policy.at(request.width)
         try:
             result = await request.conduct_within(self.timeout)
         except GenerationError as error:
@@ -160,6 +161,7 @@ class _Request:
         request_id: str,
     ) -> None:
         self.engine = engine
+        self.policy = engine.policy
         self.messages = messages
         # A generator that appends to the conversation must not change what answers are scored for.
         self.asked = tuple(messages)
@@ -220,7 +222,7 @@ class _Request:
         """Loop until the policy has decided, a draw has ended the request, or the time is up."""
         self._admit()
         # The draws' tasks first: those that answer at once have done so when the work begins.
-        loop, draws = asyncio.get_running_loop(), self.engine.policy.decide(self.state).draws
+        loop, draws = asyncio.get_running_loop(), self.policy.decide(self.state).draws
         self._begin_loop(draws)
         self.work = loop.create_task(self._work(draws), context=self.around)
         self.work.add_done_callback(self._worked)
@@ -273,7 +275,7 @@ class _Request:
         Args:
             draws: of the first loop, which has begun.
         """
-        policy = self.engine.policy
+        policy = self.policy
         try:
             while not self.closed:
                 loop = await self._collect(draws)
@@ -312,7 +314,7 @@ class _Request:
     def out_of_time(self) -> GuardResult:
         """The deadline: guardrail abstains, accelerator serves the best so far."""
         # An unfinished loop does not count in guardrail mode; what it scored may still be the best so far.
-        if self.engine.policy.mode == "guardrail":
+        if self.policy.mode == "guardrail":
             return self._record("abstained", "deadline", self._best())
         if self._best() is not None or self._first() is not None:
             return self._without_scores("deadline")
@@ -388,7 +390,7 @@ class _Request:
         """Keep draws in flight, counting those not decided on yet; while draws fail, more of them only once none is left."""
         undecided = len(self.launched) - len(self.candidates)
         if not (self.failing and undecided):
-            self._launch(min(self.engine.policy.budget, len(self.candidates) + self.width))
+            self._launch(min(self.policy.budget, len(self.candidates) + self.width))
 
     def _launch_ahead(self) -> None:
         """Keep draws of later loops running, unless draws fail: a group when the last one is through, else each by itself.
@@ -401,7 +403,7 @@ class _Request:
         more = self.engine.lookahead - running
         if self.places is not None:
             more = min(more, self.places.free - sum(candidate.started is None for candidate in self.launched))
-        self._launch(min(self.engine.policy.budget, len(self.launched) + more))
+        self._launch(min(self.policy.budget, len(self.launched) + more))
 
     def _launch(self, until: int) -> None:
         """Have the draws up to a number made, those that are not launched yet."""
@@ -507,7 +509,7 @@ class _Request:
 
     async def _collect(self, draws: int) -> list[Candidate]:
         """Score draws as they arrive, until those of a loop are there; cut short by a turn of tools, or an eager exit's winner."""
-        policy = self.engine.policy
+        policy = self.policy
         while len(self.scored) < draws:
             batch = await self.arrived.take()
             if self.ended is not None or self.closed:
@@ -562,7 +564,7 @@ class _Request:
             return False
         candidate.raw_score, candidate.score = self.known[key]
         candidate.scored = self._elapsed()
-        return self.engine.policy.passes(max(0, self.loops - 1), candidate.score)
+        return self.policy.passes(max(0, self.loops - 1), candidate.score)
 
     async def _score(self, batch: Sequence[Candidate]) -> None:
         fresh: dict[Hashable, AIMessage] = {}
@@ -632,7 +634,7 @@ class _Request:
 
     async def _selected(self, decision: Decision) -> Decision:
         """With another draw than the best: of those that passed where one did, else of all that have a score."""
-        select, policy = self.engine.select, self.engine.policy
+        select, policy = self.engine.select, self.policy
         if select is None or decision.action is not Action.SERVE:
             return decision
         eligible = [
@@ -674,7 +676,7 @@ class _Request:
     def _without_scores(self, reason: str) -> GuardResult:
         """Scores are missing or incomplete: guardrail fails closed, accelerator serves what it has and says so."""
         best = self._best()
-        if self.engine.policy.mode == "guardrail":
+        if self.policy.mode == "guardrail":
             return self._record("abstained", reason, best)
         return self._record("best_effort", reason, best) if best is not None else self._record("unscored", reason, self._first())
 
@@ -698,16 +700,17 @@ class _Request:
             # Served though not decided on: it ended the request, made a turn of tools of it, or was there at the deadline.
             self.candidates.append(selected)
         return GuardResult(
-            mode=self.engine.policy.mode,
+            mode=self.policy.mode,
             decision=decision,
             reason=reason,
             selected=selected,
             candidates=tuple(self.candidates),
             loops=self.loops,
+            in_flight=self.width if self.rolling else None,
             ahead=len(self.launched) - len(self.candidates),
             usage=total_usage(self.launched, self.scoring_usage),
             timings=Timings(self._elapsed(), self.scoring, perf_counter()),
-            threshold=self.engine.policy.thresholds[self.loops - 1] if self.loops else None,
+            threshold=self.policy.thresholds[self.loops - 1] if self.loops else None,
             seed=self.seed,
             request_id=self.request_id,
             profile=self.engine.profile,

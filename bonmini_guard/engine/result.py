@@ -114,6 +114,7 @@ class GuardResult:
         candidates: every draw of the loops begun, in order.
         loops: loops begun.
         ahead: further draws that were started, and not needed.
+        in_flight: draws that a rolling request kept in flight; None for other exits.
         usage: tokens over all draws, failed and cancelled ones included where the back end reported them.
         timings: seconds.
         threshold: the threshold last compared with.
@@ -141,6 +142,7 @@ class GuardResult:
     profile: str | None = None
     has_zero: bool = True
     ahead: int = 0
+    in_flight: int | None = None
     scorer_error: BaseException | None = field(default=None, repr=False)
     traced: bool = False
     ended: bool = False

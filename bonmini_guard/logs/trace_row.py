@@ -92,7 +92,7 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
         row["explored"] = {"draws": explored.draws, "usage": dict(explored.usage), "seconds": explored.seconds}
     elif request.missed is not None:
         row["explored"] = {"missed": request.missed}
-    row |= _ran_under(request.engine)
+    row |= _ran_under(request.engine, result.in_flight)
     marks = {
         "group": request.group,
         "scored_by": fingerprint_of(request.engine.scorer),
@@ -101,10 +101,11 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
     return row | {key: value for key, value in marks.items() if value is not None}
 
 
-def _ran_under(engine: Engine) -> Row:
+def _ran_under(engine: Engine, in_flight: int | None) -> Row:
     """Shape, thresholds (null: never exit) and transform; ``also`` names stop rules that the thresholds do not tell."""
-    policy, transform = engine.policy, engine.transform
-    row: Row = {"schedule": list(policy.schedule), "thresholds": [finite(t) for t in policy.thresholds], "exit": policy.exit}
+    policy, transform = engine.policy if in_flight is None else engine.policy.at(in_flight), engine.transform
+    row: Row = {} if in_flight is None else {"in_flight": in_flight}
+    row |= {"schedule": list(policy.schedule), "thresholds": [finite(t) for t in policy.thresholds], "exit": policy.exit}
     if policy.stop:
         row["also"] = repr(policy.stop)
     if isinstance(transform, ScoreTransform) and transform != ScoreTransform():

@@ -146,6 +146,7 @@ class Policy:
         exit: "loop" compares after a loop; "eager" serves the first draw to pass, in order of arrival; "rolling" compares after
             each arrival, so that its loops are of one draw, and its scores come in order of arrival.
         stop: further stop rules; they can only stop earlier, never accept.
+        ladder: for a rolling exit, draws in flight and the threshold that holds for so many; for others hold ``thresholds``.
 
     Raises:
         ValueError: the schedule or the thresholds are malformed.
@@ -156,6 +157,7 @@ class Policy:
     thresholds: tuple[float, ...]
     exit: Exit = "loop"
     stop: StopRule = field(default_factory=Never)
+    ladder: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
@@ -165,11 +167,18 @@ class Policy:
             raise ValueError(f"unknown exit {self.exit!r}: use 'loop', 'eager' or 'rolling'")
         if self.exit == "rolling" and set(self.schedule) != {1}:
             raise ValueError(f"a rolling exit decides after each draw: schedule {list(self.schedule)} must list ones")
+        loops = len(self.schedule)
+        rungs = {width: replace(self, thresholds=(threshold,) * loops, ladder=()) for width, threshold in self.ladder}
+        object.__setattr__(self, "_rungs", rungs)
 
     @property
     def budget(self) -> int:
         """N: the most draws a request can cost."""
         return sum(self.schedule)
+
+    def at(self, in_flight: int) -> Policy:
+        """The policy of a request with so many draws in flight."""
+        return self._rungs.get(in_flight, self)  # type: ignore[attr-defined, no-any-return]
 
     def observe(self, state: State, scores: Sequence[float | None], tokens: tuple[int, int] = (0, 0)) -> State:
         """The state after one more finished loop.
@@ -268,7 +277,7 @@ def run(
         tokens: read and written by each draw, for a budget.
         in_flight: draws that run at a time, for a rolling exit.
     """
-    state = State()
+    policy, state = policy.at(in_flight), State()
     order: Sequence[int] = range(policy.budget)
     if policy.exit == "rolling" and seconds:
         order = arrival_order(seconds[: policy.budget], in_flight)

@@ -60,6 +60,7 @@ class GuardProfile(BaseModel):
         thresholds: one for each loop, on the transformed score; null (infinity) never exits at that loop.
         exit: the stopping procedure the promise was made for.
         in_flight: for a rolling exit, the draws in flight that the promise holds for, ascending; a request takes any of them.
+        in_flight_thresholds: the threshold with each of ``in_flight``; None where ``thresholds`` holds for all of them.
         max_draws: for a rolling exit, the draws of a request; its schedule lists so many ones.
         hopeless: one floor for each loop; a best score below it gives the request up. null never does.
         score_transform: from raw to calibrated score.
@@ -77,6 +78,7 @@ class GuardProfile(BaseModel):
     thresholds: tuple[Threshold, ...]
     exit: Exit = "loop"
     in_flight: tuple[Annotated[int, BeforeValidator(_number), Field(ge=1)], ...] | None = None
+    in_flight_thresholds: tuple[Threshold, ...] | None = None
     max_draws: int | None = None
     hopeless: tuple[Floor, ...] | None = None
     score_transform: ScoreTransform = ScoreTransform()
@@ -106,13 +108,17 @@ class GuardProfile(BaseModel):
 
     def _check_rolling(self) -> None:
         if self.exit != "rolling":
-            if self.in_flight is not None or self.max_draws is not None:
+            if (self.in_flight, self.in_flight_thresholds, self.max_draws) != (None, None, None):
                 raise ValueError(f"in_flight and max_draws are a rolling exit's, and this exit is {self.exit!r}")
             return
         if set(self.schedule) != {1} or self.max_draws not in (None, len(self.schedule)):
             raise ValueError("a rolling exit decides after each draw: the schedule must list max_draws ones")
         if self.in_flight is not None and (not self.in_flight or list(self.in_flight) != sorted(set(self.in_flight))):
             raise ValueError(f"in_flight {list(self.in_flight)} must list numbers of draws, ascending")
+        if (levels := self.in_flight_thresholds) is not None:
+            check_thresholds(levels, len(self.in_flight or ()))
+            if -math.inf in levels:
+                raise ValueError("a threshold of -infinity cannot be written: use a finite number")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GuardProfile:
@@ -139,7 +145,8 @@ class GuardProfile(BaseModel):
     def policy(self) -> Policy:
         """The policy that this profile configures."""
         arguments: dict[str, Any] = {} if self.hopeless is None else {"stop": BelowFloor(self.hopeless)}
-        return Policy(self.mode, self.schedule, self.thresholds, self.exit, **arguments)
+        ladder = tuple(zip(self.in_flight or (), self.in_flight_thresholds or (), strict=False))
+        return Policy(self.mode, self.schedule, self.thresholds, self.exit, ladder=ladder, **arguments)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class CallbackObserver:
         """How far the request is, to those who asked; the decision itself is told by the parent run."""
         if self.policy is None:
             return
-        about = progress(self.policy, state)
+        about = progress(self.policy, state, decision.threshold)
         if self.writer is not None:
             self.writer({"type": PROGRESS, **about})
         if self.manager.handlers and self.manager.parent_run_id is not None:
@@ -129,21 +129,20 @@ async def _told(handler: BaseCallbackHandler, events: Sequence[Event]) -> None:
                 raise
 
 
-def progress(policy: Policy, state: State) -> dict[str, Any]:
-    """What a progress event says after a loop; no text.
+def progress(policy: Policy, state: State, threshold: float | None) -> dict[str, Any]:
+    """What a progress event says after a loop that compared with a threshold; no text.
 
     Returns:
         ``loop`` (loops done), ``loops`` (at most), ``draws`` (so far), ``budget`` (at most), ``best_score`` (null while there is
         none) and ``threshold`` (that this loop compared with; null for a loop that never exits).
     """
-    threshold = policy.thresholds[state.loops - 1]
     return {
         "loop": state.loops,
         "loops": len(policy.schedule),
         "draws": state.drawn,
         "budget": policy.budget,
         "best_score": None if math.isinf(state.best) else state.best,
-        "threshold": None if math.isinf(threshold) else threshold,
+        "threshold": None if threshold is None or math.isinf(threshold) else threshold,
     }
 
 

@@ -382,7 +382,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             "profile": profile_name(self.guard_profile),
             "mode": policy.mode,
             "schedule": list(policy.schedule),
-            "thresholds": list(policy.thresholds),
+            "thresholds": [*policy.thresholds, *policy.ladder],
             "exit": policy.exit,
             "score_transform": None if engine.transform is None else repr(engine.transform),
             "select": None if engine.select is None else repr(engine.select),
