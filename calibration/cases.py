@@ -76,10 +76,11 @@ def cases(log: Log, profile: GuardProfile, *, texts: bool = False) -> list[Case]
 
 def _chosen(path: Paths, profile: GuardProfile) -> Integers:
     """Row numbers, ascending."""
-    at, all_rows, last = exits(path, profile.thresholds), np.arange(len(path)), len(path.draws) - 1
+    thresholds = np.asarray(profile.serial_thresholds)
+    at, all_rows, last = exits(path, thresholds), np.arange(len(path)), len(path.draws) - 1
     good, best = path.good[all_rows, np.minimum(at, last)], path.best[all_rows, np.minimum(at, last)]
     kinds = np.where(np.isnan(good), 2.0, good) + 3 * (at > last)
-    margin = np.abs((path.best - np.asarray(profile.thresholds)).max(axis=1))
+    margin = np.abs((path.best - thresholds).max(axis=1))
     chosen = [np.argsort(margin, kind="stable")[:EACH]]
     for kind in np.unique(kinds):
         of_kind = np.flatnonzero(kinds == kind)

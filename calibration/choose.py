@@ -11,13 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from bonmini_guard import __version__
 from bonmini_guard.calibration import search as search_space
-from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, p_values, risk_named
+from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, risk_named
 from bonmini_guard.calibration.evidence import (
     Certificate,
     NotEnoughEvidence,
@@ -29,7 +30,7 @@ from bonmini_guard.calibration.evidence import (
 )
 from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order, one_a_unit, split
-from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, exits, labels_used, paths, steps, worst
+from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, exits, labels_used, paths, steps
 from bonmini_guard.calibration.simulate import enough_rows
 from bonmini_guard.engine.load import LADDER
 from bonmini_guard.errors import ConfigurationError
@@ -48,7 +49,8 @@ START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.2, 0.25, 1000
 class Request:
     """What is asked for: a mode, its risk (None: an accelerator's loss of quality), level, chance of missing it, and the shape.
 
-    A rolling exit is certified for every one of ``in_flight`` at once: a request may take any, by whatever tells nothing of it.
+    A rolling exit is certified for each of ``in_flight`` with a threshold of its own, all at once: a request may take any, by
+    whatever tells nothing of it.
     ``wait``, ``price`` and ``max_p95`` are a search's: see :meth:`bonmini_guard.calibration.search.Pace.price`; and the most
     seconds that 95 % of the requests may wait.
     """
@@ -72,8 +74,8 @@ class Request:
 
     @property
     def share(self) -> float:
-        """The part of delta that this calibration may use."""
-        return self.delta / self.calibrations
+        """The part of delta that each sequence of tests may use: none of them fails with more than the whole (Bonferroni)."""
+        return self.delta / self.calibrations / len(self.in_flight)
 
     @property
     def begins_later(self) -> bool:
@@ -91,19 +93,51 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Rows that are tested, each way to run them, the counts under every threshold, and the labels that all of it looks at."""
+class Rung:
+    """One way to run the rows (of a rolling exit with so many draws in flight): counts under every threshold, and what passed.
 
-    log: Log
-    runs: tuple[Paths, ...]
+    ``start`` is the first threshold tested; infinity is the strictest that serves anything.
+    """
+
+    in_flight: int
+    path: Paths
     steps: Steps
     found: Found
+    start: float = math.inf
+
+    @property
+    def threshold(self) -> float:
+        """The laxest certified; infinity where none is."""
+        return math.inf if self.found.cut is None else min(self.steps.threshold(self.found.cut), self.start)
+
+    @property
+    def served(self) -> float:
+        """Rows that it serves."""
+        return 0.0 if self.found.cut is None else float(self.steps.served[self.found.cut])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Rows that are tested, the ways to run them that were certified (the first one, where none was), and the labels looked at."""
+
+    log: Log
+    rungs: tuple[Rung, ...]
     labels: int
 
     @property
     def path(self) -> Paths:
-        """The first way, of a rolling exit the one with the fewest draws in flight."""
-        return self.runs[0]
+        """Of the first way, of a rolling exit the one with the fewest draws in flight."""
+        return self.rungs[0].path
+
+    @property
+    def steps(self) -> Steps:
+        """Of the first way."""
+        return self.rungs[0].steps
+
+    @property
+    def found(self) -> Found:
+        """Of the first way."""
+        return self.rungs[0].found
 
 
 class Asked(TypedDict, total=False):
@@ -214,7 +248,7 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
     tested = test(part, asked, missing)
     evidence |= {"certify_rows": len(tested.log), "fit_rows": len(units) - len(tested.log), "missing_labels": missing}
     evidence |= {"labels_used": tested.labels, "tested": tested.found.tested, "p_value": tested.found.p_value}
-    if not _suffices(tested, asked):
+    if not _suffices(tested.rungs[0], asked):
         return _refused(part, len(tested.log), asked, evidence)
     if asked.max_p95 is not None and (slow := pace_of(tested, asked).p95) > asked.max_p95:
         return NotEnoughEvidence(
@@ -244,19 +278,19 @@ def _run(part: Log, asked: Request) -> tuple[Paths, ...]:
 
 
 def _tested(log: Log, runs: tuple[Paths, ...], others: tuple[Paths, ...], asked: Request, missing: Missing) -> Evidence:
-    """The sequence of tests on some rows; ``others`` say where it begins."""
-
-    def counted(paths_: tuple[Paths, ...]) -> Steps:
-        found = [steps(path, asked.offsets, missing) for path in paths_]
-        return worst(found, lambda each: p_values(each, asked.risk, asked.level, asked.share))
-
-    start, labels = math.inf if asked.start is None else asked.start, labels_used(runs)
-    if others:
-        many = len(runs[0]) / max(1, len(others[0]))
-        start = first_threshold(counted(others), many, asked.level, asked.share)
-        labels += labels_used(others)
-    counts = counted(runs)
-    return Evidence(log, runs, counts, certify(counts, asked.risk, asked.level, asked.share, start), labels)
+    """The sequences of tests on some rows; ``others`` say where each begins."""
+    rungs = []
+    for width, run, other in zip_longest(asked.in_flight[: len(runs)], runs, others):
+        counts, start = steps(run, asked.offsets, missing), math.inf if asked.start is None else asked.start
+        if other is not None:
+            many = len(run) / max(1, len(other))
+            start = first_threshold(steps(other, asked.offsets, missing), many, asked.level, asked.share)
+        found = certify(counts, asked.risk, asked.level, asked.share, start)
+        if other is not None and found.first < counts.cuts.size:
+            start = float(counts.cuts[found.first])
+        rungs.append(Rung(width, run, counts, found, start))
+    certified = [rung for rung in rungs if _suffices(rung, asked)] or rungs[:1]
+    return Evidence(log, tuple(certified), labels_used(runs) + (labels_used(others) if others else 0))
 
 
 def rows_needed(part: Log, asked: Request, above: int = 0) -> tuple[int, list[Evidence]] | None:
@@ -269,13 +303,13 @@ def rows_needed(part: Log, asked: Request, above: int = 0) -> tuple[int, list[Ev
         first = round(START_SHARE * len(path)) if asked.begins_later else 0
         others = (path.take(np.arange(first)),) if asked.begins_later else ()
         tested = _tested(part, (path.take(np.arange(first, len(path))),), others, asked, "left_out")
-        return tested if _suffices(tested, asked) else None
+        return tested if _suffices(tested.rungs[0], asked) else None
 
     return enough_rows(_run(part, asked)[0], calibrate, above)
 
 
-def _suffices(tested: Evidence, asked: Request) -> bool:
-    return tested.found.cut is not None and _served(tested) >= (LEAST_SERVED if asked.risk else 1)
+def _suffices(rung: Rung, asked: Request) -> bool:
+    return rung.served >= (LEAST_SERVED if asked.risk else 1)
 
 
 def searched(fit: Log, asked: Request, missing: Missing) -> tuple[Request, list[dict[str, Any]]]:
@@ -317,7 +351,7 @@ def _worth(fit: Log, asked: Request, missing: Missing) -> search_space.Worth:
     tested = test(fit, asked, missing)
     pace, cut = pace_of(tested, asked), tested.found.cut
     cost = float(tested.path.cost[:, -1].mean()) if cut is None else float(tested.steps.cost[cut]) / len(tested.log)
-    served = 1.0 if not asked.risk else 0.0 if cut is None else _served(tested) / max(1.0, tested.steps.rows[cut])
+    served = 1.0 if not asked.risk else 0.0 if cut is None else tested.rungs[0].served / max(1.0, tested.steps.rows[cut])
     price = pace.price(cost, asked.cost, 1.0 if asked.wait is None else asked.wait, asked.price)
     return search_space.Worth(served, price, pace, asked.max_p95)
 
@@ -330,10 +364,6 @@ def pace_of(tested: Evidence, asked: Request) -> search_space.Pace:
     if cut is not None:
         ran = np.minimum(exits(path, asked.thresholds(tested.steps.threshold(cut))), last)
     return search_space.Pace.of(tested.log, asked.schedule, asked.order, asked.seed, ran)
-
-
-def _served(tested: Evidence) -> float:
-    return float(tested.steps.served[tested.found.cut]) if tested.found.cut is not None else 0.0
 
 
 def check(asked: Request) -> None:
@@ -388,17 +418,20 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
     if asked.cost != "draws":
         full = float(tested.path.cost[:, -1].mean())
         evidence |= {"cost": asked.cost, "mean_cost": float(tested.steps.cost[cut]) / rows, "cost_of_whole_budget": full}
-    start = math.inf if not asked.begins_later else float(tested.steps.cuts[tested.found.first])
-    start = start if asked.start is None else asked.start
-    threshold = min(tested.steps.threshold(cut), start)
-    evidence |= {} if math.isinf(start) else {"certified_above": start - threshold}
-    evidence |= {} if asked.exit == "loop" else _arrivals(tested, asked, threshold)
-    rolling: dict[str, Any] = {"in_flight": asked.in_flight, "max_draws": len(asked.schedule)} if asked.exit == "rolling" else {}
+    start, thresholds = tested.rungs[0].start, [rung.threshold for rung in tested.rungs]
+    evidence |= {} if math.isinf(start) else {"certified_above": start - thresholds[0]}
+    rolling: dict[str, Any] = {}
+    if asked.exit != "loop":
+        evidence["arrivals"] = tested.log.costs_are or "launch order"
+    if asked.exit == "rolling":
+        evidence["in_flight"] = {str(rung.in_flight): _means(rung, asked) for rung in tested.rungs}
+        rolling = {"in_flight": tuple(rung.in_flight for rung in tested.rungs), "max_draws": len(asked.schedule)}
+        rolling |= {"in_flight_thresholds": tuple(thresholds)} if len(thresholds) > 1 else {}
     first = tested.path.best[:, 0]
     profile = GuardProfile(
         mode=asked.mode,
         schedule=asked.schedule,
-        thresholds=asked.thresholds(threshold),
+        thresholds=asked.thresholds(max(thresholds)),
         exit=asked.exit,
         risk=asked.risk.name if asked.risk else None,
         alpha=asked.level if asked.risk else None,
@@ -414,17 +447,10 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
     return Certificate(sealed(profile), consequence(profile))
 
 
-def _arrivals(tested: Evidence, asked: Request, threshold: float) -> dict[str, Any]:
-    """By what the order of arrival was told, and draws decided on and started by how many are in flight."""
-    told = {"arrivals": tested.log.costs_are or "launch order"}
-    if asked.exit == "eager":
-        return told
-    by_width = {}
-    for width, run in zip(asked.in_flight, tested.runs, strict=True):
-        draws = np.minimum(exits(run, asked.thresholds(threshold)) + 1, len(asked.schedule))
-        started = np.minimum(draws + width - 1, len(asked.schedule))
-        by_width[str(width)] = {"mean_draws": float(draws.mean()), "mean_started": float(started.mean())}
-    return told | {"in_flight": by_width}
+def _means(rung: Rung, asked: Request) -> dict[str, float]:
+    draws = np.minimum(exits(rung.path, asked.thresholds(rung.threshold)) + 1, len(asked.schedule))
+    started = np.minimum(draws + rung.in_flight - 1, len(asked.schedule))
+    return {"mean_draws": float(draws.mean()), "mean_started": float(started.mean())}
 
 
 def _by_scorer(log: Log) -> Log:

@@ -144,7 +144,7 @@ def clairvoyant_draws(rankings: Sequence[Ranking], profile: GuardProfile) -> flo
     can cost less at the same answers (derived here).
     """
     if profile.mode == "guardrail":
-        settled = replay_rankings(rankings, profile.mode, profile.schedule, profile.thresholds)
+        settled = replay_rankings(rankings, profile.mode, profile.schedule, profile.serial_thresholds)
         spared = (sum(profile.schedule) - profile.schedule[0]) * (1.0 - settled.accepted)
         return float((settled.draws - spared).mean())
     total = sum(float(_oracle_draws(ranking, profile.schedule).sum()) for ranking in rankings)

@@ -195,7 +195,7 @@ def _asked(profile: GuardProfile, budget: int) -> tuple[Ran, ...]:
     return (
         ("accelerator", (budget,), (math.inf,), None),
         ("guardrail", (budget,), (0.0,), None),
-        (profile.mode, profile.schedule, profile.thresholds, profile.hopeless),
+        (profile.mode, profile.schedule, profile.serial_thresholds, profile.hopeless),
     )
 
 

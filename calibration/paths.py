@@ -7,7 +7,7 @@ only. So counts under all thresholds of a log are one sort and one cumulative su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -204,25 +204,6 @@ def steps(path: Paths, offsets: Sequence[float] | None = None, missing: Missing 
     return Steps(cut[ends], **totals)
 
 
-def worst(found: Sequence[Steps], p_values: Callable[[Steps], Floats]) -> Steps:
-    """The counts of several ways to run the same rows, under each threshold those of the way whose p-value is the largest.
-
-    What is certified on them holds for each way: where one of them breaks the promise, all pass with its chance at most.
-    """
-    if len(found) == 1:
-        return found[0]
-    cuts = np.unique(np.concatenate([each.cuts for each in found]))[::-1]
-    # A row's best score is reached in every order, so the highest cut is one of each.
-    at = [np.searchsorted(-each.cuts, -cuts, side="right") - 1 for each in found]
-    most = np.argmax(np.stack([p_values(each)[entry] for each, entry in zip(found, at, strict=True)]), axis=0)
-
-    def of(name: str) -> Floats:
-        found_: Floats = np.choose(most, [getattr(each, name)[entry] for each, entry in zip(found, at, strict=True)])
-        return found_
-
-    return Steps(cuts, **{each.name: of(each.name) for each in fields(Steps) if each.name != "cuts"})
-
-
 def counts_at(path: Paths, at: Integers, missing: Missing) -> Steps:
     """The counts, as one entry, if loop ``at`` (R,) serves each row; see :func:`exits`."""
     rows = np.arange(len(path))
@@ -233,7 +214,7 @@ def counts_under(log: Log, policy: Policy, missing: Missing, in_flight: int = 1)
     """The counts, as one entry, under a policy's thresholds, a piece of the log at a time."""
     shape: tuple[Any, ...] = policy.schedule, "auto", policy.exit, in_flight
     # An eager exit asks for a loop's threshold at each of its draws.
-    thresholds = np.repeat(policy.thresholds, policy.schedule if policy.exit == "eager" else 1)
+    thresholds = np.repeat(policy.at(in_flight).thresholds, policy.schedule if policy.exit == "eager" else 1)
     found = [counts_at(path, exits(path, thresholds), missing) for path in (paths(part, *shape) for part in log.parts())]
     return Steps(*(np.sum([getattr(part, each.name) for part in found], axis=0) for each in fields(Steps)))
 

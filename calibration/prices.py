@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bonmini_guard.calibration.certify import Found, risk_named, upper_limit
-from bonmini_guard.calibration.choose import FIT_SHARE, Evidence, Request, certificate_of, check
+from bonmini_guard.calibration.choose import FIT_SHARE, Evidence, Request, Rung, certificate_of, check
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, base_evidence, percent, sealed
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.orders import Order, one_a_unit, split
@@ -99,7 +99,7 @@ def calibrate_costs(
     found = replace(counts_at(path, exits(path, [threshold] * len(path.draws)), missing), cuts=np.array([threshold]))
     level = upper_limit(int(found.served_bad[0]), int(found.rows[0]), asked.share)
     asked = replace(asked, level=min(math.ceil(level * 1e4) / 1e4, 0.9999))
-    tested = Evidence(rest, (path,), found, Found(0, asked.share, 1, 0), labels_used([path]))
+    tested = Evidence(rest, (Rung(1, path, found, Found(0, asked.share, 1, 0)),), labels_used([path]))
     evidence |= {"certify_rows": len(rest), "fit_rows": len(fit), "missing_labels": missing, "labels_used": tested.labels}
     certificate = certificate_of(tested, asked, evidence)
     return _told(certificate, _costs(path, rest, found, prices, missing))

@@ -123,7 +123,7 @@ def _charts(log: Log, profile: GuardProfile, figures: dict[str, Any], modelled: 
         return charts
     used = log if modelled else log.require_labels()
     rankings = rank(used.scores, quality_of(used), used.counts)
-    finite = [threshold for threshold in profile.thresholds if math.isfinite(threshold)]
+    finite = [threshold for threshold in profile.serial_thresholds if math.isfinite(threshold)]
     fixed = curves.fixed_n(rankings, int(used.counts.min()), finite[-1] if finite else math.inf)
     charts["fixed"] = {key: np.round(values, 6).tolist() for key, values in vars(fixed).items()}
     charts["more_draws"] = more_draws(rankings, fixed, figures["budget"])
@@ -148,7 +148,7 @@ def _histogram(log: Log, profile: GuardProfile) -> dict[str, Any]:
 def _quality(rankings: list[Ranking], fixed: curves.FixedN, profile: GuardProfile, figures: dict[str, Any]) -> dict[str, Any]:
     """Quality against draws: the profile, the oracle, and the fixed N that would do as well."""
     guardrail = profile.mode == "guardrail"
-    settled = replay_rankings(rankings, profile.mode, profile.schedule, profile.thresholds, profile.hopeless)
+    settled = replay_rankings(rankings, profile.mode, profile.schedule, profile.serial_thresholds, profile.hopeless)
     good = float(settled.served_good.mean())
     oracle, equal = curves.clairvoyant_draws(rankings, profile), curves.smallest_equal_n(fixed, profile, good)
     name = "best-of-N served at the same threshold" if guardrail else "plain best-of-N"

@@ -44,7 +44,7 @@ class Slider:
 def slider(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> Slider:
     """The slider of a profile on a log as logged, of which :func:`~bonmini_guard.calibration.figures.replay_log` was told."""
     shifts = _shifts(transformed(log, profile.score_transform), profile)
-    thresholds = [tuple(threshold + shift for threshold in profile.thresholds) for shift in shifts]
+    thresholds = [tuple(threshold + shift for threshold in profile.serial_thresholds) for shift in shifts]
     figures = curve(log, profile, thresholds, replayed)
     at = int(np.flatnonzero(shifts == 0.0)[0])
     return Slider(shifts, thresholds, at, figures, _certified(log, profile, shifts))
@@ -71,10 +71,10 @@ def curve(log: Log, profile: GuardProfile, thresholds: Sequence[tuple[float, ...
 
 def _shifts(log: Log, profile: GuardProfile) -> Floats:
     """(T,) ascending, 0 among them: half of them where equally many rows begin to be served, half where first loops do."""
-    finite = np.isfinite(profile.thresholds)
+    finite = np.isfinite(profile.serial_thresholds)
     if not finite.any():
         return np.zeros(1)
-    above = paths(log, profile.schedule).best[:, finite] - np.asarray(profile.thresholds)[finite]
+    above = paths(log, profile.schedule).best[:, finite] - np.asarray(profile.serial_thresholds)[finite]
     work = len(log) * log.scores.shape[1] * len(profile.schedule)
     number = int(np.clip(_WORK / work, *POSITIONS))
     spread = np.linspace(0, 1, number // 2)
@@ -87,7 +87,7 @@ def _certified(log: Log, profile: GuardProfile, shifts: Floats) -> tuple[int, in
     if profile.delta is None or seal_holds(profile) is False or refutation(log, profile) is not None:
         return None
     at = int(np.flatnonzero(shifts == 0.0)[0])
-    if not np.isfinite(profile.thresholds).any() or "prices" in profile.evidence:  # no sequence led to that one threshold
+    if not np.isfinite(profile.serial_thresholds).any() or "prices" in profile.evidence:  # no sequence led to that one threshold
         return at, at
     later = profile.risk == "bad_among_served" or "relaxed_from" in profile.evidence
     above = profile.evidence.get("certified_above", 0.0 if later else math.inf)

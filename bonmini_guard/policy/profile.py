@@ -142,6 +142,11 @@ class GuardProfile(BaseModel):
         """Write the profile atomically: the file is either the old one or the whole new one."""
         write_atomically(path, self.model_dump_json(indent=2) + "\n")
 
+    @property
+    def serial_thresholds(self) -> tuple[float, ...]:
+        """Those with one draw in flight, of a rolling exit: what is shown of it where a log is replayed in every order."""
+        return self.policy().at(1).thresholds
+
     def policy(self) -> Policy:
         """The policy that this profile configures."""
         arguments: dict[str, Any] = {} if self.hopeless is None else {"stop": BelowFloor(self.hopeless)}

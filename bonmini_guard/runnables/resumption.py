@@ -31,7 +31,8 @@ class _Used(dict[str, Any]):
 def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> str:
     """Equal for the same request to the same guard, also in another process; holds no text."""
     policy = engine.policy
-    guard = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode, policy.schedule, *policy.ladder]
+    guard: list[Any] = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode, policy.schedule]
+    guard += policy.ladder
     said = [guard, repr(policy.thresholds), [(turn.role, turn.digest()) for turn in map(Turn.of, messages)], sorted(options)]
     return hashlib.sha256(json.dumps(said, default=repr).encode()).hexdigest()[:32]
 

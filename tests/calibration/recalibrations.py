@@ -83,19 +83,20 @@ def _large(population, schedule, exit="loop", in_flight=1):
     return path, steps(path)
 
 
-def row_by_row(path: Paths, profile) -> Steps:
+def row_by_row(path: Paths, profile, in_flight=1) -> Steps:
     """The counts of rows under a profile's thresholds: one entry."""
+    thresholds = profile.policy().at(in_flight).thresholds
     # An eager exit has one threshold, and decides at each draw.
-    thresholds = profile.thresholds if profile.exit == "loop" else profile.thresholds[:1] * path.draws.size
+    thresholds = thresholds if profile.exit == "loop" else thresholds[:1] * path.draws.size
     return counts_at(path, exits(path, thresholds), "left_out")
 
 
-def looked_up(path: Paths, under_all: Steps, profile) -> tuple[Steps, int]:
+def looked_up(path: Paths, under_all: Steps, profile, in_flight=1) -> tuple[Steps, int]:
     """As :func:`row_by_row`, with the entry: where one threshold is for all loops it is found among those under all thresholds."""
-    lowest = profile.thresholds[0]
+    lowest, *others = profile.policy().at(in_flight).thresholds
     entry = int(np.searchsorted(-under_all.cuts, -lowest, side="right")) - 1
-    one_for_all = all(threshold == lowest for threshold in profile.thresholds)
-    return (under_all, entry) if one_for_all and entry >= 0 else (row_by_row(path, profile), 0)
+    one_for_all = all(threshold == lowest for threshold in others)
+    return (under_all, entry) if one_for_all and entry >= 0 else (row_by_row(path, profile, in_flight), 0)
 
 
 def truths(population, profile):
@@ -103,7 +104,7 @@ def truths(population, profile):
     found = []
     for width in profile.in_flight or (1,):
         path, under_all = _large(population, profile.schedule, profile.exit, width)
-        counts, entry = looked_up(path, under_all, profile)
+        counts, entry = looked_up(path, under_all, profile, width)
         found.append({name: float(getattr(counts, name)[entry]) / len(path) for name in COUNTS})
     return found
 

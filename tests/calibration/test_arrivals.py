@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bonmini_guard import BestOfMiniN
-from bonmini_guard.calibration.certify import RISKS, p_values
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, seal_holds
 from bonmini_guard.calibration.logs import load_log, load_timed
 from bonmini_guard.calibration.orders import arrived, order_of
-from bonmini_guard.calibration.paths import exits, labels_used, paths, steps, worst
+from bonmini_guard.calibration.paths import exits, labels_used, paths
 from bonmini_guard.calibration.refutation import order_refuted, refutation, standing
 from bonmini_guard.cli import main
 from bonmini_guard.engine.load import LADDER
@@ -29,6 +28,8 @@ from tests.calibration.helpers import log_of
 from tests.calibration.populations import Population
 
 HASTY = Population(size=8, haste=0.6)
+#: Short answers come first, are worse, and score as if they were not.
+FLATTERED = Population(size=8, middle=0.5, haste=0.6, flattery=1.0)
 
 
 def timed(rows, draws, seed=0):
@@ -71,23 +72,6 @@ def test_without_times_draws_arrive_as_launched():
     assert outcome.profile.evidence["arrivals"] == "launch order"
 
 
-def test_the_worst_rung_counts_under_every_threshold():
-    log, risk = timed(200, 8), RISKS["bad_among_served"]
-    found = [steps(paths(log, (1,) * 8, "auto", "rolling", width)) for width in (1, 2, 8)]
-
-    def p_value(each):
-        return p_values(each, risk, 0.4, 0.1)
-
-    together = worst(found, p_value)
-    assert set(together.cuts) == {cut for each in found for cut in each.cuts}
-    differ = 0
-    for entry, cut in enumerate(together.cuts):
-        alone = [p_value(each)[np.flatnonzero(each.cuts >= cut)[-1]] for each in found]
-        assert p_value(together)[entry] == max(alone)
-        differ += len(set(alone)) > 1
-    assert differ > 100
-
-
 def test_labels_are_those_of_any_rung():
     log = timed(50, 8)
     runs = [paths(log, (1,) * 8, "auto", "rolling", width) for width in (1, 8)]
@@ -96,24 +80,52 @@ def test_labels_are_those_of_any_rung():
     assert labels_used(runs[:1]) < len(served)
 
 
-def test_one_certificate_holds_for_each_width_and_no_laxer_than_any_alone():
-    log = HASTY.log(600, 0)
-    alone = [calibrate_guardrail(log, schedule=(1,) * 8, alpha=0.1, exit="rolling", in_flight=(width,)) for width in (1, 2, 4, 8)]
+def test_each_width_has_the_threshold_that_its_part_of_delta_certifies():
+    log, widths = HASTY.log(600, 0), (1, 2, 4, 8)
     outcome = calibrate_guardrail(log, schedule=(1,) * 8, alpha=0.1, exit="rolling")
     assert isinstance(outcome, Certificate)
-    profile = outcome.profile
-    for width, each in zip((1, 2, 4, 8), alone, strict=True):
-        run_ = paths(log, (1,) * 8, "auto", "rolling", width)
-        assert (exits(run_, profile.thresholds) >= exits(run_, each.profile.thresholds)).all()
-    assert (profile.exit, profile.in_flight, profile.max_draws) == ("rolling", (1, 2, 4, 8), 8)
+    profile, policy = outcome.profile, outcome.profile.policy()
+    for width in widths:
+        alone = calibrate_guardrail(log, schedule=(1,) * 8, alpha=0.1, delta=0.1 / 4, exit="rolling", in_flight=(width,)).profile
+        assert policy.at(width).thresholds == alone.thresholds
+        assert alone.in_flight_thresholds is None
+    assert (profile.exit, profile.in_flight, profile.max_draws) == ("rolling", widths, 8)
+    assert profile.thresholds == (max(profile.in_flight_thresholds),) * 8
     assert profile.evidence["arrivals"] == "seconds"
     assert "with 1 and" in outcome.sentence
     assert "with 8 in flight started)." in outcome.sentence
-    widths = profile.evidence["in_flight"]
-    assert widths["1"]["mean_draws"] == widths["1"]["mean_started"]
-    assert 8 >= widths["8"]["mean_started"] > widths["2"]["mean_started"] > widths["1"]["mean_started"]
+    means = profile.evidence["in_flight"]
+    assert means["1"]["mean_draws"] == means["1"]["mean_started"]
+    assert 8 >= means["8"]["mean_started"] > means["2"]["mean_started"] > means["1"]["mean_started"]
+
+
+def test_a_ladder_is_sealed_and_read_again(tmp_path):
+    profile = calibrate_guardrail(HASTY.log(600, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
+    profile.save(path := tmp_path / "profile.json")
+    assert GuardProfile.load(path) == profile
     assert seal_holds(profile) is True
     assert seal_holds(profile.model_copy(update={"in_flight": (1, 2, 4, 8, 16)})) is False
+    assert seal_holds(profile.model_copy(update={"in_flight_thresholds": (0.0,) * 4})) is False
+    assert seal_holds(profile.model_copy(update={"in_flight_thresholds": None})) is False
+
+
+def test_few_in_flight_have_a_lower_threshold_where_short_answers_are_overscored():
+    profile = calibrate_guardrail(FLATTERED.log(2000, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
+    few, *_, many = profile.in_flight_thresholds
+    assert few < many - 0.05
+    # With the threshold of many for all, as without a ladder, one at a time would serve fewer.
+    log = FLATTERED.log(2000, 1)
+    path = paths(log, (1,) * 8, "auto", "rolling", 1)
+    served = [int((exits(path, (level,) * 8) < 8).sum()) for level in (few, many)]
+    assert served[0] > served[1]
+
+
+def test_widths_that_nothing_is_certified_for_are_left_out():
+    asked = {"schedule": (1,) * 8, "risk": "bad_among_served", "alpha": 0.1, "exit": "rolling"}
+    profile = calibrate_guardrail(dataclasses.replace(FLATTERED, flattery=1.5).log(1000, 0), **asked).profile
+    assert 0 < len(profile.in_flight) < 4
+    assert len(profile.in_flight_thresholds or profile.in_flight) == len(profile.in_flight)
+    assert list(profile.evidence["in_flight"]) == list(map(str, profile.in_flight))
 
 
 def test_an_accelerator_rolls_too():
@@ -194,7 +206,7 @@ def test_the_command_writes_a_profile_that_a_guard_rolls_by(tmp_path, capsys):
 
 
 def test_a_log_refutes_a_promise_for_the_number_in_flight_for_which_it_fails():
-    flattered = Population(size=8, middle=0.5, haste=0.6, flattery=1.0)
+    flattered = FLATTERED
     alone = calibrate_guardrail(flattered.log(2000, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling", in_flight=(1,)).profile
     other = flattered.log(4000, 1)
     assert refutation(other, alone) is None
