@@ -38,8 +38,6 @@ from bonmini_guard.reward.checkpoint import check_place
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 
 Outcome = tuple[int, AIMessage | BaseException]
-#: Times as many draws as are computed together that may wait for it.
-QUEUED = 8
 _KNOWN = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "stop", "tools"})
 _RENAMED = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
 _REFUSED = {"response_format": "a local model is held to no format; check it in the reward model"}
@@ -138,12 +136,8 @@ class TransformersGenerator:
 
     @property
     def carries(self) -> int | None:
-        """Draws that it takes on at a time, for the width of rolling requests; None where one group runs after the other.
-
-        More than it computes at a time: draws that wait for their turn cost nothing, and those of a request that is decided before
-        are never begun; those of one request read one prompt, so that narrow requests gain nothing.
-        """
-        return None if self._decoder is None else QUEUED * self._decoder.most
+        """Draws that it computes at a time, for the width of rolling requests; None where one group runs after the other."""
+        return None if self._decoder is None else self._decoder.most
 
     @property
     def deterministic(self) -> bool:

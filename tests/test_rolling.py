@@ -20,6 +20,7 @@ from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.grouped import Grouped
 
 from .test_engine import PROMPT, by_number, others, run
+from .test_traces import rows
 
 
 def rolling(draws, threshold=0.0, mode="guardrail"):
@@ -127,6 +128,10 @@ def test_arguments_and_profiles_say_how_many_are_in_flight():
         ({"max_draws": 3}, "list max_draws ones"),
         ({"in_flight": (4, 2)}, "ascending"),
         ({"in_flight": ()}, "ascending"),
+        ({"exit": "loop", "in_flight_thresholds": (1.0,)}, "rolling exit's"),
+        ({"in_flight": (1, 2), "in_flight_thresholds": (1.0,)}, "1 thresholds for 2"),
+        ({"in_flight_thresholds": (1.0,)}, "1 thresholds for 0"),
+        ({"in_flight": (1,), "in_flight_thresholds": (float("-inf"),)}, "-infinity"),
     ],
 )
 def test_a_profile_that_contradicts_itself_is_refused(wrong, cure):
@@ -150,6 +155,34 @@ async def test_requests_of_an_endpoint_share_its_load_and_it_is_free_again_when_
     assert [result.draws_started for result in results] == [32, 16, 8, 8]
     assert load.requests == 0
     assert (await engine.run(PROMPT, seed=9)).draws_started == 32
+
+
+async def test_a_request_has_the_threshold_of_its_own_width_and_says_which():
+    policy = Policy("guardrail", (1,) * 4, (9.0,) * 4, "rolling", ladder=((1, 1.0), (4, 5.0)))
+    load = Load()
+    engine = Engine(FakeGenerator(["2", "2", "6", "2"]), FakeRewardModel(by_number), policy, in_flight=(1, 4), load=load)
+    alone = await engine.run(PROMPT, seed=0)
+    assert (alone.in_flight, alone.threshold, alone.selected.index) == (4, 5.0, 2)
+    load.requests += 31
+    crowded = await engine.run(PROMPT, seed=0)
+    assert (crowded.in_flight, crowded.threshold, crowded.selected.index) == (1, 1.0, 0)
+    assert policy.at(2) is policy, "a width that it does not name has the thresholds for all"
+
+
+async def test_a_trace_says_how_many_were_in_flight_and_under_which_threshold(tmp_path):
+    profile = GuardProfile(
+        mode="guardrail",
+        schedule=(1,) * 4,
+        thresholds=(5.0,) * 4,
+        exit="rolling",
+        in_flight=(1, 4),
+        in_flight_thresholds=(1.0, 5.0),
+    )
+    guard = made(profile=profile, trace_to=tmp_path / "traces.jsonl")
+    await guard.arun("q")
+    await guard.aflush()
+    (row,) = rows(tmp_path / "traces.jsonl")
+    assert (row["in_flight"], row["thresholds"], row["exit"]) == (4, [5.0] * 4, "rolling")
 
 
 async def test_a_request_that_is_cancelled_while_it_closes_leaves_the_load_as_it_was():
