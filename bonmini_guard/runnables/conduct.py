@@ -43,7 +43,7 @@ from bonmini_guard.policy.policy import Policy
 from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.runnables import settings
 from bonmini_guard.runnables.options import GuardOptions, completed
-from bonmini_guard.runnables.reload import DEFAULT_INTERVAL, Reloader
+from bonmini_guard.runnables.reload import Reloader
 from bonmini_guard.runnables.resumption import keep, recall, request_key, resumable
 from bonmini_guard.unseen import check_seen
 from bonmini_guard.validation import is_integer
@@ -250,18 +250,15 @@ class Guard:
             raise abstention(result)
         if say == "message":
             return stamped(AIMessage(self.options["abstain_message"]), result)
-        answer = await self._say(say, result, original, config)
+        # Within what is left of the request's time.
+        fallback = self._fallback(say, result, original, config)
+        work = await self._in_time("on_abstain", fallback, result.timings.decided - result.timings.total)
+        if work is None:
+            raise abstention(result)
+        answer = work.result()
         if not isinstance(answer, AIMessage | str):
             raise ConfigurationError(f"on_abstain gave a {type(answer).__name__}: it must give an AIMessage or a string")
         return stamped(AIMessage(answer) if isinstance(answer, str) else answer, result, fallback=True)
-
-    async def _say(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
-        """What a Runnable or a callable says within what is left of the request's time."""
-        answer = self._fallback(say, result, original, config)
-        work = await self._in_time("on_abstain", answer, result.timings.decided - result.timings.total)
-        if work is None:
-            raise abstention(result)
-        return work.result()
 
     async def tell(self, told: Coroutine[Any, Any, T], begun: float) -> T | None:
         """Call callbacks within what is left of the time of a request that began then; None where they took longer."""
@@ -335,9 +332,8 @@ class Guard:
         profile, reload, telemetry = self.options["profile"], self.options["reload"], self.options["telemetry"]
         if not isinstance(profile, str | os.PathLike):
             raise ConfigurationError("reload= follows a file: pass profile= as its path")
-        interval = DEFAULT_INTERVAL if reload is True else float(reload)
         tell = bool if telemetry is None else telemetry.reloaded
-        return Reloader(profile, interval, self._take_profile, tell)
+        return Reloader(profile, float(reload), self._take_profile, tell)  # of True, one second
 
     def _take_profile(self) -> bool:
         before, self._engine = self._engine, self._build(self._engine)

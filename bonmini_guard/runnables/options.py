@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict, cast, get_type_hints
 
 from langchain_core.runnables import Runnable
@@ -201,15 +200,10 @@ DEFAULTS = cast(
 _HIDDEN = {"on_abstain", "max_concurrency", "on_explored", "trace_to", "telemetry"}
 
 
-@cache
-def _hints() -> Mapping[str, Any]:
-    return get_type_hints(GuardOptions, include_extras=True)
-
-
 def completed(options: GuardOptions) -> GuardOptions:
     """The options with their defaults; ConfigurationError if one is unknown, or is not what it must be."""
     check_names(options, DEFAULTS)
-    check(options, _hints())
+    check(options, get_type_hints(GuardOptions, include_extras=True))
     return {**DEFAULTS, **options}
 
 

@@ -14,8 +14,6 @@ from bonmini_guard.forks import Lock
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the file.
-DEFAULT_INTERVAL = 1.0
 #: A file that was just written may be written again within the resolution of its time: seconds until it is believed.
 _SETTLED = 0.1
 
