@@ -123,9 +123,7 @@ _NAMES = ("error_type", "code", "type")
 def classify(error: Exception, secret: str | None = None) -> EndpointError | None:
     """The typed error for what an HTTP library raised, or a client above one; None for what is no fault of an endpoint.
 
-    Args:
-        error: what was raised; its message is cleared of the secret too, since it is going to be chained.
-        secret: a token that must not show, even if the server echoes it.
+    The messages that are going to be chained are cleared of the secret, too.
     """
     if isinstance(error, BonMiniGuardError):
         return error if isinstance(error, EndpointError) else None
@@ -147,13 +145,7 @@ def redact(error: BaseException | None, secret: str | None) -> None:
 
 
 def from_response(response: Any, secret: str | None = None, quiet: bool = False) -> EndpointError:
-    """The typed error for an HTTP response that is read and no success.
-
-    Args:
-        response: of httpx or httpx2.
-        secret: a token that must not show.
-        quiet: leave out the server's words, which may quote what was sent to it.
-    """
+    """The typed error for an HTTP response that is read and no success; ``quiet`` leaves out words that may quote what was sent."""
     body = _body(response)
     status = int(response.status_code)
     moved = " (it redirects: give its final address as base_url)" if 300 <= status < 400 else ""

@@ -63,16 +63,7 @@ def probe_pairs() -> list[tuple[list[BaseMessage], AIMessage]]:
 
 
 def check_scores(scores: Sequence[float | None], declared: Scale | None, switch: str) -> None:
-    """Refuse what cannot be raw scores, or not what was declared.
-
-    Args:
-        scores: the server's, for the probe's pairs.
-        declared: what the user says that they are; None if he says nothing.
-        switch: how the server is asked for raw scores, for the message.
-
-    Raises:
-        ConfigurationError: a score is missing, they do not differ, or they look like probabilities and are not declared so.
-    """
+    """Refuse what cannot be raw scores of the probe's pairs, or not what was declared; ``switch`` says how raw ones are had."""
     finite = [score for score in scores if score is not None]
     if len(finite) < len(scores):
         raise ConfigurationError("the reward server left a probe text without a score: check its limits of length and batch")

@@ -50,11 +50,7 @@ class ChatRequest(BaseModel):
     def options(self, free: bool) -> tuple[dict[str, Any], list[str]]:
         """Call options for the draws, and the names of those left out: they would make another generator of the upstream.
 
-        Args:
-            free: whether the client may change how is drawn.
-
-        Raises:
-            InputError: more than one answer is asked for.
+        ``free`` says whether the client may change how is drawn. InputError if more than one answer is asked for.
         """
         if self.n not in (None, 1):
             raise InputError("n: one answer is served; the guard decides how many are drawn")

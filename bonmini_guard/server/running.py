@@ -46,17 +46,7 @@ class _Server(uvicorn.Server):
 
 
 def run(server: Door, host: str, port: int, drain: float) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Args:
-        server: what answers.
-        host: address to listen at.
-        port: to listen at; 0 takes a free one, which the log names.
-        drain: seconds that running requests get to finish.
-
-    Raises:
-        ConfigurationError: the address cannot be had.
-    """
+    """Serve until SIGTERM or SIGINT; running requests then get ``drain`` seconds to finish. Errors are those of :func:`listen`."""
     listening = listen(host, port)
     settings: dict[str, Any] = {"access_log": False, "log_config": None, "server_header": False, "lifespan": "on"}
     config = uvicorn.Config(server.app, timeout_graceful_shutdown=max(1, round(drain)), **settings)
