@@ -71,6 +71,18 @@ async def test_beyond_its_room_the_limiter_refuses_at_once():
         pass
 
 
+async def test_who_no_longer_waits_makes_room_at_once():
+    limiter, gate = Limiter(1, max_waiting=1), asyncio.Event()
+    holds, waits = (asyncio.create_task(hold(limiter, lane, [], gate)) for lane in "ab")
+    await started(1, limiter)
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    limiter.here().admit()
+    gate.set()
+    await holds
+
+
 async def test_a_request_that_finds_no_room_draws_nothing():
     limiter, generator = Limiter(1, max_waiting=0), FakeGenerator(["1"], latency=30)
     first = asyncio.create_task(run(generator, guardrail([1]), limiter=limiter))

@@ -28,6 +28,18 @@ def test_mode_schedule_and_thresholds_are_enough_and_null_never_exits(tmp_path):
     assert profile.policy().schedule == (4, 28)
 
 
+def test_a_rolling_profile_lists_a_one_for_each_draw_and_ascending_numbers_in_flight(tmp_path):
+    profile = GuardProfile.load(written(tmp_path, exit="rolling", schedule=[1, 1], max_draws=2, in_flight=[2, 4]))
+    assert (profile.schedule, profile.in_flight) == ((1, 1), (2, 4))
+
+
+def test_a_profile_does_not_change_under_its_certificate(tmp_path):
+    profile = GuardProfile.load(written(tmp_path))
+    for frozen, name in ((profile, "thresholds"), (profile.score_transform, "a")):
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(frozen, name, 2.0)
+
+
 def test_what_is_saved_is_loaded_again(tmp_path):
     profile = GuardProfile.load(written(tmp_path, hopeless=[-3.0, None], score_transform={"a": 2.0, "b": 1.0}, team="mine"))
     profile.save(tmp_path / "copy.json")
@@ -77,6 +89,12 @@ def test_a_saved_profile_is_as_readable_as_any_other_file(tmp_path):
         ({"thresholds": [True, False]}, "no number"),
         ({"thresholds": ["0.5", 1.0]}, "no number"),
         ({"schedule": ["2", 2]}, "no number"),
+        ({"exit": "rolling"}, "must list max_draws ones"),
+        ({"exit": "rolling", "schedule": [1, 1], "max_draws": 3}, "must list max_draws ones"),
+        ({"exit": "rolling", "schedule": [1, 1], "in_flight": [4, 2]}, "ascending"),
+        ({"exit": "rolling", "schedule": [1, 1], "in_flight": []}, "ascending"),
+        ({"in_flight": [2]}, "a rolling exit's"),
+        ({"max_draws": 2}, "a rolling exit's"),
     ],
     ids=str,
 )
