@@ -6,6 +6,8 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
+# Where it is set, as in many containers, each of the hundred processes of the tests compiles all of the sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test oldest validity mutants reference style wheel-test check live-ray live-clients live-integrations bench bench-scoring wall-time gpu load load-gateway fuzz live live-vllm live-transformers live-llama clean
 

@@ -60,9 +60,9 @@ def labels_used(runs: Sequence[Paths]) -> int:
 
     They are the most labels that a certificate looks at.
     """
-    row, loop = zip(*(np.nonzero(run.changes()) for run in runs), strict=True)
-    served = [np.stack([at, run.holder[at, end]]) for run, at, end in zip(runs, row, loop, strict=True)]
-    return int(np.unique(np.concatenate(served, axis=1), axis=1).shape[1])
+    width = 1 + max(int(run.holder.max(initial=0)) for run in runs)
+    numbers = [(np.arange(len(run))[:, None] * width + run.holder)[run.changes()] for run in runs]
+    return int(np.unique(np.concatenate(numbers)).size)
 
 
 def paths(

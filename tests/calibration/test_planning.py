@@ -22,7 +22,7 @@ WORLDS = {
 #: Level, rows of the log from which is planned, and of the log that is too small.
 ASKED = {
     "served_and_bad": (0.05, 200, 30),
-    "bad_among_served": (0.2, 200, 30),
+    "bad_among_served": (0.3, 200, 30),  # at 0.2 the second world takes ten times as many rows
     "false_acceptance": (0.2, 200, 30),
     "accelerator": (0.03, 200, 60),
 }
