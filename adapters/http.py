@@ -310,7 +310,7 @@ class Endpoint:
                 try:
                     response = await client.send(asked, stream=True)
                 except Exception as error:
-                    if (typed := self._classify(error)) is None:
+                    if (typed := self._classify(error)) is None or typed is error:
                         raise
                     raise typed from error
                 try:
