@@ -79,7 +79,7 @@ def test_arguments_are_those_of_the_runnable():
         make(max_loop=3)
     with pytest.raises(ConfigurationError, match="positive"):
         make(timeout=-1)
-    with pytest.raises(ConfigurationError, match="temperature=0"):
+    with pytest.raises(ConfigurationError, match="temperature 0"):
         make(temperature=0)
     with pytest.raises(ValueError, match="frozen"):
         make().threshold = 3.0
