@@ -94,21 +94,22 @@ def paths(
         refuse_sorted(log)
     draws = np.cumsum(schedule)
     ends = draws if exit == "loop" else np.arange(1, draws[-1] + 1)
-    parts = []
+    found, costs = [], list[Floats]()
     for part in log.parts():
         places = order_of(part, order, seed)[:, : ends[-1]]
         if exit != "loop":
             places = arrived(part, places, schedule, in_flight if exit == "rolling" else None)
-        parts.append(_run(part, ends, places, cost))
-    best, holder, good = (np.concatenate([getattr(part, name) for part in parts]) for name in ("best", "holder", "good"))
-    if cost == "draws":
-        # An eager exit has launched the whole loop in which it serves.
-        drawn = np.repeat(draws, schedule) if exit == "eager" else ends
-        return Paths(best, holder, good, np.broadcast_to(drawn.astype(np.float64), best.shape), drawn)
-    return Paths(best, holder, good, np.concatenate([part.cost for part in parts]), ends)
+        found.append(_run(part, ends, places))
+        costs += [] if cost == "draws" else [_costs(part, places, ends, cost)]
+    best, holder, good = (np.concatenate(each) for each in zip(*found, strict=True))
+    # An eager exit has launched the whole loop in which it serves.
+    drawn = np.repeat(draws, schedule) if exit == "eager" else ends
+    spent = np.concatenate(costs) if costs else np.broadcast_to(drawn.astype(np.float64), best.shape)
+    return Paths(best, holder, good, spent, drawn)
 
 
-def _run(log: Log, ends: Integers, places: Integers, cost: Cost) -> Paths:
+def _run(log: Log, ends: Integers, places: Integers) -> tuple[Floats, Integers, Floats]:
+    """(R, L) best scores so far, their holders, and the labels of these."""
     scores = np.take_along_axis(log.scores, places, axis=1)
     scores = np.where(np.isnan(scores), -np.inf, scores)
     best = np.maximum.accumulate(scores, axis=1)
@@ -117,12 +118,10 @@ def _run(log: Log, ends: Integers, places: Integers, cost: Cost) -> Paths:
     at = np.maximum.accumulate(np.where(rises, np.arange(best.shape[1]), 0), axis=1)[:, np.minimum(ends, best.shape[1]) - 1]
     holder, best = np.take_along_axis(places, at, axis=1), best[:, np.minimum(ends, best.shape[1]) - 1]
     good = np.take_along_axis(log.labels, holder, axis=1).astype(np.float64)
-    return Paths(best, holder, np.where(np.isfinite(best), good, 0.0), _costs(log, places, ends, cost), ends)
+    return best, holder, np.where(np.isfinite(best), good, 0.0)
 
 
 def _costs(log: Log, places: Integers, ends: Integers, cost: Cost) -> Floats:
-    if cost == "draws":
-        return np.broadcast_to(ends.astype(np.float64), (len(log), ends.size))
     if log.costs is None:
         raise InputError(f'{log.source}: was read without "{cost}" of candidates; pass cost="{cost}" to load_log')
     each = np.nan_to_num(np.take_along_axis(log.costs, places, axis=1))

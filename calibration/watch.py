@@ -217,16 +217,19 @@ def digest_of(profile: GuardProfile) -> str:
 
 @contextmanager
 def watching(
-    path: str | os.PathLike[str], profile: GuardProfile, *, false_alarm_rate: float | None = None, key: str | None = None
+    path: str | os.PathLike[str] | None, profile: GuardProfile, *, false_alarm_rate: float | None = None, key: str | None = None
 ) -> Iterator[Watch]:
     """The watch whose state a file holds; a new one where there is no file. It is written when the block ends without an error.
 
-    Beside the file lies a lock; it is either the old one or the whole new one. Its false-alarm rate (else 0.01) and key need not be
-    said again.
+    Without a path the watch is of this run alone. Beside the file lies a lock; it is either the old one or the whole new one. Its
+    false-alarm rate (else 0.01) and key need not be said again.
 
     Raises:
         InputError: the file is damaged, belongs to another profile, was begun with other options, or is in use.
     """
+    if path is None:
+        yield Watch(profile, false_alarm_rate=false_alarm_rate or FALSE_ALARM_RATE, key=key)
+        return
     path = Path(path)
     with _locked(path):
         state = _read(path, digest_of(profile))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from bonmini_guard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.findings import Drift, Finding
-    from bonmini_guard.calibration.watch import Watch
     from bonmini_guard.policy.profile import GuardProfile
 
 HELP = "compare traces with a profile: exit 4 if its promise no longer covers them"
@@ -61,33 +59,24 @@ def _look(options: argparse.Namespace, profile: GuardProfile, also: list[Finding
     from bonmini_guard.calibration.drift import find_drift
     from bonmini_guard.calibration.findings import FALSE_ALARM_RATE
     from bonmini_guard.calibration.traces import read_traces
+    from bonmini_guard.calibration.watch import watching
 
     if options.state is not None:
-        with _watch(options, profile) as watch:
+        with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
             return watch.look(read_traces(options.traces, profile, memory=watch.memory, key=watch.key), also)
     traces, rate = read_traces(options.traces, profile, key=options.slice), options.false_alarm_rate or FALSE_ALARM_RATE
     return find_drift(profile, traces, false_alarm_rate=rate, looks=options.looks, key=options.slice, also=also)
 
 
-def _watch(options: argparse.Namespace, profile: GuardProfile) -> AbstractContextManager[Watch]:
-    """Of the state's file, or of this run alone."""
-    from bonmini_guard.calibration.findings import FALSE_ALARM_RATE
-    from bonmini_guard.calibration.watch import Watch, watching
-
-    rate, key = options.false_alarm_rate, options.slice
-    if options.state is None:
-        return nullcontext(Watch(profile, false_alarm_rate=rate or FALSE_ALARM_RATE, key=key))
-    return watching(options.state, profile, false_alarm_rate=rate, key=key)
-
-
 def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:
     """Live, until Ctrl-C; a state is written then."""
+    from bonmini_guard.calibration.watch import watching
     from bonmini_guard.commands.following import follow
 
     if options.looks != 1 or options.json:
         raise ConfigurationError("--follow looks any number of times, and prints no JSON; leave out --looks and --json")
     prices = (options.input_price, options.output_price)
-    with _watch(options, profile) as watch:
+    with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
         return follow(options.traces, profile, watch, also, prices=prices, every=options.every)
 
 
