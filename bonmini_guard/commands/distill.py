@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,9 @@ def run(options: argparse.Namespace) -> int:
 
     check_output(options.output)
     prompts = read_prompts(options.prompts)
-    reward = RewardModel.load(options.reward_model, device=None if options.device == "auto" else options.device)
-    try:
+    device = None if options.device == "auto" else options.device
+    with closing(RewardModel.load(options.reward_model, device=device)) as reward:
         report = distill(prompts, options.generator, reward, options.output, **settings_of(DistillSettings, options))
-    finally:
-        reward.close()
     say(f"{options.output}: distilled on {report['prompts']:,} prompts; figures of {report['held_out_prompts']:,} held-out ones")
     print(shown_front(report["front"], width()))
     return 0

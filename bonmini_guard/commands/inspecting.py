@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands.terminal import say
@@ -38,8 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
     spec = ScorerSpec.of(options.reward_model)
     kind = "template" if spec is None else spec.kind
-    scorer = load_scorer(spec or options.reward_model, device=options.device)
-    try:
+    with closing(load_scorer(spec or options.reward_model, device=options.device)) as scorer:
         # A program may well find the same of all fixed texts.
         fixed = [] if kind in ("check", *COMBINED) else _scored(scorer, _fixed())
         labelled = _scored(scorer, _examples(options.examples))
@@ -56,8 +56,6 @@ def run(options: argparse.Namespace) -> int:
             "scores": [[score for score, _ in answers] for answers in labelled or fixed],
             "problems": found,
         }
-    finally:
-        scorer.close()
     print(json.dumps(about, indent=2)) if options.json else say(_lines(about))
     return FOUND if found else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,11 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.declared import load_scorer
 
-    name, judge = options.name or Path(options.judge).stem, load_scorer(options.judge)
-    try:
+    name = options.name or Path(options.judge).stem
+    with closing(load_scorer(options.judge)) as judge:
         if not judge.has_zero:
             raise ConfigurationError(f"{options.judge}: its scores only rank, so they are no verdicts; see 'bonmini-guard zero'")
         score_log(options.logs, judge, options.output, beside=name)
-    finally:
-        judge.close()
     found = agreement(judged(rows_in(options.output), name, options.slice))
     found["certificate"] = moved_certificate(rows_in(options.output), name, options.alpha, 0.1)
     if options.json:

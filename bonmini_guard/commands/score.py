@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,20 +89,13 @@ def _local(options: argparse.Namespace) -> Tally:
     from bonmini_guard.calibration.scoring_logs import score_log
     from bonmini_guard.reward.declared import load_scorer
 
-    model = load_scorer(options.reward_model, device=options.device, base=options.base)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("rows scored", total=_rows(options.logs, options.shard))
-            return score_log(
-                options.logs,
-                model,
-                options.output,
-                shard=options.shard,
-                progress=lambda rows: bar.update(task, completed=rows),
-            )
-    finally:
-        model.close()
+    scorer = closing(load_scorer(options.reward_model, device=options.device, base=options.base))
+    with scorer as model, Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("rows scored", total=_rows(options.logs, options.shard))
+        return score_log(
+            options.logs, model, options.output, shard=options.shard, progress=lambda rows: bar.update(task, completed=rows)
+        )
 
 
 def _rows(paths: list[str], shard: tuple[int, int]) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +44,8 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.reward.declared import load_scorer
 
     spec, texts = _bare(options.model), () if options.no_anchors else tuple(options.anchor or ANCHORS)
-    scorer = load_scorer(spec, device=options.device, base=options.base)
-    try:
+    with closing(load_scorer(spec, device=options.device, base=options.base)) as scorer:
         labels = labels_of(rows_in(*options.labels), scorer, texts)
-    finally:
-        scorer.close()
     choice = choose(labels)
     write(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
     say(_said(labels, choice))
