@@ -353,7 +353,7 @@ def _worth(fit: Log, asked: Request, missing: Missing) -> search_space.Worth:
     cost = float(tested.path.cost[:, -1].mean()) if cut is None else float(tested.steps.cost[cut]) / len(tested.log)
     served = 1.0 if not asked.risk else 0.0 if cut is None else tested.rungs[0].served / max(1.0, tested.steps.rows[cut])
     price = pace.price(cost, asked.cost, 1.0 if asked.wait is None else asked.wait, asked.price)
-    return search_space.Worth(served, price, pace, asked.max_p95)
+    return search_space.Worth(served, price, pace, asked.max_p95 is not None and pace.p95_limit > asked.max_p95)
 
 
 def pace_of(tested: Evidence, asked: Request) -> search_space.Pace:

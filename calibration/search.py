@@ -94,18 +94,13 @@ class Worth:
         served: share of the requests; 1 for an accelerator.
         price: a request's, in draws or in money.
         pace: how long requests wait.
-        most: seconds that 95 % of them may wait; None bounds nothing.
+        slow: whether more than 5 % of them may wait too long.
     """
 
     served: float
     price: float
     pace: Pace
-    most: float | None
-
-    @property
-    def slow(self) -> bool:
-        """Whether more than 5 % of the requests may wait too long."""
-        return self.most is not None and self.pace.p95_limit > self.most
+    slow: bool
 
     def better(self, other: Worth) -> bool:
         """Whether this one is to be taken in the other's place."""
