@@ -50,11 +50,6 @@ class Settled:
     draws: Floats
     loops: Floats
 
-    @property
-    def served(self) -> Floats:
-        """Chance that an answer is given."""
-        return self.accepted + self.best_effort
-
 
 def replay(
     log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequence[float], floors: Sequence[float] | None = None

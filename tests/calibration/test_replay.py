@@ -79,7 +79,7 @@ def test_tied_candidates_share_their_labels():
 
 def test_failed_draws_never_pass_and_count_as_drawn():
     exact = replay(log_of([[math.nan, math.nan]], [[math.nan, math.nan]]), "accelerator", (1, 1), (-math.inf, -math.inf))
-    assert (exact.served[0], exact.draws[0], exact.abstained_bad[0]) == (0.0, 2.0, 1.0)
+    assert (exact.accepted[0] + exact.best_effort[0], exact.draws[0], exact.abstained_bad[0]) == (0.0, 2.0, 1.0)
 
 
 def test_block_chances_are_hypergeometric():
