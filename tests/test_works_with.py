@@ -198,7 +198,7 @@ async def test_in_a_graph_with_parallel_nodes(kind, sync):
     assert sorted(message.text for message in out["messages"][1:]) == [f"answer to {name}" for name in "abc"]
 
 
-# A thousand at a time
+# Hundreds at a time
 
 
 class Shuffled:
@@ -222,11 +222,11 @@ async def judged(messages, candidates):
 
 
 @each_face
-async def test_a_thousand_requests_at_a_time_keep_apart_and_leave_nothing_behind(kind):
+async def test_hundreds_of_requests_at_a_time_keep_apart_and_leave_nothing_behind(kind):
     source = ShuffledModel(responses=[]) if kind == "middleware" else Shuffled()
     runnable = face(kind, source, reward_model=judged, max_concurrency=64)
     before, objects = asyncio.all_tasks(), []
-    for requests in (300 if kind == "middleware" else 1000, 100, 100):
+    for requests in (300, 100, 100):
         prompts = [str(number) for number in range(requests)]
         answers = await asyncio.gather(*(runnable.ainvoke(prompt) for prompt in prompts))
         assert answers == [f"answer to {prompt}" for prompt in prompts]
