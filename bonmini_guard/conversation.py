@@ -236,12 +236,15 @@ def as_messages(prompt: Any) -> list[BaseMessage]:
         InputError: the prompt is empty, or not something that holds messages.
     """
     from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
-    from langchain_core.prompt_values import PromptValue
 
     if isinstance(prompt, str):
-        messages: list[BaseMessage] = [HumanMessage(prompt)]
-    elif isinstance(prompt, PromptValue):
-        messages = prompt.to_messages()
+        if not prompt.strip():
+            _refuse_blank([Turn("user", prompt)])
+        return [HumanMessage(prompt)]
+    from langchain_core.prompt_values import PromptValue
+
+    if isinstance(prompt, PromptValue):
+        messages: list[BaseMessage] = prompt.to_messages()
     else:
         listed = [prompt] if isinstance(prompt, BaseMessage) else _listed(prompt)
         try:

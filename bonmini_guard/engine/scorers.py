@@ -215,7 +215,7 @@ def as_scores(given: Any, count: int) -> list[float | None]:
         ValueError: it is of another length.
         OverflowError: a number is too large for a float.
     """
-    if isinstance(given, str | bytes | bytearray | Mapping | Set):
+    if type(given) is not list and isinstance(given, str | bytes | bytearray | Mapping | Set):
         raise TypeError(f"the reward model gave a {type(given).__name__}: give a list with one float for each candidate, in order")
     scores = [score if type(score) is float or score is None else _number(score) for score in given]
     if len(scores) != count:

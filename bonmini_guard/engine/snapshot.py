@@ -8,6 +8,7 @@ from collections.abc import Collection, Hashable
 from typing import Any
 
 from langchain_core.messages import AIMessage
+from pydantic import BaseModel
 
 from bonmini_guard.conversation import Turn, hides
 
@@ -17,7 +18,11 @@ _NO_ENDS = tuple(str(None) for _ in _ENDS)
 #: Of ``additional_kwargs``: what a turn holds by itself, or what only names the message.
 _IN_THE_TURN = frozenset({"tool_calls", "reasoning_content", "refusal", "id"})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-_new, _set = object.__new__, object.__setattr__
+_new = object.__new__
+#: What sets pydantic's own parts of a model, which does not let itself be written to so fast.
+_set_fields, _set_extra, _set_given, _set_private = (
+    vars(BaseModel)[part].__set__ for part in ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__")
+)
 
 
 def frozen(message: AIMessage) -> AIMessage:
@@ -32,10 +37,10 @@ def frozen(message: AIMessage) -> AIMessage:
         if (kind := type(value)) not in _PLAIN:
             fields[name] = _copied(value) if value else kind()
     twin = _new(type(message))
-    _set(twin, "__dict__", fields)
-    _set(twin, "__pydantic_extra__", _copied(extra) if extra or extra is None else {})
-    _set(twin, "__pydantic_fields_set__", message.__pydantic_fields_set__.copy())
-    _set(twin, "__pydantic_private__", message.__pydantic_private__)
+    _set_fields(twin, fields)
+    _set_extra(twin, _copied(extra) if extra or extra is None else {})
+    _set_given(twin, message.__pydantic_fields_set__.copy())
+    _set_private(twin, message.__pydantic_private__)
     return twin
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from time import perf_counter
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun
 from langchain_core.language_models import LanguageModelInput
@@ -32,6 +33,7 @@ from bonmini_guard.runnables.options import DEFAULTS, GuardArguments, OptionFiel
 from bonmini_guard.validation import check_names
 
 Configs = RunnableConfig | Sequence[RunnableConfig] | None
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Face(OptionFields):
@@ -85,6 +87,12 @@ class Face(OptionFields):
             yield first
         async for answer in answers:
             yield answer
+
+
+def _read_once(method: F) -> F:
+    """A method with its signature at hand: LangChain asks for it twice in each call, which takes longer than all draws' copies."""
+    vars(method)["__signature__"] = signature(method)
+    return method
 
 
 class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
@@ -171,10 +179,12 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         """``ainvoke`` for sync code; it works inside a running event loop too."""
         return self._call_with_config(self._answer_sync, input, config, run_type="chain", **kwargs)
 
+    @_read_once
     def _answer_sync(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
         caller = caller_of(config)
         return run_sync(lambda: self._answer(input, run_manager, config, caller, **options))
 
+    @_read_once
     async def _answer(
         self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, caller: Caller | None = None, **options: Any
     ) -> AIMessage:
@@ -196,10 +206,11 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         spent: float = 0.0,
         **options: Any,
     ) -> GuardResult:
-        observer = partial(observer_for, run_manager, config, self._guard.options)
+        guard = self._guard  # pydantic looks it up anew each time, which takes longer than a draw's copy
+        observer = partial(observer_for, run_manager, config, guard.options)
         group = group_of(run_manager, config)
         about: Any = {"seed": seed, "group": group, "final": final, "spent": spent}
-        return await self._guard.conduct(messages, options, observer=observer, **about)
+        return await guard.conduct(messages, options, observer=observer, **about)
 
     # What happens in the background
 
