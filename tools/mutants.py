@@ -239,7 +239,7 @@ def main() -> int:
         print(*chosen, sep="\n")
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        return _run(chosen, Bench(Path(folder), options.jobs), options.jobs)
+        return _run(chosen, Bench(Path(folder).resolve(), options.jobs), options.jobs)
 
 
 def _run(chosen: list[Mutation], bench: Bench, jobs: int) -> int:

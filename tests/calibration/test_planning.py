@@ -1,16 +1,18 @@
-"""Planning: the number of rows, further ones or all of them, gives a certificate in four cases of five."""
+"""Planning: labels are simulated as the fit says, and the number of rows gives a certificate in four cases of five."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import binom
 
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate
 from bonmini_guard.calibration.logs import log_of_arrays
 from bonmini_guard.calibration.on_demand import plan, request
-from bonmini_guard.calibration.simulate import POWER
+from bonmini_guard.calibration.paths import Paths
+from bonmini_guard.calibration.simulate import POWER, Labels, enough_rows
 from tests.calibration.populations import Population
 
 FOUR = (4,) * 4
@@ -36,6 +38,43 @@ def certified(log, what, level):
 
 def joined(one, other):
     return log_of_arrays(*(np.concatenate([getattr(log, name) for log in (one, other)]) for name in ("scores", "labels")))
+
+
+def followed(best, holder=None):
+    """Paths of (R, L) best scores, each from another answer."""
+    holder = np.broadcast_to(np.arange(best.shape[1]), best.shape) if holder is None else holder
+    return Paths(best, holder, np.full(best.shape, np.nan), np.ones(best.shape), np.arange(1, best.shape[1] + 1))
+
+
+def test_simulated_labels_are_good_as_often_as_their_scores_say():
+    scores = np.repeat([-2.0, -0.5, 0.0, 1.0], 20_000)[:, None]
+    labels = Labels(0.5, 2.0, np.array([0.3, 1.5]), np.zeros((2, 2)), None)
+    shares = labels.drawn(followed(scores), np.random.default_rng(1)).good.reshape(4, -1).mean(1)
+    # Five deviations of a share of 20,000 are 0.018.
+    np.testing.assert_allclose(shares, expit(0.3 + 1.5 * (np.array([-2.0, -0.5, 0.0, 1.0]) - 0.5) / 2.0), atol=0.018)
+
+
+def test_simulated_labels_of_one_row_are_alike_and_those_of_one_answer_equal():
+    labels = Labels(0.0, 1.0, np.array([0.0, 1.0]), np.zeros((2, 2)), None)
+    good = labels.drawn(followed(np.zeros((20_000, 3)), np.tile([0, 0, 1], (20_000, 1))), np.random.default_rng(2)).good
+    np.testing.assert_array_equal(good[:, 0], good[:, 1])
+    # Normals with correlation 1/2 are both above their medians once in three.
+    assert (good[:, 0] * good[:, 2]).mean() == pytest.approx(1 / 3, abs=0.018)
+
+
+def test_however_high_the_score_some_simulated_answers_are_bad():
+    labels = Labels(0.0, 1.0, np.array([0.0, 1.0]), np.zeros((2, 2)), (60, 0))
+    shares = [labels.drawn(followed(np.full((500, 1), 50.0)), np.random.default_rng(seed)).good.mean() for seed in range(50)]
+    # Beta(20, 61), of mean 0.247.
+    assert np.mean(shares) == pytest.approx(20 / 81, abs=0.04)
+
+
+def test_so_many_rows_are_enough_is_found_to_a_tenth():
+    path = followed(np.zeros((40, 1)))
+    rows, found = enough_rows(path, lambda part: len(part) if len(part) >= 100 else None)
+    assert 100 <= rows <= 110
+    assert set(found) == {rows}
+    assert enough_rows(path, lambda part: None) is None
 
 
 @pytest.mark.slow
