@@ -1,11 +1,11 @@
 """Wall time of ways to spend 32 draws: one batch, loops, lookahead, rolling; idle and saturated, beside earlier revisions.
 
 ``python -m benchmarks.wall_time --json FILE [--against REVISION ...]`` measures all ways in turns on the regimes of ``log.py``:
-answers that end with their sentence, answers of one length, and the first on easier prompts. Each version runs in a process of its
-own, with one thread for torch; its generator draws and its reward model scores. Thresholds are the lowest with which a way is
-acceptable at most one point of the log's fitted rows less often than best-of-32; a width that load decides has the highest of the
-rungs'. Every figure is a ratio to best-of-32 of the same turns, with a 95 % interval from resampled requests (idle) or rounds
-(saturated).
+answers that end with their sentence, answers of one length, the first on easier prompts, and the demo's messages to customers by
+its own models. Each version runs in a process of its own, with one thread for torch; its generator draws and its reward model
+scores. Thresholds are the lowest with which a way is acceptable at most one point of the log's fitted rows less often than
+best-of-32; where load decides the width, each width has its own. Every figure is a ratio to best-of-32 of the same turns, with a
+95 % interval from resampled requests (idle) or rounds (saturated).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bonmini_guard.policy.policy import Exit, Policy, best_of_n, run
 ROOT = Path(__file__).parents[2]
 MARGIN = 0.01
 #: Name, and whose draws; the easier one has those prompts alone of which a logged draw is acceptable.
-REGIMES = {"ends": "ends", "equal": "equal", "easier": "ends"}
+REGIMES = {"ends": "ends", "equal": "equal", "easier": "ends", "desk": worker.DESK}
 #: Requests at once up to which draws that nobody scores are measured, too.
 FEW = 12
 #: Name, schedule, exit and what the engine is told of each way but best-of-32.
@@ -69,14 +69,18 @@ def ways_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any] | Non
     """What a worker is told of each way; None is 32 draws that nobody scores."""
     ways: dict[str, dict[str, Any] | None] = {ALONE: None, BEST: {"schedule": [32], "thresholds": [1e9]}}
     for name, schedule, exit_, told in WAYS:
-        level = max(threshold(rows, schedule, exit_, width) for width in told.get("in_flight", (1,)))
-        ways[name] = {"schedule": schedule, "thresholds": [min(level, 1e9)] * len(schedule), "exit": exit_, **told}
+        widths = told.get("in_flight", (1,))
+        levels = [min(threshold(rows, schedule, exit_, width), 1e9) for width in widths]
+        ways[name] = {"schedule": schedule, "thresholds": [max(levels)] * len(schedule), "exit": exit_, **told}
+        if len(widths) > 1:
+            ways[name]["ladder"] = list(zip(widths, levels, strict=True))
     return ways
 
 
 def kept(rows: Sequence[Mapping[str, Any]], way: Mapping[str, Any]) -> dict[str, Any]:
     """On rows that set no threshold: acceptable, beside best-of-32, and draws decided on, for each width that the way may have."""
-    policy = Policy("accelerator", tuple(way["schedule"]), tuple(way["thresholds"]), way.get("exit", "loop"))
+    shape = tuple(way["schedule"]), tuple(way["thresholds"]), way.get("exit", "loop")
+    policy = Policy("accelerator", *shape, ladder=tuple(way.get("ladder", ())))
     done = [[outcome(policy, row, width) for row in rows] for width in way.get("in_flight", (1,))]
     shares = [float(np.mean([acceptable for acceptable, _ in each])) for each in done]
     return {"acceptable": min(shares), "draws": [float(np.mean([draws for _, draws in each])) for each in done]}
@@ -138,17 +142,19 @@ class Regime:
     Args:
         name: of the regime.
         workers: that are asked, by version.
+        only: ways beside best-of-32; none for all.
     """
 
-    def __init__(self, name: str, workers: Mapping[str, Process]) -> None:
-        rows = log.rows(drawn := REGIMES[name])
-        fitted, self._others = (
-            [row for row in part if name == drawn or any(row["acceptable"])] for part in (rows[: log.FITTED], rows[log.FITTED :])
-        )
+    def __init__(self, name: str, workers: Mapping[str, Process], only: Sequence[str]) -> None:
+        drawn = REGIMES[name]
+        fitted, self._others = ([row for row in part if name == drawn or any(row["acceptable"])] for part in log.parts(drawn))
         self._name, self._workers = drawn, workers
         self._tokens = np.array([row["tokens"] for row in [*fitted, *self._others]], dtype=float)
-        self._ways, self._prompts = ways_of(fitted), [row["prompt"] for row in self._others]
-        self._asked = [(version, way) for version in workers for way in self._ways if not version or way in (BEST, ALONE)]
+        self._ways = {name: way for name, way in ways_of(fitted).items() if not only or name in (BEST, *only)}
+        self._prompts = [row["prompt"] for row in self._others]
+        # Earlier versions have no desk.
+        older = () if drawn == worker.DESK else (BEST, ALONE)
+        self._asked = [(version, way) for version in workers for way in self._ways if not version or way in older]
         self._idle: dict[tuple[str, str], list[float]] = {each: [] for each in self._asked}
         self._draws: dict[tuple[str, str], list[int]] = {each: [] for each in self._asked}
         self._full: dict[int, dict[tuple[str, str], list[float]]] = {}
@@ -174,7 +180,7 @@ class Regime:
 
     def result(self) -> dict[str, Any]:
         """All that has been measured."""
-        levels = {name: way["thresholds"][0] for name, way in self._ways.items() if way is not None}
+        levels = {name: way.get("ladder", way["thresholds"][0]) for name, way in self._ways.items() if way is not None}
         figures = [row_of(each, self._idle, self._draws, self._full) | self._kept(*each) for each in self._asked]
         variation = float(self._tokens.std() / self._tokens.mean())
         about = {"tokens": float(self._tokens.mean()), "coefficient of variation": variation}
@@ -184,7 +190,7 @@ class Regime:
         way = self._ways[name]
         return {} if version or way is None else kept(self._others, way)
 
-    def _ask(self, each: tuple[str, str], some: Sequence[str], seed: int, together: int) -> dict[str, Any]:
+    def _ask(self, each: tuple[str, str], some: Sequence[Any], seed: int, together: int) -> dict[str, Any]:
         told = {"regime": self._name, "way": self._ways[each[1]], "prompts": some, "seed": seed, "together": together}
         return self._workers[each[0]].ask(**told)
 
@@ -260,6 +266,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--against", nargs="*", default=[], help="revisions of this repository, or folders of their source")
     parser.add_argument("--regimes", nargs="*", default=list(REGIMES), choices=list(REGIMES))
+    parser.add_argument("--ways", nargs="*", default=[], help="beside best-of-32, e.g. 'rolling, auto' (default: all)")
     parser.add_argument("--idle", type=int, default=16, help="requests, one at a time")
     parser.add_argument(
         "--saturated",
@@ -270,7 +277,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     with processes(options.against) as workers:
-        regimes = {name: Regime(name, workers) for name in options.regimes}
+        regimes = {name: Regime(name, workers, options.ways) for name in options.regimes}
         stages = [lambda regime: regime.idle(options.idle)]
         stages += [lambda regime, crowd=crowd: regime.saturated(*crowd) for crowd in options.saturated]
         for stage in stages:

@@ -17,10 +17,11 @@ import torch
 from langchain_core.messages import AIMessage, HumanMessage
 from rich.progress import track
 
+from benchmarks.desk.label import log_rows
 from benchmarks.imdb.models import MODELS
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.wall_time.worker import LIMITS, Worker
+from benchmarks.wall_time.worker import DESK, LIMITS, Worker
 from bonmini_guard.engine.protocols import DrawRequest
 
 HERE = Path(__file__).parent
@@ -47,6 +48,24 @@ def rows(regime: str) -> list[dict[str, Any]]:
     return read_rows(log_of(regime))
 
 
+def parts(regime: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows that set thresholds, and others; the desk's are those of its own log, whose roles they are."""
+    if regime != DESK:
+        every = rows(regime)
+        return every[:FITTED], every[FITTED:]
+    return _desk_rows("calibrate"), _desk_rows("evaluate")
+
+
+def _desk_rows(role: str) -> list[dict[str, Any]]:
+    found = []
+    for row in log_rows(role):
+        drawn = row["candidates"][:DRAWS]
+        scores = [-1e9 if draw["score"] is None else draw["score"] for draw in drawn]
+        told = {"acceptable": [int(draw["acceptable"]) for draw in drawn], "tokens": [draw["tokens"] for draw in drawn]}
+        found.append({"prompt": row["prompt"], "scores": scores, **told})
+    return found
+
+
 async def _drawn(generator: Any, prompt: str, seed: int, count: int, **options: Any) -> list[AIMessage]:
     asked = [DrawRequest([HumanMessage(prompt)], 1000 * seed + number, number, options) for number in range(count)]
     found = {place: answer async for place, answer in generator.draw_group(asked)}
@@ -61,7 +80,7 @@ async def _prompts(worker: Worker) -> list[str]:
 
 async def _row(worker: Worker, truth: SentimentTruth, regime: str, prompt: str, seed: int) -> dict[str, Any]:
     answers = await _drawn(worker.generator(regime), prompt, seed, DRAWS)
-    scores = worker.reward.score([HumanMessage(prompt)], answers)
+    scores = worker.reward(regime).score([HumanMessage(prompt)], answers)
     judged = [int(utility > 0) for utility in truth.utilities([prompt + answer.text for answer in answers])]
     tokens = [answer.usage_metadata["output_tokens"] for answer in answers if answer.usage_metadata]
     return {"prompt": prompt, "scores": [round(score or 0.0, 4) for score in scores], "acceptable": judged, "tokens": tokens}

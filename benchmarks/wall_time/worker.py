@@ -12,11 +12,13 @@ import json
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import BaseMessage
+from langchain_core.messages.utils import convert_to_messages
 
 from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.reward.model import RewardModel
@@ -34,6 +36,8 @@ except ImportError:
 #: Most tokens of an answer. In the first regime an answer ends with its sentence, in the second at the limit.
 LIMITS = {"ends": 64, "equal": 32}
 ENDS = ".!?"
+#: The demo's messages to customers, by its language model, scored by its reward model.
+DESK = "desk"
 
 
 class Worker:
@@ -41,10 +45,19 @@ class Worker:
 
     def __init__(self, models: Path) -> None:
         self._models, self._parts, self._engines = models, dict[str, Any](), dict[str, Any]()
-        self.reward = RewardModel.load(str(models / "reward"), device="cpu")
+        self._rewards = dict[bool, Any]()
+
+    def reward(self, regime: str) -> Any:
+        """What scores in a regime: the desk has one of its own."""
+        real = regime == DESK
+        if real not in self._rewards:
+            self._rewards[real] = _desk_reward() if real else RewardModel.load(str(self._models / "reward"), device="cpu")
+        return self._rewards[real]
 
     def generator(self, regime: str) -> Any:
         """What draws in a regime."""
+        if regime == DESK and regime not in self._parts:
+            self._parts[regime] = _desk_generator()
         if regime not in self._parts:
             made = TransformersGenerator.load(str(self._models / "lm"), device="cpu", max_new_tokens=LIMITS[regime], top_k=50)
             texts = {number: made.tokenizer.decode([number]) for number in range(made.model.config.vocab_size)}
@@ -59,31 +72,34 @@ class Worker:
         key = json.dumps([regime, way])
         if key not in self._engines:
             policy = Policy("accelerator", tuple(way["schedule"]), tuple(way["thresholds"]), way.get("exit", "loop"))
+            if "ladder" in way:
+                policy = replace(policy, ladder=tuple(map(tuple, way["ladder"])))
             more = {name: way[name] for name in ("lookahead", "in_flight") if name in way}
             if "in_flight" in more:
                 from bonmini_guard.engine.load import Load
 
                 # As a guard has it: what a local generator carries, it says itself.
                 more |= {"in_flight": tuple(more["in_flight"]), "load": Load(self.generator(regime).carries)}
-            self._engines[key] = Engine(self.generator(regime), self.reward, policy, **more)
+            self._engines[key] = Engine(self.generator(regime), self.reward(regime), policy, **more)
         return self._engines[key]
 
-    async def conduct(self, regime: str, way: dict[str, Any] | None, prompt: str, seed: int) -> tuple[float, int, int]:
+    async def conduct(self, regime: str, way: dict[str, Any] | None, prompt: Any, seed: int) -> tuple[float, int, int]:
         """Seconds, draws and tokens of a request; without a way, of 32 draws that nobody scores."""
+        messages: list[BaseMessage] = convert_to_messages([prompt] if isinstance(prompt, str) else prompt)
         begun = time.perf_counter()
         if way is None:
-            asked = [DrawRequest([HumanMessage(prompt)], seed * 32 + number, number) for number in range(32)]
+            asked = [DrawRequest(messages, seed * 32 + number, number) for number in range(32)]
             drawn = [answer async for _, answer in self.generator(regime).draw_group(asked)]
             return time.perf_counter() - begun, 32, sum(answer.usage_metadata["output_tokens"] for answer in drawn)
-        result = await self.engine(regime, way).run([HumanMessage(prompt)], seed=seed)
+        result = await self.engine(regime, way).run(messages, seed=seed)
         started = getattr(result, "draws_started", result.draws)
         return time.perf_counter() - begun, started, result.usage.get("output_tokens", 0)
 
-    async def all(self, regime: str, way: dict[str, Any] | None, prompts: list[str], seed: int, together: int) -> dict[str, Any]:
+    async def all(self, regime: str, way: dict[str, Any] | None, prompts: list[Any], seed: int, together: int) -> dict[str, Any]:
         """So many requests at once, until all are done."""
         turn = asyncio.Semaphore(together)
 
-        async def one(number: int, prompt: str) -> tuple[float, int, int]:
+        async def one(number: int, prompt: Any) -> tuple[float, int, int]:
             async with turn:
                 return await self.conduct(regime, way, prompt, seed + number)
 
@@ -91,6 +107,20 @@ class Worker:
         done = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))
         latencies, draws, tokens = zip(*done, strict=True)
         return {"seconds": time.perf_counter() - begun, "latencies": latencies, "draws": draws, "tokens": tokens}
+
+
+def _desk_generator() -> Any:
+    from bonmini_guard.demo.desk import SAMPLING
+    from bonmini_guard.demo.room import language_model
+
+    return TransformersGenerator.load(str(language_model()), device="cpu", **SAMPLING)
+
+
+def _desk_reward() -> Any:
+    from bonmini_guard.demo.room import language_model
+    from bonmini_guard.demo.run import MODELS
+
+    return RewardModel.load(str(MODELS / "desk-reward"), base=str(language_model()), device="cpu")
 
 
 def main() -> None:
