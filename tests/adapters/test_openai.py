@@ -117,6 +117,24 @@ async def test_a_refused_request_for_several_is_told_as_it_is(server, make):
         await group(make(choices="server"))
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"message": "wait", "code": 429}, errors.Overloaded),
+        ({"message": "wait", "code": "slow_down", "status": "503"}, errors.Overloaded),
+        ({"message": "wait", "code": 1013, "status": 429}, errors.Overloaded),
+        ({"message": "died", "code": 200}, errors.GenerationFailedAtEndpoint),
+        ({"message": "died", "code": 600}, errors.GenerationFailedAtEndpoint),
+        ("died", errors.GenerationFailedAtEndpoint),
+    ],
+)
+async def test_an_error_within_an_answer_that_began_with_200_has_the_kind_of_its_own_code(server, make, error, kind):
+    server.faults = [(200, {"error": error})]
+    with pytest.raises(kind) as caught:
+        await make(retries=0).draw(request())
+    assert (type(caught.value), caught.value.status) == (kind, 200)
+
+
 async def test_broken_choices_are_drawn_again(server, make):
     several = [choice(0, "whole"), choice(1, "given up", "abort"), choice(2, 3), choice(3, "also", None)]
     server.answer = lambda body: {"model": "m", "choices": several if "n" in body else [choice(0, f"redrawn {body['seed']}")]}
