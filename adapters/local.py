@@ -282,10 +282,9 @@ class TransformersGenerator:
         return bool(stop) and any(string in self.tokenizer.decode(end, skip_special_tokens=True) for string in stop)
 
     def _message(self, prompt: list[int], answer: list[int], stop: list[str], ends: set[int]) -> AIMessage:
-        ended = next((position for position, token in enumerate(answer) if token in ends), None)
-        kept = answer if ended is None else answer[: ended + 1]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        text = self.tokenizer.decode(answer, skip_special_tokens=True)
         cuts = [text.index(string) for string in stop if string in text]
-        reason = "stop" if ended is not None or cuts else "length"
-        used = {"input_tokens": len(prompt), "output_tokens": len(kept), "total_tokens": len(prompt) + len(kept)}
+        # It is reported at its first end token, so that no other one comes before.
+        reason = "stop" if answer[-1] in ends or cuts else "length"
+        used = {"input_tokens": len(prompt), "output_tokens": len(answer), "total_tokens": len(prompt) + len(answer)}
         return AIMessage(text[: min(cuts)] if cuts else text, usage_metadata=used, response_metadata={"finish_reason": reason})  # type: ignore[arg-type]
