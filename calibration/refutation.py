@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binomtest, rankdata
+from scipy.special import bdtr
 
 from bonmini_guard.calibration.certify import binomial, net_loss, risk_named
 from bonmini_guard.calibration.evidence import percent, seal_holds
@@ -55,13 +55,15 @@ def order_refuted(log: Log, profile: GuardProfile) -> str | None:
     """
     if profile.exit == "loop" or profile.evidence.get("arrivals") != "launch order" or log.costs is None:
         return None
+    from scipy.stats import rankdata  # which takes longer to import than all else here
+
     part = one_a_unit(log)
     known = np.isfinite(part.scores) & np.isfinite(took := np.asarray(part.costs))
     ranks = [rankdata(np.where(known, each, np.nan), axis=1, nan_policy="omit") for each in (part.scores, took)]
     above = [each - np.nanmean(each, axis=1, keepdims=True) for each in ranks]
     signs = np.nansum(above[0] * above[1], axis=1)
     longer, moved = int(np.sum(signs > 0)), int(np.sum(signs != 0))
-    if not moved or binomtest(longer, moved).pvalue > LEVEL:
+    if not moved or 2 * bdtr(min(longer, moved - longer), moved, 0.5) > LEVEL:
         return None
     better, prompts = ("longer", longer) if 2 * longer > moved else ("shorter", moved - longer)
     return (

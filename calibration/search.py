@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrik
 
 from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order
@@ -72,7 +72,7 @@ class Pace:
         else:
             waits = paths(log, schedule, order, seed=seed, cost="seconds").cost[rows, ran]
             draw = float(np.nanmean(log.costs)) or 1.0
-        place = int(binom.ppf(0.95, len(log), 0.95))
+        place = int(np.ceil(bdtrik(0.95, len(log), 0.95)))
         limit = float(np.sort(waits)[place]) if place < len(log) else np.inf
         return cls(float(waits.mean()), float(np.quantile(waits, 0.95)), limit, draw, float(ends[ran].mean()))
 
