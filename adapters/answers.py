@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata, add_usage
+from pydantic import SecretStr
 
 from bonmini_guard.adapters.bodies import DEEPEST
 from bonmini_guard.adapters.http_errors import (
@@ -89,7 +90,7 @@ class Answer:
         return message
 
 
-def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: str | None = None) -> list[Answer]:
+def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: SecretStr | None = None) -> list[Answer]:
     """The answers in a response, in the order of their indices: servers send them in any order.
 
     Choices that are no answer are left out while another one is.
@@ -106,7 +107,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: str | 
     """
     for payload in payloads:
         if payload.get("error"):
-            raise from_answer(payload, secret)
+            raise from_answer(payload, None if secret is None else secret.get_secret_value())
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
         whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))

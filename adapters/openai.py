@@ -218,7 +218,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
             self._stream_options = False
             return await self._attempt(client, body, count)
         payloads, ended = events(said) if streams else ([parsed(said)], False)
-        return read_answers(payloads, ended=ended, secret=self._secret())
+        return read_answers(payloads, ended=ended, secret=self._token)
 
     async def _only_model(self, client: Any) -> str:
         response = await self._get(client, "/models")

@@ -210,7 +210,7 @@ class TGIGenerator(ServedGenerator):
             if self.mode == "chat":
                 options = {"stream": True, "stream_options": {"include_usage": True}} if self.stream else {}
                 said = await _plain(await call.chat_completion(**body, **options, model=self.model))
-                return read_answers(said, secret=self._secret())
+                return read_answers(said, secret=self._token)
             payloads = await _plain(await call.text_generation(**body, details=True, stream=self.stream))
             return [_generation(payloads, self.stream, _prompt_tokens.get())]
         finally:
