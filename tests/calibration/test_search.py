@@ -10,7 +10,7 @@ import pytest
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import NotEnoughEvidence
 from bonmini_guard.calibration.paths import exits, paths
-from bonmini_guard.calibration.search import Pace, front, shapes, tilts
+from bonmini_guard.calibration.search import Pace, Worth, front, shapes, tilts
 from bonmini_guard.errors import ConfigurationError
 from tests.calibration.helpers import log_of
 from tests.calibration.populations import Population
@@ -26,6 +26,9 @@ def test_offsets_fit_the_schedule():
     log = Population(size=8).log(50, 0)
     assert all(len(tilt) == 3 and tilt[-1] == 0.0 for tilt in tilts(log, 3))
     assert tilts(log, 1) == tilts(log_of([[1.0, 1.0]], [[1.0, 1.0]]), 2) == []
+    # However close the scores lie, in their own deviation, which is 0.25 here.
+    fine = np.array(tilts(log_of([[0.25, 0.75]], [[1.0, 1.0]]), 3)) / 0.25
+    np.testing.assert_allclose(fine, [[-1, -0.5, 0], [-0.5, -0.25, 0], [0.5, 0.25, 0], [1, 0.5, 0]])
 
 
 # What a shape is worth: draws, and waiting
@@ -97,6 +100,23 @@ def test_the_front_holds_what_nothing_beats():
         {"schedule": [1] * 8, "served": 0.6, "draws": 4.0, "p95": 8.0, "price": 10.0},
     ]
     assert [each["schedule"] for each in front(tried)] == [[4, 4], [8], [1] * 8]
+
+
+@pytest.mark.parametrize(
+    ("served", "price", "slow", "better"),
+    [
+        (0.52, 20.0, False, True),
+        (0.505, 9.9, False, False),
+        (0.495, 9.7, False, True),
+        (0.48, 1.0, False, False),
+        (0.9, 1.0, True, False),
+    ],
+)
+def test_a_shape_is_better_that_serves_more_or_as_many_for_less_and_never_one_that_is_slow(served, price, slow, better):
+    pace = Pace(1.0, 1.0, 1.0, 1.0, 1.0)
+    found = Worth(0.5, 10.0, pace, False)
+    assert Worth(served, price, pace, slow).better(found) is better
+    assert found.better(Worth(served, price, pace, True))
 
 
 def test_pace_is_of_each_loops_slowest_draw():
