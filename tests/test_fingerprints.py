@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import ConfigurableField, RunnableBranch, RunnableLambda, RunnableParallel
+from langchain_core.runnables import ConfigurableField, RunnableBranch, RunnableGenerator, RunnableLambda, RunnableParallel
 from pydantic import ConfigDict, Field, SecretStr
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile
@@ -142,6 +142,15 @@ def test_what_is_unknown_to_the_profile_is_not_vouched_for_and_said(caplog):
     guarded(chain, profile(generator=print_of(chain)))
     assert "does not vouch for the reward_model" in caplog.text
     assert "uses.client of the generator" in caplog.text
+
+
+def test_a_runnable_that_says_nothing_of_itself_is_not_vouched_for(caplog):
+    def passing(answers):
+        yield from answers
+
+    chain = ONE | RunnableGenerator(passing)
+    guarded(chain, profile(generator=print_of(chain)))
+    assert "inside of the generator" in caplog.text
 
 
 def test_what_is_unknown_here_is_refused_where_the_profile_knows_it():
