@@ -31,6 +31,7 @@ ROOMS = (
             "tests/test_guard.py",
             "tests/test_limiter.py",
             "tests/test_no_leak.py",
+            "tests/test_rolling.py",
         ),
     ),
     Room(

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration import watch as watches
-from bonmini_guard.calibration.slices import MOST_SLICES, OTHERS
-from bonmini_guard.calibration.traces import Memory, Seen, traces_of_rows
+from bonmini_guard.calibration.slices import CELLS, MOST_SLICES, OTHERS, Slices
+from bonmini_guard.calibration.traces import Memory, Seen, Trace, traces_of_rows
 from bonmini_guard.calibration.watch import Watch, watching
 from bonmini_guard.commands import drift as command
 from bonmini_guard.errors import InputError
@@ -120,6 +120,15 @@ def test_slices_beyond_the_most_are_watched_together():
     watch, _ = looked(profile, [rows], key="user")
     assert len(watch.state().slices) == MOST_SLICES + 1
     assert watch.state().slices[OTHERS][0].steps == MOST_SLICES
+
+
+@pytest.mark.parametrize("cell", [0, 9, 18])
+def test_scores_of_a_slice_that_move_by_a_twentieth_of_the_reference_are_found(cell):
+    slices = Slices(0.05, "lang", np.arange(1000.0), "seed")
+    for number in range(800):
+        score = 1000 * (cell + 0.5 + (number >= 400)) / CELLS
+        slices.add(Trace(str(number), score, None, None, None, slice="de"), None)
+    assert slices.finding().found
 
 
 # The reference
