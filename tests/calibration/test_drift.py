@@ -113,6 +113,8 @@ def test_as_many_labels_as_asked_for_find_twice_the_promised_rate():
     bad = next(bad for bad in range(number) if binom.sf(bad - 1, number, 0.1) <= 0.01)
     assert 0.8 <= binom.sf(bad - 1, number, 0.2) < 0.9
     assert labels_needed(0.2, 0.1, lambda bad, units: units > 0) is None
+    # Where all will be bad, seven that are refute a half: (1/2)^7 < 0.01 < (1/2)^6.
+    assert labels_needed(0.5, 1.0, lambda bad, units: at_least(bad, units, 0.5) <= 0.01) == 7
 
 
 def test_more_looks_have_a_smaller_level_each():
