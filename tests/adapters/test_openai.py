@@ -16,6 +16,7 @@ pytest.importorskip("openai")
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator, requests
 from bonmini_guard.adapters import http_errors as errors
+from bonmini_guard.adapters.answers import read_answers
 from bonmini_guard.errors import ConfigurationError, GenerationError
 from tests.adapters.drawing import building, guard_of, request
 from tests.adapters.loopback import STREAM_HEAD
@@ -133,6 +134,16 @@ async def test_an_error_within_an_answer_that_began_with_200_has_the_kind_of_its
     with pytest.raises(kind) as caught:
         await make(retries=0).draw(request())
     assert (type(caught.value), caught.value.status) == (kind, 200)
+
+
+def test_without_a_finish_reason_an_answer_has_ended_where_the_stream_or_the_bill_says_so():
+    text = {"choices": [{"index": 0, "delta": {"content": "yes"}}]}
+    bill = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    for payloads, ended in (([text], True), ([text, bill], False), ([text, bill], True)):
+        (answer,) = read_answers(payloads, ended=ended)
+        assert (answer.turn.text, answer.finish_reason) == ("yes", None)
+    with pytest.raises(errors.GenerationFailedAtEndpoint, match="broke off"):
+        read_answers([text])
 
 
 async def test_broken_choices_are_drawn_again(server, make):
