@@ -189,15 +189,15 @@ def _is_secret(key: Any, value: Any) -> bool:
 
 
 def _without_credentials(text: str) -> str:
-    """A server's address without user, password and query, which holds keys at times; other texts as they are."""
+    """A server's address without user, password and query, which holds keys at times, or its digest; other texts as they are."""
     if "://" not in text or any(map(str.isspace, text)):
         return text
     try:
         parts = urlsplit(text)
         port = f":{parts.port}" if parts.port else ""
         return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}".rstrip("/")
-    except ValueError:
-        return text
+    except ValueError:  # no address that can be taken apart, and so not its keys
+        return _digest(text.encode())
 
 
 def _digest(data: bytes) -> str:

@@ -121,6 +121,12 @@ def test_no_secret_and_no_credentials():
     }
 
 
+def test_a_malformed_address_shows_no_credentials_and_is_told_from_others():
+    one, other = (print_of(Model(base_url=f"http://me:hunter2@{host}:port/v1")) for host in ("here", "there"))
+    assert "hunter2" not in one
+    assert one != other
+
+
 class Client:
     """Nobody knows what it is."""
 
