@@ -270,5 +270,9 @@ def _size(answer: Answer) -> int:
 
 
 def _counts(told: Mapping[str, Any]) -> dict[str, int]:
-    """What is a number of tokens, or an index."""
-    return {name: int(value) for name, value in told.items() if type(value) in (int, float) and 0 <= value < math.inf}
+    """What is a number of tokens, or an index; some servers write numbers as text."""
+    return {
+        name: int(value)
+        for name, value in told.items()
+        if (0 <= value < math.inf if type(value) in (int, float) else type(value) is str and value.isdecimal() and len(value) < 19)
+    }

@@ -116,6 +116,7 @@ TEXTS = [
     Case("usage is empty", "koboldcpp", whole(usage={}), stream(usage={}), tokens=None),
     Case("counts null", "LocalAI", whole(usage=dict.fromkeys(USAGE)), stream(usage=dict.fromkeys(USAGE)), tokens=None),
     Case("counts are floats", "Gradient-like proxies", whole(usage={name: float(n) for name, n in USAGE.items()}), None),
+    Case("counts are text", "proxies in shell scripts", whole(usage={name: str(n) for name, n in USAGE.items()}), None),
     Case(
         "details null",
         "vLLM 0.8",
