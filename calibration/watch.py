@@ -177,21 +177,20 @@ class Watch:
         if self._labels is not None:
             process = self._labels
             yield Finding(
-                "labels", process.crossed is not None, process.p_value, process.level, said(self._profile, self._tested())
+                "labels", process.crossed is not None, process.p_value, process.level, said(self._profile, self._tested(process))
             )
         if self._slices is not None:
             yield self._slices.finding()
 
-    def _tested(self) -> Tested:
-        process = self._labels
-        bad, known = (0, 0) if process is None else map(int, process.counts)
-        level = 1.0 if process is None else process.level
+    def _tested(self, process: Refutation) -> Tested:
+        bad, known = map(int, process.counts)
         promised, (served, units) = self._promised(), self._served
-        refuted = refuted_by_bets(promised, level) if promised < 1 else lambda bad, units: units < 0
+        refuted = refuted_by_bets(promised, process.level) if promised < 1 else lambda bad, units: units < 0
         return Tested(bad, known, promised, served / units if served else 1.0, refuted)
 
     def _wanted(self, events: Sequence[Trace]) -> LabelsWanted | None:
-        return None if self._labels is None else labels_wanted(self._profile, events, self._tested(), self._seed)
+        labels = self._labels
+        return None if labels is None else labels_wanted(self._profile, events, self._tested(labels), self._seed)
 
 
 def _decisions(process: Shares, share: tuple[str, int, int]) -> Finding:

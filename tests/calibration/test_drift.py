@@ -222,6 +222,14 @@ def test_the_command_exits_4_and_prints_what_to_do(tmp_path, capsys):
         call(tmp_path / "profile.json", tmp_path / "empty.jsonl")
 
 
+def test_each_gambler_stays_with_the_bet_that_pays():
+    ranks = Ranks(0.01, np.arange(1000.0).tolist(), "seed")
+    for number in range(100):
+        ranks.add(900.0 + number / 1000, str(number))
+    # A bet on p-values near 0.1 makes 1.25 times what the next one makes.
+    assert [max(shares) > 0.8 for shares in ranks.state().shares] == [True] * 3
+
+
 @pytest.mark.parametrize("reference", [True, False])
 @pytest.mark.parametrize("values", [3, 10**9])
 def test_ranks_are_uniform_and_independent_with_and_without_ties(values, reference):
