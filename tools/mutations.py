@@ -52,6 +52,8 @@ ROOMS = (
         ("tests/adapters/test_langchain.py", "tests/test_leak_table.py", "tests/test_fingerprints.py"),
     ),
     Room(("adapters/agents.py", "adapters/agent_calls.py"), ("tests/adapters/test_agents.py",)),
+    # On a real cluster by the live tests alone.
+    Room(("adapters/ray_data.py",), ("tests/calibration/test_scoring_logs.py",)),
     Room(
         ("adapters/*.py",),
         ("tests/adapters/test_openai.py", "tests/adapters/test_tgi.py", "tests/adapters/test_retries.py", "tests/adapters"),

@@ -72,6 +72,18 @@ async def test_attempts(error, attempts):
     assert made == attempts
 
 
+async def test_a_first_attempt_does_not_wait():
+    asked = asyncio.Event()
+
+    async def attempt():
+        asked.set()
+
+    task = asyncio.create_task(Recovery().persist(attempt))
+    await asyncio.sleep(0)
+    assert asked.is_set()
+    await task
+
+
 def test_waits_double_their_range_up_to_a_limit():
     most = [max(pause(errors.Overloaded("x"), attempts, 0.5) for _ in range(300)) for attempts in (1, 2, 3, 9)]
     assert all(0.7 * limit < wait <= limit for wait, limit in zip(most, (0.5, 1, 2, 8), strict=True))
