@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -250,9 +250,10 @@ def _run(chosen: list[Mutation], bench: Bench, jobs: int) -> int:
             reached |= found
         print(f"all tests pass without a fault; {time.monotonic() - begun:.0f} s", flush=True)
         tests = [tests_that_reach(mutation, reached) for mutation in chosen]
-        outcomes = pool.map(bench.notices, chosen, tests)
-        for number, (mutation, some, noticed) in enumerate(zip(chosen, tests, outcomes, strict=True), start=1):
-            kind = "noticed" if noticed else "equivalent" if mutation.name in EQUIVALENT else "SURVIVED"
+        running = {pool.submit(bench.notices, *each): each for each in zip(chosen, tests, strict=True)}
+        for number, done in enumerate(as_completed(running), start=1):
+            mutation, some = running[done]
+            kind = "noticed" if done.result() else "equivalent" if mutation.name in EQUIVALENT else "SURVIVED"
             kinds[kind].append(mutation)
             print(f"{number}/{len(chosen)} {kind}, {len(some) or 'not'} reached: {mutation}", flush=True)
     survivors, equivalent, seconds = kinds["SURVIVED"], len(kinds["equivalent"]), time.monotonic() - begun
