@@ -37,7 +37,7 @@ class TestRequests:
         assert result.reason == ("budget_spent" if draws == 6 else "budget")
 
     async def test_money_is_counted_with_the_price_of_each_kind_of_token(self):
-        budget = Budget(money=0.0001, input_price=1.0, output_price=3.0)  # a draw costs 25 millionths
+        budget = Budget(money=0.00013, input_price=2.0, output_price=3.0)  # a draw costs 35 millionths
         result = await guard(budget=budget).arun("question")
         assert (result.reason, result.draws) == ("budget", 4)
 
