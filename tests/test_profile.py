@@ -93,6 +93,7 @@ def test_a_saved_profile_is_as_readable_as_any_other_file(tmp_path):
         ({"exit": "rolling", "schedule": [1, 1], "max_draws": 3}, "must list max_draws ones"),
         ({"exit": "rolling", "schedule": [1, 1], "in_flight": [4, 2]}, "ascending"),
         ({"exit": "rolling", "schedule": [1, 1], "in_flight": []}, "ascending"),
+        ({"exit": "rolling", "schedule": [1, 1], "in_flight": [2, 4], "in_flight_thresholds": [1.0]}, "one for each"),
         ({"in_flight": [2]}, "a rolling exit's"),
         ({"max_draws": 2}, "a rolling exit's"),
     ],

@@ -16,7 +16,7 @@ class Room(NamedTuple):
 ROOMS = (
     Room(
         ("bonmini_guard/policy/policy.py", "bonmini_guard/policy/budget.py", "bonmini_guard/policy/profile.py"),
-        ("tests/test_policy.py", "tests/test_budget.py", "tests/test_profile.py"),
+        ("tests/test_policy.py", "tests/test_budget.py", "tests/test_profile.py", "tests/test_procedure.py"),
     ),
     Room(
         (
