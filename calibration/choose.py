@@ -339,7 +339,7 @@ def priced(asked: Request, times: str | None) -> str:
 
 def _shapes_of(fit: Log, asked: Request) -> list[Request]:
     shapes = search_space.shapes(sum(asked.schedule))
-    return [replace(asked, schedule=shape) for shape in shapes if len(shape) > 1 or asked.risk]
+    return [replace(asked, schedule=shape) for shape in shapes]
 
 
 def _offsets_of(fit: Log, asked: Request) -> list[Request]:

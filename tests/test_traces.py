@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, TraceWriter
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.calibration.traces import read_traces
+from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
 from bonmini_guard.logs.rows import Regime
 from bonmini_guard.logs.trace_files import trace_files
@@ -124,6 +125,18 @@ async def test_an_explored_request_is_written_once_also_if_it_could_not_be_compl
     slow = True
     await guard.afinish()
     assert [(row["complete"], row["explored"]) for row in rows(path)] == [(False, {"missed": "deadline"})]
+
+
+async def test_a_request_that_a_draw_ended_is_neither_traced_nor_explored(path):
+    async def answer(request):
+        raise EndRequest("tool_call", message=AIMessage("a call"))
+
+    generator = FakeGenerator(answer)
+    guard = make(generator, trace_to=path, explore=1.0)
+    assert (await guard.arun("q")).ended
+    await guard.afinish()
+    assert rows(path) == []
+    assert len(generator.requests) <= 2  # of the first loop
 
 
 def test_exploring_that_the_end_of_the_event_loop_cuts_short_leaves_the_row_of_what_was_served(path):

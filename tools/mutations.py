@@ -32,6 +32,8 @@ ROOMS = (
             "tests/test_limiter.py",
             "tests/test_no_leak.py",
             "tests/test_rolling.py",
+            "tests/test_reload.py",
+            "tests/test_traces.py",
         ),
     ),
     Room(
@@ -91,4 +93,6 @@ LISTED = (
 )
 
 #: Changes that change nothing: "file: before  ->  after", and why.
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT = {
+    "calibration/findings.py: 20000  ->  20001": "the numbers that may be asked for grow by 5 %, and none lies between",
+}

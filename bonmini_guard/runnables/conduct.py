@@ -168,9 +168,7 @@ class Guard:
                 logger.warning("the generator reports no tokens: budget= cannot end a request")
             if key is not None and result.decision == "abstained":
                 keep(key, replace(result, traced=self.writer is not None))
-            if result.ended or (self.explorer is None and self.writer is None):
-                return result
-            return self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+            return result if result.ended else self._record(RequestRecord(result, messages, options, engine, group, time.time()))
 
     def _may_ask(self) -> bool:
         """Whether ``on_abstain`` may ask a person by an interrupt, whose answer would run the node again."""
