@@ -49,7 +49,7 @@ validity: setup  ## the statistical tests at their whole size, with the power th
 reference: setup  ## the API reference, from the docstrings
 	$(BIN)/python -m tools.reference
 
-mutants: setup   ## would the tests notice small faults? about half an hour
+mutants: setup   ## would the tests notice small faults? under an hour
 	nice $(BIN)/python -m tools.mutants
 
 style: setup     ## style and types
