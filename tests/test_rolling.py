@@ -213,6 +213,9 @@ async def test_a_generator_that_says_what_it_carries_is_believed():
     load = guard.guard.engine.load
     assert load.carried == 128
     assert [load.begin(LADDER) for _ in range(12)] == [32] * 4 + [16] * 4 + [8] * 4
+    assert [load.begin(LADDER) for _ in range(88)] == [8] * 88, "it has further ones wait"
+    assert load.begin((1, 2, 4)) == 4
+    assert load.begin(LADDER, places=128) == 1, "a limiter is a bound"
     assert Load().carried == 32
 
 

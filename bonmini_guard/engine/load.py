@@ -12,15 +12,20 @@ from bonmini_guard.forks import Lock, renewed_in_children
 LADDER = (1, 2, 4, 8, 16, 32)
 #: Draws that an endpoint is taken to carry at a time, unless it says or shows something else.
 AT_FIRST = 32.0
+#: Where draws wait for their turn at no cost, a request has so many: with fewer a machine idles while they are scored.
+NARROWEST = 8
 #: Below so many times the pace of a request that has it to itself it carries more than is asked of it, above the other one less.
 UNHURRIED, SLOW = 1.25, 2.0
 #: The part that one request's pace has in the usual one.
 _NEWS = 0.2
 
 
-def width_for(ladder: Sequence[int], carried: float, requests: int) -> int:
-    """The widest rung of an ascending ladder with which so many requests ask no more of an endpoint than it carries."""
-    return max((rung for rung in ladder if rung * requests <= carried), default=ladder[0])
+def width_for(ladder: Sequence[int], carried: float, requests: int, narrowest: int = 0) -> int:
+    """The widest rung of an ascending ladder with which so many requests ask no more of an endpoint than it carries.
+
+    Up to ``narrowest`` they may ask for more.
+    """
+    return max((rung for rung in ladder if rung * requests <= carried or rung <= narrowest), default=ladder[0])
 
 
 def carried_after(carried: float, wanted: float, slowdown: float, refused: int, least: float = AT_FIRST) -> float:
@@ -44,7 +49,8 @@ class Load:
     """What all requests of an endpoint know of it together.
 
     Args:
-        carries: draws that it is taken to carry at first, and never fewer unless it refuses some.
+        carries: draws that it is taken to carry at first, and never fewer unless it refuses some. An endpoint that says so has
+            further ones wait.
 
     Attributes:
         carried: draws that it is taken to carry at a time.
@@ -53,6 +59,7 @@ class Load:
 
     def __init__(self, carries: float | None = None) -> None:
         self._least = self.carried = carries or AT_FIRST
+        self._narrowest = NARROWEST if carries else 0
         self._alone = self._crowded = 0.0
         self._lock = Lock()
         self.renew()
@@ -71,7 +78,9 @@ class Load:
         """
         with self._lock.held:
             self.requests += 1
-            return width_for(ladder, self.carried if places is None else min(self.carried, places), self.requests)
+            if places is not None:
+                return width_for(ladder, min(self.carried, places), self.requests)
+            return width_for(ladder, self.carried, self.requests, self._narrowest)
 
     def end(self, pace: float | None, refused: int) -> None:
         """A request is over.

@@ -59,7 +59,8 @@ class EndRequest(Exception):  # noqa: N818 - not an error
 class Generator(Protocol):
     """Draws one candidate answer a call. The engine calls it concurrently and cancels calls it no longer needs.
 
-    An optional attribute ``carries`` says how many draws it carries at a time, for the width of rolling requests.
+    An optional attribute ``carries`` says how many draws it carries at a time, for the width of rolling requests; further ones wait
+    in it.
     """
 
     async def draw(self, request: DrawRequest) -> AIMessage:
