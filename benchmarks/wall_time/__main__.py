@@ -265,7 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--against", nargs="*", default=[], help="revisions of this repository, or folders of their source")
-    parser.add_argument("--regimes", nargs="*", default=list(REGIMES), choices=list(REGIMES))
+    parser.add_argument("--regimes", nargs="*", default=[*REGIMES][:3], choices=list(REGIMES), help="(default: all but desk)")
     parser.add_argument("--ways", nargs="*", default=[], help="beside best-of-32, e.g. 'rolling, auto' (default: all)")
     parser.add_argument("--idle", type=int, default=16, help="requests, one at a time")
     parser.add_argument(
