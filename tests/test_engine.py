@@ -377,6 +377,10 @@ def test_seeds_of_draws_are_different_and_in_range(seed):
     assert all(0 <= value < 2**31 for value in seeds)
 
 
+def test_the_seed_of_a_draw_is_the_same_in_every_version():
+    assert [draw_seed(0, 0), draw_seed(7, 3)] == [1090837056, 1278592933], "a logged request is drawn again by its seed"
+
+
 # No state
 
 

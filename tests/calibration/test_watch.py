@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration import watch as watches
+from bonmini_guard.calibration.findings import refuted_by_bets
+from bonmini_guard.calibration.martingale import promise_payoffs
 from bonmini_guard.calibration.slices import CELLS, MOST_SLICES, OTHERS, Slices
 from bonmini_guard.calibration.traces import Memory, Seen, Trace, traces_of_rows
 from bonmini_guard.calibration.watch import Watch, watching
@@ -324,3 +326,12 @@ def test_52_looks_keep_the_stated_false_alarm_rate(population, grouped):
             first_alarm(profile, weeks_of(profile, [population] * 52, 20 * grouped, seed, grouped=grouped), "state") is not None
         )
     assert heard <= most(number, watches.FALSE_ALARM_RATE)
+
+
+@pytest.mark.parametrize("promised", [0.05, 0.2])
+def test_a_promise_is_refuted_where_the_mean_of_the_bets_has_grown_to_one_over_the_level(promised):
+    lost, won = promise_payoffs(True, promised), promise_payoffs(False, promised)
+    bad = np.arange(101)
+    grown = np.array([np.mean(lost**ones * won ** (100 - ones)) for ones in bad])
+    assert (refuted_by_bets(promised, 0.05)(bad, np.full(101, 100)) == (grown >= 20.0)).all()
+    assert grown.min() < 20.0 < grown.max()
