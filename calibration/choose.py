@@ -358,11 +358,8 @@ def _worth(fit: Log, asked: Request, missing: Missing) -> search_space.Worth:
 
 def pace_of(tested: Evidence, asked: Request) -> search_space.Pace:
     """How long requests take under what the rows certify; to their end where they certify nothing."""
-    path, cut = tested.path, tested.found.cut
-    last = path.draws.size - 1
-    ran = np.full(len(path), last)
-    if cut is not None:
-        ran = np.minimum(exits(path, asked.thresholds(tested.steps.threshold(cut))), last)
+    path = tested.path
+    ran = np.minimum(exits(path, asked.thresholds(tested.rungs[0].threshold)), path.draws.size - 1)
     return search_space.Pace.of(tested.log, asked.schedule, asked.order, asked.seed, ran)
 
 

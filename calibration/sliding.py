@@ -44,7 +44,8 @@ class Slider:
 def slider(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> Slider:
     """The slider of a profile on a log as logged, of which :func:`~bonmini_guard.calibration.figures.replay_log` was told."""
     shifts = _shifts(transformed(log, profile.score_transform), profile)
-    thresholds = [tuple(threshold + shift for threshold in profile.serial_thresholds) for shift in shifts]
+    own = profile.serial_thresholds
+    thresholds = [tuple(threshold + shift for threshold in own) for shift in shifts]
     figures = curve(log, profile, thresholds, replayed)
     at = int(np.flatnonzero(shifts == 0.0)[0])
     return Slider(shifts, thresholds, at, figures, _certified(log, profile, shifts))
@@ -71,10 +72,11 @@ def curve(log: Log, profile: GuardProfile, thresholds: Sequence[tuple[float, ...
 
 def _shifts(log: Log, profile: GuardProfile) -> Floats:
     """(T,) ascending, 0 among them: half of them where equally many rows begin to be served, half where first loops do."""
-    finite = np.isfinite(profile.serial_thresholds)
+    own = np.asarray(profile.serial_thresholds)
+    finite = np.isfinite(own)
     if not finite.any():
         return np.zeros(1)
-    above = paths(log, profile.schedule).best[:, finite] - np.asarray(profile.serial_thresholds)[finite]
+    above = paths(log, profile.schedule).best[:, finite] - own[finite]
     work = len(log) * log.scores.shape[1] * len(profile.schedule)
     number = int(np.clip(_WORK / work, *POSITIONS))
     spread = np.linspace(0, 1, number // 2)

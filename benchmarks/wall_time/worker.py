@@ -44,28 +44,29 @@ class Worker:
     """Generator, reward model and what has been asked of them."""
 
     def __init__(self, models: Path) -> None:
-        self._models, self._parts, self._engines = models, dict[str, Any](), dict[str, Any]()
-        self._rewards = dict[bool, Any]()
-
-    def reward(self, regime: str) -> Any:
-        """What scores in a regime: the desk has one of its own."""
-        real = regime == DESK
-        if real not in self._rewards:
-            self._rewards[real] = _desk_reward() if real else RewardModel.load(str(self._models / "reward"), device="cpu")
-        return self._rewards[real]
+        self._models, self._parts, self._engines = models, dict[str, tuple[Any, Any]](), dict[str, Any]()
+        self._reward = RewardModel.load(str(models / "reward"), device="cpu")
 
     def generator(self, regime: str) -> Any:
         """What draws in a regime."""
-        if regime == DESK and regime not in self._parts:
-            self._parts[regime] = _desk_generator()
+        return self._parts_of(regime)[0]
+
+    def reward(self, regime: str) -> Any:
+        """What scores in a regime."""
+        return self._parts_of(regime)[1]
+
+    def _parts_of(self, regime: str) -> tuple[Any, Any]:
         if regime not in self._parts:
-            made = TransformersGenerator.load(str(self._models / "lm"), device="cpu", max_new_tokens=LIMITS[regime], top_k=50)
-            texts = {number: made.tokenizer.decode([number]) for number in range(made.model.config.vocab_size)}
-            stops = [number for number, text in texts.items() if set(text) & set(ENDS)]
-            config: Any = made.model.generation_config
-            config.eos_token_id = [config.eos_token_id, *stops] if regime == "ends" else None
-            self._parts[regime] = made
+            self._parts[regime] = _desk() if regime == DESK else (self._tiny(regime), self._reward)
         return self._parts[regime]
+
+    def _tiny(self, regime: str) -> Any:
+        made = TransformersGenerator.load(str(self._models / "lm"), device="cpu", max_new_tokens=LIMITS[regime], top_k=50)
+        texts = {number: made.tokenizer.decode([number]) for number in range(made.model.config.vocab_size)}
+        stops = [number for number, text in texts.items() if set(text) & set(ENDS)]
+        config: Any = made.model.generation_config
+        config.eos_token_id = [config.eos_token_id, *stops] if regime == "ends" else None
+        return made
 
     def engine(self, regime: str, way: dict[str, Any]) -> Any:
         """What conducts a way's requests, the same one each time, since it may learn the load."""
@@ -109,18 +110,10 @@ class Worker:
         return {"seconds": time.perf_counter() - begun, "latencies": latencies, "draws": draws, "tokens": tokens}
 
 
-def _desk_generator() -> Any:
-    from bonmini_guard.demo.desk import SAMPLING
-    from bonmini_guard.demo.room import language_model
+def _desk() -> tuple[Any, Any]:
+    from bonmini_guard.demo.run import models
 
-    return TransformersGenerator.load(str(language_model()), device="cpu", **SAMPLING)
-
-
-def _desk_reward() -> Any:
-    from bonmini_guard.demo.room import language_model
-    from bonmini_guard.demo.run import MODELS
-
-    return RewardModel.load(str(MODELS / "desk-reward"), base=str(language_model()), device="cpu")
+    return models()
 
 
 def main() -> None:

@@ -65,21 +65,22 @@ def live(say: Callable[[str], None], threads: int = 2) -> Iterator[Request]:
     Raises:
         OSError: the converted model cannot be kept in the user's cache.
     """
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
     say("loading SmolLM2 and the reward model" + ("" if is_converted() else " (converted first, this once: half a minute)"))
-    desk, notes = Desk(*_models(threads)), chosen()
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # the demonstration tells its own progress
+    torch.set_num_threads(threads)
+    desk, notes = Desk(*models()), chosen()
     for number, (name, note) in enumerate(notes, start=1):
         yield desk.answer(name, note, lambda what, number=number: say(f"request {number} of {len(notes)}: {what}"))  # type: ignore[misc]
 
 
-def _models(threads: int) -> tuple[GroupGenerator, Scorer]:
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
+def models() -> tuple[GroupGenerator, Scorer]:
+    """The language model and the reward model, on the processor."""
     from bonmini_guard.adapters.local import TransformersGenerator
     from bonmini_guard.reward.model import RewardModel
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # the demonstration tells its own progress
-    torch.set_num_threads(threads)
     base = language_model()
     generator = TransformersGenerator.load(str(base), device="cpu", **SAMPLING)
     return generator, RewardModel.load(MODELS / "desk-reward", base=base, device="cpu")

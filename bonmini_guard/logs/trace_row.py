@@ -103,7 +103,7 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
 
 def _ran_under(engine: Engine, in_flight: int | None) -> Row:
     """Shape, thresholds (null: never exit) and transform; ``also`` names stop rules that the thresholds do not tell."""
-    policy, transform = engine.policy if in_flight is None else engine.policy.at(in_flight), engine.transform
+    policy, transform = engine.policy.at(in_flight), engine.transform
     row: Row = {} if in_flight is None else {"in_flight": in_flight}
     row |= {"schedule": list(policy.schedule), "thresholds": [finite(t) for t in policy.thresholds], "exit": policy.exit}
     if policy.stop:

@@ -176,8 +176,8 @@ class Policy:
         """N: the most draws a request can cost."""
         return sum(self.schedule)
 
-    def at(self, in_flight: int) -> Policy:
-        """The policy of a request with so many draws in flight."""
+    def at(self, in_flight: int | None) -> Policy:
+        """The policy of a request with so many draws in flight; None where its exit asks for no number."""
         return self._rungs.get(in_flight, self)  # type: ignore[attr-defined, no-any-return]
 
     def observe(self, state: State, scores: Sequence[float | None], tokens: tuple[int, int] = (0, 0)) -> State:
