@@ -134,7 +134,7 @@ class Endpoint:
     """Base of the adapters that speak HTTP."""
 
     #: The HTTP library: httpx, or httpx2 where a client above it wants that.
-    library: Any
+    client_library: Any
 
     def __init__(self, base_url: str, secret: SecretStr | None, http: Http) -> None:
         self.base_url = base_url
@@ -328,16 +328,16 @@ class Endpoint:
         """
         hooks = self._hooks()
         try:
-            return self.library.AsyncClient(
-                limits=self.library.Limits(max_connections=None, max_keepalive_connections=1),
+            return self.client_library.AsyncClient(
+                limits=self.client_library.Limits(max_connections=None, max_keepalive_connections=1),
                 timeout=None,
                 # They would carry the token elsewhere.
                 follow_redirects=False,
-                event_hooks={**hooks, "response": [_bounded(self.library), *hooks.get("response", ())]},
-                verify=certificates(self.library),
+                event_hooks={**hooks, "response": [_bounded(self.client_library), *hooks.get("response", ())]},
+                verify=certificates(self.client_library),
                 headers={"accept-encoding": "identity", **self._authorisation()},
             )
-        except (ImportError, ValueError, self.library.InvalidURL) as error:
+        except (ImportError, ValueError, self.client_library.InvalidURL) as error:
             problem = f"the proxy settings of the environment cannot be used ({type(error).__name__})"
             cure = "mend or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs the package socksio"
             raise ConfigurationError(f"{problem}: {cure}") from error

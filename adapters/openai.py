@@ -115,7 +115,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
         ConfigurationError: a setting is unknown, out of range, does not go with the mode, or would spoil the draws.
     """
 
-    library = httpx
+    client_library = httpx
 
     @checked
     def __init__(

@@ -122,7 +122,7 @@ class TGIGenerator(ServedGenerator):
 
     # httpx or httpx2, whichever the hub speaks through. Not the hub's session: that one refuses to work under HF_HUB_OFFLINE, which
     # is about the hub and not about this server.
-    library = import_module(hub.HTTPError.__module__.partition(".")[0])  # type: ignore[attr-defined]
+    client_library = import_module(hub.HTTPError.__module__.partition(".")[0])  # type: ignore[attr-defined]
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class TGIGenerator(ServedGenerator):
         try:
             response = await self._get(client, "/info")
             described = response.json() if response.status_code == 200 else None
-        except (self.library.HTTPError, TimeoutError, EndpointError, ValueError):
+        except (self.client_library.HTTPError, TimeoutError, EndpointError, ValueError):
             # Draws will say what is wrong.
             described = None
         return described if isinstance(described, dict) else {}

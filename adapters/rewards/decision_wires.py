@@ -96,7 +96,7 @@ class DecisionEndpoint(Endpoint, DecisionModel):
         ConfigurationError: a setting is wrong.
     """
 
-    library = httpx
+    client_library = httpx
 
     @checked
     def __init__(

@@ -84,7 +84,7 @@ class RemoteRewardModel(Probed, Endpoint):
         CheckpointError: there is no usable tokenizer.
     """
 
-    library = httpx
+    client_library = httpx
     #: Of answers: left out of what the server is asked about, or by the server itself, and so not served.
     not_shown = frozenset(NOT_SHOWN)
     #: Of prompts too.
