@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
+import heapq
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ from tools.mutations import EQUIVALENT, LISTED, ROOMS, Room
 
 ROOT = Path(__file__).parent.parent
 SEED, COUNT, MOST_SURVIVORS = 28, 120, 0.05
-#: Seconds for a room's fast tests on a busy machine, after which they count as failed; and how many tests are met by name.
-PATIENCE, MANY = 900, 200
+#: Seconds for a room's fast tests on a busy machine, after which they count as failed; how many tests are met by name, and theirs.
+PATIENCE, MANY, THEIRS = 900, 200, 300
 _PYTEST = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not live")
 #: A node of a file, and what puts a fault into it.
 Place = tuple[Any, Callable[[], None]]
@@ -146,11 +147,19 @@ def listed() -> list[Mutation]:
 
 
 def drawn(count: int, seed: int, word: str = "") -> list[Mutation]:
-    """So many of all faults that the rooms' files can have."""
+    """So many of all faults that the rooms' files can have: those with the least digests, so that most stay as code changes."""
     files = sorted(str(path.relative_to(ROOT)) for room in ROOMS for pattern in room.files for path in ROOT.glob(pattern))
-    trees = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in files if word in path}
-    every = [(path, place) for path, tree in trees.items() for place in range(len(places(tree)))]
-    return [mutation(*chosen) for chosen in random.Random(seed).sample(every, min(count, len(every)))]
+    every = (each for path in dict.fromkeys(files) if word in path for each in _digests(path, seed))
+    return [mutation(path, place) for _, path, place in heapq.nsmallest(count, every)]
+
+
+def _digests(path: str, seed: int) -> Iterator[tuple[bytes, str, int]]:
+    """Of each fault of a file: a digest of the seed, what is changed and which of several alike it is; and its number."""
+    met: Counter[str] = Counter()
+    for place, (node, _) in enumerate(places(ast.parse((ROOT / path).read_text(encoding="utf-8")))):
+        shown = _shown(node)
+        met[shown] += 1
+        yield hashlib.sha256(f"{seed} {path}: {shown} {met[shown]}".encode()).digest(), path, place
 
 
 def tests_of(path: str) -> tuple[str, ...]:
@@ -191,7 +200,7 @@ class Bench:
         (tree / mutation.path).write_text(mutation.source, encoding="utf-8")
         try:
             # A fault can rename a test, and then pytest runs none: only one that fails has noticed.
-            if 0 < len(tests) <= MANY and _ending(tree, tests) == 1:
+            if 0 < len(tests) <= MANY and _ending(tree, tests, seconds=THEIRS) == 1:
                 return True
             return _ending(tree, dict.fromkeys(test.partition("::")[0] for test in tests) or tests_of(mutation.path)) != 0
         finally:
@@ -213,13 +222,13 @@ class Bench:
             self._free.put(tree)
 
 
-def _ending(tree: Path, tests: Iterable[str], *more: str) -> int:
+def _ending(tree: Path, tests: Iterable[str], *more: str, seconds: float = PATIENCE) -> int:
     """Pytest's exit status: 1 when a test fails or hangs, another but 0 when it could not run them."""
     command, quiet = [*_PYTEST, *more, *tests], subprocess.DEVNULL
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(command, cwd=tree, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
-        return process.wait(PATIENCE)
+        return process.wait(seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         return int(process.wait() != 0)
