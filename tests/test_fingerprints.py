@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableBranch, RunnableGenerator, RunnableLambda, RunnableParallel
+from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import ConfigDict, Field, SecretStr
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile
@@ -45,6 +46,10 @@ class Model(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=AIMessage(f"from {name}"))])
 
 
+class Binding(RunnableBindingBase):
+    """As chat histories bind."""
+
+
 def fix(messages):
     return messages
 
@@ -67,6 +72,7 @@ DIFFERENT = {
     "header": (ONE, Model(default_headers={"x-version": "2"})),
     "bound option": (ONE, ONE.bind(temperature=0.3)),
     "bound model": (ONE, ONE.bind(model="large")),
+    "bound model of a binding of one's own": (Binding(bound=ONE), Binding(bound=OTHER)),
     "another option": (ONE, ONE.bind(top_k=4)),
     "retries": (ONE.with_retry(), OTHER.with_retry()),
     "first of fallbacks": (ONE.with_fallbacks([ONE]), OTHER.with_fallbacks([ONE])),

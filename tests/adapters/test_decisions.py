@@ -58,6 +58,15 @@ def test_log_odds_of_yes_are_the_score_and_tokens_are_counted(wire):
 
 
 @WIRES
+def test_sixteen_requests_are_made_at_a_time(wire):
+    with InThread(DecisionServer(believes)) as server:
+        scorer = Decisions(endpoint(server.url, wire), QUESTION)
+        server.slow = 0.2
+        scores(scorer, *(f"on 9 July, {number}" for number in range(20)))
+        assert server.busiest == 16
+
+
+@WIRES
 def test_conversation_and_calls_go_as_messages(wire):
     call = {"name": "lookup", "args": {"order": 7}, "id": "c1"}
     prompt = [HumanMessage("Where is order 7?"), AIMessage("", tool_calls=[call]), ToolMessage("on 9 July", tool_call_id="c1")]
@@ -203,7 +212,7 @@ def test_a_choice_among_answers_and_none(wire):
         return {"good": 0.6, "so so": 0.2, NONE_SAYS: 0.2}.get(text, 0.5)
 
     with InThread(DecisionServer(read)) as server:
-        scorer = Decisions(endpoint(server.url, wire), QUESTION, ask="choice", rotations=2)
+        scorer = Decisions(endpoint(server.url, wire), QUESTION, ask="choice")
         scorer.check()
         server.requests.clear()
         shown.clear()

@@ -187,6 +187,15 @@ async def test_stop_strings_cut_the_text_and_padding_is_not_counted(parts):
     assert stopped[0].usage_metadata["output_tokens"] < free[0].usage_metadata["output_tokens"]
 
 
+def test_a_stop_string_is_found_across_a_special_token_which_nobody_reads(parts):
+    generator = make(parts)
+    words = {word: parts[1](word, add_special_tokens=False)["input_ids"] for word in ("go", "od")}
+    answer = [*words["go"], parts[1].bos_token_id, *words["od"]]
+    assert generator._stopped(answer, ["good"])
+    assert not generator._stopped(answer, ["<s>"])
+    assert not generator._stopped(answer, [])
+
+
 async def test_max_tokens_is_honoured_and_counted(parts):
     message = await make(parts).draw(requests(1, max_tokens=3)[0])
     assert message.usage_metadata["output_tokens"] <= 3

@@ -65,6 +65,15 @@ def bill(outcomes):
     )
 
 
+# What is said
+
+
+def test_only_a_turn_of_calls_alone_goes_without_content():
+    call = {"name": "weather", "args": {}, "id": "c1"}
+    prompt = [HumanMessage(""), AIMessage("I look.", tool_calls=[call]), AIMessage("", tool_calls=[call]), AIMessage("")]
+    assert [turn.get("content", "none") for turn in requests.turns(prompt)] == ["", "I look.", "none", ""]
+
+
 # Choices
 
 

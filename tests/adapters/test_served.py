@@ -210,6 +210,9 @@ async def test_thoughts_in_the_text_are_moved_where_that_is_asked_for(server, ma
     assert (message.text, message.additional_kwargs.get("reasoning_content")) == (text, thought)
     server.answer = saying(dialect, said.replace("think>", "t>"), "stop")
     assert (await make(split_reasoning=("<t>", "</t>")).draw(request())).text == text.replace("think>", "t>")
+    server.answer = saying(dialect, "<t>hm</t> It is 42.", "stop")
+    message = await make(split_reasoning=["<t>", "</t>"]).draw(request())
+    assert (message.text, message.additional_kwargs["reasoning_content"]) == ("It is 42.", "hm")
     with pytest.raises(ConfigurationError, match="two tags"):
         make(split_reasoning=("<t>",))
     prints = {await asyncio.to_thread(make(split_reasoning=split).fingerprint) for split in (False, True, ("<t>", "</t>"))}

@@ -46,6 +46,13 @@ def test_steps_are_what_the_live_policy_does_on_each_rows_order(digits):
         assert counts.draws[cut] == sum(one["draws"] for one in played)
 
 
+def test_the_last_threshold_is_just_below_the_lowest_score():
+    counts = steps(paths(WORLD.log(20, 1), FOUR))
+    lowest = float(counts.cuts[-1])
+    assert counts.threshold(counts.cuts.size - 1) == pytest.approx(lowest - 1e-6 * max(1.0, abs(lowest)), abs=1e-8)
+    assert counts.threshold(0) == (counts.cuts[0] + counts.cuts[1]) / 2
+
+
 def test_lost_and_won_are_counted_against_best_of_n_in_the_same_order():
     log = WORLD.log(60, 2)
     path = paths(log, FOUR)

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration import report
+from bonmini_guard.calibration.cases import cases
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log, log_of_rows
@@ -27,6 +29,19 @@ from tests.calibration.populations import Population
 CODE_LOG = Path(__file__).parents[3] / "shared" / "data" / "logs" / "humaneval_codegen_100.jsonl.gz"
 LOG = Population(size=8).log(200, 0)
 PROFILE = GuardProfile(mode="guardrail", schedule=(4, 4), thresholds=(0.5, 0.5))
+
+
+def test_forty_rows_of_each_kind_and_the_nearest_forty_are_shown():
+    log = Population(size=8).log(600, 0)
+    shown = cases(log, PROFILE)
+    kinds = Counter()
+    for case in shown:
+        loop = next((at for at, best in enumerate(case.best) if best is not None and best >= 0.5), None)
+        kinds[loop is not None, case.good[-1 if loop is None else loop]] += 1
+    assert len(kinds) == 4
+    # Each kind's own 40, and among all of them the 40 that decide by the least.
+    assert min(kinds.values()) == 40
+    assert 160 < len(shown) <= 200
 
 
 class Loader(HTMLParser):
