@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
@@ -13,7 +15,8 @@ from bonmini_guard.engine.scorers import Scale
 from bonmini_guard.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
-_PREFIX = "probe:"
+#: Begins the fingerprint of a server that does not name its model.
+PREFIX = "probe:"
 _SPREAD = 1e-6
 _PAIRS = (
     ("What is 2 + 2?", "2 + 2 is 4."),
@@ -83,18 +86,19 @@ def check_scores(scores: Sequence[float | None], declared: Scale | None, switch:
 
 def fingerprint_of(scores: Sequence[float]) -> str:
     """The probe's scores as a fingerprint, to two decimals: engines and batch sizes differ behind them."""
-    return _PREFIX + ",".join(f"{score:.2f}" for score in scores)
+    return PREFIX + ",".join(f"{score:.2f}" for score in scores)
 
 
 def agree(one: str, other: str, tolerance: float) -> bool:
     """Whether two fingerprints are those of one model: every score within ``tolerance`` times the larger of 1 and its size."""
     if one == other:
         return True
-    if not one.startswith(_PREFIX) or not other.startswith(_PREFIX):
+    if not one.startswith(PREFIX) or not other.startswith(PREFIX):
         return False
     try:
-        ours, theirs = ([float(score) for score in text.removeprefix(_PREFIX).split(",")] for text in (one, other))
+        ours, theirs = ([float(score) for score in text.removeprefix(PREFIX).split(",")] for text in (one, other))
     except ValueError:
         return False
-    pairs = zip(ours, theirs, strict=False)
-    return len(ours) == len(theirs) and all(abs(a - b) <= tolerance * max(1.0, abs(a), abs(b)) for a, b in pairs)
+    # No score is near to a NaN.
+    pairs = zip_longest(ours, theirs, fillvalue=math.nan)
+    return all(abs(a - b) <= tolerance * max(1.0, abs(a), abs(b)) for a, b in pairs)

@@ -17,7 +17,7 @@ from bonmini_guard.adapters.groups import all_or_none
 from bonmini_guard.adapters.http import Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
 from bonmini_guard.adapters.rewards.inputs import as_messages, writer
-from bonmini_guard.adapters.rewards.probe import Probed, agree, check_scores, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.probe import PREFIX, Probed, agree, check_scores, fingerprint_of, probe_pairs
 from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, Limits, Scores, ServerKind, kinds_of
 from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.limiter import Limiter, request_lane
@@ -129,8 +129,6 @@ class RemoteRewardModel(Probed, Endpoint):
         # Connections lost and opened so far, how many of them when the server last agreed with its probe, and when that was.
         self._lost = self._opened = 0
         self._agreed: tuple[tuple[int, int], float] | None = None
-        # Whether the server names its model with every answer.
-        self._names_model = False
         self._probing = Limiter(1)
 
     def __repr__(self) -> str:
@@ -218,7 +216,6 @@ class RemoteRewardModel(Probed, Endpoint):
         if self._fingerprint is None and len(sent) > len(batches) and await self._minds_neighbours(sent, values):
             await self._probe()
             return
-        self._names_model = found[0].fingerprint is not None
         self._agree(found[0].fingerprint or fingerprint_of([self._score(value) or 0.0 for value in values]))
         if self._zero is None:
             self._zero = found[0].has_zero
@@ -311,7 +308,7 @@ class RemoteRewardModel(Probed, Endpoint):
         body = json.dumps(self._wire.body(batch, self.model)).encode()
 
         async def attempt(client: httpx.AsyncClient) -> Scores:
-            watched = {} if self._names_model else {"trace": self._watch}
+            watched = {"trace": self._watch} if (self._fingerprint or PREFIX).startswith(PREFIX) else {}
             said, _ = await self._post(client, self._wire.route, body, quiet=quiet, **watched)
             scores = self._wire.scores(parsed(said), len(batch))
             if scores.inputs is not None and scores.inputs != inputs_digest(body):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from itertools import count
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -60,6 +61,18 @@ def test_sync_and_async_calls_by_turns_and_at_once(server, kind, streaming):
     # A class of one's own is used on the loops of callers as it is, so on one alone.
     said = by_turns(guarded, 3 if kind is openai.ChatOpenAI else 0)
     assert all(answer.text.startswith("answer") for answer in said)
+
+
+def test_a_class_that_does_not_keep_its_settings_is_not_made_again(server):
+    numbers = count(1)
+
+    class Counted(openai.ChatOpenAI):
+        def __init__(self, **settings):
+            super().__init__(**settings | {"temperature": next(numbers)})
+
+    Counted.__module__ = "langchain_counted"
+    assert guard(model(server, Counted)).invoke("q").text.startswith("answer")
+    assert {body["temperature"] for _, _, body in server.requests} == {1}
 
 
 def test_what_an_abstention_asks_is_asked_by_turns_too(server):
