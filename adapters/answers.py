@@ -110,8 +110,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
             raise from_answer(payload, None if secret is None else secret.get_secret_value())
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
-        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))
-        several = [[choice] for choice in whole]
+        several = [[choice] for choice in sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))]
     else:
         several = [one] if (one := [each[0] for each in choices if each]) else []
     # The last chunk tells the usage.
@@ -156,7 +155,7 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
 def keep(answers: Sequence[Answer], count: int) -> list[Answer]:
     """The first so many answers; the last of them bears the tokens of those that are left out, which were billed too."""
     kept, bills = list(answers[:count]), [answer.usage for answer in answers[count - 1 :] if answer.usage is not None]
-    return [*kept[:-1], replace(kept[-1], usage=reduce(add_usage, bills))] if len(bills) > 1 else kept
+    return [*kept[:-1], replace(kept[-1], usage=reduce(add_usage, bills))] if bills else kept
 
 
 def used(read: int, made: int) -> UsageMetadata:

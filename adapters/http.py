@@ -69,6 +69,10 @@ class HttpOptions(TypedDict, total=False):
     circuit: CircuitBreaker | None
 
 
+#: What scorers ask for where a user says nothing.
+SCORING = HttpOptions(timeout=60.0, backoff=0.2, max_concurrency=16)
+
+
 @dataclass(frozen=True)
 class Http:
     """:class:`HttpOptions`, checked.

@@ -119,6 +119,7 @@ async def test_the_candidates_record_everything():
     result = await run(["-1", "2"], guardrail([1, 1]), transform=lambda raw: 2 * raw - 1)
     first, second = result.candidates
     assert [(c.index, c.loop, c.raw_score, c.score) for c in (first, second)] == [(0, 0, -1.0, -3.0), (1, 1, 2.0, 3.0)]
+    assert result.has_zero
     for candidate in result.candidates:
         assert 0 <= candidate.started <= candidate.finished <= candidate.scored <= result.timings.total
 

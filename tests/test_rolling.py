@@ -219,6 +219,21 @@ async def test_a_generator_that_says_what_it_carries_is_believed():
     assert Load().carried == 32
 
 
+async def test_what_a_draw_waits_for_its_place_is_no_pace():
+    class Told(Load):
+        def end(self, pace, refused):
+            self.pace = pace
+            super().end(pace, refused)
+
+    load, limiter = Told(), Limiter(1)
+    engine = Engine(FakeGenerator(["1"], 0.02), FakeRewardModel(by_number), rolling(4), limiter=limiter, load=load)
+    await limiter.here().acquire()
+    asyncio.get_running_loop().call_later(0.5, limiter.here().release)
+    result = await engine.run(PROMPT, seed=0)
+    assert result.timings.total > 0.5
+    assert 0.01 < load.pace < 0.3
+
+
 async def test_a_limiter_is_a_bound_of_what_is_carried():
     engine = Engine(FakeGenerator(["1"], 0.01), FakeRewardModel(by_number), rolling(32), limiter=Limiter(5))
     assert (await engine.run(PROMPT, seed=0)).draws_started == 4

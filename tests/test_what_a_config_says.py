@@ -329,6 +329,15 @@ async def test_max_concurrency_bounds_the_draws_of_all_requests_of_a_call(face, 
     assert crowd.most == min(2, own or 2)
 
 
+async def test_the_limit_of_a_call_ends_with_it():
+    crowd = Crowd()
+    guard = BestOfMiniN(generator=RunnableLambda(crowd), reward_model=good, schedule=[4])
+    await guard.ainvoke("q", {"max_concurrency": 1})
+    assert crowd.most == 1
+    await guard.ainvoke("q")
+    assert crowd.most == 4
+
+
 async def test_a_guard_in_a_draw_does_not_wait_for_the_place_of_that_draw():
     inner = BestOfMiniN(generator=FakeGenerator(["a"]), reward_model=good, schedule=[2])
     outer = BestOfMiniN(generator=inner, reward_model=good, schedule=[2], timeout=10)

@@ -110,6 +110,8 @@ def _untold(node: ast.AST) -> bool:
     """What no test should hold on to: words for people, what type checkers see, and lists of names."""
     if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
         return True
+    if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: a check, which another fault would have to meet
+        return True
     if isinstance(node, ast.FunctionDef) and node.name in ("__repr__", "__str__"):
         return True
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)

@@ -13,7 +13,7 @@ from langchain_core.messages.ai import UsageMetadata
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import used
-from bonmini_guard.adapters.http import Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
+from bonmini_guard.adapters.http import SCORING, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import MalformedAnswer
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, needing
@@ -90,7 +90,7 @@ class DecisionEndpoint(Endpoint, DecisionModel):
         wire: "systemone" (``POST /v1/systemone``) or "decisions" (``POST /v1/decisions``, OpenAI's).
         model: the server's name for it.
         api_key: sent as bearer token; None takes the environment's ``OPENAI_API_KEY``, "" sends none.
-        http: see :class:`~bonmini_guard.adapters.http.HttpOptions`.
+        http: timeout (60), backoff (0.2), max_concurrency (16) and the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -110,7 +110,7 @@ class DecisionEndpoint(Endpoint, DecisionModel):
     ) -> None:
         route = ROUTES[wire]
         url = checked_url(base_url, "api_key", route, route.removeprefix("/v1"), "/v1")
-        settings = Http.of({"timeout": 60.0, "backoff": 0.2, "max_concurrency": 16, **http})
+        settings = Http.of({**SCORING, **http})
         super().__init__(url, checked_secret(api_key, "OPENAI_API_KEY"), settings)
         self.wire, self.model, self._route, self._openai = wire, model, route, wire == "decisions"
         self.model_id = f"{wire}:{model or url}"

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.groups import all_or_none
-from bonmini_guard.adapters.http import Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
+from bonmini_guard.adapters.http import SCORING, Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
 from bonmini_guard.adapters.rewards.inputs import as_messages, writer
 from bonmini_guard.adapters.rewards.probe import PREFIX, Probed, agree, check_scores, fingerprint_of, probe_pairs
@@ -109,7 +109,7 @@ class RemoteRewardModel(Probed, Endpoint):
         pinned: str | None = None,
         **http: Unpack[HttpOptions],
     ) -> None:
-        settings = Http.of({"timeout": 60.0, "backoff": 0.2, "max_concurrency": 16, **http})
+        settings = Http.of({**SCORING, **http})
         longest = settings.timeout or 2 * LONGEST_ATTEMPT
         patience = settings.attempt_timeout or min(LONGEST_ATTEMPT, longest / 2)
         if settings.timeout is not None and patience >= settings.timeout:

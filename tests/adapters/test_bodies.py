@@ -123,6 +123,15 @@ async def test_the_draw_beside_it_is_served(family, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+async def test_an_answer_of_just_so_many_bytes_is_read(family, monkeypatch):
+    whole = completion()
+    monkeypatch.setattr(bodies, "LONGEST_ANSWER", len(whole))
+    with Serving(({}, [whole])) as url:
+        async with FAMILIES[family](url) as generator:
+            assert (await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")).message.text == "good"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 async def test_a_stream_of_too_many_events_ends(family, monkeypatch):
     monkeypatch.setattr(bodies, "LONGEST_STREAM", 50)
     delta = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "system_fingerprint": "f"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -229,6 +230,8 @@ async def test_reasoning_refusals_and_details_of_usage_are_kept(server, make):
     assert message.additional_kwargs == {"reasoning_content": "2 + 2"}
     assert message.usage_metadata["input_token_details"] == {"cache_read": 16}
     assert message.usage_metadata["output_token_details"] == {"reasoning": 25}
+    server.answer = {"model": "m", "choices": [choice(0, "four")], "usage": {"prompt_tokens": math.inf, "completion_tokens": "7"}}
+    assert (await make().draw(request())).usage_metadata["total_tokens"] == 7
     server.answer = {"model": "m", "choices": [choice(0, None, refusal="no", reasoning="because")]}
     message = await make().draw(request())
     assert (message.content, message.usage_metadata) == ("", None)

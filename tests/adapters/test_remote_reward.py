@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from benchmarks.imdb.models import model_path
 from bonmini_guard import BestOfMiniN, GuardProfile, RewardModel
 from bonmini_guard.adapters import RemoteRewardModel
 from bonmini_guard.adapters.circuit import CircuitBreaker, CircuitOpen
+from bonmini_guard.adapters.http import SCORING
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
     EndpointTimeout,
@@ -245,6 +247,21 @@ async def test_an_answer_to_another_request_is_refused(server):
 
 
 # The key
+
+
+async def test_a_probe_before_the_first_request_leaves_no_connection(server):
+    model = make(server)
+    await model.ready()
+    await until(lambda: server.open == 0)
+    assert asked(server, "/classify")
+    probed = len(server.requests)
+    await model.ready()
+    assert len(server.requests) == probed
+
+
+def test_timeout_waits_and_places_are_as_documented():
+    told = dict(re.findall(r"(timeout|backoff|max_concurrency) \(([\d.]+)\)", str(RemoteRewardModel.__doc__)))
+    assert {name: float(value) for name, value in told.items()} == SCORING
 
 
 async def test_the_key_is_sent_and_shows_nowhere(server, monkeypatch, caplog):

@@ -457,6 +457,14 @@ async def test_max_concurrency_is_kept(server, make):
     assert server.busiest == 3
 
 
+async def test_connections_of_another_loop_that_runs_are_closed_too(server, make):
+    generator = make()
+    await generator.draw(request())
+    assert server.open
+    await asyncio.to_thread(asyncio.run, generator.aclose())
+    assert server.open == 0
+
+
 async def test_few_requests_share_few_connections_and_many_have_one_each(server, make):
     generator = make()
     for _ in range(5):

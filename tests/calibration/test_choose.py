@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from bonmini_guard.calibration.certify import binomial, in_sequence, net_loss, quality_p_values
+from bonmini_guard.calibration.certify import binomial, first_threshold, in_sequence, net_loss, quality_p_values
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, seal_holds
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.calibration.on_demand import plan, request
-from bonmini_guard.calibration.orders import order_of, representatives, split
+from bonmini_guard.calibration.orders import order_of, refuse_sorted, representatives, split
 from bonmini_guard.calibration.paths import exits, outcomes, paths, steps
 from bonmini_guard.calibration.refutation import refutation, standing
 from bonmini_guard.calibration.simulate import least_rows
@@ -70,6 +70,19 @@ def test_a_missing_label_leaves_the_row_out_or_counts_as_bad():
     worst = dict(outcomes(path, "counts_as_bad"))
     assert worst["served_bad"][:, 0].tolist() == [0.0, 1.0]
     assert worst["selected_bad"][:, 1].tolist() == [0.0, 0.0]
+
+
+def test_equal_scores_and_single_draws_are_not_taken_for_sorted():
+    refuse_sorted(log_of([[1.0] * 4] * 200, [[1.0] * 4] * 200))
+    refuse_sorted(log_of([[float(row)] for row in range(200)], [[1.0]] * 200))
+    falling = [[4.0, 3.0, 2.0, 1.0]] * 200
+    with pytest.raises(InputError, match="first"):
+        refuse_sorted(log_of(falling, falling))
+
+
+def test_where_nothing_is_served_often_enough_the_tests_begin_at_the_laxest_threshold():
+    counts = steps(paths(WORLD.log(20, 1), FOUR))
+    assert first_threshold(counts, 1.0, 0.01, 0.1) == counts.cuts[-1]
 
 
 def test_an_export_sorted_by_score_certifies_the_same_way():

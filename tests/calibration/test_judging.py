@@ -60,6 +60,15 @@ def test_verdicts_stand_beside_labels_and_nothing_else_changes(spec, tmp_path, c
     assert "never in their place" in capsys.readouterr().out
 
 
+def test_verdicts_of_another_judge_of_the_same_name_are_replaced(spec, tmp_path):
+    log, out, other = written(tmp_path / "log.jsonl", rows(20, 0.1)), tmp_path / "judged.jsonl", tmp_path / "other.jsonl"
+    assert main(["judge", str(log), "--judge", str(spec), "-o", str(out)]) == 0
+    spec.write_text(spec.read_text().replace('"good"', '"poor"'))
+    assert main(["judge", str(out), "--judge", str(spec), "-o", str(other)]) == 0
+    for row in map(json.loads, other.read_text().splitlines()):
+        assert [one["verdicts"]["words"] for one in row["candidates"]] == ["poor" in one["text"] for one in row["candidates"]]
+
+
 def test_figures_are_those_of_the_errors(spec, tmp_path, capsys):
     log = written(tmp_path / "log.jsonl", rows(400, 0.15))
     found = told([log, "--judge", spec, "-o", tmp_path / "out.jsonl", "--slice", "topic"], capsys)["figures"]
