@@ -62,6 +62,10 @@ def ask(model):
     return RunnableLambda(lambda messages: model.invoke(list(messages)))
 
 
+def side_by_side(model):
+    return RunnableParallel({str(number): ask(ONE if number < 4 else model) for number in range(5)}) | fix
+
+
 ONE, OTHER = Model(), Model(model="large")
 #: Pairs of generators that draw otherwise.
 DIFFERENT = {
@@ -84,6 +88,7 @@ DIFFERENT = {
     "branch": (RunnableBranch((fix, ONE), ONE), RunnableBranch((fix, ONE), OTHER)),
     "parallel": (RunnableParallel(a=ONE) | fix, RunnableParallel(a=OTHER) | fix),
     "model in a function": (ask(ONE), ask(OTHER)),
+    "model in the fifth of functions": (side_by_side(ONE), side_by_side(OTHER)),
     "function": (RunnableLambda(fix) | ONE, RunnableLambda(say) | ONE),
 }
 
@@ -98,6 +103,10 @@ def test_different_generators_have_different_fingerprints(kind):
     assert print_of(one) != print_of(other)
     assert print_of(one) == print_of(one)
     assert compare(print_of(one), print_of(other)).differing
+
+
+def test_a_function_without_a_source_is_unknown():
+    assert '"source":"unknown"' in print_of(RunnableLambda(eval("lambda messages: messages")) | ONE)
 
 
 def test_the_same_generator_however_it_is_put_together():

@@ -94,6 +94,7 @@ LISTED = (
 
 #: Changes that change nothing: "file: before  ->  after", and why.
 EQUIVALENT = {
+    "adapters/attention.py: 32  ->  33": "room that is kept for tokens: any number serves",
     "calibration/certify.py: other.served * rows >= least  ->  other.served * rows > least": "least is a quotient of logarithms",
     "bonmini_guard/engine/engine.py: return []  ->  return None": "who collects looks for a turn of tools and a winner first",
     "calibration/findings.py: 20000  ->  20001": "the numbers that may be asked for grow by 5 %, and none lies between",

@@ -156,6 +156,13 @@ def test_without_a_finish_reason_an_answer_has_ended_where_the_stream_or_the_bil
         read_answers([text])
 
 
+def test_neighbouring_texts_of_a_stream_become_one_and_what_is_between_them_stays():
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    told = ["a", "b", [picture], "c", [{"type": "output_text", "text": "d"}]]
+    (answer,) = read_answers([{"choices": [{"index": 0, "delta": {"content": each}}]} for each in told], ended=True)
+    assert answer.message(1, ()).content == [{"type": "text", "text": "ab"}, picture, {"type": "text", "text": "cd"}]
+
+
 async def test_broken_choices_are_drawn_again(server, make):
     several = [choice(0, "whole"), choice(1, "given up", "abort"), choice(2, 3), choice(3, "also", None)]
     server.answer = lambda body: {"model": "m", "choices": several if "n" in body else [choice(0, f"redrawn {body['seed']}")]}

@@ -185,6 +185,12 @@ async def test_batches_are_split_to_the_servers_limit_and_scores_stay_in_order(s
     assert [found.index(score) for score in sorted(found)] == [1, 3, 4, 2, 0, 6, 5]
 
 
+async def test_thirty_two_go_into_a_request_where_nothing_is_said(server):
+    async with make(server) as model:
+        await scores(model, [AIMessage(" good" * (1 + number)) for number in range(33)])
+    assert [len(body["input"]) for body in asked(server, "/classify")][-2:] == [32, 1]
+
+
 async def test_an_answer_beyond_the_servers_limit_has_no_score_and_costs_nobody_elses(server, caplog):
     server.about["/v1/models"] = {"data": [{"id": "m", "max_model_len": 40}]}
     async with make(server) as model:
@@ -257,6 +263,10 @@ async def test_a_probe_before_the_first_request_leaves_no_connection(server):
     probed = len(server.requests)
     await model.ready()
     assert len(server.requests) == probed
+    breaker = CircuitBreaker(failures=1)
+    breaker.trip(EndpointTimeout("it stalls"))
+    with pytest.raises(CircuitOpen):
+        await make(server, circuit=breaker).ready()
 
 
 def test_timeout_waits_and_places_are_as_documented():
