@@ -187,6 +187,24 @@ async def test_stop_strings_cut_the_text_and_padding_is_not_counted(parts):
     assert stopped[0].usage_metadata["output_tokens"] < free[0].usage_metadata["output_tokens"]
 
 
+async def test_a_row_that_has_ended_is_computed_no_more(parts, monkeypatch):
+    choose, computed = Sampler.choose, []
+    monkeypatch.setattr(Sampler, "choose", lambda self, logits, *more: computed.append(len(logits)) or choose(self, logits, *more))
+    generator = make(parts, max_new_tokens=40)
+    stop = (await generator.draw(requests(1)[0])).content[3:5]
+    computed.clear()
+    drawn = await group(generator, requests(1, 2, 3, 4, stop=[stop]))
+    lengths = [message.usage_metadata["output_tokens"] for message in drawn.values()]
+    assert min(lengths) < max(lengths)
+    assert sum(computed) == sum(lengths)
+
+
+async def test_the_temperature_is_1_where_nothing_is_said(parts):
+    usual, said = TransformersGenerator(*parts, max_new_tokens=12), make(parts, temperature=1.0)
+    assert (await usual.draw(requests(1)[0])).content == (await said.draw(requests(1)[0])).content
+    assert usual.fingerprint() == said.fingerprint()
+
+
 def test_a_stop_string_is_found_across_a_special_token_which_nobody_reads(parts):
     generator = make(parts)
     words = {word: parts[1](word, add_special_tokens=False)["input_ids"] for word in ("go", "od")}
