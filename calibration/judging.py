@@ -43,7 +43,7 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
     Raises:
         InputError: there is none.
     """
-    found, silent = list[tuple[Any, ...]](), 0
+    found, silent, units_met = list[tuple[Any, ...]](), 0, dict[Any, int]()
     for number, row in enumerate(rows):
         unit, _ = unit_of(row.value.get("group"), row.value.get("prompt"), number)
         for place, one in enumerate(row.candidates):
@@ -52,11 +52,13 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
             verdict = verdict_of(one, name)
             silent += verdict is None
             if verdict is not None:
-                found.append((one.label, verdict, unit, place, len(one.turn.text), str(row.value.get(key, "")) if key else ""))
+                # As they come: their own numbers are this process's, and resampling would differ from run to run.
+                met = units_met.setdefault(unit, len(units_met))
+                found.append((one.label, verdict, met, place, len(one.turn.text), str(row.value.get(key, "")) if key else ""))
     if not found:
         raise InputError(f"no answer is labelled by people and judged by {name!r}: give a log with acceptable = true or false")
     people, judge, units, places, lengths, slices = (np.array(column) for column in zip(*found, strict=True))
-    return Judged(people, judge, np.unique(units, return_inverse=True)[1], places, lengths, slices, silent)
+    return Judged(people, judge, units, places, lengths, slices, silent)
 
 
 def verdict_of(candidate: Candidate, name: str) -> bool | None:
