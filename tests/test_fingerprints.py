@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -212,6 +213,10 @@ async def test_options_of_a_call_that_make_another_generator_are_refused(face):
     lax = guarded(ONE, profile(generator=print_of(ONE)), face, strict=False)
     with pytest.warns(UserWarning, match="temperature"):
         assert lax.invoke("q", temperature=0.3).text == "from small"
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always")
+        lax.invoke("q", temperature=0.3)
+    assert not [each for each in again if "temperature" in str(each.message)], "it is said once"
 
 
 def test_standing_options_of_the_chat_model_are_part_of_its_generator():

@@ -69,6 +69,10 @@ def test_a_saved_profile_is_as_readable_as_any_other_file(tmp_path):
     assert os.stat(tmp_path / "profile.json").st_mode == os.stat(tmp_path / "plain").st_mode
 
 
+def test_what_is_written_is_of_the_schema_that_older_versions_know():
+    assert json.loads(GuardProfile(mode="guardrail", schedule=[1], thresholds=[0.0]).model_dump_json())["schema_version"] == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

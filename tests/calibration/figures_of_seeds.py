@@ -193,6 +193,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "guardrail, offsets": lambda: outcome(
         calibrate_guardrail(WORLD.log(300, 2), schedule=SHAPE, alpha=0.1, offsets=(0.5, 0.2, 0.0), calibrations=3, seed=2)
     ),
+    "guardrail, another seed": lambda: outcome(calibrate_guardrail(TIES.log(300, 2), schedule=SHAPE, alpha=0.1, seed=5)),
     "guardrail, some labels": lambda: outcome(calibrate_guardrail(part(WORLD.log(400, 3)), schedule=SHAPE, alpha=0.1)),
     "guardrail, groups": lambda: outcome(calibrate_guardrail(replace(WORLD, per_group=3).log(900, 3), schedule=SHAPE, alpha=0.1)),
     "guardrail, failing": lambda: outcome(calibrate_guardrail(replace(WORLD, failing=0.3).log(300, 3), schedule=SHAPE, alpha=0.1)),
