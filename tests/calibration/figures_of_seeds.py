@@ -17,7 +17,7 @@ from bonmini_guard import GuardProfile
 from bonmini_guard.calibration import curves, martingale, on_demand, simulate, zero
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.drift import find_drift
-from bonmini_guard.calibration.evidence import Certificate, sealed
+from bonmini_guard.calibration.evidence import Certificate, consequence, sealed
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.findings import labels_needed, refuted_by_bets
 from bonmini_guard.calibration.judging import agreement, judged, moved_certificate
@@ -112,6 +112,12 @@ def bets():
         "payoffs": [martingale.promise_payoffs(bad, 0.2) for bad in (True, False)],
         "chances": martingale.chances("a", "b"),
     }
+
+
+def consequences():
+    log = WORLD.log(200, 6)
+    accelerated = calibrate_accelerator(WORLD.log(400, 4), schedule=SHAPE, epsilon=0.05).profile
+    return [consequence(each, replay_log(log, each)) for each in (profile(), accelerated)]
 
 
 def curved():
@@ -222,6 +228,7 @@ CASES: dict[str, Callable[[], Any]] = {
         WORLD.log(80, 6), GuardProfile(mode="guardrail", schedule=SHAPE, thresholds=(0.9, 0.7, 0.5), hopeless=(-0.5, -0.2, None))
     ),
     "replayed, no labels": lambda: replay_log(part(WORLD.log(80, 6), 0.0), profile()),
+    "consequences": consequences,
     "report": lambda: shown(sliced(WORLD.log(120, 6)), profile(), "lang"),
     "report, two": lambda: shown(
         TIES.log(100, 7),
