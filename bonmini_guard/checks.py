@@ -35,7 +35,7 @@ PASSED = 6.0
 #: Scores of answers that do not: from nothing right to almost.
 FAILED, ALMOST = -6.0, -3.0
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _FENCE = re.compile(r"```([\w+-]*)[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 
 
@@ -66,7 +66,7 @@ def number(expected: float | Asked[float], *, tolerance: Amount = 1e-6) -> Calla
 
     def passes(messages: list[BaseMessage], text: str) -> bool:
         wanted = float(_of(expected, messages))
-        found = [float(one.replace(",", "")) for one in _NUMBER.findall(text) if any(map(str.isdigit, one))]
+        found = [float(one.replace(",", "")) for one in _NUMBER.findall(text)]
         return bool(found) and abs(found[-1] - wanted) <= tolerance * max(1.0, abs(wanted))
 
     return _check(passes)

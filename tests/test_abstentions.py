@@ -101,6 +101,14 @@ async def test_a_conversation_keeps_its_abstention_whichever_task_asks():
     assert (await made.ainvoke("hi", {"configurable": {"thread_id": "8"}})).text == "good"
 
 
+@FACES
+async def test_who_asks_again_later_is_answered_by_the_same_callable(face):
+    made = make(face, timeout=0.5, on_abstain=lambda result: "sorry")
+    assert (await made.ainvoke("hi")).text == "sorry"
+    await asyncio.sleep(0.6)
+    assert (await made.ainvoke("hi")).text == "sorry"
+
+
 async def test_it_is_forgotten_in_time_and_with_another_profile(monkeypatch):
     made = make(BestOfMiniN, retry_memory=0.05)
     with pytest.raises(NoAcceptableResponse):

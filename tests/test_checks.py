@@ -52,6 +52,11 @@ def test_numbers_with_signs_exponents_and_tolerance():
     assert passed(checks.number(100, tolerance=0.01), "100.9", "102") == [True, False]
 
 
+def test_letters_before_digits_are_no_exponent():
+    assert passed(checks.number(42), "See example2: 42", "type2", "0xe5 e5") == [True, False, False]
+    assert passed(checks.number(1234.5), "1,234.5e0", "+1234.5E0") == [True, True]
+
+
 def test_what_is_expected_may_depend_on_the_prompt():
     twice = checks.number(lambda messages: 2 * float(messages[-1].text))
     assert passed(twice, "42", prompt="21") == [True]

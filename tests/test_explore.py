@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from langchain_core.messages import AIMessage
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.calibration.logs import log_of_rows
@@ -23,6 +25,24 @@ def make(answers=("-1", "1"), sink=None, latency=0.0, **settings):
     scorer = FakeRewardModel(float)
     settings = {"schedule": [2, 2, 4], "explore": 1.0, **settings}
     return BestOfMiniN(generator=generator, reward_model=scorer, on_explored=sink, **settings), generator
+
+
+async def test_a_copy_of_an_explored_request_shows_what_was_served():
+    """Where all draws are made again, one has the number of the draw that was served, and another text."""
+    numbers, complete = iter(range(1, 99)), []
+
+    class Counting:
+        async def draw(self, request):
+            return AIMessage(str(next(numbers)))
+
+    guard, _ = make(Counting(), complete.append, exit="eager")
+    served = await guard.arun("q")
+    await guard.afinish()
+    (explored,) = complete
+    assert all(candidate is not explored.selected for candidate in explored.candidates)
+    twin = copy.deepcopy(explored)
+    assert (twin.selected.score, twin.selected.message.text) == (served.score, served.message.text)
+    assert [each.score for each in twin.candidates] == [each.score for each in explored.candidates]
 
 
 async def test_an_explored_request_has_every_draw_and_the_same_decision():

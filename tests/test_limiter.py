@@ -170,6 +170,14 @@ async def test_the_engine_names_each_request_to_what_it_calls():
     assert request_lane.get() is None
 
 
+async def test_free_are_the_places_of_both_limits():
+    calls, guards = Limiter(16), Limiter(4)
+    here = calls.here(inner=guards.here())
+    assert here.free == 4
+    async with guards.here():
+        assert here.free == 3
+
+
 @pytest.mark.parametrize("numbers", [(0, 1), (-1, 1), (1, -1)])
 def test_numbers_out_of_range(numbers):
     with pytest.raises(ConfigurationError, match=r"must be a positive integer|must be an integer of 0 or more"):

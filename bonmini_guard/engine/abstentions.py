@@ -10,7 +10,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -62,7 +62,9 @@ class Ledger:
             entry = self._entries.get(key)
             if entry is None or entry.until < monotonic() or _held(entry.caller) != asking:
                 return None
-            return replace(entry.result, usage={})
+            # The time that on_abstain may take is this call's, which begins now.
+            timings = replace(entry.result.timings, decided=perf_counter() + entry.result.timings.total)
+            return replace(entry.result, usage={}, timings=timings)
 
     def keep(self, result: GuardResult, messages: Sequence[BaseMessage], options: Mapping[str, Any], caller: Caller) -> None:
         """Remember an abstention that is final; nothing else."""

@@ -112,8 +112,8 @@ class Places:
 
     @property
     def free(self) -> int:
-        """Places nobody holds."""
-        return self.room.free
+        """Places nobody holds, of both limits where there are two."""
+        return self.room.free if self._inner is None else min(self.room.free, self._inner.free)
 
     @property
     def waiting(self) -> int:

@@ -36,11 +36,12 @@ def state_of(result: GuardResult) -> dict[str, Any]:
             return candidate
         return replace(candidate, message=result.message) if candidate is served else _without_text(candidate)
 
-    packed = {candidate.index: allowed(candidate) for candidate in result.candidates}
+    # By what they are: of an explored request a draw made again has the number of the one that was served.
+    packed = {id(candidate): allowed(candidate) for candidate in result.candidates}
     selected = result.selected
     return {field.name: getattr(result, field.name) for field in fields(result)} | {
-        "candidates": tuple(packed[candidate.index] for candidate in result.candidates),
-        "selected": None if selected is None else packed.get(selected.index, selected),
+        "candidates": tuple(packed.values()),
+        "selected": None if selected is None else packed.get(id(selected)) or allowed(selected),
         "scorer_error": portable(result.scorer_error),
     }
 
