@@ -289,6 +289,17 @@ async def test_what_was_left_behind_and_is_collected_cancels_nobody():
     assert not asyncio.current_task().cancelling()
 
 
+async def test_callbacks_around_a_run_that_cancel_themselves_cancel_no_run():
+    async def leave(*_, **__):
+        raise asyncio.CancelledError
+
+    class Leaving(AsyncCallbackHandler):
+        on_chain_start = on_chain_end = leave
+
+    guard = make(FakeGenerator(["good"]), lambda m, c: [1.0] * len(c), timeout=30.0)
+    assert (await guard.arun("q", config={"callbacks": [Leaving()]})).decision == "accepted"
+
+
 # What is said to abstentions
 
 
@@ -388,6 +399,27 @@ async def test_an_accepted_answer_is_not_lost_with_a_session_that_fails_to_close
         raise kind
 
     assert (await make(score=Session(close), timeout=30.0).arun("q")).decision == "accepted"
+
+
+@pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("when", ["on_chain_start", "on_chain_end"])
+async def test_a_callback_that_cancels_itself_cancels_no_request(face, raises, when):
+    class Leaving(AsyncCallbackHandler):
+        raise_error = raises
+
+    async def leave(self, *_, parent_run_id=None, **__):
+        if parent_run_id is not None:  # of the outermost run the caller's own chain tells
+            raise asyncio.CancelledError
+
+    setattr(Leaving, when, leave)
+    guard = face(generator=FakeGenerator(["good"]), reward_model=lambda m, c: [1.0] * len(c), schedule=[1], timeout=30.0)
+    try:
+        assert (await guard.ainvoke("q", {"callbacks": [Leaving()]})).text == "good"
+    except RuntimeError as error:
+        assert raises
+        assert "CancelledError" in str(error)
+    assert not asyncio.current_task().cancelling()
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])

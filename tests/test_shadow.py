@@ -46,6 +46,18 @@ class Tracer(BaseTracer):
         self.roots.append((run.name, run.run_type, str(run.outputs)))
 
 
+async def test_a_turn_of_tools_is_passed_over_as_a_guard_passes_it_on(tmp_path, caplog):
+    call = {"name": "lookup", "args": {}, "id": "c1"}
+    said = [AIMessage("", tool_calls=[call]), AIMessage("I look 9", tool_calls=[call]), AIMessage("answer 1")]
+    shadow = make(GenericFakeChatModel(messages=iter(said)), trace_to=tmp_path / "t.jsonl", tool_turns="text")
+    for _ in said:
+        await shadow.ainvoke("q")
+        await shadow.afinish()
+    assert (shadow.summary.scored, shadow.summary.skipped) == (1, 0)
+    assert [row["candidates"][0].get("score") for row in rows(tmp_path / "t.jsonl")] == [1.0]
+    assert "could not be scored" not in caplog.text
+
+
 # What the caller sees
 
 

@@ -23,6 +23,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from bonmini_guard.conversation import Turn
+from bonmini_guard.engine.containment import as_failure, current, is_failure
 from bonmini_guard.engine.detach import langsmith, langsmith_set
 from bonmini_guard.engine.result import Candidate, finite
 from bonmini_guard.policy.policy import Decision, Policy, State
@@ -123,10 +124,12 @@ async def _told(handler: BaseCallbackHandler, events: Sequence[Event]) -> None:
             answer = getattr(handler, name)(*arguments, **named)
             if inspect.isawaitable(answer):
                 await answer
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error, [current()]):
+                raise
             logger.warning("%s.%s failed: %s", type(handler).__name__, name, type(error).__name__)
             if handler.raise_error:
-                raise
+                raise as_failure(error) from None
 
 
 def progress(policy: Policy, state: State, threshold: float | None) -> dict[str, Any]:

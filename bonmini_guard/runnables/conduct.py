@@ -273,6 +273,10 @@ class Guard:
             done = await within(work, left, self._engine.quarantine)
         if done is None:
             logger.warning("%s took longer than what was left of timeout=%g s: not waited for", what, timeout)
+        elif done.cancelled():
+            # By itself: the request's own cancellation would have ended this wait.
+            logger.warning("%s failed: CancelledError", what)
+            return None
         return done
 
     def tell_now(self, tell: Callable[[], T], begun: float) -> T | None:

@@ -198,8 +198,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         self, input: LanguageModelInput, chunks: list[Any], options: dict[str, Any], group: str | None, seconds: float
     ) -> None:
         try:
-            first = await self._first(input, chunks, options, group, seconds)
-            self._tell(*await self._explored(first))
+            if (first := await self._first(input, chunks, options, group, seconds)) is not None:
+                self._tell(*await self._explored(first))
         except BaseException as error:
             self._add(skipped=1)
             logger.warning("shadow: an answer was not judged: %s", type(error).__name__)
@@ -208,8 +208,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
 
     async def _first(
         self, input: LanguageModelInput, chunks: list[Any], options: dict[str, Any], group: str | None, seconds: float
-    ) -> RequestRecord:
-        """The served answer as a request of one draw, scored."""
+    ) -> RequestRecord | None:
+        """The served answer as a request of one draw, scored; None for a turn of tools, which a guard passes on and does not trace."""
         from bonmini_guard.adapters.langchain import as_message
 
         engine, messages = self._guard.engine, as_messages(input)
@@ -217,6 +217,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         judge = dataclasses.replace(engine, generator=served, policy=best_of_n(1), limiter=None)
         name, seed = secrets.token_hex(16), random.getrandbits(62)
         result = await judge.run(messages, seed=seed, request_id=name)
+        if result.ended:
+            return None
         (draw,) = result.candidates
         if draw.unfinished:
             raise RuntimeError("the answer could not be scored")
