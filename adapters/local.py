@@ -34,7 +34,7 @@ from bonmini_guard.adapters.generation import check_sampling
 from bonmini_guard.adapters.requests import call_options, stop_strings
 from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.engine.workers import Workers
-from bonmini_guard.reward.checkpoint import check_place
+from bonmini_guard.reward.checkpoint import check_place, first_line
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 
 Outcome = tuple[int, AIMessage | BaseException]
@@ -131,7 +131,7 @@ class TransformersGenerator:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: no causal language model in safetensors ({str(error).splitlines()[0]})") from error
+            raise CheckpointError(f"{path}: no causal language model in safetensors ({first_line(error)})") from error
         return cls(model.to(device).eval(), tokenizer, **settings)  # type: ignore[arg-type]
 
     @property

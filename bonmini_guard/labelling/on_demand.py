@@ -11,7 +11,7 @@ from bonmini_guard.calibration.blocks import row_key
 from bonmini_guard.calibration.choose import Request
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.on_demand import batch_of, demand
-from bonmini_guard.labelling.rows import LabelRow
+from bonmini_guard.labelling.rows import LabelRow, seen
 
 
 class OnDemand:
@@ -40,7 +40,7 @@ class OnDemand:
         return list(dict.fromkeys(batch)), found.sentence
 
     def _equal_to(self, number: int, index: int) -> list[int]:
-        texts = self._rows[number].texts
+        texts = list(map(seen, self._rows[number].texts))
         return [other for other, text in enumerate(texts) if text == texts[index]]
 
     def _first(self, number: int, index: int) -> tuple[str, int]:

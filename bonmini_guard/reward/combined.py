@@ -54,6 +54,10 @@ class Combined:
         said = [(part.fingerprint(), own.weight) for part, own in zip(self.parts, spec.all or spec.sum or (), strict=True)]
         return f"{spec.kind}:{hashlib.sha256(repr((said, spec.intercept)).encode()).hexdigest()}"
 
+    def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether one of the models learnt from answers to this prompt."""
+        return any(asked(messages) for part in self.parts if callable(asked := getattr(part, "trained_on", None)))
+
     def check(self) -> None:
         """Each part is asked when a guard is built."""
         for part in self.parts:

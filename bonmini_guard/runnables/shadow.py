@@ -209,7 +209,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
     async def _first(
         self, input: LanguageModelInput, chunks: list[Any], options: dict[str, Any], group: str | None, seconds: float
     ) -> RequestRecord | None:
-        """The served answer as a request of one draw, scored; None for a turn of tools, which a guard passes on and does not trace."""
+        """The served answer as a request of one draw, scored; None for a turn of tools, which a guard passes on untraced."""
         from bonmini_guard.adapters.langchain import as_message
 
         engine, messages = self._guard.engine, as_messages(input)

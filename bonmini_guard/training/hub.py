@@ -8,6 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the client that this version of it has
 
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.reward.checkpoint import first_line
 
 #: What it raises: no connection, no token, a refusal, a name or an answer that makes no sense.
 _TROUBLE = (HTTPError, OSError, ValueError)
@@ -23,7 +24,7 @@ def make_repository(name: str) -> None:
         HfApi().create_repo(name, private=True, exist_ok=True)
     except _TROUBLE as error:
         cure = "log in with 'hf auth login' or set HF_TOKEN, and look at the name"
-        raise ConfigurationError(f"--push-to-hub {name}: {str(error).splitlines()[0]}; {cure}") from error
+        raise ConfigurationError(f"--push-to-hub {name}: {first_line(error)}; {cure}") from error
 
 
 def push(folder: Path, name: str) -> None:
@@ -36,4 +37,4 @@ def push(folder: Path, name: str) -> None:
         HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Reward model and its card")
     except _TROUBLE as error:
         again = f"the model is in {folder}; 'hf upload {name} {folder}' tries again"
-        raise ConfigurationError(f"--push-to-hub {name}: {str(error).splitlines()[0]}; {again}") from error
+        raise ConfigurationError(f"--push-to-hub {name}: {first_line(error)}; {again}") from error

@@ -17,7 +17,7 @@ import torch
 from transformers import set_seed
 
 from bonmini_guard.conversation import prompt_digest
-from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 from bonmini_guard.reward.checkpoint import (
     inputs_of,
     keep_layers,
@@ -127,7 +127,9 @@ def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow
         InputError: no row fits the model.
     """
     config, tokenizer = load_config(str(path)), load_tokenizer(str(path))
-    model, _ = load_classifier(str(path), config, torch.float32)
+    model, missing = load_classifier(str(path), config, torch.float32)
+    if missing:
+        raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
     made = formatter(model, tokenizer, length_limit(config, tokenizer))
     encoding = _encode(rows, made, batch_size)
     return figures(score_texts(PooledScorer(model), encoding, pad_id(config, tokenizer), batch_size), encoding.groups, outside=True)
@@ -184,7 +186,7 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     report = _report(rows, learnt, plan, base, loaded.formatter.max_length)
     if held_out is not None and not loaded.missing:
         # The base scores already: what it could do before is the first thing to compare with.
-        report["base_eval"] = _evaluate(loaded, held_out, plan, "outside_option")
+        report["base_eval"] = _evaluate(loaded, held_out, plan, plan.objective)
     losses = _fitted(loaded, learnt, folder / "checkpoints", plan, held_out)
     if held_out is not None:
         report["eval"] = _evaluate(loaded, held_out, plan, plan.objective)

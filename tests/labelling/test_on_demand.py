@@ -52,6 +52,18 @@ def labelled(rows):
     return log_of_rows(good)
 
 
+def test_blank_answers_of_a_row_are_one_question(tmp_path):
+    rows = rows_of(20, repeated=0.0)
+    for row in rows:
+        row["candidates"][3] |= {"text": "", "score": 5.0}
+        row["candidates"][7] |= {"text": "  ", "score": 5.0}
+    asking = OnDemand(
+        fixed_set(log_of_rows(rows), None), request("served_and_bad", 0.3, 0.1, FOUR), read_rows([log_file(tmp_path / "l", rows)])
+    )
+    wanted, _ = asking({})
+    assert {index for _, index in wanted} == {3}
+
+
 def begin(tmp_path, rows, what, number=None, name="out.jsonl"):
     """A session on demand, new or continued."""
     shown = read_rows([log_file(tmp_path / "log.jsonl", rows)])

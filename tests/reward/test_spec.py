@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -10,6 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from bonmini_guard import BestOfMiniN, RewardModel, ScorerSpec
 from bonmini_guard.cli import main
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.reward.combined import Combined
 from bonmini_guard.reward.declared import as_scorer, load_scorer
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
 
@@ -140,6 +142,10 @@ def test_all_is_the_least_and_sum_is_weighed():
     assert judged(weighed, "Paris, France", "Paris", "Rome") == [16, 10, -14]
     assert not weighed.has_zero
     assert load_scorer(combined("sum", about("Paris"), has_zero=True)).has_zero
+    assert not both.trained_on([])
+    knows = SimpleNamespace(trained_on=lambda messages: messages == ["seen"])
+    learnt = Combined(combined("sum", about("a"), about("b")), [both, knows])
+    assert [learnt.trained_on([each]) for each in ("seen", "new")] == [True, False]
     assert len({load_scorer(combined("all", about(a), about(b))).fingerprint() for a, b in ("ab", "ba", "cd")}) == 3
 
 

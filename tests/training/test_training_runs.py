@@ -113,6 +113,8 @@ def test_adapters_stay_adapters_and_load_everywhere(tmp_path, base, rows):
     assert model.score("the film", [" good"])[0] == pytest.approx(found, abs=1e-5)
     again = evaluate_reward_model(tmp_path / "m", rows[:100])
     assert again["log_likelihood"] == pytest.approx(report["eval"]["log_likelihood"], abs=1e-5)
+    with pytest.raises(CheckpointError, match="without weights for"):
+        evaluate_reward_model(base, rows[:10])
 
 
 def test_frozen_weights_take_half_the_memory_and_what_is_trained_keeps_its_digits(tmp_path, base, rows, monkeypatch):
