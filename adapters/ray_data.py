@@ -18,6 +18,7 @@ from bonmini_guard.errors import BonMiniGuardError, InputError, needing
 from bonmini_guard.logs.appending import encoded
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.validation import Count, checked
+from bonmini_guard.writing import check_output
 
 #: Shards for each worker: enough that a slow one does not hold up the rest.
 SHARDS_PER_WORKER = 4
@@ -51,11 +52,12 @@ def score_log_on_ray(
     Raises:
         InputError: a row is malformed, or the shards of an earlier run belong to another log, model or number of shards;
             finished rows stay in the shards beside the output.
-        ConfigurationError: workers or shards is not a positive number.
+        ConfigurationError: workers or shards is not a positive number, or the output is part of the log or cannot be written.
         MissingExtraError: Ray is not installed.
     """
     shards = SHARDS_PER_WORKER * workers if shards is None else shards
     target = Path(output).absolute()
+    check_output(target, paths)
     _check_earlier(target, shards)
     sources = [str(Path(path).absolute()) for path in paths]
     tallies = _run(sources, load, target, (workers, shards, gpus_per_worker))

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.errors import InputError
 from bonmini_guard.logs.appending import Appender, encoded
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.rows import Candidate, Row
 from bonmini_guard.unseen import check_seen
-from bonmini_guard.writing import appearing
+from bonmini_guard.writing import appearing, check_output
 
 
 class LogScorer(Protocol):
@@ -86,11 +86,10 @@ def score_log(
 
     Raises:
         InputError: a row is malformed, or ``OUT.partial`` is from another log, shard or model; finished rows stay in it.
-        ConfigurationError: the output is one of the inputs.
+        ConfigurationError: the output is one of the inputs, or cannot be written.
     """
     target = Path(output)
-    if any(Path(path).exists() and target.exists() and Path(path).samefile(target) for path in paths):
-        raise ConfigurationError(f"{target}: is the log itself; give another -o")
+    check_output(target, paths)
     partial = target.with_name(target.name + ".partial")
     tally, mark = Tally(), scorer.fingerprint()
     finished = _finished(partial, beside)
@@ -114,6 +113,7 @@ def score_log(
             partial.unlink()
     if tally.rows < len(finished):
         raise InputError(f"{partial}: holds more rows than the log; it is from another one: remove it, or give another -o")
+    partial.touch()  # a shard of a short log may have no row
     finish(partial, target)
     return tally
 

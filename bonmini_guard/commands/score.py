@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, with a progress bar on stderr."""
-    check_output(options.output, lines=True)
+    check_output(options.output, options.logs, lines=True)
     if options.dry_run:
         say(_plan(options))
         return 0

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from bonmini_guard.adapters.ray_data import _merge, _part, score_log_on_ray
 from bonmini_guard.calibration.scoring_logs import score_log
 from bonmini_guard.commands import score as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
@@ -96,8 +97,6 @@ def test_shards_make_up_the_whole(tmp_path):
 
 
 def test_shards_of_a_cluster_are_merged_in_the_order_of_the_log(tmp_path):
-    from bonmini_guard.adapters.ray_data import _merge, _part
-
     log, target = write(tmp_path / "log.jsonl", rows(7)), tmp_path / "merged.jsonl.gz"
     parts = [_part(target, number, 3) for number in (1, 2, 3)]
     for number, part in enumerate(parts, start=1):
@@ -111,6 +110,20 @@ def test_shards_of_a_cluster_are_merged_in_the_order_of_the_log(tmp_path):
     score_log([log], LengthScorer(), tmp_path / "whole.jsonl")
     assert read(target) == read(tmp_path / "whole.jsonl")
     assert not any(part.exists() for part in parts)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_a_shard_without_rows_is_an_empty_file(tmp_path, name):
+    log = write(tmp_path / "log.jsonl", rows(3))
+    for number in range(1, 9):
+        assert score_log([log], LengthScorer(), tmp_path / f"{number}-{name}", shard=(number, 8)).rows == (number <= 3)
+    assert [len(read(tmp_path / f"{number}-{name}")) for number in range(1, 9)] == [1, 1, 1, 0, 0, 0, 0, 0]
+    target = tmp_path / "whole.jsonl"
+    parts = [_part(target, number, 8) for number in range(1, 9)]
+    for number, part in enumerate(parts, start=1):
+        score_log([log], LengthScorer(), part, shard=(number, 8))
+    _merge(parts, target)
+    assert [row["id"] for row in read(target)] == ["r0", "r1", "r2"]
 
 
 def test_messages_are_scored_where_there_is_no_text(tmp_path):
@@ -167,7 +180,7 @@ def test_malformed_rows_are_refused_with_their_place(tmp_path, change, problem):
     with pytest.raises(InputError, match=f"log.jsonl:1: .*{problem}"):
         score_log([log], LengthScorer(), tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
-    with pytest.raises(BonMiniGuardError, match="the log itself"):
+    with pytest.raises(BonMiniGuardError, match="is what is to be read"):
         score_log([log], LengthScorer(), log)
 
 
@@ -175,6 +188,16 @@ def options(*arguments):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     return parser.parse_args([str(argument) for argument in arguments])
+
+
+def test_the_log_is_never_its_own_output(tmp_path):
+    log = write(tmp_path / "log.jsonl", rows(7))
+    for further in ([], ["--ray", 2]):
+        with pytest.raises(BonMiniGuardError, match="is what is to be read"):
+            command.run(options(log, "--reward-model", "m", "-o", log, *further))
+    with pytest.raises(BonMiniGuardError, match="is what is to be read"):
+        score_log_on_ray([log], LengthScorer, log)
+    assert read(log) == rows(7)
 
 
 def test_the_command_refuses_bad_outputs_and_shards(tmp_path):
