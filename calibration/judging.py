@@ -68,7 +68,7 @@ def verdict_of(candidate: Candidate, name: str) -> bool | None:
 
 
 def agreement(found: Judged) -> dict[str, Any]:
-    """All figures, each as [value, low, high]: kappa, agreement, errors of either kind, and how the judge's leaning moves."""
+    """Kappa, agreement, errors of either kind, and how the judge's leaning moves: [value, low, high], None where undefined."""
     parts: dict[str, tuple[Callable[[Bools, Bools], float], Bools]] = {
         name: (figure, np.ones_like(found.people)) for name, figure in _FIGURES.items()
     }
@@ -143,7 +143,8 @@ _FIGURES: Mapping[str, Callable[[Bools, Bools], float]] = {
 
 def _with_interval(
     figure: Callable[[Bools, Bools], float], rows: Bools, found: Judged, again: list[Integers]
-) -> tuple[float, float, float]:
+) -> list[float | None]:
     values = [figure(found.people[some], found.judge[some]) for sample in again if (some := sample[rows[sample]]).size]
-    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return figure(found.people[rows], found.judge[rows]), float(low), float(high)
+    known = [value for value in values if not np.isnan(value)] or [np.nan]
+    told = [figure(found.people[rows], found.judge[rows]), *np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()]
+    return [None if np.isnan(each) else each for each in told]

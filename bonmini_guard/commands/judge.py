@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
@@ -28,21 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Judge, and report."""
-    check_output(options.output, lines=True)
+    check_output(options.output, options.logs, lines=True)
+    from bonmini_guard.calibration.evidence import check_share
     from bonmini_guard.calibration.judging import agreement, judged, moved_certificate
     from bonmini_guard.calibration.scoring_logs import score_log
     from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.declared import load_scorer
 
+    check_share("--alpha", options.alpha)
     name = options.name or Path(options.judge).stem
-    with closing(load_scorer(options.judge)) as judge:
+    with closing(load_scorer(options.judge)) as judge, shown() as progress:
         if not judge.has_zero:
             raise ConfigurationError(f"{options.judge}: its scores only rank, so they are no verdicts; see 'bonmini-guard zero'")
-        score_log(options.logs, judge, options.output, beside=name)
+        score_log(options.logs, judge, options.output, beside=name, progress=lambda rows: progress.say(f"{rows:,} rows judged"))
     found = agreement(judged(rows_in(options.output), name, options.slice))
     found["certificate"] = moved_certificate(rows_in(options.output), name, options.alpha, 0.1)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(found, allow_nan=False))
     else:
         say(_said(found, name, options.output))
     return 0
@@ -51,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
 def _said(found: dict[str, Any], name: str, output: Path) -> str:
     silent = f", {found['without a verdict']:,} without a verdict" if found["without a verdict"] else ""
     lines = [f"{name}: {found['answers']:,} answers to {found['prompts']:,} prompts{silent}"]
-    rows = [[key, f"{value:.3f}", f"{low:.3f} to {high:.3f}"] for key, (value, low, high) in found["figures"].items()]
+    figures = ((key, ["-" if each is None else f"{each:.3f}" for each in told]) for key, told in found["figures"].items())
+    rows = [[key, value, f"{low} to {high}"] for key, (value, low, high) in figures]
     lines.append(table(("people and judge", "", "95 % over prompts"), rows, width()))
     tried = found["certificate"]
     if tried["threshold"] is None:

@@ -119,3 +119,33 @@ def test_what_cannot_be_judged(spec, tmp_path, capsys, change, says):
     log = written(tmp_path / "log.jsonl", [row])
     assert main(["judge", str(log), "--judge", str(spec), "-o", str(tmp_path / "out.jsonl")]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_what_is_undefined_is_null(spec, tmp_path, capsys):
+    some = list(rows(20, 0.0))
+    for row in some:  # all is good, and the judge says so
+        row["candidates"] = [{**one, "text": "good", "acceptable": True} for one in row["candidates"]]
+    log = written(tmp_path / "log.jsonl", some)
+    found = told([log, "--judge", spec, "-o", tmp_path / "out.jsonl"], capsys)["figures"]
+    assert found["kappa"] == found["bad answers that it accepts"] == [None, None, None]
+    assert found["agreement"] == [1.0, 1.0, 1.0]
+    assert main(["judge", str(log), "--judge", str(spec), "-o", str(tmp_path / "out.jsonl")]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_nothing_is_judged_for_a_level_that_is_none_or_over_the_log(spec, tmp_path, capsys):
+    log = written(tmp_path / "log.jsonl", rows(5, 0.1))
+    assert main(["judge", str(log), "--judge", str(spec), "-o", str(tmp_path / "out.jsonl"), "--alpha", "5"]) == 2
+    assert main(["judge", str(log), "--judge", str(spec), "-o", str(log)]) == 2
+    assert "is what is to be read" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "words.json"]
+
+
+def test_it_says_how_far_it_is(spec, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("bonmini_guard.commands.progress.Progress.say", lambda self, what: said.append(what))
+    assert (
+        main(["judge", str(written(tmp_path / "log.jsonl", rows(5, 0.1))), "--judge", str(spec), "-o", str(tmp_path / "o.jsonl")])
+        == 0
+    )
+    assert said[-1] == "5 rows judged"
