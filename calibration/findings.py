@@ -37,7 +37,7 @@ class Finding:
     Attributes:
         test: first_loop_scores, first_loop_scores_over_time, abstentions, best_efforts, labels, slices or fingerprints.
         found: whether it says drift.
-        p_value: None for fingerprints, and for labels at one look, which compare a confidence limit with the promise.
+        p_value: None for fingerprints.
         level: the p-value at which it says so.
         what: the figures, in a sentence.
     """

@@ -239,8 +239,8 @@ def watching(
                     f"{path}: was begun with {name} {kept or '(none)'}; leave {name} out to go on, or give another file"
                 )
         try:
-            arguments = (false_alarm_rate or rate, key if state is None else state.key)
-            watch = Watch(profile, false_alarm_rate=arguments[0], key=arguments[1], state=state)
+            key = key if state is None else state.key
+            watch = Watch(profile, false_alarm_rate=false_alarm_rate or rate, key=key, state=state)
         except ConfigurationError:
             raise
         except (ValueError, TypeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,8 @@ def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Fin
     from bonmini_guard.calibration.watch import watching
     from bonmini_guard.commands.following import follow
 
+    if not 0 < options.every < math.inf:
+        raise ConfigurationError(f"--every is {options.every:g}: give the seconds between two looks, more than 0")
     if options.looks != 1 or options.json:
         raise ConfigurationError("--follow looks any number of times, and prints no JSON; leave out --looks and --json")
     prices = (options.input_price, options.output_price)

@@ -7,10 +7,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.calibration.traces import Seen, traces_of_rows
+from bonmini_guard.calibration.watch import REMEMBERED
 from bonmini_guard.commands.terminal import say, width
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.reading import RowFile
@@ -30,12 +32,14 @@ GOOD, BAD, QUIET = "green", "bold red", "dim"
 class Tail:
     """The rows of a file that grows: at each look, those whose lines ended since the last one.
 
+    The file is held open, so that the last rows of one that is put aside are not missed.
+
     Args:
         path: JSON lines, not packed; it need not exist yet, and may be replaced by another.
     """
 
     def __init__(self, path: str) -> None:
-        self._file, self._at, self._line, self._is = RowFile(path), 0, 1, -1
+        self._file, self._stream, self._line = RowFile(path), io.FileIO(os.devnull), 1
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(place, row) of what is new.
@@ -44,18 +48,27 @@ class Tail:
             InputError: it cannot be read, or a line is not one JSON object.
         """
         try:
-            with open(self._file.path, "rb") as stream:
-                found = os.fstat(stream.fileno())
-                if found.st_ino != self._is or found.st_size < self._at:  # another file by that name
-                    self._at, self._line, self._is = 0, 1, found.st_ino
-                stream.seek(self._at)
-                whole = stream.read().rpartition(b"\n")
+            now = os.stat(self._file.path)
+            yield from self._ended()
+            if not os.path.samestat(now, os.fstat(self._stream.fileno())) or now.st_size < self._stream.tell():
+                stream = io.FileIO(self._file.path)
+                self.close()
+                self._stream, self._line = stream, 1
+                yield from self._ended()
         except FileNotFoundError:
             return
         except OSError as error:
             raise InputError(f"{self._file.path}: cannot be read ({error.strerror}); check the path") from error
-        data = whole[0] + whole[1]
-        first, self._at, self._line = self._line, self._at + len(data), self._line + data.count(b"\n")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._stream.close()
+
+    def _ended(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        begin, rest = self._stream.tell(), self._stream.readall()
+        data = rest[: rest.rfind(b"\n") + 1]
+        self._stream.seek(begin + len(data))
+        first, self._line = self._line, self._line + data.count(b"\n")
         yield from self._file.rows_of(first, io.BytesIO(data))
 
 
@@ -65,22 +78,23 @@ class Tally:
 
     Attributes:
         prices: of a million tokens read, and written.
+        met: which requests were counted.
         reasons: (decision, reason), to requests.
         draws: made.
         cost: of the tokens that were used, at the prices.
     """
 
     prices: tuple[float, float]
+    met: Seen = field(default_factory=lambda: Seen(REMEMBERED))
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     draws: int = 0
     cost: float = 0.0
 
-    def through(
-        self, rows: Iterable[tuple[str, Mapping[str, Any]]], is_known: Callable[[str], bool]
-    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """The rows, each counted on its way unless it is known or no guard wrote it."""
+    def through(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The rows, each counted on its way unless it was before or no guard wrote it."""
         for place, row in rows:
-            if row.get("decision") is not None and not is_known(f"id {row.get('id')}"):
+            if row.get("decision") is not None and (name := str(row.get("id"))) not in self.met:
+                self.met.add(name)
                 self.reasons[str(row["decision"]), str(row.get("reason"))] += 1
                 self.draws += int(row.get("draws") or 0)
                 usage = row.get("usage") or {}
@@ -102,24 +116,23 @@ def follow(
 
     The watch's false-alarm rate holds for any number of looks; prices are of a million tokens read, and written.
     """
-    from bonmini_guard.calibration.traces import traces_of_rows
-
-    tails, tally = [Tail(path) for path in paths], Tally(prices)
+    tally = Tally(prices)
 
     def look() -> Drift:
-        new = (pair for tail in tails for pair in tail.rows())
-        counted = tally.through(new, lambda name: name in watch.memory.requests)
+        counted = tally.through(pair for tail in tails for pair in tail.rows())
         return watch.look(traces_of_rows(counted, profile, memory=watch.memory, key=watch.key), also)
 
-    drift = look()
-    try:
-        with _screen() as show:
-            while True:
-                show(view(drift, tally, profile))
-                time.sleep(every)
-                drift = look()
-    except KeyboardInterrupt:
-        return drift
+    with ExitStack() as stack:
+        tails = [stack.enter_context(closing(Tail(path))) for path in paths]
+        drift = look()
+        try:
+            with _screen() as show:
+                while True:
+                    show(view(drift, tally, profile))
+                    time.sleep(every)
+                    drift = look()
+        except KeyboardInterrupt:
+            return drift
 
 
 @contextmanager

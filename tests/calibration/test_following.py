@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -25,10 +26,9 @@ def rows_of(profile, population, count, seed, **extra):
     return [{**row, "draws": len(row["candidates"])} for row in guarded(profile, population.log(count, seed), **extra, **USAGE)]
 
 
-def seen(profile, rows, prices=(2.0, 8.0)):
-    watch, tally = Watch(profile), Tally(prices)
-    counted = tally.through(placed(rows), lambda name: name in watch.memory.requests)
-    return watch.look(traces_of_rows(counted, profile, memory=watch.memory)), tally
+def seen(profile, rows, prices=(2.0, 8.0), watch=None):
+    watch, tally = watch or Watch(profile), Tally(prices)
+    return watch.look(traces_of_rows(tally.through(placed(rows)), profile, memory=watch.memory)), tally
 
 
 def test_the_view_says_what_the_requests_came_to():
@@ -43,6 +43,18 @@ def test_the_view_says_what_the_requests_came_to():
     assert f"{tally.cost:,.4g} spent, about {tally.cost * (800 - draws) / draws:,.4g} saved" == shown["money"]
     assert shown["promise"].startswith("not refuted")
     assert shown["drift"].startswith("none found in 200 requests")
+
+
+def test_a_state_that_is_gone_on_from_changes_nothing_of_what_the_requests_came_to():
+    profile = calibrated()
+    rows = rows_of(profile, TRAFFIC, 100, 7)
+    rows = [{**row, "group": f"g{number // 2}"} for number, row in enumerate(rows)]
+    rows[0] |= {"candidates": rows[0]["candidates"][:1], "reason": "deadline", "decision": "abstained", "selected": None}
+    watch = Watch(profile)
+    (first, one), (second, other) = (seen(profile, rows, watch=watch) for _ in range(2))
+    assert first.traces == second.traces == 50
+    assert sum(one.reasons.values()) == 100
+    assert (one.reasons, one.draws, one.cost) == (other.reasons, other.draws, other.cost)
 
 
 def test_drift_and_a_refuted_promise_stand_out():
@@ -71,7 +83,11 @@ def test_no_width_breaks_a_word_or_loses_one(width):
 
 def test_a_tail_reads_whole_lines_once_and_begins_anew_with_another_file(tmp_path):
     path = tmp_path / "traces.jsonl"
-    tail = Tail(str(path))
+    with closing(Tail(str(path))) as tail:
+        follows(tail, path)
+
+
+def follows(tail, path):
     assert list(tail.rows()) == []
     path.write_text('{"id": "a"}\n{"id": ')
     assert list(tail.rows()) == [(f"{path}:1", {"id": "a"})]
@@ -79,9 +95,19 @@ def test_a_tail_reads_whole_lines_once_and_begins_anew_with_another_file(tmp_pat
         file.write('"b"}\n')
     assert list(tail.rows()) == [(f"{path}:2", {"id": "b"})]
     assert list(tail.rows()) == []
-    path.rename(tmp_path / "traces.1.jsonl")
+    path.rename(path.with_name("traces.1.jsonl"))
     path.write_text('{"id": "c"}\n')
     assert list(tail.rows()) == [(f"{path}:1", {"id": "c"})]
+    with path.open("a") as file:  # put aside before anybody looked again
+        file.write('{"id": "d"}\n')
+    path.rename(path.with_name("traces.2.jsonl"))
+    assert list(tail.rows()) == []
+    path.write_text('{"id": "e"}\n')
+    assert list(tail.rows()) == [(f"{path}:2", {"id": "d"}), (f"{path}:1", {"id": "e"})]
+    path.write_text("")
+    assert list(tail.rows()) == []
+    path.write_text('{"id": "f"}\n')
+    assert list(tail.rows()) == [(f"{path}:1", {"id": "f"})]
 
 
 @pytest.fixture
@@ -114,3 +140,6 @@ def test_options_that_do_not_belong_together_are_refused(tmp_path, capsys):
     calibrated().save(tmp_path / "profile.json")
     assert main(["drift", str(tmp_path / "profile.json"), "x", "--follow", "--json"]) == 2
     assert "leave out --looks and --json" in capsys.readouterr().err
+    for every in ("-1", "0", "nan", "inf"):
+        assert main(["drift", str(tmp_path / "profile.json"), "x", "--follow", "--every", every]) == 2
+        assert "--every" in capsys.readouterr().err
