@@ -112,3 +112,26 @@ def test_several_generators_are_told(run, tmp_path):
     told, following = run("bonmini-guard start log.jsonl")
     assert "several generators" in told
     assert following == ""
+
+
+def test_rows_of_one_prompt_count_once(run, tmp_path):
+    lines_of(tmp_path / "log.jsonl", [{**row, "prompt": f"p{number % 5}"} for number, row in enumerate(log_rows(100))])
+    told, following = run("bonmini-guard start log.jsonl")
+    assert "5 prompts can certify at most" in told
+    assert "missing: prompts" in told
+    assert following == ""
+
+
+def test_labels_that_are_not_calibrated_on_are_none(run, tmp_path):
+    lines_of(tmp_path / "log.jsonl", [{**row, "label_sampling": "choices"} for row in log_rows(60, "all")])
+    told, following = run("bonmini-guard start log.jsonl")
+    assert "missing: labels" in told
+    assert following.startswith("bonmini-guard label log.jsonl")
+
+
+def test_generators_are_told_apart_by_all_of_what_is_said_of_them(run, tmp_path):
+    said = [f"a model with a long name and many settings, of which the last one is the temperature: {heat}" for heat in (0, 1)]
+    lines_of(tmp_path / "log.jsonl", [{**row, "generated_by": said[n % 2]} for n, row in enumerate(log_rows(40))])
+    told, following = run("bonmini-guard start log.jsonl")
+    assert "several generators" in told
+    assert following == ""

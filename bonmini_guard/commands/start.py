@@ -99,7 +99,7 @@ def _tell_of_log(files: Sequence[str]) -> None:
     traced = f", {seen['traced']:,} of them a guard's traces" if seen["traced"] else ""
     picked = f"; {seen['picked']:,} rows were picked, and their labels are not calibrated on" if seen["picked"] else ""
     judged = f", {seen['judged']:,} of them with a word of who or what judged (acceptable_by)" if seen["judged"] else ""
-    drawn = f", drawn by {', '.join(sorted(generators))}" if generators else ""
+    drawn = f", drawn by {', '.join(sorted(by[:60] for by in generators))}" if generators else ""
     say(f"{', '.join(files)}: a log of {seen['rows']:,} rows{traced}, {each}{drawn}")
     say(f"scores: {seen['scored']:,} of {seen['answers']:,} answers; labels: {seen['labelled']:,}{judged}{picked}")
     if len(generators) > 1:
@@ -110,7 +110,7 @@ def _tell_of_log(files: Sequence[str]) -> None:
         say("no row is complete: early exits hide what was never drawn, so these only say how far the guard may be relaxed")
         say(f"next: bonmini-guard calibrate {_quoted(files)} --mode guardrail --relax -o relaxed.json")
     else:
-        _tell_of_labels(files, seen)
+        _tell_of_labels(files)
 
 
 def _scan(files: Sequence[str]) -> tuple[Counter[str], set[int], set[str]]:
@@ -125,7 +125,7 @@ def _scan(files: Sequence[str]) -> tuple[Counter[str], set[int], set[str]]:
         seen.update(scored=sum(one.said is not None for one in arrived), labelled=len(labelled))
         seen.update(judged=sum(one.value.get("acceptable_by") is not None for one in labelled))
         sizes.add(len(row.candidates))
-        generators |= {str(by)[:60]} if (by := row.value.get("generated_by")) is not None else set()
+        generators |= {str(by)} if (by := row.value.get("generated_by")) is not None else set()
     if not sizes:
         raise InputError(f"{', '.join(files)}: holds no row; give a log")
     return seen, sizes, generators
@@ -137,26 +137,26 @@ def _tell_of_scores(files: Sequence[str], seen: Counter[str]) -> None:
     say(f"next: bonmini-guard score {_quoted(files)} --reward-model SPEC -o scored.jsonl")
 
 
-def _tell_of_labels(files: Sequence[str], seen: Counter[str]) -> None:
+def _tell_of_labels(files: Sequence[str]) -> None:
     """What the rows could promise at best, and the labels that this takes."""
     from bonmini_guard.calibration.logs import load_log
     from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, too_few
     from bonmini_guard.calibration.orders import one_a_unit
 
     log = load_log(files, keys=["id"])
-    schedule, units = choose_schedule(log, None), len(one_a_unit(log))
-    best = f"{100 * (1 - DELTA ** (1 / units)):.2g} %"
+    schedule, units = choose_schedule(log, None), one_a_unit(log)
+    best = f"{100 * (1 - DELTA ** (1 / len(units))):.2g} %"
     shape = f"--schedule {','.join(map(str, schedule))}"
     if max(schedule) == 1:
         say("one answer a row: a guard can serve it or refuse; to draw again it needs a log with several answers to each prompt")
-    say(f"{units:,} prompts can certify at most {best} served and bad (if none is), with {100 * (1 - DELTA):g} % confidence")
-    asked = next((each for each in (request(RISKS[0], level, DELTA, schedule) for level in LEVELS) if not too_few(log, each)), None)
+    say(f"{len(units):,} prompts can certify at most {best} served and bad (if none is), with {100 * (1 - DELTA):g} % confidence")
+    asked = next((each for level in LEVELS if not too_few(units, each := request(RISKS[0], level, DELTA, schedule))), None)
     if asked is None:
-        say(f"missing: prompts; {too_few(log, request(RISKS[0], LEVELS[-1], DELTA, schedule))}")
+        say(f"missing: prompts; {too_few(units, request(RISKS[0], LEVELS[-1], DELTA, schedule))}")
         say("collect more with the guard's explore=0.02 and trace_to=, or import more; then start again")
         return
     options = f"--alpha {asked.level:g} --delta {DELTA:g} {shape}"
-    if seen["labelled"] > 0.5 * seen["answers"] or log.asked.any():
+    if (log.labels >= 0).sum() > 0.5 * log.drawn.sum() or log.asked.any():
         say("missing: nothing for a first profile; what is promised is told when it is certified")
         say(f"next: bonmini-guard calibrate {_quoted(files)} --mode guardrail {options} -o guardrail.json")
         return

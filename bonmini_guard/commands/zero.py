@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     choice = choose(labels)
     write(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
     say(_said(labels, choice))
-    say(f"{options.output} is written\nnext: bonmini-guard score LOG --reward-model {options.output} -o SCORED")
+    say(f"{options.output} is written\nnext: bonmini-guard score LOG --reward-model {shlex.quote(str(options.output))} -o SCORED")
     return 0
 
 

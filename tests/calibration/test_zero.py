@@ -107,9 +107,10 @@ def labelled(model, tmp_path):
 
 
 def test_a_spec_that_every_face_and_command_takes(model, labelled, tmp_path, capsys):
-    spec = tmp_path / "spec.json"
+    spec = tmp_path / "a spec.json"
     assert main(["zero", str(model), "--labels", str(labelled), "-o", str(spec), "--anchor", "the end"]) == 0
     said = capsys.readouterr().out
+    assert f"--reward-model '{spec}' -o SCORED" in said
     assert "120 labelled answers to 40 prompts" in said
     assert "fixed answers" in said
     written = json.loads(spec.read_text())
