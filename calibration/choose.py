@@ -210,7 +210,6 @@ def calibrate_accelerator(
         InputError: a row has fewer candidates than the schedule draws.
     """
     asked, search = _request("accelerator", None, epsilon, schedule, more), more.get("search", False)
-    check(asked)
     if bool(np.all(np.isnan(log.labels))):
         return _estimated(calibrated(_by_scorer(log), asked, search))
     return calibrated(log, asked, search)
@@ -229,16 +228,10 @@ def _request(mode: Mode, risk: Risk | None, level: float, schedule: Sequence[int
 
 def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:
     """What is asked for, on the labelled rows of a log; see :func:`calibrate_guardrail`."""
-    check(asked)
     if search and asked.exit != "loop":
         raise ConfigurationError(f"a search is for loops, and exit={asked.exit!r} has none: leave it out")
-    log.require(sum(asked.schedule))
-    log.require_scores()
-    log, missing = log.labelled_set()
-    units = one_a_unit(log)
-    evidence, part = base_evidence(log, units=len(units), order=asked.order), units
-    if asked.calibrations > 1 or asked.seed:
-        evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
+    units, missing, evidence = prepared(log, asked)
+    part = units
     if search and len(units) >= LEAST_SEARCHED:
         fit, rest = split(units, FIT_SHARE, asked.seed * 2 + 1)
         asked, front = searched(units.take(fit), asked, missing)
@@ -248,7 +241,7 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
     tested = test(part, asked, missing)
     evidence |= {"certify_rows": len(tested.log), "fit_rows": len(units) - len(tested.log), "missing_labels": missing}
     evidence |= {"labels_used": tested.labels, "tested": tested.found.tested, "p_value": tested.found.p_value}
-    if not _suffices(tested.rungs[0], asked):
+    if not suffices(tested.rungs[0], asked):
         return _refused(part, len(tested.log), asked, evidence)
     if asked.max_p95 is not None and (slow := pace_of(tested, asked).p95) > asked.max_p95:
         return NotEnoughEvidence(
@@ -257,6 +250,23 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
             evidence,
         )
     return certificate_of(tested, asked, evidence)
+
+
+def prepared(log: Log, asked: Request) -> tuple[Log, Missing, dict[str, Any]]:
+    """The labelled rows, one a unit; what a label missing among them means; and the evidence known before any test.
+
+    Raises:
+        ConfigurationError, InputError: as :func:`calibrate_guardrail`.
+    """
+    check(asked)
+    log.require(sum(asked.schedule))
+    log.require_scores()
+    log, missing = log.labelled_set()
+    units = one_a_unit(log)
+    evidence = base_evidence(log, units=len(units), order=asked.order)
+    if asked.calibrations > 1 or asked.seed:
+        evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
+    return units, missing, evidence
 
 
 def aside(part: Log, asked: Request) -> tuple[Integers, Integers]:
@@ -289,7 +299,7 @@ def _tested(log: Log, runs: tuple[Paths, ...], others: tuple[Paths, ...], asked:
         if other is not None and found.first < counts.cuts.size:
             start = float(counts.cuts[found.first])
         rungs.append(Rung(width, run, counts, found, start))
-    certified = [rung for rung in rungs if _suffices(rung, asked)] or rungs[:1]
+    certified = [rung for rung in rungs if suffices(rung, asked)] or rungs[:1]
     return Evidence(log, tuple(certified), labels_used(runs) + (labels_used(others) if others else 0))
 
 
@@ -303,12 +313,13 @@ def rows_needed(part: Log, asked: Request, above: int = 0) -> tuple[int, list[Ev
         first = round(START_SHARE * len(path)) if asked.begins_later else 0
         others = (path.take(np.arange(first)),) if asked.begins_later else ()
         tested = _tested(part, (path.take(np.arange(first, len(path))),), others, asked, "left_out")
-        return tested if _suffices(tested.rungs[0], asked) else None
+        return tested if suffices(tested.rungs[0], asked) else None
 
     return enough_rows(_run(part, asked)[0], calibrate, above)
 
 
-def _suffices(rung: Rung, asked: Request) -> bool:
+def suffices(rung: Rung, asked: Request) -> bool:
+    """Whether it serves enough to be certified."""
     return rung.served >= (LEAST_SERVED if asked.risk else 1)
 
 

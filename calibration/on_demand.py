@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -20,10 +21,10 @@ from bonmini_guard.calibration.blocks import row_keys
 from bonmini_guard.calibration.certify import in_sequence, p_values, risk_named
 from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrated, check, rows_needed, test
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent
-from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
+from bonmini_guard.calibration.logs import Bools, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
-from bonmini_guard.calibration.paths import Paths, Steps, counts_at, exits, labels_used, paths, steps
-from bonmini_guard.calibration.simulate import MOST_ROWS, Labels, floor_of, least_rows
+from bonmini_guard.calibration.paths import Paths, counts_at, exits, labels_used, paths, steps
+from bonmini_guard.calibration.simulate import MOST_ROWS, Labels, least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 
 #: Answers asked about before the next look.
@@ -34,14 +35,14 @@ _SALT = -2
 _SIMULATED = 20
 
 
-def request(what: str, level: float, delta: float, schedule: Sequence[int]) -> Request:
-    """What labels are asked for: a risk by name or ``accelerator``, with its alpha or epsilon.
+def request(what: str, level: float, delta: float, schedule: Sequence[int], **more: Any) -> Request:
+    """What labels are asked for: a risk by name or ``accelerator``, with its alpha or epsilon, and more of a request.
 
     Raises:
         ConfigurationError: something is not usable.
     """
     risk = None if what == "accelerator" else risk_named(what)
-    asked = Request("guardrail" if risk else "accelerator", risk, level, delta, tuple(schedule))
+    asked = Request("guardrail" if risk else "accelerator", risk, level, delta, tuple(schedule), **more)
     check(asked)
     return asked
 
@@ -167,7 +168,7 @@ def labels_asked(tested: Evidence, asked: Request) -> int:
 
 def too_few(log: Log, asked: Request) -> str | None:
     """Why no labels of the set could certify anything: it has too few rows for even a spotless record. None if it has enough."""
-    least, rows = least_rows(asked.level, asked.delta), len(test(log, asked, "counts_as_bad").log)
+    least, rows = least_rows(asked.level, asked.share), len(test(log, asked, "counts_as_bad").log)
     if asked.risk is None or rows >= least:
         return None
     of = "" if rows == len(log) else f" ({rows:,} of them tested; the others say where to begin)"
@@ -195,14 +196,10 @@ class Plan:
 
     Attributes:
         rows: rows needed; None if no number would do.
-        labels: labels on them, at most.
-        on_demand: labels on them if they are asked for on demand.
         sentence: all that in one line, with its floor and its assumptions.
     """
 
     rows: int | None
-    labels: int
-    on_demand: int
     sentence: str
 
 
@@ -222,19 +219,22 @@ def plan(log: Log, asked: Request) -> Plan:
     head, assumed = f"{asked} takes {_floor(asked)}", f"assumed: {what}"
     needed = rows_needed(one_a_unit(log), asked)
     if needed is None:
-        return Plan(None, 0, 0, f"{head}; {MOST_ROWS:,} rows would not do; {assumed}")
+        return Plan(None, f"{head}; {MOST_ROWS:,} rows would not do; {assumed}")
     rows, found = needed
     most, fewer = (
         round(float(np.mean(each))) for each in zip(*((run.labels, labels_asked(run, asked)) for run in found), strict=True)
     )
     served = float(np.mean([run.steps.served[run.found.cut or 0] / len(run.path) for run in found]))
     then = f", which would then serve about {percent(served)} of requests (more rows serve more)" if asked.risk else ""
-    sentence = f"{head}; about {rows:,} rows with {most:,} labels, {fewer:,} with 'label --for'{then}; {assumed}"
-    return Plan(rows, most, fewer, sentence)
+    return Plan(rows, f"{head}; about {rows:,} rows with {most:,} labels, {fewer:,} with 'label --for'{then}; {assumed}")
 
 
 def _floor(asked: Request) -> str:
-    return floor_of(asked.risk.name if asked.risk else None, asked.level, asked.delta)
+    """What a spotless record needs, in words; an accelerator's losses are tested at half of delta."""
+    of = {"bad_among_served": "served answers", "false_acceptance": "rows without a good answer"}
+    if asked.risk is None:
+        return f"{least_rows(asked.level, asked.share / 2):,} rows at the very least (fewer if it gains by stopping early)"
+    return f"{least_rows(asked.level, asked.share):,} {of.get(asked.risk.name, 'rows')} at the very least"
 
 
 def _drawn(log: Log, generator: np.random.Generator) -> Log:
@@ -250,15 +250,11 @@ def _everywhere(tested: Evidence, entry: int) -> tuple[float, ...]:
     return (float(tested.steps.cuts[entry]),) * tested.path.draws.size
 
 
-def _p_values(counts: Steps, asked: Request) -> Floats:
-    return p_values(counts, asked.risk, asked.level, asked.share)
-
-
 def _in_vain(path: Paths, at: Integers, asked: Request) -> bool:
     """Whether a test fails even if every label still missing turns out as it would wish: the served good, the others bad."""
     here = path.holder == np.take_along_axis(path.holder, np.minimum(at, path.draws.size - 1)[:, None], axis=1)
     wished = replace(path, good=np.where(np.isnan(path.good), here & (at < path.draws.size)[:, None], path.good))
-    return bool(_p_values(counts_at(wished, at, "counts_as_bad"), asked)[0] > asked.share)
+    return bool(p_values(counts_at(wished, at, "counts_as_bad"), asked.risk, asked.level, asked.share)[0] > asked.share)
 
 
 def _unknown(path: Paths) -> Bools:
@@ -307,7 +303,7 @@ def _hope(tested: Evidence, asked: Request, entry: int, now: Bools) -> str:
     """Where further labels may lead, if they are as those so far say: an estimate, which nothing else rests on."""
     path = tested.path
     counts = steps(replace(path, good=np.where(np.isnan(path.good), Labels.fitted(path).chances(path.best), path.good)))
-    cut = in_sequence(_p_values(counts, asked), tested.found.first, asked.share).cut
+    cut = in_sequence(p_values(counts, asked.risk, asked.level, asked.share), tested.found.first, asked.share).cut
     if cut is None or cut < entry:
         return "the next labels decide whether more can be"
     more = now | (_later(path, counts.cuts[entry], asked) & (path.best >= counts.cuts[cut]))

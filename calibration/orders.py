@@ -108,18 +108,12 @@ def refuse_sorted(log: Log) -> None:
             )
 
 
-def representatives(log: Log) -> Integers:
-    """Row numbers, ascending: one row of each unit, the one with the least digest, so that each unit counts once."""
+def one_a_unit(log: Log) -> Log:
+    """The log with one row of each unit, the one with the least digest, so that each unit counts once."""
     order = np.lexsort((mixed(log.keys, -1), log.groups))
     first = np.ones(order.size, dtype=bool)
     first[1:] = log.groups[order][1:] != log.groups[order][:-1]
-    return np.sort(order[first])
-
-
-def one_a_unit(log: Log) -> Log:
-    """The log with one row of each unit."""
-    rows = representatives(log)
-    return log if rows.size == len(log) else log.take(rows)
+    return log if first.all() else log.take(np.sort(order[first]))
 
 
 def split(log: Log, share: float, salt: int) -> tuple[Integers, Integers]:

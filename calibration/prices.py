@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bonmini_guard.calibration.certify import Found, risk_named, upper_limit
-from bonmini_guard.calibration.choose import FIT_SHARE, Evidence, Request, Rung, certificate_of, check
-from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, base_evidence, percent, sealed
+from bonmini_guard.calibration.choose import FIT_SHARE, LEAST_SERVED, Evidence, Request, Rung, certificate_of, prepared, suffices
+from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent, sealed
 from bonmini_guard.calibration.logs import Floats, Log
-from bonmini_guard.calibration.orders import Order, one_a_unit, split
+from bonmini_guard.calibration.orders import Order, split
 from bonmini_guard.calibration.paths import Missing, Paths, Steps, counts_at, exits, labels_used, paths, steps
 from bonmini_guard.errors import ConfigurationError
 
@@ -77,14 +77,9 @@ def calibrate_costs(
         too few units.
     """
     risk = risk_named("served_and_bad")
-    more = {"order": order, "seed": seed, "calibrations": calibrations}
-    asked = Request("guardrail", risk, 0.5, delta, tuple(schedule), **more)  # type: ignore[arg-type]
-    check(asked)
-    log.require(sum(asked.schedule))
-    log.require_scores()
-    log, missing = log.labelled_set()
-    units = one_a_unit(log)
-    evidence = base_evidence(log, units=len(units), order=order, prices=vars(prices))
+    asked = Request("guardrail", risk, 0.5, delta, tuple(schedule), order=order, seed=seed, calibrations=calibrations)
+    units, missing, evidence = prepared(log, asked)
+    evidence["prices"] = vars(prices)
     fit, rest = (units.take(rows) for rows in split(units, FIT_SHARE, seed * 2 + 3))
     if len(rest) < _LEAST:
         return NotEnoughEvidence(
@@ -100,6 +95,11 @@ def calibrate_costs(
     level = upper_limit(int(found.served_bad[0]), int(found.rows[0]), asked.share)
     asked = replace(asked, level=min(math.ceil(level * 1e4) / 1e4, 0.9999))
     tested = Evidence(rest, (Rung(1, path, found, Found(0, asked.share, 1, 0)),), labels_used([path]))
+    if not suffices(tested.rungs[0], asked):
+        return NotEnoughEvidence(
+            f"at these prices {tested.rungs[0].served:.0f} of {len(rest)} are served, and a certificate takes {LEAST_SERVED}",
+            evidence,
+        )
     evidence |= {"certify_rows": len(rest), "fit_rows": len(fit), "missing_labels": missing, "labels_used": tested.labels}
     certificate = certificate_of(tested, asked, evidence)
     return _told(certificate, _costs(path, rest, found, prices, missing))

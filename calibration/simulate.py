@@ -71,12 +71,9 @@ class Labels:
     def chances(self, best: Floats, weights: Floats | None = None) -> Floats:
         """Of answers by their scores; 0 where there is none."""
         shift, slope = self.weights if weights is None else weights
-        found: Floats = np.where(np.isfinite(best), expit(shift + slope * self._standard(best)), 0.0)
+        standard = (np.where(np.isfinite(best), best, self.middle) - self.middle) / self.spread
+        found: Floats = np.where(np.isfinite(best), expit(shift + slope * standard), 0.0)
         return found
-
-    def _standard(self, best: Floats) -> Floats:
-        scores: Floats = (np.where(np.isfinite(best), best, self.middle) - self.middle) / self.spread
-        return scores
 
     def drawn(self, path: Paths, generator: np.random.Generator) -> Paths:
         """The paths with simulated labels only."""
@@ -122,10 +119,3 @@ def enough_rows(path: Paths, calibrate: Callable[[Paths], T | None], above: int 
 def least_rows(level: float, delta: float) -> int:
     """What even a spotless record needs: ``log(delta) / log(1 - level)``."""
     return int(np.ceil(np.log(delta) / np.log1p(-level)))
-
-
-def floor_of(risk: str | None, level: float, delta: float) -> str:
-    """What a spotless record needs, in words; ``risk`` None is the accelerator, whose losses are tested at half of delta."""
-    of = {"bad_among_served": "served answers", "false_acceptance": "rows without a good answer"}.get(risk or "", "rows")
-    least = least_rows(level, delta if risk else delta / 2)
-    return f"{least:,} {of} at the very least" + ("" if risk else " (fewer if it gains by stopping early)")

@@ -113,7 +113,8 @@ def run(options: argparse.Namespace) -> int:
     if unknown := not_vouched_for(outcome.profile):
         say(f"The promise does not vouch for {'; '.join(unknown)}.")
     profile = shlex.quote(str(options.output))
-    say(f"next: bonmini-guard report {' '.join(map(shlex.quote, options.logs))} --profile {profile} -o report.html")
+    group = f" --group {shlex.quote(options.group)}" if options.group else ""
+    say(f"next: bonmini-guard report {' '.join(map(shlex.quote, options.logs))} --profile {profile}{group} -o report.html")
     return 0
 
 
@@ -154,7 +155,8 @@ def _plan(options: argparse.Namespace) -> int:
     with shown() as progress:
         log = load_log(options.logs, group=options.group, progress=progress.rows)
         schedule = choose_schedule(log, options.schedule, options.mini_n, options.max_loops)
-        found = plan(log, request(what, level, options.delta, schedule))
+        tries = {name: getattr(options, name) for name in ("order", "seed", "calibrations")}
+        found = plan(log, request(what, level, options.delta, schedule, **tries))
     say(found.sentence)
     return 0 if found.rows is not None else NOT_ENOUGH
 
@@ -175,7 +177,7 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
     shared = {name: getattr(options, name) for name in ("delta", "seed", "search", "order", "calibrations")}
     schedule = choose_schedule(log, options.schedule, options.mini_n, options.max_loops)
     if options.exit == "rolling":
-        schedule = (1,) * (options.max_draws or min(MINI_N * MAX_LOOPS, int(log.counts[log.complete].min())))
+        schedule = (1,) * (options.max_draws or min(MINI_N * MAX_LOOPS, int(log.counts.min())))
     arriving: dict[str, Any] = {"exit": options.exit} | ({"in_flight": (options.in_flight,)} if options.in_flight else {})
     arriving |= {"wait": options.wait_price, "max_p95": options.max_p95}
     arriving |= dict(zip(("cost", "price"), options.cost or NO_COST, strict=True))
@@ -214,6 +216,7 @@ _APART = {
     "target_accuracy": "risk alpha cost_bad cost_abstain cost_draw",
     "cost_bad": "risk alpha relax search plan",
     "relax": "search seed plan mini_n max_loops schedule",
+    "plan": "search cost",
     "schedule": "mini_n max_loops max_draws in_flight",
     "exit rolling": "schedule mini_n max_loops relax search plan cost cost_bad",
     "exit eager": "max_draws in_flight relax search plan cost cost_bad",

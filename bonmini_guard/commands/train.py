@@ -89,16 +89,16 @@ def _show(report: dict[str, Any], output: Path) -> None:
     say(f"{output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
     if left_out := report["judgements_too_long"]:
         share = left_out / (left_out + report["judgements"])
-        say(f"left out: {left_out:,} judgements ({share:.0%}), with more than {report['max_length']:,} tokens; {_LONGER}")
+        say(
+            f"left out: {left_out:,} judgements ({share:.0%}), with more than {report['max_length']:,} tokens; "
+            "raise --max-length, if the base can read more"
+        )
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     for key, name in (("eval", "held out"), ("twin_eval", "its Bradley-Terry twin"), ("base_eval", "the base before")):
         figures = report.get(key)
         if figures and figures["judgements"]:
             say(f"{name}: log-likelihood {figures['log_likelihood']:.4f}, accuracy {figures['accuracy']:.3f}{_more(figures)}")
-
-
-_LONGER = "raise --max-length, if the base can read more"
 
 
 def _more(figures: dict[str, Any]) -> str:

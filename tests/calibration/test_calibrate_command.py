@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -174,6 +175,18 @@ def test_the_command_plans_both_modes_without_writing(log, tmp_path, capsys):
     assert "rows at the very least" in capsys.readouterr().out
     assert call(log, "--mode", "accelerator", "--plan", "--epsilon", 0.1, "--schedule", "4,4") == 0
     assert "labels" in capsys.readouterr().out
+    flags = ("--plan", "--alpha", 0.3, "--schedule", "4,4")
+    rows = []
+    for further in ((), ("--calibrations", 50), ("--calibrations", 50, "--seed", 3, "--order", "logged")):
+        assert call(log, "--mode", "guardrail", *flags, *further) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        rows.append([int(number) for number in re.findall(r"(\d+) rows", said)])
+    assert rows[0][0] == 7  # log(0.1) / log(0.7), rounded up
+    assert rows[1][0] == rows[2][0] == 18  # log(0.1 / 50) / log(0.7)
+    assert rows[1][1] > rows[0][1]
+    for further in ("--search", "--cost=tokens"):
+        with pytest.raises(BonMiniGuardError, match="and --plan do not go together"):
+            call(log, "--mode", "accelerator", "--plan", further)
 
 
 def test_repeated_prompts_are_said(tmp_path, capsys):

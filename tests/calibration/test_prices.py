@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bonmini_guard.calibration.choose import FIT_SHARE
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.figures import replay_log
+from bonmini_guard.calibration.orders import split
 from bonmini_guard.calibration.paths import exits, paths, steps
 from bonmini_guard.calibration.prices import Prices, calibrate_costs
 from bonmini_guard.commands import calibrate as command
@@ -125,3 +128,22 @@ def test_an_accuracy_is_another_way_to_say_a_risk(log, tmp_path):
 def test_two_ways_at_once_are_refused(log, tmp_path, arguments):
     with pytest.raises(ConfigurationError, match=r"leave out|give --cost-bad"):
         call(log, "--mode", "guardrail", *arguments, "-o", tmp_path / "p.json")
+
+
+def test_tries_are_said():
+    found = calibrate_costs(WORLD.log(400, 6), schedule=SCHEDULE, prices=PRICES, calibrations=4, seed=2)
+    assert (found.profile.evidence["calibrations"], found.profile.evidence["seed"]) == (4, 2)
+    assert "(one of 4 calibrations)" in found.sentence
+
+
+@pytest.mark.parametrize("served", [0, 4, 5])
+def test_what_serves_next_to_nothing_is_no_success(served):
+    log = WORLD.log(400, 6)
+    scores, labels = log.scores - 50.0, np.zeros_like(log.labels)
+    fit, rest = split(log, FIT_SHARE, 3)
+    good = np.concatenate([fit[:5], rest[:served]])
+    scores[good, 0], labels[good, 0] = 50.0, 1.0
+    found = calibrate_costs(replace(log, scores=scores, labels=labels), schedule=SCHEDULE, prices=PRICES)
+    assert isinstance(found, Certificate if served == 5 else NotEnoughEvidence)
+    if served < 5:
+        assert f"{served} of 300 are served, and a certificate takes 5" in found.why
