@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from bonmini_guard.calibration.certify import upper_limit
+from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.ranking import Ranking, sizes
@@ -196,5 +196,5 @@ def reliability(log: Log, bins: int = 10) -> Reliability | None:
     good = np.bincount(place, weights=label, minlength=count.size)[used]
     predicted = np.bincount(place, weights=chance, minlength=count.size)[used] / count[used]
     high = np.array([upper_limit(int(k), int(n), 0.05) for k, n in zip(good, count[used], strict=True)])
-    low = np.array([1.0 - upper_limit(int(n - k), int(n), 0.05) for k, n in zip(good, count[used], strict=True)])
+    low = np.array([lower_limit(int(k), int(n), 0.05) for k, n in zip(good, count[used], strict=True)])
     return Reliability(predicted, good / count[used], low, high, count[used])

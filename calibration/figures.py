@@ -53,6 +53,18 @@ SHOWN = (
     ("mean_draws", "draws a request", "mean"),
     ("mean_loops", "loops a request", "mean"),
 )
+#: Why a log's rows were not used.
+LEFT_OUT = {
+    "incomplete": "cut short by an early exit, so that calibration cannot use them",
+    "unscored": "no candidate has a score; run 'bonmini-guard score'",
+    "unlabelled": "no candidate has a label",
+    "failed": "every draw failed, and rows are labelled in part: nobody can tell which of these belong to the labelled share",
+    "trained_on": "the reward model learnt from them, which flatters it",
+    "explore_missed": "requests that the guard was to explore, and could not",
+    "not_in_the_labelled_set": "not among the rows that were fixed for labelling",
+    "not_random": "picked for labelling by scores, or labelled in pairs: their labels are not used",
+    "torn": "a last line that was cut off while it was written",
+}
 
 
 def cell(value: float | None, kind: str) -> str:
@@ -86,7 +98,7 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
     """
     log = rows if isinstance(rows, Log) else log_of_rows(rows)
     if profile.exit == "eager":
-        raise ProfileError("a profile with exit 'eager' cannot be replayed: a log has no order of arrival; use exit 'loop'")
+        raise ProfileError("a profile with exit 'eager' serves by order of arrival, and this replays all orders; use exit 'loop'")
     budget = sum(profile.schedule)
     log.require(budget)
     # A rolling exit is replayed with one draw in flight at a time: over all orders of the draws, as loops of one.
@@ -95,7 +107,7 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
         return one_order_figures(log, profile)
     unlabelled = bool(np.all(log.unlabelled))
     log = log if unlabelled else log.require_labels()
-    figures = _of_three(log, profile, budget)
+    figures = _of_three(sums_over(log, _asked(profile, budget)))
     if unlabelled:
         for part in (figures, figures["best_of_n"], figures["best_of_n_at_zero"]):
             part.update(dict.fromkeys(LABEL_FIGURES))
@@ -111,10 +123,9 @@ def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
     budget = sum(profile.schedule)
     log, missing = log.labelled_set()
     asked = _asked(profile, budget)
-    settled = [one_order(log, mode, schedule, thresholds, missing) for mode, schedule, thresholds, _ in asked]
-    plain, at_zero, guard = (figures_of_sums(sums_of(each), float(settled[0].served_good.sum())) for each in settled)
-    figures: dict[str, Any] = {**guard, "best_of_n": plain, "best_of_n_at_zero": at_zero, "budget": budget, "order": "one"}
-    return {**figures, "intervals": intervals(guard), "left_out": dict(log.left_out)}
+    figures = _of_three([sums_of(one_order(log, mode, schedule, at, missing)) for mode, schedule, at, _ in asked])
+    limits = {name: interval(*counts) for name, counts in counted(figures).items()}
+    return {**figures, "budget": budget, "order": "one", "intervals": limits, "left_out": dict(log.left_out)}
 
 
 def one_order(log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequence[float], missing: Missing) -> Settled:
@@ -124,7 +135,7 @@ def one_order(log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequenc
     rows, parts = np.arange(len(path)), dict(outcomes(path, missing))
     counts = parts["rows"][rows, at] > 0
     passed, bad = at < len(schedule), parts["selected_bad"][rows, at] > 0
-    served = passed if mode == "guardrail" else np.ones_like(passed)
+    served = passed if mode == "guardrail" else np.isfinite(path.best[:, -1])
     return Settled(
         served_good=(served & ~bad)[counts].astype(float),
         served_bad=(served & bad)[counts].astype(float),
@@ -137,17 +148,22 @@ def one_order(log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequenc
     )
 
 
-def intervals(figures: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Exact (Clopper-Pearson) 90 % limits of the rates of whole counts."""
-    requests, served, bad = (round(figures[name]) for name in ("requests", "served", "false_acceptances"))
-    rate = figures["false_acceptance_rate"]
+def counted(figures: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """What rates of whole counts are made of: so many of so many."""
+    names = ("requests", "served", "false_acceptances", "abstained", "missed_acceptances")
+    requests, served, bad, abstained, missed = (round(figures[name]) for name in names)
     pairs = {
         "served_and_bad_rate": (bad, requests),
         "bad_among_served_rate": (bad, served),
         "acceptable_rate": (served - bad, requests),
+        "false_acceptance_rate": (bad, bad + abstained - missed),
     }
-    pairs |= {} if not rate else {"false_acceptance_rate": (bad, round(bad / rate))}
-    return {name: [lower_limit(k, n, 0.05), upper_limit(k, n, 0.05)] for name, (k, n) in pairs.items() if n}
+    return {name: pair for name, pair in pairs.items() if pair[1]}
+
+
+def interval(ones: int, units: int, level: float = 0.05) -> list[float]:
+    """Exact (Clopper-Pearson) limits of a rate, each missed with this chance at most."""
+    return [lower_limit(ones, units, level), upper_limit(ones, units, level)]
 
 
 def quality_of(log: Log) -> Floats:
@@ -167,14 +183,10 @@ def transformed(log: Log, transform: ScoreTransform) -> Log:
     return replace(log, scores=transform.a * log.scores + transform.b)
 
 
-def _of_three(log: Log, profile: GuardProfile, budget: int) -> dict[str, Any]:
-    plain, at_zero, guard = sums_over(log, _asked(profile, budget))
-    reference = plain["served_good"]
-    return {
-        **figures_of_sums(guard, reference),
-        "best_of_n": figures_of_sums(plain, reference),
-        "best_of_n_at_zero": figures_of_sums(at_zero, reference),
-    }
+def _of_three(sums: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of what :func:`_asked` lists."""
+    plain, at_zero, guard = (figures_of_sums(each, sums[0]["served_good"]) for each in sums)
+    return {**guard, "best_of_n": plain, "best_of_n_at_zero": at_zero}
 
 
 #: Mode, schedule, thresholds and floors.

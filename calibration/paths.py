@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,10 +211,8 @@ def counts_at(path: Paths, at: Integers, missing: Missing) -> Steps:
 
 def counts_under(log: Log, policy: Policy, missing: Missing, in_flight: int = 1) -> Steps:
     """The counts, as one entry, under a policy's thresholds, a piece of the log at a time."""
-    shape: tuple[Any, ...] = policy.schedule, "auto", policy.exit, in_flight
-    # An eager exit asks for a loop's threshold at each of its draws.
-    thresholds = np.repeat(policy.at(in_flight).thresholds, policy.schedule if policy.exit == "eager" else 1)
-    found = [counts_at(path, exits(path, thresholds), missing) for path in (paths(part, *shape) for part in log.parts())]
+    runs = (paths(part, policy.schedule, "auto", policy.exit, in_flight) for part in log.parts())
+    found = [counts_at(path, exits(path, policy.at(in_flight).thresholds), missing) for path in runs]
     return Steps(*(np.sum([getattr(part, each.name) for part in found], axis=0) for each in fields(Steps)))
 
 

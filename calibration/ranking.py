@@ -11,11 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bonmini_guard.calibration.logs import Floats, Integers
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import bdtr
 
-from bonmini_guard.calibration.certify import binomial, net_loss, risk_named
+from bonmini_guard.calibration.certify import net_loss, risk_named
 from bonmini_guard.calibration.evidence import percent, seal_holds
 from bonmini_guard.calibration.figures import transformed
+from bonmini_guard.calibration.findings import at_least
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import one_a_unit
 from bonmini_guard.calibration.paths import Steps, counts_under
@@ -25,11 +26,7 @@ def standing(log: Log, profile: GuardProfile) -> tuple[str | None, bool]:
     arrival that it rests on, or the profile was edited after it was certified.
     """
     refuted = refutation(log, profile) or order_refuted(log, profile)
-    if refuted:
-        return refuted, True
-    if seal_holds(profile) is False:
-        return EDITED, False
-    return None, False
+    return refuted or (EDITED if seal_holds(profile) is False else None), refuted is not None
 
 
 def refutation(log: Log, profile: GuardProfile) -> str | None:
@@ -76,22 +73,14 @@ def _said(profile: GuardProfile, counts: Steps, level: float, chance: float) -> 
     if profile.mode == "guardrail":
         risk = risk_named(profile.risk or "served_and_bad")
         bad, among, what = float(risk.bad(counts)[0]), float(risk.among(counts)[0]), f"{risk.name} of at most {percent(level)}"
+        p_value = float(at_least(round(bad), round(among), level))
     else:
         bad, among = float(counts.lost[0] - counts.won[0]), float(counts.rows[0])
         what = f"at most {percent(level)} less often acceptable than best-of-{sum(profile.schedule)}"
-    if not _refuted(bad, among, level, counts, profile.mode == "guardrail", chance):
+        p_value = net_loss(float(counts.won[0]), float(counts.lost[0]), int(among), -level, chance)
+    if p_value > chance:
         return None
     return (
         f"REFUTED by this log: it promises {what}, and here it is {percent(bad / among)} ({bad:,.0f} of {among:,.0f}; chance "
         f"at most {percent(LEVEL)} if the promise held). Do not rely on this profile for such traffic: calibrate anew."
     )
-
-
-def _refuted(  # noqa: PLR0917 - called once, above
-    bad: float, among: float, level: float, counts: Steps, guardrail: bool, chance: float
-) -> bool:
-    if among < 1:
-        return False
-    if guardrail:  # P(Bin >= bad), by the lower tail of the good ones
-        return float(binomial(np.array([among - bad]), np.array([among]), 1 - level)[0]) <= chance
-    return net_loss(float(counts.won[0]), float(counts.lost[0]), int(among), -level, chance) <= chance

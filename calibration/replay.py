@@ -21,8 +21,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Floats, Integers, Log
-from bonmini_guard.calibration.ranking import Mask, Ranking, block_chances, rank
+from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
+from bonmini_guard.calibration.ranking import Ranking, block_chances, rank
 from bonmini_guard.policy.policy import Mode, check_mode, check_schedule, check_thresholds
 
 
@@ -112,9 +112,9 @@ def _replay_one(
     return Settled(good, served - good, missed, 1.0 - served - missed, passes[0], effort[0], drawn, loops)
 
 
-def _within(size: int, last: Integers) -> Mask:
+def _within(size: int, last: Integers) -> Bools:
     """(P, n) whether a position is at most the row's last one."""
-    within: Mask = np.arange(1, size + 1) <= last[:, None]
+    within: Bools = np.arange(1, size + 1) <= last[:, None]
     return within
 
 

@@ -19,12 +19,10 @@ import numpy as np
 
 from bonmini_guard.calibration import curves, figures, search, sliding
 from bonmini_guard.calibration.cases import cases
-from bonmini_guard.calibration.certify import lower_limit, risk_named, upper_limit
 from bonmini_guard.calibration.evidence import consequence, percent
 from bonmini_guard.calibration.figures import quality_of, replay_log, transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import one_a_unit
-from bonmini_guard.calibration.paths import counts_under
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.replay import replay_rankings
@@ -101,7 +99,6 @@ def _shown(log: Log, profile: GuardProfile, figures: dict[str, Any], texts: bool
     """What the page's slider and cells look at."""
     found = sliding.slider(log, profile, figures)
     columns = {key: [one[key] for one in found.figures] for key in found.figures[0]}
-    level = {"bad_among_served": "bad_among_served_rate", "false_acceptance": "false_acceptance_rate"}
     return {
         "mode": profile.mode,
         "schedule": profile.schedule,
@@ -110,7 +107,7 @@ def _shown(log: Log, profile: GuardProfile, figures: dict[str, Any], texts: bool
         "certified": found.certified,
         "figures": columns,
         "alpha": profile.alpha if found.certified else None,
-        "risk": level.get(str(profile.risk), "served_and_bad_rate"),
+        "risk": f"{profile.risk or 'served_and_bad'}_rate",
         "cases": [asdict(case) for case in cases(log, profile, texts=texts)],
     }
 
@@ -209,26 +206,30 @@ def prompt_offsets(log: Log) -> list[str]:
 
 def _figures_table(log: Log, profiles: list[GuardProfile], replayed: list[dict[str, Any]]) -> Table:
     first = replayed[0]
-    budget, limits = first["budget"], _limits(log, profiles[0])
+    budget, counted = first["budget"], _counted(log, profiles[0])
     plain = [first["best_of_n"], first["best_of_n_at_zero"]]
-    names = ["this profile", "the other"][: len(profiles)] if len(profiles) > 1 else ["this profile"]
+    names = ["this profile", "the other"][: len(profiles)]
     head = ["", names[0], "90 % limits", *names[1:], f"best-of-{budget}", f"best-of-{budget} if its score is at least 0"]
     rows = []
     for key, name, kind in figures.SHOWN:
         own, *others = (_cell(column[key], kind) for column in (*replayed, *plain))
-        rows.append([name.replace("  ", "... "), own, limits.get(key, ""), *others])
+        limits = _limits(*counted[key], 0.05) if key in counted else ""
+        rows.append([name.replace("  ", "... "), own, limits, *others])
     said = "Exact expectations over all orders in which the logged candidates could have been drawn."
     if first["order"] == "one":
         said = "Labelled in part: each row is run on one order of its draws."
     return Table("The figures", f"{said} The limits are exact ones of counts, each prompt or group once, in one order.", head, rows)
 
 
-def _limits(log: Log, profile: GuardProfile) -> dict[str, str]:
-    """Exact 90 % limits of the profile's rates, as text."""
-    if np.all(log.unlabelled) or profile.hopeless is not None:
-        return {}
-    found = figures.one_order_figures(one_a_unit(transformed(log, profile.score_transform)), profile)["intervals"]
-    return {key: f"{_cell(low, 'rate')} to {_cell(high, 'rate')}" for key, (low, high) in found.items()}
+def _counted(log: Log, profile: GuardProfile) -> dict[str, tuple[int, int]]:
+    """What the profile's rates are made of, each prompt or group once; nothing where one order does not tell."""
+    units = one_a_unit(transformed(log, profile.score_transform))
+    told = profile.hopeless is None and np.isfinite(units.labels).any()
+    return figures.counted(figures.one_order_figures(units, profile)) if told else {}
+
+
+def _limits(ones: int, units: int, level: float) -> str:
+    return " to ".join(_cell(limit, "rate") for limit in figures.interval(ones, units, level))
 
 
 def _cell(value: float | None, kind: str) -> str:
@@ -248,22 +249,16 @@ def more_draws(rankings: list[Ranking], fixed: curves.FixedN, budget: int) -> st
 
 def slices(log: Log, profile: GuardProfile, key: str) -> Table:
     """The profile on the rows of each value of a key, with limits that hold for all of them at once."""
-    risk = risk_named(profile.risk or "served_and_bad")
+    risk = profile.risk or "served_and_bad"
     parts = slice_figures(log, profile, key)
     rows = []
-    for name, part, once in parts:
-        limits = ""
-        if np.any(np.isfinite(once.labels)):
-            used, missing = once.labelled_set()
-            counts = counts_under(used, profile.policy(), missing)
-            bad, among = round(float(risk.bad(counts)[0])), round(float(risk.among(counts)[0]))
-            level = 0.05 / len(parts)
-            low, high = (lower_limit(bad, among, level), upper_limit(bad, among, level)) if among else (0.0, 1.0)
-            limits = f"{bad:,} of {among:,}: {_cell(low, 'rate')} to {_cell(high, 'rate')}"
+    for name, part, its_rows in parts:
+        bad, among = _counted(its_rows, profile).get(f"{risk}_rate", (0, 0))
+        limits = f"{bad:,} of {among:,}: {_limits(bad, among, 0.05 / len(parts))}" if among else ""
         served = _cell(part["served"] / part["requests"], "rate")
         bad_rates = [_cell(part[each], "rate") for each in ("served_and_bad_rate", "bad_among_served_rate")]
         rows.append([name, _cell(part["requests"], "count"), served, *bad_rates, limits, _cell(part["mean_draws"], "mean")])
-    head = [key, "requests", "served", "bad, of all requests", "bad, of served", f"{risk.name.replace('_', ' ')}, limits", "draws"]
+    head = [key, "requests", "served", "bad, of all requests", "bad, of served", f"{risk.replace('_', ' ')}, limits", "draws"]
     text = (
         "The promise holds on average over all of them, not for each. The limits hold for all slices at once, with 90 % confidence "
         "(exact, each at its share); they count each prompt or group once, in one order."
@@ -274,7 +269,7 @@ def slices(log: Log, profile: GuardProfile, key: str) -> Table:
 def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, dict[str, Any], Log]]:
     """:func:`bonmini_guard.calibration.figures.replay_log` on the rows of each value of a key, the most frequent first.
 
-    Beside it stands the value's log with one row a unit, its scores transformed.
+    Beside it stand these rows.
     """
     values = np.array([_value(value) for value in log.extra[key]])
     frequent = [name for name, _ in Counter(values.tolist()).most_common(MOST_SLICES)]
@@ -284,9 +279,7 @@ def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, 
     usable = ((name, log.take(rows)) for name, rows in parts)
     whole = bool(np.all(log.unlabelled))
     # a slice without any label cannot be judged beside labelled ones
-    used = [(name, part) for name, part in usable if whole or not np.all(part.unlabelled)]
-    once = (one_a_unit(transformed(part, profile.score_transform)) for _, part in used)
-    return [(name, replay_log(part, profile), unit) for (name, part), unit in zip(used, once, strict=True)]
+    return [(name, replay_log(part, profile), part) for name, part in usable if whole or not np.all(part.unlabelled)]
 
 
 def _value(value: Any) -> str:
@@ -305,15 +298,7 @@ def _searched(profile: GuardProfile) -> list[Table]:
 
 
 def _left_out(left_out: dict[str, int]) -> Table:
-    why = {
-        "incomplete": "cut short by an early exit, so that calibration cannot use them",
-        "unscored": "no candidate has a score; run 'bonmini-guard score'",
-        "unlabelled": "no candidate has a label",
-        "failed": "every draw failed, and rows are labelled in part: nobody can tell which of these belong to the labelled share",
-        "not_random": "picked for labelling by scores, or labelled in pairs: their labels are not used",
-        "torn": "a last line that was cut off while it was written",
-    }
-    rows = [[reason, f"{number:,}", why.get(reason, "")] for reason, number in left_out.items() if number]
+    rows = [[reason, f"{number:,}", figures.LEFT_OUT.get(reason, "")] for reason, number in left_out.items() if number]
     text = "Rows of the log that no figure above looks at." if rows else "Nothing: every row of the log was used."
     return Table("Left out", text, ["rows", "number", "why"] if rows else [], rows)
 

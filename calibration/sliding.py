@@ -27,14 +27,12 @@ class Slider:
     """The positions of one profile's slider, lax to strict.
 
     Attributes:
-        shifts: (T,) what is added to each of the profile's thresholds.
         thresholds: of each position, one a loop.
         at: the position of the profile itself.
         figures: of each position, as ``replay --json`` gives them.
         certified: first and last position that the profile's certificate covers; None if it covers none beside this log.
     """
 
-    shifts: Floats
     thresholds: list[tuple[float, ...]]
     at: int
     figures: list[Figures]
@@ -48,7 +46,7 @@ def slider(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> Slider:
     thresholds = [tuple(threshold + shift for threshold in own) for shift in shifts]
     figures = curve(log, profile, thresholds, replayed)
     at = int(np.flatnonzero(shifts == 0.0)[0])
-    return Slider(shifts, thresholds, at, figures, _certified(log, profile, shifts))
+    return Slider(thresholds, at, figures, _certified(log, profile, shifts, at))
 
 
 def curve(log: Log, profile: GuardProfile, thresholds: Sequence[tuple[float, ...]], replayed: dict[str, Any]) -> list[Figures]:
@@ -84,11 +82,10 @@ def _shifts(log: Log, profile: GuardProfile) -> Floats:
     return np.unique(np.concatenate([*found, [0.0, max(map(np.max, found)) + 1e-6]]))
 
 
-def _certified(log: Log, profile: GuardProfile, shifts: Floats) -> tuple[int, int] | None:
+def _certified(log: Log, profile: GuardProfile, shifts: Floats, at: int) -> tuple[int, int] | None:
     """A fixed sequence certifies every threshold that it passed: all stricter ones, up to where it began."""
     if profile.delta is None or seal_holds(profile) is False or refutation(log, profile) is not None:
         return None
-    at = int(np.flatnonzero(shifts == 0.0)[0])
     if not np.isfinite(profile.serial_thresholds).any() or "prices" in profile.evidence:  # no sequence led to that one threshold
         return at, at
     later = profile.risk == "bad_among_served" or "relaxed_from" in profile.evidence

@@ -15,12 +15,6 @@ REFUTED = 4
 
 HELP = "replay a profile on a log: exact expectations, next to plain best-of-N"
 
-_REASONS = {
-    "not_random": "not labelled at random",
-    "failed": "of failed draws only, beside unlabelled",
-    "not_in_the_labelled_set": "outside the set fixed for labelling",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -61,9 +55,11 @@ def run(options: argparse.Namespace) -> int:
 
 def say_what_was_left_out(left_out: dict[str, int]) -> None:
     """Warn on stderr about rows that were not used."""
-    parts = [f"{number} {_REASONS.get(reason, reason)}" for reason, number in left_out.items() if number]
-    if parts:
-        print(f"left out: {', '.join(parts)} row(s)", file=sys.stderr)
+    from bonmini_guard.calibration.figures import LEFT_OUT
+
+    whys = {reason: f" ({why})" for reason, why in LEFT_OUT.items()}
+    if parts := [f"{number} {reason}{whys.get(reason, '')}" for reason, number in left_out.items() if number]:
+        print(f"rows left out: {', '.join(parts)}", file=sys.stderr)
 
 
 def shown_figures(figures: dict[str, Any], room: int | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bonmini_guard.commands import write
 from bonmini_guard.commands.progress import shown
-from bonmini_guard.commands.replay import REFUTED, say_what_was_left_out
+from bonmini_guard.commands.replay import REFUTED, add_group, say_what_was_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import InputError
 from bonmini_guard.writing import check_output
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="+", metavar="LOGS", help="log files: JSON lines, packed or not, or Parquet; - is stdin")
     parser.add_argument("--profile", required=True, help="profile file")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
+    add_group(parser)
     parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values, with limits for all at once")
     parser.add_argument("--against", metavar="PROFILE", help="another profile, to be seen beside the first")
     parser.add_argument("--texts", action="store_true", help="show prompts and answers in the page, not only the ids of rows")
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
     profile, against = GuardProfile.load(options.profile), GuardProfile.load(options.against) if options.against else None
     with shown() as progress:
         load = load_log if profile.exit == "loop" else load_timed
-        log = load(options.logs, keys=["id", *([options.slice] if options.slice else [])], progress=progress.rows)
+        keys = ["id", *([options.slice] if options.slice else [])]
+        log = load(options.logs, keys=keys, group=options.group, progress=progress.rows)
     if options.slice and all(value is None for value in log.extra[options.slice]):
         raise InputError(f'{log.source}: no row has the key "{options.slice}"; give --slice a key of the rows')
     say_what_was_left_out(log.left_out)

@@ -91,8 +91,8 @@ def test_every_position_of_the_slider_is_the_replay_of_its_thresholds(labelled, 
     profile = GuardProfile(mode="guardrail", schedule=(2, 2, 4), thresholds=(math.inf, 0.7, 0.4), score_transform=transform)
     found = slider(log, profile, replay_log(log, profile))
     assert found.thresholds[found.at] == profile.thresholds
-    assert np.all(np.diff(found.shifts) > 0)
-    for position in range(0, found.shifts.size, 9):
+    assert np.all(np.diff([each[1] for each in found.thresholds]) > 0)
+    for position in range(0, len(found.thresholds), 9):
         moved = replay_log(log, profile.model_copy(update={"thresholds": found.thresholds[position]}))
         assert {key: moved[key] for key in found.figures[position]} == pytest.approx(found.figures[position], abs=1e-12)
     served = [one["served"] for one in found.figures]

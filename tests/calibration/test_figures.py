@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from bonmini_guard.calibration.figures import replay_log
+from bonmini_guard.calibration.figures import SHOWN, one_order_figures, replay_log
 from bonmini_guard.commands import replay as command
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.policy.profile import GuardProfile
@@ -94,3 +94,19 @@ def test_command_prints_a_table(tmp_path, capsys):
     said = call(tmp_path, capsys)
     assert "25.00 %" in said.out
     assert "best-of-2" in said.out
+
+
+def test_in_one_order_nothing_is_served_where_every_draw_failed():
+    log = log_of([[math.nan, math.nan], [1.0, 2.0]], [[math.nan, math.nan], [1.0, 1.0]])
+    profile = guardrail(mode="accelerator", schedule=(1, 1), thresholds=(5.0, 5.0))
+    exact, one = replay_log(log, profile), one_order_figures(log, profile)
+    assert (one["served"], one["abstained"], one["false_acceptances"]) == (1, 1, 0)
+    for here, there in ((one, exact), (one["best_of_n"], exact["best_of_n"])):
+        assert [here[key] for key, _, _ in SHOWN] == pytest.approx([there[key] for key, _, _ in SHOWN])
+
+
+def test_a_rate_of_nothing_has_limits_too():
+    log = log_of([[2.0, 1.0], [0.5, 0.4], [0.3, 0.2]], [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    found = one_order_figures(log, guardrail())
+    assert found["false_acceptance_rate"] == 0
+    assert found["intervals"]["false_acceptance_rate"] == pytest.approx([0.0, 1 - math.sqrt(0.05)])  # none of two

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 import re
+import shlex
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_gu
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.calibration.report import build_report, slice_figures, slices
+from bonmini_guard.cli import main
 from bonmini_guard.commands import report as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
 from bonmini_guard.policy.profile import GuardProfile
@@ -211,3 +213,32 @@ def test_a_log_of_failed_draws_is_refused():
     rows = [{"id": str(n), "prompt": "p", "candidates": [{"text": None, "failed": True}] * 8} for n in range(5)]
     with pytest.raises(InputError, match="every draw failed"):
         build_report(log_of_rows(rows), PROFILE)
+
+
+def test_limits_of_slices_count_best_efforts_and_leave_floors_out():
+    log = log_of_rows([{**row, "topic": number % 2} for number, row in enumerate(rows_of(LOG))], keys=["topic"])
+    best_of_n = GuardProfile(mode="accelerator", schedule=(4, 4), thresholds=(None, None))
+    for row in slices(log, best_of_n, "topic").rows:
+        bad, low, high = re.fullmatch(r"(\d+) of 100: ([\d.]+)\s% to ([\d.]+)\s%", row[5]).groups()
+        assert 10 < int(bad) < 40
+        assert float(low) < float(row[3].split()[0]) < float(high)
+    floored = PROFILE.model_copy(update={"hopeless": (0.0, 0.0)})
+    assert [row[5] for row in slices(log, floored, "topic").rows] == ["", ""]
+
+
+def test_units_are_those_of_the_calibration(tmp_path, capsys):
+    log, profile = tmp_path / "log.jsonl", tmp_path / "profile.json"
+    rows = [{**row, "user": f"u{number // 2}"} for number, row in enumerate(rows_of(LOG))]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--mode", "guardrail", "--alpha", "0.3", "--schedule", "4,4", "--group", "user"]
+    assert main(["calibrate", str(log), *flags, "-o", str(profile)]) == 0
+    told = " ".join(capsys.readouterr().out.split()).split("next: bonmini-guard ")[1]
+    assert told.endswith("--group user -o report.html")
+    output = tmp_path / "report.html"
+    assert main([*shlex.split(told)[:-1], str(output)]) == 0
+    assert "per prompt or group (100)" in output.read_text()
+
+
+def test_each_reason_for_leaving_rows_out_is_explained():
+    log = replace(LOG, left_out=dict.fromkeys(["trained_on", "explore_missed", "not_in_the_labelled_set"], 3))
+    assert all(why for _, _, why in report._left_out(log.left_out).rows)

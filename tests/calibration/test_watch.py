@@ -282,7 +282,7 @@ def test_the_command_keeps_its_state_and_says_what_the_rate_is_for(tmp_path, pro
         said = capsys.readouterr()
         assert "no drift found in 100 traces" in said.out
         assert "any number of looks" in said.out
-    assert "100 duplicate row(s)" in said.err
+    assert "rows left out: 100 duplicate" in said.err
     worse = save(tmp_path / "b.jsonl", guarded(profile, Population(size=4, middle=-1).log(400, 4), prefix="b"))
     assert call(tmp_path / "profile.json", worse, "--state", state, "--json") == 4
     assert json.loads(capsys.readouterr().out)["traces"] == 500

@@ -114,7 +114,7 @@ def test_the_calibrate_and_replay_commands_say_what_they_left_out(tmp_path, caps
     profile.write_text(json.dumps({"mode": "guardrail", "schedule": [1, 1], "thresholds": [0.0, 0.0]}))
     assert main(["replay", str(path), "--profile", str(profile), "--json"]) == 0
     told = capsys.readouterr()
-    assert "7 not labelled at random" in told.err
+    assert "rows left out: 7 not_random (picked for labelling" in told.err
     assert json.loads(told.out)["requests"] == 3
 
 
