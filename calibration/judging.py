@@ -16,7 +16,7 @@ from bonmini_guard.calibration.choose import calibrate_guardrail
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, log_of_arrays
 from bonmini_guard.calibration.replay import replay
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.rows import Candidate, Row, unit_of
+from bonmini_guard.logs.rows import Candidate, Row, numbered, unit_of
 
 RESAMPLES, LEVEL = 1000, 0.95
 
@@ -43,7 +43,7 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
     Raises:
         InputError: there is none.
     """
-    found, silent, units_met = list[tuple[Any, ...]](), 0, dict[Any, int]()
+    found, silent = list[tuple[Any, ...]](), 0
     for number, row in enumerate(rows):
         unit, _ = unit_of(row.value.get("group"), row.value.get("prompt"), number)
         for place, one in enumerate(row.candidates):
@@ -52,13 +52,11 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
             verdict = verdict_of(one, name)
             silent += verdict is None
             if verdict is not None:
-                # As they come: their own numbers are this process's, and resampling would differ from run to run.
-                met = units_met.setdefault(unit, len(units_met))
-                found.append((one.label, verdict, met, place, len(one.turn.text), str(row.value.get(key, "")) if key else ""))
+                found.append((one.label, verdict, unit, place, len(one.turn.text), str(row.value.get(key, "")) if key else ""))
     if not found:
         raise InputError(f"no answer is labelled by people and judged by {name!r}: give a log with acceptable = true or false")
     people, judge, units, places, lengths, slices = (np.array(column) for column in zip(*found, strict=True))
-    return Judged(people, judge, units, places, lengths, slices, silent)
+    return Judged(people, judge, np.array(numbered(units.tolist())), places, lengths, slices, silent)
 
 
 def verdict_of(candidate: Candidate, name: str) -> bool | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bonmini_guard.calibration.logs import Bools, Floats, Integers
 from bonmini_guard.errors import ConfigurationError, InputError, needing
-from bonmini_guard.logs.rows import Row, unit_of
+from bonmini_guard.logs.rows import Row, numbered, unit_of
 from bonmini_guard.reward.spec import Anchor, Zero
 
 with needing("calibration"):
@@ -112,7 +112,7 @@ def labels_of(rows: Iterable[Row], scorer: Any, anchors: Sequence[str]) -> Label
         np.array(raw, dtype=np.float64),
         np.array(anchored, dtype=np.float64).reshape(len(raw), len(anchors)),
         np.array(good, dtype=np.bool_),
-        np.unique(np.array(units, dtype=np.int64), return_inverse=True)[1],
+        np.array(numbered(units)),
     )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -279,6 +279,12 @@ def unit_of(group: Any, prompt: Any, alone: int) -> tuple[int, bool]:
         return hash(("group", str(group))), False
     code = _prompt_code(prompt)
     return (alone, False) if code is None else (code, True)
+
+
+def numbered(units: Iterable[int]) -> list[int]:
+    """Units by the order in which each first comes: by their codes, chance would meet them in another order in each process."""
+    places: dict[int, int] = {}
+    return [places.setdefault(unit, len(places)) for unit in units]
 
 
 def _prompt_code(prompt: Any) -> int | None:
