@@ -261,44 +261,40 @@ class RemoteRewardModel(Probed, Endpoint):
         self, messages: Sequence[BaseMessage], lane: object, candidates: Sequence[AIMessage]
     ) -> list[float | None]:
         """One score for each candidate; its requests wait in the lane of its session."""
-        before = request_lane.set(lane)
+        before, refused = request_lane.set(lane), list[RequestRejected]()
         try:
             await self._trust()
             inputs = await self._prepare(messages, candidates)
             batches = self._batches([one for one in inputs if one is not None])
-            scored = await all_or_none([self._score_batch(batch) for batch in batches])
+            scored = await all_or_none([self._score_batch(batch, refused) for batch in batches])
             # A retry may have met another server than the one that agreed.
             await self._trust()
         finally:
             request_lane.reset(before)
-        values = iter([value for scores in scored for value in scores])
-        return [None if one is None else next(values) for one in inputs]
+        values = [value for scores in scored for value in scores]
+        if refused and all(value is None for value in values):
+            raise refused[0]
+        if refused:
+            logger.warning("the reward server refuses %d of %d candidates: they have no score", len(refused), len(values))
+        found = iter(values)
+        return [None if one is None else next(found) for one in inputs]
 
-    async def _score_batch(self, batch: Sequence[Any]) -> list[float | None]:
+    async def _score_batch(self, batch: Sequence[Any], refused: list[RequestRejected]) -> list[float | None]:
+        """None for an input that the server refuses, which is noted."""
         try:
             scores = await self._send(batch)
         except RequestRejected as error:
-            if len(batch) == 1 or error.status not in _ABOUT_AN_INPUT:
+            if error.status not in _ABOUT_AN_INPUT:
                 raise
-            return await self._score_apart(batch, error)
+            if len(batch) == 1:
+                refused.append(error)
+                return [None]
+            # Each alone: one that the server cannot take must not cost its neighbours their scores.
+            alone = await all_or_none([self._score_batch([one], refused) for one in batch])
+            return [value for values in alone for value in values]
         if scores.fingerprint is not None:
             self._agree(scores.fingerprint)
         return [None if value is None else self._score(value) for value in scores.values]
-
-    async def _score_apart(self, batch: Sequence[Any], refused: RequestRejected) -> list[float | None]:
-        """Each input of a refused batch alone: one that the server cannot take must not cost its neighbours their scores."""
-
-        async def alone(one: Any) -> list[float | None]:
-            try:
-                return await self._score_batch([one])
-            except RequestRejected:
-                return [None]
-
-        values = [value for scores in await all_or_none([alone(one) for one in batch]) for value in scores]
-        if all(value is None for value in values):
-            raise refused
-        logger.warning("the reward server refuses %d of %d candidates: they have no score", values.count(None), len(values))
-        return values
 
     def _score(self, value: float | None) -> float | None:
         return log_odds(value) if self._meaning == "probability" and value is not None else value

@@ -199,8 +199,9 @@ async def test_an_answer_beyond_the_servers_limit_has_no_score_and_costs_nobody_
     assert "answers are never cut" in caplog.text
 
 
-async def test_an_answer_that_the_server_refuses_costs_nobody_elses_score(server):
-    async with make(server) as model:
+@pytest.mark.parametrize("batch_size", [32, 2, 1])
+async def test_an_answer_that_the_server_refuses_costs_nobody_elses_score(server, batch_size):
+    async with make(server, batch_size=batch_size) as model:
         await scores(model)
         server.faults = lambda path, body: 400 if any(len(one) > 40 for one in body["input"]) else None
         found = await scores(model, [ANSWERS[0], AIMessage(" good" * 60), ANSWERS[1]])
