@@ -22,6 +22,8 @@ from bonmini_guard.runnables.shadow import ShadowBestOfMiniN
 from bonmini_guard.server.door import Refused
 
 OnAbstain = Literal["refusal", "message", "error"]
+#: What is passed through of an answer beside its body and status.
+_SAID = ("content-type", "retry-after", "retry-after-ms")
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,10 @@ class Upstream:
         """
         asked = json.loads(body) | ({} if self.model is None else {"model": self.model})
         async with self.endpoint.passing("/chat/completions", json.dumps(asked).encode()) as response:
-            headers = [(b"content-type", response.headers.get("content-type", "application/json").encode("latin-1"))]
+            given = {"content-type": "application/json"} | {
+                name: response.headers[name] for name in _SAID if name in response.headers
+            }
+            headers = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             try:
                 async for piece in response.aiter_bytes():

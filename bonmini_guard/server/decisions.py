@@ -131,7 +131,7 @@ def _joined(items: Sequence[Any]) -> list[Any]:
             }
             if not turns or turns[-1].get("role") != "assistant":
                 turns.append({"role": "assistant", "content": ""})
-            turns[-1].setdefault("tool_calls", []).append(call)
+            turns[-1]["tool_calls"] = [*(turns[-1].get("tool_calls") or ()), call]
         elif kind == "function_call_output":
             turns.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
         elif isinstance(item, Mapping) and isinstance(item.get("role"), str):

@@ -6,6 +6,7 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI
 
+from tests.adapters.loopback import storm
 from tests.gateway.conftest import KEY, REJECTED, alternating, always
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -113,6 +114,10 @@ def test_models_and_what_is_not_guarded(house):
         assert [model.id for model in house.client.models.list()] == ["guarded", "plain"]
         plain = house.client.chat.completions.create(model="plain", messages=ASKED, n=2)
         chunks = list(house.client.chat.completions.create(model="plain", messages=ASKED, stream=True))
+        house.upstream.faults = storm(1, "7")
+        with pytest.raises(openai.RateLimitError) as caught:
+            house.client.with_options(max_retries=0).chat.completions.create(model="plain", messages=ASKED)
+    assert caught.value.response.headers["retry-after"] == "7"
     assert len(plain.choices) == 2
     assert not hasattr(plain, "bonmini_guard")
     assert len(chunks) > 2

@@ -88,6 +88,7 @@ def test_any_question_where_that_is_said(model):
 def test_conversations_as_either_protocol_writes_them():
     items = [
         {"role": "user", "content": [{"type": "input_text", "text": "Where?"}]},
+        {"role": "assistant", "content": "", "tool_calls": None},
         {"type": "function_call", "call_id": "1", "name": "look", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "1", "output": "there"},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "There."}]},
