@@ -18,6 +18,7 @@ from pyarrow import parquet
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.cli import main
 from bonmini_guard.commands.importing import _SOURCES, _Import
+from bonmini_guard.errors import InputError
 from bonmini_guard.logs.odd import Odd
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.sources.draws import Rows
@@ -461,6 +462,20 @@ def test_rows_that_only_want_mending_are_mended(tmp_path):
     }
     assert (second["id"], second["group"], second["generated_by"]) == ("4", "1", "g")
     assert main(["import", str(tmp_path / "in0.jsonl"), "--from", "json", "-o", str(tmp_path / "in0.jsonl")]) == 2
+
+
+def test_what_a_mended_row_says_of_itself_is_kept(tmp_path):
+    said = {"complete": "false", "decision": "accepted", "selected": 1, "label_sampling": "informative", "scored_by": "s", "own": [1]}
+    candidates = [{"text": text, "score": "0.5", "loop": 0} for text in "ab"]
+    rows = [{"id": number, "prompt": "p", "candidates": candidates, **said} for number in (1, 2)]
+    found = imported(tmp_path, "json", rows)
+    mended = {**said, "complete": False, "prompt": "p", "candidates": [{**one, "score": 0.5} for one in candidates]}
+    assert found == [{**mended, "id": "1"}, {**mended, "id": "2"}]
+    with pytest.raises(InputError, match="complete"):
+        load_log(tmp_path / "log.jsonl")
+    # Rows that say different things of themselves are two rows, whatever else makes several answers one.
+    rows[1]["selected"] = 0
+    assert len(imported(tmp_path, "json", rows, more=["--gather", "prompt"])) == 2
 
 
 def test_odd_records_are_left_out_counted_and_named(tmp_path, capsys):

@@ -39,6 +39,7 @@ class Draw:
         generator: the model and its settings, as far as they are known.
         verdicts: what else was said of the answer: feedback, metrics, scorers, further columns.
         fields: of the candidate: score, acceptable, tokens, started, finished.
+        more: what its row says of itself; draws whose rows say different things share none.
     """
 
     prompt: str | list[dict[str, Any]]
@@ -48,6 +49,7 @@ class Draw:
     generator: str | None = None
     verdicts: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def candidate(self) -> dict[str, Any]:
         """As a candidate of a log row."""
@@ -78,7 +80,8 @@ class Rows:
     def add(self, draw: Draw, place: str) -> None:
         """Put a draw into its row, whose draws answer one prompt and come from one generator."""
         key = self._key(draw, place)
-        row = self._rows.setdefault(key, {"id": draw.id, "prompt": draw.prompt, "group": draw.group, "candidates": []})
+        about = {"id": draw.id, "prompt": draw.prompt, "group": draw.group, "candidates": []}
+        row = self._rows.setdefault(key, draw.more | about)
         if draw.generator is not None:
             self.generators[draw.generator] += 1
             row["generated_by"] = draw.generator
@@ -100,7 +103,7 @@ class Rows:
         if self.gather == "none" or (self.gather == "id" and draw.id is None):
             return (place,)
         about = (draw.id or "") if self.gather == "id" else ""
-        return about, json.dumps(draw.prompt, sort_keys=True), draw.generator or ""
+        return about, json.dumps([draw.prompt, draw.more], sort_keys=True), draw.generator or ""
 
 
 def name_of(value: Any) -> str | None:

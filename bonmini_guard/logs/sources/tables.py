@@ -13,6 +13,7 @@ from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_
 
 _TAKEN = {*PROMPT_KEYS, *TEXT_KEYS, "id", "group", "generated_by", "model", "failed", "tokens", "started", "finished"}
 _TAKEN |= {"score", "acceptable", "acceptable_by"}
+_OF_ROWS = ("id", "group", "generated_by", "prompt", "candidates")
 
 
 def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
@@ -64,7 +65,9 @@ def _of_log(record: Mapping[str, Any]) -> Iterator[Draw]:
         "id": name_of(record.get("id")),
         "group": name_of(record.get("group")),
         "generator": name_of(record.get("generated_by")),
+        "more": {key: value for key, value in record.items() if key not in _OF_ROWS},
     }
+    shared["more"]["complete"] = _word(record.get("complete"), "complete")
     prompt = [turn.openai() for turn in row.prompt]
     only = prompt[0] if len(prompt) == 1 else {}
     plain = only.get("content") if only.get("role") == "user" and set(only) == {"role", "content"} else None
