@@ -464,6 +464,24 @@ def test_rows_that_only_want_mending_are_mended(tmp_path):
     assert main(["import", str(tmp_path / "in0.jsonl"), "--from", "json", "-o", str(tmp_path / "in0.jsonl")]) == 2
 
 
+def test_numbers_of_a_table_are_numbers_however_they_are_written(tmp_path):
+    table = """id,prompt,text,tokens,started,finished
+a,p,t,57.0,0.123,1700000000.5
+b,p,t,57,0,2023-11-14T22:13:20.5Z
+c,p,t,5e1,1700000000500,2023-11-14
+d,p,t,nan,nan,5.5.5
+"""
+    (tmp_path / "t.csv").write_text(table)
+    rows = imported(tmp_path, "csv", tmp_path / "t.csv")
+    found = [[row["candidates"][0].get(key) for key in ("tokens", "started", "finished")] for row in rows]
+    assert found == [
+        [57, 0.123, 1700000000.5],
+        [57, 0.0, 1700000000.5],
+        [50, 1700000000.5, 1699920000.0],
+        [None, None, None],
+    ]
+
+
 def test_what_a_mended_row_says_of_itself_is_kept(tmp_path):
     said = {"complete": "false", "decision": "accepted", "selected": 1, "label_sampling": "informative", "scored_by": "s", "own": [1]}
     candidates = [{"text": text, "score": "0.5", "loop": 0} for text in "ab"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -126,16 +127,14 @@ def generator_of(model: Any, *settings: Any) -> str | None:
 
 def seconds(value: Any) -> float | None:
     """A time as seconds since 1970: of ISO 8601, or of numbers of seconds, milliseconds or nanoseconds."""
-    if isinstance(value, str) and not value.isdigit():
-        try:
-            time = datetime.fromisoformat(value.replace(" UTC", "+00:00"))
-        except ValueError:
-            return None
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    number = _figure(value)
+    if number is not None:
+        return number / next((scale for scale in (1e9, 1e6, 1e3) if number / scale > 1e8), 1.0)
+    try:
+        time = datetime.fromisoformat(str(value).replace(" UTC", "+00:00"))
+    except ValueError:
         return None
-    number = float(value)
-    return number / next((scale for scale in (1e9, 1e6, 1e3) if number / scale > 1e8), 1.0)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def first(record: Mapping[str, Any], *keys: str) -> Any:
@@ -145,10 +144,17 @@ def first(record: Mapping[str, Any], *keys: str) -> Any:
 
 def whole_number(value: Any) -> int | None:
     """A count, if it is one."""
+    number = _figure(value)
+    return None if number is None else int(number)
+
+
+def _figure(value: Any) -> float | None:
+    """A finite number, also where a table writes it as a text; None for all else."""
     try:
-        return int(value) if value is not None and not isinstance(value, bool) else None
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _at(record: Mapping[str, Any], key: str) -> Any:
