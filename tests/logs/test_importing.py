@@ -483,7 +483,8 @@ d,p,t,nan,nan,5.5.5
 
 
 def test_what_a_mended_row_says_of_itself_is_kept(tmp_path):
-    said = {"complete": "false", "decision": "accepted", "selected": 1, "label_sampling": "informative", "scored_by": "s", "own": [1]}
+    said = {"complete": "false", "decision": "accepted", "selected": 1, "scored_by": "s", "own": [1]}
+    said |= {"label_sampling": "informative"}
     candidates = [{"text": text, "score": "0.5", "loop": 0} for text in "ab"]
     rows = [{"id": number, "prompt": "p", "candidates": candidates, **said} for number in (1, 2)]
     found = imported(tmp_path, "json", rows)
