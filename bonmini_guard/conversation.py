@@ -235,7 +235,7 @@ def as_messages(prompt: Any) -> list[BaseMessage]:
     Raises:
         InputError: the prompt is empty, or not something that holds messages.
     """
-    from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
+    from langchain_core.messages import BaseMessage, HumanMessage
 
     if isinstance(prompt, str):
         if not prompt.strip():
@@ -246,11 +246,7 @@ def as_messages(prompt: Any) -> list[BaseMessage]:
     if isinstance(prompt, PromptValue):
         messages: list[BaseMessage] = prompt.to_messages()
     else:
-        listed = [prompt] if isinstance(prompt, BaseMessage) else _listed(prompt)
-        try:
-            messages = convert_to_messages(listed)
-        except (ValueError, TypeError, NotImplementedError, KeyError) as error:
-            messages = _tolerated(listed, error)
+        messages = _converted([prompt] if isinstance(prompt, BaseMessage) else _listed(prompt))
     if not any(isinstance(message.content, str) and message.content.strip() for message in messages):
         _refuse_blank(map(Turn.of, messages))
     return messages
@@ -295,12 +291,17 @@ def _listed(prompt: Any) -> list[Any]:
     return list(prompt)
 
 
-def _tolerated(listed: list[Any], error: Exception) -> list[BaseMessage]:
-    """Messages where LangChain refuses some: a history holds calls whose arguments are no JSON, as a model wrote them."""
-    if not any(isinstance(each, Mapping) and each.get("tool_calls") for each in listed):
-        problem = f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages"
-        raise InputError(problem) from error
-    return [Turn.of(each).message() if isinstance(each, Mapping) else as_messages([each])[0] for each in listed]
+def _converted(listed: list[Any]) -> list[BaseMessage]:
+    """Messages, also where LangChain refuses some: a history holds calls whose arguments are no JSON, as a model wrote them."""
+    from langchain_core.messages import convert_to_messages
+
+    try:
+        return convert_to_messages(listed)
+    except (ValueError, TypeError, NotImplementedError, KeyError) as error:
+        if not any(isinstance(each, Mapping) and each.get("tool_calls") for each in listed):
+            problem = f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages"
+            raise InputError(problem) from error
+    return [Turn.of(each).message() if isinstance(each, Mapping) else _converted([each])[0] for each in listed]
 
 
 def _refuse_blank(turns: Iterable[Turn]) -> None:

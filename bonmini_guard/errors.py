@@ -151,6 +151,9 @@ class MissingExtraError(ImportError):
         self.package, self.extra = package, extra
         super().__init__(f"{package} is needed here and is not installed: pip install 'bonmini-guard[{extra}]'")
 
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
+
 
 @contextmanager
 def needing(extra: str) -> Iterator[None]:

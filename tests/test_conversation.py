@@ -166,6 +166,10 @@ def test_a_history_with_calls_that_are_no_json_goes_on_as_it_is(arguments):
     messages = as_messages(history)
     assert [message.type for message in messages] == ["human", "ai", "tool"]
     assert Turn.of(messages[1]).openai()["tool_calls"] == [call]
+    # One blank message among them is no empty prompt, and one that cannot be read is told.
+    assert len(as_messages([HumanMessage(""), *history])) == len(history) + 1
+    with pytest.raises(InputError, match="cannot be read"):
+        as_messages([5, *history])
 
 
 @pytest.mark.parametrize("message", [HumanMessage("q"), AIMessage("", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c"}])])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import pickle
 import subprocess
 import sys
 import tomllib
@@ -74,6 +75,8 @@ def test_the_error_tree():
     for name in ("ConfigurationError", "InputError", "GenerationError", "NoAcceptableResponse", "CandidateTooLong"):
         assert issubclass(getattr(errors, name), errors.BonMiniGuardError)
     assert issubclass(errors.MissingExtraError, ImportError)
+    missing = pickle.loads(pickle.dumps(errors.MissingExtraError("torch", "local")))
+    assert (missing.package, missing.extra, str(missing)) == ("torch", "local", str(errors.MissingExtraError("torch", "local")))
 
 
 def test_the_fakes_fulfil_the_protocols():

@@ -78,17 +78,19 @@ class Records(RowFile):
             raise InputError(
                 f"{self.path}: neither JSON nor UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
             ) from error
-        header = text.lstrip().splitlines()[0]
+        table = text.lstrip("\r\n")  # a table may begin with a tab
+        header, above = table.splitlines()[0], text.removesuffix(table).count("\n")
         delimiter = max(",\t;", key=header.count)
         if not header.count(delimiter):
-            raise InputError(f"{self.path}:1: neither JSON nor a header of columns; give JSON lines, an array, CSV or Parquet")
+            problem = "neither JSON nor a header of columns; give JSON lines, an array, CSV or Parquet"
+            raise InputError(f"{self.path}:{above + 1}: {problem}")
         csv.field_size_limit(2**31 - 1)  # the default refuses long answers
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        reader = csv.DictReader(io.StringIO(table, newline=""), delimiter=delimiter, skipinitialspace=True)
         try:
             for cells in reader:
-                yield f"{self.path}:{reader.line_num}", {str(key): _cell(cell) for key, cell in cells.items() if cell}
+                yield f"{self.path}:{above + reader.line_num}", {str(key): _cell(cell) for key, cell in cells.items() if cell}
         except csv.Error as error:
-            raise InputError(f"{self.path}:{reader.line_num}: not CSV ({error}); mend the line") from error
+            raise InputError(f"{self.path}:{above + reader.line_num}: not CSV ({error}); mend the line") from error
 
 
 def _is_whole(line: bytes) -> bool:

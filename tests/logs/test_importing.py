@@ -464,6 +464,15 @@ def test_rows_that_only_want_mending_are_mended(tmp_path):
     assert main(["import", str(tmp_path / "in0.jsonl"), "--from", "json", "-o", str(tmp_path / "in0.jsonl")]) == 2
 
 
+def test_a_table_may_begin_with_empty_lines_and_its_places_are_those_of_the_file(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    for comma in ",\t":
+        table = ["", "", ",prompt,text", *(f"{number},p{number},t" for number in range(30)), "z,p,"]
+        path.write_text("\n".join(table).replace(",", comma))
+        assert len(imported(tmp_path, "csv", path)) == 30
+        assert f"{path}:34: no answer" in capsys.readouterr().err
+
+
 def test_numbers_of_a_table_are_numbers_however_they_are_written(tmp_path):
     table = """id,prompt,text,tokens,started,finished
 a,p,t,57.0,0.123,1700000000.5
@@ -483,8 +492,7 @@ d,p,t,nan,nan,5.5.5
 
 
 def test_what_a_mended_row_says_of_itself_is_kept(tmp_path):
-    said = {"complete": "false", "decision": "accepted", "selected": 1, "scored_by": "s", "own": [1]}
-    said |= {"label_sampling": "informative"}
+    said = {"complete": "false", "decision": "accepted", "selected": 1, "label_sampling": "choices", "own": [1]}
     candidates = [{"text": text, "score": "0.5", "loop": 0} for text in "ab"]
     rows = [{"id": number, "prompt": "p", "candidates": candidates, **said} for number in (1, 2)]
     found = imported(tmp_path, "json", rows)
