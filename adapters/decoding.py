@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn.functional import linear, pad, silu
@@ -84,14 +84,8 @@ class Group:
         return ended
 
 
-class Segment(Protocol):
-    """What takes part in a step: a prompt, or a bunch of rows."""
-
-    def step(self) -> tuple[list[int], list[int]]:
-        """Token ids to be computed, and their positions."""
-
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attention of one layer; shapes (tokens, heads, size), returns (tokens, heads * size)."""
+#: What takes part in a step.
+Segment = Prompt | Bunch
 
 
 class Decoder:

@@ -28,11 +28,6 @@ class RewardDecisionModel(BaseDecisionModel):
         self._asked = OneQuestion(scorer, question, any_question)
 
     @property
-    def question(self) -> str:
-        """The question that it answers."""
-        return self._asked.question
-
-    @property
     def _provider(self) -> str:
         return "bonmini-guard"
 

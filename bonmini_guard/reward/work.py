@@ -31,15 +31,11 @@ class Work:
     Args:
         texts: token ids, none empty, each with the number of the conversation it has (see :class:`TrunkStore`).
         session: that will want the beginnings again; None if none will.
-
-    Attributes:
-        tokens: in all texts, whether shared or not.
     """
 
     def __init__(self, texts: Iterable[tuple[Text, int]], session: int | None = None) -> None:
         distinct = dict(texts)
         self.future: Future[dict[Text, float]] = Future()
-        self.tokens = sum(map(len, distinct))
         self._scores: dict[Text, float] = {}
         self._texts = len(distinct)
         levels = sorted(set(distinct.values()))

@@ -58,9 +58,6 @@ class ScoringServer(Door):
         token: that clients must show; None wants none.
         question: the one that the model was trained for, on the routes of decision models.
         any_question: answer any other as if it were that one.
-
-    Attributes:
-        ending: set it to have ``/ready`` and new requests answered with 503.
     """
 
     def __init__(

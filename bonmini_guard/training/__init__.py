@@ -27,7 +27,7 @@ __all__ = [
 
 _HOMES = {
     "ChoiceRow": "choices",
-    "OutsideOptionTrainer": "run",
+    "OutsideOptionTrainer": "trainer",
     "bradley_terry_loss": "loss",
     "evaluate_reward_model": "run",
     "outside_option_loss": "loss",

@@ -42,16 +42,7 @@ from bonmini_guard.training.choices import ChoiceRow, as_record
 from bonmini_guard.training.evidence import constant_loss, figures, score_texts, troubles
 from bonmini_guard.training.hub import make_repository, push
 from bonmini_guard.training.settings import Settings
-from bonmini_guard.training.trainer import (
-    OutsideOptionTrainer,
-    PartialState,
-    fit,
-    last_checkpoint,
-    remove_torn,
-    whole_weights,
-)
-
-__all__ = ["OutsideOptionTrainer", "Settings", "evaluate_reward_model", "train_reward_model"]
+from bonmini_guard.training.trainer import PartialState, fit, last_checkpoint, remove_torn, whole_weights
 
 logger = logging.getLogger(__name__)
 
