@@ -37,6 +37,20 @@ def test_a_misspelt_option_names_the_right_one(face, wrong, right):
 
 
 @pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"budget": "1000"}, "budget must be an integer of 0 or more, not '1000'"),
+        ({"reload": "yes", "profile": "p.json"}, "reload must be a number of 0 or more, not 'yes'"),
+        ({"on_explored": 5}, "on_explored must be a callable, not 5"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_when_the_guard_is_made(face, wrong, right):
+    with pytest.raises(ConfigurationError, match=right):
+        make(face, **wrong)
+
+
+@pytest.mark.parametrize("face", FACES)
 def test_misspelt_and_missing_parts_are_named(face):
     with pytest.raises(ConfigurationError, match="did you mean 'generator'"):
         face(generater=FakeGenerator(["a"]), reward_model=FakeRewardModel({}))

@@ -129,12 +129,12 @@ class CommonOptions(TypedDict, total=False):
     abstain_message: str
     timeout: Seconds | None
     max_concurrency: Count | Limiter | None
-    budget: int | Budget | None
+    budget: Natural | Budget | None
     seed: Integer | None
-    reload: bool | float
+    reload: bool | Amount
     strict: Flag
     explore: Share
-    on_explored: Callable[[GuardResult], Any] | None
+    on_explored: Annotated[Callable[[GuardResult], Any], Must("a callable", callable)] | None
     trace_to: str | os.PathLike[str] | Callable[[dict[str, Any]], Any] | TraceWriter | None
     telemetry: Telemetry | None
     trace_candidates: bool
