@@ -202,8 +202,11 @@ def test_a_cache_is_used_only_when_asked_for():
     cached = make(generator, max_loops=1, cache=cache)
     assert about(cached.invoke("q")) == about(cached.invoke("q"))
     assert len(generator.requests) == 6
-    make(generator, max_loops=1, cache=cache, threshold=1.0).invoke("q")
-    assert len(generator.requests) == 8
+    others = [{"threshold": 1.0}, {"tool_turns": "judge"}, {"budget": 1000}, {"on_abstain": "message"}]
+    others += [{"on_abstain": "message", "abstain_message": "no"}, {"on_abstain": str}, {"on_abstain": repr}]
+    for number, other in enumerate(others, start=4):
+        make(generator, max_loops=1, cache=cache, **other).invoke("q")
+        assert len(generator.requests) == 2 * number, other
 
 
 # Identity

@@ -374,8 +374,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         return {**self._about[1], **self._draw_options()}
 
     def _identity(self, engine: Engine) -> dict[str, Any]:
-        exact = bool(self.cache)
-        policy = engine.policy
+        exact, policy, options = bool(self.cache), engine.policy, self._guard.options
+        say = options["on_abstain"]
         return {
             "generator": identity_of(engine.generator, exact),
             "reward_model": identity_of(engine.scorer, exact),
@@ -384,6 +384,9 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             "schedule": list(policy.schedule),
             "thresholds": [*policy.thresholds, *policy.ladder],
             "exit": policy.exit,
+            "also": repr(policy.stop),
+            "tool_turns": engine.tool_turns,
+            "on_abstain": [say if isinstance(say, str) else identity_of(say, exact), options["abstain_message"]],
             "score_transform": None if engine.transform is None else repr(engine.transform),
             "select": None if engine.select is None else repr(engine.select),
         }
