@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
+from dataclasses import replace
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -16,6 +18,7 @@ from langgraph.types import Command, interrupt
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
+from bonmini_guard.runnables import resumption
 from bonmini_guard.testing import FakeChatModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -143,3 +146,12 @@ async def test_without_a_checkpointer_nothing_can_be_resumed_and_nothing_is_draw
     paused = await run(graph, QUESTION, sync)
     assert [pause.value for pause in paused["__interrupt__"]] == ["is there an answer?"]
     assert len(model.calls) == 2
+
+
+async def test_a_resumed_abstention_costs_and_says_what_it_did():
+    guard = BestOfMiniN(generator=FakeChatModel(["draft"]), reward_model=lambda m, c: [-1.0] * len(c), schedule=[2])
+    result = replace(await guard.arun("q"), ahead=3)
+    result.candidates[1].parts = {"short": -1.0, "kind": None}
+    resumed = resumption._result(json.loads(json.dumps(resumption._kept("key", result))), guard.guard.engine)
+    assert (resumed.draws, resumed.draws_started) == (2, 5)
+    assert [draw.parts for draw in resumed.candidates] == [None, {"short": -1.0, "kind": None}]

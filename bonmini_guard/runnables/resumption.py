@@ -71,13 +71,17 @@ def _configurable() -> Mapping[str, Any]:
 
 
 def _kept(key: str, result: GuardResult) -> dict[str, Any]:
-    draws = [[each.loop, each.seed, each.score, finite(each.raw_score), each.message is None] for each in result.candidates]
+    draws = [
+        [each.loop, each.seed, each.score, finite(each.raw_score), each.message is None, each.parts and dict(each.parts)]
+        for each in result.candidates
+    ]
     return {
         _MARK: key,
         "reason": result.reason,
         "draws": draws,
         "selected": next((number for number, each in enumerate(result.candidates) if each is result.selected), None),
         "loops": result.loops,
+        "ahead": result.ahead,
         "usage": dict(result.usage),
         "seconds": [result.timings.total, result.timings.scoring],
         "threshold": finite(result.threshold),
@@ -90,8 +94,10 @@ def _kept(key: str, result: GuardResult) -> dict[str, Any]:
 def _result(value: Mapping[str, Any], engine: Engine) -> GuardResult:
     """The record, without the texts of its draws."""
     candidates = tuple(
-        Candidate(number, loop, seed, message=None if failed else AIMessage(""), score=score, raw_score=raw)
-        for number, (loop, seed, score, raw, failed) in enumerate(value["draws"])
+        Candidate(
+            number, loop, seed, message=None if failed else AIMessage(""), score=score, raw_score=raw, parts=next(iter(more), None)
+        )
+        for number, (loop, seed, score, raw, failed, *more) in enumerate(value["draws"])
     )
     total, scoring = value["seconds"]
     return GuardResult(
@@ -101,6 +107,7 @@ def _result(value: Mapping[str, Any], engine: Engine) -> GuardResult:
         selected=None if value["selected"] is None else candidates[value["selected"]],
         candidates=candidates,
         loops=value["loops"],
+        ahead=value.get("ahead", 0),  # checkpoints may be older
         usage=dict(value["usage"]),
         timings=Timings(total, scoring, perf_counter()),
         threshold=value["threshold"],
