@@ -332,9 +332,9 @@ async def test_max_concurrency_bounds_the_draws_of_all_requests_of_a_call(face, 
 async def test_the_limit_of_a_call_ends_with_it():
     crowd = Crowd()
     guard = BestOfMiniN(generator=RunnableLambda(crowd), reward_model=good, schedule=[4])
-    await guard.ainvoke("q", {"max_concurrency": 1})
+    await guard.arun("q", {"max_concurrency": 1})
     assert crowd.most == 1
-    await guard.ainvoke("q")
+    await guard.arun("q")
     assert crowd.most == 4
 
 
