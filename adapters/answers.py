@@ -110,7 +110,8 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
             raise from_answer(payload, None if secret is None else secret.get_secret_value())
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
-        several = [[choice] for choice in sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))]
+        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))
+        several = [[choice] for choice in whole]
     else:
         several = [one] if (one := [each[0] for each in choices if each]) else []
     # The last chunk tells the usage.
