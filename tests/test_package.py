@@ -14,7 +14,9 @@ import pytest
 
 import bonmini_guard
 from bonmini_guard import _moved, errors
-from bonmini_guard.engine.protocols import Generator, GroupGenerator, Scorer, ScoringSession
+from bonmini_guard.engine.protocols import DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
+from bonmini_guard.policy.budget import Budget
+from bonmini_guard.policy.policy import StopRule
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 HEAVY = {"torch", "transformers", "scipy", "matplotlib", "numpy.linalg", "sklearn"}
@@ -25,6 +27,7 @@ HEAVY = {"torch", "transformers", "scipy", "matplotlib", "numpy.linalg", "sklear
     [
         ("import bonmini_guard", HEAVY),
         ("from bonmini_guard import BestOfMiniN, GuardProfile, GuardResult", HEAVY),
+        ("from bonmini_guard import BelowFloor, Generator, GenerationError, Limiter, Scorer, TooBusy", HEAVY),
         # What scores comes with its model: until then nothing but the class that loads it.
         ("from bonmini_guard import RewardModel", {"torch._dynamo", "scipy", "sympy", "transformers.modeling_utils"}),
     ],
@@ -61,6 +64,13 @@ def test_the_contracts_names_resolve(module, name):
     assert getattr(importlib.import_module(module), name).__name__ == name
     if module != "bonmini_guard.testing":
         assert name in importlib.import_module(module).__all__
+
+
+def test_what_users_catch_implement_and_compose_is_importable_from_the_package():
+    raised = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__module__ == errors.__name__]
+    for kind in (*raised, Generator, GroupGenerator, Scorer, ScoringSession, DrawRequest, EndRequest, StopRule, Budget):
+        assert getattr(bonmini_guard, kind.__name__) is kind
+        assert kind.__name__ in bonmini_guard.__all__
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -7,57 +7,34 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.policy.budget import Budget
-    from bonmini_guard.policy.policy import (
-        Action,
-        AnyOf,
-        BelowFloor,
-        Decision,
-        Exit,
-        Mode,
-        Never,
-        Policy,
-        Run,
-        State,
-        Stop,
-        StopRule,
-        accelerator,
-        best_of_n,
-        check_mode,
-        check_schedule,
-        check_thresholds,
-        guardrail,
-        run,
-        spread,
-    )
-    from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
+    from bonmini_guard.policy.budget import Budget as Budget
+    from bonmini_guard.policy.policy import Action as Action
+    from bonmini_guard.policy.policy import AnyOf as AnyOf
+    from bonmini_guard.policy.policy import BelowFloor as BelowFloor
+    from bonmini_guard.policy.policy import Decision as Decision
+    from bonmini_guard.policy.policy import Exit as Exit
+    from bonmini_guard.policy.policy import Mode as Mode
+    from bonmini_guard.policy.policy import Never as Never
+    from bonmini_guard.policy.policy import Policy as Policy
+    from bonmini_guard.policy.policy import Run as Run
+    from bonmini_guard.policy.policy import State as State
+    from bonmini_guard.policy.policy import Stop as Stop
+    from bonmini_guard.policy.policy import StopRule as StopRule
+    from bonmini_guard.policy.policy import best_of_n as best_of_n
+    from bonmini_guard.policy.policy import check_mode as check_mode
+    from bonmini_guard.policy.policy import check_schedule as check_schedule
+    from bonmini_guard.policy.policy import check_thresholds as check_thresholds
+    from bonmini_guard.policy.policy import run as run
+    from bonmini_guard.policy.policy import spread as spread
+    from bonmini_guard.policy.profile import GuardProfile as GuardProfile
+    from bonmini_guard.policy.profile import ScoreTransform as ScoreTransform
 
-__all__ = [
-    "Action",
-    "AnyOf",
-    "BelowFloor",
-    "Budget",
-    "Decision",
-    "Exit",
-    "GuardProfile",
-    "Mode",
-    "Never",
-    "Policy",
-    "Run",
-    "ScoreTransform",
-    "State",
-    "Stop",
-    "StopRule",
-    "accelerator",
-    "best_of_n",
-    "check_mode",
-    "check_schedule",
-    "check_thresholds",
-    "guardrail",
-    "run",
-    "spread",
-]
-
-_HOMES = dict.fromkeys(__all__, "policy") | {"Budget": "budget", "GuardProfile": "profile", "ScoreTransform": "profile"}
-
+_NAMES = {
+    "budget": "Budget",
+    "policy": "Action AnyOf BelowFloor Decision Exit Mode Never Policy Run State Stop StopRule best_of_n check_mode check_schedule "
+    "check_thresholds run spread",
+    "profile": "GuardProfile ScoreTransform",
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
+__all__ = list(_HOMES)
 __getattr__, __dir__ = lazy(__name__, _HOMES)
