@@ -30,7 +30,7 @@ from benchmarks.tables import percentile, print_table, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.engine.engine import Engine
-from bonmini_guard.policy.policy import Policy, best_of_n
+from bonmini_guard.policy.policy import Policy, accelerator, best_of_n
 from bonmini_guard.testing import FakeRewardModel
 
 #: Seconds after which nothing more is begun, of the eight minutes.
@@ -59,13 +59,12 @@ def generator(shape: str, device: str, folder: Path, tokens: int) -> Transformer
 
 def ways() -> dict[str, tuple[Policy, dict[str, Any]]]:
     """Each way to spend 32 draws, and what the engine is told of it."""
-    fours = Policy("accelerator", (4,) * 8, (0.0,) * 8)
     rolling = Policy("accelerator", (1,) * 32, (0.0,) * 32, "rolling")
     return {
         "best-of-32": (best_of_n(32), {}),
-        "[4] x 8": (fours, {}),
-        "[8, 24]": (Policy("accelerator", (8, 24), (0.0, 0.0)), {}),
-        "[4] x 8, lookahead 12": (fours, {"lookahead": 12}),
+        "[4] x 8": (accelerator((4,) * 8), {}),
+        "[8, 24]": (accelerator((8, 24)), {}),
+        "[4] x 8, lookahead 12": (accelerator((4,) * 8), {"lookahead": 12}),
         "rolling, 8 in flight": (rolling, {"in_flight": (8,)}),
         "rolling, auto": (rolling, {}),
     }

@@ -71,5 +71,6 @@ _NAMES = {
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 __all__ = list(_HOMES)
+__all__ += ["__version__"]
 __getattr__, __dir__ = lazy(__name__, _HOMES)
 _moved.install()

@@ -10,9 +10,8 @@ from langchain_core.messages import AIMessage
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile
 from bonmini_guard.errors import ConfigurationError, ProfileError
 from bonmini_guard.policy.budget import Budget
-from bonmini_guard.policy.policy import Action, Policy, State
+from bonmini_guard.policy.policy import Action, Policy, State, guardrail
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from tests.policies import guardrail
 
 PROFILE = {"mode": "guardrail", "schedule": [2, 2], "thresholds": [1.0, 0.0], "alpha": 0.05, "delta": 0.1}
 

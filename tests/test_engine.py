@@ -14,10 +14,9 @@ from bonmini_guard.engine.engine import Engine, draw_seed
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.policy.policy import Policy, best_of_n
+from bonmini_guard.policy.policy import Policy, accelerator, best_of_n, guardrail
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.grouped import Grouped
-from tests.policies import accelerator, guardrail
 
 PROMPT = [HumanMessage("question")]
 

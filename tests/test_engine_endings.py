@@ -13,9 +13,9 @@ from bonmini_guard.engine import outages
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import GenerationError
+from bonmini_guard.policy.policy import accelerator, guardrail
 from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from tests.policies import accelerator, guardrail
 
 from .adapters.drawing import until
 from .test_engine import by_number, eager, others, run

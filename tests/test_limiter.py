@@ -11,8 +11,8 @@ from bonmini_guard import BestOfMiniN
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.limiter import Limiter, request_lane
 from bonmini_guard.errors import ConfigurationError, TooBusy
+from bonmini_guard.policy.policy import guardrail
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from tests.policies import guardrail
 
 from .test_engine import PROMPT, by_number, run
 

@@ -73,6 +73,17 @@ def test_what_users_catch_implement_and_compose_is_importable_from_the_package()
         assert kind.__name__ in bonmini_guard.__all__
 
 
+@pytest.mark.parametrize(
+    ("room", "names"), [("engine", "Engine Observer draw_seed"), ("policy", "accelerator guardrail Policy run")]
+)
+def test_names_of_former_modules_are_found_in_the_rooms_of_their_names(room, names):
+    package, home = (importlib.import_module(f"bonmini_guard.{name}") for name in (room, f"{room}.{room}"))
+    for name in names.split():
+        assert getattr(package, name) is getattr(home, name)
+        assert name in package.__all__
+    assert "__version__" in bonmini_guard.__all__
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         bonmini_guard.Nonsense  # noqa: B018

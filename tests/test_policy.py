@@ -18,9 +18,10 @@ from bonmini_guard.policy.policy import (
     State,
     Stop,
     StopRule,
+    accelerator,
     best_of_n,
+    guardrail,
 )
-from tests.policies import accelerator, guardrail
 
 scores = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), st.integers(-3, 3).map(float))
 schedules = st.lists(st.integers(1, 5), min_size=1, max_size=5)

@@ -19,10 +19,9 @@ from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.budget import Budget
-from bonmini_guard.policy.policy import Action, BelowFloor, Never, Policy, arrival_order, run
+from bonmini_guard.policy.policy import Action, BelowFloor, Never, Policy, arrival_order, guardrail, run
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import log_of
-from tests.policies import guardrail
 from tests.test_policy import runs
 from tests.test_policy import scores as scores_of_draws
 

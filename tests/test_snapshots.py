@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, HumanMessage
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.snapshot import frozen, identity
+from bonmini_guard.policy.policy import guardrail
 from bonmini_guard.runnables.structured import ValidatingScorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from tests.policies import guardrail
 
 PROMPT = [HumanMessage("q")]
 CALL = {"name": "look", "args": {"at": [1]}, "id": "1"}

@@ -1,1 +1,16 @@
 """Effects: one request, what limits, contains and records it, and what generators and scorers are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bonmini_guard._lazy import lazy
+
+if TYPE_CHECKING:
+    from bonmini_guard.engine.engine import Engine, Observer, draw_seed
+
+__all__ = ["Engine", "Observer", "draw_seed"]
+
+_HOMES = dict.fromkeys(__all__, "engine")
+
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from bonmini_guard.policy.policy import State as State
     from bonmini_guard.policy.policy import Stop as Stop
     from bonmini_guard.policy.policy import StopRule as StopRule
+    from bonmini_guard.policy.policy import accelerator as accelerator
     from bonmini_guard.policy.policy import best_of_n as best_of_n
     from bonmini_guard.policy.policy import check_mode as check_mode
     from bonmini_guard.policy.policy import check_schedule as check_schedule
     from bonmini_guard.policy.policy import check_thresholds as check_thresholds
+    from bonmini_guard.policy.policy import guardrail as guardrail
     from bonmini_guard.policy.policy import run as run
     from bonmini_guard.policy.policy import spread as spread
     from bonmini_guard.policy.profile import GuardProfile as GuardProfile
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "budget": "Budget",
-    "policy": "Action AnyOf BelowFloor Decision Exit Mode Never Policy Run State Stop StopRule best_of_n check_mode check_schedule "
-    "check_thresholds run spread",
+    "policy": "Action AnyOf BelowFloor Decision Exit Mode Never Policy Run State Stop StopRule accelerator best_of_n check_mode "
+    "check_schedule check_thresholds guardrail run spread",
     "profile": "GuardProfile ScoreTransform",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

@@ -296,6 +296,16 @@ def run(
     return Run(replace(decision, index=index), state.loops, order[: state.drawn])
 
 
+def guardrail(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, stop: StopRule | None = None) -> Policy:
+    """Serve only what passed; abstain otherwise."""
+    return Policy("guardrail", tuple(schedule), spread(threshold, len(schedule)), stop=stop or Never())
+
+
+def accelerator(schedule: Sequence[int], threshold: float | Sequence[float] = 0.0, stop: StopRule | None = None) -> Policy:
+    """Serve the first best that passed, else the best of all."""
+    return Policy("accelerator", tuple(schedule), spread(threshold, len(schedule)), stop=stop or Never())
+
+
 def best_of_n(n: int) -> Policy:
     """Plain best-of-N: one loop, never an early exit, always served."""
     return Policy("accelerator", (n,), (math.inf,))

@@ -16,14 +16,13 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from bonmini_guard import BestOfMiniN, ScorerSpec
 from bonmini_guard.cli import main
 from bonmini_guard.errors import BonMiniGuardError
-from bonmini_guard.policy.policy import Action, run
+from bonmini_guard.policy.policy import Action, accelerator, guardrail, run
 from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.reward.spec import LOCAL
 from bonmini_guard.testing import FakeGenerator
 from tests.adapters.decision_server import DecisionServer
 from tests.adapters.openai_server import OpenAIServer
 from tests.adapters.reward_server import InThread, RewardServer
-from tests.policies import accelerator, guardrail
 from tests.test_served_was_scored import CASES, MESSAGES, Generator, visible
 
 from .every_kind import ANSWERS, KINDS, PROMPT, declared, kind_of, verdict
