@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,6 +222,12 @@ def keep_layers(config: Any, layers: int) -> None:
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
+
+
+def check_whole(path: str, missing: Sequence[str]) -> None:
+    """Raise CheckpointError where a model lacks weights: its scores would be a chance head's."""
+    if missing:
+        raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
 
 
 def zero_new_head(model: nn.Module, missing: list[str]) -> None:

@@ -34,6 +34,7 @@ from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import (
     base_note,
     base_of,
+    check_whole,
     length_limit,
     load_config,
     load_tokenizer,
@@ -191,8 +192,7 @@ class RewardModel:
         read = reading or Reading(inputs)
         model, missing = read.load(path, config, precision, given)
         tokenizer = load_tokenizer(path, given)
-        if missing:
-            raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
+        check_whole(path, missing)
         return cls(model.to(place).eval(), tokenizer, path, base=base_of(path, given), reading=read, **limits)
 
     def score(self, messages: Sequence[BaseMessage] | str, candidates: Sequence[AIMessage | str]) -> list[float | None]:

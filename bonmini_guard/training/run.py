@@ -17,8 +17,9 @@ import torch
 from transformers import set_seed
 
 from bonmini_guard.conversation import prompt_digest
-from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.reward.checkpoint import (
+    check_whole,
     inputs_of,
     keep_layers,
     length_limit,
@@ -119,8 +120,7 @@ def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow
     """
     config, tokenizer = load_config(str(path)), load_tokenizer(str(path))
     model, missing = load_classifier(str(path), config, torch.float32)
-    if missing:
-        raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
+    check_whole(str(path), missing)
     made = formatter(model, tokenizer, length_limit(config, tokenizer))
     encoding = _encode(rows, made, batch_size)
     return figures(score_texts(PooledScorer(model), encoding, pad_id(config, tokenizer), batch_size), encoding.groups, outside=True)
