@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from bonmini_guard.errors import BonMiniGuardError
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.gateway import wire
 from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.gateway.feedback import Feedback, join
@@ -158,7 +158,12 @@ class Gateway(Door):
         for name, model in self._configuration.guards.items():
             if isinstance(traces := model.guard.options["trace_to"], str):
                 await model.guard.aflush()
-                if await asyncio.to_thread(join, traces, said):
+                try:
+                    joined = await asyncio.to_thread(join, traces, said)
+                except (OSError, ConfigurationError) as error:
+                    logger.error("feedback cannot be kept: %s", error)
+                    raise Refused(503, "outage", f"the thumb could not be kept: {type(error).__name__}") from None
+                if joined:
                     note.update(status=200, model=name)
                     self._metrics.thumbs.labels(said.thumbs).inc()
                     return await JSONResponse({"status": "noted"})(request.scope, request.receive, send)

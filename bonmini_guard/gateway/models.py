@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
+from uuid import uuid4
 
 from starlette.types import Send
 
@@ -56,11 +56,13 @@ class Guarded:
             BonMiniGuardError: as from :meth:`~bonmini_guard.runnables.conduct.Guard.conduct`.
         """
         messages, (options, ignored) = request.prompt(), request.options(self.client_sampling)
+        further = {"ignored": ignored} if ignored else {}
         if self._in_shadow(group):
-            config: Any = {"metadata": {} if group is None else {"group": group}}
+            run = uuid4()
+            config: Any = {"metadata": {} if group is None else {"group": group}, "run_id": run}
             message = await self.watcher.ainvoke(messages, config, **options)
-            about: dict[str, Any] = {"decision": "shadow", "draws": 1}
-            return completion(request.model, secrets.token_hex(16), message, message.usage_metadata or {}, about)
+            about: dict[str, Any] = {"decision": "shadow", "draws": 1, "request_id": run.hex} | further
+            return completion(request.model, run.hex, message, message.usage_metadata or {}, about)
 
         async def conduct() -> GuardResult:
             conducted = await self.guard.conduct(messages, options, seed=request.seed, group=group)
@@ -69,7 +71,7 @@ class Guarded:
 
         # An abstention is final for its conversation: asked again, it is not drawn again.
         result = await (conduct() if group is None else self.guard.once(conduct, messages, options, lambda: group))
-        about = result.metadata() | {"request_id": result.request_id} | ({"ignored": ignored} if ignored else {})
+        about = result.metadata() | {"request_id": result.request_id} | further
         check_judged(result)
         if result.message is None and self.on_abstain == "error":
             raise Refused(422, "abstained", str(NoAcceptableResponse(result)), about=about)  # what no client repeats by itself

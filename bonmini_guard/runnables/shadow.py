@@ -7,13 +7,13 @@ import functools
 import logging
 import operator
 import random
-import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from threading import Semaphore
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
@@ -86,7 +86,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
     """A guard on trial: serves the wrapped model's answer exactly as without a guard, and judges it afterwards.
 
     Calls and streams go to the model with the caller's config: its callbacks, streams and errors are those of an ordinary call.
-    The answer is the guard's first draw. In the background it is scored; for the guard's ``explore`` share the rest of the budget
+    The answer is the guard's first draw, and the ``run_id`` of its config, where there is one, is the ``id`` of its trace. In the
+    background it is scored; for the guard's ``explore`` share the rest of the budget
     is drawn and scored too, and the guard's policy replayed. The guard's ``trace_to``, ``telemetry`` and ``reload`` work as usual.
     Whatever fails in the guard is logged and counted, and never reaches the caller.
 
@@ -187,18 +188,18 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             config, seconds = ensure_config(config), perf_counter() - begun
             group = group_of(SimpleNamespace(metadata=config.get("metadata")), config)
             with ambient(config):
-                begun_watching = self._background.start(lambda: self._watch(input, chunks, options, group, seconds), MOST_WATCHED)
+                name = (config.get("run_id") or uuid4()).hex
+                watch = functools.partial(self._watch, input, chunks, options, group, seconds, name)
+                begun_watching = self._background.start(watch, MOST_WATCHED)
             if not begun_watching:
                 self._add(skipped=1)
         except Exception as error:
             self._add(skipped=1)
             logger.warning("shadow: an answer was not watched: %s", type(error).__name__)
 
-    async def _watch(
-        self, input: LanguageModelInput, chunks: list[Any], options: dict[str, Any], group: str | None, seconds: float
-    ) -> None:
+    async def _watch(self, *answered: Any) -> None:
         try:
-            if (first := await self._first(input, chunks, options, group, seconds)) is not None:
+            if (first := await self._first(*answered)) is not None:
                 self._tell(*await self._explored(first))
         except BaseException as error:
             self._add(skipped=1)
@@ -207,7 +208,13 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
                 raise
 
     async def _first(
-        self, input: LanguageModelInput, chunks: list[Any], options: dict[str, Any], group: str | None, seconds: float
+        self,
+        input: LanguageModelInput,
+        chunks: list[Any],
+        options: dict[str, Any],
+        group: str | None,
+        seconds: float,
+        name: str,
     ) -> RequestRecord | None:
         """The served answer as a request of one draw, scored; None for a turn of tools, which a guard passes on untraced."""
         from bonmini_guard.adapters.langchain import as_message
@@ -215,8 +222,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         engine, messages = self._guard.engine, as_messages(input)
         served = _Served(as_message(functools.reduce(operator.add, chunks)))
         judge = dataclasses.replace(engine, generator=served, policy=best_of_n(1), limiter=None)
-        name, seed = secrets.token_hex(16), random.getrandbits(62)
-        result = await judge.run(messages, seed=seed, request_id=name)
+        result = await judge.run(messages, seed=random.getrandbits(62), request_id=name)
         if result.ended:
             return None
         (draw,) = result.candidates

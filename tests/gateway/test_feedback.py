@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.adapters.drawing import open_files
-from tests.gateway.conftest import REJECTED, always
+from tests.gateway.conftest import REJECTED, always, patiently
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -71,5 +71,19 @@ def test_in_shadow_the_upstreams_answer_is_served_and_judged_afterwards(house):
         answer = house.client.chat.completions.create(model="guarded", messages=ASKED)
         assert answer.choices[0].message.content == REJECTED
         assert answer.bonmini_guard["decision"] == "shadow"
+        # Judged in the background; its trace is known by the name that the client has.
+        patiently(lambda: house.post("/v1/feedback", request_id=answer.id, thumbs="down").status_code == 200)
     (row,) = [json.loads(line) for line in (house.folder / "traces.jsonl").read_text().splitlines()]
     assert (row["shadow"], row["served"], row["complete"], len(row["candidates"])) == (True, 0, True, 4)
+    assert row["id"] == answer.bonmini_guard["request_id"] == answer.id.removeprefix("chatcmpl-")
+    (said,) = [json.loads(line) for line in (house.folder / "traces.feedback.jsonl").read_text().splitlines()]
+    assert said["candidates"][0]["acceptable"] is False
+
+
+def test_a_thumb_that_cannot_be_kept_is_an_outage_and_says_so(house):
+    with house.open({"guarded": 'schedule = [1]\ntrace_to = "traces.jsonl"'}):
+        answer = house.client.chat.completions.create(model="guarded", messages=ASKED)
+        (house.folder / "traces.feedback.jsonl").mkdir()
+        refused = house.post("/v1/feedback", request_id=answer.id, thumbs="up")
+    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "outage")
+    assert str(house.folder) not in refused.text
