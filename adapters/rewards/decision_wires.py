@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,7 @@ from bonmini_guard.adapters.answers import used
 from bonmini_guard.adapters.http import SCORING, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import MalformedAnswer
 from bonmini_guard.conversation import Turn
+from bonmini_guard.engine.bridge import ByLoop
 from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.validation import checked
 
@@ -145,7 +148,7 @@ class LangChainDecisions(DecisionModel):
     """A ``BaseDecisionModel`` of langchain-core, or langchain-openai's ``OpenAIDecisions``, as what is asked."""
 
     def __init__(self, model: Any, openai: bool) -> None:
-        self._model, self._openai = model, openai
+        self._model, self._openai, self._by_loop = model, openai, ByLoop()
         self.model_id = f"{type(model).__name__}:{getattr(model, 'model', '')}"
 
     async def _answers(self, state: Sequence[Turn], questions: Mapping[str, dict[str, Any]]) -> Answers:
@@ -153,9 +156,19 @@ class LangChainDecisions(DecisionModel):
         types = import_module("langchain_openai.decisions" if self._openai else "langchain_core.decisions")
         typed = {name: getattr(types, each["type"].capitalize())(**each) for name, each in questions.items()}
         messages = [turn.message() for turn in state]
-        said = await self._model.ainvoke({"input" if self._openai else "state": messages, "questions": typed})
+        said = await self._by_loop.of(asyncio.get_running_loop(), self._apart).ainvoke(
+            {"input" if self._openai else "state": messages, "questions": typed}
+        )
         answers = {name: answer.model_dump() for name, answer in said.answers.items() if name in questions}
         return Answers(_probabilities(answers, "probability" if self._openai else "noul"), _usage(said.usage))
+
+    def _apart(self) -> Any:
+        """The model for a loop: a connection belongs to the loop that opened it."""
+        if not self._openai:
+            return self._model
+        twin = copy.copy(self._model)
+        vars(twin).pop("_async_client", None)
+        return twin
 
 
 def as_decision_model(model: Any) -> DecisionModel:

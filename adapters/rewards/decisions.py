@@ -24,6 +24,7 @@ from bonmini_guard.adapters.http_errors import RequestRejected
 from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpoint, Question, as_decision_model
 from bonmini_guard.adapters.rewards.probe import Probed, agree, fingerprint_of, probe_pairs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.scorers import FunctionSession, log_odds
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec
@@ -89,6 +90,7 @@ class Decisions(Probed):
         #: The least distance of a probability from 0 and 1; None until the probe has shown it.
         self.clip: float | None = None
         self._probed: str | None = None
+        self._probing = Limiter(1)
 
     def __repr__(self) -> str:
         return f"Decisions({self.model_id}, {len(self.questions)} questions)"
@@ -124,8 +126,11 @@ class Decisions(Probed):
 
     async def ready(self) -> None:
         """Ask the questions of the probe's states once: how fine the scale is, and what the model is known by."""
-        if self._probed is not None:
-            return
+        async with self._probing.here():
+            if self._probed is None:
+                await self._probe()
+
+    async def _probe(self) -> None:
         states = [[*map(Turn.of, messages), Turn.of(answer)] for messages, answer in probe_pairs()]
         found = await all_or_none([self.model.yes(state, self.questions) for state in states])
         told = [value for each in found for value in each.probabilities.values() if value is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ScorerSpec
 from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, Overloaded
 from bonmini_guard.adapters.rewards.decision_wires import DecisionEndpoint
 from bonmini_guard.adapters.rewards.decisions import NONE_SAYS, Decisions, asked, step_of
+from bonmini_guard.adapters.rewards.probe import probe_pairs
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.scorers import log_odds
 from bonmini_guard.errors import ConfigurationError
@@ -332,7 +334,20 @@ def test_openai_decisions_of_langchain():
         model = types.OpenAIDecisions(model="m", api_key="x", base_url=f"{server.url}/v1", max_retries=0)
         guard = BestOfMiniN(generator=FakeGenerator(["soon", "on 9 July"]), reward_model=model, question=QUESTION, schedule=[2])
         result = guard.run("When?")
-    assert (result.decision, result.message.text) == ("accepted", "on 9 July")
+        # Connections belong to the loop that opened them: each of the caller's has its own.
+        later = [asyncio.run(guard.arun("When?")) for _ in range(2)]
+    assert [(each.decision, each.message.text) for each in (result, *later)] == [("accepted", "on 9 July")] * 3
+
+
+def test_requests_that_come_at_once_wait_for_one_probe():
+    with InThread(DecisionServer(believes)) as server:
+        scorer = Decisions(endpoint(server.url, "systemone"), QUESTION)
+
+        async def crowd():
+            await asyncio.gather(*(scorer.session([HumanMessage("When?")]).score([AIMessage("on 9 July")]) for _ in range(5)))
+
+        asyncio.run(crowd())
+        assert len(server.requests) == len(probe_pairs()) + 5
 
 
 # Several questions by name, several answers in one request
