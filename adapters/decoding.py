@@ -133,9 +133,10 @@ class Decoder:
             try:
                 self._advance(starting)
             except BaseException as error:
-                broken = [*starting, *(row for bunch in self._bunches.values() for row in bunch.rows)]
-                for row in broken:
-                    row.group.error = error
+                rows = [*starting, *(row for bunch in self._bunches.values() for row in bunch.rows)]
+                # Of no row: what was to make room for the next one's prompt.
+                for broken in [row.group for row in rows] or list(self._waiting)[:1]:
+                    broken.error = error
                 self._bunches.clear()
                 self._prompts = Prompts(self._shape, self._model.lm_head.weight, self._bytes)
         if group.error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
@@ -61,15 +62,27 @@ class PairFormatter:
         """
         turns, said = self.asked(messages), spoken(answer, self.not_shown)
         oldest = [place for place, turn in enumerate(turns) if turn.role not in ("system", "developer")][:-1]
-        for cut in range(len(oldest) + 1):
-            kept = [turn for place, turn in enumerate(turns) if place not in oldest[:cut]]
-            # To transformers, and so to the model, an empty second text is none.
-            ids = self._tokenizer.encode(clean(asked(kept)), clean(said) or None).ids
-            if sum(map(self._special.__contains__, ids)) != self._written[bool(said)]:
-                raise Unscorable("it spells a special token that the tokenizer does not read as text")
-            if self.max_length is None or len(ids) <= self.max_length:
-                return Encoded(ids, cut)
-        raise CandidateTooLong(f"{len(ids)} tokens in last turn and answer, {self.max_length} allowed; answers are never cut")
+
+        def ids(cut: int) -> list[int]:
+            left_out = set(oldest[:cut])
+            return self._ids([turn for place, turn in enumerate(turns) if place not in left_out], said)
+
+        whole = ids(0)
+        if self.max_length is None or len(whole) <= self.max_length:
+            return Encoded(whole, 0)
+        cut = bisect_left(range(len(oldest)), -self.max_length, lo=1, key=lambda cut: -len(ids(cut))) if oldest else 0
+        if len(least := ids(cut)) > self.max_length:
+            raise CandidateTooLong(
+                f"{len(least)} tokens in last turn and answer, {self.max_length} allowed; answers are never cut"
+            )
+        return Encoded(least, cut)
+
+    def _ids(self, turns: Sequence[Turn], said: str) -> list[int]:
+        # To transformers, and so to the model, an empty second text is none.
+        ids: list[int] = self._tokenizer.encode(clean(asked(turns)), clean(said) or None).ids
+        if sum(map(self._special.__contains__, ids)) != self._written[bool(said)]:
+            raise Unscorable("it spells a special token that the tokenizer does not read as text")
+        return ids
 
 
 class AnswerFormatter(Formatter):

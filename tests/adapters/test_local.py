@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import TransformersGenerator
-from bonmini_guard.adapters.attention import Bunch, Prompt
+from bonmini_guard.adapters.attention import Bunch, Prompt, Prompts
 from bonmini_guard.adapters.sampling import Sampler, signed, uniform
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.protocols import DrawRequest
@@ -167,11 +167,12 @@ async def test_more_rows_than_there_is_room_for_wait_and_answer_as_alone(parts):
     assert [few[row].content for row in range(10)] == [wide[row].content for row in range(10)]
 
 
-async def test_what_breaks_a_step_breaks_its_draws_and_no_later_ones(parts, monkeypatch):
+@pytest.mark.parametrize("broken", [(Bunch, "attend"), (Prompts, "get")], ids=["step", "room for a prompt"])
+async def test_what_breaks_a_step_breaks_its_draws_and_no_later_ones(parts, monkeypatch, broken):
     generator = make(parts)
     expected = (await generator.draw(requests(1)[0])).content
     with monkeypatch.context() as patched:
-        patched.setattr(Bunch, "attend", lambda *_: 1 / 0)
+        patched.setattr(*broken, lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             await generator.draw(requests(1)[0])
     assert (await generator.draw(requests(1)[0])).content == expected

@@ -118,6 +118,16 @@ def test_the_oldest_turns_are_cut_and_the_answer_never():
         formatter.encode(turns, "good " * 60)
 
 
+def test_no_more_turns_are_cut_than_must_be():
+    turns = [HumanMessage("the film " * (number % 3) + str(number)) for number in range(7)]
+    free = PairFormatter(pair_tokenizer())
+    left = [free.encode(turns[cut:], "was good").ids for cut in range(len(turns))]
+    for limit in range(len(left[-1]), len(left[0]) + 1):
+        cut = next(cut for cut, ids in enumerate(left) if len(ids) <= limit)
+        encoded = PairFormatter(pair_tokenizer(), max_length=limit).encode(turns, "was good")
+        assert (encoded.ids, encoded.cut_turns) == (left[cut], cut)
+
+
 def test_parts_of_an_answer_are_in_it_or_it_has_no_score():
     formatter = PairFormatter(pair_tokenizer(), not_shown=())
     answer = AIMessage("good", additional_kwargs={"reasoning_content": "fine", "refusal": "end"})
