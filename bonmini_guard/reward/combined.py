@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ class Combined:
         self.not_shown = frozenset[str]().union(*(getattr(part, "not_shown", ()) for part in parts))
         self.text_alone = any(getattr(part, "text_alone", False) for part in parts)
         self.has_zero = spec.kind == "all"
+        self._weights = [own.weight for own in spec.all or spec.sum or ()]
+        self._declared = f"{spec.kind}{self._weights}{spec.intercept}:"
         if self.has_zero and not all(zeros):
             number = 1 + next(place for place, zero in enumerate(zeros) if not zero)
             raise ConfigurationError(
@@ -49,10 +52,17 @@ class Combined:
         return FunctionSession(score, sessions)
 
     def fingerprint(self) -> str:
-        """Of all parts, in order."""
-        spec = self._spec
-        said = [(part.fingerprint(), own.weight) for part, own in zip(self.parts, spec.all or spec.sum or (), strict=True)]
-        return f"{spec.kind}:{hashlib.sha256(repr((said, spec.intercept)).encode()).hexdigest()}"
+        """Of all parts, in order, written out: one of a server is compared with a tolerance."""
+        return self._declared + json.dumps([part.fingerprint() for part in self.parts])
+
+    def agrees_with(self, fingerprint: str) -> bool:
+        """Whether each part agrees with what a profile's fingerprint says of it; earlier versions wrote a digest of all."""
+        if not fingerprint.startswith(self._declared):
+            said = [(part.fingerprint(), weight) for part, weight in zip(self.parts, self._weights, strict=True)]
+            digest = hashlib.sha256(repr((said, self._spec.intercept)).encode()).hexdigest()
+            return fingerprint == f"{self._spec.kind}:{digest}"
+        marks = json.loads(fingerprint.removeprefix(self._declared))
+        return len(marks) == len(self.parts) and all(map(_agrees, self.parts, marks))
 
     def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether one of the models learnt from answers to this prompt."""
@@ -76,3 +86,8 @@ class Combined:
         if self._spec.sum is None:
             return min(scores)
         return self._spec.intercept + sum(part.weight * score for part, score in zip(self._spec.sum, scores, strict=True))
+
+
+def _agrees(part: Any, mark: str) -> bool:
+    asked = getattr(part, "agrees_with", None)
+    return bool(asked(mark)) if callable(asked) else part.fingerprint() == mark

@@ -72,9 +72,7 @@ class PairFormatter:
             return Encoded(whole, 0)
         cut = bisect_left(range(len(oldest)), -self.max_length, lo=1, key=lambda cut: -len(ids(cut))) if oldest else 0
         if len(least := ids(cut)) > self.max_length:
-            raise CandidateTooLong(
-                f"{len(least)} tokens in last turn and answer, {self.max_length} allowed; answers are never cut"
-            )
+            raise CandidateTooLong(f"{len(least)} tokens in last turn and answer, {self.max_length} allowed; answers are never cut")
         return Encoded(least, cut)
 
     def _ids(self, turns: Sequence[Turn], said: str) -> list[int]:

@@ -189,7 +189,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             group = group_of(SimpleNamespace(metadata=config.get("metadata")), config)
             with ambient(config):
                 name = (config.get("run_id") or uuid4()).hex
-                watch = functools.partial(self._watch, input, chunks, options, group, seconds, name)
+                watch = functools.partial(self._watch, input, chunks, options, group=group, seconds=seconds, name=name)
                 begun_watching = self._background.start(watch, MOST_WATCHED)
             if not begun_watching:
                 self._add(skipped=1)
@@ -197,9 +197,9 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             self._add(skipped=1)
             logger.warning("shadow: an answer was not watched: %s", type(error).__name__)
 
-    async def _watch(self, *answered: Any) -> None:
+    async def _watch(self, *answered: Any, **about: Any) -> None:
         try:
-            if (first := await self._first(*answered)) is not None:
+            if (first := await self._first(*answered, **about)) is not None:
                 self._tell(*await self._explored(first))
         except BaseException as error:
             self._add(skipped=1)
@@ -212,6 +212,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         input: LanguageModelInput,
         chunks: list[Any],
         options: dict[str, Any],
+        *,
         group: str | None,
         seconds: float,
         name: str,

@@ -149,6 +149,22 @@ def test_all_is_the_least_and_sum_is_weighed():
     assert len({load_scorer(combined("all", about(a), about(b))).fingerprint() for a, b in ("ab", "ba", "cd")}) == 3
 
 
+def test_a_combination_agrees_with_a_profile_as_its_parts_do():
+    spec = combined("all", about("a"), about("b"))
+    near = SimpleNamespace(
+        has_zero=True, fingerprint=lambda: "probe:1.02", agrees_with=lambda mark: mark in ("probe:1.02", "probe:1.01")
+    )
+    exact = SimpleNamespace(has_zero=True, fingerprint=lambda: "sha256:1")
+    before, now = Combined(spec, [near, exact]).fingerprint().replace("1.02", "1.01"), Combined(spec, [near, exact])
+    assert before != now.fingerprint()
+    assert now.agrees_with(before)
+    assert now.agrees_with("all:f621ea2a1a67deaf95290faf8b013b4412d6153128573de465d4d96265ffbc6e")
+    assert not now.agrees_with("all:f621")
+    assert not Combined(spec, [exact, near]).agrees_with(before)
+    assert not Combined(combined("all", about("a"), about("b"), about("c")), [near, exact, exact]).agrees_with(before)
+    assert not Combined(combined("sum", about("a"), about("b"), has_zero=True), [near, exact]).agrees_with(before)
+
+
 def test_all_wants_a_zero_in_each_part():
     with pytest.raises(ConfigurationError, match="part 2 of 'all' has no zero"):
         load_scorer(combined("all", about("Paris"), about("France", has_zero=False)))
