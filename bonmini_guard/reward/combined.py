@@ -30,6 +30,7 @@ class Combined:
         self.parts, self._spec = parts, spec
         zeros = [getattr(part, "has_zero", None) for part in parts]
         self.not_shown = frozenset[str]().union(*(getattr(part, "not_shown", ()) for part in parts))
+        self.reads_calls = all(getattr(part, "reads_calls", True) for part in parts)
         self.text_alone = any(getattr(part, "text_alone", False) for part in parts)
         self.has_zero = spec.kind == "all"
         self._weights = [own.weight for own in spec.all or spec.sum or ()]

@@ -17,7 +17,7 @@ from bonmini_guard.engine.protocols import Scorer, ScoringSession
 from bonmini_guard.engine.scorers import CallableScorer, FunctionSession, log_odds, score_once, score_some
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.questions import QUESTION
-from bonmini_guard.reward.spec import COMBINED, LOCAL, Check, ScorerSpec, Zero
+from bonmini_guard.reward.spec import COMBINED, Check, ScorerSpec, Zero
 from bonmini_guard.validation import check_names
 
 #: Kinds whose model is elsewhere: the module and the function that make their scorers.
@@ -86,7 +86,7 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
 
         return RewardModel.load(source, **options)  # type: ignore[arg-type]
     given = {name: value for name, value in options.items() if value is not None}
-    if spec.kind in LOCAL and spec.endpoint is None:
+    if spec.runs_here:
         model = _local(spec, given)
         plain = spec.scale != "probability" and spec.zero is None and spec.has_zero in (None, model.has_zero)
         return model if plain else Declared(spec, model)
@@ -98,7 +98,7 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
         from bonmini_guard.reward.combined import Combined
 
         parts = (spec.all if spec.kind == "all" else spec.sum) or ()
-        scorers = [load_scorer(part, **(given if part.kind in (*LOCAL, *COMBINED) else {})) for part in parts]
+        scorers = [load_scorer(part, **(given if part.runs_here or part.kind in COMBINED else {})) for part in parts]
         return Declared(spec, Combined(spec, scorers))
     if spec.kind == "check":
         return Declared(spec, _check(spec))
@@ -131,12 +131,14 @@ class Declared:
 
     Attributes:
         not_shown: kinds of parts of answers that it does not read.
+        reads_calls: whether it can judge tool calls.
     """
 
     def __init__(self, spec: ScorerSpec, inner: Any) -> None:
         self.spec, self.inner = spec, inner
         self.not_shown = frozenset(getattr(inner, "not_shown", spec.hidden))
         self.text_alone = bool(getattr(inner, "text_alone", False))
+        self.reads_calls = spec.kind != "check" and bool(getattr(inner, "reads_calls", True))
         self.model_id = f"{spec.kind}:{spec.model or spec.endpoint or ''}"
         self._zero = spec.zero or Zero()
 

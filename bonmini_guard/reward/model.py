@@ -184,6 +184,8 @@ class RewardModel:
         limits: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens}
         limits |= {"cache_bytes": cache_bytes, "batch_window": batch_window, "not_shown": not_shown}
         if is_spec(path_or_id):
+            if inputs is not None or reading is not None:
+                raise ConfigurationError("inputs= and reading= go with a checkpoint: a spec says them by its kind")
             return cast(RewardModel, load_scorer(path_or_id, base=base, device=device, dtype=dtype, **limits))
         path, given = str(path_or_id), None if base is None else str(base)
         place = _device(device)

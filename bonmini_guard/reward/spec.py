@@ -246,6 +246,11 @@ class ScorerSpec(Table):
         return key_in(self.api_key_env)
 
     @property
+    def runs_here(self) -> bool:
+        """Whether its model is loaded into this process."""
+        return self.kind in LOCAL and self.endpoint is None
+
+    @property
     def hidden(self) -> tuple[str, ...]:
         """Parts of answers that a scorer of texts does not see."""
         return NOT_SHOWN if self.not_shown is None else self.not_shown
@@ -279,10 +284,16 @@ def is_spec(value: Any) -> bool:
 def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """With the folders of models that lie beside the file in place of their names."""
     found = dict(values)
-    model = values.get("model")
-    if isinstance(model, str) and values.get("kind") in LOCAL and (folder / model).is_dir():
-        found["model"] = str(folder / model)
+    if values.get("kind") in LOCAL and values.get("endpoint") is None:
+        found |= _beside(values, "model", folder)
+    if isinstance(route := values.get("route"), dict):
+        found["route"] = route | _beside(route, "tokenizer", folder)
     for name in COMBINED:
         if isinstance(values.get(name), list):
             found[name] = [beside(part, folder) if isinstance(part, dict) else part for part in values[name]]
     return found
+
+
+def _beside(values: Mapping[str, Any], name: str, folder: Path) -> dict[str, str]:
+    said = values.get(name)
+    return {name: str(folder / said)} if isinstance(said, str) and (folder / said).is_dir() else {}

@@ -111,6 +111,23 @@ def test_a_model_beside_the_file_is_found(tmp_path, checkpoint):
     model = load_scorer(write(tmp_path, "kind = 'template'\nmodel = 'model'"))
     assert model.has_zero
     model.close()
+    server = "endpoint = 'http://127.0.0.1:9'\n"
+    route = ScorerSpec.of(write(tmp_path, f"kind = 'route'\n{server}[route]\nserver = 'vllm'\ntokenizer = 'model'"))
+    assert route.route.tokenizer == str(tmp_path / "model")
+    # The server's name for a model is no folder of ours.
+    elsewhere = f"kind = 'token'\nmodel = 'model'\n{server}[token]\nwanted = ['yes']\nunwanted = ['no']"
+    assert ScorerSpec.of(write(tmp_path, elsewhere)).model == "model"
+
+
+def test_what_a_spec_says_is_not_said_again_to_load(tmp_path):
+    with pytest.raises(ConfigurationError, match="a spec says them"):
+        RewardModel.load(write(tmp_path, CHECK), inputs="pair")
+
+
+def test_a_check_says_that_it_reads_no_calls():
+    both = combined("all", about("a"), about("b"))
+    assert [load_scorer(spec).reads_calls for spec in (ScorerSpec(**about("a")), both)] == [False, False]
+    assert Combined(both, [SimpleNamespace(has_zero=True)] * 2).reads_calls
 
 
 def test_zero_and_scale_make_the_score(tmp_path, checkpoint):
