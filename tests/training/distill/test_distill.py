@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 import torch
@@ -177,6 +178,11 @@ def test_reference_scores_are_the_reward_models_own(tmp_path):
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator):
     with pytest.raises(CheckpointError, match="no such folder"):
         distill(prompts(), tmp_path / "missing" / "x", Wordy(), tmp_path / "out")
+    broken = shutil.copytree(generator, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="no causal language model in safetensors"):
+        distill(prompts(), broken, Wordy(), tmp_path / "out")
+    shutil.rmtree(broken)
     with pytest.raises(InputError, match="distinct prompts; give 5 or more"):
         read_prompts([write_jsonl(tmp_path / "few.jsonl", [{"id": "a", "prompt": "p"}] * 9)])
     with pytest.raises(InputError, match=r"bad\.jsonl:1: "):
