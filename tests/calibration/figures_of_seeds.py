@@ -141,6 +141,7 @@ def zeros():
     fits = {form: zero.fit(labels, form) for form in choice.table}
     return {
         "choice": asdict(choice),
+        "nearly": asdict(zero.choose(world(60, 4, offsets=0.2, seed=6)[0], seed=3)),
         "fits": {form: (asdict(fit), float(fit.scores(labels).sum())) for form, fit in fits.items()},
         "orders": zero.orders(labels),
         "auc": zero.auc(labels.raw, labels.good),
@@ -246,6 +247,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "zero": zeros,
     "judges": judges,
     "edges": edges,
+    "no number of rows": lambda: on_demand.plan(WORLD.log(50, 6), on_demand.request("served_and_bad", 1e-5, 0.1, (2, 2))),
     **{
         f"on demand, {risk}": lambda risk=risk, level=level: demanded(risk, level)
         for risk, level in (("served_and_bad", 0.1), ("bad_among_served", 0.2), ("false_acceptance", 0.3), ("accelerator", 0.1))

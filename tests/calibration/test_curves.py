@@ -8,6 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from bonmini_guard.calibration import sliding
 from bonmini_guard.calibration.curves import (
     clairvoyant_draws,
     fixed_n,
@@ -98,6 +99,16 @@ def test_every_position_of_the_slider_is_the_replay_of_its_thresholds(labelled, 
     served = [one["served"] for one in found.figures]
     assert served[-1] == 0
     assert max(served) > 0.95 * found.figures[0]["requests"]
+
+
+def test_a_large_log_gets_fewer_positions_of_the_slider(monkeypatch):
+    log, profile = Population(size=8).log(300, 3), GuardProfile(mode="guardrail", schedule=(2, 2, 4), thresholds=(0.5, 0.7, 0.4))
+    counts = []
+    for replays in (10, 40, 1e9):
+        monkeypatch.setattr(sliding, "_WORK", replays * 300 * 8 * 3)
+        counts.append(len(slider(log, profile, replay_log(log, profile)).thresholds))
+    least, most = sliding.POSITIONS
+    assert least <= counts[0] + 3 < 40 <= counts[1] + 3 <= 45 < counts[2] <= most + 2
 
 
 def test_the_smallest_equal_n_is_the_first_that_reaches_the_guard():
