@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 
-class Renewable(Protocol):
-    """Something that can begin again in a child after a fork."""
-
-    def renew(self) -> None:
-        """Forget threads, locks and work under way."""
-
-
-def renewed_in_children(thing: Renewable) -> None:
-    """Have something renewed in every process that is forked from this one, as long as it lives."""
+def renewed_in_children(thing: Any) -> None:
+    """Have ``thing.renew()`` called in every process that is forked from this one, as long as the thing lives."""
     _all.add(thing)
 
 

@@ -195,23 +195,18 @@ def _cure(line: bytes, number: int) -> str:
     return "mend or remove the line"
 
 
-def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without the nulls with which Arrow fills up keys that other rows have, and with JSON's types alone.
+def plain_row(value: Any) -> Any:
+    """A row, or what is in it, without the nulls with which Arrow fills up keys that other rows have, and with JSON's types alone.
 
     The content of a turn stays null where the turn has no other: there it says that the turn holds calls alone.
     """
-    found: dict[str, Any] = _plain(row)
-    return found
-
-
-def _plain(value: Any) -> Any:
     if isinstance(value, str | bool | int | float) or value is None:
         return value
     if isinstance(value, Mapping):
-        kept = {key: _plain(each) for key, each in value.items() if each is not None}
+        kept = {key: plain_row(each) for key, each in value.items() if each is not None}
         return kept | {"content": None} if "role" in kept and value.get("content", 0) is None else kept
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain_row(each) for each in value]
     return _scalar(value)
 
 

@@ -101,6 +101,7 @@ class TraceWriter:
             raise ConfigurationError("traces go to a path or to a function of the row; the function must not be async")
         self._file: TraceFile | None = None
         self._sink: Sink = self._to_file
+        self.renew()
         if isinstance(to, str | os.PathLike):
             self._file = TraceFile(to, max_bytes, None if keep_days is None else keep_days * 86400, fsync)
         else:
@@ -109,11 +110,10 @@ class TraceWriter:
         self._sample = sample
         self._redact = redact
         self._room = queue
-        self._begin()
         _writers.add(self)
         renewed_in_children(self)
 
-    def _begin(self) -> None:
+    def renew(self) -> None:
         """An empty queue and no thread: at first, and in a child after a fork, whose parent writes what was waiting."""
         self._queue: deque[Callable[[], Row]] = deque()
         self._changed = threading.Condition()
@@ -121,6 +121,8 @@ class TraceWriter:
         self._taken = self._done = self._awaited = 0
         self._tally: Counter[str] = Counter()
         self._expired_at = 0.0
+        if self._file is not None:
+            self._file.close()
 
     # Handing over
 
@@ -244,12 +246,6 @@ class TraceWriter:
             self._file.expire(time.time())
         except OSError as error:
             logger.warning("traces: old files could not be deleted: %s", error.strerror)
-
-    def renew(self) -> None:
-        """As new, in a child after a fork: whose parent writes what was waiting."""
-        self._begin()
-        if self._file is not None:
-            self._file.close()
 
 
 def writer_for(to: Any) -> TraceWriter:

@@ -72,6 +72,12 @@ def test_rows_of_different_length_keep_their_order():
     assert exact.accepted.tolist() == pytest.approx([2 / 3, 0.0, 1.0, 1.0])
 
 
+@pytest.mark.parametrize("thresholds", [(1.0,), (1.0, 1.0, 1.0), (1.0, math.nan)])
+def test_each_loop_has_a_threshold(thresholds):
+    with pytest.raises(ValueError, match="threshold"):
+        replay(log_of([[1.0, 0.0]], [[1.0, 0.0]]), "guardrail", (1, 1), thresholds)
+
+
 def test_tied_candidates_share_their_labels():
     exact = replay(log_of([[1.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]), "accelerator", (3,), (math.inf,))
     assert exact.served_good[0] == pytest.approx(0.5)
