@@ -35,7 +35,8 @@ PASSED = 6.0
 #: Scores of answers that do not: from nothing right to almost.
 FAILED, ALMOST = -6.0, -3.0
 
-_NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+#: A minus as models typeset it counts; a hyphen behind a word or a number ("3-5") is none.
+_NUMBER = re.compile(r"(?:(?<![\w)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _FENCE = re.compile(r"```([\w+-]*)[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 
 
@@ -66,7 +67,7 @@ def number(expected: float | Asked[float], *, tolerance: Amount = 1e-6) -> Calla
 
     def passes(messages: list[BaseMessage], text: str) -> bool:
         wanted = float(_of(expected, messages))
-        found = [float(one.replace(",", "")) for one in _NUMBER.findall(text)]
+        found = [float(one.replace(",", "").replace("\u2212", "-")) for one in _NUMBER.findall(text)]
         return bool(found) and abs(found[-1] - wanted) <= tolerance * max(1.0, abs(wanted))
 
     return _check(passes)
@@ -111,7 +112,8 @@ def json_schema(schema: Mapping[str, Any]) -> CallableScorer:
 
     def passes(_: list[BaseMessage], text: str) -> bool:
         try:
-            return bool(validator.is_valid(json.loads(fenced(text, "json"))))
+            # NaN and Infinity are no JSON: int() refuses them.
+            return bool(validator.is_valid(json.loads(fenced(text, "json"), parse_constant=int)))
         except (ValueError, RecursionError):
             return False
 

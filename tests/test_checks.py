@@ -49,6 +49,8 @@ def test_the_last_number_counts(answer, right):
 def test_numbers_with_signs_exponents_and_tolerance():
     assert passed(checks.number(-0.5), "x = -.5", "x = 0.5") == [True, False]
     assert passed(checks.number(1e5), "1e5") == [True]
+    assert passed(checks.number(-5), "It is \u22125.", "x=-5", "3-5") == [True, True, False]
+    assert passed(checks.number(5), "It is \u22125.", "3-5 days", "(2)-5", "1e-5") == [False, True, True, False]
     assert passed(checks.number(100, tolerance=0.01), "100.9", "102") == [True, False]
 
 
@@ -79,6 +81,7 @@ def test_json_schema():
         False,
         False,
     ]
+    assert passed(checks.json_schema({"type": "number"}), "1e3", "NaN", "-Infinity") == [True, False, False]
     with pytest.raises(ConfigurationError, match="no JSON schema"):
         checks.json_schema({"type": "nonsense"})
 
