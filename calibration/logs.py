@@ -185,7 +185,7 @@ class Log:
         return self._with_labels()
 
     def _with_labels(self) -> Log:
-        if not np.any(self.unlabelled):
+        if np.all(self.labelled):
             return self
         failed = ~np.any(self.drawn, axis=1)
         bare = int(self.unlabelled.sum()) - self.left_out.get("not_random", 0)

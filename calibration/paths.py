@@ -165,8 +165,9 @@ class Steps:
 def outcomes(path: Paths, missing: Missing) -> Iterator[tuple[str, Floats]]:
     """For each count of :class:`Steps`, one after the other, (R, L + 1): a row's part of it if loop l serves it, last if none does.
 
-    Without a label that is needed here, a row is ``left_out`` (its label is missing by chance) or ``counts_as_bad`` (its label was
-    not asked for, so that the worst is assumed).
+    Without a label of its selected answer, a row is ``left_out`` (its label is missing by chance) or ``counts_as_bad`` (its label
+    was not asked for, so that the worst is assumed). Rows that need best-of-N's label besides are not left out for lack of it, else
+    they would be rarer among those that count than rows that need a single label: the worst is assumed of it.
     """
     good, last = np.column_stack([path.good, path.good[:, -1]]), path.good[:, -1:]
     same = np.column_stack([path.holder == path.holder[:, -1:], np.ones(len(path), dtype=bool)])
@@ -174,7 +175,7 @@ def outcomes(path: Paths, missing: Missing) -> Iterator[tuple[str, Floats]]:
     bad = np.nan_to_num(1.0 - good, nan=1.0)
     counts = np.ones(good.shape, dtype=bool)
     if missing == "left_out":
-        counts = ~(np.isnan(good) | (~same & np.isnan(last)))
+        counts = ~np.isnan(good)
     yield "rows", counts.astype(np.float64)
     yield "served", (counts & passed).astype(np.float64)
     yield "served_bad", np.where(counts & passed, bad, 0.0)

@@ -17,7 +17,7 @@ from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.calibration.on_demand import plan, request
 from bonmini_guard.calibration.orders import one_a_unit, order_of, refuse_sorted, split
-from bonmini_guard.calibration.paths import exits, outcomes, paths, steps
+from bonmini_guard.calibration.paths import counts_at, exits, outcomes, paths, steps
 from bonmini_guard.calibration.refutation import refutation, standing
 from bonmini_guard.calibration.simulate import least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
@@ -71,6 +71,23 @@ def test_a_missing_label_leaves_the_row_out_or_counts_as_bad():
     worst = dict(outcomes(path, "counts_as_bad"))
     assert worst["served_bad"][:, 0].tolist() == [0.0, 1.0]
     assert worst["selected_bad"][:, 1].tolist() == [0.0, 0.0]
+
+
+def risk_and_loss(log):
+    """At one threshold, as shares of the rows that count."""
+    part, missing = log.labelled_set()
+    path = paths(part, (1, 3))
+    counts = counts_at(path, exits(path, (0.3, 0.3)), missing)
+    return np.array([counts.served_bad[0], counts.lost[0] - counts.won[0]]) / counts.rows[0]
+
+
+@pytest.mark.parametrize("failed", [0, 10_000])
+def test_labels_missing_by_chance_make_no_risk_smaller(failed):
+    log = replace(WORLD, size=4).log(20_000, 5)
+    log.scores[:failed] = log.labels[:failed] = np.nan
+    some = np.where(np.random.default_rng(1).random(log.labels.shape) < 0.4, log.labels, np.nan)
+    rows = np.isfinite(some).any(axis=1) | ~log.drawn.any(axis=1)  # so that none is wholly unlabelled
+    assert np.all(risk_and_loss(replace(log, labels=some).take(rows)) > risk_and_loss(log) - 0.006)
 
 
 def test_equal_scores_and_single_draws_are_not_taken_for_sorted():
