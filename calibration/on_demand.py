@@ -23,7 +23,7 @@ from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrate
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent
 from bonmini_guard.calibration.logs import Bools, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
-from bonmini_guard.calibration.paths import Paths, counts_at, exits, labels_used, paths, steps
+from bonmini_guard.calibration.paths import Paths, counts_at, exits, labels_used, paths, steps, wished
 from bonmini_guard.calibration.simulate import MOST_ROWS, Labels, least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 
@@ -252,9 +252,7 @@ def _everywhere(tested: Evidence, entry: int) -> tuple[float, ...]:
 
 def _in_vain(path: Paths, at: Integers, asked: Request) -> bool:
     """Whether a test fails even if every label still missing turns out as it would wish: the served good, the others bad."""
-    here = path.holder == np.take_along_axis(path.holder, np.minimum(at, path.draws.size - 1)[:, None], axis=1)
-    wished = replace(path, good=np.where(np.isnan(path.good), here & (at < path.draws.size)[:, None], path.good))
-    return bool(p_values(counts_at(wished, at, "counts_as_bad"), asked.risk, asked.level, asked.share)[0] > asked.share)
+    return bool(p_values(counts_at(wished(path, at), at, "counts_as_bad"), asked.risk, asked.level, asked.share)[0] > asked.share)
 
 
 def _unknown(path: Paths) -> Bools:

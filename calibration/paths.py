@@ -8,7 +8,7 @@ only. So counts under all thresholds of a log are one sort and one cumulative su
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -210,10 +210,20 @@ def counts_at(path: Paths, at: Integers, missing: Missing) -> Steps:
     return Steps(np.zeros(1), **{name: np.array([part[rows, at].sum()]) for name, part in outcomes(path, missing)})
 
 
-def counts_under(log: Log, policy: Policy, missing: Missing, in_flight: int = 1) -> Steps:
-    """The counts, as one entry, under a policy's thresholds, a piece of the log at a time."""
-    runs = (paths(part, policy.schedule, "auto", policy.exit, in_flight) for part in log.parts())
-    found = [counts_at(path, exits(path, policy.at(in_flight).thresholds), missing) for path in runs]
+def wished(path: Paths, at: Integers) -> Paths:
+    """As if every label still missing were what a promise would wish, if loop ``at`` (R,) serves: served good, the others bad."""
+    here = path.holder == np.take_along_axis(path.holder, np.minimum(at, path.draws.size - 1)[:, None], axis=1)
+    return replace(path, good=np.where(np.isnan(path.good), here & (at < path.draws.size)[:, None], path.good))
+
+
+def counts_to_refute(log: Log, policy: Policy, missing: Missing, in_flight: int = 1) -> Steps:
+    """The counts, as one entry, under a policy's thresholds, a piece of the log at a time; no missing label counts against it."""
+    found = []
+    for part in log.parts():
+        path = paths(part, policy.schedule, "auto", policy.exit, in_flight)
+        at = exits(path, policy.at(in_flight).thresholds)
+        chance = missing == "left_out" and policy.mode == "guardrail"
+        found.append(counts_at(path if chance else wished(path, at), at, missing))
     return Steps(*(np.sum([getattr(part, each.name) for part in found], axis=0) for each in fields(Steps)))
 
 

@@ -11,7 +11,7 @@ from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.findings import at_least
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import one_a_unit
-from bonmini_guard.calibration.paths import Steps, counts_under
+from bonmini_guard.calibration.paths import Steps, counts_to_refute
 from bonmini_guard.policy.profile import GuardProfile
 
 #: The chance that a true promise is called refuted, at most.
@@ -38,7 +38,7 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
     part = one_a_unit(part)
     widths = profile.in_flight or (1,)
     for width in widths:
-        counts = counts_under(part, profile.policy(), missing, width)
+        counts = counts_to_refute(part, profile.policy(), missing, width)
         if said := _said(profile, counts, level, LEVEL / len(widths)):
             return said if len(widths) == 1 else f"{said} (With {width} draws in flight.)"
     return None

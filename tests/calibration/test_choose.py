@@ -188,6 +188,20 @@ def test_a_profile_that_is_refuted_or_edited_says_so():
     assert "edited" in standing(log, slightly)[0]
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_labels_that_are_not_there_refute_nothing(asked):
+    log = replace(WORLD.log(600, 8), asked=np.full(600, asked))
+    profiles = [calibrate_accelerator(log, schedule=FOUR, epsilon=0.02).profile]
+    profiles += [
+        calibrate_guardrail(log, schedule=FOUR, risk=risk, alpha=0.2).profile for risk in ("served_and_bad", "false_acceptance")
+    ]
+    best = np.where(log.scores > np.quantile(log.scores, 0.95), log.labels, np.nan)
+    best[np.arange(600), np.arange(600) % 16] = log.labels[np.arange(600), np.arange(600) % 16]
+    for profile in profiles:
+        assert refutation(replace(log, labels=best), profile) is None
+        assert "REFUTED" in refutation(replace(log, labels=np.zeros_like(log.labels)), profiles[1])
+
+
 def test_a_true_promise_is_seldom_called_refuted():
     profile = calibrate_guardrail(WORLD.log(600, 8), schedule=FOUR).profile
     hits = sum(refutation(WORLD.log(200, 100 + i), profile) is not None for i in range(100))
