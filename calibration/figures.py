@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.logs import Floats, Log, log_of_rows
-from bonmini_guard.calibration.paths import Missing, exits, outcomes, paths
+from bonmini_guard.calibration.paths import Missing, exits, paths
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import Settled, replay_rankings
 from bonmini_guard.errors import ProfileError
@@ -81,7 +81,7 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
     served and not, abstained though the best so far is acceptable, abstained rightly (summed over requests):
     ``false_acceptance_rate = FP / (FP + TN)``, ``served_and_bad_rate = FP / requests``,
     ``bad_among_served_rate = FP / (TP + FP) = 1 - precision``, ``recall = TP / (TP + FN)``,
-    ``recall_vs_best_of_n = TP / (requests for which best-of-N's answer is acceptable)``,
+    ``recall_vs_best_of_n = acceptable_rate / (that of best-of-N)``,
     ``acceptable_rate = TP / requests``. Source of the false-acceptance rate: arXiv 2510.04087.
 
     Args:
@@ -117,14 +117,19 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
 def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
     """The same figures from the one order of each row, for logs labelled in part, with exact 90 % ``intervals`` of their rates.
 
-    A row counts if the label of its selected answer is there; of a set fixed for labelling every row does, and a label that is
-    missing counts as bad.
+    A row counts if the label of its selected answer is there. Of a set fixed for labelling every row does, and the worst is assumed
+    of a missing label: what is served is bad, what is refused was acceptable. Best-of-N's figures are then None.
     """
     budget = sum(profile.schedule)
     log, missing = log.labelled_set()
     asked = _asked(profile, budget)
     figures = _of_three([sums_of(one_order(log, mode, schedule, at, missing)) for mode, schedule, at, _ in asked])
     limits = {name: interval(*counts) for name, counts in counted(figures).items()}
+    if missing == "counts_as_bad" and np.isnan(paths(log, (budget,)).good).any():
+        # of answers that only best-of-N serves nobody asked for the labels
+        figures["recall_vs_best_of_n"] = None
+        for other in ("best_of_n", "best_of_n_at_zero"):
+            figures[other].update(dict.fromkeys(LABEL_FIGURES))
     return {**figures, "budget": budget, "order": "one", "intervals": limits, "left_out": dict(log.left_out)}
 
 
@@ -132,10 +137,10 @@ def one_order(log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequenc
     """What becomes of each row that counts, in its one order: chances of 0 or 1."""
     path = paths(log, schedule)
     at = exits(path, thresholds)
-    rows, parts = np.arange(len(path)), dict(outcomes(path, missing))
-    counts = parts["rows"][rows, at] > 0
-    passed, bad = at < len(schedule), parts["selected_bad"][rows, at] > 0
+    passed, last = at < len(schedule), np.minimum(at, len(schedule) - 1)
     served = passed if mode == "guardrail" else np.isfinite(path.best[:, -1])
+    good = path.good[np.arange(len(path)), last]
+    counts, bad = ~np.isnan(good) | (missing == "counts_as_bad"), np.where(np.isnan(good), served, good == 0)
     return Settled(
         served_good=(served & ~bad)[counts].astype(float),
         served_bad=(served & bad)[counts].astype(float),
@@ -143,8 +148,8 @@ def one_order(log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequenc
         abstained_bad=(~served & bad)[counts].astype(float),
         accepted=passed[counts].astype(float),
         best_effort=(served & ~passed)[counts].astype(float),
-        draws=parts["draws"][rows, at][counts],
-        loops=np.minimum(at + 1.0, len(schedule))[counts],
+        draws=path.draws[last][counts].astype(float),
+        loops=last[counts] + 1.0,
     )
 
 
@@ -185,7 +190,7 @@ def transformed(log: Log, transform: ScoreTransform) -> Log:
 
 def _of_three(sums: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of what :func:`_asked` lists."""
-    plain, at_zero, guard = (figures_of_sums(each, sums[0]["served_good"]) for each in sums)
+    plain, at_zero, guard = (figures_of_sums(each, sums[0]["served_good"] / max(1, sums[0]["requests"])) for each in sums)
     return {**guard, "best_of_n": plain, "best_of_n_at_zero": at_zero}
 
 
@@ -216,8 +221,8 @@ def sums_of(settled: Settled) -> Mapping[str, Any]:
     return {"requests": settled.draws.size} | {each.name: float(getattr(settled, each.name).sum()) for each in fields(Settled)}
 
 
-def figures_of_sums(sums: Mapping[str, float], best_of_n_good: float) -> Figures:
-    """The figures of :func:`replay_log`, from expectations added up; so many requests best-of-N answers acceptably."""
+def figures_of_sums(sums: Mapping[str, float], best_of_n_rate: float) -> Figures:
+    """The figures of :func:`replay_log`, from expectations added up; such a share of requests best-of-N answers acceptably."""
     # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
     known = {name: max(0.0, value) for name, value in sums.items()}
     requests, good, bad = float(known["requests"]), known["served_good"], known["served_bad"]
@@ -235,7 +240,7 @@ def figures_of_sums(sums: Mapping[str, float], best_of_n_good: float) -> Figures
         "bad_among_served_rate": ratio(bad, good + bad),
         "precision": ratio(good, good + bad),
         "recall": ratio(good, good + missed),
-        "recall_vs_best_of_n": ratio(good, best_of_n_good),
+        "recall_vs_best_of_n": ratio(good, best_of_n_rate * requests),
         "acceptable_rate": ratio(good, requests),
         "mean_draws": ratio(known["draws"], requests),
         "mean_loops": ratio(known["loops"], requests),

@@ -55,7 +55,7 @@ def curve(log: Log, profile: GuardProfile, thresholds: Sequence[tuple[float, ...
     Exact expectations over all orders, or, of a log labelled in part, counts of the one order: ``E[bad and served] / E[served]`` is
     the risk of a risk-coverage curve (Geifman and El-Yaniv, arXiv 1705.08500, equation 2, with 0/1 loss).
     """
-    good = (replayed["best_of_n"]["acceptable_rate"] or 0.0) * replayed["best_of_n"]["requests"]
+    good = replayed["best_of_n"]["acceptable_rate"] or 0.0
     log = transformed(log, profile.score_transform)
     if replayed["order"] == "one":
         log, missing = log.labelled_set()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from bonmini_guard.calibration.figures import SHOWN, one_order_figures, replay_log
@@ -110,3 +112,21 @@ def test_a_rate_of_nothing_has_limits_too():
     found = one_order_figures(log, guardrail())
     assert found["false_acceptance_rate"] == 0
     assert found["intervals"]["false_acceptance_rate"] == pytest.approx([0.0, 1 - math.sqrt(0.05)])  # none of two
+
+
+def test_what_best_of_n_serves_has_no_figures_where_nobody_asked_for_its_labels():
+    log = log_of([[2.0, 3.0], [1.0, -1.0], [-1.0, -2.0]], [[1.0, math.nan], [0.0, math.nan], [math.nan, math.nan]])
+    log = replace(log, asked=np.ones(3, dtype=bool), traced=np.ones(3, dtype=bool))
+    profile = guardrail(mode="accelerator", schedule=(1, 1), thresholds=(0.5, 0.5))
+    found = replay_log(log, profile)
+    assert (found["served"], found["false_acceptances"], found["order"]) == (3, 2, "one")  # a best effort without a label, too
+    for column in (found["best_of_n"], found["best_of_n_at_zero"]):
+        assert column["served_and_bad_rate"] is column["acceptable_rate"] is None
+    assert found["recall_vs_best_of_n"] is None
+
+
+def test_recall_against_best_of_n_compares_shares_where_fewer_rows_count():
+    log = log_of([[2.0, 3.0], [2.0, 3.0], [2.0, 1.0]], [[math.nan, 1.0], [math.nan, 1.0], [1.0, 0.0]])
+    found = replay_log(replace(log, traced=np.ones(3, dtype=bool)), guardrail(schedule=(1, 1), thresholds=(0.5, 0.5)))
+    assert (found["requests"], found["best_of_n"]["requests"]) == (1, 3)
+    assert found["recall_vs_best_of_n"] == found["best_of_n"]["acceptable_rate"] == 1.0
