@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
     rows = read_rows(options.logs)
     plan, question = _settings(options)
-    only_export = options.export and not options.imports
+    only_export = options.export and not options.imports and options.what is None
     plan, asking, short = (plan, None, None) if only_export else label_for.demanded(rows, plan, options)
     if short:
         print(f"bonmini-guard label: {short}", file=sys.stderr)

@@ -164,6 +164,22 @@ def test_what_no_label_could_certify_is_refused_before_anyone_labels(tmp_path, c
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_other_tools_are_asked_for_one_batch_after_the_other(tmp_path):
+    path, out, tasks = log_file(tmp_path / "log.jsonl", rows_of(100)), tmp_path / "out.jsonl", tmp_path / "tasks.json"
+    arguments = (path, "-o", out, "--for", "served_and_bad", "--alpha", "0.1", "--schedule", "4,4,4,4")
+    assert run(*arguments, "--export", f"label-studio={tasks}") == 0
+    asked = json.loads(tasks.read_text())
+    assert len(asked) == BATCH
+    for task in asked:
+        word = "Accept" if task["data"]["answer"].startswith("good") else "Reject"
+        result = {"from_name": "choice", "to_name": "prompt", "type": "choices", "value": {"choices": [word]}}
+        task["annotations"] = [{"completed_by": "ann", "result": [result]}]
+    tasks.write_text(json.dumps(asked))
+    assert run(path, "-o", out, "--import", f"label-studio={tasks}") == 0
+    assert run(path, "-o", out, "--export", f"label-studio={tasks}") == 0
+    assert len(json.loads(tasks.read_text())) == 2 * BATCH
+
+
 def test_from_a_log_to_a_certificate_by_the_commands(tmp_path, capsys):
     path, out = log_file(tmp_path / "log.jsonl", rows_of(100)), tmp_path / "out.jsonl"
     arguments = (path, "-o", out, "--for", "served_and_bad", "--alpha", "0.1", "--schedule", "4,4,4,4", "--rows", "90")
