@@ -88,7 +88,11 @@ class Records(RowFile):
         reader = csv.DictReader(io.StringIO(table, newline=""), delimiter=delimiter, skipinitialspace=True)
         try:
             for cells in reader:
-                yield f"{self.path}:{above + reader.line_num}", {str(key): _cell(cell) for key, cell in cells.items() if cell}
+                place = f"{self.path}:{above + reader.line_num}"
+                if any(cells.pop(None, ())):
+                    self._odd.lose(place, InputError(f"more cells than columns; quote those that hold {delimiter!r}"))
+                else:
+                    yield place, {key: _cell(cell) for key, cell in cells.items() if cell}
         except csv.Error as error:
             raise InputError(f"{self.path}:{above + reader.line_num}: not CSV ({error}); mend the line") from error
 

@@ -491,6 +491,19 @@ d,p,t,nan,nan,5.5.5
     ]
 
 
+def test_a_line_with_more_cells_than_columns_is_odd_and_never_cut(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("prompt,text,score\nq,Hello, world,1\nr,b,1,\n")  # a comma at the end adds nothing
+    assert texts(imported(tmp_path, "csv", tmp_path / "t.csv", more=["--max-bad", "0.5"])) == [["b"]]
+    assert "t.csv:2: more cells than columns; quote those that hold ','" in capsys.readouterr().err
+
+
+def test_a_score_that_is_not_finite_is_none_or_odd(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("id,prompt,text,score\n1,q,a,nan\n1,q,b,-inf\n1,q,c,0.5\n")
+    rows = imported(tmp_path, "csv", tmp_path / "t.csv", more=["--max-bad", "0.5"])
+    assert rows[0]["candidates"] == [{"text": "a"}, {"text": "c", "score": 0.5}]
+    assert "t.csv:3: the score '-inf' is no number" in capsys.readouterr().err
+
+
 def test_what_a_mended_row_says_of_itself_is_kept(tmp_path):
     said = {"complete": "false", "decision": "accepted", "selected": 1, "label_sampling": "choices", "own": [1]}
     candidates = [{"text": text, "score": "0.5", "loop": 0} for text in "ab"]

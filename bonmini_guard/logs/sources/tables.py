@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.rows import Row
+from bonmini_guard.logs.rows import LARGEST, Row
 from bonmini_guard.logs.sources.draws import Draw, generator_of, name_of, seconds, whole_number
 from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_in, prompt_in
 
@@ -50,11 +51,13 @@ def verdicts_of(record: Mapping[str, Any]) -> dict[str, Any]:
         InputError: they are something else.
     """
     score, said = record.get("score"), record.get("acceptable")
-    if isinstance(score, str | bool):
-        try:
-            score = float(str(score))
-        except ValueError as error:
-            raise InputError(f"the score {str(score)[:20]!r} is no number; mend it, or leave it empty") from error
+    try:
+        score = float(str(score)) if isinstance(score, str | bool) else score
+        score = None if score is None or math.isnan(score) else score  # NaN is none, as in Parquet
+        if score is not None and abs(score) >= LARGEST:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"the score {str(score)[:20]!r} is no number; mend it, or leave it empty") from error
     by = record.get("acceptable_by")
     return {"score": score, "acceptable": _word(said, "acceptable"), "acceptable_by": None if said is None else name_of(by)}
 
