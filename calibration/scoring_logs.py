@@ -201,8 +201,8 @@ def _put(candidate: Candidate, score: float | None, tally: Tally) -> None:
 
 
 def finish(partial: Path, target: Path) -> None:
-    """Make a whole plain file the output, packed if its name ends in .gz, at once."""
-    if target.suffix != ".gz":
+    """Make a whole plain file the output, packed if its name ends in .gz, at once; a link stays a link."""
+    if target.suffix != ".gz" and not target.is_symlink():
         os.replace(partial, target)
         return
     with partial.open(encoding="utf-8", newline="") as source, appearing(target) as sink:

@@ -148,7 +148,8 @@ class RowFile:
             if ended or not self._whole:
                 return row
         except InputError as error:
-            if ended or not isinstance(error.__cause__, ValueError):
+            cause = error.__cause__  # a value and more was not torn: files were put together, or lines end in CR
+            if ended or not isinstance(cause, ValueError) or getattr(cause, "msg", "") == "Extra data":
                 raise
         self.torn = 1
         return None

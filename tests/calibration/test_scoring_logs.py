@@ -277,6 +277,22 @@ def test_gzip_output_is_gzip(tmp_path):
     assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).startswith(b'{"id": "r0"')
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_a_link_stays_a_link(tmp_path, name):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    score_log([write(tmp_path / "log.jsonl", rows(2))], LengthScorer(), tmp_path / name)
+    assert (tmp_path / name).is_symlink()
+    assert len(read(tmp_path / "disk" / name)) == 2
+
+
+@pytest.mark.parametrize("text", ['{"id": "a"}\n{"id": "b"}{"id": "c"}', '{"id": "a"}\r{"id": "b"}\r'])
+def test_what_holds_several_rows_is_no_torn_line(tmp_path, text):
+    (tmp_path / "log.jsonl").write_bytes(text.encode())
+    with pytest.raises(InputError, match=r"log.jsonl:[12]: not JSON .Extra data"):
+        read(tmp_path / "log.jsonl")
+
+
 def test_rows_whose_prompt_the_model_was_trained_on_are_marked(tmp_path):
     class Knows:
         def score(self, messages, candidates):
