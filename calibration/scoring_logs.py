@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.appending import Appender, encoded
+from bonmini_guard.logs.appending import Appender, encoded, lock
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.rows import Candidate, Row
 from bonmini_guard.unseen import check_seen
@@ -85,16 +85,16 @@ def score_log(
             there. Rows say by ``judged_by`` which judge that was.
 
     Raises:
-        InputError: a row is malformed, or ``OUT.partial`` is from another log, shard or model; finished rows stay in it.
+        InputError: a row is malformed, or ``OUT.partial`` is from another log, shard or model, or being written; its rows stay.
         ConfigurationError: the output is one of the inputs, or cannot be written.
     """
     target = Path(output)
     check_output(target, paths)
     partial = target.with_name(target.name + ".partial")
     tally, mark = Tally(), scorer.fingerprint()
-    finished = _finished(partial, beside)
-    file = Appender(partial)
+    file = _alone(partial)
     try:
+        finished = _finished(partial, beside)
         file.cut()
         for row in _of_shard(paths, shard, tally):
             if tally.rows < len(finished):
@@ -107,15 +107,32 @@ def score_log(
             tally.rows += 1
             progress(tally.rows)
         os.fsync(file.descriptor)
+        _require_alone(file.refresh(), partial)
     finally:
         file.close()
         if not file.size:
-            partial.unlink()
+            partial.unlink(missing_ok=True)
     if tally.rows < len(finished):
         raise InputError(f"{partial}: holds more rows than the log; it is from another one: remove it, or give another -o")
     partial.touch()  # a shard of a short log may have no row
     finish(partial, target)
     return tally
+
+
+def _alone(partial: Path) -> Appender:
+    """The rows of an earlier run, open for more, that no other run has open."""
+    file = Appender(partial)
+    try:
+        _require_alone(lock(file.descriptor, wait=False) and file.refresh(), partial)
+    except InputError:
+        file.close()
+        raise
+    return file
+
+
+def _require_alone(alone: bool, partial: Path) -> None:
+    if not alone:
+        raise InputError(f"{partial}: another run is writing it; wait until it ends, or give another -o")
 
 
 def _of_shard(paths: Sequence[str | os.PathLike[str]], shard: tuple[int, int], tally: Tally) -> Iterator[Row]:

@@ -277,6 +277,20 @@ def test_gzip_output_is_gzip(tmp_path):
     assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).startswith(b'{"id": "r0"')
 
 
+def test_two_runs_never_write_one_output(tmp_path):
+    log, out, told = write(tmp_path / "log.jsonl", rows(3)), tmp_path / "out.jsonl", []
+
+    def second(number):
+        with pytest.raises(InputError, match=r"out.jsonl.partial: another run is writing it"):
+            score_log([log], LengthScorer(), out)
+        told.append(number)
+
+    score_log([log], LengthScorer(), out, progress=second)
+    assert told == [1, 2, 3]
+    assert len(read(out)) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "out.jsonl"]
+
+
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
 def test_a_link_stays_a_link(tmp_path, name):
     (tmp_path / "disk").mkdir()
