@@ -44,7 +44,7 @@ def label_studio_tasks(session: Session) -> list[Record]:
             "data": {"item": item.key, "prompt": _turns(item), **_texts(item, session)},
             "annotations": [_annotation(name, _word(item, chosen, session)) for name, chosen in judged.get(item.key, [])],
         }
-        for item in session.items
+        for item in _sent(session, judged)
     ]
 
 
@@ -69,7 +69,7 @@ def argilla_records(session: Session) -> list[Record]:
     Argilla knows users by UUID: a name that is none is turned into one (version 5), and the metadata say whose it is.
     """
     judged = _judged_by_item(session)
-    return [_argilla_record(item, judged.get(item.key, []), session) for item in session.items]
+    return [_argilla_record(item, judged.get(item.key, []), session) for item in _sent(session, judged)]
 
 
 def read_argilla(path: Path, session: Session) -> Iterator[Judged]:
@@ -134,6 +134,12 @@ def _judged_by_item(session: Session) -> dict[str, list[tuple[str, Any]]]:
     for event in session.ledger.judgements():
         found.setdefault(event["item"], []).append((event["annotator"], event["chosen"]))
     return found
+
+
+def _sent(session: Session, judged: Mapping[str, Any]) -> list[Item]:
+    """What is asked about now, and what is judged."""
+    keys = {item.key for item in session.asked} | judged.keys()
+    return [item for item in session.items if item.key in keys]
 
 
 def _turns(item: Item) -> list[dict[str, str]]:

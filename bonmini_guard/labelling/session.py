@@ -94,6 +94,11 @@ class Session:
         """Let go of the file."""
         self._file.close()
 
+    @property
+    def asked(self) -> list[Item]:
+        """The items asked about now: all so far, or those of the rows picked now."""
+        return [item for item in self.items if item.row.id in self._only] if self.plan.picked else self.items
+
     def item(self, key: str) -> Item:
         """The item of a key.
 
@@ -108,7 +113,7 @@ class Session:
         """Where an annotator is: first what was never shown, then what was put off."""
         with self._mutex:
             labels, later = self.ledger.labels(annotator), self.ledger.put_off(annotator)
-            asked = [item for item in self.items if item.row.id in self._only] if self.plan.picked else self.items
+            asked = self.asked
             seen, keys = labels.keys() | set(later), {item.key for item in asked}
             again = next((self._keys[key] for key in later if key in keys), None)
             item = next((item for item in asked if item.key not in seen), again)

@@ -200,3 +200,16 @@ def test_argillas_own_library_reads_the_records_and_writes_what_is_read(tmp_path
     other = session_of(tmp_path, ROWS, name="other.jsonl")
     other.take_in(READERS["argilla"](file, other), "argilla")
     assert standing(other) == standing(judged)
+
+
+def test_of_rows_picked_by_hand_these_and_what_is_judged_are_sent(tmp_path):
+    log, tasks = log_file(tmp_path / "log.jsonl", [row(name) for name in "abc"]), tmp_path / "tasks.json"
+    arguments = (log, "-o", tmp_path / "out.jsonl", "--export", f"label-studio={tasks}")
+    assert run(*arguments, "--only", "b") == 0
+    sent = json.loads(tasks.read_text())
+    assert [task["data"]["prompt"][0]["content"] for task in sent] == ["question b"]
+    result = {"from_name": "choice", "to_name": "prompt", "type": "choices", "value": {"choices": ["A"]}}
+    tasks.write_text(json.dumps([{**sent[0], "annotations": [{"completed_by": "ann", "result": [result]}]}]))
+    assert run(log, "-o", tmp_path / "out.jsonl", "--import", f"label-studio={tasks}") == 0
+    assert run(*arguments, "--only", "c") == 0
+    assert sorted(task["data"]["prompt"][0]["content"] for task in json.loads(tasks.read_text())) == ["question b", "question c"]
