@@ -170,7 +170,7 @@ def _promised(profile: GuardProfile, served: float, sure: str) -> str:
         "served_and_bad": f"at most {10_000 * level:,.0f} of them bad, that is {percent(min(1.0, level / max(served, level)))} of "
         "those served",
         "bad_among_served": f"at most {percent(level)} of those served bad",
-        "false_acceptance": f"at most {percent(level)} of the requests without a good answer served all the same",
+        "false_acceptance": f"at most {percent(level)} of the requests whose best answer is bad served all the same",
     }[profile.risk]
     return f"{promise}, {sure}"
 

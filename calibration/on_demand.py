@@ -231,7 +231,7 @@ def plan(log: Log, asked: Request) -> Plan:
 
 def _floor(asked: Request) -> str:
     """What a spotless record needs, in words; an accelerator's losses are tested at half of delta."""
-    of = {"bad_among_served": "served answers", "false_acceptance": "rows without a good answer"}
+    of = {"bad_among_served": "served answers", "false_acceptance": "rows whose best answer is bad"}
     if asked.risk is None:
         return f"{least_rows(asked.level, asked.share / 2):,} rows at the very least (fewer if it gains by stopping early)"
     return f"{least_rows(asked.level, asked.share):,} {of.get(asked.risk.name, 'rows')} at the very least"
