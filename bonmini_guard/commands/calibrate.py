@@ -114,7 +114,8 @@ def run(options: argparse.Namespace) -> int:
         say(f"The promise does not vouch for {'; '.join(unknown)}.")
     profile = shlex.quote(str(options.output))
     group = f" --group {shlex.quote(options.group)}" if options.group else ""
-    say(f"next: bonmini-guard report {' '.join(map(shlex.quote, options.logs))} --profile {profile}{group} -o report.html")
+    report = f"report {' '.join(map(shlex.quote, options.logs))} --profile {profile}{group} -o report.html"
+    say(f"next: bonmini-guard {report if log.complete.any() else f'drift {profile} TRACES --follow'}")
     return 0
 
 

@@ -15,6 +15,7 @@ from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.calibration.paths import exits, paths, steps
 from bonmini_guard.calibration.relax import relax_guardrail
+from bonmini_guard.cli import main
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import Regime
 from tests.calibration.recalibrations import CLUSTERED, risk_of, truth
@@ -93,6 +94,15 @@ def test_traces_are_read_with_what_they_ran_under():
     profile = relax_guardrail(log_of_rows(json.loads(json.dumps(rows)), cut=True)).profile
     assert profile.thresholds[1] == math.inf
     assert profile.evidence["served"] == 80
+
+
+def test_the_next_command_is_one_that_reads_such_traces(tmp_path, capsys):
+    log, profile = tmp_path / "traces.jsonl", tmp_path / "relaxed.json"
+    row = {"candidates": [{"score": 2.0, "acceptable": True}], "decision": "accepted", "reason": "passed", "exit": "loop"}
+    rows = [{**row, "id": str(i), "prompt": str(i), "schedule": [1, 2], "thresholds": [1.5, 1.5]} for i in range(80)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["calibrate", str(log), "--mode", "guardrail", "--relax", "-o", str(profile)]) == 0
+    assert f"next: bonmini-guard drift {profile} TRACES --follow" in capsys.readouterr().out
 
 
 @pytest.mark.slow
