@@ -62,6 +62,15 @@ async def test_a_retry_gets_the_same_abstention(face, sync, shape):
 
 
 @FACES
+async def test_a_retry_of_sync_calls_inside_a_running_loop_gets_it_too(face):
+    generator = Improving()
+    retried = (PROMPT | make(face, generator)).with_retry(wait_exponential_jitter=False)
+    with pytest.raises(NoAcceptableResponse):
+        retried.invoke({"q": "hi"})
+    assert generator.drawn == 2
+
+
+@FACES
 @pytest.mark.parametrize("sync", [False, True])
 async def test_a_second_chance_is_given_where_that_is_said(face, sync):
     made = make(face, retry_memory=0)

@@ -17,6 +17,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 
 from bonmini_guard.conversation import Turn
+from bonmini_guard.engine.containment import current
 from bonmini_guard.engine.portable import without_texts
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.forks import Lock
@@ -85,23 +86,23 @@ class Ledger:
             self._entries.clear()
 
 
-def caller_of(config: RunnableConfig | None) -> Caller:
+def caller_of(config: RunnableConfig | None, sync: bool = False) -> Caller:
     """Who asks: the conversation (LangGraph's ``thread_id``), else the outermost task that waits for this one, or the thread."""
     conversation = ((config or {}).get("configurable") or {}).get("thread_id")
     if conversation is not None:
         return lambda: str(conversation)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        # Taken now: the request itself runs in another thread.
-        here = threading.current_thread()
-        return lambda: here
-    return _outermost
+    if not sync:
+        return _outermost
+    # Taken now: the request itself runs in another thread.
+    here = _outermost()
+    return lambda: here
 
 
 def _outermost() -> Any:
     """The task that waits for all others: chains run each step in a task of its own, and a retry around them runs them anew."""
-    task: asyncio.Task[Any] | None = asyncio.current_task()
+    task = current()
+    if task is None:
+        return threading.current_thread()
     waiting: dict[Any, asyncio.Task[Any]] = {}
     for each in asyncio.all_tasks():
         awaited = getattr(each, "_fut_waiter", None)

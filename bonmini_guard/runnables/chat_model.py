@@ -192,7 +192,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _caller(self) -> Caller:
-        return caller_of(self._config or var_child_runnable_config.get())
+        return caller_of(self._config or var_child_runnable_config.get(), sync=True)
 
     async def _answer(
         self,

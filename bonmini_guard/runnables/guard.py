@@ -181,7 +181,7 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
 
     @_read_once
     def _answer_sync(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
-        caller = caller_of(config)
+        caller = caller_of(config, sync=True)
         return run_sync(lambda: self._answer(input, run_manager, config, caller, **options))
 
     @_read_once
