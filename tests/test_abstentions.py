@@ -72,6 +72,15 @@ async def test_a_retry_of_sync_calls_inside_a_running_loop_gets_it_too(face):
 
 @FACES
 @pytest.mark.parametrize("sync", [False, True])
+async def test_draws_of_a_guard_around_it_are_no_retries_of_each_other(face, sync):
+    generator = Improving()
+    outer = make(face, make(face, generator, schedule=[1]), schedule=[2, 2])
+    assert (await ask(outer, "hi", sync, {"configurable": {"thread_id": "1"}})).text == "good"
+    assert generator.drawn == 4
+
+
+@FACES
+@pytest.mark.parametrize("sync", [False, True])
 async def test_a_second_chance_is_given_where_that_is_said(face, sync):
     made = make(face, retry_memory=0)
     assert (await ask(made.with_retry(wait_exponential_jitter=False), "hi", sync)).text == "good"

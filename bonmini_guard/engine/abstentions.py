@@ -20,6 +20,7 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.containment import current
 from bonmini_guard.engine.portable import without_texts
 from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.engine.uncached import drawing
 from bonmini_guard.forks import Lock
 
 #: Abstentions that are remembered at a time.
@@ -89,7 +90,7 @@ class Ledger:
 def caller_of(config: RunnableConfig | None, sync: bool = False) -> Caller:
     """Who asks: the conversation (LangGraph's ``thread_id``), else the outermost task that waits for this one, or the thread."""
     conversation = ((config or {}).get("configurable") or {}).get("thread_id")
-    if conversation is not None:
+    if conversation is not None and not drawing.get():  # other draws of another guard ask for themselves
         return lambda: str(conversation)
     if not sync:
         return _outermost
