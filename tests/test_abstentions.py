@@ -9,7 +9,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
@@ -77,6 +77,20 @@ async def test_draws_of_a_guard_around_it_are_no_retries_of_each_other(face, syn
     outer = make(face, make(face, generator, schedule=[1]), schedule=[2, 2])
     assert (await ask(outer, "hi", sync, {"configurable": {"thread_id": "1"}})).text == "good"
     assert generator.drawn == 4
+
+
+@FACES
+@pytest.mark.parametrize("sync", [False, True])
+async def test_a_retry_of_a_guard_that_each_call_configures_gets_it_too(face, sync):
+    generator = Improving()
+    guard = make(face, generator).configurable_fields(threshold=ConfigurableField(id="threshold"))
+    retried = guard.with_retry(wait_exponential_jitter=False)
+    with pytest.raises(NoAcceptableResponse):
+        await ask(retried, "hi", sync, {"configurable": {"threshold": 0.5}})
+    assert generator.drawn == 2
+    # Another threshold is another question.
+    generator.drawn, lax = 0, {"configurable": {"threshold": -2.0}}
+    assert (await ask(retried, "hi", sync, lax)).text == "bad secret"
 
 
 @FACES

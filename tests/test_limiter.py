@@ -6,8 +6,9 @@ import asyncio
 import random
 
 import pytest
+from langchain_core.runnables import ConfigurableField
 
-from bonmini_guard import BestOfMiniN
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.limiter import Limiter, request_lane
 from bonmini_guard.errors import ConfigurationError, TooBusy
@@ -182,3 +183,23 @@ async def test_free_are_the_places_of_both_limits():
 def test_numbers_out_of_range(numbers):
     with pytest.raises(ConfigurationError, match=r"must be a positive integer|must be an integer of 0 or more"):
         Limiter(*numbers)
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+@pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
+async def test_calls_that_each_configure_a_guard_share_its_limit(face):
+    running, most = 0, 0
+
+    async def draw(request):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return "good"
+
+    guard = face(
+        generator=FakeGenerator(draw), reward_model=FakeRewardModel({"good": 1.0}), schedule=[2], max_concurrency=2
+    ).configurable_fields(threshold=ConfigurableField(id="threshold"))
+    await guard.abatch(list("abcd"), {"configurable": {"threshold": 0.5}})
+    assert most == 2

@@ -131,6 +131,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         refuse_greedy(guard.engine.policy, given.get("temperature") == 0, "the generator")
         super().__init__(**given)
         self._guard, self._conduct = guard, guard.conduct
+        vars(self).update(guard.shared())
 
     def conducted_by(self, conduct: Conduct, generator: Any = None, asked: Mapping[str, Any] | None = None) -> Self:
         """The same model, whose requests another function conducts.

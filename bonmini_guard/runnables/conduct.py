@@ -82,7 +82,8 @@ class Guard:
         self.options = options = completed(options)
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
-        self.abstentions = Ledger(options["retry_memory"])
+        memory = options["retry_memory"]
+        self.abstentions = memory if isinstance(memory, Ledger) else Ledger(memory)
         self._workers = Workers(THREADS, "bonmini-guard-on-abstain")
         self._says = ByLoop()
         self.writer = None if options["trace_to"] is None else writer_for(options["trace_to"])
@@ -92,8 +93,8 @@ class Guard:
             telemetry.watch(self.writer)
 
     def shared(self) -> GuardOptions:
-        """What a guard built from this one's options shares with it: the limit of concurrent draws, and the traces."""
-        return {"max_concurrency": self._engine.limiter, "trace_to": self.writer}
+        """What a guard built from this one's options shares with it: the limit of concurrent draws, abstentions, and the traces."""
+        return {"max_concurrency": self._engine.limiter, "retry_memory": self.abstentions, "trace_to": self.writer}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Guard:
         """Itself: what limits and counts requests cannot be doubled."""
@@ -185,6 +186,8 @@ class Guard:
         if self._may_ask():
             # The graph itself keeps what was decided, among the answers to the node's interrupts.
             return await conduct()
+        # Guards built from this one remember together, and may decide otherwise.
+        options = {**options, "guard": (id(self.generator), id(self.reward_model), self.engine.policy)}
         known = self.abstentions.find(messages, options, caller)
         if known is not None:
             return known

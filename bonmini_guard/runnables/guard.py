@@ -57,6 +57,9 @@ class Face(OptionFields):
         own = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**own, **self._guard.shared(), **update})
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()
+
     # A batch has one limit of concurrent draws, that of its config
 
     def batch(self, inputs: Any, config: Configs = None, **kwargs: Any) -> Any:
@@ -126,6 +129,7 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         guard = Guard(arguments["generator"], arguments["reward_model"], **chosen(arguments))
         super().__init__(**arguments)
         self._guard = guard
+        vars(self).update(guard.shared())
 
     # Results
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict, 
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, Field, create_model
 
+from bonmini_guard.engine.abstentions import Ledger
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.logs.monitor import Monitor
@@ -125,7 +126,7 @@ class CommonOptions(TypedDict, total=False):
     question: str | Sequence[str] | Mapping[str, str] | None
     criteria: Mapping[str, Any] | None
     rubric: str | None
-    retry_memory: Amount
+    retry_memory: Amount | Ledger
     abstain_message: str
     timeout: Seconds | None
     max_concurrency: Count | Limiter | None
@@ -197,7 +198,7 @@ DEFAULTS = cast(
 )
 
 #: LangChain hands repr(model) to every callback: no parts in it.
-_HIDDEN = {"on_abstain", "max_concurrency", "on_explored", "trace_to", "telemetry"}
+_HIDDEN = {"on_abstain", "max_concurrency", "retry_memory", "on_explored", "trace_to", "telemetry"}
 
 
 def completed(options: GuardOptions) -> GuardOptions:
