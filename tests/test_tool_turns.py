@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from pydantic import BaseModel
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
@@ -25,6 +27,12 @@ SCORES = {"good": 2.0, "bad": -1.0, "final": 1.0}
 def look(at: str) -> str:
     """Look at something."""
     return f"seen {at}"
+
+
+class Film(BaseModel):
+    """A film."""
+
+    title: str
 
 
 def calling(text="", **fields):
@@ -210,3 +218,26 @@ def test_its_tokens_are_counted():
 @pytest.mark.parametrize("message", [AIMessage(""), AIMessage("", additional_kwargs={"refusal": "no"}), AIMessage("x")])
 def test_an_empty_text_or_a_refusal_is_an_answer(message):
     assert runnable([message], lambda text: 1.0).run("q").decision == "accepted"
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("generator", [FakeGenerator, FakeChatModel])
+@pytest.mark.parametrize(("score", "title"), [(1.0, "Alien"), (-1.0, None)])
+async def test_an_agents_response_format_is_an_answer_of_its_chat_model(sync, generator, score, title):
+    """The chat model itself in an agent, without the middleware."""
+
+    def speak(messages):
+        return calling() if not isinstance(messages[-1], ToolMessage) else AIMessage("", tool_calls=[film])
+
+    film = {"name": "Film", "args": {"title": "Alien"}, "id": "2"}
+    source = speak if generator is FakeChatModel else lambda request: speak(request.messages)
+    guard = ChatBestOfMiniN(
+        generator=generator(source), reward_model=lambda messages, candidates: [score] * len(candidates), schedule=[2]
+    )
+    agent = create_agent(guard, tools=[look], response_format=ToolStrategy(Film))
+    answer = asyncio.to_thread(agent.invoke, {"messages": ["q"]}) if sync else agent.ainvoke({"messages": ["q"]})
+    if title is None:
+        with pytest.raises(NoAcceptableResponse, match="budget_spent"):
+            await answer
+    else:
+        assert (await answer)["structured_response"] == Film(title=title)

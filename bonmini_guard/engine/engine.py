@@ -84,6 +84,7 @@ class Engine:
         has_zero: whether score 0 is the outside option.
         tool_turns: "text", "judge" or "pass", see :class:`~bonmini_guard.runnables.options.CommonOptions`; "answer" takes calls for
             the answer, "ignore" leaves draws that call tools without a score.
+        answers: names of tools whose calls hold an answer.
         quarantine: of draws and scorings that ignored their cancellation.
         load: of the endpoint that the draws come from; it chooses among several ``in_flight``.
     """
@@ -101,6 +102,7 @@ class Engine:
     drawn_by: Any = None
     has_zero: bool = True
     tool_turns: str = "answer"
+    answers: frozenset[str] = frozenset()
     quarantine: Quarantine = field(default_factory=Quarantine, compare=False, repr=False)
     load: Load = field(default_factory=Load, compare=False, repr=False)
 
@@ -499,7 +501,8 @@ class _Request:
         try:
             if (why := why_none(message, end := ends(message))) is not None:
                 raise Unanswered(why, message.usage_metadata)
-            if message.tool_calls and self.calls(message):
+            called = message.tool_calls
+            if called and self.calls(message) and self.engine.answers.isdisjoint(call["name"] for call in called):
                 self.calling.add(candidate.index)
             candidate.message, self.keys[candidate.index] = frozen(message), identity(message, end)
         except Exception as error:

@@ -23,7 +23,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
 from langchain_core.runnables.config import ensure_config, patch_config, var_child_runnable_config
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr
 
@@ -304,10 +304,13 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             NotImplementedError: the wrapped chat model takes no tools.
         """
         chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
+        # What nobody can call holds an answer: so agents ask for their response_format.
+        holding = {each.name for each in tools if isinstance(each, StructuredTool) and not (each.func or each.coroutine)}
+        guarded = self.conducted_by(partial(self._conduct, answers=frozenset(holding))) if holding else self
         model = chat_model_of(self.generator)
         if model is None:
-            return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **chosen, **kwargs)
-        return self.bind(**call_options(model.bind_tools(tools, **chosen, **kwargs), model))
+            return guarded.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **chosen, **kwargs)
+        return guarded.bind(**call_options(model.bind_tools(tools, **chosen, **kwargs), model))
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any

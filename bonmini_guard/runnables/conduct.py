@@ -117,6 +117,7 @@ class Guard:
         generator: Generator | GroupGenerator | None = None,
         scorer: Scorer | None = None,
         tool_turns: str | None = None,
+        answers: frozenset[str] | None = None,
         observer: Callable[[Policy], Observer | None] | None = None,
         seed: int | None = None,
         group: str | None = None,
@@ -135,6 +136,7 @@ class Guard:
             generator: draws this request, instead of the guard's own.
             scorer: scores it, instead of the guard's own.
             tool_turns: what is guarded of tool calls, instead of what the guard's option says.
+            answers: tools whose calls hold an answer.
             observer: makes what is told of each draw, of the policy of this request.
             seed: overrides the guard's seed.
             group: the conversation or user it belongs to.
@@ -148,7 +150,7 @@ class Guard:
             ProfileError: call options or the config make another generator of it than the profile was calibrated with.
             GenerationError: not one draw arrived.
         """
-        engine = _fitted(self.engine, spent, generator=generator, scorer=scorer, tool_turns=tool_turns)
+        engine = _fitted(self.engine, spent, generator=generator, scorer=scorer, tool_turns=tool_turns, answers=answers)
         if not promised:
             engine = replace(engine, profile=None, drawn_by=None)
         if engine.drawn_by is not None:
