@@ -19,6 +19,7 @@ from langchain_core.messages import AIMessage
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.result import Candidate, GuardResult, Timings
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import BonMiniGuardError, ForeignError, GenerationError, NoAcceptableResponse
 from bonmini_guard.forks import Lock
@@ -46,6 +47,10 @@ def in_a_child(work):
 
 def constant(messages, candidates):
     return [-1.0] * len(candidates)
+
+
+def by_text(messages, candidates):
+    return [1.0 if candidate.text == "good" else -1.0 for candidate in candidates]
 
 
 # Forks
@@ -173,6 +178,18 @@ def test_a_served_answer_travels_and_those_beside_it_do_not():
     assert there.message.text == "served"
     assert there.candidates[1].usage == result.candidates[1].usage
     assert "secret" not in repr(pickle.dumps(result))
+
+
+def test_a_checkpoint_of_a_graph_holds_what_a_pickle_holds():
+    jsonplus = pytest.importorskip("langgraph.checkpoint.serde.jsonplus")
+    serde = jsonplus.JsonPlusSerializer(allowed_msgpack_modules=[GuardResult, Candidate, Timings])
+    for result in (abstained().result, BestOfMiniN(generator=FakeGenerator(["secret", "good"]), reward_model=by_text).run("q")):
+        packed = serde.dumps_typed({"result": result})
+        assert b"secret" not in packed[1]
+        there = serde.loads_typed(packed)["result"]
+        assert there.metadata() == result.metadata()
+        assert there.message == result.message
+    assert b"secret" in serde.dumps_typed(abstained(trace_candidates=True).result)[1]
 
 
 def test_a_copy_within_the_process_keeps_the_texts():

@@ -55,6 +55,8 @@ class Candidate:
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"error": portable(self.error)}
 
+    _asdict = __getstate__  # what LangGraph's checkpoints keep
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
@@ -152,6 +154,10 @@ class GuardResult:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (state_of(self),)
+
+    def _asdict(self) -> dict[str, Any]:
+        # LangGraph's checkpoints ask for it, and would keep every field of a dataclass.
+        return state_of(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GuardResult:
         # Whoever copies a record within its process may read it.
