@@ -13,7 +13,15 @@ from weakref import WeakKeyDictionary
 
 from langchain_core.language_models import BaseLanguageModel, BaseLLM
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.runnables import Runnable, RunnableSequence, RunnableWithFallbacks
+from langchain_core.runnables import (
+    RouterRunnable,
+    Runnable,
+    RunnableAssign,
+    RunnableBranch,
+    RunnableParallel,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
 from langchain_core.runnables.base import RunnableBindingBase
 
 from bonmini_guard.engine.bridge import ByLoop, is_bridge
@@ -26,11 +34,15 @@ _MADE = {"client", "root_client", "async_client", "root_async_client", "validate
 _GIVEN = {"http_client", "http_async_client"}
 
 
+#: Runnables with parts by name, and the field that holds these.
+_NAMED: Any = ((RunnableParallel, "steps__"), (RouterRunnable, "runnables"))
+
+
 def with_models(runnable: Runnable[Any, Any], change: Callable[[Any], Any]) -> Runnable[Any, Any]:
     """A copy with other models in it.
 
     Args:
-        runnable: a model, or models in bindings, retries, fallbacks and sequences; others are left as they are.
+        runnable: a model, or models in what :func:`with_parts` knows; others are left as they are.
         change: makes of each model what is to stand for it.
     """
     return (
@@ -39,7 +51,7 @@ def with_models(runnable: Runnable[Any, Any], change: Callable[[Any], Any]) -> R
 
 
 def with_parts(runnable: Runnable[Any, Any], change: Callable[[Runnable[Any, Any]], Any]) -> Runnable[Any, Any]:
-    """A copy of a binding, of fallbacks or of a sequence with each part changed; any other is left as it is."""
+    """A copy of a binding, retries, fallbacks, a sequence, branches or parallel steps with each part changed, or any other itself."""
     if isinstance(runnable, RunnableBindingBase):
         return runnable.model_copy(update={"bound": change(runnable.bound)})
     if isinstance(runnable, RunnableWithFallbacks):
@@ -49,6 +61,15 @@ def with_parts(runnable: Runnable[Any, Any], change: Callable[[Runnable[Any, Any
     if isinstance(runnable, RunnableSequence):
         steps = [change(step) for step in runnable.steps]
         return runnable.model_copy(update={"first": steps[0], "middle": steps[1:-1], "last": steps[-1]})
+    if isinstance(runnable, RunnableBranch):
+        branches = [(condition, change(each)) for condition, each in runnable.branches]
+        return runnable.model_copy(update={"branches": branches, "default": change(runnable.default)})
+    if isinstance(runnable, RunnableAssign):
+        return runnable.model_copy(update={"mapper": change(runnable.mapper)})
+    named = next((name for kind, name in _NAMED if isinstance(runnable, kind)), None)
+    if named is not None:
+        parts = {key: change(each) for key, each in getattr(runnable, named).items()}
+        return runnable.model_copy(update={named: parts})  # type: ignore[attr-defined, no-any-return]
     return runnable
 
 

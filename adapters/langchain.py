@@ -13,7 +13,7 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence, RunnableWithFallbacks
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langchain_core.runnables.configurable import DynamicRunnable
@@ -197,15 +197,16 @@ def _is_configurable(model: Any) -> bool:
 
 
 def _within(model: Any) -> Iterator[Any]:
-    """A model, and those in its bindings, fallbacks and sequences."""
+    """A model, and those in its parts."""
     yield model
-    parts = [model.bound] if isinstance(model, RunnableBindingBase) else model.steps if isinstance(model, RunnableSequence) else ()
-    for part in model.runnables if isinstance(model, RunnableWithFallbacks) else parts:
+    parts: list[Any] = []
+    with_parts(model, lambda part: parts.append(part) or part)  # type: ignore[func-returns-value]
+    for part in parts:
         yield from _within(part)
 
 
 def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Runnable[Any, Any]:
-    """A copy of a model that calls back to nobody, caches nothing and never streams, also within retries and fallbacks.
+    """A copy of a model that calls back to nobody, caches nothing and never streams, also within retries, fallbacks and branches.
 
     A configurable model becomes what its configuration says now. Other runnables are left as they are.
 

@@ -11,7 +11,14 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.language_models import BaseChatModel, BaseLLM, FakeListChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
-from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.runnables import (
+    ConfigurableField,
+    RouterRunnable,
+    RunnableBranch,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+)
 from pydantic import Field
 
 from bonmini_guard import BestOfMiniN
@@ -264,6 +271,15 @@ def test_n_needs_a_model_that_gives_its_generations(model):
         lambda model: model.with_fallbacks([model]),
         lambda model: RunnableLambda(lambda messages: messages) | model.bind(seed=1),
         lambda model: model.with_retry().bind(top_p=1),
+        lambda model: RunnableBranch((lambda _: False, AsyncOnly()), (lambda _: True, model), AsyncOnly()),
+        lambda model: RunnableBranch((lambda _: False, AsyncOnly()), model.with_retry()),
+        lambda model: RunnableParallel(answer=model) | RunnableLambda(lambda answers: answers["answer"]),
+        lambda model: RunnableLambda(lambda q: {"key": "it", "input": q}) | RouterRunnable({"it": model}),
+        lambda model: (
+            RunnableLambda(lambda q: {"q": q})
+            | RunnablePassthrough.assign(answer=RunnableLambda(lambda given: given["q"]) | model)
+            | RunnableLambda(lambda given: given["answer"])
+        ),
         lambda model: model.configurable_fields(honours_n=ConfigurableField(id="n")),
         lambda model: (
             AsyncOnly()
