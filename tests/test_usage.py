@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse
 from bonmini_guard.errors import GenerationError
-from bonmini_guard.testing import FakeRewardModel
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -111,3 +111,10 @@ async def test_the_error_of_a_whole_group_is_counted_once():
     result = await BestOfMiniN(generator=Group(), reward_model=FakeRewardModel(float), schedule=[3]).arun("q")
     assert [candidate.failed for candidate in result.candidates] == [False, True, True]
     assert result.usage["total_tokens"] == 15 + 17
+
+
+@pytest.mark.parametrize("usage", [object(), {"prompt_token_count": 3}, {**tokens(1), "input_tokens": None}])
+async def test_what_an_error_of_another_package_calls_so_is_no_usage(usage):
+    answers = [TruncatedError(usage), TruncatedError(usage), AIMessage("1", usage_metadata=tokens(5))]
+    guard = BestOfMiniN(generator=FakeGenerator(answers), reward_model=FakeRewardModel(float), schedule=[2, 1], budget=1000)
+    assert (await guard.ainvoke("q")).usage_metadata["total_tokens"] == 15

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import UsageMetadata
 
 from bonmini_guard.engine.kinds import calls
 from bonmini_guard.engine.portable import portable, state_of
@@ -86,7 +87,10 @@ class Candidate:
         A failed or cancelled draw has them where its error carries ``usage_metadata``.
         """
         usage = getattr(self.error if self.message is None else self.message, "usage_metadata", None)
-        return None if usage is None else dict(usage)
+        # Errors of other packages may call something else so.
+        if not isinstance(usage, Mapping) or not all(isinstance(usage.get(name), int) for name in UsageMetadata.__required_keys__):
+            return None
+        return dict(usage)
 
 
 @dataclass(frozen=True, slots=True)
