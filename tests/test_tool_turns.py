@@ -114,11 +114,13 @@ async def test_withheld_text_is_in_no_stream(part):
 def test_nothing_that_can_be_read_is_left_beside_withheld_text():
     blocks = [{"type": "thinking", "thinking": "secret"}, {"type": "text", "text": "secret"}, {"type": "tool_use", **CALL}]
     more = {"reasoning_content": "secret", "refusal": "secret", "tool_calls": [1], "__signature": "kept"}
-    message = calling(blocks, additional_kwargs=more, response_metadata={"logprobs": "secret", "finish_reason": "tool_calls"})
+    spelled = {"logprobs": "secret", "logprobs_result": [{"token": "secret"}], "grounding_metadata": {"segment": "secret"}}
+    message = calling(blocks, additional_kwargs=more, response_metadata={**spelled, "finish_reason": "tool_calls"})
     left = calls(message)
     assert "secret" not in str(left)
     assert (left.content, left.tool_calls) == ([blocks[2]], [CALL])
     assert left.additional_kwargs == {"tool_calls": [1], "__signature": "kept"}
+    assert left.response_metadata == {"finish_reason": "tool_calls"}
 
 
 def test_what_is_said_beside_calls_is_what_is_left_without_them():

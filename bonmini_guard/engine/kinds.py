@@ -53,8 +53,9 @@ def words(message: AIMessage) -> AIMessage | None:
 
 
 def calls(message: AIMessage) -> AIMessage:
-    """The calls without anything that could be read; log-probabilities spell the text."""
+    """The calls without anything that could be read; log-probabilities and citations spell the text."""
     content: Any = "" if isinstance(message.content, str) else [part for part in message.content if is_call(part)]
     about = {key: value for key, value in message.additional_kwargs.items() if key == "tool_calls" or key.startswith("__")}
-    metadata = {key: value for key, value in message.response_metadata.items() if key != "logprobs"}
+    flat = {key: value for key, value in message.response_metadata.items() if not isinstance(value, dict | list)}
+    metadata = {key: value for key, value in flat.items() if key != "logprobs"}
     return message.model_copy(update={"content": content, "additional_kwargs": about, "response_metadata": metadata})
