@@ -75,7 +75,7 @@ class AgentCall:
     # Draws
 
     async def draw(self, request: DrawRequest) -> AIMessage:
-        """One answer; TypeError if the rest of the stack gave no AIMessage."""
+        """One answer; TypeError if the rest of the stack gave no AIMessage, or several."""
         message, response = await self._respond(request)
         kind = _kind(message, response, self._request.response_format is not None)
         if kind != "answer":
@@ -123,10 +123,10 @@ class AgentCall:
 
 
 def _answer_of(response: ModelResponse[Any]) -> AIMessage:
-    for message in response.result:
-        if isinstance(message, AIMessage):
-            return message
-    raise TypeError("the model call gave no AIMessage")
+    answers = [message for message in response.result if isinstance(message, AIMessage)]
+    if len(answers) != 1:  # of several the reward model would see one, and all would be served
+        raise TypeError(f"the model call gave {len(answers)} AIMessages: a draw is one")
+    return answers[0]
 
 
 def _kind(message: AIMessage, response: ModelResponse[Any] | StructuredOutputError, formatted: bool) -> str:

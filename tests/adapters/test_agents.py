@@ -19,7 +19,7 @@ from pydantic import BaseModel
 pytest.importorskip("langchain.agents")
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelFallbackMiddleware, ModelRetryMiddleware
-from langchain.agents.middleware.types import ExtendedModelResponse
+from langchain.agents.middleware.types import ExtendedModelResponse, ModelResponse
 from langchain.agents.structured_output import ProviderStrategy, StructuredOutputValidationError, ToolStrategy
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
@@ -284,6 +284,19 @@ async def test_if_every_draw_fails_the_causes_are_told(sync):
     with pytest.raises(GenerationError) as caught:
         await ask(agent([OSError("down")], guard()), sync)
     assert isinstance(caught.value.__cause__, ExceptionGroup)
+
+
+@both_ways
+async def test_an_answer_of_several_messages_is_none_for_only_one_is_scored(sync):
+    class Adding(AgentMiddleware):
+        def wrap_model_call(self, request, handler):
+            return ModelResponse([*handler(request).result, AIMessage("unscored")])
+
+        async def awrap_model_call(self, request, handler):
+            return ModelResponse([*(await handler(request)).result, AIMessage("unscored")])
+
+    with pytest.raises(GenerationError, match="TypeError"):
+        await ask(agent(["good"], guard(), Adding()), sync)
 
 
 # Interrupts
