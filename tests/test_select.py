@@ -38,6 +38,16 @@ def test_mbr_serves_what_is_most_like_the_others():
     assert guard(select=MinimumBayesRisk(lambda one, other: float(other == one == "no"))).run("?").selected.message.text == "no"
 
 
+@pytest.mark.parametrize("threshold", [math.inf, 0.0])
+def test_a_similarity_that_fails_leaves_the_best_and_quotes_nothing(threshold, caplog):
+    def quoting(one, other):
+        raise ValueError(one)
+
+    assert guard(threshold=threshold, select=MinimumBayesRisk(quoting)).invoke("?").text == "red red"
+    assert "ValueError in quoting() at test_select.py" in caplog.text
+    assert "red" not in caplog.text
+
+
 def test_of_draws_that_passed_one_of_them_is_served():
     result = guard(threshold=0.5, select=Soft(temperature=1e6)).run
     served = {result("?", seed=seed).selected.message.text for seed in range(40)}

@@ -647,9 +647,13 @@ class _Request:
             if not decision.accepted or policy.passes(self.loops - 1, each.score)
         ]
         places, scores, texts = zip(*eligible, strict=True)
-        # By a number that no draw has, and in a thread: similarities are foreign code.
-        chosen = await asyncio.to_thread(select, scores, texts, draw_seed(self.seed, -1) / 2**31)
-        return replace(decision, index=places[chosen])
+        try:
+            # By a number that no draw has, and in a thread: similarities are foreign code.
+            chosen = await asyncio.to_thread(select, scores, texts, draw_seed(self.seed, -1) / 2**31)
+            return replace(decision, index=places[chosen])
+        except Exception as error:
+            logger.warning("select= failed, the best draw is served: %s", place_of(error))
+            return decision
 
     def _finish(self, decision: Decision) -> GuardResult:
         if self._first() is None:
