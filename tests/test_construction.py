@@ -104,6 +104,13 @@ def test_defaults_are_a_guardrail_of_eight_loops_of_four_at_zero():
     assert (policy.mode, policy.schedule, policy.thresholds, policy.exit) == ("guardrail", (4,) * 8, (0.0,) * 8, "loop")
 
 
+@pytest.mark.parametrize("threshold", ["12", ["1", "2"]])
+def test_a_text_is_no_threshold(threshold):
+    """As it comes from an environment variable: of each digit one loop's threshold was made."""
+    with pytest.raises(ConfigurationError, match="must be a number, or a list of one number for each loop"):
+        make(mini_n=1, max_loops=2, threshold=threshold)
+
+
 def test_a_missing_profile_or_checkpoint():
     with pytest.raises(ProfileError, match="cannot read the profile"):
         make(profile="/nowhere/guardrail.json")

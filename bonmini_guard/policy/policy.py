@@ -313,7 +313,8 @@ def best_of_n(n: int) -> Policy:
 
 def spread(threshold: float | Sequence[float], loops: int) -> tuple[float, ...]:
     """One threshold for each loop, from one number or a sequence of them."""
-    return (float(threshold),) * loops if isinstance(threshold, int | float) else tuple(map(float, threshold))
+    # A plus, for a text such as "12" would be two thresholds.
+    return (float(threshold),) * loops if isinstance(threshold, int | float) else tuple(float(+each) for each in threshold)
 
 
 def check_mode(mode: str) -> None:
