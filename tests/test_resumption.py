@@ -155,3 +155,28 @@ async def test_a_resumed_abstention_costs_and_says_what_it_did():
     resumed = resumption._result(json.loads(json.dumps(resumption._kept("key", result))), guard.guard.engine)
     assert (resumed.draws, resumed.draws_started) == (2, 5)
     assert [draw.parts for draw in resumed.candidates] == [None, {"short": -1.0, "kind": None}]
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_guards_of_two_models_in_one_node_are_asked_each(face):
+    """A cascade: what the small model's guard ended with is no answer of the large one's, nor the other way round on resume."""
+
+    def guard(name, score, ask):
+        drawn[name] = FakeChatModel(["answer"], model_name=name)
+        return FACES[face](generator=drawn[name], reward_model=lambda m, c: [score] * len(c), schedule=[2], on_abstain=ask)
+
+    def graph_of_two(small, large):
+        async def node(state):
+            said = [(await each.ainvoke(state["messages"])).text for each in (small, large)]
+            return {"messages": [AIMessage(" ".join(said))]}
+
+        graph = StateGraph(MessagesState).add_node("answer", node).set_entry_point("answer")
+        return graph.compile(checkpointer=InMemorySaver())
+
+    drawn = {}
+    escalating = graph_of_two(guard("small", -1.0, lambda result: "escalated"), guard("large", 1.0, ask_a_person))
+    assert (await escalating.ainvoke(QUESTION, THREAD))["messages"][-1].text == "escalated answer"
+    asking = graph_of_two(guard("small", 1.0, ask_a_person), guard("large", -1.0, ask_a_person))
+    await asking.ainvoke(QUESTION, THREAD)
+    assert (await asking.ainvoke(Command(resume="a person's"), THREAD))["messages"][-1].text == "answer a person's"
+    assert len(drawn["large"].calls) == 2

@@ -19,6 +19,7 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.detach import checkpointed
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.result import Candidate, GuardResult, Timings, finite
+from bonmini_guard.engine.wrapped import model_name
 
 _SCRATCHPAD, _SEND, _RESUME = "__pregel_scratchpad", "__pregel_send", "__resume__"
 _MARK = "bonmini_guard_abstention"
@@ -34,7 +35,13 @@ def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mappin
     guard: list[Any] = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode, policy.schedule]
     guard += policy.ladder
     said = [guard, repr(policy.thresholds), [(turn.role, turn.digest()) for turn in map(Turn.of, messages)], sorted(options)]
-    return hashlib.sha256(json.dumps(said, default=repr).encode()).hexdigest()[:32]
+    judged_by = getattr(getattr(engine.scorer, "function", None), "__qualname__", None)
+    more = [model_name(engine.generator), judged_by, sorted(options.items())]
+    return _digest(said) + _digest(more)
+
+
+def _digest(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said, default=lambda value: type(value).__name__).encode()).hexdigest()[:32]
 
 
 def resumable() -> bool:
@@ -46,7 +53,9 @@ def resumable() -> bool:
 def recall(key: str, engine: Engine) -> GuardResult | None:
     """The abstention with which an earlier run of this node ended the request; None if there is none."""
     scratchpad = _configurable()[_SCRATCHPAD]
-    found = [(place, value) for place, value in enumerate(scratchpad.resume) if isinstance(value, dict) and value.get(_MARK) == key]
+    kept = [(place, value) for place, value in enumerate(scratchpad.resume) if isinstance(value, dict) and _MARK in value]
+    # Checkpoints may be older, and hold the first half.
+    found = [(place, value) for place, value in kept if key.startswith(value[_MARK])]
     if not found:
         return None
     place, value = next(((place, value) for place, value in found if not isinstance(value, _Used)), found[-1])
