@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from langchain_core.messages import AIMessage
 
-from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ShadowBestOfMiniN
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.result import Candidate, GuardResult, Timings
 from bonmini_guard.engine.workers import Workers
@@ -249,3 +249,13 @@ def test_guards_are_copied_and_moved(face, used):
         guard.invoke("q")
     for other in (copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
         assert other.invoke("q").text == "a"
+
+
+def test_a_guard_on_trial_is_copied_and_moved():
+    shadow = ShadowBestOfMiniN(BestOfMiniN(generator=Plain(), reward_model=constant, schedule=[1]))
+    assert shadow.invoke("q").text == "a"
+    for other in (copy.deepcopy(shadow), pickle.loads(pickle.dumps(shadow))):
+        assert other.invoke("q").text == "a"
+        other.finish()
+        assert other.summary.requests == 1
+    shadow.finish()

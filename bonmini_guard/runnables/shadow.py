@@ -122,6 +122,9 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         self.renew()
         renewed_in_children(self)
 
+    def __reduce__(self) -> tuple[type[ShadowBestOfMiniN], tuple[BestOfMiniN | Guard]]:
+        return type(self), (self.guard,)  # a copy has watched nothing yet
+
     def renew(self) -> None:
         """Nothing is explored: at first, and in a child after a fork."""
         self._exploring = Semaphore(MOST_AT_A_TIME)
