@@ -16,13 +16,13 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, ScorerError
 from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
-from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 from tests.test_no_leak import Recorder, Tracer
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -207,6 +207,22 @@ def test_a_cache_is_used_only_when_asked_for():
     for number, other in enumerate(others, start=4):
         make(generator, max_loops=1, cache=cache, **other).invoke("q")
         assert len(generator.requests) == 2 * number, other
+
+
+@pytest.mark.parametrize("ask", ["with_structured_output", "bind_tools"])
+def test_a_cache_keeps_calls_that_were_passed_on_unscored_from_structured_output(ask):
+    class Film(BaseModel):
+        """A film."""
+
+        title: str
+
+    film = AIMessage("", tool_calls=[{"name": "Film", "args": {"title": "bad"}, "id": "1"}])
+    model = make(FakeChatModel([film]), lambda messages, candidates: [-1.0] * len(candidates), cache=InMemoryCache())
+    assert model.bind_tools([Film], tool_choice="any").invoke("q").tool_calls
+    hollow = StructuredTool(name="Film", description="A film.", args_schema=Film)
+    asking = model.with_structured_output(Film) if ask != "bind_tools" else model.bind_tools([hollow], tool_choice="any")
+    with pytest.raises(NoAcceptableResponse):
+        asking.invoke("q")
 
 
 # Identity

@@ -142,7 +142,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             asked: what makes requests with equal messages different ones, beside their options.
         """
         other = super().model_copy()
-        other._conduct, other._asked = conduct, dict(asked or {})
+        other._conduct, other._asked, other._about = conduct, dict(asked or {}), None
         if generator is not None:
             other.__dict__["generator"] = generator  # a frozen field, in a copy that nobody else has yet
         return other
@@ -379,7 +379,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
 
     def _identity(self, engine: Engine) -> dict[str, Any]:
         exact, policy, options = bool(self.cache), engine.policy, self._guard.options
-        say = options["on_abstain"]
+        say, how = options["on_abstain"], getattr(self._conduct, "keywords", {})
         return {
             "generator": identity_of(engine.generator, exact),
             "reward_model": identity_of(engine.scorer, exact),
@@ -389,7 +389,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             "thresholds": [*policy.thresholds, *policy.ladder],
             "exit": policy.exit,
             "also": repr(policy.stop),
-            "tool_turns": engine.tool_turns,
+            "tool_turns": [how.get("tool_turns") or engine.tool_turns, *sorted(how.get("answers") or ())],
             "on_abstain": [say if isinstance(say, str) else identity_of(say, exact), options["abstain_message"]],
             "score_transform": None if engine.transform is None else repr(engine.transform),
             "select": None if engine.select is None else repr(engine.select),
