@@ -46,8 +46,8 @@ class Recovery:
     """What the requests of one event loop know of one endpoint.
 
     While it works, each request retries for itself. After failures in a row one request asks, and all others, new ones too, wait
-    for what it hears: an error is theirs as well, an answer lets all go on, and so does a second of work, for dead endpoints fail
-    at once.
+    for what it hears: an error that may pass is theirs as well, an answer or a refusal lets all go on, and so does a second of
+    work, for dead endpoints fail at once.
     """
 
     def __init__(self) -> None:
@@ -94,8 +94,11 @@ class Recovery:
             self.failed, self._until, heard = 0, 0.0, True
             return answer
         except EndpointError as error:
-            self.failed += error.retryable
-            self._last = heard = error
+            if error.retryable:
+                self.failed += 1
+                self._last = heard = error
+            else:  # what one request is refused for is not the others' matter: whoever refuses is alive
+                heard = True
             raise
         finally:
             if asking is not None:

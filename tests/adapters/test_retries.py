@@ -127,6 +127,21 @@ async def test_an_answer_lets_all_go_on_and_so_does_a_server_at_work():
         assert time.monotonic() - begun < 1.0 + 2 * works - 0.2 + 0.5
 
 
+async def test_a_refusal_is_nobody_elses():
+    server, recovery = Server(), Recovery()
+
+    async def refused():
+        await asyncio.sleep(0.01)
+        server.well = True
+        raise errors.RequestRejected("this prompt is too long", status=400)
+
+    with pytest.raises(errors.Overloaded):
+        await recovery.persist(server, retries=1, backoff=0.01)
+    asked = [recovery.persist(refused, backoff=0.01), *(recovery.persist(server, retries=0) for _ in range(3))]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert list(map(str, outcomes)) == ["this prompt is too long", *["answer"] * 3]
+
+
 async def test_one_that_asks_and_is_cancelled_leaves_its_turn_to_another():
     server, recovery = Server(), Recovery()
     running = [asyncio.create_task(recovery.persist(server, retries=1, backoff=0.1)) for _ in range(3)]
