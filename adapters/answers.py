@@ -186,8 +186,10 @@ def finish_reason(reason: Any, told: bool = False) -> str | None:
 def _read(choices: Sequence[Any], told: bool, model: Any) -> Answer:
     """One answer from its choice, or from all its choices in a stream."""
     messages: list[Mapping[str, Any]] = []
+    # Some streams end with the whole message, once more.
+    pieces = any(choice.get("delta") for choice in choices)
     for choice in choices:
-        message = choice.get("message") or choice.get("delta")
+        message = choice.get("delta") if pieces else choice.get("message") or choice.get("delta")
         if message is None and isinstance(text := choice.get("text"), str):
             # A completion's choice is its own message.
             message = {"content": text}

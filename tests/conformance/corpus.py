@@ -157,6 +157,7 @@ TEXTS = [
     Case("notes of a filter", "openai-python#2313, langchain#18977", None, [PROMPT_NOTE, *stream(usage=None), END_NOTE, bill()]),
     Case("usage with every chunk", "vLLM, continuous_usage_stats", None, [each | {"usage": USAGE} for each in stream(usage=None)]),
     Case("usage with the last choice", "Mistral, Groq", None, [*stream(usage=None)[:-1], chunk(finish="stop", usage=USAGE)]),
+    Case("the whole message last", "MiniMax", None, [*stream(usage=None)[:-1], whole()]),
     Case(
         "line separators",
         "openai-python, sse decoding",
