@@ -106,7 +106,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
         EndpointError: the server told an error in place of an answer.
     """
     for payload in payloads:
-        if payload.get("error"):
+        if payload.get("error") or payload.get("error_code") or payload.get("object") == "error":
             raise from_answer(payload, None if secret is None else secret.get_secret_value())
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:

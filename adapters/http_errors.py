@@ -166,8 +166,8 @@ def _body(response: Any) -> Any:
 
 
 def from_answer(body: Mapping[str, Any], secret: str | None) -> EndpointError:
-    """The typed error that a server told within an answer that began with 200, as "error"."""
-    said = body["error"]
+    """The typed error that a server told within an answer that began with 200."""
+    said = body.get("error")
     codes = [said.get("code"), said.get("status")] if isinstance(said, Mapping) else [body.get("code")]
     status = next((int(str(code)) for code in codes if str(code).isdecimal() and 400 <= int(str(code)) < 600), 500)
     error = _typed(status, body, "the endpoint failed within its answer", secret)

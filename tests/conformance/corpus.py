@@ -419,6 +419,25 @@ ERRORS = [
         words="engine died",
     ),
     Case(
+        "an error as an object of its own",
+        "vLLM of 2023, LMDeploy",
+        {"object": "error", "message": "engine died", "code": 500},
+        [*stream()[:2], {"object": "error", "message": "engine died", "code": 500}],
+        text=None,
+        error="GenerationFailedAtEndpoint",
+        words="engine died",
+        stricter="half an answer",
+    ),
+    Case(
+        "an error by its code alone",
+        "FastChat",
+        {"text": "NETWORK ERROR DUE TO HIGH TRAFFIC", "error_code": 50004},
+        [*stream()[:2], {"text": "NETWORK ERROR DUE TO HIGH TRAFFIC", "error_code": 50004}],
+        text=None,
+        error="GenerationFailedAtEndpoint",
+        stricter="half an answer",
+    ),
+    Case(
         "no choices", "litellm", whole() | {"choices": []}, [bill()], text=None, error="MalformedAnswer", stricter="an empty text"
     ),
     Case("choices null", "OpenRouter", whole() | {"choices": None}, None, text=None, error="MalformedAnswer"),
