@@ -117,11 +117,13 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     # The last chunk tells the usage.
     usage = next((payload["usage"] for payload in reversed(payloads) if payload.get("usage")), None)
     model = next((payload["model"] for payload in payloads if payload.get("model")), None)
+    # A bill says that a stream has ended where it comes after all choices; some servers send one with each of them.
+    told = ended or (bool(usage) and not any("delta" in choice for choice in choices[-1]))
     answers: list[Answer] = []
     failure: EndpointError | None = None
     for parts in several:
         try:
-            answers.append(_read(parts, ended or bool(usage), model))
+            answers.append(_read(parts, told, model))
         except EndpointError as error:
             failure = error
     if not answers:

@@ -510,6 +510,17 @@ ERRORS = [
         done=False,
         stricter="half an answer",
     ),
+    Case(
+        "stream without an end, usage with every chunk",
+        "Gemini's compatible route, Perplexity",
+        None,
+        [each | {"usage": USAGE} for each in stream(finish=None, usage=None)[:2]],
+        text=None,
+        error="GenerationFailedAtEndpoint",
+        words="broke off",
+        done=False,
+        stricter="half an answer",
+    ),
     failed(
         "400",
         "vLLM",
