@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import re
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -43,6 +44,8 @@ Hook = Callable[[Any], Awaitable[None]]
 DEFAULT_CONCURRENCY = 128
 #: Seconds that what a server says of itself is waited for.
 LOOK = 5.0
+#: How a stream of events begins, whatever content type a server gives it.
+_STREAM = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|id|retry)?:")
 #: Seconds that the end of a stream which said that it ends is waited for.
 _TAIL = 0.05
 
@@ -282,17 +285,17 @@ class Endpoint:
             if not response.is_success:
                 await response.aread()
                 raise from_response(response, self._secret(), quiet)
-            streams = response.headers.get("content-type", "").startswith("text/event-stream")
             # The stream itself, which does not hand its connection to the next request before it was looked at.
             pieces = aiter(response.stream)
             said = bytearray()
             async for piece in pieces:
                 said += piece
-                if streams and said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")) and not await _ends(pieces):
+                done = said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")) and _STREAM.match(said)
+                if done and not await _ends(pieces):
                     break
             else:
                 await _drop_unread(response)
-            return bytes(said), streams
+            return bytes(said), _STREAM.match(said) is not None
 
     @asynccontextmanager
     async def passing(self, route: str, body: bytes) -> AsyncIterator[Any]:

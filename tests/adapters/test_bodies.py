@@ -131,6 +131,16 @@ async def test_an_answer_of_just_so_many_bytes_is_read(family, monkeypatch):
             assert (await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")).message.text == "good"
 
 
+@pytest.mark.parametrize(
+    ("kind", "form"), [("text/plain", "data: %s\n\n"), ("Text/Event-Stream", "data: %s\n\n"), ("text/event-stream", "%s")]
+)
+async def test_a_stream_is_known_by_how_it_begins(kind, form):
+    said = form.replace("%s", completion().decode()).encode()
+    with Serving(({"content-type": kind}, [said])) as url:
+        async with FAMILIES["openai"](url, stream=True) as generator:
+            assert (await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")).message.text == "good"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_a_stream_of_too_many_events_ends(family, monkeypatch):
     monkeypatch.setattr(bodies, "LONGEST_STREAM", 50)
