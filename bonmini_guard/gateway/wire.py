@@ -65,7 +65,7 @@ class ChatRequest(BaseModel):
 def completion(model: str, name: str, message: AIMessage, used: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """The body of an answer: one choice, the usage of all draws, and what the guard says of it."""
     turn, metadata = Turn.of(message), message.response_metadata
-    end = metadata.get("finish_reason")
+    end = "length" if metadata.get("truncated") else metadata.get("finish_reason")
     said = {key: value for key, value in turn.openai().items() if key in ("tool_calls", "refusal", "reasoning_content")}
     choice = {
         "index": 0,

@@ -47,6 +47,14 @@ def test_a_stream_is_the_served_answer_in_chunks(house):
     assert next(chunk.bonmini_guard for chunk in chunks if hasattr(chunk, "bonmini_guard"))["decision"] == "accepted"
 
 
+@pytest.mark.parametrize("word", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+def test_an_answer_that_the_limit_cut_says_so_by_the_protocols_word(house, word):
+    house.upstream.reason = word
+    with house.open(GUARD):
+        answer = house.client.chat.completions.create(model="guarded", messages=ASKED)
+    assert answer.choices[0].finish_reason == "length"
+
+
 def test_a_stream_that_waits_shows_signs_of_life(house):
     house.upstream.slow = 0.5
     with house.open(GUARD, keep_alive=0.05):
