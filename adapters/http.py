@@ -403,12 +403,16 @@ def checked_url(base_url: str, secret: str, *routes: str) -> str:
     Raises:
         ConfigurationError: it is no URL of a server, or holds a secret.
     """
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"base_url has scheme {parts.scheme!r}: give a URL such as http://localhost:8080")
+    bare = base_url.strip().rstrip("/")
+    try:
+        parts = urlsplit(bare)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and " " not in parts.netloc
+    except ValueError:  # of a port or an address that is none
+        usable = False
+    if not usable or not bare.isprintable():
+        raise ConfigurationError("base_url is no address of a server: give a URL such as http://localhost:8080")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(f"base_url must hold no user, password, query or fragment: pass a secret as {secret}=")
-    bare = base_url.rstrip("/")
     for route in routes:
         bare = bare.removesuffix(route).rstrip("/")
     return bare

@@ -130,7 +130,7 @@ async def test_a_draw_is_one_request_with_its_seed(server, make, dialect, stream
         assert (path, seed_of(body)) == (dialect[2], sent)
 
 
-@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/\n", "/v1/chat/completions"])
 async def test_a_base_url_reaches_its_route_with_v1_or_a_whole_route_at_its_end(server, make, dialect, suffix):
     await make(base_url=server.url + suffix).draw(request())
     assert server.requests[0][0] == dialect[2]
@@ -183,6 +183,10 @@ async def test_temperature_0_is_refused_by_the_guard_and_greedy_for_one_draw(ser
         {"base_url": "localhost:8080"},
         {"base_url": "http://user:pass@host"},
         {"base_url": "http://host?token=1"},
+        {"base_url": "http://host:port"},
+        {"base_url": "http://host:99999"},
+        {"base_url": "http://[::1/v1"},
+        {"base_url": "http://ho st"},
     ],
 )
 async def test_wrong_settings_are_refused(make, family, settings):
