@@ -331,9 +331,9 @@ class Endpoint:
         """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too.
 
         Raises:
-            ConfigurationError: the proxy settings of the environment cannot be used.
+            ConfigurationError: the proxy settings or the certificates of the environment cannot be used.
         """
-        hooks = self._hooks()
+        hooks, trusted = self._hooks(), certificates(self.client_library)
         try:
             return self.client_library.AsyncClient(
                 limits=self.client_library.Limits(max_connections=None, max_keepalive_connections=1),
@@ -341,7 +341,7 @@ class Endpoint:
                 # They would carry the token elsewhere.
                 follow_redirects=False,
                 event_hooks={**hooks, "response": [_bounded(self.client_library), *hooks.get("response", ())]},
-                verify=certificates(self.client_library),
+                verify=trusted,
                 headers={"accept-encoding": "identity", **self._authorisation()},
             )
         except (ImportError, ValueError, self.client_library.InvalidURL) as error:
@@ -446,5 +446,13 @@ def parsed(said: bytes) -> Any:
 
 @functools.cache
 def certificates(library: Any) -> Any:
-    """The trusted certificates. Reading them takes a tenth of a second."""
-    return library.create_ssl_context()
+    """The trusted certificates. Reading them takes a tenth of a second.
+
+    Raises:
+        ConfigurationError: those that the environment names cannot be read.
+    """
+    try:
+        return library.create_ssl_context()
+    except OSError as error:
+        problem = f"the certificates that the environment names cannot be read ({type(error).__name__})"
+        raise ConfigurationError(f"{problem}: mend or unset SSL_CERT_FILE and SSL_CERT_DIR") from error

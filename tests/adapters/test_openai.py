@@ -18,6 +18,7 @@ pytest.importorskip("openai")
 from bonmini_guard.adapters import OpenAICompatibleGenerator, requests
 from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.adapters.answers import read_answers
+from bonmini_guard.adapters.http import certificates
 from bonmini_guard.errors import ConfigurationError, GenerationError
 from tests.adapters.drawing import building, guard_of, request
 from tests.adapters.loopback import STREAM_HEAD
@@ -381,6 +382,16 @@ async def test_proxy_settings_that_cannot_be_used_are_named(make, monkeypatch, p
         monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("NO_PROXY", "")
     with pytest.raises(ConfigurationError, match="mend or unset HTTP_PROXY"):
+        await make().draw(request())
+
+
+@pytest.mark.parametrize("said", [None, "no certificate"])
+async def test_certificates_that_cannot_be_read_are_named(make, monkeypatch, tmp_path, said):
+    if said:
+        (tmp_path / "ca.pem").write_text(said)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    certificates.cache_clear()
+    with pytest.raises(ConfigurationError, match="mend or unset SSL_CERT_FILE"):
         await make().draw(request())
 
 
