@@ -44,6 +44,8 @@ Hook = Callable[[Any], Awaitable[None]]
 DEFAULT_CONCURRENCY = 128
 #: Seconds that what a server says of itself is waited for.
 LOOK = 5.0
+#: Encodings that are none; "none" keeps a proxy from packing a stream.
+_PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8"})
 #: How a stream of events begins, whatever content type a server gives it.
 _STREAM = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|id|retry)?:")
 #: Seconds that the end of a stream which said that it ends is waited for.
@@ -361,7 +363,7 @@ def _bounded(library: Any) -> Hook:
 
     async def bound(response: Any) -> None:
         packed = response.headers.pop("content-encoding", "identity").lower()
-        if packed != "identity" and response.is_success:
+        if packed not in _PLAIN and response.is_success:
             raise MalformedAnswer(f"the endpoint answered in the encoding {packed[:40]!r}, which was not asked for", status=200)
         response.stream = bounded(library.AsyncByteStream)(response.stream)
 

@@ -123,6 +123,14 @@ async def test_the_draw_beside_it_is_served(family, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("encoding", ["none", "UTF-8", "identity", ""])
+async def test_an_encoding_that_packs_nothing_is_none(family, encoding):
+    with Serving(({"content-encoding": encoding}, [completion()])) as url:
+        async with FAMILIES[family](url) as generator:
+            assert (await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")).message.text == "good"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 async def test_an_answer_of_just_so_many_bytes_is_read(family, monkeypatch):
     whole = completion()
     monkeypatch.setattr(bodies, "LONGEST_ANSWER", len(whole))
