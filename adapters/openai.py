@@ -227,7 +227,10 @@ class OpenAICompatibleGenerator(ServedGenerator):
             if failure.status in (429, 502, 503, 504):
                 raise failure
             raise ConfigurationError(f"the server does not list its models ({failure.status}): name one with model=") from failure
-        models = [str(model["id"]) for model in response.json()["data"]]
+        try:
+            models = [str(model["id"]) for model in response.json()["data"] or ()]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigurationError("what the server lists are no models: check base_url, or name one with model=") from error
         if len(models) != 1:
             raise ConfigurationError(f"the server has {len(models)} models: name one with model=")
         self.model = models[0]

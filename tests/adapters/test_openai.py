@@ -358,6 +358,15 @@ async def test_the_only_model_is_found(server, make):
     server.models = None
     with pytest.raises(ConfigurationError, match="model="):
         await make(model=None).draw(request())
+    for listed, said in (
+        ({"data": None}, "0 models"),
+        ([{"id": "a"}], "no models"),
+        ({"models": []}, "no models"),
+        ("<html>", "no models"),
+    ):
+        server.models = listed
+        with pytest.raises(ConfigurationError, match=said):
+            await make(model=None).draw(request())
 
 
 def test_it_needs_no_huggingface_hub():
