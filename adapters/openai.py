@@ -208,7 +208,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
 
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         asked = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}
-        if self.stream and "logprobs" not in asked and count == 1:
+        if self.stream and asked.get("logprobs", False) is False and count == 1:
             asked |= {"stream": True} | ({"stream_options": {"include_usage": True}} if self._stream_options else {})
         try:
             said, streams = await self._post(client, _ROUTES[self.mode], json.dumps(asked, ensure_ascii=False).encode())

@@ -407,6 +407,12 @@ async def test_certificates_that_cannot_be_read_are_named(make, monkeypatch, tmp
 # Connections
 
 
+async def test_who_wants_no_logprobs_has_a_stream_as_well(server, make):
+    for wanted in (False, True):
+        await make(stream=True).draw(request(logprobs=wanted))
+    assert ["stream" in body for _, _, body in server.requests] == [True, False]
+
+
 async def test_a_stream_that_ended_leaves_its_connection_to_the_next_draw(server, make):
     generator = make(stream=True)
     for seed in range(1, 5):
