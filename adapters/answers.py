@@ -26,8 +26,6 @@ from bonmini_guard.adapters.http_errors import (
 from bonmini_guard.conversation import Turn, deeper_than
 from bonmini_guard.engine.kinds import cut_short
 
-#: Finish reasons of answers that the server gave up on.
-_GIVEN_UP = frozenset({"abort", "error", "cancelled"})
 #: What stands beside an answer. Reasoning has two names, and some servers give it under both of them.
 _BESIDE = ("reasoning_content", "reasoning", "refusal")
 #: Where a bill tells what came out of the server's cache, and what was thought.
@@ -57,7 +55,7 @@ class Answer:
         empty = not self.turn.text and self.turn.is_blank
         at = "its token limit" if self.usage is None else f"{self.usage['output_tokens']} tokens"
         error: NoAnswer | None = None
-        filtered, cut = cut_short((self.finish_reason or "",))
+        filtered, cut, _ = cut_short((self.finish_reason or "",))
         if filtered:
             error = NoAnswer("a content filter of the endpoint withheld or cut the answer", status=200, error_type="content_filter")
         elif cut and (empty or not accept_truncated):
@@ -73,7 +71,7 @@ class Answer:
 
     def message(self, seed: int | None, stop: Sequence[str]) -> AIMessage:
         """The answer as a candidate; a stop string that ended it is cut off, as chat models do it."""
-        _, cut = cut_short((self.finish_reason or "",))
+        _, cut, _ = cut_short((self.finish_reason or "",))
         ended = () if cut or self.finish_reason == "eos_token" else stop
         text = self.turn.text
         text = next((text.removesuffix(string) for string in ended if string and text.endswith(string)), text)
@@ -178,7 +176,7 @@ def finish_reason(reason: Any, told: bool = False) -> str | None:
 
     Any other is a GenerationFailedAtEndpoint.
     """
-    if isinstance(reason, str) and reason and reason not in _GIVEN_UP:
+    if isinstance(reason, str) and reason and not cut_short((reason,))[2]:
         return reason
     if reason is None and told:
         return None

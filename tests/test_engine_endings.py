@@ -38,8 +38,9 @@ async def test_a_request_that_is_over_is_gone_and_waits_for_no_collector():
 
 async def test_answers_that_are_none_are_no_outage_to_wait_for(monkeypatch):
     monkeypatch.setattr(outages, "FIRST_PAUSE", 3600.0)
-    blocked = AIMessage("cut", response_metadata={"finish_reason": "content_filter"})
-    result = await run(FakeGenerator([blocked, blocked, blocked, "1"]), guardrail([1, 1, 1, 1]), timeout=60)
+    ends = [{"finish_reason": "content_filter"}, {"finish_reason": "abort"}, {"stop_reason": "refusal"}]
+    blocked = [AIMessage("2", response_metadata=end) for end in ends]
+    result = await run(FakeGenerator([*blocked, "1"]), guardrail([1, 1, 1, 1]), timeout=60)
     assert (result.decision, result.draws) == ("accepted", 4)
 
 

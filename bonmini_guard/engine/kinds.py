@@ -9,16 +9,24 @@ from langchain_core.messages import AIMessage
 
 from bonmini_guard.conversation import Turn, is_call
 
-#: Ends of answers that a filter cut, and that the token limit cut.
-FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
-CUT = frozenset({"length", "max_tokens", "model_length"})
+#: Ends of answers that a filter cut, that the token limit cut, and that the server gave up on.
+FILTERED = frozenset(
+    {
+        *("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii"),
+        *("sensitive", "guardrail_intervened", "refusal"),
+    }
+)
+CUT = frozenset({"length", "max_tokens", "model_length", "model_context_window_exceeded"})
+GIVEN_UP = frozenset({"abort", "error", "cancelled", "insufficient_system_resource", "network_error"})
 
 
 def why_none(message: AIMessage, ends: tuple[str, ...]) -> str | None:
     """Why a message with such :func:`~bonmini_guard.engine.snapshot.ends` is no answer; None for one that is."""
-    filtered, cut = cut_short(ends)
+    filtered, cut, given_up = cut_short(ends)
     if filtered:
         return "a content filter withheld or cut it"
+    if given_up:
+        return "the server gave it up before its end"
     if "function_call" in message.additional_kwargs and not message.tool_calls:
         return "it is a function call of the old form, which nothing here reads: let the model use tools"
     if isinstance(message.content, str) and message.content.strip():
@@ -30,10 +38,10 @@ def why_none(message: AIMessage, ends: tuple[str, ...]) -> str | None:
 
 
 @lru_cache(maxsize=256)  # models have few words for it
-def cut_short(ends: tuple[str, ...]) -> tuple[bool, bool]:
-    """Whether a filter, or the token limit, came before the answer's end."""
-    words = {end.lower() for end in ends}
-    return not FILTERED.isdisjoint(words), not CUT.isdisjoint(words)
+def cut_short(ends: tuple[str, ...]) -> tuple[bool, bool, bool]:
+    """Whether a filter, the token limit, or a failure came before the answer's end."""
+    words = {end.lower().partition(":")[0] for end in ends}  # Gemini's "content_filter: RECITATION"
+    return not FILTERED.isdisjoint(words), not CUT.isdisjoint(words), not GIVEN_UP.isdisjoint(words)
 
 
 def calls_tools(message: AIMessage) -> bool:

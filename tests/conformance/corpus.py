@@ -489,16 +489,42 @@ ERRORS = [
         words="without content",
         stricter="an empty text",
     ),
-    Case(
-        "given up",
-        "vLLM, abort",
-        whole(finish="abort"),
-        stream(finish="abort"),
-        text=None,
-        error="GenerationFailedAtEndpoint",
-        words="broke off",
-        stricter="half an answer",
-    ),
+    *[
+        Case(
+            f"given up, {word}",
+            source,
+            whole(finish=word),
+            stream(finish=word),
+            text=None,
+            error="GenerationFailedAtEndpoint",
+            words="broke off",
+            stricter="half an answer",
+        )
+        for word, source in (
+            ("abort", "vLLM, abort"),
+            ("insufficient_system_resource", "DeepSeek"),
+            ("network_error", "Z.ai"),
+            ("ERROR", "Cohere's compatible route"),
+        )
+    ],
+    *[
+        Case(
+            f"filtered, {word}",
+            source,
+            whole(finish=word),
+            stream(finish=word),
+            text=None,
+            error="NoAnswer",
+            words="content filter",
+            stricter="half a sentence, cut by a filter",
+        )
+        for word, source in (
+            ("content_filter: RECITATION", "Gemini's compatible route"),
+            ("sensitive", "Z.ai"),
+            ("guardrail_intervened", "Bedrock's gateway"),
+            ("refusal", "Anthropic's compatible route"),
+        )
+    ],
     Case(
         "stream without an end",
         "any proxy that times out",
