@@ -104,8 +104,9 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
         EndpointError: the server told an error in place of an answer.
     """
     for payload in payloads:
-        if payload.get("error") or payload.get("error_code") or payload.get("object") == "error":
-            raise from_answer(payload, None if secret is None else secret.get_secret_value())
+        for place in (payload, payload.get("x_groq") or {}):
+            if place.get("error") or place.get("error_code") or place.get("object") == "error":
+                raise from_answer(place, None if secret is None else secret.get_secret_value())
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
         whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))

@@ -429,6 +429,16 @@ ERRORS = [
         stricter="half an answer",
     ),
     Case(
+        "an error beside the choices",
+        "Groq, x_groq.error",
+        None,
+        [*stream()[:2], chunk(x_groq={"id": "req_1", "error": "over_capacity"})],
+        text=None,
+        error="GenerationFailedAtEndpoint",
+        words="over_capacity",
+        stricter="half an answer",
+    ),
+    Case(
         "an error by its code alone",
         "FastChat",
         {"text": "NETWORK ERROR DUE TO HIGH TRAFFIC", "error_code": 50004},
