@@ -82,9 +82,13 @@ class LangChainGenerator:
 
     @property
     def deterministic(self) -> bool:
-        """Whether the model is set to temperature 0, so that all candidates would be the same."""
+        """Whether the model is set to temperature 0, or to a seed, so that all candidates would be the same."""
         model, bound = _bare(self._model)
-        return bool({**bound, **self._options}.get("temperature", getattr(model, "temperature", None)) == 0)
+        # Classes have seeds that stand for none.
+        own = {name: getattr(model, name) for name in getattr(model, "model_fields_set", ()) if name in _SEEDS}
+        given = {"temperature": getattr(model, "temperature", None), **own, **bound, **self._options}
+        seeds = [given.get(name) for name in _SEEDS if name != self._seed_argument]
+        return given["temperature"] == 0 or any(seed not in (None, -1) for seed in seeds)
 
     @property
     def chat_model(self) -> Runnable[Any, Any]:
@@ -185,6 +189,8 @@ class LangChainGenerator:
         return f"langchain:{type(model).__name__}:{named}"
 
 
+#: What integrations call a model's own seed.
+_SEEDS = ("seed", "random_seed")
 _HISTORY = (
     "the model keeps a message history, and every draw is written to it, those too that are never served: put "
     "RunnableWithMessageHistory around the guard, so that it keeps what is served"

@@ -201,8 +201,8 @@ def refuse_greedy(policy: Policy, greedy: bool, what: str) -> None:
     """Refuse several draws that would all be the same."""
     if greedy and policy.budget > 1:
         raise ConfigurationError(
-            f"{what} is deterministic (temperature 0), so {policy.budget} draws would be one answer {policy.budget} times: "
-            "set a positive temperature, or mini_n=1 and max_loops=1"
+            f"{what} is deterministic (temperature 0, or a seed of its own), so {policy.budget} draws would be one answer "
+            f"{policy.budget} times: set a positive temperature and no seed, or mini_n=1 and max_loops=1"
         )
 
 

@@ -34,6 +34,7 @@ CALLS = []
 
 class Recording(FakeListChatModel):
     temperature: float = 0.5
+    seed: int | None = None
 
     def _call(self, messages, stop=None, run_manager=None, **kwargs):
         CALLS.append({"stop": stop, **kwargs})
@@ -73,11 +74,19 @@ async def test_the_users_model_is_left_as_it_was():
         (Recording(responses=["a"], temperature=0), {}, True),
         (Recording(responses=["a"]).bind(temperature=0), {}, True),
         (Recording(responses=["a"], temperature=0), {"temperature": 0.7}, False),
+        (Recording(responses=["a"], seed=7), {}, True),
+        (Recording(responses=["a"], seed=-1), {}, False),
+        (Recording(responses=["a"]).bind(random_seed=7), {}, True),
+        (Recording(responses=["a"]), {"seed": 7}, True),
         (RunnableLambda(lambda _: "a"), {}, False),
     ],
 )
-def test_temperature_zero_is_seen(model, options, expected):
+def test_temperature_zero_and_a_fixed_seed_are_seen(model, options, expected):
     assert LangChainGenerator(model, options=options).deterministic is expected
+
+
+def test_a_seed_that_each_draw_has_in_its_stead_is_none():
+    assert not LangChainGenerator(Recording(responses=["a"], seed=7), seed_argument="seed").deterministic
 
 
 def test_answers_become_messages():
