@@ -222,7 +222,9 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
     """
     model = _configured(model, config)
     if isinstance(model, BaseLanguageModel):
-        silent = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
+        silent: dict[str, Any] = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
+        # A draw is one answer: further ones would be billed and dropped, and the likeliest of several is no fair draw.
+        silent |= {name: 1 for name in ("n", "best_of") if (getattr(model, name, None) or 1) > 1}
         # Integrations that stream by a field of their own would give a stream where an answer is asked for.
         return model.model_copy(update={name: value for name, value in silent.items() if name in type(model).model_fields})
     if isinstance(model, RunnableBindingBase):

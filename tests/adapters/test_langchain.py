@@ -173,6 +173,12 @@ async def test_a_model_with_n_is_called_once_for_a_loop_and_billed_once(kind):
     assert [call["n"] for call in model.asked] == [4]
 
 
+def test_a_draw_is_one_answer_whatever_the_model_is_set_to():
+    model = pytest.importorskip("langchain_openai").OpenAI(api_key="none", n=3, best_of=4)
+    drawing = LangChainGenerator(model).chat_model
+    assert (drawing.n, drawing.best_of, model.n) == (1, 1, 3)
+
+
 async def test_n_goes_through_bindings():
     model = ManyChoices()
     bound = model.bind(top_p=0.9).with_config(tags=["mine"])
