@@ -48,8 +48,11 @@ def as_text(fingerprint: Any) -> str | None:
 
 
 def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The call options that shape the draws."""
-    return {key: value for key, value in options.items() if value is not None and key not in _OF_THE_QUESTION}
+    """The call options that shape the draws, also of those in ``extra_body``."""
+    given = {key: value for key, value in options.items() if value is not None and key not in _OF_THE_QUESTION}
+    if isinstance(further := given.pop("extra_body", None), Mapping) and (shaping := sampling(further)):
+        given["extra_body"] = shaping
+    return given
 
 
 def fingerprint_of(part: Any, options: Mapping[str, Any] = NO_OPTIONS) -> str | None:

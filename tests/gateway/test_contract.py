@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
@@ -115,6 +117,18 @@ def test_what_a_client_may_change(house):
     assert (other["temperature"], other["max_tokens"], other["top_k"]) == (0.2, 9, 7)
     assert first.bonmini_guard["ignored"] == ["max_tokens", "temperature", "top_k"]
     assert "ignored" not in second.bonmini_guard
+
+
+def test_what_belongs_to_the_question_leaves_a_profile_in_force(house):
+    drawing = {"model": "tiny", "settings": {"max_tokens": 512, "temperature": 1, "mode": "chat", "accept_truncated": True}}
+    drawn = {"class": "OpenAICompatibleGenerator", "server": house.upstream.url + "/v1", **drawing}
+    profile = {"mode": "guardrail", "schedule": [1], "thresholds": [0.0], "fingerprints": {"generator": drawn}}
+    (house.folder / "guardrail.json").write_text(json.dumps(profile))
+    question = {"functions": [TOOL["function"]], "function_call": "none", "user": "me", "strict": True}
+    with house.open({"guarded": 'profile = "guardrail.json"'}):
+        answer = house.post(model="guarded", messages=ASKED, top_k=3, **question).json()
+    assert answer["bonmini_guard"]["ignored"] == ["top_k"]
+    assert house.upstream.requests[0][2].items() >= question.items()
 
 
 def test_models_and_what_is_not_guarded(house):
