@@ -206,7 +206,8 @@ class TransformersGenerator:
         return str(digest.hexdigest())
 
     def _group(self, requests: Sequence[DrawRequest], report: Callable[[Outcome], None]) -> Group:
-        options = self._settings | call_options("TransformersGenerator", requests[0].options, _KNOWN, _RENAMED, _REFUSED)
+        given = {name: value for name, value in requests[0].options.items() if name != "user" and not _is_usual(value)}
+        options = self._settings | call_options("TransformersGenerator", given, _KNOWN, _RENAMED, _REFUSED)
         limit, temperature, top_k, top_p = (options[name] for name in self._settings)
         check_sampling(limit, temperature, top_p, top_k)
         ids = self.encode(requests[0].messages, limit, options.get("tools"))
@@ -288,3 +289,8 @@ class TransformersGenerator:
         reason = "stop" if answer[-1] in ends or cuts else "length"
         used = {"input_tokens": len(prompt), "output_tokens": len(answer), "total_tokens": len(prompt) + len(answer)}
         return AIMessage(text[: min(cuts)] if cuts else text, usage_metadata=used, response_metadata={"finish_reason": reason})  # type: ignore[arg-type]
+
+
+def _is_usual(value: Any) -> bool:
+    """Whether a call option asks for what happens anyway, as clients write it: no logprobs, any tool, a text."""
+    return value is False or value in ("auto", {"type": "text"})

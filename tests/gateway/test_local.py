@@ -37,6 +37,10 @@ def test_folders_are_enough(tmp_path):
             "messages": [{"role": "user", "content": "the film was very"}],
             "temperature": 0,
             "max_tokens": 40,
+            "user": "me",
+            "logprobs": False,
+            "tool_choice": "auto",
+            "response_format": {"type": "text"},
         }
         answer = client.post("/v1/chat/completions", json=asked).json()
         refused = client.post("/v1/chat/completions", json=asked | {"response_format": {"type": "json_object"}})
