@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from bonmini_guard.engine.fingerprints import UNKNOWN, sampling, text_of
 from bonmini_guard.engine.limiter import request_lane
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.validation import check_names
 
 Rendered = tuple[Sequence[BaseMessage], Mapping[str, Any], dict[str, Any]]
 
@@ -48,6 +50,7 @@ class ServedGenerator(Endpoint):
     ) -> None:
         if mode not in dialects:
             raise ConfigurationError(f"mode is {mode!r}: use {' or '.join(map(repr, dialects))}")
+        check_names(http, {*inspect.signature(type(self)).parameters, *HttpOptions.__annotations__} - {"http"})
         super().__init__(base_url, secret, Http.of(http))
         self.mode = mode
         self.stream = stream

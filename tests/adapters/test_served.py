@@ -194,6 +194,8 @@ async def test_wrong_settings_are_refused(make, family, settings):
         make(**settings)
     with pytest.raises(ConfigurationError, match="did you mean 'retries'"):
         make(retry=3)
+    with pytest.raises(ConfigurationError, match="did you mean 'temperature'"):
+        make(tempreature=0.7)
     with pytest.raises(ConfigurationError, match="no HTTP header"):
         make(**{family[2]: "a\nb"})
 
