@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -21,8 +21,9 @@ from bonmini_guard.engine.fingerprints import UNKNOWN, sampling, text_of
 from bonmini_guard.engine.limiter import request_lane
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.validation import check_names
+from bonmini_guard.validation import Amount, Count, Must, check_names, checked, is_number
 
+_TopP = Annotated[float, Must("a number above 0 and of 1 at most", lambda value: is_number(value) and 0 < value <= 1)]
 Rendered = tuple[Sequence[BaseMessage], Mapping[str, Any], dict[str, Any]]
 
 
@@ -128,8 +129,6 @@ class ServedGenerator(Endpoint):
         return answer.message(request.seed, body.get("stop") or ())
 
 
-def check_sampling(tokens: int | None, temperature: float | None, top_p: float | None, top_k: int | None = None) -> None:
+@checked
+def check_sampling(max_tokens: Count | None, temperature: Amount | None, top_p: _TopP | None, top_k: Count | None = None) -> None:
     """Raise ConfigurationError for settings of sampling that no server takes; None leaves one to the server."""
-    low = (temperature is not None and temperature < 0) or (tokens is not None and tokens < 1) or (top_k is not None and top_k < 1)
-    if low or (top_p is not None and not 0 < top_p <= 1):
-        raise ConfigurationError("need temperature >= 0, 0 < top_p <= 1, and a token limit and a top_k of 1 or more")

@@ -287,7 +287,7 @@ async def test_call_options_act_for_their_request_alone(parts, decoder):
     "options", [{"nonsense": 1}, {"n": 2}, {"seed": 3}, {"temperature": 0}, {"top_p": 2}, {"response_format": {}}]
 )
 async def test_options_that_cannot_act_are_refused(parts, options):
-    with pytest.raises(ConfigurationError, match=r"call option|temperature"):
+    with pytest.raises(ConfigurationError, match=r"call option|temperature|top_p must be"):
         await make(parts).draw(requests(1, **options)[0])
 
 

@@ -176,6 +176,8 @@ async def test_temperature_0_is_refused_by_the_guard_and_greedy_for_one_draw(ser
     [
         {"mode": "chats"},
         {"temperature": -1},
+        {"temperature": "0.7"},
+        {"temperature": float("nan")},
         {"top_p": 0},
         {"timeout": 0},
         {"retries": -1},
