@@ -125,6 +125,8 @@ class Configuration:
         more = table.model_extra or {}
         if (table.base_url is None) == (table.folder is None):
             raise ConfigurationError("give base_url or folder")
+        if "api_key" in more:
+            raise ConfigurationError("api_key: a file holds no key; name the environment's variable that does, as api_key_env")
         if table.folder is not None:
             from bonmini_guard.adapters.local import TransformersGenerator
 

@@ -208,6 +208,7 @@ TABLE = 'upstream = "plain"\nreward_model = { endpoint = "http://127.0.0.1:1", k
         (UPSTREAM + "[guards.x]\n" + TABLE + 'profile = "gone.json"', "gone.json"),
         (UPSTREAM + "retrys = 3", "did you mean 'retries'"),
         (UPSTREAM + "tempreature = 0.7", "did you mean 'temperature'"),
+        (UPSTREAM + 'api_key = "sk-secret"', "as api_key_env"),
         (UPSTREAM + 'api_key_env = "NO_SUCH_KEY"', "NO_SUCH_KEY"),
         ('keys_env = ["NO_SUCH_KEY"]\n' + UPSTREAM, "NO_SUCH_KEY"),
         ("[upstreams.plain]\nmodel = 'x'", "base_url"),
