@@ -24,7 +24,7 @@ from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, re
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, needing
-from bonmini_guard.validation import checked
+from bonmini_guard.validation import Flag, checked
 
 with needing("openai"):
     import httpx
@@ -130,12 +130,12 @@ class OpenAICompatibleGenerator(ServedGenerator):
         temperature: float | None = 1.0,
         top_p: float | None = None,
         stop: str | Sequence[str] = (),
-        logprobs: bool = False,
-        send_seed: bool = True,
+        logprobs: Flag = False,
+        send_seed: Flag = True,
         response_format: Any = None,
         extra_body: Mapping[str, Any] | None = None,
-        accept_truncated: bool = True,
-        stream: bool = False,
+        accept_truncated: Flag = True,
+        stream: Flag = False,
         split_reasoning: Tags = False,
         **http: Unpack[HttpOptions],
     ) -> None:

@@ -32,6 +32,7 @@ from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, sc
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.errors import ConfigurationError, needing
+from bonmini_guard.validation import Flag, checked
 
 with needing("tgi"):
     from huggingface_hub import AsyncInferenceClient
@@ -124,6 +125,7 @@ class TGIGenerator(ServedGenerator):
     # is about the hub and not about this server.
     client_library = import_module(hub.HTTPError.__module__.partition(".")[0])  # type: ignore[attr-defined]
 
+    @checked
     def __init__(
         self,
         base_url: str,
@@ -136,8 +138,8 @@ class TGIGenerator(ServedGenerator):
         top_p: float | None = None,
         top_k: int | None = None,
         stop: str | Sequence[str] = (),
-        accept_truncated: bool = True,
-        stream: bool = False,
+        accept_truncated: Flag = True,
+        stream: Flag = False,
         split_reasoning: Tags = False,
         **http: Unpack[HttpOptions],
     ) -> None:

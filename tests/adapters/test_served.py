@@ -179,6 +179,8 @@ async def test_temperature_0_is_refused_by_the_guard_and_greedy_for_one_draw(ser
         {"temperature": "0.7"},
         {"temperature": float("nan")},
         {"top_p": 0},
+        {"accept_truncated": "no"},
+        {"stream": "false"},
         {"timeout": 0},
         {"retries": -1},
         {"max_concurrency": 0},
