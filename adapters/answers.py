@@ -25,6 +25,7 @@ from bonmini_guard.adapters.http_errors import (
 )
 from bonmini_guard.conversation import Turn, deeper_than
 from bonmini_guard.engine.kinds import cut_short
+from bonmini_guard.errors import InputError
 
 #: What stands beside an answer. Reasoning has two names, and some servers give it under both of them.
 _BESIDE = ("reasoning_content", "reasoning", "refusal")
@@ -206,7 +207,10 @@ def _read(choices: Sequence[Any], told: bool, model: Any) -> Answer:
         turn = Turn("assistant", content, reasoning=beside["reasoning_content"] or beside["reasoning"], refusal=beside["refusal"])
     else:
         content = _merged([part for message in messages for part in _parts(message)])
-        turn = Turn.of({"content": content, "tool_calls": list(_tool_calls(messages)), **beside}, "assistant")
+        try:
+            turn = Turn.of({"content": content, "tool_calls": list(_tool_calls(messages)), **beside}, "assistant")
+        except InputError as error:  # not the request's
+            raise MalformedAnswer("the endpoint answered a part that cannot be read", status=200, retryable=True) from error
     return Answer(
         turn=turn,
         finish_reason=finish_reason(reasons[-1] if reasons else None, told),

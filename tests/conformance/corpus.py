@@ -460,6 +460,15 @@ ERRORS = [
         error="MalformedAnswer",
     ),
     Case(
+        "a part that calls nothing",
+        "Anthropic's compatible route",
+        whole({"content": [{"type": "tool_use"}]}),
+        None,
+        text=None,
+        error="MalformedAnswer",
+        stricter="an empty text",
+    ),
+    Case(
         "filtered and empty",
         "semantic-kernel#5240",
         whole({"content": None}, "content_filter"),
