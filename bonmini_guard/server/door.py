@@ -135,7 +135,8 @@ class Door:
 
     def check_key(self, request: Request) -> None:
         """Refuse who shows no key."""
-        shown = request.headers.get("authorization", "").encode()
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        shown = f"{scheme.title()} {secret.strip()}".encode()
         # All are compared, so that the time tells nothing.
         if self._keys and sum(hmac.compare_digest(shown, key) for key in self._keys) == 0:
             raise Refused(401, "unauthorized", "show the server's token as 'Authorization: Bearer ...'")

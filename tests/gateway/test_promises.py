@@ -176,6 +176,8 @@ def test_keys_metrics_and_health(house):
         assert house.post(key="wrong", model="guarded", messages=ASKED).status_code == 401
         for route in ("/v1/models", "/metrics"):
             assert httpx.get(house.url + route).status_code == 401
+            for shown, status in ((f"bearer {KEY}", 200), (f"BEARER  {KEY}", 200), (KEY, 401), (f"Basic {KEY}", 401)):
+                assert httpx.get(house.url + route, headers={"authorization": shown}).status_code == status
         assert [httpx.get(house.url + route).status_code for route in ("/health", "/ready")] == [200, 200]
         house.post(model="guarded", messages=ASKED)
         house.upstream.text = always(REJECTED)
