@@ -62,8 +62,11 @@ class Combined:
             said = [(part.fingerprint(), weight) for part, weight in zip(self.parts, self._weights, strict=True)]
             digest = hashlib.sha256(repr((said, self._spec.intercept)).encode()).hexdigest()
             return fingerprint == f"{self._spec.kind}:{digest}"
-        marks = json.loads(fingerprint.removeprefix(self._declared))
-        return len(marks) == len(self.parts) and all(map(_agrees, self.parts, marks))
+        try:
+            marks = json.loads(fingerprint.removeprefix(self._declared))
+        except ValueError:  # of a spec that declares more beside its parts
+            return False
+        return isinstance(marks, list) and len(marks) == len(self.parts) and all(map(_agrees, self.parts, marks))
 
     def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether one of the models learnt from answers to this prompt."""

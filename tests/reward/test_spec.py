@@ -182,6 +182,13 @@ def test_a_combination_agrees_with_a_profile_as_its_parts_do():
     assert not Combined(combined("sum", about("a"), about("b"), has_zero=True), [near, exact]).agrees_with(before)
 
 
+def test_a_combination_does_not_agree_with_one_whose_zero_lies_elsewhere():
+    here, moved = (load_scorer(combined("sum", about("a"), about("b"), has_zero=True, zero=zero)) for zero in (None, {"shift": 1}))
+    assert not here.agrees_with(moved.fingerprint())
+    assert not moved.agrees_with(here.fingerprint())
+    assert not here.agrees_with(here.fingerprint()[:-2])
+
+
 def test_all_wants_a_zero_in_each_part():
     with pytest.raises(ConfigurationError, match="part 2 of 'all' has no zero"):
         load_scorer(combined("all", about("Paris"), about("France", has_zero=False)))
