@@ -57,7 +57,7 @@ def load_tokenizer(path: str, base: str | None = None) -> Any:
         else:
             vocabulary = cached_file(place, "tokenizer.json")
             tokenizer = AutoTokenizer.from_pretrained(path, tokenizer_file=vocabulary, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # broken settings raise whatever they please
         raise CheckpointError(f"{path}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
     if place is not None and base_note(load_config(path, base)).get("vocabulary") not in (None, vocabulary_digest(tokenizer)):
         raise CheckpointError(f"{path}: the tokenizer of {place} is not the one it was trained with; give the base that it names")
@@ -91,7 +91,7 @@ def load_config(path: str, base: str | None = None) -> Any:
     check_place(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # broken settings raise whatever they please
         if "custom code" in str(error):
             raise CheckpointError(
                 f"{source}: needs code of its own, which is never run here: save it with an architecture of transformers, or serve "
@@ -102,9 +102,10 @@ def load_config(path: str, base: str | None = None) -> Any:
                 f"{source}: the installed transformers does not know this architecture ({first_line(error)[:120]}): upgrade it, or "
                 "serve the model elsewhere and use a scorer spec with kind = 'route', or a function"
             ) from error
-        raise CheckpointError(
-            f"{source}: neither a folder here nor a model to be had ({first_line(error)}); check the name"
-        ) from error
+        found = Path(source).is_dir()
+        wrong = "its config.json is broken" if found else "neither a folder here nor a model to be had"
+        cure = "save it anew" if found else "check the name"
+        raise CheckpointError(f"{source}: {wrong} ({first_line(error)}); {cure}") from error
     if place is not None:
         config.num_labels = 1
     return config
@@ -144,7 +145,6 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None
 
 def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence classifier") -> tuple[Any, list[str]]:
     """A model of a folder or an id, or a "language model"; see :func:`load_classifier`."""
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     loader: Any = AutoModelForCausalLM if kind == "language model" else AutoModelForSequenceClassification
@@ -155,13 +155,22 @@ def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence
     try:
         with _quiet():
             model, report = loader.from_pretrained(
-                path, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                path,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are told below, by name
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({first_line(error)}); use another model") from error
     except ImportError as error:  # of the library that its weights are quantised with
         cure = "install that library, or use the model's weights as they were before"
         raise CheckpointError(f"{path}: its weights need a library that is missing ({first_line(error)}); {cure}") from error
+    except Exception as error:  # broken settings raise whatever they please
+        raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({first_line(error)}); use another model") from error
+    for name, theirs, ours in sorted(report["mismatched_keys"]):
+        shapes = f"{name} has the shape {list(theirs)}, and its config.json makes it {list(ours)}"
+        raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({shapes}); save the model anew, with its own config.json")
     return model, sorted(report["missing_keys"])
 
 
@@ -294,7 +303,10 @@ def base_of(path: str, base: str | None = None) -> str | None:
     """
     if not (Path(path) / _ADAPTERS).is_file():
         return None
-    name = str(base or json.loads((Path(path) / _ADAPTERS).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    try:
+        name = str(base or json.loads((Path(path) / _ADAPTERS).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its {_ADAPTERS} is broken ({first_line(error)}); save the adapters anew") from error
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonmini-guard"
     places = [Path(name), Path(path) / name, Path(path).parent / name, cache / Path(name).name]
     found = next((str(place) for place in places if name and (place / "config.json").is_file()), None)
@@ -320,9 +332,9 @@ def has_zero(config: Any) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error, for a message of one line."""
+    """The first line of an error, for a message of one line; with the next one where it ends in a colon."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return " ".join(re.split(r"(?<!:)\n", text, maxsplit=1)[0].split()) if text else type(error).__name__
 
 
 def _literal(text: str) -> str:

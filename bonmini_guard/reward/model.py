@@ -35,6 +35,7 @@ from bonmini_guard.reward.checkpoint import (
     base_note,
     base_of,
     check_whole,
+    first_line,
     length_limit,
     load_config,
     load_tokenizer,
@@ -399,4 +400,7 @@ def _precision(dtype: torch.dtype | str | None, device: torch.device) -> torch.d
 def _trained_on(folder: Path) -> frozenset[str]:
     """Digests of the prompts that a checkpoint of :func:`bonmini_guard.training.train_reward_model` was trained on."""
     file = folder / "trained_on.json"
-    return frozenset(json.loads(file.read_text(encoding="utf-8"))["prompts"]) if file.is_file() else frozenset()
+    try:
+        return frozenset(json.loads(file.read_text(encoding="utf-8"))["prompts"]) if file.is_file() else frozenset()
+    except (ValueError, TypeError, LookupError) as error:
+        raise CheckpointError(f"{file}: is broken ({first_line(error)}); copy the model anew") from error

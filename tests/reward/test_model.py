@@ -203,6 +203,27 @@ def test_damaged_weights_and_a_missing_tokenizer_are_refused(copy):
 
 
 @pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("config.json", {"num_attention_heads": 5}, r"config\.json is broken .*not a multiple of the number of attention heads"),
+        ("config.json", {"pad_token_id": [0]}, r"config\.json is broken .*pad_token_id"),
+        ("config.json", {"id2label": ["good"]}, r"config\.json is broken"),
+        ("config.json", {"vocab_size": 100}, r"model\.embed_tokens\.weight has the shape \[320, 32\], .* makes it \[100, 32\]"),
+        ("config.json", {"pad_token_id": 999}, "cannot be loaded"),
+        ("tokenizer_config.json", {"bos_token": 5}, "no usable tokenizer"),
+        ("trained_on.json", '{"prompts": ["a', "is broken"),
+        ("adapter_config.json", '{"base', r"adapter_config\.json is broken"),
+        ("adapter_config.json", "[]", r"adapter_config\.json is broken"),
+    ],
+)
+def test_broken_settings_are_one_clear_error(copy, file, change, words):
+    whole = change if isinstance(change, str) else json.dumps(json.loads((copy / file).read_text()) | change)
+    (copy / file).write_text(whole)
+    with pytest.raises(CheckpointError, match=words):
+        RewardModel.load(copy, device="cpu")
+
+
+@pytest.mark.parametrize(
     "wrong", [{"device": "tpux"}, {"dtype": "int64"}, {"dtype": "float99"}, {"batch_tokens": 0}, {"cache_bytes": -1}]
 )
 def test_wrong_arguments_name_the_cure(folder, wrong):
