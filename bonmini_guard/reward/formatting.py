@@ -142,7 +142,7 @@ class Formatter:
             return False
         try:
             self._template.proven([{"role": "user", "content": "?"}, turn])
-        except (TemplateError, TypeError, NotRendered):
+        except (TemplateError, NotRendered):
             return False
         return True
 

@@ -20,7 +20,11 @@ logger = logging.getLogger(__name__)
 
 #: What a template is told of the time: scores must be the same tomorrow.
 _DAY = datetime(2025, 1, 1)
-_CLOCK = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_WAYS = {way: _DAY.strftime(f"%{way}") for way in "aAbBcdDeFfGhHIjmMpRSTuUVwWxXyYzZ"}
+_WAYS |= {f"-{way}": text.lstrip("0") or "0" for way, text in _WAYS.items()}
+_TOLD = "".join(f"|replace('%{way}',{json.dumps(text)})" for way, text in _WAYS.items())
+#: A macro hears however a template asks; transformers lets no caller bring a clock of his own.
+_CLOCK = f"{{% macro strftime_now(format) %}}{{{{ format{_TOLD} }}}}{{% endmacro %}}{{{{ '' }}}}"
 
 
 class Template:
@@ -38,17 +42,19 @@ class Template:
         shows_calls: whether names and arguments of tool calls, and the text beside them, come out of it.
 
     Raises:
-        CheckpointError: it writes nothing of an answer.
+        CheckpointError: it writes nothing of an answer, or none of several is the default.
     """
 
     def __init__(self, tokenizer: Any, options: Mapping[str, Any] | None = None, after: str = "") -> None:
         self._tokenizer, self._options, self._after = tokenizer, dict(options or {}), after
         self._in_parts = self._folds = False
         self._end: str | None = None
-        # transformers lets no caller bring a clock of his own.
-        own = tokenizer.chat_template
-        self._source = _CLOCK.sub(lambda found: json.dumps(_DAY.strftime(found[2])), own) if isinstance(own, str) else None
-        if self._source != own and self._source is not None:
+        try:
+            self._source = tokenizer.get_chat_template(tools=self._options.get("tools"))  # of several the one for this
+        except ValueError as error:
+            raise CheckpointError(f"the tokenizer has no chat template that could be taken: {error}") from error
+        if re.search(r"strftime_now\b(?! is )", self._source):
+            self._source = _CLOCK + self._source
             logger.warning("the chat template writes today's date, on which scores would depend: it is told %s", f"{_DAY:%d %B %Y}")
         self._learn()
         self.shows_calls = self._tries_calls()
@@ -58,10 +64,11 @@ class Template:
         turns = _folded(conversation) if self._folds else conversation
         if self._in_parts:
             turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
-        return (
-            str(self._tokenizer.apply_chat_template(turns, chat_template=self._source, tokenize=False, **self._options))
-            + self._after
-        )
+        try:
+            text = self._tokenizer.apply_chat_template(turns, chat_template=self._source, tokenize=False, **self._options)
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # of what the template does
+            raise TemplateError(str(error)) from error
+        return str(text) + self._after
 
     def proven(self, conversation: Conversation) -> str:
         """The text that it writes, the whole last turn in it: its content (but white space around it), calls and reasoning.
@@ -127,7 +134,7 @@ class Template:
     def _tried(self, conversation: Conversation) -> str | None:
         try:
             return self.render(conversation)
-        except (TemplateError, TypeError):
+        except TemplateError:
             return None
 
 

@@ -7,7 +7,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from transformers.utils import chat_template_utils
 
-from bonmini_guard.errors import CheckpointError, NotRendered
+from bonmini_guard.errors import CheckpointError, InputError, NotRendered
 from bonmini_guard.reward.formatting import Formatter
 
 from .tiny import CHATML, make_tokenizer
@@ -132,6 +132,18 @@ def test_a_template_that_reads_lists_of_parts_gets_them(caplog):
     assert "lists of parts" in caplog.text
 
 
+def test_a_template_that_stumbles_over_a_conversation_refuses_it():
+    formatter = Formatter(make_tokenizer("{% if messages[0]['content'] == 'no' %}{{ 1 + 'a' }}{% endif %}" + CHATML))
+    with pytest.raises(InputError, match="refuses the conversation: unsupported operand"):
+        formatter.encode([HumanMessage("no")], "good")
+    assert formatter.encode(USER, "good").ids
+
+
+def test_templates_of_which_none_is_the_default_are_refused():
+    with pytest.raises(CheckpointError, match=r"no chat template .*no default"):
+        Formatter(make_tokenizer({"rag": CHATML}))
+
+
 def test_a_template_that_writes_no_answer_is_refused():
     with pytest.raises(CheckpointError, match="chat_template"):
         Formatter(make_tokenizer("{% for m in messages %}{{ m['role'] }}{% endfor %}"))
@@ -150,8 +162,18 @@ def test_what_a_system_turn_says_goes_before_the_users_where_there_are_none(temp
     assert "system" in caplog.text
 
 
-def test_scores_are_the_same_tomorrow(monkeypatch, caplog):
-    formatter = Formatter(make_tokenizer("{{ strftime_now('%d %b %Y') }}" + CHATML))
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ strftime_now('%d %b %Y') }}" + CHATML,
+        "{{ strftime_now(format='%d %b %Y') }}" + CHATML,
+        "{% set way = '%d %b %Y' %}{{ strftime_now (way) }}" + CHATML,
+        "{% set now = strftime_now %}{{ now('%-d %b %Y') }}" + CHATML,
+        {"default": "{{ strftime_now('%d %b %Y') }}" + CHATML, "tool_use": CHATML},
+    ],
+)
+def test_scores_are_the_same_tomorrow(template, monkeypatch, caplog):
+    formatter = Formatter(make_tokenizer(template))
     today = formatter.encode(USER, "good").ids
 
     class Later(datetime):
@@ -161,6 +183,7 @@ def test_scores_are_the_same_tomorrow(monkeypatch, caplog):
 
     monkeypatch.setattr(chat_template_utils, "datetime", Later)
     assert formatter.encode(USER, "good").ids == today
+    assert "1 Jan 2025" in formatter.render(USER, "good")
     assert "date" in caplog.text
 
 
