@@ -43,6 +43,7 @@ class Writer:
         adds_tokens: whether the server puts special tokens around a text that it tokenises.
 
     Attributes:
+        inputs: as given.
         has_zero: what the checkpoint says of its zero; None where only a tokenizer is known.
 
     Raises:
@@ -51,7 +52,7 @@ class Writer:
     """
 
     def __init__(self, tokenizer: Any, inputs: Inputs, max_length: int | None, adds_tokens: bool) -> None:
-        self._inputs, self._adds_tokens, self.has_zero = inputs, adds_tokens, None
+        self.inputs, self._adds_tokens, self.has_zero = inputs, adds_tokens, None
         self._formatter: Formatter | None = None
         # Tokenizers are not made for several threads at a time.
         self._lock = Lock()
@@ -77,7 +78,7 @@ class Writer:
 
     def _one(self, messages: Sequence[BaseMessage], candidate: AIMessage, place: int) -> Any:
         try:
-            if self._inputs == "pair":
+            if self.inputs == "pair":
                 return self._pair(asked(messages), spoken(candidate, NOT_SHOWN))
             return self._templated(messages, candidate)
         except Unscorable as error:
@@ -89,7 +90,7 @@ class Writer:
         encoded = self._formatter.encode(messages, candidate)
         if encoded.cut_turns:
             logger.warning("the conversation is too long: %d of its oldest turns were left out", encoded.cut_turns)
-        if self._inputs == "ids":
+        if self.inputs == "ids":
             return encoded.ids
         rendered = self._formatter.render(messages, candidate, encoded.cut_turns)
         # As it is, or without what the server's tokenizer adds by itself at its ends.

@@ -203,7 +203,7 @@ class RemoteRewardModel(Probed, Endpoint):
         pairs = probe_pairs()
         inputs = [one for messages, answer in pairs for one in await self._prepare(messages, [answer])]
         sent = [one for one in inputs if one is not None]
-        if not sent:
+        if not sent and self._writer is not None and self._writer.inputs == "text":
             raise ConfigurationError(
                 f"as text, a server of kind {self.kind} would read other tokens than the chat template writes, because its "
                 "tokenizer adds some of its own: use a kind that takes token ids (vllm, sglang)"

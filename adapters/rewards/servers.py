@@ -136,11 +136,16 @@ def _pairs_body(prompt: str, answers: str, **more: Any) -> Body:
 
 def _about_vllm(answer: Any) -> Limits:
     served = answer["data"][0]
-    return served["id"], None, served.get("max_model_len")
+    return served["id"], None, _limit(served.get("max_model_len"))
 
 
 def _about_tei(answer: Any) -> Limits:
-    return None, answer.get("max_client_batch_size"), answer.get("max_input_length")
+    return None, _limit(answer.get("max_client_batch_size")), _limit(answer.get("max_input_length"))
+
+
+def _limit(told: Any) -> int | None:
+    """0 and less are no limit."""
+    return None if told is None or int(told) < 1 else int(told)
 
 
 def _sglang_body(inputs: Sequence[Any], model: str | None) -> dict[str, Any]:

@@ -199,6 +199,23 @@ async def test_an_answer_beyond_the_servers_limit_has_no_score_and_costs_nobody_
     assert "answers are never cut" in caplog.text
 
 
+@pytest.mark.parametrize(("batch", "length", "requests"), [("2", "100", 5), (2.5, None, 5), (-1, 0, 1), ("many", [], 1)])
+async def test_limits_may_be_told_as_texts_and_what_is_none_is_no_limit(server, batch, length, requests):
+    server.about["/info"] = {"max_client_batch_size": batch, "max_input_length": length}
+    async with make(server, "tei") as model:
+        await model.ready()
+        before = len(asked(server, "/predict"))
+        await scores(model, [AIMessage(" good" * number) for number in range(1, 10)])
+    assert len(asked(server, "/predict")) - before == requests
+
+
+async def test_a_limit_that_no_text_of_the_probe_keeps_is_told_as_a_limit(server):
+    server.about["/v1/models"] = {"data": [{"id": "m", "max_model_len": 4}]}
+    async with make(server) as model:
+        with pytest.raises(ConfigurationError, match="check its limits of length"):
+            await scores(model)
+
+
 @pytest.mark.parametrize("batch_size", [32, 2, 1])
 async def test_an_answer_that_the_server_refuses_costs_nobody_elses_score(server, batch_size):
     async with make(server, batch_size=batch_size) as model:
