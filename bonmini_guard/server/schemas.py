@@ -130,8 +130,9 @@ def _messages(said: Sequence[Message], name: str) -> list[BaseMessage]:
     try:
         turns = [Turn.of({"content": "", **one.model_dump(exclude_none=True)}) for one in said]
         # What a chat template cannot take (numbers too large to write, and the like) is told here, and not in the middle of it.
-        arguments = [call.args for turn in turns for call in turn.calls]
-        if None in arguments or deeper_than(_DEEPEST, json.dumps(arguments, allow_nan=False)):
+        calls = [call for turn in turns for call in turn.calls]
+        json.dumps([call.args for call in calls], allow_nan=False)
+        if any(deeper_than(_DEEPEST, call.arguments) for call in calls):
             raise ValueError
         messages = [turn.message() for turn in turns]
     except Exception:

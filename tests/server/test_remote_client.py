@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import uvicorn
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import RemoteRewardModel
@@ -97,3 +97,15 @@ async def test_a_full_server_is_waited_for(model):
         assert found == pytest.approx(model.score(PROMPT, ANSWERS), abs=1e-5)
     finally:
         await asyncio.to_thread(running.stop)
+
+
+@pytest.mark.parametrize("arguments", ["", "{bad", "[1]", "null"])
+async def test_calls_that_are_no_json_are_read_over_the_wire_as_in_this_process(served, model, folder, arguments):
+    call = {"name": "look", "args": arguments, "id": "1", "error": None, "type": "invalid_tool_call"}
+    broken = AIMessage("", invalid_tool_calls=[call])
+    prompt = [*PROMPT, broken, ToolMessage("no JSON", tool_call_id="1")]
+    async with remote(served, "bonmini", folder) as scorer:
+        found = [await scorer.session(messages).score([broken, *ANSWERS[:2]]) for messages in (PROMPT, prompt)]
+    assert None not in found[0] + found[1]
+    for scores, messages in zip(found, (PROMPT, prompt), strict=True):
+        assert scores == pytest.approx(model.score(messages, [broken, *ANSWERS[:2]]), abs=1e-5)
