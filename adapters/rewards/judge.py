@@ -18,6 +18,7 @@ from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.generators import as_generator
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.engine.scorers import FunctionSession
+from bonmini_guard.errors import NotRendered
 from bonmini_guard.reward.spec import Judge as JudgeTable
 from bonmini_guard.reward.spec import ScorerSpec
 from bonmini_guard.reward.texts import asked, spoken
@@ -79,8 +80,7 @@ class Questioner:
     async def _score(
         self, session: FunctionSession, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]
     ) -> list[float | None]:
-        asked = [self.question(messages, spoken(candidate, self.not_shown)) for candidate in candidates]
-        drawn = await asyncio.gather(*map(self._votes_on, asked))
+        drawn = await asyncio.gather(*(self._votes_on(messages, candidate) for candidate in candidates))
         said = [[one for one in votes if isinstance(one, AIMessage)] for votes in drawn]
         errors = [one for votes in drawn for one in votes if isinstance(one, BaseException)]
         if errors and not any(said):
@@ -93,8 +93,13 @@ class Questioner:
             logger.warning("the judge gave no verdict on %d of %d candidates: they have no score", silent, len(candidates))
         return scores
 
-    async def _votes_on(self, question: list[BaseMessage]) -> list[AIMessage | BaseException]:
-        """Answers of the model, or what went wrong."""
+    async def _votes_on(self, messages: Sequence[BaseMessage], candidate: AIMessage) -> list[AIMessage | BaseException]:
+        """Answers of the model, or what went wrong; none about an answer that it cannot be shown."""
+        try:
+            question = self.question(messages, spoken(candidate, self.not_shown))
+        except NotRendered as error:
+            logger.warning("a candidate has no score: %s", error)
+            return []
         said = repr([message.content for message in question]).encode("utf-8", "replace")
         seed = int.from_bytes(hashlib.blake2b(said, digest_size=4).digest())
         draw: Any = getattr(self._generator, "draw")  # noqa: B009 - group generators have one, too

@@ -174,12 +174,12 @@ class Declared:
     def reads(self, candidate: AIMessage) -> bool:
         """Whether all that would be served of an answer reaches what scores.
 
-        Models look for themselves. A check sees the text; a judge sees calls, refusal and reasoning, too.
+        Models look for themselves. A check sees the text.
         """
-        if self.spec.kind not in ("check", "judge") and not (self.spec.kind == "token" and self.spec.endpoint):
+        if self.spec.kind != "check":
             return True
         said = Turn.of(candidate).without(self.not_shown)
-        return not said.kinds and (self.spec.kind != "check" or not (said.calls or said.refusal or said.reasoning))
+        return not (said.kinds or said.calls or said.refusal or said.reasoning)
 
     def transformed(self, value: float | None, beside: Sequence[float | None] = ()) -> float | None:
         """The score of what the model gave, and of what it gave for the fixed answers; None where one of these is missing."""

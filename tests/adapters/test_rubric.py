@@ -91,6 +91,13 @@ def test_the_whole_answer_is_read():
     assert scores(by_rubric(FakeChatModel(judging), RUBRIC), "word " * 20_000 + "please, on 9 July") == pytest.approx([math.log(3)])
 
 
+def test_an_answer_that_cannot_be_shown_costs_no_other_its_score():
+    image = AIMessage([{"type": "image_url", "image_url": {"url": "u"}}])
+    scorer = by_rubric(FakeChatModel(judging), RUBRIC)
+    found = run_sync(lambda: scorer.session(PROMPT).score([image, AIMessage("please, on 9 July")]))
+    assert found == [None, pytest.approx(math.log(3))]
+
+
 def test_votes_and_silence():
     said = FakeChatModel(["1: MET\n2: MET", "1: MET\n2: UNMET", "I cannot say."])
     assert scores(Rubric(said, criteria_of(RUBRIC), votes=3), "x") == pytest.approx([math.log(1.5 / 1.5)])
