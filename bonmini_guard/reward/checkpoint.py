@@ -169,8 +169,8 @@ def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence
     except Exception as error:  # broken settings raise whatever they please
         raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({first_line(error)}); use another model") from error
     for name, theirs, ours in sorted(report["mismatched_keys"]):
-        shapes = f"{name} has the shape {list(theirs)}, and its config.json makes it {list(ours)}"
-        raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({shapes}); save the model anew, with its own config.json")
+        shapes = f"{name} has the shape {list(theirs)}, and {list(ours)} is wanted"
+        raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({shapes}); use another model, or its own config.json")
     return model, sorted(report["missing_keys"])
 
 
