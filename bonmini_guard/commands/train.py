@@ -90,8 +90,8 @@ def _show(report: dict[str, Any], output: Path) -> None:
     if left_out := report["judgements_too_long"]:
         share = left_out / (left_out + report["judgements"])
         say(
-            f"left out: {left_out:,} judgements ({share:.0%}), with more than {report['max_length']:,} tokens; "
-            "raise --max-length, if the base can read more"
+            f"left out: {left_out:,} judgements ({share:.0%}), with more than {report['max_length'] or 0:,} tokens; raise "
+            "--max-length, if the base can read more; or with parts or tokens that it cannot read"
         )
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)

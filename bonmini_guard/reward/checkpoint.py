@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,15 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-from bonmini_guard.errors import CheckpointError, ConfigurationError
+from bonmini_guard.conversation import Turn
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, Unscorable
 
 if TYPE_CHECKING:
     # Tokenizers and configurations are read without torch, for models that run elsewhere.
     import torch
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 #: Position tables of these models begin behind the padding index.
 _OFFSET_POSITIONS = frozenset(
@@ -237,6 +241,22 @@ def check_whole(path: str, missing: Sequence[str]) -> None:
     """Raise CheckpointError where a model lacks weights: its scores would be a chance head's."""
     if missing:
         raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
+
+
+def check_vocabulary(path: str, tokenizer: Any, formatter: Any, known: int) -> None:
+    """Refuse a chat template that writes tokens for which a model has no embedding; tell of those that texts may spell."""
+    if len(tokenizer) <= known:
+        return
+    unknown = [text for text, index in tokenizer.get_vocab().items() if index >= known]
+    what = f"the tokenizer has {len(unknown)} tokens, such as {unknown[0]!r}, for which the model has no embedding"
+    try:
+        written = formatter.encode([Turn("user", "a")], Turn("assistant", "a")).ids
+    except (InputError, Unscorable):  # a template that wants another conversation
+        written = []
+    if any(index >= known for index in written):
+        cure = "call resize_token_embeddings(len(tokenizer)) and train, or use the tokenizer that the model was trained with"
+        raise CheckpointError(f"{path}: {what}, and its chat template writes them; {cure}")
+    logger.warning("%s: %s; a text that spells one has no score", path, what)
 
 
 def zero_new_head(model: nn.Module, missing: list[str]) -> None:

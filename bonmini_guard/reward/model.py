@@ -34,6 +34,7 @@ from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import (
     base_note,
     base_of,
+    check_vocabulary,
     check_whole,
     first_line,
     length_limit,
@@ -133,7 +134,7 @@ class RewardModel:
         self._template = tokenizer.chat_template
         self._tokenizer = tokenizer
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        self._check_vocabulary()
+        check_vocabulary(model_id, tokenizer, self._formatter, self._vocabulary)
         self._fingerprint: str | None = None
         self._earlier: str | None = None
         self._base, self._config = base, model.config
@@ -319,21 +320,6 @@ class RewardModel:
                 raise CandidateTooLong(f"text {number} has {len(ids)} tokens, {self.max_length} allowed; texts are never cut")
             found.append(tuple(map(int, ids)))
         return found
-
-    def _check_vocabulary(self) -> None:
-        """Refuse a chat template that writes tokens which the model has no embedding for; tell of those that texts may spell."""
-        if len(self._tokenizer) <= self._vocabulary:
-            return
-        unknown = [text for text, index in self._tokenizer.get_vocab().items() if index >= self._vocabulary]
-        what = f"the tokenizer has {len(unknown)} tokens, such as {unknown[0]!r}, for which the model has no embedding"
-        try:
-            written = self._formatter.encode([Turn("user", "a")], Turn("assistant", "a")).ids
-        except (InputError, Unscorable):  # a template that wants another conversation
-            written = []
-        if any(index >= self._vocabulary for index in written):
-            cure = "call resize_token_embeddings(len(tokenizer)) and train, or use the tokenizer that the model was trained with"
-            raise CheckpointError(f"{self.model_id}: {what}, and its chat template writes them; {cure}")
-        logger.warning("%s: %s; a text that spells one has no score", self.model_id, what)
 
     def _encode(self, messages: Sequence[BaseMessage | Turn], candidates: Sequence[AIMessage | str]) -> list[Encoded | None]:
         texts: list[Encoded | None] = []

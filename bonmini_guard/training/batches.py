@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -52,7 +53,7 @@ class Encoding:
     Attributes:
         texts: token ids of each distinct (prompt, answer).
         groups: what to learn from them, each group with at most as many texts as a batch (but a whole row at least).
-        too_long: judgements left out because an answer does not fit the model.
+        too_long: judgements left out because the model cannot read an answer: it is too long, or holds what has no token.
         cut: texts of which the oldest turns were cut.
     """
 
@@ -62,8 +63,10 @@ class Encoding:
     cut: int
 
 
-def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter | PairFormatter, batch_size: int) -> Encoding:
-    """Tokenise each distinct text once, add up equal judgements, and group them by prompt."""
+def encode_rows(
+    rows: Iterable[ChoiceRow], formatter: Formatter | PairFormatter, batch_size: int, known: float = math.inf
+) -> Encoding:
+    """Tokenise each distinct text once, add up equal judgements, and group them by prompt; ``known`` tokens have embeddings."""
     by_prompt: dict[tuple[Turn, ...], Counter[_Said]] = defaultdict(Counter)
     for row in rows:
         by_prompt[row.prompt][row.responses, row.target, row.none_offered] += row.count
@@ -75,6 +78,8 @@ def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter | PairFormatter,
         ):
             with suppress(Unscorable):
                 encoded = formatter.encode(prompt, answer)
+                if max(encoded.ids) >= known:
+                    continue
                 places[answer] = len(texts)
                 texts.append(encoded.ids)
                 cut += encoded.cut_turns > 0

@@ -19,6 +19,7 @@ from transformers import set_seed
 from bonmini_guard.conversation import prompt_digest
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.reward.checkpoint import (
+    check_vocabulary,
     check_whole,
     inputs_of,
     keep_layers,
@@ -122,7 +123,7 @@ def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow
     model, missing = load_classifier(str(path), config, torch.float32)
     check_whole(str(path), missing)
     made = formatter(model, tokenizer, length_limit(config, tokenizer))
-    encoding = _encode(rows, made, batch_size)
+    encoding = _encode(rows, made, batch_size, _known(model))
     return figures(score_texts(PooledScorer(model), encoding, pad_id(config, tokenizer), batch_size), encoding.groups, outside=True)
 
 
@@ -172,8 +173,9 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     loaded = _load_base(base, plan)
-    held_out = encode_rows(eval_rows, loaded.formatter, plan.batch_size) if eval_rows else None
-    learnt = _encode(rows, loaded.formatter, plan.batch_size)
+    known = _known(loaded.model)
+    held_out = encode_rows(eval_rows, loaded.formatter, plan.batch_size, known) if eval_rows else None
+    learnt = _encode(rows, loaded.formatter, plan.batch_size, known)
     report = _report(rows, learnt, plan, base, loaded.formatter.max_length)
     if held_out is not None and not loaded.missing:
         # The base scores already: what it could do before is the first thing to compare with.
@@ -208,7 +210,7 @@ def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: 
     """The held-out figures of a Bradley-Terry model of the same base and settings, read as if its zero meant something."""
     plan = replace(plan, objective="bradley_terry", twin=False)
     loaded = _load_base(base, plan)
-    _fitted(loaded, _encode(compared, loaded.formatter, plan.batch_size), folder, plan, held_out)
+    _fitted(loaded, _encode(compared, loaded.formatter, plan.batch_size, _known(loaded.model)), folder, plan, held_out)
     return _evaluate(loaded, held_out, plan, "outside_option")
 
 
@@ -231,13 +233,19 @@ def _load_base(base: str, plan: Settings) -> _Loaded:
     # A base that scores already knows its inputs, or is asked for them; another one learns them here.
     inputs = plan.inputs or ("text" if missing and inputs_of(config) is None else None)
     made = formatter(model, tokenizer, length_limit(model.config, tokenizer, plan.max_length), inputs)
+    check_vocabulary(base, tokenizer, made, _known(model))
     note = getattr(model.config, "bonmini_guard", None) or {}
     model.config.bonmini_guard = sidecar(plan.objective) | {key: note[key] for key in ("inputs", "separator") if key in note}
     return _Loaded(model, PooledScorer(model), tokenizer, missing, made)
 
 
-def _encode(rows: Sequence[ChoiceRow], made: Formatter | PairFormatter, batch_size: int) -> Encoding:
-    encoding = encode_rows(rows, made, batch_size)
+def _known(model: Any) -> int:
+    """How many tokens have embeddings."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _encode(rows: Sequence[ChoiceRow], made: Formatter | PairFormatter, batch_size: int, known: int) -> Encoding:
+    encoding = encode_rows(rows, made, batch_size, known)
     if not encoding.groups:
         raise InputError(f"no row fits in {made.max_length} tokens; raise --max-length or use a base with a longer context")
     if encoding.cut:

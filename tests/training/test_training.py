@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 from bonmini_guard.reward.checkpoint import length_limit, load_config, load_tokenizer
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.training.choices import ChoiceRow, read_choices
-from bonmini_guard.training.run import train_reward_model
+from bonmini_guard.training.run import evaluate_reward_model, train_reward_model
 from tests.reward import tiny
 from tests.reward.tiny import UTILITY, simulated_rows, text_of, utility, write_jsonl
 
@@ -178,6 +179,30 @@ def test_held_out_rows_that_cannot_be_compared_are_told_before_training(tmp_path
     with pytest.raises(InputError, match="single response"):
         train_reward_model([row()], base, tmp_path / "m", eval_rows=[row(("a",))], objective="bradley_terry", device="cpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_texts_that_spell_tokens_without_embedding_are_left_out(tmp_path, base, capsys):
+    folder = shutil.copytree(base, tmp_path / "base")
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_tokens(["<foo>"])
+    tokenizer.save_pretrained(folder)
+    rows = [*simulated_rows(40, seed=1), {"prompt": "the film", "responses": ["a <foo>"], "choice": 0}]
+    path = write_jsonl(tmp_path / "choices.jsonl", rows)
+    assert train(path, folder, tmp_path / "model", "--epochs", "1", "--checkpoints", "0", "--eval", str(path)) == 0
+    assert "left out: 1 judgements" in capsys.readouterr().out
+    report = evaluate_reward_model(tmp_path / "model", read_choices(path))
+    assert report["judgements"] == 40
+
+
+def test_a_template_that_writes_tokens_without_embedding_is_refused_before_training(tmp_path, base):
+    folder = shutil.copytree(base, tmp_path / "base")
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_tokens(["<foo>"], special_tokens=True)
+    tokenizer.chat_template = "{% for m in messages %}<foo>{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(40, seed=1))
+    with pytest.raises(CheckpointError, match="resize_token_embeddings"):
+        train_reward_model(read_choices(path), folder, tmp_path / "model", device="cpu")
 
 
 def test_held_out_rows_that_all_are_too_long_give_no_figures(tmp_path, base, capsys):
