@@ -191,6 +191,8 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
         report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan) if compared and held_out else None
     weights = whole_weights(loaded.scorer)
     if PartialState().is_main_process:
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            report["warnings"].append("the run diverged: weights are no numbers, and nothing can be scored; lower --learning-rate")
         _write(loaded, weights, folder / "model", report, base if plan.lora_rank else None)
         digests = sorted({prompt_digest(row.prompt) for row in rows})
         (folder / "model" / "trained_on.json").write_text(json.dumps({"prompts": digests}), encoding="utf-8")

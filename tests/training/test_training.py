@@ -205,6 +205,12 @@ def test_a_template_that_writes_tokens_without_embedding_is_refused_before_train
         train_reward_model(read_choices(path), folder, tmp_path / "model", device="cpu")
 
 
+def test_a_run_that_ends_in_weights_that_are_no_numbers_says_so(tmp_path, base, capsys):
+    path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(40, seed=1))
+    assert train(path, base, tmp_path / "model", "--epochs", "2", "--learning-rate", "1e9") == 0
+    assert "warning: the run diverged" in capsys.readouterr().err
+
+
 def test_held_out_rows_that_all_are_too_long_give_no_figures(tmp_path, base, capsys):
     path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(20, seed=3))
     long = {"prompt": "the", "responses": ["film " * 90], "choice": 0}
