@@ -66,4 +66,4 @@ def _found(path: str, given: Sequence[str], names: Sequence[str]) -> list[int]:
     for name in given:
         if name not in names:
             raise CheckpointError(f"{path}: has no label {name!r}; its labels are {', '.join(map(repr, names))}")
-    return [names.index(name) for name in given]
+    return [place for place, name in enumerate(names) if name in given]

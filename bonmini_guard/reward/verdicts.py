@@ -38,7 +38,11 @@ class VerdictReading(Reading):
 
     def formatter(self, model: Any, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> Formatter:
         """What makes the model's inputs; the model gets its verdicts here, which only the tokenizer can name."""
-        wanted, unwanted = ([_token_of(tokenizer, word) for word in given] for given in (self._token.wanted, self._token.unwanted))
+        wanted, unwanted = (
+            # Ways to write a verdict may begin with one token, which counts once.
+            list(dict.fromkeys(_token_of(tokenizer, word) for word in given))
+            for given in (self._token.wanted, self._token.unwanted)
+        )
         if set(wanted) & set(unwanted):
             same = tokenizer.convert_ids_to_tokens((set(wanted) & set(unwanted)).pop())
             raise CheckpointError(f"a wanted and an unwanted verdict begin with the same token {same!r}: write them as it does")
@@ -56,6 +60,10 @@ class VerdictReading(Reading):
         config, whole = model.config.get_text_config(), model.get_output_embeddings()
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        if max(verdicts) >= len(whole.weight):
+            raise CheckpointError(
+                "a verdict is a token for which the model has no output: use the tokenizer that it was trained with"
+            )
         index = torch.tensor(verdicts, device=whole.weight.device)
         head = nn.Linear(whole.weight.shape[1], len(verdicts), bias=getattr(whole, "bias", None) is not None)
         head = head.to(whole.weight)

@@ -237,6 +237,28 @@ def test_verdicts_are_packed_behind_a_prompt_that_is_computed_once(tmp_path):
     model.close()
 
 
+def test_a_label_or_a_verdict_counts_once_however_often_it_is_named(tmp_path):
+    lm, answers = saved(tmp_path / "lm", LlamaForCausalLM, LlamaConfig, CHATML), ANSWERS[:3]
+    once, twice = (
+        scored({"kind": "token", "model": str(lm), "token": {"wanted": wanted, "unwanted": [" dull"]}}, answers)
+        for wanted in ([" good"], [" good", " good!", " good"])
+    )
+    assert twice == pytest.approx(once, **CLOSE)
+    labels = {"id2label": {0: "safe", 1: "unsafe", 2: "safe"}, "label2id": {"safe": 0, "unsafe": 1}}
+    folder = saved(tmp_path / "labels", BertForSequenceClassification, BertConfig, **labels)
+    ours = scored({"kind": "labels", "model": str(folder), "labels": {"wanted": ["safe", "safe"], "inputs": "answer"}}, answers)
+    same(ours, [torch.logit(logits(folder, answer).softmax(-1)[[0, 2]].sum()).item() for answer in answers])
+
+
+def test_verdicts_without_a_row_in_the_model_are_refused(tmp_path):
+    folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<yes {number}>" for number in range(400)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(CheckpointError, match="no output"):
+        load_scorer(ScorerSpec(kind="token", model=str(folder), token={"wanted": ["<yes 399>"], "unwanted": [" dull"]}))
+
+
 def test_verdicts_that_are_one_token_are_refused(tmp_path):
     folder = saved(tmp_path, LlamaForCausalLM, LlamaConfig, CHATML)
     with pytest.raises(CheckpointError, match="begin with the same token"):
