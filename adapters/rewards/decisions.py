@@ -28,7 +28,7 @@ from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.scorers import FunctionSession, log_odds
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec
-from bonmini_guard.validation import Count, checked
+from bonmini_guard.validation import Count, Names, checked
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Decisions(Probed):
         criteria: Mapping[str, Any] | None = None,
         ask: Ask = "each",
         rotations: Count = 2,
-        not_shown: Sequence[str] = NOT_SHOWN,
+        not_shown: Names = NOT_SHOWN,
     ) -> None:
         self.model = as_decision_model(model)
         self.questions = asked(questions, criteria)

@@ -102,7 +102,7 @@ class RemoteRewardModel(Probed, Endpoint):
         model: str | None = None,
         scores: Scale | None = None,
         has_zero: bool | None = None,
-        max_length: int | None = None,
+        max_length: Count | None = None,
         api_key: SecretStr | str | None = None,
         batch_size: Count = 32,
         tolerance: Amount = 0.05,

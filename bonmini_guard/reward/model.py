@@ -55,7 +55,7 @@ from bonmini_guard.reward.spec import ScorerSpec, is_spec
 from bonmini_guard.reward.trunks import TrunkStore
 from bonmini_guard.reward.work import Text, Work
 from bonmini_guard.unseen import check_seen
-from bonmini_guard.validation import Amount, Count, Natural, checked
+from bonmini_guard.validation import Amount, Count, Names, Natural, checked
 
 T = TypeVar("T")
 
@@ -107,12 +107,12 @@ class RewardModel:
         tokenizer: Any,
         model_id: str,
         *,
-        max_length: int | None = None,
+        max_length: Count | None = None,
         batch_tokens: Count | None = None,
         cache_bytes: Natural | None = None,
         batch_window: Amount | None = None,
         base: str | None = None,
-        not_shown: Collection[str] | None = None,
+        not_shown: Names | None = None,
         reading: Reading | None = None,
     ) -> None:
         on_gpu = model.device.type == "cuda"
@@ -365,10 +365,9 @@ def _keep_freed_memory() -> None:
 def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ConfigurationError(f"unknown device {name!r}: use cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(f"no CUDA device here for device={name!r}: use cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(f"no device {name!r} here ({first_line(error)}): use cpu or cuda") from error
     return device
 
 

@@ -224,7 +224,18 @@ def test_broken_settings_are_one_clear_error(copy, file, change, words):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"device": "tpux"}, {"dtype": "int64"}, {"dtype": "float99"}, {"batch_tokens": 0}, {"cache_bytes": -1}]
+    "wrong",
+    [
+        *(
+            {"device": "tpux"},
+            {"device": "mps:7"},
+            {"dtype": "int64"},
+            {"dtype": "float99"},
+            {"batch_tokens": 0},
+            {"cache_bytes": -1},
+        ),
+        *({"max_length": 0}, {"max_length": "64"}, {"max_length": True}, {"not_shown": "reasoning"}),
+    ],
 )
 def test_wrong_arguments_name_the_cure(folder, wrong):
     with pytest.raises(ConfigurationError, match=r"use|must"):
