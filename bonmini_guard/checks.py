@@ -18,14 +18,14 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.engine.scorers import CallableScorer
 from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.reward.trial import share_passed
-from bonmini_guard.validation import Amount, Count, Flag, Positive, checked
+from bonmini_guard.validation import Amount, Count, Flag, Must, Positive, checked
 
 T = TypeVar("T")
 Asked = Callable[[list[BaseMessage]], T]
@@ -35,13 +35,15 @@ PASSED = 6.0
 #: Scores of answers that do not: from nothing right to almost.
 FAILED, ALMOST = -6.0, -3.0
 
+_TEXT = Must("a text, or a function of the conversation", lambda value: isinstance(value, str) or callable(value))
+_NUMERIC = Must("a number, or a function of the conversation", lambda value: hasattr(value, "__float__") or callable(value))
 #: A minus as models typeset it counts; a hyphen behind a word or a number ("3-5") is none.
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _FENCE = re.compile(r"```([\w+-]*)[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 
 
 @checked
-def exact(expected: str | Asked[str], *, ignore_case: Flag = False) -> CallableScorer:
+def exact(expected: Annotated[str | Asked[str], _TEXT], *, ignore_case: Flag = False) -> CallableScorer:
     """The answer is the expected text, white space at its ends and its length aside.
 
     Args:
@@ -57,7 +59,7 @@ def exact(expected: str | Asked[str], *, ignore_case: Flag = False) -> CallableS
 
 
 @checked
-def number(expected: float | Asked[float], *, tolerance: Amount = 1e-6) -> CallableScorer:
+def number(expected: Annotated[float | Asked[float], _NUMERIC], *, tolerance: Amount = 1e-6) -> CallableScorer:
     """The last number in the answer is the expected one, as graders of arithmetic read answers.
 
     Args:
@@ -86,7 +88,7 @@ def regex(pattern: str, *, absent: Flag = False) -> CallableScorer:
     """
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, TypeError) as error:
         raise ConfigurationError(f"pattern {pattern!r} is no regular expression: {error}") from error
     return _check(lambda _, text: (compiled.search(text) is None) == absent)
 

@@ -78,6 +78,9 @@ def test_what_is_refused_names_file_and_key(tmp_path, text, words):
         ('type = "regex"\npatern = "x"', "unknown argument 'patern': did you mean 'pattern'?"),
         ('type = "regex"', "pattern= is missing"),
         ('type = "number"\nexpected = 1\ntolerance = -1', "tolerance must be"),
+        ('type = "number"\nexpected = "five"', "expected must be a number"),
+        ('type = "exact"\nexpected = 5', "expected must be a text"),
+        ('type = "regex"\npattern = 5', "is no regular expression"),
     ],
 )
 def test_arguments_of_a_check_are_checked(tmp_path, table, words):
