@@ -47,7 +47,13 @@ class Combined:
         sessions = [part.session(messages) for part in self.parts]
 
         async def score(candidates: Sequence[AIMessage]) -> list[float | None]:
-            given = await asyncio.gather(*(session.score(candidates) for session in sessions))
+            asked = [asyncio.ensure_future(session.score(candidates)) for session in sessions]
+            try:
+                given = await asyncio.gather(*asked)
+            finally:  # of parts that cost something, none goes on for nobody
+                for part in asked:
+                    part.cancel()
+                await asyncio.gather(*asked, return_exceptions=True)
             return list(map(self._joined, zip(*given, strict=True)))
 
         return FunctionSession(score, sessions)

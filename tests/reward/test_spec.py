@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import BestOfMiniN, RewardModel, ScorerSpec
 from bonmini_guard.cli import main
+from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.combined import Combined
 from bonmini_guard.reward.declared import as_scorer, load_scorer
@@ -190,6 +192,24 @@ def test_a_combination_does_not_agree_with_one_whose_zero_lies_elsewhere():
     assert not here.agrees_with(moved.fingerprint())
     assert not moved.agrees_with(here.fingerprint())
     assert not here.agrees_with(here.fingerprint()[:-2])
+
+
+async def test_no_part_goes_on_where_another_has_failed():
+    ended = []
+
+    async def fails(candidates):
+        raise ValueError("no scores")
+
+    async def slow(candidates):
+        try:
+            await asyncio.sleep(10)
+        finally:
+            ended.append(True)
+
+    parts = [SimpleNamespace(has_zero=True, session=lambda _, score=score: FunctionSession(score)) for score in (slow, fails)]
+    with pytest.raises(ValueError, match="no scores"):
+        await Combined(combined("all", about("a"), about("b")), parts).session([]).score([AIMessage("a")])
+    assert ended == [True]
 
 
 def test_all_wants_a_zero_in_each_part():
