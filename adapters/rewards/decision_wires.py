@@ -20,7 +20,7 @@ from bonmini_guard.adapters.http_errors import MalformedAnswer
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import ByLoop
 from bonmini_guard.errors import ConfigurationError, needing
-from bonmini_guard.validation import checked
+from bonmini_guard.validation import checked, is_integer
 
 with needing("remote"):
     import httpx
@@ -261,11 +261,9 @@ def _probability(value: Any) -> float:
 
 
 def _usage(told: Any) -> UsageMetadata | None:
-    said = told if isinstance(told, Mapping) or told is None else told.model_dump()
-    if said is None:
-        return None
-    numbers = [said.get(name) for name in ("input_tokens", "output_tokens")]
-    taken, written = (number if isinstance(number, int) and not isinstance(number, bool) else 0 for number in numbers)
+    said = told.model_dump() if callable(getattr(told, "model_dump", None)) else told
+    numbers: list[Any] = [said.get(name) if isinstance(said, Mapping) else 0 for name in ("input_tokens", "output_tokens")]
+    taken, written = (number if is_integer(number) and number > 0 else 0 for number in numbers)
     return used(taken, written) if taken or written else None
 
 

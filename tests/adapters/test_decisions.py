@@ -60,6 +60,16 @@ def test_log_odds_of_yes_are_the_score_and_tokens_are_counted(wire):
 
 
 @WIRES
+@pytest.mark.parametrize("told", [[], 5, "7", {"input_tokens": -5, "output_tokens": None}])
+def test_usage_that_is_none_costs_no_score(wire, told):
+    with InThread(DecisionServer(believes)) as server:
+        server.spoil = lambda said: said | {"usage": told}
+        found, usage = scores(Decisions(endpoint(server.url, wire), QUESTION), "on 9 July")
+    assert found == pytest.approx([math.log(0.97 / 0.03)])
+    assert usage is None
+
+
+@WIRES
 def test_sixteen_requests_are_made_at_a_time(wire):
     with InThread(DecisionServer(believes)) as server:
         scorer = Decisions(endpoint(server.url, wire), QUESTION)
