@@ -130,7 +130,7 @@ class TransformersGenerator:
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # broken settings raise whatever they please
             raise CheckpointError(f"{path}: no causal language model in safetensors ({first_line(error)})") from error
         return cls(model.to(device).eval(), tokenizer, **settings)  # type: ignore[arg-type]
 
