@@ -34,10 +34,6 @@ _MADE = {"client", "root_client", "async_client", "root_async_client", "validate
 _GIVEN = {"http_client", "http_async_client"}
 
 
-#: Runnables with parts by name, and the field that holds these.
-_NAMED: Any = ((RunnableParallel, "steps__"), (RouterRunnable, "runnables"))
-
-
 def with_models(runnable: Runnable[Any, Any], change: Callable[[Any], Any]) -> Runnable[Any, Any]:
     """A copy with other models in it.
 
@@ -51,26 +47,25 @@ def with_models(runnable: Runnable[Any, Any], change: Callable[[Any], Any]) -> R
 
 
 def with_parts(runnable: Runnable[Any, Any], change: Callable[[Runnable[Any, Any]], Any]) -> Runnable[Any, Any]:
-    """A copy of a binding, retries, fallbacks, a sequence, branches or parallel steps with each part changed, or any other itself."""
+    """A copy of a binding, retries, fallbacks, a sequence, branches or parallel steps with each part changed, or itself."""
+    parts: dict[str, Any] = {}
     if isinstance(runnable, RunnableBindingBase):
-        return runnable.model_copy(update={"bound": change(runnable.bound)})
-    if isinstance(runnable, RunnableWithFallbacks):
-        return runnable.model_copy(
-            update={"runnable": change(runnable.runnable), "fallbacks": [change(each) for each in runnable.fallbacks]}
-        )
-    if isinstance(runnable, RunnableSequence):
-        steps = [change(step) for step in runnable.steps]
-        return runnable.model_copy(update={"first": steps[0], "middle": steps[1:-1], "last": steps[-1]})
-    if isinstance(runnable, RunnableBranch):
+        parts = {"bound": change(runnable.bound)}
+    elif isinstance(runnable, RunnableWithFallbacks):
+        parts = {"runnable": change(runnable.runnable), "fallbacks": [change(each) for each in runnable.fallbacks]}
+    elif isinstance(runnable, RunnableSequence):
+        first, *middle, last = [change(step) for step in runnable.steps]
+        parts = {"first": first, "middle": middle, "last": last}
+    elif isinstance(runnable, RunnableBranch):
         branches = [(condition, change(each)) for condition, each in runnable.branches]
-        return runnable.model_copy(update={"branches": branches, "default": change(runnable.default)})
-    if isinstance(runnable, RunnableAssign):
-        return runnable.model_copy(update={"mapper": change(runnable.mapper)})
-    named = next((name for kind, name in _NAMED if isinstance(runnable, kind)), None)
-    if named is not None:
-        parts = {key: change(each) for key, each in getattr(runnable, named).items()}
-        return runnable.model_copy(update={named: parts})  # type: ignore[attr-defined, no-any-return]
-    return runnable
+        parts = {"branches": branches, "default": change(runnable.default)}
+    elif isinstance(runnable, RunnableAssign):
+        parts = {"mapper": change(runnable.mapper)}
+    elif isinstance(runnable, RunnableParallel):
+        parts = {"steps__": {name: change(each) for name, each in runnable.steps__.items()}}
+    elif isinstance(runnable, RouterRunnable):
+        parts = {"runnables": {name: change(each) for name, each in runnable.runnables.items()}}
+    return runnable.model_copy(update=parts) if parts else runnable  # type: ignore[attr-defined]
 
 
 def apart(model: BaseLanguageModel[Any], loop: asyncio.AbstractEventLoop) -> BaseLanguageModel[Any]:
