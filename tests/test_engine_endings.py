@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from contextvars import ContextVar
 
 import pytest
@@ -69,6 +70,15 @@ async def test_a_scorer_that_swallows_every_cancellation_begins_nothing_when_the
     assert result.reason == "deadline"
     await until(lambda: not others())
     assert scorer.scorings == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks before Python 3.12")
+async def test_eager_tasks_close_the_session():
+    scorer, loop = FakeRewardModel(by_number), asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    result = await run(FakeGenerator(["-1", "2"]), guardrail([2]), scorer)
+    loop.set_task_factory(None)
+    assert (result.decision, scorer.open_sessions) == ("accepted", 0)
 
 
 # Timeouts

@@ -247,6 +247,7 @@ class _Request:
 
     async def _work(self, draws: int) -> None:
         """Decide, then close the session, in one task: what a session enters it may have to leave there."""
+        self.work = current()  # an eager task may end before it is known to whoever made it
         try:
             with contextlib.suppress(_Ended):
                 self.result = await self.conduct(draws)
