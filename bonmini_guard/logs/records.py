@@ -87,6 +87,9 @@ class Records(RowFile):
         csv.field_size_limit(2**31 - 1)  # the default refuses long answers
         reader = csv.DictReader(io.StringIO(table, newline=""), delimiter=delimiter, skipinitialspace=True)
         try:
+            names = list(reader.fieldnames or ())
+            if twice := next((name for name in names if name and names.count(name) > 1), None):
+                raise InputError(f"{self.path}:{above + 1}: two columns are called {twice!r}; rename one")
             for cells in reader:
                 place = f"{self.path}:{above + reader.line_num}"
                 if any(cells.pop(None, ())):

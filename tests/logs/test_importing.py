@@ -579,3 +579,9 @@ def test_nothing_that_a_record_holds_ends_in_a_traceback(source):
                     for draw, place in job.draws:
                         rows.add(draw, place)
                     json.dumps(rows.finished())
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("prompt,text,text,,\nq,a,b,,\n")  # without a name, columns are nobody's
+    imported(tmp_path, "csv", tmp_path / "t.csv", code=2)
+    assert "t.csv:1: two columns are called 'text'; rename one" in capsys.readouterr().err
