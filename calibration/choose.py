@@ -421,8 +421,9 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
     rows, draws = len(tested.log), float(tested.steps.draws[cut])
     evidence |= {"requests": float(rows), "counted": counts["rows"], "mean_draws": draws / rows, "order_of": "one order a row"}
     evidence |= {name: counts[name] for name in ("served", "served_bad", "selected_bad")} if asked.risk else {}
-    evidence |= {} if asked.risk else {"lost": counts["lost"], "won": counts["won"], "best_effort": rows - counts["served"]}
-    evidence |= {"abstained": counts["rows"] - counts["served"], "false_acceptances": counts["served_bad"]} if asked.risk else {}
+    others = counts["rows"] - counts["served"]
+    evidence |= {} if asked.risk else {"lost": counts["lost"], "won": counts["won"], "best_effort": others}
+    evidence |= {"abstained": others, "false_acceptances": counts["served_bad"]} if asked.risk else {}
     if asked.cost != "draws":
         full = float(tested.path.cost[:, -1].mean())
         evidence |= {"cost": asked.cost, "mean_cost": float(tested.steps.cost[cut]) / rows, "cost_of_whole_budget": full}

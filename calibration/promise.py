@@ -56,8 +56,10 @@ def reference_share(profile: GuardProfile) -> tuple[str, int, int] | None:
     before = profile.evidence.get("first_of_groups", profile.evidence)
     if not {decision, "requests"} <= before.keys():
         return None
-    units = int(before.get("units", before["requests"]))
-    return decision, round(float(before[decision]) / float(before["requests"]) * units), units
+    # Of a log labelled in part the rows without the label that was needed made no decision that counts.
+    counted = float(before.get("counted", before["requests"]))
+    units = int(min(before.get("units", counted), counted))
+    return decision, round(min(1.0, float(before[decision]) / counted) * units), units
 
 
 def said(profile: GuardProfile, tested: Tested) -> str:

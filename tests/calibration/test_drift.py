@@ -12,6 +12,7 @@ from scipy.stats import binom
 
 from bonmini_guard.adapters.rewards.probe import agree, fingerprint_of
 from bonmini_guard.calibration.certify import lower_limit
+from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.drift import find_drift, same_scorer
 from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, at_least, labels_needed
 from bonmini_guard.calibration.martingale import Ranks, Refutation, Shares, lower_sequence
@@ -41,6 +42,17 @@ def test_the_same_traffic_is_no_drift():
         "abstentions",
         "labels",
     }
+
+
+@pytest.mark.parametrize(
+    ("calibrate", "level"), [(calibrate_guardrail, {"alpha": 0.1}), (calibrate_accelerator, {"epsilon": 0.05})]
+)
+def test_the_same_traffic_is_no_drift_where_the_log_was_labelled_in_part(calibrate, level):
+    # Decisions of the rows that count were held against all rows: 3 of 10 labels told of 3 in 10 of the abstentions.
+    log = TRAFFIC.log(1000, 0)
+    log.labels[np.random.default_rng(0).random(log.labels.shape) > 0.3] = np.nan
+    profile = calibrate(log, schedule=(2, 2), **level).profile
+    assert not look(profile, TRAFFIC.log(600, 12345), labelled=0.0).drift
 
 
 def test_harder_traffic_is_found():
