@@ -117,13 +117,14 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
 def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
     """The same figures from the one order of each row, for logs labelled in part, with exact 90 % ``intervals`` of their rates.
 
-    A row counts if the label of its selected answer is there. Of a set fixed for labelling every row does, and the worst is assumed
-    of a missing label: what is served is bad, what is refused was acceptable. Best-of-N's figures are then None.
+    A row counts if the label of its selected answer is there. Of a set fixed for labelling every row does, and what is served
+    without a label is taken for bad. What is refused without one has no figures (None), but under a promise of
+    ``false_acceptance``, which takes it for acceptable: that is the worst. Best-of-N's figures are then None.
     """
     budget = sum(profile.schedule)
     log, missing = log.labelled_set()
     asked = _asked(profile, budget)
-    figures = _of_three([sums_of(one_order(log, mode, schedule, at, missing)) for mode, schedule, at, _ in asked])
+    figures = _of_three([sums_of(one_order(log, ran, missing, profile.risk)) for ran in asked])
     limits = {name: interval(*counts) for name, counts in counted(figures).items()}
     if missing == "counts_as_bad" and np.isnan(paths(log, (budget,)).good).any():
         # of answers that only best-of-N serves nobody asked for the labels
@@ -133,19 +134,21 @@ def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
     return {**figures, "budget": budget, "order": "one", "intervals": limits, "left_out": dict(log.left_out)}
 
 
-def one_order(log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequence[float], missing: Missing) -> Settled:
-    """What becomes of each row that counts, in its one order: chances of 0 or 1."""
+def one_order(log: Log, ran: Ran, missing: Missing, risk: str | None) -> Settled:
+    """What becomes of each row that counts, in its one order: chances of 0 or 1; NaN of a refusal that nobody can judge."""
+    mode, schedule, thresholds, _ = ran
     path = paths(log, schedule)
     at = exits(path, thresholds)
     passed, last = at < len(schedule), np.minimum(at, len(schedule) - 1)
     served = passed if mode == "guardrail" else np.isfinite(path.best[:, -1])
     good = path.good[np.arange(len(path)), last]
     counts, bad = ~np.isnan(good) | (missing == "counts_as_bad"), np.where(np.isnan(good), served, good == 0)
+    told = np.where(~served & np.isnan(good) & (risk != "false_acceptance"), np.nan, 1.0)
     return Settled(
         served_good=(served & ~bad)[counts].astype(float),
         served_bad=(served & bad)[counts].astype(float),
-        abstained_good=(~served & ~bad)[counts].astype(float),
-        abstained_bad=(~served & bad)[counts].astype(float),
+        abstained_good=(told * (~served & ~bad))[counts],
+        abstained_bad=(told * (~served & bad))[counts],
         accepted=passed[counts].astype(float),
         best_effort=(served & ~passed)[counts].astype(float),
         draws=path.draws[last][counts].astype(float),
@@ -155,14 +158,15 @@ def one_order(log: Log, mode: Mode, schedule: Sequence[int], thresholds: Sequenc
 
 def counted(figures: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """What rates of whole counts are made of: so many of so many."""
-    names = ("requests", "served", "false_acceptances", "abstained", "missed_acceptances")
-    requests, served, bad, abstained, missed = (round(figures[name]) for name in names)
+    names = ("requests", "served", "false_acceptances", "abstained")
+    requests, served, bad, abstained = (round(figures[name]) for name in names)
     pairs = {
         "served_and_bad_rate": (bad, requests),
         "bad_among_served_rate": (bad, served),
         "acceptable_rate": (served - bad, requests),
-        "false_acceptance_rate": (bad, bad + abstained - missed),
     }
+    if (missed := figures["missed_acceptances"]) is not None:
+        pairs["false_acceptance_rate"] = bad, bad + abstained - round(missed)
     return {name: pair for name, pair in pairs.items() if pair[1]}
 
 
@@ -224,17 +228,17 @@ def sums_of(settled: Settled) -> Mapping[str, Any]:
 def figures_of_sums(sums: Mapping[str, float], best_of_n_rate: float) -> Figures:
     """The figures of :func:`replay_log`, from expectations added up; such a share of requests best-of-N answers acceptably."""
     # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
-    known = {name: max(0.0, value) for name, value in sums.items()}
-    requests, good, bad = float(known["requests"]), known["served_good"], known["served_bad"]
+    known = {name: float(np.maximum(0.0, value)) for name, value in sums.items()}
+    requests, good, bad = known["requests"], known["served_good"], known["served_bad"]
     missed, refused = known["abstained_good"], known["abstained_bad"]
     return {
         "requests": requests,
         "served": good + bad,
         "accepted": known["accepted"],
         "best_effort": known["best_effort"],
-        "abstained": missed + refused,
+        "abstained": max(0.0, requests - good - bad),
         "false_acceptances": bad,
-        "missed_acceptances": missed,
+        "missed_acceptances": None if math.isnan(missed) else missed,
         "false_acceptance_rate": ratio(bad, bad + refused),
         "served_and_bad_rate": ratio(bad, requests),
         "bad_among_served_rate": ratio(bad, good + bad),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration.figures import SHOWN, one_order_figures, replay_log
+from bonmini_guard.calibration.sliding import slider
 from bonmini_guard.commands import replay as command
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.policy.profile import GuardProfile
@@ -123,6 +124,23 @@ def test_what_best_of_n_serves_has_no_figures_where_nobody_asked_for_its_labels(
     for column in (found["best_of_n"], found["best_of_n_at_zero"]):
         assert column["served_and_bad_rate"] is column["acceptable_rate"] is None
     assert found["recall_vs_best_of_n"] is None
+
+
+@pytest.mark.parametrize(("risk", "known"), [("served_and_bad", False), ("false_acceptance", True)])
+def test_refusals_have_no_figures_where_nobody_asked_for_their_labels(risk, known):
+    log = log_of([[2.0, 1.0], [1.8, 1.0], [0.5, 0.4], [0.3, 0.2]], [[1.0, 0.0], [0.0, 0.0], [math.nan, math.nan], [0.0, 0.0]])
+    log = replace(log, asked=np.ones(4, dtype=bool))
+    profile = guardrail(risk=risk, alpha=0.5)
+    found = replay_log(log, profile)
+    assert (found["served"], found["abstained"], found["served_and_bad_rate"]) == (2, 2, 0.25)
+    unsure = [found[name] for name in ("missed_acceptances", "recall", "false_acceptance_rate")]
+    assert unsure == ([1, 0.5, 0.5] if known else [None, None, None])
+    assert ("false_acceptance_rate" in found["intervals"]) is known
+    # where every refusal is labelled they are all there
+    stricter = replay_log(log.take(np.array([0, 1, 3])), profile)
+    assert (stricter["missed_acceptances"], stricter["recall"], stricter["false_acceptance_rate"]) == (0, 1, 0.5)
+    moved = slider(log, profile, found).figures
+    assert [each["recall"] is None for each in moved] == [not known and each["served"] < 3 for each in moved]
 
 
 def test_recall_against_best_of_n_compares_shares_where_fewer_rows_count():
