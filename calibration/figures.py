@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit
 
 from bonmini_guard.calibration.certify import lower_limit, upper_limit
-from bonmini_guard.calibration.logs import Floats, Log, log_of_rows
+from bonmini_guard.calibration.logs import Bools, Floats, Log, log_of_rows
 from bonmini_guard.calibration.paths import Missing, exits, paths
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import Settled, replay_rankings
@@ -117,9 +117,9 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
 def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
     """The same figures from the one order of each row, for logs labelled in part, with exact 90 % ``intervals`` of their rates.
 
-    A row counts if the label of its selected answer is there. Of a set fixed for labelling every row does, and what is served
-    without a label is taken for bad. What is refused without one has no figures (None), but under a promise of
-    ``false_acceptance``, which takes it for acceptable: that is the worst. Best-of-N's figures are then None.
+    A row counts if the label of its selected answer is there. Of a set fixed for labelling every row does, and what a guardrail
+    serves without a label is taken for bad. What it refuses without one has no figures (None), but under a promise of
+    ``false_acceptance``, which takes it for acceptable: that is the worst. So has best-of-N, and what an accelerator serves.
     """
     budget = sum(profile.schedule)
     log, missing = log.labelled_set()
@@ -135,7 +135,7 @@ def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
 
 
 def one_order(log: Log, ran: Ran, missing: Missing, risk: str | None) -> Settled:
-    """What becomes of each row that counts, in its one order: chances of 0 or 1; NaN of a refusal that nobody can judge."""
+    """What becomes of each row that counts, in its one order: chances of 0 or 1; NaN where nobody can judge."""
     mode, schedule, thresholds, _ = ran
     path = paths(log, schedule)
     at = exits(path, thresholds)
@@ -143,12 +143,16 @@ def one_order(log: Log, ran: Ran, missing: Missing, risk: str | None) -> Settled
     served = passed if mode == "guardrail" else np.isfinite(path.best[:, -1])
     good = path.good[np.arange(len(path)), last]
     counts, bad = ~np.isnan(good) | (missing == "counts_as_bad"), np.where(np.isnan(good), served, good == 0)
-    told = np.where(~served & np.isnan(good) & (risk != "false_acceptance"), np.nan, 1.0)
+    unknown = np.isnan(good) & np.where(served, mode == "accelerator", risk != "false_acceptance")
+
+    def of(which: Bools, judged: Bools) -> Floats:
+        return np.where(which & unknown, np.nan, which & judged)[counts]
+
     return Settled(
-        served_good=(served & ~bad)[counts].astype(float),
-        served_bad=(served & bad)[counts].astype(float),
-        abstained_good=(told * (~served & ~bad))[counts],
-        abstained_bad=(told * (~served & bad))[counts],
+        served_good=of(served, ~bad),
+        served_bad=of(served, bad),
+        abstained_good=of(~served, ~bad),
+        abstained_bad=of(~served, bad),
         accepted=passed[counts].astype(float),
         best_effort=(served & ~passed)[counts].astype(float),
         draws=path.draws[last][counts].astype(float),
@@ -159,6 +163,8 @@ def one_order(log: Log, ran: Ran, missing: Missing, risk: str | None) -> Settled
 def counted(figures: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """What rates of whole counts are made of: so many of so many."""
     names = ("requests", "served", "false_acceptances", "abstained")
+    if figures["false_acceptances"] is None:
+        return {}
     requests, served, bad, abstained = (round(figures[name]) for name in names)
     pairs = {
         "served_and_bad_rate": (bad, requests),
@@ -230,15 +236,15 @@ def figures_of_sums(sums: Mapping[str, float], best_of_n_rate: float) -> Figures
     # expectations of what cannot happen come out as +-1e-17 and would print as -0.0
     known = {name: float(np.maximum(0.0, value)) for name, value in sums.items()}
     requests, good, bad = known["requests"], known["served_good"], known["served_bad"]
-    missed, refused = known["abstained_good"], known["abstained_bad"]
+    missed, refused, served = known["abstained_good"], known["abstained_bad"], known["accepted"] + known["best_effort"]
     return {
         "requests": requests,
-        "served": good + bad,
+        "served": served,
         "accepted": known["accepted"],
         "best_effort": known["best_effort"],
-        "abstained": max(0.0, requests - good - bad),
-        "false_acceptances": bad,
-        "missed_acceptances": None if math.isnan(missed) else missed,
+        "abstained": max(0.0, requests - served),
+        "false_acceptances": known_or_none(bad),
+        "missed_acceptances": known_or_none(missed),
         "false_acceptance_rate": ratio(bad, bad + refused),
         "served_and_bad_rate": ratio(bad, requests),
         "bad_among_served_rate": ratio(bad, good + bad),
@@ -251,6 +257,11 @@ def figures_of_sums(sums: Mapping[str, float], best_of_n_rate: float) -> Figures
     }
 
 
+def known_or_none(value: float) -> float | None:
+    """The value, None for NaN."""
+    return None if math.isnan(value) else value
+
+
 def ratio(numerator: float, denominator: float) -> float | None:
-    """The ratio, or None where the denominator is 0 (up to rounding: less than a billionth of a request)."""
-    return numerator / denominator if denominator > 1e-9 else None
+    """The ratio, or None where it is not known or the denominator is 0 (up to rounding: less than a billionth of a request)."""
+    return known_or_none(numerator / denominator) if denominator > 1e-9 else None

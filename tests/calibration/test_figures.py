@@ -120,8 +120,9 @@ def test_what_best_of_n_serves_has_no_figures_where_nobody_asked_for_its_labels(
     log = replace(log, asked=np.ones(3, dtype=bool), traced=np.ones(3, dtype=bool))
     profile = guardrail(mode="accelerator", schedule=(1, 1), thresholds=(0.5, 0.5))
     found = replay_log(log, profile)
-    assert (found["served"], found["false_acceptances"], found["order"]) == (3, 2, "one")  # a best effort without a label, too
-    for column in (found["best_of_n"], found["best_of_n_at_zero"]):
+    assert (found["served"], found["best_effort"], found["order"], found["intervals"]) == (3, 1, "one", {})
+    for column in (found, found["best_of_n"], found["best_of_n_at_zero"]):
+        assert column["false_acceptances"] is column["precision"] is column["recall"] is None
         assert column["served_and_bad_rate"] is column["acceptable_rate"] is None
     assert found["recall_vs_best_of_n"] is None
 
