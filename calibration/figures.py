@@ -136,10 +136,11 @@ def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
 
 def one_order(log: Log, ran: Ran, missing: Missing, risk: str | None) -> Settled:
     """What becomes of each row that counts, in its one order: chances of 0 or 1; NaN where nobody can judge."""
-    mode, schedule, thresholds, _ = ran
+    mode, schedule, thresholds, floors = ran
     path = paths(log, schedule)
-    at = exits(path, thresholds)
-    passed, last = at < len(schedule), np.minimum(at, len(schedule) - 1)
+    at, low = exits(path, thresholds), path.best < np.asarray(-math.inf if floors is None else floors)
+    ends = np.minimum(at, np.where(low.any(axis=1), low.argmax(axis=1), len(schedule)))
+    passed, last = (at == ends) & (at < len(schedule)), np.minimum(ends, len(schedule) - 1)
     served = passed if mode == "guardrail" else np.isfinite(path.best[:, -1])
     good = path.good[np.arange(len(path)), last]
     counts, bad = ~np.isnan(good) | (missing == "counts_as_bad"), np.where(np.isnan(good), served, good == 0)

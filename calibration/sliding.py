@@ -59,7 +59,7 @@ def curve(log: Log, profile: GuardProfile, thresholds: Sequence[tuple[float, ...
     log = transformed(log, profile.score_transform)
     if replayed["order"] == "one":
         log, missing = log.labelled_set()
-        ran = ((profile.mode, profile.schedule, each, None) for each in thresholds)
+        ran = ((profile.mode, profile.schedule, each, profile.hopeless) for each in thresholds)
         totals = [sums_of(one_order(log, each, missing, profile.risk)) for each in ran]
         return [figures_of_sums(total, good) for total in totals]
     unlabelled = bool(np.all(log.unlabelled))

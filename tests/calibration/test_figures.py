@@ -108,6 +108,15 @@ def test_in_one_order_nothing_is_served_where_every_draw_failed():
         assert [here[key] for key, _, _ in SHOWN] == pytest.approx([there[key] for key, _, _ in SHOWN])
 
 
+@pytest.mark.parametrize("mode", ["guardrail", "accelerator"])
+def test_in_one_order_floors_give_requests_up_too(mode):
+    log = log_of([[0.1, 3.0], [2.0, 2.0], [0.7, 0.6], [0.1, 0.1]], [[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    log = replace(log, traced=np.ones(4, dtype=bool))
+    found = one_order_figures(log, guardrail(mode=mode, schedule=(1, 1), thresholds=(1.0, 1.0), hopeless=(0.5, 0.0)))
+    assert (found["accepted"], found["best_effort"], found["mean_draws"]) == (1, 3 if mode == "accelerator" else 0, 1.25)
+    assert found["false_acceptances"] == (2 if mode == "accelerator" else 0)
+
+
 def test_a_rate_of_nothing_has_limits_too():
     log = log_of([[2.0, 1.0], [0.5, 0.4], [0.3, 0.2]], [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     found = one_order_figures(log, guardrail())
