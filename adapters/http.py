@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, Self, TypedDict, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -33,13 +33,14 @@ from bonmini_guard.adapters.recovery import Recovery
 from bonmini_guard.engine.limiter import Limiter, Places, build_limiter
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.forks import Lock
-from bonmini_guard.validation import Amount, Count, Natural, Seconds, check, check_names
+from bonmini_guard.validation import Amount, Count, Must, Natural, Seconds, check, check_names
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Told of each request, or of each response. It must not hold its adapter, which is closed when nobody does.
 Hook = Callable[[Any], Awaitable[None]]
 
+_Circuit = Annotated[CircuitBreaker, Must("a CircuitBreaker", lambda value: isinstance(value, CircuitBreaker))]
 #: Requests at a time where neither the user nor the server says.
 DEFAULT_CONCURRENCY = 128
 #: Seconds that what a server says of itself is waited for.
@@ -91,7 +92,7 @@ class Http:
     retries: Natural = 3
     backoff: Amount = 0.5
     max_concurrency: Count | Limiter | None = None
-    circuit: CircuitBreaker | None = field(default=None, repr=False)
+    circuit: _Circuit | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, options: HttpOptions) -> Self:
@@ -405,7 +406,7 @@ def checked_url(base_url: str, secret: str, *routes: str) -> str:
     Raises:
         ConfigurationError: it is no URL of a server, or holds a secret.
     """
-    bare = base_url.strip().rstrip("/")
+    bare = str(base_url).strip().rstrip("/")
     try:
         parts = urlsplit(bare)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and " " not in parts.netloc

@@ -15,7 +15,7 @@ def checked_tags(split: Tags) -> tuple[str, str] | None:
     """The two tags, or None; ConfigurationError if they are none."""
     if isinstance(split, bool):
         return _USUAL if split else None
-    if len(split) != 2 or not all(split):
+    if not isinstance(split, list | tuple) or len(split) != 2 or not all(isinstance(tag, str) and tag for tag in split):
         raise ConfigurationError("split_reasoning is True, False, or the two tags around thoughts, such as ('<think>', '</think>')")
     return split[0], split[1]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,8 @@ def refuse_greedy(options: Mapping[str, Any]) -> None:
 
 def refuse_spoiling(options: Mapping[str, Any], place: str) -> None:
     """Refuse options that would change what a draw is."""
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f"{place} must be a table of names and values, not {options!r}")
     for name in options:
         if name in _SPOILING:
             raise ConfigurationError(f"{place} holds {name!r}: {_SPOILING[name]}")
@@ -129,8 +131,11 @@ def _tell_of(kind: str) -> None:
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> list[str]:
-    """Stop strings as a list: users give one or several."""
-    return [stop] if isinstance(stop, str) else list(stop or ())
+    """Stop strings as a list: users give one or several. ConfigurationError if they are none."""
+    several = [stop] if isinstance(stop, str) else stop or ()
+    if not isinstance(several, Collection) or not all(isinstance(each, str) for each in several):
+        raise ConfigurationError(f"stop must be a text, or a list of texts, not {stop!r}")
+    return list(several)
 
 
 def _without(turn: Mapping[str, Any], key: str) -> dict[str, Any]:

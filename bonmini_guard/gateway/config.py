@@ -22,6 +22,7 @@ from bonmini_guard.gateway.models import Guarded, OnAbstain, Upstream
 from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.reward.spec import KINDS, ScorerSpec, Table, beside, key_in
 from bonmini_guard.runnables.conduct import Guard
+from bonmini_guard.runnables.options import GuardOptions
 from bonmini_guard.server.schemas import printable
 from bonmini_guard.validation import check_names
 
@@ -125,8 +126,7 @@ class Configuration:
         more = table.model_extra or {}
         if (table.base_url is None) == (table.folder is None):
             raise ConfigurationError("give base_url or folder")
-        if "api_key" in more:
-            raise ConfigurationError("api_key: a file holds no key; name the environment's variable that does, as api_key_env")
+        _refuse_key(more)
         if table.folder is not None:
             from bonmini_guard.adapters.local import TransformersGenerator
 
@@ -143,17 +143,19 @@ class Configuration:
 
         def build() -> Guarded:
             check_names([table.upstream], list(generators))
+            check_names(options, GuardOptions.__annotations__)
             guard = Guard(generators[table.upstream], scorer, **options)
             return Guarded(guard, table.on_abstain, table.shadow, table.client_sampling)
 
         # Rebuilt with its parts, and for a profile that was written anew.
-        profile = Path(options.get("profile") or os.devnull)
+        profile = Path(str(options.get("profile") or os.devnull))
         made_of = [id(generators.get(table.upstream)), id(scorer), profile.stat().st_mtime_ns if profile.exists() else None]
         guarded: Guarded = self._part(parts, place, [table.model_dump(), made_of], build)
         return guarded
 
     def _scorer(self, spec: str | dict[str, Any]) -> Any:
         more = {"model": spec} if isinstance(spec, str) else {**spec}
+        _refuse_key(more)
         if more.get("kind") in KINDS:
             return load_scorer(ScorerSpec(**beside(more, self.path.parent)))
         if "endpoint" in more:
@@ -165,3 +167,8 @@ class Configuration:
         """A folder beside the file, or else the name of a model."""
         path = self.path.parent / name
         return str(path) if path.exists() else name
+
+
+def _refuse_key(table: Mapping[str, Any]) -> None:
+    if "api_key" in table:
+        raise ConfigurationError("api_key: a file holds no key; name the environment's variable that does, as api_key_env")

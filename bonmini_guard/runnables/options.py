@@ -127,7 +127,7 @@ class CommonOptions(TypedDict, total=False):
     criteria: Mapping[str, Any] | None
     rubric: str | None
     retry_memory: Amount | Ledger
-    abstain_message: str
+    abstain_message: Annotated[str, Must("a text", lambda value: isinstance(value, str))]
     timeout: Seconds | None
     max_concurrency: Count | Limiter | None
     budget: Natural | Budget | None
@@ -138,8 +138,8 @@ class CommonOptions(TypedDict, total=False):
     on_explored: Annotated[Callable[[GuardResult], Any], Must("a callable", callable)] | None
     trace_to: str | os.PathLike[str] | Callable[[dict[str, Any]], Any] | TraceWriter | None
     telemetry: Telemetry | None
-    trace_candidates: bool
-    progress: bool
+    trace_candidates: Flag
+    progress: Flag
 
 
 class GuardOptions(CommonOptions, total=False):
