@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 
@@ -87,6 +88,24 @@ def test_a_writer_notices_that_its_file_was_renamed_removed_or_rewritten(path):
     assert forget(path, ids={"c"}) == 1
     file.append(line("e"))
     assert ids(path) == ["d", "e"]
+
+
+def test_a_file_that_could_not_be_opened_is_opened_when_it_can_be(tmp_path):
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    file = TraceFile(folder / "traces.jsonl", max_bytes=10**6)
+    file.append(line("a"))
+    shutil.rmtree(folder)
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            file.append(line("b"))
+        others += [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]  # whatever number was free is taken
+    folder.mkdir()
+    file.append(line("c"))
+    for descriptor in others:
+        os.close(descriptor)  # nobody else has closed it
+    assert ids(folder / "traces.jsonl") == ["c"]
 
 
 def test_old_files_are_deleted_and_the_current_one_is_put_aside_in_time(path):

@@ -57,13 +57,18 @@ class TraceFile:
         Raises:
             OSError: it could not be written; nothing of it stays in the file.
         """
-        with self._locked():
-            file = self._current()
-            # One that ends in a torn line is put aside as it is.
-            if file.size and (file.size + len(line) > self._max_bytes or file.is_torn):
-                self._put_aside()
+        try:
+            with self._locked():
                 file = self._current()
-            file.append(line)
+                # One that ends in a torn line is put aside as it is.
+                if file.size and (file.size + len(line) > self._max_bytes or file.is_torn):
+                    self._put_aside()
+                    file = self._current()
+                file.append(line)
+        except OSError:
+            # The folder may be gone, and the lock with it.
+            self.close()
+            raise
 
     def expire(self, now: float) -> None:
         """Delete what is too old now (seconds since the epoch), and put the current file aside if its first row is getting old."""
@@ -124,8 +129,10 @@ class TraceFile:
     def _current(self) -> Appender:
         """The current file, whoever put it aside, rewrote or removed it."""
         if self._file is None or not self._file.refresh():
-            if self._file is not None:
-                self._file.close()
+            # Closed once: its descriptor's number may soon be another file's.
+            gone, self._file = self._file, None
+            if gone is not None:
+                gone.close()
             new = not self.path.exists()
             # Traces hold what users wrote: they are their owner's alone.
             self._file = Appender(self.path, mode=0o600, fsync=self._fsync)
