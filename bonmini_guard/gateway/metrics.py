@@ -69,6 +69,8 @@ class Metrics:
 
     def text(self, configuration: Configuration) -> bytes:
         """All of it in Prometheus' text format."""
+        for gauge in (self._upstream, *self._read.values()):
+            gauge.clear()  # of what a changed file no longer names
         for name, breaker in configuration.breakers.items():
             self._upstream.labels(name).set(breaker.state == "closed")
         for name, guarded in configuration.guards.items():

@@ -258,6 +258,18 @@ def test_a_reload_keeps_what_has_not_changed(house):
     assert len(house.scorer.requests) == loaded  # the reward model was not built, and probed, again
 
 
+def test_what_the_file_no_longer_names_is_no_longer_told_of(house):
+    shadow = "schedule = [1]\nshadow = 1.0"
+    with house.open({"first": shadow, "second": shadow}):
+        assert {"first", "second"} <= set(re.findall(r'bonmini_guard_shadow{guard="(\w+)"', house.metrics()))
+        path = house.write({"second": shadow})
+        path.write_text(path.read_text().replace("plain", "renamed"))
+        house.gateway._configuration.load()
+        told = house.metrics()
+    assert set(re.findall(r'bonmini_guard_shadow{guard="(\w+)"', told)) == {"second"}
+    assert re.findall(r'upstream_up{upstream="(\w+)"', told) == ["renamed"]
+
+
 def test_the_network_needs_keys(tmp_path, capsys):
     (tmp_path / "guards.toml").write_text(UPSTREAM)
     assert main(["gateway", str(tmp_path / "guards.toml"), "--host", "0.0.0.0"]) == 2
