@@ -78,8 +78,11 @@ class Gateway(Door):
 
     async def _watch(self) -> None:
         while True:
-            guards = self._configuration.guards.items()
-            self._metrics.drift = {name: await asyncio.to_thread(p_values, guarded.guard) for name, guarded in guards}
+            guards, known = self._configuration.guards.items(), self._metrics.drift
+            # While another process looks, what was found before holds.
+            self._metrics.drift = {
+                name: await asyncio.to_thread(p_values, guarded.guard) or known.get(name, {}) for name, guarded in guards
+            }
             await asyncio.sleep(_LOOK)
 
     def _reload(self) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.engine.result import GuardResult, finite
 from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.gateway.models import Guarded
+from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.trace_files import trace_files
 from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.runnables.conduct import Guard
@@ -100,13 +101,16 @@ def p_values(guard: Guard) -> dict[str, float]:
     if not isinstance(profile, str) or not isinstance(traces, str) or not (files := trace_files(traces)):
         return {}
     try:
-        from bonmini_guard.calibration.traces import read_traces
+        from bonmini_guard.calibration.traces import traces_of_rows
         from bonmini_guard.calibration.watch import digest_of, watching
 
         loaded = GuardProfile.load(profile)
         state = Path(traces).with_suffix(f".{digest_of(loaded)[:8]}.drift")
+        # Not what ran under another: a trial, or an earlier profile.
+        own = [finite(threshold) for threshold in loaded.policy().thresholds]
+        rows = (pair for file in files for pair in RowFile(file) if pair[1].get("thresholds", own) == own)
         with watching(state, loaded) as watch:
-            found = watch.look(read_traces(files, loaded, memory=watch.memory))
+            found = watch.look(traces_of_rows(rows, loaded, memory=watch.memory))
     except (BonMiniGuardError, ImportError, OSError) as error:  # no reference, no rows yet, another worker's turn, no SciPy
         logger.info("no look at the drift of %s: %s", traces, error)
         return {}

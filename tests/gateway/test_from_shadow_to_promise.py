@@ -42,10 +42,12 @@ def test_from_shadow_to_a_promise(house, capsys):
     log.write_text("".join(json.dumps(labelled(row)) + "\n" for row in complete))
     asked = ["calibrate", str(log), "--mode", "guardrail", "--risk", "served_and_bad", "--alpha", "0.2", "--delta", "0.2"]
     assert main([*asked, "--schedule", "2,2", "-o", str(profile)]) == 0, capsys.readouterr()
-    with house.open({"support": 'profile = "guardrail.json"\nreload = true\ntrace_to = "guarded.jsonl"'}):
+    with house.open({"support": 'profile = "guardrail.json"\nreload = true\ntrace_to = "traces.jsonl"'}):
         answers = [ask(house, number) for number in range(20)]
-    with house.open({"support": 'profile = "guardrail.json"\nreload = true\ntrace_to = "guarded.jsonl"'}):
+    with house.open({"support": 'profile = "guardrail.json"\nreload = true\ntrace_to = "traces.jsonl"'}):
         patiently(lambda: 'bonmini_guard_drift_p_value{guard="support",what="first_loop_scores' in house.metrics())
+    (state,) = house.folder.glob("traces.*.drift")
+    assert json.loads(state.read_text())["traces"] == len(answers)  # and not those of the trial, which other thresholds decided
     assert {answer.bonmini_guard["profile"] for answer in answers} == {"guardrail.json"}
     assert {answer.bonmini_guard["decision"] for answer in answers} <= {"accepted", "abstained"}
     assert not any(REJECTED in answer.model_dump_json() for answer in answers)

@@ -270,6 +270,17 @@ def test_what_the_file_no_longer_names_is_no_longer_told_of(house):
     assert re.findall(r'upstream_up{upstream="(\w+)"', told) == ["renamed"]
 
 
+def test_what_was_found_of_drift_holds_while_another_process_looks(house, monkeypatch):
+    looks = []
+    monkeypatch.setattr("bonmini_guard.gateway.app._LOOK", 0.01)
+    monkeypatch.setattr(
+        "bonmini_guard.gateway.app.p_values", lambda _: looks.append(0) or ({"labels": 0.5} if len(looks) == 1 else {})
+    )
+    with house.open({"guarded": "schedule = [1]"}):
+        patiently(lambda: len(looks) > 2)
+        assert 'drift_p_value{guard="guarded",what="labels"} 0.5' in house.metrics()
+
+
 def test_the_network_needs_keys(tmp_path, capsys):
     (tmp_path / "guards.toml").write_text(UPSTREAM)
     assert main(["gateway", str(tmp_path / "guards.toml"), "--host", "0.0.0.0"]) == 2
