@@ -23,6 +23,7 @@ from bonmini_guard.adapters.bodies import bounded
 from bonmini_guard.adapters.circuit import CircuitBreaker
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
+    EndpointMisconfigured,
     EndpointTimeout,
     MalformedAnswer,
     Overloaded,
@@ -350,7 +351,7 @@ class Endpoint:
         except (ImportError, ValueError, self.client_library.InvalidURL) as error:
             problem = f"the proxy settings of the environment cannot be used ({type(error).__name__})"
             cure = "mend or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs the package socksio"
-            raise ConfigurationError(f"{problem}: {cure}") from error
+            raise EndpointMisconfigured(f"{problem}: {cure}") from error
 
     def _authorisation(self) -> dict[str, str]:
         return {} if self._token is None else {"authorization": f"Bearer {self._secret()}"}
@@ -458,4 +459,4 @@ def certificates(library: Any) -> Any:
         return library.create_ssl_context()
     except OSError as error:
         problem = f"the certificates that the environment names cannot be read ({type(error).__name__})"
-        raise ConfigurationError(f"{problem}: mend or unset SSL_CERT_FILE and SSL_CERT_DIR") from error
+        raise EndpointMisconfigured(f"{problem}: mend or unset SSL_CERT_FILE and SSL_CERT_DIR") from error

@@ -12,6 +12,8 @@
         ├── MalformedAnswer                200 with something that is no answer
         └── NoAnswer (Unanswered)          an answer without what was asked for: withheld by a filter, or nothing but reasoning
             └── TruncatedAnswer            an answer cut at the token limit, where such answers are not accepted
+    ConfigurationError
+    └── EndpointMisconfigured              no request can be sent: no model is named, certificates that cannot be read
 
 Messages hold what the server said about the error, never a candidate's text and never a token.
 """
@@ -25,11 +27,15 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bonmini_guard.errors import BonMiniGuardError, Unanswered
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, Unanswered
 
 LONGEST_DETAIL = 200
 #: 429 for an account without money: no waiting helps.
 _FINAL = frozenset({"insufficient_quota"})
+
+
+class EndpointMisconfigured(ConfigurationError):  # noqa: N818
+    """What is said of an endpoint, or the environment that it is asked from, cannot be used, whatever the request."""
 
 
 class EndpointError(BonMiniGuardError):

@@ -18,7 +18,7 @@ from bonmini_guard.adapters.bodies import check_events
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
 from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, parsed
-from bonmini_guard.adapters.http_errors import EndpointError, RequestRejected, from_response
+from bonmini_guard.adapters.http_errors import EndpointError, EndpointMisconfigured, RequestRejected, from_response
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, refuse_spoiling, schema_of
 from bonmini_guard.engine.bridge import run_sync
@@ -226,13 +226,13 @@ class OpenAICompatibleGenerator(ServedGenerator):
             failure = from_response(response, self._secret())
             if failure.status in (429, 502, 503, 504):
                 raise failure
-            raise ConfigurationError(f"the server does not list its models ({failure.status}): name one with model=") from failure
+            raise EndpointMisconfigured(f"the server lists no models ({failure.status}): name one with model=") from failure
         try:
             models = [str(model["id"]) for model in response.json()["data"] or ()]
         except (ValueError, LookupError, TypeError) as error:
-            raise ConfigurationError("what the server lists are no models: check base_url, or name one with model=") from error
+            raise EndpointMisconfigured("what the server lists are no models: check base_url, or name one with model=") from error
         if len(models) != 1:
-            raise ConfigurationError(f"the server has {len(models)} models: name one with model=")
+            raise EndpointMisconfigured(f"the server has {len(models)} models: name one with model=")
         self.model = models[0]
         return self.model
 

@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Any
 
-from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded
+from bonmini_guard.adapters.http_errors import EndpointError, EndpointMisconfigured, NoAnswer, Overloaded
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.errors import BonMiniGuardError, CandidateTooLong, ConfigurationError, GenerationError, InputError, TooBusy
 from bonmini_guard.server.door import Refused
@@ -35,12 +35,12 @@ def refusal_of(error: Exception) -> Refused:
     """What to answer to a request that has failed so."""
     if isinstance(error, Refused):
         return error
+    if isinstance(error, GenerationError | EndpointError | EndpointMisconfigured):
+        return _of_upstream(error)
     if isinstance(error, InputError | CandidateTooLong | ConfigurationError):
         return Refused(400, "invalid_request", str(error))
     if isinstance(error, TooBusy):
         return Refused(429, "overloaded", str(error), _SOON)
-    if isinstance(error, GenerationError | EndpointError):
-        return _of_upstream(error)
     # Its message may quote a text.
     logger.error("a request failed: %s", type(error).__name__)
     return Refused(500, "internal", f"the gateway failed: {type(error).__name__}")
@@ -48,9 +48,8 @@ def refusal_of(error: Exception) -> Refused:
 
 def _of_upstream(error: BonMiniGuardError) -> Refused:
     causes = error.__cause__.exceptions if isinstance(error.__cause__, BaseExceptionGroup) else [error]
-    wrong = next(
-        (cause for cause in causes if isinstance(cause, ConfigurationError) or getattr(cause, "status", 0) in _WRONG), None
-    )
+    ours = [cause for cause in causes if not isinstance(cause, EndpointMisconfigured)]
+    wrong = next((cause for cause in ours if isinstance(cause, ConfigurationError) or getattr(cause, "status", 0) in _WRONG), None)
     if wrong is not None:
         return Refused(400, "invalid_request", str(wrong))
     if all(isinstance(cause, NoAnswer) for cause in causes):

@@ -120,6 +120,18 @@ def test_what_is_no_answer_is_told_apart(house, fault, kind, name, later):
     assert ("retry-after" in caught.value.response.headers) is later
 
 
+@pytest.mark.parametrize("options", ["schedule = [2]", "schedule = [2]\nshadow = 1.0"])
+def test_an_upstream_that_the_file_does_not_describe_is_no_fault_of_the_clients(house, options):
+    house.upstream.models = {"data": [{"id": "one"}, {"id": "another"}]}
+    path = house.write({"guarded": options})
+    with house.open({"guarded": options}):
+        path.write_text(path.read_text().replace('model = "tiny"\n', ""))
+        house.gateway._configuration.load()
+        answer = house.post(model="guarded", messages=ASKED)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "outage")
+    assert "2 models: name one" in answer.json()["error"]["message"]
+
+
 def test_a_scorer_that_is_down_is_an_outage_and_no_refusal(house):
     with house.open({"guarded": "schedule = [2]"}):
         house.scorer.faults = storm(50, status=503)
@@ -271,11 +283,9 @@ def test_what_the_file_no_longer_names_is_no_longer_told_of(house):
 
 
 def test_what_was_found_of_drift_holds_while_another_process_looks(house, monkeypatch):
-    looks = []
+    looks, found = [], iter([{"labels": 0.5}])
     monkeypatch.setattr("bonmini_guard.gateway.app._LOOK", 0.01)
-    monkeypatch.setattr(
-        "bonmini_guard.gateway.app.p_values", lambda _: looks.append(0) or ({"labels": 0.5} if len(looks) == 1 else {})
-    )
+    monkeypatch.setattr("bonmini_guard.gateway.app.p_values", lambda _: looks.append(0) or next(found, {}))
     with house.open({"guarded": "schedule = [1]"}):
         patiently(lambda: len(looks) > 2)
         assert 'drift_p_value{guard="guarded",what="labels"} 0.5' in house.metrics()
