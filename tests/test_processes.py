@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from langchain_core.messages import AIMessage
 
-from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ShadowBestOfMiniN
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile, ShadowBestOfMiniN
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.result import Candidate, GuardResult, Timings
 from bonmini_guard.engine.workers import Workers
@@ -259,3 +259,38 @@ def test_a_guard_on_trial_is_copied_and_moved():
         other.finish()
         assert other.summary.requests == 1
     shadow.finish()
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """What a process meets that has as many threads as it may."""
+
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        yield patched
+
+
+def test_calls_that_found_no_thread_take_none_away(no_threads):
+    workers = Workers(2, "test")
+    made = []
+    for _ in range(5):
+        with pytest.raises(RuntimeError, match="can't start"):
+            workers.submit(made.append, "refused")
+    no_threads.undo()
+    workers.submit(made.append, "called").result(timeout=10)
+    assert made == ["called"]
+
+
+async def test_without_a_thread_to_spare_a_request_goes_on(no_threads, tmp_path):
+    profile = GuardProfile(mode="guardrail", schedule=(1,), thresholds=(0.0,))
+    profile.save(tmp_path / "guardrail.json")
+
+    async def likes(messages, candidates):
+        return [1.0] * len(candidates)
+
+    guard = BestOfMiniN(generator=FakeGenerator(["answer"]), reward_model=likes, profile=tmp_path / "guardrail.json", reload=1e-9)
+    profile.model_copy(update={"thresholds": (0.5,)}).save(tmp_path / "guardrail.json")
+    assert (await guard.ainvoke("q")).content == "answer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import sysconfig
@@ -83,8 +84,10 @@ class _Watch:
         """Look, until no loop has a request any more."""
         with self.lock:
             if not self._looking:
-                self._looking = True
-                threading.Thread(target=self._look, name="bonmini-guard-held", daemon=True).start()
+                # Without a thread nobody looks; requests go on.
+                with contextlib.suppress(RuntimeError):
+                    threading.Thread(target=self._look, name="bonmini-guard-held", daemon=True).start()
+                    self._looking = True
 
     def _look(self) -> None:
         while True:

@@ -88,18 +88,18 @@ class Workers(ThreadPoolExecutor):
         """Have a call made.
 
         Raises:
-            RuntimeError: it is shut down.
+            RuntimeError: it is shut down, or no thread can be started.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._calls.append((future, place.depth, partial(function, *args, **kwargs)))
-            if self._idle >= len(self._calls) or self._running >= self._most:
-                self._changed.notify()
-            else:
-                self._running += 1
+            if self._idle <= len(self._calls) and self._running < self._most:
+                # If the process has no threads left, it raises, and there is no call.
                 threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                self._running += 1
+            self._calls.append((future, place.depth, partial(function, *args, **kwargs)))
+            self._changed.notify()
         return future
 
     async def run(self, function: Callable[..., T], /, *args: Any) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -61,7 +62,8 @@ class Reloader:
             self._next = now + self.interval
         if self._look() != self._seen:
             self._thread = threading.Thread(target=self._reload, name="bonmini-reload", daemon=True)
-            self._thread.start()
+            with contextlib.suppress(RuntimeError):  # no threads left: the next look tries again
+                self._thread.start()
 
     def _look(self) -> Seen | None:
         try:
