@@ -15,8 +15,9 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
+from bonmini_guard.adapters.http_errors import shorten
 from bonmini_guard.conversation import Turn
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,15 @@ class Dialect:
         if options:
             merged |= call_options(self.generator, options, self.known, self.renamed, self.refused)
             merged["stop"] = stop_strings(merged["stop"])
+        try:
             if "extra_body" in settings:
                 merged["extra_body"] = settings["extra_body"] | options.get("extra_body", {})
-        body = self.body(messages, {name: value for name, value in merged.items() if value not in (None, [], {})})
-        try:
+            body = self.body(messages, {name: value for name, value in merged.items() if value not in (None, [], {})})
             text = json.dumps(body, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"{self.generator} cannot send this request as JSON: {error}") from None
+        except BonMiniGuardError:
+            raise
+        except (TypeError, ValueError) as error:  # or tools, or a response format, that are none
+            raise ConfigurationError(f"{self.generator} cannot send this request as JSON: {shorten(str(error), None)}") from None
         # Half a surrogate pair can be written in no encoding; it is read as U+FFFD, as reward models read it.
         said: dict[str, Any] = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return said
