@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
+from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.gateway import wire
 from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.gateway.feedback import Feedback, join
@@ -92,7 +92,7 @@ class Gateway(Door):
             try:
                 self._configuration.load()
                 logger.info("%s: in force", self._configuration.path)
-            except BonMiniGuardError as error:
+            except Exception as error:  # whatever is wrong: nobody else would tell
                 logger.warning("refused, the old configuration stays in force: %s", error)
 
         self._reloading = asyncio.get_running_loop().run_in_executor(None, load)

@@ -323,9 +323,11 @@ def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
         house.write({"second": "schedule = [1]"})
         process.send_signal(signal.SIGHUP)
         patiently(lambda: "second" in [model.id for model in house.client.models.list()])
-        (house.folder / "guards.toml").write_text("[nonsense")
-        process.send_signal(signal.SIGHUP)
-        patiently(lambda: any("refused" in line for line in lines))
+        for wrong in ("[nonsense", (house.folder / "guards.toml").read_text() + f'profile = "{"x" * 300}"'):
+            (house.folder / "guards.toml").write_text(wrong)
+            told = len(lines)
+            process.send_signal(signal.SIGHUP)
+            patiently(lambda told=told: any("refused" in line for line in lines[told:]))
         house.upstream.slow, answers = 1.0, []
         asking = threading.Thread(target=lambda: answers.append(house.post(model="second", messages=ASKED)))
         asking.start()
