@@ -70,7 +70,7 @@ class Call:
         if not isinstance(name, str | None) or (name is None and said is None):
             raise InputError("a tool call is not as chat APIs write it; give it a name and arguments")
         text = said if isinstance(said, str) else json.dumps({} if said is None else said, ensure_ascii=False, default=str)
-        return cls(name or "", text, str(value.get("id") or value.get("call_id") or ""))
+        return cls(name or "", text, str(value.get("call_id") or value.get("id") or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +366,7 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
     answers = None if answers is None else str(answers)
     if isinstance(content, str):
         return Turn(role, content, (), calls, thought, refusal, answers, name or None)
-    parts, known = [], {call.id: call for call in calls}
+    parts, known = [], calls
     thoughts: list[str] = []
     refusals: list[str] = []
     for part in map(_part, content):
@@ -377,8 +377,8 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
             refusals.append(str(part.get("refusal")))
         elif kind not in _CALL:
             parts.append(part)
-        elif (call := Call.of(part)).id not in known or call.differs(known[call.id]):
-            calls += (call,)
+        elif not any(each.id == Call.of(part).id and not Call.of(part).differs(each) for each in known):
+            calls += (Call.of(part),)
     thought, refusal = _both(thought, "".join(thoughts)), _both(refusal, "".join(refusals))
     text = "".join(part["text"] for part in parts if _is_text(part))
     plain = all(map(_is_text, parts)) and len(parts) < 2 and not any(_MARKER in part for part in parts)

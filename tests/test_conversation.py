@@ -99,6 +99,14 @@ def test_calls_in_the_content_are_calls_once():
     assert Turn.of(AIMessage([{"type": "text", "text": "x"}, block], tool_calls=[CALL])) == turn
 
 
+def test_a_call_of_the_responses_api_is_known_by_its_call_id_and_calls_without_ids_by_what_they_say():
+    block = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "look", "arguments": json.dumps(CALL["args"])}
+    assert Turn.of(AIMessage([block], tool_calls=[CALL])).calls == Turn.of(AIMessage("", tool_calls=[CALL])).calls
+    calls = [{**CALL, "id": None, "args": {"n": number}} for number in (1, 2)]
+    blocks = [{"type": "tool_use", "name": "look", "input": call["args"]} for call in calls]
+    assert Turn.of(AIMessage(blocks, tool_calls=calls)).calls == Turn.of(AIMessage("", tool_calls=calls)).calls
+
+
 def test_what_tools_and_data_sets_write():
     turns = as_turns([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, ("developer", "c"), "d"])
     assert [(turn.role, turn.text) for turn in turns] == [("user", "a"), ("assistant", "b"), ("developer", "c"), ("user", "d")]
