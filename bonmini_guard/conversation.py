@@ -319,7 +319,11 @@ def _of_message(message: Any) -> Turn:
     role = fields.get("role") or more.get("__openai_role__") or ROLES.get(kind)
     if role is None:
         raise InputError(f"a message of type {message.type!r} says nothing to a model; use human, ai, system or tool messages")
-    called, invalid, answers = fields.get("tool_calls", ()), fields.get("invalid_tool_calls", ()), fields.get("tool_call_id")
+    called, invalid, answers = (
+        fields.get("tool_calls") or _of_old(more),
+        fields.get("invalid_tool_calls", ()),
+        fields.get("tool_call_id"),
+    )
     if isinstance(message.content, str) and not (more or called or invalid or answers):
         return Turn(role, message.content, name=message.name or None)
     # A broken call may lack anything, and a message that was drawn is never refused.
@@ -340,7 +344,7 @@ def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:
     known = ROLES.get(said) if isinstance(said, str) else None
     if known is None:
         raise InputError(f"unknown role {json.dumps(said, default=str)[:20]}; use one of {', '.join(ROLES)}")
-    content, called = value.get("content", value.get("value")), value.get("tool_calls") or ()
+    content, called = value.get("content", value.get("value")), value.get("tool_calls") or _of_old(value)
     if not isinstance(content, str | list) and not (content is None and (called or "content" in value)):
         raise InputError("a turn is not {role, content} with a text or a list of parts as content; give every turn both")
     if not isinstance(called, Sequence) or isinstance(called, str):
@@ -348,6 +352,11 @@ def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:
     about = {"reasoning": value.get("reasoning_content") or value.get("reasoning"), "refusal": value.get("refusal")}
     answers = value.get("tool_call_id", "" if known == "tool" else None)
     return _turn(known, content or "", called, about | {"name": value.get("name")}, answers)
+
+
+def _of_old(value: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The one call that a message could hold before there were tools."""
+    return () if value.get("function_call") is None else (value["function_call"],)
 
 
 def _of_dumped(value: Mapping[str, Any]) -> Turn:

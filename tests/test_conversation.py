@@ -107,6 +107,16 @@ def test_a_call_of_the_responses_api_is_known_by_its_call_id_and_calls_without_i
     assert Turn.of(AIMessage(blocks, tool_calls=calls)).calls == Turn.of(AIMessage("", tool_calls=calls)).calls
 
 
+def test_a_function_call_of_the_old_form_is_a_call():
+    old = {"name": "look", "arguments": json.dumps(CALL["args"])}
+    for said in (
+        {"role": "assistant", "content": None, "function_call": old},
+        AIMessage("", additional_kwargs={"function_call": old}),
+    ):
+        assert Turn.of(said).calls == Turn.of(AIMessage("", tool_calls=[{**CALL, "id": None}])).calls
+    assert Turn.of({"role": "assistant", "content": "x", "function_call": None}).is_plain
+
+
 def test_what_tools_and_data_sets_write():
     turns = as_turns([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, ("developer", "c"), "d"])
     assert [(turn.role, turn.text) for turn in turns] == [("user", "a"), ("assistant", "b"), ("developer", "c"), ("user", "d")]
