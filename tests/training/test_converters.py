@@ -67,6 +67,33 @@ def test_pairs_without_a_prompt_share_their_conversation():
         converted({"chosen": "x", "rejected": "y"}, "pairs")
 
 
+def test_turns_between_a_prompt_and_the_last_of_an_answer_belong_to_the_prompt():
+    ask, more = {"role": "user", "content": "q"}, [{"role": "assistant", "content": "a"}, {"role": "user", "content": "and?"}]
+    good, bad = ({"role": "assistant", "content": said} for said in "xy")
+    whole = tuple(map(Turn.of, [ask, *more]))
+
+    def prompts(record, source="pairs", **options):
+        return [row.prompt for row in convert([("f:1", record)], source, ConversionOptions(**options))]
+
+    # UltraFeedback's likes hold the conversation once more, some with its first or last text alone as prompt; TRL's go on from it.
+    for prompt, before in (
+        ("q", [ask, *more]),
+        ("and?", [ask, *more]),
+        ([ask], more),
+        ([ask, *more], []),
+        ([ask, *more], [more[-1]]),
+    ):
+        pair = {"prompt": prompt, "chosen": [*before, good], "rejected": [*before, bad]}
+        assert prompts(pair) == [whole]
+        assert prompts(pair | {"score_chosen": 3, "score_rejected": 1}, "ratings", cut=2) == [whole] * 2
+        assert prompts({"prompt": prompt, "completion": pair["chosen"], "label": True}, "accept-reject") == [whole]
+    assert prompts({"prompt": "q", "chosen": [ask, good], "rejected": [bad]}) == [(Turn("user", "q"),)]
+    system = {"role": "system", "content": "s"}
+    assert prompts({"prompt": [system, ask], "chosen": [ask, good], "rejected": [bad]}) == [tuple(map(Turn.of, [system, ask]))]
+    with pytest.raises(InputError, match="same conversation"):
+        prompts({"prompt": "q", "chosen": [*more, good], "rejected": [bad]})
+
+
 def test_accept_reject():
     assert converted({"prompt": "p", "completion": "x", "label": True}, "accept-reject") == [(("x",), 0, True)]
     assert converted({"question": "p", "answer": "x", "acceptable": False}, "accept-reject") == [(("x",), "none", True)]

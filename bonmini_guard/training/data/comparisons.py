@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bonmini_guard.errors import InputError
 from bonmini_guard.training.choices import Answer
-from bonmini_guard.training.data.fields import Record, answer_of, answers_of, listed, number_of, prompt_of, transcript
+from bonmini_guard.training.data.fields import Record, answer_of, answers_of, asked, listed, number_of, prompt_of, transcript
 
 Chosen = int | Literal["none", "both_good", "tie"]
 
@@ -194,18 +194,19 @@ def preference(label: Any) -> Chosen:
 def _pair(record: Record) -> tuple[Any, list[Answer], list[Answer]]:
     chosen, rejected = record["chosen"], record["rejected"]
     if any(record.get(key) is not None for key in ("prompt", "messages", "instruction", "question")):
-        return prompt_of(record), answers_of(chosen, "chosen"), answers_of(rejected, "rejected")
-    if isinstance(chosen, str) and isinstance(rejected, str):
+        prompt, other = asked(record, chosen), asked(record, rejected)
+        these, those = answers_of(chosen, "chosen"), answers_of(rejected, "rejected")
+    elif isinstance(chosen, str) and isinstance(rejected, str):
         (prompt, said), (other, refused) = transcript(chosen), transcript(rejected)
-        first, second = answer_of(said, "chosen"), answer_of(refused, "rejected")
+        these, those = [answer_of(said, "chosen")], [answer_of(refused, "rejected")]
     elif isinstance(chosen, list) and isinstance(rejected, list):
-        prompt, first = prompt_of({"messages": chosen[:-1]}), answer_of(chosen, "chosen")
-        other, second = prompt_of({"messages": rejected[:-1]}), answer_of(rejected, "rejected")
+        prompt, these = prompt_of({"messages": chosen[:-1]}), [answer_of(chosen, "chosen")]
+        other, those = prompt_of({"messages": rejected[:-1]}), [answer_of(rejected, "rejected")]
     else:
         raise InputError('no prompt; give one under "prompt"')
     if prompt != other:
         raise InputError("chosen and rejected do not answer the same conversation; give pairs that differ in the last turn only")
-    return prompt, [first], [second]
+    return prompt, these, those
 
 
 _TWO = [(f"{name}{gap}a", f"{name}{gap}b") for name in ("response", "answer", "conversation", "output") for gap in ("_", "")]

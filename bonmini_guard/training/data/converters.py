@@ -15,7 +15,7 @@ from bonmini_guard.logs.odd import Odd, as_input
 from bonmini_guard.logs.rows import Candidate, Row
 from bonmini_guard.training.choices import Answer, ChoiceRow, as_answer, choice_row
 from bonmini_guard.training.data.comparisons import ApartError, Compared, Reader, comparisons, every_pair, labelled, pair, ranked
-from bonmini_guard.training.data.fields import Record, answer_of, listed, number_of, prompt_and_answer, prompt_of, verdict_of
+from bonmini_guard.training.data.fields import Record, answer_of, asked, listed, number_of, prompt_and_answer, prompt_of, verdict_of
 from bonmini_guard.unseen import tell_of
 from bonmini_guard.validation import check
 
@@ -205,7 +205,7 @@ def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> It
         except InputError as error:
             tally.note(error)
     if answers:
-        yield from EMITTERS[options.rows](prompt_of(record), answers, options.seed)
+        yield from EMITTERS[options.rows](asked(record, record.get("chosen")), answers, options.seed)
 
 
 def _judged(answer: Record, name: str, cut: float, key: str | None) -> Judged:

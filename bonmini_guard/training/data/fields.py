@@ -35,6 +35,17 @@ def prompt_of(record: Record) -> Any:
     return [Turn.of(turn).openai() for turn in value] if isinstance(value, list) else value
 
 
+def asked(record: Record, said: Any) -> Any:
+    """The prompt, and the turns of what was said before its last; these may begin with (a part of) the prompt once more."""
+    prompt = prompt_of(record)
+    if not (isinstance(said, list) and len(said) > 1 and all(isinstance(turn, Mapping) for turn in said)):
+        return prompt
+    own, before = prompt_of({"messages": [prompt] if isinstance(prompt, str) else prompt}), prompt_of({"messages": said[:-1]})
+    again = 0 if before[0]["role"] in ("system", "user") else len(own)
+    whole = [*own[: own.index(before[0]) if before[0] in own else again], *before]
+    return prompt if whole == own else whole
+
+
 def answer_of(value: Any, name: str) -> Answer:
     """The answer in a value: a text, an object with a text, a message, or a conversation whose last turn it is."""
     if isinstance(value, list) and value:
@@ -72,7 +83,7 @@ def prompt_and_answer(record: Record) -> tuple[Any, Answer]:
     turns = record.get("messages")
     if said is None and isinstance(turns, list) and len(turns) > 1:
         return prompt_of({"messages": turns[:-1]}), answer_of(turns[-1], "the last turn")
-    return prompt_of(record), answer_of(record if said is None else said, "the answer")
+    return asked(record, said), answer_of(record if said is None else said, "the answer")
 
 
 def verdict_of(record: Record) -> bool:
