@@ -319,11 +319,8 @@ def _of_message(message: Any) -> Turn:
     role = fields.get("role") or more.get("__openai_role__") or ROLES.get(kind)
     if role is None:
         raise InputError(f"a message of type {message.type!r} says nothing to a model; use human, ai, system or tool messages")
-    called, invalid, answers = (
-        fields.get("tool_calls") or _of_old(more),
-        fields.get("invalid_tool_calls", ()),
-        fields.get("tool_call_id"),
-    )
+    invalid, answers = fields.get("invalid_tool_calls", ()), fields.get("tool_call_id")
+    called = fields.get("tool_calls") or _of_old(more)
     if isinstance(message.content, str) and not (more or called or invalid or answers):
         return Turn(role, message.content, name=message.name or None)
     # A broken call may lack anything, and a message that was drawn is never refused.
@@ -404,7 +401,7 @@ def _part(block: Any) -> Mapping[str, Any]:
         return {"type": "text", "text": block}
     if not isinstance(block, Mapping):
         raise InputError("a part of a content is neither a text nor an object; write {type, text}")
-    return block
+    return {**block, "type": "text"} if block.get("type") in ("input_text", "output_text") else block
 
 
 def _is_text(part: Mapping[str, Any]) -> bool:

@@ -117,6 +117,13 @@ def test_a_function_call_of_the_old_form_is_a_call():
     assert Turn.of({"role": "assistant", "content": "x", "function_call": None}).is_plain
 
 
+@pytest.mark.parametrize("kind", ["input_text", "output_text"])
+def test_texts_of_the_responses_api_are_texts(kind):
+    assert Turn.of({"role": "user", "content": [{"type": kind, "text": "hi", "annotations": []}]}) == Turn("user", "hi")
+    both = Turn.of(HumanMessage([{"type": kind, "text": "hi"}, IMAGE]))
+    assert both.openai()["content"] == [{"type": "text", "text": "hi"}, IMAGE]
+
+
 def test_what_tools_and_data_sets_write():
     turns = as_turns([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, ("developer", "c"), "d"])
     assert [(turn.role, turn.text) for turn in turns] == [("user", "a"), ("assistant", "b"), ("developer", "c"), ("user", "d")]

@@ -128,6 +128,22 @@ def test_langsmith_runs_of_chat_bodies_choices_failures_and_feedback(tmp_path, c
     assert "left: correct (5 answers); --map correct=acceptable" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("beside", "asked"),
+    [
+        ("system", {"messages": [{"role": "user", "content": [{"type": "text", "text": "2 + 2?"}]}]}),
+        ("instructions", {"input": "2 + 2?"}),
+        ("instructions", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "2 + 2?"}]}]}),
+    ],
+)
+def test_instructions_beside_the_conversation_and_texts_of_the_responses_api_are_read(tmp_path, beside, asked):
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "4", "annotations": []}]}
+    record = {"id": "a", "run_type": "llm", "inputs": {beside: "Be brief.", **asked}, "outputs": {"output": [said]}}
+    log = imported(tmp_path, "langsmith", [record])
+    assert [[turn["role"], turn["content"]] for turn in log[0]["prompt"]] == [["system", "Be brief."], ["user", "2 + 2?"]]
+    assert log[0]["candidates"] == [{"text": "4"}]
+
+
 def test_langsmith_s_bulk_export_holds_json_in_columns(tmp_path):
     runs = [{key: json.dumps(value) if isinstance(value, dict) else value for key, value in run(n).items()} for n in range(3)]
     parquet.write_table(arrow.Table.from_pylist(runs), tmp_path / "runs.parquet")

@@ -52,7 +52,11 @@ def prompt_in(value: Any) -> str | list[dict[str, Any]]:
     inner = next((read[key] for key in _INPUTS if read.get(key)), None) if isinstance(read, Mapping) else None
     if inner is None:
         raise InputError(_NO_PROMPT)
-    return prompt_in(inner)
+    found, before = prompt_in(inner), read.get("system") or read.get("instructions")  # of Anthropic's API, of the Responses API
+    if not before or not isinstance(before, str | list):
+        return found
+    turns = [{"role": "user", "content": found}] if isinstance(found, str) else found
+    return [Turn.of({"role": "system", "content": before}).openai(), *turns]
 
 
 def answers_in(value: Any) -> list[Turn]:
