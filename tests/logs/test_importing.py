@@ -520,6 +520,20 @@ def test_a_score_that_is_not_finite_is_none_or_odd(tmp_path, capsys):
     assert "t.csv:3: the score '-inf' is no number" in capsys.readouterr().err
 
 
+def test_nan_in_a_table_is_nothing(tmp_path, capsys):
+    nan = float("nan")  # as json.dumps writes what pandas gives it
+    table = [{"id": str(at), "prompt": "p", "text": "a", "group": nan, "acceptable": nan, "tokens": nan} for at in range(2)]
+    rows = imported(tmp_path, "json", [*table, {"prompt": "p", "text": nan, "acceptable": True}], more=["--max-bad", "0.5"])
+    assert [[row.get("group"), *row["candidates"]] for row in rows] == [[None, {"text": "a"}]] * 2
+    assert "in0.jsonl:3: no answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answers", [["a", "b"], {"choices": [{"message": {"content": one}} for one in "ab"]}])
+def test_several_answers_in_one_row_of_a_table_are_never_cut_to_the_first(tmp_path, capsys, answers):
+    imported(tmp_path, "json", [{"prompt": "p", "response": answers}], code=2)
+    assert "in0.jsonl:1: 2 answers in one row; give each a row" in capsys.readouterr().err
+
+
 def test_what_a_mended_row_says_of_itself_is_kept(tmp_path):
     said = {"complete": "false", "decision": "accepted", "selected": 1, "label_sampling": "choices", "own": [1]}
     candidates = [{"text": text, "score": "0.5", "loop": 0} for text in "ab"]

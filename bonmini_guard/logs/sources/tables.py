@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import LARGEST, Row
 from bonmini_guard.logs.sources.draws import Draw, generator_of, name_of, seconds, whole_number
@@ -26,16 +27,20 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     if isinstance(record.get("candidates"), list):
         yield from _of_log(record)
         return
+    # NaN is what pandas writes for nothing.
+    record = {key: value for key, value in record.items() if not (isinstance(value, float) and math.isnan(value))}
     said = next((record[key] for key in TEXT_KEYS if record.get(key) is not None), None)
     failed = _word(record.get("failed"), "failed") is True
-    answer = None if failed or said is None else answers_in(said)[0]
-    if answer is None and not failed:
+    answers: list[Turn | None] = [*answers_in(said)] if said is not None and not failed else [None]
+    if len(answers) > 1:
+        raise InputError(f"{len(answers)} answers in one row; give each a row, or list them as the candidates of a log row")
+    if answers == [None] and not failed:
         raise InputError("no answer; give one under " + " or ".join(TEXT_KEYS) + ", or name its column with --map COLUMN=text")
     prompt = prompt_in(next((record[key] for key in PROMPT_KEYS if record.get(key) is not None), None))
     times = {key: seconds(record.get(key)) for key in ("started", "finished")}
     yield Draw(
         prompt,
-        answer,
+        answers[0],
         id=name_of(record.get("id")),
         group=name_of(record.get("group")),
         generator=name_of(record.get("generated_by")) or generator_of(record.get("model"), record),
