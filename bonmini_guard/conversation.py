@@ -326,8 +326,13 @@ def _of_message(message: Any) -> Turn:
     # A broken call may lack anything, and a message that was drawn is never refused.
     left = [{key: each for key, each in call.items() if each is not None} for call in invalid]
     broken = [{"name": "", "args": "", **call} for call in left]
-    said = {"reasoning": more.get("reasoning_content"), "refusal": more.get("refusal"), "name": message.name}
-    return _turn(role, message.content, [*called, *broken], said, answers)
+    # OpenAI's models keep a summary of their thoughts, and what is spoken in place of a text, beside the content.
+    thought = "".join(_texts(more.get("reasoning_content") or more.get("reasoning")))
+    said = {"reasoning": thought, "refusal": more.get("refusal"), "name": message.name}
+    content, spoken = message.content, more.get("audio")
+    if isinstance(spoken, Mapping):
+        content = [*([content] if isinstance(content, str) and content else content), {**spoken, "type": "audio"}]
+    return _turn(role, content, [*called, *broken], said, answers)
 
 
 def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.snapshot import shown
+from bonmini_guard.errors import NotRendered
+from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from tests.reward.tiny import CHATML, make_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -46,3 +50,17 @@ def test_a_plain_answer_is_left_as_it_is():
     plain = AIMessage("good")
     assert shown(plain, TextAlone.not_shown) is plain
     assert shown(AIMessage("", additional_kwargs={"refusal": "no"}), {"refusal"}).additional_kwargs == {}
+
+
+SPOKEN = AIMessage("", additional_kwargs={"audio": {"id": "a", "data": "QUJD", "transcript": "bad"}})
+THOUGHT = AIMessage("good", additional_kwargs={"reasoning": {"id": "r", "summary": [{"type": "summary_text", "text": "bad"}]}})
+
+
+@pytest.mark.parametrize(("message", "kind"), [(SPOKEN, "audio"), (THOUGHT, "reasoning")])
+def test_what_stands_beside_the_content_is_read_or_not_served(message, kind):
+    formatter = Formatter(make_tokenizer(CHATML), not_shown=())
+    with pytest.raises(NotRendered):
+        formatter.encode([HumanMessage("q")], message)
+    assert "bad" in str(Turn.of(message).openai())
+    assert "bad" not in str(shown(message, {kind}))
+    assert "bad" not in str(Turn.of(message).without({kind}))

@@ -75,7 +75,7 @@ def shown(message: AIMessage, not_shown: Collection[str]) -> AIMessage:
     content: Any = message.content
     if not isinstance(content, str):
         content = [part for part in content if isinstance(part, str) or not hides(str(part.get("type")), not_shown)]
-    hidden = {*(("reasoning_content", "reasoning") if thoughts else ()), *(("refusal",) if "refusal" in not_shown else ())}
+    hidden = {*(("reasoning_content", "reasoning") if thoughts else ()), *({"refusal", "audio"} & {*not_shown})}
     about = {key: value for key, value in message.additional_kwargs.items() if key not in hidden}
     if content == message.content and len(about) == len(message.additional_kwargs):
         return message
