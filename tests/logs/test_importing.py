@@ -520,6 +520,12 @@ def test_a_score_that_is_not_finite_is_none_or_odd(tmp_path, capsys):
     assert "t.csv:3: the score '-inf' is no number" in capsys.readouterr().err
 
 
+def test_the_input_beside_an_instruction_is_part_of_the_question(tmp_path):
+    (tmp_path / "t.csv").write_text("instruction,input,output\nTranslate.,Hund,dog\nTranslate.,Katze,cat\nSing.,,la\n")
+    rows = imported(tmp_path, "csv", tmp_path / "t.csv")
+    assert [row["prompt"] for row in rows] == ["Translate.\nHund", "Translate.\nKatze", "Sing."]
+
+
 def test_nan_in_a_table_is_nothing(tmp_path, capsys):
     nan = float("nan")  # as json.dumps writes what pandas gives it
     table = [{"id": str(at), "prompt": "p", "text": "a", "group": nan, "acceptable": nan, "tokens": nan} for at in range(2)]

@@ -94,6 +94,12 @@ def test_turns_between_a_prompt_and_the_last_of_an_answer_belong_to_the_prompt()
         prompts({"prompt": "q", "chosen": [*more, good], "rejected": [bad]})
 
 
+def test_the_input_beside_an_instruction_is_part_of_the_question():
+    record = {"instruction": "Translate.", "input": "Hund", "chosen": "dog", "rejected": "cat"}
+    assert [row.prompt[0].text for row in convert([("f:1", record)], "pairs")] == ["Translate.\nHund"]
+    assert [row.prompt[0].text for row in convert([("f:1", record | {"input": ""})], "pairs")] == ["Translate."]
+
+
 def test_accept_reject():
     assert converted({"prompt": "p", "completion": "x", "label": True}, "accept-reject") == [(("x",), 0, True)]
     assert converted({"question": "p", "answer": "x", "acceptable": False}, "accept-reject") == [(("x",), "none", True)]

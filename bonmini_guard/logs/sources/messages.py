@@ -31,6 +31,13 @@ def unpacked(value: Any) -> Any:
     return value
 
 
+def prompt_under(record: Mapping[str, Any]) -> Any:
+    """What stands under the first of ``PROMPT_KEYS``; an instruction of Alpaca's form goes on in its input."""
+    value = next((record[key] for key in PROMPT_KEYS if record.get(key) is not None), None)
+    more = record.get("input")
+    return f"{value}\n{more}" if value and value is record.get("instruction") and more and isinstance(more, str) else value
+
+
 def prompt_in(value: Any) -> str | list[dict[str, Any]]:
     """The prompt in what was logged as input.
 

@@ -11,7 +11,7 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import LARGEST, Row
 from bonmini_guard.logs.sources.draws import Draw, generator_of, name_of, seconds, whole_number
-from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_in, prompt_in
+from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_in, prompt_in, prompt_under
 
 _TAKEN = {*PROMPT_KEYS, *TEXT_KEYS, "id", "group", "generated_by", "model", "failed", "tokens", "started", "finished"}
 _TAKEN |= {"score", "acceptable", "acceptable_by"}
@@ -36,7 +36,7 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
         raise InputError(f"{len(answers)} answers in one row; give each a row, or list them as the candidates of a log row")
     if answers == [None] and not failed:
         raise InputError("no answer; give one under " + " or ".join(TEXT_KEYS) + ", or name its column with --map COLUMN=text")
-    prompt = prompt_in(next((record[key] for key in PROMPT_KEYS if record.get(key) is not None), None))
+    prompt = prompt_in(prompt_under(record))
     times = {key: seconds(record.get(key)) for key in ("started", "finished")}
     yield Draw(
         prompt,

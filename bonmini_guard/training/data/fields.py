@@ -9,7 +9,7 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS
+from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, prompt_under
 from bonmini_guard.training.choices import Answer, as_answer
 
 Record = Mapping[str, Any]
@@ -25,7 +25,7 @@ _NO = {"false", "no", "bad", "reject", "rejected", "unacceptable", "thumbs_down"
 
 def prompt_of(record: Record) -> Any:
     """The prompt: a text, or a list of ``{role, content}``; under whichever of ``PROMPT_KEYS`` is there."""
-    value = next((record[key] for key in PROMPT_KEYS if record.get(key) is not None), None)
+    value = prompt_under(record)
     if value is None:
         raise InputError(f"no prompt; give one under {_either(PROMPT_KEYS)}")
     if isinstance(value, Mapping) and "messages" in value:
