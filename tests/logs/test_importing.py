@@ -144,6 +144,19 @@ def test_instructions_beside_the_conversation_and_texts_of_the_responses_api_are
     assert log[0]["candidates"] == [{"text": "4"}]
 
 
+def test_blocks_and_items_are_one_answer(tmp_path):
+    call = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
+    blocks = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "I look."}, call]
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]}
+    called = {"type": "function_call", "id": "fc", "call_id": "1", "name": "look", "arguments": "{}"}
+    items = [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}, said, called]
+    log = imported(tmp_path, "langfuse", [{"id": str(at), "input": "q", "output": said} for at, said in enumerate((blocks, items))])
+    for row in log:
+        [answer] = row["candidates"]
+        assert (answer["text"], answer["message"]["reasoning_content"]) == ("I look.", "hm")
+        assert [one["id"] for one in answer["message"]["tool_calls"]] == ["1"]
+
+
 def test_langsmith_s_bulk_export_holds_json_in_columns(tmp_path):
     runs = [{key: json.dumps(value) if isinstance(value, dict) else value for key, value in run(n).items()} for n in range(3)]
     parquet.write_table(arrow.Table.from_pylist(runs), tmp_path / "runs.parquet")

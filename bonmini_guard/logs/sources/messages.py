@@ -80,6 +80,10 @@ def answers_in(value: Any) -> list[Turn]:
     if isinstance(read, list) and read:
         if all(map(_is_turn, read)):
             return [_turn(read[-1], "assistant")]
+        if all(isinstance(one, Mapping) and str(one.get("type")).islower() for one in read):
+            # Blocks of one answer, or items of the Responses API, whose texts lie in messages.
+            parts = [part for one in read for part in (one["content"] if one["type"] == "message" else [one])]
+            return [Turn.of({"role": "assistant", "content": parts})]
         return answers_in(read[0]) if isinstance(read[0], list) else [answer for one in read for answer in answers_in(one)]
     for key in _OUTPUTS if isinstance(read, Mapping) else ():
         if read.get(key) not in (None, [], {}):
