@@ -157,6 +157,12 @@ def test_without_a_finish_reason_an_answer_has_ended_where_the_stream_or_the_bil
         read_answers([text])
 
 
+@pytest.mark.parametrize("order", [(1, 0), (2, 0, 1)])
+def test_choices_belong_to_draws_by_their_index(order):
+    said = [{"index": at, "message": {"content": str(at)}, "finish_reason": "stop"} for at in order]
+    assert [answer.turn.text for answer in read_answers([{"choices": said}])] == sorted(map(str, order))
+
+
 def test_neighbouring_texts_of_a_stream_become_one_and_what_is_between_them_stays():
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     told = ["a", "b", [picture], "c", [{"type": "output_text", "text": "d"}]]
