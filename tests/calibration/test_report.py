@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -127,6 +128,12 @@ def test_limits_of_slices_hold_for_all_of_them_at_once():
         limits = [[float(one.split()[0]) / 100 for one in row[5].split(": ")[1].split(" to ")] for row in found]
         missed += any(not low <= true <= high for low, high in limits)
     assert missed <= 9  # at most 10 % of 40 in expectation; 10 or more has chance 0.005 there
+
+
+def test_a_slice_of_which_nothing_is_served_has_no_limits_of_what_is():
+    profile = GuardProfile(mode="guardrail", schedule=(4, 4), thresholds=(math.inf, math.inf), risk="bad_among_served")
+    log = log_of_rows([{**row, "topic": "a"} for row in rows_of(Population(size=8).log(50, 1))], keys=["topic"])
+    assert [row[5] for row in slices(log, profile, "topic").rows] == [""]
 
 
 def test_rates_are_shown_per_request_and_per_prompt_where_prompts_repeat():
