@@ -388,8 +388,10 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
             refusals.append(str(part.get("refusal")))
         elif kind not in _CALL:
             parts.append(part)
-        elif not any(each.id == Call.of(part).id and not Call.of(part).differs(each) for each in known):
-            calls += (Call.of(part),)
+        else:
+            call = Call.of(part)
+            if not any(each.id == call.id and not call.differs(each) for each in known):
+                calls += (call,)
     thought, refusal = _both(thought, "".join(thoughts)), _both(refusal, "".join(refusals))
     text = "".join(part["text"] for part in parts if _is_text(part))
     plain = all(map(_is_text, parts)) and len(parts) < 2 and not any(_MARKER in part for part in parts)
