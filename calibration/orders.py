@@ -119,8 +119,9 @@ def one_a_unit(log: Log) -> Log:
 def split(log: Log, share: float, salt: int) -> tuple[Integers, Integers]:
     """Row numbers of two parts of a log whose rows are its units: the ``share`` of rows with the least digests, and the others.
 
-    The salt names the split; a seed given by hand goes in here too.
+    The salt, 1 or more, names the split; a seed given by hand goes in here too.
     """
-    order = np.argsort(mixed(log.keys, salt), kind="stable")
+    # Not a digest that :func:`order_of` goes by: in each part a place of the logged order would come sooner, or later, than by chance.
+    order = np.argsort(mixed(log.keys, -2 - salt), kind="stable")
     cut = round(share * len(log))
     return np.sort(order[:cut]), np.sort(order[cut:])

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, chisquare
 
 from bonmini_guard.calibration.certify import binomial, first_threshold, in_sequence, net_loss, quality_p_values
-from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
+from bonmini_guard.calibration.choose import FIT_SHARE, START_SHARE, calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, seal_holds
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import log_of_rows
@@ -139,6 +139,16 @@ def test_splits_are_disjoint_and_whole():
     assert sorted([*first, *second]) == list(range(101))
     assert first.size == 40
     assert set(first) != set(split(log, 0.4, 2)[0])
+
+
+@pytest.mark.parametrize("share, salt", [(FIT_SHARE, 1), (START_SHARE, 2), (FIT_SHARE, 3)])
+def test_a_split_says_nothing_about_the_order_of_draws(share, salt):
+    # else an export that was sorted by score is run in an order that scores decide
+    log = WORLD.log(4000, 5)
+    for part in split(log, share, salt):
+        first = order_of(log.take(part))[:, 0]
+        seen = np.bincount(first, minlength=log.scores.shape[1])
+        assert chisquare(seen).pvalue > 1e-4
 
 
 def test_the_binomial_is_scipys():
