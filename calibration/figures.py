@@ -144,6 +144,8 @@ def one_order(log: Log, ran: Ran, missing: Missing, risk: str | None) -> Settled
     served = passed if mode == "guardrail" else np.isfinite(path.best[:, -1])
     good = path.good[np.arange(len(path)), last]
     counts, bad = ~np.isnan(good) | (missing == "counts_as_bad"), np.where(np.isnan(good), served, good == 0)
+    if not counts.all():  # as :func:`bonmini_guard.calibration.paths.outcomes` does
+        counts &= np.isfinite(path.best[:, -1])
     unknown = np.isnan(good) & np.where(served, mode == "accelerator", risk != "false_acceptance")
 
     def of(which: Bools, judged: Bools) -> Floats:

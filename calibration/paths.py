@@ -176,6 +176,8 @@ def outcomes(path: Paths, missing: Missing) -> Iterator[tuple[str, Floats]]:
     counts = np.ones(good.shape, dtype=bool)
     if missing == "left_out":
         counts = ~np.isnan(good)
+    if not counts.all():  # a row without an answer needs no label: it would be among those that count more often than the others
+        counts[:, -1] &= np.isfinite(path.best[:, -1])
     yield "rows", counts.astype(np.float64)
     yield "served", (counts & passed).astype(np.float64)
     yield "served_bad", np.where(counts & passed, bad, 0.0)

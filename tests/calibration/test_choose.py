@@ -81,10 +81,11 @@ def risk_and_loss(log):
     return np.array([counts.served_bad[0], counts.lost[0] - counts.won[0]]) / counts.rows[0]
 
 
-@pytest.mark.parametrize("failed", [0, 10_000])
-def test_labels_missing_by_chance_make_no_risk_smaller(failed):
-    log = replace(WORLD, size=4).log(20_000, 5)
-    log.scores[:failed] = log.labels[:failed] = np.nan
+@pytest.mark.parametrize(("failed", "further"), [(0, 0), (10_000, 0), (10_000, 4)])
+def test_labels_missing_by_chance_make_no_risk_smaller(failed, further):
+    log = replace(WORLD, size=4 + further).log(20_000, 5)
+    gone = np.arange(failed)[:, None], order_of(log)[:failed, :4]  # all that the schedule draws
+    log.scores[gone] = log.labels[gone] = np.nan
     some = np.where(np.random.default_rng(1).random(log.labels.shape) < 0.4, log.labels, np.nan)
     rows = np.isfinite(some).any(axis=1) | ~log.drawn.any(axis=1)  # so that none is wholly unlabelled
     assert np.all(risk_and_loss(replace(log, labels=some).take(rows)) > risk_and_loss(log) - 0.006)
