@@ -230,7 +230,7 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
     """What is asked for, on the labelled rows of a log; see :func:`calibrate_guardrail`."""
     if search and asked.exit != "loop":
         raise ConfigurationError(f"a search is for loops, and exit={asked.exit!r} has none: leave it out")
-    units, missing, evidence = prepared(log, asked)
+    units, requests, missing, evidence = prepared(log, asked)
     part = units
     if search and len(units) >= LEAST_SEARCHED:
         fit, rest = split(units, FIT_SHARE, asked.seed * 2 + 1)
@@ -249,11 +249,11 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
             "more, or draw fewer",
             evidence,
         )
-    return certificate_of(tested, asked, evidence)
+    return certificate_of(tested, asked, evidence, requests)
 
 
-def prepared(log: Log, asked: Request) -> tuple[Log, Missing, dict[str, Any]]:
-    """The labelled rows, one a unit; what a label missing among them means; and the evidence known before any test.
+def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[str, Any]]:
+    """The labelled rows, one a unit; those that drift looks at, if others; what a missing label means; evidence before any test.
 
     Raises:
         ConfigurationError, InputError: as :func:`calibrate_guardrail`.
@@ -266,7 +266,7 @@ def prepared(log: Log, asked: Request) -> tuple[Log, Missing, dict[str, Any]]:
     evidence = base_evidence(log, units=len(units), order=asked.order)
     if asked.calibrations > 1 or asked.seed:
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
-    return units, missing, evidence
+    return units, None if len(units) == len(log) else log.take(log.requests), missing, evidence
 
 
 def aside(part: Log, asked: Request) -> tuple[Integers, Integers]:
@@ -411,8 +411,8 @@ def _refused(part: Log, seen: int, asked: Request, evidence: dict[str, Any]) -> 
     return NotEnoughEvidence(f"not enough evidence for {asked}: the test saw {seen:,} {units}", evidence, further)
 
 
-def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -> Certificate:
-    """The profile and the sentence of what was found."""
+def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], requests: Log | None) -> Certificate:
+    """The profile and the sentence of what was found; ``requests`` are those that drift looks at, where they are other rows."""
     cut = tested.found.cut
     assert cut is not None
     counts = {
@@ -437,6 +437,10 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any]) -
         rolling = {"in_flight": tuple(rung.in_flight for rung in tested.rungs), "max_draws": len(asked.schedule)}
         rolling |= {"in_flight_thresholds": tuple(thresholds)} if len(thresholds) > 1 else {}
     first = tested.path.best[:, 0]
+    if requests is not None and asked.exit == "loop":
+        path = paths(requests, asked.schedule, asked.order, seed=asked.seed)
+        others, first = int(np.sum(exits(path, asked.thresholds(max(thresholds))) == path.draws.size)), path.best[:, 0]
+        evidence["first_of_groups"] = {"requests": len(path), "abstained" if asked.risk else "best_effort": others}
     profile = GuardProfile(
         mode=asked.mode,
         schedule=asked.schedule,

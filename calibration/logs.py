@@ -67,6 +67,7 @@ class Log:
         traced: (R,) a guard wrote the row: its logged order is that of drawing.
         asked: (R,) the row says that its labels were sampled at random.
         complete: (R,) all candidates were drawn whatever their scores.
+        requests: (R,) what drift looks at: all rows but further ones of a group. Of equal prompts each is a request.
         same_prompt: rows read that share their unit with an earlier one because their prompts are equal.
         fingerprints: the log's ``scored_by`` and ``generated_by``, where it carries them.
         left_out: rows not used: ``incomplete``, ``unscored``, ``trained_on`` (by the reward model), ``torn`` (a last line cut off);
@@ -87,6 +88,7 @@ class Log:
     traced: Bools
     asked: Bools
     complete: Bools
+    requests: Bools
     same_prompt: int = 0
     fingerprints: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
@@ -230,6 +232,7 @@ def log_of_arrays(
     table = np.asarray(scores, dtype=np.float64)
     rows, width = table.shape
     numbers, nothing = np.arange(rows), np.zeros(rows, dtype=bool)
+    units, requests, _ = _units(numbers if groups is None else np.asarray(groups), nothing)
     return Log(
         source,
         _keys_of_numbers(rows),
@@ -237,10 +240,11 @@ def log_of_arrays(
         table,
         np.asarray(labels, dtype=np.float32),
         np.full(rows, width) if counts is None else np.asarray(counts, dtype=np.int64),
-        numbers if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64),
+        units,
         nothing,
         nothing,
         ~nothing,
+        requests,
     )
 
 
@@ -384,7 +388,7 @@ class _Builder:
             raise InputError(self._nothing())
         chosen = slice(None) if kept.all() else kept
         counts, of_prompt = self._take("counts"), self._take("of_prompt")
-        groups, same_prompt = _units(self._take("units"), of_prompt)
+        groups, requests, same_prompt = _units(self._take("units"), of_prompt)
         return Log(
             self.source,
             self._take("keys")[chosen],
@@ -396,6 +400,7 @@ class _Builder:
             self._take("traced"),
             self._take("asked"),
             self._take("complete"),
+            requests,
             same_prompt,
             {key: value for key, (_, value) in self.reading.marks.items() if value is not None},
             dict(self.left_out),
@@ -435,12 +440,13 @@ class _Builder:
         return f"{self.source}: the log is empty; it needs one JSON object a line"
 
 
-def _units(codes: Integers, of_prompt: Bools) -> tuple[Integers, int]:
-    """(R,) numbers of the units in order of appearance, and how many rows repeat a prompt."""
+def _units(codes: Integers, of_prompt: Bools) -> tuple[Integers, Bools, int]:
+    """(R,) numbers of the units in order of appearance, the rows that are :attr:`Log.requests`, and how many repeat a prompt."""
     _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
-    order = np.empty(first.size, dtype=np.int64)
+    order, again = np.empty(first.size, dtype=np.int64), np.ones(codes.size, dtype=bool)
     order[np.argsort(first)] = np.arange(first.size)
-    return order[numbers], int(of_prompt.sum() - of_prompt[first].sum())
+    again[first] = False
+    return order[numbers], ~again | of_prompt, int((again & of_prompt).sum())
 
 
 def _padded(flat: NDArray[Any], counts: Integers) -> NDArray[Any]:

@@ -121,7 +121,7 @@ def split(log: Log, share: float, salt: int) -> tuple[Integers, Integers]:
 
     The salt, 1 or more, names the split; a seed given by hand goes in here too.
     """
-    # Not a digest that :func:`order_of` goes by: in each part a place of the logged order would come sooner, or later, than by chance.
+    # No digest that :func:`order_of` goes by: else in one part a logged place would come sooner than by chance, in the other later.
     order = np.argsort(mixed(log.keys, -2 - salt), kind="stable")
     cut = round(share * len(log))
     return np.sort(order[:cut]), np.sort(order[cut:])

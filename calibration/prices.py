@@ -78,7 +78,7 @@ def calibrate_costs(
     """
     risk = risk_named("served_and_bad")
     asked = Request("guardrail", risk, 0.5, delta, tuple(schedule), order=order, seed=seed, calibrations=calibrations)
-    units, missing, evidence = prepared(log, asked)
+    units, requests, missing, evidence = prepared(log, asked)
     evidence["prices"] = vars(prices)
     fit, rest = (units.take(rows) for rows in split(units, FIT_SHARE, seed * 2 + 3))
     if len(rest) < _LEAST:
@@ -101,7 +101,7 @@ def calibrate_costs(
             evidence,
         )
     evidence |= {"certify_rows": len(rest), "fit_rows": len(fit), "missing_labels": missing, "labels_used": tested.labels}
-    certificate = certificate_of(tested, asked, evidence)
+    certificate = certificate_of(tested, asked, evidence, requests)
     return _told(certificate, _costs(path, rest, found, prices, missing))
 
 

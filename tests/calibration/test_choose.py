@@ -142,7 +142,7 @@ def test_splits_are_disjoint_and_whole():
     assert set(first) != set(split(log, 0.4, 2)[0])
 
 
-@pytest.mark.parametrize("share, salt", [(FIT_SHARE, 1), (START_SHARE, 2), (FIT_SHARE, 3)])
+@pytest.mark.parametrize(("share", "salt"), [(FIT_SHARE, 1), (START_SHARE, 2), (FIT_SHARE, 3)])
 def test_a_split_says_nothing_about_the_order_of_draws(share, salt):
     # else an export that was sorted by score is run in an order that scores decide
     log = WORLD.log(4000, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from bonmini_guard.calibration.certify import lower_limit
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.drift import find_drift, same_scorer
 from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, at_least, labels_needed
+from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.calibration.martingale import Ranks, Refutation, Shares, lower_sequence
 from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.commands import drift as command
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError
 from bonmini_guard.testing import FakeRewardModel
+from tests.calibration.helpers import rows_of
 from tests.calibration.populations import Population
 from tests.calibration.watching import TRAFFIC, alarms, calibrated, guarded, placed
 from tests.sizes import most, worlds
@@ -53,6 +56,25 @@ def test_the_same_traffic_is_no_drift_where_the_log_was_labelled_in_part(calibra
     log.labels[np.random.default_rng(0).random(log.labels.shape) > 0.3] = np.nan
     profile = calibrate(log, schedule=(2, 2), **level).profile
     assert not look(profile, TRAFFIC.log(600, 12345), labelled=0.0).drift
+
+
+def repeated(kind, seed):
+    """Requests of whom half ask the same easy question, or of conversations of four that grow harder."""
+    log, turn = TRAFFIC.log(1200, seed), np.arange(1200)
+    easier = np.where(turn % 2, 2.0, 0.0) if kind == "prompt" else -1.0 * (turn % 4)
+    told = {"prompt": lambda i: "What is new?" if i % 2 else f"p{i}", "group": lambda i: f"c{i // 4}"}[kind]
+    log = replace(log, scores=log.scores + easier[:, None], labels=np.where(easier[:, None] < 0, 0.0, log.labels))
+    return log, told
+
+
+@pytest.mark.parametrize("kind", ["prompt", "group"])
+def test_the_same_traffic_is_no_drift_where_prompts_come_again_or_conversations_grow_harder(kind):
+    # A profile counts one row a unit; drift looks at all requests with one prompt, and at the first of each conversation.
+    (log, told), (later, _) = repeated(kind, 0), repeated(kind, 12345)
+    rows = [{**row, kind: told(number)} for number, row in enumerate(rows_of(log))]
+    profile = calibrate_guardrail(log_of_rows(rows), schedule=(2, 2), alpha=0.1).profile
+    traces = [{**row, kind: told(number)} for number, row in enumerate(guarded(profile, later, labelled=0.0))]
+    assert not find_drift(profile, traces_of_rows(placed(traces), profile)).drift
 
 
 def test_harder_traffic_is_found():

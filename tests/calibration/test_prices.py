@@ -45,15 +45,16 @@ def test_the_bound_is_missed_no_more_often_than_it_says():
 
 
 def test_what_is_chosen_is_cheap_on_new_requests():
-    found = calibrate_costs(WORLD.log(2000, 1), schedule=SCHEDULE, prices=PRICES)
     truth = WORLD.log(20_000, 2)
     all_of_them = steps(paths(truth, SCHEDULE))
-    costs = PRICES.of(all_of_them, len(truth))
-    here = costs[np.searchsorted(-all_of_them.cuts, -found.profile.thresholds[0])]
-    assert here < costs.min() + 0.02
-    said = found.profile.evidence["expected_cost"]
-    assert said["guardrail"] < said["best_of_n"] < said["one_draw"]
-    assert said["guardrail"] == pytest.approx(here, abs=0.1)
+    costs, chosen = PRICES.of(all_of_them, len(truth)), []
+    for seed in range(1, 11):
+        found = calibrate_costs(WORLD.log(2000, seed), schedule=SCHEDULE, prices=PRICES)
+        chosen.append(costs[np.searchsorted(-all_of_them.cuts, -found.profile.thresholds[0])])
+        said = found.profile.evidence["expected_cost"]
+        assert said["guardrail"] < said["best_of_n"] < said["one_draw"]
+        assert said["guardrail"] == pytest.approx(chosen[-1], abs=0.1)
+    assert np.mean(chosen) < costs.min() + 0.02
 
 
 def test_dearer_bad_answers_are_served_less():

@@ -49,7 +49,7 @@ def waits_of(profile, log):
 
 
 def test_the_dearer_waiting_is_the_less_requests_wait():
-    log, held_out, found = timed(2000, 5), timed(2000, 6), []
+    log, held_out, found = timed(2000, 6), timed(2000, 5), []
     for wait in (0.0, 1.0, 30.0):
         outcome = calibrate_accelerator(log, schedule=(4,) * 4, epsilon=0.05, search=True, wait=wait)
         found.append((outcome.profile.schedule, float(waits_of(outcome.profile, held_out).mean())))
