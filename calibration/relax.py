@@ -28,7 +28,8 @@ def relax_guardrail(
     """Certify the thresholds in force, and how far below them one may go, on the traces of one guard.
 
     Args:
-        log: read with ``cut=True``. The labels needed are those of served answers, of rows picked at random.
+        log: read with ``cut=True``, some rows, picked at random, labelled. A label that is missing in one of them counts as bad
+            where it is needed: laxer thresholds serve other answers than those served, and nobody leaves theirs out by chance.
         risk: served_and_bad, bad_among_served or false_acceptance.
         alpha: the most that the risk may be, in (0, 1).
         delta: the chance that the promise is missed, in (0, 1).
@@ -41,6 +42,7 @@ def relax_guardrail(
     regime, rows = _one_regime(log)
     transform = ScoreTransform(a=regime.transform[0], b=regime.transform[1])
     part = transformed(log.take(rows), transform)
+    part = part if part.asked.any() else replace(part, asked=np.isfinite(part.labels).any(axis=1))
     finite = [threshold for threshold in regime.thresholds if np.isfinite(threshold)]
     if not finite:
         raise InputError(f"{log.source}: the guard never accepted anything, so that there is nothing to relax")

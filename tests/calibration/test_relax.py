@@ -60,6 +60,16 @@ def test_a_strict_guard_relaxes_on_its_traces_to_what_whole_rows_certify():
     assert relaxed.evidence["cut_rows"] > 400
 
 
+@pytest.mark.parametrize("risk", ["served_and_bad", "bad_among_served", "false_acceptance"])
+def test_labels_of_what_was_selected_alone_relax_nothing_that_labels_of_all_answers_do_not(risk):
+    # Of the answers that only laxer thresholds serve none is labelled: rows that changed were left out, and the others had passed before.
+    traces = cut_short(CLUSTERED.log(1000, 2), (1.5,) * 4)
+    holder = paths(traces, FOUR).holder[:, -1:]
+    selected = replace(traces, labels=np.where(np.arange(16) == holder, traces.labels, np.nan))
+    some, all_of_them = (relax_guardrail(each, risk=risk, alpha=0.2) for each in (selected, traces))
+    assert some.profile.thresholds[0] >= all_of_them.profile.thresholds[0]
+
+
 def test_rising_thresholds_keep_their_steps_and_their_transform():
     traces = cut_short(CLUSTERED.log(500, 3), (2.0, 2.2, 2.4, 2.6))
     ran_under = replace(traces.extra[RAN_UNDER][0], transform=(2.0, 1.0))
