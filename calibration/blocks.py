@@ -129,10 +129,11 @@ class _Rows:
         self._arrays["lines"].append(line)
         self._arrays["kept"].append(False)
         regime, complete = regime_of(row.value) if self._reading.cut and row.is_traced else None, row.is_complete
-        if self._left_out(row, complete or row.is_cut_by(regime)):
+        decided = math.inf if complete else row.decided_draws(regime)
+        if self._left_out(row, decided is not None) or decided is None:
             return
         row.refuse_several_policies()
-        lost = [one.failed or (not complete and one.said is None) for one in row.candidates]
+        lost = [one.failed or (not complete and (one.said is None or at > decided)) for at, one in enumerate(row.candidates, 1)]
         drawn = [one for one, gone in zip(row.candidates, lost, strict=True) if not gone]
         if drawn and all(one.value.get("score") is None for one in drawn):
             block.left_out["unscored"] += 1

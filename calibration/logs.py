@@ -266,8 +266,8 @@ def load_log(
         group: what makes a unit of exchangeability. None: the row's ``group``; for rows without one, equal prompts (whatever their
             white space); for rows without either, the row. ``"none"``: every row is its own. ``"prompt"``: equal prompts. Anything
             else: the value of that row key.
-        cut: keep, beside complete rows, those that a guard's thresholds alone cut short: they say what they ran under, with exit
-            "loop", and ended after a whole loop. Their ``counts`` are the draws made.
+        cut: keep, beside complete rows, those that a guard's thresholds, or a deadline or an outage, cut short: they say what they
+            ran under, with exit "loop". Their ``counts`` are the draws made; of a loop that was not decided on none has a score.
         progress: told how many rows are read, now and then.
 
     Raises:

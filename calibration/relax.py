@@ -42,7 +42,7 @@ def relax_guardrail(
     regime, rows = _one_regime(log)
     transform = ScoreTransform(a=regime.transform[0], b=regime.transform[1])
     part = transformed(log.take(rows), transform)
-    part = part if part.asked.any() else replace(part, asked=np.isfinite(part.labels).any(axis=1))
+    part = part if part.asked.any() else replace(part, asked=np.asarray(np.isfinite(part.labels).any(axis=1)))
     finite = [threshold for threshold in regime.thresholds if np.isfinite(threshold)]
     if not finite:
         raise InputError(f"{log.source}: the guard never accepted anything, so that there is nothing to relax")

@@ -216,14 +216,21 @@ class Row:
             return None
         return [None if one.failed or one.value.get("score") is None else one.score for one in first]
 
-    def is_cut_by(self, regime: Regime | None) -> bool:
-        """Whether whole loops were made, and thresholds and budget alone explain that they were the last."""
-        drawn = self.value.get("candidates")
-        if regime is None or regime.exit != "loop" or self.value.get("reason") not in ("passed", "budget_spent"):
-            return False
-        if not isinstance(drawn, list) or any(isinstance(one, Mapping) and one.get("unfinished") for one in drawn):
-            return False
-        return len(drawn) in accumulate(regime.schedule)
+    def decided_draws(self, regime: Regime | None) -> int | None:
+        """How many of its first draws the guard decided on; None where more than thresholds, budget and outages explain its end.
+
+        What a deadline or an outage ended had not passed before, and under laxer thresholds ends there, too, or has passed.
+        Without such rows those that take many loops would be too rare. The loop that it ended does not count.
+        """
+        drawn, reason = self.value.get("candidates"), self.value.get("reason")
+        if regime is None or regime.exit != "loop" or not isinstance(drawn, list):
+            return None
+        ends = [0, *accumulate(regime.schedule)]
+        if reason in ("deadline", "scorer_failed") or (reason == "generator_failed" and len(drawn) < ends[-1]):
+            return max((end for end in ends if end < len(drawn)), default=0)
+        unfinished = any(isinstance(one, Mapping) and one.get("unfinished") for one in drawn)
+        by_rule = reason in ("passed", "budget_spent", "generator_failed") and not unfinished and len(drawn) in ends
+        return len(drawn) if by_rule else None
 
 
 def rows_in(*paths: str | os.PathLike[str]) -> Iterator[Row]:

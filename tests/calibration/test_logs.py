@@ -273,19 +273,19 @@ def _schema(rows):
 @pytest.mark.parametrize("rows", [ROWS, CHAT], ids=["text", "turns"])
 def test_columns_and_rows_are_read_alike(tmp_path, monkeypatch, rows, cut):
     logs = read_in_every_way(tmp_path, rows, monkeypatch, keys=["tier"], cut=cut)
-    expected = [0, 1, 2, 3, 4, 5, 8, 10, 13, 15] if cut else [0, 1, 2, 3, 4, 5, 13]
+    expected = [0, 1, 2, 3, 4, 5, 8, 10, 11, 13, 15] if cut else [0, 1, 2, 3, 4, 5, 13]
     for log in logs:
         assert log.keys.tolist() == [row_key(str(name)) for name in expected]
         assert [place.rpartition(":")[2] for place in log.places] == [str(name + 1) for name in expected]
         assert log.groups.tolist() == [0, 0, 1, 2, 3, 3, *range(4, len(expected) - 2)]
         assert (log.same_prompt, log.extra["tier"][5]) == (1, "free")
-        assert log.left_out["incomplete"] == 8 - 3 * cut
+        assert log.left_out["incomplete"] == 8 - 4 * cut
         assert [log.left_out[reason] for reason in ("unscored", "trained_on", "not_random", "explore_missed")] == [1, 1, 1, 1]
         assert np.flatnonzero(log.asked).tolist() == [3]
         assert log.traced.tolist() == [name >= 8 for name in expected]
-        assert log.complete.tolist() == ([True] * 6 + [False, False, True, False] if cut else [True] * 7)
+        assert log.complete.tolist() == ([True] * 6 + [False, False, False, True, False] if cut else [True] * 7)
         ran_under = log.extra.get(RAN_UNDER, ())
-        assert [ran_under.index(each) for each in ran_under] == ([0] * 6 + [6, 6, 6, 9] if cut else [])
+        assert [ran_under.index(each) for each in ran_under] == ([0] * 6 + [6, 6, 6, 6, 10] if cut else [])
         for name in ("scores", "labels", "counts"):
             np.testing.assert_array_equal(getattr(log, name), getattr(logs[0], name))
     assert logs[0].scores[:3].tolist()[2][:2] == [3.5, 2.0]

@@ -62,7 +62,7 @@ def test_a_strict_guard_relaxes_on_its_traces_to_what_whole_rows_certify():
 
 @pytest.mark.parametrize("risk", ["served_and_bad", "bad_among_served", "false_acceptance"])
 def test_labels_of_what_was_selected_alone_relax_nothing_that_labels_of_all_answers_do_not(risk):
-    # Of the answers that only laxer thresholds serve none is labelled: rows that changed were left out, and the others had passed before.
+    # Answers that only laxer thresholds serve have no label: rows that changed were left out, and the others had passed before.
     traces = cut_short(CLUSTERED.log(1000, 2), (1.5,) * 4)
     holder = paths(traces, FOUR).holder[:, -1:]
     selected = replace(traces, labels=np.where(np.arange(16) == holder, traces.labels, np.nan))
@@ -104,6 +104,21 @@ def test_traces_are_read_with_what_they_ran_under():
     profile = relax_guardrail(log_of_rows(json.loads(json.dumps(rows)), cut=True)).profile
     assert profile.thresholds[1] == math.inf
     assert profile.evidence["served"] == 80
+
+
+@pytest.mark.parametrize("reason", ["deadline", "scorer_failed", "generator_failed"])
+def test_what_a_deadline_or_an_outage_ended_counts_as_far_as_it_was_decided(reason):
+    # Left out, they made what nothing passes in early, and is served wrongly under laxer thresholds, too rare.
+    first = [{"text": "x", "score": 0.5, "acceptable": False}, {"text": "y", "score": 0.0, "acceptable": True}]
+    late = {"text": "z", "score": 3.0, "acceptable": True}
+    cut = {"text": "", "score": None, "failed": True, "unfinished": reason == "deadline"}
+    ran = {"schedule": [2, 2, 2], "thresholds": [1.0, 1.0, 1.0], "exit": "loop", "complete": False, "prompt": ""}
+    passed = {"id": "a", "candidates": [late, cut | {"unfinished": False}], "decision": "accepted", "reason": "passed"}
+    ended = {"id": "b", "candidates": [*first, late, cut], "decision": "abstained", "reason": reason}
+    log = log_of_rows([each | ran for each in (passed, ended)], cut=True)
+    path = paths(log, (2, 2, 2))
+    assert (exits(path, (1.0,) * 3).tolist(), exits(path, (0.4,) * 3).tolist()) == ([0, 3], [0, 0])
+    assert (log.left_out["incomplete"], path.good[1].tolist()) == (0, [0.0] * 3)
 
 
 def test_the_next_command_is_one_that_reads_such_traces(tmp_path, capsys):
