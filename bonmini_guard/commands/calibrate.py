@@ -27,11 +27,11 @@ NOT_ENOUGH = 3
 MINI_N, MAX_LOOPS = 4, 8
 #: What is promised unless the options say it; the first risk, too.
 ALPHA, EPSILON, DELTA = 0.05, 0.01, 0.1
-#: What is counted, and its price in money.
-NO_COST = ("draws", None)
 #: Rows that say which N is best.
 MOST_RANKED = 10_000
 RISKS = ("served_and_bad", "bad_among_served", "false_acceptance")
+#: Of options that are told from those not given while it is checked which go together.
+_DEFAULTS = {"risk": RISKS[0], "alpha": ALPHA, "epsilon": EPSILON, "cost": ("draws", None), "cost_abstain": 1.0, "cost_draw": 0.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log, load_timed
 
-    counted, price = options.cost or NO_COST
+    counted, price = options.cost
     in_seconds = options.max_p95 is not None or (price is not None and options.wait_price)
     cost = counted if counted != "draws" else "seconds" if in_seconds else None
     with shown() as progress:
@@ -140,6 +140,8 @@ def _show_front(evidence: Mapping[str, Any]) -> None:
     """What a search found that no other shape beats, on the rows that it chose on; cheapest first."""
     from bonmini_guard.calibration.search import table_of
 
+    if said := evidence.get("search"):
+        say(f"The search was {said}.")
     if rows := table_of(evidence):
         print(table(*rows, width()))
         say(f"Prices are in {evidence['priced']}.")
@@ -151,8 +153,7 @@ def _plan(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.on_demand import plan, request
 
     guardrail = options.mode == "guardrail"
-    what = options.risk or RISKS[0] if guardrail else options.mode
-    level = _default(options.alpha, ALPHA) if guardrail else _default(options.epsilon, EPSILON)
+    what, level = (options.risk, options.alpha) if guardrail else (options.mode, options.epsilon)
     with shown() as progress:
         log = load_log(options.logs, group=options.group, progress=progress.rows)
         schedule = choose_schedule(log, options.schedule, options.mini_n, options.max_loops)
@@ -181,32 +182,24 @@ def _calibrate(log: Log, options: argparse.Namespace) -> Certificate | NotEnough
         schedule = (1,) * (options.max_draws or min(MINI_N * MAX_LOOPS, int(log.counts.min())))
     arriving: dict[str, Any] = {"exit": options.exit} | ({"in_flight": (options.in_flight,)} if options.in_flight else {})
     arriving |= {"wait": options.wait_price, "max_p95": options.max_p95}
-    arriving |= dict(zip(("cost", "price"), options.cost or NO_COST, strict=True))
+    arriving |= dict(zip(("cost", "price"), options.cost, strict=True))
     if options.mode == "accelerator":
         from bonmini_guard.calibration.choose import calibrate_accelerator
 
-        return calibrate_accelerator(log, schedule=schedule, epsilon=_default(options.epsilon, EPSILON), **shared, **arriving)
+        return calibrate_accelerator(log, schedule=schedule, epsilon=options.epsilon, **shared, **arriving)
     if options.relax:
         from bonmini_guard.calibration.relax import relax_guardrail
 
-        risk, alpha = options.risk or RISKS[0], _default(options.alpha, ALPHA)
-        return relax_guardrail(log, risk=risk, alpha=alpha, delta=options.delta, calibrations=options.calibrations)
+        return relax_guardrail(log, risk=options.risk, alpha=options.alpha, delta=options.delta, calibrations=options.calibrations)
     if options.cost_bad is not None:
         from bonmini_guard.calibration.prices import Prices, calibrate_costs
 
-        prices = Prices(options.cost_bad, _default(options.cost_abstain, 1.0), _default(options.cost_draw, 0.0))
+        prices = Prices(options.cost_bad, options.cost_abstain, options.cost_draw)
         del shared["search"]
         return calibrate_costs(log, schedule=schedule, prices=prices, **shared)
     from bonmini_guard.calibration.choose import calibrate_guardrail
 
-    return calibrate_guardrail(
-        log,
-        schedule=schedule,
-        risk=options.risk or RISKS[0],
-        alpha=_default(options.alpha, ALPHA),
-        **shared,
-        **arriving,
-    )
+    return calibrate_guardrail(log, schedule=schedule, risk=options.risk, alpha=options.alpha, **shared, **arriving)
 
 
 #: Which options do not go together: relaxing takes the shape that the traces ran under, prices and a target accuracy are other ways
@@ -232,6 +225,7 @@ def _check(options: argparse.Namespace) -> None:
     rolling = options.max_draws is not None or options.in_flight is not None
     options.exit = options.exit or ("rolling" if rolling else "loop")
     _check_apart(options)
+    vars(options).update({name: value for name, value in _DEFAULTS.items() if getattr(options, name) is None})
     _check_numbers(options)
     _check_search(options)
     if options.target_accuracy is not None:
@@ -272,7 +266,7 @@ def _check_search(options: argparse.Namespace) -> None:
     for name, value in (("wait-price", options.wait_price), ("max-p95", options.max_p95)):
         if value is not None and (not options.search or not 0 <= value < math.inf):
             raise ConfigurationError(f"--{name} is a search's, and 0 or more: add --search, or leave it out")
-    counted, price = options.cost or NO_COST
+    counted, price = options.cost
     if options.max_p95 is not None and counted == "tokens":
         raise ConfigurationError("--max-p95 is in seconds: leave out --cost tokens")
     if not options.search and (price is not None or (counted != "draws" and options.mode == "guardrail")):
@@ -311,7 +305,3 @@ def width_of(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is neither 'auto' nor a number of draws, 1 or more")
     return int(text)
-
-
-def _default(value: float | None, default: float) -> float:
-    return default if value is None else value

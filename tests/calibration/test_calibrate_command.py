@@ -63,6 +63,11 @@ def test_accelerator_writes_a_profile_that_saves_draws(log, tmp_path, capsys):
     assert "fewer" in capsys.readouterr().out
 
 
+def test_a_search_that_was_not_made_is_said(log, tmp_path, capsys):
+    assert call(log, "--mode", "guardrail", "--alpha", "0.2", "--search", "-o", tmp_path / "profile.json") == 0
+    assert "The search was not made: 400 units are fewer than 1000" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("flags", [["guardrail", "--alpha", "0.2"], ["accelerator", "--epsilon", "0.1"]])
 def test_search_keeps_the_budget_and_certifies_on_the_rest(tmp_path, flags, capsys):
     log = write(tmp_path / "log.jsonl", Population().log(1000, 1))

@@ -11,7 +11,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bonmini_guard.calibration.blocks import RAN_UNDER, row_key
+from bonmini_guard.calibration.blocks import RAN_UNDER, Reading, row_key
 from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.errors import InputError, MissingExtraError
 
@@ -388,3 +388,13 @@ def test_taking_rows_takes_all_their_columns():
         part = log.take(rows)
         assert (ids(part), list(part.places), part.extra) == (("a", "c3"), ["rows:1", "rows:3"], {"tier": (None, None)})
         assert {len(value) for value in vars(part).values() if isinstance(value, np.ndarray)} == {2}
+
+
+def test_of_several_types_the_likeliest_are_tried_first(monkeypatch):
+    columns = pytest.importorskip("bonmini_guard.calibration.columns")
+    read, tried = columns.json.read_json, []
+    monkeypatch.setattr(columns.json, "read_json", lambda *args, **how: tried.append(how) or read(*args, **how))
+    parser = columns.JsonLines(Reading(group="user"))
+    for number in range(2):  # the second time it is known
+        assert len(parser.batch(json.dumps({"id": "a", "user": number, "candidates": [{"score": 1.0}]}).encode())) == 1
+    assert len(tried) == 3  # texts, numbers; not yes or no
