@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def cases(log: Log, profile: GuardProfile, *, texts: bool = False) -> list[Case]
         )
         for row in rows.tolist()
     ]
-    return [_read(case, row) for case, row in _again(log, found)] if texts else found
+    return list(_again(log, found)) if texts else found
 
 
 def _chosen(path: Paths, profile: GuardProfile) -> Integers:
@@ -88,20 +88,16 @@ def _chosen(path: Paths, profile: GuardProfile) -> Integers:
     return np.unique(np.concatenate(chosen))
 
 
-def _again(log: Log, found: list[Case]) -> Iterable[tuple[Case, Row]]:
-    """The cases with their rows, read from the files once more."""
+def _again(log: Log, found: list[Case]) -> Iterator[Case]:
+    """The cases with their texts, from the files read once more."""
     of = {case.place: case for case in found}
     for name in log.places.files:
         if is_pipe(name):
             raise InputError(f"{name}: a pipe cannot be read twice, as --texts must; write the log to a file first")
         for place, value in RowFile(name):
             if place in of:
-                yield of[place], Row(value, place)
-
-
-def _read(case: Case, row: Row) -> Case:
-    last = row.prompt[-1].plain(thoughts=True) if row.prompt else ""
-    answers = {
-        at: row.candidates[at].turn.plain(thoughts=True)[:ANSWER] for at in set(case.holder) if not row.candidates[at].failed
-    }
-    return Case(case.id, case.place, case.best, case.good, case.holder, last[:PROMPT], answers)
+                row = Row(value, place)
+                last = row.prompt[-1].plain(thoughts=True) if row.prompt else ""
+                held = (at for at in set(of[place].holder) if not row.candidates[at].failed)
+                answers = {at: row.candidates[at].turn.plain(thoughts=True)[:ANSWER] for at in held}
+                yield replace(of[place], prompt=last[:PROMPT], answers=answers)

@@ -8,7 +8,7 @@ its one order (:mod:`bonmini_guard.calibration.orders`), so its loss is 0 or 1, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -331,12 +331,17 @@ def searched(fit: Log, asked: Request, missing: Missing) -> tuple[Request, list[
     """
     best, worth = asked, _worth(fit, asked, missing)
     tried = [(asked, worth)]
-    for wishes in (_shapes_of, _offsets_of):
-        for wish in wishes(fit, best):
-            now = _worth(fit, wish, missing)
-            tried += [(wish, now)] if wishes is _shapes_of else []
-            if now.better(worth):
-                best, worth = wish, replace(now, served=max(now.served, worth.served))
+
+    def wishes() -> Iterator[Request]:
+        yield from (replace(asked, schedule=shape) for shape in search_space.shapes(sum(asked.schedule)))
+        shape = best
+        yield from (replace(shape, offsets=offsets) for offsets in search_space.tilts(fit, len(shape.schedule)))
+
+    for wish in wishes():
+        now = _worth(fit, wish, missing)
+        tried += [(wish, now)] if wish.offsets is asked.offsets else []
+        if now.better(worth):
+            best, worth = wish, replace(now, served=max(now.served, worth.served))
     return best, search_space.front([{"schedule": list(wish.schedule), **each.told()} for wish, each in tried])
 
 
@@ -346,15 +351,6 @@ def priced(asked: Request, times: str | None) -> str:
         return f"draws; waiting as long as one takes costs {1.0 if asked.wait is None else asked.wait:g}"
     waited = {"seconds": "second", "tokens": "token of a loop's longest answer"}.get(str(times), "loop")
     return f"money; {asked.price:g} for each of its {asked.cost}, {asked.wait:g} for each {waited} that it waits"
-
-
-def _shapes_of(fit: Log, asked: Request) -> list[Request]:
-    shapes = search_space.shapes(sum(asked.schedule))
-    return [replace(asked, schedule=shape) for shape in shapes]
-
-
-def _offsets_of(fit: Log, asked: Request) -> list[Request]:
-    return [replace(asked, offsets=offsets) for offsets in search_space.tilts(fit, len(asked.schedule))]
 
 
 def _worth(fit: Log, asked: Request, missing: Missing) -> search_space.Worth:

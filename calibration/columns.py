@@ -263,8 +263,7 @@ class _Candidates:
     def rows_without(self, has_score: Bools) -> Bools:
         """(K,) rows of which no candidate was ever scored, and not all failed."""
         drawn, scored = (np.add.reduceat(part, self._starts, dtype=np.int64) for part in (~self.failed, ~self.failed & has_score))
-        bare: Bools = (drawn > 0) & (scored == 0)
-        return bare
+        return np.asarray((drawn > 0) & (scored == 0))
 
     def one_policy(self) -> None:
         """Raise OddError where candidates of one row come from several policies."""
@@ -300,19 +299,16 @@ def _as(column: Any, kind: Any) -> Any:
 
 
 def _lengths(column: Any) -> NDArray[np.int64]:
-    lengths: NDArray[np.int64] = compute.fill_null(compute.list_value_length(column), 0).to_numpy().astype(np.int64)
-    return lengths
+    return np.asarray(compute.fill_null(compute.list_value_length(column), 0).to_numpy().astype(np.int64))
 
 
 def _valid(column: Any) -> Bools:
-    valid: Bools = column.is_valid().to_numpy(zero_copy_only=False)
-    return valid
+    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
 
 
 def _flags(column: Any, missing: Bools | bool = False) -> Bools:
     filled = compute.coalesce(column, arrow.array(missing) if isinstance(missing, np.ndarray) else arrow.scalar(missing))
-    flags: Bools = filled.to_numpy(zero_copy_only=False)
-    return flags
+    return np.asarray(filled.to_numpy(zero_copy_only=False))
 
 
 def _shared(column: Any) -> list[Any]:

@@ -84,8 +84,7 @@ def _within(size: int, most: int) -> Floats:
     """(K, n+1): ``(x)_k / (n)_k``, the chance that k draws all lie within positions 1..x."""
     positions = np.arange(size + 1, dtype=np.float64)
     taken = np.arange(most, dtype=np.float64)[:, None]
-    within: Floats = np.asarray(np.cumprod(np.maximum(positions - taken, 0.0) / (size - taken), axis=0), dtype=np.float64)
-    return within
+    return np.asarray(np.cumprod(np.maximum(positions - taken, 0.0) / (size - taken), axis=0), dtype=np.float64)
 
 
 def paired_difference(rankings: Sequence[Ranking], first: int, second: int) -> tuple[float, float]:

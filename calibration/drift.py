@@ -21,7 +21,7 @@ from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, TODO, Drift, Fi
 from bonmini_guard.calibration.martingale import Process, Ranks
 from bonmini_guard.calibration.promise import Tested, against, labels_wanted, reference_share, said
 from bonmini_guard.calibration.slices import Slices
-from bonmini_guard.calibration.traces import Trace, Traces, decided
+from bonmini_guard.calibration.traces import Trace, Traces
 from bonmini_guard.engine.fingerprints import compare, is_description
 from bonmini_guard.errors import ConfigurationError, ProfileError, needing
 from bonmini_guard.policy.profile import GuardProfile
@@ -91,7 +91,7 @@ def conclusion(
 def _tests(profile: GuardProfile, traces: Traces, key: str | None) -> list[Callable[[float], Finding]]:
     reference, requests = np.asarray(profile.reference), traces.traces
     scored = [trace for trace in requests if np.isfinite(trace.best)]
-    guarded, share = list(decided(requests)), reference_share(profile)
+    guarded, share = traces.decided, reference_share(profile)
     tests: list[Callable[[float], Finding]] = []
     if scored:
         best = np.array([trace.best for trace in scored])
@@ -156,7 +156,7 @@ def _tested(profile: GuardProfile, traces: Traces, level: float) -> tuple[Tested
     (Clopper and Pearson), and half the level goes to each.
     """
     counted = [verdict for trace in traces.judged if (verdict := against(trace, str(profile.risk))) is not None]
-    guarded = list(decided(traces.traces))
+    guarded = traces.decided
     served, promised = sum(trace.decision == "accepted" for trace in guarded), float(profile.alpha or 0.0)
     if profile.risk == "served_and_bad":
         level /= 2

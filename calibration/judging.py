@@ -61,8 +61,7 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
 
 def verdict_of(candidate: Candidate, name: str) -> bool | None:
     """What a judge said of a candidate; None where it said nothing."""
-    verdict: bool | None = (candidate.value.get("verdicts") or {}).get(name)
-    return verdict
+    return (candidate.value.get("verdicts") or {}).get(name)
 
 
 def agreement(found: Judged) -> dict[str, Any]:

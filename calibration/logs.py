@@ -107,14 +107,12 @@ class Log:
     @property
     def labelled(self) -> NDArray[np.bool_]:
         """(R,): rows of which every scored candidate is labelled."""
-        complete: NDArray[np.bool_] = ~np.any(self.drawn & np.isnan(self.labels), axis=1)
-        return complete
+        return np.asarray(~np.any(self.drawn & np.isnan(self.labels), axis=1))
 
     @property
     def unlabelled(self) -> NDArray[np.bool_]:
         """(R,): rows with scored candidates of which none is labelled."""
-        nothing: NDArray[np.bool_] = np.any(self.drawn, axis=1) & ~np.any(np.isfinite(self.labels), axis=1)
-        return nothing
+        return np.asarray(np.any(self.drawn, axis=1) & ~np.any(np.isfinite(self.labels), axis=1))
 
     def take(self, rows: NDArray[Any]) -> Log:
         """The log of some rows: a boolean mask (R,) or row numbers."""

@@ -151,8 +151,7 @@ class Ranks(Process):
 def rank_payoffs(p_value: float) -> Floats:
     """(B,) what the bets pay: 1 in expectation if the p-value is uniform."""
     centred = p_value - 0.5
-    payoffs: Floats = 1.0 + CENTRE * centred + SPREAD * (6.0 * centred**2 - 0.5)
-    return payoffs
+    return 1.0 + CENTRE * centred + SPREAD * (6.0 * centred**2 - 0.5)
 
 
 class Shares(Process):
@@ -204,8 +203,7 @@ def promise_payoffs(bad: bool, promised: float) -> Floats:
     """(B,) likelihood ratios: at most 1 in expectation if the share of the bad is at most the promised one."""
     rates = np.minimum(TIMES * promised, 0.5 + 0.5 * promised)
     rates[0] = promised
-    payoffs: Floats = rates / promised if bad else (1.0 - rates) / (1.0 - promised)
-    return payoffs
+    return rates / promised if bad else (1.0 - rates) / (1.0 - promised)
 
 
 def lower_sequence(ones: int, units: int, delta: float) -> float:

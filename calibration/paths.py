@@ -51,8 +51,7 @@ class Paths:
 
     def changes(self) -> Bools:
         """(R, L) where another answer becomes the best so far."""
-        found: Bools = (np.diff(self.holder, axis=1, prepend=-1) != 0) & np.isfinite(self.best)
-        return found
+        return np.asarray((np.diff(self.holder, axis=1, prepend=-1) != 0) & np.isfinite(self.best))
 
 
 def labels_used(runs: Sequence[Paths]) -> int:

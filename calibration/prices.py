@@ -54,8 +54,7 @@ class Prices:
         """(T,) expected cost of a request under each threshold."""
         kept = np.maximum(found.rows, 1.0)
         said = (self.bad * found.served_bad + self.abstain * (found.rows - found.served)) / kept
-        priced: Floats = said + self.draw * found.draws / rows
-        return priced
+        return said + self.draw * found.draws / rows
 
 
 def calibrate_costs(

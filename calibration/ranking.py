@@ -42,8 +42,7 @@ class Ranking:
 
     def under_floor(self, floor: float) -> Integers:
         """(P,) the positions under a floor, failed draws included; 0 for the floor -inf, which gives nothing up."""
-        count: Integers = np.sum(self.scores < floor, axis=1, dtype=np.int64)
-        return count
+        return np.asarray(np.sum(self.scores < floor, axis=1, dtype=np.int64))
 
 
 def rank(scores: Floats, quality: Floats, counts: Integers) -> list[Ranking]:
@@ -72,8 +71,7 @@ def tie_means(scores: Floats, values: Floats) -> Floats:
         return values
     tie = np.cumsum(starts.ravel()) - 1
     means = np.bincount(tie, weights=values.ravel()) / np.bincount(tie)
-    averaged: Floats = means[tie].reshape(values.shape)
-    return averaged
+    return np.asarray(means[tie].reshape(values.shape))
 
 
 def block_chances(size: int, schedule: Sequence[int]) -> Floats:

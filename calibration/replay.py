@@ -114,8 +114,7 @@ def _replay_one(
 
 def _within(size: int, last: Integers) -> Bools:
     """(P, n) whether a position is at most the row's last one."""
-    within: Bools = np.arange(1, size + 1) <= last[:, None]
-    return within
+    return np.arange(1, size + 1) <= last[:, None]
 
 
 def _clip(arrived: Floats, low: Integers, top: Integers) -> Floats:
@@ -123,5 +122,4 @@ def _clip(arrived: Floats, low: Integers, top: Integers) -> Floats:
     positions = np.arange(arrived.shape[1])
     inside = np.clip(positions, low[:, None], top[:, None])
     floor = np.take_along_axis(arrived, low[:, None], axis=1)
-    kept: Floats = np.take_along_axis(arrived, inside, axis=1) - floor
-    return kept
+    return np.take_along_axis(arrived, inside, axis=1) - floor

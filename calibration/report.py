@@ -271,7 +271,7 @@ def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, 
 
     Beside it stand these rows.
     """
-    values = np.array([_value(value) for value in log.extra[key]])
+    values = np.array(["(none)" if value is None else str(value) for value in log.extra[key]])
     frequent = [name for name, _ in Counter(values.tolist()).most_common(MOST_SLICES)]
     parts = [(name, np.flatnonzero(values == name)) for name in frequent]
     rest = np.flatnonzero(~np.isin(values, frequent))
@@ -280,10 +280,6 @@ def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, 
     whole = bool(np.all(log.unlabelled))
     # a slice without any label cannot be judged beside labelled ones
     return [(name, replay_log(part, profile), part) for name, part in usable if whole or not np.all(part.unlabelled)]
-
-
-def _value(value: Any) -> str:
-    return "(none)" if value is None else str(value)
 
 
 def _searched(profile: GuardProfile) -> list[Table]:

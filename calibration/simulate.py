@@ -72,8 +72,7 @@ class Labels:
         """Of answers by their scores; 0 where there is none."""
         shift, slope = self.weights if weights is None else weights
         standard = (np.where(np.isfinite(best), best, self.middle) - self.middle) / self.spread
-        found: Floats = np.where(np.isfinite(best), expit(shift + slope * standard), 0.0)
-        return found
+        return np.where(np.isfinite(best), expit(shift + slope * standard), 0.0)
 
     def drawn(self, path: Paths, generator: np.random.Generator) -> Paths:
         """The paths with simulated labels only."""

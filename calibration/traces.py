@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -113,6 +113,11 @@ class Traces:
     def traces(self) -> list[Trace]:
         """The requests."""
         return [event for event in self.events if event.counted]
+
+    @property
+    def decided(self) -> list[Trace]:
+        """Those that carry a guard's decision."""
+        return [trace for trace in self.traces if trace.decision is not None]
 
     @property
     def judged(self) -> list[Trace]:
@@ -240,8 +245,3 @@ def _note_fingerprints(found: Traces, row: Row) -> None:
     for name, key in (("reward_model", "scored_by"), ("generator", "generated_by")):
         if row.value.get(key) is not None:
             found.fingerprints[name][as_text(name, row.value[key])] += 1
-
-
-def decided(traces: Iterable[Trace]) -> Iterator[Trace]:
-    """Those that carry a guard's decision."""
-    return (trace for trace in traces if trace.decision is not None)

@@ -92,7 +92,8 @@ class Watch:
         self._seed, self._share = digest_of(profile), reference_share(profile)
         self._traces = state.traces if state else 0
         self._marks = {name: Counter(met) for name, met in (state.marks if state else {}).items()}
-        self.memory = _memory(state)
+        seen = ((state.requests, state.mark), (state.labelled,)) if state else ((), ())
+        self.memory = Memory(*(Seen(REMEMBERED, *each) for each in seen))
         # Served is what is not abstained: the certify split's share is where the count of the served begins.
         decision, count, units = self._share or ("", 0, 0)
         known = (units - count, units) if decision == "abstained" else (0, 0)
@@ -201,12 +202,6 @@ def _decisions(process: Shares, share: tuple[str, int, int]) -> Finding:
     if process.crossed is not None:
         what += f"; changed at the latest at trace {process.crossed:,} of {process.steps:,}"
     return Finding(QUESTION[decision], process.crossed is not None, process.p_value, process.level, what)
-
-
-def _memory(state: WatchState | None) -> Memory:
-    if state is None:
-        return Memory(Seen(REMEMBERED), Seen(REMEMBERED))
-    return Memory(Seen(REMEMBERED, state.requests, state.mark), Seen(REMEMBERED, state.labelled))
 
 
 def digest_of(profile: GuardProfile) -> str:
