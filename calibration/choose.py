@@ -432,11 +432,13 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], r
         evidence["in_flight"] = {str(rung.in_flight): _means(rung, asked) for rung in tested.rungs}
         rolling = {"in_flight": tuple(rung.in_flight for rung in tested.rungs), "max_draws": len(asked.schedule)}
         rolling |= {"in_flight_thresholds": tuple(thresholds)} if len(thresholds) > 1 else {}
-    first = tested.path.best[:, 0]
+    path = tested.path
     if requests is not None and asked.exit == "loop":
         path = paths(requests, asked.schedule, asked.order, seed=asked.seed)
-        others, first = int(np.sum(exits(path, asked.thresholds(max(thresholds))) == path.draws.size)), path.best[:, 0]
-        evidence["first_of_groups"] = {"requests": len(path), "abstained" if asked.risk else "best_effort": others}
+    seen = np.isfinite(path.best[:, 0])  # drift leaves out requests whose first loop failed as a whole
+    if asked.exit == "loop" and (requests is not None or not seen.all()):
+        others = int(np.sum(exits(path, asked.thresholds(max(thresholds)))[seen] == path.draws.size))
+        evidence["first_of_groups"] = {"requests": int(seen.sum()), "abstained" if asked.risk else "best_effort": others}
     profile = GuardProfile(
         mode=asked.mode,
         schedule=asked.schedule,
@@ -447,7 +449,7 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], r
         epsilon=None if asked.risk else asked.level,
         delta=asked.delta,
         evidence=evidence,
-        reference=tuple(first[np.isfinite(first)][:REFERENCE].tolist()),
+        reference=tuple(path.best[seen, 0][:REFERENCE].tolist()),
         fingerprints=profile_fingerprints(tested.log),
         created_at=datetime.now(UTC).replace(microsecond=0),
         package_version=__version__,

@@ -52,7 +52,7 @@ def reference_share(profile: GuardProfile) -> tuple[str, int, int] | None:
     done here, is on the safe side.
     """
     decision = "abstained" if profile.mode == "guardrail" else "best_effort"
-    # Said where drift's requests are not the units: the first of each group, and each of equal prompts.
+    # Said where drift's requests are not the units: the first of each group, each of equal prompts, none whose first loop failed.
     before = profile.evidence.get("first_of_groups", profile.evidence)
     if not {decision, "requests"} <= before.keys():
         return None

@@ -18,6 +18,7 @@ from bonmini_guard.calibration.drift import find_drift, same_scorer
 from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, at_least, labels_needed
 from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.calibration.martingale import Ranks, Refutation, Shares, lower_sequence
+from bonmini_guard.calibration.orders import order_of
 from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.commands import drift as command
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError
@@ -75,6 +76,16 @@ def test_the_same_traffic_is_no_drift_where_prompts_come_again_or_conversations_
     profile = calibrate_guardrail(log_of_rows(rows), schedule=(2, 2), alpha=0.1).profile
     traces = [{**row, kind: told(number)} for number, row in enumerate(guarded(profile, later, labelled=0.0))]
     assert not find_drift(profile, traces_of_rows(placed(traces), profile)).drift
+
+
+def test_requests_whose_first_loop_failed_count_on_neither_side():
+    # drift leaves them out; in the profile they were abstentions
+    log = TRAFFIC.log(600, 0)
+    gone = np.arange(200)[:, None], order_of(log)[:200, :2]
+    log.scores[gone] = log.labels[gone] = np.nan
+    profile = calibrate_guardrail(log, schedule=(2, 2), alpha=0.1).profile
+    assert profile.evidence["first_of_groups"]["requests"] == len(profile.reference) == 400
+    assert not look(profile, TRAFFIC.log(400, 12345), labelled=0.0).drift
 
 
 def test_harder_traffic_is_found():
