@@ -224,7 +224,11 @@ def counts_to_refute(log: Log, policy: Policy, missing: Missing, in_flight: int 
         path = paths(part, policy.schedule, "auto", policy.exit, in_flight)
         at = exits(path, policy.at(in_flight).thresholds)
         chance = missing == "left_out" and policy.mode == "guardrail"
-        found.append(counts_at(path if chance else wished(path, at), at, missing))
+        counts = counts_at(path if chance else wished(path, at), at, missing)
+        if chance and np.isnan(path.good).any():  # then rows without an answer do not count, and here all of them are to
+            failed = np.sum(~np.isfinite(path.best[:, -1]))
+            counts = replace(counts, rows=counts.rows + failed, selected_bad=counts.selected_bad + failed)
+        found.append(counts)
     return Steps(*(np.sum([getattr(part, each.name) for part in found], axis=0) for each in fields(Steps)))
 
 

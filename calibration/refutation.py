@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.special import bdtr
 
@@ -39,6 +41,10 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
     widths = profile.in_flight or (1,)
     for width in widths:
         counts = counts_to_refute(part, profile.policy(), missing, width)
+        failed = part.left_out.get(
+            "failed", 0
+        )  # requests that served nothing bad, which the log does not tell from unlabelled ones
+        counts = replace(counts, rows=counts.rows + failed, selected_bad=counts.selected_bad + failed)
         if said := _said(profile, counts, level, LEVEL / len(widths)):
             return said if len(widths) == 1 else f"{said} (With {width} draws in flight.)"
     return None

@@ -22,6 +22,7 @@ from bonmini_guard.calibration.refutation import refutation, standing
 from bonmini_guard.calibration.simulate import least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.policy.policy import Policy
+from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.helpers import log_of, rows_of, run
 from tests.calibration.populations import Population
 
@@ -89,6 +90,18 @@ def test_labels_missing_by_chance_make_no_risk_smaller(failed, further):
     some = np.where(np.random.default_rng(1).random(log.labels.shape) < 0.4, log.labels, np.nan)
     rows = np.isfinite(some).any(axis=1) | ~log.drawn.any(axis=1)  # so that none is wholly unlabelled
     assert np.all(risk_and_loss(replace(log, labels=some).take(rows)) > risk_and_loss(log) - 0.006)
+
+
+@pytest.mark.parametrize("further", [0, 1])
+def test_requests_that_failed_are_not_left_out_of_what_refutes(further):
+    # 20 of 200 requests are served a bad answer; beside labels that are missing, rows without an answer were no requests.
+    served = [[1.0, 0.0]] * 100 + [[math.nan, math.nan]] * 100
+    labels = [[0.0, math.nan]] * 20 + [[1.0, math.nan]] * 79 + [[math.nan, 0.0]] + [[math.nan, math.nan]] * 100
+    log = replace(log_of([[*row, -1.0] for row in served], [[*row, 1.0] for row in labels]), traced=np.ones(200, dtype=bool))
+    log = log if further else replace(log, scores=log.scores[:, :2], labels=log.labels[:, :2], counts=np.full(200, 2))
+    profile = GuardProfile(mode="guardrail", schedule=(1, 1), thresholds=(0.5, 0.5), risk="served_and_bad", alpha=0.12, delta=0.1)
+    assert refutation(log, profile) is None
+    assert refutation(log, profile.model_copy(update={"alpha": 0.05})) is not None
 
 
 def test_equal_scores_and_single_draws_are_not_taken_for_sorted():
