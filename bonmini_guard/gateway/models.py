@@ -13,6 +13,7 @@ from uuid import uuid4
 from starlette.types import Send
 
 from bonmini_guard.adapters.http import Endpoint
+from bonmini_guard.adapters.http_errors import EndpointError
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.errors import NoAcceptableResponse
 from bonmini_guard.gateway.refusals import check_judged
@@ -100,22 +101,28 @@ class Upstream:
     model: str | None
 
     async def pass_on(self, body: bytes, send: Send) -> int:
-        """Send a request on as it is, and its answer back as it comes; the status.
+        """Send a request on as it is, and its answer back as it comes; the status: 503 if the upstream broke off.
 
         Raises:
             EndpointError: there is no answer.
+            OSError: the client went away.
         """
         asked = json.loads(body) | ({} if self.model is None else {"model": self.model})
         async with self.endpoint.passing("/chat/completions", json.dumps(asked).encode()) as response:
+            status = int(response.status_code)
+            if not 200 <= status < 600:
+                raise EndpointError(f"the endpoint answered with {status}, which is no status of HTTP", status=status)
             given = {"content-type": "application/json"} | {
                 name: response.headers[name] for name in _SAID if name in response.headers
             }
             headers = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
-            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            await send({"type": "http.response.start", "status": status, "headers": headers})
             try:
                 async for piece in response.aiter_bytes():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-            except Exception as error:
-                raise ConnectionResetError("the upstream broke off") from error
+            except OSError:
+                raise
+            except Exception:  # the client sees a body without its end
+                return 503
             await send({"type": "http.response.body", "body": b""})
-            return int(response.status_code)
+            return status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
@@ -143,6 +144,13 @@ def test_models_and_what_is_not_guarded(house):
     assert len(plain.choices) == 2
     assert not hasattr(plain, "bonmini_guard")
     assert len(chunks) > 2
+    with house.open(GUARD):
+        # An upstream that breaks off within an answer is down, and its clients have not left; no status of HTTP is none.
+        house.upstream.faults = ["half", (999, {})]
+        with pytest.raises(httpx.RemoteProtocolError):
+            house.post(model="plain", messages=ASKED)
+        assert house.post(model="plain", messages=ASKED).status_code == 503
+        assert 'requests_total{model="plain",status="503"} 2.0' in house.metrics()
     with house.open(GUARD, more=""):
         assert [model.id for model in house.client.models.list()] == ["guarded"]
         with pytest.raises(openai.NotFoundError):
