@@ -38,7 +38,7 @@ class ChatRequest(BaseModel):
     def group(self) -> str | None:
         """The conversation, where the client's metadata names one."""
         group = (self.metadata or {}).get("conversation_id")
-        return None if group is None else str(group)
+        return None if group in (None, "") else str(group)
 
     def prompt(self) -> list[BaseMessage]:
         """The messages as LangChain has them; InputError if one is malformed, or all are empty."""

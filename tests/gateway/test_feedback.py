@@ -44,7 +44,9 @@ def test_a_conversation_is_the_group_of_its_trace(house):
         client = house.client
         client.chat.completions.create(model="guarded", messages=ASKED, metadata={"conversation_id": "c-1"})
         client.chat.completions.create(model="guarded", messages=ASKED, extra_headers={"x-conversation-id": "c-2"})
-    assert [json.loads(line)["group"] for line in (house.folder / "traces.jsonl").read_text().splitlines()] == ["c-1", "c-2"]
+        client.chat.completions.create(model="guarded", messages=ASKED, metadata={"conversation_id": ""})
+    rows = [json.loads(line) for line in (house.folder / "traces.jsonl").read_text().splitlines()]
+    assert [row.get("group") for row in rows] == ["c-1", "c-2", None], "nameless ones are not one conversation"
     assert all("metadata" not in body for _, _, body in house.upstream.requests)
 
 
