@@ -116,7 +116,7 @@ class Configuration:
         try:
             if key not in parts:
                 parts[key] = self._parts[key] if key in self._parts else build()
-        except BonMiniGuardError as error:
+        except (BonMiniGuardError, OSError) as error:  # such as a name that is too long
             raise ConfigurationError(f"{self.path}: {place}: {error}") from error
         except TypeError as error:  # an argument that the part does not take
             raise ConfigurationError(f"{self.path}: {place}: {str(error).partition('() ')[2] or error}") from error
@@ -149,7 +149,7 @@ class Configuration:
 
         # Rebuilt with its parts, and for a profile that was written anew.
         profile = Path(str(options.get("profile") or os.devnull))
-        made_of = [id(generators.get(table.upstream)), id(scorer), profile.stat().st_mtime_ns if profile.exists() else None]
+        made_of = [id(generators.get(table.upstream)), id(scorer), profile.stat().st_mtime_ns if os.path.exists(profile) else None]
         guarded: Guarded = self._part(parts, place, [table.model_dump(), made_of], build)
         return guarded
 

@@ -238,6 +238,8 @@ TABLE = 'upstream = "plain"\nreward_model = { endpoint = "http://127.0.0.1:1", k
         (UPSTREAM + "[guards.x]\n" + TABLE.replace("kind", 'api_key = "sk-secret", kind'), "as api_key_env"),
         (UPSTREAM + "[guards.x]\n" + TABLE.replace('"http://127.0.0.1:1"', "5"), "address"),
         (UPSTREAM + "[guards.x]\n" + TABLE + "profile = 5", "profile is a int"),
+        (UPSTREAM + "[guards.x]\n" + TABLE + f'profile = "{"x" * 300}"', "File name too long"),
+        (f'[upstreams.plain]\nfolder = "{"x" * 300}"', "File name too long"),
         (UPSTREAM + "[guards.x]\n" + TABLE + "generator = 5", "unknown argument 'generator'"),
         (UPSTREAM + "[guards.x]\n" + TABLE + "standing = { n = 5 }", "unknown argument 'standing'"),
         (UPSTREAM + "[guards.x]\n" + TABLE + 'trace_candidates = "no"', "trace_candidates must be True or False"),
