@@ -86,13 +86,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(report: dict[str, Any], output: Path) -> None:
+    from bonmini_guard.training.run import unread
+
     say(f"{output}: {report['judgements']:,} judgements of {report['texts']:,} texts learnt")
     if left_out := report["judgements_too_long"]:
         share = left_out / (left_out + report["judgements"])
-        say(
-            f"left out: {left_out:,} judgements ({share:.0%}), with more than {report['max_length'] or 0:,} tokens; raise "
-            "--max-length, if the base can read more; or with parts or tokens that it cannot read"
-        )
+        say(f"left out: {left_out:,} judgements ({share:.0%}), with {unread(report['max_length'])}")
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     for key, name in (("eval", "held out"), ("twin_eval", "its Bradley-Terry twin"), ("base_eval", "the base before")):

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.utils.logging import tqdm
 
 from bonmini_guard.conversation import Turn
-from bonmini_guard.errors import Unscorable
+from bonmini_guard.errors import InputError, Unscorable
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.pairs import PairFormatter
 from bonmini_guard.reward.pooling import pad, share
@@ -53,7 +53,8 @@ class Encoding:
     Attributes:
         texts: token ids of each distinct (prompt, answer).
         groups: what to learn from them, each group with at most as many texts as a batch (but a whole row at least).
-        too_long: judgements left out because the model cannot read an answer: it is too long, or holds what has no token.
+        too_long: judgements left out because the model cannot read them: an answer is too long, something has no token, or the
+            chat template refuses the conversation.
         cut: texts of which the oldest turns were cut.
     """
 
@@ -76,7 +77,7 @@ def encode_rows(
         for answer in sorted(
             {answer for responses, _, _ in counts for answer in responses}, key=lambda one: (shown(one), repr(one))
         ):
-            with suppress(Unscorable):
+            with suppress(Unscorable, InputError):
                 encoded = formatter.encode(prompt, answer)
                 if max(encoded.ids) >= known:
                     continue

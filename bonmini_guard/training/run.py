@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic_core import to_json
 from transformers import set_seed
 
 from bonmini_guard.conversation import prompt_digest
@@ -249,10 +250,16 @@ def _known(model: Any) -> int:
 def _encode(rows: Sequence[ChoiceRow], made: Formatter | PairFormatter, batch_size: int, known: int) -> Encoding:
     encoding = encode_rows(rows, made, batch_size, known)
     if not encoding.groups:
-        raise InputError(f"no row fits in {made.max_length} tokens; raise --max-length or use a base with a longer context")
+        raise InputError(f"no row can be read: all have {unread(made.max_length)}; or use another base")
     if encoding.cut:
         logger.warning("oldest turns cut from %d texts", encoding.cut)
     return encoding
+
+
+def unread(max_length: int | None) -> str:
+    """What judgements have that are left out."""
+    limit = f"more than {max_length:,} tokens (raise --max-length, if the base can read more), or " if max_length else ""
+    return f"{limit}parts, tokens or an order of turns that the base cannot read"
 
 
 def _evaluate(loaded: _Loaded, held_out: Encoding, plan: Settings, objective: str) -> dict[str, Any]:
@@ -280,7 +287,7 @@ def _write(loaded: _Loaded, weights: dict[str, Any], folder: Path, report: dict[
         save_adapters(model, weights, folder, base)
     loaded.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(report), encoding="utf-8")
-    (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "training.json").write_bytes(to_json(report, indent=2, inf_nan_mode="null") + b"\n")
 
 
 def _mark(rows: Sequence[ChoiceRow], held_out: Sequence[ChoiceRow] | None, base: str, plan: Settings) -> dict[str, Any]:

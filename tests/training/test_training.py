@@ -113,7 +113,12 @@ def row(responses=("a", "b"), choice=0):
         ([row(choice="none")], {}, InputError, "every row chose"),
         ([row(("a",))], {"objective": "bradley_terry"}, InputError, "single response"),
         ([row(choice="none")], {"objective": "bradley_terry"}, InputError, "no row compares"),
-        ([row(), row(choice="none")], {"max_length": 1}, InputError, "no row fits in 1 tokens"),
+        (
+            [row(), row(choice="none")],
+            {"max_length": 1},
+            InputError,
+            "no row can be read: all have more than 1 tokens",
+        ),
         ([row()], {"objective": "x"}, ConfigurationError, "objective must be '"),
         ([row()], {"device": "x"}, ConfigurationError, "device must be '"),
         ([row()], {"epochs": 0}, ConfigurationError, "epochs must be a number above 0, not 0"),
@@ -194,6 +199,22 @@ def test_texts_that_spell_tokens_without_embedding_are_left_out(tmp_path, base, 
     assert report["judgements"] == 40
 
 
+def test_conversations_that_the_template_refuses_are_left_out_and_counted(tmp_path, base, capsys):
+    folder = shutil.copytree(base, tmp_path / "base")
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') }}"
+        "{% endif %}{{ m['content'] }}{% endfor %}"
+    )
+    tokenizer.save_pretrained(folder)
+    twice = {"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "responses": ["c"], "choice": 0}
+    path = write_jsonl(tmp_path / "choices.jsonl", [*simulated_rows(40, seed=1), twice])
+    assert train(path, folder, tmp_path / "model", "--epochs", "1", "--checkpoints", "0") == 0
+    said = capsys.readouterr().out
+    assert "left out: 1 judgements (2%), with" in said
+    assert "an order of turns that the base cannot read" in said
+
+
 def test_a_template_that_writes_tokens_without_embedding_is_refused_before_training(tmp_path, base):
     folder = shutil.copytree(base, tmp_path / "base")
     tokenizer = load_tokenizer(str(folder))
@@ -207,8 +228,10 @@ def test_a_template_that_writes_tokens_without_embedding_is_refused_before_train
 
 def test_a_run_that_ends_in_weights_that_are_no_numbers_says_so(tmp_path, base, capsys):
     path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(40, seed=1))
-    assert train(path, base, tmp_path / "model", "--epochs", "2", "--learning-rate", "1e9") == 0
+    assert train(path, base, tmp_path / "model", "--epochs", "2", "--learning-rate", "1e9", "--eval", str(path)) == 0
     assert "warning: the run diverged" in capsys.readouterr().err
+    told = json.loads((tmp_path / "model" / "training.json").read_text(), parse_constant=pytest.fail)
+    assert told["eval"]["log_likelihood"] is None
 
 
 def test_held_out_rows_that_all_are_too_long_give_no_figures(tmp_path, base, capsys):

@@ -211,7 +211,7 @@ def test_the_limit_of_tokens_stays_with_the_checkpoint_and_what_it_leaves_out_is
     fast = ["--learning-rate", "3e-3", "--device", "cpu", "--threads", "1", "--epochs", "2"]
     assert main(["train", str(path), "--base", str(base), "-o", str(tmp_path / "m"), "--max-length", "40", *fast]) == 0
     said = capsys.readouterr()
-    assert "left out: 1 judgements (3%), with more than 40 tokens; raise --max-length" in said.out
+    assert "left out: 1 judgements (3%), with more than 40 tokens (raise --max-length" in said.out
     assert "30 judgements of" in said.out
     assert RewardModel.load(tmp_path / "m", device="cpu").max_length == 40
     assert "LOAD REPORT" not in said.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from langchain_core.messages import AIMessage
+from pydantic_core import to_json
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from bonmini_guard.errors import CheckpointError, InputError, needing
@@ -85,7 +85,7 @@ def distill(
         report |= _measure((original, tuned), tokenizer, held_out, reward_model, plan, truth=truth)
         tuned.to("cpu").save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        (folder / "distillation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / "distillation.json").write_bytes(to_json(report, indent=2, inf_nan_mode="null") + b"\n")
         return report
 
 
