@@ -100,6 +100,24 @@ def test_the_input_beside_an_instruction_is_part_of_the_question():
     assert [row.prompt[0].text for row in convert([("f:1", record | {"input": ""})], "pairs")] == ["Translate."]
 
 
+def test_a_system_text_beside_the_prompt_is_its_first_turn():
+    system, user = {"role": "system", "content": "s"}, {"role": "user", "content": "q"}
+    good, bad = ({"role": "assistant", "content": said} for said in "xy")
+    whole = (Turn("system", "s"), Turn("user", "q"))
+    for source, record in (
+        ("pairs", {"system": "s", "question": "q", "chosen": "x", "rejected": "y"}),  # Orca's pairs
+        ("pairs", {"system": "s", "chosen": [user, good], "rejected": [user, bad]}),
+        ("pairs", {"system": "s", "prompt": "?", "chosen": [user, good], "rejected": [user, bad]}),
+        ("pairs", {"system": "other", "prompt": [system, user], "chosen": "x", "rejected": "y"}),
+        ("accept-reject", {"system_prompt": "s", "messages": [user, good], "label": True}),
+        ("preferences", {"system": "s", "prompt": "q", "response_a": "x", "response_b": "y", "preference": "A"}),
+    ):
+        assert [row.prompt for row in convert([("f:1", record)], source)] == [whole]
+    for empty in ("", None, 5):
+        [row] = convert([("f:1", {"system": empty, "prompt": "q", "completion": "x", "label": True})], "accept-reject")
+        assert row.prompt == (Turn("user", "q"),)
+
+
 def test_accept_reject():
     assert converted({"prompt": "p", "completion": "x", "label": True}, "accept-reject") == [(("x",), 0, True)]
     assert converted({"question": "p", "answer": "x", "acceptable": False}, "accept-reject") == [(("x",), "none", True)]

@@ -102,6 +102,13 @@ SETS = [
         [(TWO, 1, False)],
     ),
     ("PKU-SafeRLHF", "preferences", SAFE, [(TWO, 1, False)]),
+    (
+        "SHP",
+        "preferences",
+        {"history": "q", "human_ref_A": "yes", "human_ref_B": "no", "labels": 1, "score_A": 9},
+        [(TWO, 0, False)],
+    ),
+    ("SHP, the second", "pairs", {"history": "q", "human_ref_A": "yes", "human_ref_B": "no", "labels": 0}, [(TWO, 1, False)]),
     ("PKU-SafeRLHF, safe", "accept-reject", SAFE, [(("yes",), 0, True), (("no",), "none", True)]),
     ("Nectar", "ranks", NECTAR, [(("yes", "no", "so"), 1, False)]),
     ("Nectar as pairs", "pairs", NECTAR, [(("yes", "no", "so"), 1, False)]),

@@ -102,12 +102,16 @@ def _graded(key: str) -> Reader:
     return read
 
 
-def _better(record: Record) -> Iterator[Compared]:
-    """PKU-SafeRLHF: which of two answers is better, counted from 0."""
-    better = record["better_response_id"]
-    if better not in (0, 1) or isinstance(better, bool):
-        raise InputError(f'"better_response_id" is {str(better)[:20]}; give 0 or 1')
-    yield Compared(prompt_of(record), [answer_of(record.get(key), key) for key in ("response_0", "response_1")], better)
+def _won(key: str, names: tuple[str, str], second: int = 1) -> Reader:
+    def read(record: Record) -> Iterator[Compared]:
+        """Which of two answers won, as 0 or 1, of which ``second`` is the second answer."""
+        won = number_of(record, key)
+        if won not in (0, 1):
+            raise InputError(f'"{key}" is {str(record[key])[:20]}; give 0 or 1')
+        about = {"prompt": record.get("history"), **record}  # of SHP
+        yield Compared(prompt_of(about), [answer_of(record.get(name), name) for name in names], int(won == second))
+
+    return read
 
 
 def _votes(record: Record) -> Iterator[Compared]:
@@ -166,7 +170,8 @@ _SHAPES: Mapping[tuple[str, ...], Reader] = {
     ("data", "annotations"): _annotated,
     ("overall_preference",): _graded("overall_preference"),
     ("preference_strength",): _graded("preference_strength"),
-    ("better_response_id",): _better,
+    ("better_response_id",): _won("better_response_id", ("response_0", "response_1")),
+    ("human_ref_A", "human_ref_B", "labels"): _won("labels", ("human_ref_A", "human_ref_B"), second=0),
     ("winner_model_a", "winner_model_b"): _votes,
     ("summaries", "choice", "info"): _summaries,
     ("question", "score_0", "score_1"): _scored,
@@ -200,8 +205,8 @@ def _pair(record: Record) -> tuple[Any, list[Answer], list[Answer]]:
         (prompt, said), (other, refused) = transcript(chosen), transcript(rejected)
         these, those = [answer_of(said, "chosen")], [answer_of(refused, "rejected")]
     elif isinstance(chosen, list) and isinstance(rejected, list):
-        prompt, these = prompt_of({"messages": chosen[:-1]}), [answer_of(chosen, "chosen")]
-        other, those = prompt_of({"messages": rejected[:-1]}), [answer_of(rejected, "rejected")]
+        prompt, these = prompt_of(record, chosen), [answer_of(chosen, "chosen")]
+        other, those = prompt_of(record, rejected), [answer_of(rejected, "rejected")]
     else:
         raise InputError('no prompt; give one under "prompt"')
     if prompt != other:
@@ -222,7 +227,7 @@ def _two(record: Record) -> tuple[list[Answer], Any]:
     answers = [answer_of(one, name) for one, name in zip(said, keys or ("answer 1", "answer 2"), strict=True)]
     if keys is None or not keys[0].startswith("conversation") or record.get("prompt") is not None:
         return answers, prompt_of(record)
-    first, second = (prompt_of({"messages": one[:-1]}) for one in said)
+    first, second = (prompt_of(record, one) for one in said)
     if first != second:
         raise ApartError
     return answers, first

@@ -14,6 +14,7 @@ from bonmini_guard.training.choices import Answer, as_answer
 
 Record = Mapping[str, Any]
 
+SYSTEM_KEYS = ("system", "system_prompt")
 LIST_KEYS = ("candidates", "completions", "responses", "answers")
 RATING_KEYS = ("rating", "score", "overall_score", "helpfulness")
 LABEL_KEYS = ("acceptable", "label", "accepted", "feedback", "rating", "thumbs")
@@ -23,16 +24,21 @@ _YES = {"true", "yes", "good", "accept", "accepted", "acceptable", "thumbs_up", 
 _NO = {"false", "no", "bad", "reject", "rejected", "unacceptable", "thumbs_down", "thumbsdown", "down", "negative", "dislike", "👎"}
 
 
-def prompt_of(record: Record) -> Any:
-    """The prompt: a text, or a list of ``{role, content}``; under whichever of ``PROMPT_KEYS`` is there."""
-    value = prompt_under(record)
+def prompt_of(record: Record, turns: list[Any] | None = None) -> Any:
+    """The prompt, behind a system text if there is one: a text, or a list of ``{role, content}``; all ``turns`` but the last."""
+    value = prompt_under(record) if turns is None else turns[:-1]
     if value is None:
         raise InputError(f"no prompt; give one under {_either(PROMPT_KEYS)}")
     if isinstance(value, Mapping) and "messages" in value:
         value = value["messages"]
     if isinstance(value, str) and value.lstrip().startswith("Human:") and value.rstrip().endswith("\n\nAssistant:"):
-        return _turns_of(value)[:-1]
-    return [Turn.of(turn).openai() for turn in value] if isinstance(value, list) else value
+        value = _turns_of(value)[:-1]
+    elif isinstance(value, list):
+        value = [Turn.of(turn).openai() for turn in value]
+    system = next((record[key] for key in SYSTEM_KEYS if record.get(key)), None)
+    if not system or not isinstance(system, str) or (isinstance(value, list) and value and value[0]["role"] == "system"):
+        return value
+    return [Turn("system", system).openai(), *([Turn("user", value).openai()] if isinstance(value, str) else value)]
 
 
 def asked(record: Record, said: Any) -> Any:
@@ -40,9 +46,10 @@ def asked(record: Record, said: Any) -> Any:
     prompt = prompt_of(record)
     if not (isinstance(said, list) and len(said) > 1 and all(isinstance(turn, Mapping) for turn in said)):
         return prompt
-    own, before = prompt_of({"messages": [prompt] if isinstance(prompt, str) else prompt}), prompt_of({"messages": said[:-1]})
-    again = 0 if before[0]["role"] in ("system", "user") else len(own)
-    whole = [*own[: own.index(before[0]) if before[0] in own else again], *before]
+    own, earlier = prompt_of({"messages": [prompt] if isinstance(prompt, str) else prompt}), prompt_of({}, said)
+    role = earlier[0]["role"]
+    again = int(own[0]["role"] == "system" != role) if role in ("system", "user") else len(own)
+    whole = [*own[: own.index(earlier[0]) if earlier[0] in own else again], *earlier]
     return prompt if whole == own else whole
 
 
@@ -82,7 +89,7 @@ def prompt_and_answer(record: Record) -> tuple[Any, Answer]:
     said = next((record[key] for key in TEXT_KEYS if isinstance(record.get(key), str | list) and record[key]), None)
     turns = record.get("messages")
     if said is None and isinstance(turns, list) and len(turns) > 1:
-        return prompt_of({"messages": turns[:-1]}), answer_of(turns[-1], "the last turn")
+        return prompt_of(record, turns), answer_of(turns[-1], "the last turn")
     return asked(record, said), answer_of(record if said is None else said, "the answer")
 
 
