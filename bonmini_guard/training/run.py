@@ -8,10 +8,10 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from pydantic_core import to_json
@@ -19,6 +19,7 @@ from transformers import set_seed
 
 from bonmini_guard.conversation import prompt_digest
 from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.logs.appending import lock
 from bonmini_guard.reward.checkpoint import (
     check_vocabulary,
     check_whole,
@@ -292,22 +293,27 @@ def _write(loaded: _Loaded, weights: dict[str, Any], folder: Path, report: dict[
 
 def _mark(rows: Sequence[ChoiceRow], held_out: Sequence[ChoiceRow] | None, base: str, plan: Settings) -> dict[str, Any]:
     """What two runs must have in common for one to go on where the other stopped."""
+    digests = {"rows": _digest(rows), "held-out rows": _digest(held_out or [])}
+    return digests | {"base": base, "processes": PartialState().num_processes} | asdict(plan)
+
+
+def _digest(rows: Sequence[ChoiceRow]) -> str:
     digest = hashlib.sha256()
-    for row in [*rows, *(held_out or [])]:
+    for row in rows:
         digest.update(json.dumps(as_record(row)).encode())
-    return {"rows": digest.hexdigest(), "base": base, "processes": PartialState().num_processes} | asdict(plan)
+    return digest.hexdigest()
 
 
 @contextmanager
 def _partial(output: Path, mark: dict[str, Any], together: PartialState) -> Iterator[Path]:
     """The working folder ``OUTPUT.partial``; it vanishes at the end, but after an error it stays if a run can go on from it."""
     folder = output.with_name(output.name + ".partial")
-    if together.is_main_process:
-        _prepare(folder, mark)
+    held = _prepare(folder, mark) if together.is_main_process else nullcontext()
     try:
-        together.wait_for_everyone()
-        yield folder
-        together.wait_for_everyone()
+        with held:
+            together.wait_for_everyone()
+            yield folder
+            together.wait_for_everyone()
     except BaseException:
         if together.is_main_process and folder.is_dir() and not _resumable(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -316,7 +322,10 @@ def _partial(output: Path, mark: dict[str, Any], together: PartialState) -> Iter
         shutil.rmtree(folder)
 
 
-def _prepare(folder: Path, mark: dict[str, Any]) -> None:
+def _prepare(folder: Path, mark: dict[str, Any]) -> IO[bytes]:
+    """Make the folder ready for a run; its mark, which no other run can have until it is closed."""
+    if (folder / "run.json").is_file():
+        _held(folder).close()
     if folder.is_dir() and _resumable(folder):
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         other = [name for name, value in mark.items() if found.get(name) != value]
@@ -334,6 +343,15 @@ def _prepare(folder: Path, mark: dict[str, Any]) -> None:
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps(mark), encoding="utf-8")
     shutil.rmtree(folder / "model", ignore_errors=True)
+    return _held(folder)
+
+
+def _held(folder: Path) -> IO[bytes]:
+    mark = (folder / "run.json").open("r+b")
+    if not lock(mark.fileno(), wait=False):
+        mark.close()
+        raise ConfigurationError(f"{folder}: another run is at work there; wait for it, or name another output")
+    return mark
 
 
 def _resumable(folder: Path) -> bool:

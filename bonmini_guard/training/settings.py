@@ -11,9 +11,10 @@ from transformers import integrations
 from transformers.training_args import OptimizerNames
 
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.validation import Count, Must, Natural, check, is_number
+from bonmini_guard.validation import Count, Must, Natural, check, is_integer, is_number
 
 Finite = Annotated[float, Must("a number above 0", lambda value: is_number(value) and 0 < value < math.inf)]
+Seed = Annotated[int, Must("an integer of 0 or more, below 2**32", lambda value: is_integer(value) and 0 <= value < 2**32)]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -55,7 +56,7 @@ class Settings:
     learning_rate: Finite = 5e-5
     head_learning_rate: Finite | None = None
     batch_size: Count = 32
-    seed: int = 0
+    seed: Seed = 0
     max_length: Count | None = None
     layers: Count | None = None
     device: Device = "auto"

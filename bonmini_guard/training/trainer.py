@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bonmini_guard.errors import needing
+from bonmini_guard.errors import ConfigurationError, needing
+from bonmini_guard.reward.checkpoint import first_line
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Batches, Collator, Encoding, model_inputs
 from bonmini_guard.training.evidence import figures, score_texts
@@ -55,7 +56,10 @@ class OutsideOptionTrainer(Trainer):
         """AdamW, with a rate of their own for new weights."""
         if self.optimizer is not None:
             return self.optimizer
-        optimizer = super().create_optimizer(model)
+        try:
+            optimizer = super().create_optimizer(model)
+        except (ImportError, ValueError) as error:  # one that is not installed, or wants settings that are none of ours
+            raise ConfigurationError(f"--optimizer {self.args.optim.value}: {first_line(error)}") from error
         scorer: Any = self.model
         new = [weight for name, weight in scorer.named_parameters() if name.removeprefix("model.") in self._new]
         own = set(map(id, new))

@@ -85,6 +85,28 @@ def test_a_failure_before_the_first_checkpoint_leaves_nothing(tmp_path, base, ro
     assert not list(tmp_path.iterdir())
 
 
+def test_two_runs_of_one_output_do_not_meet(tmp_path, base, rows, monkeypatch):
+    whole = run._train
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(run, "_train", whole)
+        with pytest.raises(ConfigurationError, match="another run is at work there"):
+            train_reward_model(rows, base, tmp_path / "m", **FAST)
+        return whole(*arguments)
+
+    monkeypatch.setattr(run, "_train", meanwhile)
+    train_reward_model(rows, base, tmp_path / "m", epochs=1, **FAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_run_that_held_out_other_rows_is_no_run_to_go_on_with(tmp_path, base, rows, monkeypatch):
+    monkeypatch.setattr(run, "_write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_reward_model(rows[:300], base, tmp_path / "m", eval_rows=rows[300:], epochs=1, **FAST)
+    with pytest.raises(ConfigurationError, match="begun with other rows, held-out rows;"):
+        train_reward_model(rows[:200], base, tmp_path / "m", eval_rows=rows[200:], epochs=1, **FAST)
+
+
 def test_early_stopping_keeps_the_best_and_stops(tmp_path, base, rows):
     # So few rows for so many passes that the model soon learns them by heart.
     few = rows[:12] + [row for row in rows if row.choice == "none"][:4]
@@ -359,6 +381,8 @@ def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base
         ({"checkpoints": -1}, "checkpoints must be an integer of 0 or more"),
         ({"early_stopping": 2, "checkpoints": 0}, "1 or more with early stopping"),
         ({"twin": True, "objective": "bradley_terry"}, "a twin is for"),
+        ({"seed": -1}, "seed must be an integer of 0 or more"),
+        ({"optimizer": "galore_adamw"}, "--optimizer galore_adamw: "),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path, base, rows, plan, said):

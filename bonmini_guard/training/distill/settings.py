@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, get_type_hints
 
-from bonmini_guard.training.settings import Device, Finite
+from bonmini_guard.training.settings import Device, Finite, Seed
 from bonmini_guard.validation import Count, Must, check, is_integer
 
 Several = Annotated[int, Must("an integer of 2 or more", lambda value: is_integer(value) and value > 1)]
@@ -43,7 +43,7 @@ class DistillSettings:
     lora_rank: Count | None = None
     eval_prompts: Count = 100
     eval_draws: Several = 32
-    seed: int = 0
+    seed: Seed = 0
     device: Device = "auto"
     threads: Count | None = None
 
