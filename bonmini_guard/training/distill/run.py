@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from langchain_core.messages import AIMessage
 from pydantic_core import to_json
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from bonmini_guard.errors import CheckpointError, InputError, needing
 from bonmini_guard.reward.checkpoint import check_place, first_line
-from bonmini_guard.reward.formatting import rendered
+from bonmini_guard.reward.formatting import prompt_ids, rendered
 from bonmini_guard.reward.lora import peft_for
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
@@ -64,21 +65,23 @@ def distill(
     Raises:
         ConfigurationError: a setting is wrong, or the output folder is not empty.
         CheckpointError: the generator cannot be used.
-        InputError: a prompt cannot be scored.
+        InputError: the generator's chat template refuses a prompt, or it cannot be scored.
         MissingExtraError: trl is not installed.
     """
     plan = DistillSettings(**settings)
     check_output(Path(output))
-    trainer = _trainer()
+    with needing("distill"):
+        import trl
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     with appearing_folder(Path(output)) as folder:
         set_seed(plan.seed)
         model, tokenizer = _load(str(generator), plan)
+        _check(prompts, tokenizer)
         learnt, held_out = _split(prompts, plan)
         references = _references(learnt, model, tokenizer, reward_model, plan)
         with tempfile.TemporaryDirectory() as scratch:
-            tuned = _tune(trainer, (model, tokenizer), learnt, references, reward_model, plan=plan, folder=Path(scratch))
+            tuned = _tune(trl, (model, tokenizer), learnt, references, reward_model, plan=plan, folder=Path(scratch))
         original, _ = _load(str(generator), plan)
         name = Path(generator).name if Path(generator).is_dir() else str(generator)
         report = {"generator": name, "prompts": len(learnt), "beta": plan.beta, "settings": asdict(plan)}
@@ -87,12 +90,6 @@ def distill(
         tokenizer.save_pretrained(folder)
         (folder / "distillation.json").write_bytes(to_json(report, indent=2, inf_nan_mode="null") + b"\n")
         return report
-
-
-def _trainer() -> Any:
-    with needing("distill"):
-        import trl
-    return trl
 
 
 def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any]:
@@ -110,6 +107,15 @@ def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device), tokenizer
+
+
+def _check(prompts: Sequence[DistillPrompt], tokenizer: Any) -> None:
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            prompt_ids(rendered(prompt.messages, tokenizer), tokenizer)
+        except (TemplateError, TypeError) as error:  # as templates fail on what they were not written for
+            problem = f"prompt {number}: the generator's chat template refuses it ({first_line(error)}); leave it out"
+            raise InputError(problem) from error
 
 
 def _split(prompts: Sequence[DistillPrompt], plan: DistillSettings) -> tuple[list[DistillPrompt], list[DistillPrompt]]:

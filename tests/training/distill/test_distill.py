@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, SystemMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from bonmini_guard.cli import main
@@ -183,6 +183,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator):
     with pytest.raises(CheckpointError, match="no causal language model in safetensors"):
         distill(prompts(), broken, Wordy(), tmp_path / "out")
     shutil.rmtree(broken)
+    strict = tiny_lm(tmp_path / "strict", "{{ raise_exception('System role not supported') if messages[0]['role'] == 'system' }}")
+    asked = [*prompts(), DistillPrompt((SystemMessage("Be brief."), HumanMessage("film")))]
+    with pytest.raises(InputError, match=r"prompt 21: the generator's chat template refuses it .System role not supported"):
+        distill(asked, strict, Wordy(), tmp_path / "out", **SMALL)
+    shutil.rmtree(strict)
     with pytest.raises(InputError, match="distinct prompts; give 5 or more"):
         read_prompts([write_jsonl(tmp_path / "few.jsonl", [{"id": "a", "prompt": "p"}] * 9)])
     with pytest.raises(InputError, match=r"bad\.jsonl:1: "):
