@@ -111,6 +111,12 @@ SETS = [
     ("SHP, the second", "pairs", {"history": "q", "human_ref_A": "yes", "human_ref_B": "no", "labels": 0}, [(TWO, 1, False)]),
     ("PKU-SafeRLHF, safe", "accept-reject", SAFE, [(("yes",), 0, True), (("no",), "none", True)]),
     ("Nectar", "ranks", NECTAR, [(("yes", "no", "so"), 1, False)]),
+    (
+        "ranks from 0",
+        "ranks",
+        {"prompt": "q", "answers": [{"answer": "yes", "rank": 1}, {"answer": "no", "rank": 0}, {"answer": "so", "rank": 2}]},
+        [(("yes", "no", "so"), 1, False)],
+    ),
     ("Nectar as pairs", "pairs", NECTAR, [(("yes", "no", "so"), 1, False)]),
     (
         "summaries",

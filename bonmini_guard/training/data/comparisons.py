@@ -64,12 +64,12 @@ def labelled(record: Record) -> Iterator[Compared]:
 
 
 def ranked(record: Record) -> Iterator[Compared]:
-    """Answers with a ``rank``, of which 1 is the best (Nectar)."""
+    """Answers with a ``rank``, of which the least is the best (Nectar)."""
     answers = listed(record)
-    ranks = [number_of(answer, "rank") for answer in answers]
-    if len(answers) < 2 or None in ranks:
+    ranks = [rank for answer in answers if (rank := number_of(answer, "rank")) is not None]
+    if not 1 < len(answers) == len(ranks):
         raise InputError('an answer has no rank; give each of two or more a number under "rank", 1 for the best')
-    best = [place for place, rank in enumerate(ranks) if rank == min(filter(None, ranks))]
+    best = [place for place, rank in enumerate(ranks) if rank == min(ranks)]
     texts = [answer_of(answer, f"answer {number}") for number, answer in enumerate(answers, start=1)]
     yield Compared(prompt_of(record), texts, best[0] if len(best) == 1 else "tie")
 
