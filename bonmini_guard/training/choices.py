@@ -85,7 +85,7 @@ def shown(answer: Answer) -> str:
 
 
 def read_choices(path: str | PathLike[str], odd: Odd | None = None) -> list[ChoiceRow]:
-    """Read choice rows from JSON lines, packed or not, an array, CSV or Parquet.
+    """Read choice rows from JSON lines, packed or not, an array or Parquet.
 
     Rows are read one by one; equal texts, prompts and response lists are kept once, so that many judgements of few
     texts stay small. Unknown keys and blank lines are passed over.
@@ -134,12 +134,17 @@ def _answer(value: Any) -> Answer:
     return as_answer(value)
 
 
+def _place(value: Any) -> Any:
+    """A place as a number: where a column has one type, as in Parquet, it is a text beside "none"."""
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 5 else value
+
+
 class _Choice(BaseModel, arbitrary_types_allowed=True):
     """The keys of a row, each checked by itself."""
 
     prompt: Annotated[tuple[Turn, ...], BeforeValidator(_turns)]
     responses: Annotated[list[Annotated[Answer, BeforeValidator(_answer)]], Field(min_length=1)]
-    choice: StrictInt | Literal["none"]
+    choice: Annotated[StrictInt | Literal["none"], BeforeValidator(_place)]
     count: Annotated[StrictInt, Field(ge=1, lt=2**53)] = 1
     none_offered: StrictBool = True
 

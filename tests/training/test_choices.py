@@ -1,7 +1,9 @@
 import gzip
 import json
 
+import pyarrow as arrow
 import pytest
+from pyarrow import parquet
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
@@ -88,6 +90,12 @@ def test_gzip_conversations_counts_and_unknown_keys(tmp_path):
     assert (first.prompt, first.choice, first.count, first.target) == ((Turn("user", "p"),), 0, 3, 0)
     assert (second.choice, second.target, second.responses) == ("none", 1, (" ",))
     assert [message.type for message in second.messages] == ["system", "human", "tool"]
+
+
+def test_parquet_whose_column_of_choices_holds_texts(tmp_path):
+    rows = [GOOD | {"choice": "1", "none_offered": None}, GOOD | {"choice": "none", "none_offered": True}]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "choices.parquet")
+    assert [row.choice for row in read_choices(tmp_path / "choices.parquet")] == [1, "none"]
 
 
 def test_equal_texts_are_kept_once(tmp_path):
