@@ -138,7 +138,7 @@ class RewardModel:
         self._fingerprint: str | None = None
         self._earlier: str | None = None
         self._base, self._config = base, model.config
-        self._trained_on = _trained_on(Path(model_id))
+        self._trained_on = trained_prompts(model_id)
         self._places = Limiter(_IN_THE_QUEUE)
         self._closed = False
         self._tokenizing = Workers(1, "bonmini-guard-tokenizing")
@@ -382,9 +382,9 @@ def _precision(dtype: torch.dtype | str | None, device: torch.device) -> torch.d
     return precision
 
 
-def _trained_on(folder: Path) -> frozenset[str]:
+def trained_prompts(folder: str) -> frozenset[str]:
     """Digests of the prompts that a checkpoint of :func:`bonmini_guard.training.train_reward_model` was trained on."""
-    file = folder / "trained_on.json"
+    file = Path(folder) / "trained_on.json"
     try:
         return frozenset(json.loads(file.read_text(encoding="utf-8"))["prompts"]) if file.is_file() else frozenset()
     except (ValueError, TypeError, LookupError) as error:

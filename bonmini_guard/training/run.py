@@ -38,6 +38,7 @@ from bonmini_guard.reward.checkpoint import (
 )
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.lora import add_adapters, save_adapters
+from bonmini_guard.reward.model import trained_prompts
 from bonmini_guard.reward.pairs import PairFormatter, formatter
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Encoding, encode_rows, summary
@@ -196,7 +197,7 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
         if not all(weight.isfinite().all() for weight in weights.values()):
             report["warnings"].append("the run diverged: weights are no numbers, and nothing can be scored; lower --learning-rate")
         _write(loaded, weights, folder / "model", report, base if plan.lora_rank else None)
-        digests = sorted({prompt_digest(row.prompt) for row in rows})
+        digests = sorted({prompt_digest(row.prompt) for row in rows} | trained_prompts(base))
         (folder / "model" / "trained_on.json").write_text(json.dumps({"prompts": digests}), encoding="utf-8")
     return report
 

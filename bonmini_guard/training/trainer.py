@@ -59,7 +59,7 @@ class OutsideOptionTrainer(Trainer):
         try:
             optimizer = super().create_optimizer(model)
         except (ImportError, ValueError) as error:  # one that is not installed, or wants settings that are none of ours
-            raise ConfigurationError(f"--optimizer {self.args.optim.value}: {first_line(error)}") from error
+            raise ConfigurationError(f"--optimizer: {first_line(error)}") from error
         scorer: Any = self.model
         new = [weight for name, weight in scorer.named_parameters() if name.removeprefix("model.") in self._new]
         own = set(map(id, new))
