@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.desk.evaluate import worth_of_scores
-from benchmarks.desk.label import log_rows, write_rows
-from benchmarks.tables import print_table, write_json
+from benchmarks.desk.label import log_rows
+from benchmarks.tables import print_table, write_json, write_rows
 from bonmini_guard.cli import main as command
 from bonmini_guard.demo.room import language_model
 

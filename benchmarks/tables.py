@@ -6,10 +6,12 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from bonmini_guard.writing import appearing
 
 
 def machine() -> dict[str, Any]:
@@ -40,6 +42,12 @@ def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
     about = {"command": command(), "machine": machine(), "date": datetime.now(UTC).date().isoformat()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(about | dict(results), indent=1) + "\n", encoding="utf-8")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines, gzipped if they are named so; the file appears only when it is complete."""
+    with appearing(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.desk.label import log_rows, write_rows
-from benchmarks.tables import print_table, write_json
+from benchmarks.desk.label import log_rows
+from benchmarks.tables import print_table, write_json, write_rows
 from bonmini_guard.calibration.logs import Log, load_log
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import Settled, replay_rankings

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from benchmarks.tables import write_rows
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import ROLES, Note, messages, prompts
-from bonmini_guard.writing import appearing
 
 HERE = Path(__file__).parent
 
@@ -70,13 +70,6 @@ def choice_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """One accept or reject row for each draw."""
     for candidate in row["candidates"]:
         yield {"prompt": row["prompt"], "responses": [candidate["text"]], "choice": 0 if candidate["acceptable"] else "none"}
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write gzipped JSON lines."""
-    with appearing(path) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def label(work: Path) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.desk.label import log_rows, write_rows
-from benchmarks.tables import print_table, write_json
+from benchmarks.desk.label import log_rows
+from benchmarks.tables import print_table, write_json, write_rows
 
 RESULTS = Path(__file__).parents[1] / "results" / "desk_walk.json"
 ASKED = ["--alpha", "0.05", "--schedule", "4,4,4,4"]

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from benchmarks.imdb.models import NEW_TOKENS, TOP_K, model_path
 from benchmarks.imdb.reviews import prompt_reviews
+from benchmarks.tables import write_rows
 
 PROMPT_TOKENS = 48
 
@@ -71,15 +72,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a gzip JSON-lines file."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
-
-
-def write_rows(path: Path, records: Iterator[dict[str, object]]) -> None:
-    """Write gzip JSON lines; the file appears only when it is complete."""
-    partial = path.with_suffix(".partial")
-    with gzip.open(partial, "wt", encoding="utf-8") as lines:
-        for record in records:
-            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def sample(options: argparse.Namespace) -> None:

@@ -16,8 +16,9 @@ from rich.progress import track
 from transformers import AutoTokenizer
 
 from benchmarks.imdb.models import REWARDS, model_path
-from benchmarks.imdb.sample import read_rows, write_rows
+from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
+from benchmarks.tables import write_rows
 from bonmini_guard import RewardModel
 
 

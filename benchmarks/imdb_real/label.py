@@ -9,7 +9,6 @@ acceptable answer among their 32.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 from collections.abc import Iterable, Iterator
 from itertools import combinations
@@ -21,6 +20,7 @@ import numpy as np
 from benchmarks.imdb.choices import simulate
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.draw import WORK
+from benchmarks.tables import write_rows
 
 #: Share of development prompts without any acceptable answer.
 HOPELESS = 0.2
@@ -53,12 +53,6 @@ def choice_rows(row: Row, random: np.random.Generator) -> Iterator[Row]:
             yield {"prompt": row["prompt"], "responses": list(pair), "choice": choice, "count": count}
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
-    """Gzip JSON lines."""
-    with gzip.open(path, "wt", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
 def main() -> None:
     """Write the files of all roles that are there, and print what the draws are worth."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -72,9 +66,9 @@ def main() -> None:
         if (source := work / f"truth-{role}.jsonl.gz").exists():
             rows = [log_row(row, cut) for row in read_rows(source)]
             print(json.dumps({"role": role} | worth(rows)))
-            write(work / f"log-{role}.jsonl.gz", rows)
+            write_rows(work / f"log-{role}.jsonl.gz", rows)
             if role == "choices":
-                write(work / "choices.jsonl.gz", (pair for row in rows for pair in choice_rows(row, random)))
+                write_rows(work / "choices.jsonl.gz", (pair for row in rows for pair in choice_rows(row, random)))
 
 
 def worth(rows: list[Row]) -> Row:

@@ -17,7 +17,8 @@ from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.imdb.truth import SCALE, fit
 from benchmarks.imdb_real.draw import ROLES, WORK
-from benchmarks.imdb_real.label import Row, write
+from benchmarks.imdb_real.label import Row
+from benchmarks.tables import write_rows
 
 WINDOWS = 3
 
@@ -45,7 +46,7 @@ def main() -> None:
     (options.work / "words").mkdir(exist_ok=True)
     for role in ROLES:
         if (source := options.work / f"drawn-{role}.jsonl.gz").exists():
-            write(options.work / "words" / f"truth-{role}.jsonl.gz", (scored(row, truth) for row in read_rows(source)))
+            write_rows(options.work / "words" / f"truth-{role}.jsonl.gz", (scored(row, truth) for row in read_rows(source)))
 
 
 if __name__ == "__main__":

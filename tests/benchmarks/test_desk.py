@@ -9,8 +9,9 @@ from langchain_core.messages.utils import convert_to_messages
 
 from benchmarks.desk import seeds
 from benchmarks.desk.evaluate import PROFILES, RESULTS, evaluate
-from benchmarks.desk.label import log_rows, write_rows
+from benchmarks.desk.label import log_rows
 from benchmarks.desk.picture import TARGET, lines_of, svg
+from benchmarks.tables import write_rows
 from bonmini_guard import RewardModel
 from bonmini_guard.demo import room
 from bonmini_guard.demo.check import verdict
