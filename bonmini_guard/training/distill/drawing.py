@@ -67,9 +67,10 @@ def log_likelihood(model: Any, draws: Sequence[Draw]) -> float:
 
 
 def _continued(model: Any, ids: list[list[int]], new_tokens: int, temperature: float) -> Iterator[list[int]]:
-    padding, ends = _special(model)
+    end = model.generation_config.eos_token_id
+    ends = end if isinstance(end, list) else [end]
     width = max(map(len, ids))
-    rows = torch.tensor([[padding] * (width - len(row)) + row for row in ids], device=model.device)
+    rows = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
     output = model.generate(
         rows, attention_mask=mask, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=new_tokens
@@ -77,13 +78,6 @@ def _continued(model: Any, ids: list[list[int]], new_tokens: int, temperature: f
     for answer in output[:, width:].tolist():
         ended = next((position for position, token in enumerate(answer) if token in ends), len(answer))
         yield answer[: ended + 1]
-
-
-def _special(model: Any) -> tuple[int, set[int]]:
-    ends = model.generation_config.eos_token_id
-    known = set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
-    padding = model.generation_config.pad_token_id
-    return (padding if padding is not None else min(known, default=0)), known
 
 
 def _batches(draws: Sequence[Draw]) -> Iterator[Sequence[Draw]]:
