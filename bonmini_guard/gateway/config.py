@@ -26,9 +26,6 @@ from bonmini_guard.runnables.options import GuardOptions
 from bonmini_guard.server.schemas import printable
 from bonmini_guard.validation import check_names
 
-#: Of a guard's table: what is a path, seen from the file.
-_PATHS = ("profile", "trace_to")
-
 
 class UpstreamTable(Table):
     """Where draws come from; further keys are arguments of ``OpenAICompatibleGenerator`` (of ``TransformersGenerator``)."""
@@ -137,7 +134,8 @@ class Configuration:
 
     def _guarded(self, parts: dict[str, Any], place: str, table: GuardTable, generators: Mapping[str, Any]) -> Guarded:
         given = table.model_extra or {}
-        options = given | {key: str(self.path.parent / given[key]) for key in _PATHS if isinstance(given.get(key), str)}
+        paths = [key for key in ("profile", "trace_to") if isinstance(given.get(key), str)]
+        options = given | {key: str(self.path.parent / given[key]) for key in paths}
         spec = table.reward_model
         scorer = self._part(parts, "reward_model", spec, partial(self._scorer, spec))
 
