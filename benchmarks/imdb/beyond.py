@@ -36,7 +36,7 @@ from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training import train_reward_model
-from bonmini_guard.training.batches import Batches, Group, encode_rows
+from bonmini_guard.training.batches import Group, batches_of, encode_rows
 from bonmini_guard.training.choices import ChoiceRow, read_choices
 from bonmini_guard.training.settings import Settings
 from bonmini_guard.training.trainer import fit
@@ -92,8 +92,8 @@ def train_spread(rows: Sequence[ChoiceRow], base: Path, folder: Path, *, epochs:
     together = encode_rows(rows, Formatter(tokenizer, length_limit(config, tokenizer)), plan.batch_size)
     alone = [Group(tuple(sorted(set(row.members))), (row,)) for group in together.groups for row in group.judgements]
     apart = replace(together, groups=alone)
-    steps = len(Batches(together, plan.batch_size, epochs))
-    shorter = replace(plan, epochs=steps / len(Batches(apart, plan.batch_size)))
+    steps = len(batches_of(together, plan.batch_size, epochs))
+    shorter = replace(plan, epochs=steps / len(batches_of(apart, plan.batch_size)))
     with tempfile.TemporaryDirectory() as scratch:
         fit(PooledScorer(model), apart, Path(scratch), shorter, None, new=())
     model.save_pretrained(folder)

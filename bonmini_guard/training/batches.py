@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,8 +108,8 @@ def _grouped(judgements: Iterable[Judgement], batch_size: int) -> list[Group]:
     return [*groups, Group(tuple(sorted(texts)), tuple(held))] if held else groups
 
 
-class Batches(torch.utils.data.Dataset[list[Group]]):
-    """All batches of a training run, in order: each item is the list of groups of one step.
+def batches_of(encoding: Encoding, batch_size: int, epochs: float = 1.0, seed: int = 0) -> list[list[Group]]:
+    """All batches of a training run, in order: each is the list of groups of one step.
 
     Every pass shuffles the groups anew; within a window of batches, groups of like length come together.
 
@@ -119,37 +118,28 @@ class Batches(torch.utils.data.Dataset[list[Group]]):
         batch_size: most distinct texts in a batch.
         epochs: passes; a fraction ends within one.
         seed: of the order.
-
-    Attributes:
-        steps: the groups of each.
     """
+    source = random.Random(seed)
+    batches: list[list[Group]] = []
+    whole, part = int(epochs), epochs % 1
+    for number in range(whole + (part > 0)):
+        one_pass = _one_pass(encoding, batch_size, source)
+        batches.extend(one_pass if number < whole else one_pass[: max(1, round(part * len(one_pass)))])
+    return batches
 
-    def __init__(self, encoding: Encoding, batch_size: int, epochs: float = 1.0, seed: int = 0) -> None:
-        source = random.Random(seed)
-        self._lengths = [len(text) for text in encoding.texts]
-        self.steps: list[list[Group]] = []
-        whole, part = int(epochs), epochs % 1
-        for number in range(whole + (part > 0)):
-            one_pass = self._one_pass(encoding.groups, batch_size, source)
-            keep = len(one_pass) if number < whole else max(1, round(part * len(one_pass)))
-            self.steps.extend(one_pass[:keep])
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> list[Group]:
-        return self.steps[index]
-
-    def _one_pass(self, groups: Sequence[Group], batch_size: int, source: random.Random) -> list[list[Group]]:
-        shuffled = source.sample(groups, len(groups))
-        width = sum(len(group.texts) for group in groups) / max(1, len(groups))
-        window = max(1, int(_WINDOW * batch_size / max(width, 1.0)))
-        batches: list[list[Group]] = []
-        for start in range(0, len(shuffled), window):
-            near = sorted(shuffled[start : start + window], key=lambda group: max(self._lengths[text] for text in group.texts))
-            batches.extend(_packed(near, batch_size))
-        source.shuffle(batches)
-        return batches
+def _one_pass(encoding: Encoding, batch_size: int, source: random.Random) -> list[list[Group]]:
+    groups = encoding.groups
+    shuffled = source.sample(groups, len(groups))
+    width = sum(len(group.texts) for group in groups) / max(1, len(groups))
+    window = max(1, int(_WINDOW * batch_size / max(width, 1.0)))
+    batches: list[list[Group]] = []
+    for start in range(0, len(shuffled), window):
+        near = shuffled[start : start + window]
+        near.sort(key=lambda group: max(len(encoding.texts[text]) for text in group.texts))
+        batches.extend(_packed(near, batch_size))
+    source.shuffle(batches)
+    return batches
 
 
 def _packed(groups: Iterable[Group], batch_size: int) -> list[list[Group]]:
@@ -162,6 +152,17 @@ def _packed(groups: Iterable[Group], batch_size: int) -> list[list[Group]]:
         batches[-1].append(group)
         room -= len(group.texts)
     return batches
+
+
+def tabled(rows: Sequence[Judgement]) -> dict[str, Tensor]:
+    """What a loss takes of judgements: their texts, shape (sum of sizes,), and of each row size, choice, weight, "none" offered."""
+    return {
+        "members": torch.tensor([text for row in rows for text in row.members]),
+        "sizes": torch.tensor([len(row.members) for row in rows]),
+        "choices": torch.tensor([row.target for row in rows]),
+        "weights": torch.tensor([row.weight for row in rows]),
+        "offered": torch.tensor([row.offered for row in rows]),
+    }
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,8 @@ class Collator:
         """
         groups = [group for batch in batches for group in batch]
         wanted = sorted({text for group in groups for text in group.texts})
-        place = {text: index for index, text in enumerate(wanted)}
-        rows = [judgement for group in groups for judgement in group.judgements]
-        return self._texts(groups, wanted) | {
-            "members": torch.tensor([place[text] for row in rows for text in row.members]),
-            "sizes": torch.tensor([len(row.members) for row in rows]),
-            "choices": torch.tensor([row.target for row in rows]),
-            "weights": torch.tensor([row.weight for row in rows]),
-            "offered": torch.tensor([row.offered for row in rows]),
-        }
+        told = tabled([judgement for group in groups for judgement in group.judgements])
+        return self._texts(groups, wanted) | told | {"members": torch.searchsorted(torch.tensor(wanted), told["members"])}
 
     def _texts(self, groups: Sequence[Group], wanted: Sequence[int]) -> dict[str, Tensor]:
         if not self.shares:
@@ -212,10 +206,3 @@ class Collator:
 def model_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """What of a :class:`Collator`'s tensors the scorer takes."""
     return {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "ends") if name in inputs}
-
-
-def summary(rows: Sequence[ChoiceRow], left_out: int = 0) -> dict[str, Any]:
-    """How many judgements there are but for those left out, and the share of all that chose "none"."""
-    judgements = sum(row.count for row in rows)
-    none = sum(row.count for row in rows if row.choice == "none")
-    return {"rows": len(rows), "judgements": judgements - left_out, "share_of_none": none / judgements if judgements else None}

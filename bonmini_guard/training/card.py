@@ -56,8 +56,7 @@ def _head(report: Mapping[str, Any]) -> str:
 
 
 def _data(report: Mapping[str, Any]) -> str:
-    share = report["share_of_none"]
-    said = "" if share is None else f' "None" was chosen in {share:.1%} of them.'
+    said = f' "None" was chosen in {report["share_of_none"]:.1%} of them.'
     said += f" Left out, as the base cannot read them: {report['judgements_too_long']:,}." if report["judgements_too_long"] else ""
     return (
         f"## Trained on\n\n{report['judgements']:,} judgements of {report['texts']:,} answers to "

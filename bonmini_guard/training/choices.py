@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Annotated, Any, Literal, TypeVar
 
-from langchain_core.messages import BaseMessage
 from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, ValidationError
 
 from bonmini_guard.conversation import Turn
@@ -48,11 +47,6 @@ class ChoiceRow:
     def target(self) -> int:
         """The chosen index; ``len(responses)`` stands for "none"."""
         return len(self.responses) if self.choice == "none" else self.choice
-
-    @property
-    def messages(self) -> list[BaseMessage]:
-        """The prompt as LangChain messages."""
-        return [turn.message() for turn in self.prompt]
 
 
 def choice_row(value: Mapping[str, Any]) -> ChoiceRow:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bonmini_guard.training.batches import Batches, Collator, Encoding, Group, Judgement, model_inputs
-from bonmini_guard.training.loss import choice_logits
+from bonmini_guard.training.batches import Collator, Encoding, Group, Judgement, batches_of, model_inputs, tabled
+from bonmini_guard.training.loss import choice_logits, mean_loss
 
 BINS = 10
 #: Scores nearer to each other than this, in logits, count as one value.
@@ -29,7 +29,7 @@ def score_texts(model: Any, encoding: Encoding, pad_id: int, batch_size: int) ->
     collate = Collator(encoding.texts, pad_id, model.shares(pad_id))
     device, training = next(model.parameters()).device, model.training
     model.eval()
-    for batch in Batches(encoding, batch_size).steps:
+    for batch in batches_of(encoding, batch_size):
         inputs = model_inputs(collate([batch]))
         found = model(**{name: part.to(device) for name, part in inputs.items()})
         # In the collator's own order.
@@ -125,17 +125,14 @@ def _likelihood(scores: Tensor, rows: Sequence[Judgement], outside: bool) -> dic
     used = [row for row in rows if outside or (row.target < len(row.members) and len(row.members) > 1)]
     if not used:
         return {"judgements": 0, "log_likelihood": None, "accuracy": None}
-    members = scores[torch.tensor([text for row in used for text in row.members])]
-    sizes, chosen = torch.tensor([len(row.members) for row in used]), torch.tensor([row.target for row in used])
-    weights = torch.tensor([row.weight for row in used], dtype=torch.double)
-    offered = torch.tensor([row.offered for row in used])
-    logits = choice_logits(members, sizes, outside=outside, offered=offered).double()
-    likelihood = logits.log_softmax(1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+    told = tabled(used)
+    weights, chosen = told["weights"].double(), told["choices"]
+    logits = choice_logits(scores[told["members"]], told["sizes"], outside=outside, offered=told["offered"]).double()
     first = (logits.argmax(1) == chosen).double()
     total = weights.sum()
     return {
         "judgements": int(total),
-        "log_likelihood": float((likelihood * weights).sum() / total),
+        "log_likelihood": -float(mean_loss(logits, chosen, weights)),
         "accuracy": float((first * weights).sum() / total),
     }
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
@@ -39,7 +40,7 @@ def outside_option_loss(
     _check(scores, sizes, choices, none_allowed=True)
     if offered is not None and bool((~offered & (choices == sizes)).any()):
         raise ValueError("a row chose none where it was not offered: offer it, or leave the row out")
-    return _mean(_negative_log_likelihood(choice_logits(scores, sizes, outside=True, offered=offered), choices), weights)
+    return mean_loss(choice_logits(scores, sizes, outside=True, offered=offered), choices, weights)
 
 
 def bradley_terry_loss(
@@ -54,7 +55,7 @@ def bradley_terry_loss(
     _check(scores, sizes, choices, none_allowed=False)
     if bool((sizes < 2).any()):
         raise ValueError("a row has a single answer: comparing needs 2 or more; leave such rows out")
-    return _mean(_negative_log_likelihood(choice_logits(scores, sizes, outside=False), choices), weights)
+    return mean_loss(choice_logits(scores, sizes, outside=False), choices, weights)
 
 
 OBJECTIVES: dict[str, Objective] = {"outside_option": outside_option_loss, "bradley_terry": bradley_terry_loss}
@@ -87,10 +88,7 @@ def _check(scores: Tensor, sizes: Tensor, choices: Tensor, *, none_allowed: bool
         raise ValueError("a choice is out of range: use 0 to K - 1" + (", or K for none" if none_allowed else ""))
 
 
-def _negative_log_likelihood(padded: Tensor, choices: Tensor) -> Tensor:
-    chosen = padded.gather(1, choices.unsqueeze(1)).squeeze(1)
-    return padded.logsumexp(dim=1) - chosen
-
-
-def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+def mean_loss(logits: Tensor, choices: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean negative log-likelihood of chosen columns."""
+    losses = cross_entropy(logits, choices, reduction="none")
     return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()

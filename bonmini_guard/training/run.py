@@ -41,7 +41,7 @@ from bonmini_guard.reward.lora import add_adapters, save_adapters
 from bonmini_guard.reward.model import trained_prompts
 from bonmini_guard.reward.pairs import PairFormatter, formatter
 from bonmini_guard.reward.pooling import PooledScorer
-from bonmini_guard.training.batches import Encoding, encode_rows, summary
+from bonmini_guard.training.batches import Encoding, encode_rows
 from bonmini_guard.training.card import model_card
 from bonmini_guard.training.choices import ChoiceRow, as_record
 from bonmini_guard.training.evidence import constant_loss, figures, score_texts, troubles
@@ -270,7 +270,10 @@ def _evaluate(loaded: _Loaded, held_out: Encoding, plan: Settings, objective: st
 
 
 def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str, max_length: int | None) -> dict[str, Any]:
-    counts = summary(rows, encoding.too_long) | {"prompts": len({row.prompt for row in rows}), "texts": len(encoding.texts)}
+    judgements = sum(row.count for row in rows)
+    none = sum(row.count for row in rows if row.choice == "none")
+    counts = {"rows": len(rows), "judgements": judgements - encoding.too_long, "share_of_none": none / judgements}
+    counts |= {"prompts": len({row.prompt for row in rows}), "texts": len(encoding.texts)}
     left_out = {"judgements_too_long": encoding.too_long, "texts_cut": encoding.cut, "max_length": max_length}
     # A folder's place on this machine says nothing elsewhere.
     name = Path(base).name if Path(base).is_dir() else base

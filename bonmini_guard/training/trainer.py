@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.reward.checkpoint import first_line
 from bonmini_guard.reward.pooling import PooledScorer
-from bonmini_guard.training.batches import Batches, Collator, Encoding, model_inputs
+from bonmini_guard.training.batches import Collator, Encoding, batches_of, model_inputs
 from bonmini_guard.training.evidence import figures, score_texts
 from bonmini_guard.training.loss import OBJECTIVES
 from bonmini_guard.training.settings import Settings
@@ -113,7 +113,7 @@ def fit(
     Returns:
         The losses of the run, in order, each the mean of some steps.
     """
-    batches = Batches(learnt, plan.batch_size, plan.epochs, plan.seed)
+    batches = batches_of(learnt, plan.batch_size, plan.epochs, plan.seed)
     watched = held_out if plan.early_stopping else None
     pad = scorer.model.config.pad_token_id
     callbacks: list[TrainerCallback] = [_Epochs(plan.epochs)]
@@ -128,7 +128,7 @@ def fit(
         model=scorer,
         args=_arguments(plan, folder, len(batches), watched is not None),
         train_dataset=batches,
-        eval_dataset=None if watched is None else Batches(watched, plan.batch_size),
+        eval_dataset=None if watched is None else batches,  # unread: evaluate has the rows
         data_collator=Collator(learnt.texts, pad, scorer.shares(pad)),
         callbacks=callbacks,
     )

@@ -1,11 +1,10 @@
 import random
 
 import torch
-from langchain_core.messages import HumanMessage
 
 from bonmini_guard.reward.checkpoint import load_tokenizer
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.training.batches import Batches, Collator, encode_rows, summary
+from bonmini_guard.training.batches import Collator, batches_of, encode_rows
 from bonmini_guard.training.choices import ChoiceRow
 
 
@@ -35,14 +34,14 @@ def test_every_text_is_encoded_once_and_equal_judgements_add_up(base):
 
 def test_a_pass_sees_every_judgement_once_within_the_batch_size(base):
     _, encoding = encoded(base, rows_of())
-    one = Batches(encoding, 8, 1.0, seed=1)
-    seen = [judgement for index in range(len(one)) for group in one[index] for judgement in group.judgements]
+    one = batches_of(encoding, 8, 1.0, seed=1)
+    seen = [judgement for batch in one for group in batch for judgement in group.judgements]
     assert len(seen) == len(set(seen)) == sum(len(group.judgements) for group in encoding.groups)
-    assert all(sum(len(group.texts) for group in one[index]) <= 8 for index in range(len(one)))
+    assert all(sum(len(group.texts) for group in batch) <= 8 for batch in one)
     assert all(len(group.texts) == 4 for group in encoding.groups)
-    half = Batches(encoding, 8, 2.5, seed=1)
+    half = batches_of(encoding, 8, 2.5, seed=1)
     assert len(half) == 2 * len(one) + round(0.5 * len(one))
-    assert [one[i] for i in range(len(one))] == [half[i] for i in range(len(one))]
+    assert one == half[: len(one)]
 
 
 def test_a_prompt_with_more_texts_than_a_batch_is_split(base):
@@ -63,7 +62,7 @@ def test_collated_rows_point_at_their_texts(base):
             batch["input_ids"][place][batch["attention_mask"][place].bool()].tolist() for place in (next(flat) for _ in range(size))
         ]
         found.add((tuple(map(tuple, texts)), choice))
-    expected = {(tuple(tuple(formatter.encode(row.messages, text).ids) for text in row.responses), row.target) for row in rows}
+    expected = {(tuple(tuple(formatter.encode(row.prompt, text).ids) for text in row.responses), row.target) for row in rows}
     assert found == expected
     assert torch.equal(batch["attention_mask"].sum(1), (batch["input_ids"] != 0).sum(1))
 
@@ -73,9 +72,3 @@ def test_rows_that_do_not_fit_are_counted(base):
     cut = ChoiceRow((("user", " end" * 30), ("assistant", "fine"), ("user", "the")), (" good",), "none")
     _, encoding = encoded(base, [long, cut, *rows_of(1)], max_length=30)
     assert (encoding.too_long, encoding.cut) == (5, 1)
-
-
-def test_summary_counts_labellers():
-    rows = [ChoiceRow((("user", "p"),), ("a",), "none", 3), ChoiceRow((("user", "p"),), ("a",), 0)]
-    assert summary(rows) == {"rows": 2, "judgements": 4, "share_of_none": 0.75}
-    assert HumanMessage("p") == rows[0].messages[0]

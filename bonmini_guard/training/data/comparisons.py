@@ -5,13 +5,13 @@ A record is known by its keys. Whether "none" could be chosen is what its set sa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.sources.messages import unpacked
 from bonmini_guard.training.choices import Answer
 from bonmini_guard.training.data.fields import Record, answer_of, answers_of, asked, listed, number_of, prompt_of, transcript
 
@@ -234,8 +234,5 @@ def _two(record: Record) -> tuple[list[Answer], Any]:
 
 
 def _texts(value: Any) -> list[Any]:
-    try:
-        texts = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        texts = value
+    texts = unpacked(value)
     return texts if isinstance(texts, list) else [texts]
