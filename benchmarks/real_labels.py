@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from benchmarks.imdb.teaching import scored
 from benchmarks.real_base import write_base
 from benchmarks.tables import print_table, write_json
 from bonmini_guard.logs.reading import RowFile
@@ -39,7 +38,7 @@ from bonmini_guard.training.batches import Group, Judgement
 from bonmini_guard.training.choices import ChoiceRow
 from bonmini_guard.training.data import ConversionOptions, convert
 from bonmini_guard.training.evidence import area, figures, sampled
-from bonmini_guard.training.run import comparisons
+from bonmini_guard.training.run import comparisons, scored_rows
 
 #: What the models of a set learn.
 OBJECTIVES = {"reward": "outside_option", "twin": "bradley_terry"}
@@ -121,7 +120,7 @@ def predicted(part: Part, plan: dict[str, Any], layers: int) -> dict[str, Predic
         for name, rows in part.learnt.items():
             size = batch_size(rows, plan["epochs"])
             train_reward_model(rows, start, Path(scratch) / name, objective=OBJECTIVES[name], batch_size=size, **plan)
-            scores, encoding = scored(Path(scratch) / name, part.measured)
+            scores, encoding = scored_rows(Path(scratch) / name, part.measured)
             found[name] = scores, encoding.groups
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import platform
@@ -48,6 +49,12 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON lines, gzipped if they are named so; the file appears only when it is complete."""
     with appearing(path) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def keep_rows(path: Path, rows: Iterable[Mapping[str, Any]], **form: Any) -> None:
+    """The same for the repository: without a time stamp, so that the same rows are the same bytes; ``form`` is JSON's."""
+    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
+        file.writelines((json.dumps(row, **form) + "\n").encode() for row in rows)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

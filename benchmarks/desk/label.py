@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from benchmarks.tables import write_rows
+from benchmarks.tables import keep_rows, write_rows
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import ROLES, Note, messages, prompts
 
@@ -86,9 +86,7 @@ def keep(work: Path) -> None:
     for role in ROLES:
         scored = {row["id"]: row for row in read(work / "scored" / f"{role}.jsonl.gz")}
         rows = [kept(name, each, scored.get(name)) for name, each in draws(role, work).items()]
-        with gzip.GzipFile(HERE / f"{role}.jsonl.gz", "wb", mtime=0) as file:
-            for row in rows:
-                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        keep_rows(HERE / f"{role}.jsonl.gz", rows, ensure_ascii=False)
 
 
 def kept(name: str, drawn: dict[str, Any], scored: dict[str, Any] | None) -> dict[str, Any]:

@@ -29,15 +29,13 @@ from rich.progress import track
 from benchmarks.imdb.models import model_path
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.imdb.teaching import all_figures, scored, texts_of
+from benchmarks.imdb.teaching import all_figures, texts_of
 from benchmarks.tables import print_table, write_json
 from bonmini_guard import RewardModel
-from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_config, load_tokenizer, sidecar, zero_new_head
-from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.batches import Group, batches_of, encode_rows
 from bonmini_guard.training.choices import ChoiceRow, read_choices
+from bonmini_guard.training.run import load_base, scored_rows
 from bonmini_guard.training.settings import Settings
 from bonmini_guard.training.trainer import fit
 
@@ -84,20 +82,16 @@ def nested(rows: Sequence[ChoiceRow], truth: SentimentTruth, dissimilarity: floa
 def train_spread(rows: Sequence[ChoiceRow], base: Path, folder: Path, *, epochs: float, **settings: Any) -> None:
     """Train with every judgement in a batch by chance, and as many steps as training by prompts would take."""
     plan = Settings(epochs=epochs, **settings)
-    torch.manual_seed(plan.seed)
-    config, tokenizer = load_config(str(base)), load_tokenizer(str(base))
-    config.num_labels, config.bonmini_guard = 1, sidecar("outside_option")
-    model, missing = load_classifier(str(base), config, torch.float32)
-    zero_new_head(model, missing)
-    together = encode_rows(rows, Formatter(tokenizer, length_limit(config, tokenizer)), plan.batch_size)
+    loaded = load_base(str(base), plan)
+    together = encode_rows(rows, loaded.formatter, plan.batch_size)
     alone = [Group(tuple(sorted(set(row.members))), (row,)) for group in together.groups for row in group.judgements]
     apart = replace(together, groups=alone)
     steps = len(batches_of(together, plan.batch_size, epochs))
     shorter = replace(plan, epochs=steps / len(batches_of(apart, plan.batch_size)))
     with tempfile.TemporaryDirectory() as scratch:
-        fit(PooledScorer(model), apart, Path(scratch), shorter, None, new=())
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        fit(loaded.scorer, apart, Path(scratch), shorter, None, new=())
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
 
 
 class Best:
@@ -159,7 +153,7 @@ def main() -> None:
             folder = Path(scratch) / str(number)
             train = train_spread if name.startswith("spread") else train_reward_model
             train(rows, options.work / "reward-base", folder, epochs=options.epochs, **(PLAN | settings))
-            scores, encoding = scored(folder, held_out)
+            scores, encoding = scored_rows(folder, held_out)
             draws = best.scores(folder)
             results[name] = _shown(all_figures(scores, encoding.groups, acceptable)) | best.figures(draws)
             if name.startswith("plain, seed"):

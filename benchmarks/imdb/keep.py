@@ -7,8 +7,6 @@ half of its tokens, and writes pool-ROLE.jsonl.gz beside this file: log rows for
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.imdb.models import model_path
 from benchmarks.imdb.sample import read_rows
+from benchmarks.tables import keep_rows
 from bonmini_guard import RewardModel
 
 HERE = Path(__file__).parent
@@ -69,10 +68,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for role in options.role:
         rows = read_rows(options.work / f"log-{role}-reward.jsonl.gz")
-        # Without a time stamp, so that the same rows are the same bytes.
-        with pool_of(role).open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
-            lines = (kept(row, partial) for row, partial in zip(rows, partial_scores(rows), strict=True))
-            file.writelines((json.dumps(line, separators=(",", ":")) + "\n").encode() for line in lines)
+        keep_rows(pool_of(role), map(kept, rows, partial_scores(rows)), separators=(",", ":"))
 
 
 if __name__ == "__main__":

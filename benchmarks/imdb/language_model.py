@@ -51,20 +51,6 @@ def chunks(tokenizer: PreTrainedTokenizerFast, reviews: list[Review]) -> torch.T
     return torch.tensor(flat[: rows * CHUNK]).view(rows, CHUNK)
 
 
-class ChunkDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Rows of tokens whose labels are the tokens themselves."""
-
-    def __init__(self, rows: torch.Tensor) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        row = self.rows[index]
-        return {"input_ids": row, "labels": row}
-
-
 def build_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> LlamaForCausalLM:
     """A Llama with tied embeddings and heads of 32 dimensions."""
     return LlamaForCausalLM(
@@ -127,7 +113,8 @@ def main() -> None:
     rows = chunks(tokenizer, reviews)
     model = build_model(tokenizer, options.width, options.layers)
     print(f"{rows.numel():,} tokens, {model.num_parameters():,} parameters")
-    trainer = Trainer(model=model, args=training_arguments(options), train_dataset=ChunkDataset(rows))
+    learnt = [{"input_ids": row, "labels": row} for row in rows]
+    trainer = Trainer(model=model, args=training_arguments(options), train_dataset=learnt)
     trainer.train()
     model.save_pretrained(options.work / "lm")
     tokenizer.save_pretrained(options.work / "lm")

@@ -20,12 +20,10 @@ from rich.progress import track
 from benchmarks.imdb.models import REWARDS, model_path
 from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.tables import print_table, write_json
-from bonmini_guard.reward.checkpoint import length_limit, load_classifier, load_config, load_tokenizer, pad_id
-from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.pooling import PooledScorer
-from bonmini_guard.training.batches import Encoding, encode_rows
+from bonmini_guard.training.batches import Encoding
 from bonmini_guard.training.choices import ChoiceRow, read_choices
-from bonmini_guard.training.evidence import figures, score_texts
+from bonmini_guard.training.evidence import figures
+from bonmini_guard.training.run import scored_rows
 
 SHOWN = (
     "log_likelihood",
@@ -37,14 +35,6 @@ SHOWN = (
     "true_acceptance_accuracy",
 )
 RESAMPLES = 200
-
-
-def scored(path: Path, rows: Sequence[ChoiceRow]) -> tuple[torch.Tensor, Encoding]:
-    """The scores of every text of choice rows, and the rows as judgements of them."""
-    config, tokenizer = load_config(str(path)), load_tokenizer(str(path))
-    model, _ = load_classifier(str(path), config, torch.float32)
-    encoding = encode_rows(rows, Formatter(tokenizer, length_limit(config, tokenizer)), 32)
-    return score_texts(PooledScorer(model), encoding, pad_id(config, tokenizer), 32), encoding
 
 
 def texts_of(rows: Sequence[ChoiceRow]) -> list[str]:
@@ -95,7 +85,7 @@ def main() -> None:
     rows = read_choices(options.work / "choices-eval.jsonl.gz")
     truth = SentimentTruth.load(model_path("truth"))
     acceptable = torch.tensor(truth.utilities(texts_of(rows)) > 0)
-    results = {name: evaluated(*scored(model_path(name), rows), acceptable) for name in REWARDS}
+    results = {name: evaluated(*scored_rows(model_path(name), rows), acceptable) for name in REWARDS}
     cells = [
         [name, *("{:.3f} [{:.3f}, {:.3f}]".format(found[key], *found["intervals"][key]) for key in SHOWN)]
         for name, found in results.items()

@@ -8,13 +8,12 @@ in the order of drawing. An id stands in for the prompt.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.draw import WORK
+from benchmarks.tables import keep_rows
 
 HERE = Path(__file__).parent
 #: The truths.
@@ -48,9 +47,7 @@ def main() -> None:
         twin = options.work / f"twin-{role}.jsonl.gz"
         logs = [options.work / f"reward-{role}.jsonl.gz", *([twin] if twin.exists() else [])]
         rows = (kept(*each) for each in zip(*map(read_rows, logs), strict=True))
-        # Without a time stamp, so that the same rows are the same bytes.
-        with log_of(options.name, role).open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
-            file.writelines((json.dumps(row) + "\n").encode() for row in rows)
+        keep_rows(log_of(options.name, role), rows)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ in this repository), draws 32 answers to each, scores them with the reward model
 from __future__ import annotations
 
 import asyncio
-import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from benchmarks.desk.label import log_rows
 from benchmarks.imdb.models import MODELS
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
+from benchmarks.tables import keep_rows
 from benchmarks.wall_time.worker import DESK, LIMITS, Worker
 from bonmini_guard.engine.protocols import DrawRequest
 
@@ -90,9 +89,7 @@ async def _write(worker: Worker) -> None:
     truth, prompts = SentimentTruth.load(MODELS / "truth"), await _prompts(worker)
     for regime in LIMITS:
         made = [await _row(worker, truth, regime, prompt, at) for at, prompt in enumerate(track(prompts, description=regime))]
-        # Without a time stamp, so that the same rows are the same bytes.
-        with log_of(regime).open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
-            file.writelines((json.dumps(row) + "\n").encode() for row in made)
+        keep_rows(log_of(regime), made)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 from pydantic_core import to_json
+from torch import Tensor
 from transformers import set_seed
 
 from bonmini_guard.conversation import prompt_digest
@@ -122,12 +123,18 @@ def evaluate_reward_model(path: str | os.PathLike[str], rows: Sequence[ChoiceRow
         CheckpointError: there is no usable checkpoint.
         InputError: no row fits the model.
     """
+    scores, encoding = scored_rows(path, rows, batch_size)
+    return figures(scores, encoding.groups, outside=True)
+
+
+def scored_rows(path: str | os.PathLike[str], rows: Sequence[ChoiceRow], batch_size: int = 32) -> tuple[Tensor, Encoding]:
+    """The scores that a checkpoint gives to every text of choice rows, and the rows as judgements of these; errors as above."""
     config, tokenizer = load_config(str(path)), load_tokenizer(str(path))
     model, missing = load_classifier(str(path), config, torch.float32)
     check_whole(str(path), missing)
     made = formatter(model, tokenizer, length_limit(config, tokenizer))
     encoding = _encode(rows, made, batch_size, _known(model))
-    return figures(score_texts(PooledScorer(model), encoding, pad_id(config, tokenizer), batch_size), encoding.groups, outside=True)
+    return score_texts(PooledScorer(model), encoding, pad_id(config, tokenizer), batch_size), encoding
 
 
 def check_output(output: Path) -> None:
@@ -175,7 +182,7 @@ class _Loaded(NamedTuple):
 def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_rows: Sequence[ChoiceRow] | None) -> dict[str, Any]:
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
-    loaded = _load_base(base, plan)
+    loaded = load_base(base, plan)
     known = _known(loaded.model)
     held_out = encode_rows(eval_rows, loaded.formatter, plan.batch_size, known) if eval_rows else None
     learnt = _encode(rows, loaded.formatter, plan.batch_size, known)
@@ -214,12 +221,13 @@ def _fitted(loaded: _Loaded, learnt: Encoding, folder: Path, plan: Settings, hel
 def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: Path, plan: Settings) -> dict[str, Any]:
     """The held-out figures of a Bradley-Terry model of the same base and settings, read as if its zero meant something."""
     plan = replace(plan, objective="bradley_terry", twin=False)
-    loaded = _load_base(base, plan)
+    loaded = load_base(base, plan)
     _fitted(loaded, _encode(compared, loaded.formatter, plan.batch_size, _known(loaded.model)), folder, plan, held_out)
     return _evaluate(loaded, held_out, plan, "outside_option")
 
 
-def _load_base(base: str, plan: Settings) -> _Loaded:
+def load_base(base: str, plan: Settings) -> _Loaded:
+    """A base as settings want it, ready to be trained."""
     set_seed(plan.seed)
     config, tokenizer = load_config(base), load_tokenizer(base)
     config.num_labels = 1
