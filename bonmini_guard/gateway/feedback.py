@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,7 +55,8 @@ def _row(files: Sequence[Path], name: str) -> Row | None:
         with path.open("rb") as file:
             for line in file:
                 if name.encode() in line and line.endswith(b"\n"):
-                    row: Row = json.loads(line)
-                    if row.get("id") == name:
-                        return row
+                    with suppress(ValueError):  # a damaged line holds no row
+                        row: Row = json.loads(line)
+                        if isinstance(row, dict) and row.get("id") == name:
+                            return row
     return None

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bonmini_guard.gateway.feedback import Feedback, join
 from tests.adapters.drawing import open_files
 from tests.gateway.conftest import REJECTED, always, patiently
 
@@ -37,6 +38,13 @@ def test_a_thumb_joins_the_trace_of_its_request(house):
     assert [row["id"] for row in rows] == [name] * 3 == [traced[0]["id"]] * 3
     assert [row["candidates"][row["selected"]]["acceptable"] for row in rows] == [False, True, True]
     assert {row["label_sampling"] for row in rows} == {"volunteered"}
+
+
+def test_damaged_lines_hold_no_rows(tmp_path):
+    traces, name = tmp_path / "traces.jsonl", "a" * 32
+    row = {"id": name, "selected": 0, "candidates": [{"text": "x"}]}
+    traces.write_text(f'{{"id": "{name}", "pro\n["{name}"]\n{json.dumps(row)}\n')
+    assert join(traces, Feedback(request_id=name, thumbs="up"))
 
 
 def test_a_conversation_is_the_group_of_its_trace(house):
