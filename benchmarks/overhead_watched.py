@@ -98,12 +98,14 @@ async def measure(requests: int, folder: Path) -> dict[str, dict[str, float]]:
     for name, (bare, watched) in rows.items():
         taken = []
         for _ in range(requests // BLOCK + 1):
-            one, other = await timed(lambda: several(bare)), await timed(lambda: several(watched))  # noqa: B023 - called at once
+            first, second = await timed(lambda: several(bare)), await timed(lambda: several(watched))  # noqa: B023 - called at once
             begun = process_time()
             writer.flush()
             late = (process_time() - begun) * 1e6
-            taken.append([each / BLOCK for each in (one.wall, other.wall, one.processor, other.processor + late)])
-        results[name] = summary(*map(statistics.median, zip(*taken[1:], strict=True)))
+            taken.append([each / BLOCK for each in (first.wall, second.wall, first.processor, second.processor + late)])
+        one, other, bare_processor, other_processor = map(statistics.median, zip(*taken[1:], strict=True))
+        ratios = {"ratio": other / one, "processor_ratio": other_processor / bare_processor}
+        results[name] = {"bare": one, "watched": other} | ratios
     return results
 
 
@@ -111,16 +113,6 @@ async def several(request: Request) -> None:
     """A block of requests, one after the other."""
     for _ in range(BLOCK):
         await request()
-
-
-def summary(bare: float, watched: float, bare_processor: float, watched_processor: float) -> dict[str, float]:
-    """The figures of one row."""
-    return {
-        "bare": bare,
-        "watched": watched,
-        "ratio": watched / bare,
-        "processor_ratio": watched_processor / bare_processor,
-    }
 
 
 def report(requests: int) -> dict[str, dict[str, float]]:

@@ -58,7 +58,8 @@ class Guarded:
         """
         messages, (options, ignored) = request.prompt(), request.options(self.client_sampling)
         further = {"ignored": ignored} if ignored else {}
-        if self._in_shadow(group):
+        # A conversation is in shadow or it is not.
+        if random.Random(group).random() < self.shadow:  # seeded by chance where there is none
             run = uuid4()
             config: Any = {"metadata": {} if group is None else {"group": group}, "run_id": run}
             message = await self.watcher.ainvoke(messages, config, **options)
@@ -82,11 +83,6 @@ class Guarded:
     async def aclose(self) -> None:
         """Finish what goes on in the background."""
         await (self.watcher if self.shadow else self.guard).afinish()
-
-    def _in_shadow(self, group: str | None) -> bool:
-        # A conversation is in shadow or it is not.
-        chance = random.random() if group is None else random.Random(group).random()
-        return chance < self.shadow
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_type_hints
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd, as_input
-from bonmini_guard.logs.rows import Candidate, Row
+from bonmini_guard.logs.rows import Row
 from bonmini_guard.training.choices import Answer, ChoiceRow, as_answer, choice_row
 from bonmini_guard.training.data.comparisons import ApartError, Compared, Reader, comparisons, every_pair, labelled, pair, ranked
 from bonmini_guard.training.data.fields import Record, answer_of, asked, listed, number_of, prompt_and_answer, prompt_of, verdict_of
@@ -220,7 +220,9 @@ def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterat
     """Log rows and guard traces: labelled candidates; with a cut, unlabelled ones are judged by their score."""
     answers = []
     for candidate in Row(record, "").candidates:
-        label = _acceptable(candidate, options)
+        label = candidate.label
+        if label is None and options.cut is not None and (rating := number_of(candidate.value, options.rating)) is not None:
+            label = rating >= options.cut
         turn = candidate.turn if candidate.value.get("text") or candidate.value.get("message") else Turn("assistant")
         reason = "failed draws" if candidate.failed else "without a label" if label is None else None
         reason = reason or ("without a text" if turn.is_blank else None)
@@ -255,10 +257,3 @@ def _rated(record: Record) -> list[Record]:
         if not isinstance(answer, Mapping):
             raise InputError(f"answer {number} is not an object; write {{text, rating}}")
     return answers
-
-
-def _acceptable(candidate: Candidate, options: ConversionOptions) -> bool | None:
-    if candidate.label is not None or options.cut is None:
-        return candidate.label
-    rating = number_of(candidate.value, options.rating)
-    return None if rating is None else rating >= options.cut

@@ -51,7 +51,12 @@ def divergence(model: Any, reference: Any, draws: Sequence[Draw]) -> Tensor:
     Each is the sum over the answer's tokens of the exact divergence of the next-token laws: without bias, never negative, and
     with far less noise than the log ratio of the answer's probabilities.
     """
-    found = [_next_token(model, reference, batch) for batch in _batches(draws)]
+    found = []
+    for batch in _batches(draws):
+        logs, mask, _ = _logs(model, batch)
+        others, _, _ = _logs(reference, batch)
+        each = (logs.exp() * (logs - others)).sum(2)
+        found.append((each * mask).sum(1).cpu())
     return torch.cat(found)
 
 
@@ -95,10 +100,3 @@ def _logs(model: Any, batch: Sequence[Draw]) -> tuple[Tensor, Tensor, Tensor]:
     positions = torch.arange(1, ids.shape[1], device=model.device)
     mask = (positions >= starts.unsqueeze(1)) & present[:, 1:].bool()
     return logs, mask, ids[:, 1:]
-
-
-def _next_token(model: Any, reference: Any, batch: Sequence[Draw]) -> Tensor:
-    logs, mask, _ = _logs(model, batch)
-    others, _, _ = _logs(reference, batch)
-    each = (logs.exp() * (logs - others)).sum(2)
-    return (each * mask).sum(1).cpu()

@@ -78,7 +78,9 @@ def distill(
         set_seed(plan.seed)
         model, tokenizer = _load(str(generator), plan)
         _check(prompts, tokenizer)
-        learnt, held_out = _split(prompts, plan)
+        shuffled = random.Random(plan.seed).sample(list(prompts), len(prompts))
+        aside = max(2, min(plan.eval_prompts, len(shuffled) // 5))
+        held_out, learnt = shuffled[:aside], shuffled[aside:]
         references = _references(learnt, model, tokenizer, reward_model, plan)
         with tempfile.TemporaryDirectory() as scratch:
             tuned = _tune(trl, (model, tokenizer), learnt, references, reward_model, plan=plan, folder=Path(scratch))
@@ -116,12 +118,6 @@ def _check(prompts: Sequence[DistillPrompt], tokenizer: Any) -> None:
         except (TemplateError, TypeError) as error:  # as templates fail on what they were not written for
             problem = f"prompt {number}: the generator's chat template refuses it ({first_line(error)}); leave it out"
             raise InputError(problem) from error
-
-
-def _split(prompts: Sequence[DistillPrompt], plan: DistillSettings) -> tuple[list[DistillPrompt], list[DistillPrompt]]:
-    shuffled = random.Random(plan.seed).sample(list(prompts), len(prompts))
-    held_out = max(2, min(plan.eval_prompts, len(shuffled) // 5))
-    return shuffled[held_out:], shuffled[:held_out]
 
 
 def _references(
