@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
 from bonmini_guard.engine.scorers import CallableScorer, FunctionSession, log_odds, score_once, score_some
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.reward.questions import QUESTION
 from bonmini_guard.reward.spec import COMBINED, Check, ScorerSpec, Zero
 from bonmini_guard.validation import check_names
@@ -107,6 +107,16 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
     return Declared(spec, getattr(import_module(f"bonmini_guard.adapters.rewards.{module}"), maker)(spec))
 
 
+def as_asked(
+    messages: Sequence[BaseMessage] | str, candidates: Sequence[AIMessage | str]
+) -> tuple[Sequence[BaseMessage], list[AIMessage]]:
+    """What ``score`` is given as messages: a text is one user turn, or an answer; InputError for a text in place of the answers."""
+    if isinstance(candidates, str):
+        raise InputError("candidates is a text, and its letters would be scored: give a list of answers")
+    conversation = [HumanMessage(messages)] if isinstance(messages, str) else messages
+    return conversation, [AIMessage(each) if isinstance(each, str) else each for each in candidates]
+
+
 def decision_model_of(scorer: Any, question: str = QUESTION, any_question: bool = False) -> Any:
     """A scorer as a ``BaseDecisionModel`` of langchain-core (1.8): ``sigmoid(score)`` of its one question, and choices with "none".
 
@@ -167,9 +177,9 @@ class Declared:
 
         return FunctionSession(score, [inner])
 
-    def score(self, messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]) -> list[float | None]:
+    def score(self, messages: Sequence[BaseMessage] | str, candidates: Sequence[AIMessage | str]) -> list[float | None]:
         """One score for each candidate, in order; None for one that cannot be scored. Blocks."""
-        return run_sync(lambda: score_once(self, messages, candidates))
+        return run_sync(lambda: score_once(self, *as_asked(messages, candidates)))
 
     def reads(self, candidate: AIMessage) -> bool:
         """Whether all that would be served of an answer reaches what scores.

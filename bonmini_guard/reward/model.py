@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.errors import (
     CandidateTooLong,
@@ -44,7 +44,7 @@ from bonmini_guard.reward.checkpoint import (
     weight_files,
     weights_digest,
 )
-from bonmini_guard.reward.declared import decision_model_of, load_scorer
+from bonmini_guard.reward.declared import as_asked, decision_model_of, load_scorer
 from bonmini_guard.reward.formatting import Encoded
 from bonmini_guard.reward.microbatch import CLOSED, MicroBatcher
 from bonmini_guard.reward.pairs import Inputs
@@ -134,7 +134,7 @@ class RewardModel:
         self._template = tokenizer.chat_template
         self._tokenizer = tokenizer
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        check_vocabulary(model_id, tokenizer, self._formatter, self._vocabulary)
+        check_vocabulary(model_id, tokenizer, self._formatter, model)
         self._fingerprint: str | None = None
         self._earlier: str | None = None
         self._base, self._config = base, model.config
@@ -207,10 +207,11 @@ class RewardModel:
             candidates: answers to it; equal ones are scored once.
 
         Raises:
-            InputError: the chat template refuses the conversation.
+            InputError: the chat template refuses the conversation, or the candidates are one text.
         """
-        check_seen(self, _conversation(messages), refuse=False)
-        texts = self._tokenizing.submit(self._encode, _conversation(messages), candidates).result()
+        conversation, answers = as_asked(messages, candidates)
+        check_seen(self, conversation, refuse=False)
+        texts = self._tokenizing.submit(self._encode, conversation, answers).result()
         work = _work(texts)
         self._batcher.submit(work)
         return _in_order(texts, work.future.result())
@@ -321,7 +322,7 @@ class RewardModel:
             found.append(tuple(map(int, ids)))
         return found
 
-    def _encode(self, messages: Sequence[BaseMessage | Turn], candidates: Sequence[AIMessage | str]) -> list[Encoded | None]:
+    def _encode(self, messages: Sequence[BaseMessage | Turn], candidates: Sequence[AIMessage]) -> list[Encoded | None]:
         texts: list[Encoded | None] = []
         asked: Any = self._formatter.asked(messages)
         for candidate in candidates:
@@ -345,10 +346,6 @@ def _work(texts: Sequence[Encoded | None], session: int | None = None) -> Work:
 
 def _in_order(texts: Sequence[Encoded | None], scores: dict[Text, float]) -> list[float | None]:
     return [None if text is None else scores[tuple(text.ids)] for text in texts]
-
-
-def _conversation(messages: Sequence[BaseMessage] | str) -> Sequence[BaseMessage]:
-    return [HumanMessage(messages)] if isinstance(messages, str) else messages
 
 
 def _keep_freed_memory() -> None:

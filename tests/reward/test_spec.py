@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from bonmini_guard import BestOfMiniN, RewardModel, ScorerSpec
 from bonmini_guard.cli import main
 from bonmini_guard.engine.scorers import FunctionSession
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.reward.combined import Combined
 from bonmini_guard.reward.declared import as_scorer, load_scorer
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
@@ -145,6 +145,17 @@ def test_zero_and_scale_make_the_score(tmp_path, checkpoint):
     only_ranks = load_scorer(write(tmp_path, f"kind = 'template'\nmodel = {str(checkpoint)!r}\nhas_zero = false"))
     assert (only_ranks.has_zero, only_ranks.fingerprint()) == (False, plain.fingerprint())
     for model in (plain, moved, only_ranks):
+        model.close()
+
+
+def test_what_a_spec_declares_takes_texts_as_a_reward_model_does(checkpoint):
+    models = [RewardModel.load(checkpoint), RewardModel.load(ScorerSpec(kind="template", model=str(checkpoint), zero={}))]
+    said = [model.score(*given) for model in models for given in (("the film", ["good"]), ([HumanMessage("the film")], ["good"]))]
+    assert said == [said[0]] * 4
+    assert load_scorer(ScorerSpec(**about("Paris"))).score("Where?", ["Paris", "Rome"]) == [6.0, -6.0]
+    for model in models:
+        with pytest.raises(InputError, match="give a list of answers"):
+            model.score("the film", "good")
         model.close()
 
 
