@@ -172,7 +172,7 @@ class Declared:
             # The fixed answers with the first call: they share its batch.
             asked = [*candidates, *(() if beside else fixed)]
             given = await score_some(inner, asked, list(map(self.reads, asked)))
-            beside.extend(given[len(candidates) :])
+            beside[:] = given[len(candidates) :] or beside
             return [self.transformed(value, beside) for value in given[: len(candidates)]]
 
         return FunctionSession(score, [inner])

@@ -159,6 +159,18 @@ def test_what_a_spec_declares_takes_texts_as_a_reward_model_does(checkpoint):
         model.close()
 
 
+async def test_calls_of_one_session_at_once_have_their_fixed_answers_once(checkpoint):
+    """As the scoring server makes them, whose sessions are of a conversation."""
+    model = load_scorer(
+        ScorerSpec(kind="template", model=str(checkpoint), zero={"anchors": [{"text": "fine", "weight": 1.0}]}), device="cpu"
+    )
+    session = model.session([HumanMessage("the film")])
+    together = await asyncio.gather(*(session.score([AIMessage("good")]) for _ in range(2)))
+    for scores in (*together, await session.score([AIMessage("good")])):
+        assert scores == pytest.approx(together[0], abs=1e-5)
+    model.close()
+
+
 def combined(kind, *parts, **more):
     return ScorerSpec(kind=kind, **{kind: list(parts)}, **more)
 
