@@ -37,6 +37,7 @@ FAILED, ALMOST = -6.0, -3.0
 
 _TEXT = Must("a text, or a function of the conversation", lambda value: isinstance(value, str) or callable(value))
 _NUMERIC = Must("a number, or a function of the conversation", lambda value: hasattr(value, "__float__") or callable(value))
+_SCHEMA = Must("an object", lambda value: isinstance(value, Mapping | bool))
 #: A minus as models typeset it counts; a hyphen behind a word or a number ("3-5") is none.
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _FENCE = re.compile(r"```([\w+-]*)[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
@@ -93,7 +94,8 @@ def regex(pattern: str, *, absent: Flag = False) -> CallableScorer:
     return _check(lambda _, text: (compiled.search(text) is None) == absent)
 
 
-def json_schema(schema: Mapping[str, Any]) -> CallableScorer:
+@checked
+def json_schema(schema: Annotated[Mapping[str, Any] | bool, _SCHEMA]) -> CallableScorer:
     """The answer is JSON, alone or in a fenced block, that a schema holds for.
 
     Args:
@@ -101,13 +103,28 @@ def json_schema(schema: Mapping[str, Any]) -> CallableScorer:
 
     Raises:
         MissingExtraError: jsonschema is not installed.
-        ConfigurationError: it is no schema.
+        ConfigurationError: it is no schema, or refers to a part that it does not have.
     """
     with needing("checks"):
         from jsonschema import exceptions, validators
+        from referencing import Resource, jsonschema
+        from referencing.exceptions import Unresolvable
     kind = validators.validator_for(schema)
+
+    def check_references(resource: Resource[Any], resolver: Any) -> None:
+        resolver, said = resolver.in_subresource(resource), resource.contents
+        if isinstance(said, Mapping) and "://" not in (reference := said.get("$ref", "#")):
+            try:
+                resolver.lookup(reference)
+            except Unresolvable:
+                raise ConfigurationError(f"schema refers to {reference!r}, which is not in it") from None
+        for part in resource.subresources():
+            check_references(part, resolver)
+
     try:
         kind.check_schema(schema)
+        whole = Resource.from_contents(schema, jsonschema.specification_with(kind.META_SCHEMA["$schema"]))
+        check_references(whole, jsonschema.EMPTY_REGISTRY.with_resource("", whole).resolver())
     except exceptions.SchemaError as error:
         raise ConfigurationError(f"schema is no JSON schema: {error.message}") from error
     validator = kind(schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 
@@ -84,6 +85,17 @@ def test_json_schema():
     assert passed(checks.json_schema({"type": "number"}), "1e3", "NaN", "-Infinity") == [True, False, False]
     with pytest.raises(ConfigurationError, match="no JSON schema"):
         checks.json_schema({"type": "nonsense"})
+    with pytest.raises(ConfigurationError, match="schema must be an object, not 5"):
+        checks.json_schema(5)
+
+
+@pytest.mark.parametrize("reference", ["#/$defs/b", "#b", "b.json"])
+def test_a_schema_refers_to_what_it_has(reference):
+    parts = {"a": {"type": "integer", "$anchor": "c"}, "d": {"$id": "d.json", "const": {"$ref": "#/nowhere"}}}
+    for known in ("#/$defs/a", "#c", "d.json", "#"):
+        checks.json_schema({"properties": {"x": {"$ref": known}}, "$defs": parts})
+    with pytest.raises(ConfigurationError, match=re.escape(f"schema refers to '{reference}', which is not in it")):
+        checks.json_schema({"properties": {"x": {"$ref": reference}}, "$defs": parts})
 
 
 def test_code_is_graded_and_passes_only_whole():
