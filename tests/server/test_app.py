@@ -41,6 +41,13 @@ def test_score_takes_messages_with_tool_calls(client, model):
     assert None not in short
 
 
+def test_a_call_of_the_old_form_is_a_call(client):
+    call = {"name": "look", "arguments": '{"film": 3}'}
+    turns = [{"content": None, "function_call": call}, {"content": None, "tool_calls": [call]}, {"content": ""}]
+    old, new, none = client.post("/score", json={"messages": USER, "candidates": turns}).json()["scores"]
+    assert old == pytest.approx(new, abs=1e-5) != pytest.approx(none, abs=1e-5)
+
+
 @pytest.mark.parametrize("depth", [300, 900])
 @pytest.mark.parametrize("place", ["messages", "candidates"])
 def test_arguments_nested_too_deep_are_refused(client, place, depth):
