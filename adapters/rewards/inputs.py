@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Writer:
         with needing("local"):
             from bonmini_guard.reward.checkpoint import added_tokens
             from bonmini_guard.reward.formatting import Formatter
-        self._tokenizer, length, self.has_zero = _load(tokenizer, max_length)
+        self._tokenizer, length, self.has_zero = _load(tokenizer, max_length, inputs == "pair")
         self._formatter = Formatter(self._tokenizer, length)
         self._before, self._after = added_tokens(self._tokenizer)
 
@@ -129,16 +130,17 @@ def writer(kind: ServerKind, tokenizer: Any, inputs: Inputs | None, max_length: 
     return Writer(tokenizer, form, max_length, adds_tokens=not kind.startswith("vllm"))
 
 
-def _load(tokenizer: Any, max_length: int | None) -> tuple[Any, int | None, bool | None]:
+def _load(tokenizer: Any, max_length: int | None, pair: bool) -> tuple[Any, int | None, bool | None]:
     """The tokenizer, its limit of tokens, and what its checkpoint says of its zero."""
-    from bonmini_guard.reward.checkpoint import has_zero, length_limit, load_config, load_tokenizer
+    from bonmini_guard.reward.checkpoint import concatenation_template, has_zero, length_limit, load_config, load_tokenizer
 
     if not isinstance(tokenizer, str | Path):
         if getattr(tokenizer, "chat_template", None) is None:
-            raise ConfigurationError("tokenizer is no path and has no chat template: pass the reward model's folder or id")
-        own = tokenizer.model_max_length
-        limits = [limit for limit in (own if own < 10**9 else None, max_length) if limit is not None]
-        return tokenizer, min(limits, default=None), None
+            if not pair or not callable(tokenizer):
+                raise ConfigurationError("tokenizer is no path and has no chat template: pass the reward model's folder or id")
+            tokenizer = copy(tokenizer)
+            tokenizer.chat_template = concatenation_template(tokenizer)  # which no pair is written by
+        return tokenizer, length_limit(None, tokenizer, max_length), None
     config = load_config(str(tokenizer))
     loaded = load_tokenizer(str(tokenizer))
     return loaded, length_limit(config, loaded, max_length), has_zero(config)

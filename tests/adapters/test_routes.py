@@ -6,9 +6,13 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import ScorerSpec
+from bonmini_guard.adapters import RemoteRewardModel
+from bonmini_guard.engine.bridge import run_sync
+from bonmini_guard.engine.scorers import score_once
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import load_scorer
 from tests.adapters.reward_server import InThread, RewardServer
+from tests.reward.tiny import make_tokenizer
 
 RAW = [("vllm", "score"), ("vllm", "rerank"), ("tei", "rerank"), ("infinity", "rerank")]
 HOSTED = [("jina", "rerank"), ("cohere", "rerank")]
@@ -75,6 +79,15 @@ def test_what_cannot_be_sent_as_text_has_no_score():
         scorer = declared(server, RAW[0])
         assert scorer.score([HumanMessage("Where?")], [image, AIMessage("Rome")]) == [None, pytest.approx(value(("", "Rome")))]
         scorer.close()
+
+
+def test_a_tokenizer_without_a_chat_template_counts_pairs():
+    tokenizer = make_tokenizer()
+    with InThread(RewardServer(value)) as server:
+        scorer = RemoteRewardModel(server.url, kind="tei-rerank", tokenizer=tokenizer, max_length=120)
+        answers = [AIMessage(text) for text in ("Rome", "Rome " * 120, "</s>")]
+        assert run_sync(lambda: score_once(scorer, [HumanMessage("x")], answers)) == [value(("", "Rome")), None, None]
+    assert tokenizer.chat_template is None
 
 
 def test_vectors_are_told_apart_from_scores():
