@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, Unscorable
+from bonmini_guard.validation import is_number
 
 if TYPE_CHECKING:
     # Tokenizers and configurations are read without torch, for models that run elsewhere.
@@ -243,16 +244,25 @@ def check_whole(path: str, missing: Sequence[str]) -> None:
         raise CheckpointError(f"{path}: without weights for {missing[0]}; train the model with 'bonmini-guard train'")
 
 
-def check_vocabulary(path: str, tokenizer: Any, formatter: Any, known: int) -> None:
-    """Refuse a chat template that writes tokens for which a model has no embedding; tell of those that texts may spell."""
-    if len(tokenizer) <= known:
+def check_vocabulary(path: str, tokenizer: Any, formatter: Any, model: Any) -> None:
+    """Refuse a chat template that writes tokens for which a model has no embedding, and tell of those that texts may spell.
+
+    It must write the end token that encoder-decoders (T5, BART) are read at.
+    """
+    known, config = int(model.get_input_embeddings().weight.shape[0]), model.config
+    if len(tokenizer) <= known and not config.is_encoder_decoder:
         return
-    unknown = [text for text, index in tokenizer.get_vocab().items() if index >= known]
-    what = f"the tokenizer has {len(unknown)} tokens, such as {unknown[0]!r}, for which the model has no embedding"
     try:
         written = formatter.encode([Turn("user", "a")], Turn("assistant", "a")).ids
     except (InputError, Unscorable):  # a template that wants another conversation
         written = []
+    if config.is_encoder_decoder and written and config.eos_token_id not in written:
+        end = tokenizer.eos_token
+        raise CheckpointError(f"{path}: the model is read at {end!r}, and its chat template writes none; let it end in one")
+    if len(tokenizer) <= known:
+        return
+    unknown = [text for text, index in tokenizer.get_vocab().items() if index >= known]
+    what = f"the tokenizer has {len(unknown)} tokens, such as {unknown[0]!r}, for which the model has no embedding"
     if any(index >= known for index in written):
         cure = "call resize_token_embeddings(len(tokenizer)) and train, or use the tokenizer that the model was trained with"
         raise CheckpointError(f"{path}: {what}, and its chat template writes them; {cure}")
@@ -278,13 +288,16 @@ def pad_id(config: Any, tokenizer: Any) -> int:
 
 
 def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> int | None:
-    """Most tokens a text may have: the least of what the model, its tokenizer and the caller allow; None if none does."""
+    """Most tokens a text may have: the least that the model (if it is known), its tokenizer and the caller allow, if any does."""
     if requested is not None and requested < 1:
         raise ConfigurationError(f"max_length is {requested}: a text has at least one token; give a larger one, or None")
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(config and config.get_text_config(), "max_position_embeddings", None)
     if positions and config.model_type in _OFFSET_POSITIONS:
         positions -= (config.pad_token_id or 0) + 1
-    limits = [limit for limit in (positions, tokenizer.model_max_length, requested) if limit and 0 < limit < _UNLIMITED]
+    own = tokenizer.model_max_length
+    if not is_number(own or 0):
+        raise CheckpointError(f"{tokenizer.name_or_path}: model_max_length is {own!r} in its tokenizer_config.json; write a number")
+    limits = [limit for limit in (positions, own, requested) if limit and 0 < limit < _UNLIMITED]
     return min(limits) if limits else None
 
 

@@ -246,7 +246,7 @@ def load_base(base: str, plan: Settings) -> _Loaded:
     # A base that scores already knows its inputs, or is asked for them; another one learns them here.
     inputs = plan.inputs or ("text" if missing and inputs_of(config) is None else None)
     made = formatter(model, tokenizer, length_limit(model.config, tokenizer, plan.max_length), inputs)
-    check_vocabulary(base, tokenizer, made, _known(model))
+    check_vocabulary(base, tokenizer, made, model)
     note = getattr(model.config, "bonmini_guard", None) or {}
     model.config.bonmini_guard = sidecar(plan.objective) | {key: note[key] for key in ("inputs", "separator") if key in note}
     return _Loaded(model, PooledScorer(model), tokenizer, missing, made)

@@ -18,6 +18,7 @@ from transformers import (
     LlamaConfig,
     ModernBertConfig,
     Qwen3Config,
+    T5Config,
 )
 
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
@@ -202,6 +203,16 @@ def test_damaged_weights_and_a_missing_tokenizer_are_refused(copy):
         RewardModel.load(copy)
 
 
+def test_an_encoder_decoder_is_read_at_its_end_token(tmp_path):
+    sizes = {"vocab_size": 320, "d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2}
+    t5 = T5Config(**sizes, num_labels=1, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0)
+    ends = make_tokenizer(CHATML + "</s>")
+    model = RewardModel.load(save(tmp_path / "ends", t5, tokenizer=ends), device="cpu", inputs="text")
+    assert None not in model.score(USER, ANSWERS)
+    with pytest.raises(CheckpointError, match="read at '</s>', and its chat template writes none"):
+        RewardModel.load(save(tmp_path / "goes on", t5), device="cpu", inputs="text")
+
+
 @pytest.mark.parametrize(
     ("file", "change", "words"),
     [
@@ -211,6 +222,7 @@ def test_damaged_weights_and_a_missing_tokenizer_are_refused(copy):
         ("config.json", {"vocab_size": 100}, r"model\.embed_tokens\.weight has the shape \[320, 32\], and \[100, 32\] is wanted"),
         ("config.json", {"pad_token_id": 999}, "cannot be loaded"),
         ("tokenizer_config.json", {"bos_token": 5}, "no usable tokenizer"),
+        ("tokenizer_config.json", {"model_max_length": "64"}, r"model_max_length is '64' in its tokenizer_config\.json"),
         ("trained_on.json", '{"prompts": ["a', "is broken"),
         ("adapter_config.json", '{"base', r"adapter_config\.json is broken"),
         ("adapter_config.json", "[]", r"adapter_config\.json is broken"),
