@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.conversation import Turn
-from bonmini_guard.engine.result import sigmoid
+from bonmini_guard.engine.result import finite, sigmoid
 from bonmini_guard.engine.scorers import score_once
 from bonmini_guard.errors import ConfigurationError, InputError
 
@@ -56,7 +56,7 @@ class OneQuestion:
         answers = [label for label in labels if label != none[0]]
         scores = await self._scores(state, [Turn("assistant", labels[label]) for label in answers])
         if None in scores:
-            raise InputError(f"the answer {answers[scores.index(None)]!r} has no score: it may be too long, or blank")
+            raise InputError(f"answer {scores.index(None) + 1} of the choice has no score: it may be too long, or blank")
         given = {none[0]: 0.0} | {label: score for label, score in zip(answers, scores, strict=True) if score is not None}
         most = max(given.values())
         powers = {label: math.exp(score - most) for label, score in given.items()}
@@ -66,4 +66,4 @@ class OneQuestion:
 
     async def _scores(self, prompt: Sequence[Turn], answers: Sequence[Turn]) -> list[float | None]:
         said = [message for message in (turn.message() for turn in answers) if isinstance(message, AIMessage)]
-        return await score_once(self._scorer, [turn.message() for turn in prompt], said)
+        return list(map(finite, await score_once(self._scorer, [turn.message() for turn in prompt], said)))

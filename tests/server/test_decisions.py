@@ -7,6 +7,7 @@ import math
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
+from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import InputError
 from bonmini_guard.reward.questions import QUESTION, OneQuestion
 from bonmini_guard.server.app import ScoringServer
@@ -55,6 +56,10 @@ REFUSED = [
     ({"state": STATE, "questions": {"q": {"type": "score", "instructions": QUESTION, "criteria": ["a", "b"]}}}, "questions"),
     ({"state": STATE, "questions": {"q": {"type": "choice", "instructions": QUESTION, "criteria": {"a": "good"}}}}, "label 'none'"),
     ({"state": [*STATE[:1], {"role": "assistant", "content": "good " * 3000}], "questions": {"q": ASKED}}, "no score"),
+    (
+        {"state": "film", "questions": {"q": {**ASKED, "type": "choice", "criteria": {"none": None, "good " * 3000: None}}}},
+        "answer 1 of the choice has no score",
+    ),
 ]
 
 
@@ -69,6 +74,20 @@ def test_what_cannot_be_answered_is_a_400_that_says_why(client, body, says):
 def test_in_openais_protocol_an_answer_without_a_score_is_a_refusal(client):
     body = {"input": [*STATE[:1], {"role": "assistant", "content": "good " * 3000}], "questions": [{**ASKED, "type": "predicate"}]}
     assert client.post("/v1/decisions", json=body).json()["answers"] == [{"type": "refusal", "name": None}]
+
+
+@pytest.mark.parametrize("route", ["/v1/systemone", "/v1/decisions"])
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_is_none(client, model, monkeypatch, route, score):
+    async def scores(candidates):
+        return [score for _ in candidates]
+
+    monkeypatch.setattr(model, "session", lambda messages: FunctionSession(scores))
+    ask = {**ASKED, "type": "predicate"}
+    bodies = {"/v1/systemone": {"state": STATE, "questions": {"q": ASKED}}, "/v1/decisions": {"input": STATE, "questions": [ask]}}
+    answer = client.post(route, json=bodies[route])
+    assert answer.status_code == {"/v1/systemone": 400, "/v1/decisions": 200}[route]
+    assert "no score" in answer.text or "refusal" in answer.text
 
 
 OTHER = {"state": STATE, "questions": {"q": {**ASKED, "instructions": "Is it short?"}}}
