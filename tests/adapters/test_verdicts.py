@@ -59,6 +59,8 @@ def test_a_side_that_is_not_told_counts_as_the_least_that_is():
 def test_without_a_verdict_there_is_no_score():
     assert judged(writing(place("Maybe", Maybe=0.9, x=0.1)))[0] == [None]
     assert judged(writing(place("No", No=0.9, Yes=0.1)), after="<score>")[0] == [None]
+    for told in ({}, {"top_logprobs": None}):  # of servers that tell of what they wrote alone
+        assert judged(writing({"token": "No", "logprob": 0.0, **told}))[0] == [None]
 
 
 def test_a_question_is_one_turn_and_fills_nothing_in_twice():
