@@ -230,16 +230,18 @@ def asked(questions: str | Sequence[str] | Mapping[str, str], criteria: Mapping[
     """The questions by name, at least one; criteria are of the one question, or of some of them by name, too."""
     named = {"acceptable": questions} if isinstance(questions, str) else questions
     if not isinstance(named, Mapping):
-        named = {f"question {number}": text for number, text in enumerate(named, 1)}
+        named = {f"question {number}": text for number, text in enumerate(named if isinstance(named, Sequence) else (), 1)}
     if not named or not all(isinstance(text, str) and text.strip() for text in named.values()):
         raise ConfigurationError("question is empty: ask what an acceptable answer is, such as 'Does the last answer ...?'")
     given = criteria or {}
-    if given.keys() <= {"true", "false"}:
+    if isinstance(given, Mapping) and given.keys() <= {"true", "false"}:
         given = dict.fromkeys(named, given)
+    says = list(given.values()) if isinstance(given, Mapping) else [None]
+    if not all(isinstance(each, Mapping) and each.keys() <= {"true", "false"} for each in says):
+        raise ConfigurationError("criteria say what counts as yes and as no: {'true': ..., 'false': ...}, or such by question")
     if unknown := given.keys() - named.keys():
         raise ConfigurationError(f"criteria are of {min(unknown)!r}, and the questions are {', '.join(named)}")
-    says = {name: dict(given.get(name) or {}) for name in named}
-    return tuple(Question(name, text, says[name].get("true"), says[name].get("false")) for name, text in named.items())
+    return tuple(Question(name, text, *map(given.get(name, {}).get, ("true", "false"))) for name, text in named.items())
 
 
 def step_of(probability: float) -> float:

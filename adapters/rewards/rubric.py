@@ -66,7 +66,8 @@ def by_rubric(model: Any, rubric: str, not_shown: Collection[str] = NOT_SHOWN) -
 
 def criteria_of(rubric: str) -> list[str]:
     """One criterion a line, without the marks of a list; ConfigurationError if there is none."""
-    lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip() for line in rubric.splitlines()]
+    given = rubric.splitlines() if isinstance(rubric, str) else ()
+    lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip() for line in given]
     criteria = list(dict.fromkeys(filter(None, lines)))
     if not criteria:
         raise ConfigurationError("rubric is empty: write what an acceptable answer must meet, one criterion a line")

@@ -287,7 +287,11 @@ def test_what_is_asked_is_a_part_of_the_fingerprint():
         ({"questions": []}, "question is empty"),
         ({"questions": "q", "ask": "all"}, "ask must be 'each', 'together' or 'choice'"),
         ({"questions": ["a", "b"], "ask": "choice"}, "takes one question"),
+        ({"questions": 5}, "question is empty"),
         ({"questions": {"a": "A?"}, "criteria": {"b": {"true": "x"}}}, "criteria are of 'b'"),
+        ({"questions": {"a": "A?"}, "criteria": {"a": {"yes": "x"}}}, "what counts as yes and as no"),
+        ({"questions": {"a": "A?"}, "criteria": {"a": "x"}}, "what counts as yes and as no"),
+        ({"questions": {"a": "A?"}, "criteria": ["x"]}, "what counts as yes and as no"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(arguments, says):

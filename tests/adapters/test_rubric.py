@@ -120,7 +120,8 @@ def test_a_decision_model_is_asked_a_question_a_criterion():
 
 def test_criteria_are_lines_without_marks_of_lists():
     assert criteria_of("1. a\n2) b\n* c\n\n  d \na") == ["a", "b", "c", "d"]
-    with pytest.raises(ConfigurationError, match="rubric is empty"):
-        criteria_of(" \n")
+    for none in (" \n", ["is polite"]):
+        with pytest.raises(ConfigurationError, match="one criterion a line"):
+            criteria_of(none)
     with pytest.raises(ConfigurationError, match="leave out question="):
         BestOfMiniN(generator=FakeGenerator(["a"]), reward_model=FakeChatModel(["x"]), rubric=RUBRIC, question="Is it?")
