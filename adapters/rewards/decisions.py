@@ -261,8 +261,7 @@ def decisions(spec: ScorerSpec) -> Decisions:
     model = spec.model
     if spec.endpoint is not None:
         model = DecisionEndpoint(spec.endpoint, wire=table.wire, model=spec.model, api_key=spec.key(), **table.http)
-    hidden = NOT_SHOWN if spec.not_shown is None else spec.not_shown
-    return Decisions(model, texts, criteria=criteria, ask=table.ask, rotations=table.rotations, not_shown=hidden)
+    return Decisions(model, texts, criteria=criteria, ask=table.ask, rotations=table.rotations, not_shown=spec.hidden)
 
 
 def _label(place: int) -> str:

@@ -96,7 +96,7 @@ class Writer:
         rendered = self._formatter.render(messages, candidate, encoded.cut_turns)
         # As it is, or without what the server's tokenizer adds by itself at its ends.
         for text in (rendered, rendered.removeprefix(self._before).removesuffix(self._after)):
-            if self._read(text) == encoded.ids:
+            if self._tokenizer(text, add_special_tokens=self._adds_tokens, verbose=False)["input_ids"] == encoded.ids:
                 return text
         raise Unscorable(_OTHERWISE)
 
@@ -110,10 +110,6 @@ class Writer:
         if most is not None and length > most:
             raise CandidateTooLong(f"{length} tokens in prompt and answer, {most} allowed; answers are never cut")
         return [prompt, answer]
-
-    def _read(self, text: str) -> list[int]:
-        """The tokens that the server will see."""
-        return list(self._tokenizer(text, add_special_tokens=self._adds_tokens, verbose=False)["input_ids"])
 
 
 def writer(kind: ServerKind, tokenizer: Any, inputs: Inputs | None, max_length: int | None) -> Writer | None:

@@ -59,13 +59,9 @@ class Questioner:
         """What the model is asked about an answer."""
         raise NotImplementedError
 
-    def read(self, said: Sequence[AIMessage]) -> float | None:
-        """The score of what it said; None where it said nothing of use."""
-        raise NotImplementedError
-
     def judged(self, said: Sequence[AIMessage]) -> tuple[float | None, dict[str, float] | None]:
-        """The score, and what it is made of by name; None where it has no parts."""
-        return self.read(said), None
+        """The score of what it said, None where that is of no use; and what it is made of by name, None where it has no parts."""
+        raise NotImplementedError
 
     def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
         """A session on one conversation. Its ``score`` raises what went wrong where no question at all was answered."""
@@ -127,10 +123,10 @@ class Judge(Questioner):
         marked = {"code": code, "rubric": self._rubric, "prompt": prompt, "answer": answer}
         return [SystemMessage(self.system.format(code=code)), HumanMessage(_ASKED.format(**marked))]
 
-    def read(self, said: Sequence[AIMessage]) -> float | None:
+    def judged(self, said: Sequence[AIMessage]) -> tuple[float | None, dict[str, float] | None]:
         """Log-odds of the verdicts."""
         votes = [verdict for one in said if (verdict := verdict_of(one.text)) is not None]
-        return odds_of(votes) if votes else None
+        return odds_of(votes) if votes else None, None
 
 
 def odds_of(votes: Sequence[bool]) -> float:

@@ -98,10 +98,8 @@ def _number(value: Any) -> float:
 
 
 def _in_order(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    ordered = sorted(data, key=lambda entry: int(entry["index"]))
-    if [entry["index"] for entry in ordered] != list(range(len(data))):
-        raise ValueError("indices repeat or are missing")
-    return ordered
+    by_index = {entry["index"]: entry for entry in data}
+    return [by_index[index] for index in range(len(data))]
 
 
 def _by_index(score: str, entries: str | None = None) -> Callable[[Any], Scores]:

@@ -34,7 +34,7 @@ class Verdicts(Questioner):
             return [*first, *messages, AIMessage(answer)]
         return [*first, HumanMessage(token.asked(asked(messages, roles=len(messages) > 1), answer))]
 
-    def read(self, said: Sequence[AIMessage]) -> float | None:
+    def judged(self, said: Sequence[AIMessage]) -> tuple[float | None, None]:
         """Log-odds at the place behind what comes before the verdict; None where the model wrote no verdict there."""
         before = ""
         for place in [place for one in said for place in (one.response_metadata.get("logprobs") or {}).get("content") or ()]:
@@ -44,9 +44,9 @@ class Verdicts(Questioner):
                 if any(side > -math.inf for side in sides):
                     least = min(told.values())
                     wanted, unwanted = (max(side, least) for side in sides)
-                    return wanted - unwanted
+                    return wanted - unwanted, None
             before += place["token"]
-        return None
+        return None, None
 
 
 def verdicts(spec: ScorerSpec) -> Verdicts:

@@ -318,11 +318,6 @@ def inputs_of(config: Any) -> str | None:
     return None if note is None else note.get("inputs", "text")
 
 
-def has_template(tokenizer: Any) -> bool:
-    """Whether a tokenizer of :func:`load_tokenizer` came with a chat template."""
-    return bool(tokenizer.chat_template != concatenation_template(tokenizer))
-
-
 def base_note(config: Any) -> dict[str, str]:
     """Of the base that adapters were trained on: ``name``, ``digest`` of the weights and ``vocabulary``, as far as it was noted."""
     return (note_of(config) or {}).get("base") or {}

@@ -55,27 +55,24 @@ class ControlTokens:
             written = sum(map(self._written.__contains__, self._pattern.findall(rendered)))
             if written == sum(map(self._known.__contains__, ids)):
                 return list(ids)
-        return self._encode_as_data(conversation, texts, render)
+        return self._encode_as_data(conversation, render)
 
-    def _encode_as_data(self, conversation: Conversation, texts: list[str], render: Render) -> list[int]:
-        hidden = _Hidden(self._pattern, texts, [turn["content"] for turn in conversation])
+    def _encode_as_data(self, conversation: Conversation, render: Render) -> list[int]:
+        hidden = _Hidden(self._pattern, [turn["content"] for turn in conversation])
         rendered = render([hidden.hide_all(turn) for turn in conversation])
-        anchors = self._anchors_outside(rendered)
-        return anchors.encode(hidden.restore(self._pattern.sub(lambda found: anchors.anchor(found.group()), rendered)))
-
-    def _anchors_outside(self, text: str) -> _Anchored:
-        if self._anchored is None or self._anchored.nonce in text:
+        if self._anchored is None or self._anchored.nonce in rendered:
             self._anchored = _Anchored(self.tokenizer, self.tokens)
-        return self._anchored
+        anchors = self._anchored
+        return anchors.encode(hidden.restore(self._pattern.sub(lambda found: anchors.of[found.group()], rendered)))
 
 
 class _Hidden:
-    """Placeholders for the control tokens inside texts; the nonce occurs in none of them."""
+    """Placeholders for the control tokens inside texts, which nobody can guess."""
 
-    def __init__(self, pattern: re.Pattern[str], texts: list[str], contents: list[str]) -> None:
+    def __init__(self, pattern: re.Pattern[str], contents: list[str]) -> None:
         self._pattern = pattern
         self._originals: list[str] = []
-        self._nonce = _fresh_nonce("".join(texts))
+        self._nonce = secrets.token_hex(16)
         apart = sum(len(pattern.findall(content)) for content in contents)
         self._join_up = len(pattern.findall("".join(contents))) != apart
 
@@ -108,14 +105,11 @@ class _Anchored:
 
     def __init__(self, tokenizer: Any, tokens: dict[str, int]) -> None:
         self.nonce = secrets.token_hex(16)
-        self._anchors = {token: f"{self.nonce}x{index}x" for token, index in tokens.items()}
+        self.of = {token: f"{self.nonce}x{index}x" for token, index in tokens.items()}
         self._copy = plain_copy(tokenizer)
         flags = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
-        self._copy.add_tokens([_anchor(anchor, flags.get(token)) for token, anchor in self._anchors.items()])
-        self._ids = {self._copy.token_to_id(anchor): tokens[token] for token, anchor in self._anchors.items()}
-
-    def anchor(self, token: str) -> str:
-        return self._anchors[token]
+        self._copy.add_tokens([_anchor(anchor, flags.get(token)) for token, anchor in self.of.items()])
+        self._ids = {self._copy.token_to_id(anchor): tokens[token] for token, anchor in self.of.items()}
 
     def encode(self, text: str) -> list[int]:
         ids = self._copy.encode(text, add_special_tokens=False).ids
@@ -140,8 +134,3 @@ def _control_tokens(tokenizer: Any) -> dict[str, int]:
     tokens = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.all_special_tokens}
     return {token: index for token, index in (tokens | named).items() if token}
-
-
-def _fresh_nonce(text: str) -> str:
-    nonce = secrets.token_hex(16)
-    return nonce if nonce not in text else _fresh_nonce(text)

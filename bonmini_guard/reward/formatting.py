@@ -81,7 +81,8 @@ class Formatter:
 
     def _cut(self, turns: Conversation, length: int) -> Encoded:
         """With as few turns left out as will do, found by bisection: each try reads the whole conversation."""
-        low, high = 1, _most_cuts(turns)
+        # The last two that are no system message stay.
+        low, high = 1, sum(turn["role"] != "system" for turn in turns) - 2
         found: Encoded | None = None
         while low <= high:
             tried = self._first_accepted(turns, (low + high) // 2, high)
@@ -159,11 +160,6 @@ def prompt_ids(prompt: Any, tokenizer: Any, tools: Sequence[Any] | None = None) 
         return list(tokenizer(prompt)["input_ids"])
     text = tokenizer.apply_chat_template(prompt, tools=tools, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _most_cuts(turns: Conversation) -> int:
-    """How many turns can be left out: the last two that are no system message stay."""
-    return max(0, len([turn for turn in turns if turn["role"] != "system"]) - 2)
 
 
 def without_oldest(turns: Conversation, cut: int) -> Conversation:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
 from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, Unscorable
-from bonmini_guard.reward.checkpoint import added_tokens, has_template, inputs_of, note_of
+from bonmini_guard.reward.checkpoint import added_tokens, concatenation_template, inputs_of, note_of
 from bonmini_guard.reward.control import plain_copy
 from bonmini_guard.reward.formatting import Asked, Encoded, Formatter
 from bonmini_guard.reward.texts import asked, spoken
@@ -120,7 +120,8 @@ def formatter(
         raise ConfigurationError(f"inputs is {inputs!r}: use 'text', 'pair' or 'answer'")
     said = inputs or inputs_of(model.config)
     # Decoders, whose head is called score, are trained on one text.
-    if said is None and not hasattr(model, "score") and not has_template(tokenizer) and knows_pairs(tokenizer):
+    without_template = tokenizer.chat_template == concatenation_template(tokenizer)
+    if said is None and not hasattr(model, "score") and without_template and knows_pairs(tokenizer):
         raise ConfigurationError(
             "this classifier may have been trained on pairs: it has no chat template, and its tokenizer writes a separator between "
             "two texts. On one text it would score and rank otherwise: say inputs='pair' if its card calls "

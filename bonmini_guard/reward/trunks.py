@@ -68,9 +68,6 @@ class TrunkStore:
             while self.bytes > self.limit:
                 self._remove(next(iter(self._trunks)))
 
-    def __len__(self) -> int:
-        return len(self._trunks)
-
     def _remove(self, key: Key) -> None:
         old = self._trunks.pop(key, None)
         self.bytes -= 0 if old is None else old.bytes

@@ -157,7 +157,8 @@ class ScoringServer(Door):
 
     async def _classify(self, body: bytes) -> tuple[Any, int]:
         wanted = read(ClassifyRequest, body)
-        texts = await self._model.tokenize(_texts(wanted.input), wanted.add_special_tokens)
+        given = [wanted.input] if isinstance(wanted.input, str) or isinstance(wanted.input[0], int) else wanted.input
+        texts = await self._model.tokenize(given, wanted.add_special_tokens)
         scores = await self._raw(texts)
         if wanted.use_activation is not False:
             scores = [sigmoid(score) for score in scores]
@@ -203,14 +204,6 @@ class Sessions:
             self._bytes -= size
             await oldest.aclose()
         return self._open[key][0]
-
-
-def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
-    if isinstance(given, str):
-        return [given]
-    if isinstance(given[0], int):
-        return [[index for index in given if isinstance(index, int)]]
-    return [text for text in given if isinstance(text, (str, list))]
 
 
 def _plain(refused: Refused) -> dict[str, Any]:

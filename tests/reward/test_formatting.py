@@ -27,8 +27,7 @@ def specials(ids):
 def as_data(tokenizer, conversation):
     control = ControlTokens(tokenizer)
     render = lambda turns: tokenizer.apply_chat_template(turns, tokenize=False)  # noqa: E731
-    texts = [turn["content"] for turn in conversation]
-    return control.encode(conversation, render), control._encode_as_data(conversation, texts, render)
+    return control.encode(conversation, render), control._encode_as_data(conversation, render)
 
 
 def test_the_ordinary_way_is_the_template_s():

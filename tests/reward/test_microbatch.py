@@ -245,7 +245,7 @@ async def test_concurrent_requests_get_the_scores_they_get_alone(tmp_path, kind)
     for n in range(24):
         lone = model.score(prompts[n], answers[n])
         assert together[n] == pytest.approx(lone + lone[::-1], abs=1e-5)
-    assert len(model._trunks) == 0
+    assert len(model._trunks._trunks) == 0
 
 
 async def test_a_cancelled_session_leaves_the_others_their_scores(tmp_path):
