@@ -37,6 +37,7 @@ FAILED, ALMOST = -6.0, -3.0
 
 _TEXT = Must("a text, or a function of the conversation", lambda value: isinstance(value, str) or callable(value))
 _NUMERIC = Must("a number, or a function of the conversation", lambda value: hasattr(value, "__float__") or callable(value))
+_TESTS = Must("a text, several, or a function of the conversation", lambda value: isinstance(value, Sequence) or callable(value))
 _SCHEMA = Must("an object", lambda value: isinstance(value, Mapping | bool))
 #: A minus as models typeset it counts; a hyphen behind a word or a number ("3-5") is none.
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
@@ -141,7 +142,7 @@ def json_schema(schema: Annotated[Mapping[str, Any] | bool, _SCHEMA]) -> Callabl
 
 @checked
 def python(
-    tests: str | Sequence[str] | Asked[str | Sequence[str]],
+    tests: Annotated[str | Sequence[str] | Asked[str | Sequence[str]], _TESTS],
     *,
     seconds: Positive = 5.0,
     memory_mb: Count = 512,
