@@ -255,9 +255,8 @@ def decisions(spec: ScorerSpec) -> Decisions:
     """The scorer of a spec."""
     table = spec.decision
     assert table is not None
-    named = {question.name or f"question {number}": question for number, question in enumerate(table.questions, 1)}
-    criteria = {name: {"true": question.yes, "false": question.no} for name, question in named.items()}
-    texts: Any = {name: question.question for name, question in named.items()} or table.question
+    criteria = {name: {"true": question.yes, "false": question.no} for name, question in table.named.items()}
+    texts: Any = {name: question.question for name, question in table.named.items()} or table.question
     model = spec.model
     if spec.endpoint is not None:
         model = DecisionEndpoint(spec.endpoint, wire=table.wire, model=spec.model, api_key=spec.key(), **table.http)

@@ -145,7 +145,14 @@ class Decision(Table):
     def _asks(self) -> Self:
         if bool(self.question) == bool(self.questions):
             raise ConfigurationError("decision: give a question, or several as [[decision.questions]]")
+        if len(self.named) < len(self.questions):
+            raise ConfigurationError("decision: two questions have one name: give each a name of its own, or none")
         return self
+
+    @property
+    def named(self) -> dict[str, Asked]:
+        """Several questions by name; one without is called by its number."""
+        return {question.name or f"question {number}": question for number, question in enumerate(self.questions, 1)}
 
 
 class Check(Table):
@@ -284,13 +291,13 @@ def is_spec(value: Any) -> bool:
 def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """With the folders of models that lie beside the file in place of their names."""
     found = dict(values)
-    if values.get("kind") in LOCAL and values.get("endpoint") is None:
-        found |= _beside(values, "model", folder)
-    if isinstance(route := values.get("route"), dict):
+    if found.get("kind") in LOCAL and found.get("endpoint") is None:
+        found |= _beside(found, "model", folder)
+    if isinstance(route := found.get("route"), dict):
         found["route"] = route | _beside(route, "tokenizer", folder)
     for name in COMBINED:
-        if isinstance(values.get(name), list):
-            found[name] = [beside(part, folder) if isinstance(part, dict) else part for part in values[name]]
+        if isinstance(found.get(name), list):
+            found[name] = [beside(part, folder) if isinstance(part, dict) else part for part in found[name]]
     return found
 
 

@@ -65,6 +65,12 @@ def test_toml_json_and_python_say_the_same(tmp_path):
         ("kind = 'route'\n[route]\nserver = 'vllm'", "needs endpoint = the server's address"),
         ("kind = 'template'\nmodel = 'x'\nscale = 'points'\nhas_zero = true", "has no zero of its own"),
         ("kind = 'template'\nmodel = 'x'\nzero = { factor = -1.0 }", "zero: factor: Input should be greater than 0"),
+        ("kind = 'decision'\nendpoint = 'http://x'\n" + 2 * "[[decision.questions]]\nname = 'a'\nquestion = 'A?'\n", "one name"),
+        (
+            "kind = 'decision'\nendpoint = 'http://x'\ndecision = { questions = ["
+            "{ name = 'question 2', question = 'A?' }, { question = 'B?' }] }",
+            "two questions have one name",
+        ),
         ("kind = ", "is no TOML of a scorer spec"),
     ],
 )
@@ -72,6 +78,11 @@ def test_what_is_refused_names_file_and_key(tmp_path, text, words):
     with pytest.raises(ConfigurationError, match=words) as caught:
         ScorerSpec.load(write(tmp_path, text))
     assert str(caught.value).startswith(str(tmp_path / "scorer.toml"))
+
+
+def test_a_list_is_no_spec(tmp_path):
+    with pytest.raises(ConfigurationError, match="kind: Field required"):
+        ScorerSpec.load(write(tmp_path, "[]", "scorer.json"))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +94,7 @@ def test_what_is_refused_names_file_and_key(tmp_path, text, words):
         ('type = "number"\nexpected = "five"', "expected must be a number"),
         ('type = "exact"\nexpected = 5', "expected must be a text"),
         ('type = "regex"\npattern = 5', "is no regular expression"),
+        ('type = "python"\ntests = 5', "tests must be a text, several, or a function"),
     ],
 )
 def test_arguments_of_a_check_are_checked(tmp_path, table, words):
