@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from bonmini_guard.engine.result import finite
 from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec
@@ -90,7 +91,7 @@ class Combined:
             part.close()
 
     def _joined(self, given: Sequence[float | None]) -> float | None:
-        scores = [score for score in given if score is not None]
+        scores = [score for score in map(finite, given) if score is not None]
         if len(scores) < len(given):
             return None
         if self._spec.sum is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -227,6 +228,19 @@ def test_a_combination_does_not_agree_with_one_whose_zero_lies_elsewhere():
     assert not here.agrees_with(moved.fingerprint())
     assert not moved.agrees_with(here.fingerprint())
     assert not here.agrees_with(here.fingerprint()[:-2])
+
+
+@pytest.mark.parametrize("kind", ["all", "sum"])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, None])
+async def test_a_score_of_a_part_that_is_not_finite_is_none(kind, odd):
+    def part(*scores):
+        async def score(candidates):
+            return list(scores)
+
+        return SimpleNamespace(has_zero=True, session=lambda _: FunctionSession(score))
+
+    both = Combined(combined(kind, about("a"), about("b")), [part(1.0, 1.0), part(odd, 2.0)])
+    assert (await both.session([]).score([AIMessage("a"), AIMessage("b")]))[0] is None
 
 
 async def test_no_part_goes_on_where_another_has_failed():
