@@ -14,6 +14,7 @@ its own.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +73,7 @@ def number(expected: Annotated[float | Asked[float], _NUMERIC], *, tolerance: Am
     def passes(messages: list[BaseMessage], text: str) -> bool:
         wanted = float(_of(expected, messages))
         found = [float(one.replace(",", "").replace("\u2212", "-")) for one in _NUMBER.findall(text)]
-        return bool(found) and abs(found[-1] - wanted) <= tolerance * max(1.0, abs(wanted))
+        return bool(found) and math.isfinite(wanted) and abs(found[-1] - wanted) <= tolerance * max(1.0, abs(wanted))
 
     return _check(passes)
 

@@ -53,6 +53,7 @@ def test_numbers_with_signs_exponents_and_tolerance():
     assert passed(checks.number(-5), "It is \u22125.", "x=-5", "3-5") == [True, True, False]
     assert passed(checks.number(5), "It is \u22125.", "3-5 days", "(2)-5", "1e-5") == [False, True, True, False]
     assert passed(checks.number(100, tolerance=0.01), "100.9", "102") == [True, False]
+    assert passed(checks.number(float("inf")), "5", "1e999") == [False, False]
 
 
 def test_letters_before_digits_are_no_exponent():
