@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from bonmini_guard.errors import CheckpointError, NotRendered
 
@@ -134,6 +134,8 @@ class Template:
     def _tried(self, conversation: Conversation) -> str | None:
         try:
             return self.render(conversation)
+        except TemplateSyntaxError as error:
+            raise CheckpointError(f"the chat template is broken (line {error.lineno}: {error.message}): write it anew") from error
         except TemplateError:
             return None
 

@@ -139,6 +139,12 @@ def test_a_template_that_stumbles_over_a_conversation_refuses_it():
     assert formatter.encode(USER, "good").ids
 
 
+@pytest.mark.parametrize("template", [CHATML.removesuffix("{% endif %}"), "{{ messages | nosuch }}"])
+def test_a_broken_template_is_refused(template):
+    with pytest.raises(CheckpointError, match=r"the chat template is broken \(line \d: "):
+        Formatter(make_tokenizer(template))
+
+
 def test_templates_of_which_none_is_the_default_are_refused():
     with pytest.raises(CheckpointError, match=r"no chat template .*no default"):
         Formatter(make_tokenizer({"rag": CHATML}))
