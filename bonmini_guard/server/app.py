@@ -73,7 +73,6 @@ class ScoringServer(Door):
         self._model: Any = model
         self._metrics = Metrics(model, self.admission)
         self._sessions = Sessions(model)
-        self._document = document(token is not None)
         self._fingerprint = model.fingerprint()
         self._asked: Any = OneQuestion(model, question, any_question) if model.has_zero else None
         self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
@@ -81,13 +80,15 @@ class ScoringServer(Door):
     def routes(self) -> list[Route]:
         """What is answered, and by what."""
         scored: dict[str, tuple[Scoring, Shape]] = {"/score": (self._score, _plain)}
-        told: dict[str, tuple[Callable[[], Response], Shape]] = {"/openapi.json": (lambda: JSONResponse(self._document), _plain)}
+        told: dict[str, tuple[Callable[[], Response], Shape]] = {}
         if isinstance(self._model, RewardModel):  # what does not read templated texts has no route for them
             scored |= {"/predict": (self._predict, _plain), "/classify": (self._classify, _as_vllm)}
         if self._asked is not None:  # a model without a zero has no probabilities to tell
             scored["/v1/systemone"] = partial(self._decide, SystemOneRequest, systemone, _NO_TOKENS), _as_vllm
             scored["/v1/decisions"] = partial(self._decide, DecisionsRequest, decisions, _NO_TOKENS | _NO_DETAILS), _as_vllm
             told["/v1/models"] = self._models, _as_vllm
+        about = document(scored, bool(self._keys))
+        told["/openapi.json"] = lambda: JSONResponse(about), _plain
         return [
             *(Route(path, self._scoring(path, *how), methods=["POST"]) for path, how in scored.items()),
             *(Route(path, self.secured(*how)) for path, how in told.items()),

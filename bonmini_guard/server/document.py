@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 
@@ -28,14 +29,15 @@ _SCORING: dict[str, tuple[Any, Any, Any, int]] = {
 _TELLING = {"/health": ("application/json", ()), "/ready": ("application/json", (503,)), "/metrics": ("text/plain", (401,))}
 
 
-def document(secured: bool) -> dict[str, Any]:
-    """The document; with a security scheme if a token is wanted."""
+def document(routes: Collection[str], secured: bool) -> dict[str, Any]:
+    """The document of a server with these routes that score; with a security scheme if a token is wanted."""
     kinds = {kind for *kinds, _ in _SCORING.values() for kind in kinds}
     adapters = [(kind, "validation", TypeAdapter(kind)) for kind in kinds]
     schemas, parts = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     of = {kind: {"application/json": {"schema": schema}} for (kind, _), schema in schemas.items()}
     paths: dict[str, Any] = {}
-    for route, (body, answer, failure, wrong) in _SCORING.items():
+    for route in routes:
+        body, answer, failure, wrong = _SCORING[route]
         answers = _answers(of[answer], of[failure], (401, 408, 413, 415, 421, wrong, 429, 500, 503))
         paths[route] = {"post": {"requestBody": {"required": True, "content": of[body]}, "responses": answers}}
     for route, (kind, failures) in _TELLING.items():

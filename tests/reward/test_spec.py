@@ -329,3 +329,5 @@ def test_serve_offers_what_a_spec_declares(tmp_path):
         assert (answer["scores"], answer["has_zero"]) == ([6.0, -6.0], True)
         assert client.post("/predict", json={"inputs": "x"}).status_code == 404
         assert client.get("/metrics").status_code == 200
+        described = client.get("/openapi.json").json()["paths"]
+        assert set(described) == {"/score", "/v1/systemone", "/v1/decisions", "/health", "/ready", "/metrics"}
