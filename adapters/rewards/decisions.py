@@ -27,7 +27,7 @@ from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.scorers import FunctionSession, log_odds
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.reward.spec import ScorerSpec
+from bonmini_guard.reward.spec import ScorerSpec, key_in
 from bonmini_guard.validation import Count, Names, checked
 
 logger = logging.getLogger(__name__)
@@ -259,7 +259,7 @@ def decisions(spec: ScorerSpec) -> Decisions:
     texts: Any = {name: question.question for name, question in table.named.items()} or table.question
     model = spec.model
     if spec.endpoint is not None:
-        model = DecisionEndpoint(spec.endpoint, wire=table.wire, model=spec.model, api_key=spec.key(), **table.http)
+        model = DecisionEndpoint(spec.endpoint, wire=table.wire, model=spec.model, api_key=key_in(spec.api_key_env), **table.http)
     return Decisions(model, texts, criteria=criteria, ask=table.ask, rotations=table.rotations, not_shown=spec.hidden)
 
 

@@ -44,12 +44,7 @@ class Writer:
         adds_tokens: whether the server puts special tokens around a text that it tokenises.
 
     Attributes:
-        inputs: as given.
         has_zero: what the checkpoint says of its zero; None where only a tokenizer is known.
-
-    Raises:
-        MissingExtraError: transformers is not installed.
-        CheckpointError: there is no usable tokenizer.
     """
 
     def __init__(self, tokenizer: Any, inputs: Inputs, max_length: int | None, adds_tokens: bool) -> None:

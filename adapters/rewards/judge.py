@@ -20,7 +20,7 @@ from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import NotRendered
 from bonmini_guard.reward.spec import Judge as JudgeTable
-from bonmini_guard.reward.spec import ScorerSpec
+from bonmini_guard.reward.spec import ScorerSpec, key_in
 from bonmini_guard.reward.texts import asked, spoken
 
 logger = logging.getLogger(__name__)
@@ -155,4 +155,4 @@ def served(spec: ScorerSpec, **settings: Any) -> Any:
     from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
 
     assert spec.endpoint is not None
-    return OpenAICompatibleGenerator(spec.endpoint, model=spec.model, api_key=spec.key(), **settings)
+    return OpenAICompatibleGenerator(spec.endpoint, model=spec.model, api_key=key_in(spec.api_key_env), **settings)

@@ -23,7 +23,7 @@ from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.limiter import Limiter, request_lane
 from bonmini_guard.engine.scorers import FunctionSession, Scale, inputs_digest, log_odds
 from bonmini_guard.errors import ConfigurationError, needing
-from bonmini_guard.reward.spec import ScorerSpec
+from bonmini_guard.reward.spec import ScorerSpec, key_in
 from bonmini_guard.validation import Amount, Count, checked
 
 with needing("remote"):
@@ -365,6 +365,6 @@ def route(spec: ScorerSpec) -> RemoteRewardModel:
         model=spec.model,
         scores=meaning.get(spec.scale),
         has_zero=spec.has_zero,
-        api_key=spec.key(),
+        api_key=key_in(spec.api_key_env),
         **table.http,
     )

@@ -19,10 +19,6 @@ from bonmini_guard.reward.spec import ScorerSpec
 class Combined:
     """Several scorers as one; an answer that one of them cannot score has no score.
 
-    Args:
-        spec: of kind "all" or "sum".
-        parts: the scorers of its parts.
-
     Raises:
         ConfigurationError: a part of "all" has no zero, so that the least of the scores would mean nothing.
     """

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, PrivateAttr
 from bonmini_guard.conversation import as_turns
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.errors import InputError
-from bonmini_guard.reward.questions import QUESTION, OneQuestion
+from bonmini_guard.reward.questions import NO_SCORE, QUESTION, OneQuestion
 
 
 class RewardDecisionModel(BaseDecisionModel):
@@ -39,13 +39,9 @@ class RewardDecisionModel(BaseDecisionModel):
         for name, question in questions.items():
             if question.type not in ("noul", "choice"):
                 raise InputError(f"{name}: a question of type {question.type!r}, and this model answers 'noul' and 'choice'")
-            self._asked.check(str(question.instructions))
-            if question.type == "choice":
-                labels = {label: str(text or label) for label, text in question.criteria.items()}
-                answers[name] = await self._asked.choose(turns, labels)
-                continue
-            probability = await self._asked.yes(turns)
-            if probability is None:
-                raise InputError(f"{name}: the answer has no score: it may be too long, or hold what the model does not read")
-            answers[name] = {"type": "noul", "noul": probability}
+            listed = question.criteria.items() if question.type == "choice" else None
+            labels = None if listed is None else {label: str(text or label) for label, text in listed}
+            answers[name] = await self._asked.answer(turns, str(question.instructions), labels)
+            if answers[name] is None:
+                raise InputError(f"{name}: {NO_SCORE}")
         return ClassifierResponse.model_validate({"model": self.model, "answers": answers})

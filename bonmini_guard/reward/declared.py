@@ -135,10 +135,6 @@ def decision_model_of(scorer: Any, question: str = QUESTION, any_question: bool 
 class Declared:
     """A scorer with the scale and the zero that its spec declares.
 
-    Args:
-        spec: what is declared.
-        inner: what scores.
-
     Attributes:
         not_shown: kinds of parts of answers that it does not read.
         reads_calls: whether it can judge tool calls.

@@ -21,9 +21,6 @@ class LabelReading(Reading):
 
     Labels that exclude each other share one softmax. Where each is a question of its own (``multi_label_classification``), an
     answer is acceptable if all wanted ones hold and no unwanted one does.
-
-    Args:
-        labels: which are wanted.
     """
 
     zero = True  # at even odds

@@ -53,14 +53,7 @@ def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -
 
 
 def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path, base: str) -> None:
-    """Write the adapters of a model, its head and its configuration.
-
-    Args:
-        model: what :func:`add_adapters` has changed.
-        weights: the values of its weights, by name.
-        folder: to write into.
-        base: its name.
-    """
+    """Write the adapters of a model that :func:`add_adapters` has changed, its head and its configuration."""
     from safetensors.torch import save_file
 
     trained = {name: weights[name].contiguous() for name, weight in model.named_parameters() if weight.requires_grad}

@@ -133,8 +133,7 @@ def share(rows: Sequence[Sequence[list[int]]], pad_id: int) -> dict[str, Tensor]
 def _laid_out(texts: Sequence[list[int]]) -> tuple[list[int], list[int], list[int], list[int]]:
     """Token ids, positions, owners (0 is the beginning) and ends of one row; every text keeps a token to be read at."""
     # What lies between the least and the greatest begins as both do.
-    low, high, least = min(texts), max(texts), min(map(len, texts)) - 1
-    start = next((at for at in range(least) if low[at] != high[at]), least) if len(texts) > 1 else 0
+    start = min(alike(min(texts), max(texts)), min(map(len, texts)) - 1) if len(texts) > 1 else 0
     ids, positions, owners = texts[0][:start], list(range(start)), [0] * start
     ends = []
     for number, text in enumerate(texts, start=1):
@@ -143,6 +142,12 @@ def _laid_out(texts: Sequence[list[int]]) -> tuple[list[int], list[int], list[in
         owners += [number] * (len(text) - start)
         ends.append(len(ids) - 1)
     return ids, positions, owners, ends
+
+
+def alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    least = min(len(one), len(other))
+    return next((place for place in range(least) if one[place] != other[place]), least)
 
 
 def sees_everything(config: Any, max_length: int | None = None) -> bool:

@@ -15,6 +15,8 @@ from bonmini_guard.errors import ConfigurationError, InputError
 
 #: What a reward model with an outside option was trained to answer.
 QUESTION = "Is the last answer acceptable?"
+#: What is said where a protocol has no place for an answer without a score.
+NO_SCORE = "the answer has no score: it may be too long, or hold what the model does not read"
 #: Labels of a choice that stand for the outside option.
 NONE_LABELS = frozenset({"none", "neither", "none of these", "none_of_these", "none of the above", "none_of_the_above"})
 
@@ -31,10 +33,16 @@ class OneQuestion:
             raise ConfigurationError("the reward model has no zero, so its scores are no log-odds of 'acceptable'")
         self.question, self._scorer, self._any = question, scorer, any_question
 
-    def check(self, instructions: str) -> None:
-        """Refuse another question, with an InputError."""
+    async def answer(
+        self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str] | None = None
+    ) -> dict[str, Any] | None:
+        """The answer to a question of yes or no, or to a choice among labels; None without a score. Other questions: InputError."""
         if not self._any and " ".join(instructions.split()).casefold() != " ".join(self.question.split()).casefold():
             raise InputError(f"this model answers one question, which it was trained for: {self.question!r}")
+        if labels is not None:
+            return await self.choose(state, labels)
+        probability = await self.yes(state)
+        return None if probability is None else {"type": "noul", "noul": probability}
 
     async def yes(self, state: Sequence[Turn]) -> float | None:
         """The probability that the last turn, an assistant's, is acceptable; None if it has no score."""

@@ -248,10 +248,6 @@ class ScorerSpec(Table):
         except (ValueError, TypeError, RecursionError) as error:
             raise ConfigurationError(f"{place}: is no {place.suffix[1:].upper()} of a scorer spec ({error})") from None
 
-    def key(self) -> str:
-        """The key in the variable that it names; see :func:`key_in`."""
-        return key_in(self.api_key_env)
-
     @property
     def runs_here(self) -> bool:
         """Whether its model is loaded into this process."""

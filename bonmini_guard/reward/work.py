@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from bonmini_guard.reward.packed import Segment, Trunk
+from bonmini_guard.reward.pooling import alike
 from bonmini_guard.reward.trunks import TrunkStore
 
 Text = tuple[int, ...]
@@ -124,19 +125,13 @@ class Group:
 
     def _plan(self, store: TrunkStore) -> None:
         # What lies between the least and the greatest begins as both do. Every text keeps a token of its own, to be read at.
-        common = self.texts[0][: min(_alike(min(self.texts), max(self.texts)), len(self.texts[0]) - 1)]
+        common = self.texts[0][: min(alike(min(self.texts), max(self.texts)), len(self.texts[0]) - 1)]
         kept = None if self._key is None else store.get(self._key)
         if kept is not None and self._key is not None:
-            matched = _alike(kept.ids, common)
+            matched = alike(kept.ids, common)
             if matched >= _WORTH:
                 self._trunk = kept if matched == len(kept.ids) else kept.cut(matched)
                 store.put(self._key, self._trunk)
                 return
         if (len(self.texts) - 1) * len(common) >= _WORTH:
             self._root = Segment(common, keep=True)
-
-
-def _alike(one: Text, other: Text) -> int:
-    """How many tokens two texts begin with alike."""
-    least = min(len(one), len(other))
-    return next((place for place in range(least) if one[place] != other[place]), least)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.reward.questions import OneQuestion
+from bonmini_guard.reward.questions import NO_SCORE, OneQuestion
 
 #: Questions of a body; OpenAI's limit.
 _MOST = 400
@@ -23,6 +23,9 @@ class Noul(BaseModel):
     instructions: str
     name: str | None = None
     criteria: dict[str, Any] | None = None
+
+    def labels(self) -> None:
+        """None."""
 
 
 class Label(BaseModel):
@@ -70,9 +73,9 @@ async def systemone(asked: OneQuestion, wanted: SystemOneRequest) -> dict[str, d
     """The answers by name; InputError for another question, or no conversation that ends in an answer."""
     state, answers = turns_of(wanted.state), {}
     for name, question in wanted.questions.items():
-        if (found := await _answer(asked, state, question)) is None:
-            raise InputError(f"{name}: the answer has no score: it may be too long, or hold what the model does not read")
-        answers[name] = found if question.type == "choice" else {"type": "noul", "noul": found["probability"]}
+        if (found := await asked.answer(state, question.instructions, question.labels())) is None:
+            raise InputError(f"{name}: {NO_SCORE}")
+        answers[name] = found
     return answers
 
 
@@ -80,20 +83,13 @@ async def decisions(asked: OneQuestion, wanted: DecisionsRequest) -> list[dict[s
     """The answers in order, a refusal where there is no score; errors as for the other wire."""
     state, answers = turns_of(wanted.input), []
     for question in wanted.questions:
-        found = await _answer(asked, state, question)
-        if found is not None and question.type == "choice":
-            listed = [{"value": label, "probability": share} for label, share in found["probabilities"].items()]
-            found = found | {"probabilities": listed}
-        answers.append((found or {"type": "refusal"}) | {"name": question.name})
+        found = await asked.answer(state, question.instructions, question.labels()) or {"type": "refusal"}
+        if "probabilities" in found:
+            found["probabilities"] = [{"value": label, "probability": share} for label, share in found["probabilities"].items()]
+        elif "noul" in found:
+            found = {"type": "predicate", "probability": found["noul"]}
+        answers.append(found | {"name": question.name})
     return answers
-
-
-async def _answer(asked: OneQuestion, state: Sequence[Turn], question: Noul | Choice) -> dict[str, Any] | None:
-    asked.check(question.instructions)
-    if isinstance(question, Noul):
-        probability = await asked.yes(state)
-        return None if probability is None else {"type": "predicate", "probability": probability}
-    return await asked.choose(state, question.labels())
 
 
 def turns_of(state: str | Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[Turn]:
@@ -124,25 +120,13 @@ def _joined(items: Sequence[Any]) -> list[Any]:
     for item in items:
         kind = item.get("type", "message") if isinstance(item, Mapping) else "?"
         if kind == "function_call":
-            call = {
-                "id": item.get("call_id"),
-                "type": "function",
-                "function": {key: item.get(key) for key in ("name", "arguments")},
-            }
             if not turns or turns[-1].get("role") != "assistant":
                 turns.append({"role": "assistant", "content": ""})
-            turns[-1]["tool_calls"] = [*(turns[-1].get("tool_calls") or ()), call]
+            turns[-1]["tool_calls"] = [*(turns[-1].get("tool_calls") or ()), item]
         elif kind == "function_call_output":
             turns.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
         elif isinstance(item, Mapping) and isinstance(item.get("role"), str):
-            turns.append({key: value for key, value in item.items() if key != "type"} | {"content": _text(item.get("content"))})
+            turns.append({key: value for key, value in item.items() if key != "type"} | {"content": item.get("content")})
         else:
             raise InputError("state: a turn is {role, content}")
     return turns
-
-
-def _text(content: Any) -> Any:
-    texts = {"input_text", "output_text"}
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") in texts for part in content):
-        return "".join(str(part.get("text", "")) for part in content)
-    return content

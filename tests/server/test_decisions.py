@@ -125,7 +125,7 @@ def test_conversations_as_either_protocol_writes_them():
 async def test_one_question_alone(model):
     asked = OneQuestion(model)
     with pytest.raises(InputError, match="trained for"):
-        asked.check("Is it kind?")
+        await asked.answer(turns_of(STATE), "Is it kind?")
     assert 0 < await asked.yes(turns_of(STATE)) < 1
 
 
