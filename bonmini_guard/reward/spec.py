@@ -8,9 +8,9 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bonmini_guard.contents import contents
 from bonmini_guard.conversation import NOT_SHOWN
@@ -96,6 +96,16 @@ class Token(Table):
         return re.sub(r"\{(prompt|answer)\}", lambda found: said[found[1]], self.ask or "{prompt}\n\n{answer}")
 
 
+def _further(options: dict[str, Any]) -> dict[str, Any]:
+    if said := options.keys() & {"kind", "wire", "model", "api_key", "tokenizer", "inputs", "scores", "has_zero"}:
+        raise ConfigurationError(f"http: {min(said)} is no further option, since another key of a spec says it: leave it out")
+    return options
+
+
+#: Options of an adapter that no key of a spec says.
+Further = Annotated[dict[str, Any], AfterValidator(_further)]
+
+
 class Route(Table):
     """Which route (None: the usual one) of which server, with options of :class:`bonmini_guard.adapters.RemoteRewardModel`."""
 
@@ -103,7 +113,7 @@ class Route(Table):
     name: Literal["rerank", "score", "classify", "pooling"] | None = None
     tokenizer: str | None = None
     inputs: Literal["ids", "text", "pair"] | None = None
-    http: dict[str, Any] = {}
+    http: Further = {}
 
 
 class Judge(Table):
@@ -139,7 +149,7 @@ class Decision(Table):
     questions: tuple[Asked, ...] = ()
     ask: Literal["each", "together", "choice"] = "each"
     rotations: int = Field(default=2, ge=1, le=16)
-    http: dict[str, Any] = {}
+    http: Further = {}
 
     @model_validator(mode="after")
     def _asks(self) -> Self:

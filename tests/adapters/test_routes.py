@@ -103,6 +103,7 @@ def test_vectors_are_told_apart_from_scores():
         ({"server": "tei", "name": "pooling"}, "server = 'tei' has no route 'pooling' here: use 'classify' or 'rerank'"),
         ({"server": "vllm"}, "needs tokenizer="),
         ({"server": "vllm", "name": "rerank", "http": {"timeot": 3}}, "did you mean 'timeout'"),
+        ({"server": "bonmini", "http": {"api_key": "secret"}}, "http: api_key is no further option"),
     ],
 )
 def test_what_is_wrong_is_named(table, words):
