@@ -269,8 +269,9 @@ class ScorerSpec(Table):
         return NOT_SHOWN if self.not_shown is None else self.not_shown
 
     def canonical(self) -> str:
-        """What it says, as a text that is equal for equal specs."""
-        return json.dumps(self.model_dump(mode="json", exclude_defaults=True, fallback=repr), sort_keys=True)
+        """What it says, as a text that is equal for equal specs, in another process, too: objects without their addresses."""
+        said = self.model_dump(mode="json", exclude_defaults=True, fallback=lambda value: re.sub(r" at 0x\w+", "", repr(value)))
+        return json.dumps(said, sort_keys=True)
 
 
 def key_in(variable: str | None) -> str:

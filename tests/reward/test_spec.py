@@ -81,6 +81,18 @@ def test_what_is_refused_names_file_and_key(tmp_path, text, words):
     assert str(caught.value).startswith(str(tmp_path / "scorer.toml"))
 
 
+def test_objects_in_a_spec_are_told_without_their_addresses():
+    def spec():
+        def expected(messages):
+            return "Paris"
+
+        return ScorerSpec(kind="check", check={"type": "exact", "expected": expected})
+
+    one, other = spec(), spec()
+    assert one.check.expected is not other.check.expected
+    assert load_scorer(one).fingerprint() == load_scorer(other).fingerprint()
+
+
 def test_a_list_is_no_spec(tmp_path):
     with pytest.raises(ConfigurationError, match="kind: Field required"):
         ScorerSpec.load(write(tmp_path, "[]", "scorer.json"))
