@@ -246,9 +246,8 @@ def asked(questions: str | Sequence[str] | Mapping[str, str], criteria: Mapping[
 
 def step_of(probability: float) -> float:
     """The step that a probability is told in, by its digits: 0.01 for 0.97; 1 for 0 and 1, which tell nothing."""
-    return (
-        1.0 if probability in (0.0, 1.0) else float(10.0 ** int(Decimal(repr(float(probability))).normalize().as_tuple().exponent))
-    )
+    digits = Decimal(repr(float(probability))).normalize().as_tuple()
+    return 1.0 if probability in (0.0, 1.0) else float(10.0 ** int(digits.exponent))
 
 
 def decisions(spec: ScorerSpec) -> Decisions:

@@ -46,12 +46,8 @@ _SILENT: Limits = (None, None, None)
 class RemoteRewardModel(Probed, Endpoint):
     """Scores answers with a reward model behind HTTP.
 
-    The chat template is applied here, so the server needs none and every server scores the same tokens; only the kind
-    "bonmini" applies it there. Raw scores are asked for, and a probe of fixed texts checks that they are: once when a guard is
-    built (the call blocks), or before the first score if the server was not up then, and again after every outage. The
-    probe's scores are the fingerprint that a profile is bound to.
-
-    A score that is missing or not finite is an error, never a score: a guardrail then abstains with ``scorer_failed``.
+    A probe of fixed texts checks that it gives raw scores, and tells it from others: once when a guard is built (the call blocks),
+    or before the first score if the server was not up then, and again after every outage. See docs/remote-scoring.md.
 
     Example::
 

@@ -127,7 +127,9 @@ class MicroBatcher:
             pieces += taken
             room -= sum(len(piece.segment.ids) for piece in taken)
             if work.left:
-                self._pass_on()
+                # It has filled a batch; after a few in a row it goes to the end.
+                self._turn = (self._turn + 1) % _TURN
+                self._queue.rotate(0 if self._turn else -1)
                 return 0
             self._queue.popleft()
             self._turn = 0
@@ -141,13 +143,6 @@ class MicroBatcher:
             logger.warning("scoring failed: %s", type(error).__name__)
             work.fail(error)
             return []
-
-    def _pass_on(self) -> None:
-        """The first call has filled a batch; after a few in a row it goes to the end."""
-        self._turn += 1
-        if self._turn >= _TURN:
-            self._queue.rotate(-1)
-            self._turn = 0
 
     def _wait(self, deadline: float) -> bool:
         """Wait for another call; the window shrinks to nothing where none comes."""

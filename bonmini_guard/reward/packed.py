@@ -8,8 +8,7 @@ go on to attend and to the feed-forward part; the others give it their keys and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -122,8 +121,11 @@ class PackedScorer:
         starts = ((0 if segment.past is None else len(segment.past.ids), len(segment.ids)) for segment in order)
         positions = [index for start, length in starts for index in range(start, start + length)]
         tokens, at = self._tensor([[ids], [positions]])
-        with _active(plan):
+        token = _plan.set(plan)
+        try:
             hidden = self._scorer.model.base_model(input_ids=tokens, position_ids=at, use_cache=False).last_hidden_state
+        finally:
+            _plan.reset(token)
         ends = self._tensor([places[segment].stop - 1 for segment in segments])
         keep = enumerate(segment for segment in order if segment.keep)
         trunks = {segment: Trunk(segment.ids, tuple(layer[number] for layer in plan.kept)) for number, segment in keep}
@@ -199,15 +201,6 @@ def _shared(
             first = behind.get(segment.past, queries[segment])
             behind[segment.past] = slice(first.start, queries[segment].stop)
     return [(rows, places[past] if isinstance(past, Segment) else past) for past, rows in behind.items()]
-
-
-@contextmanager
-def _active(plan: _Plan) -> Iterator[None]:
-    token = _plan.set(plan)
-    try:
-        yield
-    finally:
-        _plan.reset(token)
 
 
 def _mask(*arguments: Any, **options: Any) -> Tensor | None:

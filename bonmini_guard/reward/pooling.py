@@ -43,7 +43,10 @@ class PooledScorer(nn.Module):
     ) -> Tensor:
         """Scores, shape (texts,), of right-padded texts (ids and mask of shape (B, T)), or of rows of :func:`share`."""
         if not self.decoder:
-            segments = {} if self._separator is None else {"token_type_ids": _second(input_ids, self._separator)}
+            segments = {}
+            if self._separator is not None:  # 1 behind the first separator of a text, 0 before
+                separators = (input_ids == self._separator).int()
+                segments["token_type_ids"] = ((separators.cumsum(dim=1) - separators) > 0).long()
             return self._reduce(self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits)
         return self.head(self._read(input_ids, attention_mask, position_ids, ends))
 
@@ -92,12 +95,6 @@ class PooledScorer(nn.Module):
         bias = None if linear.bias is None else linear.bias.float()
         with torch.autocast(hidden.device.type, enabled=False):
             return self._reduce(nn.functional.linear(hidden.float(), linear.weight.float(), bias))
-
-
-def _second(input_ids: Tensor, separator: int) -> Tensor:
-    """1 at tokens behind the first separator of their row, 0 before."""
-    separators = (input_ids == separator).int()
-    return ((separators.cumsum(dim=1) - separators) > 0).long()
 
 
 def pad(texts: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
