@@ -8,6 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeVar, Unpack
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -204,8 +206,9 @@ class RemoteRewardModel(Probed, Endpoint):
                 f"as text, a server of kind {self.kind} would read other tokens than the chat template writes, because its "
                 "tokenizer adds some of its own: use a kind that takes token ids (vllm, sglang)"
             )
-        # Messages of different conversations do not go into one request.
-        batches = [[one] for one in sent] if self._wire.shared else self._batches(sent)
+        # What is of different conversations does not go into one request.
+        alike = [list(group) for _, group in groupby(sent, itemgetter(0))] if self._wire.shared else [sent]
+        batches = [batch for group in alike for batch in self._batches(group)]
         found: list[Scores] = await all_or_none([self._send(batch, quiet=False) for batch in batches])
         values = [value for scores in found for value in scores.values]
         check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, self._wire.switch)

@@ -47,6 +47,25 @@ def test_rerankers_give_raw_scores_in_the_order_of_the_answers(route):
         assert last.get("query", last.get("text_1")) == "Where?"
 
 
+@pytest.mark.parametrize("route", RAW)
+def test_a_reranker_whose_padding_shows_is_asked_text_by_text(route, caplog):
+    with InThread(RewardServer(value)) as server:
+        plain = server.reply
+
+        def padded(path, body):
+            answers = next(body[name] for name in ("documents", "texts", "text_2") if name in body)
+            more, longest = server.score, max(map(len, answers))
+            server.score = lambda pair: more(pair) + 0.05 * (longest - len(pair[1]))
+            try:
+                return plain(path, body)
+            finally:
+                server.score = more
+
+        server.reply = padded
+        assert judged(declared(server, route)) == pytest.approx([value(("Where?", answer)) for answer in ANSWERS])
+        assert "texts are sent one by one" in caplog.text
+
+
 @pytest.mark.parametrize("route", HOSTED)
 def test_hosted_rerankers_give_probabilities_which_are_declared(route):
     with InThread(RewardServer(value)) as server:
