@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bonmini_guard.errors import CheckpointError, needing
+from bonmini_guard.reward.checkpoint import first_line
 
 WEIGHTS = "adapter_model.safetensors"
 #: What peft writes before the name of each weight.
@@ -71,21 +72,23 @@ def with_adapters(model: Any, path: str) -> tuple[Any, set[str]]:
     """A base with the adapters of a folder added to its weights, and the names of the weights that the folder holds whole.
 
     Raises:
-        CheckpointError: they do not fit.
+        CheckpointError: they do not fit, or are broken.
         MissingExtraError: peft is not installed.
     """
     from safetensors import safe_open
 
+    peft = peft_for("train")
     try:
         with safe_open(Path(path) / WEIGHTS, framework="pt") as weights:
             whole = {name.removeprefix(_PREFIX) for name in weights.keys() if "lora_" not in name}  # noqa: SIM118
         with warnings.catch_warnings():
             # peft asks transformers by a name that is on its way out.
             warnings.simplefilter("ignore", FutureWarning)
-            return peft_for("train").PeftModel.from_pretrained(model, path).merge_and_unload(), whole
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: its adapter does not fit the base ({said}); give the base it was trained on") from error
+            warnings.filterwarnings("error", "Found missing adapter keys")  # it would score as its base does
+            return peft.PeftModel.from_pretrained(model, path).merge_and_unload(), whole
+    except Exception as error:  # broken files raise whatever they please
+        wrong = f"its adapter does not fit the base, or is broken ({first_line(error)[:200]})"
+        raise CheckpointError(f"{path}: {wrong}; give the base it was trained on, or copy it anew") from error
 
 
 def peft_for(extra: str) -> Any:

@@ -219,6 +219,18 @@ def test_adapters_that_do_not_fit_are_told(tmp_path, base, adapters):
         RewardModel.load(tmp_path / "m", device="cpu")
 
 
+def test_adapters_of_other_layers_and_half_written_ones_are_told(tmp_path, adapters):
+    shutil.copytree(adapters, tmp_path / "m")
+    file = tmp_path / "m" / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    save_file({name.replace("layers.0", "layers.7"): weight for name, weight in load_file(file).items()}, file)
+    others = file.read_bytes()
+    for broken in (others, whole[:100], whole[:-100], b""):
+        file.write_bytes(broken)
+        with pytest.raises(CheckpointError, match="does not fit the base, or is broken"):
+            RewardModel.load(tmp_path / "m", device="cpu")
+
+
 def test_prompts_of_the_training_are_known_again(adapters, rows):
     model = RewardModel.load(adapters, device="cpu")
     seen = rows[0].prompt[0].text
