@@ -240,7 +240,8 @@ class OpenAICompatibleGenerator(ServedGenerator):
 def events(said: bytes) -> tuple[list[Any], bool]:
     """The data of server-sent events, and whether their end was said. Lines end where the protocol says, not where Unicode does."""
     found: list[Any] = []
-    for block in said.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
+    # A mark of byte order may come first.
+    for block in said.lstrip(b"\xef\xbb\xbf \r\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
         lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
         data = b"\n".join(lines).strip()
         if data == b"[DONE]":

@@ -439,3 +439,9 @@ async def test_a_stream_that_only_says_that_it_ends_is_not_waited_for(make):
     async with await asyncio.start_server(answer, "127.0.0.1") as server, asyncio.timeout(20):
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         assert (await make(base_url=url, stream=True).draw(request())).text == "answer"
+
+
+@pytest.mark.parametrize("opening", [b"\xef\xbb\xbf", b" \n "])
+async def test_what_stands_before_a_stream_costs_nothing_of_it(server, make, opening):
+    server.opening = opening
+    assert (await make(stream=True).draw(request(11))).content == "answer 11.0"
