@@ -210,14 +210,13 @@ class Endpoint:
         """
         http = self.http
         try:
-            async with asyncio.timeout(http.timeout):
+            async with asyncio.timeout(http.timeout) as whole:
                 known = self._clients.get(asyncio.get_running_loop())
                 clients, places = (known, known.places) if known and known.places else await self._connect()
                 await places.acquire()
                 try:
-                    return await clients.recovery.persist(
-                        partial(self._once, attempt, clients), retries=http.retries, backoff=http.backoff, within=http.timeout
-                    )
+                    once = partial(self._once, attempt, clients, whole)
+                    return await clients.recovery.persist(once, retries=http.retries, backoff=http.backoff, within=http.timeout)
                 finally:
                     places.release()
         except Overloaded as error:
@@ -226,15 +225,23 @@ class Endpoint:
                 self.circuit.trip(error)
             raise
         except TimeoutError as error:
-            raise EndpointTimeout(f"no answer within timeout={http.timeout} s", retryable=True) from error
+            raise self._late() from error
 
-    async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients) -> T:
+    def _late(self) -> EndpointTimeout:
+        return EndpointTimeout(f"no answer within timeout={self.http.timeout} s", retryable=True)
+
+    async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients, whole: asyncio.Timeout) -> T:
         # Each attempt counts, and retries end as soon as the circuit opens.
         with self.circuit:
             client = clients.free.pop() if clients.free else clients.another(self._client())
             try:
                 async with asyncio.timeout(self.http.attempt_timeout):
                     return await attempt(client)
+            except asyncio.CancelledError:
+                # It may take what is left of the time; the circuit sees a cancelled attempt alone, which says nothing.
+                if whole.expired():
+                    self.circuit.__exit__(None, self._late(), None)
+                raise
             except Exception as error:
                 typed = self._classify(error)
                 if typed is None or typed is error:

@@ -312,9 +312,9 @@ class RemoteRewardModel(Probed, Endpoint):
 
         return await self._ask(attempt)
 
-    async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients) -> T:
+    async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients, whole: asyncio.Timeout) -> T:
         try:
-            return await super()._once(attempt, clients)
+            return await super()._once(attempt, clients, whole)
         except EndpointUnreachable:
             with self._lock.held:
                 self._lost += 1

@@ -23,6 +23,7 @@ pytest.importorskip("huggingface_hub")
 
 from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator
 from bonmini_guard.adapters import http_errors as errors
+from bonmini_guard.adapters.circuit import CircuitBreaker, CircuitOpen
 from bonmini_guard.engine.held import BEAT
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError
@@ -352,6 +353,15 @@ async def test_stalls_and_slow_drips_end_with_the_attempt_and_with_the_draw(serv
         await make(timeout=0.2, stream=stream).draw(request())
     assert time.perf_counter() - begun < 2
     await until(lambda: server.closed_early == 2)
+
+
+async def test_a_server_that_never_answers_opens_the_circuit(server, make):
+    server.faults = ["stall"] * 3
+    generator = make(timeout=0.2, circuit=CircuitBreaker(failures=2))
+    for kind in (errors.EndpointTimeout, errors.EndpointTimeout, CircuitOpen):
+        with pytest.raises(kind, match=r"^no answer within timeout=0.2 s"):
+            await generator.draw(request())
+    assert len(server.requests) == 2
 
 
 async def test_a_storm_of_429_passes_with_the_draws_seed(server, make):
