@@ -23,7 +23,7 @@ from bonmini_guard.adapters.http_errors import (
     TruncatedAnswer,
     from_answer,
 )
-from bonmini_guard.conversation import Turn, deeper_than
+from bonmini_guard.conversation import Call, Turn, deeper_than
 from bonmini_guard.engine.kinds import cut_short
 from bonmini_guard.errors import InputError
 
@@ -249,7 +249,11 @@ def _tool_calls(messages: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any
             index, identity, function = piece.get("index"), piece.get("id"), piece.get("function") or {}
             call = latest.get(index)
             another = call is not None and (
-                call["id"] not in (None, "", identity) if identity else index is None and bool(function.get("name"))
+                call["id"] not in (None, "", identity)
+                if identity
+                # Gemini's route gives all its calls index 0 and no id, and each its arguments at once.
+                else function.get("name")
+                and (index is None or (call["arguments"] and function.get("arguments") and Call.of(call).args is not None))
             )
             if call is None or another or len(messages) == 1:
                 call = latest[index] = {"id": None, "name": None, "arguments": None}

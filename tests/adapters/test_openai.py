@@ -170,6 +170,24 @@ def test_neighbouring_texts_of_a_stream_become_one_and_what_is_between_them_stay
     assert answer.message(1, ()).content == [{"type": "text", "text": "ab"}, picture, {"type": "text", "text": "cd"}]
 
 
+@pytest.mark.parametrize(
+    ("pieces", "calls"),
+    [
+        ([[("f", "{}")], [("g", '{"a": 1}')]], [("f", {}), ("g", {"a": 1})]),
+        ([[("f", '{"a": 1}'), ("f", '{"a": 2}')]], [("f", {"a": 1}), ("f", {"a": 2})]),
+        # Others repeat the name with each piece.
+        ([[("f", "")], [("f", '{"a"')], [("f", ": 1}")], [("f", "")]], [("f", {"a": 1})]),
+    ],
+)
+def test_calls_of_a_stream_without_ids_that_share_an_index_are_several_where_each_is_whole(pieces, calls):
+    told = [
+        [{"index": 0, "id": "", "function": {"name": name, "arguments": arguments}} for name, arguments in each] for each in pieces
+    ]
+    chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": each}}]} for each in [*told, []]]
+    (answer,) = read_answers(chunks, ended=True)
+    assert [(call.name, call.args) for call in answer.turn.calls] == calls
+
+
 async def test_broken_choices_are_drawn_again(server, make):
     several = [choice(0, "whole"), choice(1, "given up", "abort"), choice(2, 3), choice(3, "also", None)]
     server.answer = lambda body: {"model": "m", "choices": several if "n" in body else [choice(0, f"redrawn {body['seed']}")]}
