@@ -436,9 +436,9 @@ def checked_secret(token: SecretStr | str | None, variable: str) -> SecretStr | 
         ConfigurationError: it cannot be sent.
     """
     given = os.environ.get(variable, "") if token is None else token
-    value = (given.get_secret_value() if isinstance(given, SecretStr) else given).strip()
-    if not value.isascii() or not value.isprintable():
-        raise ConfigurationError("the token has characters that no HTTP header may hold")
+    value = given.get_secret_value() if isinstance(given, SecretStr) else given
+    if not isinstance(value, str) or not (value := value.strip()).isascii() or not value.isprintable():
+        raise ConfigurationError("the token is no text, or has characters that no HTTP header may hold")
     return SecretStr(value) if value else None
 
 

@@ -134,11 +134,11 @@ def _tell_of(kind: str) -> None:
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> list[str]:
-    """Stop strings as a list: users give one or several. ConfigurationError if they are none."""
+    """Stop strings as a list: users give one or several, and an empty one ends nothing. ConfigurationError if they are none."""
     several = [stop] if isinstance(stop, str) else stop or ()
     if not isinstance(several, Collection) or not all(isinstance(each, str) for each in several):
         raise ConfigurationError(f"stop must be a text, or a list of texts, not {stop!r}")
-    return list(several)
+    return [each for each in several if each]
 
 
 def _without(turn: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -186,6 +186,7 @@ async def test_stop_strings_cut_the_text_and_padding_is_not_counted(parts):
     assert stopped[0].content == free[0].content[: free[0].content.index(stop)]
     assert stopped[0].response_metadata["finish_reason"] == "stop"
     assert stopped[0].usage_metadata["output_tokens"] < free[0].usage_metadata["output_tokens"]
+    assert await group(generator, requests(1, 2, stop="")) == free
 
 
 async def test_a_row_that_has_ended_is_computed_no_more(parts, monkeypatch):

@@ -201,8 +201,9 @@ async def test_wrong_settings_are_refused(make, family, settings):
         make(retry=3)
     with pytest.raises(ConfigurationError, match="did you mean 'temperature'"):
         make(tempreature=0.7)
-    with pytest.raises(ConfigurationError, match="no HTTP header"):
-        make(**{family[2]: "a\nb"})
+    for unusable in ("a\nb", 5, b"key"):
+        with pytest.raises(ConfigurationError, match="no HTTP header"):
+            make(**{family[2]: unusable})
 
 
 @pytest.mark.parametrize(
