@@ -110,7 +110,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
                 raise from_answer(place, None if secret is None else secret.get_secret_value())
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
-        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: _counts(choice).get("index", 0))
+        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: counts(choice).get("index", 0))
         several = [[choice] for choice in whole]
     else:
         several = [one] if (one := [each[0] for each in choices if each]) else []
@@ -134,19 +134,16 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
 def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     """The tokens of one request, shared among its answers so that their sum is the bill.
 
-    The prompt was computed once, so the first answer bears it. What was generated is shared in proportion to the answers'
-    log-probabilities where they were asked for (that is, exactly), else to their lengths in characters.
+    By the answers' log-probabilities where they were asked for (that is, exactly), else by their lengths in characters.
     """
     if not isinstance(usage, Mapping):
         return list(answers)
-    tokens = _counts(usage)
+    tokens = counts(usage)
     if "prompt_tokens" not in tokens and "completion_tokens" not in tokens:
         return list(answers)
-    read, made = tokens.get("prompt_tokens", 0), tokens.get("completion_tokens", 0)
-    shares = [made] if len(answers) == 1 else proportional(made, [_size(answer) for answer in answers])
-    bills = [used(0 if place else read, share) for place, share in enumerate(shares)]
+    bills = shared(tokens.get("prompt_tokens", 0), tokens.get("completion_tokens", 0), [_size(answer) for answer in answers])
     cached, reasoned = (
-        _counts(inner).get(name) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS
+        counts(inner).get(name) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS
     )
     if cached is not None:
         bills[0]["input_token_details"] = InputTokenDetails(cache_read=cached)
@@ -166,11 +163,11 @@ def used(read: int, made: int) -> UsageMetadata:
     return UsageMetadata(input_tokens=read, output_tokens=made, total_tokens=read + made)
 
 
-def proportional(total: int, sizes: Sequence[int]) -> list[int]:
-    """Whole numbers that add up to the total, by cumulative rounding."""
+def shared(read: int, made: int, sizes: Sequence[int]) -> list[UsageMetadata]:
+    """What answers of such sizes bear of one bill: the first one the prompt, each its share of what was made, in whole tokens."""
     whole = sum(sizes)
-    edges = [round(total * sum(sizes[:position]) / whole) for position in range(len(sizes) + 1)]
-    return [high - low for low, high in pairwise(edges)]
+    edges = [round(made * sum(sizes[:position]) / whole) for position in range(len(sizes) + 1)]
+    return [used(0 if place else read, high - low) for place, (low, high) in enumerate(pairwise(edges))]
 
 
 def finish_reason(reason: Any, told: bool = False) -> str | None:
@@ -280,7 +277,7 @@ def _size(answer: Answer) -> int:
     return len(tokens) if tokens else len(answer.turn.text) + len(answer.turn.reasoning) + 1
 
 
-def _counts(told: Mapping[str, Any]) -> dict[str, int]:
+def counts(told: Mapping[str, Any]) -> dict[str, int]:
     """What is a number of tokens, or an index; some servers write numbers as text."""
     return {
         name: int(value)

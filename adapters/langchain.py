@@ -19,7 +19,7 @@ from langchain_core.runnables.config import merge_configs, var_child_runnable_co
 from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from bonmini_guard.adapters.answers import proportional, used
+from bonmini_guard.adapters.answers import counts, shared
 from bonmini_guard.adapters.describing import described
 from bonmini_guard.adapters.elsewhere import apart, in_threads, with_models, with_parts
 from bonmini_guard.adapters.groups import one_by_one
@@ -254,18 +254,13 @@ def billed_once(result: LLMResult) -> list[AIMessage]:
     answers = [_generation(each) for each in (result.generations or [[]])[0]]
     if not answers:
         raise MalformedGenerations("the model gave no generation")
-    bill = (result.llm_output or {}).get("token_usage") or {}
-    prompt, made = bill.get("prompt_tokens"), bill.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(made, int):
+    told = (result.llm_output or {}).get("token_usage")
+    bill = counts(told) if isinstance(told, Mapping) else {}
+    # An answer's own usage says the same, with more detail.
+    if not {"prompt_tokens", "completion_tokens"} <= bill.keys() or (len(answers) == 1 and answers[0].usage_metadata is not None):
         return answers
-    if len(answers) == 1 and answers[0].usage_metadata is not None:
-        # Its own says the same, with more detail.
-        return answers
-    shares = proportional(made, [len(answer.text) + 1 for answer in answers])
-    return [
-        answer.model_copy(update={"usage_metadata": used(prompt if position == 0 else 0, share)})
-        for position, (answer, share) in enumerate(zip(answers, shares, strict=True))
-    ]
+    shares = shared(bill["prompt_tokens"], bill["completion_tokens"], [len(answer.text) + 1 for answer in answers])
+    return [answer.model_copy(update={"usage_metadata": share}) for answer, share in zip(answers, shares, strict=True)]
 
 
 class MalformedGenerations(BonMiniGuardError):  # noqa: N818 - says it all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -146,10 +147,12 @@ class Completion(BaseLLM):
     def _llm_type(self):
         return "completion"
 
+    told: Any = None
+
     def _generate(self, prompts, stop=None, run_manager=None, **kwargs):
         count = kwargs.get("n", 1)
         texts = [Generation(text=f" text {index}", generation_info={"finish_reason": "stop"}) for index in range(count)]
-        bill = {"prompt_tokens": 7, "completion_tokens": 4 * count}
+        bill = self.told or {"prompt_tokens": 7, "completion_tokens": 4 * count}
         return LLMResult(generations=[texts], llm_output={"token_usage": bill})
 
 
@@ -210,6 +213,9 @@ async def test_a_completion_llm_keeps_its_usage_and_metadata():
     assert bill([message]) == (7, 4)
     messages = await group(LangChainGenerator(Completion(), n_argument="n"), 3)
     assert ([m.text for m in messages], bill(messages)) == ([" text 0", " text 1", " text 2"], (7, 12))
+    # What nobody can count costs no draw.
+    for told in ("12", object(), {"prompt_tokens": -1, "completion_tokens": True}):
+        assert (await LangChainGenerator(Completion(told=told)).draw(request())).usage_metadata is None
 
 
 @pytest.mark.parametrize("kind", [ManyChoices, AsyncOnly])
