@@ -185,8 +185,11 @@ def _core_spelling(on_abstain: Any) -> Any:
             f"on_abstain is 'error', 'continue' or a callable, not {on_abstain!r}; for another model list "
             "ModelFallbackMiddleware before this one"
         )
+    return partial(_tell, on_abstain)
 
-    return lambda result: on_abstain(abstention(result))
+
+def _tell(on_abstain: Callable[[NoAcceptableResponse], Any], result: Any) -> Any:
+    return on_abstain(abstention(result))
 
 
 class _Refusals:

@@ -41,6 +41,7 @@ class OpenTelemetry:
     def __init__(
         self, tracer_provider: trace.TracerProvider | None = None, meter_provider: metrics.MeterProvider | None = None
     ) -> None:
+        self._providers = tracer_provider, meter_provider
         self.tracer = trace.get_tracer(_NAME, tracer_provider=tracer_provider)
         meter = metrics.get_meter(_NAME, meter_provider=meter_provider)
         count, spread = meter.create_counter, meter.create_histogram
@@ -73,6 +74,9 @@ class OpenTelemetry:
         meter.create_observable_counter(
             f"{_NAME}.trace.rows", [self._rows], "{row}", "trace rows by outcome: written, dropped on purpose, lost"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._providers  # instruments, and the writers of traces, are a process's own
 
     @contextmanager
     def request(self, policy: Policy) -> Iterator[RequestSpan]:

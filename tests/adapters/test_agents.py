@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -544,6 +545,12 @@ async def test_callbacks_of_the_model_itself_hear_nothing_and_the_model_is_left_
 
 
 # Construction
+
+
+@both_ways
+async def test_a_copy_by_pickle_asks_a_function_of_ones_own_too(sync):
+    copied = pickle.loads(pickle.dumps(guard(on_abstain=str)))
+    assert (await ask(agent(["poor"], copied), sync))["messages"][-1].text.startswith("abstained after 4 draws")
 
 
 def test_arguments_are_checked():

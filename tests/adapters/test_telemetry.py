@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 
@@ -32,7 +33,8 @@ class Listening:
         self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
         self.traces = TracerProvider()
         self.traces.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.telemetry = OpenTelemetry(self.traces, MeterProvider([self.reader]))
+        self.meters = MeterProvider([self.reader])
+        self.telemetry = OpenTelemetry(self.traces, self.meters)
 
     def spans(self, name):
         return [span for span in self.exporter.get_finished_spans() if span.name == f"bonmini_guard.{name}"]
@@ -131,6 +133,13 @@ async def test_exploring_and_trace_rows_have_their_cost(heard, tmp_path):
     assert (heard.count("explored.draws"), heard.count("explored.tokens")) == (6, 30)
     assert heard.count("requests") == 3
     assert (heard.count("trace.rows", outcome="written"), heard.count("trace.rows", outcome="lost")) == (2, 1)
+
+
+async def test_a_guard_that_is_sent_to_another_process_counts_there(heard, monkeypatch):
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", heard.meters)
+    heard.telemetry = pickle.loads(pickle.dumps(OpenTelemetry()))
+    await make(heard).ainvoke("q")
+    assert heard.count("requests") == 1
 
 
 @pytest.mark.parametrize("face", ["runnable", "chat", "sync"])
