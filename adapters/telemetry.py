@@ -67,12 +67,9 @@ class OpenTelemetry:
         self.scores = spread(
             f"{_NAME}.score", "1", "sigmoid(score) of each draw: 0.5 is score 0", explicit_bucket_boundaries_advisory=_SHARES
         )
-        self._writers: list[TraceWriter] = []
-        # Sums wait here until somebody reads them, which is rarer than a request: adding through an SDK takes as long as a draw.
-        self._sums: Counter[tuple[Any, tuple[tuple[str, Any], ...]]] = Counter()
-        self._lock = Lock()
+        self._gathered = _gathered.setdefault(meter_provider, _Gathered())
         meter.create_observable_counter(
-            f"{_NAME}.trace.rows", [self._rows], "{row}", "trace rows by outcome: written, dropped on purpose, lost"
+            f"{_NAME}.trace.rows", [self._gathered.read], "{row}", "trace rows by outcome: written, dropped on purpose, lost"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -111,22 +108,36 @@ class OpenTelemetry:
 
     def watch(self, writer: TraceWriter) -> None:
         """Report the rows of a writer."""
-        if not any(known is writer for known in self._writers):
-            self._writers.append(writer)
+        if not any(known is writer for known in self._gathered.writers):
+            self._gathered.writers.append(writer)
 
     def add(self, counter: Any, amount: int, about: Mapping[str, Any] = NO_OPTIONS) -> None:
         """Add to a counter; read with everything else."""
-        with self._lock.held:
-            self._sums[counter, tuple(about.items())] += amount
+        with self._gathered.lock.held:
+            self._gathered.sums[counter, tuple(about.items())] += amount
 
-    def _rows(self, options: CallbackOptions) -> list[Observation]:
-        with self._lock.held:
-            sums, self._sums = self._sums, Counter()
+
+class _Gathered:
+    """What waits to be read: sums, for to add through an SDK takes as long as a draw, and the writers of traces."""
+
+    def __init__(self) -> None:
+        self.writers: list[TraceWriter] = []
+        self.sums: Counter[tuple[Any, tuple[tuple[str, Any], ...]]] = Counter()
+        self.lock = Lock()
+
+    def read(self, options: CallbackOptions) -> list[Observation]:
+        """The rows of all writers; the sums are added to their counters."""
+        with self.lock.held:
+            sums, self.sums = self.sums, Counter()
         for (counter, about), amount in sums.items():
             counter.add(amount, dict(about))
-        counts = [writer.counts() for writer in self._writers]
+        counts = [writer.counts() for writer in self.writers]
         outcomes = ("written", "dropped", "lost")
         return [Observation(sum(getattr(c, outcome) for c in counts), {"outcome": outcome}) for outcome in outcomes]
+
+
+#: By meter provider: of several callbacks of one name an SDK calls the first alone.
+_gathered: dict[Any, _Gathered] = {}
 
 
 class RequestSpan:

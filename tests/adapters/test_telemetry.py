@@ -136,10 +136,20 @@ async def test_exploring_and_trace_rows_have_their_cost(heard, tmp_path):
 
 
 async def test_a_guard_that_is_sent_to_another_process_counts_there(heard, monkeypatch):
-    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", heard.meters)
-    heard.telemetry = pickle.loads(pickle.dumps(OpenTelemetry()))
+    meters = MeterProvider([reader := InMemoryMetricReader()])
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", meters)
+    heard.reader, heard.telemetry = reader, pickle.loads(pickle.dumps(OpenTelemetry()))
     await make(heard).ainvoke("q")
     assert heard.count("requests") == 1
+
+
+async def test_guards_that_each_have_one_are_all_counted(heard, tmp_path):
+    for number in range(3):
+        heard.telemetry = OpenTelemetry(heard.traces, heard.meters)
+        guard = make(heard, trace_to=tmp_path / f"{number}.jsonl")
+        await guard.ainvoke("q")
+        await guard.afinish()
+    assert (heard.count("requests"), heard.count("trace.rows", outcome="written")) == (3, 3)
 
 
 @pytest.mark.parametrize("face", ["runnable", "chat", "sync"])
