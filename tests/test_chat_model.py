@@ -271,9 +271,12 @@ async def test_candidates_with_tool_calls_are_scored_as_what_they_are():
 
 
 def test_tools_are_translated_by_the_wrapped_model_or_become_call_options():
-    inner = ToolModel(answers=[call("good")])
-    make(inner, by_query, max_loops=1).bind_tools([search], tool_choice="any").invoke("q")
-    assert inner.asked[0] == {"stop": None, "functions": ["search"], "choice": "any"}
+    for around in (lambda m: m, lambda m: m.with_retry(), lambda m: m.with_retry().with_fallbacks([ToolModel(answers=["no"])])):
+        inner = ToolModel(answers=[call("good")])
+        made = make(around(inner), by_query, max_loops=1)
+        answer = made.bind_tools([search], tool_choice="any").invoke("q")
+        assert inner.asked[0] == {"stop": None, "functions": ["search"], "choice": "any"}
+        assert answer.response_metadata["model_name"] == "billed"
     generator = FakeGenerator([call("good")])
     make(generator, by_query, max_loops=1).bind_tools([search], tool_choice="any").invoke("q")
     options = generator.requests[0].options

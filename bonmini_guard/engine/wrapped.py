@@ -15,11 +15,14 @@ from bonmini_guard.engine.scorers import CallableScorer
 
 
 def chat_model_of(generator: Any) -> BaseChatModel | None:
-    """The LangChain chat model that a generator draws from; None if it draws from something else."""
+    """The LangChain chat model that a generator draws from, the first of fallbacks of one class; None if it is something else."""
     if not isinstance(generator, Runnable):
         generator = getattr(generator, "chat_model", None)
-    while isinstance(generator, RunnableBinding):
+    while isinstance(generator, RunnableBindingBase):
         generator = generator.bound
+    if isinstance(generator, RunnableWithFallbacks):
+        several = [chat_model_of(each) for each in generator.runnables]
+        return several[0] if len({type(each) for each in several}) == 1 else None
     return generator if isinstance(generator, BaseChatModel) else None
 
 
