@@ -116,6 +116,11 @@ def schema_of(shape: Any) -> tuple[str, dict[str, Any]] | None:
 def turns(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """The conversation in OpenAI's format, without the reasoning of earlier turns: some servers refuse it."""
     said = [_without(Turn.of(message).openai(), "reasoning_content") for message in messages]
+    # Calls of the old form have no ids, without which no server takes their results.
+    asked = (call for turn in said for call in turn.get("tool_calls", ()) if not call["id"])
+    told = (turn for turn in said if turn["role"] == "tool" and not turn.get("tool_call_id"))
+    for number, (call, result) in enumerate(zip(asked, told, strict=False)):
+        call["id"] = result["tool_call_id"] = f"call{number:05}"
     # An empty content beside tool calls says nothing, and TGI reads such a turn as one without tool calls.
     return [_without(turn, "content") if turn.get("tool_calls") and not turn.get("content") else turn for turn in said]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, FunctionMessage, HumanMessage, SystemMessage, ToolMessage
 
 pytest.importorskip("openai")
 
@@ -74,6 +74,16 @@ def test_only_a_turn_of_calls_alone_goes_without_content():
     call = {"name": "weather", "args": {}, "id": "c1"}
     prompt = [HumanMessage(""), AIMessage("I look.", tool_calls=[call]), AIMessage("", tool_calls=[call]), AIMessage("")]
     assert [turn.get("content", "none") for turn in requests.turns(prompt)] == ["", "I look.", "none", ""]
+
+
+def test_calls_of_the_old_form_have_ids_that_their_results_name():
+    called = AIMessage("", additional_kwargs={"function_call": {"name": "weather", "arguments": "{}"}})
+    told = requests.turns(
+        [HumanMessage("q"), called, FunctionMessage("rain", name="weather"), called, ToolMessage("sun", tool_call_id="")]
+    )
+    ids = [told[at]["tool_calls"][0]["id"] for at in (1, 3)]
+    assert [told[at]["tool_call_id"] for at in (2, 4)] == ids
+    assert len({*ids} - {""}) == 2
 
 
 # Choices
