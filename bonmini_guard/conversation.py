@@ -330,8 +330,11 @@ def _of_message(message: Any) -> Turn:
     thought = "".join(_texts(more.get("reasoning_content") or more.get("reasoning")))
     said = {"reasoning": thought, "refusal": more.get("refusal"), "name": message.name}
     content, spoken = message.content, more.get("audio")
-    if isinstance(spoken, Mapping):
-        content = [*([content] if isinstance(content, str) and content else content), {**spoken, "type": "audio"}]
+    beside = [{**spoken, "type": "audio"}] if isinstance(spoken, Mapping) else []
+    # What their own tools gave, where their client (``output_version="v0"``) does not leave it in the content.
+    beside += more.get("tool_outputs") or ()
+    if beside:
+        content = [*([content] if isinstance(content, str) and content else content), *beside]
     return _turn(role, content, [*called, *broken], said, answers)
 
 
@@ -408,7 +411,9 @@ def _part(block: Any) -> Mapping[str, Any]:
         return {"type": "text", "text": block}
     if not isinstance(block, Mapping):
         raise InputError("a part of a content is neither a text nor an object; write {type, text}")
-    return {**block, "type": "text"} if block.get("type") in ("input_text", "output_text") else block
+    # Bedrock's blocks, and Gemini's, say what they are by their keys.
+    kind = block.get("type", "output_text" if isinstance(block.get("text"), str) else None)
+    return {**block, "type": "text"} if kind in ("input_text", "output_text") else block
 
 
 def _is_text(part: Mapping[str, Any]) -> bool:

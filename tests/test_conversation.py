@@ -124,6 +124,12 @@ def test_texts_of_the_responses_api_are_texts(kind):
     assert both.openai()["content"] == [{"type": "text", "text": "hi"}, IMAGE]
 
 
+def test_a_block_that_says_what_it_is_by_its_key_alone_is_a_text():
+    assert Turn.of({"role": "user", "content": [{"text": "hi"}]}) == Turn("user", "hi")
+    (message,) = as_messages([{"role": "user", "content": [{"text": "hi"}]}])
+    assert Turn.of(message) == Turn("user", "hi")
+
+
 def test_what_tools_and_data_sets_write():
     turns = as_turns([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, ("developer", "c"), "d"])
     assert [(turn.role, turn.text) for turn in turns] == [("user", "a"), ("assistant", "b"), ("developer", "c"), ("user", "d")]

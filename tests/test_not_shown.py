@@ -55,8 +55,10 @@ def test_a_plain_answer_is_left_as_it_is():
 SPOKEN = AIMessage("", additional_kwargs={"audio": {"id": "a", "data": "QUJD", "transcript": "bad"}})
 THOUGHT = AIMessage("good", additional_kwargs={"reasoning": {"id": "r", "summary": [{"type": "summary_text", "text": "bad"}]}})
 
+RAN = AIMessage([{"type": "text", "text": "good"}], additional_kwargs={"tool_outputs": [{"type": "mcp_call", "output": "bad"}]})
 
-@pytest.mark.parametrize(("message", "kind"), [(SPOKEN, "audio"), (THOUGHT, "reasoning")])
+
+@pytest.mark.parametrize(("message", "kind"), [(SPOKEN, "audio"), (THOUGHT, "reasoning"), (RAN, "mcp_call")])
 def test_what_stands_beside_the_content_is_read_or_not_served(message, kind):
     formatter = Formatter(make_tokenizer(CHATML), not_shown=())
     with pytest.raises(NotRendered):

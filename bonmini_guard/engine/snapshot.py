@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterable
 from typing import Any
 
 from langchain_core.messages import AIMessage
@@ -74,12 +74,18 @@ def shown(message: AIMessage, not_shown: Collection[str]) -> AIMessage:
     thoughts = "reasoning" in not_shown
     content: Any = message.content
     if not isinstance(content, str):
-        content = [part for part in content if isinstance(part, str) or not hides(str(part.get("type")), not_shown)]
+        content = _without(content, not_shown)
     hidden = {*(("reasoning_content", "reasoning") if thoughts else ()), *({"refusal", "audio"} & {*not_shown})}
     about = {key: value for key, value in message.additional_kwargs.items() if key not in hidden}
-    if content == message.content and len(about) == len(message.additional_kwargs):
+    if outputs := about.get("tool_outputs"):
+        about["tool_outputs"] = _without(outputs, not_shown)
+    if content == message.content and about == message.additional_kwargs:
         return message
     return message.model_copy(update={"content": content, "additional_kwargs": about})
+
+
+def _without(parts: Iterable[Any], not_shown: Collection[str]) -> list[Any]:
+    return [part for part in parts if isinstance(part, str) or not hides(str(part.get("type")), not_shown)]
 
 
 def _copied(value: Any) -> Any:
