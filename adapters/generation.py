@@ -60,8 +60,9 @@ class ServedGenerator(Endpoint):
         self._dialect = dialects[mode]
         self._settings = {**settings, "stop": stop_strings(settings["stop"])}
 
-    def _renew(self) -> None:
-        super()._renew()
+    def renew(self) -> None:
+        """No connections, and no requests under way."""
+        super().renew()
         # Of requests under way: their draws share one body.
         self._bodies: WeakKeyDictionary[object, Rendered] = WeakKeyDictionary()
 

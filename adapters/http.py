@@ -33,7 +33,7 @@ from bonmini_guard.adapters.http_errors import (
 from bonmini_guard.adapters.recovery import Recovery
 from bonmini_guard.engine.limiter import Limiter, Places, build_limiter
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.forks import Lock
+from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.validation import Amount, Count, Must, Natural, Seconds, check, check_names
 
 logger = logging.getLogger(__name__)
@@ -155,10 +155,11 @@ class Endpoint:
         self._token = secret
         #: Event loops in several threads share an endpoint.
         self._lock = Lock()
-        self._renew()
+        self.renew()
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
         """What belongs to this process and its event loops alone."""
+        renewed_in_children(self)
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Clients] = WeakKeyDictionary()
         weakref.finalize(self, _close, self._clients).atexit = False
 
@@ -167,7 +168,7 @@ class Endpoint:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._renew()
+        self.renew()
 
     async def aclose(self) -> None:
         """Close the connections of every event loop that still runs. The adapter can be used again."""

@@ -18,12 +18,15 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile, ShadowBestOfMiniN
+from bonmini_guard.adapters import OpenAICompatibleGenerator
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.result import Candidate, GuardResult, Timings
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import BonMiniGuardError, ForeignError, GenerationError, NoAcceptableResponse
 from bonmini_guard.forks import Lock
 from bonmini_guard.testing import FakeGenerator
+from tests.adapters.loopback import InThread
+from tests.adapters.openai_server import OpenAIServer
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 pytestmark = [
@@ -92,6 +95,20 @@ def test_a_guard_that_was_used_answers_in_a_child():
     assert guard.invoke("q").text == "a"
     assert in_a_child(lambda: guard.invoke("q").text == "a" and asyncio.run(guard.ainvoke("q")).text == "a")
     assert guard.invoke("q").text == "a"
+
+
+@forks
+def test_a_servers_adapter_that_was_used_asks_and_closes_in_a_child():
+    with InThread(OpenAIServer()) as server:
+        generator = OpenAICompatibleGenerator(server.url, model="tiny")
+        guard = BestOfMiniN(generator=generator, reward_model=lambda m, c: [1.0] * len(c), schedule=[1])
+        assert guard.invoke("q").text.startswith("answer")
+
+        async def asked():
+            async with generator:
+                return (await guard.ainvoke("q")).text.startswith("answer")
+
+        assert in_a_child(lambda: guard.invoke("q").text.startswith("answer") and asyncio.run(asked()))
 
 
 @forks
