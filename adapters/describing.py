@@ -41,8 +41,8 @@ _NOT_SAID = {
     *("input_types", "input_variables", "optional_variables", "output_parser", "validate_template", "n"),
 }
 _SECRET = re.compile(
-    r"(^|_)(key|apikey|access_key_id|passw(or)?d|secret|credentials?|authorization|cookie)$"
-    r"|^token$|(^|_)(api|access|auth|bearer|session|refresh)_token$"
+    r"(^|_)(key|apikey|access_key_id|pass(w(or)?d|phrase)?|pwd|secret|credentials?|authorization|cookie)$"
+    r"|^token$|(^|_)(api|access|auth|bearer|session|refresh|hf|hub|ad|id|security)_token$"
 )
 #: How many functions deep one that uses another is followed.
 DEEPEST = 3
@@ -185,7 +185,8 @@ def _plain(value: Any) -> Any:
 
 
 def _is_secret(key: Any, value: Any) -> bool:
-    return _is_plain(value) and _SECRET.search(str(key).lower().replace("-", "_")) is not None
+    words = re.sub("(?<=[a-z])(?=[A-Z])|-", "_", str(key)).lower()
+    return _is_plain(value) and _SECRET.search(words) is not None
 
 
 def _without_credentials(text: str) -> str:
