@@ -9,8 +9,8 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Self, TypedDict, TypeVar, get_type_hints
@@ -118,10 +118,17 @@ class Clients:
         #: Known once the server was looked at.
         self.places: Places | None = None
 
-    def another(self, client: Any) -> Any:
-        """One more client, to be closed with the others; whoever takes one puts it back among the free ones."""
-        self._all.append(client)
-        return client
+    @contextmanager
+    def lent(self, make: Callable[[], Any]) -> Iterator[Any]:
+        """A client that nobody else has meanwhile; one that is made is closed with the others."""
+        if not self.free:
+            self.free.append(make())
+            self._all.append(self.free[-1])
+        client = self.free.pop()
+        try:
+            yield client
+        finally:
+            self.free.append(client)
 
     async def begin(self) -> None:
         """From now on all connections are closed when the event loop ends, at the latest."""
@@ -233,8 +240,7 @@ class Endpoint:
 
     async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients, whole: asyncio.Timeout) -> T:
         # Each attempt counts, and retries end as soon as the circuit opens.
-        with self.circuit:
-            client = clients.free.pop() if clients.free else clients.another(self._client())
+        with self.circuit, clients.lent(self._client) as client:
             try:
                 async with asyncio.timeout(self.http.attempt_timeout):
                     return await attempt(client)
@@ -248,8 +254,6 @@ class Endpoint:
                 if typed is None or typed is error:
                     raise
                 raise typed from error
-            finally:
-                clients.free.append(client)
 
     async def _connect(self) -> tuple[Clients, Places]:
         loop = asyncio.get_running_loop()
@@ -263,11 +267,8 @@ class Endpoint:
             await clients.begin()
         async with clients.looking:
             if clients.places is None:
-                client = clients.free.pop() if clients.free else clients.another(self._client())
-                try:
+                with clients.lent(self._client) as client:
                     offered = await self._look(client)
-                finally:
-                    clients.free.append(client)
                 with self._lock.held:
                     self._limiter = self._limiter or Limiter(offered)
                 clients.places = self._limiter.here()
@@ -321,8 +322,7 @@ class Endpoint:
         clients, places = await self._connect()
         headers = {"content-type": "application/json"}
         async with places:
-            client = clients.free.pop() if clients.free else clients.another(self._client())
-            try:
+            with clients.lent(self._client) as client:
                 asked = client.build_request(
                     "POST", self.base_url + route, content=body, headers=headers, timeout=self.http.timeout
                 )
@@ -336,8 +336,6 @@ class Endpoint:
                     yield response
                 finally:
                     await response.aclose()
-            finally:
-                clients.free.append(client)
 
     def _client(self) -> Any:
         """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too.

@@ -29,6 +29,7 @@ with needing("local"):
         StoppingCriteriaList,
     )
 
+from bonmini_guard.adapters.answers import used
 from bonmini_guard.adapters.decoding import Decoder, Group, fits
 from bonmini_guard.adapters.generation import check_sampling
 from bonmini_guard.adapters.requests import call_options, stop_strings
@@ -37,7 +38,7 @@ from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import check_place, first_line
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 
-Outcome = tuple[int, AIMessage | BaseException]
+Outcome = tuple[int, AIMessage]
 _KNOWN = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "stop", "tools"})
 _RENAMED = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
 _REFUSED = {"response_format": "a local model is held to no format; check it in the reward model"}
@@ -147,11 +148,7 @@ class TransformersGenerator:
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer."""
         async with contextlib.aclosing(self.draw_group([request])) as outcomes:
-            async for _, outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                return outcome
-        raise RuntimeError("the generator ended without an answer")
+            return (await anext(outcomes))[1]
 
     async def draw_group(self, requests: Sequence[DrawRequest]) -> AsyncGenerator[Outcome]:
         """Yield each draw's answer as it ends; closing the iterator stops the model at its next token.
@@ -169,7 +166,8 @@ class TransformersGenerator:
         group = self._group(requests, report)
         if self._decoder is not None:
             self._decoder.add(group)
-        work = loop.run_in_executor(self._thread, self._serve, group)
+        serve = self._generate if self._decoder is None else self._decoder.serve
+        work = loop.run_in_executor(self._thread, serve, group)
         work.add_done_callback(lambda _: report(None))
         try:
             for _ in requests:
@@ -220,12 +218,6 @@ class TransformersGenerator:
             lambda row, answer: report((row, self._message(ids, answer, stop, ends))),
             Sampler(temperature, top_k, top_p),
         )
-
-    def _serve(self, group: Group) -> None:
-        if self._decoder is None:
-            self._generate(group)
-        else:
-            self._decoder.serve(group)
 
     @torch.inference_mode()
     def _generate(self, group: Group) -> None:
@@ -287,8 +279,8 @@ class TransformersGenerator:
         cuts = [text.index(string) for string in stop if string in text]
         # It is reported at its first end token, so that no other one comes before.
         reason = "stop" if answer[-1] in ends or cuts else "length"
-        used = {"input_tokens": len(prompt), "output_tokens": len(answer), "total_tokens": len(prompt) + len(answer)}
-        return AIMessage(text[: min(cuts)] if cuts else text, usage_metadata=used, response_metadata={"finish_reason": reason})  # type: ignore[arg-type]
+        usage = used(len(prompt), len(answer))
+        return AIMessage(text[: min(cuts)] if cuts else text, usage_metadata=usage, response_metadata={"finish_reason": reason})  # type: ignore[arg-type]
 
 
 def _is_usual(value: Any) -> bool:

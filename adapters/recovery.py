@@ -6,7 +6,6 @@ import asyncio
 import copy
 import random
 from collections.abc import Awaitable, Callable
-from itertools import count
 from time import monotonic
 from typing import TypeVar
 
@@ -69,8 +68,9 @@ class Recovery:
             within: seconds for everything together; a wait that would outlast them is not begun. An attempt is not interrupted.
         """
         deadline = float("inf") if within is None else monotonic() + within
-        wait = 0.0
-        for attempts in count(1):
+        wait, attempts = 0.0, 0
+        while True:
+            attempts += 1
             try:
                 return await self._in_turn(attempt, wait, deadline)
             except EndpointError as error:
@@ -79,7 +79,6 @@ class Recovery:
                     self._until = max(self._until, monotonic() + wait)
                 if attempts > retries_of(error, retries) or monotonic() + wait >= deadline:
                     raise
-        raise AssertionError
 
     async def _in_turn(self, attempt: Callable[[], Awaitable[T]], wait: float, deadline: float) -> T:
         """One attempt, after a wait; what comes of it is told to those who wait for it."""
