@@ -13,7 +13,7 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langchain_core.runnables.configurable import DynamicRunnable
@@ -29,6 +29,7 @@ from bonmini_guard.engine.bridge import ByLoop, is_bridge
 from bonmini_guard.engine.detach import langsmith_set, silent
 from bonmini_guard.engine.fingerprints import sampling, text_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
+from bonmini_guard.engine.wrapped import unbound
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 
 
@@ -65,7 +66,7 @@ class LangChainGenerator:
     ) -> None:
         if not isinstance(model, Runnable):
             raise ConfigurationError(f"LangChainGenerator needs a LangChain model or runnable, not a {type(model).__name__}")
-        if n_argument is not None and _unbound(model, {}) is None:
+        if n_argument is not None and not isinstance(unbound(model)[0], BaseLanguageModel):
             # Retries, fallbacks and chains give one answer, and would drop the others.
             raise ConfigurationError(f"n_argument needs a chat model or an LLM itself, not a {type(model).__name__}")
         if any(isinstance(part, RunnableWithMessageHistory) for part in _within(model)):
@@ -83,7 +84,7 @@ class LangChainGenerator:
     @property
     def deterministic(self) -> bool:
         """Whether the model is set to temperature 0, or to a seed, so that all candidates would be the same."""
-        model, bound = _bare(self._model)
+        model, bound = unbound(self._model, RunnableBindingBase)
         # Classes have seeds that stand for none.
         own = {name: getattr(model, name) for name in getattr(model, "model_fields_set", ()) if name in _SEEDS}
         given = {"temperature": getattr(model, "temperature", None), **own, **bound, **self._options}
@@ -144,14 +145,14 @@ class LangChainGenerator:
     async def _answers(self, request: DrawRequest, options: dict[str, Any]) -> list[AIMessage]:
         """At least one answer."""
         whole = self.here()
-        bound = _unbound(whole, options)
+        bare, bound = unbound(whole)
         # Silent already in a guard's draw; called by others, too, a draw is heard by nobody.
         config: RunnableConfig = {**silent(var_child_runnable_config.get() or {}), "run_name": "bonmini_guard_draw"}
         with langsmith_set(False):
-            if bound is None:
+            if not isinstance(bare, BaseLanguageModel):
                 answers = [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
             else:
-                model, options = with_settings(*bound)
+                model, options = with_settings(bare, {**bound, **options})
                 prompt = ChatPromptValue(messages=list(request.messages))
                 stop = options.pop("stop", None)
                 about: dict[str, Any] = {name: config.get(name) for name in ("callbacks", "tags", "metadata", "run_name")}
@@ -183,7 +184,7 @@ class LangChainGenerator:
 
     def earlier_fingerprint(self) -> str:
         """As profiles of schema 1 have it: the model's class and its identifying parameters."""
-        model, _ = _bare(self._model)
+        model, _ = unbound(self._model, RunnableBindingBase)
         identity = getattr(model, "_identifying_params", {})
         named = {key: value for key, value in sorted(identity.items()) if isinstance(value, str | int | float | bool)}
         return f"langchain:{type(model).__name__}:{named}"
@@ -283,21 +284,6 @@ def as_message(answer: Any) -> AIMessage:
     if isinstance(answer, str):
         return AIMessage(answer)
     raise TypeError(f"a draw gave a {type(answer).__name__}: an AIMessage or a string is needed")
-
-
-def _bare(model: Any) -> tuple[Any, dict[str, Any]]:
-    """What lies below a model's bindings, and their options."""
-    options: dict[str, Any] = {}
-    while isinstance(model, RunnableBindingBase):
-        model, options = model.bound, {**model.kwargs, **options}
-    return model, options
-
-
-def _unbound(model: Runnable[Any, Any], options: Mapping[str, Any]) -> tuple[BaseLanguageModel[Any], dict[str, Any]] | None:
-    """The language model below its bindings with all call options; None where something else lies above it."""
-    if isinstance(model, RunnableBinding):
-        return _unbound(model.bound, {**model.kwargs, **options})
-    return (model, dict(options)) if isinstance(model, BaseLanguageModel) else None
 
 
 #: Integrations that know their settings as fields alone, and end in a TypeError where a call names one; and what they call them.

@@ -46,13 +46,18 @@ def call_options(bound: Runnable[Any, Any], model: BaseChatModel) -> dict[str, A
     Raises:
         NotImplementedError: it is not a binding of this very model, so that options cannot stand for it.
     """
-    options: dict[str, Any] = {}
-    while isinstance(bound, RunnableBinding):
-        options = {**bound.kwargs, **options}
-        bound = bound.bound
+    bound, options = unbound(bound)
     if type(bound) is not type(model):
         raise NotImplementedError(f"{type(model).__name__} gave a {type(bound).__name__}: pass generator=model.bind_tools(...)")
     return options
+
+
+def unbound(model: Any, through: type[Runnable[Any, Any]] = RunnableBinding) -> tuple[Any, dict[str, Any]]:
+    """What lies below a model's bindings of a kind, and the call options that they hold."""
+    options: dict[str, Any] = {}
+    while isinstance(model, through):
+        model, options = model.bound, {**model.kwargs, **options}  # type: ignore[attr-defined]
+    return model, options
 
 
 def model_name(generator: Any) -> str:
