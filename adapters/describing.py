@@ -49,12 +49,7 @@ DEEPEST = 3
 
 
 def described(value: Any, options: Mapping[str, Any] = NO_OPTIONS) -> Any:
-    """What a runnable is, when it is called with options.
-
-    Args:
-        value: a runnable, or anything that one holds.
-        options: call options; those of a model stand in for its settings.
-    """
+    """What a runnable, or anything that one holds, is when it is called with options, which stand in for a model's settings."""
     return _Describing().of(value, options)
 
 

@@ -35,12 +35,7 @@ _GIVEN = {"http_client", "http_async_client"}
 
 
 def with_models(runnable: Runnable[Any, Any], change: Callable[[Any], Any]) -> Runnable[Any, Any]:
-    """A copy with other models in it.
-
-    Args:
-        runnable: a model, or models in what :func:`with_parts` knows; others are left as they are.
-        change: makes of each model what is to stand for it.
-    """
+    """A copy of a model, or of models in what :func:`with_parts` knows, with what ``change`` makes of each in its place."""
     return (
         change(runnable) if isinstance(runnable, BaseLanguageModel) else with_parts(runnable, partial(with_models, change=change))
     )

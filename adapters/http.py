@@ -10,7 +10,7 @@ import os
 import re
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Self, TypedDict, TypeVar, get_type_hints
@@ -276,11 +276,8 @@ class Endpoint:
 
     async def _apart(self, look: Callable[[Any], Awaitable[T]]) -> T:
         """``look(client)`` with a client that nobody else uses: on a loop that is there for this alone, perhaps."""
-        client = self._client()
-        try:
+        async with self._client() as client:
             return await look(client)
-        finally:
-            await client.aclose()
 
     async def _get(self, client: Any, route: str) -> Any:
         """The HTTP library's response to a look at the server; TimeoutError if it takes longer than :data:`LOOK`."""
@@ -332,10 +329,8 @@ class Endpoint:
                     if (typed := self._classify(error)) is None or typed is error:
                         raise
                     raise typed from error
-                try:
+                async with aclosing(response):
                     yield response
-                finally:
-                    await response.aclose()
 
     def _client(self) -> Any:
         """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too.

@@ -215,13 +215,12 @@ def _within(model: Any) -> Iterator[Any]:
 def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Runnable[Any, Any]:
     """A copy of a model that calls back to nobody, caches nothing and never streams, also within retries, fallbacks and branches.
 
-    A configurable model becomes what its configuration says now. Other runnables are left as they are.
-
-    Args:
-        model: any runnable.
-        config: what it is bound to, which a configurable model is chosen by.
+    A configurable model becomes what the config, which it is bound to, says now. Other runnables are left as they are.
     """
-    model = _configured(model, config)
+    if isinstance(model, DynamicRunnable):
+        model = model.prepare(config)[0]
+    elif type(model).__name__ == "_ConfigurableModel":
+        model = model._model(config)  # type: ignore[attr-defined]
     if isinstance(model, BaseLanguageModel):
         silent: dict[str, Any] = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
         # A draw is one answer: further ones would be billed and dropped, and the likeliest of several is no fair draw.
@@ -232,14 +231,6 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
         own: RunnableConfig = {key: value for key, value in model.config.items() if key != "callbacks"}  # type: ignore[assignment]
         model, config = model.model_copy(update={"config": own, "config_factories": []}), merge_configs(own, config)
     return with_parts(model, partial(without_callbacks, config=config))
-
-
-def _configured(model: Runnable[Any, Any], config: RunnableConfig | None) -> Runnable[Any, Any]:
-    if isinstance(model, DynamicRunnable):
-        return model.prepare(config)[0]
-    if type(model).__name__ == "_ConfigurableModel":  # of langchain's init_chat_model, and private to it
-        model = model._model(config)  # type: ignore[attr-defined]
-    return model
 
 
 def billed_once(result: LLMResult) -> list[AIMessage]:
