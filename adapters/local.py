@@ -148,7 +148,9 @@ class TransformersGenerator:
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer."""
         async with contextlib.aclosing(self.draw_group([request])) as outcomes:
-            return (await anext(outcomes))[1]
+            async for _, answer in outcomes:
+                return answer
+        raise RuntimeError("the generator ended without an answer")
 
     async def draw_group(self, requests: Sequence[DrawRequest]) -> AsyncGenerator[Outcome]:
         """Yield each draw's answer as it ends; closing the iterator stops the model at its next token.
@@ -226,7 +228,7 @@ class TransformersGenerator:
         ids, count = group.prompt, len(group.live)
         # generate() computes only the last prompt token itself: the rest comes from the shared prefill.
         cache = None
-        if len(ids) > 1:
+        if len(ids) > 1 and not self.model._is_stateful:  # a state cannot be handed out to several rows
             start = torch.tensor([ids[:-1]], device=self.model.device)
             cache = self.model(start, use_cache=True, logits_to_keep=1).past_key_values
             cache.batch_repeat_interleave(count)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from langchain_core.messages import HumanMessage
 from scipy.stats import chisquare, kstest
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import TransformersGenerator
@@ -74,6 +74,20 @@ async def test_the_decode_loop_answers_as_generate_does(parts):
     assert [ours[row].content for row in range(4)] == [theirs[row].content for row in range(4)]
     alone = await generator.draw(requests(3)[0])
     assert alone.content == ours[2].content
+
+
+async def test_a_model_whose_state_cannot_be_shared_reads_the_prompt_for_each_row(parts):
+    torch.manual_seed(0)
+    tokenizer = parts[1]
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, eos_token_id=tokenizer.eos_token_id)
+    model = MambaForCausalLM(config).eval()
+    generator = make((model, tokenizer))
+    drawn = await group(generator, requests(1, 2, 2))
+    assert drawn[0].content != drawn[1].content == drawn[2].content == (await generator.draw(requests(2)[0])).content
+    ids = torch.tensor([generator.encode(PROMPT)])
+    greedy = model.generate(ids, do_sample=False, max_new_tokens=12)[0, ids.shape[1] :]
+    (likeliest,) = (await group(make((model, tokenizer), temperature=0), requests(1))).values()
+    assert likeliest.content == tokenizer.decode(greedy, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("size", [6, 700])
