@@ -17,7 +17,7 @@ from bonmini_guard.calibration.scoring_logs import LogScorer, Tally, finish, sco
 from bonmini_guard.errors import BonMiniGuardError, InputError, needing
 from bonmini_guard.logs.appending import encoded
 from bonmini_guard.logs.reading import RowFile
-from bonmini_guard.validation import Count, checked
+from bonmini_guard.validation import Amount, Count, checked
 from bonmini_guard.writing import check_output
 
 #: Shards for each worker: enough that a slow one does not hold up the rest.
@@ -34,7 +34,7 @@ def score_log_on_ray(
     *,
     workers: Count = 1,
     shards: Count | None = None,
-    gpus_per_worker: float = 0.0,
+    gpus_per_worker: Amount = 0.0,
 ) -> Tally:
     """Score a log as ``score_log`` does, over the workers of a Ray cluster; rows keep the log's order.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.server import TOKEN
-from bonmini_guard.validation import Count, checked
+from bonmini_guard.validation import Amount, Count, checked
 
 
 class ScoringReplica:
@@ -48,8 +48,8 @@ def scoring_application(
     reward_model: str | os.PathLike[str],
     *,
     replicas: Count = 1,
-    most_replicas: int | None = None,
-    gpus_per_replica: float = 0.0,
+    most_replicas: Count | None = None,
+    gpus_per_replica: Amount = 0.0,
     requests_per_replica: Count = 64,
     **load: Any,
 ) -> Any:

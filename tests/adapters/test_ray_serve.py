@@ -31,7 +31,16 @@ async def test_a_replica_answers_the_server_s_routes(tmp_path, monkeypatch):
     assert (answer.status_code, json.loads(answer.body)["error_type"]) == (422, "validation")
 
 
-@pytest.mark.parametrize("wrong", [{"replicas": 0}, {"replicas": 3, "most_replicas": 2}, {"requests_per_replica": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"replicas": 0},
+        {"replicas": 3, "most_replicas": 2},
+        {"most_replicas": "4"},
+        {"gpus_per_replica": -1},
+        {"requests_per_replica": 0},
+    ],
+)
 def test_wrong_numbers(wrong):
     with pytest.raises(ConfigurationError, match="must be"):
         scoring_application("model", **wrong)
