@@ -202,7 +202,7 @@ class TransformersGenerator:
 
     def _digest(self, digest: Any) -> str:
         for name, weight in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(name.encode() + weight.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         return str(digest.hexdigest())
 
     def _group(self, requests: Sequence[DrawRequest], report: Callable[[Outcome], None]) -> Group:

@@ -274,6 +274,16 @@ def test_settings_out_of_range(parts, settings):
         make(parts, **settings)
 
 
+def test_weights_that_are_single_numbers_are_in_the_fingerprint(parts):
+    told = set()
+    for scale in (1.0, 2.0):
+        model = LlamaForCausalLM(parts[0].config).eval()
+        model.load_state_dict(parts[0].state_dict())
+        model.register_buffer("scale", torch.tensor(scale))
+        told.add(make((model, parts[1])).fingerprint())
+    assert len(told) == 2
+
+
 def test_load_and_fingerprint(parts, tmp_path):
     parts[0].save_pretrained(tmp_path)
     parts[1].save_pretrained(tmp_path)
