@@ -50,6 +50,7 @@ LOOK = 5.0
 _PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8"})
 #: How a stream of events begins, whatever content type a server gives it.
 _STREAM = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|id|retry)?:")
+_JSON = {"content-type": "application/json"}
 #: Seconds that the end of a stream which said that it ends is waited for.
 _TAIL = 0.05
 
@@ -290,8 +291,8 @@ class Endpoint:
         Raises:
             EndpointError: the answer is no success, or longer than :data:`~bonmini_guard.adapters.bodies.LONGEST_ANSWER`.
         """
-        headers = {"content-type": "application/json"}
-        async with client.stream("POST", self.base_url + route, content=body, headers=headers, extensions=extensions) as response:
+        url = self.base_url + route
+        async with client.stream("POST", url, content=body, headers=_JSON, extensions=extensions) as response:
             if not response.is_success:
                 await response.aread()
                 raise from_response(response, self._secret(), quiet)
@@ -317,12 +318,10 @@ class Endpoint:
             EndpointError: there is none.
         """
         clients, places = await self._connect()
-        headers = {"content-type": "application/json"}
+        url, timeout = self.base_url + route, self.http.timeout
         async with places:
             with clients.lent(self._client) as client:
-                asked = client.build_request(
-                    "POST", self.base_url + route, content=body, headers=headers, timeout=self.http.timeout
-                )
+                asked = client.build_request("POST", url, content=body, headers=_JSON, timeout=timeout)
                 try:
                     response = await client.send(asked, stream=True)
                 except Exception as error:

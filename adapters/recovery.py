@@ -36,11 +36,6 @@ def pause(error: EndpointError, attempts: int, backoff: float) -> float:
     return min(error.retry_after, LONGEST_RETRY_AFTER) + random.uniform(0, backoff)
 
 
-def retries_of(error: EndpointError, retries: int) -> int:
-    """Attempts after the first that a failure is worth."""
-    return 0 if not error.retryable else min(retries, BOUNDED_RETRIES) if isinstance(error, _BOUNDED) else retries
-
-
 class Recovery:
     """What the requests of one event loop know of one endpoint.
 
@@ -77,7 +72,8 @@ class Recovery:
                 wait = pause(error, attempts, backoff)
                 if error.retryable and error.retry_after is not None:
                     self._until = max(self._until, monotonic() + wait)
-                if attempts > retries_of(error, retries) or monotonic() + wait >= deadline:
+                most = min(retries, BOUNDED_RETRIES) if isinstance(error, _BOUNDED) else retries
+                if not error.retryable or attempts > most or monotonic() + wait >= deadline:
                     raise
 
     async def _in_turn(self, attempt: Callable[[], Awaitable[T]], wait: float, deadline: float) -> T:

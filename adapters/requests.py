@@ -5,9 +5,7 @@ An option that is unknown, would spoil the draws, or cannot be sent, raises Conf
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +16,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from bonmini_guard.adapters.http_errors import shorten
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
-
-logger = logging.getLogger(__name__)
+from bonmini_guard.unseen import tell_of
 
 _SPOILING = {
     "n": "the guard decides how many answers are drawn",
@@ -128,14 +125,9 @@ def turns(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def completion_prompt(messages: Sequence[BaseMessage]) -> str:
     """The conversation as one text, for routes that continue texts; what is no text is named in it, and told of once."""
     said = [Turn.of(message) for message in messages]
-    for kind in {str(part.get("type")) for turn in said for part in turn.parts} - {"text"}:
-        _tell_of(kind)
+    for kind in {kind for turn in said for kind in turn.kinds}:
+        tell_of(kind, "the completions route takes text alone, and tells the model the type")
     return "".join(turn.plain() for turn in said)
-
-
-@functools.cache
-def _tell_of(kind: str) -> None:
-    logger.warning("the completions route takes text alone: of a part of type %r the model is told the type", kind)
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> list[str]:

@@ -20,6 +20,7 @@ from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.adapters.answers import read_answers
 from bonmini_guard.adapters.http import certificates
 from bonmini_guard.errors import ConfigurationError, GenerationError
+from bonmini_guard.unseen import tell_of
 from tests.adapters.drawing import building, guard_of, request
 from tests.adapters.loopback import STREAM_HEAD
 from tests.adapters.openai_server import TOO_LONG, OpenAIServer
@@ -411,9 +412,9 @@ def test_it_needs_no_huggingface_hub():
 async def test_an_image_for_the_completions_route_is_told_of(server, make, caplog):
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     question = HumanMessage([{"type": "text", "text": "What is it?"}, image])
-    requests._tell_of.cache_clear()  # told once a process
+    tell_of.cache_clear()  # told once a process
     await make(mode="completion").draw(request(messages=[question]))
-    assert "takes text alone: of a part of type 'image_url'" in caplog.text
+    assert "holds a part of type 'image_url': the completions route takes text alone" in caplog.text
     assert server.requests[0][2]["prompt"].startswith("What is it?\n[image")
 
 
