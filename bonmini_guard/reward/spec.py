@@ -276,6 +276,8 @@ class ScorerSpec(Table):
 
 def key_in(variable: str | None) -> str:
     """The key in an environment variable; "" where none is named, ConfigurationError where it is not set."""
+    if variable == "":
+        raise ConfigurationError("api_key_env is empty: name the environment's variable that holds the key, or leave it out")
     key = "" if variable is None else os.environ.get(variable, "").strip()
     if variable is not None and not key:
         raise ConfigurationError(f"the environment has no {variable}, which is to hold a key: export {variable}=...")

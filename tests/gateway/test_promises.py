@@ -227,6 +227,7 @@ TABLE = 'upstream = "plain"\nreward_model = { endpoint = "http://127.0.0.1:1", k
         (UPSTREAM + "tempreature = 0.7", "did you mean 'temperature'"),
         (UPSTREAM + 'api_key = "sk-secret"', "as api_key_env"),
         (UPSTREAM + 'api_key_env = "NO_SUCH_KEY"', "NO_SUCH_KEY"),
+        (UPSTREAM + 'api_key_env = ""', "api_key_env is empty"),
         ('keys_env = ["NO_SUCH_KEY"]\n' + UPSTREAM, "NO_SUCH_KEY"),
         ("[upstreams.plain]\nmodel = 'x'", "base_url"),
         (UPSTREAM + "circuit = 3", "circuit must be a CircuitBreaker"),
