@@ -44,7 +44,10 @@ class AgentCall:
         self.model = LangChainGenerator(request.model, options=request.model_settings)
         self.chat_model = self.model.here()
         self.messages: list[BaseMessage] = [*filter(None, [request.system_message]), *request.messages]
-        self._request = _detached_request(request, self.chat_model)
+        detached: dict[str, Any] = {"model": self.chat_model}
+        if isinstance(request.runtime, Runtime):
+            detached["runtime"] = request.runtime.override(stream_writer=say_nothing)
+        self._request = request.override(**detached)
         self.asked = {"model": id(request.model), "settings": request.model_settings, "tools": [*map(str, request.tools)]}
         self._ask = ask
         self._seed_argument = seed_argument
@@ -137,10 +140,3 @@ def _kind(message: AIMessage, response: ModelResponse[Any] | StructuredOutputErr
         return "answer"
     repaired = formatted and any(isinstance(part, ToolMessage) for part in response.result)
     return "invalid" if repaired else "tools"
-
-
-def _detached_request(request: ModelRequest[Any], model: Any) -> ModelRequest[Any]:
-    changes: dict[str, Any] = {"model": model}
-    if isinstance(request.runtime, Runtime):
-        changes["runtime"] = request.runtime.override(stream_writer=say_nothing)
-    return request.override(**changes)

@@ -206,7 +206,10 @@ class TransformersGenerator:
         return str(digest.hexdigest())
 
     def _group(self, requests: Sequence[DrawRequest], report: Callable[[Outcome], None]) -> Group:
-        given = {name: value for name, value in requests[0].options.items() if name != "user" and not _is_usual(value)}
+        # What asks for what happens anyway, as clients write it, is left out: no logprobs, any tool, a text.
+        usual: tuple[Any, ...] = ("auto", {"type": "text"})
+        asked = requests[0].options.items()
+        given = {name: value for name, value in asked if name != "user" and value is not False and value not in usual}
         options = self._settings | call_options("TransformersGenerator", given, _KNOWN, _RENAMED, _REFUSED)
         limit, temperature, top_k, top_p = (options[name] for name in self._settings)
         check_sampling(limit, temperature, top_p, top_k)
@@ -283,8 +286,3 @@ class TransformersGenerator:
         reason = "stop" if answer[-1] in ends or cuts else "length"
         usage = used(len(prompt), len(answer))
         return AIMessage(text[: min(cuts)] if cuts else text, usage_metadata=usage, response_metadata={"finish_reason": reason})  # type: ignore[arg-type]
-
-
-def _is_usual(value: Any) -> bool:
-    """Whether a call option asks for what happens anyway, as clients write it: no logprobs, any tool, a text."""
-    return value is False or value in ("auto", {"type": "text"})
