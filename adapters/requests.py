@@ -97,8 +97,11 @@ def chat(messages: Sequence[BaseMessage], parameters: Mapping[str, Any]) -> dict
     body = {"messages": turns(messages), **parameters}
     if "tools" in body:
         body["tools"] = [convert_to_openai_tool(tool) for tool in body["tools"]]
-    if body.get("tool_choice") == "any":
+    choice = body.get("tool_choice")
+    if choice in ("any", True):
         body["tool_choice"] = "required"
+    elif isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        body["tool_choice"] = {"type": "function", "function": {"name": choice}}
     return body
 
 

@@ -350,6 +350,20 @@ async def test_a_completion_request_fits_tgis_schema(server, make):
     assert (path, body["prompt"], body["temperature"]) == ("/v1/completions", "one two", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        ("any", "required"),
+        (True, "required"),
+        ("auto", "auto"),
+        ("weather", {"type": "function", "function": {"name": "weather"}}),
+        ({"type": "function", "function": {"name": "weather"}}, {"type": "function", "function": {"name": "weather"}}),
+    ],
+)
+def test_a_choice_of_tools_as_langchain_writes_it_is_sent_as_servers_take_it(choice, sent):
+    assert requests.chat([HumanMessage("q")], {"tools": [TOOL], "tool_choice": choice})["tool_choice"] == sent
+
+
 async def test_options_pass_through(server, make):
     shape = {"type": "json_object"}
     generator = make(extra_body={"top_k": 40}, response_format=shape, temperature=None, max_tokens=None, send_seed=False)
