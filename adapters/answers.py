@@ -141,7 +141,8 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     tokens = counts(usage)
     if "prompt_tokens" not in tokens and "completion_tokens" not in tokens:
         return list(answers)
-    bills = shared(tokens.get("prompt_tokens", 0), tokens.get("completion_tokens", 0), [_size(answer) for answer in answers])
+    read, made = tokens.get("prompt_tokens", 0), tokens.get("completion_tokens", 0)
+    bills = [used(read, made)] if len(answers) == 1 else shared(read, made, [_size(answer) for answer in answers])
     cached, reasoned = (
         counts(inner).get(name) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS
     )

@@ -119,13 +119,15 @@ class Clients:
         #: Known once the server was looked at.
         self.places: Places | None = None
 
+    def another(self, client: Any) -> Any:
+        """One more client, to be closed with the others; whoever takes one puts it back among the free ones."""
+        self._all.append(client)
+        return client
+
     @contextmanager
     def lent(self, make: Callable[[], Any]) -> Iterator[Any]:
-        """A client that nobody else has meanwhile; one that is made is closed with the others."""
-        if not self.free:
-            self.free.append(make())
-            self._all.append(self.free[-1])
-        client = self.free.pop()
+        """A client that nobody else has meanwhile."""
+        client = self.free.pop() if self.free else self.another(make())
         try:
             yield client
         finally:
@@ -241,7 +243,8 @@ class Endpoint:
 
     async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients, whole: asyncio.Timeout) -> T:
         # Each attempt counts, and retries end as soon as the circuit opens.
-        with self.circuit, clients.lent(self._client) as client:
+        with self.circuit:
+            client = clients.free.pop() if clients.free else clients.another(self._client())
             try:
                 async with asyncio.timeout(self.http.attempt_timeout):
                     return await attempt(client)
@@ -255,6 +258,8 @@ class Endpoint:
                 if typed is None or typed is error:
                     raise
                 raise typed from error
+            finally:
+                clients.free.append(client)
 
     async def _connect(self) -> tuple[Clients, Places]:
         loop = asyncio.get_running_loop()
