@@ -97,6 +97,11 @@ def test_a_guards_cut_traces_can_only_relax_it(run, tmp_path):
     [
         ({"run_type": "llm", "inputs": {}, "outputs": {}}, "import file.jsonl --from langsmith"),
         ({"resourceSpans": []}, "import file.jsonl --from otel"),
+        ({"name": "chat", "context": {"trace_id": "0x1"}, "attributes": {}}, "import file.jsonl --from otel"),
+        ({"id": "g", "traceId": "t", "type": "GENERATION", "input": "hi", "output": "ho"}, "import file.jsonl --from langfuse"),
+        ([{"id": "g", "trace_id": "t", "input": "hi", "output": "ho"}], "import file.jsonl --from langfuse"),
+        ({"data": [{"id": "g", "traceId": "t"}], "meta": {"page": 1}}, "import file.jsonl --from langfuse"),
+        ({"eval": {"model": "m"}, "plan": {}, "samples": []}, "import file.jsonl --from inspect"),
         ({"prompt": "p", "responses": ["a", "b"], "choice": 0}, "train file.jsonl --base MODEL"),
         ({"mode": "guardrail", "schedule": [1], "thresholds": [0.0]}, "report LOG --profile file.jsonl"),
         ({"what": "x", "said": "y"}, "--map COLUMN=prompt --map COLUMN=text"),
@@ -120,6 +125,13 @@ def test_rows_of_one_prompt_count_once(run, tmp_path):
     assert "5 prompts can certify at most" in told
     assert "missing: prompts" in told
     assert following == ""
+
+
+def test_rows_of_one_group_count_once_and_are_called_so(run, tmp_path):
+    lines_of(tmp_path / "log.jsonl", [{**row, "group": f"user {number % 5}"} for number, row in enumerate(log_rows(100))])
+    told, _ = run("bonmini-guard start log.jsonl")
+    assert "5 groups can certify at most" in told
+    assert "missing: groups" in told
 
 
 def test_labels_that_are_not_calibrated_on_are_none(run, tmp_path):

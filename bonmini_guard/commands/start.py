@@ -25,8 +25,14 @@ _ALIKE = {
     "text": ("reply", "agent", "bot", "assistant", "model_output", "generated"),
     "acceptable": ("ok", "good", "correct", "accepted", "approved", "label", "resolved"),
 }
-#: What a record of another tool has, and no other does.
-_TOOLS = {"resourceSpans": "otel", "resourceLogs": "otel", "run_type": "langsmith", "observations": "langfuse", "resps": "lm-eval"}
+#: What a record of another tool has, and none of those after it does.
+_TOOLS = {
+    "run_type": "langsmith",
+    "resps": "lm-eval",
+    "samples": "inspect",
+    **dict.fromkeys(("resourceSpans", "resourceLogs", "attributes"), "otel"),
+    **dict.fromkeys(("observations", "traceId", "trace_id", "meta"), "langfuse"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,16 +149,17 @@ def _tell_of_labels(files: Sequence[str]) -> None:
     from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, too_few
     from bonmini_guard.calibration.orders import one_a_unit
 
-    log = load_log(files, keys=["id"])
+    log = load_log(files, keys=["id", "group"])
+    prompts = "groups" if any(group is not None for group in log.extra["group"]) else "prompts"
     schedule, units = choose_schedule(log, None), one_a_unit(log)
     best = f"{100 * (1 - DELTA ** (1 / len(units))):.2g} %"
     shape = f"--schedule {','.join(map(str, schedule))}"
     if max(schedule) == 1:
         say("one answer a row: a guard can serve it or refuse; to draw again it needs a log with several answers to each prompt")
-    say(f"{len(units):,} prompts can certify at most {best} served and bad (if none is), with {100 * (1 - DELTA):g} % confidence")
+    say(f"{len(units):,} {prompts} can certify at most {best} served and bad (if none is), with {100 * (1 - DELTA):g} % confidence")
     asked = next((each for level in LEVELS if not too_few(units, each := request(RISKS[0], level, DELTA, schedule))), None)
     if asked is None:
-        say(f"missing: prompts; {too_few(units, request(RISKS[0], LEVELS[-1], DELTA, schedule))}")
+        say(f"missing: {prompts}; {too_few(units, request(RISKS[0], LEVELS[-1], DELTA, schedule))}")
         say("collect more with the guard's explore=0.02 and trace_to=, or import more; then start again")
         return
     options = f"--alpha {asked.level:g} --delta {DELTA:g} {shape}"
