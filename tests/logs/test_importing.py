@@ -144,6 +144,40 @@ def test_instructions_beside_the_conversation_and_texts_of_the_responses_api_are
     assert log[0]["candidates"] == [{"text": "4"}]
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+def test_calls_among_the_inputs_of_the_responses_api_are_turns(tmp_path, as_text):
+    items = [
+        {"role": "user", "content": "Weather?"},
+        {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "look"}]},
+        {"type": "function_call", "call_id": "c", "name": "weather", "arguments": '{"city": "Paris"}'},
+        {"type": "function_call_output", "call_id": "c", "output": "sunny"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Sunny."}]},
+        {"role": "user", "content": "And tomorrow?"},
+    ]
+    asked, said = {"input": items, "instructions": "Be brief."}, {"output": [{**items[4], "id": "m"}]}
+    record = {"id": "g", "type": "GENERATION", "input": asked, "output": said}
+    if as_text:
+        record |= {"input": json.dumps(asked), "output": json.dumps(said)}
+    [row] = imported(tmp_path, "langfuse", [record])
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+    assert row["prompt"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "look"},
+        {"role": "tool", "content": "sunny", "tool_call_id": "c"},
+        {"role": "assistant", "content": "Sunny."},
+        {"role": "user", "content": "And tomorrow?"},
+    ]
+    assert texts([row]) == [["Sunny."]]
+
+
+def test_traces_of_which_the_observations_are_elsewhere_are_no_calls(tmp_path, capsys):
+    trace = {"id": "t", "name": "support", "input": "hi", "output": "ho", "observations": ["g"], "scores": []}
+    rows = imported(tmp_path, "langfuse", [{"data": [trace]}, {**observation(0), "id": "g"}])
+    assert [row["id"] for row in rows] == ["g"]
+    assert "left out: traces without their observations: 1" in capsys.readouterr().err
+
+
 def test_blocks_and_items_are_one_answer(tmp_path):
     call = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
     blocks = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "I look."}, call]

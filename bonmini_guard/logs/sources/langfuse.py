@@ -33,6 +33,9 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     if str(one.get("type", "GENERATION")).upper() != "GENERATION":
         left_out[f"observations of type {one['type']}"] += 1
         return
+    if one.get("observations"):
+        left_out["traces without their observations"] += 1
+        return
     settings = unpacked(one.get("model_parameters"))
     given = [score for score in one.get("scores") or () if isinstance(score, Mapping) and score.get("value") is not None]
     usage = ("usage_details.output", "usage.output", "usage.completionTokens", "completion_tokens", "output_tokens")

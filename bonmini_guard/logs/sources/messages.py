@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from bonmini_guard.conversation import Turn
@@ -17,6 +18,8 @@ _ROLES = ("role", "from", "lc")
 _INPUTS = (*PROMPT_KEYS, "prompts", "text", "contents", "inputs")
 _OUTPUTS = ("generations", "choices", "message", "messages", *TEXT_KEYS, "outputs")
 _BODIES = ("messages", "message", "choices", "generations", "prompts")
+#: Items of the Responses API that are no messages.
+_ITEMS = ("reasoning", "function_call", "function_call_output")
 _NO_PROMPT = "no prompt in its input; log inputs, or name its column with --map COLUMN=prompt"
 _NO_ANSWER = "no answer in its output; log outputs, or name its column with --map COLUMN=text"
 
@@ -52,8 +55,8 @@ def prompt_in(value: Any) -> str | list[dict[str, Any]]:
     if _is_turn(read):
         read = [read]
     if isinstance(read, list) and read:
-        if all(map(_is_turn, read)):
-            return [_turn(one, "user").openai() for one in read]
+        if _are_turns(read):
+            return [turn.openai() for turn in _turns(read)]
         if len(read) == 1:
             return prompt_in(read[0])  # LangChain logs batches of one
     inner = next((read[key] for key in _INPUTS if read.get(key)), None) if isinstance(read, Mapping) else None
@@ -81,9 +84,7 @@ def answers_in(value: Any) -> list[Turn]:
         if all(map(_is_turn, read)):
             return [_turn(read[-1], "assistant")]
         if all(isinstance(one, Mapping) and str(one.get("type")).islower() for one in read):
-            # Blocks of one answer, or items of the Responses API, whose texts lie in messages.
-            parts = [part for one in read for part in (one["content"] if one["type"] == "message" else [one])]
-            return [Turn.of({"role": "assistant", "content": parts})]
+            return [_of_items(read)]  # or blocks
         return answers_in(read[0]) if isinstance(read[0], list) else [answer for one in read for answer in answers_in(one)]
     for key in _OUTPUTS if isinstance(read, Mapping) else ():
         if read.get(key) not in (None, [], {}):
@@ -96,16 +97,54 @@ def _structured(value: Any) -> Any:
     read = unpacked(value)
     parts = read if isinstance(read, list) else [read]
     inner = parts[0] if parts and isinstance(parts[0], list) else parts
-    is_body = isinstance(read, Mapping) and any(isinstance(read.get(key), list | Mapping) for key in _BODIES)
-    return read if not isinstance(value, str) or is_body or (inner and all(map(_is_turn, inner))) else value
+    is_body = isinstance(read, Mapping) and (
+        any(isinstance(read.get(key), list | Mapping) for key in _BODIES)
+        or any(isinstance(read.get(key), list) and _are_turns(read[key]) for key in ("input", "output"))
+    )
+    return read if not isinstance(value, str) or is_body or _are_turns(inner) else value
 
 
 def _is_turn(value: Any) -> bool:
     return isinstance(value, Mapping) and any(value.get(key) is not None for key in _ROLES)
 
 
+def _is_item(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("type") in _ITEMS and "role" not in value
+
+
+def _are_turns(values: list[Any]) -> bool:
+    """Whether they are turns, with items of the Responses API among them perhaps."""
+    return any(map(_is_turn, values)) and all(_is_turn(one) or _is_item(one) for one in values)
+
+
+def _turns(values: list[Mapping[str, Any]]) -> Iterator[Turn]:
+    """Turns; what lies between two inputs of the Responses API is one answer."""
+    items = any(map(_is_item, values))
+    for role, some in groupby(values, _role_of):
+        if items and role == "assistant":
+            yield _of_items(some)
+        else:
+            yield from (_turn(one, role) for one in some)
+
+
+def _role_of(value: Mapping[str, Any]) -> str:
+    if not _is_item(value):
+        return str(value.get("role", "user"))
+    return "tool" if value["type"] == "function_call_output" else "assistant"
+
+
+def _of_items(items: Iterable[Mapping[str, Any]]) -> Turn:
+    """Blocks of one answer, or items of the Responses API, whose texts lie in messages."""
+    said = (one["content"] if one.get("type") == "message" or "role" in one else [one] for one in items)
+    parts = [part for each in said for part in ([each] if isinstance(each, str) else each)]
+    return Turn.of({"role": "assistant", "content": parts})
+
+
 def _turn(value: Mapping[str, Any], role: str) -> Turn:
     """A turn; OpenTelemetry's has parts."""
+    if value.get("type") == "function_call_output":
+        said = value.get("output")
+        value = {"role": role, "tool_call_id": value.get("call_id"), "content": said if isinstance(said, str | list) else str(said)}
     if isinstance(value.get("parts"), list):
         return _of_parts(value, role)
     return Turn.of({"content": None, **value} if "lc" not in value and "value" not in value else value, role)
