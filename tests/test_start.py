@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
 import shlex
 
 import pytest
@@ -110,6 +112,30 @@ def test_a_guards_cut_traces_can_only_relax_it(run, tmp_path):
 def test_other_files_are_known_by_what_is_in_them(run, tmp_path, record, expected):
     lines_of(tmp_path / "file.jsonl", [record])
     assert expected in run("bonmini-guard start file.jsonl")[1]
+
+
+def test_a_pipe_is_refused_where_it_is_read_twice_and_never_named_in_a_command_to_come(run, tmp_path, capsys):
+    lines_of(tmp_path / "log.jsonl", log_rows(400, "all"))
+    shape = "--alpha 0.1 --schedule 4,4"
+    for command in ("start -", f"label - -o labels.jsonl --for served_and_bad {shape}"):
+        with open("log.jsonl") as log, stdin_from(log):
+            assert main(shlex.split(command)) == 2
+        assert "-: a pipe can be read only once; write it to a file first" in capsys.readouterr().err
+    with open("log.jsonl") as log, stdin_from(log):
+        _, following = run(f"bonmini-guard calibrate - --mode guardrail {shape} -o guardrail.json")
+    assert following == "bonmini-guard report LOG --profile guardrail.json -o report.html"
+
+
+@contextlib.contextmanager
+def stdin_from(file):
+    """Standard input, as a process has it, from a file."""
+    before = os.dup(0)
+    os.dup2(file.fileno(), 0)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
 
 
 def test_several_generators_are_told(run, tmp_path):

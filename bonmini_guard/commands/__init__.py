@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import USUAL, Odd
+from bonmini_guard.logs.opening import is_pipe
 from bonmini_guard.writing import write_atomically
 
 
 def settings_of(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
     """The options that are fields of a dataclass of settings, by name; fields without an option keep their defaults."""
     return {each.name: getattr(options, each.name) for each in fields(kind) if hasattr(options, each.name)}
+
+
+def logs_in_words(paths: Sequence[str]) -> str:
+    """The files in a command to be run next; a pipe cannot be read again."""
+    return " ".join("LOG" if is_pipe(path) else shlex.quote(path) for path in paths)
+
+
+def refuse_pipes(paths: Sequence[str]) -> None:
+    """Refuse what can be read only once, where it is read twice.
+
+    Raises:
+        InputError: naming the first.
+    """
+    if pipe := next(filter(is_pipe, paths), None):
+        raise InputError(f"{pipe}: a pipe can be read only once; write it to a file first")
 
 
 def write(path: Path, text: str) -> None:

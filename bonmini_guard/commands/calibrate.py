@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands import logs_in_words
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import add_group, say_what_was_left_out
 from bonmini_guard.commands.terminal import say, table, width
@@ -114,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"The promise does not vouch for {'; '.join(unknown)}.")
     profile = shlex.quote(str(options.output))
     group = f" --group {shlex.quote(options.group)}" if options.group else ""
-    report = f"report {' '.join(map(shlex.quote, options.logs))} --profile {profile}{group} -o report.html"
+    report = f"report {logs_in_words(options.logs)} --profile {profile}{group} -o report.html"
     say(f"next: bonmini-guard {report if log.complete.any() else f'drift {profile} TRACES --follow'}")
     return 0
 

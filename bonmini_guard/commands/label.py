@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.commands import label_for, write
+from bonmini_guard.commands import label_for, logs_in_words, write
 from bonmini_guard.commands.calibrate import NOT_ENOUGH
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
@@ -172,7 +172,7 @@ def _say_what(session: Session, options: argparse.Namespace) -> None:
 
 def _next(plan: Plan, options: argparse.Namespace) -> list[str]:
     """What the labels make possible, and the commands for it: shown when the page has no further question, and when it stops."""
-    export = f"bonmini-guard label {' '.join(map(shlex.quote, options.logs))} -o {shlex.quote(str(options.output))} --export"
+    export = f"bonmini-guard label {logs_in_words(options.logs)} -o {shlex.quote(str(options.output))} --export"
     if plan.goal is not None:
         certified = f"then: {label_for.next_command(plan.goal)}"
         return ["These labels can certify a profile, as far as is said above.", f"next: {export} log=labelled.jsonl", certified]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bonmini_guard.commands import refuse_pipes
 from bonmini_guard.commands.calibrate import ALPHA, DELTA, EPSILON, RISKS, choose_schedule, schedule_of
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.commands.terminal import say
@@ -57,6 +58,7 @@ def demanded(rows: Sequence[LabelRow], plan: Plan, options: argparse.Namespace) 
     from bonmini_guard.labelling.on_demand import OnDemand
 
     _require_same(plan, options)
+    refuse_pipes(options.logs)
     log = load_log(options.logs)
     say_what_was_left_out(log.left_out)
     if goal is not None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bonmini_guard.commands import logs_in_words, refuse_pipes
 from bonmini_guard.commands.calibrate import ALPHA, DELTA, RISKS, choose_schedule
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import InputError
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look, and tell."""
+    refuse_pipes(options.logs)
     first = _first(options.logs[0])
     if isinstance(first.get("candidates"), list):
         _tell_of_log(options.logs)
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"{options.logs[0]}: a profile\nnext: bonmini-guard report LOG --profile {shlex.quote(options.logs[0])} -o report.html")
     elif "responses" in first and "choice" in first:
         say(f"{options.logs[0]}: choice rows, which a reward model is trained on")
-        say(f"next: bonmini-guard train {_quoted(options.logs)} --base MODEL -o guard-model")
+        say(f"next: bonmini-guard train {logs_in_words(options.logs)} --base MODEL -o guard-model")
     else:
         _tell_of_records(options.logs, first)
     return 0
@@ -65,10 +67,6 @@ def _first(path: str) -> Mapping[str, Any]:
     raise InputError(f"{path}: holds nothing; give a file with answers in it")
 
 
-def _quoted(paths: Sequence[str]) -> str:
-    return " ".join(map(shlex.quote, paths))
-
-
 def _tell_of_records(files: Sequence[str], first: Mapping[str, Any]) -> None:
     """A table, or an export of another tool: how to make a log of it."""
     from bonmini_guard.logs.records import Records
@@ -78,7 +76,7 @@ def _tell_of_records(files: Sequence[str], first: Mapping[str, Any]) -> None:
     tool = "inspect" if files[0].endswith(".eval") else next((tool for key, tool in _TOOLS.items() if key in first), None)
     if tool is not None:
         say(f"{files[0]}: written by {tool}")
-        say(f"next: bonmini-guard import {_quoted(files)} --from {tool} -o {output}")
+        say(f"next: bonmini-guard import {logs_in_words(files)} --from {tool} -o {output}")
         return
     number = sum(1 for path in files for _ in Records(path))
     say(f"{files[0]}: a table of {number:,} lines, each taken for one answer; columns: {', '.join(map(str, first))}")
@@ -95,7 +93,7 @@ def _tell_of_records(files: Sequence[str], first: Mapping[str, Any]) -> None:
     if "acceptable" in missing:
         say("no column says which answers are acceptable: labels come later, in the browser")
     source = "parquet" if files[0].endswith(".parquet") else "csv"
-    say(f"next: bonmini-guard import {_quoted(files)} --from {source}{''.join(mapped)} -o {output}")
+    say(f"next: bonmini-guard import {logs_in_words(files)} --from {source}{''.join(mapped)} -o {output}")
 
 
 def _tell_of_log(files: Sequence[str]) -> None:
@@ -114,7 +112,7 @@ def _tell_of_log(files: Sequence[str]) -> None:
         _tell_of_scores(files, seen)
     elif not seen["complete"]:
         say("no row is complete: early exits hide what was never drawn, so these only say how far the guard may be relaxed")
-        say(f"next: bonmini-guard calibrate {_quoted(files)} --mode guardrail --relax -o relaxed.json")
+        say(f"next: bonmini-guard calibrate {logs_in_words(files)} --mode guardrail --relax -o relaxed.json")
     else:
         _tell_of_labels(files)
 
@@ -140,7 +138,7 @@ def _scan(files: Sequence[str]) -> tuple[Counter[str], set[int], set[str]]:
 def _tell_of_scores(files: Sequence[str], seen: Counter[str]) -> None:
     say(f"missing: scores of {seen['answers'] - seen['scored']:,} answers; nothing can be promised without them")
     say("SPEC is a reward model's folder or id, or a scorer spec: a judge, a check, a question (docs/questions.md)")
-    say(f"next: bonmini-guard score {_quoted(files)} --reward-model SPEC -o scored.jsonl")
+    say(f"next: bonmini-guard score {logs_in_words(files)} --reward-model SPEC -o scored.jsonl")
 
 
 def _tell_of_labels(files: Sequence[str]) -> None:
@@ -165,12 +163,12 @@ def _tell_of_labels(files: Sequence[str]) -> None:
     options = f"--alpha {asked.level:g} --delta {DELTA:g} {shape}"
     if (log.labels >= 0).sum() > 0.5 * log.drawn.sum() or log.asked.any():
         say("missing: nothing for a first profile; what is promised is told when it is certified")
-        say(f"next: bonmini-guard calibrate {_quoted(files)} --mode guardrail {options} -o guardrail.json")
+        say(f"next: bonmini-guard calibrate {logs_in_words(files)} --mode guardrail {options} -o guardrail.json")
         return
     chosen = fixed_set(log, None)
     say(f"missing: labels. {prospect(chosen, asked)}")
     say(f"asked first: the rows {', '.join(_asked_first(chosen, asked))} and so on, strict thresholds first")
-    say(f"next: bonmini-guard label {_quoted(files)} -o labels.jsonl --for {RISKS[0]} {options} --open")
+    say(f"next: bonmini-guard label {logs_in_words(files)} -o labels.jsonl --for {RISKS[0]} {options} --open")
 
 
 def _asked_first(chosen: Any, asked: Any) -> list[str]:
