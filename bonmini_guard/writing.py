@@ -54,8 +54,10 @@ def appearing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[IO[str
             os.fsync(whole.fileno())
         os.chmod(temporary, _usual_mode(target))
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename = os.fspath(path)  # a full disk does not say whose
         raise
 
 

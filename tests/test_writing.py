@@ -124,3 +124,17 @@ def test_an_error_of_the_disk_is_one_line(log, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("bonmini_guard.commands.convert.appearing", full)
     assert main(["convert", str(log), "--from", "log", "-o", str(tmp_path / "out.jsonl")]) == 2
     assert capsys.readouterr().err == "bonmini-guard convert: out.jsonl: No space left on device\n"
+
+
+@pytest.mark.parametrize("command", ["import LOG --from json -o OUT", "score LOG --reward-model SPEC -o OUT"])
+def test_a_full_disk_is_told_with_the_file_that_it_had_no_room_for(tmp_path, log, capsys, command):
+    resource = pytest.importorskip("resource")
+    (tmp_path / "spec.toml").write_text('kind = "check"\n[check]\ntype = "regex"\npattern = "t"\n')
+    names = {"LOG": str(log), "OUT": str(tmp_path / "out.jsonl"), "SPEC": str(tmp_path / "spec.toml")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert main([names.get(word, word) for word in command.split()]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"{tmp_path / 'out.jsonl'}" in capsys.readouterr().err

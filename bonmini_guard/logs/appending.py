@@ -72,9 +72,11 @@ class Appender:
                 rest = rest[os.write(self.descriptor, rest) :]
             if self._fsync:
                 os.fsync(self.descriptor)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 self._truncate(self.size)
+            if isinstance(error, OSError):
+                error.filename = os.fspath(self.path)
             raise
         self.size += len(lines)
 
