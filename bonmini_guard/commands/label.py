@@ -121,6 +121,7 @@ def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
     plan, question = settings_of(options.output)
     if replace(plan, **given) != plan or (options.question is not None and options.question != question):
         raise ConfigurationError(f"{options.output}: was begun with other options; leave them out to go on, or give another -o")
+    label_for.require_same(plan, options)
     return plan, question
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a log is read."""
-    given = [name for name in ("alpha", "epsilon", "delta", "schedule", "rows") if getattr(options, name) is not None]
+    given = _given(options)
     if options.what is None:
         if given and not options.output.exists():
             raise ConfigurationError(f"--{given[0]} belongs to --for; give both or neither")
@@ -57,7 +57,6 @@ def demanded(rows: Sequence[LabelRow], plan: Plan, options: argparse.Namespace) 
     from bonmini_guard.labelling.items import Goal
     from bonmini_guard.labelling.on_demand import OnDemand
 
-    _require_same(plan, options)
     refuse_pipes(options.logs)
     log = load_log(options.logs)
     say_what_was_left_out(log.left_out)
@@ -82,14 +81,20 @@ def next_command(goal: Goal) -> str:
     return f"bonmini-guard calibrate labelled.jsonl --mode {mode} {level} --schedule {schedule} -o profile.json"
 
 
-def _require_same(plan: Plan, options: argparse.Namespace) -> None:
+def _given(options: argparse.Namespace) -> list[str]:
+    return [name for name in ("alpha", "epsilon", "delta", "schedule", "rows") if getattr(options, name) is not None]
+
+
+def require_same(plan: Plan, options: argparse.Namespace) -> None:
     """Refuse options that say something else than a file that is continued."""
     from bonmini_guard.labelling.session import NO_MORE_ROWS
 
     goal = plan.goal
     if goal is None:
-        if options.output.exists():
-            raise ConfigurationError(f"{options.output}: was begun without --for; leave it out to go on, or give another -o")
+        if wrong := [*(["for"] if options.what else []), *_given(options)]:
+            raise ConfigurationError(
+                f"{options.output}: was begun without --for; leave out --{wrong[0]} to go on, or give another -o"
+            )
         return
     if options.rows not in (None, len(goal.rows)):
         raise InputError(

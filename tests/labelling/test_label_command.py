@@ -82,6 +82,8 @@ def test_options_may_repeat_but_not_change_what_the_file_says(tmp_path, log, cap
     session.close()
     for options in (["--seed", "4"], ["--mode", "accept"], ["--question", "Hm?"], ["--pairs", "2"]):
         assert "was begun with other options" in refused(capsys, log, "-o", session.path, *options)
+    for options in (["--for", "served_and_bad"], ["--alpha", "0.1"], ["--rows", "3", "--export", f"log={tmp_path / 'l.jsonl'}"]):
+        assert f"was begun without --for; leave out {options[0]} to go on" in refused(capsys, log, "-o", session.path, *options)
     assert run(log, "-o", session.path, "--seed", "3", "--export", f"argilla={tmp_path / 'a.json'}") == 0
 
 

@@ -147,7 +147,8 @@ def test_no_row_is_added_after_the_first_look(tmp_path, capsys):
     for rows in ("70", "50"):
         assert run(path, "-o", out, "--for", "served_and_bad", "--rows", rows) == 2
         assert "60 rows were fixed before the first label; rows added after a look" in capsys.readouterr().err
-    for options in (["--alpha", "0.1"], ["--for", "accelerator"], ["--schedule", "4,4"]):
+    export = ["--alpha", "0.1", "--export", f"log={tmp_path / 'labelled.jsonl'}"]
+    for options in (["--alpha", "0.1"], ["--for", "accelerator"], ["--schedule", "4,4"], export):
         assert run(path, "-o", out, *options) == 2
         assert "was begun with other options" in capsys.readouterr().err
     log_file(path, rows_of(81))
