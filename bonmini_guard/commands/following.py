@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.calibration.traces import Seen, traces_of_rows
@@ -16,6 +17,7 @@ from bonmini_guard.calibration.watch import REMEMBERED
 from bonmini_guard.commands.terminal import say, width
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.reading import RowFile
+from bonmini_guard.logs.trace_files import trace_files
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +41,7 @@ class Tail:
     """
 
     def __init__(self, path: str) -> None:
-        self._file, self._stream, self._line = RowFile(path), io.FileIO(os.devnull), 1
+        self._path, self._file, self._stream, self._line = path, RowFile(path), io.FileIO(os.devnull), 1
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(place, row) of what is new.
@@ -48,17 +50,25 @@ class Tail:
             InputError: it cannot be read, or a line is not one JSON object.
         """
         try:
-            now = os.stat(self._file.path)
+            now = os.stat(self._path)
             yield from self._ended()
             if not os.path.samestat(now, os.fstat(self._stream.fileno())) or now.st_size < self._stream.tell():
-                stream = io.FileIO(self._file.path)
-                self.close()
-                self._stream, self._line = stream, 1
-                yield from self._ended()
+                for path in self._next():
+                    stream = io.FileIO(path)
+                    self.close()
+                    self._file, self._stream, self._line = RowFile(path), stream, 1
+                    yield from self._ended()
         except FileNotFoundError:
             return
         except OSError as error:
-            raise InputError(f"{self._file.path}: cannot be read ({error.strerror}); check the path") from error
+            raise InputError(f"{self._path}: cannot be read ({error.strerror}); check the path") from error
+
+    def _next(self) -> list[Path]:
+        """What was put aside after the file that was read last, and the one in its place."""
+        files = trace_files(self._path)
+        held = os.fstat(self._stream.fileno())
+        known = [at for at, file in enumerate(files[:-1]) if os.path.samestat(file.stat(), held)]
+        return files[known[0] + 1 :] if known else files[-1:]
 
     def close(self) -> None:
         """Let go of the file."""

@@ -108,6 +108,14 @@ def follows(tail, path):
     assert list(tail.rows()) == []
     path.write_text('{"id": "f"}\n')
     assert list(tail.rows()) == [(f"{path}:1", {"id": "f"})]
+    first, second = (path.with_name(f"traces.20260102T00000{n}000000-abcd.jsonl") for n in range(2))
+    path.rename(first)  # as a guard names them, and twice before anybody looked again
+    path.write_text('{"id": "g"}\n')
+    path.rename(second)
+    path.write_text('{"id": "h"}\n')
+    assert list(tail.rows()) == [(f"{second}:1", {"id": "g"}), (f"{path}:1", {"id": "h"})]
+    path.write_text("")
+    assert list(tail.rows()) == []
 
 
 @pytest.fixture
