@@ -251,6 +251,17 @@ async def test_a_function_may_change_or_drop_rows_and_if_it_fails_nothing_is_wri
     assert "secret" not in caplog.text
 
 
+async def test_what_a_function_makes_of_a_row_is_lost_where_it_is_no_row(path, caplog):
+    writer = TraceWriter(path, redact=lambda row: [row["id"]] if row["seed"] == 1 else row)
+    guard = make(trace_to=writer)
+    for seed in (1, 2):
+        await guard.arun("q", seed=seed)
+    counts = await writer.aflush()
+    assert (counts.written, counts.dropped, counts.lost) == (1, 0, 1)
+    assert [row["seed"] for row in rows(path)] == [2]
+    assert "TypeError" in caplog.text
+
+
 async def test_the_sample_is_the_share(path):
     writer = TraceWriter(path, sample=0.25)
     guard = make(trace_to=writer)
@@ -399,6 +410,7 @@ async def test_nothing_of_a_row_is_made_on_the_event_loop(path, monkeypatch):
         (asyncio.sleep, {}, "must not be async"),
         ("t.jsonl", {"sample": 1.5}, "between 0 and 1"),
         ("t.jsonl", {"redact": "some"}, "'rejected', 'all'"),
+        ("t.jsonl", {"redact": asyncio.sleep}, "'rejected', 'all' or a function of the row, not async"),
         ("t.jsonl", {"queue": 0}, "queue must be a positive integer"),
         ("t.jsonl", {"keep_days": 0}, "keep_days must be a number above 0"),
     ],

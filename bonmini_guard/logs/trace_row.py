@@ -118,7 +118,10 @@ def redacted(row: Row, redact: Redact | None) -> Row | None:
     if redact is None:
         return row
     if callable(redact):
-        return redact(row)
+        changed = redact(row)
+        if changed is not None and not isinstance(changed, dict):
+            raise TypeError("redact gave no row")  # which no reader of the file could read
+        return changed
     kept = _served(row) if redact == "rejected" else None
     row["candidates"] = [c if i == kept else _without_text(c) for i, c in enumerate(row["candidates"])]
     return row if redact == "rejected" else row | {"prompt": ""}

@@ -95,8 +95,8 @@ class TraceWriter:
         queue: Count = 1000,
         fsync: bool = False,
     ) -> None:
-        if redact not in (None, "rejected", "all") and not callable(redact):
-            raise ConfigurationError(f"redact is 'rejected', 'all' or a function of the row, not {redact!r}")
+        if redact not in (None, "rejected", "all") and (not callable(redact) or inspect.iscoroutinefunction(redact)):
+            raise ConfigurationError(f"redact is 'rejected', 'all' or a function of the row, not async, and not {redact!r}")
         if not isinstance(to, str | os.PathLike) and (not callable(to) or inspect.iscoroutinefunction(to)):
             raise ConfigurationError("traces go to a path or to a function of the row; the function must not be async")
         self._file: TraceFile | None = None
