@@ -404,7 +404,10 @@ def _refused(part: Log, seen: int, asked: Request, evidence: dict[str, Any]) -> 
         return None if needed is None else math.ceil((needed[0] - len(part)) * evidence["units"] / len(part))
 
     units = "prompts" if evidence["units"] == evidence["rows"] else "groups of prompts"
-    return NotEnoughEvidence(f"not enough evidence for {asked}: the test saw {seen:,} {units}", evidence, further)
+    why = f"not enough evidence for {asked}: the test saw {seen:,} {units}"
+    if len(part) < LEAST_SERVED:
+        return NotEnoughEvidence(f"{why}, too few to say what others would be like; collect more", evidence)
+    return NotEnoughEvidence(why, evidence, further)
 
 
 def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], requests: Log | None) -> Certificate:

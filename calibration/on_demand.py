@@ -19,7 +19,7 @@ from scipy.special import expit
 
 from bonmini_guard.calibration.blocks import row_keys
 from bonmini_guard.calibration.certify import in_sequence, p_values, risk_named
-from bonmini_guard.calibration.choose import Evidence, Request, aside, calibrated, check, rows_needed, test
+from bonmini_guard.calibration.choose import LEAST_SERVED, Evidence, Request, aside, calibrated, check, rows_needed, test
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent
 from bonmini_guard.calibration.logs import Bools, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
@@ -217,7 +217,9 @@ def plan(log: Log, asked: Request) -> Plan:
     labels = int(np.isfinite(log.labels).sum())
     what = f"labels depend on scores as {labels:,} of this log do" if labels else "sigmoid(score) is right, so the model's zero is"
     head, assumed = f"{asked} takes {_floor(asked)}", f"assumed: {what}"
-    needed = rows_needed(one_a_unit(log), asked)
+    if len(units := one_a_unit(log)) < LEAST_SERVED:
+        return Plan(None, f"{head}; {len(units)} are too few to say what others would be like: collect more")
+    needed = rows_needed(units, asked)
     if needed is None:
         return Plan(None, f"{head}; {MOST_ROWS:,} rows would not do; {assumed}")
     rows, found = needed

@@ -153,6 +153,15 @@ def test_rows_of_one_prompt_count_once(run, tmp_path):
     assert following == ""
 
 
+@pytest.mark.parametrize("more", ["-o p.json", "--plan"])
+def test_of_two_prompts_nothing_is_said_about_what_thousands_would_do(run, tmp_path, capsys, more):
+    lines_of(tmp_path / "log.jsonl", [{**row, "prompt": f"p{number % 2}"} for number, row in enumerate(log_rows(40, "all"))])
+    assert main(shlex.split(f"calibrate log.jsonl --mode guardrail {more}")) == 3
+    told = capsys.readouterr()
+    assert "32,768" not in told.out + told.err
+    assert "too few to say what others would be like" in told.out + told.err
+
+
 def test_rows_of_one_group_count_once_and_are_called_so(run, tmp_path):
     lines_of(tmp_path / "log.jsonl", [{**row, "group": f"user {number % 5}"} for number, row in enumerate(log_rows(100))])
     told, _ = run("bonmini-guard start log.jsonl")
