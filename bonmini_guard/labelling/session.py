@@ -183,16 +183,14 @@ class Session:
 
     def _record(self, event: events.Event) -> None:
         with self._mutex:
-            if event["event"] in self.ledger:
-                return
-            self._file.append([event])
-            self.ledger.add(event)
-            self._ask()
+            if event["event"] not in self.ledger:
+                self._file.append([event])
+                self.ledger.add(event)
+            self._ask()  # also where the event is known: the disk may have refused the batch after it
 
     def _ask(self) -> None:
         """Go on to the next batch, if somebody has judged every item of those before."""
-        judged = {event["item"] for event in self.ledger.judgements()}
-        if self._asking is None or any(item.key not in judged for item in self.items):
+        if self._asking is None or {item.key for item in self.items} - {event["item"] for event in self.ledger.judgements()}:
             return
         answers, self.said = self._asking(self.ledger.votes())
         if answers:

@@ -140,6 +140,29 @@ def test_a_batch_is_asked_when_every_item_before_it_is_judged_by_somebody(tmp_pa
     assert len({item.key for item in session.items}) == 2 * BATCH
 
 
+def test_a_batch_that_the_disk_refused_is_asked_when_the_label_before_it_is_sent_again(tmp_path, monkeypatch):
+    session = begin(tmp_path, rows_of(120), "served_and_bad")
+    *_, last = session.items
+    for item in session.items[:-1]:
+        say(session, "ann", item, truth(item))
+    write = session._file.append
+
+    def full_for_batches(events):
+        if events[0]["kind"] == "ask":
+            raise OSError(28, "No space left on device")
+        write(events)
+
+    answer = "none" if truth(last) == "none" else "accept"
+    with monkeypatch.context() as patch:
+        patch.setattr(session._file, "append", full_for_batches)
+        with pytest.raises(OSError, match="No space"):
+            session.label("ann", last.key, answer, "1" * 32)
+    assert session.standing("ann").item is None
+    session.label("ann", last.key, answer, "1" * 32)
+    assert session.standing("ann").item is not None
+    assert len(session.items) == 2 * BATCH
+
+
 def test_no_row_is_added_after_the_first_look(tmp_path, capsys):
     path, out = log_file(tmp_path / "log.jsonl", rows_of(80)), tmp_path / "out.jsonl"
     session = begin(tmp_path, rows_of(80), "served_and_bad", 60)
