@@ -182,6 +182,19 @@ def test_a_reload_goes_on_where_it_was(served, page):
     assert page.locator("#answers").inner_text() == before
 
 
+def test_a_name_that_is_refused_can_be_corrected(served, browser):
+    page = browser.new_page()
+    page.goto(served[2])
+    page.locator("#name").fill("with\u200da joiner")
+    page.keyboard.press("Enter")
+    expect(page.locator("#trouble")).to_contain_text("an annotator's name is 1 to 80 printable characters")
+    page.locator("#name").fill("corrected")
+    page.locator("#name").press("Enter")
+    is_at(page, 0)
+    expect(page.locator("#problem")).to_be_hidden()
+    page.close()
+
+
 def test_two_annotators_at_once_and_their_agreement(tmp_path, browser):
     log, out = log_file(tmp_path / "log.jsonl", ROWS), tmp_path / "out.jsonl"
     with serving(log, "-o", out) as (_, url):
