@@ -6,6 +6,7 @@ Exit codes: 0 success; 2 bad input, told in one line; 3 the evidence does not su
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    _open_streams()
     options = build_parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -74,6 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A disk that is full, a file that vanished: one line here too.
         print(f"bonmini-guard {options.command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def _open_streams() -> None:
+    """Standard output and error, where a service has closed them, too; what they cannot spell comes as an escape."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or io.StringIO()
+        setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _missing(command: str, error: MissingExtraError | ModuleNotFoundError) -> MissingExtraError:
