@@ -59,6 +59,12 @@ def test_a_service_may_close_the_streams(closed):
     assert (told.returncode, told.stderr) == (0, b"")
 
 
+def test_help_loads_nothing_heavy():
+    code = "import sys; from bonmini_guard.cli import build_parser; build_parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"numpy", "scipy", "torch", "transformers", "starlette", "langchain_core.runnables", "langsmith"}.isdisjoint(loaded)
+
+
 def test_each_command_names_the_extra_that_it_needs(tmp_path):
     log, choices, profile = (str(tmp_path / name) for name in ("log.jsonl", "choices.jsonl", "profile.json"))
     row = {"id": "1", "prompt": "p", "candidates": [{"text": "a", "score": 1.0, "acceptable": True}]}

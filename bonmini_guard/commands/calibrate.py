@@ -15,7 +15,6 @@ from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import add_group, say_what_was_left_out
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.runnables.settings import not_vouched_for
 from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:
@@ -83,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
         return _plan(options)
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import load_log, load_timed
+    from bonmini_guard.runnables.settings import not_vouched_for
 
     counted, price = options.cost
     in_seconds = options.max_p95 is not None or (price is not None and options.wait_price)
