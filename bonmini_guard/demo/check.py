@@ -156,7 +156,7 @@ _NOT_KNOWN = (
     rf"{_DAY} (?:is|has) {_NOW}(?:not (?:yet )?(?:been )?{_KNOWN}(?: yet)?|unknown|to be confirmed)",
     rf"(?:it is|it's) (?:not (?:yet )?{_KNOWN}|unknown) when(?: [a-z']+){{1,6}}",
     rf"we (?:do not|don't) (?:yet )?know (?:{_DAY}|when(?: [a-z']+){{1,6}})(?: yet)?",
-    rf"(?:(?:they|it) )?{_WILL} (?:{_ARRIVE}|{_BACK}) (?:on|at) an? (?:as yet |not yet )?(?:unknown|known) date",
+    rf"(?:(?:they|it) )?{_WILL} (?:{_ARRIVE}|{_BACK}) (?:on|at) an? (?:(?:as yet )?unknown|not yet known) date",
 )
 #: What is left of each situation's statement where the date is not known.
 _UNDATED = {
