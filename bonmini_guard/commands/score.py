@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def _plan(options: argparse.Namespace) -> str:
     from bonmini_guard.reward.spec import judges_of
 
     rows = candidates = scored = letters = 0
-    for row in rows_in(*options.logs):
+    number, shards = options.shard
+    for row in islice(rows_in(*options.logs), number - 1, None, shards):
         drawn = [one for one in row.candidates if not one.failed]
         rows, candidates = rows + 1, candidates + len(drawn)
         scored += sum(one.value.get("score") is not None for one in drawn)

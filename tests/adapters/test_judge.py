@@ -129,4 +129,7 @@ def test_the_cost_is_told_before_anything_is_asked(tmp_path, capsys):
     assert "3 rows, 3 candidates, 0 of them with a score" in said
     assert "up to 15 requests" in said
     assert "at most 150 written" in said
+    shard = ["--shard", "2/2", "--dry-run"]
+    assert main(["score", str(log), "--reward-model", str(spec), "-o", str(tmp_path / "out.jsonl"), *shard]) == 0
+    assert "1 rows, 1 candidates" in capsys.readouterr().out
     assert not (tmp_path / "out.jsonl").exists()
