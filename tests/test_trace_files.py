@@ -167,6 +167,12 @@ def test_forgetting_drops_torn_lines_since_nobody_can_tell_whose_they_are(path):
     assert path.read_bytes() == line("a")
 
 
+def test_forgetting_keeps_a_lone_surrogate_that_another_writer_left_as_bytes(path):
+    path.write_bytes(line("a") + b'{"id": "b", "text": "\xed\xa0\xbd"}\n')
+    assert forget(path, ids={"a"}) == 1
+    assert json.loads(path.read_bytes()) == {"id": "b", "text": "\ud83d"}
+
+
 def test_forgetting_finishes_what_a_killed_one_left_behind(path):
     path.write_bytes(line("a"))
     half = path.with_name(f".{path.name}.x1y2.rewritten")

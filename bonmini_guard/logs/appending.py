@@ -108,7 +108,7 @@ def rewrite(path: Path, keep: Callable[[Row], bool]) -> int:
     kept = [line for number, line in enumerate(lines, start=1) if not line.strip() or keep(file.parsed(line, number))]
     if len(kept) < len(lines) or torn:
         about = path.stat()
-        write_atomically(path, b"".join(line + b"\n" for line in kept).decode(), suffix=".rewritten")
+        write_atomically(path, b"".join(line + b"\n" for line in kept).decode(errors="surrogatepass"), suffix=".rewritten")
         os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
     return len(lines) - len(kept)
 
