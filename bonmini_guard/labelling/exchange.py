@@ -146,26 +146,26 @@ def _turns(item: Item) -> list[dict[str, str]]:
     return [{"role": role, "content": text} for role, text in item.row.turns]
 
 
-def _order(item: Item, session: Session) -> tuple[int, ...]:
-    return sides(item, _ELSEWHERE, session.plan)
-
-
 def _texts(item: Item, session: Session) -> dict[str, str]:
-    order = _order(item, session)
+    order = sides(item, _ELSEWHERE, session.plan)
     return {field: item.row.texts[index] or "" for field, index in zip(FIELDS[len(order)], order, strict=True)}
 
 
+def _meant(item: Item, session: Session) -> dict[str, int | Literal["none"]]:
+    """What each word of the two tools says of an item."""
+    order = sides(item, _ELSEWHERE, session.plan)
+    return dict(zip(WORDS[len(order)], (*order, "none"), strict=True))
+
+
 def _word(item: Item, chosen: int | str, session: Session) -> str:
-    order = _order(item, session)
-    return WORDS[len(order)][-1 if chosen == "none" else order.index(int(chosen))]
+    return next(word for word, meant in _meant(item, session).items() if meant == chosen)
 
 
 def _chosen(item: Item, word: Any, session: Session, place: str) -> int | Literal["none"]:
-    order = _order(item, session)
-    words = WORDS[len(order)]
-    if word not in words:
+    words = _meant(item, session)
+    if not isinstance(word, str) or word not in words:
         raise InputError(f"{place}: an answer is none of {', '.join(words)}; use the labelling interface of docs/labelling.md")
-    return "none" if word == words[-1] else order[words.index(word)]
+    return words[word]
 
 
 def _records(path: Path) -> list[tuple[str, Record]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,8 @@ def choice_rows(session: Session) -> list[Row]:
     """
     said = Counter((event["item"], event["chosen"]) for event in session.ledger.judgements())
     _require(session, bool(said))
-    rows = (_choice_row(item, chosen, said[item.key, chosen]) for item, chosen in _answers(session, said))
-    return [row for row in rows if row is not None]
+    given = ((item, chosen, said[item.key, chosen]) for item in session.items for chosen in (*item.candidates, "none"))
+    return [row for item, chosen, count in given if count and (row := _choice_row(item, chosen, count)) is not None]
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,6 @@ def _kinds(session: Session, votes: Votes) -> dict[str, str]:
 def _require(session: Session, labelled: bool) -> None:
     if not labelled:
         raise InputError(f"{session.path}: holds no label yet; label first")
-
-
-def _answers(session: Session, said: Counter[tuple[str, Any]]) -> Iterator[tuple[Item, Any]]:
-    for item in session.items:
-        for chosen in (*item.candidates, "none"):
-            if (item.key, chosen) in said:
-                yield item, chosen
 
 
 def _choice_row(item: Item, chosen: Any, count: int) -> Row | None:

@@ -132,7 +132,8 @@ class Session:
         """
         item = self.item(key)
         shown = self.shown(item, annotator)
-        possible: dict[str, int | str] = {"none": "none", **_choices(shown)}
+        named = zip(("accept",) if len(shown) == 1 else ("a", "b"), shown, strict=True)
+        possible: dict[str, int | str] = {"none": "none", **dict(named)}
         if answer not in possible:
             raise InputError(f"the answer to this item is one of {', '.join(sorted(possible))}")
         self._record(_label(event, annotator, item, possible[answer], shown=list(shown), seconds=seconds))
@@ -232,10 +233,6 @@ def check_annotator(name: Any) -> str:
     if not isinstance(name, str) or not name.strip().isprintable() or not 1 <= len(name.strip()) <= LONGEST_NAME:
         raise ConfigurationError(f"an annotator's name is 1 to {LONGEST_NAME} printable characters")
     return name.strip()
-
-
-def _choices(shown: tuple[int, ...]) -> dict[str, int]:
-    return {"accept": shown[0]} if len(shown) == 1 else {"a": shown[0], "b": shown[1]}
 
 
 def _act(kind: str, event: str, annotator: str, **about: Any) -> events.Event:
