@@ -46,7 +46,12 @@ def run(options: argparse.Namespace) -> int:
     if options.false_alarm_rate is not None:
         check_share("--false-alarm-rate", options.false_alarm_rate)
     profile = GuardProfile.load(options.profile)
-    also = [] if options.reward_model is None else [_same_scorer(profile, options.reward_model)]
+    also: list[Finding] = []
+    if options.reward_model is not None:
+        from bonmini_guard.calibration.drift import same_scorer
+        from bonmini_guard.reward.declared import load_scorer
+
+        also.append(same_scorer(profile, load_scorer(options.reward_model)))
     if options.follow:
         drift = _followed(options, profile, also)
     else:
@@ -81,13 +86,6 @@ def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Fin
     prices = (options.input_price, options.output_price)
     with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
         return follow(options.traces, profile, watch, also, prices=prices, every=options.every)
-
-
-def _same_scorer(profile: GuardProfile, spec: str) -> Finding:
-    from bonmini_guard.calibration.drift import same_scorer
-    from bonmini_guard.reward.declared import load_scorer
-
-    return same_scorer(profile, load_scorer(spec))
 
 
 def lines(drift: Drift) -> str:

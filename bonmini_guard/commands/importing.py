@@ -28,10 +28,6 @@ Record = Mapping[str, Any]
 _STRANGE = "is not what --from says wrote it"
 
 
-def _itself(record: Record) -> Iterator[Record]:
-    yield record
-
-
 @dataclass(frozen=True)
 class Source:
     """How to read what a tool wrote.
@@ -44,7 +40,7 @@ class Source:
     """
 
     draws: Callable[[Record, Counter[str]], Iterator[Draw]]
-    units: Callable[[Record], Iterator[Record]] = _itself
+    units: Callable[[Record], Iterator[Record]] = lambda record: iter((record,))
     gather: str = "none"
     inputs: str = "prompt"
     outputs: str = "text"

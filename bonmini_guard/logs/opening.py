@@ -13,6 +13,8 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,7 +94,7 @@ def _headed(stream: IO[bytes], path: Path) -> tuple[IO[bytes], bytes]:
     if stream.seekable():
         stream.seek(skipped)
         return stream, head[skipped:]
-    return _buffered(_after(head[skipped:], stream)), head[skipped:]
+    return _buffered(chain([head[skipped:]], _pieces(stream))), head[skipped:]
 
 
 def _refuse_unreadable(head: bytes, path: Path) -> None:
@@ -114,14 +116,8 @@ _OTHERS = (
 )
 
 
-def _after(head: bytes, stream: IO[bytes]) -> Iterator[bytes]:
-    yield head
-    yield from _pieces(stream)
-
-
 def _pieces(stream: Any) -> Iterator[bytes]:
-    while piece := stream.read1(_PIECE):
-        yield piece
+    return iter(partial(stream.read1, _PIECE), b"")
 
 
 def _unpacked(stream: IO[bytes], make: Callable[[], Any], path: Path) -> Iterator[bytes]:

@@ -63,7 +63,8 @@ class Records(RowFile):
                 raise InputError(f"{self.path}: not JSON ({error}); copy the file again") from error
             yield from self.rows_of(1, data.splitlines(keepends=True))
             return
-        for number, part in enumerate((part for value in values for part in _apart(value)), start=1):
+        parts = (part for value in values for part in (value if isinstance(value, list) else [value]))
+        for number, part in enumerate(parts, start=1):
             if isinstance(part, dict):
                 yield f"{self.path}:{number}", part
             else:
@@ -118,10 +119,6 @@ def _values(text: str) -> Iterator[Any]:
         else:
             value, at = decode(text, at)
             yield value
-
-
-def _apart(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _cell(cell: Any) -> Any:

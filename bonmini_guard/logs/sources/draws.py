@@ -121,8 +121,9 @@ def generator_of(model: Any, *settings: Any) -> str | None:
     known: dict[str, Any] = {}
     for each in settings:
         if isinstance(each, Mapping):
-            known |= {key: each[key] for key in _SETTINGS if each.get(key) is not None}
-    return " ".join([model, *(f"{key}={_number(value)}" for key, value in sorted(known.items()))])
+            given = {key: each[key] for key in _SETTINGS if each.get(key) is not None}
+            known |= {key: f"{value:g}" if isinstance(value, float) else value for key, value in given.items()}
+    return " ".join([model, *(f"{key}={value}" for key, value in sorted(known.items()))])
 
 
 def seconds(value: Any) -> float | None:
@@ -165,7 +166,3 @@ def _at(record: Mapping[str, Any], key: str) -> Any:
         value = unpacked(value)
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
-
-
-def _number(value: Any) -> Any:
-    return f"{value:g}" if isinstance(value, float) else value

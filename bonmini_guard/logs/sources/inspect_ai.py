@@ -75,7 +75,9 @@ def draws(unit: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     turns = [turn for turn in sample.get("messages") or () if isinstance(turn, Mapping)]
     ends = [place for place, turn in enumerate(turns) if turn.get("role") == "assistant"]
     failed = bool(sample.get("error")) and not first(sample, "output.choices")
-    prompt = prompt_in(_plain(turns[: ends[-1]] if ends else turns) or sample.get("input"))
+    # As chat APIs write them: calls have a function's name and arguments of their own.
+    asked = [_message(turn).openai() for turn in (turns[: ends[-1]] if ends else turns)]
+    prompt = prompt_in(asked or sample.get("input"))
     choices = () if failed else first(sample, "output.choices") or ()
     answers: list[Turn | None] = [None] if failed else [_message(one["message"]) for one in choices]
     if not answers:
@@ -89,11 +91,6 @@ def draws(unit: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
 
 def _said(value: Any) -> Any:
     return _WORDS.get(value, value) if isinstance(value, str) else value
-
-
-def _plain(turns: list[Any]) -> list[dict[str, Any]]:
-    """Its messages as chat APIs write them: calls have a function's name and arguments of their own."""
-    return [_message(turn).openai() for turn in turns if isinstance(turn, Mapping)]
 
 
 def _message(turn: Mapping[str, Any]) -> Turn:
