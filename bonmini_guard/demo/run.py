@@ -99,18 +99,16 @@ class Desk:
 
     def answer(self, name: str, note: Note, say: Callable[[str], None]) -> Request:
         """One request by all four. Its draws have the same seeds, so the guards look at the first of best-of-N's."""
+        from langchain_core.messages.utils import convert_to_messages
+
         runs: dict[str, Sequence[Candidate]] = {}
         for procedure, what in (("single_draw", "one draw"), ("best_of_n", "best of N"), (self._longer, "the guards")):
             say(what)
-            runs[procedure] = self._run(name, note, self._policies[procedure])
+            engine = Engine(self._generator, self._reward, self._policies[procedure])
+            asked = convert_to_messages(messages(note, name))
+            runs[procedure] = asyncio.run(engine.run(asked, seed=crc32(name.encode()))).candidates
         answers = {each: _facts(note, policy, runs.get(each, runs[self._longer])) for each, policy in self._policies.items()}
         return {"name": name, "note": messages(note, name)[-1]["content"], "date_known": note.dated, "answers": answers}
-
-    def _run(self, name: str, note: Note, policy: Policy) -> Sequence[Candidate]:
-        from langchain_core.messages.utils import convert_to_messages
-
-        engine = Engine(self._generator, self._reward, policy)
-        return asyncio.run(engine.run(convert_to_messages(messages(note, name)), seed=crc32(name.encode()))).candidates
 
 
 def _facts(note: Note, policy: Policy, candidates: Sequence[Candidate]) -> dict[str, Any]:

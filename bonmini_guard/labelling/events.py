@@ -44,20 +44,14 @@ def create(path: Path, header: Mapping[str, Any]) -> None:
                 os.link(whole, path)
         finally:
             whole.unlink(missing_ok=True)
-        _flush_folder(path.parent)
+        if os.name == "posix":  # the new name on disk too; systems that cannot open folders do it by themselves
+            handle = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """Put a new name on disk too; systems that cannot open folders do it by themselves."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class EventFile:
