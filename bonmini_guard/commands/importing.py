@@ -33,7 +33,7 @@ class Source:
     """How to read what a tool wrote.
 
     Attributes:
-        draws: the answers in a unit.
+        draws: the answers in a unit, what is none left out and counted; InputError where one lacks a prompt, or answer and error.
         units: the calls in a record, which may hold many.
         gather: what makes several answers one row there.
         inputs, outputs: where it keeps prompts and answers: what a column that is mapped to these stands for.

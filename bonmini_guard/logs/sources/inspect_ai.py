@@ -65,11 +65,7 @@ def units(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def draws(unit: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
-    """The answers of one sample.
-
-    Raises:
-        InputError: it holds no prompt.
-    """
+    """The answers of one sample."""
     sample = unit["sample"]
     generator = generator_of(first(unit, "eval.model"), first(unit, "eval.model_generate_config"), first(unit, "plan.config"))
     turns = [turn for turn in sample.get("messages") or () if isinstance(turn, Mapping)]

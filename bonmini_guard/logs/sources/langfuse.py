@@ -24,11 +24,7 @@ def units(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
-    """The answers of one generation; other observations are left out.
-
-    Raises:
-        InputError: it holds no prompt, or neither answer nor error.
-    """
+    """The answers of one generation; other observations are left out."""
     one = {re.sub(r"(?<=[a-z])([A-Z])", lambda found: f"_{found[1].lower()}", key): value for key, value in record.items()}
     if str(one.get("type", "GENERATION")).upper() != "GENERATION":
         left_out[f"observations of type {one['type']}"] += 1

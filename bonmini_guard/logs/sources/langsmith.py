@@ -11,11 +11,7 @@ from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 
 def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
-    """The answers of one run of a model; runs of chains and tools are left out.
-
-    Raises:
-        InputError: it holds no prompt, or neither answer nor error.
-    """
+    """The answers of one run of a model; runs of chains and tools are left out."""
     run = {key: unpacked(value) for key, value in record.items()}
     if run.get("run_type") not in ("llm", "chat_model", None):
         left_out[f"runs of type {run['run_type']}"] += 1

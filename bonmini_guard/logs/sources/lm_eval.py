@@ -17,11 +17,7 @@ _KNOWN |= {"doc_hash", "prompt_hash", "target_hash", "task_name", "schema_versio
 
 
 def draws(filters: dict[Any, Any], record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
-    """The answers of one sample; log-likelihoods, which are none, are left out, and what other filters of its task write once more.
-
-    Raises:
-        InputError: it holds no request or no response.
-    """
+    """The answers of one sample; log-likelihoods, which are none, are left out, and what other filters write once more."""
     asked = record.get("arguments")
     requests = list(asked.values()) if isinstance(asked, Mapping) else asked
     if not isinstance(requests, list) or not requests:

@@ -37,11 +37,7 @@ def units(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def draws(span: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
-    """The answers of one span; those of other work are left out.
-
-    Raises:
-        InputError: a call holds no prompt, or neither answer nor error: text is logged only where it is switched on.
-    """
+    """The answers of one span; those of other work are left out."""
     about = _attributes(span.get("attributes"))
     operation = first(about, "gen_ai.operation.name", "llm.request.type", "openinference.span.kind")
     if operation not in (*_CALLS, None) or not any(key.startswith(("gen_ai.", "llm.")) for key in about):

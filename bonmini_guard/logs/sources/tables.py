@@ -19,11 +19,7 @@ _OF_ROWS = ("id", "group", "generated_by", "prompt", "candidates")
 
 
 def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
-    """The answer in a row of a table, or those of a row of a log.
-
-    Raises:
-        InputError: it has no prompt or no answer, or what it says of them cannot be read.
-    """
+    """The answer in a row of a table, or those of a row of a log."""
     if isinstance(record.get("candidates"), list):
         yield from _of_log(record)
         return
