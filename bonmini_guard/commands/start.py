@@ -109,7 +109,9 @@ def _tell_of_log(files: Sequence[str]) -> None:
     if len(generators) > 1:
         say("several generators: a promise holds for one, so split the log by generated_by, and start with one part")
     elif seen["scored"] < seen["answers"]:
-        _tell_of_scores(files, seen)
+        say(f"missing: scores of {seen['answers'] - seen['scored']:,} answers; nothing can be promised without them")
+        say("SPEC is a reward model's folder or id, or a scorer spec: a judge, a check, a question (docs/questions.md)")
+        say(f"next: bonmini-guard score {logs_in_words(files)} --reward-model SPEC -o scored.jsonl")
     elif not seen["complete"]:
         say("no row is complete: early exits hide what was never drawn, so these only say how far the guard may be relaxed")
         say(f"next: bonmini-guard calibrate {logs_in_words(files)} --mode guardrail --relax -o relaxed.json")
@@ -133,12 +135,6 @@ def _scan(files: Sequence[str]) -> tuple[Counter[str], set[int], set[str]]:
     if not sizes:
         raise InputError(f"{', '.join(files)}: holds no row; give a log")
     return seen, sizes, generators
-
-
-def _tell_of_scores(files: Sequence[str], seen: Counter[str]) -> None:
-    say(f"missing: scores of {seen['answers'] - seen['scored']:,} answers; nothing can be promised without them")
-    say("SPEC is a reward model's folder or id, or a scorer spec: a judge, a check, a question (docs/questions.md)")
-    say(f"next: bonmini-guard score {logs_in_words(files)} --reward-model SPEC -o scored.jsonl")
 
 
 def _tell_of_labels(files: Sequence[str]) -> None:

@@ -127,17 +127,13 @@ class RowFile:
         if self._was_read and is_pipe(self.path):
             raise InputError(f"{self.path}: a pipe can be read only once; write it to a file first")
         self._was_read = True
-        with contextlib.ExitStack() as stack, self._told():
-            try:
-                file = stack.enter_context(opened(self.path))
-            except EOFError:
-                self.torn, file = 1, Opened(io.BytesIO(), is_table=False)
-            yield file
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
         try:
-            yield
+            with contextlib.ExitStack() as stack:
+                try:
+                    file = stack.enter_context(opened(self.path))
+                except EOFError:
+                    self.torn, file = 1, Opened(io.BytesIO(), is_table=False)
+                yield file
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); check the path") from error
 

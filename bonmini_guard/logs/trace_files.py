@@ -24,13 +24,7 @@ _AGE_SHARE = 0.25
 
 
 class TraceFile:
-    """One trace path with the files put aside beside it.
-
-    Args:
-        path: the file that is written to; ``traces.jsonl`` is put aside as ``traces.<UTC time>-<random>.jsonl``.
-        max_bytes: a file that would grow beyond this is put aside.
-        keep_seconds: files whose last row is older are deleted; None keeps all.
-        fsync: wait for the disk, so that rows survive a power failure too.
+    """One trace path with the files put aside beside it; the arguments are those of ``TraceWriter``.
 
     Raises:
         ConfigurationError: the path cannot be written, or asks for a format that cannot be appended to.

@@ -78,7 +78,8 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
         "mode": result.mode,
         "decision": result.decision,
         "reason": result.reason,
-        "selected": _position(result.selected, shown.candidates),
+        # By identity: what was drawn anew for exploring is not what was served.
+        "selected": next((place for place, candidate in enumerate(shown.candidates) if candidate is result.selected), None),
         "threshold": finite(result.threshold),
         "profile": result.profile,
         "seed": result.seed,
@@ -165,8 +166,3 @@ def _candidate(candidate: Candidate) -> Row:
     if candidate.usage is not None:
         row["tokens"] = candidate.usage["total_tokens"]
     return row
-
-
-def _position(selected: Candidate | None, candidates: Sequence[Candidate]) -> int | None:
-    """By identity: what was drawn anew for exploring is not what was served."""
-    return next((position for position, candidate in enumerate(candidates) if candidate is selected), None)

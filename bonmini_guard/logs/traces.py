@@ -100,10 +100,10 @@ class TraceWriter:
         if not isinstance(to, str | os.PathLike) and (not callable(to) or inspect.iscoroutinefunction(to)):
             raise ConfigurationError("traces go to a path or to a function of the row; the function must not be async")
         self._file: TraceFile | None = None
-        self._sink: Sink = self._to_file
         self.renew()
         if isinstance(to, str | os.PathLike):
-            self._file = TraceFile(to, max_bytes, None if keep_days is None else keep_days * 86400, fsync)
+            file = self._file = TraceFile(to, max_bytes, None if keep_days is None else keep_days * 86400, fsync)
+            self._sink: Sink = lambda row: file.append(encoded(row))
         else:
             self._sink = to
         self._expires = keep_days is not None
@@ -226,10 +226,6 @@ class TraceWriter:
                 self._count("lost", type(error).__name__)
             else:
                 self._count("dropped" if row is None else "written")
-
-    def _to_file(self, row: Row) -> None:
-        assert self._file is not None
-        self._file.append(encoded(row))
 
     def _count(self, what: str, why: str = "") -> None:
         with self._changed:
