@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 
@@ -266,6 +267,48 @@ def test_guards_are_copied_and_moved(face, used):
         guard.invoke("q")
     for other in (copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
         assert other.invoke("q").text == "a"
+
+
+def keep(_):
+    """A function for rows and results that pickles."""
+
+
+@pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
+@pytest.mark.parametrize("options", [{"trace_to": "traces.jsonl"}, {"trace_to": keep}, {"explore": 1.0, "on_explored": keep}])
+def test_guards_that_write_or_explore_are_moved(tmp_path, monkeypatch, face, options):
+    monkeypatch.chdir(tmp_path)
+    guard = face(generator=Plain(), reward_model=constant, mode="accelerator", schedule=[1], **options)
+    guard.invoke("q")
+    guard.guard.finish()
+    there = pickle.loads(pickle.dumps(guard))
+    assert there.invoke("q").text == "a"
+    there.guard.finish()
+    if there.guard.writer is not None:
+        assert there.guard.writer.counts().written == 1
+
+
+def test_a_guard_that_follows_its_profile_is_moved_and_follows_it_there(tmp_path):
+    profile = GuardProfile(mode="accelerator", schedule=[1], thresholds=[0.0])
+    profile.save(tmp_path / "p.json")
+    guard = BestOfMiniN(generator=Plain(), reward_model=constant, profile=tmp_path / "p.json", reload=0.01)
+
+    def follows(one, schedule):
+        profile.model_copy(update={"schedule": (schedule,), "thresholds": (0.0,)}).save(tmp_path / "p.json")
+        deadline = time.monotonic() + 20
+        while one.guard.engine.policy.schedule != (schedule,):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    follows(guard, 2)
+    guard.guard.reloader._next = time.monotonic() + 1e6  # a clock that counts from another machine's start
+    follows(pickle.loads(pickle.dumps(guard)), 3)
+
+
+def test_requests_under_way_are_not_moved():
+    guard = BestOfMiniN(generator=Plain(), reward_model=constant, mode="accelerator", max_draws=8)
+    load = guard.guard.engine.load
+    load.begin([1])
+    assert pickle.loads(pickle.dumps(load)).requests == 0
 
 
 def test_a_guard_on_trial_is_copied_and_moved():

@@ -26,6 +26,9 @@ class Background:
         # Kept, for an event loop holds its tasks weakly.
         self._tasks: dict[Future[None], asyncio.Task[None]] = {}
 
+    def __reduce__(self) -> tuple[type[Background], tuple[()]]:
+        return type(self), ()
+
     def __len__(self) -> int:
         return len(self._under_way())
 

@@ -65,6 +65,9 @@ class Load:
         self.renew()
         renewed_in_children(self)
 
+    def __reduce__(self) -> tuple[type[Load], tuple[float | None]]:
+        return type(self), (self._least if self._narrowest else None,)
+
     def renew(self) -> None:
         """Forget requests: those of a parent process."""
         self.requests = 0

@@ -99,6 +99,9 @@ class TraceWriter:
             raise ConfigurationError(f"redact is 'rejected', 'all' or a function of the row, not async, and not {redact!r}")
         if not isinstance(to, str | os.PathLike) and (not callable(to) or inspect.iscoroutinefunction(to)):
             raise ConfigurationError("traces go to a path or to a function of the row; the function must not be async")
+        make: Any = type(self)
+        about: dict[str, Any] = {"max_bytes": max_bytes, "keep_days": keep_days, "queue": queue, "fsync": fsync}
+        self._again: Callable[[], TraceWriter] = partial(make, to, sample=sample, redact=redact, **about)
         self._file: TraceFile | None = None
         self.renew()
         if isinstance(to, str | os.PathLike):
@@ -112,6 +115,9 @@ class TraceWriter:
         self._room = queue
         _writers.add(self)
         renewed_in_children(self)
+
+    def __reduce__(self) -> tuple[Callable[[], TraceWriter], tuple[()]]:
+        return self._again, ()
 
     def renew(self) -> None:
         """An empty queue and no thread: at first, and in a child after a fork, whose parent writes what was waiting."""

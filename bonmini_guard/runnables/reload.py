@@ -53,6 +53,9 @@ class Reloader:
         self._next = time.monotonic() + interval
         self._thread: threading.Thread | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_thread": None, "_next": 0.0}  # clocks of other machines began at other times
+
     def look(self) -> None:
         """Called before each request: nothing within the interval, then a ``stat``, and a thread only if the file has changed."""
         now = time.monotonic()
