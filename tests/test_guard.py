@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel
@@ -193,6 +193,12 @@ async def test_a_fallback_answers_outside_any_promise(kind):
 def test_usage_of_a_fallback_is_that_of_all_draws_and_its_own():
     guard = make([counted("bad", 1)], on_abstain=lambda result: counted("other", 5))
     assert guard.invoke("q").usage_metadata == {"input_tokens": 50, "output_tokens": 9, "total_tokens": 59}
+
+
+def test_a_fallback_bills_nothing_that_nobody_reports():
+    for fallback in ("other", AIMessageChunk("other")):
+        message = make(["bad"], on_abstain=lambda result, fallback=fallback: fallback).invoke("q")
+        assert (message.content, type(message), message.usage_metadata) == ("other", AIMessage, None)
 
 
 def test_a_fallback_must_give_a_message():

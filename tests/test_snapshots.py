@@ -53,6 +53,17 @@ async def test_a_scorer_cannot_change_what_is_served():
     assert (result.message.text, result.message.tool_calls[0]["args"]) == ("good", {"at": [1]})
 
 
+async def test_a_scorer_cannot_change_what_is_asked_of_later_draws_or_held_by_the_caller():
+    def spoil(messages, candidates):
+        messages[0].content = "spoilt"
+        return [-1.0] * len(candidates)
+
+    prompt, generator = [HumanMessage("q")], FakeGenerator(lambda messages, number: f"{messages[0].content} {number}")
+    await Engine(generator, FakeRewardModel(spoil), guardrail([1, 1])).run(prompt, seed=1)
+    assert [request.messages[0].content for request in generator.requests] == ["q", "q"]
+    assert prompt[0].content == "q"
+
+
 class Told(FakeRewardModel):
     """Keeps what it is given."""
 

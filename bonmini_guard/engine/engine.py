@@ -607,7 +607,8 @@ class _Request:
         begun = perf_counter()
         try:
             if self.session is None:
-                self.session = self.engine.scorer.session(list(self.asked))
+                # The prompt is the draws' and the caller's, too.
+                self.session = self.engine.scorer.session([each if self.only_reads else frozen(each) for each in self.asked])
             given = await self.session.score(list(fresh.values()))
             self.scoring_usage = getattr(self.session, "usage_metadata", None)
             if self.closed:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Collection, Hashable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import BaseModel
 
 from bonmini_guard.conversation import Turn, hides
@@ -19,13 +19,14 @@ _NO_ENDS = tuple(str(None) for _ in _ENDS)
 _IN_THE_TURN = frozenset({"tool_calls", "reasoning_content", "refusal", "id"})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _new = object.__new__
+M = TypeVar("M", bound=BaseMessage)
 #: What sets pydantic's own parts of a model, which does not let itself be written to so fast.
 _set_fields, _set_extra, _set_given, _set_private = (
     vars(BaseModel)[part].__set__ for part in ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__")
 )
 
 
-def frozen(message: AIMessage) -> AIMessage:
+def frozen(message: M) -> M:
     """A copy that shares nothing mutable with the original.
 
     Raises:

@@ -261,7 +261,9 @@ class Guard:
         answer = work.result()
         if not isinstance(answer, AIMessage | str):
             raise ConfigurationError(f"on_abstain gave a {type(answer).__name__}: it must give an AIMessage or a string")
-        return stamped(AIMessage(answer) if isinstance(answer, str) else answer, result, fallback=True)
+        from bonmini_guard.adapters.langchain import as_message
+
+        return stamped(as_message(answer), result, fallback=True)
 
     async def tell(self, told: Coroutine[Any, Any, T], begun: float) -> T | None:
         """Call callbacks within what is left of the time of a request that began then; None where they took longer."""
@@ -395,6 +397,6 @@ def stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> 
     usage: Any = dict(result.usage) or None
     if fallback:
         about |= {"decision": "fallback", "score": None, "raw_score": None, "acceptance_probability": None}
-        usage = add_usage(usage, message.usage_metadata)
+        usage = add_usage(usage, message.usage_metadata) if message.usage_metadata else usage
     metadata = {**message.response_metadata, "bonmini_guard": about}
-    return message.model_copy(update={"response_metadata": metadata, "usage_metadata": usage or None})
+    return message.model_copy(update={"response_metadata": metadata, "usage_metadata": usage})
