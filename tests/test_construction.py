@@ -111,6 +111,11 @@ def test_a_text_is_no_threshold(threshold):
         make(mini_n=1, max_loops=2, threshold=threshold)
 
 
+def test_a_rubric_is_a_text():
+    with pytest.raises(ConfigurationError, match="rubric must be a text"):
+        make(rubric=["It is true.", "It is short."])
+
+
 def test_a_missing_profile_or_checkpoint():
     with pytest.raises(ProfileError, match="cannot read the profile"):
         make(profile="/nowhere/guardrail.json")

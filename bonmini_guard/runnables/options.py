@@ -51,8 +51,7 @@ Telemetry = Annotated[
 
 Selection = Literal["best", "soft", "mbr"] | Soft | MinimumBayesRisk
 ToolTurns = Literal["text", "judge", "pass"]
-
-
+Text = Annotated[str, Must("a text", lambda value: isinstance(value, str))]
 InFlight = Annotated[
     int | Literal["auto"],
     Must("a positive integer or 'auto'", lambda value: value == "auto" or (is_integer(value) and value > 0)),
@@ -125,9 +124,9 @@ class CommonOptions(TypedDict, total=False):
     tool_turns: ToolTurns | None
     question: str | Sequence[str] | Mapping[str, str] | None
     criteria: Mapping[str, Any] | None
-    rubric: str | None
+    rubric: Text | None
     retry_memory: Amount | Ledger
-    abstain_message: Annotated[str, Must("a text", lambda value: isinstance(value, str))]
+    abstain_message: Text
     timeout: Seconds | None
     max_concurrency: Count | Limiter | None
     budget: Natural | Budget | None
