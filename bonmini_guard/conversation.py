@@ -297,7 +297,7 @@ def _converted(listed: list[Any]) -> list[BaseMessage]:
 
     try:
         return convert_to_messages(listed)
-    except (ValueError, TypeError, NotImplementedError, KeyError) as error:
+    except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
         if not any(isinstance(each, Mapping) and each.get("tool_calls") for each in listed):
             problem = f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages"
             raise InputError(problem) from error

@@ -201,6 +201,8 @@ def test_a_history_with_calls_that_are_no_json_goes_on_as_it_is(arguments):
     assert len(as_messages([HumanMessage(""), *history])) == len(history) + 1
     with pytest.raises(InputError, match="cannot be read"):
         as_messages([5, *history])
+    with pytest.raises(InputError, match="tool_calls is no list"):
+        as_messages([{"role": "assistant", "content": "a", "tool_calls": "f"}])
 
 
 @pytest.mark.parametrize("message", [HumanMessage("q"), AIMessage("", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c"}])])

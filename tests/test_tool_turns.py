@@ -115,6 +115,7 @@ def test_nothing_that_can_be_read_is_left_beside_withheld_text():
     blocks = [{"type": "thinking", "thinking": "secret"}, {"type": "text", "text": "secret"}, {"type": "tool_use", **CALL}]
     more = {"reasoning_content": "secret", "refusal": "secret", "tool_calls": [1], "__signature": "kept"}
     spelled = {"logprobs": "secret", "logprobs_result": [{"token": "secret"}], "grounding_metadata": {"segment": "secret"}}
+    spelled["message"] = HumanMessage("secret")  # an object of a client, kept whole
     message = calling(blocks, additional_kwargs=more, response_metadata={**spelled, "finish_reason": "tool_calls"})
     left = calls(message)
     assert "secret" not in str(left)

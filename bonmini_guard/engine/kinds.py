@@ -64,6 +64,6 @@ def calls(message: AIMessage) -> AIMessage:
     """The calls without anything that could be read; log-probabilities and citations spell the text."""
     content: Any = "" if isinstance(message.content, str) else [part for part in message.content if is_call(part)]
     about = {key: value for key, value in message.additional_kwargs.items() if key == "tool_calls" or key.startswith("__")}
-    flat = {key: value for key, value in message.response_metadata.items() if not isinstance(value, dict | list)}
+    flat = {key: value for key, value in message.response_metadata.items() if isinstance(value, str | int | float | None)}
     metadata = {key: value for key, value in flat.items() if key != "logprobs"}
     return message.model_copy(update={"content": content, "additional_kwargs": about, "response_metadata": metadata})
