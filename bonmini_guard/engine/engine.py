@@ -112,7 +112,7 @@ class Engine:
         *,
         seed: int,
         options: Mapping[str, Any] = NO_OPTIONS,
-        observer: Observer | None = None,
+        observers: Sequence[Observer] = (),
         request_id: str = "",
     ) -> GuardResult:
         """Conduct one request.
@@ -122,7 +122,7 @@ class Engine:
             TooBusy: too many wait for the limiter already, or too much was left behind; nothing was drawn.
         """
         with uncached(), turning():
-            return await self._run(_Request(self, messages, seed, options, observer, request_id))
+            return await self._run(_Request(self, messages, seed, options, observers, request_id))
 
     async def _run(self, request: _Request) -> GuardResult:
         if request.rolling:
@@ -159,7 +159,7 @@ class _Request:
         messages: Sequence[BaseMessage],
         seed: int,
         options: Mapping[str, Any],
-        observer: Observer | None,
+        observers: Sequence[Observer],
         request_id: str,
     ) -> None:
         self.engine = engine
@@ -169,7 +169,7 @@ class _Request:
         self.asked = tuple(messages)
         self.seed = seed
         self.options = options
-        self.observer = observer
+        self.observers = observers
         self.request_id = request_id
         self.begun = perf_counter()
         self.scoring = 0.0
@@ -186,7 +186,7 @@ class _Request:
         self.winner: Candidate | None = None
         self.failing = False
         self.ends: dict[int, EndRequest] = {}
-        self.arrived: Arrivals[Candidate] = Arrivals()
+        self.arrived = Arrivals()
         self.tasks: list[asyncio.Task[None]] = []
         self.cut_short = False
         self.closed = False
@@ -297,8 +297,8 @@ class _Request:
                 used = used_tokens(loop) if policy.stop else (0, 0)
                 self.state = policy.observe(self.state, [candidate.score for candidate in loop], used)
                 decision = policy.decide(self.state)
-                if self.observer is not None:
-                    await self.observer.looped(self.state, decision)
+                for observer in self.observers:
+                    await observer.looped(self.state, decision)
                 if decision.action is not Action.DRAW:
                     return self._finish(await self._selected(decision))
                 draws = decision.draws
@@ -521,8 +521,8 @@ class _Request:
             self.turn = self._tool_turn()
             if self.turn is None:
                 await self._score([candidate for candidate in batch if candidate.message is not None])
-            if self.observer is not None:
-                await self.observer.drawn(batch)
+            for observer in self.observers:
+                await observer.drawn(batch)
             self.turn = self.turn or self._tool_turn()
             self.scored += batch
             if policy.exit == "eager":
@@ -624,8 +624,8 @@ class _Request:
             raise _ScoringFailed from self.scorer_error
         finally:
             self.scoring += perf_counter() - begun
-        if self.observer is not None:
-            await self.observer.scored(batch, perf_counter() - begun)
+        for observer in self.observers:
+            await observer.scored(batch, perf_counter() - begun)
 
     def _usable(self, raws: Sequence[float | None]) -> Iterator[tuple[float | None, float | None]]:
         """Raw scores, each with what it is transformed to; None for what is not finite."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from bonmini_guard.engine.engine import Observer
-from bonmini_guard.engine.result import Candidate, GuardResult
+from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.logs.trace_row import Explored
 from bonmini_guard.logs.traces import TraceWriter
-from bonmini_guard.policy.policy import Decision, Policy, State
+from bonmini_guard.policy.policy import Policy
 
 
 class RequestMonitor(Observer, Protocol):
@@ -37,25 +36,3 @@ class Monitor(Protocol):
 
     def watch(self, writer: TraceWriter) -> None:
         """A guard writes its traces here."""
-
-
-class Observers:
-    """Several observers as one."""
-
-    def __init__(self, *observers: Observer | None) -> None:
-        self._observers = [observer for observer in observers if observer is not None]
-
-    async def drawn(self, candidates: Sequence[Candidate]) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            await observer.drawn(candidates)
-
-    async def scored(self, candidates: Sequence[Candidate], seconds: float) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            await observer.scored(candidates, seconds)
-
-    async def looped(self, state: State, decision: Decision) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            await observer.looped(state, decision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import math
@@ -36,7 +37,6 @@ from bonmini_guard.engine.scorers import THREADS
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
 from bonmini_guard.logs.explore import ExplorationCost, Explorer
-from bonmini_guard.logs.monitor import Observers
 from bonmini_guard.logs.trace_row import RequestRecord
 from bonmini_guard.logs.traces import writer_for
 from bonmini_guard.policy.policy import Policy
@@ -219,12 +219,11 @@ class Guard:
     ) -> GuardResult:
         # Not of the seeded kind: two requests of one id would be one row of a log.
         name, telemetry = secrets.token_hex(16), self.options["telemetry"]
-        if telemetry is None:
-            return await engine.run(messages, seed=seed, options=options, observer=observer, request_id=name)
-        with telemetry.request(engine.policy) as monitor:
-            both = Observers(observer, monitor)
-            result = await engine.run(messages, seed=seed, options=options, observer=both, request_id=name)
-            monitor.decided(result)
+        with contextlib.nullcontext() if telemetry is None else telemetry.request(engine.policy) as monitor:
+            told = [each for each in (observer, monitor) if each is not None]
+            result = await engine.run(messages, seed=seed, options=options, observers=told, request_id=name)
+            if monitor is not None:
+                monitor.decided(result)
             return result
 
     def _record(self, request: RequestRecord) -> GuardResult:

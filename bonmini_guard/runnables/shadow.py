@@ -224,8 +224,12 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         from bonmini_guard.adapters.langchain import as_message
 
         engine, messages = self._guard.engine, as_messages(input)
-        served = _Served(as_message(functools.reduce(operator.add, chunks)))
-        judge = dataclasses.replace(engine, generator=served, policy=best_of_n(1), limiter=None)
+        answer = as_message(functools.reduce(operator.add, chunks))
+
+        async def served(_: DrawRequest) -> AIMessage:
+            return answer
+
+        judge = dataclasses.replace(engine, generator=SimpleNamespace(draw=served), policy=best_of_n(1), limiter=None)
         result = await judge.run(messages, seed=random.getrandbits(62), request_id=name)
         if result.ended:
             return None
@@ -298,17 +302,6 @@ def _shadow_row(request: RequestRecord, explored: Explored | None) -> Row:
     if explored is None:
         row = {key: value for key, value in row.items() if key not in ("decision", "reason", "selected", "loops")}
     return row | {"shadow": True, "served": 0}
-
-
-class _Served:
-    """A generator that gives the answer that was served."""
-
-    def __init__(self, message: AIMessage) -> None:
-        self._message = message
-
-    async def draw(self, request: DrawRequest) -> AIMessage:
-        """That answer."""
-        return self._message
 
 
 def _as_model(generator: Any) -> Runnable[Any, Any]:
