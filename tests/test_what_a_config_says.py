@@ -20,11 +20,12 @@ pytest.importorskip("langchain.agents")
 from langchain.agents import create_agent
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_config, get_store
+from langgraph.func import entrypoint, task
 from langgraph.graph import MessagesState, StateGraph
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import interrupt
 
-from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ShadowBestOfMiniN
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GenerationError, NoAcceptableResponse, ShadowBestOfMiniN
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
@@ -191,6 +192,35 @@ async def test_a_draw_writes_nothing_to_the_state_of_its_graph():
     out = await graph.ainvoke(QUESTION)
     assert "rejected" not in repr(out)
     assert len(out["messages"]) == 2
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_a_draw_is_no_task_of_its_graph(face):
+    """What a task returns is streamed and saved, whoever calls it."""
+
+    @task
+    async def draft(messages):
+        return "rejected"
+
+    def guarded(call):
+        return FACES[face](generator=RunnableLambda(call), reward_model=lambda m, c: [-1.0] * len(c), schedule=[2])
+
+    guards = {"task": guarded(draft), "function": guarded(draft.func)}
+
+    @entrypoint(checkpointer=InMemorySaver())
+    async def flow(which):
+        with pytest.raises((GenerationError, NoAcceptableResponse)) as caught:
+            await guards[which].ainvoke("q")
+        return str(caught.value)
+
+    async def heard(which):
+        config = {"configurable": {"thread_id": which}}
+        return [repr(step) async for step in flow.astream(which, config, stream_mode=["updates", "tasks", "debug", "custom"])]
+
+    steps = await heard("task")
+    assert "rejected" not in str(steps)
+    assert "the task draft() returns: call its function, .func" in str(steps)
+    assert "abstained after 2 draws" in str(await heard("function"))
 
 
 def ask_a_person(*_):

@@ -18,6 +18,8 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers import context as tracing
 from langsmith._internal import _context as langsmith_context
 
+from bonmini_guard.errors import ConfigurationError
+
 #: LangSmith's switch, which outranks its environment variables. Its public ``tracing_context`` costs 50 us, here once a draw.
 _LANGSMITH: ContextVar[Any] = langsmith_context._TRACING_ENABLED
 
@@ -28,6 +30,8 @@ _HANDED_DOWN = ("__pregel_stream", "__pregel_checkpointer")
 _CHECKPOINTED = "bonmini_guard_checkpointed"
 #: Through this a node writes to the graph's state; an interrupt that was answered is written so, too.
 _SEND, _ANSWERS = "__pregel_send", "__resume__"
+#: Through this a function marked as a task runs as one of the graph's: what it returns is streamed, and saved.
+_CALL = "__pregel_call"
 #: Of the caller's own run.
 _OF_ONE_RUN = ("run_id", "run_name")
 NO_STREAM = "nostream"
@@ -82,7 +86,7 @@ def _quiet(key: str, value: Any) -> Any:
     # LangGraph's Runtime, by what it offers, so that it need not be installed.
     if callable(getattr(value, "stream_writer", None)) and callable(getattr(value, "override", None)):
         return value.override(stream_writer=say_nothing)
-    return _answers_alone(value) if key == _SEND else value
+    return _answers_alone(value) if key == _SEND else _no_task if key == _CALL else value
 
 
 def _answers_alone(send: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -93,6 +97,11 @@ def _answers_alone(send: Callable[[Any], Any]) -> Callable[[Any], Any]:
             send(kept)
 
     return narrowed
+
+
+def _no_task(function: Any, *_: Any, **__: Any) -> None:
+    name = getattr(function, "__name__", type(function).__name__)
+    raise ConfigurationError(f"in a draw, LangGraph would stream and save what the task {name}() returns: call its function, .func")
 
 
 def say_nothing(_: Any) -> None:

@@ -163,6 +163,9 @@ class GuardResult:
         # LangGraph's checkpoints ask for it, and would keep every field of a dataclass.
         return state_of(self)
 
+    def __copy__(self) -> GuardResult:
+        return replace(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> GuardResult:
         # Whoever copies a record within its process may read it.
         with_texts = state_of(replace(self, with_texts=True))
