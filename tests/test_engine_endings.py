@@ -19,6 +19,7 @@ from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 from .adapters.drawing import until
+from .grouped import Grouped
 from .test_engine import by_number, eager, others, run
 
 
@@ -79,6 +80,15 @@ async def test_eager_tasks_close_the_session():
     result = await run(FakeGenerator(["-1", "2"]), guardrail([2]), scorer)
     loop.set_task_factory(None)
     assert (result.decision, scorer.open_sessions) == ("accepted", 0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks before Python 3.12")
+async def test_eager_tasks_launch_groups_ahead():
+    generator, loop = Grouped(5, lambda index: 0.05 if index < 2 else 0), asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    result = await run(generator, guardrail([2, 2, 2]), lookahead=2)
+    loop.set_task_factory(None)
+    assert (result.score, generator.asked) == (0.0, [[0, 1], [2, 3], [4, 5]])
 
 
 # Timeouts

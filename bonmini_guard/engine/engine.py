@@ -415,7 +415,7 @@ class _Request:
         generator = self.engine.generator
         create = asyncio.get_running_loop().create_task
         if more and _draws_groups(generator):
-            self.tasks.append(create(self._draw_group(generator, more), context=self.context))
+            self.tasks.append(create(self._draw_group(generator, more), context=self.context.copy()))
             return
         for candidate in more:
             # A context of its own for each draw: one draw's context variables must not reach another.
