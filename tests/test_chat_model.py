@@ -71,6 +71,24 @@ class ToolModel(BaseChatModel):
 # Answers
 
 
+def test_what_is_bound_to_a_guard_holds_in_its_copies():
+    """As a model inside another guard, or one that somebody configures anew, it is copied."""
+    bad, good = (AIMessage("", tool_calls=[{"name": "Answer", "args": {"text": text}, "id": "1"}]) for text in ("bad", "good"))
+    inner = ChatBestOfMiniN(
+        generator=FakeGenerator([bad, good]),
+        reward_model=lambda messages, candidates: [1.0 if "good" in str(each.tool_calls) else -1.0 for each in candidates],
+        mini_n=2,
+    )
+    tool = StructuredTool(name="Answer", description="a", args_schema={"type": "object", "properties": {}})
+    for bound in (inner.bind_tools([tool]), inner.with_structured_output(convert_to_openai_tool(tool)).steps[0]):
+        copies = [bound.bound.model_copy(update=update) for update in ({"callbacks": None}, {"threshold": 0.5})]
+        assert copies[0].guard is inner.guard
+        outer = BestOfMiniN(generator=bound, reward_model=lambda messages, candidates: [1.0], mini_n=1, tool_turns="judge")
+        for model in (*copies, outer):
+            message = model.invoke("q", **bound.kwargs)
+            assert message.tool_calls[0]["args"] == {"text": "good"}
+
+
 def test_arguments_are_those_of_the_runnable():
     for name, field in BestOfMiniN.model_fields.items():
         if name not in ("name", "profile"):

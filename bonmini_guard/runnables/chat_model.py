@@ -47,6 +47,8 @@ Conduct = Callable[..., Awaitable[GuardResult]]
 
 #: LangChain's standard parameters: those given go to the generator with every draw.
 DRAW_OPTIONS = ("temperature", "max_tokens", "stop")
+#: Fields that no guard reads.
+_LANGCHAINS = {*BaseChatModel.model_fields, "streaming"} - {"profile"}
 
 
 class ChatArguments(GuardArguments, total=False):
@@ -132,6 +134,16 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         super().__init__(**given)
         self._guard, self._conduct = guard, guard.conduct
         vars(self).update(guard.shared())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As of any guard. Where only LangChain's own fields change, it is the same guard that decides."""
+        if update and _LANGCHAINS.issuperset(update):
+            return BaseChatModel.model_copy(self, update=update)
+        other = super().model_copy(update=update)
+        if update:
+            # What was bound to it: tools that hold answers, a scorer of structured output.
+            other._conduct = partial(other._conduct, **getattr(self._conduct, "keywords", {}))
+        return other
 
     def conducted_by(self, conduct: Conduct, generator: Any = None, asked: Mapping[str, Any] | None = None) -> Self:
         """The same model, whose requests another function conducts.
