@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableConfig
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.containment import current
-from bonmini_guard.engine.portable import without_texts
+from bonmini_guard.engine.portable import state_of
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.engine.uncached import drawing
 from bonmini_guard.forks import Lock
@@ -74,7 +74,8 @@ class Ledger:
             return
         with self._lock.held:
             asking = caller()
-            entry = _Entry(_holding(asking), monotonic() + self.seconds, without_texts(result))
+            portable = replace(result, **state_of(replace(result, with_texts=False)))
+            entry = _Entry(_holding(asking), monotonic() + self.seconds, portable)
             key = _key(messages, options, asking)
             self._entries.pop(key, None)
             self._entries[key] = entry

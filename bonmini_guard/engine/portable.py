@@ -46,13 +46,6 @@ def state_of(result: GuardResult) -> dict[str, Any]:
     }
 
 
-def without_texts(result: GuardResult) -> GuardResult:
-    """The record of an abstention without the text of any candidate."""
-    without = {candidate.index: _without_text(candidate) for candidate in result.candidates}
-    selected = None if result.selected is None else without[result.selected.index]
-    return replace(result, candidates=tuple(without.values()), selected=selected, scorer_error=portable(result.scorer_error))
-
-
 def _without_text(candidate: Candidate) -> Candidate:
     message = candidate.message
     return candidate if message is None else replace(candidate, message=AIMessage("", usage_metadata=message.usage_metadata))

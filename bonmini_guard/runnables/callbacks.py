@@ -184,18 +184,9 @@ def group_of(run_manager: Any, config: RunnableConfig | None) -> str | None:
 
 def parent_of(run_manager: BaseRunManager | None) -> AsyncCallbackManagerForChainRun:
     """A manager of the same run that can have children; a chat model's own cannot."""
-    if run_manager is None:
-        return AsyncCallbackManagerForChainRun.get_noop_manager()
-    return AsyncCallbackManagerForChainRun(
-        run_id=run_manager.run_id,
-        handlers=run_manager.handlers,
-        inheritable_handlers=run_manager.inheritable_handlers,
-        parent_run_id=run_manager.parent_run_id,
-        tags=run_manager.tags,
-        inheritable_tags=run_manager.inheritable_tags,
-        metadata=run_manager.metadata,
-        inheritable_metadata=run_manager.inheritable_metadata,
-    )
+    manager = AsyncCallbackManagerForChainRun.get_noop_manager()
+    vars(manager).update({} if run_manager is None else vars(run_manager))
+    return manager
 
 
 def _span(started: float | None, finished: float | None) -> float | None:
