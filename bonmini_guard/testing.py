@@ -47,7 +47,7 @@ class FakeGenerator:
     def __init__(
         self, source: Sequence[str | AIMessage | Exception] | Callable[..., Any], latency: float | Callable[[int], float] = 0.0
     ) -> None:
-        self._answer = _by_position(source) if isinstance(source, Sequence) else _by_request(source)
+        self._source = source
         self._latency = latency
         self.requests: list[DrawRequest] = []
         self.cancelled: list[int] = []
@@ -60,7 +60,7 @@ class FakeGenerator:
             seconds = self._latency(request.index) if callable(self._latency) else self._latency
             if seconds:
                 await asyncio.sleep(seconds)
-            answer = await _resolve(self._answer(request))
+            answer = await _resolve(_said(self._source, request, list(request.messages), request.index))
         except asyncio.CancelledError:
             self.cancelled.append(request.index)
             raise
@@ -147,10 +147,7 @@ class FakeChatModel(BaseChatModel):
         return float(self.latency(number) if callable(self.latency) else self.latency)
 
     def _answer(self, messages: list[BaseMessage], number: int) -> AIMessage:
-        if isinstance(self.source, Sequence):
-            answer = self.source[number % len(self.source)]
-        else:
-            answer = self.source(messages) if _parameters(self.source) == 1 else self.source(messages, number)
+        answer = _said(self.source, messages, messages, number)
         if isinstance(answer, Exception):
             raise answer
         message = AIMessage(answer) if isinstance(answer, str) else answer
@@ -214,14 +211,11 @@ def _words(result: ChatResult) -> Iterator[ChatGenerationChunk]:
     yield ChatGenerationChunk(message=AIMessageChunk(**{**fields, "content": last, "chunk_position": "last"}))
 
 
-def _by_position(answers: Sequence[Any]) -> Callable[[DrawRequest], Any]:
-    return lambda request: answers[request.index % len(answers)]
-
-
-def _by_request(function: Callable[..., Any]) -> Callable[[DrawRequest], Any]:
-    if _parameters(function) == 1:
-        return function
-    return lambda request: function(list(request.messages), request.index)
+def _said(source: Any, asked: Any, messages: list[BaseMessage], number: int) -> Any:
+    """What a sequence of answers, or a function of one argument or two, says to a draw of this number."""
+    if isinstance(source, Sequence):
+        return source[number % len(source)]
+    return source(asked) if _parameters(source) == 1 else source(messages, number)
 
 
 def _parameters(function: Callable[..., Any]) -> int:
