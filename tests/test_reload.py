@@ -53,6 +53,15 @@ async def looked(guard):
         await asyncio.to_thread(thread.join)
 
 
+async def test_a_file_is_followed_from_another_folder(path, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    guard = make(path.name)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    NEW.save(path)
+    await looked(guard)
+    assert (guard.guard.reloader.taken, guard.guard.engine.profile) == (1, path.name)
+
+
 async def test_a_changed_file_is_taken_over(path):
     guard = make(path)
     assert (await guard.arun("q")).decision == "accepted"

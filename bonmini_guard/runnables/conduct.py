@@ -350,7 +350,8 @@ class Guard:
         return changed
 
     def _build(self, current: Engine | None = None) -> Engine:
-        options, profile = self.options, settings.load_profile(self.options["profile"])
+        options = self.options
+        profile = settings.load_profile(options["profile"] if self.reloader is None else self.reloader.path)
         policy, strict = settings.build_policy(profile, options), options["strict"]
         if current is None:
             generator = as_generator(self.generator)
