@@ -19,7 +19,7 @@ from langgraph.types import Command, interrupt
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.runnables import resumption
-from bonmini_guard.testing import FakeChatModel
+from bonmini_guard.testing import FakeChatModel, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -180,3 +180,19 @@ async def test_guards_of_two_models_in_one_node_are_asked_each(face):
     await asking.ainvoke(QUESTION, THREAD)
     assert (await asking.ainvoke(Command(resume="a person's"), THREAD))["messages"][-1].text == "answer a person's"
     assert len(drawn["large"].calls) == 2
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_guards_of_two_judges_in_one_node_are_asked_each(face):
+    def guard(name, score):
+        judge = FakeRewardModel(lambda text: score)
+        judge.model_id = name
+        return FACES[face](generator=model, reward_model=judge, schedule=[2], on_abstain=lambda result: f"refused by {name}")
+
+    async def node(state):
+        return {"messages": [AIMessage(" ".join([(await each.ainvoke(state["messages"])).text for each in guards]))]}
+
+    model = FakeChatModel(["answer"])
+    guards = guard("strict", -1.0), guard("lax", 1.0)
+    graph = StateGraph(MessagesState).add_node("answer", node).set_entry_point("answer").compile(checkpointer=InMemorySaver())
+    assert (await graph.ainvoke(QUESTION, THREAD))["messages"][-1].text == "refused by strict answer"

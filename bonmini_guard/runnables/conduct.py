@@ -80,6 +80,7 @@ class Guard:
         self.generator, self.reward_model = generator, reward_model
         self._standing, self._vouched = dict(standing), set[tuple[Any, str | None]]()
         self.options = options = completed(options)
+        self._judged_by = [options["question"], options["criteria"], options["rubric"]]
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
         memory = options["retry_memory"]
@@ -160,7 +161,7 @@ class Guard:
         if seed is not None and not is_integer(seed):
             raise InputError(f"seed= must be an integer, not {seed!r}")
         seed = random.getrandbits(62) if seed is None else seed
-        key = request_key(engine, messages, options) if final and self._may_ask() else None
+        key = request_key(engine, messages, options, self._judged_by) if final and self._may_ask() else None
         if key is not None and (known := recall(key, engine)) is not None:
             return known
         with call_limit(var_child_runnable_config.get()):
@@ -189,7 +190,7 @@ class Guard:
             # The graph itself keeps what was decided, among the answers to the node's interrupts.
             return await conduct()
         # Guards built from this one remember together, and may decide otherwise.
-        options = {**options, "guard": (id(self.generator), id(self.reward_model), self.engine.policy)}
+        options = {**options, "guard": (id(self.generator), id(self.reward_model), self._judged_by, self.engine.policy)}
         known = self.abstentions.find(messages, options, caller)
         if known is not None:
             return known

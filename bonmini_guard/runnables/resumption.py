@@ -29,14 +29,21 @@ class _Used(dict[str, Any]):
     """One that a guard of the running node has taken up."""
 
 
-def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any]) -> str:
-    """Equal for the same request to the same guard, also in another process; holds no text."""
+def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any], asked: Sequence[Any]) -> str:
+    """Equal for the same request to the same guard, also in another process; holds no text.
+
+    Args:
+        engine: the guard's.
+        messages: the conversation.
+        options: call options.
+        asked: of its judge: question, criteria and rubric, where there are any.
+    """
     policy = engine.policy
     guard: list[Any] = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode, policy.schedule]
     guard += policy.ladder
     said = [guard, repr(policy.thresholds), [(turn.role, turn.digest()) for turn in map(Turn.of, messages)], sorted(options)]
-    judged_by = getattr(getattr(engine.scorer, "function", None), "__qualname__", None)
-    more = [model_name(engine.generator), judged_by, sorted(options.items())]
+    judged_by = getattr(getattr(engine.scorer, "function", None), "__qualname__", None) or getattr(engine.scorer, "model_id", None)
+    more = [model_name(engine.generator), judged_by, sorted(options.items()), *filter(None, asked)]
     return _digest(said) + _digest(more)
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse
 from bonmini_guard.adapters.rewards.decision_wires import DecisionEndpoint
 from bonmini_guard.adapters.rewards.rubric import Rubric, by_rubric, criteria_of, met_in
 from bonmini_guard.engine.bridge import run_sync
@@ -52,6 +52,18 @@ def test_in_a_guard_and_a_chat_model():
     for face in (BestOfMiniN, ChatBestOfMiniN):
         guard = face(generator=generator, reward_model=FakeChatModel(judging), rubric=RUBRIC, schedule=[1, 1])
         assert guard.invoke("When?").text == "please, on 9 July"
+
+
+def test_another_rubric_is_another_question():
+    """A copy of a guard shares the memory of what was refused."""
+
+    def judge(messages):
+        return "1: MET" if "1. is kind" in messages[1].text else "1: UNMET"
+
+    strict = BestOfMiniN(generator=FakeGenerator(["soon"]), reward_model=FakeChatModel(judge), rubric="- is short", schedule=[1])
+    with pytest.raises(NoAcceptableResponse):
+        strict.invoke("When?")
+    assert strict.model_copy(update={"rubric": "- is kind"}).invoke("When?").text == "soon"
 
 
 def test_in_an_agent():
