@@ -95,6 +95,19 @@ async def test_a_retry_of_a_guard_that_each_call_configures_gets_it_too(face, sy
 
 @FACES
 @pytest.mark.parametrize("sync", [False, True])
+async def test_another_model_that_the_config_names_is_asked(face, sync):
+    small, large = FakeChatModel(["bad secret"], model_name="small"), FakeChatModel(["good"], model_name="large")
+    model = small.configurable_alternatives(ConfigurableField(id="model"), default_key="small", large=large)
+    guard = make(face, model)
+    for _ in range(2):
+        with pytest.raises(NoAcceptableResponse):
+            await ask(guard, "hi", sync, {"configurable": {"thread_id": "1", "model": "small"}})
+    assert len(small.calls) == 2
+    assert (await ask(guard, "hi", sync, {"configurable": {"thread_id": "1", "model": "large"}})).text == "good"
+
+
+@FACES
+@pytest.mark.parametrize("sync", [False, True])
 async def test_a_second_chance_is_given_where_that_is_said(face, sync):
     made = make(face, retry_memory=0)
     assert (await ask(made.with_retry(wait_exponential_jitter=False), "hi", sync)).text == "good"

@@ -190,7 +190,9 @@ class Guard:
             # The graph itself keeps what was decided, among the answers to the node's interrupts.
             return await conduct()
         # Guards built from this one remember together, and may decide otherwise.
-        options = {**options, "guard": (id(self.generator), id(self.reward_model), self._judged_by, self.engine.policy)}
+        generator, policy = self.engine.generator, self.engine.policy
+        model = fingerprint_of(generator) if getattr(generator, "configurable", False) else None
+        options = {**options, "guard": (id(self.generator), model, id(self.reward_model), self._judged_by, policy)}
         known = self.abstentions.find(messages, options, caller)
         if known is not None:
             return known
