@@ -206,6 +206,15 @@ async def test_usage_is_counted_once_for_all_draws(way):
     assert counter.usage_metadata["billed"]["total_tokens"] == 44
 
 
+def test_a_cache_keeps_the_models_apart_that_a_config_names():
+    model = FakeChatModel(["small"]).configurable_alternatives(
+        ConfigurableField(id="model"), default_key="small", large=FakeChatModel(["large"], model_name="large")
+    )
+    guard = ChatBestOfMiniN(generator=model, reward_model=lambda m, c: [1.0] * len(c), schedule=[2], cache=InMemoryCache())
+    asked = [guard.invoke("q", {"configurable": {"model": name}}).text for name in ("small", "large", "small", "large")]
+    assert asked == ["small", "large", "small", "large"]
+
+
 def test_a_cache_is_used_only_when_asked_for():
     generator = FakeGenerator(["good"])
     set_llm_cache(InMemoryCache())

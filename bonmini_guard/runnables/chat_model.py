@@ -385,7 +385,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         engine = self._guard.engine
-        if self._about is None or self._about[0] is not engine:  # a reloaded profile is another model
+        # A reloaded profile is another model, and so may be each call of a configurable one.
+        if self._about is None or self._about[0] is not engine or getattr(engine.generator, "configurable", False):
             self._about = engine, self._identity(engine)
         return {**self._about[1], **self._draw_options()}
 
