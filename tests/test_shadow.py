@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
@@ -230,9 +230,10 @@ def test_only_a_guard_can_be_on_trial():
     ShadowBestOfMiniN(chat.guard)
 
 
-async def test_the_run_id_that_a_caller_gave_is_the_id_of_the_trace(tmp_path):
+@pytest.mark.parametrize("kind", [UUID, str])
+async def test_the_run_id_that_a_caller_gave_is_the_id_of_the_trace(tmp_path, kind):
     shadow, run = make(FakeListChatModel(responses=["answer 1"]), trace_to=tmp_path / "t.jsonl"), uuid4()
-    await shadow.ainvoke("q", {"run_id": run})
+    await shadow.ainvoke("q", {"run_id": kind(str(run))})
     await shadow.ainvoke("q")
     await shadow.afinish()
     named, other = [row["id"] for row in rows(tmp_path / "t.jsonl")]

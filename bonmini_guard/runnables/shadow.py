@@ -191,7 +191,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             config, seconds = ensure_config(config), perf_counter() - begun
             group = group_of(SimpleNamespace(metadata=config.get("metadata")), config)
             with ambient(config):
-                name = (config.get("run_id") or uuid4()).hex
+                name = str(config.get("run_id") or uuid4()).replace("-", "")
                 watch = functools.partial(self._watch, input, chunks, options, group=group, seconds=seconds, name=name)
                 begun_watching = self._background.start(watch, MOST_WATCHED)
             if not begun_watching:
