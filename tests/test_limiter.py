@@ -25,7 +25,7 @@ async def hold(limiter, lane, order, gate):
 
 
 async def started(tasks_waiting, limiter):
-    while limiter.here().waiting < tasks_waiting:
+    while limiter.here().room.waiting < tasks_waiting:
         await asyncio.sleep(0)
 
 
@@ -38,7 +38,7 @@ async def test_requests_take_turns_and_draws_of_one_keep_their_order():
     limiter.here().release()
     await asyncio.gather(*tasks)
     assert "".join(order) == "abcabaa"
-    assert (limiter.here().free, limiter.here().waiting) == (1, 0)
+    assert (limiter.here().free, limiter.here().room.waiting) == (1, 0)
 
 
 async def test_a_small_request_is_not_starved_by_a_large_one():

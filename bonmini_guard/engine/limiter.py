@@ -115,11 +115,6 @@ class Places:
         """Places nobody holds, of both limits where there are two."""
         return self.room.free if self._inner is None else min(self.room.free, self._inner.free)
 
-    @property
-    def waiting(self) -> int:
-        """How many wait for a place."""
-        return self.room.waiting
-
     def admit(self) -> None:
         """Raise TooBusy if one more would find no room to wait in."""
         self.room.admit()
