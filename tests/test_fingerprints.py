@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import warnings
 
 import pytest
@@ -22,6 +23,7 @@ from bonmini_guard.adapters import LangChainGenerator, OpenAICompatibleGenerator
 from bonmini_guard.calibration.drift import same_marks
 from bonmini_guard.calibration.traces import Counter
 from bonmini_guard.engine.fingerprints import compare, text_of
+from bonmini_guard.engine.protocols import NO_OPTIONS
 from bonmini_guard.errors import ProfileError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 
@@ -218,6 +220,24 @@ async def test_options_of_a_call_that_make_another_generator_are_refused(face):
         warnings.simplefilter("always")
         lax.invoke("q", temperature=0.3)
     assert not [each for each in again if "temperature" in str(each.message)], "it is said once"
+
+
+def test_a_generator_that_takes_its_time_to_say_what_it_is_is_within_the_deadline():
+    class Slow(FakeGenerator):
+        seconds = 0.0
+
+        def describe(self, options=NO_OPTIONS):
+            time.sleep(self.seconds)
+            return {"model": "a"}
+
+    generator = Slow(["good"])
+    profile = GuardProfile(mode="guardrail", schedule=[1], thresholds=[0.0], fingerprints={"generator": '{"model":"a"}'})
+    guard = BestOfMiniN(generator=generator, reward_model=FakeRewardModel({"good": 1.0}), profile=profile, timeout=0.3)
+    assert guard.invoke("q", top_k=4).text == "good"
+    generator.seconds, begun = 3.0, time.monotonic()
+    with pytest.raises(ProfileError, match="not known in time"):
+        guard.invoke("q", top_k=5)
+    assert time.monotonic() - begun < 2
 
 
 def test_standing_options_of_the_chat_model_are_part_of_its_generator():

@@ -151,11 +151,14 @@ class Guard:
             ProfileError: call options or the config make another generator of it than the profile was calibrated with.
             GenerationError: not one draw arrived.
         """
-        engine = _fitted(self.engine, spent, generator=generator, scorer=scorer, tool_turns=tool_turns, answers=answers)
+        begun, parts = time.perf_counter() - spent, {"generator": generator, "scorer": scorer}
+        engine = _fitted(self.engine, **parts, tool_turns=tool_turns, answers=answers)
         if not promised:
             engine = replace(engine, profile=None, drawn_by=None)
-        if engine.drawn_by is not None:
-            await self._check_generator(engine, options)
+        if engine.drawn_by is not None and await self._check_generator(engine, options, begun):
+            spent = time.perf_counter() - begun
+        if spent and engine.timeout is not None:
+            engine = replace(engine, timeout=max(0.0, engine.timeout - spent))
         check_seen(engine.scorer, messages, refuse=engine.policy.mode == "guardrail")
         seed = self.options["seed"] if seed is None else seed
         if seed is not None and not is_integer(seed):
@@ -200,22 +203,30 @@ class Guard:
         self.abstentions.keep(result, messages, options, caller)
         return result
 
-    async def _check_generator(self, engine: Engine, options: Mapping[str, Any]) -> None:
-        """Refuse a request that another generator draws than the profile says: what could change since the guard was built."""
+    async def _check_generator(self, engine: Engine, options: Mapping[str, Any], begun: float) -> bool:
+        """Refuse a request that another generator draws than the profile says: what could change since the guard was built.
+
+        Returns:
+            Whether that took time.
+        """
         part, given = engine.generator, sampling(options)
         if part is self._engine.generator and given == sampling(self._standing) and not getattr(part, "configurable", False):
-            return
+            return False
+
+        def look() -> tuple[str | None, Sequence[str]]:
+            mark = fingerprint_of(part, given)
+            return mark, () if (engine.drawn_by, mark) in self._vouched else settings.differences(engine.drawn_by, part, given)
+
         # May ask a server for its model's name.
-        mark = await asyncio.to_thread(fingerprint_of, part, given)
-        if (engine.drawn_by, mark) in self._vouched:
-            return
-        differing = await asyncio.to_thread(settings.differences, engine.drawn_by, part, given)
+        work = await self._in_time("the generator's fingerprint", self._workers.run(look), begun)
+        mark, differing = (None, ["it was not known in time"]) if work is None else work.result()
         if differing:
             problem = f"{settings.refusal('generator', engine.drawn_by, differing)} (this request's options and config included)"
             if self.options["strict"]:
                 raise ProfileError(f"{problem}. Leave them out, recalibrate, or pass strict=False to go on without the promise")
             warnings.warn(problem, UserWarning, stacklevel=2)
         self._vouched.add((engine.drawn_by, mark))
+        return True
 
     async def _run(
         self, engine: Engine, messages: Sequence[BaseMessage], seed: int, options: Mapping[str, Any], observer: Observer | None
@@ -386,11 +397,9 @@ class Guard:
         )
 
 
-def _fitted(engine: Engine, spent: float, **parts: Any) -> Engine:
-    """The engine with the parts that are given, and the time that is left."""
+def _fitted(engine: Engine, **parts: Any) -> Engine:
+    """The engine with the parts that are given."""
     changes = {name: part for name, part in parts.items() if part is not None}
-    if spent and engine.timeout is not None:
-        changes["timeout"] = max(0.0, engine.timeout - spent)
     return replace(engine, **changes) if changes else engine
 
 
