@@ -55,7 +55,9 @@ Amount = Annotated[float, Must("a number of 0 or more", lambda value: is_number(
 Seconds = Annotated[float, Must("a positive number of seconds", lambda value: is_number(value) and value > 0)]
 Share = Annotated[float, Must("a share between 0 and 1", lambda value: is_number(value) and 0 <= value <= 1)]
 Portion = Annotated[float, Must("a share of at least 0 and below 1", lambda value: is_number(value) and 0 <= value < 1)]
-Names = Annotated[Collection[str], Must("a list of names", lambda value: not isinstance(value, str))]
+Names = Annotated[
+    Collection[str], Must("a list of names", lambda value: isinstance(value, Collection) and not isinstance(value, str))
+]
 Flag = Annotated[bool, Must("True or False", lambda value: isinstance(value, bool))]
 
 

@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.snapshot import shown
-from bonmini_guard.errors import NotRendered
+from bonmini_guard.errors import ConfigurationError, NotRendered
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.reward.tiny import CHATML, make_tokenizer
@@ -24,6 +24,14 @@ RICH = AIMessage(
 
 class TextAlone(FakeRewardModel):
     not_shown = frozenset({"reasoning", "image_url"})
+
+
+def test_a_scorer_that_names_what_it_is_not_shown_as_one_text_is_refused():
+    """Of a text each letter was a kind of parts, and reasoning was served that nobody had scored."""
+    scorer = FakeRewardModel(lambda text: 1.0)
+    scorer.not_shown = "reasoning"
+    with pytest.raises(ConfigurationError, match="not_shown must be a list of names, not 'reasoning'"):
+        BestOfMiniN(generator=FakeGenerator(["a"]), reward_model=scorer)
 
 
 @pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])

@@ -193,9 +193,9 @@ class Guard:
             # The graph itself keeps what was decided, among the answers to the node's interrupts.
             return await conduct()
         # Guards built from this one remember together, and may decide otherwise.
-        generator, policy = self.engine.generator, self.engine.policy
-        model = fingerprint_of(generator) if getattr(generator, "configurable", False) else None
-        options = {**options, "guard": (id(self.generator), model, id(self.reward_model), self._judged_by, policy)}
+        engine = self.engine
+        model = fingerprint_of(engine.generator) if getattr(engine.generator, "configurable", False) else None
+        options = {**options, "guard": (id(self.generator), model, id(self.reward_model), self._judged_by, engine.policy)}
         known = self.abstentions.find(messages, options, caller)
         if known is not None:
             return known

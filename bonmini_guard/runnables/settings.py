@@ -24,6 +24,7 @@ from bonmini_guard.policy.policy import Exit, Policy, spread
 from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
 from bonmini_guard.policy.select import SELECTIONS
 from bonmini_guard.runnables.options import SHAPE, GuardOptions
+from bonmini_guard.validation import Names, check
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +176,7 @@ def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, sc
     """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated."""
     if callable(getattr(scorer, "check", None)):
         scorer.check()
+    check({"not_shown": getattr(scorer, "not_shown", ())}, {"not_shown": Names})
     refuse_greedy(policy, getattr(generator, "deterministic", False), "the generator")
     if profile is not None:
         return
