@@ -81,7 +81,7 @@ class CallbackObserver:
             "raw_score": finite(candidate.raw_score),
             "failed": candidate.failed,
             "error": type(candidate.error).__name__ if candidate.error is not None else None,
-            "seconds": _span(candidate.started, candidate.finished),
+            "seconds": None if candidate.started is None or candidate.finished is None else candidate.finished - candidate.started,
             "usage": candidate.usage,
         }
         if candidate.parts:
@@ -187,7 +187,3 @@ def parent_of(run_manager: BaseRunManager | None) -> AsyncCallbackManagerForChai
     manager = AsyncCallbackManagerForChainRun.get_noop_manager()
     vars(manager).update({} if run_manager is None else vars(run_manager))
     return manager
-
-
-def _span(started: float | None, finished: float | None) -> float | None:
-    return None if started is None or finished is None else finished - started

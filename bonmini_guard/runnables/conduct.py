@@ -151,8 +151,10 @@ class Guard:
             ProfileError: call options or the config make another generator of it than the profile was calibrated with.
             GenerationError: not one draw arrived.
         """
-        begun, parts = time.perf_counter() - spent, {"generator": generator, "scorer": scorer}
-        engine = _fitted(self.engine, **parts, tool_turns=tool_turns, answers=answers)
+        begun, engine = time.perf_counter() - spent, self.engine
+        parts: dict[str, Any] = {"generator": generator, "scorer": scorer, "tool_turns": tool_turns, "answers": answers}
+        if given := {name: part for name, part in parts.items() if part is not None}:
+            engine = replace(engine, **given)
         if not promised:
             engine = replace(engine, profile=None, drawn_by=None)
         if engine.drawn_by is not None and await self._check_generator(engine, options, begun):
@@ -395,12 +397,6 @@ class Guard:
             quarantine=Quarantine() if current is None else current.quarantine,
             load=load_of(limiter or getattr(generator, "circuit", None) or generator, getattr(generator, "carries", None)),
         )
-
-
-def _fitted(engine: Engine, **parts: Any) -> Engine:
-    """The engine with the parts that are given."""
-    changes = {name: part for name, part in parts.items() if part is not None}
-    return replace(engine, **changes) if changes else engine
 
 
 def stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> AIMessage:

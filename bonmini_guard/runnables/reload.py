@@ -83,15 +83,13 @@ class Reloader:
         try:
             changed = self._take()
         except Exception as error:  # or a part that cannot be asked for its fingerprint
-            self._refuse(str(error) if isinstance(error, BonMiniGuardError) else type(error).__name__)
+            self.refused += 1
+            why = str(error) if isinstance(error, BonMiniGuardError) else type(error).__name__
+            logger.warning("%s: the changed profile is refused, the old one stays in force: %s", self.path, why)
+            self._tell(False)
         else:
             if changed:
                 self.taken += 1
                 logger.info("%s: the changed profile is in force", self.path)
                 self._tell(True)
         self._seen = seen
-
-    def _refuse(self, why: str) -> None:
-        self.refused += 1
-        logger.warning("%s: the changed profile is refused, the old one stays in force: %s", self.path, why)
-        self._tell(False)
