@@ -215,6 +215,18 @@ def test_a_cache_keeps_the_models_apart_that_a_config_names():
     assert asked == ["small", "large", "small", "large"]
 
 
+@pytest.mark.parametrize("how", ["assigned", "copied"])
+def test_a_cache_that_comes_later_keeps_generators_apart(how):
+    answers, cache = [], InMemoryCache()
+    for answer in ("one", "two"):
+        llm = ChatBestOfMiniN(generator=FakeGenerator([answer]), reward_model=lambda m, c: [1.0] * len(c), schedule=[1])
+        llm.invoke("before")
+        if how == "assigned":
+            llm.cache = cache
+        answers.append((llm if how == "assigned" else llm.model_copy(update={"cache": cache})).invoke("q").text)
+    assert answers == ["one", "two"]
+
+
 def test_a_cache_is_used_only_when_asked_for():
     generator = FakeGenerator(["good"])
     set_llm_cache(InMemoryCache())

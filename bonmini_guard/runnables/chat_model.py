@@ -119,7 +119,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
     _conduct: Conduct = PrivateAttr()
     _asked: Mapping[str, Any] = PrivateAttr(default_factory=dict)
     _config: RunnableConfig | None = PrivateAttr(default=None)
-    _about: tuple[Engine, dict[str, Any]] | None = PrivateAttr(default=None)
+    _about: tuple[Engine, bool, dict[str, Any]] | None = PrivateAttr(default=None)
 
     def __init__(self, **arguments: Unpack[ChatArguments]) -> None:
         known = {*DEFAULTS, *type(self).model_fields, *(field.alias for field in type(self).model_fields.values() if field.alias)}
@@ -384,14 +384,14 @@ class ChatBestOfMiniN(Face, BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        engine = self._guard.engine
+        engine, exact, known = self._guard.engine, self.cache not in (None, False), self._about
         # A reloaded profile is another model, and so may be each call of a configurable one.
-        if self._about is None or self._about[0] is not engine or getattr(engine.generator, "configurable", False):
-            self._about = engine, self._identity(engine)
-        return {**self._about[1], **self._draw_options()}
+        if known is None or known[0] is not engine or known[1] != exact or getattr(engine.generator, "configurable", False):
+            known = self._about = engine, exact, self._identity(engine, exact)
+        return {**known[2], **self._draw_options()}
 
-    def _identity(self, engine: Engine) -> dict[str, Any]:
-        exact, policy, options = bool(self.cache), engine.policy, self._guard.options
+    def _identity(self, engine: Engine, exact: bool) -> dict[str, Any]:
+        policy, options = engine.policy, self._guard.options
         say, how = options["on_abstain"], getattr(self._conduct, "keywords", {})
         return {
             "generator": identity_of(engine.generator, exact),
