@@ -227,6 +227,19 @@ def test_a_cache_that_comes_later_keeps_generators_apart(how):
     assert answers == ["one", "two"]
 
 
+def test_the_global_cache_that_is_asked_for_by_none_keeps_generators_apart():
+    judge = FakeRewardModel(lambda text: 1.0)
+    set_llm_cache(InMemoryCache())
+    try:
+        made = [
+            ChatBestOfMiniN(generator=FakeListChatModel(responses=[answer]), reward_model=judge, schedule=[1], cache=None)
+            for answer in ("one", "two")
+        ]
+        assert [llm.invoke("q").text for llm in made] == ["one", "two"]
+    finally:
+        set_llm_cache(None)
+
+
 def test_a_cache_is_used_only_when_asked_for():
     generator = FakeGenerator(["good"])
     set_llm_cache(InMemoryCache())

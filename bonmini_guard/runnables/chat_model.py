@@ -384,7 +384,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        engine, exact, known = self._guard.engine, self.cache not in (None, False), self._about
+        engine, exact, known = self._guard.engine, self.cache is not False, self._about
         # A reloaded profile is another model, and so may be each call of a configurable one.
         if known is None or known[0] is not engine or known[1] != exact or getattr(engine.generator, "configurable", False):
             known = self._about = engine, exact, self._identity(engine, exact)
