@@ -320,7 +320,7 @@ def _of_message(message: Any) -> Turn:
     if role is None:
         raise InputError(f"a message of type {message.type!r} says nothing to a model; use human, ai, system or tool messages")
     invalid, answers = fields.get("invalid_tool_calls", ()), fields.get("tool_call_id")
-    called = fields.get("tool_calls") or _of_old(more)
+    called = fields.get("tool_calls") or (_of_old(more) if more else ())
     if isinstance(message.content, str) and not (more or called or invalid or answers):
         return Turn(role, message.content, name=message.name or None)
     # A broken call may lack anything, and a message that was drawn is never refused.
