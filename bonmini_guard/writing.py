@@ -56,7 +56,7 @@ def appearing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[IO[str
         os.replace(temporary, target)
     except BaseException as error:
         os.unlink(temporary)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno:
             error.filename = os.fspath(path)  # a full disk does not say whose
         raise
 

@@ -75,7 +75,7 @@ class Appender:
         except BaseException as error:
             with contextlib.suppress(OSError):
                 self._truncate(self.size)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno:
                 error.filename = os.fspath(self.path)
             raise
         self.size += len(lines)
