@@ -7,6 +7,7 @@ only. So counts under all thresholds of a log are one sort and one cumulative su
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
@@ -158,7 +159,10 @@ class Steps:
     def threshold(self, cut: int) -> float:
         """A threshold of an entry, midway to the next lower score: rounding in the last digits flips no decision."""
         here = float(self.cuts[cut])
-        return (here + float(self.cuts[cut + 1])) / 2 if cut + 1 < self.cuts.size else here - 1e-6 * max(1.0, abs(here))
+        if cut + 1 == self.cuts.size:
+            return here - 1e-6 * max(1.0, abs(here))
+        below = float(self.cuts[cut + 1])
+        return max((here + below) / 2, math.nextafter(below, here))  # between neighbours there is no number
 
 
 def outcomes(path: Paths, missing: Missing) -> Iterator[tuple[str, Floats]]:

@@ -302,3 +302,12 @@ def test_blocks_of_quality_tests_end_where_single_ones_do():
 def test_a_net_loss_of_many_rows_is_worked_out_at_once():
     assert 0 < net_loss(9_700, 200, 1_000_000, 0.01, 0.1) < 0.1
     assert net_loss(10_400, 200, 1_000_000, 0.01, 0.1) > 0.1
+
+
+@pytest.mark.parametrize("low", [1 - 2**-52, 1.0, -1.0, 0.1])
+def test_a_score_next_to_the_lowest_certified_one_is_not_served(low):
+    high = math.nextafter(low, math.inf)
+    log = log_of([[high]] * 100 + [[low]] * 100, [[1]] * 100 + [[0]] * 100)
+    outcome = calibrate_guardrail(log, schedule=(1,), alpha=0.05)
+    assert low < outcome.profile.thresholds[0] <= high
+    assert replay_log(log, outcome.profile)["served"] == 100
