@@ -105,10 +105,9 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
     log = transformed(log, profile.score_transform)
     if np.any(~log.labelled & ~log.unlabelled) or log.asked.any():
         return one_order_figures(log, profile)
-    unlabelled = bool(np.all(log.unlabelled))
-    log = log if unlabelled else log.require_labels()
+    log = log if log.is_bare else log.require_labels()
     figures = _of_three(sums_over(log, _asked(profile, budget)))
-    if unlabelled:
+    if log.is_bare:
         for part in (figures, figures["best_of_n"], figures["best_of_n_at_zero"]):
             part.update(dict.fromkeys(LABEL_FIGURES))
     return {**figures, "budget": budget, "left_out": dict(log.left_out), "order": "all"}
@@ -189,7 +188,7 @@ def quality_of(log: Log) -> Floats:
 
     The two are never mixed: a label beside a model whose zero is off says nothing about which answer is better.
     """
-    if not np.all(log.unlabelled):
+    if not log.is_bare:
         return np.where(log.drawn, log.labels, np.nan)
     return np.asarray(expit(log.scores), dtype=np.float64)
 

@@ -114,6 +114,11 @@ class Log:
         """(R,): rows with scored candidates of which none is labelled."""
         return np.asarray(np.any(self.drawn, axis=1) & ~np.any(np.isfinite(self.labels), axis=1))
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether no candidate is labelled, and some could be."""
+        return bool(self.unlabelled.any()) and not np.isfinite(self.labels).any()
+
     def take(self, rows: NDArray[Any]) -> Log:
         """The log of some rows: a boolean mask (R,) or row numbers."""
         chosen = np.asarray(rows)
@@ -180,7 +185,7 @@ class Log:
         if partly.size:
             place = self.places[int(partly[0])]
             raise InputError(f"{place}: only some candidates are labelled; label the others with 'bonmini-guard label'")
-        if np.all(self.unlabelled):
+        if self.is_bare:
             raise InputError(f"{self.source}: {self._why_no_label()}")
         return self._with_labels()
 

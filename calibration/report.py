@@ -69,7 +69,7 @@ def build_report(
     log.require_scores()
     profiles = [profile] if against is None else [profile, against]
     replayed = [replay_log(log, each) for each in profiles]
-    modelled = bool(np.all(log.unlabelled))
+    modelled = log.is_bare
     shown = {
         "profiles": [_shown(log, each, figures, texts) for each, figures in zip(profiles, replayed, strict=True)],
         "few": replayed[0]["requests"] < FEW,
@@ -277,9 +277,9 @@ def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, 
     rest = np.flatnonzero(~np.isin(values, frequent))
     parts += [("all others", rest)] if rest.size else []
     usable = ((name, log.take(rows)) for name, rows in parts)
-    whole = bool(np.all(log.unlabelled))
+    alike = log.is_bare or (bool(log.labelled.all()) and not log.asked.any())
     # a slice without any label cannot be judged beside labelled ones
-    return [(name, replay_log(part, profile), part) for name, part in usable if whole or not np.all(part.unlabelled)]
+    return [(name, replay_log(part, profile), part) for name, part in usable if alike or np.isfinite(part.labels).any()]
 
 
 def _searched(profile: GuardProfile) -> list[Table]:

@@ -62,10 +62,9 @@ def curve(log: Log, profile: GuardProfile, thresholds: Sequence[tuple[float, ...
         ran = ((profile.mode, profile.schedule, each, profile.hopeless) for each in thresholds)
         totals = [sums_of(one_order(log, each, missing, profile.risk)) for each in ran]
         return [figures_of_sums(total, good) for total in totals]
-    unlabelled = bool(np.all(log.unlabelled))
     asked = [(profile.mode, profile.schedule, each, profile.hopeless) for each in thresholds]
-    sums = sums_over(log if unlabelled else log.require_labels(), asked)
-    hidden = dict.fromkeys(LABEL_FIGURES) if unlabelled else {}
+    sums = sums_over(log if log.is_bare else log.require_labels(), asked)
+    hidden = dict.fromkeys(LABEL_FIGURES) if log.is_bare else {}
     return [{**figures_of_sums(total, good), **hidden} for total in sums]
 
 

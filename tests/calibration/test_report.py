@@ -249,3 +249,21 @@ def test_units_are_those_of_the_calibration(tmp_path, capsys):
 def test_each_reason_for_leaving_rows_out_is_explained():
     log = replace(LOG, left_out=dict.fromkeys(["trained_on", "explore_missed", "not_in_the_labelled_set"], 3))
     assert all(why for _, _, why in report._left_out(log.left_out).rows)
+
+
+@pytest.mark.parametrize("sampling", [None, "random"])
+def test_a_slice_whose_labels_are_missing_where_draws_did_not_fail_is_left_out(sampling):
+    rows = [{**row, "topic": "labelled"} for row in rows_of(LOG)]
+    rows += [{"id": "bare", "prompt": "b", "topic": "none", "candidates": [{"text": "x", "score": 1.0}] * 16}]
+    rows += [{"id": "lost", "prompt": "l", "topic": "none", "candidates": [{"failed": True}] * 16}]
+    log = log_of_rows([row | ({"label_sampling": sampling} if sampling else {}) for row in rows], keys=["id", "topic"])
+    assert [name for name, *_ in slice_figures(log, PROFILE, "topic")] == ["labelled"]
+    check(build_report(log, PROFILE, "topic"))
+
+
+def test_a_log_without_labels_in_which_every_draw_of_a_row_failed():
+    log = replace(LOG, labels=np.full_like(LOG.labels, np.nan), scores=LOG.scores.copy())
+    log.scores[0] = np.nan
+    found = replay_log(log, PROFILE)
+    assert (found["requests"], found["served_and_bad_rate"]) == (len(LOG), None)
+    check(build_report(log, PROFILE))
