@@ -160,6 +160,7 @@ def _quality(rankings: list[Ranking], fixed: curves.FixedN, profile: GuardProfil
 
 def _per_unit(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> list[Table]:
     """The rates again with each prompt (or group) counted once, where the log has some of them several times."""
+    log = _counting(log)
     units = one_a_unit(log)
     if len(units) == len(log):
         return []
@@ -223,9 +224,14 @@ def _figures_table(log: Log, profiles: list[GuardProfile], replayed: list[dict[s
 
 def _counted(log: Log, profile: GuardProfile) -> dict[str, tuple[int, int]]:
     """What the profile's rates are made of, each prompt or group once; nothing where one order does not tell."""
-    units = one_a_unit(transformed(log, profile.score_transform))
+    units = one_a_unit(_counting(transformed(log, profile.score_transform)))
     told = profile.hopeless is None and np.isfinite(units.labels).any()
     return figures.counted(figures.one_order_figures(units, profile)) if told else {}
+
+
+def _counting(log: Log) -> Log:
+    """The rows of which units have one each, as calibrate takes it: labelled ones, where some are."""
+    return log.labelled_set()[0] if np.isfinite(log.labels).any() else log
 
 
 def _limits(ones: int, units: int, level: float) -> str:

@@ -267,3 +267,13 @@ def test_a_log_without_labels_in_which_every_draw_of_a_row_failed():
     found = replay_log(log, PROFILE)
     assert (found["requests"], found["served_and_bad_rate"]) == (len(LOG), None)
     check(build_report(log, PROFILE))
+
+
+def test_of_groups_labelled_in_part_a_labelled_row_counts_as_in_calibrate():
+    rows = [{**row, "group": str(number // 8), "topic": "all"} for number, row in enumerate(rows_of(LOG))]
+    for number, row in enumerate(rows):
+        if number % 8 != number // 8 % 8:
+            row["candidates"] = [one | {"acceptable": None} for one in row["candidates"]]
+    log = log_of_rows(rows, keys=["id", "topic"])
+    assert "per prompt or group" not in build_report(log, PROFILE)  # one row of each group is labelled, and says all
+    assert " of 25: " in slices(log, PROFILE, "topic").rows[0][5]
