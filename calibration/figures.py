@@ -140,11 +140,11 @@ def one_order(log: Log, ran: Ran, missing: Missing, risk: str | None) -> Settled
     at, low = exits(path, thresholds), path.best < np.asarray(-math.inf if floors is None else floors)
     ends = np.minimum(at, np.where(low.any(axis=1), low.argmax(axis=1), len(schedule)))
     passed, last = (at == ends) & (at < len(schedule)), np.minimum(ends, len(schedule) - 1)
-    served = passed if mode == "guardrail" else np.isfinite(path.best[:, -1])
-    good = path.good[np.arange(len(path)), last]
+    found, good = (each[np.arange(len(path)), last] for each in (np.isfinite(path.best), path.good))
+    served = passed if mode == "guardrail" else found
     counts, bad = ~np.isnan(good) | (missing == "counts_as_bad"), np.where(np.isnan(good), served, good == 0)
     if not counts.all():  # as :func:`bonmini_guard.calibration.paths.outcomes` does
-        counts &= np.isfinite(path.best[:, -1])
+        counts &= found
     unknown = np.isnan(good) & np.where(served, mode == "accelerator", risk != "false_acceptance")
 
     def of(which: Bools, judged: Bools) -> Floats:

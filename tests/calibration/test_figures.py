@@ -14,6 +14,7 @@ from bonmini_guard.calibration.figures import SHOWN, one_order_figures, replay_l
 from bonmini_guard.calibration.sliding import slider
 from bonmini_guard.commands import replay as command
 from bonmini_guard.errors import InputError, ProfileError
+from bonmini_guard.policy.policy import Action, run
 from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.helpers import log_of, rows_of
 
@@ -115,6 +116,14 @@ def test_in_one_order_floors_give_requests_up_too(mode):
     found = one_order_figures(log, guardrail(mode=mode, schedule=(1, 1), thresholds=(1.0, 1.0), hopeless=(0.5, 0.0)))
     assert (found["accepted"], found["best_effort"], found["mean_draws"]) == (1, 3 if mode == "accelerator" else 0, 1.25)
     assert found["false_acceptances"] == (2 if mode == "accelerator" else 0)
+
+
+def test_in_one_order_nothing_is_served_of_what_a_floor_gave_up_before_any_draw_had_a_score():
+    log = replace(log_of([[math.nan, 1.0]], [[math.nan, 1.0]]), traced=np.ones(1, dtype=bool))
+    profile = guardrail(mode="accelerator", schedule=(1, 1), thresholds=(2.0, 2.0), hopeless=(-1.0, -1.0))
+    assert run(profile.policy(), [None, 1.0]).decision.action is Action.ABSTAIN
+    found = one_order_figures(log, profile)
+    assert (found["served"], found["abstained"], found["false_acceptances"]) == (0, 1, 0)
 
 
 def test_a_rate_of_nothing_has_limits_too():
