@@ -90,7 +90,8 @@ def calibrate_costs(
             "at these prices it is cheapest to serve nothing: a refusal costs too little, or answers are bad", evidence
         )
     path = paths(rest, asked.schedule, order, seed=seed)
-    found = replace(counts_at(path, exits(path, [threshold] * len(path.draws)), missing), cuts=np.array([threshold]))
+    counts = counts_at(path, exits(path, [threshold] * len(path.draws)), missing)
+    found = replace(counts, cuts=np.array([threshold] * 2))  # what is written lies between the two
     level = upper_limit(int(found.served_bad[0]), int(found.rows[0]), asked.share)
     asked = replace(asked, level=min(math.ceil(level * 1e4) / 1e4, 0.9999))
     tested = Evidence(rest, (Rung(1, path, found, Found(0, asked.share, 1, 0)),), labels_used([path]))
@@ -101,7 +102,8 @@ def calibrate_costs(
         )
     evidence |= {"certify_rows": len(rest), "fit_rows": len(fit), "missing_labels": missing, "labels_used": tested.labels}
     certificate = certificate_of(tested, asked, evidence, requests)
-    return _told(certificate, _costs(path, rest, found, prices, missing))
+    once = paths(rest, (1,), order, seed=seed)
+    return _told(certificate, _costs(path, once, found, prices, missing))
 
 
 def _cheapest(fit: Log, asked: Request, prices: Prices, missing: Missing) -> float | None:
@@ -116,10 +118,9 @@ def _cheapest(fit: Log, asked: Request, prices: Prices, missing: Missing) -> flo
     return None if costs[best] >= nothing else found.threshold(best)
 
 
-def _costs(path: Paths, rest: Log, found: Steps, prices: Prices, missing: Missing) -> dict[str, float]:
+def _costs(path: Paths, once: Paths, found: Steps, prices: Prices, missing: Missing) -> dict[str, float]:
     """Expected costs of a request, beside what serves every best answer and what draws once."""
     whole = counts_at(path, np.full(len(path), len(path.draws) - 1), missing)
-    once = paths(rest, (1,))
     first = counts_at(once, np.zeros(len(once), dtype=np.int64), missing)
     by = {"guardrail": (found, path), "best_of_n": (whole, path), "one_draw": (first, once)}
     return {name: float(prices.of(counted, len(ran))[0]) for name, (counted, ran) in by.items()}

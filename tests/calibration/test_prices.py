@@ -57,6 +57,28 @@ def test_what_is_chosen_is_cheap_on_new_requests():
     assert np.mean(chosen) < costs.min() + 0.02
 
 
+@pytest.mark.parametrize("scale", [1e-7, 1.0, 1e7])
+def test_the_threshold_that_was_counted_is_written_whatever_the_scale_of_scores(scale):
+    log = WORLD.log(400, 3)
+    log = replace(log, scores=log.scores * scale)
+    found = calibrate_costs(log, schedule=SCHEDULE, prices=PRICES).profile
+    rest = log.take(split(log, FIT_SHARE, 3)[1])
+    path, seen = paths(rest, SCHEDULE), found.evidence
+    served = exits(path, found.thresholds) < 2
+    assert (served.sum(), len(rest)) == (seen["served"], seen["certify_rows"])
+
+
+def test_a_single_draw_is_the_first_of_the_order_asked_for():
+    log = WORLD.log(200, 3)
+    first = [
+        calibrate_costs(log, schedule=SCHEDULE, prices=PRICES, **more).profile for more in ({}, {"seed": 1, "calibrations": 2})
+    ]
+    for seed, found in enumerate(first):
+        rest = log.take(split(log, FIT_SHARE, seed * 2 + 3)[1])
+        path = paths(rest, (1,), seed=seed)
+        assert found.evidence["expected_cost"]["one_draw"] == pytest.approx(PRICES.bad * np.mean(path.good == 0) + PRICES.draw)
+
+
 def test_dearer_bad_answers_are_served_less():
     log = WORLD.log(1500, 3)
     thresholds = [calibrate_costs(log, schedule=SCHEDULE, prices=Prices(bad, 1.0, 0.0)).profile.thresholds[0] for bad in (2, 8, 40)]
