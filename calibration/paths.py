@@ -223,10 +223,12 @@ def wished(path: Paths, at: Integers) -> Paths:
 
 def counts_to_refute(log: Log, policy: Policy, missing: Missing, in_flight: int = 1) -> Steps:
     """The counts, as one entry, under a policy's thresholds, a piece of the log at a time; no missing label counts against it."""
-    found = []
+    found, thresholds = [], np.asarray(policy.at(in_flight).thresholds)
+    if policy.exit == "eager":  # each draw of a loop has the loop's
+        thresholds = np.repeat(thresholds, policy.schedule)
     for part in log.parts():
         path = paths(part, policy.schedule, "auto", policy.exit, in_flight)
-        at = exits(path, policy.at(in_flight).thresholds)
+        at = exits(path, thresholds)
         chance = missing == "left_out" and policy.mode == "guardrail"
         counts = counts_at(path if chance else wished(path, at), at, missing)
         if chance and np.isnan(path.good).any():  # then rows without an answer do not count, and here all of them are to

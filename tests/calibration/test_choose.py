@@ -208,6 +208,9 @@ def test_a_profile_that_is_refuted_or_edited_says_so():
     assert standing(log, edited)[0].startswith("REFUTED")
     worse = replace(WORLD, middle=-1.5, shared=1.5).log(600, 9)
     assert "served_and_bad of at most 5 %" in refutation(worse, profile)
+    at_once = calibrate_guardrail(log, schedule=FOUR, exit="eager").profile
+    assert standing(log, at_once) == (None, False)
+    assert standing(worse, at_once)[1]
     slightly = profile.model_copy(update={"thresholds": tuple(t + 0.5 for t in profile.thresholds)})
     assert "edited" in standing(log, slightly)[0]
 
