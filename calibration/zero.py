@@ -126,7 +126,9 @@ def fit(labels: Labels, form: str) -> Fit:
     def unpacked(at: Floats) -> Fit:
         weights = np.zeros(labels.anchors.shape[1])
         weights[:count] = at[2 : 2 + count] / spread[:count]
-        return Fit(float(at[0]), float(np.exp(at[1]) / scale) if form != FORMS[0] else 1.0, weights)
+        factor = float(np.exp(at[1]) / scale) if form != FORMS[0] else 1.0
+        # from the means on, so that a spread that is small beside them is found, too
+        return Fit(float(at[0] - factor * labels.raw.mean() + labels.anchors.mean(axis=0) @ weights), factor, weights)
 
     def loss(at: Floats) -> float:
         return float(np.logaddexp(0, -sign * unpacked(at).scores(labels)).sum() + _RIDGE * (at[2:] ** 2).sum() + 1e-3 * at[1] ** 2)

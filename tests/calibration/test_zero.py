@@ -62,6 +62,16 @@ def test_the_zero_is_where_half_are_acceptable():
     assert zero.fit(labels, "shift").factor == 1.0
 
 
+@pytest.mark.parametrize("form", zero.FORMS)
+def test_scores_that_lie_close_together_and_far_from_zero_say_as_much(form):
+    labels, _ = world(100, 4, offsets=1.0)
+    moved = zero.Labels(1000 + labels.raw / 100, 1000 + labels.anchors / 100, labels.good, labels.unit)
+    near, far = (zero.fit(each, form) for each in (labels, moved))
+    assert far.factor == pytest.approx(near.factor * (1 if form == "shift" else 100), rel=1e-2)
+    if form != "shift":
+        assert far.scores(moved) == pytest.approx(near.scores(labels), abs=0.05)
+
+
 def test_too_little_says_nothing():
     labels, _ = world(9, 4, offsets=0.0)
     with pytest.raises(ConfigurationError, match="at least 10 prompts"):
