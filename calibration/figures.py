@@ -140,7 +140,8 @@ def one_order(log: Log, ran: Ran, missing: Missing, risk: str | None) -> Settled
     at, low = exits(path, thresholds), path.best < np.asarray(-math.inf if floors is None else floors)
     ends = np.minimum(at, np.where(low.any(axis=1), low.argmax(axis=1), len(schedule)))
     passed, last = (at == ends) & (at < len(schedule)), np.minimum(ends, len(schedule) - 1)
-    found, good = (each[np.arange(len(path)), last] for each in (np.isfinite(path.best), path.good))
+    rows = np.arange(len(path))
+    found, good = np.isfinite(path.best[rows, last]), path.good[rows, last]
     served = passed if mode == "guardrail" else found
     counts, bad = ~np.isnan(good) | (missing == "counts_as_bad"), np.where(np.isnan(good), served, good == 0)
     if not counts.all():  # as :func:`bonmini_guard.calibration.paths.outcomes` does
