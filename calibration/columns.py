@@ -186,7 +186,7 @@ class Rows:
         candidates = self._column("candidates").filter(arrow.array(kept))
         if not (types.is_list(candidates.type) or types.is_large_list(candidates.type)):
             raise OddError
-        counts = _lengths(candidates)
+        counts = compute.fill_null(compute.list_value_length(candidates), 0).to_numpy().astype(np.int64)
         if not counts.size:
             return {}, kept, None
         if not counts.all():
@@ -296,10 +296,6 @@ def _as(column: Any, kind: Any) -> Any:
     if not any(is_one(own) for is_one in (*_SORTS[kind], types.is_null)):
         raise OddError
     return column if column.type == kind else column.cast(kind, safe=False)
-
-
-def _lengths(column: Any) -> NDArray[np.int64]:
-    return np.asarray(compute.fill_null(compute.list_value_length(column), 0).to_numpy().astype(np.int64))
 
 
 def _valid(column: Any) -> Bools:

@@ -16,7 +16,7 @@ from scipy.special import expit
 from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.logs import Floats, Log
-from bonmini_guard.calibration.ranking import Ranking, sizes
+from bonmini_guard.calibration.ranking import Ranking, block_chances, sizes
 from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.policy.profile import GuardProfile
 
@@ -82,9 +82,7 @@ def fixed_n(rankings: Sequence[Ranking], most: int, threshold: float) -> FixedN:
 
 def _within(size: int, most: int) -> Floats:
     """(K, n+1): ``(x)_k / (n)_k``, the chance that k draws all lie within positions 1..x."""
-    positions = np.arange(size + 1, dtype=np.float64)
-    taken = np.arange(most, dtype=np.float64)[:, None]
-    return np.asarray(np.cumprod(np.maximum(positions - taken, 0.0) / (size - taken), axis=0), dtype=np.float64)
+    return np.asarray(np.cumprod(block_chances(size, (1,) * most), axis=0), dtype=np.float64)
 
 
 def paired_difference(rankings: Sequence[Ranking], first: int, second: int) -> tuple[float, float]:
@@ -157,9 +155,7 @@ def _oracle_draws(ranking: Ranking, schedule: Sequence[int]) -> Floats:
     high, low = _tie_edges(ranking)
     draws, before = np.zeros(len(ranking.rows)), 0
     for block in schedule:
-        rest = np.ones(size + 1)
-        for taken in range(before, budget):
-            rest *= np.maximum(np.arange(size + 1) - taken, 0.0) / (size - taken)
+        _, rest = block_chances(size, (before, budget - before))
         missed = np.sum((within[before][low] * rest[high] - within[budget][low]) * (high > 0), axis=1)
         draws += block * (missed if before else 1.0)
         before += block

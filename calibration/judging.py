@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration.choose import calibrate_guardrail
-from bonmini_guard.calibration.logs import Bools, Floats, Integers, log_of_arrays
+from bonmini_guard.calibration.logs import Bools, Integers, log_of_arrays
 from bonmini_guard.calibration.replay import replay
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import Candidate, Row, numbered, unit_of
@@ -100,18 +100,14 @@ def moved_certificate(rows: Iterable[Row], name: str, alpha: float, delta: float
     certificate = calibrate_guardrail(log_of_arrays(scores, judge), schedule=[width], alpha=alpha, delta=delta)
     if (profile := getattr(certificate, "profile", None)) is None:
         return nothing
-    risks = [_risk(scores, labels, width, profile.thresholds[0]) for labels in (judge, people)]
+    settled = [replay(log_of_arrays(scores, labels), "guardrail", [width], profile.thresholds) for labels in (judge, people)]
+    risks = [float(each.served_bad.mean()) for each in settled]
     return {"alpha": alpha, "threshold": profile.thresholds[0], "by_judge": risks[0], "by_people": risks[1]}
 
 
 def _whole(one: Candidate, name: str) -> bool:
     labelled = not one.failed and one.label is not None and one.value.get("score") is not None
     return labelled and verdict_of(one, name) is not None
-
-
-def _risk(scores: Floats, labels: Floats, width: int, threshold: float) -> float:
-    settled = replay(log_of_arrays(scores, labels), "guardrail", [width], [threshold])
-    return float(settled.served_bad.mean())
 
 
 def kappa(people: Bools, judge: Bools) -> float:

@@ -136,7 +136,9 @@ class Ranks(Process):
 
     def add(self, score: float, name: str) -> None:
         """Count the score of a request with this id."""
-        self._note(self._step(rank_payoffs(self.rank(score, name))))
+        centred = self.rank(score, name) - 0.5
+        # 1 in expectation if the p-value is uniform
+        self._note(self._step(1.0 + CENTRE * centred + SPREAD * (6.0 * centred**2 - 0.5)))
 
     def rank(self, score: float, name: str) -> float:
         """The p-value, after which the score is one of the earlier ones."""
@@ -146,12 +148,6 @@ class Ranks(Process):
         p_value = (above + chance * own) / (int(self.counts.sum()) + self._itself)
         self.counts[cell] += 1
         return p_value
-
-
-def rank_payoffs(p_value: float) -> Floats:
-    """(B,) what the bets pay: 1 in expectation if the p-value is uniform."""
-    centred = p_value - 0.5
-    return 1.0 + CENTRE * centred + SPREAD * (6.0 * centred**2 - 0.5)
 
 
 class Shares(Process):

@@ -82,7 +82,9 @@ def labels_wanted(profile: GuardProfile, events: Iterable[Trace], tested: Tested
     number = needed - tested.known
     kinds = ("accepted", "abstained") if profile.risk == "false_acceptance" else ("accepted",)
     if profile.risk == "false_acceptance":
-        number = round(number / _bad_share(profile))
+        # of requests, those whose selected answer is bad, in calibration
+        bad, counted = (float(profile.evidence.get(name) or 0.0) for name in ("selected_bad", "counted"))
+        number = round(number / (min(1.0, bad / counted) if bad and counted else 1.0))
     names = [event.id for event in events if event.decision in kinds and event.label is None]
     rows = sorted(names, key=lambda name: chances(seed, f"label {name}"))[:number]
     sentence = (
@@ -91,9 +93,3 @@ def labels_wanted(profile: GuardProfile, events: Iterable[Trace], tested: Tested
         f"then give drift the labelled log (--json lists the ids of {len(rows):,} rows)"
     )
     return LabelsWanted(number, tested.known, tuple(rows), sentence)
-
-
-def _bad_share(profile: GuardProfile) -> float:
-    """Of requests, those whose selected answer is bad, in calibration; 1 if the profile does not say."""
-    bad, counted = (float(profile.evidence.get(name) or 0.0) for name in ("selected_bad", "counted"))
-    return min(1.0, bad / counted) if bad and counted else 1.0

@@ -39,11 +39,10 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
     part, missing = transformed(log, profile.score_transform).labelled_set()
     part = one_a_unit(part)
     widths = profile.in_flight or (1,)
+    # requests that served nothing bad, which the log does not tell from unlabelled ones
+    failed = part.left_out.get("failed", 0)
     for width in widths:
         counts = counts_to_refute(part, profile.policy(), missing, width)
-        failed = part.left_out.get(
-            "failed", 0
-        )  # requests that served nothing bad, which the log does not tell from unlabelled ones
         counts = replace(counts, rows=counts.rows + failed, selected_bad=counts.selected_bad + failed)
         if said := _said(profile, counts, level, LEVEL / len(widths)):
             return said if len(widths) == 1 else f"{said} (With {width} draws in flight.)"

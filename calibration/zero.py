@@ -151,7 +151,10 @@ def choose(labels: Labels, seed: int = 0) -> Choice:
     forms = FORMS if labels.anchors.shape[1] else FORMS[:2]
     fold = np.random.default_rng(seed).permutation(units)[labels.unit] % FOLDS
     held = {form: _held_out(labels, fold, form) for form in forms}
-    losses = {form: _by_prompt(np.logaddexp(0, np.where(labels.good, -held[form], held[form])), labels.unit) for form in forms}
+    losses = {
+        form: np.bincount(labels.unit, np.logaddexp(0, np.where(labels.good, -held[form], held[form]))) / np.bincount(labels.unit)
+        for form in forms
+    }
     chosen, gain, (within, between) = forms[0], dict[str, tuple[float, float]](), orders(labels)
     for form in forms[1:]:
         better = losses[chosen] - losses[form]
@@ -190,10 +193,6 @@ def _held_out(labels: Labels, fold: Integers, form: str) -> Floats:
         out = fold == number
         scores[out] = fit(labels.take(~out), form).scores(labels.take(out))
     return scores
-
-
-def _by_prompt(values: Floats, unit: Integers) -> Floats:
-    return np.asarray(np.bincount(unit, values) / np.bincount(unit), dtype=np.float64)
 
 
 def _worth(scores: Floats, good: Bools, losses: Floats) -> dict[str, float]:
