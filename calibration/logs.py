@@ -129,7 +129,7 @@ class Log:
 
     def parts(self) -> Iterator[Log]:
         """The log in pieces of some rows, one after the other: what works on one at a time needs little memory."""
-        for first in range(0, len(self), ROWS_AT_A_TIME):
+        for first in range(0, max(1, len(self)), ROWS_AT_A_TIME):
             yield self.take(np.arange(first, min(first + ROWS_AT_A_TIME, len(self))))
 
     def require(self, budget: int) -> None:

@@ -248,6 +248,13 @@ def test_a_log_that_is_too_small_says_how_much_more_and_its_floor():
     assert fewer < most < 2.4 * planned.rows
 
 
+@pytest.mark.parametrize("risk", ["served_and_bad", "bad_among_served", "false_acceptance"])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_of_a_row_or_two_it_is_said_that_they_are_too_few(rows, risk):
+    outcome = calibrate_guardrail(WORLD.log(rows, 1), schedule=FOUR, risk=risk)
+    assert "too few" in outcome.sentence
+
+
 def test_labels_that_were_not_asked_for_count_as_bad_and_others_are_left_out():
     log = WORLD.log(500, 12)
     asked = replace(log, asked=np.arange(500) < 400)
