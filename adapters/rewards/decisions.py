@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
 
 from bonmini_guard.adapters.groups import all_or_none
-from bonmini_guard.adapters.http_errors import RequestRejected
+from bonmini_guard.adapters.http_errors import ABOUT_AN_INPUT, RequestRejected
 from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpoint, Question, as_decision_model
 from bonmini_guard.adapters.rewards.probe import Probed, agree, fingerprint_of, probe_pairs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
@@ -181,7 +181,7 @@ class DecisionSession(FunctionSession):
                 return Answers({})
 
         told = await all_or_none([about(turn) for turn in said])
-        if len(refused) == len(said):
+        if len(refused) == len(said) and (len(said) > 1 or refused[0].status not in ABOUT_AN_INPUT):
             raise refused[0]
         self._pay(told)
         return [each.probabilities for each in told]

@@ -17,7 +17,13 @@ from pydantic import SecretStr
 
 from bonmini_guard.adapters.groups import all_or_none
 from bonmini_guard.adapters.http import SCORING, Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
-from bonmini_guard.adapters.http_errors import EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
+from bonmini_guard.adapters.http_errors import (
+    ABOUT_AN_INPUT,
+    EndpointTimeout,
+    EndpointUnreachable,
+    MalformedAnswer,
+    RequestRejected,
+)
 from bonmini_guard.adapters.rewards.inputs import as_messages, writer
 from bonmini_guard.adapters.rewards.probe import PREFIX, Probed, agree, check_scores, fingerprint_of, probe_pairs
 from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, Limits, Scores, ServerKind, kinds_of
@@ -40,8 +46,6 @@ KEY_VARIABLE = "BONMINI_GUARD_TOKEN"
 LONGEST_ATTEMPT = 10.0
 #: A lost connection may mean another server behind the same address. Seconds between two probes for that reason at least.
 PROBE_INTERVAL = 1.0
-#: Refusals that may be about one input of a batch and not about the batch.
-_ABOUT_AN_INPUT = (400, 413, 422)
 _SILENT: Limits = (None, None, None)
 
 
@@ -271,7 +275,8 @@ class RemoteRewardModel(Probed, Endpoint):
         finally:
             request_lane.reset(before)
         values = [value for scores in scored for value in scores]
-        if refused and all(value is None for value in values):
+        # One refusal is the answer's: the probe's texts had scores.
+        if len(refused) > 1 and all(value is None for value in values):
             raise refused[0]
         if refused:
             logger.warning("the reward server refuses %d of %d candidates: they have no score", len(refused), len(values))
@@ -283,7 +288,7 @@ class RemoteRewardModel(Probed, Endpoint):
         try:
             scores = await self._send(batch)
         except RequestRejected as error:
-            if error.status not in _ABOUT_AN_INPUT:
+            if error.status not in ABOUT_AN_INPUT:
                 raise
             if len(batch) == 1:
                 refused.append(error)

@@ -211,8 +211,12 @@ def test_a_refused_answer_costs_its_neighbours_nothing(wire):
         found, _ = scores(scorer, "kind", "vile")
         assert found[0] == pytest.approx(math.log(9))
         assert found[1] is None
+        assert scores(scorer, "vile")[0] == [None]  # a loop of one
         with pytest.raises(EndpointError):
-            scores(scorer, "vile")
+            scores(scorer, "vile", "very vile")
+        server.faults = lambda path, body: (404, {"error": "no such model"})
+        with pytest.raises(EndpointError):
+            scores(scorer, "kind")
 
 
 @WIRES

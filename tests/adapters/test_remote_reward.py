@@ -227,6 +227,20 @@ async def test_an_answer_that_the_server_refuses_costs_nobody_elses_score(server
             await scores(model, [AIMessage(" good" * 60), AIMessage(" dull" * 60)])
 
 
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_refused_answer_that_is_a_whole_loop_costs_itself_its_score_alone(server, status):
+    async with make(server) as model:
+        await scores(model)
+        server.faults = lambda path, body: status if any(len(one) > 40 for one in body["input"]) else None
+        guard = BestOfMiniN(generator=FakeGenerator([" good" * 60, "good"]), reward_model=model, schedule=[1, 1], threshold=-99)
+        answer = await guard.ainvoke("the film")
+        assert (answer.text, answer.response_metadata["bonmini_guard"]["decision"]) == ("good", "accepted")
+        server.faults = lambda path, body: 404
+        with pytest.raises(RequestRejected):
+            await scores(model, [AIMessage("good")])
+
+
 async def test_odd_texts_are_scored_as_data(server, local, by_model):
     server.score = by_model
     odd = [AIMessage(text) for text in ("", "   ", "a\ud800b", "\x00\u202e", "😀" * 20)]
@@ -406,7 +420,7 @@ async def test_our_own_server_may_say_that_a_candidate_does_not_fit(server):
     [
         (429, Overloaded, 4),
         (500, GenerationFailedAtEndpoint, 2),
-        (400, RequestRejected, 1),
+        (400, RequestRejected, 3),  # together, then each alone
         ("half", EndpointUnreachable, 4),
         ("html", MalformedAnswer, 2),
         ("drip", EndpointTimeout, 4),
@@ -418,7 +432,7 @@ async def test_what_is_tried_again_and_what_is_not(server, fault, error, request
         before = len(server.requests)
         server.faults = lambda path, body: fault
         with pytest.raises(error) as caught:
-            await scores(model, ANSWERS[:1])
+            await scores(model, ANSWERS[:2])
     assert isinstance(caught.value, EndpointError)
     assert len(server.requests) - before == requests
 
