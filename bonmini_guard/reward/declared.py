@@ -86,20 +86,20 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
 
         return RewardModel.load(source, **options)  # type: ignore[arg-type]
     given = {name: value for name, value in options.items() if value is not None}
+    if spec.kind in COMBINED:
+        from bonmini_guard.reward.combined import Combined
+
+        parts = spec.all or spec.sum or ()
+        scorers = [load_scorer(part, **(given if part.runs_here or part.kind in COMBINED else {})) for part in parts]
+        return Declared(spec, Combined(spec, scorers))
     if spec.runs_here:
         model = _local(spec, given)
         plain = spec.scale != "probability" and spec.zero is None and spec.has_zero in (None, model.has_zero)
         return model if plain else Declared(spec, model)
-    if given and spec.kind not in COMBINED:
+    if given:
         raise ConfigurationError(
             f"{', '.join(given)} goes with a model that runs here, not with kind = {spec.kind!r}: leave it out"
         )
-    if spec.kind in COMBINED:
-        from bonmini_guard.reward.combined import Combined
-
-        parts = (spec.all if spec.kind == "all" else spec.sum) or ()
-        scorers = [load_scorer(part, **(given if part.runs_here or part.kind in COMBINED else {})) for part in parts]
-        return Declared(spec, Combined(spec, scorers))
     if spec.kind == "check":
         return Declared(spec, _check(spec))
     # Only what it needs is loaded.

@@ -260,7 +260,9 @@ class ScorerSpec(Table):
 
     @property
     def runs_here(self) -> bool:
-        """Whether its model is loaded into this process."""
+        """Whether its model is loaded into this process, or all of its parts are."""
+        if self.kind in COMBINED:
+            return all(part.runs_here or part.kind == "check" for part in self.all or self.sum or ())
         return self.kind in LOCAL and self.endpoint is None
 
     @property

@@ -15,7 +15,7 @@ from functools import partial
 from time import perf_counter, time
 from typing import Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import BaseModel
 
 from bonmini_guard.errors import CandidateTooLong, InputError, needing
@@ -28,7 +28,7 @@ with needing("serve"):
 
 from bonmini_guard.engine.protocols import ScoringSession
 from bonmini_guard.engine.result import finite, sigmoid
-from bonmini_guard.engine.scorers import inputs_digest
+from bonmini_guard.engine.scorers import inputs_digest, score_once
 from bonmini_guard.reward.declared import Declared
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.reward.questions import QUESTION, OneQuestion
@@ -140,8 +140,8 @@ class ScoringServer(Door):
 
     async def _score(self, body: bytes) -> tuple[Any, int]:
         wanted = read(ScoreRequest, body)
-        session = await self._sessions.of(wanted.conversation())
-        scores = [finite(score) for score in await session.score(wanted.answers())]
+        given = await self._sessions.score(wanted.conversation(), wanted.answers())
+        scores = [finite(score) for score in given]
         about = {"fingerprint": self._fingerprint, "has_zero": bool(self._model.has_zero), "inputs": inputs_digest(body)}
         return {"scores": scores, **about}, len(scores)
 
@@ -189,8 +189,14 @@ class Sessions:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        #: What others than a model here said to one client, such as the best answer of a choice, is nothing to the next one.
+        self._keeps = isinstance(model, RewardModel) or model.spec.runs_here
         self._open: OrderedDict[str, tuple[ScoringSession, int]] = OrderedDict()
         self._bytes = 0
+
+    async def score(self, messages: Sequence[BaseMessage], answers: Sequence[AIMessage]) -> Sequence[float | None]:
+        """Scores of answers to a conversation."""
+        return await ((await self.of(messages)).score(answers) if self._keeps else score_once(self._model, messages, answers))
 
     async def of(self, messages: Sequence[BaseMessage]) -> ScoringSession:
         """The session of a conversation."""

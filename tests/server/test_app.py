@@ -10,8 +10,12 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from starlette.testclient import TestClient
 
+from bonmini_guard.reward.declared import load_scorer
+from bonmini_guard.reward.spec import ScorerSpec
 from bonmini_guard.server.app import ScoringServer, Sessions
 from bonmini_guard.server.door import Admission, Limits, Refused
+from tests.adapters.decision_server import DecisionServer
+from tests.adapters.reward_server import InThread
 from tests.server.conftest import local, sigmoid
 
 USER = [{"role": "user", "content": "the film"}]
@@ -84,6 +88,19 @@ def test_the_next_loop_of_a_conversation_finds_its_prompt(client, model):
     begun = model.activity.tokens
     client.post("/score", json={"messages": prompt, "candidates": ["awful"]})
     assert model.activity.tokens - begun < 12
+
+
+def test_answers_of_one_client_are_no_choices_of_another_one():
+    table = {"question": "Is it good?", "ask": "choice", "rotations": 1}
+    with InThread(DecisionServer(lambda text: 0.5)) as server:
+        scorer = load_scorer(ScorerSpec(kind="decision", model="m", endpoint=server.url, decision=table))
+        with local(ScoringServer(scorer).app) as client:
+            for answers in (["the best"], ["another"]):
+                client.post("/score", json={"messages": USER, "candidates": answers})
+    asked = [
+        question["criteria"] for _, _, body in server.requests for question in body["questions"].values() if "criteria" in question
+    ]
+    assert [list(labels) for labels in asked] == [["answer 1", "none"]] * 2
 
 
 def test_what_does_not_fit_has_no_score(client):
