@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ with needing("local"):
     from transformers import (
         AutoModelForCausalLM,
         AutoTokenizer,
+        GenerationConfig,
         LogitsProcessor,
         LogitsProcessorList,
         PreTrainedModel,
@@ -236,14 +238,13 @@ class TransformersGenerator:
             cache = self.model(start, use_cache=True, logits_to_keep=1).past_key_values
             cache.batch_repeat_interleave(count)
         rows = torch.tensor([ids] * count, device=self.model.device)
-        self.model.generate(  # type: ignore[operator]
+        # Beams, penalties, limits of time and the like in the checkpoint's own configuration would make draws of other settings.
+        model = copy.copy(self.model)
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        model.generate(  # type: ignore[operator]
             rows,
             attention_mask=torch.ones_like(rows),
             past_key_values=cache,
-            do_sample=False,
-            temperature=None,
-            top_k=None,
-            top_p=None,
             max_new_tokens=group.limit,
             logits_processor=LogitsProcessorList([Chosen(group.sampler, group.seeds)]),
             stopping_criteria=StoppingCriteriaList([Progress(group)]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 
 import pytest
@@ -74,6 +75,28 @@ async def test_the_decode_loop_answers_as_generate_does(parts):
     assert [ours[row].content for row in range(4)] == [theirs[row].content for row in range(4)]
     alone = await generator.draw(requests(3)[0])
     assert alone.content == ours[2].content
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"num_beams": 2},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"stop_strings": ["e"]},
+        {"max_time": 1e-9},
+        {"cache_implementation": "static"},
+        {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1},
+        {"min_new_tokens": 20, "suppress_tokens": list(range(5, 40))},
+    ],
+)
+async def test_the_checkpoints_own_configuration_of_generate_changes_no_draw(parts, said):
+    model = copy.deepcopy(parts[0])
+    model.generation_config.update(**said)
+    configured = copy.deepcopy(model.generation_config)
+    plain, other = make(parts, max_new_tokens=24), make((model, parts[1]), max_new_tokens=24)
+    other._decoder = None
+    assert await group(other, requests(1, 2, 3)) == await group(plain, requests(1, 2, 3))
+    assert model.generation_config == configured
 
 
 async def test_a_model_whose_state_cannot_be_shared_reads_the_prompt_for_each_row(parts):
