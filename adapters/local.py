@@ -277,7 +277,7 @@ class TransformersGenerator:
 
     def _stopped(self, answer: list[int], stop: list[str]) -> bool:
         # A token is a byte or more: the end of an answer shows whether the last token completed a stop string.
-        end = answer[-1 - max((len(string.encode()) for string in stop), default=0) :]
+        end = answer[-1 - max((len(string.encode("utf-8", "replace")) for string in stop), default=0) :]
         return bool(stop) and any(string in self.tokenizer.decode(end, skip_special_tokens=True) for string in stop)
 
     def _message(self, prompt: list[int], answer: list[int], stop: list[str], ends: set[int]) -> AIMessage:

@@ -9,6 +9,8 @@ from torch.nn.functional import pad
 
 #: With top_p alone so many of the likeliest tokens are looked at first: they nearly always reach it, and sorting all is slow.
 LIKELIEST = 256
+#: Logits over less than this are no numbers of single precision.
+COLDEST = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Sampler:
         Returns:
             Token ids; shape (rows,).
         """
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return logits.argmax(-1)
         drawn = uniform(seeds, steps).unsqueeze(1)
         if self.top_k is None and self.top_p is None:

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from langchain_core.messages import AIMessage, BaseMessage
 
-from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
 from bonmini_guard.errors import CandidateTooLong, InputError, NotRendered
 from bonmini_guard.reward.control import ControlTokens
 from bonmini_guard.reward.template import Conversation, Template
@@ -151,7 +151,9 @@ class Formatter:
 def rendered(messages: Sequence[BaseMessage | Turn], tokenizer: Any) -> Any:
     """A prompt for a generator: turns for a tokenizer with a chat template, else their texts one after the other."""
     turns = map(Turn.of, messages)
-    return "".join(turn.plain() for turn in turns) if tokenizer.chat_template is None else [turn.template() for turn in turns]
+    return (
+        clean("".join(turn.plain() for turn in turns)) if tokenizer.chat_template is None else [turn.template() for turn in turns]
+    )
 
 
 def prompt_ids(prompt: Any, tokenizer: Any, tools: Sequence[Any] | None = None) -> list[int]:

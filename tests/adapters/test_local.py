@@ -238,6 +238,20 @@ async def test_a_row_that_has_ended_is_computed_no_more(parts, monkeypatch):
     assert sum(computed) == sum(lengths)
 
 
+async def test_lone_surrogates_are_read_without_a_chat_template_too(parts):
+    generator = make(parts)
+    drawn = [
+        await generator.draw(DrawRequest([HumanMessage(text)], 1, 0, {"stop": ["\ud800"]})) for text in ("a\ud800b", "a\ufffdb")
+    ]
+    assert drawn[0] == drawn[1]
+
+
+async def test_a_temperature_too_cold_for_single_precision_takes_the_likeliest(parts):
+    generator = make(parts)
+    coldest, cold = [await generator.draw(requests(1, temperature=least)[0]) for least in (1e-40, 1e-6)]
+    assert coldest.content == cold.content
+
+
 async def test_the_temperature_is_1_where_nothing_is_said(parts):
     usual, said = TransformersGenerator(*parts, max_new_tokens=12), make(parts, temperature=1.0)
     assert (await usual.draw(requests(1)[0])).content == (await said.draw(requests(1)[0])).content
