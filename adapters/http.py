@@ -420,7 +420,7 @@ def checked_url(base_url: str, secret: str, *routes: str) -> str:
         usable = False
     if not usable or not bare.isprintable():
         raise ConfigurationError("base_url is no address of a server: give a URL such as http://localhost:8080")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if parts.username or parts.password or {"?", "#"} & set(bare):
         raise ConfigurationError(f"base_url must hold no user, password, query or fragment: pass a secret as {secret}=")
     for route in routes:
         bare = bare.removesuffix(route).rstrip("/")

@@ -94,7 +94,7 @@ def _number(value: Any) -> float:
         (value,) = value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _ScoreError("one is no number")
-    return float(value)
+    return float(str(value))  # of an integer that no float holds it is infinite, and so that input's alone
 
 
 def _in_order(data: list[dict[str, Any]]) -> list[dict[str, Any]]:

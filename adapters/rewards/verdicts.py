@@ -39,7 +39,8 @@ class Verdicts(Questioner):
         before = ""
         for place in [place for one in said for place in (one.response_metadata.get("logprobs") or {}).get("content") or ()]:
             if before.rstrip().endswith(self._token.after.strip()):
-                told = {one["token"]: float(one["logprob"]) for one in place.get("top_logprobs") or ()}
+                likely = place.get("top_logprobs") or ()
+                told = {one["token"]: float(one["logprob"]) for one in likely if one["logprob"] is not None}
                 sides = [_together(told, words) for words in (self._token.wanted, self._token.unwanted)]
                 if any(side > -math.inf for side in sides):
                     least = min(told.values())

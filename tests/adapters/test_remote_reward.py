@@ -398,7 +398,7 @@ async def test_each_kinds_malformed_answers(server, kind, answer):
             await scores(model, ANSWERS[:1])
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -(10**400)])
 async def test_a_score_that_is_not_finite_costs_one_candidate_its_score(server, value, caplog):
     async with make(server, retries=0) as model:
         server.faults = answering(replace_first([value]))
@@ -689,11 +689,13 @@ def _moved(fingerprint, by):
         ({"tolerance": -1}, "tolerance must be a number of 0 or more"),
         ({"timeout": 5, "attempt_timeout": 5}, "must be less than timeout"),
         ({"tokenizer": object()}, "no chat template"),
+        ({"base_url": "http://127.0.0.1:1?"}, "query or fragment"),
+        ({"base_url": "http://127.0.0.1:1/#"}, "query or fragment"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_cure(settings, problem):
     with pytest.raises(ConfigurationError, match=problem):
-        RemoteRewardModel("http://127.0.0.1:1", **({"kind": "vllm", "tokenizer": MODEL} | settings))
+        RemoteRewardModel(**({"base_url": "http://127.0.0.1:1", "kind": "vllm", "tokenizer": MODEL} | settings))
 
 
 def test_without_a_tokenizer_nothing_heavy_is_loaded():

@@ -56,6 +56,12 @@ def test_a_side_that_is_not_told_counts_as_the_least_that_is():
     assert score == pytest.approx(math.log(0.9 / 0.05))
 
 
+def test_a_token_without_a_probability_is_not_told():
+    told = place("No", No=0.9, Yes=0.05)
+    told["top_logprobs"].append({"token": "yes", "logprob": None})
+    assert judged(writing(told))[0] == pytest.approx([math.log(0.9 / 0.05)])
+
+
 def test_without_a_verdict_there_is_no_score():
     assert judged(writing(place("Maybe", Maybe=0.9, x=0.1)))[0] == [None]
     assert judged(writing(place("No", No=0.9, Yes=0.1)), after="<score>")[0] == [None]
