@@ -18,7 +18,7 @@ from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.generators import as_generator
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.engine.scorers import FunctionSession
-from bonmini_guard.errors import NotRendered
+from bonmini_guard.errors import ConfigurationError, NotRendered
 from bonmini_guard.reward.spec import Judge as JudgeTable
 from bonmini_guard.reward.spec import ScorerSpec, key_in
 from bonmini_guard.reward.texts import asked, spoken
@@ -53,6 +53,8 @@ class Questioner:
 
     def __init__(self, generator: Any, not_shown: Collection[str], votes: int = 1) -> None:
         self._generator, self._votes = as_generator(generator), votes
+        if votes > 1 and getattr(self._generator, "deterministic", False):
+            raise ConfigurationError(f"votes={votes}, and the judge always says the same: give it a temperature and no seed")
         self.not_shown = frozenset(not_shown)
 
     def question(self, messages: Sequence[BaseMessage], answer: str) -> list[BaseMessage]:

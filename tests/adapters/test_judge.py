@@ -47,6 +47,13 @@ def test_verdicts_become_log_odds():
     assert judged(declared(split, votes=4), "Paris") == pytest.approx([math.log(2.5 / 1.5)])
 
 
+def test_votes_of_a_judge_that_always_says_the_same_are_refused():
+    cold = FakeChatModel([GOOD]).bind(temperature=0)
+    with pytest.raises(ConfigurationError, match="votes=3, and the judge always says the same"):
+        declared(cold, votes=3)
+    assert judged(declared(cold), "Paris") == pytest.approx([math.log(3)])
+
+
 @pytest.mark.parametrize(
     ("said", "verdict"),
     [
