@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded, RequestRejected
 from bonmini_guard.forks import Lock
@@ -47,6 +47,10 @@ class CircuitBreaker:
         self._opened: float | None = None
         self._trial: float | None = None
         self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Closed: when it opened is told by this machine's clock."""
+        return vars(self) | {"_in_a_row": 0, "_opened": None, "_trial": None}
 
     @property
     def state(self) -> Literal["closed", "open", "half_open"]:

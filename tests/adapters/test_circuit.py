@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 
 import pytest
 
@@ -44,6 +45,13 @@ async def test_it_opens_after_failures_in_a_row_lets_one_trial_through_and_close
         with pytest.raises(CircuitOpen):
             await attempt(breaker)
     assert breaker.state == "closed"
+
+
+def test_where_it_is_unpickled_it_is_closed_for_that_machines_clock_may_be_far_behind():
+    breaker = CircuitBreaker(failures=2)
+    breaker.trip(EndpointTimeout("x"))
+    other = pickle.loads(pickle.dumps(breaker))
+    assert (breaker.state, other.state, other.failures) == ("open", "closed", 2)
 
 
 async def test_a_trial_that_is_turned_away_keeps_it_open_and_a_refusal_of_the_request_does_not():
