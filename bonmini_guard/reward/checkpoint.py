@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, Unscorable
+from bonmini_guard.forks import Lock
 from bonmini_guard.validation import is_number
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 logger = logging.getLogger(__name__)
+#: Models load one at a time: transformers tells how loudly it loads, and in which precision, for the whole process.
+_loading = Lock()
 
 #: Position tables of these models begin behind the padding index.
 _OFFSET_POSITIONS = frozenset(
@@ -346,12 +349,13 @@ def base_of(path: str, base: str | None = None) -> str | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' report on what it loaded: what matters of it, the callers say."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
+    with _loading.held:
+        before = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            transformers_logging.set_verbosity(before)
 
 
 def has_zero(config: Any) -> bool:

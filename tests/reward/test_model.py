@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from transformers import (
     Qwen3Config,
     T5Config,
 )
+from transformers.utils import logging as transformers_logging
 
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
 from bonmini_guard.errors import CheckpointError, ConfigurationError
@@ -282,3 +284,10 @@ def test_weights_that_need_a_library_which_is_missing_name_it(copy, quantiser):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": settings}))
     with pytest.raises(CheckpointError, match=f"copy: .*{quantiser}"):
         RewardModel.load(copy, device="cpu")
+
+
+def test_models_that_load_at_once_leave_transformers_as_loud_as_it_was(folder):
+    before = transformers_logging.get_verbosity()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: RewardModel.load(folder, device="cpu").close(), range(8)))
+    assert transformers_logging.get_verbosity() == before
