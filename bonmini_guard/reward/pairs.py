@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from copy import copy
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -87,7 +88,9 @@ class AnswerFormatter(Formatter):
     """Formats the answer alone, as its classifier's card calls it: ``tokenizer(answer)``."""
 
     def __init__(self, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> None:
-        super().__init__(tokenizer, max_length, not_shown)
+        alone = copy(tokenizer)
+        alone.chat_template = concatenation_template(tokenizer)  # whatever its own is, which is not asked
+        super().__init__(alone, max_length, not_shown)
         self._before, self._after = added_tokens(tokenizer)
 
     def asked(self, messages: Sequence[BaseMessage | Turn]) -> Asked:

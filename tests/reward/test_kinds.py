@@ -111,6 +111,16 @@ def test_labels_of_a_classifier_of_answers(tmp_path, kind, config):
     same(ours, [torch.logit(logits(folder, answer).softmax(-1)[0]).item() for answer in ANSWERS])
 
 
+def test_a_broken_chat_template_is_nothing_to_a_classifier_of_answers(tmp_path):
+    folder = saved(tmp_path, BertForSequenceClassification, BertConfig, **LABELS)
+    spec = {"kind": "labels", "model": str(folder), "labels": {"wanted": ["safe"], "inputs": "answer"}}
+    whole = scored(spec)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for"
+    tokenizer.save_pretrained(folder)
+    assert scored(spec) == whole
+
+
 def test_labels_that_are_questions_of_their_own(tmp_path):
     folder = saved(tmp_path, BertForSequenceClassification, BertConfig, problem_type="multi_label_classification", **LABELS)
     ours = scored({"kind": "labels", "model": str(folder), "labels": {"unwanted": ["unsafe", "unclear"], "inputs": "answer"}})
