@@ -29,13 +29,14 @@ class Block(BaseModel):
 class Message(BaseModel):
     """A message as chat APIs write it."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Block] | None = ""
     tool_calls: list[dict[str, Any]] | None = None
     function_call: dict[str, Any] | None = None
     tool_call_id: str | None = None
     name: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: str | None = None
 
 

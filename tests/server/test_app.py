@@ -14,6 +14,7 @@ from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.reward.spec import ScorerSpec
 from bonmini_guard.server.app import ScoringServer, Sessions
 from bonmini_guard.server.door import Admission, Limits, Refused
+from bonmini_guard.server.schemas import ScoreRequest
 from tests.adapters.decision_server import DecisionServer
 from tests.adapters.reward_server import InThread
 from tests.server.conftest import local, sigmoid
@@ -50,6 +51,14 @@ def test_a_call_of_the_old_form_is_a_call(client):
     turns = [{"content": None, "function_call": call}, {"content": None, "tool_calls": [call]}, {"content": ""}]
     old, new, none = client.post("/score", json={"messages": USER, "candidates": turns}).json()["scores"]
     assert old == pytest.approx(new, abs=1e-5) != pytest.approx(none, abs=1e-5)
+
+
+def test_turns_are_read_as_chat_apis_have_written_them():
+    old = {"role": "function", "name": "look", "content": "fine"}
+    thought = {"role": "assistant", "content": "good", "reasoning": "hm"}
+    wanted = ScoreRequest.model_validate({"messages": [*USER, old], "candidates": [thought]})
+    assert [message.type for message in wanted.conversation()] == ["human", "tool"]
+    assert wanted.answers()[0].additional_kwargs == {"reasoning_content": "hm"}
 
 
 @pytest.mark.parametrize("depth", [300, 900])
