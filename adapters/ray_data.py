@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from glob import escape
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def _part(target: Path, number: int, shards: int) -> Path:
 
 
 def _check_earlier(target: Path, shards: int) -> None:
-    for path in target.parent.glob(f"{target.name}.shard-*"):
+    for path in target.parent.glob(f"{escape(target.name)}.shard-*"):
         if f"-of-{shards:05}." not in path.name:
             raise InputError(f"{path}: is of an earlier run with another number of shards; give its number, or remove its shards")
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from bonmini_guard.adapters.ray_data import _merge, _part, score_log_on_ray
+from bonmini_guard.adapters.ray_data import _check_earlier, _merge, _part, score_log_on_ray
 from bonmini_guard.calibration.scoring_logs import score_log
 from bonmini_guard.commands import score as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
@@ -324,3 +324,10 @@ def test_rows_whose_prompt_the_model_was_trained_on_are_marked(tmp_path):
     tally = score_log([log], Knows(), tmp_path / "out.jsonl")
     assert tally.trained_on == 1
     assert [json.loads(line).get("trained_on") for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [True, None]
+
+
+def test_shards_of_an_earlier_run_are_found_whatever_the_name_of_the_output(tmp_path):
+    target = tmp_path / "scored[1].jsonl"
+    _part(target, 1, 3).touch()
+    with pytest.raises(InputError, match="another number of shards"):
+        _check_earlier(target, 2)
