@@ -228,6 +228,14 @@ class ScorerSpec(Table):
             raise ConfigurationError(f"kind = {kind!r} needs endpoint = the server's address")
         if self.labels is not None and not (self.labels.wanted or self.labels.unwanted):
             raise ConfigurationError("labels: name those that are wanted, or unwanted")
+        return self
+
+    @model_validator(mode="after")
+    def _of_its_scale(self) -> Self:
+        if self.scale == "probability" and self.kind in ("labels", "token", "judge", "decision", "check"):
+            raise ConfigurationError(f"scores of kind = {self.kind!r} are log-odds, and no probabilities: leave scale out")
+        if self.intercept and self.kind != "sum":
+            raise ConfigurationError(f"intercept is of kind = 'sum', and the kind is {self.kind!r}: leave it out")
         if self.scale == "points" and self.has_zero and self.zero is None:
             raise ConfigurationError("scale = 'points' has no zero of its own: give zero = { shift = ..., factor = ... }")
         return self

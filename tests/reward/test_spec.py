@@ -65,6 +65,8 @@ def test_toml_json_and_python_say_the_same(tmp_path):
         ("kind = 'token'\nmodel = 'x'\n[token]\nwanted = ['No']", "token: unwanted: Field required"),
         ("kind = 'route'\n[route]\nserver = 'vllm'", "needs endpoint = the server's address"),
         ("kind = 'template'\nmodel = 'x'\nscale = 'points'\nhas_zero = true", "has no zero of its own"),
+        ("scale = 'probability'\n" + CHECK, "scores of kind = 'check' are log-odds"),
+        ("intercept = 1\n" + CHECK, "intercept is of kind = 'sum', and the kind is 'check'"),
         ("kind = 'template'\nmodel = 'x'\nzero = { factor = -1.0 }", "zero: factor: Input should be greater than 0"),
         ("kind = 'decision'\nendpoint = 'http://x'\n" + 2 * "[[decision.questions]]\nname = 'a'\nquestion = 'A?'\n", "one name"),
         (
