@@ -264,7 +264,7 @@ class TransformersGenerator:
             raise ConfigurationError("TransformersGenerator does not take the call option 'tools': the chat template knows none")
         told = [convert_to_openai_tool(tool) for tool in tools or ()] or None
         ids = prompt_ids(rendered(messages, self.tokenizer), self.tokenizer, told)
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and len(ids) + new_tokens > limit:
             raise InputError(
                 f"the prompt has {len(ids)} tokens; with {new_tokens} new ones it exceeds the model's context of {limit}"

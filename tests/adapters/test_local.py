@@ -10,7 +10,7 @@ import pytest
 import torch
 from langchain_core.messages import HumanMessage
 from scipy.stats import chisquare, kstest
-from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import TransformersGenerator
@@ -297,6 +297,14 @@ async def test_a_prompt_that_is_too_long_is_a_recorded_input_error(parts):
 
 
 @pytest.mark.filterwarnings("ignore:uncalibrated")
+async def test_the_context_of_a_model_of_texts_and_images_is_that_of_its_texts(parts):
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    texts = {**size, "vocab_size": len(parts[1]), "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 16}
+    config = Gemma3Config(text_config=texts, vision_config={**size, "image_size": 28, "patch_size": 14}, image_token_index=5)
+    with pytest.raises(InputError, match="exceeds the model's context of 16"):
+        await make((AutoModelForCausalLM.from_config(config).eval(), parts[1])).draw(requests(1)[0])
+
+
 def test_temperature_zero_with_several_draws_is_refused(parts):
     scorer = FakeRewardModel(lambda text: 1.0)
     with pytest.raises(ConfigurationError, match="temperature 0"):
