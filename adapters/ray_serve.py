@@ -30,7 +30,9 @@ class ScoringReplica:
         from bonmini_guard.server.door import Limits
 
         # Ray's own limit comes first; this one is for what reaches the replica past it.
-        server = ScoringServer(load_scorer(reward_model, **load), os.environ.get(TOKEN) or None, Limits(requests=requests))
+        server = ScoringServer(
+            load_scorer(reward_model, **load), os.environ.get(TOKEN, "").strip() or None, Limits(requests=requests)
+        )
         self._endpoints = {(method, route.path): route.endpoint for route in server.routes() for method in route.methods or ()}
 
     async def __call__(self, request: Any) -> Any:

@@ -296,7 +296,6 @@ async def test_a_prompt_that_is_too_long_is_a_recorded_input_error(parts):
     assert [type(cause) for cause in caught.value.__cause__.exceptions] == [InputError]
 
 
-@pytest.mark.filterwarnings("ignore:uncalibrated")
 async def test_the_context_of_a_model_of_texts_and_images_is_that_of_its_texts(parts):
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     texts = {**size, "vocab_size": len(parts[1]), "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 16}
@@ -305,6 +304,7 @@ async def test_the_context_of_a_model_of_texts_and_images_is_that_of_its_texts(p
         await make((AutoModelForCausalLM.from_config(config).eval(), parts[1])).draw(requests(1)[0])
 
 
+@pytest.mark.filterwarnings("ignore:uncalibrated")
 def test_temperature_zero_with_several_draws_is_refused(parts):
     scorer = FakeRewardModel(lambda text: 1.0)
     with pytest.raises(ConfigurationError, match="temperature 0"):

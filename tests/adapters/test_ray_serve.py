@@ -31,6 +31,15 @@ async def test_a_replica_answers_the_server_s_routes(tmp_path, monkeypatch):
     assert (answer.status_code, json.loads(answer.body)["error_type"]) == (422, "validation")
 
 
+async def test_a_token_is_read_as_the_command_reads_it_without_the_newline_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("BONMINI_GUARD_TOKEN", "s3cret\n")
+    replica = ScoringReplica(str(save(tmp_path, CONFIGS["llama"])), {"device": "cpu"}, 8)
+    asked = request("GET", "/metrics")
+    assert (await replica(asked)).status_code == 401
+    asked.scope["headers"].append((b"authorization", b"Bearer s3cret"))
+    assert (await replica(Request(asked.scope))).status_code == 200
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
