@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from bonmini_guard.reward.pooling import alike
+
 if TYPE_CHECKING:
     from bonmini_guard.adapters.decoding import Group
 
@@ -78,10 +80,10 @@ class Prompts:
             return self._held[key]
         prompt = Prompt(tokens, self._shape, self._like)
         recent = islice(reversed(self._held.values()), COMPARED)
-        alike = [(_common(tokens, other.tokens), other) for other in recent if other.logits is not None]
-        if alike:
+        similar = [(alike(tokens, other.tokens), other) for other in recent if other.logits is not None]
+        if similar:
             # The last token is computed in any case: its output is the first answer token's.
-            length, other = max(alike, key=lambda pair: pair[0])
+            length, other = max(similar, key=lambda pair: pair[0])
             prompt.computed = min(length, len(tokens) - 1)
             prompt.parts[:, :, :, : prompt.computed] = other.parts[:, :, :, : prompt.computed]
         self._held[key] = prompt
@@ -233,8 +235,3 @@ def _with_room(part: torch.Tensor, dimension: int, size: int) -> torch.Tensor:
     while part.shape[dimension] < size:
         part = torch.cat([part, torch.zeros_like(part)], dimension)
     return part
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    differ = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
-    return next(differ, min(len(first), len(second)))

@@ -68,12 +68,12 @@ class Progress(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         """Which rows are done."""
-        if not self._group.cancelled.is_set():
-            # Now, before generate() fills ended rows up with padding that nobody drew.
-            for row in list(self._group.live):
-                self._group.take(row, int(input_ids[row, -1]))
-        live = set() if self._group.cancelled.is_set() else set(self._group.live)
-        return torch.tensor([row not in live for row in range(len(input_ids))], device=input_ids.device)  # type: ignore[return-value]
+        group = self._group
+        # What generate() goes on to write in ended rows, nobody drew.
+        for row in () if group.cancelled.is_set() else list(group.live):
+            group.take(row, int(input_ids[row, -1]))
+        ended = [group.cancelled.is_set() or row not in group.live for row in range(len(input_ids))]
+        return torch.tensor(ended, device=input_ids.device)  # type: ignore[return-value]
 
 
 class TransformersGenerator:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -179,8 +178,8 @@ def as_decision_model(model: Any) -> DecisionModel:
     """
     if callable(getattr(model, "yes", None)) and callable(getattr(model, "choose", None)):
         return model  # type: ignore[no-any-return]
-    if (openai := _is(model, "langchain_openai.decisions", "OpenAIDecisions")) or is_decision_model(model):
-        return LangChainDecisions(model, openai)
+    if is_decision_model(model):
+        return LangChainDecisions(model, "OpenAIDecisions" in _classes(model))
     raise ConfigurationError(
         f"question= goes with a decision model, and reward_model is a {type(model).__name__}: pass a BaseDecisionModel of "
         "langchain-core (1.8 or later), an OpenAIDecisions, or a DecisionEndpoint"
@@ -188,14 +187,12 @@ def as_decision_model(model: Any) -> DecisionModel:
 
 
 def is_decision_model(value: Any) -> bool:
-    """Whether it is one of LangChain's; looked up among what is loaded, since older versions have none."""
-    kinds = (("langchain_core.decisions", "BaseDecisionModel"), ("langchain_openai.decisions", "OpenAIDecisions"))
-    return any(_is(value, module, name) for module, name in kinds)
+    """Whether it is one of LangChain's, by name: older versions have no such classes."""
+    return not _classes(value).isdisjoint(("BaseDecisionModel", "OpenAIDecisions"))
 
 
-def _is(value: Any, module: str, name: str) -> bool:
-    kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(value, kind)
+def _classes(value: Any) -> set[str]:
+    return {kind.__name__ for kind in type(value).__mro__}
 
 
 def _noul(question: Question) -> dict[str, Any]:

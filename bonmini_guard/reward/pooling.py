@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bonmini_guard.reward.checkpoint import note_of
+
 #: Rotary embeddings whose angles depend on the longest text of a batch.
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
 _LIMITS = ("original_max_position_embeddings", "max_position_embeddings")
@@ -34,8 +36,7 @@ class PooledScorer(nn.Module):
         self.decoder = isinstance(getattr(model, "score", None), nn.Linear)
         # What is sharded one by one, by FSDP's usual policy.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
-        note = getattr(model.config, "bonmini_guard", None)
-        self._separator: int | None = note.get("separator") if isinstance(note, dict) else None
+        self._separator: int | None = (note_of(model.config) or {}).get("separator")
         self._shares: bool | None = None
 
     def forward(
