@@ -16,18 +16,6 @@ from bonmini_guard.reward.questions import NO_SCORE, OneQuestion
 _MOST = 400
 
 
-class Noul(BaseModel):
-    """A question that is answered by yes or no; OpenAI's protocol calls it a predicate."""
-
-    type: Literal["noul", "predicate"]
-    instructions: str
-    name: str | None = None
-    criteria: dict[str, Any] | None = None
-
-    def labels(self) -> None:
-        """None."""
-
-
 class Label(BaseModel):
     """A choice as OpenAI's protocol writes it."""
 
@@ -35,22 +23,24 @@ class Label(BaseModel):
     description: str | None = None
 
 
-class Choice(BaseModel):
-    """A choice among answers; its labels are ``criteria`` in System One's protocol and ``choices`` in OpenAI's."""
+class Question(BaseModel):
+    """A question that is answered by yes or no, or a choice among answers; OpenAI's protocol calls the former a predicate.
 
-    type: Literal["choice"]
+    The labels of a choice are ``criteria`` in System One's protocol and ``choices`` in OpenAI's.
+    """
+
+    type: Literal["noul", "predicate", "choice"]
     instructions: str
     name: str | None = None
-    criteria: dict[str, str | None] | None = None
+    criteria: dict[str, Any] | None = None
     choices: list[Label] | None = None
 
-    def labels(self) -> dict[str, str]:
-        """To each label the text of an answer."""
+    def labels(self) -> dict[str, str] | None:
+        """To each label of a choice the text of an answer."""
+        if self.type != "choice":
+            return None
         listed = {one.value: one.description for one in self.choices or ()} | (self.criteria or {})
-        return {label: text or label for label, text in listed.items()}
-
-
-Question = Annotated[Noul | Choice, Field(discriminator="type")]
+        return {label: str(text or label) for label, text in listed.items()}
 
 
 class SystemOneRequest(BaseModel):
