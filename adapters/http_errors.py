@@ -30,8 +30,6 @@ from typing import Any
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, Unanswered
 
 LONGEST_DETAIL = 200
-#: Refusals that may be about one input of a request, or of several.
-ABOUT_AN_INPUT = (400, 413, 422)
 #: 429 for an account without money: no waiting helps.
 _FINAL = frozenset({"insufficient_quota"})
 

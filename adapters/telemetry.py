@@ -183,7 +183,8 @@ class RequestSpan:
             to.add(to.abstentions, 1, {"reason": result.reason})
         to.add(to.exits, 1, kind | {"loop": result.loops})
         to.add(to.loops, result.loops, kind)
-        for outcome, draws in Counter(map(_outcome, result.candidates)).items():
+        ends = ("unfinished" if one.unfinished else "failed" if one.failed else "scored" for one in result.candidates)
+        for outcome, draws in Counter(ends).items():
             to.add(to.draws, draws, kind | {"outcome": outcome})
         if result.ahead:
             to.add(to.draws, result.ahead, kind | {"outcome": "not_needed"})
@@ -203,9 +204,3 @@ class RequestSpan:
         context = trace.set_span_in_context(self._span)
         attributes = {f"{_NAME}.{key}": value for key, value in about.items()}
         self._to.tracer.start_span(f"{_NAME}.{name}", context, start_time=begun, attributes=attributes).end(ended)
-
-
-def _outcome(candidate: Candidate) -> str:
-    if candidate.unfinished:
-        return "unfinished"
-    return "failed" if candidate.failed else "scored"

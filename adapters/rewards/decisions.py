@@ -20,9 +20,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
 
 from bonmini_guard.adapters.groups import all_or_none
-from bonmini_guard.adapters.http_errors import ABOUT_AN_INPUT, RequestRejected
+from bonmini_guard.adapters.http_errors import RequestRejected
 from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpoint, Question, as_decision_model
-from bonmini_guard.adapters.rewards.probe import Probed, agree, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.probe import ABOUT_AN_INPUT, Probed, agree, fingerprint_of, probe_pairs
 from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.scorers import FunctionSession, log_odds

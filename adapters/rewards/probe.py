@@ -17,6 +17,8 @@ from bonmini_guard.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 #: Begins the fingerprint of a server that does not name its model.
 PREFIX = "probe:"
+#: Refusals that may be about one input, of a request of several or of a server that has passed the probe.
+ABOUT_AN_INPUT = (400, 413, 422)
 _SPREAD = 1e-6
 _PAIRS = (
     ("What is 2 + 2?", "2 + 2 is 4."),

@@ -17,15 +17,9 @@ from pydantic import SecretStr
 
 from bonmini_guard.adapters.groups import all_or_none
 from bonmini_guard.adapters.http import SCORING, Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
-from bonmini_guard.adapters.http_errors import (
-    ABOUT_AN_INPUT,
-    EndpointTimeout,
-    EndpointUnreachable,
-    MalformedAnswer,
-    RequestRejected,
-)
+from bonmini_guard.adapters.http_errors import EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
 from bonmini_guard.adapters.rewards.inputs import as_messages, writer
-from bonmini_guard.adapters.rewards.probe import PREFIX, Probed, agree, check_scores, fingerprint_of, probe_pairs
+from bonmini_guard.adapters.rewards.probe import ABOUT_AN_INPUT, PREFIX, Probed, agree, check_scores, fingerprint_of, probe_pairs
 from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, Limits, Scores, ServerKind, kinds_of
 from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.engine.limiter import Limiter, request_lane

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
@@ -41,16 +40,12 @@ class Combined:
 
     def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
         """A session of each part."""
+        from bonmini_guard.adapters.groups import all_or_none
+
         sessions = [part.session(messages) for part in self.parts]
 
         async def score(candidates: Sequence[AIMessage]) -> list[float | None]:
-            asked = [asyncio.ensure_future(session.score(candidates)) for session in sessions]
-            try:
-                given = await asyncio.gather(*asked)
-            finally:  # of parts that cost something, none goes on for nobody
-                for part in asked:
-                    part.cancel()
-                await asyncio.gather(*asked, return_exceptions=True)
+            given = await all_or_none([session.score(candidates) for session in sessions])
             return list(map(self._joined, zip(*given, strict=True)))
 
         return FunctionSession(score, sessions)
