@@ -9,8 +9,6 @@ from torch.nn.functional import pad
 
 #: With top_p alone so many of the likeliest tokens are looked at first: they nearly always reach it, and sorting all is slow.
 LIKELIEST = 256
-#: Logits over less than this are no numbers of single precision.
-COLDEST = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Sampler:
         Returns:
             Token ids; shape (rows,).
         """
-        if self.temperature < COLDEST:
+        if self.temperature < 1e-30:  # over which logits are no numbers of single precision
             return logits.argmax(-1)
         drawn = uniform(seeds, steps).unsqueeze(1)
         if self.top_k is None and self.top_p is None:

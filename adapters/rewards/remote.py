@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -40,7 +41,6 @@ KEY_VARIABLE = "BONMINI_GUARD_TOKEN"
 LONGEST_ATTEMPT = 10.0
 #: A lost connection may mean another server behind the same address. Seconds between two probes for that reason at least.
 PROBE_INTERVAL = 1.0
-_SILENT: Limits = (None, None, None)
 
 
 class RemoteRewardModel(Probed, Endpoint):
@@ -331,18 +331,17 @@ class RemoteRewardModel(Probed, Endpoint):
     # The server's description
 
     async def _look(self, client: httpx.AsyncClient) -> int:
-        model, batch, length = await self._describe(client, *self._wire.about) if self._wire.about else _SILENT
+        told: Limits = None, None, None
+        if self._wire.about is not None:
+            route, read = self._wire.about
+            with suppress(httpx.HTTPError, TimeoutError, LookupError, TypeError, ValueError, AttributeError):
+                told = read((await self._get(client, route)).json())
+        model, batch, length = told
         self.model = self.model or model
         self._batch_size = min(self._batch_size, batch or self._batch_size)
         if self._writer is not None:
             self._writer.limit(length)
         return await super()._look(client)
-
-    async def _describe(self, client: httpx.AsyncClient, route: str, read: Callable[[Any], Limits]) -> Limits:
-        try:
-            return read((await self._get(client, route)).json())
-        except (httpx.HTTPError, TimeoutError, LookupError, TypeError, ValueError, AttributeError):
-            return _SILENT
 
 
 def route(spec: ScorerSpec) -> RemoteRewardModel:
