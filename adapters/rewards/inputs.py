@@ -125,13 +125,12 @@ def _load(tokenizer: Any, max_length: int | None, pair: bool) -> tuple[Any, int 
     """The tokenizer, its limit of tokens, and what its checkpoint says of its zero."""
     from bonmini_guard.reward.checkpoint import concatenation_template, has_zero, length_limit, load_config, load_tokenizer
 
-    if not isinstance(tokenizer, str | Path):
-        if getattr(tokenizer, "chat_template", None) is None:
-            if not pair or not callable(tokenizer):
-                raise ConfigurationError("tokenizer is no path and has no chat template: pass the reward model's folder or id")
-            tokenizer = copy(tokenizer)
-            tokenizer.chat_template = concatenation_template(tokenizer)  # which no pair is written by
-        return tokenizer, length_limit(None, tokenizer, max_length), None
-    config = load_config(str(tokenizer))
-    loaded = load_tokenizer(str(tokenizer))
-    return loaded, length_limit(config, loaded, max_length), has_zero(config)
+    config, loaded = None, tokenizer
+    if isinstance(tokenizer, str | Path):
+        config, loaded = load_config(str(tokenizer)), load_tokenizer(str(tokenizer))
+    elif getattr(tokenizer, "chat_template", None) is None and not (pair and callable(tokenizer)):
+        raise ConfigurationError("tokenizer is no path and has no chat template: pass the reward model's folder or id")
+    if pair:
+        loaded = copy(loaded)
+        loaded.chat_template = concatenation_template(loaded)  # which no pair is written by
+    return loaded, length_limit(config, loaded, max_length), None if config is None else has_zero(config)

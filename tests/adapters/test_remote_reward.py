@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import re
 import subprocess
@@ -30,7 +31,7 @@ from bonmini_guard.adapters.http_errors import (
 )
 from bonmini_guard.adapters.rewards.probe import check_scores
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
-from bonmini_guard.errors import ConfigurationError, ProfileError, ScorerError
+from bonmini_guard.errors import CheckpointError, ConfigurationError, ProfileError, ScorerError
 from bonmini_guard.testing import FakeGenerator
 
 from .drawing import until
@@ -696,6 +697,14 @@ def _moved(fingerprint, by):
 def test_wrong_settings_are_refused_with_a_cure(settings, problem):
     with pytest.raises(ConfigurationError, match=problem):
         RemoteRewardModel(**({"base_url": "http://127.0.0.1:1", "kind": "vllm", "tokenizer": MODEL} | settings))
+
+
+def test_a_broken_chat_template_is_nothing_to_pairs(tokenizer):
+    broken = copy.copy(tokenizer)
+    broken.chat_template = "{% for"
+    assert RemoteRewardModel("http://127.0.0.1:1", kind="vllm-score", tokenizer=broken)._writer.make(PROMPT, ANSWERS[1:2])
+    with pytest.raises(CheckpointError, match="the chat template is broken"):
+        RemoteRewardModel("http://127.0.0.1:1", kind="vllm", tokenizer=broken)
 
 
 def test_without_a_tokenizer_nothing_heavy_is_loaded():
