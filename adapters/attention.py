@@ -98,9 +98,6 @@ class Row:
     """A draw in progress.
 
     Attributes:
-        group: whose draw it is.
-        number: which of them.
-        prompt: what it continues.
         age: tokens of its own whose keys and values are kept.
         place: its line and the lane in it.
     """

@@ -42,7 +42,6 @@ class Group:
         limit: tokens of an answer at most.
         ends: whether an answer (token ids so far) has ended.
         report: told each row's number and its token ids when it ends.
-        sampler: how the next token is chosen.
 
     Attributes:
         live: numbers of the rows that have not ended.

@@ -31,7 +31,6 @@ class ServedGenerator(Endpoint):
     """Base of the generators that ask a server. A subclass makes one attempt, and says who it is.
 
     Args:
-        dialects: by mode.
         settings: the draws' parameters, by the server's names; ``temperature`` and ``stop`` among them. The others are as theirs.
     """
 

@@ -45,7 +45,6 @@ class Questioner:
     Args:
         generator: a LangChain chat model, or what draws from an endpoint.
         not_shown: parts of answers that are left out, and not served.
-        votes: how often each question is asked.
     """
 
     has_zero = True

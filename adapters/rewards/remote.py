@@ -46,8 +46,7 @@ PROBE_INTERVAL = 1.0
 class RemoteRewardModel(Probed, Endpoint):
     """Scores answers with a reward model behind HTTP.
 
-    A probe of fixed texts checks that it gives raw scores, and tells it from others: once when a guard is built (the call blocks),
-    or before the first score if the server was not up then, and again after every outage. See docs/remote-scoring.md.
+    A probe of fixed texts, for which building a guard blocks, checks it and tells it from others: see docs/remote-scoring.md.
 
     Example::
 

@@ -42,7 +42,6 @@ class Kind:
     """One kind of server.
 
     Attributes:
-        route: where scores are asked for.
         inputs: the forms of input it takes, its usual one first.
         body: of a request for some inputs to some model.
         read: the scores in an answer; any error that it raises means that there are none.

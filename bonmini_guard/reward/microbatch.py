@@ -38,8 +38,6 @@ class MicroBatcher:
     """Computes calls in batches.
 
     Args:
-        scorer: what computes a batch.
-        store: of the sessions' trunks.
         budget: most tokens of a batch.
         window: most seconds to wait for more calls; 0 never waits.
         overlap: start a batch before the scores of the last one are read; pays where computing is asynchronous.

@@ -17,9 +17,6 @@ class TrunkStore:
 
     Args:
         limit: bytes; a trunk that is larger alone is not kept. 0 keeps none.
-
-    Attributes:
-        bytes: what is held now.
     """
 
     def __init__(self, limit: int) -> None:
