@@ -204,7 +204,9 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
         if not all(weight.isfinite().all() for weight in weights.values()):
             report["warnings"].append("the run diverged: weights are no numbers, and nothing can be scored; lower --learning-rate")
         _write(loaded, weights, folder / "model", report, base if plan.lora_rank else None)
-        digests = sorted({prompt_digest(row.prompt) for row in rows} | trained_prompts(base))
+        # Held-out prompts, too, where they chose the checkpoint.
+        met = [*rows, *(eval_rows or ())] if plan.early_stopping else rows
+        digests = sorted({prompt_digest(row.prompt) for row in met} | trained_prompts(base))
         (folder / "model" / "trained_on.json").write_text(json.dumps({"prompts": digests}), encoding="utf-8")
     return report
 

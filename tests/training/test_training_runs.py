@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bonmini_guard.cli import main
-from bonmini_guard.conversation import Turn
+from bonmini_guard.conversation import Turn, prompt_digest
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 from bonmini_guard.reward.model import RewardModel, trained_prompts
 from bonmini_guard.training import run
@@ -116,6 +116,10 @@ def test_early_stopping_keeps_the_best_and_stops(tmp_path, base, rows):
     )
     longer = train_reward_model(few, base, tmp_path / "l", eval_rows=rows[100:], epochs=200, checkpoints=0, **FAST)
     assert report["eval"]["log_likelihood"] > longer["eval"]["log_likelihood"]
+    # Held-out prompts that chose the checkpoint are no fresh ones.
+    known = {prompt_digest(row.prompt) for row in few}
+    assert trained_prompts(tmp_path / "l") == known
+    assert trained_prompts(tmp_path / "m") == known | {prompt_digest(row.prompt) for row in rows[100:]}
     with pytest.raises(ConfigurationError, match="early stopping needs held-out rows"):
         train_reward_model(few, base, tmp_path / "x", early_stopping=2, **FAST)
 
