@@ -62,13 +62,9 @@ def _add_large(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, and print what was learnt."""
-    from bonmini_guard.training.choices import read_choices
     from bonmini_guard.training.data.statistics import describe
 
-    odd = Odd(options.max_bad)
-    rows = read_choices(options.choices, odd)
-    held_out = read_choices(options.eval, Odd(options.max_bad)) if options.eval else None
-    say_left_out(odd, {})
+    rows, held_out = _read(options.choices, options.max_bad), _read(options.eval, options.max_bad) if options.eval else None
     if options.eval_share:
         rows, held_out = hold_out(rows, options.eval_share, options.seed)
     from bonmini_guard.training.run import part, train_reward_model, usable_rows
@@ -83,6 +79,15 @@ def run(options: argparse.Namespace) -> int:
         _show(report, options.output)
     part()
     return 0
+
+
+def _read(path: Path, most: float) -> list[ChoiceRow]:
+    from bonmini_guard.training.choices import read_choices
+
+    odd = Odd(most)
+    rows = read_choices(path, odd)
+    say_left_out(odd, {})
+    return rows
 
 
 def _show(report: dict[str, Any], output: Path) -> None:

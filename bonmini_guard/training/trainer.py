@@ -174,7 +174,7 @@ def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> Tra
         train_sampling_strategy="sequential",
         learning_rate=plan.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, steps // 20),
+        warmup_steps=max(min(1, steps - 1), steps // 20),
         weight_decay=plan.weight_decay,
         max_grad_norm=1.0,
         logging_steps=max(10, steps // 20),

@@ -83,7 +83,7 @@ def test_a_run_repeats_and_a_bradley_terry_model_has_no_zero(tmp_path, base, cho
 
 def test_before_training_every_score_is_near_zero_and_layers_can_be_dropped(tmp_path, base, choices):
     rows = read_choices(choices)[:20]
-    train_reward_model(rows, base, tmp_path / "m", layers=1, learning_rate=1e-9, epochs=0.5, device="cpu", max_length=40)
+    train_reward_model(rows, base, tmp_path / "m", layers=1, head_learning_rate=1e-9, epochs=0.5, device="cpu", max_length=40)
     assert json.loads((tmp_path / "m" / "config.json").read_text())["num_hidden_layers"] == 1
     assert RewardModel.load(tmp_path / "m", device="cpu").score("the film", ["good", "dull"]) == pytest.approx([0, 0], abs=1e-6)
 
@@ -163,6 +163,24 @@ def test_a_text_has_at_least_one_token(length, base):
     config, tokenizer = load_config(str(base)), load_tokenizer(str(base))
     with pytest.raises(ConfigurationError, match=f"max_length is {length}"):
         length_limit(config, tokenizer, length)
+
+
+def test_a_run_of_one_step_learns(tmp_path, base):
+    rows = [ChoiceRow((("user", "red"),), (text,), choice) for text, choice in (("green", 0), ("blue", "none"))]
+    report = train_reward_model(rows, base, tmp_path / "m", epochs=1, learning_rate=3e-3, device="cpu", threads=1)
+    assert report["texts"] == 2
+    scores = RewardModel.load(tmp_path / "m", device="cpu").score("red", ["green", "blue"])
+    assert scores[0] != 0.0
+
+
+def test_odd_held_out_rows_are_told(tmp_path, base, choices, capsys):
+    held_out = tmp_path / "held_out.jsonl"
+    lines = choices.read_text().splitlines()
+    held_out.write_text("\n".join([*lines[:40], '{"prompt": "no answers"}', ""]))
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join([*lines[:20], ""]))
+    assert train(few, base, tmp_path / "m", "--epochs", "1", "--eval", str(held_out)) == 0
+    assert f"left out: 1 odd, the first: {held_out}:41: " in capsys.readouterr().err
 
 
 def test_held_out_prompts_are_not_trained_on():

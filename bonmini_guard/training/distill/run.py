@@ -197,7 +197,7 @@ def _arguments(trl: Any, plan: DistillSettings, folder: Path, *, cuda: bool) -> 
         top_k=0,
         learning_rate=plan.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, plan.steps // 20),
+        warmup_steps=max(min(1, plan.steps - 1), plan.steps // 20),
         disable_dropout=True,
         normalize_advantages=False,
         gradient_checkpointing=False,
