@@ -133,13 +133,18 @@ def _place(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 5 else value
 
 
+def _count(value: Any) -> Any:
+    """A count as a number: a column with gaps is one of floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class _Choice(BaseModel, arbitrary_types_allowed=True):
     """The keys of a row, each checked by itself."""
 
     prompt: Annotated[tuple[Turn, ...], BeforeValidator(_turns)]
     responses: Annotated[list[Annotated[Answer, BeforeValidator(_answer)]], Field(min_length=1)]
     choice: Annotated[StrictInt | Literal["none"], BeforeValidator(_place)]
-    count: Annotated[StrictInt, Field(ge=1, lt=2**53)] = 1
+    count: Annotated[StrictInt, Field(ge=1, lt=2**53), BeforeValidator(_count)] = 1
     none_offered: StrictBool = True
 
 

@@ -89,13 +89,19 @@ def test_gzip_conversations_counts_and_unknown_keys(tmp_path):
     first, second = read_choices(path)
     assert (first.prompt, first.choice, first.count, first.target) == ((Turn("user", "p"),), 0, 3, 0)
     assert (second.choice, second.target, second.responses) == ("none", 1, (" ",))
-    assert [message.type for message in second.messages] == ["system", "human", "tool"]
+    assert [turn.role for turn in second.prompt] == ["system", "user", "tool"]
 
 
 def test_parquet_whose_column_of_choices_holds_texts(tmp_path):
     rows = [GOOD | {"choice": "1", "none_offered": None}, GOOD | {"choice": "none", "none_offered": True}]
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "choices.parquet")
     assert [row.choice for row in read_choices(tmp_path / "choices.parquet")] == [1, "none"]
+
+
+def test_parquet_whose_counts_have_gaps_and_are_floats_therefore(tmp_path):
+    rows = [GOOD | {"count": 2.0}, GOOD | {"count": None}]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "choices.parquet")
+    assert [row.count for row in read_choices(tmp_path / "choices.parquet")] == [2, 1]
 
 
 def test_equal_texts_are_kept_once(tmp_path):
