@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, options.files, lines=True)
     if options.cut is not None and not math.isfinite(options.cut):
         raise ConfigurationError(f"--cut is {options.cut}: give a number that ratings can reach")
+    if options.none_offered is not None and options.source in ("choices", "accept-reject", "ratings", "log"):
+        raise ConfigurationError("--none-offered and --only-compared belong to comparisons; leave them out")
     tally, found = Tally(odd=Odd(options.max_bad)), Statistics()
     with appearing(options.output) as output:
         for row in _rows(options, tally):

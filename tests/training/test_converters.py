@@ -219,6 +219,20 @@ def test_bad_records_end_with_code_2_one_line_and_no_file(tmp_path, capsys, sour
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_answer_that_was_refused_once_is_not_acceptable_in_a_choice():
+    twice = [{"text": "x", "acceptable": False}, {"text": "x", "acceptable": True}, {"text": "y", "acceptable": False}]
+    for candidates in (twice, twice[::-1]):
+        assert converted({"prompt": "p", "candidates": candidates}, "log", rows="choice")[0][1] == "none"
+
+
+@pytest.mark.parametrize("option", ["--none-offered", "--only-compared"])
+def test_whether_none_was_offered_is_asked_of_comparisons_alone(tmp_path, capsys, option):
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(TRACE) + "\n")
+    assert main(["convert", str(path), "--from", "log", option, "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert "--none-offered and --only-compared belong to comparisons" in capsys.readouterr().err
+
+
 def test_ratings_without_a_cut_are_refused(tmp_path, capsys):
     path = tmp_path / "in.jsonl"
     path.write_text(json.dumps(RATED) + "\n")

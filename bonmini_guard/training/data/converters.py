@@ -54,7 +54,8 @@ def pairs(prompt: Any, answers: Sequence[Judged], seed: int) -> Iterator[Value]:
 
 def choice(prompt: Any, answers: Sequence[Judged], seed: int) -> Iterator[Value]:
     """One row: the best acceptable answer among all, or none."""
-    distinct = list({answer.text: answer for answer in answers}.values())
+    # One text with two labels is not acceptable, as a tie of annotators is not.
+    distinct = list({answer.text: answer for answer in (*answers, *(one for one in answers if not one.acceptable))}.values())
     texts = [answer.text for answer in distinct]
     best = max((answer.rating for answer in distinct if answer.acceptable), default=None)
     winners = [index for index, answer in enumerate(distinct) if answer.acceptable and answer.rating == best]
