@@ -1,14 +1,18 @@
 """The ``bonmini-guard`` command. Each sub-command is one file of ``bonmini_guard.commands``.
 
-Exit codes: 0 success; 2 bad input, told in one line; 3 the evidence does not suffice; 4 drift found; 130 stopped by Ctrl-C.
+Exit codes: 0 success; 2 bad input, told in one line; 3 the evidence does not suffice; 4 drift found; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from bonmini_guard import __version__
@@ -58,24 +62,44 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     _open_streams()
-    options = build_parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
+    command, name, code = "", "bonmini-guard", 0
     try:
-        return int(options.run(options))
+        options = build_parser().parse_args(arguments)
+        command, name = options.command, f"bonmini-guard {options.command}"
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except BonMiniGuardError as error:
-        print(f"bonmini-guard {options.command}: {error}", file=sys.stderr)
-        return 2
+        print(f"{name}: {error}", file=sys.stderr)
     except (MissingExtraError, ModuleNotFoundError) as error:
-        print(f"bonmini-guard {options.command}: {_missing(options.command, error)}", file=sys.stderr)
-        return 2
+        print(f"{name}: {_missing(command, error)}", file=sys.stderr)
     except BrokenPipeError:
-        return 0
+        _give_output_up()
+        return code
     except KeyboardInterrupt:
-        print(f"bonmini-guard {options.command}: stopped", file=sys.stderr)
+        print(f"{name}: stopped", file=sys.stderr)
         return 130
     except OSError as error:
         # A disk that is full, a file that vanished: one line here too.
-        print(f"bonmini-guard {options.command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        print(f"{name}: {error.filename or 'a file or standard output'}: {error.strerror or error}", file=sys.stderr)
+        _give_output_up()
+    return 2
+
+
+def _end(number: int, _: object) -> None:
+    """At SIGTERM: what is half written goes on the way out."""
+    sys.exit(128 + number)
+
+
+def _give_output_up() -> None:
+    """What standard output does not take: Python would try again when it ends, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):  # it is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_streams() -> None:

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +102,31 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bonmini_guard.commands.replay.run", stopped)
     assert cli.main(["replay", str(tmp_path / "log.jsonl"), "--profile", str(tmp_path / "profile.json")]) == 130
     assert capsys.readouterr().err == "bonmini-guard replay: stopped\n"
+
+
+def test_what_standard_output_does_not_take_is_told_once(tmp_path):
+    ours = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "bonmini_guard", "demo", "--recorded", "--json"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=ours)
+    assert (ran.returncode, ran.stderr) == (2, "bonmini-guard demo: a file or standard output: No space left on device\n")
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=ours)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_command_that_is_terminated_leaves_nothing_half_written(tmp_path):
+    source = tmp_path / "in.jsonl"
+    os.mkfifo(source)
+    command = [sys.executable, "-m", "bonmini_guard", "convert", str(source), "--from", "log", "-o", str(tmp_path / "out.jsonl")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with source.open("w") as pipe:
+            for number in range(20_000):
+                pipe.write(json.dumps({"prompt": f"p{number}", "candidates": [{"text": "x", "acceptable": True}]}) + "\n")
+            pipe.flush()
+            process.terminate()
+            assert process.wait(60) == 143
+        assert process.stderr.read() == ""
+    assert list(tmp_path.iterdir()) == [source]
