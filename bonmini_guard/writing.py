@@ -108,7 +108,7 @@ def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = (), *, l
         raise ConfigurationError(f"{path}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
     try:
         here = path.exists()
-        usable = not here or path.is_file()
+        usable = (not here or path.is_file()) and "\0" not in str(path)
     except OSError:  # a name that no file can have
         here = usable = False
     if here and any(os.path.exists(each) and os.path.samefile(each, path) for each in inputs):

@@ -13,7 +13,7 @@ import pytest
 from bonmini_guard import BestOfMiniN, TraceWriter
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.cli import main
-from bonmini_guard.errors import InputError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.trace_files import TraceFile, forget, trace_files
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
@@ -41,6 +41,29 @@ def test_a_file_is_put_aside_before_it_grows_too_large(path):
     assert all(part.stat().st_size <= 300 for part in trace_files(path))
     assert ids(path) == [str(number) for number in range(20)]
     assert trace_files(path)[-1] == path
+
+
+def test_a_link_stays_a_link_and_what_is_put_aside_lies_beside_the_file(tmp_path):
+    (tmp_path / "disk").mkdir()
+    real, link = tmp_path / "disk" / "t.jsonl", tmp_path / "t.jsonl"
+    link.symlink_to(real)
+    file = TraceFile(link, max_bytes=100, keep_seconds=4 * DAY)
+    for number in range(4):
+        file.append(line(str(number)))
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "t.jsonl"]
+    assert ids(link) == ids(real) == list("0123")
+    assert forget(link, ids=["0"]) == 1
+    for path in trace_files(link):
+        os.utime(path, (0, 0))
+    file.expire(time.time())
+    assert ids(real) == ["3"]
+
+
+@pytest.mark.parametrize("name", ["a\0b.jsonl", "x" * 300 + ".jsonl"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    with pytest.raises(ConfigurationError, match="cannot write there"):
+        TraceWriter(tmp_path / name)
 
 
 def test_a_row_larger_than_the_limit_has_a_file_of_its_own(path):

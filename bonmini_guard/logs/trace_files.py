@@ -34,7 +34,7 @@ class TraceFile:
         self, path: str | os.PathLike[str], max_bytes: int, keep_seconds: float | None = None, fsync: bool = False
     ) -> None:
         # Absolute, for a program may change its folder.
-        self.path = Path(os.path.abspath(path))
+        self.path = Path(os.path.abspath(_file_of(path)))
         if self.path.suffix in (".gz", ".parquet"):
             raise ConfigurationError(f"{path}: traces are plain JSON lines; name the file .jsonl, and compress what was put aside")
         check_output(self.path)
@@ -144,10 +144,15 @@ def trace_files(path: str | os.PathLike[str]) -> list[Path]:
 
     While a writer puts a file aside, that file may be missing here: `TraceFile.files` waits for it.
     """
-    current = Path(path)
+    current = _file_of(path)
     name = re.compile(rf"{re.escape(current.stem)}\.\d{{8}}T\d{{12}}-[0-9a-f]{{4}}{re.escape(current.suffix)}")
     aside = sorted(file for file in current.parent.iterdir() if name.fullmatch(file.name)) if current.parent.is_dir() else []
     return [*aside, *([current] if current.exists() else [])]
+
+
+def _file_of(path: str | os.PathLike[str]) -> Path:
+    """The path, or what it is a link to: of a link, nothing but the link would be put aside, and deleted later."""
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
 
 
 def forget(path: str | os.PathLike[str], *, ids: Collection[str] = (), groups: Collection[str] = ()) -> int:
