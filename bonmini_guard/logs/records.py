@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import IO, Any
@@ -79,7 +80,8 @@ class Records(RowFile):
             raise InputError(
                 f"{self.path}: neither JSON nor UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
             ) from error
-        table = text.lstrip("\r\n")  # a table may begin with a tab
+        # A table may begin with a tab, and that of a spreadsheet with a line that says what separates cells.
+        table = re.sub(r"\A[\r\n]*(sep=.[\r\n]+)?", "", text)
         header, above = table.splitlines()[0], text.removesuffix(table).count("\n")
         delimiter = max(",\t;", key=header.count)
         if not header.count(delimiter):

@@ -664,6 +664,16 @@ def test_nothing_that_a_record_holds_ends_in_a_traceback(source):
                     json.dumps(rows.finished())
 
 
+def test_ids_that_come_again_are_numbered_past_those_that_there_are(tmp_path):
+    rows = [{"id": name, "prompt": f"p{number}", "text": "x"} for number, name in enumerate(["a", "a", "a#1"])]
+    assert [row["id"] for row in imported(tmp_path, "json", rows)] == ["a#2", "a#3", "a#1"]
+
+
+def test_a_table_of_excel_may_name_its_separator(tmp_path):
+    rows = imported(tmp_path, "csv", "sep=;\nid;prompt;text\n1;a, b;x\n2;c;y, z;\n", more=["--max-bad", "1"])
+    assert [(row["prompt"], texts([row])) for row in rows] == [("a, b", [["x"]]), ("c", [["y, z"]])]
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("prompt,text,text,,\nq,a,b,,\n")  # without a name, columns are nobody's
     imported(tmp_path, "csv", tmp_path / "t.csv", code=2)

@@ -95,9 +95,10 @@ class Rows:
         times = Counter(row["id"] for row in rows)
         again: Counter[str] = Counter()
         for row in rows:
-            if times[row["id"]] > 1:
-                again[row["id"]] += 1
-                row["id"] = f"{row['id']}#{again[row['id']]}"
+            name = row["id"]
+            while times[name] > 1 and row["id"] in times:
+                again[name] += 1
+                row["id"] = f"{name}#{again[name]}"
         return rows
 
     def _key(self, draw: Draw, place: str) -> tuple[str, ...]:
