@@ -41,7 +41,7 @@ def create(path: Path, header: Mapping[str, Any]) -> None:
             write_atomically(whole, line)
             # Not a rename: it would replace the file of a session that has begun meanwhile, and all its labels.
             with contextlib.suppress(FileExistsError):
-                os.link(whole, path)
+                _name(whole, path)
         finally:
             whole.unlink(missing_ok=True)
         if os.name == "posix":  # the new name on disk too; systems that cannot open folders do it by themselves
@@ -52,6 +52,15 @@ def create(path: Path, header: Mapping[str, Any]) -> None:
                 os.close(handle)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
+
+
+def _name(whole: Path, path: Path) -> None:
+    try:
+        os.link(whole, path)
+    except OSError:
+        if path.exists():
+            raise
+        os.rename(whole, path)  # on a file system without links
 
 
 class EventFile:

@@ -86,7 +86,7 @@ def _require(session: Session, labelled: bool) -> None:
 
 
 def _choice_row(item: Item, chosen: Any, count: int) -> Row | None:
-    offered = [index for index in item.candidates if item.row.texts[index]]
+    offered = [index for index in item.candidates if seen(item.row.texts[index])]
     if not offered or (chosen != "none" and chosen not in offered):
         return None
     return {

@@ -36,7 +36,7 @@ def test_choice_rows_are_what_train_reads(tmp_path):
 
 
 def test_an_empty_answer_is_left_out_of_choice_rows(tmp_path):
-    session = session_of(tmp_path, [row("a", ("good", "")), row("b", ("", "good")), row("c", ("",))])
+    session = session_of(tmp_path, [row("a", ("good", "")), row("b", (" \n", "good")), row("c", ("",))])
     judge_all(session, "ann", lambda item: {"a": 0, "b": 0, "c": "none"}[item.row.id])
     assert [(one["responses"], one["choice"]) for one in choice_rows(session)] == [(["good"], 0)]
 

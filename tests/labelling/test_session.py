@@ -71,6 +71,18 @@ def test_two_that_begin_at_once_do_not_take_each_others_file(tmp_path, monkeypat
     assert {item.name for item in tmp_path.iterdir()} == {"out.jsonl", "log.jsonl"}
 
 
+def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
+    def refused(*about):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    session = session_of(tmp_path, ROWS)
+    say(session, "ann", session.standing("ann").item, 0)
+    session.close()
+    assert session_of(tmp_path, ROWS).standing("ann").done == 1
+    assert {item.name for item in tmp_path.iterdir()} == {"out.jsonl", "log.jsonl"}
+
+
 def test_what_is_taken_in_twice_changes_nothing_even_if_somebody_judged_twice(tmp_path):
     session = session_of(tmp_path, ROWS)
     item = session.standing("ann").item
