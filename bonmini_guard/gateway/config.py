@@ -125,6 +125,8 @@ class Configuration:
             raise ConfigurationError("give base_url or folder")
         _refuse_key(more)
         if table.folder is not None:
+            if table.model is not None or table.api_key_env is not None or table.unguarded:
+                raise ConfigurationError("model, api_key_env and unguarded go with base_url, not with folder")
             from bonmini_guard.adapters.local import TransformersGenerator
 
             return TransformersGenerator.load(self._named(table.folder), **more)
@@ -142,6 +144,8 @@ class Configuration:
         def build() -> Guarded:
             check_names([table.upstream], list(generators))
             check_names(options, GuardOptions.__annotations__)
+            if objects := options.keys() & {"telemetry", "on_explored"}:
+                raise ConfigurationError(f"no file can hold {min(objects)}; leave it out")
             guard = Guard(generators[table.upstream], scorer, **options)
             return Guarded(guard, table.on_abstain, table.shadow, table.client_sampling)
 
