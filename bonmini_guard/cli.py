@@ -1,6 +1,7 @@
 """The ``bonmini-guard`` command. Each sub-command is one file of ``bonmini_guard.commands``.
 
-Exit codes: 0 success; 2 bad input, told in one line; 3 the evidence does not suffice; 4 drift found; 130 stopped by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 success; 2 bad input, told in one line; 3 the evidence does not suffice; 4 drift found; 130 stopped by Ctrl-C;
+143 stopped by SIGTERM.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     repeated.add_argument("--state", metavar="FILE", help="keep a state here: the rate then holds for any number of looks")
     repeated.add_argument("--looks", type=int, default=1, metavar="K", help="the rate is for K such looks together (default 1)")
     parser.add_argument("--follow", action="store_true", help="look again and again as the traces grow, until Ctrl-C")
-    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="--follow: between two looks (default 2)")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="--follow: between two looks (default 2)")
     for name, what in (("input", "read"), ("output", "written")):
-        parser.add_argument(f"--{name}-price", type=float, default=0.0, help=f"--follow: of a million tokens {what}")
+        parser.add_argument(f"--{name}-price", type=float, metavar="PRICE", help=f"--follow: of a million tokens {what}")
     parser.add_argument("--slice", metavar="KEY", help="also name the values of a row key whose requests changed")
     parser.add_argument("--reward-model", metavar="SPEC", help="also ask this scorer whether it is still the profile's")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
@@ -43,6 +43,9 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.evidence import check_share
     from bonmini_guard.policy.profile import GuardProfile
 
+    for name in ("every", "input_price", "output_price"):
+        if not options.follow and getattr(options, name) is not None:
+            raise ConfigurationError(f"--{name.replace('_', '-')} belongs to --follow; leave it out")
     if options.false_alarm_rate is not None:
         check_share("--false-alarm-rate", options.false_alarm_rate)
     profile = GuardProfile.load(options.profile)
@@ -79,13 +82,16 @@ def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Fin
     from bonmini_guard.calibration.watch import watching
     from bonmini_guard.commands.following import follow
 
-    if not 0 < options.every < math.inf:
-        raise ConfigurationError(f"--every is {options.every:g}: give the seconds between two looks, more than 0")
+    every = 2.0 if options.every is None else options.every
+    if not 0 < every < math.inf:
+        raise ConfigurationError(f"--every is {every:g}: give the seconds between two looks, more than 0")
     if options.looks != 1 or options.json:
         raise ConfigurationError("--follow looks any number of times, and prints no JSON; leave out --looks and --json")
-    prices = (options.input_price, options.output_price)
+    prices = (options.input_price or 0.0, options.output_price or 0.0)
+    if not all(0 <= price < math.inf for price in prices):
+        raise ConfigurationError("--input-price and --output-price are 0 or more")
     with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
-        return follow(options.traces, profile, watch, also, prices=prices, every=options.every)
+        return follow(options.traces, profile, watch, also, prices=prices, every=every)
 
 
 def lines(drift: Drift) -> str:

@@ -151,3 +151,9 @@ def test_options_that_do_not_belong_together_are_refused(tmp_path, capsys):
     for every in ("-1", "0", "nan", "inf"):
         assert main(["drift", str(tmp_path / "profile.json"), "x", "--follow", "--every", every]) == 2
         assert "--every" in capsys.readouterr().err
+    for given in (["--every", "2"], ["--input-price", "3"], ["--output-price", "0"]):
+        assert main(["drift", str(tmp_path / "profile.json"), "x", *given]) == 2
+        assert f"{given[0]} belongs to --follow" in capsys.readouterr().err
+    for price in ("-1", "nan", "inf"):
+        assert main(["drift", str(tmp_path / "profile.json"), "x", "--follow", "--input-price", price]) == 2
+        assert "--input-price" in capsys.readouterr().err
