@@ -138,6 +138,11 @@ def stdin_from(file):
         os.close(before)
 
 
+def test_a_folder_is_no_pipe(tmp_path, capsys):
+    assert main(["start", str(tmp_path)]) == 2
+    assert f"{tmp_path}: cannot be read (Is a directory)" in capsys.readouterr().err
+
+
 def test_several_generators_are_told(run, tmp_path):
     lines_of(tmp_path / "log.jsonl", [{**row, "generated_by": f"model {n % 2}"} for n, row in enumerate(log_rows(40))])
     told, following = run("bonmini-guard start log.jsonl")

@@ -66,7 +66,7 @@ def opened(path: Path) -> Iterator[Opened]:
 
 def is_pipe(path: str | os.PathLike[str]) -> bool:
     """Whether a file can be read once only."""
-    return os.fspath(path) == "-" or (os.path.exists(path) and not os.path.isfile(path))
+    return os.fspath(path) == "-" or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
 
 
 def _file(path: Path) -> IO[bytes]:
