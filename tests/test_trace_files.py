@@ -196,6 +196,14 @@ def test_forgetting_keeps_a_lone_surrogate_that_another_writer_left_as_bytes(pat
     assert json.loads(path.read_bytes()) == {"id": "b", "text": "\ud83d"}
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_that_root_forgets_in_stays_its_owners(path):
+    path.write_bytes(line("a") + line("b"))
+    os.chown(path, 65534, 65534)
+    assert forget(path, ids=["a"]) == 1
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+
+
 def test_forgetting_finishes_what_a_killed_one_left_behind(path):
     path.write_bytes(line("a"))
     half = path.with_name(f".{path.name}.x1y2.rewritten")

@@ -110,6 +110,8 @@ def rewrite(path: Path, keep: Callable[[Row], bool]) -> int:
         about = path.stat()
         write_atomically(path, b"".join(line + b"\n" for line in kept).decode(errors="surrogatepass"), suffix=".rewritten")
         os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+        with contextlib.suppress(OSError, AttributeError):  # or a guard could write no more where root has forgotten
+            os.chown(path, about.st_uid, about.st_gid)
     return len(lines) - len(kept)
 
 
