@@ -16,6 +16,7 @@ from bonmini_guard.calibration.traces import Seen, traces_of_rows
 from bonmini_guard.calibration.watch import REMEMBERED
 from bonmini_guard.commands.terminal import say, width
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.odd import as_input
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.trace_files import trace_files
 
@@ -105,12 +106,16 @@ class Tally:
         for place, row in rows:
             if row.get("decision") is not None and (name := str(row.get("id"))) not in self.met:
                 self.met.add(name)
-                self.reasons[str(row["decision"]), str(row.get("reason"))] += 1
-                self.draws += int(row.get("draws") or 0)
-                usage = row.get("usage") or {}
-                tokens = (float(usage.get(key) or 0) for key in ("input_tokens", "output_tokens"))
-                self.cost += sum(number * price / 1e6 for number, price in zip(tokens, self.prices, strict=True))
+                with as_input(f"{place}: is no row of a guard"):
+                    self._count(row)
             yield place, row
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        self.reasons[str(row["decision"]), str(row.get("reason"))] += 1
+        self.draws += int(row.get("draws") or 0)
+        usage = row.get("usage") or {}
+        tokens = (float(usage.get(key) or 0) for key in ("input_tokens", "output_tokens"))
+        self.cost += sum(number * price / 1e6 for number, price in zip(tokens, self.prices, strict=True))
 
 
 def follow(

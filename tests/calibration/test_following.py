@@ -16,6 +16,7 @@ from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.calibration.watch import Watch
 from bonmini_guard.cli import main
 from bonmini_guard.commands.following import Tail, Tally, table, view
+from bonmini_guard.errors import InputError
 from tests.calibration.populations import Population
 from tests.calibration.watching import TRAFFIC, calibrated, guarded, placed
 
@@ -142,6 +143,12 @@ def test_it_follows_until_ctrl_c_and_keeps_its_state(tmp_path, interruptible):
         finally:
             process.kill()
     assert json.loads(state.read_text())["traces"] == 60
+
+
+@pytest.mark.parametrize("said", [{"draws": "two"}, {"usage": [1]}, {"usage": {"input_tokens": "many"}}])
+def test_a_row_that_no_guard_wrote_so_is_told(said):
+    with pytest.raises(InputError, match="jsonl:3: is no row of a guard"):
+        list(Tally((1.0, 1.0)).through([("traces.jsonl:3", {"id": "a", "decision": "accepted", **said})]))
 
 
 def test_options_that_do_not_belong_together_are_refused(tmp_path, capsys):
