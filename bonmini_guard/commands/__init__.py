@@ -7,13 +7,11 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.errors import InputError
 from bonmini_guard.logs.odd import USUAL, Odd
 from bonmini_guard.logs.opening import is_pipe
-from bonmini_guard.writing import write_atomically
 
 
 def settings_of(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -34,18 +32,6 @@ def refuse_pipes(paths: Sequence[str]) -> None:
     """
     if pipe := next(filter(is_pipe, paths), None):
         raise InputError(f"{pipe}: a pipe can be read only once; write it to a file first")
-
-
-def write(path: Path, text: str) -> None:
-    """Write an output, whole or not at all.
-
-    Raises:
-        ConfigurationError: it cannot be written.
-    """
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); give another file") from error
 
 
 def add_max_bad(parser: argparse.ArgumentParser) -> None:

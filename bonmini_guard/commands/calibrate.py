@@ -104,10 +104,7 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(outcome, NotEnoughEvidence):
         print(f"bonmini-guard calibrate: {outcome.sentence}", file=sys.stderr)
         return NOT_ENOUGH
-    try:
-        outcome.profile.save(options.output)
-    except OSError as error:
-        raise ConfigurationError(f"{options.output}: cannot write the profile ({error.strerror}); give another -o") from error
+    outcome.profile.save(options.output)
     say(outcome.sentence)
     _say_if_over_optimised(log, sum(outcome.profile.schedule))
     _show_front(outcome.profile.evidence)

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.commands import label_for, logs_in_words, write
+from bonmini_guard.commands import label_for, logs_in_words
 from bonmini_guard.commands.calibrate import NOT_ENOUGH
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.writing import check_output
+from bonmini_guard.writing import check_output, write_atomically
 
 if TYPE_CHECKING:
     from bonmini_guard.labelling.items import Plan
@@ -80,17 +80,16 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
     if options.agreement is not None:
-        if options.logs or options.output:
-            raise ConfigurationError("--agreement OUT needs nothing else; leave out LOGS and -o")
+        if options.logs or options.output or options.export or options.imports:
+            raise ConfigurationError("--agreement OUT needs nothing else; leave out LOGS, -o, exports and imports")
         return
     if options.json:
         raise ConfigurationError("--json belongs to --agreement; leave it out")
     if not options.logs or options.output is None:
         raise ConfigurationError("give LOGS and -o OUT, the file in which labels are kept")
     _check_plan(options)
-    check_output(options.output)
     targets = [options.output, *(path for _, path in options.export)]
-    for path in targets[1:]:
+    for path in targets:
         check_output(path)
     same = [path.resolve() for path in [*targets, *map(Path, options.logs)]]
     if len(set(same)) < len(same):
@@ -203,7 +202,7 @@ def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
     finally:
         session.close()
     for path, text, said in texts:
-        write(path, text)
+        write_atomically(path, text)
         say(f"{path}: {said}")
     return 0
 

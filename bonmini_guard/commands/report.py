@@ -6,12 +6,11 @@ import argparse
 import shlex
 from pathlib import Path
 
-from bonmini_guard.commands import write
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import REFUTED, add_group, say_what_was_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import InputError
-from bonmini_guard.writing import check_output
+from bonmini_guard.writing import check_output, write_atomically
 
 HELP = "write a self-contained HTML report of a profile on a log"
 
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     with shown() as progress:
         progress.say(f"reporting on {len(log):,} rows")
         text = build_report(log, profile, options.slice, against=against, texts=options.texts)
-    write(options.output, text)
+    write_atomically(options.output, text)
     told, refuted = standing(log, profile)
     said = "\n".join([*prompt_offsets(log), f"{options.output}: open it in a browser"])
     say(f"{told}\n{said}" if refuted else f"{said}\nnext: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow")

@@ -10,10 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.commands import write
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.writing import check_output
+from bonmini_guard.writing import check_output, write_atomically
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.zero import Choice, Labels
@@ -29,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder or id of a reward model, or a scorer spec")
     parser.add_argument("--labels", nargs="+", required=True, metavar="FILE", help="log rows with acceptable = true or false")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="SPEC", help="where to write the spec: a name in .json")
-    parser.add_argument("--anchor", action="append", metavar="TEXT", help="a fixed answer to compare with; may be repeated")
-    parser.add_argument("--no-anchors", action="store_true", help="fit a shift and a factor only")
+    anchors = parser.add_mutually_exclusive_group()
+    anchors.add_argument("--anchor", action="append", metavar="TEXT", help="a fixed answer to compare with; may be repeated")
+    anchors.add_argument("--no-anchors", action="store_true", help="fit a shift and a factor only")
     parser.add_argument("--base", metavar="DIR", help="the base of low-rank adapters, if it is not where they say")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     with closing(load_scorer(spec, device=options.device, base=options.base)) as scorer:
         labels = labels_of(rows_in(*options.labels), scorer, texts)
     choice = choose(labels)
-    write(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
+    write_atomically(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
     say(_said(labels, choice))
     say(f"{options.output} is written\nnext: bonmini-guard score LOG --reward-model {shlex.quote(str(options.output))} -o SCORED")
     return 0
