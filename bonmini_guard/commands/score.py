@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
@@ -77,9 +78,7 @@ def _on_ray(options: argparse.Namespace) -> Tally:
     from bonmini_guard.adapters.ray_data import score_log_on_ray
     from bonmini_guard.reward.declared import load_scorer
 
-    def load() -> Any:
-        return load_scorer(options.reward_model, device=options.device, base=options.base)
-
+    load = partial(load_scorer, options.reward_model, device=options.device, base=options.base)
     gpus = 1.0 if (options.device or "").startswith("cuda") else 0.0
     return score_log_on_ray(options.logs, load, options.output, workers=options.ray, gpus_per_worker=gpus)
 

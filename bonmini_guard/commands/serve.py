@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bonmini_guard.errors import ConfigurationError
@@ -24,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--reward-model", required=True, metavar="SPEC", help="folder or id of the reward model, or a scorer spec")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
-    parser.add_argument("--max-length", type=_positive, help="most tokens of a text (default: the model's limit)")
-    parser.add_argument("--batch-tokens", type=_positive, help="most tokens of a batch")
-    parser.add_argument("--cache-mb", type=_positive, help="most memory for prompts that further loops share, in MiB")
+    parser.add_argument("--max-length", type=_whole, help="most tokens of a text (default: the model's limit)")
+    parser.add_argument("--batch-tokens", type=_whole, help="most tokens of a batch")
+    parser.add_argument("--cache-mb", type=_whole, help="most memory for prompts that further loops share, in MiB")
     told = "question that the model was trained for, on /v1/systemone and /v1/decisions (default: is the last answer acceptable?)"
     parser.add_argument("--question", help=told)
     parser.add_argument("--any-question", action="store_true", help="answer any question there as if it were that one")
@@ -36,11 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_address(parser: argparse.ArgumentParser, about: str, port: int, requests: int) -> None:
     """Declare what every server takes: where it listens, and its limits."""
     parser.add_argument("--host", default="127.0.0.1", help=about)
-    parser.add_argument("--port", type=_port, default=port, help=f"0 takes a free one (default {port})")
-    parser.add_argument("--max-body-mb", type=_positive, default=8, help="most MiB of one body (default 8)")
+    told = f"0 takes a free one (default {port})"
+    parser.add_argument("--port", type=partial(_whole, least=0, most=65535), default=port, help=told)
+    parser.add_argument("--max-body-mb", type=_whole, default=8, help="most MiB of one body (default 8)")
     told = f"requests in the house; more get 429 (default {requests})"
-    parser.add_argument("--max-requests", type=_positive, default=requests, help=told)
-    parser.add_argument("--drain", type=_positive, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
+    parser.add_argument("--max-requests", type=_whole, default=requests, help=told)
+    parser.add_argument("--drain", type=_whole, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
 
 
 def begin(host: str, secured: bool, cure: str) -> None:
@@ -90,13 +93,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _port(text: str) -> int:
-    if text.isdecimal() and int(text) < 65536:
+def _whole(text: str, least: int = 1, most: int | None = None) -> int:
+    if text.isdecimal() and least <= int(text) <= (most or math.inf):
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no port: use 0 to 65535")
-
-
-def _positive(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more{f', up to {most}' if most else ''}")

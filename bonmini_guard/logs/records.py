@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import IO, Any
 
@@ -38,9 +39,12 @@ class Records(RowFile):
             if line.strip():
                 break
         first = b"".join(blank).strip()
-        if first.startswith(b"[") or (first.startswith(b"{") and not _is_whole(first)):
+        whole = False
+        with suppress(ValueError, RecursionError):
+            whole = isinstance(json.loads(first), dict)
+        if first.startswith((b"[", b"{")) and not whole:
             yield from self._documents(b"".join(chain(blank, lines)))
-        elif first.startswith(b"{"):
+        elif whole:
             yield from self.rows_of(1, chain(blank, lines))
         elif first:
             yield from self._table(b"".join(chain(blank, lines)))
@@ -101,14 +105,6 @@ class Records(RowFile):
                     yield place, {key: _cell(cell) for key, cell in cells.items() if cell}
         except csv.Error as error:
             raise InputError(f"{self.path}:{above + reader.line_num}: not CSV ({error}); mend the line") from error
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _values(text: str) -> Iterator[Any]:

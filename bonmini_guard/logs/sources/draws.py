@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -106,6 +106,14 @@ class Rows:
             return (place,)
         about = (draw.id or "") if self.gather == "id" else ""
         return about, json.dumps([draw.prompt, draw.more], sort_keys=True), draw.generator or ""
+
+
+def of_call(answers: Sequence[Turn | None], prompt: Any, tokens: Any, times: tuple[Any, Any], **about: Any) -> Iterator[Draw]:
+    """The draws of one call, whose tokens are those of an answer where it gave no other; ``about``: further fields of the draws."""
+    known: dict[str, Any] = {"tokens": whole_number(tokens) if len(answers) == 1 else None}
+    known |= {"started": seconds(times[0]), "finished": seconds(times[1])}
+    for answer in answers:
+        yield Draw(prompt, answer, fields=dict(known), **about)
 
 
 def name_of(value: Any) -> str | None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, seconds, whole_number
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, of_call
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 
@@ -36,15 +36,13 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     given = [score for score in one.get("scores") or () if isinstance(score, Mapping) and score.get("value") is not None]
     usage = ("usage_details.output", "usage.output", "usage.completionTokens", "completion_tokens", "output_tokens")
     failed = one.get("level") == "ERROR" and not one.get("output")
-    answers = [None] if failed else [*answers_in(one.get("output"))]
-    tokens = whole_number(first(one, *usage)) if len(answers) == 1 else None
-    for answer in answers:
-        yield Draw(
-            prompt_in(one.get("input")),
-            answer,
-            id=name_of(one.get("id")),
-            group=name_of(one.get("session_id")),
-            generator=generator_of(first(one, "model", "provided_model_name"), settings),
-            verdicts={str(score.get("name")): score["value"] for score in given},
-            fields={"tokens": tokens, "started": seconds(one.get("start_time")), "finished": seconds(one.get("end_time"))},
-        )
+    yield from of_call(
+        [None] if failed else answers_in(one.get("output")),
+        prompt_in(one.get("input")),
+        first(one, *usage),
+        (one.get("start_time"), one.get("end_time")),
+        id=name_of(one.get("id")),
+        group=name_of(one.get("session_id")),
+        generator=generator_of(first(one, "model", "provided_model_name"), settings),
+        verdicts={str(score.get("name")): score["value"] for score in given},
+    )

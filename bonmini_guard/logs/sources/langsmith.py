@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, seconds, whole_number
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, of_call
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 
@@ -23,16 +23,13 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     said = first(run, "feedback_stats") or {}
     verdicts = {key: one.get("avg") for key, one in said.items() if isinstance(one, Mapping) and one.get("avg") is not None}
     usage = ("outputs.llm_output.token_usage.completion_tokens", "outputs.usage_metadata.output_tokens", "completion_tokens")
-    answers = [None] if run.get("error") else [*answers_in(run.get("outputs"))]
-    tokens = whole_number(first(run, *usage, "outputs.usage.completion_tokens")) if len(answers) == 1 else None
-    times = {"started": seconds(run.get("start_time")), "finished": seconds(run.get("end_time"))}
-    for answer in answers:
-        yield Draw(
-            prompt_in(run.get("inputs")),
-            answer,
-            id=name_of(run.get("id")),
-            group=name_of(called.get("thread_id")),
-            generator=generator_of(model, settings, asked),
-            verdicts=verdicts,
-            fields={"tokens": tokens, **times},
-        )
+    yield from of_call(
+        [None] if run.get("error") else answers_in(run.get("outputs")),
+        prompt_in(run.get("inputs")),
+        first(run, *usage, "outputs.usage.completion_tokens"),
+        (run.get("start_time"), run.get("end_time")),
+        id=name_of(run.get("id")),
+        group=name_of(called.get("thread_id")),
+        generator=generator_of(model, settings, asked),
+        verdicts=verdicts,
+    )

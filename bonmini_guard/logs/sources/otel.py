@@ -12,7 +12,7 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, seconds, whole_number
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, of_call
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 _CALLS = ("chat", "text_completion", "generate_content", "completion", "LLM")
@@ -60,19 +60,16 @@ def _of_span(span: Mapping[str, Any], about: dict[str, Any], events: list[tuple[
     answers: list[Turn | None] = [answer for one in found for answer in answers_in(one)]
     asked = {key.removeprefix("gen_ai.request."): value for key, value in about.items() if key.startswith("gen_ai.request.")}
     usage = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion")
-    tokens = whole_number(first(about, *usage)) if len(answers) == 1 else None
     model = first(about, "gen_ai.request.model", "gen_ai.response.model", "llm.model_name")
-    started, finished = first(span, "startTimeUnixNano", "start_time"), first(span, "endTimeUnixNano", "end_time")
-    name = first(span, "spanId", "context.span_id")
-    for answer in answers or [None]:
-        yield Draw(
-            _prompt(about, events),
-            answer,
-            id=name_of(name),
-            group=first(about, "gen_ai.conversation.id", "session.id"),
-            generator=generator_of(model, unpacked(about.get("llm.invocation_parameters")), asked),
-            fields={"tokens": tokens, "started": seconds(started), "finished": seconds(finished)},
-        )
+    yield from of_call(
+        answers or [None],
+        _prompt(about, events),
+        first(about, *usage) if answers else None,
+        (first(span, "startTimeUnixNano", "start_time"), first(span, "endTimeUnixNano", "end_time")),
+        id=name_of(first(span, "spanId", "context.span_id")),
+        group=first(about, "gen_ai.conversation.id", "session.id"),
+        generator=generator_of(model, unpacked(about.get("llm.invocation_parameters")), asked),
+    )
 
 
 def _prompt(about: Mapping[str, Any], events: list[tuple[str, dict[str, Any]]]) -> Any:

@@ -10,8 +10,7 @@ from langchain_core.messages import BaseMessage
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.reading import RowFile
-from bonmini_guard.logs.rows import Row
+from bonmini_guard.logs.rows import Row, rows_in
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,11 @@ def read_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[DistillPrompt]
         InputError: a file cannot be read, a row is malformed, or there are fewer than five prompts.
     """
     found: dict[tuple[Turn, ...], DistillPrompt] = {}
-    files = [RowFile(path) for path in paths]
-    for row in (Row(value, place) for file in files for place, value in file):
+    files = list(paths)
+    for row in rows_in(*files):
         found.setdefault(row.prompt, _prompt(row))
     if len(found) < 5:
-        raise InputError(f"{files[0].path}: {len(found)} distinct prompts; give 5 or more, some are held out")
+        raise InputError(f"{files[0]!s}: {len(found)} distinct prompts; give 5 or more, some are held out")
     return list(found.values())
 
 
