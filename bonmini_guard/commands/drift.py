@@ -43,9 +43,10 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.evidence import check_share
     from bonmini_guard.policy.profile import GuardProfile
 
-    for name in ("every", "input_price", "output_price"):
-        if not options.follow and getattr(options, name) is not None:
-            raise ConfigurationError(f"--{name.replace('_', '-')} belongs to --follow; leave it out")
+    for name, least in (("every", "above 0"), ("input_price", "0 or more"), ("output_price", "0 or more")):
+        value = getattr(options, name)
+        if value is not None and not (options.follow and 0 <= value < math.inf and (value or name != "every")):
+            raise ConfigurationError(f"--{name.replace('_', '-')} belongs to --follow, and is a number, {least}")
     if options.false_alarm_rate is not None:
         check_share("--false-alarm-rate", options.false_alarm_rate)
     profile = GuardProfile.load(options.profile)
@@ -82,16 +83,11 @@ def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Fin
     from bonmini_guard.calibration.watch import watching
     from bonmini_guard.commands.following import follow
 
-    every = 2.0 if options.every is None else options.every
-    if not 0 < every < math.inf:
-        raise ConfigurationError(f"--every is {every:g}: give the seconds between two looks, more than 0")
     if options.looks != 1 or options.json:
         raise ConfigurationError("--follow looks any number of times, and prints no JSON; leave out --looks and --json")
     prices = (options.input_price or 0.0, options.output_price or 0.0)
-    if not all(0 <= price < math.inf for price in prices):
-        raise ConfigurationError("--input-price and --output-price are 0 or more")
     with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
-        return follow(options.traces, profile, watch, also, prices=prices, every=every)
+        return follow(options.traces, profile, watch, also, prices=prices, every=options.every or 2.0)
 
 
 def lines(drift: Drift) -> str:

@@ -1,9 +1,6 @@
 """Items and judgements as Label Studio tasks and as Argilla records, both ways.
 
-Both tools are shown what the page shows: no score, no model, no row id, and answers in an order of their own. An item's key travels
-along, so that what comes back finds its item; the texts that come back must be those that went.
-
-docs/labelling.md shows the labelling interfaces that the tasks are made for.
+An item's key travels along, so that what comes back finds its item. docs/labelling.md shows the interfaces that tasks are made for.
 
 Formats: https://labelstud.io/guide/task_format (tasks with annotations of type ``choices``) and
 https://docs.argilla.io/latest/how_to_guides/import_export (what ``dataset.records.to_json`` writes).

@@ -51,10 +51,7 @@ def labelled_log(session: Session) -> LabelledLog:
     """The log's rows with ``acceptable`` filled in and ``label_sampling`` saying how the labels came about.
 
     An answer is acceptable if more annotators took it than refused it. Taken: accepted, or chosen from a pair; refused: rejected,
-    or "neither" was said of its pair. ``label_sampling`` is ``random``, the only kind that calibration uses, for all rows of a
-    goal, whatever was asked of them, and else for rows of which *every* answer is judged by itself; ``informative`` for rows picked
-    by hand; ``choices`` for all rows of a session of pairs: of these the answer that was not chosen stays unlabelled, and which
-    one that is depends on the labels.
+    or "neither" was said of its pair. docs/labelling.md says which rows calibration may use, and why.
 
     Raises:
         InputError: there is no label.
@@ -65,7 +62,9 @@ def labelled_log(session: Session) -> LabelledLog:
     tally, untouched = Counter(kinds.values()), (None, "unfinished")
     rows = [dict(row.raw) if kinds.get(row.id) in untouched else _labelled(row, kinds[row.id], votes) for row in session.rows]
     labelled = len({name for name, _ in votes}) - tally["unfinished"]
-    return LabelledLog(rows, labelled, tally["random"], tally["unfinished"], len(_only_put_off(session)))
+    later = {key for name in session.ledger.everyone for key in session.ledger.put_off(name)}
+    later -= {event["item"] for event in session.ledger.judgements()}
+    return LabelledLog(rows, labelled, tally["random"], tally["unfinished"], len(later))
 
 
 def _kinds(session: Session, votes: Votes) -> dict[str, str]:
@@ -105,8 +104,3 @@ def _labelled(row: LabelRow, kind: str, votes: Votes) -> Row:
         vote = None if text is None else votes.get((row.id, first[seen(text)]))
         candidates.append({**candidate, "acceptable": None if vote is None else vote > 0})
     return {**row.raw, "candidates": candidates, "label_sampling": kind}
-
-
-def _only_put_off(session: Session) -> set[str]:
-    later = {key for name in session.ledger.everyone for key in session.ledger.put_off(name)}
-    return later - {event["item"] for event in session.ledger.judgements()}

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from bonmini_guard.errors import ConfigurationError, InputError, needing
 from bonmini_guard.labelling.agreement import agreement
-from bonmini_guard.labelling.items import Item
+from bonmini_guard.labelling.items import Item, sides
 from bonmini_guard.labelling.session import Session, check_annotator
 
 with needing("label"):
@@ -150,7 +150,7 @@ class LabelServer(Door):
 
     def _shown(self, item: Item, annotator: str) -> dict[str, Any]:
         """What a labeller may know: no score, no model, no decision, no row, no order drawn."""
-        answers = [item.row.texts[index] for index in self.session.shown(item, annotator)]
+        answers = [item.row.texts[index] for index in sides(item, annotator, self.session.plan)]
         return {"key": item.key, "turns": [list(turn) for turn in item.row.turns], "answers": answers}
 
 

@@ -119,10 +119,6 @@ class Session:
             item = next((item for item in asked if item.key not in seen), again)
             return Standing(item, len(labels.keys() & keys), len(asked), len(later), self.ledger.last(annotator) is not None)
 
-    def shown(self, item: Item, annotator: str) -> tuple[int, ...]:
-        """The item's candidates as this annotator sees them: A first."""
-        return sides(item, annotator, self.plan)
-
     def label(self, annotator: str, key: str, answer: str, event: str, seconds: float | None = None) -> None:
         """Record a judgement, ``a`` or ``b`` as shown, ``accept`` or ``none``; once, however often the same event is sent.
 
@@ -131,7 +127,7 @@ class Session:
             OSError: the disk refused; nothing is recorded.
         """
         item = self.item(key)
-        shown = self.shown(item, annotator)
+        shown = sides(item, annotator, self.plan)
         named = zip(("accept",) if len(shown) == 1 else ("a", "b"), shown, strict=True)
         possible: dict[str, int | str] = {"none": "none", **dict(named)}
         if answer not in possible:

@@ -1,8 +1,4 @@
-"""Explored requests: the full budget drawn and scored in the background, so that logs can be calibrated on.
-
-An early-exited request shows only the draws up to its exit: such rows are censored by their own scores, and calibrating on
-them understates the risk. Exploring a random share of requests, whatever they scored, gives rows without that bias.
-"""
+"""Explored requests: the full budget drawn and scored in the background, so that logs can be calibrated on (docs/traces.md)."""
 
 from __future__ import annotations
 

@@ -157,11 +157,7 @@ class Row:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all candidates were drawn whatever their scores.
-
-        Rows count as complete unless they say otherwise. A row with a guard's ``decision`` was cut short by it unless it says
-        that it is complete: calibrating on early-exited requests would promise far too much.
-        """
+        """Whether all candidates were drawn whatever their scores: unless it, or a guard's ``decision`` in it, says otherwise."""
         value = self.value.get("complete")
         if value is None:
             return not self.is_traced
@@ -171,11 +167,7 @@ class Row:
 
     @property
     def is_random(self) -> bool:
-        """Whether its labels may be calibrated on.
-
-        They may unless ``label_sampling`` says otherwise: ``informative`` rows were picked for labelling by their scores, and of
-        rows labelled by ``choices`` the answers not chosen stay unlabelled. Rates over either would be those of a selection.
-        """
+        """Whether its labels may be calibrated on: unless ``label_sampling`` says otherwise (docs/labelling.md)."""
         value = self.value.get("label_sampling")
         if value is not None and value not in ("random", *NOT_RANDOM):
             cure = 'write "random", or leave it out if labelled rows were drawn at random'

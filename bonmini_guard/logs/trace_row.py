@@ -124,7 +124,10 @@ def redacted(row: Row, redact: Redact | None) -> Row | None:
             raise TypeError("redact gave no row")  # which no reader of the file could read
         return changed
     kept = _served(row) if redact == "rejected" else None
-    row["candidates"] = [c if i == kept else _without_text(c) for i, c in enumerate(row["candidates"])]
+    for place, candidate in enumerate(row["candidates"]):
+        if place != kept:
+            candidate.pop("message", None)
+            candidate |= {"text": "", "redacted": True}
     return row if redact == "rejected" else row | {"prompt": ""}
 
 
@@ -133,11 +136,6 @@ def _served(row: Row) -> int | None:
     if "served" in row:  # in shadow, the first draw whatever the decision
         return row["served"]  # type: ignore[no-any-return]
     return row["selected"] if row.get("decision") in ("accepted", "best_effort", "unscored") else None
-
-
-def _without_text(candidate: Row) -> Row:
-    kept = {key: value for key, value in candidate.items() if key != "message"}
-    return kept | {"text": "", "redacted": True}
 
 
 def _candidate(candidate: Candidate) -> Row:

@@ -62,12 +62,7 @@ class TraceCounts:
 class TraceWriter:
     """Writes one row for each request, for ``trace_to=``.
 
-    Rows are handed over to a queue and written by a background thread: a request never waits for it. A row is *acknowledged* once
-    :meth:`flush` (or the guard's) has returned: it is then in the file, whatever happens to the process, ``kill -9`` included (with
-    ``fsync=True`` a power failure too). Rows in the queue die with a killed process; an ordinary end of the process writes them.
-    When the queue is full, new rows are lost, counted and warned about: requests never wait.
-
-    Any number of guards, threads, event loops and processes may write to one path, also after a fork.
+    Rows wait in a queue for a thread of their own; docs/traces.md says what may be lost when.
 
     Args:
         to: a path of a JSON lines file, or a function that takes each row (a dictionary); it runs in the writer's thread.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -20,11 +22,8 @@ def make_repository(name: str) -> None:
     Raises:
         ConfigurationError: the hub does not let us.
     """
-    try:
+    with _told(name, "log in with 'hf auth login' or set HF_TOKEN, and look at the name"):
         HfApi().create_repo(name, private=True, exist_ok=True)
-    except _TROUBLE as error:
-        cure = "log in with 'hf auth login' or set HF_TOKEN, and look at the name"
-        raise ConfigurationError(f"--push-to-hub {name}: {first_line(error)}; {cure}") from error
 
 
 def push(folder: Path, name: str) -> None:
@@ -33,8 +32,13 @@ def push(folder: Path, name: str) -> None:
     Raises:
         ConfigurationError: they did not get there.
     """
-    try:
+    with _told(name, f"the model is in {folder}; 'hf upload {name} {folder}' tries again"):
         HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Reward model and its card")
+
+
+@contextmanager
+def _told(name: str, cure: str) -> Iterator[None]:
+    try:
+        yield
     except _TROUBLE as error:
-        again = f"the model is in {folder}; 'hf upload {name} {folder}' tries again"
-        raise ConfigurationError(f"--push-to-hub {name}: {first_line(error)}; {again}") from error
+        raise ConfigurationError(f"--push-to-hub {name}: {first_line(error)}; {cure}") from error

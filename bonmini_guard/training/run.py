@@ -63,10 +63,8 @@ def train_reward_model(
 ) -> dict[str, Any]:
     """Train a reward model and write it as an ordinary checkpoint.
 
-    The folder holds safetensors weights (with ``lora_rank`` adapters alone, in peft's form), the tokenizer with its chat
-    template, a configuration whose ``bonmini_guard`` entry says what the zero means, a model card, digests of the prompts, and
-    ``training.json``. It appears whole at the end or not at all. While training, ``OUTPUT.partial`` holds checkpoints: the same
-    call goes on from the last one after a kill.
+    docs/training.md says what the folder holds. It appears whole at the end or not at all. While training, ``OUTPUT.partial`` holds
+    checkpoints: the same call goes on from the last one after a kill.
 
     Args:
         rows: the judgements to learn from.

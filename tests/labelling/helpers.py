@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from bonmini_guard.cli import main
-from bonmini_guard.labelling.items import Plan
+from bonmini_guard.labelling.items import Plan, sides
 from bonmini_guard.labelling.rows import read_rows
 from bonmini_guard.labelling.session import Session
 
@@ -32,7 +32,7 @@ def session_of(tmp_path, rows, name="out.jsonl", **plan):
 
 def say(session, annotator, item, chosen):
     """Judge an item as the page would: by the side on which a candidate is shown."""
-    shown = session.shown(item, annotator)
+    shown = sides(item, annotator, session.plan)
     answer = "none" if chosen == "none" else "accept" if len(shown) == 1 else "ab"[shown.index(chosen)]
     session.label(annotator, item.key, answer, secrets.token_hex(16))
 

@@ -11,7 +11,7 @@ import pytest
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.labelling import events
 from bonmini_guard.labelling import session as session_module
-from bonmini_guard.labelling.items import Plan
+from bonmini_guard.labelling.items import Plan, sides
 from bonmini_guard.labelling.session import check_annotator
 from tests.labelling.helpers import judge_all, row, say, session_of
 
@@ -30,7 +30,7 @@ def test_a_label_says_who_what_and_how_it_was_shown(tmp_path):
     header, label = lines(session)
     assert header["plan"]["seed"] == 0
     assert header["log"]["rows"] == 3
-    shown = list(session.shown(item, "ann"))
+    shown = list(sides(item, "ann", session.plan))
     assert {key: label[key] for key in ("annotator", "row", "candidates", "shown", "chosen", "seconds")} == {
         "annotator": "ann",
         "row": item.row.id,

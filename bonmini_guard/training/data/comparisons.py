@@ -38,7 +38,9 @@ Reader = Callable[[Record], Iterator[Compared]]
 def comparisons(record: Record, expected: Reader) -> Iterator[Compared]:
     """The comparisons in a record of any known shape; ``expected`` reads those of none of them, or says what they lack."""
     known = (reader for keys, reader in _SHAPES.items() if all(record.get(key) is not None for key in keys))
-    return next(known, ranked if _has_ranks(record) else expected)(record)
+    answers = record.get("answers")
+    has_ranks = isinstance(answers, list) and answers and isinstance(answers[0], Mapping) and answers[0].get("rank") is not None
+    return next(known, ranked if has_ranks else expected)(record)
 
 
 def pair(record: Record) -> Iterator[Compared]:
@@ -72,11 +74,6 @@ def ranked(record: Record) -> Iterator[Compared]:
     best = [place for place, rank in enumerate(ranks) if rank == min(ranks)]
     texts = [answer_of(answer, f"answer {number}") for number, answer in enumerate(answers, start=1)]
     yield Compared(prompt_of(record), texts, best[0] if len(best) == 1 else "tie")
-
-
-def _has_ranks(record: Record) -> bool:
-    answers = record.get("answers")
-    return isinstance(answers, list) and bool(answers) and isinstance(answers[0], Mapping) and answers[0].get("rank") is not None
 
 
 def every_pair(compared: Record) -> Iterator[Compared]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.sources.draws import first
 from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, prompt_under
 from bonmini_guard.training.choices import Answer, as_answer
 
@@ -109,12 +110,7 @@ def verdict_of(record: Record) -> bool:
 
 def number_of(record: Any, key: str | None) -> float | None:
     """The rating in a record, under ``key`` (dots go deeper) or under the first of ``RATING_KEYS``; None if there is none."""
-    value: Any = record
-    if key is None:
-        value = next((record[name] for name in RATING_KEYS if record.get(name) is not None), None)
-    else:
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+    value = first(record, *(RATING_KEYS if key is None else (key,))) if isinstance(record, Mapping) else None
     if value is None:
         return None
     try:
