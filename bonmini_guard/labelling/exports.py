@@ -102,5 +102,6 @@ def _labelled(row: LabelRow, kind: str, votes: Votes) -> Row:
     candidates = []
     for candidate, text in zip(row.raw["candidates"], row.texts, strict=True):
         vote = None if text is None else votes.get((row.id, first[seen(text)]))
-        candidates.append({**candidate, "acceptable": None if vote is None else vote > 0})
+        kept = {key: value for key, value in candidate.items() if key != "acceptable_by"}  # of the label that was there
+        candidates.append({**kept, "acceptable": None if vote is None else vote > 0})
     return {**row.raw, "candidates": candidates, "label_sampling": kind}

@@ -57,6 +57,15 @@ def test_labelled_rows_are_what_calibrate_reads(tmp_path):
     assert log.labels[0].tolist() == [1.0, 0.0, 1.0]
 
 
+def test_a_label_of_people_is_not_said_to_be_a_judges(tmp_path):
+    judged = row("a", ("x", "y"))
+    judged["candidates"] = [one | {"acceptable": True, "acceptable_by": "a judge"} for one in judged["candidates"]]
+    session = accept_session(tmp_path, [judged])
+    judge_all(session, "ann", lambda item: "none")
+    (labelled,) = labelled_log(session).rows
+    assert [(one["acceptable"], one.get("acceptable_by")) for one in labelled["candidates"]] == [(False, None)] * 2
+
+
 def test_the_majority_decides_and_a_tie_is_not_acceptable(tmp_path):
     session = accept_session(tmp_path, [row("a", "xyz")])
     verdicts = {"ann": (0, 1, "none"), "bob": (0, "none", "none"), "cem": ("none", "none", 2), "dee": ("none", 1, 2)}
