@@ -140,7 +140,7 @@ def _scan(files: Sequence[str]) -> tuple[Counter[str], set[int], set[str]]:
 def _tell_of_labels(files: Sequence[str]) -> None:
     """What the rows could promise at best, and the labels that this takes."""
     from bonmini_guard.calibration.logs import load_log
-    from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, too_few
+    from bonmini_guard.calibration.on_demand import batch_of, demand, fixed_set, prospect, request, too_few
     from bonmini_guard.calibration.orders import one_a_unit
 
     log = load_log(files, keys=["id", "group"])
@@ -163,12 +163,7 @@ def _tell_of_labels(files: Sequence[str]) -> None:
         return
     chosen = fixed_set(log, None)
     say(f"missing: labels. {prospect(chosen, asked)}")
-    say(f"asked first: the rows {', '.join(_asked_first(chosen, asked))} and so on, strict thresholds first")
-    say(f"next: bonmini-guard label {logs_in_words(files)} -o labels.jsonl --for {RISKS[0]} {options} --open")
-
-
-def _asked_first(chosen: Any, asked: Any) -> list[str]:
-    from bonmini_guard.calibration.on_demand import batch_of, demand
-
     rows = batch_of(chosen, demand(chosen, asked).wanted)[:, 0]
-    return list(dict.fromkeys(str(chosen.extra["id"][row]) for row in rows.tolist()))[:NAMED]
+    named = list(dict.fromkeys(str(chosen.extra["id"][row]) for row in rows.tolist()))[:NAMED]
+    say(f"asked first: the rows {', '.join(named)} and so on, strict thresholds first")
+    say(f"next: bonmini-guard label {logs_in_words(files)} -o labels.jsonl --for {RISKS[0]} {options} --open")

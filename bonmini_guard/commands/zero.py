@@ -43,8 +43,11 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.zero import choose, labels_of
     from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.declared import load_scorer
+    from bonmini_guard.reward.spec import ScorerSpec
 
-    spec, texts = _bare(options.model), () if options.no_anchors else tuple(options.anchor or ANCHORS)
+    spec = ScorerSpec.of(options.model) or ScorerSpec(kind="template", model=options.model)
+    spec = spec.model_copy(update={"zero": None, "has_zero": None})
+    texts = () if options.no_anchors else tuple(options.anchor or ANCHORS)
     with closing(load_scorer(spec, device=options.device, base=options.base)) as scorer:
         labels = labels_of(rows_in(*options.labels), scorer, texts)
     choice = choose(labels)
@@ -52,14 +55,6 @@ def run(options: argparse.Namespace) -> int:
     say(_said(labels, choice))
     say(f"{options.output} is written\nnext: bonmini-guard score LOG --reward-model {shlex.quote(str(options.output))} -o SCORED")
     return 0
-
-
-def _bare(model: str) -> ScorerSpec:
-    """The spec without a zero of its own."""
-    from bonmini_guard.reward.spec import ScorerSpec
-
-    spec = ScorerSpec.of(model) or ScorerSpec(kind="template", model=model)
-    return spec.model_copy(update={"zero": None, "has_zero": None})
 
 
 def _written(spec: ScorerSpec, zero: Zero, folder: Path) -> dict[str, Any]:

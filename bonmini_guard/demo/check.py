@@ -193,14 +193,11 @@ def _plain(note: Note, said: str) -> str | None:
         return "says something else" if stated else "does not say what happened"
     before = rf"(?:{_GREETING} )?(?:(?:{_COURTESY}) (?:but |and )?)?{_OPENING}"
     after = rf"(?: (?:{_GREETING}|(?:and )?(?:{_COURTESY})))?"
-    if re.fullmatch(before + _statement(note) + after, stated[0]):
+    statement = f"(?:{'|'.join(_STATEMENTS[note.situation])})"
+    if not note.dated:
+        statement = rf"{_UNDATED[note.situation]}(?: and| but)?(?: and| but)? (?:{'|'.join(_NOT_KNOWN)})"
+    if re.fullmatch(before + statement + after, stated[0]):
         return None
     if not note.dated and not re.search("|".join(_NOT_KNOWN), stated[0]):
         return "does not say that the date is not known"
     return "says something else"
-
-
-def _statement(note: Note) -> str:
-    if note.dated:
-        return f"(?:{'|'.join(_STATEMENTS[note.situation])})"
-    return rf"{_UNDATED[note.situation]}(?: and| but)?(?: and| but)? (?:{'|'.join(_NOT_KNOWN)})"

@@ -47,6 +47,7 @@ class Session:
         only: ids of the rows asked about now, of a plan whose rows are picked.
 
     Attributes:
+        path: of the file of label events.
         items: those asked so far, in order: all of them, if the plan has no goal.
         said: of a plan with a goal: what the labels certified when it was last looked.
 
@@ -68,7 +69,7 @@ class Session:
             raise InputError(f"there is no row {min(unknown)!r} in the log; give --only ids of its rows")
         if not path.exists():
             events.create(path, _header(rows, plan, question))
-        self.rows = rows
+        self.rows, self.path = rows, path
         self._file = events.EventFile(path)
         try:
             self.plan, self.question = _settings(self._file, rows)
@@ -84,11 +85,6 @@ class Session:
         except BaseException:
             self._file.close()
             raise
-
-    @property
-    def path(self) -> Path:
-        """Of the file of label events."""
-        return self._file.path
 
     def close(self) -> None:
         """Let go of the file."""

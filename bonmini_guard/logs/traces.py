@@ -67,8 +67,7 @@ class TraceWriter:
     Args:
         to: a path of a JSON lines file, or a function that takes each row (a dictionary); it runs in the writer's thread.
         sample: share of requests to write, chosen by chance alone; explored ones are always written.
-        redact: ``"rejected"`` takes out the texts of all candidates but the served one, ``"all"`` every text and the prompt; a
-            function gets the row and returns what to write, None to drop it. If it raises, the row is lost, not written as it is.
+        redact: ``"rejected"``, ``"all"``, or a function of the row, which gives what to write, and None to drop it.
         max_bytes: the file is put aside before it grows beyond this.
         keep_days: files whose last row is older are deleted while a guard runs (each minute it looks); None keeps all.
         queue: rows that may wait.

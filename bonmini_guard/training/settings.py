@@ -26,8 +26,7 @@ class Settings:
         objective: "outside_option", or "bradley_terry", which learns to rank only.
         epochs: passes over the rows; may be a fraction.
         learning_rate: its peak; it rises over the first 5 % of the steps and falls with a cosine.
-        head_learning_rate: of weights that are new to the base; None takes the greater of ``learning_rate`` and 1e-3. A new head
-            begins at zero and passes no gradient on until it has grown, so at the base's careful rate nothing is learnt at first.
+        head_learning_rate: of weights that are new to the base; None takes the greater of ``learning_rate`` and 1e-3.
         batch_size: most distinct (prompt, answer) texts in a step of one process.
         seed: of the order of batches, of new weights and of dropout.
         max_length: most tokens a text may have, if less than the model's own limit.
@@ -35,12 +34,10 @@ class Settings:
         device: "auto", "cpu" or "cuda".
         threads: CPU threads; None leaves torch's setting alone.
         weight_decay: of AdamW.
-        precision: "auto" (bfloat16 arithmetic on a GPU, float32 on a CPU), "float32" or "bfloat16"; weights that are trained stay
-            in float32, frozen ones (under ``lora_rank``) are kept in bfloat16, too.
+        precision: "auto" (bfloat16 arithmetic on a GPU, float32 on a CPU), "float32" or "bfloat16".
         accumulate: batches whose gradients are added up in a step.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        lora_rank: train low-rank adapters of this rank (and the head) instead of all weights; the checkpoint holds only
-            these, and names its base.
+        lora_rank: train low-rank adapters of this rank (and the head) instead of all weights.
         lora_alpha: their scale; by default twice the rank.
         checkpoints: how often in a run to save what a killed run goes on from; 0 never.
         early_stopping: stop after so many checkpoints without a better held-out loss, and keep the best.
