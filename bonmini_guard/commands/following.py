@@ -146,7 +146,7 @@ def follow(
                     show(view(drift, tally, profile))
                     time.sleep(every)
                     drift = look()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # as SIGTERM ends a command
             return drift
 
 

@@ -127,7 +127,8 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-def test_it_follows_until_ctrl_c_and_keeps_its_state(tmp_path, interruptible):
+@pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGTERM])
+def test_it_follows_until_it_is_ended_and_keeps_its_state(tmp_path, interruptible, ended):
     profile, traces, state = calibrated(), tmp_path / "traces.jsonl", tmp_path / "watch.json"
     profile.save(tmp_path / "profile.json")
     rows = rows_of(profile, TRAFFIC, 60, 12345)
@@ -137,7 +138,7 @@ def test_it_follows_until_ctrl_c_and_keeps_its_state(tmp_path, interruptible):
         for number in (20, 60):
             traces.write_text("".join(json.dumps(row) + "\n" for row in rows[:number]))
             assert any(f"in {number} requests" in line for line in process.stdout)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ended)
         try:
             assert process.wait(60) == 0, process.stderr.read()
         finally:
