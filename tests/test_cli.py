@@ -106,10 +106,12 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_what_standard_output_does_not_take_is_told_once(tmp_path):
     ours = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-m", "bonmini_guard", "demo", "--recorded", "--json"]
+    (tmp_path / "traces.jsonl").write_text('{"id": "a"}\n')
+    # It says so little that nothing is written before it ends.
+    command = [sys.executable, "-m", "bonmini_guard", "forget", str(tmp_path / "traces.jsonl"), "--id", "b"]
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=ours)
-    assert (ran.returncode, ran.stderr) == (2, "bonmini-guard demo: a file or standard output: No space left on device\n")
+    assert (ran.returncode, ran.stderr) == (2, "bonmini-guard forget: a file or standard output: No space left on device\n")
     read, write = os.pipe()
     os.close(read)
     ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=ours)
