@@ -164,7 +164,7 @@ class _Request:
     ) -> None:
         self.engine = engine
         self.policy = engine.policy
-        self.messages = messages
+        self.messages = [*messages]
         # A generator that appends to the conversation must not change what answers are scored for.
         self.asked = tuple(messages)
         self.seed = seed
