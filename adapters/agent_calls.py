@@ -49,6 +49,7 @@ class AgentCall:
             detached["runtime"] = request.runtime.override(stream_writer=say_nothing)
         self._request = request.override(**detached)
         self.asked = {"model": id(request.model), "settings": request.model_settings, "tools": [*map(str, request.tools)]}
+        self.asked |= {"choice": request.tool_choice, "format": request.response_format}
         self._ask = ask
         self._seed_argument = seed_argument
         self._live, self.promised = True, promised

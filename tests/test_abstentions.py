@@ -7,6 +7,7 @@ import gc
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy
 from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
@@ -228,6 +229,33 @@ async def test_an_agents_node_that_runs_again_gets_it_too(sync):
     with pytest.raises(NoAcceptableResponse):
         await ask(retried, {"messages": [("human", "hi")]}, sync, {"configurable": {"thread_id": "1"}})
     assert len(model.calls) == 2
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_an_agent_that_asks_for_another_form_asks_for_itself(sync):
+    model = FakeChatModel(["{}"])
+    middleware = BestOfMiniNMiddleware(reward_model=FakeRewardModel({"{}": -1.0}), schedule=[2])
+    for form, calls in ((None, 2), (ProviderStrategy({"title": "Film", "type": "object"}), 4)):
+        graph = create_agent(model, middleware=[middleware], response_format=form)
+        for _ in range(2):
+            with pytest.raises(NoAcceptableResponse):
+                await ask(graph, {"messages": [("human", "hi")]}, sync, {"configurable": {"thread_id": "1"}})
+            assert len(model.calls) == calls
+
+
+@FACES
+async def test_a_retry_gets_it_though_a_generator_has_changed_the_prompt_that_it_was_given(face):
+    asked = []
+
+    class Thinking:
+        async def draw(self, request):
+            asked.append([message.text for message in request.messages])
+            request.messages.append(AIMessage("a thought"))
+            return AIMessage("bad secret")
+
+    with pytest.raises(NoAcceptableResponse):
+        await make(face, Thinking()).with_retry(wait_exponential_jitter=False).ainvoke("hi")
+    assert asked == [["hi"], ["hi"]]
 
 
 def test_negative_memory_is_refused():
