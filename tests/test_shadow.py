@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.tracers.base import BaseTracer
 
@@ -238,3 +238,20 @@ async def test_the_run_id_that_a_caller_gave_is_the_id_of_the_trace(tmp_path, ki
     await shadow.afinish()
     named, other = [row["id"] for row in rows(tmp_path / "t.jsonl")]
     assert named == run.hex != other
+
+
+@pytest.mark.parametrize("way", ["ainvoke", "astream", "invoke"])
+async def test_a_chat_that_goes_on_at_once_changes_nothing_of_what_is_watched(tmp_path, way):
+    shadow, chat = (
+        make(GenericFakeChatModel(messages=iter([AIMessage("answer 1")])), trace_to=tmp_path / "t.jsonl"),
+        [HumanMessage("q")],
+    )
+    if way == "astream":
+        (answer,) = [chunk async for chunk in shadow.astream(chat) if chunk.text.endswith("1")]
+    else:
+        answer = shadow.invoke(chat) if way == "invoke" else await shadow.ainvoke(chat)
+    chat.append(answer)
+    answer.content = "answer 7"
+    await shadow.afinish()
+    (row,) = rows(tmp_path / "t.jsonl")
+    assert ([turn["content"] for turn in row["prompt"]], row["candidates"][0]["text"]) == (["q"], "answer 1")

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config
 
@@ -26,6 +26,7 @@ from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.detach import ambient
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.engine.result import GuardResult, Outcome
+from bonmini_guard.engine.snapshot import frozen
 from bonmini_guard.engine.usage import total_usage, used_tokens
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.forks import Lock, renewed_in_children
@@ -186,13 +187,17 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         self, input: LanguageModelInput, chunks: list[Any], config: RunnableConfig | None, options: dict[str, Any], begun: float
     ) -> None:
         """Have an answer judged in the background; raises nothing."""
+        from bonmini_guard.adapters.langchain import as_message
+
         self._add(requests=1)
         try:
             config, seconds = ensure_config(config), perf_counter() - begun
             group = group_of(SimpleNamespace(metadata=config.get("metadata")), config)
             with ambient(config):
                 name = str(config.get("run_id") or uuid4()).replace("-", "")
-                watch = functools.partial(self._watch, input, chunks, options, group=group, seconds=seconds, name=name)
+                # Copies: chats append the answer to what was asked, and go on.
+                messages, answer = map(frozen, as_messages(input)), frozen(as_message(functools.reduce(operator.add, chunks)))
+                watch = functools.partial(self._watch, [*messages], answer, options, group=group, seconds=seconds, name=name)
                 begun_watching = self._background.start(watch, MOST_WATCHED)
             if not begun_watching:
                 self._add(skipped=1)
@@ -212,8 +217,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
 
     async def _first(
         self,
-        input: LanguageModelInput,
-        chunks: list[Any],
+        messages: list[BaseMessage],
+        answer: AIMessage,
         options: dict[str, Any],
         *,
         group: str | None,
@@ -221,10 +226,7 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
         name: str,
     ) -> RequestRecord | None:
         """The served answer as a request of one draw, scored; None for a turn of tools, which a guard passes on untraced."""
-        from bonmini_guard.adapters.langchain import as_message
-
-        engine, messages = self._guard.engine, as_messages(input)
-        answer = as_message(functools.reduce(operator.add, chunks))
+        engine = self._guard.engine
 
         async def served(_: DrawRequest) -> AIMessage:
             return answer
