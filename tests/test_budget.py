@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -57,6 +58,17 @@ class TestRequests:
     async def test_a_generator_that_reports_no_tokens_is_told_about(self, caplog):
         result = await guard(generator=FakeGenerator(["-1"]), budget=1).arun("question")
         assert result.draws == 6
+        assert "reports no tokens" in caplog.text
+
+    async def test_so_is_one_whose_judge_alone_reports_tokens(self, caplog):
+        def session(messages):
+            judged = FakeRewardModel(float).session(messages)
+            judged.spent = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+            return judged
+
+        scorer = SimpleNamespace(session=session, has_zero=True)
+        result = await BestOfMiniN(generator=FakeGenerator(["-1"]), reward_model=scorer, schedule=[2, 2, 2], budget=1).arun("q")
+        assert (result.draws, result.usage["total_tokens"]) == (6, 15)
         assert "reports no tokens" in caplog.text
 
     async def test_the_chat_model_takes_a_budget_too(self):

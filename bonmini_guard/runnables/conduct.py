@@ -173,7 +173,7 @@ class Guard:
             result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
             if self.options["trace_candidates"]:
                 result = replace(result, with_texts=True)
-            if self.options["budget"] is not None and not result.usage:
+            if self.options["budget"] is not None and not any(each.usage for each in result.candidates):
                 logger.warning("the generator reports no tokens: budget= cannot end a request")
             if key is not None and result.decision == "abstained":
                 keep(key, replace(result, traced=self.writer is not None))
