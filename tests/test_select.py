@@ -48,6 +48,21 @@ def test_a_similarity_that_fails_leaves_the_best_and_quotes_nothing(threshold, c
     assert "red" not in caplog.text
 
 
+@pytest.mark.parametrize("select", [MinimumBayesRisk(lambda one, other: math.nan), MinimumBayesRisk(reward=math.nan)])
+def test_so_does_one_that_is_no_number(select, caplog):
+    generator = FakeGenerator(["no", "red red"])
+    few = BestOfMiniN(
+        generator=generator,
+        reward_model=FakeRewardModel(SCORES),
+        mode="accelerator",
+        schedule=[2],
+        threshold=math.inf,
+        select=select,
+    )
+    assert few.invoke("?").text == guard(threshold=math.inf, select=select).invoke("?").text == "red red"
+    assert "select= failed, the best draw is served: ValueError" in caplog.text
+
+
 def test_of_draws_that_passed_one_of_them_is_served():
     result = guard(threshold=0.5, select=Soft(temperature=1e6)).run
     served = {result("?", seed=seed).selected.message.text for seed in range(40)}

@@ -48,6 +48,8 @@ class MinimumBayesRisk:
         """The one of the largest sum."""
         alike = [sum(self.similarity(text, other) for other in texts) / len(texts) for text in texts]
         worth = [self.reward * score + each for score, each in zip(scores, alike, strict=True)]
+        if not all(map(math.isfinite, worth)):
+            raise ValueError("a similarity, or reward=, is not finite")
         return worth.index(max(worth))
 
 
