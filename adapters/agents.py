@@ -17,7 +17,7 @@ from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, NoAcceptableResponse, abstention, needing
 from bonmini_guard.forks import Lock
 from bonmini_guard.runnables.chat_model import ChatBestOfMiniN
-from bonmini_guard.runnables.conduct import Guard
+from bonmini_guard.runnables.conduct import Guard, of_a_fallback
 from bonmini_guard.runnables.options import CommonOptions
 from bonmini_guard.runnables.settings import load_profile, refuse_greedy
 
@@ -218,9 +218,9 @@ class _Refusals:
 
 
 def _of_a_fallback(message: AIMessage) -> AIMessage:
-    about = dict(message.response_metadata["bonmini_guard"])
+    about = message.response_metadata["bonmini_guard"]
     if about["decision"] in ("accepted", "best_effort"):
-        about |= {"decision": "fallback", "score": None, "raw_score": None, "acceptance_probability": None}
+        about = of_a_fallback(about)
     return message.model_copy(update={"response_metadata": {**message.response_metadata, "bonmini_guard": about}})
 
 

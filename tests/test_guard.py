@@ -190,6 +190,21 @@ async def test_a_fallback_answers_outside_any_promise(kind):
     assert seen == {"lambda": ["question"] * 2, "async callable": ["abstained"] * 2}.get(kind, [])
 
 
+def test_no_score_is_said_of_a_fallback_in_parts_either():
+    class Judge:
+        def session(self, messages):
+            judged = FakeRewardModel(lambda text: -1.0).session(messages)
+            judged.parts = [{"polite": 2.0, "correct": -1.0}]
+            return judged
+
+    def said(on_abstain):
+        guard = BestOfMiniN(generator=FakeGenerator(["bad"]), reward_model=Judge(), schedule=[1], on_abstain=on_abstain)
+        return about(guard.invoke("q"))
+
+    assert said("message")["parts"] == {"polite": 2.0, "correct": -1.0}
+    assert said(lambda result: "other").keys() == said("message").keys() - {"parts"}
+
+
 def test_usage_of_a_fallback_is_that_of_all_draws_and_its_own():
     guard = make([counted("bad", 1)], on_abstain=lambda result: counted("other", 5))
     assert guard.invoke("q").usage_metadata == {"input_tokens": 50, "output_tokens": 9, "total_tokens": 59}

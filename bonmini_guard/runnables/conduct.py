@@ -404,7 +404,13 @@ def stamped(message: AIMessage, result: GuardResult, fallback: bool = False) -> 
     about = result.metadata()
     usage: Any = dict(result.usage) or None
     if fallback:
-        about |= {"decision": "fallback", "score": None, "raw_score": None, "acceptance_probability": None}
+        about = of_a_fallback(about)
         usage = add_usage(usage, message.usage_metadata) if message.usage_metadata else usage
     metadata = {**message.response_metadata, "bonmini_guard": about}
     return message.model_copy(update={"response_metadata": metadata, "usage_metadata": usage})
+
+
+def of_a_fallback(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a message says of its decision where no score and no promise speaks of it."""
+    others = {name: value for name, value in about.items() if name != "parts"}
+    return others | {"decision": "fallback", "score": None, "raw_score": None, "acceptance_probability": None}
