@@ -14,7 +14,6 @@ from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.engine.snapshot import identity
 from bonmini_guard.errors import needing
 from bonmini_guard.runnables.conduct import Guard
-from bonmini_guard.runnables.structured import ValidatingScorer
 
 with needing("agents"):
     from langchain.agents.middleware.types import ModelRequest, ModelResponse
@@ -60,9 +59,8 @@ class AgentCall:
 
     async def conduct(self, guard: Guard, messages: Sequence[BaseMessage], options: Mapping[str, Any], **how: Any) -> GuardResult:
         """Conduct the call; draws made later (exploring) are only scored."""
-        scorer = ValidatingScorer(guard.engine.scorer, self.judged)
         try:
-            result = await guard.conduct(messages, options, generator=self, scorer=scorer, promised=self.promised, **how)
+            result = await guard.conduct(messages, options, generator=self, valid=self.judged, promised=self.promised, **how)
         finally:
             self._live = False
         self._winner = result.selected.index if result.served and result.selected is not None else None

@@ -89,6 +89,14 @@ def test_what_is_bound_to_a_guard_holds_in_its_copies():
             assert message.tool_calls[0]["args"] == {"text": "good"}
 
 
+def test_another_reward_model_judges_what_is_parsed_in_a_copy():
+    asking = make([film("poor", 1), film("good", 1999)], lambda messages, candidates: [1.0, -1.0]).with_structured_output(Film)
+    bound = asking.steps[0]
+    other = bound.bound.model_copy(update={"reward_model": lambda messages, candidates: [-1.0, 1.0]})
+    titles = [model.invoke("q", **bound.kwargs).tool_calls[0]["args"]["title"] for model in (bound.bound, other)]
+    assert titles == ["poor", "good"]
+
+
 def test_arguments_are_those_of_the_runnable():
     for name, field in BestOfMiniN.model_fields.items():
         if name not in ("name", "profile"):

@@ -40,7 +40,7 @@ from bonmini_guard.runnables.conduct import Guard, stamped
 from bonmini_guard.runnables.guard import Face
 from bonmini_guard.runnables.options import DEFAULTS, GuardArguments, chosen
 from bonmini_guard.runnables.settings import profile_name, refuse_greedy
-from bonmini_guard.runnables.structured import ValidatingScorer, parsed_by
+from bonmini_guard.runnables.structured import parsed_by
 from bonmini_guard.validation import check_names
 
 Conduct = Callable[..., Awaitable[GuardResult]]
@@ -141,7 +141,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             return BaseChatModel.model_copy(self, update=update)
         other = super().model_copy(update=update)
         if update:
-            # What was bound to it: tools that hold answers, a scorer of structured output.
+            # What was bound to it: tools that hold answers, what parses structured output.
             other._conduct = partial(other._conduct, **getattr(self._conduct, "keywords", {}))
         return other
 
@@ -336,8 +336,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             NotImplementedError: the wrapped chat model takes no tools, or builds its structured output in an unknown way.
         """
         model, parser = self._structured_steps(schema, **kwargs)
-        scorer = ValidatingScorer(self._guard.engine.scorer, parsed_by(_joined(parser)))
-        answer = self.conducted_by(partial(self._conduct, scorer=scorer, tool_turns="answer")).bind(
+        answer = self.conducted_by(partial(self._conduct, valid=parsed_by(_joined(parser)), tool_turns="answer")).bind(
             **call_options(model, chat_model_of(self.generator) or self)
         )
         if not include_raw:

@@ -31,7 +31,7 @@ from bonmini_guard.engine.generators import as_generator
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.limiter import build_limiter, call_limit
 from bonmini_guard.engine.load import load_of
-from bonmini_guard.engine.protocols import NO_OPTIONS, Generator, GroupGenerator, Scorer
+from bonmini_guard.engine.protocols import NO_OPTIONS, Generator, GroupGenerator
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.engine.scorers import THREADS
 from bonmini_guard.engine.workers import Workers
@@ -45,6 +45,7 @@ from bonmini_guard.runnables import settings
 from bonmini_guard.runnables.options import GuardOptions, completed
 from bonmini_guard.runnables.reload import Reloader
 from bonmini_guard.runnables.resumption import keep, recall, request_key, resumable
+from bonmini_guard.runnables.structured import Valid, ValidatingScorer
 from bonmini_guard.unseen import check_seen
 from bonmini_guard.validation import is_integer
 
@@ -116,7 +117,7 @@ class Guard:
         options: Mapping[str, Any] = NO_OPTIONS,
         *,
         generator: Generator | GroupGenerator | None = None,
-        scorer: Scorer | None = None,
+        valid: Valid | None = None,
         tool_turns: str | None = None,
         answers: frozenset[str] | None = None,
         observer: Callable[[Policy], Observer | None] | None = None,
@@ -135,7 +136,7 @@ class Guard:
             messages: the conversation.
             options: call options for the generator (``stop``, ``tools``, ...).
             generator: draws this request, instead of the guard's own.
-            scorer: scores it, instead of the guard's own.
+            valid: which of its draws can be scored; None for all.
             tool_turns: what is guarded of tool calls, instead of what the guard's option says.
             answers: tools whose calls hold an answer.
             observer: makes what is told of each draw, of the policy of this request.
@@ -152,6 +153,7 @@ class Guard:
             GenerationError: not one draw arrived.
         """
         begun, engine = time.perf_counter() - spent, self.engine
+        scorer = None if valid is None else ValidatingScorer(engine.scorer, valid)
         parts: dict[str, Any] = {"generator": generator, "scorer": scorer, "tool_turns": tool_turns, "answers": answers}
         if given := {name: part for name, part in parts.items() if part is not None}:
             engine = replace(engine, **given)
