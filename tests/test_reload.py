@@ -173,3 +173,14 @@ async def test_a_chat_model_follows_too_and_its_cache_does_not_outlive_the_profi
 def test_there_must_be_a_file_to_follow(settings):
     with pytest.raises(ConfigurationError, match="follows a file"):
         BestOfMiniN(generator=FakeGenerator(["1"]), reward_model=FakeRewardModel(float), reload=True, **settings)
+
+
+async def test_a_profile_of_several_draws_is_refused_where_temperature_0_makes_them_the_same(path):
+    one = GuardProfile(mode="guardrail", schedule=(1,), thresholds=(0.0,))
+    one.save(path)
+    scorer = FakeRewardModel(float)
+    guard = ChatBestOfMiniN(generator=FakeGenerator(["1"]), reward_model=scorer, profile=path, reload=AT_ONCE, temperature=0)
+    OLD.save(path)
+    await guard.ainvoke("q")
+    await asyncio.to_thread(guard.guard.reloader._thread.join)
+    assert (guard.guard.reloader.refused, (await guard.ainvoke("q")).text) == (1, "1")

@@ -39,7 +39,7 @@ from bonmini_guard.runnables.callbacks import group_of, observer_for, parent_of
 from bonmini_guard.runnables.conduct import Guard, stamped
 from bonmini_guard.runnables.guard import Face
 from bonmini_guard.runnables.options import DEFAULTS, GuardArguments, chosen
-from bonmini_guard.runnables.settings import profile_name, refuse_greedy
+from bonmini_guard.runnables.settings import profile_name
 from bonmini_guard.runnables.structured import parsed_by
 from bonmini_guard.validation import check_names
 
@@ -130,7 +130,6 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         options = chosen({**given, "profile": given.get("guard_profile")})
         standing = {name: given[name] for name in DRAW_OPTIONS if given.get(name) is not None}
         guard = Guard(given["generator"], given["reward_model"], standing, **options)
-        refuse_greedy(guard.engine.policy, given.get("temperature") == 0, "the generator")
         super().__init__(**given)
         self._guard, self._conduct = guard, guard.conduct
         vars(self).update(guard.shared())

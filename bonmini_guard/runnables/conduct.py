@@ -379,7 +379,9 @@ class Guard:
             generator, scorer, limiter = current.generator, current.scorer, current.limiter
             if policy.mode != current.policy.mode:
                 raise ProfileError(f"its mode is {policy.mode!r}, the guard's {current.policy.mode!r}: restart to change it")
-        settings.check_parts(policy, profile, generator, scorer, options["threshold"] is not None)
+        greedy = getattr(generator, "deterministic", False) or self._standing.get("temperature") == 0
+        settings.refuse_greedy(policy, greedy, "the generator")
+        settings.check_parts(policy, profile, scorer, options["threshold"] is not None)
         if profile is not None:
             settings.check_profile(profile, generator, scorer, strict, self._standing)
         return Engine(

@@ -75,7 +75,7 @@ def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
         schedule = (1,) * (options["max_draws"] or DEFAULT_MINI_N * DEFAULT_MAX_LOOPS)
     try:
         thresholds = spread(0.0 if options["threshold"] is None else options["threshold"], len(schedule))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         problem = f"threshold {options['threshold']!r} must be a number, or a list of one number for each loop"
         raise ConfigurationError(problem) from error
     mode = options["mode"]
@@ -172,12 +172,11 @@ def _object(problem: str, error: type[ConfigurationError] | None) -> None:
     warnings.warn(problem, UserWarning, stacklevel=level + 1)
 
 
-def check_parts(policy: Policy, profile: GuardProfile | None, generator: Any, scorer: Any, threshold_given: bool) -> None:
-    """Refuse parts that cannot keep the promise; warn about a threshold nobody calibrated."""
+def check_parts(policy: Policy, profile: GuardProfile | None, scorer: Any, threshold_given: bool) -> None:
+    """Refuse a scorer that cannot keep the promise; warn about a threshold nobody calibrated."""
     if callable(getattr(scorer, "check", None)):
         scorer.check()
     check({"not_shown": getattr(scorer, "not_shown", ())}, {"not_shown": Names})
-    refuse_greedy(policy, getattr(generator, "deterministic", False), "the generator")
     if profile is not None:
         return
     zero = getattr(scorer, "has_zero", None)
