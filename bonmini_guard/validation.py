@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import ipaddress
 import math
+import sys
 import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -38,8 +39,12 @@ class Must:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an int or a float, not a bool, and not NaN."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    """Whether it is an int or a float, not a bool, not NaN, and none that is too large for a float."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (abs(value) <= sys.float_info.max or abs(value) == math.inf)
+    )
 
 
 def is_integer(value: Any) -> bool:
