@@ -249,6 +249,18 @@ async def test_a_failing_scorer_closes_the_guardrail_and_leaves_the_accelerator_
     assert fake.open_sessions == 0
 
 
+async def test_parts_of_scores_that_are_no_mappings_fail_the_scoring():
+    class Telling:
+        def session(self, messages):
+            session = FakeRewardModel({"1": 1.0}).session(messages)
+            session.parts = ["polite"]
+            return session
+
+    refused = await run(["1"], guardrail([1]), Telling())
+    assert (refused.decision, refused.reason) == ("abstained", "scorer_failed")
+    assert refused.metadata()["draws"] == 1
+
+
 async def test_a_scorer_that_fails_later_leaves_the_accelerator_its_best_so_far():
     def fails_later(messages, candidates):
         if any(candidate.content == "later" for candidate in candidates):

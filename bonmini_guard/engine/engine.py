@@ -615,7 +615,7 @@ class _Request:
                 raise _Ended
             self.known |= zip(fresh, self._usable(as_scores(given, len(fresh))), strict=True)
             if parts := getattr(self.session, "parts", None):
-                self.parts |= zip(fresh, parts, strict=False)
+                self.parts |= zip(fresh, [each and dict(each) for each in parts], strict=False)
         except BaseException as error:
             if self.closed or is_graph_signal(error) or not is_failure(error, [self.work]):
                 raise
