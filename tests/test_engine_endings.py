@@ -83,6 +83,21 @@ async def test_eager_tasks_close_the_session():
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks before Python 3.12")
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit])
+async def test_eager_tasks_that_end_at_once_are_failed_draws(error):
+    async def answer(request):
+        if request.index == 0:
+            raise error
+        return "1"
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    result = await run(FakeGenerator(answer), guardrail([2]))
+    loop.set_task_factory(None)
+    assert (result.decision, [each.unfinished for each in result.candidates]) == ("accepted", [False, False])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks before Python 3.12")
 async def test_eager_tasks_launch_groups_ahead():
     generator, loop = Grouped(5, lambda index: 0.05 if index < 2 else 0), asyncio.get_running_loop()
     loop.set_task_factory(asyncio.eager_task_factory)

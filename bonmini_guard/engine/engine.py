@@ -423,6 +423,7 @@ class _Request:
 
     async def _draw(self, generator: Generator, candidate: Candidate) -> None:
         outcome: object
+        own = [asyncio.current_task()]  # one that is eager is not among those of the request yet
         try:
             # Not "async with": this line runs once a draw, and acquire() alone is the cheaper half of it.
             if self.places is not None:
@@ -434,7 +435,7 @@ class _Request:
                 if self.places is not None:
                     self.places.release()
         except BaseException as error:
-            if not is_failure(error, self.tasks):
+            if not is_failure(error, own):
                 # Cancelled, or the process is to end: recorded first, for the request is waiting.
                 self._arrive(candidate, error)
                 raise
@@ -443,6 +444,7 @@ class _Request:
 
     async def _draw_group(self, generator: GroupGenerator, loop: Sequence[Candidate]) -> None:
         failure: BaseException = GenerationError("the generator ended without answering this draw")
+        own = [asyncio.current_task()]
         try:
             async with self.places or contextlib.nullcontext():
                 for candidate in loop:
@@ -457,7 +459,7 @@ class _Request:
                         self._arrive(loop[position], outcome)
         except BaseException as error:
             failure = error
-            if not is_failure(error, self.tasks):
+            if not is_failure(error, own):
                 raise
             failure = as_failure(error)
         finally:
