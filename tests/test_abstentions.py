@@ -96,6 +96,22 @@ async def test_a_retry_of_a_guard_that_each_call_configures_gets_it_too(face, sy
 
 @FACES
 @pytest.mark.parametrize("sync", [False, True])
+async def test_another_tenant_or_session_asks_for_itself(face, sync):
+    drawn = []
+
+    def route(messages, config):
+        drawn.append(config["configurable"]["tenant"])
+        return "good" if drawn[-1] == "b" else "bad secret"
+
+    made = make(face, RunnableLambda(route))
+    with pytest.raises(NoAcceptableResponse):
+        await ask(made.with_retry(wait_exponential_jitter=False), "hi", sync, {"configurable": {"tenant": "a"}})
+    assert (await ask(made, "hi", sync, {"configurable": {"tenant": "b"}})).text == "good"
+    assert drawn == ["a", "a", "b", "b"]
+
+
+@FACES
+@pytest.mark.parametrize("sync", [False, True])
 async def test_another_model_that_the_config_names_is_asked(face, sync):
     small, large = FakeChatModel(["bad secret"], model_name="small"), FakeChatModel(["good"], model_name="large")
     model = small.configurable_alternatives(ConfigurableField(id="model"), default_key="small", large=large)

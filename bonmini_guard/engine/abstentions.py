@@ -100,6 +100,12 @@ def caller_of(config: RunnableConfig | None, sync: bool = False) -> Caller:
     return lambda: here
 
 
+def configured(config: RunnableConfig | None) -> dict[str, Any]:
+    """What a call's config chooses: a tenant, a session, a model. Without what LangGraph says of one run."""
+    given = ((config or {}).get("configurable") or {}).items()
+    return {name: value for name, value in given if not str(name).startswith(("__", "checkpoint_", "thread_id"))}
+
+
 def _outermost() -> Any:
     """The task that waits for all others: chains run each step in a task of its own, and a retry around them runs them anew."""
     task = current()

@@ -22,7 +22,7 @@ from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from bonmini_guard.engine.abstentions import Caller, Ledger
+from bonmini_guard.engine.abstentions import Caller, Ledger, configured
 from bonmini_guard.engine.bridge import ByLoop, run_sync
 from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure, is_failure, within
 from bonmini_guard.engine.engine import Engine, Observer
@@ -197,9 +197,8 @@ class Guard:
             # The graph itself keeps what was decided, among the answers to the node's interrupts.
             return await conduct()
         # Guards built from this one remember together, and may decide otherwise.
-        engine = self.engine
-        model = fingerprint_of(engine.generator) if getattr(engine.generator, "configurable", False) else None
-        options = {**options, "guard": (id(self.generator), model, id(self.reward_model), self._judged_by, engine.policy)}
+        guard = id(self.generator), id(self.reward_model), self._judged_by, self.engine.policy
+        options = {**options, "guard": guard, "config": configured(var_child_runnable_config.get())}
         known = self.abstentions.find(messages, options, caller)
         if known is not None:
             return known
