@@ -217,17 +217,13 @@ class _Refusals:
         return refused is not None and refused[1] is not request.model
 
 
-def _of_a_fallback(message: AIMessage) -> AIMessage:
-    about = message.response_metadata["bonmini_guard"]
-    if about["decision"] in ("accepted", "best_effort"):
-        about = of_a_fallback(about)
-    return message.model_copy(update={"response_metadata": {**message.response_metadata, "bonmini_guard": about}})
-
-
 def _response(call: AgentCall, message: AIMessage, handler: Callable[..., Any]) -> ExtendedModelResponse[Any]:
     _drop_updates(handler)
-    message = message if call.promised else _of_a_fallback(message)
-    command: Command[Any] = Command(update={"bonmini_guard": message.response_metadata["bonmini_guard"]})
+    about = message.response_metadata["bonmini_guard"]
+    if not call.promised and about["decision"] in ("accepted", "best_effort"):
+        about = of_a_fallback(about)
+        message = message.model_copy(update={"response_metadata": {**message.response_metadata, "bonmini_guard": about}})
+    command: Command[Any] = Command(update={"bonmini_guard": about})
     return ExtendedModelResponse(model_response=call.response(message), command=command)
 
 

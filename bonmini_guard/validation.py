@@ -40,11 +40,9 @@ class Must:
 
 def is_number(value: Any) -> bool:
     """Whether it is an int or a float, not a bool, not NaN, and none that is too large for a float."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and (abs(value) <= sys.float_info.max or abs(value) == math.inf)
-    )
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max or abs(value) == math.inf
 
 
 def is_integer(value: Any) -> bool:

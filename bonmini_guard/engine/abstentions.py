@@ -62,7 +62,8 @@ class Ledger:
             asking = caller()
             key = _key(messages, options, asking)
             entry = self._entries.get(key)
-            if entry is None or entry.until < monotonic() or _held(entry.caller) != asking:
+            # Another task or thread may have the place in memory of one that is gone.
+            if entry is None or entry.until < monotonic() or (entry.caller is not None and entry.caller() is not asking):
                 return None
             # The time that on_abstain may take is this call's, which begins now.
             timings = replace(entry.result.timings, decided=perf_counter() + entry.result.timings.total)
@@ -75,7 +76,7 @@ class Ledger:
         with self._lock.held:
             asking = caller()
             portable = replace(result, **state_of(replace(result, with_texts=False)))
-            entry = _Entry(_holding(asking), monotonic() + self.seconds, portable)
+            entry = _Entry(None if isinstance(asking, str) else weakref.ref(asking), monotonic() + self.seconds, portable)
             key = _key(messages, options, asking)
             self._entries.pop(key, None)
             self._entries[key] = entry
@@ -100,12 +101,6 @@ def caller_of(config: RunnableConfig | None, sync: bool = False) -> Caller:
     return lambda: here
 
 
-def configured(config: RunnableConfig | None) -> dict[str, Any]:
-    """What a call's config chooses: a tenant, a session, a model. Without what LangGraph says of one run."""
-    given = ((config or {}).get("configurable") or {}).items()
-    return {name: value for name, value in given if not str(name).startswith(("__", "checkpoint_", "thread_id"))}
-
-
 def _outermost() -> Any:
     """The task that waits for all others: chains run each step in a task of its own, and a retry around them runs them anew."""
     task = current()
@@ -124,11 +119,3 @@ def _key(messages: Sequence[BaseMessage], options: Mapping[str, Any], asking: An
     said = [[turn.role, turn.name, turn.digest()] for turn in map(Turn.of, messages)]
     whole = json.dumps([said, sorted((name, repr(value)) for name, value in options.items())])
     return hashlib.blake2b(whole.encode(), digest_size=16).digest(), asking if isinstance(asking, str) else id(asking)
-
-
-def _holding(asking: Any) -> Any:
-    return asking if isinstance(asking, str) else weakref.ref(asking)
-
-
-def _held(caller: Any) -> Any:
-    return caller() if isinstance(caller, weakref.ref) else caller

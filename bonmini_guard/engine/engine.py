@@ -122,24 +122,22 @@ class Engine:
             TooBusy: too many wait for the limiter already, or too much was left behind; nothing was drawn.
         """
         with uncached(), turning():
-            return await self._run(_Request(self, messages, seed, options, observers, request_id))
-
-    async def _run(self, request: _Request) -> GuardResult:
-        if request.rolling:
-            request.width = self.load.begin(self.in_flight, None if self.limiter is None else self.limiter.limit)
-            request.policy = self.policy.at(request.width)
-        try:
-            result = await request.conduct_within(self.timeout)
-        except GenerationError as error:
-            await request.close()
-            error.usage = total_usage(request.launched, request.scoring_usage)
-            raise
-        finally:
-            # First: whoever cancels a request that closes must not leave it counted for ever.
+            request = _Request(self, messages, seed, options, observers, request_id)
             if request.rolling:
-                self.load.end(*request.pace())
-            await request.close()
-        return request.finalize(result)
+                request.width = self.load.begin(self.in_flight, None if self.limiter is None else self.limiter.limit)
+                request.policy = self.policy.at(request.width)
+            try:
+                result = await request.conduct_within(self.timeout)
+            except GenerationError as error:
+                await request.close()
+                error.usage = total_usage(request.launched, request.scoring_usage)
+                raise
+            finally:
+                # First: whoever cancels a request that closes must not leave it counted for ever.
+                if request.rolling:
+                    self.load.end(*request.pace())
+                await request.close()
+            return request.finalize(result)
 
 
 class _ScoringFailed(Exception):  # noqa: N818 - a signal, never seen outside

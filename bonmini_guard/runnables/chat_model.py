@@ -335,9 +335,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             NotImplementedError: the wrapped chat model takes no tools, or builds its structured output in an unknown way.
         """
         model, parser = self._structured_steps(schema, **kwargs)
-        answer = self.conducted_by(partial(self._conduct, valid=parsed_by(_joined(parser)), tool_turns="answer")).bind(
-            **call_options(model, chat_model_of(self.generator) or self)
-        )
+        guarded = self.conducted_by(partial(self._conduct, valid=parsed_by(_joined(parser)), tool_turns="answer"))
+        answer = guarded.bind(**call_options(model, chat_model_of(self.generator) or self))
         if not include_raw:
             return answer | _joined(parser)
         _, tail = self._structured_steps(schema, include_raw=True, **kwargs)

@@ -22,7 +22,7 @@ from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from bonmini_guard.engine.abstentions import Caller, Ledger, configured
+from bonmini_guard.engine.abstentions import Caller, Ledger
 from bonmini_guard.engine.bridge import ByLoop, run_sync
 from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, as_failure, is_failure, within
 from bonmini_guard.engine.engine import Engine, Observer
@@ -44,7 +44,7 @@ from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.runnables import settings
 from bonmini_guard.runnables.options import GuardOptions, completed
 from bonmini_guard.runnables.reload import Reloader
-from bonmini_guard.runnables.resumption import keep, recall, request_key, resumable
+from bonmini_guard.runnables.resumption import configurable, keep, recall, request_key, resumable
 from bonmini_guard.runnables.structured import Valid, ValidatingScorer
 from bonmini_guard.unseen import check_seen
 from bonmini_guard.validation import is_integer
@@ -198,7 +198,9 @@ class Guard:
             return await conduct()
         # Guards built from this one remember together, and may decide otherwise.
         guard = id(self.generator), id(self.reward_model), self._judged_by, self.engine.policy
-        options = {**options, "guard": guard, "config": configured(var_child_runnable_config.get())}
+        # A tenant, a session, a model: all but what LangGraph says of one run.
+        chosen = [each for each in configurable().items() if not str(each[0]).startswith(("__", "checkpoint_", "thread_id"))]
+        options = {**options, "guard": guard, "config": chosen}
         known = self.abstentions.find(messages, options, caller)
         if known is not None:
             return known
@@ -309,18 +311,16 @@ class Guard:
     async def _fallback(self, say: Any, result: GuardResult, original: Any, config: RunnableConfig | None) -> Any:
         try:
             if isinstance(say, Runnable):
-                return await self._here(say).ainvoke(original, config)
+                from bonmini_guard.adapters.elsewhere import apart, with_models
+
+                # For the running loop: its models may have connections to others.
+                loop = asyncio.get_running_loop()
+                here = self._says.of(loop, lambda: with_models(say, partial(apart, loop=loop)))
+                return await here.ainvoke(original, config)
             answer = say(result) if inspect.iscoroutinefunction(say) else await self._workers.run(say, result)
             return await answer if inspect.isawaitable(answer) else answer
         except BaseException as error:
             raise (as_failure(error) if is_failure(error, [asyncio.current_task()]) else error) from None
-
-    def _here(self, say: Runnable[Any, Any]) -> Runnable[Any, Any]:
-        """A Runnable for the running loop, whose models may have connections to others."""
-        from bonmini_guard.adapters.elsewhere import apart, with_models
-
-        loop = asyncio.get_running_loop()
-        return self._says.of(loop, lambda: with_models(say, partial(apart, loop=loop)))
 
     # What happens in the background
 

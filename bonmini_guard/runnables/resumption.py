@@ -53,13 +53,13 @@ def _digest(said: Any) -> str:
 
 def resumable() -> bool:
     """Whether the call is made in a node of a graph whose interrupts can be answered: one with a checkpointer."""
-    configurable = _configurable()
-    return checkpointed(configurable) and isinstance(getattr(configurable.get(_SCRATCHPAD), "resume", None), list)
+    values = configurable()
+    return checkpointed(values) and isinstance(getattr(values.get(_SCRATCHPAD), "resume", None), list)
 
 
 def recall(key: str, engine: Engine) -> GuardResult | None:
     """The abstention with which an earlier run of this node ended the request; None if there is none."""
-    scratchpad = _configurable()[_SCRATCHPAD]
+    scratchpad = configurable()[_SCRATCHPAD]
     kept = [(place, value) for place, value in enumerate(scratchpad.resume) if isinstance(value, dict) and _MARK in value]
     # Checkpoints may be older, and hold the first half.
     found = [(place, value) for place, value in kept if key.startswith(value[_MARK])]
@@ -74,15 +74,16 @@ def recall(key: str, engine: Engine) -> GuardResult | None:
 
 def keep(key: str, result: GuardResult) -> None:
     """Have an abstention known to the next run of this node."""
-    configurable = _configurable()
-    scratchpad, send = configurable[_SCRATCHPAD], configurable.get(_SEND)
+    values = configurable()
+    scratchpad, send = values[_SCRATCHPAD], values.get(_SEND)
     if send is None or scratchpad.interrupt_counter() != len(scratchpad.resume):
         return
     scratchpad.resume.append(_Used(_kept(key, result)))
     send([(_RESUME, list(scratchpad.resume))])
 
 
-def _configurable() -> Mapping[str, Any]:
+def configurable() -> Mapping[str, Any]:
+    """What the config of the call chooses, and what LangGraph says of its run."""
     return (var_child_runnable_config.get() or {}).get("configurable") or {}
 
 

@@ -88,9 +88,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
 
     Calls and streams go to the model with the caller's config: its callbacks, streams and errors are those of an ordinary call.
     The answer is the guard's first draw, and the ``run_id`` of its config, where there is one, is the ``id`` of its trace. In the
-    background it is scored; for the guard's ``explore`` share the rest of the budget
-    is drawn and scored too, and the guard's policy replayed. The guard's ``trace_to``, ``telemetry`` and ``reload`` work as usual.
-    Whatever fails in the guard is logged and counted, and never reaches the caller.
+    background it is scored; for the guard's ``explore`` share the rest of the budget is drawn and scored too, and the policy
+    replayed. ``trace_to``, ``telemetry`` and ``reload`` work as usual. Whatever fails in the guard is logged and counted alone.
 
     Example::
 
@@ -198,9 +197,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
                 # Copies: chats append the answer to what was asked, and go on.
                 messages, answer = map(frozen, as_messages(input)), frozen(as_message(functools.reduce(operator.add, chunks)))
                 watch = functools.partial(self._watch, [*messages], answer, options, group=group, seconds=seconds, name=name)
-                begun_watching = self._background.start(watch, MOST_WATCHED)
-            if not begun_watching:
-                self._add(skipped=1)
+                if not self._background.start(watch, MOST_WATCHED):
+                    self._add(skipped=1)
         except Exception as error:
             self._add(skipped=1)
             logger.warning("shadow: an answer was not watched: %s", type(error).__name__)
