@@ -20,6 +20,7 @@ from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.budget import Budget
 from bonmini_guard.policy.policy import Action, BelowFloor, Never, Policy, arrival_order, guardrail, run
+from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import log_of
 from tests.test_policy import runs
@@ -141,6 +142,22 @@ def rolled(policy, answers, scores, seconds, in_flight):
     engine = Engine(generator, FakeRewardModel(lambda text: scores[int(text)]), policy, in_flight=(in_flight,))
     with asyncio.Runner(loop_factory=Jumping) as runner:
         return runner.run(engine.run(PROMPT, seed=0)), generator
+
+
+def test_a_slow_scorer_changes_no_order_of_arrival():
+    """As docs/calibration.md says: the certificate takes scoring to need no time."""
+    seconds = [1.0, 12.0, 2.0, 2.0, 2.0, 2.0]
+
+    async def score(messages, candidates):
+        await asyncio.sleep(5.0)
+        return [-1.0] * len(candidates)
+
+    policy = Policy("guardrail", (1,) * 6, (0.0,) * 6, "rolling")
+    generator = FakeGenerator(list("012345"), seconds.__getitem__)
+    engine = Engine(generator, as_scorer(score), policy, in_flight=(2,))
+    with asyncio.Runner(loop_factory=Jumping) as runner:
+        result = runner.run(engine.run(PROMPT, seed=0))
+    assert [candidate.index for candidate in result.candidates] == arrival_order(seconds, 2) == [0, 2, 3, 4, 5, 1]
 
 
 @st.composite

@@ -27,6 +27,12 @@ def rolling(draws, threshold=0.0, mode="guardrail"):
     return Policy(mode, (1,) * draws, (threshold,) * draws, "rolling")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """However busy the machine is, scores of fakes are waited for: the tests count what was started."""
+    monkeypatch.setattr("bonmini_guard.engine.engine.SCORING_WAIT", 60.0)
+
+
 def test_the_width_is_the_widest_rung_that_asks_no_more_than_the_endpoint_carries():
     widths = [width_for(LADDER, 32.0, requests) for requests in (1, 2, 3, 4, 8, 12, 33, 1000)]
     assert widths == [32, 16, 8, 8, 4, 2, 1, 1]

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that cancelled draws and a session that closes are waited for.
 CANCEL_GRACE = 1.0
+#: A rolling exit's next draw waits for the score of the one before for so much of its time, and so many seconds at least.
+SCORING_SHARE, SCORING_WAIT = 0.03, 0.05
 
 
 class Observer(Protocol):
@@ -393,6 +395,12 @@ class _Request:
         if not (self.failing and undecided):
             self._launch(min(self.policy.budget, len(self.candidates) + self.width))
 
+    def _refill_unscored(self) -> None:
+        """The same though scores are still awaited: by a slow scorer draws would arrive in another order than was certified."""
+        running = sum(candidate.finished is None for candidate in self.launched)
+        if not (self.failing or self.closed or self.over.done()):
+            self._launch(min(self.policy.budget, len(self.launched) + self.width - running))
+
     def _launch_ahead(self) -> None:
         """Keep draws of later loops running, unless draws fail: a group when the last one is through, else each by itself.
 
@@ -488,6 +496,9 @@ class _Request:
             self._count(candidate)
         else:
             self.arrived.put(candidate)
+            if 1 < self.width < self.policy.budget:
+                wait = max(SCORING_WAIT, SCORING_SHARE * (candidate.finished - (candidate.started or 0.0)))
+                asyncio.get_running_loop().call_later(wait, self._refill_unscored, context=Context())
 
     def _count(self, candidate: Candidate) -> None:
         """Hand on a draw that has arrived, and whose loop has begun."""
