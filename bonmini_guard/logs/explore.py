@@ -1,4 +1,7 @@
-"""Explored requests: the full budget drawn and scored in the background, so that logs can be calibrated on (docs/traces.md)."""
+"""Explored requests: the full budget drawn and scored in the background, so that logs can be calibrated on (docs/traces.md).
+
+An early-exited request shows only the draws up to its exit: calibrating on such rows understates the risk.
+"""
 
 from __future__ import annotations
 
