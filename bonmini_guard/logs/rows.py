@@ -167,7 +167,7 @@ class Row:
 
     @property
     def is_random(self) -> bool:
-        """Whether its labels may be calibrated on: unless ``label_sampling`` says that they are of a selection (docs/labelling.md)."""
+        """Whether its labels may be calibrated on: unless ``label_sampling`` says that they are a selection."""
         value = self.value.get("label_sampling")
         if value is not None and value not in ("random", *NOT_RANDOM):
             cure = 'write "random", or leave it out if labelled rows were drawn at random'

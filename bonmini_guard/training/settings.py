@@ -26,7 +26,8 @@ class Settings:
         objective: "outside_option", or "bradley_terry", which learns to rank only.
         epochs: passes over the rows; may be a fraction.
         learning_rate: its peak; it rises over the first 5 % of the steps and falls with a cosine.
-        head_learning_rate: of weights that are new to the base; None takes the greater of ``learning_rate`` and 1e-3.
+        head_learning_rate: of weights that are new to the base; None takes the greater of ``learning_rate`` and 1e-3. A new head
+            begins at zero and passes no gradient on until it has grown, so at the base's careful rate nothing is learnt at first.
         batch_size: most distinct (prompt, answer) texts in a step of one process.
         seed: of the order of batches, of new weights and of dropout.
         max_length: most tokens a text may have, if less than the model's own limit.

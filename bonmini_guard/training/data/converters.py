@@ -78,7 +78,9 @@ class ConversionOptions:
     Attributes:
         cut: the lowest rating of an acceptable answer.
         rating: the key of the rating, with dots for deeper ones; None looks under the usual names.
-        ties, rows: as docs/data.md says of ``--ties`` and ``--rows``.
+        ties: what a plain "tie" means: "drop" (it says nothing about zero) or "winner" (both are acceptable, in data whose
+            labellers could also answer "both bad"; then a random one wins).
+        rows: what judged answers become: "single" (accept/reject), "pairs" or "choice" (one row a prompt).
         none_offered: False where labellers could only compare; None takes the format's own default.
         seed: of random winners.
     """
