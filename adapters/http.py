@@ -244,6 +244,7 @@ class Endpoint:
     async def _once(self, attempt: Callable[[Any], Awaitable[T]], clients: Clients, whole: asyncio.Timeout) -> T:
         # Each attempt counts, and retries end as soon as the circuit opens.
         with self.circuit:
+            # Not lent(): this runs once a draw.
             client = clients.free.pop() if clients.free else clients.another(self._client())
             try:
                 async with asyncio.timeout(self.http.attempt_timeout):

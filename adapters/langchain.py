@@ -219,7 +219,7 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
     """
     if isinstance(model, DynamicRunnable):
         model = model.prepare(config)[0]
-    elif type(model).__name__ == "_ConfigurableModel":
+    elif type(model).__name__ == "_ConfigurableModel":  # of langchain's init_chat_model, and private to it
         model = model._model(config)  # type: ignore[attr-defined]
     if isinstance(model, BaseLanguageModel):
         silent: dict[str, Any] = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
