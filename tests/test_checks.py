@@ -125,7 +125,7 @@ def test_code_that_leaves_prints_grabs_or_starts_others_does_not_pass(code):
 def test_code_that_does_not_end_is_ended():
     begun = time.monotonic()
     assert passed(checks.python(TESTS, seconds=1), "while True: pass") == [False]
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
 
 
 def test_code_reaches_no_network_and_no_folder_of_ours():

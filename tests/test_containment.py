@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
@@ -25,13 +26,23 @@ from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import ConfigurationError, GenerationError, NoAcceptableResponse, TooBusy
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
+from .own_time import OwnTime
 from .test_engine import others
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
 TIMEOUT = 0.4
-#: Seconds beyond the timeout; the contract's quarter, and what a busy machine adds.
+#: Seconds beyond the timeout: the contract's quarter, and some.
 LATE = 0.6
+#: Foreign code goes on, whatever is said to it, until the test has seen how the request ended.
+released = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def _released():
+    released.clear()
+    yield
+    released.set()
 
 
 def make(answer=("good",), score=lambda messages, candidates: [1.0] * len(candidates), **settings):
@@ -41,21 +52,24 @@ def make(answer=("good",), score=lambda messages, candidates: [1.0] * len(candid
 
 
 async def timed(work):
-    begun = time.perf_counter()
-    try:
-        return await work, time.perf_counter() - begun
-    except Exception as error:
-        return error, time.perf_counter() - begun
-
-
-async def stubborn(seconds=1.5):
-    """Ignores every cancellation, as code with a bare ``except:`` does."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    with OwnTime() as own:
         try:
-            await asyncio.sleep(end - time.perf_counter())
-        except BaseException:
-            continue
+            result = await work
+        except Exception as error:
+            result = error
+    released.set()
+    return result, own.seconds
+
+
+async def stubborn():
+    """Ignores every cancellation, as code with a bare ``except:`` does."""
+    while not released.is_set():
+        with contextlib.suppress(BaseException):
+            await asyncio.sleep(0.01)
+
+
+def blocking(*_):
+    released.wait(30)
 
 
 async def stubborn_scorer(messages, candidates):
@@ -88,9 +102,7 @@ class Session:
     ("mode", "decision"),
     [("guardrail", ("abstained", "deadline")), ("accelerator", ("unscored", "deadline"))],
 )
-@pytest.mark.parametrize(
-    "score", [stubborn_scorer, lambda messages, candidates: time.sleep(1.5)], ids=["ignores cancellation", "blocks its thread"]
-)
+@pytest.mark.parametrize("score", [stubborn_scorer, blocking], ids=["ignores cancellation", "blocks its thread"])
 async def test_a_scorer_that_does_not_end_is_left_behind(mode, decision, score):
     result, seconds = await timed(make(score=score, mode=mode).arun("q"))
     assert (result.decision, result.reason) == decision
@@ -136,6 +148,7 @@ async def test_draws_that_ignore_their_cancellation_are_left_behind(group):
             await stubborn()
 
     for settings in ({"mode": "accelerator"}, {"mode": "accelerator", "exit": "eager"}, {}):
+        released.clear()
         result, seconds = await timed(make(StuckGroup() if group else Stuck(), **settings).arun("q"))
         assert seconds < TIMEOUT + LATE
         assert result.served == ("mode" in settings)
@@ -185,7 +198,7 @@ class SlowSync(BaseCallbackHandler):
 
     def slow(self, event, parent_run_id=None):
         if event == self.event and parent_run_id is None:
-            time.sleep(1.5)
+            blocking()
 
     def on_chain_start(self, *_, parent_run_id=None, **about):
         self.slow("start", parent_run_id)
@@ -258,9 +271,9 @@ async def test_callbacks_told_of_a_token_are_within_the_deadline(kind):
 
 
 def test_sync_callbacks_told_of_a_token_are_within_the_deadline():
-    begun = time.perf_counter()
-    assert chat().invoke("q", config={"callbacks": [SlowSync("token")]}).text == "good"
-    assert time.perf_counter() - begun < TIMEOUT + LATE
+    with OwnTime() as own:
+        assert chat().invoke("q", config={"callbacks": [SlowSync("token")]}).text == "good"
+    assert own.seconds < TIMEOUT + LATE
 
 
 class DeafForEver:
@@ -281,10 +294,13 @@ class DeafForEver:
 
 
 async def test_what_was_left_behind_and_is_collected_cancels_nobody():
-    result = await make(score=DeafForEver()).arun("q")
+    guard = make(score=DeafForEver())
+    result, gone = await guard.arun("q"), weakref.ref(guard)
     assert result.reason == "deadline"
     # Its guard is gone, and nobody will ever wake it: it is closed here, in the midst of another task.
-    assert gc.collect()
+    del guard
+    gc.collect()
+    assert gone() is None
     await asyncio.sleep(CANCEL_GRACE + 0.3)
     assert not asyncio.current_task().cancelling()
 
@@ -310,7 +326,7 @@ async def slow_answer(_):
 @pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
 @pytest.mark.parametrize(
     "say",
-    [RunnableLambda(slow_answer), slow_answer, lambda result: time.sleep(1.5), lambda result: stubborn()],
+    [RunnableLambda(slow_answer), slow_answer, blocking, lambda result: stubborn()],
     ids=["runnable", "coroutine function", "blocking function", "ignores cancellation"],
 )
 async def test_an_answer_to_an_abstention_that_overruns_is_the_abstention(face, say):
@@ -322,31 +338,31 @@ async def test_an_answer_to_an_abstention_that_overruns_is_the_abstention(face, 
 
 async def test_a_share_of_the_timeout_is_kept_for_it():
     async def say(result):
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.05)
         return f"sorry: {result.reason}"
 
     settings = {"timeout": 2.0, "on_abstain_reserve": 0.5, "schedule": [2]}
     answers = FakeGenerator(["good"], latency=lambda index: 30 * index)
+    guard = BestOfMiniN(generator=answers, reward_model=FakeRewardModel(lambda text: 1.0), on_abstain=say, **settings)
     begun = time.perf_counter()
-    message = await BestOfMiniN(
-        generator=answers, reward_model=FakeRewardModel(lambda text: 1.0), on_abstain=say, **settings
-    ).ainvoke("q")
+    message, seconds = await timed(guard.ainvoke("q"))
     assert message.text == "sorry: deadline"
-    assert 1.2 < time.perf_counter() - begun < 2.0 + LATE
+    assert time.perf_counter() - begun > 1.0
+    assert seconds < 2.0 + LATE
     for choice, seconds in ((say, 1.0), ("error", 2.0), ("message", 2.0)):
         guard = BestOfMiniN(generator=answers, reward_model=lambda messages, candidates: [], on_abstain=choice, **settings)
         assert guard.guard.engine.timeout == seconds
 
 
 async def test_a_function_for_abstentions_may_block_without_holding_up_others():
+    together = threading.Barrier(8)
+
     def say(result):
-        time.sleep(0.3)
+        together.wait(30)
         return threading.current_thread().name
 
-    guard = make(["bad"], lambda m, c: [-1.0] * len(c), on_abstain=say, timeout=30.0)
-    begun = time.perf_counter()
+    guard = make(["bad"], lambda m, c: [-1.0] * len(c), on_abstain=say, timeout=60.0)
     names = await asyncio.gather(*(guard.ainvoke("q") for _ in range(8)))
-    assert time.perf_counter() - begun < 8 * 0.3
     assert threading.current_thread().name not in [name.text for name in names]
 
 
@@ -375,7 +391,7 @@ def raising(kind):
 @pytest.mark.parametrize("where", [0, 1], ids=["async", "sync"])
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, asyncio.CancelledError, GeneratorExit, RecursionError])
 async def test_whatever_a_scorer_raises_is_a_failed_scorer(kind, where):
-    result = await asyncio.wait_for(make(score=raising(kind)[where], timeout=30.0).arun("q"), 10)
+    result = await asyncio.wait_for(make(score=raising(kind)[where], timeout=30.0).arun("q"), 60)
     assert (result.decision, result.reason) == ("abstained", "scorer_failed")
     assert kind.__name__ in f"{result.scorer_error!r}{result.scorer_error.__cause__!r}"
 
@@ -387,7 +403,7 @@ async def test_whatever_a_generator_raises_is_a_failed_draw(kind):
             raise kind
         return "good"
 
-    result = await asyncio.wait_for(make(answer, timeout=30.0).arun("q"), 10)
+    result = await asyncio.wait_for(make(answer, timeout=30.0).arun("q"), 60)
     assert (result.decision, result.selected.index) == ("accepted", 1)
     assert isinstance(result.candidates[0].error, Exception)
     assert not result.candidates[0].unfinished
@@ -509,7 +525,7 @@ async def test_scorers_of_one_guard_that_never_return_starve_no_other_and_are_bo
         assert (await other.arun("q")).decision == "accepted"
     finally:
         release.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 if (await one.arun("q")).decision == "accepted":
@@ -540,6 +556,7 @@ async def test_a_guard_that_has_left_too_much_behind_takes_no_more(monkeypatch):
     await asyncio.gather(*(guard.arun("q") for _ in range(MOST_LEFT_BEHIND)))
     with pytest.raises(TooBusy):
         await guard.arun("q")
+    released.set()
     await asyncio.gather(*others(), return_exceptions=True)
 
 
@@ -549,9 +566,9 @@ async def test_a_guard_that_has_left_too_much_behind_takes_no_more(monkeypatch):
 def test_workers_make_calls_in_few_threads_and_answer_errors():
     workers = Workers(2, "test-workers")
     calls = [workers.submit(threading.current_thread) for _ in range(20)]
-    assert len({call.result(5) for call in calls}) <= 2
+    assert len({call.result(60) for call in calls}) <= 2
     with pytest.raises(ZeroDivisionError):
-        workers.submit(lambda: 1 / 0).result(5)
+        workers.submit(lambda: 1 / 0).result(60)
     workers.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         workers.submit(len, "")
@@ -561,13 +578,11 @@ def test_workers_hold_nothing_of_a_call_that_is_over():
     class Heavy:
         pass
 
-    import weakref
-
     workers, heavy = Workers(1, "test-workers"), Heavy()
     gone = weakref.ref(heavy)
-    workers.submit(lambda it: None, heavy).result(5)
+    workers.submit(lambda it: None, heavy).result(60)
     del heavy
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while gone() is not None and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.01)
@@ -597,23 +612,21 @@ def test_a_process_ends_although_foreign_code_hangs_in_a_thread(call, stuck):
         from langchain_core.language_models import FakeListChatModel
         from bonmini_guard import BestOfMiniN
         from bonmini_guard.testing import FakeGenerator
-        hang = lambda *_: time.sleep(60)
+        hang = lambda *_: time.sleep(600)
         class Hanging(FakeListChatModel):
-            def _call(self, *_, **__): time.sleep(60)
+            def _call(self, *_, **__): time.sleep(600)
         generator = Hanging(responses=["a"]) if {stuck!r} == "generator" else FakeGenerator(["a"])
         score = hang if {stuck!r} == "scorer" else lambda m, c: [-1.0] * len(c)
         guard = BestOfMiniN(generator=generator, reward_model=score, schedule=[1], timeout=0.5, on_abstain=hang)
         try: {call}
         except Exception as error: print(type(error).__name__)
     """
-    begun = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         env=dict(os.environ),
         check=False,
     )
     assert done.stdout.strip() in ("NoAcceptableResponse", "GenerationError"), done.stderr[-500:]
-    assert time.monotonic() - begun < 30

@@ -140,7 +140,7 @@ def test_without_the_model_the_recorded_draws_are_shown_and_one_line_says_so(cap
     assert "gguf" in err
     assert err.count("\n") == 1
     assert "Recorded on" in out
-    assert time.perf_counter() - begun < 20
+    assert time.perf_counter() - begun < 60
 
 
 def test_a_terminal_gets_colours_and_a_pipe_does_not():

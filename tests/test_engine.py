@@ -57,7 +57,7 @@ async def test_eager_exit_serves_the_first_to_arrive_and_its_siblings_are_gone()
     begun = time.perf_counter()
     result = await run(generator, eager([3]))
     assert (result.decision, result.score, result.selected.index) == ("accepted", 1.0, 1)
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - begun < 20
     assert sorted(generator.cancelled) == [0, 2]
     assert others() == set()
     assert result.draws == 3
@@ -92,7 +92,7 @@ async def test_a_draw_that_ignores_its_cancellation_does_not_hold_the_request(mo
                 continue
         return "1"
 
-    assert (await asyncio.wait_for(run(answer, eager([2])), 5)).decision == "accepted"
+    assert (await asyncio.wait_for(run(answer, eager([2])), 60)).decision == "accepted"
     assert "ignored their cancellation" in caplog.text
     release.set()
     await asyncio.gather(*others(), return_exceptions=True)
@@ -212,7 +212,7 @@ async def test_a_generator_that_cancels_itself_is_a_failed_draw():
             raise asyncio.CancelledError
         return "1"
 
-    result = await asyncio.wait_for(run(answer, guardrail([2])), 5)
+    result = await asyncio.wait_for(run(answer, guardrail([2])), 60)
     assert (result.decision, result.selected.index) == ("accepted", 1)
 
 

@@ -113,7 +113,7 @@ async def test_work_of_an_event_loop_that_was_closed_does_not_stay_under_way(tmp
     for _ in range(2 * MOST_AT_A_TIME):
         await asyncio.to_thread(closed_at_once, guard)
     assert len(guard.guard.explorer.background) == 0
-    guard.finish(timeout=5)
+    guard.finish(timeout=60)
     assert len(rows) == 2 * MOST_AT_A_TIME
     assert not any(row["complete"] for row in rows)
 
@@ -142,7 +142,7 @@ async def test_what_could_not_be_completed_in_time_is_not_called_complete():
             await asyncio.sleep(30)
         return "1"
 
-    guard, _ = make(FakeGenerator(answer), complete.append, timeout=0.05)
+    guard, _ = make(FakeGenerator(answer), complete.append, timeout=1.0)
     await guard.arun("q")
     slow = True
     await guard.afinish()
@@ -150,7 +150,8 @@ async def test_what_could_not_be_completed_in_time_is_not_called_complete():
     assert (guard.exploration.explored, guard.exploration.skipped) == (0, 1)
 
 
-async def test_the_share_is_the_share_and_none_by_default():
+async def test_the_share_is_the_share_and_none_by_default(monkeypatch):
+    monkeypatch.setattr("bonmini_guard.logs.explore.random", random.Random(0))
     guard, _ = make(explore=0.25)
     for _ in range(400):
         await guard.arun("q")

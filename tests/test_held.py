@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 
@@ -15,6 +16,8 @@ from bonmini_guard.testing import FakeGenerator
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 LONG = HELD + 0.8
+#: How often it is held so long, if it is not told before: on a busy machine the thread that looks may be late.
+TIMES = range(10)
 
 
 def guard(generator=None, score=lambda messages, candidates: [1.0] * len(candidates), **settings):
@@ -31,20 +34,25 @@ def place_of(function):
 
 async def test_a_reward_model_that_blocks_is_told_once_with_its_place(caplog):
     async def blocks(messages, candidates):
-        time.sleep(LONG)
+        for _ in TIMES:
+            if not told(caplog):
+                time.sleep(LONG)
         return [1.0] * len(candidates)
 
     for _ in range(2):
         assert (await guard(score=blocks).arun("q")).reason == "passed"
     (said,) = told(caplog)
-    line = blocks.__code__.co_firstlineno + 1
+    line = blocks.__code__.co_firstlineno + 3
     assert re.search(rf"^the reward model holds .* in {place_of(blocks)}{line}:", said)
 
 
 async def test_a_generator_that_blocks_in_the_standard_library_is_told_where_it_called_it(caplog):
     class Blocks:
         async def draw(self, request):
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), asyncio.get_running_loop()).result(LONG)
+            for _ in TIMES:
+                if not told(caplog):
+                    with contextlib.suppress(TimeoutError):
+                        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), asyncio.get_running_loop()).result(LONG)
 
     await asyncio.gather(guard(Blocks()).arun("q"), return_exceptions=True)
     (said,) = told(caplog)
@@ -53,7 +61,9 @@ async def test_a_generator_that_blocks_in_the_standard_library_is_told_where_it_
 
 async def test_a_fallback_that_blocks_is_told(caplog):
     async def blocks(result):
-        time.sleep(LONG)
+        for _ in TIMES:
+            if not told(caplog):
+                time.sleep(LONG)
         return "sorry"
 
     assert (await guard(score=lambda messages, texts: [-1.0], on_abstain=blocks).ainvoke("q")).text == "sorry"
@@ -75,15 +85,14 @@ async def test_what_awaits_or_works_in_a_thread_is_not_told(caplog):
     assert told(caplog) == []
 
 
-async def test_many_short_steps_are_not_told(caplog):
+async def test_many_short_steps_are_not_told(caplog, monkeypatch):
+    monkeypatch.setattr("bonmini_guard.engine.held.HELD", 3.0)  # a step of 0.3 s may take a busy machine longer, but not that
+
     async def busy():
-        end = time.monotonic() + LONG
-        while time.monotonic() < end:
-            time.sleep(0.3)
-            await asyncio.sleep(0)
+        time.sleep(0.3)
 
     with turning():
-        await asyncio.gather(*(busy() for _ in range(3)))
+        await asyncio.gather(*(busy() for _ in range(12)))
     assert told(caplog) == []
 
 
@@ -99,5 +108,7 @@ async def test_a_request_right_after_a_pause_is_watched(caplog):
         await asyncio.sleep(0)
     time.sleep(2 * BEAT)  # somebody looks, and there is no request
     with turning():
-        time.sleep(LONG)
+        for _ in TIMES:
+            if not told(caplog):
+                time.sleep(LONG)
     assert len(told(caplog)) == 1

@@ -234,10 +234,10 @@ async def test_what_a_draw_waits_for_its_place_is_no_pace():
     load, limiter = Told(), Limiter(1)
     engine = Engine(FakeGenerator(["1"], 0.02), FakeRewardModel(by_number), rolling(4), limiter=limiter, load=load)
     await limiter.here().acquire()
-    asyncio.get_running_loop().call_later(0.5, limiter.here().release)
+    asyncio.get_running_loop().call_later(1.0, limiter.here().release)
     result = await engine.run(PROMPT, seed=0)
-    assert result.timings.total > 0.5
-    assert 0.01 < load.pace < 0.3
+    assert result.timings.total > 0.99
+    assert 0.01 < load.pace < 0.9
 
 
 async def test_a_limiter_is_a_bound_of_what_is_carried():

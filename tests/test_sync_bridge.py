@@ -91,7 +91,7 @@ def test_a_sync_call_on_the_bridges_own_thread_does_not_wait_for_itself(depth):
 
     with ThreadPoolExecutor(1) as pool:
         call = lambda: run_sync(lambda: nested(depth))  # noqa: E731
-        first, second = pool.submit(call).result(timeout=10), pool.submit(call).result(timeout=10)
+        first, second = pool.submit(call).result(timeout=60), pool.submit(call).result(timeout=60)
     assert first is second  # reused, so that threads do not pile up
 
 
@@ -105,7 +105,7 @@ def test_a_guard_may_call_a_guard_in_its_abstention():
         on_abstain=lambda result: inner.invoke("q"),
     )
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(outer.invoke, "q").result(timeout=10).content == "spare"
+        assert pool.submit(outer.invoke, "q").result(timeout=60).content == "spare"
 
 
 @pytest.fixture
@@ -205,8 +205,8 @@ def test_a_generator_that_exits_does_not_take_the_shared_loop_with_it(caplog):
 
     guard = make(leave)
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(guard.invoke, "q").result(timeout=10).content == "good"
-        assert pool.submit(make().invoke, "q").result(timeout=10).content == "good"
+        assert pool.submit(guard.invoke, "q").result(timeout=60).content == "good"
+        assert pool.submit(make().invoke, "q").result(timeout=60).content == "good"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

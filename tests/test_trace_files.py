@@ -158,7 +158,7 @@ async def test_a_guard_that_runs_deletes_old_files(path):
     writer = TraceWriter(path, keep_days=30)
     await BestOfMiniN(generator=FakeGenerator(["1"]), reward_model=FakeRewardModel(float), trace_to=writer).arun("q")
     await writer.aflush()
-    for _ in range(100):  # it looks after it has written
+    for _ in range(1500):  # it looks after it has written
         if not old.exists():
             break
         time.sleep(0.02)

@@ -114,13 +114,13 @@ async def test_an_explored_request_is_written_once_also_if_it_could_not_be_compl
             await asyncio.sleep(30)
         return "1"
 
-    guard = make(FakeGenerator(answer), trace_to=TraceWriter(path, sample=0.0), explore=1.0, timeout=0.05)
+    guard = make(FakeGenerator(answer), trace_to=TraceWriter(path, sample=0.0), explore=1.0, timeout=1.0)
     await guard.arun("q")
     slow = True
     await guard.afinish()
     assert rows(path) == []  # not complete, and no row that the sample chose
     slow = False
-    guard = make(FakeGenerator(answer), trace_to=path, explore=1.0, timeout=0.05)
+    guard = make(FakeGenerator(answer), trace_to=path, explore=1.0, timeout=1.0)
     await guard.arun("q")
     slow = True
     await guard.afinish()
@@ -193,7 +193,7 @@ async def test_the_message_names_its_row_and_the_conversation_is_its_group(path)
 async def test_drift_reads_traces_and_leaves_out_first_loops_that_were_cut_short(path):
     profile = GuardProfile(mode="guardrail", schedule=(2, 2), thresholds=(0.0, 0.0))
     late = FakeGenerator(["-1", "1"], latency=lambda index: 30.0 * index)
-    for guard in (make(schedule=[2, 2], trace_to=path), make(late, schedule=[2, 2], timeout=0.05, trace_to=path)):
+    for guard in (make(schedule=[2, 2], trace_to=path), make(late, schedule=[2, 2], timeout=0.5, trace_to=path)):
         await guard.arun("q")
         await guard.aflush()
     found = read_traces([path], profile)

@@ -323,17 +323,19 @@ async def test_the_model_that_the_config_names_answers(face, around):
 
 
 class Crowd:
-    """A model that notes how many ask it at a time."""
+    """A model that notes how many ask it at a time; the first wait until so many are there."""
 
-    def __init__(self):
-        self.lock, self.now, self.most = threading.Lock(), 0, 0
+    def __init__(self, expected):
+        self.changed, self.now, self.most, self.expected = threading.Condition(), 0, 0, expected
 
     def __call__(self, given):
-        with self.lock:
+        with self.changed:
             self.now += 1
             self.most = max(self.most, self.now)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.most >= self.expected, 30)
         time.sleep(0.02)
-        with self.lock:
+        with self.changed:
             self.now -= 1
         return "a"
 
@@ -353,17 +355,18 @@ BATCHES = {
 @pytest.mark.parametrize("way", BATCHES)
 @pytest.mark.parametrize("own", [None, 1, 8])
 async def test_max_concurrency_bounds_the_draws_of_all_requests_of_a_call(face, way, own):
-    crowd = Crowd()
+    crowd = Crowd(min(2, own or 2))
     guard = face(generator=RunnableLambda(crowd), reward_model=good, schedule=[4], max_concurrency=own)
     await BATCHES[way](guard, {"max_concurrency": 2})
-    assert crowd.most == min(2, own or 2)
+    assert crowd.most == crowd.expected
 
 
 async def test_the_limit_of_a_call_ends_with_it():
-    crowd = Crowd()
+    crowd = Crowd(1)
     guard = BestOfMiniN(generator=RunnableLambda(crowd), reward_model=good, schedule=[4])
     await guard.arun("q", {"max_concurrency": 1})
     assert crowd.most == 1
+    crowd.expected = 4
     await guard.arun("q")
     assert crowd.most == 4
 
@@ -395,12 +398,14 @@ class Slow:
 
     def __init__(self):
         self.begun = self.closed = 0
+        self.scoring = asyncio.Event()
 
     def session(self, messages):
         return self
 
     async def score(self, candidates):
-        await asyncio.sleep(5)
+        self.scoring.set()
+        await asyncio.sleep(60)
         return [1.0] * len(candidates)
 
     async def aclose(self):
@@ -409,21 +414,26 @@ class Slow:
         self.closed += 1
 
 
-async def by_asyncio(guard):
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
+async def by_asyncio(guard, scoring):
+    async def limited():
+        async with asyncio.timeout(None) as limit:
+            asyncio.create_task(scoring.wait()).add_done_callback(lambda _: limit.reschedule(0))
             await guard.ainvoke("q")
 
+    with pytest.raises(TimeoutError):
+        await limited()
 
-async def by_anyio(guard):
-    with anyio.move_on_after(0.05):
+
+async def by_anyio(guard, scoring):
+    with anyio.CancelScope() as scope:
+        asyncio.create_task(scoring.wait()).add_done_callback(lambda _: setattr(scope, "deadline", 0))
         await guard.ainvoke("q")
 
 
-async def by_a_group(guard):
+async def by_a_group(guard, scoring):
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(guard.ainvoke, "q")
-        await anyio.sleep(0.05)
+        await scoring.wait()
         tasks.cancel_scope.cancel()
 
 
@@ -431,7 +441,7 @@ async def by_a_group(guard):
 @pytest.mark.parametrize("face", FACES.values())
 async def test_clean_up_goes_to_its_end_however_the_request_is_cancelled(face, way):
     scorer = Slow()
-    await way(face(generator=FakeGenerator(["a"]), reward_model=scorer, schedule=[1]))
+    await way(face(generator=FakeGenerator(["a"]), reward_model=scorer, schedule=[1]), scorer.scoring)
     assert (scorer.begun, scorer.closed) == (1, 1)
 
 

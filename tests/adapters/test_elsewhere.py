@@ -97,7 +97,7 @@ def test_a_sync_draw_that_is_given_up_stops_at_the_server(server):
 
     server.slow = slow
     guard(model(server), schedule=[3], exit="eager").invoke("q")
-    for _ in range(200):
+    for _ in range(1200):
         if server.closed_early == 2:
             return
         threading.Event().wait(0.05)
@@ -112,7 +112,7 @@ def test_a_models_connections_end_with_it(server):
     guarded.invoke("q")
     assert server.open == 2
     del guarded
-    for _ in range(200):
+    for _ in range(1200):
         gc.collect()
         if server.open == 0:
             return

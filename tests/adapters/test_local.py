@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import time
+import threading
 
 import pytest
 import torch
@@ -274,19 +274,26 @@ async def test_max_tokens_is_honoured_and_counted(parts):
         await make(parts).draw(requests(1, max_tokens=600)[0])
 
 
-async def test_a_cancelled_loop_stops_at_the_next_token(parts):
+async def test_a_cancelled_loop_stops_at_the_next_token(parts, monkeypatch):
+    choose, some, cancelled, after = Sampler.choose, threading.Event(), threading.Event(), []
+
+    def chosen(self, *given):
+        after.append(cancelled.is_set())
+        if len(after) == 3:  # in the midst of its tokens
+            some.set()
+            cancelled.wait(60)
+        return choose(self, *given)
+
+    monkeypatch.setattr(Sampler, "choose", chosen)
     generator = make(parts, max_new_tokens=490)
     task = asyncio.create_task(generator.draw(requests(1)[0]))
-    await asyncio.sleep(0.1)
+    await asyncio.to_thread(some.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    begun = time.perf_counter()
+    cancelled.set()
     generator._thread.submit(lambda: None).result(timeout=60)
-    stopped_after = time.perf_counter() - begun
-    begun = time.perf_counter()
-    await make(parts, max_new_tokens=490).draw(requests(1)[0])
-    assert stopped_after < (time.perf_counter() - begun) / 2
+    assert sum(after) == 0
 
 
 async def test_a_prompt_that_is_too_long_is_a_recorded_input_error(parts):
