@@ -347,20 +347,20 @@ async def test_nobody_listening(dialect, family):
 @pytest.mark.parametrize("fault", ["stall", "drip"])
 async def test_stalls_and_slow_drips_end_with_the_attempt_and_with_the_draw(server, make, fault, stream):
     server.faults = [fault]
-    assert "answer" in (await make(attempt_timeout=0.2, stream=stream).draw(request())).text
+    assert "answer" in (await make(attempt_timeout=0.6, stream=stream).draw(request())).text
     server.faults = [fault]
     begun = time.perf_counter()
     with pytest.raises(errors.EndpointTimeout):
-        await make(timeout=0.2, stream=stream).draw(request())
-    assert time.perf_counter() - begun < 2
+        await make(timeout=0.6, stream=stream).draw(request())
+    assert time.perf_counter() - begun < 20
     await until(lambda: server.closed_early == 2)
 
 
 async def test_a_server_that_never_answers_opens_the_circuit(server, make):
     server.faults = ["stall"] * 3
-    generator = make(timeout=0.2, circuit=CircuitBreaker(failures=2))
+    generator = make(timeout=1.0, circuit=CircuitBreaker(failures=2))
     for kind in (errors.EndpointTimeout, errors.EndpointTimeout, CircuitOpen):
-        with pytest.raises(kind, match=r"^no answer within timeout=0.2 s"):
+        with pytest.raises(kind, match=r"^no answer within timeout=1 s"):
             await generator.draw(request())
     assert len(server.requests) == 2
 
@@ -415,7 +415,7 @@ async def test_on_early_exit_the_server_sees_the_connections_close(server, make,
     server.slow = lambda body: seen.append(None) or (0.3 if len(seen) == 1 else 60.0)
     begun = time.perf_counter()
     result = await guard_of(make(stream=stream), lambda text: 1.0, exit="eager").arun("q")
-    assert (result.decision, result.draws, time.perf_counter() - begun < 5) == ("accepted", 4, True)
+    assert (result.decision, result.draws, time.perf_counter() - begun < 30) == ("accepted", 4, True)
     await until(lambda: server.busy == 0)
     assert server.closed_early == len(server.requests) - 1 == 3
 
