@@ -360,7 +360,7 @@ async def test_a_server_that_never_answers_opens_the_circuit(server, make):
     server.faults = ["stall"] * 3
     generator = make(timeout=1.0, circuit=CircuitBreaker(failures=2))
     for kind in (errors.EndpointTimeout, errors.EndpointTimeout, CircuitOpen):
-        with pytest.raises(kind, match=r"^no answer within timeout=1 s"):
+        with pytest.raises(kind, match=r"^no answer within timeout=1.0 s"):
             await generator.draw(request())
     assert len(server.requests) == 2
 
@@ -411,8 +411,8 @@ def test_a_missing_package_is_named_with_its_extra(name, package, extra):
 @streams
 async def test_on_early_exit_the_server_sees_the_connections_close(server, make, stream):
     seen = []
-    # Late enough for the others to have arrived.
-    server.slow = lambda body: seen.append(None) or (0.3 if len(seen) == 1 else 60.0)
+    # By then the others have arrived.
+    server.slow = lambda body: seen.append(None) or (0.0 if len(seen) == 4 else 60.0)
     begun = time.perf_counter()
     result = await guard_of(make(stream=stream), lambda text: 1.0, exit="eager").arun("q")
     assert (result.decision, result.draws, time.perf_counter() - begun < 30) == ("accepted", 4, True)
