@@ -55,6 +55,9 @@ def run(options: argparse.Namespace) -> int:
             raise InputError(f"{options.files[0]}: no choice rows in {why}; check --from")
     say(f"{options.output}: {tally.rows:,} choice rows")
     say_left_out(tally.odd, tally.left_out)
+    if tally.judges:
+        said = ", ".join(f"{name}: {count:,}" for name, count in tally.judges.most_common())
+        say(f"labels that say who or what judged (acceptable_by): {said}")
     say(show(found))
     return 0
 

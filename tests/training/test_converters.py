@@ -282,3 +282,14 @@ def test_outputs_are_checked_first(tmp_path):
 )
 def test_a_row_survives_writing_and_reading(row):
     assert choice_row(json.loads(json.dumps(as_record(row)))) == row
+
+
+def test_labels_that_a_judge_gave_are_taken_and_told(tmp_path, capsys):
+    path, candidate = tmp_path / "log.jsonl", {"text": "x", "acceptable": True, "acceptable_by": "correctness"}
+    people, unlabelled = {"text": "y", "acceptable": False}, {"text": "z", "acceptable": None, "acceptable_by": "correctness"}
+    path.write_text(json.dumps({"prompt": "p", "candidates": [candidate, people, unlabelled]}) + "\n")
+    assert main(["convert", str(path), "--from", "log", "-o", str(tmp_path / "out.jsonl")]) == 0
+    assert "labels that say who or what judged (acceptable_by): correctness: 1\n" in capsys.readouterr().out
+    path.write_text(json.dumps({"prompt": "p", "candidates": [people]}) + "\n")
+    assert main(["convert", str(path), "--from", "log", "-o", str(tmp_path / "out.jsonl")]) == 0
+    assert "acceptable_by" not in capsys.readouterr().out

@@ -103,12 +103,14 @@ class Tally:
     Attributes:
         rows: made.
         left_out: by reason: what says nothing, although it is well formed.
+        judges: how many labels who or what gave, where a log says that.
         odd: records, and those that could not be read; without it, the first of these is refused.
         place: of the record at hand.
     """
 
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    judges: Counter[str] = field(default_factory=Counter)
     odd: Odd = field(default_factory=Odd)
     place: str = ""
 
@@ -230,6 +232,8 @@ def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterat
         if reason is not None:
             tally.left_out[reason] += 1
         else:
+            if candidate.label is not None and (by := candidate.value.get("acceptable_by")) is not None:
+                tally.judges[str(by)] += 1
             answers.append(Judged(as_answer(turn), bool(label), 0.0))
     if answers:
         yield from EMITTERS[options.rows](prompt_of(record), answers, options.seed)
