@@ -28,7 +28,8 @@ OURS = (f"{HOME}/bonmini_guard", f"{HOME}/adapters")
 class Calls:
     """Counts calls of our own functions, by place.
 
-    Threads that begin while it counts are counted too; others call :meth:`here`.
+    Threads that begin while it counts are counted too, but the one that looks whether loops turn, by the clock. Others call
+    :meth:`here`.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,8 @@ class Calls:
     def _heard(self, frame, event, argument):
         code = frame.f_code
         if not self.counting or event != "call" or not code.co_filename.startswith(OURS):
+            return
+        if threading.current_thread().name == "bonmini-guard-held":
             return
         # Neither a coroutine that goes on (RESUME with an argument) nor the frame of a comprehension.
         if code.co_code[frame.f_lasti + 1] == 0 and (not code.co_name.startswith("<") or code.co_name == "<lambda>"):
