@@ -24,8 +24,12 @@ Event = dict[str, Any]
 #: What the first line of every such file says.
 KIND, FORMAT = "bonmini-guard labels", 1
 
-_NEEDED = {"label": {"event", "annotator", "item", "row", "candidates", "chosen"}, "skip": {"event", "annotator", "item"}}
-_NEEDED |= {"undo": {"event", "annotator", "undoes"}, "ask": {"event", "items", "said"}}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "label": {"event": str, "annotator": str, "item": str, "row": str, "candidates": list, "chosen": int | str},
+    "skip": {"event": str, "annotator": str, "item": str},
+    "undo": {"event": str, "annotator": str, "undoes": str},
+    "ask": {"event": str, "items": list, "said": str},
+}
 
 
 def create(path: Path, header: Mapping[str, Any]) -> None:
@@ -123,6 +127,11 @@ def read(path: Path) -> tuple[Event, list[Event]]:
 
 
 def _event(event: Event, place: str) -> Event:
-    if not _NEEDED.get(str(event.get("kind")), {""}) <= event.keys():
+    needed = _NEEDED.get(str(event.get("kind")), {"": str})
+    sound = all(isinstance(event.get(key), kind) for key, kind in needed.items())
+    if sound and event["kind"] == "label":
+        candidates = event["candidates"]
+        sound = all(isinstance(one, int) for one in candidates) and event["chosen"] in ("none", *candidates)
+    if not sound:
         raise InputError(f"{place}: not a label event; restore the file from a copy, or remove the line")
     return event

@@ -199,11 +199,15 @@ class Session:
     def _take_up(self) -> None:
         """The items that the file asks about; every other line must be about one of them."""
         for number, event in enumerate(self._file.events, start=2):
-            if event["kind"] == "ask":
-                self.said = event["said"]
-                self._extend((row, index) for row, index in event["items"])
-            elif event["kind"] != "undo" and event["item"] not in self._keys:
-                raise InputError(f"{self.path}:{number}: is about an item that the log does not give; give another -o")
+            try:
+                if event["kind"] == "ask":
+                    self.said = event["said"]
+                    self._extend((row, index) for row, index in event["items"])
+                elif event["kind"] != "undo":
+                    self._keys[event["item"]]
+            except (KeyError, TypeError, ValueError) as error:
+                place = f"{self.path}:{number}"
+                raise InputError(f"{place}: is about an item that the log does not give; give another -o") from error
 
 
 def settings_of(path: Path) -> tuple[Plan, str | None]:

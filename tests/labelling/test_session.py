@@ -174,12 +174,20 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
         assert path.read_text() == text
 
 
+LABEL = '{"kind": "label", "event": "1", "annotator": "a", "item": "i", "row": "r", '
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
         ("nonsense", "not JSON"),
         ('{"kind": "label", "event": "1"}', "not a label event"),
         ('{"kind": "dance"}', "not a label event"),
+        ('{"kind": "skip", "event": [], "annotator": "a", "item": "i"}', "not a label event"),
+        (LABEL + '"candidates": [0, 1], "chosen": 2}', "not a label event"),
+        (LABEL + '"candidates": [[]], "chosen": "none"}', "not a label event"),
+        (LABEL + '"candidates": 5, "chosen": "none"}', "not a label event"),
+        ('{"kind": "ask", "event": "1", "said": "", "items": [["r"]]}', "an item that the log does not give"),
         ('{"kind": "skip", "event": "1", "annotator": "a", "item": "unknown"}', "an item that the log does not give"),
     ],
 )
