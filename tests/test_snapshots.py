@@ -90,7 +90,8 @@ async def test_what_parses_answers_before_such_a_scorer_gets_copies():
 
 
 def test_a_copy_shares_nothing_that_can_change():
-    message = AIMessage([{"type": "text", "text": "a"}], additional_kwargs={"a": {}}, tool_calls=[CALL], extra=["b"])
+    call = {**CALL, "args": {"at": [1]}}
+    message = AIMessage([{"type": "text", "text": "a"}], additional_kwargs={"a": {}}, tool_calls=[call], extra=["b"])
     twin = frozen(message)
     assert twin == message
     assert type(twin) is AIMessage
