@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
@@ -25,14 +26,15 @@ def labelled(row):
     return {**row, "candidates": candidates, "label_sampling": "random"}
 
 
-def test_from_shadow_to_a_promise(house, capsys):
+def test_from_shadow_to_a_promise(house, capsys, monkeypatch):
+    # Seeds, for what is drawn decides what is certified.
+    monkeypatch.setattr("bonmini_guard.runnables.shadow.random", random.Random(0))
     house.upstream.text = alternating
     traces, log, profile = (house.folder / name for name in ("traces.jsonl", "labelled.jsonl", "guardrail.json"))
     with house.open({"support": 'schedule = [2, 2]\nshadow = 1.0\nexplore = 1.0\ntrace_to = "traces.jsonl"'}):
         client = house.client  # one client, and so one connection
         for number in range(REQUESTS):
             asked = [{"role": "user", "content": f"question {number}"}]
-            # Seeds, for what is drawn decides what is certified.
             answer = client.chat.completions.create(model="support", messages=asked, temperature=number / REQUESTS, seed=number)
             assert answer.bonmini_guard["decision"] == "shadow"
     rows = [json.loads(line) for line in traces.read_text().splitlines()]
