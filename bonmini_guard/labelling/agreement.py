@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ def agreement(ledger: Ledger) -> dict[str, Any]:
         "items_judged_by_several": len(several),
         "alpha": _alpha(several),
         "alpha_acceptable": _alpha(acceptable),
-        "agreeing_pairs": _rounded(np.mean([_pairs(said) for said in several])) if several else None,
+        "agreeing_pairs": round(fmean(map(_pairs, several)), 6) if several else None,
     }
 
 
@@ -82,16 +81,9 @@ def _alpha(units: list[list[Any]]) -> float | None:
     if len(values) < 2:
         return None
     counts = np.array([[unit.count(value) for value in values] for unit in units])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        alpha = float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
-    return _rounded(alpha) if math.isfinite(alpha) else None
+    return round(float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal")), 6)
 
 
 def _pairs(said: list[Any]) -> float:
     same = sum(count * (count - 1) for count in Counter(said).values())
     return same / (len(said) * (len(said) - 1))
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 6)
