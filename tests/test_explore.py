@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import copy
 import random
 import sys
@@ -60,8 +61,9 @@ async def test_an_explored_request_has_every_draw_and_the_same_decision():
 
 
 async def test_after_an_eager_exit_everything_is_drawn_anew_since_the_fast_draws_are_no_fair_sample():
-    complete = []
-    guard, _ = make(FakeGenerator(["1", "-1"], latency=lambda i: 0.05 * (i % 2)), complete.append, exit="eager")
+    complete, draws = [], itertools.count()
+    slow = FakeGenerator(["1", "-1"], latency=lambda index: 30.0 if next(draws) == 1 else 0.0)
+    guard, _ = make(slow, complete.append, exit="eager")
     result = await guard.arun("q")
     await guard.afinish()
     assert result.candidates[1].message is None
@@ -83,11 +85,14 @@ async def test_where_a_draw_can_be_cut_short_all_is_drawn_anew_even_if_none_was(
 
 @pytest.mark.parametrize("settings", [{}, {"exit": "eager"}, {"lookahead": 2}, {"exit": "rolling", "max_draws": 4}])
 async def test_the_logged_draws_are_a_fair_sample_of_the_generators(settings):
-    source, complete = random.Random(0), []
-    answers = FakeGenerator(lambda request: "1" if source.random() < 0.25 else "-1", latency=lambda index: 1e-4 * index)
+    complete = []
+    # By the draw's own seed: a source for all would give its numbers in the order in which draws happen to arrive.
+    answers = FakeGenerator(
+        lambda request: "1" if random.Random(request.seed).random() < 0.25 else "-1", latency=lambda index: 1e-4 * index
+    )
     guard, _ = make(answers, complete.append, **{"schedule": None if "max_draws" in settings else [2, 2], **settings})
-    for _ in range(400):
-        await guard.arun("q")
+    for seed in range(400):
+        await guard.arun("q", seed=seed)
         await guard.afinish()
     draws = [c.score > 0 for result in complete for c in result.candidates]
     assert len(draws) == 1600
