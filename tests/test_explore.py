@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import copy
+import itertools
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
