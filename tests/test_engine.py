@@ -130,7 +130,7 @@ async def test_the_candidates_record_everything():
 async def test_draws_launched_ahead_and_not_needed_are_cancelled_and_counted():
     usage = {"input_tokens": 1, "output_tokens": 10, "total_tokens": 11}
     answers = [AIMessage(score, usage_metadata=usage) for score in ("1", "5", "-1")]
-    generator = FakeGenerator(answers, latency=lambda index: {0: 0.3, 1: 0.0}.get(index, 30.0))
+    generator = FakeGenerator(answers, latency=lambda index: {0: 1.0, 1: 0.0}.get(index, 30.0))
     result = await run(generator, guardrail([1, 1, 1]), lookahead=1)
     assert (result.selected.index, result.draws, result.draws_started, result.loops) == (0, 1, 3, 1)
     assert generator.cancelled == [2]
@@ -139,7 +139,7 @@ async def test_draws_launched_ahead_and_not_needed_are_cancelled_and_counted():
 
 
 async def test_as_one_launched_ahead_arrives_the_next_one_starts_and_its_answer_is_there_when_its_loop_begins():
-    generator = FakeGenerator(["-1", "-2", "-3", "1"], latency=lambda index: 0.3 * (index == 0))
+    generator = FakeGenerator(["-1", "-2", "-3", "1"], latency=lambda index: 1.0 * (index == 0))
     result = await run(generator, guardrail([1, 1, 1, 1]), lookahead=1)
     first, *later = result.candidates
     assert all(draw.finished < first.finished < draw.scored for draw in later)
@@ -147,7 +147,7 @@ async def test_as_one_launched_ahead_arrives_the_next_one_starts_and_its_answer_
 
 
 async def test_a_group_launched_ahead_is_one_group():
-    generator = Grouped(5, lambda index: 0.15 if index < 2 else 0)
+    generator = Grouped(5, lambda index: 0.5 if index < 2 else 0)
     assert (await run(generator, guardrail([2, 2, 2]), lookahead=2)).score == 0.0
     assert generator.asked == [[0, 1], [2, 3], [4, 5]]
 
