@@ -29,7 +29,7 @@ from bonmini_guard.calibration.evidence import (
     sealed,
 )
 from bonmini_guard.calibration.logs import Integers, Log
-from bonmini_guard.calibration.orders import Order, one_a_unit, split
+from bonmini_guard.calibration.orders import Order, mixed, one_a_unit, split
 from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, exits, labels_used, paths, steps
 from bonmini_guard.calibration.simulate import enough_rows
 from bonmini_guard.engine.load import LADDER
@@ -435,13 +435,15 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], r
         evidence["in_flight"] = {str(rung.in_flight): _means(rung, asked) for rung in tested.rungs}
         rolling = {"in_flight": tuple(rung.in_flight for rung in tested.rungs), "max_draws": len(asked.schedule)}
         rolling |= {"in_flight_thresholds": tuple(thresholds)} if len(thresholds) > 1 else {}
-    path = tested.path
+    path, of = tested.path, tested.log
     if requests is not None and asked.exit == "loop":
-        path = paths(requests, asked.schedule, asked.order, seed=asked.seed)
+        path, of = paths(requests, asked.schedule, asked.order, seed=asked.seed), requests
     seen = np.isfinite(path.best[:, 0])  # drift leaves out requests whose first loop failed as a whole
     if asked.exit == "loop" and (requests is not None or not seen.all()):
         others = int(np.sum(exits(path, asked.thresholds(max(thresholds)))[seen] == path.draws.size))
         evidence["first_of_groups"] = {"requests": int(seen.sum()), "abstained" if asked.risk else "best_effort": others}
+    # by digest: a log's first rows may be of one of its shards
+    kept = np.flatnonzero(seen)[np.argsort(mixed(of.keys[seen], -2), kind="stable")[:REFERENCE]]
     profile = GuardProfile(
         mode=asked.mode,
         schedule=asked.schedule,
@@ -452,7 +454,7 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], r
         epsilon=None if asked.risk else asked.level,
         delta=asked.delta,
         evidence=evidence,
-        reference=tuple(path.best[seen, 0][:REFERENCE].tolist()),
+        reference=tuple(path.best[np.sort(kept), 0].tolist()),
         fingerprints=profile_fingerprints(tested.log),
         created_at=datetime.now(UTC).replace(microsecond=0),
         package_version=__version__,

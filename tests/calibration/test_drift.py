@@ -78,6 +78,20 @@ def test_the_same_traffic_is_no_drift_where_prompts_come_again_or_conversations_
     assert not find_drift(profile, traces_of_rows(placed(traces), profile)).drift
 
 
+def test_the_same_traffic_is_no_drift_where_the_log_is_of_two_sets_one_behind_the_other():
+    # the reference was of the log's first 1,000 rows, which are of the first set alone
+    log, later = TRAFFIC.log(2400, 0), TRAFFIC.log(400, 12345)
+    profile = calibrate_guardrail(harder(log, np.arange(2400) >= 1200), schedule=(2, 2), alpha=0.1).profile
+    assert len(profile.reference) == 1000
+    assert not look(profile, harder(later, np.arange(400) % 2 > 0), labelled=0.0).drift
+
+
+def harder(log, rows):
+    """The log, in some rows of which every answer scores lower, and is bad."""
+    labels = np.where(rows[:, None], 0.0, log.labels).astype(np.float32)
+    return replace(log, scores=log.scores - 2.0 * rows[:, None], labels=labels)
+
+
 def test_requests_whose_first_loop_failed_count_on_neither_side():
     # drift leaves them out; in the profile they were abstentions
     log = TRAFFIC.log(600, 0)
