@@ -45,7 +45,7 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
     """
     found, silent = list[tuple[Any, ...]](), 0
     for number, row in enumerate(rows):
-        unit, _ = unit_of(row.value.get("group"), row.value.get("prompt"), number)
+        unit = _unit(row, number)
         for place, one in enumerate(row.candidates):
             if one.label is None or one.failed:
                 continue
@@ -57,6 +57,10 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
         raise InputError(f"no answer is labelled by people and judged by {name!r}: give a log with acceptable = true or false")
     people, judge, units, places, lengths, slices = (np.array(column) for column in zip(*found, strict=True))
     return Judged(people, judge, np.array(numbered(units.tolist())), places, lengths, slices, silent)
+
+
+def _unit(row: Row, number: int) -> int:
+    return unit_of(row.value.get("group"), row.value.get("prompt"), number)[0]
 
 
 def verdict_of(candidate: Candidate, name: str) -> bool | None:
@@ -97,7 +101,8 @@ def moved_certificate(rows: Iterable[Row], name: str, alpha: float, delta: float
     scores = np.array([[one.score for one in each] for each in drawn])
     people = np.array([[float(one.label or 0) for one in each] for each in drawn])
     judge = np.array([[float(verdict_of(one, name) or 0) for one in each] for each in drawn])
-    certificate = calibrate_guardrail(log_of_arrays(scores, judge), schedule=[width], alpha=alpha, delta=delta)
+    units = numbered(_unit(row, number) for number, row in enumerate(table))
+    certificate = calibrate_guardrail(log_of_arrays(scores, judge, groups=units), schedule=[width], alpha=alpha, delta=delta)
     if (profile := getattr(certificate, "profile", None)) is None:
         return nothing
     settled = [replay(log_of_arrays(scores, labels), "guardrail", [width], profile.thresholds) for labels in (judge, people)]

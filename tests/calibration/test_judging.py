@@ -92,6 +92,14 @@ def test_a_judge_that_likes_length_is_seen(spec, tmp_path, capsys):
     assert found["leaning, shorter half"][2] < 0.05
 
 
+def test_a_prompt_that_comes_again_counts_once_in_what_its_verdicts_certify(spec, tmp_path, capsys):
+    # 40 prompts are too few for alpha = 0.05, however often each was asked: ten rows of each passed for 400 prompts
+    some = [{**row, "id": f"{row['id']}-{time}"} for row in rows(40, 0.0) for time in range(10)]
+    found = told([written(tmp_path / "log.jsonl", some), "--judge", spec, "-o", tmp_path / "out.jsonl"], capsys)
+    assert found["prompts"] == 40
+    assert found["certificate"]["threshold"] is None
+
+
 def test_what_its_errors_do_to_a_certificate(spec, tmp_path, capsys):
     true = told([written(tmp_path / "a.jsonl", rows(500, 0.0)), "--judge", spec, "-o", tmp_path / "1.jsonl"], capsys)["certificate"]
     assert true["by_judge"] == true["by_people"] <= 0.05
