@@ -100,6 +100,13 @@ def test_what_is_written_is_of_the_schema_that_older_versions_know():
         ({"exit": "rolling", "schedule": [1, 1], "in_flight": [2, 4], "in_flight_thresholds": [1.0]}, "one for each"),
         ({"in_flight": [2]}, "a rolling exit's"),
         ({"max_draws": 2}, "a rolling exit's"),
+        # levels that no certificate has: replay and drift printed "at most -100 %", "nan %", and called logs refuted
+        ({"alpha": -1.0}, "alpha: .* greater than 0"),
+        ({"alpha": 5}, "alpha: .* less than 1"),
+        ({"alpha": math.nan}, "alpha"),
+        ({"delta": "0.1"}, "delta: '0.1' is no number"),
+        ({"epsilon": 0}, "epsilon"),
+        ({"risk": "served_or_bad"}, "risk: .*'served_and_bad'"),
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer, ValidationError, model_validator
 
@@ -37,6 +37,8 @@ Floor = Annotated[
     BeforeValidator(lambda value: -math.inf if value is None else _number(value)),
     PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
 ]
+
+Share = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)]
 
 
 class ScoreTransform(BaseModel):
@@ -82,10 +84,10 @@ class GuardProfile(BaseModel):
     max_draws: int | None = None
     hopeless: tuple[Floor, ...] | None = None
     score_transform: ScoreTransform = ScoreTransform()
-    risk: str | None = None
-    alpha: float | None = None
-    delta: float | None = None
-    epsilon: float | None = None
+    risk: Literal["served_and_bad", "bad_among_served", "false_acceptance"] | None = None
+    alpha: Share | None = None
+    delta: Share | None = None
+    epsilon: Share | None = None
     evidence: dict[str, Any] = Field(default_factory=dict)
     reference: tuple[FiniteFloat, ...] = Field(default=(), max_length=1000)
     fingerprints: dict[str, Any] = Field(default_factory=dict)
