@@ -228,8 +228,8 @@ def _request(mode: Mode, risk: Risk | None, level: float, schedule: Sequence[int
 
 def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:
     """What is asked for, on the labelled rows of a log; see :func:`calibrate_guardrail`."""
-    if search and asked.exit != "loop":
-        raise ConfigurationError(f"a search is for loops, and exit={asked.exit!r} has none: leave it out")
+    if search and (asked.exit != "loop" or asked.offsets is not None):
+        raise ConfigurationError(f"a search is for loops (exit={asked.exit!r}) and finds their offsets: leave it out")
     units, requests, missing, evidence = prepared(log, asked)
     part = units
     if search and len(units) >= LEAST_SEARCHED:

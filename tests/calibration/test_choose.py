@@ -179,6 +179,12 @@ def test_the_net_test_keeps_its_level_for_any_share_of_gains(won):
     assert net_loss(12, 60, 1000, 0.02, 0.1) < 0.1
 
 
+def test_offsets_that_are_given_are_not_searched():
+    log = Population(size=4).log(1000, 0)
+    with pytest.raises(ConfigurationError, match="finds their offsets"):  # ValueError of numpy's before
+        calibrate_guardrail(log, schedule=(2, 2), offsets=(0.5, 0.0), search=True)
+
+
 def test_offsets_are_of_a_guardrail():
     log = Population(size=8).log(60, 0)
     with pytest.raises(ConfigurationError, match="offsets are of a guardrail"):
