@@ -42,7 +42,9 @@ def relax_guardrail(
     regime, rows = _one_regime(log)
     transform = ScoreTransform(a=regime.transform[0], b=regime.transform[1])
     part = transformed(log.take(rows), transform)
-    part = part if part.asked.any() else replace(part, asked=np.asarray(np.isfinite(part.labels).any(axis=1)))
+    if not part.asked.any():
+        part, _ = part.labelled_set()
+        part = replace(part, asked=np.ones(len(part), dtype=bool))
     finite = [threshold for threshold in regime.thresholds if np.isfinite(threshold)]
     if not finite:
         raise InputError(f"{log.source}: the guard never accepted anything, so that there is nothing to relax")
@@ -53,9 +55,7 @@ def relax_guardrail(
     if isinstance(outcome, NotEnoughEvidence):
         return replace(outcome, why=f"the thresholds in force are not certified: {outcome.why}")
     said = {"relaxed_from": list(regime.thresholds), "cut_rows": int((~part.complete).sum())}
-    evidence = {**outcome.profile.evidence, **said}
-    profile = outcome.profile.model_copy(update={"score_transform": transform, "evidence": evidence})
-    return Certificate(sealed(profile), outcome.sentence)
+    return Certificate(sealed(outcome.profile, said, score_transform=transform), outcome.sentence)
 
 
 def _one_regime(log: Log) -> tuple[Regime, np.ndarray]:

@@ -60,6 +60,14 @@ def test_a_strict_guard_relaxes_on_its_traces_to_what_whole_rows_certify():
     assert relaxed.evidence["cut_rows"] > 400
 
 
+def test_rows_that_nobody_labelled_are_left_out_as_such():
+    # they were "not among the rows that were fixed for labelling", and nobody had fixed any
+    log = cut_short(CLUSTERED.log(500, 2), (3.0,) * 4)
+    labels = np.where(np.arange(500)[:, None] < 100, math.nan, log.labels).astype(np.float32)
+    left_out = relax_guardrail(replace(log, labels=labels)).profile.evidence["left_out"]
+    assert {reason for reason, number in left_out.items() if number} == {"unlabelled"}
+
+
 @pytest.mark.parametrize("risk", ["served_and_bad", "bad_among_served", "false_acceptance"])
 def test_labels_of_what_was_selected_alone_relax_nothing_that_labels_of_all_answers_do_not(risk):
     # Answers that only laxer thresholds serve have no label: rows that changed were left out, and the others had passed before.
