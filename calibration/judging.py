@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration.choose import calibrate_guardrail
-from bonmini_guard.calibration.logs import Bools, Integers, log_of_arrays
-from bonmini_guard.calibration.replay import replay
+from bonmini_guard.calibration.evidence import NotEnoughEvidence
+from bonmini_guard.calibration.figures import replay_log
+from bonmini_guard.calibration.logs import Bools, Integers, log_of_rows
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import Candidate, Row, numbered, unit_of
 
@@ -45,7 +46,7 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
     """
     found, silent = list[tuple[Any, ...]](), 0
     for number, row in enumerate(rows):
-        unit = _unit(row, number)
+        unit, _ = unit_of(row.value.get("group"), row.value.get("prompt"), number)
         for place, one in enumerate(row.candidates):
             if one.label is None or one.failed:
                 continue
@@ -57,10 +58,6 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
         raise InputError(f"no answer is labelled by people and judged by {name!r}: give a log with acceptable = true or false")
     people, judge, units, places, lengths, slices = (np.array(column) for column in zip(*found, strict=True))
     return Judged(people, judge, np.array(numbered(units.tolist())), places, lengths, slices, silent)
-
-
-def _unit(row: Row, number: int) -> int:
-    return unit_of(row.value.get("group"), row.value.get("prompt"), number)[0]
 
 
 def verdict_of(candidate: Candidate, name: str) -> bool | None:
@@ -92,22 +89,18 @@ def moved_certificate(rows: Iterable[Row], name: str, alpha: float, delta: float
         ``alpha``; ``threshold`` and the risk ``by_judge`` and ``by_people``, shares of all requests that are served a bad answer;
         None where the verdicts certify nothing, or rows lack scores.
     """
-    table = [row for row in rows if all(_whole(one, name) for one in row.candidates)]
-    width = min((len(row.candidates) for row in table), default=0)
+    whole = [row.value for row in rows if all(_whole(one, name) for one in row.candidates)]
+    told = [{**row, "candidates": [{**one, "acceptable": one["verdicts"][name]} for one in row["candidates"]]} for row in whole]
     nothing = {"alpha": alpha, "threshold": None, "by_judge": None, "by_people": None}
-    if not table:
+    try:
+        logs = log_of_rows(told), log_of_rows(whole)
+        outcome = calibrate_guardrail(logs[0], schedule=[int(logs[0].counts.min())], alpha=alpha, delta=delta)
+    except InputError:  # none is left, or they are no log that anything could be calibrated on
         return nothing
-    drawn = [row.candidates[:width] for row in table]
-    scores = np.array([[one.score for one in each] for each in drawn])
-    people = np.array([[float(one.label or 0) for one in each] for each in drawn])
-    judge = np.array([[float(verdict_of(one, name) or 0) for one in each] for each in drawn])
-    units = numbered(_unit(row, number) for number, row in enumerate(table))
-    certificate = calibrate_guardrail(log_of_arrays(scores, judge, groups=units), schedule=[width], alpha=alpha, delta=delta)
-    if (profile := getattr(certificate, "profile", None)) is None:
+    if isinstance(outcome, NotEnoughEvidence):
         return nothing
-    settled = [replay(log_of_arrays(scores, labels), "guardrail", [width], profile.thresholds) for labels in (judge, people)]
-    risks = [float(each.served_bad.mean()) for each in settled]
-    return {"alpha": alpha, "threshold": profile.thresholds[0], "by_judge": risks[0], "by_people": risks[1]}
+    risks = [replay_log(log, outcome.profile)["served_and_bad_rate"] for log in logs]
+    return {"alpha": alpha, "threshold": outcome.profile.thresholds[0], "by_judge": risks[0], "by_people": risks[1]}
 
 
 def _whole(one: Candidate, name: str) -> bool:
