@@ -16,23 +16,15 @@ if find_spec("numpy") is None:
     raise MissingExtraError("numpy", "calibration")
 
 if TYPE_CHECKING:
-    from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
-    from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
-    from bonmini_guard.calibration.figures import replay_log
-    from bonmini_guard.calibration.logs import Log, load_log, log_of_rows
-    from bonmini_guard.calibration.replay import replay
-
-__all__ = [
-    "Certificate",
-    "Log",
-    "NotEnoughEvidence",
-    "calibrate_accelerator",
-    "calibrate_guardrail",
-    "load_log",
-    "log_of_rows",
-    "replay",
-    "replay_log",
-]
+    from bonmini_guard.calibration.choose import calibrate_accelerator as calibrate_accelerator
+    from bonmini_guard.calibration.choose import calibrate_guardrail as calibrate_guardrail
+    from bonmini_guard.calibration.evidence import Certificate as Certificate
+    from bonmini_guard.calibration.evidence import NotEnoughEvidence as NotEnoughEvidence
+    from bonmini_guard.calibration.figures import replay_log as replay_log
+    from bonmini_guard.calibration.logs import Log as Log
+    from bonmini_guard.calibration.logs import load_log as load_log
+    from bonmini_guard.calibration.logs import log_of_rows as log_of_rows
+    from bonmini_guard.calibration.replay import replay as replay
 
 _HOMES = {
     "Certificate": "evidence",
@@ -45,5 +37,5 @@ _HOMES = {
     "replay": "replay",
     "replay_log": "figures",
 }
-
+__all__ = list(_HOMES)
 __getattr__, __dir__ = lazy(__name__, _HOMES)

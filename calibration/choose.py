@@ -486,6 +486,5 @@ def _estimated(outcome: Certificate | NotEnoughEvidence) -> Certificate | NotEno
     said = "An estimate of agreement with the scorer (acceptable = score >= 0; no labels), not a promise"
     if isinstance(outcome, NotEnoughEvidence):
         return replace(outcome, why=f"{said}: {outcome.why}")
-    evidence = {**outcome.profile.evidence, "estimated": said, "labels": 0}
-    profile = outcome.profile.model_copy(update={"delta": None, "evidence": evidence})
-    return Certificate(sealed(profile), f"{said}. {outcome.sentence.rsplit(', with ', 1)[0]}.")
+    profile = sealed(outcome.profile, {"estimated": said, "labels": 0}, delta=None)
+    return Certificate(profile, f"{said}. {outcome.sentence.rsplit(', with ', 1)[0]}.")

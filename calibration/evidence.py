@@ -66,8 +66,9 @@ def check_share(name: str, value: float) -> None:
         raise ConfigurationError(f"{name} is {value:g}: give a number between 0 and 1, both excluded, e.g. 0.1")
 
 
-def sealed(profile: GuardProfile) -> GuardProfile:
-    """The profile with a digest of what its evidence certifies; an edit of any of it shows (:func:`seal_holds`)."""
+def sealed(profile: GuardProfile, said: Mapping[str, Any] | None = None, **changes: Any) -> GuardProfile:
+    """The profile with changes, more evidence, and a digest of what that certifies; an edit of it shows (:func:`seal_holds`)."""
+    profile = profile.model_copy(update={**changes, "evidence": {**profile.evidence, **(said or {})}})
     return profile.model_copy(update={"evidence": {**profile.evidence, "digest": _digest(profile)}})
 
 

@@ -129,11 +129,10 @@ def _costs(path: Paths, once: Paths, found: Steps, prices: Prices, missing: Miss
 def _told(certificate: Certificate, costs: dict[str, float]) -> Certificate:
     profile = certificate.profile
     rounded = {name: round(cost, 6) for name, cost in costs.items()}
-    profile = sealed(profile.model_copy(update={"evidence": {**profile.evidence, "expected_cost": rounded}}))
     budget = sum(profile.schedule)
     saved = 1 - costs["guardrail"] / costs["best_of_n"] if costs["best_of_n"] > 0 else 0.0
     return Certificate(
-        profile,
+        sealed(profile, {"expected_cost": rounded}),
         f"{certificate.sentence} A request costs {costs['guardrail']:.3g} at these prices, {percent(max(0.0, saved))} less than "
         f"best-of-{budget} ({costs['best_of_n']:.3g}); a single draw that is always served costs {costs['one_draw']:.3g}.",
     )
