@@ -279,8 +279,10 @@ class _Candidates:
         """(C,) of a cost; 0 for a failed draw that lacks it."""
         cost = _part(self._flat, key, _NUMBER)
         values: NDArray[np.float64] = cost.to_numpy(zero_copy_only=False).copy()
-        values[~_valid(cost) & self.failed] = 0.0
-        if not ((values >= 0) & (values < np.inf)).all():
+        lacking = ~_valid(cost) & self.failed
+        values[lacking] = 0.0
+        # in place of its seconds a draw may say when it started and finished
+        if (key == "seconds" and lacking.any()) or not ((values >= 0) & (values < np.inf)).all():
             raise OddError
         return values
 

@@ -148,6 +148,14 @@ def test_what_goes_with_loops_alone_is_refused(wrong, cure):
         calibrate_guardrail(timed(20, 4), **{"schedule": (1,) * 4, "exit": "rolling"} | wrong)
 
 
+def test_a_failed_draw_took_as_long_as_it_says(tmp_path):
+    # beside draws with seconds, one that says when it started and finished had taken none
+    failed = {"text": "", "score": None, "failed": True, "started": 1.0, "finished": 31.0}
+    row = {"id": "r", "prompt": "p", "candidates": [{"text": "x", "score": 1.0, "seconds": 2.0}, failed]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+    assert load_timed([tmp_path / "log.jsonl"]).costs.tolist() == [[2.0, 30.0]]
+
+
 # The command
 
 
