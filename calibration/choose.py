@@ -8,17 +8,15 @@ its one order (:mod:`bonmini_guard.calibration.orders`), so its loss is 0 or 1, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import zip_longest
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from bonmini_guard import __version__
-from bonmini_guard.calibration import search as search_space
-from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold, risk_named
+from bonmini_guard.calibration.certify import Risk, risk_named
 from bonmini_guard.calibration.evidence import (
     Certificate,
     NotEnoughEvidence,
@@ -28,116 +26,20 @@ from bonmini_guard.calibration.evidence import (
     profile_fingerprints,
     sealed,
 )
-from bonmini_guard.calibration.logs import Integers, Log
+from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import Order, mixed, one_a_unit, split
-from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, exits, labels_used, paths, steps
-from bonmini_guard.calibration.simulate import enough_rows
+from bonmini_guard.calibration.paths import Cost, Missing, exits, paths
+from bonmini_guard.calibration.search import pace_of, priced, searched
+from bonmini_guard.calibration.sequence import LEAST_SERVED, Evidence, Request, Rung, rows_needed, suffices, test
 from bonmini_guard.engine.load import LADDER
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.policy import Exit, Mode, check_schedule
 from bonmini_guard.policy.profile import GuardProfile
 
-#: A certificate must rest on at least this many served answers: one that serves next to nothing is no success.
-LEAST_SERVED = 5
 #: How many best scores of first loops a profile keeps for drift; each row's in its one order, one row a unit.
 REFERENCE = 1000
-#: Rows that say where ``bad_among_served`` begins; rows on which ``search`` chooses; rows below which it does not.
-START_SHARE, FIT_SHARE, LEAST_SEARCHED = 0.2, 0.25, 1000
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for: a mode, its risk (None: an accelerator's loss of quality), level, chance of missing it, and the shape.
-
-    A rolling exit is certified for each of ``in_flight`` with a threshold of its own, all at once: a request may take any, by
-    whatever tells nothing of it.
-    ``wait``, ``price`` and ``max_p95`` are a search's: see :meth:`bonmini_guard.calibration.search.Pace.price`; and the most
-    seconds that 95 % of the requests may wait.
-    """
-
-    mode: Mode
-    risk: Risk | None
-    level: float
-    delta: float
-    schedule: tuple[int, ...]
-    offsets: tuple[float, ...] | None = None
-    order: Order = "auto"
-    cost: Cost = "draws"
-    seed: int = 0
-    calibrations: int = 1
-    start: float | None = None
-    exit: Exit = "loop"
-    in_flight: tuple[int, ...] = (1,)
-    wait: float | None = None
-    price: float | None = None
-    max_p95: float | None = None
-
-    @property
-    def share(self) -> float:
-        """The part of delta that each sequence of tests may use: none of them fails with more than the whole (Bonferroni)."""
-        return self.delta / self.calibrations / len(self.in_flight)
-
-    @property
-    def begins_later(self) -> bool:
-        """Whether the first threshold comes from rows that are not tested."""
-        return self.start is None and self.risk is not None and self.risk.name == "bad_among_served"
-
-    def thresholds(self, threshold: float) -> tuple[float, ...]:
-        """Those of all loops."""
-        return tuple(threshold + offset for offset in self.offsets or (0.0,) * len(self.schedule))
-
-    def __str__(self) -> str:
-        sure = f"with confidence {1 - self.delta:g}"
-        what = f"{self.risk.name} <= {self.level:g}" if self.risk else f"a quality within {self.level:g} of best-of-N"
-        return f"{what} {sure}"
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One way to run the rows (of a rolling exit with so many draws in flight): counts under every threshold, and what passed.
-
-    ``start`` is the first threshold tested; infinity is the strictest that serves anything.
-    """
-
-    in_flight: int
-    path: Paths
-    steps: Steps
-    found: Found
-    start: float = math.inf
-
-    @property
-    def threshold(self) -> float:
-        """The laxest certified; infinity where none is."""
-        return math.inf if self.found.cut is None else min(self.steps.threshold(self.found.cut), self.start)
-
-    @property
-    def served(self) -> float:
-        """Rows that it serves."""
-        return 0.0 if self.found.cut is None else float(self.steps.served[self.found.cut])
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Rows that are tested, the ways to run them that were certified (the first one, where none was), and the labels looked at."""
-
-    log: Log
-    rungs: tuple[Rung, ...]
-    labels: int
-
-    @property
-    def path(self) -> Paths:
-        """Of the first way, of a rolling exit the one with the fewest draws in flight."""
-        return self.rungs[0].path
-
-    @property
-    def steps(self) -> Steps:
-        """Of the first way."""
-        return self.rungs[0].steps
-
-    @property
-    def found(self) -> Found:
-        """Of the first way."""
-        return self.rungs[0].found
+#: Rows on which ``search`` chooses; rows below which it does not.
+FIT_SHARE, LEAST_SEARCHED = 0.25, 1000
 
 
 class Asked(TypedDict, total=False):
@@ -240,8 +142,9 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
         evidence["search"] = f"not made: {len(units)} units are fewer than {LEAST_SEARCHED}, and all of them certify instead"
     tested = test(part, asked, missing)
     evidence |= {"certify_rows": len(tested.log), "fit_rows": len(units) - len(tested.log), "missing_labels": missing}
-    evidence |= {"labels_used": tested.labels, "tested": tested.found.tested, "p_value": tested.found.p_value}
-    if not suffices(tested.rungs[0], asked):
+    first = tested.rungs[0]
+    evidence |= {"labels_used": tested.labels, "tested": first.found.tested, "p_value": first.found.p_value}
+    if not suffices(first, asked):
         return _refused(part, len(tested.log), asked, evidence)
     if asked.max_p95 is not None and (slow := pace_of(tested, asked).p95) > asked.max_p95:
         return NotEnoughEvidence(
@@ -267,107 +170,6 @@ def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[s
     if asked.calibrations > 1 or asked.seed:
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
     return units, None if len(units) == len(log) else log.take(log.requests), missing, evidence
-
-
-def aside(part: Log, asked: Request) -> tuple[Integers, Integers]:
-    """Row numbers: those that only say where ``bad_among_served`` begins, and those that are tested."""
-    return split(part, START_SHARE, asked.seed * 2 + 2)
-
-
-def test(part: Log, asked: Request, missing: Missing) -> Evidence:
-    """Run the rows and the sequence of tests on them."""
-    if not asked.begins_later:
-        return _tested(part, _run(part, asked), (), asked, missing)
-    other, rest = (part.take(rows) for rows in aside(part, asked))
-    return _tested(rest, _run(rest, asked), _run(other, asked), asked, missing)
-
-
-def _run(part: Log, asked: Request) -> tuple[Paths, ...]:
-    shape = asked.schedule, asked.order, asked.exit
-    return tuple(paths(part, *shape, width, seed=asked.seed, cost=asked.cost) for width in asked.in_flight)
-
-
-def _tested(log: Log, runs: tuple[Paths, ...], others: tuple[Paths, ...], asked: Request, missing: Missing) -> Evidence:
-    """The sequences of tests on some rows; ``others`` say where each begins."""
-    rungs = []
-    for width, run, other in zip_longest(asked.in_flight[: len(runs)], runs, others):
-        counts, start = steps(run, asked.offsets, missing), math.inf if asked.start is None else asked.start
-        if other is not None:
-            many = len(run) / max(1, len(other))
-            start = first_threshold(steps(other, asked.offsets, missing), many, asked.level, asked.share)
-        found = certify(counts, asked.risk, asked.level, asked.share, start)
-        if other is not None and found.first < counts.cuts.size:
-            start = float(counts.cuts[found.first])
-        rungs.append(Rung(width, run, counts, found, start))
-    certified = [rung for rung in rungs if suffices(rung, asked)] or rungs[:1]
-    return Evidence(log, tuple(certified), labels_used(runs) + (labels_used(others) if others else 0))
-
-
-def rows_needed(part: Log, asked: Request, above: int = 0) -> tuple[int, list[Evidence]] | None:
-    """How many rows like these, more than ``above``, give a certificate in four cases of five, and what is then found.
-
-    None if too many. The labels of these rows, one a unit, say how labels depend on scores; without any, sigmoid(score) does.
-    """
-
-    def calibrate(path: Paths) -> Evidence | None:
-        first = round(START_SHARE * len(path)) if asked.begins_later else 0
-        others = (path.take(np.arange(first)),) if asked.begins_later else ()
-        tested = _tested(part, (path.take(np.arange(first, len(path))),), others, asked, "left_out")
-        return tested if suffices(tested.rungs[0], asked) else None
-
-    return enough_rows(_run(part, asked)[0], calibrate, above)
-
-
-def suffices(rung: Rung, asked: Request) -> bool:
-    """Whether it serves enough to be certified."""
-    return rung.served >= (LEAST_SERVED if asked.risk else 1)
-
-
-def searched(fit: Log, asked: Request, missing: Missing) -> tuple[Request, list[dict[str, Any]]]:
-    """The request with the best shape, then offsets, judged by what they would certify on the fit split; and the shapes' front.
-
-    Better is: serves at least 1 % of the requests more, or as many (within 1 %) at a lower price: what the draws cost, and the
-    waiting for each loop's slowest one. A shape under which over 5 % of the requests may wait longer than ``max_p95`` is none.
-    """
-    best, worth = asked, _worth(fit, asked, missing)
-    tried = [(asked, worth)]
-
-    def wishes() -> Iterator[Request]:
-        yield from (replace(asked, schedule=shape) for shape in search_space.shapes(sum(asked.schedule)))
-        shape = best
-        yield from (replace(shape, offsets=offsets) for offsets in search_space.tilts(fit, len(shape.schedule)))
-
-    for wish in wishes():
-        now = _worth(fit, wish, missing)
-        tried += [(wish, now)] if wish.offsets is asked.offsets else []
-        if now.better(worth):
-            best, worth = wish, replace(now, served=max(now.served, worth.served))
-    return best, search_space.front([{"schedule": list(wish.schedule), **each.told()} for wish, each in tried])
-
-
-def priced(asked: Request, times: str | None) -> str:
-    """What a search's prices are in."""
-    if asked.price is None:
-        return f"draws; waiting as long as one takes costs {1.0 if asked.wait is None else asked.wait:g}"
-    waited = {"seconds": "second", "tokens": "token of a loop's longest answer"}.get(str(times), "loop")
-    return f"money; {asked.price:g} for each of its {asked.cost}, {asked.wait:g} for each {waited} that it waits"
-
-
-def _worth(fit: Log, asked: Request, missing: Missing) -> search_space.Worth:
-    """What would be certified if the fit split were the whole log."""
-    tested = test(fit, asked, missing)
-    pace, cut = pace_of(tested, asked), tested.found.cut
-    cost = float(tested.path.cost[:, -1].mean()) if cut is None else float(tested.steps.cost[cut]) / len(tested.log)
-    served = 1.0 if not asked.risk else 0.0 if cut is None else tested.rungs[0].served / max(1.0, tested.steps.rows[cut])
-    price = pace.price(cost, asked.cost, 1.0 if asked.wait is None else asked.wait, asked.price)
-    return search_space.Worth(served, price, pace, asked.max_p95 is not None and pace.p95_limit > asked.max_p95)
-
-
-def pace_of(tested: Evidence, asked: Request) -> search_space.Pace:
-    """How long requests take under what the rows certify; to their end where they certify nothing."""
-    path = tested.path
-    ran = np.minimum(exits(path, asked.thresholds(tested.rungs[0].threshold)), path.draws.size - 1)
-    return search_space.Pace.of(tested.log, asked.schedule, asked.order, asked.seed, ran)
 
 
 def check(asked: Request) -> None:
@@ -412,22 +214,22 @@ def _refused(part: Log, seen: int, asked: Request, evidence: dict[str, Any]) -> 
 
 def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], requests: Log | None) -> Certificate:
     """The profile and the sentence of what was found; ``requests`` are those that drift looks at, where they are other rows."""
-    cut = tested.found.cut
+    first, rows = tested.rungs[0], len(tested.log)
+    cut = first.found.cut
     assert cut is not None
-    counts = {
-        name: float(getattr(tested.steps, name)[cut]) for name in ("rows", "served", "served_bad", "selected_bad", "lost", "won")
-    }
-    rows, draws = len(tested.log), float(tested.steps.draws[cut])
+    kinds = ("rows", "served", "served_bad", "selected_bad", "lost", "won")
+    counts = {name: float(getattr(first.steps, name)[cut]) for name in kinds}
+    draws = float(first.steps.draws[cut])
     evidence |= {"requests": float(rows), "counted": counts["rows"], "mean_draws": draws / rows, "order_of": "one order a row"}
     evidence |= {name: counts[name] for name in ("served", "served_bad", "selected_bad")} if asked.risk else {}
     others = counts["rows"] - counts["served"]
     evidence |= {} if asked.risk else {"lost": counts["lost"], "won": counts["won"], "best_effort": others}
     evidence |= {"abstained": others, "false_acceptances": counts["served_bad"]} if asked.risk else {}
     if asked.cost != "draws":
-        full = float(tested.path.cost[:, -1].mean())
-        evidence |= {"cost": asked.cost, "mean_cost": float(tested.steps.cost[cut]) / rows, "cost_of_whole_budget": full}
-    start, thresholds = tested.rungs[0].start, [rung.threshold for rung in tested.rungs]
-    evidence |= {} if math.isinf(start) else {"certified_above": start - thresholds[0]}
+        full = float(first.path.cost[:, -1].mean())
+        evidence |= {"cost": asked.cost, "mean_cost": float(first.steps.cost[cut]) / rows, "cost_of_whole_budget": full}
+    thresholds = [rung.threshold for rung in tested.rungs]
+    evidence |= {} if math.isinf(first.start) else {"certified_above": first.start - first.threshold}
     rolling: dict[str, Any] = {}
     if asked.exit != "loop":
         evidence["arrivals"] = tested.log.costs_are or "launch order"
@@ -435,7 +237,7 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], r
         evidence["in_flight"] = {str(rung.in_flight): _means(rung, asked) for rung in tested.rungs}
         rolling = {"in_flight": tuple(rung.in_flight for rung in tested.rungs), "max_draws": len(asked.schedule)}
         rolling |= {"in_flight_thresholds": tuple(thresholds)} if len(thresholds) > 1 else {}
-    path, of = tested.path, tested.log
+    path, of = first.path, tested.log
     if requests is not None and asked.exit == "loop":
         path, of = paths(requests, asked.schedule, asked.order, seed=asked.seed), requests
     seen = np.isfinite(path.best[:, 0])  # drift leaves out requests whose first loop failed as a whole

@@ -19,11 +19,12 @@ from scipy.special import expit
 
 from bonmini_guard.calibration.blocks import row_keys
 from bonmini_guard.calibration.certify import in_sequence, p_values, risk_named
-from bonmini_guard.calibration.choose import LEAST_SERVED, Evidence, Request, aside, calibrated, check, rows_needed, test
+from bonmini_guard.calibration.choose import calibrated, check
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent
 from bonmini_guard.calibration.logs import Bools, Integers, Log
 from bonmini_guard.calibration.orders import mixed, one_a_unit
 from bonmini_guard.calibration.paths import Paths, counts_at, exits, labels_used, paths, steps, wished
+from bonmini_guard.calibration.sequence import LEAST_SERVED, Evidence, Request, Rung, aside, rows_needed, test
 from bonmini_guard.calibration.simulate import MOST_ROWS, Labels, least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 
@@ -116,17 +117,18 @@ def demand(log: Log, asked: Request) -> Demand:
     if (first := _aside(log, asked)).size:
         return Demand(outcome, first, f"nothing is certified yet; {len(first):,} labels that say where to begin come first")
     tested = test(log, asked, "counts_as_bad")
-    path, entry = tested.path, _first_not_passed(tested)
-    if entry >= tested.steps.cuts.size or _in_vain(path, at := exits(path, _everywhere(tested, entry)), asked):
+    rung, entry = tested.rungs[0], _first_not_passed(tested.rungs[0])
+    path = rung.path
+    if entry >= rung.steps.cuts.size or _in_vain(path, at := exits(path, _everywhere(rung, entry)), asked):
         said = f"{_certified(outcome)}; no further label of these rows can help"
         return Demand(outcome, np.zeros((0, 2), dtype=np.int64), said)
     against, others = _lacking(path, at, asked)
     now = against if against.any() else others
-    later = _later(path, tested.steps.cuts[entry], asked) & ~now
+    later = _later(path, rung.steps.cuts[entry], asked) & ~now
     # of the others the lowest scores first: the surest to be bad, which is what they are asked for
     wanted = np.concatenate([_pairs(path, now) if against.any() else _pairs(path, now)[::-1], _pairs(path, later)])
     rows = np.flatnonzero(np.isin(log.keys, tested.log.keys))
-    said = f"{_certified(outcome)}; {_hope(tested, asked, entry, now)}"
+    said = f"{_certified(outcome)}; {_hope(rung, asked, entry, now)}"
     return Demand(outcome, np.column_stack([rows[wanted[:, 0]], wanted[:, 1]]), said)
 
 
@@ -153,11 +155,12 @@ def batch_of(log: Log, wanted: Integers) -> Integers:
 
 def labels_asked(tested: Evidence, asked: Request) -> int:
     """About how many labels of a set that has all are asked for until no further one can help: batches are not counted whole."""
-    path, entry = tested.path, min(_first_not_passed(tested), tested.steps.cuts.size - 1)
+    rung = tested.rungs[0]
+    path, entry = rung.path, min(_first_not_passed(rung), rung.steps.cuts.size - 1)
     before = tested.labels - labels_used([path])
-    at = exits(path, _everywhere(tested, entry))
+    at = exits(path, _everywhere(rung, entry))
     blank = replace(path, good=np.full_like(path.good, np.nan))
-    reached = _unknown(blank) & ~_later(blank, tested.steps.cuts[entry], asked)
+    reached = _unknown(blank) & ~_later(blank, rung.steps.cuts[entry], asked)
     if asked.risk is None:
         best = path.holder == path.holder[:, -1:]
         reached = (reached & ~best) | _lacking(replace(path, good=np.where(best, np.nan, path.good)), at, asked)[1]
@@ -181,7 +184,8 @@ def prospect(log: Log, asked: Request) -> str:
     runs = [test(_drawn(log, generator), asked, "counts_as_bad") for _ in range(_SIMULATED)]
     most = runs[0].labels
     head = f"{len(log):,} rows, at most {most:,} labels; {asked} takes {_floor(asked)}"
-    found = [(run.steps, run.found.cut, len(run.log)) for run in runs if run.found.cut is not None]
+    firsts = [(run.rungs[0], len(run.log)) for run in runs]
+    found = [(rung.steps, rung.found.cut, rows) for rung, rows in firsts if rung.found.cut is not None]
     if 2 * len(found) < len(runs):
         return f"{head}; if sigmoid(score) is right, these rows will hardly do: see 'bonmini-guard calibrate --plan'"
     used = np.mean([labels_asked(run, asked) for run in runs])
@@ -226,7 +230,7 @@ def plan(log: Log, asked: Request) -> Plan:
     most, fewer = (
         round(float(np.mean(each))) for each in zip(*((run.labels, labels_asked(run, asked)) for run in found), strict=True)
     )
-    served = float(np.mean([run.steps.served[run.found.cut or 0] / len(run.path) for run in found]))
+    served = float(np.mean([run.rungs[0].served / len(run.rungs[0].path) for run in found]))
     then = f", which would then serve about {percent(served)} of requests (more rows serve more)" if asked.risk else ""
     return Plan(rows, f"{head}; about {rows:,} rows with {most:,} labels, {fewer:,} with 'label --for'{then}; {assumed}")
 
@@ -244,12 +248,12 @@ def _drawn(log: Log, generator: np.random.Generator) -> Log:
     return replace(log, labels=labels.astype(np.float32))
 
 
-def _first_not_passed(tested: Evidence) -> int:
-    return tested.found.first if tested.found.cut is None else tested.found.cut + 1
+def _first_not_passed(rung: Rung) -> int:
+    return rung.found.first if rung.found.cut is None else rung.found.cut + 1
 
 
-def _everywhere(tested: Evidence, entry: int) -> tuple[float, ...]:
-    return (float(tested.steps.cuts[entry]),) * tested.path.draws.size
+def _everywhere(rung: Rung, entry: int) -> tuple[float, ...]:
+    return (float(rung.steps.cuts[entry]),) * rung.path.draws.size
 
 
 def _in_vain(path: Paths, at: Integers, asked: Request) -> bool:
@@ -299,16 +303,16 @@ def _certified(outcome: Certificate | NotEnoughEvidence | None) -> str:
     return f"certified down to {profile.thresholds[0]:.3g}, {_reached(served, seen['mean_draws'])}"
 
 
-def _hope(tested: Evidence, asked: Request, entry: int, now: Bools) -> str:
+def _hope(rung: Rung, asked: Request, entry: int, now: Bools) -> str:
     """Where further labels may lead, if they are as those so far say: an estimate, which nothing else rests on."""
-    path = tested.path
+    path = rung.path
     counts = steps(replace(path, good=np.where(np.isnan(path.good), Labels.fitted(path).chances(path.best), path.good)))
-    cut = in_sequence(p_values(counts, asked.risk, asked.level, asked.share), tested.found.first, asked.share).cut
+    cut = in_sequence(p_values(counts, asked.risk, asked.level, asked.share), rung.found.first, asked.share).cut
     if cut is None or cut < entry:
         return "the next labels decide whether more can be"
     more = now | (_later(path, counts.cuts[entry], asked) & (path.best >= counts.cuts[cut]))
     if asked.risk is not None and asked.risk.name == "false_acceptance":
-        more = more | _lacking(path, exits(path, _everywhere(tested, cut)), asked)[1]
+        more = more | _lacking(path, exits(path, _everywhere(rung, cut)), asked)[1]
     rows = len(path)
     reach = f"{counts.served[cut] / rows:.2f}" if asked.risk else f"{counts.draws[cut] / rows:.1f} draws"
     return f"about {int(more.sum()):,} more labels may reach {reach}"

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bonmini_guard.calibration.certify import Found, risk_named, upper_limit
-from bonmini_guard.calibration.choose import FIT_SHARE, LEAST_SERVED, Evidence, Request, Rung, certificate_of, prepared, suffices
+from bonmini_guard.calibration.choose import FIT_SHARE, certificate_of, prepared
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent, sealed
 from bonmini_guard.calibration.logs import Floats, Log
 from bonmini_guard.calibration.orders import Order, split
 from bonmini_guard.calibration.paths import Missing, Paths, Steps, counts_at, exits, labels_used, paths, steps
+from bonmini_guard.calibration.sequence import LEAST_SERVED, Evidence, Request, Rung, suffices
 from bonmini_guard.errors import ConfigurationError
 
 #: Units that certify, at least: the limit of a spotless record of fewer is above 7 %.

@@ -13,10 +13,11 @@ import numpy as np
 
 from bonmini_guard.calibration.blocks import RAN_UNDER
 from bonmini_guard.calibration.certify import risk_named
-from bonmini_guard.calibration.choose import Request, calibrated
+from bonmini_guard.calibration.choose import calibrated
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, sealed
 from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.logs import Log
+from bonmini_guard.calibration.sequence import Request
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.rows import Regime
 from bonmini_guard.policy.profile import ScoreTransform

@@ -75,7 +75,7 @@ ROOMS = (
 LISTED = (
     # Fit and certify splits overlap: the certificate has seen its own choice.
     ("calibration/choose.py", "priced(asked, log.costs_are)}, units.take(rest)", "priced(asked, log.costs_are)}, units"),
-    ("calibration/choose.py", "other, rest = (part.take(rows) for rows in aside(part, asked))", "other = rest = part"),
+    ("calibration/sequence.py", "other, rest = (part.take(rows) for rows in aside(part, asked))", "other = rest = part"),
     # Each of several tests at the whole false-alarm rate.
     ("calibration/drift.py", "false_alarm_rate / looks / len(tests)", "false_alarm_rate / looks"),
     ("calibration/watch.py", "self._half = level / 2", "self._half = level"),

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from bonmini_guard.calibration.blocks import row_key
-from bonmini_guard.calibration.choose import Request
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.on_demand import batch_of, demand
+from bonmini_guard.calibration.sequence import Request
 from bonmini_guard.labelling.rows import LabelRow, seen
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom, chisquare
 
 from bonmini_guard.calibration.certify import binomial, first_threshold, in_sequence, net_loss, quality_p_values
-from bonmini_guard.calibration.choose import FIT_SHARE, START_SHARE, calibrate_accelerator, calibrate_guardrail
+from bonmini_guard.calibration.choose import FIT_SHARE, calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, seal_holds
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import log_of_rows
@@ -19,6 +19,7 @@ from bonmini_guard.calibration.on_demand import plan, request
 from bonmini_guard.calibration.orders import one_a_unit, order_of, refuse_sorted, split
 from bonmini_guard.calibration.paths import counts_at, exits, outcomes, paths, steps
 from bonmini_guard.calibration.refutation import refutation, standing
+from bonmini_guard.calibration.sequence import START_SHARE
 from bonmini_guard.calibration.simulate import least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.policy.policy import Policy

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bonmini_guard.calibration import choose
+from bonmini_guard.calibration import choose, sequence
 from bonmini_guard.calibration.certify import quality_p_values
 from bonmini_guard.calibration.evidence import Certificate
 from bonmini_guard.calibration.on_demand import (
@@ -61,7 +61,7 @@ def test_the_certificate_of_all_labels_for_fewer(world, what):
     found = labelled_on_demand(fixed_set(full, None), full.labels, asked)
     everything = replace(full, asked=np.ones(400, dtype=bool))
     assert certified(demand(found, asked).outcome) == certified(choose.calibrated(everything, asked, search=False))
-    tested = choose.test(everything, asked, "counts_as_bad")
+    tested = sequence.test(everything, asked, "counts_as_bad")
     assert labels_used(found) < tested.labels
     assert labels_used(found) <= labels_asked(tested, asked) + (2 * BATCH if asked.risk else 100)
     if world != "ties" and what != "bad_among_served":  # there a test that fails shows it before all served are judged
@@ -72,7 +72,7 @@ def test_the_certificate_of_all_labels_for_fewer(world, what):
 def test_labels_a_row(schedule, a_row):
     """1 + 1/2 + 1/3 + ... if all are needed, and measurably fewer on demand."""
     asked, world = request("served_and_bad", 0.05, 0.1, schedule), Population(size=32)
-    tests = [choose.test(world.log(400, seed), asked, "counts_as_bad") for seed in range(8)]
+    tests = [sequence.test(world.log(400, seed), asked, "counts_as_bad") for seed in range(8)]
     assert np.mean([one.labels / 400 for one in tests]) < a_row
     assert np.mean([labels_asked(one, asked) / 400 for one in tests]) < 0.6 * a_row
 
@@ -83,11 +83,11 @@ def test_no_choice_of_labels_certifies_what_all_of_them_do_not(what):
     asked, generator = ASKED[what], np.random.default_rng(1)
     for seed in range(12):
         full = replace(WORLD.log(300, seed), asked=np.ones(300, dtype=bool))
-        all_of_them = choose.test(full, asked, "counts_as_bad").found
+        all_of_them = sequence.test(full, asked, "counts_as_bad").rungs[0].found
         for kept_good, kept_bad in ((1.0, 0.0), (1.0, 0.5), (0.5, 1.0), (0.2, 0.2)):
             share = np.where(full.labels == 1, kept_good, kept_bad)
             some = replace(full, labels=np.where(generator.random(share.shape) < share, full.labels, np.nan))
-            found = choose.test(some, asked, "counts_as_bad").found
+            found = sequence.test(some, asked, "counts_as_bad").rungs[0].found
             assert (-1 if found.cut is None else found.cut) <= (-1 if all_of_them.cut is None else all_of_them.cut)
 
 
@@ -107,7 +107,7 @@ def test_one_gain_more_never_allows_fewer_losses():
 
 def test_rows_that_say_where_to_begin_are_judged_before_any_that_is_tested():
     asked, full = ASKED["bad_among_served"], WORLD.log(200, 6)
-    log, first = fixed_set(full, None), set(choose.aside(full, ASKED["bad_among_served"])[0].tolist())
+    log, first = fixed_set(full, None), set(sequence.aside(full, ASKED["bad_among_served"])[0].tolist())
     step = demand(log, asked)
     assert "labels that say where to begin come first" in step.sentence
     assert set(step.wanted[:, 0].tolist()) == first
