@@ -7,13 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from bonmini_guard.calibration.blocks import ARRAYS, Block, Reading, block_of_rows, row_keys
+from bonmini_guard.calibration.blocks import ARRAYS, Block, Reading, block_of_rows
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.opening import is_pipe
 from bonmini_guard.logs.reading import RowFile
@@ -205,50 +204,6 @@ class Log:
                 "go on with 'bonmini-guard label' until random ones are whole"
             )
         return "no candidate is labelled; run 'bonmini-guard label'"
-
-
-@lru_cache(maxsize=4)
-def _keys_of_numbers(rows: int) -> NDArray[np.uint64]:
-    """(R,) the keys of ids from 0: the same for all simulated logs of one size."""
-    keys = row_keys(str(number).encode() for number in range(rows))
-    keys.flags.writeable = False
-    return keys
-
-
-def log_of_arrays(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    *,
-    counts: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    source: str = "arrays",
-) -> Log:
-    """A log of complete rows from tables in memory; the place of a row is ``source:number``, from 1; its id, from 0.
-
-    Args:
-        scores: (R, W), NaN for failed draws and beyond the row's count.
-        labels: (R, W), NaN where there is none.
-        counts: (R,) candidates of each row; all W where not given.
-        groups: (R,) units; each row its own where not given.
-        source: for messages.
-    """
-    table = np.asarray(scores, dtype=np.float64)
-    rows, width = table.shape
-    numbers, nothing = np.arange(rows), np.zeros(rows, dtype=bool)
-    units, requests, _ = _units(numbers if groups is None else np.asarray(groups), nothing)
-    return Log(
-        source,
-        _keys_of_numbers(rows),
-        Places((source,), np.zeros(rows, dtype=np.int32), numbers + 1),
-        table,
-        np.asarray(labels, dtype=np.float32),
-        np.full(rows, width) if counts is None else np.asarray(counts, dtype=np.int64),
-        units,
-        nothing,
-        nothing,
-        ~nothing,
-        requests,
-    )
 
 
 def load_log(

@@ -4,16 +4,63 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import permutations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from bonmini_guard.calibration.logs import Log, log_of_arrays
+from bonmini_guard.calibration.blocks import row_keys
+from bonmini_guard.calibration.logs import Log, Places
 from bonmini_guard.policy.policy import Action, Policy
 from bonmini_guard.policy.policy import run as follow
 
 KEYS = ("served_good", "served_bad", "abstained_good", "abstained_bad", "accepted", "best_effort", "draws", "loops")
+
+
+@lru_cache(maxsize=4)
+def _keys_of_numbers(rows: int) -> NDArray[np.uint64]:
+    """(R,) the keys of ids from 0: the same for all simulated logs of one size."""
+    keys = row_keys(str(number).encode() for number in range(rows))
+    keys.flags.writeable = False
+    return keys
+
+
+def log_of_arrays(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    counts: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    source: str = "arrays",
+) -> Log:
+    """A log of complete rows from tables; the place of a row is ``source:number``, from 1; its id, from 0.
+
+    Args:
+        scores: (R, W), NaN for failed draws and beyond the row's count.
+        labels: (R, W), NaN where there is none.
+        counts: (R,) candidates of each row; all W where not given.
+        groups: (R,) units; each row its own where not given.
+        source: for messages.
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    rows, width = table.shape
+    numbers, nothing = np.arange(rows), np.zeros(rows, dtype=bool)
+    _, first, units = np.unique(numbers if groups is None else np.asarray(groups), return_index=True, return_inverse=True)
+    return Log(
+        source,
+        _keys_of_numbers(rows),
+        Places((source,), np.zeros(rows, dtype=np.int32), numbers + 1),
+        table,
+        np.asarray(labels, dtype=np.float32),
+        np.full(rows, width) if counts is None else np.asarray(counts, dtype=np.int64),
+        np.argsort(np.argsort(first))[units],
+        nothing,
+        nothing,
+        ~nothing,
+        np.isin(numbers, first),
+    )
 
 
 def log_of(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]], groups: Sequence[int] | None = None) -> Log:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Log, log_of_arrays
+from bonmini_guard.calibration.logs import Log
+from tests.calibration.helpers import log_of_arrays
 
 
 @dataclass(frozen=True)

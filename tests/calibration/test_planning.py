@@ -9,10 +9,10 @@ from scipy.stats import binom
 
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate
-from bonmini_guard.calibration.logs import log_of_arrays
 from bonmini_guard.calibration.on_demand import plan, request
 from bonmini_guard.calibration.paths import Paths
 from bonmini_guard.calibration.simulate import POWER, Labels, enough_rows
+from tests.calibration.helpers import log_of_arrays
 from tests.calibration.populations import Population
 
 FOUR = (4,) * 4
