@@ -180,7 +180,9 @@ def net_loss(lost: float, won: float, rows: int, epsilon: float, delta: float) -
     losses = np.minimum(k + wins, rows - wins)  # at most so many, given so many gains
     below = np.where(losses < 0, 0.0, bdtr(np.maximum(losses, 0), rows - wins, min(1.0, chance / (1 - most))))
     beyond = float(bdtrc(last, rows, most)) + (float(bdtr(first - 1, rows, most)) if first > max(0, -k) else 0.0)
-    return min(1.0, beta + beyond + float(np.sum(_pmf(wins, rows, most) * below)))
+    ways = gammaln(rows + 1) - gammaln(wins + 1) - gammaln(rows - wins + 1)
+    each = np.exp(ways + xlogy(wins, most) + xlog1py(rows - wins, -most))
+    return min(1.0, beta + beyond + float(np.sum(each * below)))
 
 
 @lru_cache(maxsize=256)
@@ -188,12 +190,6 @@ def _most_gains(rows: int, epsilon: float, beta: float) -> int:
     """The largest count of gains with a limit u of ``(sqrt(epsilon + u) + sqrt(u))^2 <= 1``; -1 if there is none."""
     limit = ((1 - epsilon) / 2) ** 2
     return int(np.searchsorted(bdtr(np.arange(rows), rows, limit), beta, side="right")) - 1
-
-
-def _pmf(ones: Integers, units: int, chance: float) -> Floats:
-    """``P(Bin(units, chance) = ones)``."""
-    ways = gammaln(units + 1) - gammaln(ones + 1) - gammaln(units - ones + 1)
-    return np.asarray(np.exp(ways + xlogy(ones, chance) + xlog1py(units - ones, -chance)), dtype=np.float64)
 
 
 def quality_p_values(found: Steps, epsilon: float, delta: float) -> Floats:

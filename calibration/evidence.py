@@ -145,7 +145,11 @@ def consequence(profile: GuardProfile, replayed: Mapping[str, Any] | None = None
         said = f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer)"
         if profile.epsilon is None or profile.delta is None:
             return f"{said}; this profile promises nothing about their quality."
-        lost = seen["lost"] - seen["won"] if replayed is None else _net_loss(replayed)
+        lost = None
+        if replayed is None:
+            lost = seen["lost"] - seen["won"]
+        elif None not in (good := (replayed["best_of_n"]["acceptable_rate"], replayed["acceptable_rate"])):
+            lost = (good[0] - good[1]) * replayed["requests"]
         found = "" if lost is None else f" ({percent(lost / counted)} in this log)"
         return (
             f"{said}, acceptable at most {percent(profile.epsilon)} of requests less often than best-of-{budget}{found}, "
@@ -174,12 +178,6 @@ def _promised(profile: GuardProfile, served: float, sure: str) -> str:
         "false_acceptance": f"at most {percent(level)} of the requests whose best answer is bad served all the same",
     }[profile.risk]
     return f"{promise}, {sure}"
-
-
-def _net_loss(replayed: Mapping[str, Any]) -> float | None:
-    """Of requests, how many fewer are acceptable than best-of-N's."""
-    good, best = replayed["acceptable_rate"], replayed["best_of_n"]["acceptable_rate"]
-    return None if good is None or best is None else (best - good) * replayed["requests"]
 
 
 def _started(seen: Mapping[str, Any]) -> str:

@@ -169,17 +169,14 @@ class Shares(Process):
         odds = ODDS * (ones + 0.5) / (units - ones + 0.5)
         capital = self._step((odds if one else 1.0) / (1.0 + odds))
         self.counts += (int(one), 1)
-        self._note(self._reference + capital - best_likelihood(*map(int, self.counts)))
+        ones, units = map(int, self.counts)
+        best = sum(count * math.log(count / units) for count in (ones, units - ones) if count)
+        self._note(self._reference + capital - best)
 
 
 def predicted(ones: int, units: int) -> float:
     """Log likelihood of a 0/1 sequence under the predictions ``(ones so far + 1/2) / (units so far + 1)``."""
     return float(betaln(ones + 0.5, units - ones + 0.5) - betaln(0.5, 0.5))
-
-
-def best_likelihood(ones: int, units: int) -> float:
-    """Log likelihood of a 0/1 sequence under the share of ones that it has."""
-    return sum(count * math.log(count / units) for count in (ones, units - ones) if count)
 
 
 class Refutation(Process):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from bonmini_guard.calibration.evidence import as_text
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.logs.rows import Row
@@ -173,7 +174,9 @@ def traces_of_rows(
             continue
         trace = _trace(row, best, memory, key=key, counted=counted is None)
         if counted is None:
-            _note_fingerprints(found, row)
+            for name, mark in (("reward_model", "scored_by"), ("generator", "generated_by")):
+                if row.value.get(mark) is not None:
+                    found.fingerprints[name][as_text(name, row.value[mark])] += 1
         else:
             found.left_out[counted] += 1
         if trace.counted or trace.judged:
@@ -237,11 +240,3 @@ def _selected_label(row: Row) -> tuple[bool | None, bool]:
         index = max(scored, key=lambda number: (scores[number], -number), default=None)
     label = math.nan if index is None else labels[index]
     return None if math.isnan(label) else bool(label), bool(scored) and not any(math.isnan(labels[n]) for n in scored)
-
-
-def _note_fingerprints(found: Traces, row: Row) -> None:
-    from bonmini_guard.calibration.evidence import as_text
-
-    for name, key in (("reward_model", "scored_by"), ("generator", "generated_by")):
-        if row.value.get(key) is not None:
-            found.fingerprints[name][as_text(name, row.value[key])] += 1
