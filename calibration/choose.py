@@ -27,7 +27,7 @@ from bonmini_guard.calibration.evidence import (
     sealed,
 )
 from bonmini_guard.calibration.logs import Log
-from bonmini_guard.calibration.orders import Order, mixed, one_a_unit, split
+from bonmini_guard.calibration.orders import Order, labelled_units, mixed, split
 from bonmini_guard.calibration.paths import Cost, Missing, exits, paths
 from bonmini_guard.calibration.search import pace_of, priced, searched
 from bonmini_guard.calibration.sequence import LEAST_SERVED, Evidence, Request, Rung, rows_needed, suffices, test
@@ -47,7 +47,7 @@ class Asked(TypedDict, total=False):
 
     delta: the chance that the promise is missed, in (0, 1), over logs like this one (default 0.1).
     offsets: of a guardrail: loop l exits at ``t + offsets[l]``, t being searched; they must not be chosen on this log's labels.
-    search: choose the schedule's shape (same budget), then a guardrail's offsets, on 25 % of the units; the rest certifies.
+    search: choose the schedule's shape (same budget), then offsets, on 25 % of the units; the rest certifies.
     cost: what is counted: draws, tokens or seconds (the log read with that ``cost``).
     order: which order of its draws a row is run in.
     seed: another digest order and split; each seed tried is a calibration.
@@ -164,8 +164,7 @@ def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[s
     check(asked)
     log.require(sum(asked.schedule))
     log.require_scores()
-    log, missing = log.labelled_set()
-    units = one_a_unit(log)
+    log, units, missing = labelled_units(log)
     evidence = base_evidence(log, units=len(units), order=asked.order)
     if asked.calibrations > 1 or asked.seed:
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}

@@ -116,6 +116,18 @@ def one_a_unit(log: Log) -> Log:
     return log if first.all() else log.take(np.sort(order[first]))
 
 
+def labelled_units(log: Log) -> tuple[Log, Log, Literal["left_out", "counts_as_bad"]]:
+    """:meth:`~bonmini_guard.calibration.logs.Log.labelled_set`: its rows, one row of each unit, and what a missing label means.
+
+    Where single answers are labelled, a row of more answers has a label more often. Units of such rows would count more often than
+    others, so that each unit's row is chosen before labels are looked at.
+    """
+    labelled, missing = log.labelled_set()
+    if missing == "counts_as_bad" or labelled.labelled.all():
+        return labelled, one_a_unit(labelled), missing
+    return labelled, labelled.take(np.isin(labelled.keys, one_a_unit(log).keys)), missing
+
+
 def split(log: Log, share: float, salt: int) -> tuple[Integers, Integers]:
     """Row numbers of two parts of a log whose rows are its units: the ``share`` of rows with the least digests, and the others.
 

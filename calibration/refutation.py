@@ -12,7 +12,7 @@ from bonmini_guard.calibration.evidence import percent, seal_holds
 from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.findings import at_least
 from bonmini_guard.calibration.logs import Log
-from bonmini_guard.calibration.orders import one_a_unit
+from bonmini_guard.calibration.orders import labelled_units, one_a_unit
 from bonmini_guard.calibration.paths import Steps, counts_to_refute
 from bonmini_guard.policy.profile import GuardProfile
 
@@ -36,8 +36,7 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
     level = profile.alpha if profile.mode == "guardrail" else profile.epsilon
     if level is None or profile.delta is None or not np.any(np.isfinite(log.labels)) or profile.hopeless is not None:
         return None
-    part, missing = transformed(log, profile.score_transform).labelled_set()
-    part = one_a_unit(part)
+    _, part, missing = labelled_units(transformed(log, profile.score_transform))
     widths = profile.in_flight or (1,)
     # requests that served nothing bad, which the log does not tell from unlabelled ones
     failed = part.left_out.get("failed", 0)

@@ -16,7 +16,7 @@ from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, s
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.calibration.on_demand import plan, request
-from bonmini_guard.calibration.orders import one_a_unit, order_of, refuse_sorted, split
+from bonmini_guard.calibration.orders import labelled_units, one_a_unit, order_of, refuse_sorted, split
 from bonmini_guard.calibration.paths import counts_at, exits, outcomes, paths, steps
 from bonmini_guard.calibration.refutation import refutation, standing
 from bonmini_guard.calibration.sequence import START_SHARE
@@ -24,7 +24,7 @@ from bonmini_guard.calibration.simulate import least_rows
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.policy.policy import Policy
 from bonmini_guard.policy.profile import GuardProfile
-from tests.calibration.helpers import log_of, rows_of, run
+from tests.calibration.helpers import log_of, log_of_arrays, rows_of, run
 from tests.calibration.populations import Population
 
 WORLD = Population(size=16)
@@ -178,6 +178,20 @@ def test_the_net_test_keeps_its_level_for_any_share_of_gains(won):
         hits += net_loss(losses, gains, 300, 0.05, 0.1) <= 0.1
     assert hits <= binom.ppf(0.999, 400, 0.1)
     assert net_loss(12, 60, 1000, 0.02, 0.1) < 0.1
+
+
+def test_units_of_rows_with_many_labelled_answers_count_no_more_often_than_others():
+    # Of each unit a row with a label was taken. Where one of seven answers is labelled, units of rows with one scored answer, which
+    # are better here, came to three times as many as those of rows with six: of 100 logs 39 certified 9 % where 10 % are bad.
+    generator, kind = np.random.default_rng(0), np.repeat(np.arange(1600) % 2, 10)
+    lost = (kind == 0)[:, None] & (np.arange(6) > 0)
+    labels = np.where((generator.random((16_000, 6)) < 0.15) & ~lost, 1.0, np.nan)
+    log = log_of_arrays(np.where(lost, np.nan, 1.0), labels, groups=np.arange(16_000) // 10)
+    _, units, _ = labelled_units(log)
+    counted = units.groups[np.isfinite(paths(units, (6,)).good[:, -1])] % 2
+    assert np.bincount(counted).max() < 1.5 * np.bincount(counted).min()
+    whole = replace(log, labels=np.where(np.arange(16_000)[:, None] % 10, np.nan, np.where(lost, np.nan, 1.0)).astype(np.float32))
+    assert len(labelled_units(whole)[1]) == 1600  # of rows that are labelled as a whole one of each is there
 
 
 def test_offsets_that_are_given_are_not_searched():
