@@ -10,6 +10,7 @@ from bonmini_guard.calibration.findings import LabelsWanted, labels_needed
 from bonmini_guard.calibration.logs import Bools, Integers
 from bonmini_guard.calibration.martingale import chances
 from bonmini_guard.calibration.traces import Trace
+from bonmini_guard.errors import ProfileError
 from bonmini_guard.policy.profile import GuardProfile
 
 
@@ -50,16 +51,25 @@ def reference_share(profile: GuardProfile) -> tuple[str, int, int] | None:
 
     None if the profile does not say. The expectation varies less than a count of decisions would, so that taking it for one, as is
     done here, is on the safe side.
+
+    Raises:
+        ProfileError: somebody has written something else there than counts.
     """
     decision = "abstained" if profile.mode == "guardrail" else "best_effort"
     # Said where drift's requests are not the units: the first of each group, each of equal prompts, none whose first loop failed.
     before = profile.evidence.get("first_of_groups", profile.evidence)
-    if not {decision, "requests"} <= before.keys():
-        return None
-    # Of a log labelled in part the rows without the label that was needed made no decision that counts.
-    counted = float(before.get("counted", before["requests"]))
-    units = int(min(before.get("units", counted), counted))
-    return decision, round(min(1.0, float(before[decision]) / counted) * units), units
+    try:
+        if not {decision, "requests"} <= before.keys():
+            return None
+        # Of a log labelled in part the rows without the label that was needed made no decision that counts.
+        counted = float(before.get("counted", before["requests"]))
+        units = int(min(before.get("units", counted), counted))
+        count = round(min(1.0, float(before[decision]) / counted) * units)
+        if not 0 <= count <= units:
+            raise ValueError(count)
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ProfileError(f"evidence: its counts of requests and of {decision} are none ({error}); calibrate anew") from error
+    return decision, count, units
 
 
 def said(profile: GuardProfile, tested: Tested) -> str:

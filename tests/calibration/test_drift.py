@@ -256,6 +256,17 @@ def test_what_is_wrong_is_refused(tmp_path):
         find_drift(profile, traces_of_rows([("test:1", row)], profile), looks=0)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [{"units": "x"}, {"units": None}, {"units": 0, "counted": 0}, {"abstained": -5}, {"counted": 10**400}, {"first_of_groups": []}],
+    ids=str,
+)
+def test_evidence_that_somebody_wrote_is_refused(edit):
+    profile = calibrated()
+    with pytest.raises(ProfileError, match="evidence: its counts"):  # TypeError, ZeroDivisionError and others before
+        look(profile.model_copy(update={"evidence": {**profile.evidence, **edit}}), TRAFFIC.log(5, 0))
+
+
 def test_the_command_exits_4_and_prints_what_to_do(tmp_path, capsys):
     profile = calibrated()
     profile.save(tmp_path / "profile.json")
