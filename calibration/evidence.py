@@ -141,6 +141,8 @@ def consequence(profile: GuardProfile, replayed: Mapping[str, Any] | None = None
     tried = profile.evidence.get("calibrations", 1)
     sure = f"with {percent(1 - (profile.delta or 0.0))} confidence{f' (one of {tried} calibrations)' if tried > 1 else ''}"
     draws, counted = seen["mean_draws"], seen.get("counted", seen["requests"])
+    if not counted:
+        return "This log says nothing of this profile: in no row is the answer labelled that it would choose."
     if profile.mode == "accelerator":
         said = f"Requests like these would take {draws:.1f} draws instead of {budget} ({percent(1 - draws / budget)} fewer)"
         if profile.epsilon is None or profile.delta is None:

@@ -22,7 +22,7 @@ from bonmini_guard.calibration.cases import cases
 from bonmini_guard.calibration.evidence import consequence, percent
 from bonmini_guard.calibration.figures import quality_of, replay_log, transformed
 from bonmini_guard.calibration.logs import Log
-from bonmini_guard.calibration.orders import one_a_unit
+from bonmini_guard.calibration.orders import labelled_units, one_a_unit
 from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.replay import replay_rankings
@@ -160,9 +160,8 @@ def _quality(rankings: list[Ranking], fixed: curves.FixedN, profile: GuardProfil
 
 def _per_unit(log: Log, profile: GuardProfile, replayed: dict[str, Any]) -> list[Table]:
     """The rates again with each prompt (or group) counted once, where the log has some of them several times."""
-    log = _counting(log)
-    units = one_a_unit(log)
-    if len(units) == len(log):
+    log, units = _counting(log)
+    if len(units) in (0, len(log)):
         return []
     once = replay_log(units, profile)
     rows = [
@@ -224,14 +223,14 @@ def _figures_table(log: Log, profiles: list[GuardProfile], replayed: list[dict[s
 
 def _counted(log: Log, profile: GuardProfile) -> dict[str, tuple[int, int]]:
     """What the profile's rates are made of, each prompt or group once; nothing where one order does not tell."""
-    units = one_a_unit(_counting(transformed(log, profile.score_transform)))
+    _, units = _counting(transformed(log, profile.score_transform))
     told = profile.hopeless is None and np.isfinite(units.labels).any()
     return figures.counted(figures.one_order_figures(units, profile)) if told else {}
 
 
-def _counting(log: Log) -> Log:
-    """The rows of which units have one each, as calibrate takes it: labelled ones, where some are."""
-    return log.labelled_set()[0] if np.isfinite(log.labels).any() else log
+def _counting(log: Log) -> tuple[Log, Log]:
+    """The rows of which units have one each, and these, as calibrate takes them: labelled ones, where some are."""
+    return labelled_units(log)[:2] if np.isfinite(log.labels).any() else (log, one_a_unit(log))
 
 
 def _limits(ones: int, units: int, level: float) -> str:
@@ -261,7 +260,7 @@ def slices(log: Log, profile: GuardProfile, key: str) -> Table:
     for name, part, its_rows in parts:
         bad, among = _counted(its_rows, profile).get(f"{risk}_rate", (0, 0))
         limits = f"{bad:,} of {among:,}: {_limits(bad, among, 0.05 / len(parts))}" if among else ""
-        served = _cell(part["served"] / part["requests"], "rate")
+        served = _cell(figures.ratio(part["served"], part["requests"]), "rate")
         bad_rates = [_cell(part[each], "rate") for each in ("served_and_bad_rate", "bad_among_served_rate")]
         rows.append([name, _cell(part["requests"], "count"), served, *bad_rates, limits, _cell(part["mean_draws"], "mean")])
     head = [key, "requests", "served", "bad, of all requests", "bad, of served", f"{risk.replace('_', ' ')}, limits", "draws"]

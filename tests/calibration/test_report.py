@@ -26,7 +26,7 @@ from bonmini_guard.cli import main
 from bonmini_guard.commands import report as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
 from bonmini_guard.policy.profile import GuardProfile
-from tests.calibration.helpers import rows_of
+from tests.calibration.helpers import log_of, rows_of
 from tests.calibration.populations import Population
 
 CODE_LOG = Path(__file__).parents[3] / "shared" / "data" / "logs" / "humaneval_codegen_100.jsonl.gz"
@@ -277,3 +277,13 @@ def test_of_groups_labelled_in_part_a_labelled_row_counts_as_in_calibrate():
     log = log_of_rows(rows, keys=["id", "topic"])
     assert "per prompt or group" not in build_report(log, PROFILE)  # one row of each group is labelled, and says all
     assert " of 25: " in slices(log, PROFILE, "topic").rows[0][5]
+
+
+@pytest.mark.parametrize(
+    "promise", [{"mode": "guardrail", "risk": "bad_among_served", "alpha": 0.1}, {"mode": "accelerator", "epsilon": 0.1}]
+)
+def test_a_log_in_which_no_answer_is_labelled_that_would_be_chosen_says_nothing(promise):
+    # a ZeroDivisionError, or a TypeError
+    log = replace(log_of([[1.0, -1.0]] * 6, [[math.nan, 1.0]] * 6), extra={"topic": ("a", "b") * 3})
+    page = build_report(log, GuardProfile(schedule=(2,), thresholds=(-2.0,), delta=0.1, **promise), "topic")
+    assert "This log says nothing of this profile" in page
