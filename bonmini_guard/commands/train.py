@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands import add_max_bad, say_left_out, settings_of
 from bonmini_guard.commands.terminal import say
+from bonmini_guard.conversation import prompt_digest
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.logs.odd import Odd
 
@@ -116,14 +117,16 @@ def _more(figures: dict[str, Any]) -> str:
 
 
 def hold_out(rows: Sequence[ChoiceRow], share: float, seed: int) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
-    """Split rows by prompt, so that no held-out prompt was trained on.
+    """Split rows by prompt (white space and case aside), so that no held-out prompt was trained on.
 
     Raises:
         ConfigurationError: the share is not in (0, 1), or there are fewer than two prompts.
     """
-    prompts = sorted({row.prompt for row in rows}, key=lambda turns: [(turn.role, turn.text, repr(turn)) for turn in turns])
+    known = sorted({row.prompt for row in rows}, key=lambda turns: [(turn.role, turn.text, repr(turn)) for turn in turns])
+    digests = {turns: prompt_digest(turns) for turns in known}
+    prompts = list(dict.fromkeys(digests.values()))
     if not 0 < share < 1 or len(prompts) < 2:
         raise ConfigurationError(f"cannot hold out a share of {share} of {len(prompts)} prompts: use a share between 0 and 1")
     size = min(len(prompts) - 1, max(1, round(share * len(prompts))))
     chosen = set(random.Random(seed).sample(prompts, size))
-    return [row for row in rows if row.prompt not in chosen], [row for row in rows if row.prompt in chosen]
+    return [row for row in rows if digests[row.prompt] not in chosen], [row for row in rows if digests[row.prompt] in chosen]
