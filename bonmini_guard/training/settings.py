@@ -11,7 +11,7 @@ from transformers import integrations
 from transformers.training_args import OptimizerNames
 
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.validation import Count, Must, Natural, check, is_integer, is_number
+from bonmini_guard.validation import Amount, Count, Must, Natural, check, is_integer, is_number
 
 Finite = Annotated[float, Must("a number above 0", lambda value: is_number(value) and 0 < value < math.inf)]
 Seed = Annotated[int, Must("an integer of 0 or more, below 2**32", lambda value: is_integer(value) and 0 <= value < 2**32)]
@@ -59,7 +59,7 @@ class Settings:
     layers: Count | None = None
     device: Device = "auto"
     threads: Count | None = None
-    weight_decay: float = 0.01
+    weight_decay: Amount = 0.01
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulate: Count = 1
     gradient_checkpointing: bool = False
