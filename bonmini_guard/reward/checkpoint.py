@@ -144,9 +144,10 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None
         return load_model(path, config, dtype)
     from bonmini_guard.reward.lora import with_adapters
 
+    model, missing = load_model(place, config, dtype)
+    # Behind it, which fetches what a hub has.
     if (noted := base_note(config).get("digest")) is not None and noted != weights_digest(place):
         raise CheckpointError(f"{path}: {place} is not the base it was trained on, or has changed; give that one")
-    model, missing = load_model(place, config, dtype)
     model, whole = with_adapters(model, path)
     return model, [name for name in missing if name not in whole]
 
@@ -227,7 +228,8 @@ def without_default_system(tokenizer: Any) -> str:
     if not again or twice != written + again + again or not re.search(r"\w", re.sub(r"<[^<>]*>", "", unasked)):
         return ""
     cut = f"{{{{ text.replace({json.dumps(unasked)}, '', 1) if messages[0]['role'] != 'system' else text }}}}"
-    tokenizer.chat_template = f"{{% set text %}}{tokenizer.chat_template}{{% endset %}}{cut}"
+    # Of several templates the one that was asked.
+    tokenizer.chat_template = f"{{% set text %}}{tokenizer.get_chat_template()}{{% endset %}}{cut}"
     return str(unasked)
 
 

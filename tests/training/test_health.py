@@ -96,6 +96,13 @@ def test_a_system_prompt_that_nobody_gave_stays_out(bos):
     assert tokenizer.apply_chat_template([{"role": "system", "content": "s"}, *CHAT], tokenize=False) == given
 
 
+def test_of_several_templates_the_usual_one_loses_its_system_prompt():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = {"default": ASKS, "rag": CHATML}
+    assert "You are a helpful" in without_default_system(tokenizer)
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False) == make_tokenizer(CHATML).apply_chat_template(CHAT, tokenize=False)
+
+
 @pytest.mark.parametrize(
     "template", [CHATML, "{{ bos_token }}" + CHATML, "{{ raise_exception('no') }}", "{{ messages[0]['content'] }}"]
 )
