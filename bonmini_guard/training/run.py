@@ -22,6 +22,7 @@ from bonmini_guard.conversation import prompt_digest
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.appending import lock
 from bonmini_guard.reward.checkpoint import (
+    base_of,
     check_vocabulary,
     check_whole,
     inputs_of,
@@ -182,7 +183,9 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
         torch.set_num_threads(plan.threads)
     loaded = load_base(base, plan)
     known = _known(loaded.model)
-    held_out = encode_rows(eval_rows, loaded.formatter, plan.batch_size, known) if eval_rows else None
+    # Without one that can be read nothing could be stopped by.
+    encode = _encode if plan.early_stopping else encode_rows
+    held_out = encode(eval_rows, loaded.formatter, plan.batch_size, known) if eval_rows else None
     learnt = _encode(rows, loaded.formatter, plan.batch_size, known)
     report = _report(rows, learnt, plan, base, loaded.formatter.max_length)
     if held_out is not None and not loaded.missing:
@@ -228,6 +231,9 @@ def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: 
 
 def load_base(base: str, plan: Settings) -> _Loaded:
     """A base as settings want it, ready to be trained."""
+    adapters = base_of(base) is not None
+    if adapters and plan.lora_rank:
+        raise ConfigurationError(f"{base}: adapters, which no others can be put onto: merge them first, or leave lora_rank out")
     set_seed(plan.seed)
     config, tokenizer = load_config(base), load_tokenizer(base)
     config.num_labels = 1
@@ -237,6 +243,8 @@ def load_base(base: str, plan: Settings) -> _Loaded:
     frozen = plan.half and plan.lora_rank is not None
     model, missing = load_classifier(base, config, torch.bfloat16 if frozen else torch.float32)
     zero_new_head(model, missing)
+    if adapters:
+        model.requires_grad_(True)  # peft freezes what it merges into
     if missing and (unasked := without_default_system(tokenizer)):
         logger.warning("the base's template writes a system prompt that nobody gave (%r): it is left out", unasked)
     if plan.max_length:

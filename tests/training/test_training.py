@@ -11,6 +11,7 @@ from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 from bonmini_guard.reward.checkpoint import length_limit, load_config, load_tokenizer
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.training.choices import ChoiceRow, read_choices
+from bonmini_guard.training.data.statistics import describe
 from bonmini_guard.training.run import evaluate_reward_model, train_reward_model
 from tests.reward import tiny
 from tests.reward.tiny import UTILITY, simulated_rows, text_of, utility, write_jsonl
@@ -190,6 +191,23 @@ def test_held_out_prompts_are_not_trained_on():
     assert not {row.prompt for row in train_part} & {row.prompt for row in eval_part}
     with pytest.raises(ConfigurationError, match="share"):
         hold_out(rows, 1.0, seed=1)
+
+
+def test_a_prompt_in_capitals_is_held_out_with_its_like():
+    said = ["Hi", "hi ", "HI", "other", "Other", "x", "y", "z"]
+    rows = [ChoiceRow((("user", text),), ("a",), choice) for text in said for choice in (0, "none")]
+    for seed in range(8):
+        trained, held_out = hold_out(rows, 0.3, seed)
+        assert describe(trained, held_out).leaked == 0
+        assert trained
+        assert held_out
+
+
+def test_early_stopping_by_rows_that_cannot_be_read_is_refused(tmp_path, base):
+    held_out = [row(("film " * 90,))]
+    with pytest.raises(InputError, match="no row can be read: all have more than 64 tokens"):
+        train_reward_model([row(), row(choice="none")], base, tmp_path / "m", eval_rows=held_out, early_stopping=1, device="cpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_output_folder_is_filled(tmp_path, base, choices):

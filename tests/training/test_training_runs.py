@@ -195,6 +195,21 @@ def test_the_base_of_adapters_is_found_by_name_and_verified(tmp_path, base, adap
         RewardModel.load(moved, device="cpu")
 
 
+def test_a_base_that_is_not_at_hand_is_one_clear_error(tmp_path, adapters):
+    shutil.copytree(adapters, tmp_path / "m")
+    path = tmp_path / "m" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "nobody/has-this"}))
+    with pytest.raises(CheckpointError, match="nobody/has-this: cannot be loaded as a sequence classifier"):
+        RewardModel.load(tmp_path / "m", device="cpu")
+
+
+def test_adapters_are_not_put_onto_adapters_which_nothing_could_load(tmp_path, adapters, rows):
+    with pytest.raises(ConfigurationError, match="adapters, which no others can be put onto: merge them first"):
+        train_reward_model(rows[:40], adapters, tmp_path / "m", lora_rank=2, epochs=0.5, **FAST)
+    train_reward_model(rows[:40], adapters, tmp_path / "m", epochs=0.5, **FAST)
+    assert RewardModel.load(tmp_path / "m", device="cpu").has_zero
+
+
 def test_adapters_without_a_vocabulary_have_that_of_their_base_and_keep_their_settings(tmp_path, base, adapters):
     shutil.copytree(adapters, tmp_path / "m")
     (tmp_path / "m" / "tokenizer.json").unlink()
@@ -402,6 +417,7 @@ def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base
         ({"early_stopping": 2, "checkpoints": 0}, "1 or more with early stopping"),
         ({"twin": True, "objective": "bradley_terry"}, "a twin is for"),
         ({"seed": -1}, "seed must be an integer of 0 or more"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a number of 0 or more"),
         ({"optimizer": "galore_adamw"}, "--optimizer: .*galore"),
     ],
 )
