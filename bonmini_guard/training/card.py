@@ -69,7 +69,10 @@ def _evidence(report: Mapping[str, Any]) -> str:
     columns = {key: title for key, title in _COLUMNS.items() if report.get(key)}
     if not columns:
         return "## Evidence\n\nNone: nothing was held out.\n"
-    lines = ["## Evidence", "", "On prompts that were not trained on.", "", f"| | {' | '.join(columns.values())} |"]
+    leaked = report["held_out_trained_on"]
+    said = f"{leaked:,} of its prompts were trained on, too: it flatters." if leaked else "On prompts that were not trained on."
+    said += " The checkpoint was chosen by them: its own figures flatter a little." if report["settings"]["early_stopping"] else ""
+    lines = ["## Evidence", "", said, "", f"| | {' | '.join(columns.values())} |"]
     lines.append("| --- |" + " ---: |" * len(columns))
     lines += [f"| {title} | {' | '.join(_shown(report[key].get(name)) for key in columns)} |" for name, title in _FIGURES.items()]
     return "\n".join([*lines, "", *_bins(report), ""])

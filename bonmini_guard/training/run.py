@@ -200,14 +200,16 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     if plan.twin:
         compared = comparisons(rows)
         report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan) if compared and held_out else None
+    seen, held = ({prompt_digest(row.prompt) for row in some} for some in (rows, eval_rows or ()))
+    seen |= trained_prompts(base)
+    report["held_out_trained_on"] = len(seen & held)
     weights = whole_weights(loaded.scorer)
     if PartialState().is_main_process:
         if not all(weight.isfinite().all() for weight in weights.values()):
             report["warnings"].append("the run diverged: weights are no numbers, and nothing can be scored; lower --learning-rate")
         _write(loaded, weights, folder / "model", report, base if plan.lora_rank else None)
         # Held-out prompts, too, where they chose the checkpoint.
-        met = [*rows, *(eval_rows or ())] if plan.early_stopping else rows
-        digests = sorted({prompt_digest(row.prompt) for row in met} | trained_prompts(base))
+        digests = sorted(seen | held if plan.early_stopping else seen)
         (folder / "model" / "trained_on.json").write_text(json.dumps({"prompts": digests}), encoding="utf-8")
     return report
 

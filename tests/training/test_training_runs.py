@@ -120,6 +120,7 @@ def test_early_stopping_keeps_the_best_and_stops(tmp_path, base, rows):
     known = {prompt_digest(row.prompt) for row in few}
     assert trained_prompts(tmp_path / "l") == known
     assert trained_prompts(tmp_path / "m") == known | {prompt_digest(row.prompt) for row in rows[100:]}
+    assert "The checkpoint was chosen by them: its own figures flatter a little." in (tmp_path / "m" / "README.md").read_text()
     with pytest.raises(ConfigurationError, match="early stopping needs held-out rows"):
         train_reward_model(few, base, tmp_path / "x", early_stopping=2, **FAST)
 
@@ -400,6 +401,8 @@ def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base
     assert "as likely to take the answer as to take none" in card
     assert "| | this model | Bradley-Terry twin |" in card
     assert "reliability error" in card
+    shared = {prompt_digest(row.prompt) for row in rows[:200]} & {prompt_digest(row.prompt) for row in rows[200:]}
+    assert f"\n{len(shared)} of its prompts were trained on, too: it flatters.\n" in card
     assert str(tmp_path) not in card + (tmp_path / "m" / "training.json").read_text()
     assert evaluate_reward_model(tmp_path / "m", rows[200:])["log_likelihood"] == pytest.approx(
         json.loads((tmp_path / "m" / "training.json").read_text())["eval"]["log_likelihood"], abs=1e-6
