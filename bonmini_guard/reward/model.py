@@ -190,7 +190,7 @@ class RewardModel:
                 raise ConfigurationError("inputs= and reading= go with a checkpoint: a spec says them by its kind")
             return cast(RewardModel, load_scorer(path_or_id, base=base, device=device, dtype=dtype, **limits))
         path, given = str(path_or_id), None if base is None else str(base)
-        place = _device(device)
+        place = device_of(device)
         precision = _precision(dtype, place)
         config = load_config(path, given)
         read = reading or Reading(inputs)
@@ -359,7 +359,8 @@ def _keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
+    """The device of this name, by default the GPU if there is one; ConfigurationError where it is not here."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)

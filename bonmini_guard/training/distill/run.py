@@ -16,13 +16,13 @@ import torch
 from jinja2 import TemplateError
 from langchain_core.messages import AIMessage
 from pydantic_core import to_json
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
 
 from bonmini_guard.errors import CheckpointError, InputError, needing
 from bonmini_guard.reward.checkpoint import check_place, first_line
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 from bonmini_guard.reward.lora import peft_for
-from bonmini_guard.reward.model import RewardModel
+from bonmini_guard.reward.model import RewardModel, device_of
 from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
 from bonmini_guard.training.distill.front import Drawn, ReferenceRewards, front
 from bonmini_guard.training.distill.prompts import DistillPrompt
@@ -76,7 +76,7 @@ def distill(
         torch.set_num_threads(plan.threads)
     with appearing_folder(Path(output)) as folder:
         set_seed(plan.seed)
-        model, tokenizer = _load(str(generator), plan)
+        model, tokenizer, settings = _load(str(generator), plan)
         _check(prompts, tokenizer)
         shuffled = random.Random(plan.seed).sample(list(prompts), len(prompts))
         aside = max(2, min(plan.eval_prompts, len(shuffled) // 5))
@@ -84,19 +84,21 @@ def distill(
         references = _references(learnt, model, tokenizer, reward_model, plan)
         with tempfile.TemporaryDirectory() as scratch:
             tuned = _tune(trl, (model, tokenizer), learnt, references, reward_model, plan=plan, folder=Path(scratch))
-        original, _ = _load(str(generator), plan)
+        original, _, _ = _load(str(generator), plan)
         name = Path(generator).name if Path(generator).is_dir() else str(generator)
         report = {"generator": name, "prompts": len(learnt), "beta": plan.beta, "settings": asdict(plan)}
         report |= _measure((original, tuned), tokenizer, held_out, reward_model, plan, truth=truth)
+        tuned.generation_config = settings
         tuned.to("cpu").save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "distillation.json").write_bytes(to_json(report, indent=2, inf_nan_mode="null") + b"\n")
         return report
 
 
-def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any]:
+def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any, Any]:
+    """Model, tokenizer, and the model's own settings of generation: penalties and the like would make draws of another law."""
     check_place(generator)
-    device = "cuda" if plan.device == "cuda" or (plan.device == "auto" and torch.cuda.is_available()) else "cpu"
+    device = device_of(None if plan.device == "auto" else plan.device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(generator, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -108,7 +110,8 @@ def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any]:
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device), tokenizer
+    own, model.generation_config = model.generation_config, GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    return model.to(device), tokenizer, own
 
 
 def _check(prompts: Sequence[DistillPrompt], tokenizer: Any) -> None:

@@ -123,6 +123,24 @@ def test_the_command_on_a_log(tmp_path, generator, base, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_settings_of_generation_that_a_checkpoint_brings_neither_change_the_draws_nor_get_lost(tmp_path, generator):
+    other = shutil.copytree(generator, tmp_path / "lm")
+    own = json.loads((other / "generation_config.json").read_text())
+    (other / "generation_config.json").write_text(json.dumps(own | {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1}))
+    small = SMALL | {"steps": 1, "reference_draws": 4, "draws": 2, "prompts_a_step": 2}
+    plain, told = (distill(prompts(5), place, Wordy(), tmp_path / place.name / "out", **small) for place in (generator, other))
+    assert told["front"] == plain["front"]
+    assert json.loads((other / "out" / "generation_config.json").read_text())["repetition_penalty"] == 50.0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_here_is_told(tmp_path, generator):
+    with pytest.raises(ConfigurationError, match="no device 'cuda' here"):
+        distill(prompts(5), generator, Wordy(), tmp_path / "out", **(SMALL | {"device": "cuda"}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_draws_continue_their_prompts_and_end_at_the_end_token(generator):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(generator), AutoTokenizer.from_pretrained(generator)
     torch.manual_seed(0)
