@@ -74,7 +74,6 @@ def run(options: argparse.Namespace) -> int:
     token = os.environ.get(TOKEN, "").strip() or None
     begin(options.host, token is not None, f"set a token in the environment as {TOKEN}")
     from bonmini_guard.reward.declared import load_scorer
-    from bonmini_guard.reward.questions import QUESTION
     from bonmini_guard.server.app import ScoringServer
     from bonmini_guard.server.running import run as serve
 
@@ -88,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     if getattr(model, "max_length", _LONGEST) is None:
         model.close()
         raise ConfigurationError(f"{options.reward_model} has no limit of its own: give one, e.g. --max-length {_LONGEST}")
-    asked = {"question": options.question or QUESTION, "any_question": options.any_question}
+    asked = {"question": options.question, "any_question": options.any_question}
     serve(ScoringServer(model, token, limits_of(options), **asked), options.host, options.port, options.drain)
     return 0
 

@@ -58,6 +58,9 @@ class ScoringServer(Door):
         token: that clients must show; None wants none.
         question: the one that the model was trained for, on the routes of decision models.
         any_question: answer any other as if it were that one.
+
+    Raises:
+        ConfigurationError: one of these is given, and the model has no zero, and so no answer.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class ScoringServer(Door):
         token: str | None = None,
         limits: Limits | None = None,
         *,
-        question: str = QUESTION,
+        question: str | None = None,
         any_question: bool = False,
     ) -> None:
         super().__init__([] if token is None else [token], limits or Limits())
@@ -74,7 +77,8 @@ class ScoringServer(Door):
         self._metrics = Metrics(model, self.admission)
         self._sessions = Sessions(model)
         self._fingerprint = model.fingerprint()
-        self._asked: Any = OneQuestion(model, question, any_question) if model.has_zero else None
+        decides = model.has_zero or question is not None or any_question
+        self._asked: Any = OneQuestion(model, question or QUESTION, any_question) if decides else None
         self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
 
     def routes(self) -> list[Route]:
