@@ -40,6 +40,8 @@ class Question(BaseModel):
         if self.type != "choice":
             return None
         listed = {one.value: one.description for one in self.choices or ()} | (self.criteria or {})
+        if len(listed) < len(self.choices or ()) + len(self.criteria or ()):
+            raise InputError("two choices have one value, by which the answer names them: give each its own")
         return {label: str(text or label) for label, text in listed.items()}
 
 

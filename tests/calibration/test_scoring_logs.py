@@ -182,6 +182,8 @@ def test_malformed_rows_are_refused_with_their_place(tmp_path, change, problem):
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
     with pytest.raises(BonMiniGuardError, match="is what is to be read"):
         score_log([log], LengthScorer(), log)
+    with pytest.raises(BonMiniGuardError, match="the output is JSON lines; give a name that ends in"):
+        score_log([log], LengthScorer(), tmp_path / "out.parquet")
 
 
 def options(*arguments):

@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard.engine.scorers import FunctionSession
-from bonmini_guard.errors import InputError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.reward.questions import QUESTION, OneQuestion
 from bonmini_guard.server.app import ScoringServer
 from bonmini_guard.server.decisions import turns_of
@@ -103,6 +103,22 @@ def test_the_question_stands_in_the_models_route(model):
     with local(ScoringServer(model, question="Is it a good review?").app) as client:
         assert client.get("/v1/models").json()["data"][0]["question"] == "Is it a good review?"
         assert client.post("/v1/systemone", json=OTHER).status_code == 400
+
+
+@pytest.mark.parametrize("asked", [{"question": "Is it short?"}, {"any_question": True}])
+def test_a_model_without_a_zero_is_asked_nothing(model, asked):
+    model.has_zero = False
+    assert ScoringServer(model)._asked is None
+    with pytest.raises(ConfigurationError, match="has no zero"):
+        ScoringServer(model, **asked)
+
+
+def test_choices_of_one_value_are_refused(client):
+    choices = [{"value": "a", "description": "good"}, {"value": "a", "description": "dull"}, {"value": "none"}]
+    body = {"input": STATE[:1], "questions": [{"type": "choice", "instructions": QUESTION, "choices": choices}]}
+    answer = client.post("/v1/decisions", json=body)
+    assert answer.status_code == 400
+    assert "two choices have one value" in answer.text
 
 
 def test_any_question_where_that_is_said(model):
