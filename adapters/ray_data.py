@@ -58,7 +58,7 @@ def score_log_on_ray(
     """
     shards = SHARDS_PER_WORKER * workers if shards is None else shards
     target = Path(output).absolute()
-    check_output(target, paths)
+    check_output(target, paths, lines=True)
     _check_earlier(target, shards)
     sources = [str(Path(path).absolute()) for path in paths]
     tallies = _run(sources, load, target, (workers, shards, gpus_per_worker))

@@ -86,10 +86,10 @@ def score_log(
 
     Raises:
         InputError: a row is malformed, or ``OUT.partial`` is from another log, shard or model, or being written; its rows stay.
-        ConfigurationError: the output is one of the inputs, or cannot be written.
+        ConfigurationError: the output is one of the inputs, has another kind of name, or cannot be written.
     """
     target = Path(output)
-    check_output(target, paths)
+    check_output(target, paths, lines=True)
     partial = target.with_name(target.name + ".partial")
     tally, mark = Tally(), scorer.fingerprint()
     file = _alone(partial)
