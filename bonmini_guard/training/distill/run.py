@@ -110,7 +110,8 @@ def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any, Any]:
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    own, model.generation_config = model.generation_config, GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id)  # type: ignore[no-untyped-call]
     return model.to(device), tokenizer, own
 
 
