@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
@@ -16,7 +15,6 @@ from bonmini_guard.writing import check_output, write_atomically
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.zero import Choice, Labels
-    from bonmini_guard.reward.spec import ScorerSpec, Zero
 
 HELP = "give a reward model that only ranks a zero, from labelled answers"
 #: Answers whose worth hardly depends on what was asked.
@@ -43,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.calibration.zero import choose, labels_of
     from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.declared import load_scorer
-    from bonmini_guard.reward.spec import ScorerSpec
+    from bonmini_guard.reward.spec import ScorerSpec, seen_from
 
     spec = ScorerSpec.of(options.model) or ScorerSpec(kind="template", model=options.model)
     spec = spec.model_copy(update={"zero": None, "has_zero": None})
@@ -51,17 +49,13 @@ def run(options: argparse.Namespace) -> int:
     with closing(load_scorer(spec, device=options.device, base=options.base)) as scorer:
         labels = labels_of(rows_in(*options.labels), scorer, texts)
     choice = choose(labels)
-    write_atomically(options.output, json.dumps(_written(spec, choice.fit.zero(texts), options.output.parent), indent=1) + "\n")
+    said = spec.model_copy(update={"zero": choice.fit.zero(texts)}).model_dump(mode="json", exclude_defaults=True)
+    write_atomically(options.output, json.dumps(seen_from(said, options.output.parent), indent=1) + "\n")
     say(_said(labels, choice))
-    say(f"{options.output} is written\nnext: bonmini-guard score LOG --reward-model {shlex.quote(str(options.output))} -o SCORED")
+    base = f" --base {shlex.quote(options.base)}" if options.base else ""
+    asked = f"--reward-model {shlex.quote(str(options.output))} -o SCORED{base}"
+    say(f"{options.output} is written\nnext: bonmini-guard score LOG {asked}")
     return 0
-
-
-def _written(spec: ScorerSpec, zero: Zero, folder: Path) -> dict[str, Any]:
-    said = spec.model_dump(mode="json", exclude_defaults=True) | {"zero": zero.model_dump(mode="json", exclude_defaults=True)}
-    if isinstance(spec.model, str) and Path(spec.model).is_dir():
-        said["model"] = os.path.relpath(spec.model, folder)
-    return said
 
 
 def _said(labels: Labels, choice: Choice) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -307,19 +307,23 @@ def is_spec(value: Any) -> bool:
     return isinstance(value, ScorerSpec) or (isinstance(value, str | os.PathLike) and Path(value).suffix in SUFFIXES)
 
 
-def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """With the folders of models that lie beside the file in place of their names."""
+    return _placed(values, lambda name: str(folder / name) if (folder / name).is_dir() else name)
+
+
+def seen_from(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """With the folders of models as a file in ``folder`` names them."""
+    return _placed(values, lambda name: os.path.relpath(name, folder) if Path(name).is_dir() else name)
+
+
+def _placed(values: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
     found = dict(values)
-    if found.get("kind") in LOCAL and found.get("endpoint") is None:
-        found |= _beside(found, "model", folder)
-    if isinstance(route := found.get("route"), dict):
-        found["route"] = route | _beside(route, "tokenizer", folder)
+    if found.get("kind") in LOCAL and found.get("endpoint") is None and isinstance(found.get("model"), str):
+        found["model"] = place(found["model"])
+    if isinstance(route := found.get("route"), dict) and isinstance(route.get("tokenizer"), str):
+        found["route"] = route | {"tokenizer": place(route["tokenizer"])}
     for name in COMBINED:
         if isinstance(found.get(name), list):
-            found[name] = [beside(part, folder) if isinstance(part, dict) else part for part in found[name]]
+            found[name] = [_placed(part, place) if isinstance(part, dict) else part for part in found[name]]
     return found
-
-
-def _beside(values: Mapping[str, Any], name: str, folder: Path) -> dict[str, str]:
-    said = values.get(name)
-    return {name: str(folder / said)} if isinstance(said, str) and (folder / said).is_dir() else {}

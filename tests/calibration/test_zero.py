@@ -137,6 +137,20 @@ def test_a_spec_that_every_face_and_command_takes(model, labelled, tmp_path, cap
     assert guard.run("film 0").candidates[0].score == pytest.approx(first["score"], abs=1e-4)
 
 
+def test_models_of_parts_are_found_from_the_spec_wherever_one_stands(model, labelled, tmp_path, monkeypatch, capsys):
+    for place in ("in", "out", "elsewhere"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "in" / "ranker").symlink_to(model)
+    parts = [{"kind": "template", "model": "ranker"}, {"kind": "check", "check": {"type": "regex", "pattern": "good"}}]
+    (tmp_path / "in" / "sum.json").write_text(json.dumps({"kind": "sum", "sum": parts}))
+    monkeypatch.chdir(tmp_path)
+    asked = ["--no-anchors", "--base", "a base"]
+    assert main(["zero", "in/sum.json", "--labels", str(labelled), "-o", "out/spec.json", *asked]) == 0
+    assert "--reward-model out/spec.json -o SCORED --base 'a base'" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_scorer("../out/spec.json").score("film", ["good"]) != [None]
+
+
 def test_fixed_answers_are_scored_once_a_request_and_taken_off(model, tmp_path):
     spec = tmp_path / "spec.json"
     anchors = [{"text": "the end", "weight": 0.5}, {"text": "dull", "weight": 2.0}]
