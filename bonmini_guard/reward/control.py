@@ -35,7 +35,9 @@ class ControlTokens:
         if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
             raise CheckpointError("the tokenizer is not a fast one: save it with a tokenizer.json")
         self.tokenizer = tokenizer
-        self.tokens = _control_tokens(tokenizer)
+        special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        named = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.all_special_tokens}
+        self.tokens: dict[str, int] = {token: index for token, index in (special | named).items() if token}
         spelled = sorted(self.tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, spelled)) or r"(?!)")
         self._written = {token for token, index in self.tokens.items() if index != tokenizer.unk_token_id}
@@ -108,7 +110,8 @@ class _Anchored:
         self.of = {token: f"{self.nonce}x{index}x" for token, index in tokens.items()}
         self._copy = plain_copy(tokenizer)
         flags = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
-        self._copy.add_tokens([_anchor(anchor, flags.get(token)) for token, anchor in self.of.items()])
+        strips = {token: {side: getattr(flags.get(token), side, False) for side in ("lstrip", "rstrip")} for token in tokens}
+        self._copy.add_tokens([AddedToken(anchor, normalized=False, **strips[token]) for token, anchor in self.of.items()])
         self._ids = {self._copy.token_to_id(anchor): tokens[token] for token, anchor in self.of.items()}
 
     def encode(self, text: str) -> list[int]:
@@ -123,14 +126,3 @@ def plain_copy(tokenizer: Any) -> Tokenizer:
     copy.no_padding()
     copy.encode_special_tokens = True
     return copy
-
-
-def _anchor(anchor: str, token: AddedToken | None) -> AddedToken:
-    strips = {} if token is None else {"lstrip": token.lstrip, "rstrip": token.rstrip}
-    return AddedToken(anchor, single_word=False, normalized=False, special=False, **strips)
-
-
-def _control_tokens(tokenizer: Any) -> dict[str, int]:
-    tokens = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    named = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.all_special_tokens}
-    return {token: index for token, index in (tokens | named).items() if token}

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, PrivateAttr
 from bonmini_guard.conversation import as_turns
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.errors import InputError
-from bonmini_guard.reward.questions import NO_SCORE, QUESTION, OneQuestion
+from bonmini_guard.reward.questions import QUESTION, OneQuestion
 
 
 class RewardDecisionModel(BaseDecisionModel):
@@ -35,13 +35,11 @@ class RewardDecisionModel(BaseDecisionModel):
         return run_sync(lambda: self._aclassify(state, questions))
 
     async def _aclassify(self, state: Any, questions: dict[str, Any]) -> ClassifierResponse:
-        turns, answers = as_turns(state), dict[str, Any]()
+        asked: dict[str, Any] = {}
         for name, question in questions.items():
             if question.type not in ("noul", "choice"):
                 raise InputError(f"{name}: a question of type {question.type!r}, and this model answers 'noul' and 'choice'")
             listed = question.criteria.items() if question.type == "choice" else None
-            labels = None if listed is None else {label: str(text or label) for label, text in listed}
-            answers[name] = await self._asked.answer(turns, str(question.instructions), labels)
-            if answers[name] is None:
-                raise InputError(f"{name}: {NO_SCORE}")
+            asked[name] = str(question.instructions), None if listed is None else {each: str(text or each) for each, text in listed}
+        answers = await self._asked.answers(as_turns(state), asked)
         return ClassifierResponse.model_validate({"model": self.model, "answers": answers})

@@ -15,8 +15,6 @@ from bonmini_guard.errors import ConfigurationError, InputError
 
 #: What a reward model with an outside option was trained to answer.
 QUESTION = "Is the last answer acceptable?"
-#: What is said where a protocol has no place for an answer without a score.
-NO_SCORE = "the answer has no score: it may be too long, or hold what the model does not read"
 #: Labels of a choice that stand for the outside option.
 NONE_LABELS = frozenset({"none", "neither", "none of these", "none_of_these", "none of the above", "none_of_the_above"})
 
@@ -32,6 +30,17 @@ class OneQuestion:
         if not scorer.has_zero:
             raise ConfigurationError("the reward model has no zero, so its scores are no log-odds of 'acceptable'")
         self.question, self._scorer, self._any = question, scorer, any_question
+
+    async def answers(
+        self, state: Sequence[Turn], questions: Mapping[str, tuple[str, Mapping[str, str] | None]]
+    ) -> dict[str, dict[str, Any]]:
+        """The answers by name, for protocols that have no place for one without a score: InputError."""
+        found = {}
+        for name, (instructions, labels) in questions.items():
+            if (said := await self.answer(state, instructions, labels)) is None:
+                raise InputError(f"{name}: the answer has no score: it may be too long, or hold what the model does not read")
+            found[name] = said
+        return found
 
     async def answer(
         self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str] | None = None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.reward.questions import NO_SCORE, OneQuestion
+from bonmini_guard.reward.questions import OneQuestion
 
 #: Questions of a body; OpenAI's limit.
 _MOST = 400
@@ -63,12 +63,8 @@ class DecisionsRequest(BaseModel):
 
 async def systemone(asked: OneQuestion, wanted: SystemOneRequest) -> dict[str, dict[str, Any]]:
     """The answers by name; InputError for another question, or no conversation that ends in an answer."""
-    state, answers = turns_of(wanted.state), {}
-    for name, question in wanted.questions.items():
-        if (found := await asked.answer(state, question.instructions, question.labels())) is None:
-            raise InputError(f"{name}: {NO_SCORE}")
-        answers[name] = found
-    return answers
+    questions = {name: (question.instructions, question.labels()) for name, question in wanted.questions.items()}
+    return await asked.answers(turns_of(wanted.state), questions)
 
 
 async def decisions(asked: OneQuestion, wanted: DecisionsRequest) -> list[dict[str, Any]]:

@@ -12,9 +12,6 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.checkpoint import first_line
 
-#: What it raises: no connection, no token, a refusal, a name or an answer that makes no sense.
-_TROUBLE = (HTTPError, OSError, ValueError)
-
 
 def make_repository(name: str) -> None:
     """Make a private repository, unless it is there: before the training, for a mistake told after it would cost it.
@@ -40,5 +37,5 @@ def push(folder: Path, name: str) -> None:
 def _told(name: str, cure: str) -> Iterator[None]:
     try:
         yield
-    except _TROUBLE as error:
+    except (HTTPError, OSError, ValueError) as error:  # no connection, no token, a refusal, a name or an answer without sense
         raise ConfigurationError(f"--push-to-hub {name}: {first_line(error)}; {cure}") from error

@@ -176,7 +176,6 @@ def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> Tra
         lr_scheduler_type="cosine",
         warmup_steps=max(min(1, steps - 1), steps // 20),
         weight_decay=plan.weight_decay,
-        max_grad_norm=1.0,
         logging_steps=max(10, steps // 20),
         optim=plan.optimizer,
         save_strategy="steps" if plan.checkpoints else "no",
@@ -185,8 +184,6 @@ def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> Tra
         eval_strategy="steps" if watched else "no",
         eval_steps=every,
         load_best_model_at_end=watched,
-        metric_for_best_model="eval_loss" if watched else None,
-        greater_is_better=False if watched else None,
         restore_callback_states_from_checkpoint=watched,
         report_to=plan.trackers,
         disable_tqdm=False,
@@ -196,6 +193,5 @@ def _arguments(plan: Settings, folder: Path, batches: int, watched: bool) -> Tra
         bf16=plan.half,
         ddp_backend="gloo" if together > 1 and not plan.cuda else None,
         ddp_find_unused_parameters=False,
-        dataloader_num_workers=0,
         dataloader_pin_memory=plan.cuda,
     )
