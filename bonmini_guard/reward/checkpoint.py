@@ -32,12 +32,7 @@ logger = logging.getLogger(__name__)
 _loading = Lock()
 
 #: Position tables of these models begin behind the padding index.
-_OFFSET_POSITIONS = frozenset(
-    {
-        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"),
-        *("data2vec-text", "ibert", "xmod"),
-    }
-)
+_OFFSET_POSITIONS = re.compile(r"(xlm-)?roberta(-prelayernorm|-xl)?|camembert|longformer|mpnet|data2vec-text|ibert|xmod")
 _UNLIMITED = 10**9
 #: What peft calls the settings of adapters.
 _ADAPTERS = "adapter_config.json"
@@ -297,7 +292,7 @@ def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> i
     if requested is not None and requested < 1:
         raise ConfigurationError(f"max_length is {requested}: a text has at least one token; give a larger one, or None")
     positions = getattr(config and config.get_text_config(), "max_position_embeddings", None)
-    if positions and config.model_type in _OFFSET_POSITIONS:
+    if positions and _OFFSET_POSITIONS.fullmatch(config.model_type):
         positions -= (config.pad_token_id or 0) + 1
     own = tokenizer.model_max_length
     if not is_number(own or 0):

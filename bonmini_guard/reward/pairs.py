@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
 from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, Unscorable
-from bonmini_guard.reward.checkpoint import added_tokens, concatenation_template, inputs_of, note_of
+from bonmini_guard.reward.checkpoint import concatenation_template, inputs_of, note_of
 from bonmini_guard.reward.control import plain_copy
 from bonmini_guard.reward.formatting import Asked, Encoded, Formatter
 from bonmini_guard.reward.texts import asked, spoken
@@ -91,7 +91,6 @@ class AnswerFormatter(Formatter):
         alone = copy(tokenizer)
         alone.chat_template = concatenation_template(tokenizer)  # whatever its own is, which is not asked
         super().__init__(alone, max_length, not_shown)
-        self._before, self._after = added_tokens(tokenizer)
 
     def asked(self, messages: Sequence[BaseMessage | Turn]) -> Asked:
         """Nothing: it is not read."""
@@ -100,7 +99,7 @@ class AnswerFormatter(Formatter):
     def encode(self, messages: Sequence[BaseMessage | Turn] | Asked, answer: AIMessage | Turn | str) -> Encoded:
         """Token ids of the answer."""
         said = [{"role": "assistant", "content": clean(spoken(answer, self.not_shown))}]
-        ids = self._control.encode(said, lambda turns: self._before + str(turns[0]["content"]) + self._after)
+        ids = self._control.encode(said, self._template.render)
         if not self._fits(ids):
             raise CandidateTooLong(f"{len(ids)} tokens in the answer, {self.max_length} allowed; answers are never cut")
         return Encoded(ids or [self._filler()])

@@ -37,8 +37,8 @@ class SegmentScorer:
         self,
         model: Any,
         pad_id: int,
-        max_length: int | None = None,
-        reduce: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0],
+        max_length: int | None,
+        reduce: Callable[[Tensor], Tensor],
     ) -> None:
         self._scorer = PooledScorer(model, reduce).eval()
         self._pad_id = pad_id

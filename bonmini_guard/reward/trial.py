@@ -75,7 +75,15 @@ def share_passed(code: str, tests: Sequence[str], seconds: float, memory_mb: int
 
 def _passed(folder: str, seconds: float, memory_mb: int) -> int:
     word = secrets.token_hex(16).encode()
-    with _started(folder, [int(seconds) + 1, memory_mb * 2**20]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-B", "-X", "utf8", "-c", _INSIDE, json.dumps([int(seconds) + 1, memory_mb * 2**20])],
+        cwd=folder,
+        env={"PATH": os.defpath, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
         said = b""
         with contextlib.suppress(subprocess.TimeoutExpired):
             try:
@@ -84,18 +92,6 @@ def _passed(folder: str, seconds: float, memory_mb: int) -> int:
                 _end(process)
     vouched, _, number = said.partition(b" ")
     return int(number) if vouched == word else 0
-
-
-def _started(folder: str, limits: list[int]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-I", "-B", "-X", "utf8", "-c", _INSIDE, json.dumps(limits)],
-        cwd=folder,
-        env={"PATH": os.defpath, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -173,16 +173,13 @@ def ties(scores: Tensor) -> dict[str, float | None]:
     scores = scores[~scores.isnan()]
     if len(scores) < 40:
         return {"tied_at_top": None, "on_two_values": None}
-    return {"tied_at_top": float((scores >= scores.max() - _TIE).double().mean()), "on_two_values": _on_two_values(scores)}
-
-
-def _on_two_values(scores: Tensor) -> float:
     ordered = scores.double().sort().values
     ends = torch.searchsorted(ordered, ordered + max(float(ordered[-1] - ordered[0]) / 20, 1e-6), right=True)
     held = ends - torch.arange(len(ordered))
     # The most from each place on, for the second window begins where the first one ends.
     later = torch.cat([held.flip(0).cummax(0).values.flip(0), held.new_zeros(1)])
-    return float((held + later[ends]).max()) / len(ordered)
+    top = float((scores >= scores.max() - _TIE).double().mean())
+    return {"tied_at_top": top, "on_two_values": float((held + later[ends]).max()) / len(ordered)}
 
 
 def troubles(losses: Sequence[float], chance: float, held_out: Mapping[str, Any] | None) -> Iterator[str]:

@@ -114,10 +114,6 @@ class Tally:
     odd: Odd = field(default_factory=Odd)
     place: str = ""
 
-    def note(self, error: InputError) -> None:
-        """A part of the record at hand cannot be used; raises where no odd record is borne."""
-        self.odd.note(self.place, error)
-
 
 Converter = Callable[[Record, ConversionOptions, Tally], Iterable[Value]]
 
@@ -149,7 +145,7 @@ def convert(
             with as_input(f"is no record of {source}"):
                 rows = [choice_row(value) for value in FORMATS[source](record, options, tally)]
         except InputError as error:
-            tally.note(error)
+            tally.odd.note(place, error)
             continue
         tally.rows += len(rows)
         for kind in sorted({kind for row in rows for turn in row.prompt for kind in turn.kinds}):
@@ -206,7 +202,7 @@ def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> It
         try:
             answers.append(_judged(answer, f"answer {number}", options.cut, options.rating))
         except InputError as error:
-            tally.note(error)
+            tally.odd.note(tally.place, error)
     if answers:
         yield from EMITTERS[options.rows](asked(record, record.get("chosen")), answers, options.seed)
 
