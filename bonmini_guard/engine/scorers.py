@@ -232,10 +232,10 @@ def log_odds(probability: float, nearest: float = NEAREST) -> float:
     """The score behind a probability, which is taken for no nearer to 0 and 1 than ``nearest``.
 
     Raises:
-        ValueError: it is none.
+        ConfigurationError: it is none.
     """
     if not 0 <= probability <= 1:
-        raise ValueError("a declared probability lies outside [0, 1]")
+        raise ConfigurationError(f"{probability:.3g} is declared as a probability and lies outside [0, 1]: leave the scale out")
     inside = min(max(probability, nearest), 1 - nearest)
     return math.log(inside) - math.log1p(-inside)
 

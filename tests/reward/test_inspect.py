@@ -91,6 +91,14 @@ def test_examples_of_one_kind_are_refused(tmp_path, capsys):
     assert "needs both kinds of answers" in capsys.readouterr().err
 
 
+def test_scores_that_are_declared_as_probabilities_and_are_none_are_one_clear_error(tmp_path, capsys):
+    save(tmp_path / "model", CONFIGS["llama"])
+    spec = tmp_path / "spec.toml"
+    spec.write_text('kind = "template"\nmodel = "model"\nscale = "probability"\n')
+    assert main(["inspect", str(spec)]) == 2
+    assert "is declared as a probability and lies outside [0, 1]: leave the scale out\n" in capsys.readouterr().err
+
+
 def test_a_checkpoint_is_tried_on_fixed_texts(tmp_path, capsys):
     folder = save(tmp_path, CONFIGS["llama"], bonmini_guard={"zero": "outside_option", "version": 1})
     assert main(["inspect", str(folder), "--device", "cpu", "--json"]) == 0
