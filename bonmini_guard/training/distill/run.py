@@ -18,6 +18,7 @@ from langchain_core.messages import AIMessage
 from pydantic_core import to_json
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
 
+from bonmini_guard.engine.result import finite
 from bonmini_guard.errors import CheckpointError, InputError, needing
 from bonmini_guard.reward.checkpoint import check_place, first_line
 from bonmini_guard.reward.formatting import prompt_ids, rendered
@@ -65,7 +66,7 @@ def distill(
     Raises:
         ConfigurationError: a setting is wrong, or the output folder is not empty.
         CheckpointError: the generator cannot be used.
-        InputError: the generator's chat template refuses a prompt, or it cannot be scored.
+        InputError: the generator's chat template refuses a prompt, it leaves no room for an answer, or it cannot be scored.
         MissingExtraError: trl is not installed.
     """
     plan = DistillSettings(**settings)
@@ -77,7 +78,7 @@ def distill(
     with appearing_folder(Path(output)) as folder:
         set_seed(plan.seed)
         model, tokenizer, settings = _load(str(generator), plan)
-        _check(prompts, tokenizer)
+        _check(prompts, model, tokenizer, plan.max_new_tokens)
         shuffled = random.Random(plan.seed).sample(list(prompts), len(prompts))
         aside = max(2, min(plan.eval_prompts, len(shuffled) // 5))
         held_out, learnt = shuffled[:aside], shuffled[aside:]
@@ -115,13 +116,16 @@ def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any, Any]:
     return model.to(device), tokenizer, own
 
 
-def _check(prompts: Sequence[DistillPrompt], tokenizer: Any) -> None:
+def _check(prompts: Sequence[DistillPrompt], model: Any, tokenizer: Any, new_tokens: int) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for number, prompt in enumerate(prompts, start=1):
         try:
-            prompt_ids(rendered(prompt.messages, tokenizer), tokenizer)
+            whole = len(prompt_ids(rendered(prompt.messages, tokenizer), tokenizer)) + new_tokens
         except (TemplateError, TypeError) as error:  # as templates fail on what they were not written for
             problem = f"prompt {number}: the generator's chat template refuses it ({first_line(error)}); leave it out"
             raise InputError(problem) from error
+        if limit is not None and whole > limit:
+            raise InputError(f"prompt {number}: with its answer {whole} tokens, and the generator reads {limit}; leave it out")
 
 
 def _references(
@@ -141,7 +145,7 @@ def _references(
     for place, prompt in enumerate(prompts):
         kept = list(prompt.scores) if place not in set(missing) and prompt.scored_by == mark else []
         scores = kept if kept and None not in kept else reward.score(prompt.messages, answers[place])
-        known = [score for score in scores if score is not None]
+        known = [score for score in map(finite, scores) if score is not None]
         if not known:
             raise InputError(f"prompt {place + 1}: no draw of it can be scored; leave out prompts that are too long")
         found.append(ReferenceRewards(known))
@@ -170,7 +174,7 @@ def _tune(
         for one in set(place):
             members = [index for index, other in enumerate(place) if other == one]
             scores = reward.score(prompts[one].messages, [AIMessage(texts[index]) for index in members])
-            for index, score in zip(members, scores, strict=True):
+            for index, score in zip(members, map(finite, scores), strict=True):
                 found[index] = None if score is None else references[one].log_f(score)
         return found
 

@@ -34,6 +34,13 @@ class Wordy:
         return "wordy"
 
 
+class NoNumbers(Wordy):
+    """A reward model whose training has diverged."""
+
+    def score(self, messages, candidates):
+        return [math.nan for _ in candidates]
+
+
 def tiny_lm(folder, chat_template=None):
     torch.manual_seed(0)
     tokenizer = make_tokenizer(chat_template)
@@ -206,6 +213,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator):
     with pytest.raises(InputError, match=r"prompt 21: the generator's chat template refuses it .System role not supported"):
         distill(asked, strict, Wordy(), tmp_path / "out", **SMALL)
     shutil.rmtree(strict)
+    long = [*prompts(), DistillPrompt((HumanMessage("film " * 90),))]
+    with pytest.raises(InputError, match=r"prompt 21: with its answer \d+ tokens, and the generator reads 96; leave it out"):
+        distill(long, generator, Wordy(), tmp_path / "out", **SMALL)
+    with pytest.raises(InputError, match="prompt 1: no draw of it can be scored"):
+        distill(prompts(), generator, NoNumbers(), tmp_path / "out", **SMALL)
     with pytest.raises(InputError, match="distinct prompts; give 5 or more"):
         read_prompts([write_jsonl(tmp_path / "few.jsonl", [{"id": "a", "prompt": "p"}] * 9)])
     with pytest.raises(InputError, match=r"bad\.jsonl:1: "):
