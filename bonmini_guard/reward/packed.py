@@ -113,7 +113,11 @@ class PackedScorer:
     @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment]) -> tuple[Tensor, dict[Segment, Trunk]]:
         """Scores, shape (len(segments),) on the model's device, and the trunks of the segments to keep."""
-        order = _ordered(segments)
+        groups: dict[Trunk | Segment | None, list[Segment]] = {None: []}
+        for segment in segments:
+            groups.setdefault(segment.past, []).append(segment)
+        # Those without a past first, then those of one past together.
+        order = [segment for group in groups.values() for segment in group]
         sums = _sums(len(segment.ids) for segment in order)
         places = {segment: slice(*sums[number : number + 2]) for number, segment in enumerate(order)}
         plan = self._plan(order, places)
@@ -181,14 +185,6 @@ def read_only_ends(model: Any) -> tuple[int, Callable[[], None]] | None:
             hook.remove()
 
     return len(stacks[0]), undo
-
-
-def _ordered(segments: Sequence[Segment]) -> list[Segment]:
-    """Those without a past first, then those of one past together."""
-    groups: dict[Trunk | Segment | None, list[Segment]] = {None: []}
-    for segment in segments:
-        groups.setdefault(segment.past, []).append(segment)
-    return [segment for group in groups.values() for segment in group]
 
 
 def _shared(
