@@ -25,7 +25,7 @@ from .test_engine import by_number, eager, others, run
 
 async def test_a_request_that_is_over_is_gone_and_waits_for_no_collector():
     def requests():
-        return {id(each) for each in gc.get_objects() if type(each).__name__ == "_Request"}
+        return {id(each) for each in gc.get_objects() if type(each).__name__ == "Request"}
 
     gc.collect()
     gc.disable()

@@ -30,7 +30,7 @@ def rolling(draws, threshold=0.0, mode="guardrail"):
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """However busy the machine is, scores of fakes are waited for: the tests count what was started."""
-    monkeypatch.setattr("bonmini_guard.engine.engine.SCORING_WAIT", 60.0)
+    monkeypatch.setattr("bonmini_guard.engine.drawing.SCORING_WAIT", 60.0)
 
 
 def test_the_width_is_the_widest_rung_that_asks_no_more_than_the_endpoint_carries():

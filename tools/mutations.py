@@ -21,6 +21,9 @@ ROOMS = (
     Room(
         (
             "bonmini_guard/engine/engine.py",
+            "bonmini_guard/engine/drawing.py",
+            "bonmini_guard/engine/scoring.py",
+            "bonmini_guard/engine/concluding.py",
             "bonmini_guard/engine/limiter.py",
             "bonmini_guard/engine/arrivals.py",
             "bonmini_guard/runnables/conduct.py",
@@ -82,9 +85,9 @@ LISTED = (
     # The sampler prefers unlikely tokens.
     ("adapters/sampling.py", "logits.float() / self.temperature", "-logits.float() / self.temperature"),
     # Among equal scores the latest wins where a deadline ends the request.
-    ("bonmini_guard/engine/engine.py", "(candidate.score, -candidate.index)", "(candidate.score, candidate.index)"),
+    ("bonmini_guard/engine/concluding.py", "(candidate.score, -candidate.index)", "(candidate.score, candidate.index)"),
     # Draws see each other's context variables.
-    ("bonmini_guard/engine/engine.py", "context=self.context.copy()", "context=self.context"),
+    ("bonmini_guard/engine/drawing.py", "context=request.context.copy()", "context=request.context"),
     # The wrapped model streams to whoever listens.
     ("adapters/langchain.py", ', "disable_streaming": True', ""),
     # A server that answers probabilities of exactly 0 and 1 is taken for one that answers logits.
@@ -106,6 +109,6 @@ EQUIVALENT = {
     "bonmini_guard/engine/engine.py: self.places.admit()  ->  None": "each of the draws would be refused then, and so the request",
     "adapters/attention.py: 32  ->  33": "room that is kept for tokens: any number serves",
     "calibration/certify.py: other.served * rows >= least  ->  other.served * rows > least": "least is a quotient of logarithms",
-    "bonmini_guard/engine/engine.py: return []  ->  return None": "who collects looks for a turn of tools and a winner first",
+    "bonmini_guard/engine/scoring.py: return []  ->  return None": "who collects looks for a turn of tools and a winner first",
     "calibration/findings.py: 20000  ->  20001": "the numbers that may be asked for grow by 5 %, and none lies between",
 }

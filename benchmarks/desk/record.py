@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -14,7 +15,9 @@ from bonmini_guard.demo.run import RECORDED, live
 
 def main() -> None:
     """Write what ``bonmini-guard demo --recorded`` shows."""
-    with patch("bonmini_guard.engine.engine.perf_counter", time.process_time):
+    with contextlib.ExitStack() as patched:
+        for part in ("engine", "drawing", "scoring", "concluding"):
+            patched.enter_context(patch(f"bonmini_guard.engine.{part}.perf_counter", time.process_time))
         requests = list(live(lambda what: print(what, file=sys.stderr, flush=True), threads=1))
     source = f"Recorded on {datetime.now(UTC).date().isoformat()}; seconds of one core ({machine()['processor']})."
     RECORDED.write_text(json.dumps({"source": source, "requests": requests}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
