@@ -340,3 +340,14 @@ def test_metadata_are_strict_json_whatever_a_scorer_says(score, mode):
     message = guard.invoke("hi")
     json.dumps(message.response_metadata, allow_nan=False)
     assert message.response_metadata["bonmini_guard"]["raw_score"] is None
+
+
+async def test_call_options_may_have_any_name():
+    seen = []
+    generator = FakeGenerator(lambda request: seen.append(dict(request.options)) or "1")
+    guard = BestOfMiniN(generator=generator, reward_model=FakeRewardModel(float), schedule=[1])
+    options = dict.fromkeys(("final", "spent", "messages", "caller", "group", "observer", "promised"), 7)
+    guard.invoke("q", **options, seed=3)
+    await guard.ainvoke("q", **options, seed=3)
+    await guard.arun("q", {"tags": ["any"]}, **options, seed=3)
+    assert seen == [options] * 3

@@ -160,7 +160,7 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         run = heard or AsyncCallbackManagerForChainRun.get_noop_manager()
         try:
             with ambient(patch_config(config, callbacks=run.get_child())):
-                result = await self._conduct(messages, run, config, seed=seed, spent=perf_counter() - begun, **options)
+                result = await self._conduct(messages, run, config, {**options, "seed": seed}, spent=perf_counter() - begun)
         except BaseException as error:
             await self._guard.tell(run.on_chain_error(error), begun)
             raise
@@ -183,38 +183,34 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         """``ainvoke`` for sync code; it works inside a running event loop too."""
         return self._call_with_config(self._answer_sync, input, config, run_type="chain", **kwargs)
 
+    # What a call is given as options may have any name: further down it is one argument.
+
     @_read_once
     def _answer_sync(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
         caller = caller_of(config, sync=True)
-        return run_sync(lambda: self._answer(input, run_manager, config, caller, **options))
+        return run_sync(lambda: self._answer_to(caller, input, run_manager, config, options))
 
     @_read_once
-    async def _answer(
-        self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, caller: Caller | None = None, **options: Any
+    async def _answer(self, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, **options: Any) -> AIMessage:
+        return await self._answer_to(caller_of(config), input, run_manager, config, options)
+
+    async def _answer_to(
+        self, caller: Caller, input: LanguageModelInput, run_manager: Any, config: RunnableConfig, options: dict[str, Any]
     ) -> AIMessage:
         messages = as_messages(input)
-        conduct = partial(self._conduct, messages, run_manager, config, final=True, **options)
-        result = await self._guard.once(conduct, messages, options, caller or caller_of(config))
+        conduct = partial(self._conduct, messages, run_manager, config, options, final=True)
+        result = await self._guard.once(conduct, messages, options, caller)
         if (message := result.message) is not None:
             return stamped(message, result)
         return await self._guard.abstain(result, input, patch_config(config, callbacks=run_manager.get_child()))
 
     async def _conduct(
-        self,
-        messages: Sequence[BaseMessage],
-        run_manager: Any,
-        config: RunnableConfig,
-        *,
-        seed: int | None = None,
-        final: bool = False,
-        spent: float = 0.0,
-        **options: Any,
+        self, messages: Sequence[BaseMessage], run_manager: Any, config: RunnableConfig, options: dict[str, Any], **about: Any
     ) -> GuardResult:
         guard = self._guard  # pydantic looks it up anew each time, which takes longer than a draw's copy
-        observer = partial(observer_for, run_manager, config, guard.options)
-        group = group_of(run_manager, config)
-        about: Any = {"seed": seed, "group": group, "final": final, "spent": spent}
-        return await guard.conduct(messages, options, observer=observer, **about)
+        about |= {"observer": partial(observer_for, run_manager, config, guard.options), "group": group_of(run_manager, config)}
+        drawn = {name: value for name, value in options.items() if name != "seed"}
+        return await guard.conduct(messages, drawn, seed=options.get("seed"), **about)
 
     # What happens in the background
 
