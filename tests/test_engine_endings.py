@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage
 from bonmini_guard.engine import outages
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.protocols import EndRequest
-from bonmini_guard.errors import GenerationError
+from bonmini_guard.errors import ConfigurationError, GenerationError
 from bonmini_guard.policy.policy import accelerator, guardrail
 from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
@@ -353,3 +353,10 @@ async def test_an_eager_exit_closes_the_group():
     assert generator.closed
     assert isinstance(result.candidates[0].error, asyncio.CancelledError)
     assert others() == set()
+
+
+@pytest.mark.parametrize("serve", [0, 99, -1, "1"])
+async def test_a_draw_that_ends_its_request_with_one_that_is_not_there_is_told(serve):
+    generator = ending(EndRequest("tool_call", serve=serve, message=AIMessage("a call")), slow=(0,))
+    with pytest.raises(ConfigurationError, match=f"with draw {serve!r}, which has not arrived"):
+        await run(generator, guardrail([2]))

@@ -17,7 +17,7 @@ from bonmini_guard.engine.result import Candidate, GuardResult, Outcome, Timings
 from bonmini_guard.engine.scoring import passes
 from bonmini_guard.engine.snapshot import shown
 from bonmini_guard.engine.usage import total_usage, used_tokens
-from bonmini_guard.errors import GenerationError, place_of
+from bonmini_guard.errors import ConfigurationError, GenerationError, place_of
 from bonmini_guard.policy.policy import Action, Decision
 
 if TYPE_CHECKING:
@@ -61,10 +61,17 @@ def finish(request: Request, decision: Decision) -> GuardResult:
 
 
 def end(request: Request, end: EndRequest) -> GuardResult:
-    """The record of a request that a draw has ended."""
+    """The record of a request that a draw has ended.
+
+    Raises:
+        ConfigurationError: it serves a draw that has not arrived.
+    """
     if end.signal is not None:
         raise end.signal
-    return replace(record(request, "unscored", end.reason, request.launched[end.serve]), ended=True)
+    served = next((each for each in request.launched if each.index == end.serve), None)
+    if served is None or not (served.message or served.error):
+        raise ConfigurationError(f"the generator ended its request with draw {end.serve!r}, which has not arrived")
+    return replace(record(request, "unscored", end.reason, served), ended=True)
 
 
 def out_of_time(request: Request) -> GuardResult:
