@@ -299,7 +299,8 @@ def _converted(listed: list[Any]) -> list[BaseMessage]:
         return convert_to_messages(listed)
     except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
         if not any(isinstance(each, Mapping) and each.get("tool_calls") for each in listed):
-            problem = f"the prompt's messages cannot be read: {type(error).__name__}; pass (role, content) pairs or messages"
+            what = f"one has no {error}" if isinstance(error, KeyError) else type(error).__name__
+            problem = f"the prompt's messages cannot be read: {what}; pass (role, content) pairs or messages"
             raise InputError(problem) from error
     return [Turn.of(each).message() if isinstance(each, Mapping) else _converted([each])[0] for each in listed]
 

@@ -230,3 +230,8 @@ def test_a_call_among_the_parts_that_says_otherwise_than_its_namesake_is_a_call_
 
     assert calls({"name": "pay", "input": {"sum": 9}}) == [{"sum": 1}, {"sum": 9}]
     assert calls({"name": "pay", "input": {"sum": 1}}) == calls({"name": "pay", "input": {}}) == [{"sum": 1}]
+
+
+def test_what_a_turn_lacks_is_named():
+    with pytest.raises(InputError, match="one has no 'tool_call_id'"):
+        as_messages([{"role": "tool", "content": "42"}])
