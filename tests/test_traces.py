@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, TraceWriter
@@ -434,3 +434,24 @@ async def test_a_chat_models_variants_explore_and_trace_through_its_guard(path):
     await llm.guard.afinish()
     assert llm.guard.exploration.draws == 2
     assert [row["complete"] for row in rows(path)] == [True]
+
+
+async def test_a_row_holds_what_was_asked_though_the_caller_goes_on_with_his_messages(path):
+    scorer = FakeRewardModel(float)
+    scorer.only_reads = True
+    guard = BestOfMiniN(generator=FakeGenerator(["1"]), reward_model=scorer, schedule=[1], trace_to=path)
+    for beside in ({}, {"odd": threading.Lock()}):  # what cannot be copied is traced, too
+        message = HumanMessage("the question", additional_kwargs=beside)
+        await guard.ainvoke([message])
+        message.content = "another one"
+    await guard.aflush()
+    first, _ = rows(path)
+    assert first["prompt"] == [{"role": "user", "content": "the question"}]
+
+
+def test_a_file_that_may_not_be_written_is_refused_at_once(tmp_path, monkeypatch):
+    (tmp_path / "traces.jsonl").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: os.path.isdir(path))  # as root all files may be written
+    with pytest.raises(ConfigurationError, match="not yours to write"):
+        TraceWriter(tmp_path / "traces.jsonl")
+    TraceWriter(tmp_path / "others.jsonl")

@@ -38,6 +38,8 @@ class TraceFile:
         if self.path.suffix in (".gz", ".parquet"):
             raise ConfigurationError(f"{path}: traces are plain JSON lines; name the file .jsonl, and compress what was put aside")
         check_output(self.path)
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            raise ConfigurationError(f"{path}: this file is not yours to write; give another, or change its mode")
         self._lock_path = self.path.with_name(f".{self.path.name}.lock")
         self._max_bytes = max_bytes
         self._keep_seconds = keep_seconds
