@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from contextvars import ContextVar
+from types import SimpleNamespace
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -360,3 +361,28 @@ async def test_a_draw_that_ends_its_request_with_one_that_is_not_there_is_told(s
     generator = ending(EndRequest("tool_call", serve=serve, message=AIMessage("a call")), slow=(0,))
     with pytest.raises(ConfigurationError, match=f"with draw {serve!r}, which has not arrived"):
         await run(generator, guardrail([2]))
+
+
+async def test_a_session_that_closes_because_a_draw_has_ended_the_request_closes_to_its_end():
+    scoring, ended, closed = asyncio.Event(), asyncio.Event(), []
+
+    class Session:
+        async def score(self, candidates):
+            scoring.set()
+            await ended.wait()
+            return [1.0] * len(candidates)
+
+        async def aclose(self):
+            await asyncio.sleep(0)
+            closed.append(self)
+
+    async def answer(request):
+        if request.index == 0:
+            return "1"
+        await scoring.wait()
+        ended.set()
+        raise EndRequest("tool_call", serve=1, message=AIMessage("a call"))
+
+    scorer = SimpleNamespace(session=lambda messages: Session(), has_zero=True)
+    result = await run(FakeGenerator(answer), guardrail([2]), scorer)
+    assert (result.message.content, len(closed)) == ("a call", 1)

@@ -183,7 +183,7 @@ class Request:
         self.arrived = Arrivals()
         self.tasks: list[asyncio.Task[None]] = []
         self.cut_short = False
-        self.closed = False
+        self.concluded = self.closed = False
         self.deadline = math.inf if engine.timeout is None else self.begun + engine.timeout
         # Foreign code is awaited in tasks, never here: this request goes on when its future is set, whatever they do.
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -247,6 +247,7 @@ class Request:
                 self.result = await self.conduct(draws)
                 self.wake()
         finally:
+            self.concluded = True
             await self._close_session()
 
     def wake(self) -> None:
@@ -317,8 +318,8 @@ class Request:
         running = [*draws, self.work] if self.work is not None and not self.work.done() else draws
         self.cut_short = self.cut_short or bool(draws)
         for task in running:
-            # A session that closes after the decision is not disturbed.
-            if task is not self.work or self.result is None:
+            # A session that closes already is not disturbed.
+            if task is not self.work or not self.concluded:
                 task.cancel()
         try:
             if running:
