@@ -43,7 +43,11 @@ class Piece:
         """Their rows; keys of a table without a value are left out."""
         if isinstance(self.data, bytes):
             return self.file.rows_of(self.first, io.BytesIO(self.data))
-        numbered = enumerate(self.data.to_pylist(), start=self.first)
+        try:
+            numbered = enumerate(self.data.to_pylist(), start=self.first)
+        except (ValueError, OverflowError) as error:  # a text that is no UTF-8, a time that no calendar has
+            problem = f"a value in one of {len(self.data)} rows from here cannot be read ({error})"
+            raise InputError(f"{self.file.path}:{self.first}: {problem}; write the file anew without it") from error
         return ((f"{self.file.path}:{number}", plain_row(row)) for number, row in numbered)
 
 

@@ -272,3 +272,18 @@ def test_values_that_json_has_no_words_for(tmp_path):
         "id": str(number),
         "turn": {"role": "user", "content": None},
     }
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        arrow.Array.from_buffers(arrow.string(), 1, [None, arrow.py_buffer(bytes(4) + b"\2\0\0\0"), arrow.py_buffer(b"\xff\xfe")]),
+        arrow.array([10**12], arrow.timestamp("s")),
+        arrow.array([2**62], arrow.duration("s")),
+    ],
+    ids=["no UTF-8", "a time", "a duration"],
+)
+def test_what_no_column_of_a_table_should_hold_is_told_in_one_line(odd, tmp_path):
+    parquet.write_table(arrow.table({"id": ["a"], "prompt": ["q"], "odd": odd}), tmp_path / "log.parquet")
+    with pytest.raises(InputError, match=r"log.parquet:1: a value in one of 1 rows from here cannot be read"):
+        list(RowFile(tmp_path / "log.parquet"))
