@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from langchain_core.messages import AIMessage
 
-from bonmini_guard.engine.containment import as_failure, is_failure
+from bonmini_guard.engine.containment import as_failure, current, is_failure
 from bonmini_guard.engine.detach import is_graph_signal
 from bonmini_guard.engine.kinds import why_none
 from bonmini_guard.engine.protocols import DrawRequest, EndRequest, Generator, GroupGenerator
@@ -98,7 +98,6 @@ def _launch(request: Request, until: int) -> None:
 
 async def _draw(request: Request, generator: Generator, candidate: Candidate) -> None:
     outcome: object
-    own = [asyncio.current_task()]  # one that is eager is not among those of the request yet
     try:
         # Not "async with": this line runs once a draw, and acquire() alone is the cheaper half of it.
         if request.places is not None:
@@ -110,7 +109,7 @@ async def _draw(request: Request, generator: Generator, candidate: Candidate) ->
             if request.places is not None:
                 request.places.release()
     except BaseException as error:
-        if not is_failure(error, own):
+        if not is_failure(error, [current()]):
             # Cancelled, or the process is to end: recorded first, for the request is waiting.
             _arrive(request, candidate, error)
             raise
@@ -120,7 +119,6 @@ async def _draw(request: Request, generator: Generator, candidate: Candidate) ->
 
 async def _draw_group(request: Request, generator: GroupGenerator, loop: Sequence[Candidate]) -> None:
     failure: BaseException = GenerationError("the generator ended without answering this draw")
-    own = [asyncio.current_task()]
     try:
         async with request.places or contextlib.nullcontext():
             for candidate in loop:
@@ -135,7 +133,7 @@ async def _draw_group(request: Request, generator: GroupGenerator, loop: Sequenc
                     _arrive(request, loop[position], outcome)
     except BaseException as error:
         failure = error
-        if not is_failure(error, own):
+        if not is_failure(error, [current()]):
             raise
         failure = as_failure(error)
     finally:
