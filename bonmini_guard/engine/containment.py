@@ -24,11 +24,7 @@ def is_failure(error: BaseException, own: Collection[Task | None]) -> bool:
     """Whether what foreign code raised is a failure of its own.
 
     What is none: an interrupt or an exit in the process's main thread, where signals raise them, and the cancellation, or the
-    closing, of the task that it runs in.
-
-    Args:
-        error: what it raised.
-        own: the tasks that it may run in.
+    closing, of the task that it runs in, which is one of ``own``.
     """
     if isinstance(error, Exception):
         return True

@@ -56,10 +56,7 @@ def begin_loop(request: Request, draws: int) -> None:
 def _refill(request: Request, unscored: bool = False) -> None:
     """Keep draws in flight, counting those not decided on yet; while draws fail, more of them only once none is left.
 
-    Args:
-        request: with a rolling exit.
-        unscored: counting those not arrived yet, though scores are awaited: by a slow scorer draws would arrive in another order
-            than was certified.
+    With ``unscored`` those that have not arrived: by a slow scorer draws would come in another order than was certified.
     """
     done = sum(candidate.finished is not None for candidate in request.launched) if unscored else len(request.candidates)
     if not request.failing or (done == len(request.launched) and not unscored):

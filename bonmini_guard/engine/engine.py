@@ -269,11 +269,7 @@ class Request:
                     coroutine.close()
 
     async def conduct(self, draws: int) -> GuardResult:
-        """Loop until the policy has decided.
-
-        Args:
-            draws: of the first loop, which has begun.
-        """
+        """Loop until the policy has decided; so many draws of the first loop have begun."""
         policy = self.policy
         try:
             while not self.closed:

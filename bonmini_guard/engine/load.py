@@ -73,12 +73,7 @@ class Load:
         self.requests = 0
 
     def begin(self, ladder: Sequence[int], places: int | None = None) -> int:
-        """The width of a request that begins now.
-
-        Args:
-            ladder: of widths, ascending.
-            places: of the limiter around the draws.
-        """
+        """The width, of an ascending ladder, of a request that begins now; ``places`` are those of the limiter around its draws."""
         with self._lock.held:
             self.requests += 1
             if places is not None:

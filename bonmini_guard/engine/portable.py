@@ -34,7 +34,10 @@ def state_of(result: GuardResult) -> dict[str, Any]:
     def allowed(candidate: Candidate) -> Candidate:
         if result.with_texts:
             return candidate
-        return replace(candidate, message=result.message) if candidate is served else _without_text(candidate)
+        said = candidate.message
+        if candidate is served or said is None:
+            return replace(candidate, message=result.message if candidate is served else None)
+        return replace(candidate, message=AIMessage("", usage_metadata=said.usage_metadata))
 
     # By what they are: of an explored request a draw made again has the number of the one that was served.
     packed = {id(candidate): allowed(candidate) for candidate in result.candidates}
@@ -44,8 +47,3 @@ def state_of(result: GuardResult) -> dict[str, Any]:
         "selected": None if selected is None else packed.get(id(selected)) or allowed(selected),
         "scorer_error": portable(result.scorer_error),
     }
-
-
-def _without_text(candidate: Candidate) -> Candidate:
-    message = candidate.message
-    return candidate if message is None else replace(candidate, message=AIMessage("", usage_metadata=message.usage_metadata))

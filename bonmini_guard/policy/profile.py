@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from bonmini_guard.contents import contents
 from bonmini_guard.errors import ProfileError
-from bonmini_guard.policy.policy import BelowFloor, Exit, Mode, Policy, check_schedule, check_thresholds
+from bonmini_guard.policy.policy import BelowFloor, Exit, Mode, Policy, check_thresholds
 from bonmini_guard.writing import write_atomically
 
 SCHEMA_VERSION = 2
@@ -96,9 +96,8 @@ class GuardProfile(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> GuardProfile:
-        check_schedule(self.schedule)
-        check_thresholds(self.thresholds, len(self.schedule))
         self._check_rolling()
+        self.policy()  # which refuses a schedule and thresholds that do not go together
         # null is the one infinity that JSON can hold here; the other one would come back as its opposite.
         if -math.inf in self.thresholds or math.inf in (self.hopeless or ()):
             raise ValueError("a threshold of -infinity or a floor of +infinity cannot be written: use a finite number")

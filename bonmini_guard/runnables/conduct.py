@@ -54,7 +54,43 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Guard:
+class Background:
+    """What a guard does behind its requests: traces, and exploring."""
+
+    @property
+    def guard(self) -> Guard:
+        """What conducts the requests."""
+        raise NotImplementedError
+
+    @property
+    def exploration(self) -> ExplorationCost:
+        """What ``explore`` has cost so far."""
+        return ExplorationCost() if self.guard.explorer is None else self.guard.explorer.cost
+
+    async def aflush(self) -> None:
+        """Return once the trace of every request that is over is in its file; explored ones follow when they are complete."""
+        if self.guard.writer is not None:
+            await self.guard.writer.aflush()
+
+    def flush(self) -> None:
+        """``aflush`` for sync code."""
+        if self.guard.writer is not None:
+            self.guard.writer.flush()
+
+    async def afinish(self) -> None:
+        """Wait for what is being explored, then flush. Await it before the event loop ends, which cuts exploring short."""
+        if self.guard.explorer is not None:
+            await self.guard.explorer.background.afinish()
+        await self.aflush()
+
+    def finish(self, timeout: float | None = None) -> None:
+        """``afinish`` for sync code; it waits for what async calls began too, so call it from another thread than theirs."""
+        if self.guard.explorer is not None:
+            self.guard.explorer.background.finish(timeout)
+        self.flush()
+
+
+class Guard(Background):
     """Best of mini-N around a generator; :class:`~bonmini_guard.BestOfMiniN` and the other faces have one as ``.guard``.
 
     Args:
@@ -94,6 +130,11 @@ class Guard:
         self.explorer = Explorer(explore, options["on_explored"], self.writer, telemetry) if explore else None
         if telemetry is not None and self.writer is not None:
             telemetry.watch(self.writer)
+
+    @property
+    def guard(self) -> Guard:
+        """Itself."""
+        return self
 
     def shared(self) -> GuardOptions:
         """What a guard built from this one's options shares with it: the limit of concurrent draws, abstentions, and the traces."""
@@ -266,12 +307,7 @@ class Guard:
         return request.result
 
     async def abstain(self, result: GuardResult, original: Any, config: RunnableConfig | None = None) -> AIMessage:
-        """What ``on_abstain`` says to a request that was not answered.
-
-        Args:
-            result: its record.
-            original: its input, for a Runnable.
-            config: for a Runnable.
+        """What ``on_abstain`` says to a request that was not answered; a Runnable gets its original input, and the config.
 
         Raises:
             NoAcceptableResponse: it says "error".
@@ -332,35 +368,6 @@ class Guard:
             return await answer if inspect.isawaitable(answer) else answer
         except BaseException as error:
             raise (as_failure(error) if is_failure(error, [asyncio.current_task()]) else error) from None
-
-    # What happens in the background
-
-    @property
-    def exploration(self) -> ExplorationCost:
-        """What ``explore`` has cost so far."""
-        return ExplorationCost() if self.explorer is None else self.explorer.cost
-
-    async def aflush(self) -> None:
-        """Return once the trace of every request that is over is in its file; explored ones follow when they are complete."""
-        if self.writer is not None:
-            await self.writer.aflush()
-
-    def flush(self) -> None:
-        """``aflush`` for sync code."""
-        if self.writer is not None:
-            self.writer.flush()
-
-    async def afinish(self) -> None:
-        """Wait for what is being explored, then flush. Await it before the event loop ends, which cuts exploring short."""
-        if self.explorer is not None:
-            await self.explorer.background.afinish()
-        await self.aflush()
-
-    def finish(self, timeout: float | None = None) -> None:
-        """``afinish`` for sync code; it waits for what async calls began too, so call it from another thread than theirs."""
-        if self.explorer is not None:
-            self.explorer.background.finish(timeout)
-        self.flush()
 
     # Construction
 

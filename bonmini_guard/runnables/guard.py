@@ -26,9 +26,8 @@ from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.detach import ambient
 from bonmini_guard.engine.limiter import call_limit
 from bonmini_guard.engine.result import GuardResult
-from bonmini_guard.logs.explore import ExplorationCost
 from bonmini_guard.runnables.callbacks import group_of, observer_for
-from bonmini_guard.runnables.conduct import Guard, stamped
+from bonmini_guard.runnables.conduct import Background, Guard, stamped
 from bonmini_guard.runnables.options import DEFAULTS, GuardArguments, OptionFields, chosen
 from bonmini_guard.validation import check_names
 
@@ -98,7 +97,7 @@ def _read_once(method: F) -> F:
     return method
 
 
-class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
+class BestOfMiniN(Face, Background, RunnableSerializable[LanguageModelInput, AIMessage]):
     """Best of mini-N in loops around a language model (arXiv 2510.04087).
 
     Draws candidates in small loops, scores them with a reward model whose zero means "acceptable", and stops as soon as the
@@ -211,29 +210,6 @@ class BestOfMiniN(Face, RunnableSerializable[LanguageModelInput, AIMessage]):
         about |= {"observer": partial(observer_for, run_manager, config, guard.options), "group": group_of(run_manager, config)}
         drawn = {name: value for name, value in options.items() if name != "seed"}
         return await guard.conduct(messages, drawn, seed=options.get("seed"), **about)
-
-    # What happens in the background
-
-    @property
-    def exploration(self) -> ExplorationCost:
-        """What ``explore`` has cost so far."""
-        return self._guard.exploration
-
-    async def aflush(self) -> None:
-        """Return once the trace of every request that is over is in its file; explored ones follow when they are complete."""
-        await self._guard.aflush()
-
-    def flush(self) -> None:
-        """``aflush`` for sync code."""
-        self._guard.flush()
-
-    async def afinish(self) -> None:
-        """Wait for what is being explored, then flush. Await it before the event loop ends, which cuts exploring short."""
-        await self._guard.afinish()
-
-    def finish(self, timeout: float | None = None) -> None:
-        """``afinish`` for sync code; it waits for what async calls began too, so call it from another thread than theirs."""
-        self._guard.finish(timeout)
 
 
 def _first(config: Configs) -> RunnableConfig | None:
