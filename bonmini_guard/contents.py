@@ -11,11 +11,7 @@ MOST = 2**25
 
 
 def contents(path: str | os.PathLike[str], most: int | None = MOST) -> bytes:
-    """What an ordinary file holds.
-
-    Args:
-        path: the file.
-        most: bytes that it may have; None for any number.
+    """What an ordinary file holds, of so many bytes at most; None for any number.
 
     Raises:
         OSError: it cannot be read, is a pipe or a device, or is larger.

@@ -101,9 +101,7 @@ class Turn:
     def of(cls, value: Any, role: str = "user") -> Turn:
         """From a message, a dictionary (also of data sets: ``from`` and ``value``), a (role, content) pair or a text.
 
-        Args:
-            value: the turn.
-            role: its role where it says none.
+        Where it says no role it has the given one.
 
         Raises:
             InputError: it is none of these.
@@ -175,11 +173,7 @@ class Turn:
         return turn | ({"refusal": self.refusal} if self.refusal else {}) | self._rest()
 
     def message(self, **more: Any) -> BaseMessage:
-        """As LangChain has it.
-
-        Args:
-            more: further fields of the message.
-        """
+        """As LangChain has it, with further fields."""
         from langchain_core import messages
 
         about = {"reasoning_content": self.reasoning, "refusal": self.refusal}

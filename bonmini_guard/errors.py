@@ -118,9 +118,11 @@ class NoAcceptableResponse(BonMiniGuardError, RuntimeError, ModelError):  # noqa
     def __init__(self, result: GuardResult) -> None:
         self.result = result
         self.is_retryable = not any(candidate.score is not None for candidate in result.candidates)
+        raised = result.scorer_error
+        cause = "" if raised is None else f"; the scorer raised {place_of(raised)}, see .result.scorer_error"
         super().__init__(
             f"abstained after {result.draws} draws in {result.loops} loops: {result.reason} "
-            f"(best score {_number(result.score)}, threshold {_number(result.threshold)}){_cause(result.scorer_error)}"
+            f"(best score {_number(result.score)}, threshold {_number(result.threshold)}){cause}"
         )
 
     def __reduce__(self) -> tuple[type[NoAcceptableResponse], tuple[GuardResult]]:
@@ -168,10 +170,6 @@ def needing(extra: str) -> Iterator[None]:
         if error.name is None:  # it is told already
             raise
         raise MissingExtraError(error.name.partition(".")[0], extra) from error
-
-
-def _cause(error: BaseException | None) -> str:
-    return "" if error is None else f"; the scorer raised {place_of(error)}, see .result.scorer_error"
 
 
 def place_of(error: BaseException) -> str:

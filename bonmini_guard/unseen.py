@@ -14,12 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def check_seen(scorer: Any, messages: Iterable[Any], *, refuse: bool) -> None:
-    """Refuse a prompt whose judge would not see all of it, or tell of it once.
+    """Refuse a prompt with a part that its judge cannot read and does not declare as ``not_shown``, or tell of it once.
 
-    Args:
-        scorer: ``text_alone`` says that it is one that reads text alone; functions get whole messages.
-        messages: of the prompt.
-        refuse: whether to refuse a part that the scorer cannot read and does not declare as ``not_shown``.
+    A scorer with ``text_alone`` reads text alone; functions get whole messages.
 
     Raises:
         InputError: it holds such a part, and is to be refused.

@@ -34,11 +34,8 @@ def write_atomically(path: str | os.PathLike[str], text: str, suffix: str = "") 
 def appearing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[IO[str]]:
     """A text stream into a file that is the new one when the block ends, gzipped if named ``.gz``; after an error, the old one.
 
-    A link stays a link, and an old file keeps its mode; a lone surrogate becomes its escape.
-
-    Args:
-        path: the file.
-        suffix: ending of the temporary file's name, to find one that a kill left behind.
+    A link stays a link, and an old file keeps its mode; a lone surrogate becomes its escape. ``suffix`` ends the temporary file's
+    name, to find one that a kill left behind.
 
     Raises:
         OSError: it cannot be written.

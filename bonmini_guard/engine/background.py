@@ -84,9 +84,7 @@ def _close(task: asyncio.Task[None]) -> None:
 async def to_its_end(work: Coroutine[Any, Any, None], grace: float) -> None:
     """Await clean-up though the caller is cancelled meanwhile, once or (anyio) at every await; it is cancelled afterwards.
 
-    Args:
-        work: is itself cancelled only if it goes on for longer than ``grace`` after the caller was.
-        grace: in seconds.
+    The work itself is cancelled only if it goes on for longer than ``grace`` (seconds) after the caller was.
     """
     task, loop = asyncio.create_task(work), asyncio.get_running_loop()
     cancelled: asyncio.CancelledError | None = None

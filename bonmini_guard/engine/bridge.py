@@ -113,17 +113,7 @@ _bridges = _Bridges()
 
 
 def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run ``work()`` on the shared background loop and return its result."""
-    return _bridge().run(work)
-
-
-def is_bridge(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a loop is one of those that conduct sync calls."""
-    return any(each.loop is loop for each in _bridges.loops)
-
-
-def _bridge() -> LoopThread:
-    """The first loop, or the one after it for a sync call made in a bridge's own work.
+    """Run ``work()`` on the shared background loop, or, in such a loop's own work, on the one after it, and return its result.
 
     The loop's thread would wait for itself; the threads of its pool, once all of them wait, for a thread of that pool.
     """
@@ -131,7 +121,13 @@ def _bridge() -> LoopThread:
         depth = min(place.depth, len(_bridges.loops))
         if depth == len(_bridges.loops):
             _bridges.loops.append(LoopThread(depth + 1))
-        return _bridges.loops[depth]
+        bridge = _bridges.loops[depth]
+    return bridge.run(work)
+
+
+def is_bridge(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop is one of those that conduct sync calls."""
+    return any(each.loop is loop for each in _bridges.loops)
 
 
 class ByLoop:

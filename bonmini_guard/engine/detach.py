@@ -22,7 +22,8 @@ from bonmini_guard.errors import ConfigurationError
 
 #: LangSmith's switch, which outranks its environment variables. Its public ``tracing_context`` costs 50 us, here once a draw.
 _LANGSMITH: ContextVar[Any] = langsmith_context._TRACING_ENABLED
-
+#: Its current setting: True, False, "local", or None to ask the environment.
+langsmith = _LANGSMITH.get
 
 #: LangGraph hands these down to graphs that run inside a node: through them a graph in a draw would stream, and save its state.
 _HANDED_DOWN = ("__pregel_stream", "__pregel_checkpointer")
@@ -111,11 +112,6 @@ def say_nothing(_: Any) -> None:
 def is_graph_signal(error: BaseException) -> bool:
     """Whether it is no failure but LangGraph's way out of a node: an interrupt, or a command for the parent graph."""
     return any((kind.__module__, kind.__name__) == ("langgraph.errors", "GraphBubbleUp") for kind in type(error).__mro__)
-
-
-def langsmith() -> Any:
-    """The current setting of LangSmith's switch: True, False, "local", or None to ask the environment."""
-    return _LANGSMITH.get()
 
 
 @contextmanager

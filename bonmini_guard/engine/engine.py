@@ -37,7 +37,7 @@ from bonmini_guard.engine.detach import detached
 from bonmini_guard.engine.drawing import begin_loop, draw_seed
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.kinds import calls_tools
-from bonmini_guard.engine.limiter import Lane, Limiter, limit_of_call, places_of, request_lane
+from bonmini_guard.engine.limiter import Limiter, limit_of_call, places_of, request_lane
 from bonmini_guard.engine.load import LADDER, Load
 from bonmini_guard.engine.outages import patience
 from bonmini_guard.engine.protocols import NO_OPTIONS, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
@@ -141,7 +141,8 @@ class Engine:
                 if request.rolling:
                     self.load.end(*pace(request))
                 await request.close()
-            return request.finalize(result)
+            # With the tokens of draws that were still running when it was decided.
+            return replace(result, usage=total_usage(request.launched, request.scoring_usage)) if request.cut_short else result
 
 
 class Request:
@@ -208,7 +209,7 @@ class Request:
         self.around = detached()
         self.context = self.around.copy()
         # Not the request itself, which holds the context: it would wait for the garbage collector, with all that it has drawn.
-        lane = Lane()
+        lane = object()
         self.context.run(request_lane.set, lane)
         self.context.run(limit_of_call.set, None)
         self.context.run(drawing.set, True)
@@ -332,10 +333,6 @@ class Request:
             self.closed = True
             self.work.cancel()
         self.engine.quarantine.hold(running, grace)
-
-    def finalize(self, result: GuardResult) -> GuardResult:
-        """The result with the tokens of draws that were still running when it was decided."""
-        return replace(result, usage=total_usage(self.launched, self.scoring_usage)) if self.cut_short else result
 
     async def _close_session(self) -> None:
         session, self.session = self.session, None

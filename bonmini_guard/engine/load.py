@@ -81,11 +81,9 @@ class Load:
             return width_for(ladder, self.carried, self.requests, self._narrowest)
 
     def end(self, pace: float | None, refused: int) -> None:
-        """A request is over.
+        """A request is over, of whose draws so many met 429.
 
-        Args:
-            pace: seconds a token of the draw that arrived first (a draw, where no tokens are reported); None if none has arrived.
-            refused: its draws that met 429.
+        Its pace are the seconds a token of the draw that arrived first (a draw, where no tokens are reported); None if none has.
         """
         with self._lock.held:
             self.requests -= 1
@@ -105,9 +103,7 @@ _lock = Lock()
 def load_of(endpoint: Any, carries: float | None = None) -> Load:
     """The load of whatever stands for an endpoint: the one that all guards on it share, where it can be a key.
 
-    Args:
-        endpoint: which.
-        carries: draws that it carries at a time, where it says so; counts when it is first met.
+    What it says that it ``carries`` counts when it is first met.
     """
     try:
         with _lock.held:

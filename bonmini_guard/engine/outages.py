@@ -18,12 +18,7 @@ _REFUSALS = frozenset({400, 401, 403, 404, 405, 422})
 
 
 def patience(candidates: Sequence[Candidate], loop: Sequence[Candidate]) -> float | None:
-    """Seconds to wait after a loop before the next one; None for no further loop.
-
-    Args:
-        candidates: all draws of the request, in order.
-        loop: its latest.
-    """
+    """Seconds to wait after the latest loop of all that a request has drawn before the next one; None for no further loop."""
     if any(candidate.message is not None for candidate in loop):
         return 0.0
     failed = next((at for at, each in enumerate(reversed(candidates)) if each.message is not None), len(candidates))

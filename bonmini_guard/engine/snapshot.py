@@ -48,11 +48,8 @@ def frozen(message: M) -> M:
 def identity(message: AIMessage, end: tuple[str, ...] | None = None) -> Hashable:
     """Equal for answers that may share one score: content, calls, reasoning, refusal and the reason of the end are the same.
 
-    Ids, times and tokens make no difference. A plain text stands for itself: a digest costs more than a draw.
-
-    Args:
-        message: the answer.
-        end: what :func:`ends` says of it, where that is known.
+    Ids, times and tokens make no difference. A plain text stands for itself: a digest costs more than a draw. ``end`` is what
+    :func:`ends` says of the answer, where that is known.
 
     Raises:
         Exception: a part of it cannot be read.

@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -100,9 +100,7 @@ class Explorer:
     async def complete(self, request: RequestRecord, fair: bool = False) -> tuple[RequestRecord, Explored | None]:
         """Draw and score what is missing of the budget; if that fails, the request says why.
 
-        Args:
-            request: as conducted.
-            fair: its draws are a fair sample whatever its policy: they were made for another reason.
+        The draws of a ``fair`` one are a fair sample whatever its policy: they were made for another reason.
         """
         try:
             explored = await self._full_budget(request, fair)
@@ -133,7 +131,10 @@ class Explorer:
             raise (TimeoutError if more.reason == "deadline" else RuntimeError)(
                 f"not every draw was made and scored: {more.reason}"
             )
-        candidates = kept | _renumbered(more.candidates, missing, request.engine.policy.schedule)
+        # With the numbers and loops that they would have had in the live request.
+        loops = [loop for loop, draws in enumerate(request.engine.policy.schedule) for _ in range(draws)]
+        drawn = zip(missing, more.candidates, strict=True)
+        candidates = kept | {index: dataclasses.replace(each, index=index, loop=loops[index]) for index, each in drawn}
         complete = dataclasses.replace(result, candidates=tuple(candidates[index] for index in sorted(candidates)), ahead=0)
         return Explored(complete, more.draws, total_usage(more.candidates), perf_counter() - begun)
 
@@ -172,9 +173,3 @@ def _kept(request: RequestRecord) -> dict[int, Candidate]:
     if engine.policy.exit != "loop" or hurried or cut_short:
         return {}
     return {candidate.index: candidate for candidate in candidates if not candidate.refused}
-
-
-def _renumbered(candidates: Sequence[Candidate], missing: Sequence[int], schedule: Sequence[int]) -> dict[int, Candidate]:
-    """The further draws with the numbers and loops they would have had in the live request."""
-    loops = [loop for loop, draws in enumerate(schedule) for _ in range(draws)]
-    return {index: dataclasses.replace(c, index=index, loop=loops[index]) for index, c in zip(missing, candidates, strict=True)}

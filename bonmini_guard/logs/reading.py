@@ -92,12 +92,9 @@ class RowFile:
             return None if file.is_table else sum(1 for line in self._lines(file.stream) if line.strip())
 
     def pieces(self, size: int, rows: int, columns: Columns | None = None) -> Iterator[Piece]:
-        """The file in pieces; a last line without an end comes alone.
+        """The file in pieces, of lines of about so many bytes or at most so many rows; a last line without an end comes alone.
 
-        Args:
-            size: of a piece of JSON lines, in bytes, about.
-            rows: of a piece of a table, at most.
-            columns: chooses from the dotted paths of a table's leaf columns.
+        Of a table, ``columns`` chooses from the dotted paths of its leaf columns.
         """
         with self.open() as file:
             yield from self._batches(file, rows, columns) if file.is_table else self._blocks(file.stream, size)

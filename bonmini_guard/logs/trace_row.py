@@ -123,19 +123,15 @@ def redacted(row: Row, redact: Redact | None) -> Row | None:
         if changed is not None and not isinstance(changed, dict):
             raise TypeError("redact gave no row")  # which no reader of the file could read
         return changed
-    kept = _served(row) if redact == "rejected" else None
+    kept = None
+    if redact == "rejected":  # what the user has seen stays; in shadow that is the first draw whatever the decision
+        answered = row.get("decision") in ("accepted", "best_effort", "unscored")
+        kept = row.get("served", row.get("selected") if answered else None)
     for place, candidate in enumerate(row["candidates"]):
         if place != kept:
             candidate.pop("message", None)
             candidate |= {"text": "", "redacted": True}
     return row if redact == "rejected" else row | {"prompt": ""}
-
-
-def _served(row: Row) -> int | None:
-    """Which candidate the user has seen."""
-    if "served" in row:  # in shadow, the first draw whatever the decision
-        return row["served"]  # type: ignore[no-any-return]
-    return row["selected"] if row.get("decision") in ("accepted", "best_effort", "unscored") else None
 
 
 def _candidate(candidate: Candidate) -> Row:

@@ -243,11 +243,9 @@ class Run:
 
 
 def arrival_order(seconds: Sequence[float], in_flight: int) -> list[int]:
-    """Numbers of draws in order of arrival, if each that arrives makes room for the next one; ties in order of launch.
+    """Numbers of draws, of which each takes so many seconds, in order of arrival; ties in order of launch.
 
-    Args:
-        seconds: how long each draw takes, in order of launch.
-        in_flight: draws that run at a time.
+    So many are in flight at a time: each that arrives makes room for the next one.
     """
     running = [(took, index) for index, took in enumerate(seconds[:in_flight])]
     order: list[int] = []

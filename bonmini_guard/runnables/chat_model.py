@@ -145,12 +145,10 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         return other
 
     def conducted_by(self, conduct: Conduct, generator: Any = None, asked: Mapping[str, Any] | None = None) -> Self:
-        """The same model, whose requests another function conducts.
+        """The same model, whose requests another function conducts, as :meth:`~bonmini_guard.runnables.conduct.Guard.conduct` does.
 
-        Args:
-            conduct: takes what :meth:`~bonmini_guard.runnables.conduct.Guard.conduct` takes.
-            generator: what it draws from, if that is another one; names the model in traces and counters.
-            asked: what makes requests with equal messages different ones, beside their options.
+        Another ``generator`` names the model in traces and counters; ``asked`` makes requests with equal messages different ones,
+        beside their options.
         """
         other = super().model_copy()
         other._conduct, other._asked, other._about = conduct, dict(asked or {}), None

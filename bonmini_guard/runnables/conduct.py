@@ -94,11 +94,8 @@ class Guard(Background):
     """Best of mini-N around a generator; :class:`~bonmini_guard.BestOfMiniN` and the other faces have one as ``.guard``.
 
     Args:
-        generator: a LangChain chat model or LLM, or an object with an async ``draw`` (protocol ``Generator``).
-        reward_model: a ``RewardModel``, the path of a checkpoint or of a scorer spec, any ``Scorer``, or a callable
-            ``(messages, candidates) -> list of scores``, sync or async.
         standing: call options that come with every request.
-        options: see :class:`~bonmini_guard.runnables.options.GuardOptions`.
+        options: these and the others, see :class:`~bonmini_guard.runnables.options.GuardArguments`.
 
     Attributes:
         options: with their defaults.

@@ -32,11 +32,7 @@ class _Used(dict[str, Any]):
 def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any], asked: Sequence[Any]) -> str:
     """Equal for the same request to the same guard, also in another process; holds no text.
 
-    Args:
-        engine: the guard's.
-        messages: the conversation.
-        options: call options.
-        asked: of its judge: question, criteria and rubric, where there are any.
+    Of its judge may be ``asked`` a question, criteria and a rubric.
     """
     policy = engine.policy
     guard: list[Any] = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode, policy.schedule]

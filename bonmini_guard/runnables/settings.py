@@ -229,13 +229,9 @@ def not_vouched_for(profile: GuardProfile) -> list[str]:
 
 
 def check_fingerprints(profile: GuardProfile, parts: dict[str, Any], strict: bool, options: Mapping[str, Any] = NO_OPTIONS) -> None:
-    """Refuse a profile that was calibrated for other parts than those named.
+    """Refuse a profile that was calibrated for other parts than these, by the names that its fingerprints have.
 
-    Args:
-        profile: what was calibrated.
-        parts: by the names that its fingerprints have.
-        strict: False warns instead of refusing.
-        options: call options of every draw.
+    Where it is not ``strict``, warn. Every draw has the call options.
     """
     for name, part in parts.items():
         expected = profile.fingerprints.get(name)
