@@ -98,10 +98,7 @@ def regex(pattern: str, *, absent: Flag = False) -> CallableScorer:
 
 @checked
 def json_schema(schema: Annotated[Mapping[str, Any] | bool, _SCHEMA]) -> CallableScorer:
-    """The answer is JSON, alone or in a fenced block, that a schema holds for.
-
-    Args:
-        schema: a JSON schema.
+    """The answer is JSON, alone or in a fenced block, that a JSON schema holds for.
 
     Raises:
         MissingExtraError: jsonschema is not installed.

@@ -68,11 +68,11 @@ class Background:
         closed = [done for done, task in tasks.items() if task.get_loop().is_closed()]
         for done in closed:
             self._end(done)
-            _close(tasks[done])
+            close(tasks[done])
         return [done for done in tasks if not done.done()]
 
 
-def _close(task: asyncio.Task[None]) -> None:
+def close(task: asyncio.Task[None]) -> None:
     """Let work whose event loop was closed under it come to its ``finally``: nobody else will."""
     coroutine = task.get_coro()
     # Clean-up that would have to wait cannot: there is no loop to wait on.

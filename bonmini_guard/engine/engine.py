@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
 from bonmini_guard.engine.arrivals import Arrivals
-from bonmini_guard.engine.background import to_its_end
+from bonmini_guard.engine.background import close, to_its_end
 from bonmini_guard.engine.concluding import (
     end,
     finish,
@@ -263,11 +263,8 @@ class Request:
     def _abandon(self) -> None:
         """The event loop was closed under the request: nothing of it will run again, so each part goes to its own ``finally``."""
         self.closed = True
-        for task in [*self.tasks, self.work]:
-            coroutine = None if task is None else task.get_coro()
-            with contextlib.suppress(RuntimeError):
-                if coroutine is not None:
-                    coroutine.close()
+        for task in filter(None, [*self.tasks, self.work]):
+            close(task)
 
     async def conduct(self, draws: int) -> GuardResult:
         """Loop until the policy has decided; so many draws of the first loop have begun."""

@@ -89,20 +89,16 @@ def _written(pipe: Path) -> IO[bytes]:
 def _headed(stream: IO[bytes], path: Path) -> tuple[IO[bytes], bytes]:
     """The stream from its beginning (after a byte order mark), and what it begins with."""
     head = stream.read(_HEAD)
-    _refuse_unreadable(head, path)
-    skipped = len(_BOM) * head.startswith(_BOM)
-    if stream.seekable():
-        stream.seek(skipped)
-        return stream, head[skipped:]
-    return _buffered(chain([head[skipped:]], _pieces(stream))), head[skipped:]
-
-
-def _refuse_unreadable(head: bytes, path: Path) -> None:
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (head[:1] in b"{[" and head[1:2] == b"\0") or head[:2] in (b"\0{", b"\0["):
         raise InputError(f"{path}: is UTF-16, which is not read; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
     for magic, what, cure in _OTHERS:
         if head.startswith(magic):
             raise InputError(f"{path}: is {what}, which is not read; {cure}")
+    skipped = len(_BOM) * head.startswith(_BOM)
+    if stream.seekable():
+        stream.seek(skipped)
+        return stream, head[skipped:]
+    return _buffered(chain([head[skipped:]], _pieces(stream))), head[skipped:]
 
 
 _OTHERS = (

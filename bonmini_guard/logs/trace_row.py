@@ -93,25 +93,20 @@ def trace_row(request: RequestRecord, explored: Explored | None = None) -> Row:
         row["explored"] = {"draws": explored.draws, "usage": dict(explored.usage), "seconds": explored.seconds}
     elif request.missed is not None:
         row["explored"] = {"missed": request.missed}
-    row |= _ran_under(request.engine, result.in_flight)
+    # What it ran under: thresholds (null: never exit), and "also" for stop rules that these do not tell.
+    policy, transform = request.engine.policy.at(result.in_flight), request.engine.transform
+    row |= {} if result.in_flight is None else {"in_flight": result.in_flight}
+    row |= {"schedule": list(policy.schedule), "thresholds": [finite(t) for t in policy.thresholds], "exit": policy.exit}
+    if policy.stop:
+        row["also"] = repr(policy.stop)
+    if isinstance(transform, ScoreTransform) and transform != ScoreTransform():
+        row["score_transform"] = transform.model_dump()
     marks = {
         "group": request.group,
         "scored_by": fingerprint_of(request.engine.scorer),
         "generated_by": request.context.copy().run(fingerprint_of, request.engine.generator, request.options),
     }
     return row | {key: value for key, value in marks.items() if value is not None}
-
-
-def _ran_under(engine: Engine, in_flight: int | None) -> Row:
-    """Shape, thresholds (null: never exit) and transform; ``also`` names stop rules that the thresholds do not tell."""
-    policy, transform = engine.policy.at(in_flight), engine.transform
-    row: Row = {} if in_flight is None else {"in_flight": in_flight}
-    row |= {"schedule": list(policy.schedule), "thresholds": [finite(t) for t in policy.thresholds], "exit": policy.exit}
-    if policy.stop:
-        row["also"] = repr(policy.stop)
-    if isinstance(transform, ScoreTransform) and transform != ScoreTransform():
-        row["score_transform"] = transform.model_dump()
-    return row
 
 
 def redacted(row: Row, redact: Redact | None) -> Row | None:

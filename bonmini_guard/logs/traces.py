@@ -135,23 +135,19 @@ class TraceWriter:
             if len(self._queue) >= self._room:
                 self._count("lost", "the queue is full")
                 return
-            if self._thread is None and not self._start():
-                return
+            if self._thread is None:
+                thread = threading.Thread(target=self._serve, name="bonmini-traces", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the process is ending, or has no threads left
+                    self._count("lost", str(error))
+                    return
+                self._thread = thread
             self._queue.append(row)
             self._taken += 1
             # In between its thread looks by itself.
             if len(self._queue) in (1, self._room // 2):
                 self._changed.notify_all()
-
-    def _start(self) -> bool:
-        thread = threading.Thread(target=self._serve, name="bonmini-traces", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # the process is ending, or has no threads left
-            self._count("lost", str(error))
-            return False
-        self._thread = thread
-        return True
 
     def record(
         self,
@@ -172,8 +168,7 @@ class TraceWriter:
     def flush(self, timeout: float | None = None) -> TraceCounts:
         """Return once every row handed over before is written, or counted as dropped or lost.
 
-        Args:
-            timeout: seconds to wait at most; ``waiting`` then tells what is left.
+        After ``timeout`` seconds it waits no longer; ``waiting`` tells what is left.
         """
         with self._changed:
             target = self._taken

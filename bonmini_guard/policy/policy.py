@@ -181,12 +181,7 @@ class Policy:
         return self._rungs.get(in_flight, self)  # type: ignore[attr-defined, no-any-return]
 
     def observe(self, state: State, scores: Sequence[float | None], tokens: tuple[int, int] = (0, 0)) -> State:
-        """The state after one more finished loop.
-
-        Args:
-            state: the state before it.
-            scores: the loop's scores in the order drawn, one for each draw of the loop.
-            tokens: read and written by the loop's draws.
+        """The state after one more finished loop, of whose draws, in their order, are the scores; ``tokens`` they read and wrote.
 
         Raises:
             ValueError: the number of scores is not the loop's number of draws, or no loop is left.

@@ -25,18 +25,11 @@ def _number(value: Any) -> Any:
     return value
 
 
-#: JSON has no infinity: null stands for "never exit at this loop".
-Threshold = Annotated[
-    float,
-    BeforeValidator(lambda value: math.inf if value is None else _number(value)),
-    PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
-]
-#: null stands for "never give up at this loop".
-Floor = Annotated[
-    float,
-    BeforeValidator(lambda value: -math.inf if value is None else _number(value)),
-    PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json"),
-]
+#: JSON has no infinity.
+_AS_NULL = PlainSerializer(lambda value: None if math.isinf(value) else value, return_type=float | None, when_used="json")
+#: null stands for "never exit at this loop", and for "never give up at this loop".
+Threshold = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else _number(value)), _AS_NULL]
+Floor = Annotated[float, BeforeValidator(lambda value: -math.inf if value is None else _number(value)), _AS_NULL]
 
 Share = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)]
 
