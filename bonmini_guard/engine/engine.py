@@ -37,7 +37,7 @@ from bonmini_guard.engine.detach import detached
 from bonmini_guard.engine.drawing import begin_loop, draw_seed
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.kinds import calls_tools
-from bonmini_guard.engine.limiter import Limiter, limit_of_call, places_of, request_lane
+from bonmini_guard.engine.limiter import Lane, Limiter, limit_of_call, places_of, request_lane
 from bonmini_guard.engine.load import LADDER, Load
 from bonmini_guard.engine.outages import patience
 from bonmini_guard.engine.protocols import NO_OPTIONS, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
@@ -209,7 +209,7 @@ class Request:
         self.around = detached()
         self.context = self.around.copy()
         # Not the request itself, which holds the context: it would wait for the garbage collector, with all that it has drawn.
-        lane = object()
+        lane = Lane()
         self.context.run(request_lane.set, lane)
         self.context.run(limit_of_call.set, None)
         self.context.run(drawing.set, True)

@@ -22,7 +22,11 @@ from bonmini_guard.validation import Count, Natural, checked
 DEFAULT_MAX_WAITING = 10_000
 
 
-#: Whose turn a wait for a place uses up: something of the request that is being worked for.
+class Lane:
+    """Whose turn a wait for a place uses up: one for each request; it can be a weak key."""
+
+
+#: That of the request that is being worked for.
 request_lane: ContextVar[object | None] = ContextVar("bonmini_guard_request_lane", default=None)
 #: The limit that a call's config sets (``max_concurrency``); the requests of a batch share it. None where draws run: a guard inside
 #: one would wait for the place that the draw itself holds.
