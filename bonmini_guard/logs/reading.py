@@ -27,13 +27,7 @@ Columns = Callable[[list[str]], list[str]]
 
 @dataclass(frozen=True)
 class Piece:
-    """Some lines of a file, or some rows of a table.
-
-    Attributes:
-        file: theirs.
-        first: the number of the first.
-        data: bytes, or a record batch.
-    """
+    """Some lines of a file (bytes), or some rows of a table (a record batch), with the number of the first."""
 
     file: RowFile
     first: int
