@@ -40,6 +40,8 @@ _NOT_SAID = {
     *("client", "async_client", "root_client", "root_async_client", "http_client", "http_async_client", "include_response_headers"),
     *("input_types", "input_variables", "optional_variables", "output_parser", "validate_template", "n"),
 }
+#: What holds JSON schemas, in which False is as good as not said.
+_SHAPES = {"tools", "functions", "response_format", "ls_structured_output_format", "format"}
 _SECRET = re.compile(
     r"(^|_)(key|apikey|access_key_id|pass(w(or)?d|phrase)?|pwd|secret|credentials?|authorization|cookie)$"
     r"|^token$|(^|_)(api|access|auth|bearer|session|refresh|hf|hub|ad|id|security)_token$"
@@ -58,7 +60,7 @@ class _Describing:
 
     def __init__(self) -> None:
         self._inside: list[int] = []
-        self._functions = 0
+        self._functions = self._shapes = 0
 
     def of(self, value: Any, options: Mapping[str, Any] = NO_OPTIONS) -> Any:
         if _is_plain(value):
@@ -109,12 +111,22 @@ class _Describing:
         held = {name: getattr(value, name, None) for name, field in known.items() if not field.exclude}
         # What a model does not show of itself is a secret, or state; its parts are told all the same.
         shown = {name: each for name, each in held.items() if known[name].repr or isinstance(each, Runnable)}
-        return self._mapping(shown | (value.__pydantic_extra__ or {}))
+        # No is an answer where nothing said leaves it to the server, as with ChatOllama's reasoning.
+        no = {name for name in value.model_fields_set & shown.keys() - _NOT_SAID if known[name].default is None}
+        denied = {name: False for name in no if shown[name] is False}
+        return self._mapping(shown | (value.__pydantic_extra__ or {})) | denied
 
     def _mapping(self, value: Mapping[Any, Any], skip: Collection[str] = _NOT_SAID) -> dict[str, Any]:
-        """What is said of named values; None, False and what is empty is as good as not given."""
-        said = {str(key): self.of(each) for key, each in value.items() if key not in skip and not _is_secret(key, each)}
-        return {key: each for key, each in said.items() if each is not None and each is not False and each not in ("", [], {})}
+        """What is said of named values; None and what is empty is as good as not given, and so is False among settings."""
+        said: dict[str, Any] = {}
+        for key, each in value.items():
+            if key not in skip and not _is_secret(key, each):
+                self._shapes += key in _SHAPES
+                said[str(key)] = self.of(each)
+                self._shapes -= key in _SHAPES
+        # In a body or a template's options (``{"enable_thinking": False}``) nothing said is True at times.
+        told = not (skip or self._shapes)
+        return {key: each for key, each in said.items() if each not in (None, "", [], {}) and (told or each is not False)}
 
     def _object(self, value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -37,6 +37,7 @@ class Model(BaseChatModel):
     model_name: str = Field(default="small", alias="model")
     temperature: float | None = 0.7
     base_url: str | None = None
+    reasoning: bool | None = None
     api_key: SecretStr | None = None
     default_headers: dict = Field(default_factory=dict)
     model_config = ConfigDict(populate_by_name=True)
@@ -82,6 +83,8 @@ DIFFERENT = {
     "bound model": (ONE, ONE.bind(model="large")),
     "bound model of a binding of one's own": (Binding(bound=ONE), Binding(bound=OTHER)),
     "another option": (ONE, ONE.bind(top_k=4)),
+    "no in a body": (ONE, ONE.bind(extra_body={"chat_template_kwargs": {"enable_thinking": False}})),
+    "no where the server decides": (ONE, Model(reasoning=False)),
     "retries": (ONE.with_retry(), OTHER.with_retry()),
     "first of fallbacks": (ONE.with_fallbacks([ONE]), OTHER.with_fallbacks([ONE])),
     "second of fallbacks": (ONE.with_fallbacks([ONE]), ONE.with_fallbacks([OTHER])),
@@ -121,6 +124,17 @@ def test_the_same_generator_however_it_is_put_together():
     assert print_of(Model(temperature=0.3, name="mine", verbose=True, cache=False)) == meant
     assert text_of(LangChainGenerator(ONE).describe({"temperature": 0.3, "tools": [1], "seed": 4})) == meant
     assert print_of(ONE.bind(model="large")) == print_of(OTHER)
+    strict, lax = ({"type": "object", "properties": {}} | more for more in ({}, {"additionalProperties": False}))
+    assert print_of(ONE.bind(response_format=strict)) == print_of(ONE.bind(response_format=lax))
+
+
+def test_a_profile_tells_a_model_that_thinks_from_one_that_does_not():
+    thinking, not_thinking = (
+        OpenAICompatibleGenerator("http://here", model="m", extra_body=body)
+        for body in (None, {"chat_template_kwargs": {"enable_thinking": False}})
+    )
+    with pytest.raises(ProfileError, match="enable_thinking"):
+        guarded(not_thinking, profile(generator=thinking.fingerprint()))
 
 
 def test_no_secret_and_no_credentials():
