@@ -74,8 +74,8 @@ class Answer:
         """The answer as a candidate; a stop string that ended it is cut off, as chat models do it."""
         _, cut, _ = cut_short((self.finish_reason or "",))
         ended = () if cut or self.finish_reason == "eos_token" else stop
-        text = self.turn.text
-        text = next((text.removesuffix(string) for string in ended if string and text.endswith(string)), text)
+        # Of several that end there the longest, which began first.
+        text = min((self.turn.text.removesuffix(string) for string in ended), key=len, default=self.turn.text)
         about = {
             "finish_reason": self.finish_reason,
             "seed": seed if self.seed is None else self.seed,
@@ -104,10 +104,9 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
         GenerationFailedAtEndpoint: not one of them ended.
         EndpointError: the server told an error in place of an answer.
     """
-    for payload in payloads:
-        for place in (payload, payload.get("x_groq") or {}):
-            if place.get("error") or place.get("error_code") or place.get("object") == "error":
-                raise from_answer(place, None if secret is None else secret.get_secret_value())
+    # Groq tells errors and bills apart.
+    places = [place for payload in payloads for place in (payload, payload.get("x_groq") or {})]
+    _raise_told(places, secret)
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
         whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: counts(choice).get("index", 0))
@@ -115,7 +114,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     else:
         several = [one] if (one := [each[0] for each in choices if each]) else []
     # The last chunk tells the usage.
-    usage = next((payload["usage"] for payload in reversed(payloads) if payload.get("usage")), None)
+    usage = next((place["usage"] for place in reversed(places) if place.get("usage")), None)
     model = next((payload["model"] for payload in payloads if payload.get("model")), None)
     # A bill says that a stream has ended where it comes after all choices; some servers send one with each of them.
     told = ended or (bool(usage) and not any("delta" in choice for choice in choices[-1]))
@@ -123,12 +122,19 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     failure: EndpointError | None = None
     for parts in several:
         try:
+            _raise_told(parts, secret)
             answers.append(_read(parts, told, model))
         except EndpointError as error:
             failure = error
     if not answers:
         raise failure or MalformedAnswer("the endpoint answered without a choice", status=200, retryable=True)
     return share_usage(answers, usage)
+
+
+def _raise_told(places: Sequence[Any], secret: SecretStr | None) -> None:
+    for place in places:
+        if place.get("error") or place.get("error_code") or place.get("object") == "error":
+            raise from_answer(place, None if secret is None else secret.get_secret_value())
 
 
 def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:

@@ -49,7 +49,7 @@ LOOK = 5.0
 #: Encodings that are none; "none" keeps a proxy from packing a stream.
 _PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8"})
 #: How a stream of events begins, whatever content type a server gives it.
-_STREAM = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|id|retry)?:")
+_STREAM = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|error|id|retry)?:")
 _JSON = {"content-type": "application/json"}
 #: Seconds that the end of a stream which said that it ends is waited for.
 _TAIL = 0.05

@@ -242,11 +242,14 @@ def events(said: bytes) -> tuple[list[Any], bool]:
     found: list[Any] = []
     # A mark of byte order may come first.
     for block in said.lstrip(b"\xef\xbb\xbf \r\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
-        lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
-        data = b"\n".join(lines).strip()
+        fields = [(name, value.removeprefix(b" ")) for name, _, value in (line.partition(b":") for line in block.split(b"\n"))]
+        data = b"\n".join(value for name, value in fields if name in (b"data", b"error")).strip()
         if data == b"[DONE]":
             return found, True
         if data:
             check_events(len(found))
-            found.append(parsed(data))
+            # llama.cpp begins the line of an error with that word, and others name the event so.
+            failed = (b"event", b"error") in fields or fields[0][0] == b"error"
+            told = parsed(data)
+            found.append({"error": told} if failed and not (isinstance(told, dict) and told.get("error")) else told)
     return found, False

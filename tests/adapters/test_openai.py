@@ -302,6 +302,7 @@ async def test_a_stop_string_that_a_server_leaves_in_is_cut_off(server, make):
     server.text = lambda body, index: "four END"
     assert (await make(stop="END").draw(request())).text == "four "
     assert (await make().draw(request(stop=["END"]))).text == "four "
+    assert (await make(stop=["END", "four END"]).draw(request())).text == ""
     server.text, server.answer = None, {"model": "m", "choices": [choice(0, "four END", "length")]}
     assert (await make(stop="END").draw(request())).text == "four END"  # cut at its length, wherever that was
 
@@ -488,3 +489,15 @@ async def test_a_stream_that_only_says_that_it_ends_is_not_waited_for(make):
 async def test_what_stands_before_a_stream_costs_nothing_of_it(server, make, opening):
     server.opening = opening
     assert (await make(stream=True).draw(request(11))).content == "answer 11.0"
+
+
+@pytest.mark.parametrize("begun", [b"error: ", b"event: error\ndata: "])
+async def test_an_event_that_is_an_error_is_told_as_one(server, make, begun):
+    server.opening, server.said, server.event = b"", [{"code": 400, "message": "too long"}], lambda said: begun + event(said)
+    with pytest.raises(errors.RequestRejected, match="too long"):
+        await make(stream=True).draw(request())
+    assert len(server.requests) == 1
+
+
+def event(said):
+    return json.dumps(said).encode() + b"\n\n"

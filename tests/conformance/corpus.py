@@ -157,6 +157,7 @@ TEXTS = [
     Case("notes of a filter", "openai-python#2313, langchain#18977", None, [PROMPT_NOTE, *stream(usage=None), END_NOTE, bill()]),
     Case("usage with every chunk", "vLLM, continuous_usage_stats", None, [each | {"usage": USAGE} for each in stream(usage=None)]),
     Case("usage with the last choice", "Mistral, Groq", None, [*stream(usage=None)[:-1], chunk(finish="stop", usage=USAGE)]),
+    Case("usage beside the choices", "Groq", None, [*stream(usage=None)[:-1], chunk(finish="stop", x_groq={"usage": USAGE})]),
     Case("the whole message last", "MiniMax", None, [*stream(usage=None)[:-1], whole()]),
     Case(
         "line separators",
@@ -389,6 +390,7 @@ CALLS = [
     ),
 ]
 
+BROKEN = {"code": 502, "message": "provider disconnected"}
 OVERLOADED = {"error": {"message": "upstream provider is rate limited", "code": 429}, "user_id": "u"}
 ERRORS = [
     Case(
@@ -436,6 +438,16 @@ ERRORS = [
         text=None,
         error="GenerationFailedAtEndpoint",
         words="over_capacity",
+        stricter="half an answer",
+    ),
+    Case(
+        "an error of the choice",
+        "OpenRouter, an upstream that breaks off",
+        whole({"content": "It is"}, None, error=BROKEN),
+        [*stream()[:2], chunk() | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "error": BROKEN}]}],
+        text=None,
+        error="EndpointUnreachable",
+        words="provider disconnected",
         stricter="half an answer",
     ),
     Case(
