@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from bonmini_guard.adapters.http_errors import EndpointError, NoAnswer, Overloaded, RequestRejected
 from bonmini_guard.forks import Lock
 from bonmini_guard.validation import Amount, Count, checked
+
+#: When the attempt that runs here began as a trial.
+_begun: ContextVar[float | None] = ContextVar("bonmini_trial", default=None)
 
 
 class CircuitOpen(EndpointError):  # noqa: N818 - says it all
@@ -69,6 +73,7 @@ class CircuitBreaker:
             wait = 0.0 if since is None else since + self.cooldown - self.clock()
             if wait <= 0 and begin and since is not None:
                 self._trial = self.clock()
+                _begun.set(self._trial)
         if wait > 0:
             raise CircuitOpen(f"{self._cause}; it keeps failing, and is left alone for up to {self.cooldown:g} s", retry_after=wait)
 
@@ -96,10 +101,11 @@ class CircuitBreaker:
                 self.trip(error)
             return
         with self._lock.held:
-            # What ends without telling anything about the endpoint, such as a cancelled trial, leaves its turn to another.
-            self._trial = None
             if error is None or isinstance(error, EndpointError):
-                self._in_a_row, self._opened = 0, None
+                self._in_a_row, self._opened, self._trial = 0, None, None
+            elif self._trial == _begun.get():
+                # A trial that ends without telling anything about the endpoint, such as a cancelled one, leaves its turn to another.
+                self._trial = None
 
 
 def counts(error: Exception) -> bool:

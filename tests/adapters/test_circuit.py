@@ -91,6 +91,30 @@ async def test_a_cancelled_trial_says_nothing_and_leaves_its_turn():
     assert breaker.state == "closed"
 
 
+async def test_a_call_from_before_it_opened_that_is_cancelled_lets_no_second_trial_run():
+    clock, go = Clock(), asyncio.Event()
+    breaker = CircuitBreaker(failures=1, cooldown=10, clock=clock)
+
+    async def waiting():
+        with breaker:
+            await go.wait()
+
+    older = asyncio.create_task(waiting())
+    await asyncio.sleep(0)
+    breaker.trip(EndpointTimeout("x"))
+    clock.advance(10)
+    trial = asyncio.create_task(waiting())
+    await asyncio.sleep(0)
+    older.cancel()
+    await asyncio.gather(older, return_exceptions=True)
+    assert breaker.state == "half_open"
+    with pytest.raises(CircuitOpen):
+        await attempt(breaker)
+    go.set()
+    await trial
+    assert breaker.state == "closed"
+
+
 async def test_a_trial_that_never_reports_back_does_not_block_for_ever():
     clock = Clock()
     breaker = CircuitBreaker(failures=1, cooldown=10, clock=clock)
