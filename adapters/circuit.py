@@ -104,7 +104,7 @@ class CircuitBreaker:
             if error is None or isinstance(error, EndpointError):
                 self._in_a_row, self._opened, self._trial = 0, None, None
             elif self._trial == _begun.get():
-                # A trial that ends without telling anything about the endpoint, such as a cancelled one, leaves its turn to another.
+                # A trial that ends without telling anything, such as a cancelled one, leaves its turn to another.
                 self._trial = None
 
 
