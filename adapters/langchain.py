@@ -77,7 +77,7 @@ class LangChainGenerator:
         self._as_given = model if any(map(_is_configurable, _within(model))) else None
         self._seed_argument = seed_argument
         self._n_argument = n_argument
-        self._options = dict(options or {})
+        self._options = _of_one(options or {})
         self._tags = checked_tags(split_reasoning)
         self._description: dict[str, Any] | None = None
 
@@ -190,12 +190,18 @@ class LangChainGenerator:
         return f"langchain:{type(model).__name__}:{named}"
 
 
+#: A draw is one answer: further ones would be billed and dropped, the likeliest of several is no fair draw, and a stream is none.
+_ONE = ("n", "best_of", "stream")
 #: What integrations call a model's own seed.
 _SEEDS = ("seed", "random_seed")
 _HISTORY = (
     "the model keeps a message history, and every draw is written to it, those too that are never served: put "
     "RunnableWithMessageHistory around the guard, so that it keeps what is served"
 )
+
+
+def _of_one(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in _ONE}
 
 
 def _is_configurable(model: Any) -> bool:
@@ -223,13 +229,14 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
         model = model._model(config)  # type: ignore[attr-defined]
     if isinstance(model, BaseLanguageModel):
         silent: dict[str, Any] = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
-        # A draw is one answer: further ones would be billed and dropped, and the likeliest of several is no fair draw.
-        silent |= {name: 1 for name in ("n", "best_of") if (getattr(model, name, None) or 1) > 1}
+        fields = type(model).model_fields
+        silent |= {name: 1 for name in _ONE if name in fields and (getattr(model, name) or 1) > 1}
         # Integrations that stream by a field of their own would give a stream where an answer is asked for.
-        return model.model_copy(update={name: value for name, value in silent.items() if name in type(model).model_fields})
+        return model.model_copy(update={name: value for name, value in silent.items() if name in fields})
     if isinstance(model, RunnableBindingBase):
         own: RunnableConfig = {key: value for key, value in model.config.items() if key != "callbacks"}  # type: ignore[assignment]
-        model, config = model.model_copy(update={"config": own, "config_factories": []}), merge_configs(own, config)
+        update = {"config": own, "config_factories": [], "kwargs": _of_one(model.kwargs)}
+        model, config = model.model_copy(update=update), merge_configs(own, config)
     return with_parts(model, partial(without_callbacks, config=config))
 
 

@@ -182,6 +182,16 @@ def test_a_draw_is_one_answer_whatever_the_model_is_set_to():
     assert (drawing.n, drawing.best_of, model.n) == (1, 1, 3)
 
 
+@pytest.mark.parametrize("retried", [False, True])
+async def test_a_draw_is_one_answer_whatever_is_bound_to_the_model(retried):
+    model = ManyChoices()
+    bound = model.bind(n=3, stream=True, top_p=0.9)
+    for generator in (LangChainGenerator(bound.with_retry() if retried else bound), LangChainGenerator(model, options={"n": 3})):
+        answer = await generator.draw(DrawRequest([HumanMessage("q")], 7, 0, {}))
+        assert answer.usage_metadata["total_tokens"] == 7
+    assert model.asked == [{"top_p": 0.9}, {}]
+
+
 async def test_n_goes_through_bindings():
     model = ManyChoices()
     bound = model.bind(top_p=0.9).with_config(tags=["mine"])
@@ -350,3 +360,16 @@ async def test_thoughts_in_the_text_are_moved_where_that_is_asked_for():
     message = await LangChainGenerator(model, split_reasoning=True).draw(request)
     assert (message.text, message.additional_kwargs["reasoning_content"]) == ("It is 42.", "hm")
     assert message.content_blocks[0] == {"type": "reasoning", "reasoning": "hm"}
+
+
+async def test_thoughts_in_a_text_among_several_blocks_are_moved_too():
+    cited = {"type": "text", "text": "<think>hm</think>\nIt is 42.", "annotations": []}  # output_version="v1"
+    cases = [
+        ([cited], [cited | {"text": "It is 42."}]),
+        (["<think>hm</think>Yes", cited], ["Yes", cited]),
+        ([{"type": "text", "text": "<think>hm"}], []),
+    ]
+    for content, left in cases:
+        model = RunnableLambda(lambda _, content=content: AIMessage(content))
+        message = await LangChainGenerator(model, split_reasoning=True).draw(DrawRequest([HumanMessage("q")], 1))
+        assert (message.content, message.additional_kwargs["reasoning_content"]) == (left, "hm")
