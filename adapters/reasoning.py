@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_core.messages import AIMessage
 
 from bonmini_guard.errors import ConfigurationError
@@ -31,12 +33,18 @@ def split_thoughts(text: str, tags: tuple[str, str]) -> tuple[str, str]:
 
 
 def without_thoughts(message: AIMessage, tags: tuple[str, str] | None) -> AIMessage:
-    """A message whose thoughts stand in ``additional_kwargs["reasoning_content"]``, and no more in its text."""
-    if tags is None or not isinstance(message.content, str):
+    """A message whose thoughts stand in ``additional_kwargs["reasoning_content"]``, and no more in its (first) text."""
+    whole = isinstance(message.content, str)
+    parts: list[Any] = [message.content] if whole else list(message.content)
+    # Blocks have texts of their own; that of a thought is under another name.
+    texts = [part if isinstance(part, str) else part.get("text") for part in parts]
+    place = next((place for place, text in enumerate(texts) if isinstance(text, str)), None)
+    if tags is None or place is None:
         return message
-    thought, rest = split_thoughts(message.content, tags)
-    if not thought and rest == message.content:
+    thought, rest = split_thoughts(texts[place], tags)
+    if rest == texts[place]:
         return message
+    parts[place : place + 1] = [rest if isinstance(parts[place], str) else {**parts[place], "text": rest}] if rest or whole else []
     reasoning = "\n".join(filter(None, (message.additional_kwargs.get("reasoning_content"), thought)))
     more = {**message.additional_kwargs, **({"reasoning_content": reasoning} if reasoning else {})}
-    return message.model_copy(update={"content": rest, "additional_kwargs": more})
+    return message.model_copy(update={"content": parts[0] if whole else parts, "additional_kwargs": more})
