@@ -43,6 +43,8 @@ from bonmini_guard.reward.formatting import prompt_ids, rendered
 Outcome = tuple[int, AIMessage]
 _KNOWN = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "stop", "tools"})
 _RENAMED = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
+#: Settings of a checkpoint's own configuration that draws followed once.
+_SET_ASIDE = ("repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens", "suppress_tokens", "bad_words_ids")
 _REFUSED = {"response_format": "a local model is held to no format; check it in the reward model"}
 
 
@@ -190,7 +192,12 @@ class TransformersGenerator:
             self._weights = f"sha256:{self._digest(hashlib.sha256())}"
         given = {_RENAMED.get(key, key): value for key, value in sampling(options).items()}
         template = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()[:16]
-        about = {"class": type(self).__name__, "weights": self._weights, "precision": str(self.model.dtype), "template": template}
+        about: dict[str, Any] = {"class": type(self).__name__, "weights": self._weights, "template": template}
+        about["precision"] = str(self.model.dtype)
+        own = [name for name in _SET_ASIDE if getattr(self.model.generation_config, name, None) not in (None, 0, 1, [])]
+        if own and self._decoder is None:
+            # Without a mark a profile from before would be taken for one of these draws.
+            about["set_aside"] = own
         return about | {"settings": {key: value for key, value in (self._settings | given).items() if value is not None}}
 
     def fingerprint(self) -> str:

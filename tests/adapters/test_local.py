@@ -99,6 +99,16 @@ async def test_the_checkpoints_own_configuration_of_generate_changes_no_draw(par
     assert model.generation_config == configured
 
 
+async def test_a_fingerprint_says_that_a_penalty_of_the_checkpoint_is_set_aside_where_draws_followed_it_once(parts):
+    model, never = copy.deepcopy(parts[0]), make(parts)
+    model.generation_config.repetition_penalty = 1.05
+    once, plain = make((model, parts[1])), make(parts)
+    assert once.fingerprint() == plain.fingerprint()  # of the decode loop, which read none
+    once._decoder = plain._decoder = None
+    assert "repetition_penalty" in once.fingerprint()
+    assert plain.fingerprint() == never.fingerprint()
+
+
 async def test_a_model_whose_state_cannot_be_shared_reads_the_prompt_for_each_row(parts):
     torch.manual_seed(0)
     tokenizer = parts[1]
