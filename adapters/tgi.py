@@ -57,7 +57,7 @@ _IN_STREAM: tuple[tuple[type[Exception], type[EndpointError], str | None], ...] 
 def _chat_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
     if (shape := schema_of(parameters.get("response_format", {}))) is not None:
         parameters["response_format"] = {"type": "json", "value": shape[1]}
-    body = chat(messages, {"max_tokens": parameters.pop("max_new_tokens"), **_sampling(parameters)})
+    body = chat(messages, {"max_tokens": parameters.pop("max_new_tokens", None), **_sampling(parameters)})
     for turn in body["messages"]:
         if "tool_calls" in turn:
             # TGI reads a message with both as one without tool calls.
@@ -67,8 +67,8 @@ def _chat_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> d
 
 def _completion_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
     # The route is greedy unless told otherwise, and takes no temperature of 0.
-    temperature = parameters.pop("temperature")
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
+    temperature = parameters.pop("temperature", None)
+    sampling = {} if temperature == 0 else {"do_sample": True, "temperature": temperature}
     return {"prompt": completion_prompt(messages), "return_full_text": False, **sampling, **_sampling(parameters)}
 
 
@@ -110,7 +110,7 @@ class TGIGenerator(ServedGenerator):
         token: sent as bearer token; None takes the environment's ``HF_TOKEN``, "" sends none. A token that the hub's command
             line saved is never sent.
         model: name of the model to ask for (chat only). TGI serves one model and needs none.
-        max_new_tokens: tokens of an answer at most.
+        max_new_tokens: tokens of an answer at most; None leaves it to the server.
         temperature: above 0, and the likes of it as :class:`~bonmini_guard.adapters.openai.OpenAICompatibleGenerator` has them:
             ``top_p``, ``stop``, ``accept_truncated``, ``stream``, ``split_reasoning``.
         top_k: sample among the k likeliest tokens (completion only).
@@ -133,8 +133,8 @@ class TGIGenerator(ServedGenerator):
         mode: Literal["chat", "completion"] = "chat",
         token: SecretStr | str | None = None,
         model: str | None = None,
-        max_new_tokens: int = 512,
-        temperature: float = 1.0,
+        max_new_tokens: int | None = 512,
+        temperature: float | None = 1.0,
         top_p: float | None = None,
         top_k: int | None = None,
         stop: str | Sequence[str] = (),
@@ -296,4 +296,4 @@ def _generation(payloads: Sequence[Any], streamed: bool, prompt_tokens: int) -> 
 
 def _limit(served: Mapping[str, Any], name: str) -> int | None:
     value = served.get(name)
-    return value if isinstance(value, int) and value > 0 else None
+    return value if type(value) is int and value > 0 else None

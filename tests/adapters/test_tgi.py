@@ -135,6 +135,18 @@ async def test_a_greedy_draw_is_asked_for_as_each_route_has_it(server, make):
     assert not {"do_sample", "temperature"} & set(server.requests[1][2]["parameters"])
 
 
+async def test_what_is_left_to_the_server_is_not_sent_and_draws_are_samples(server, make):
+    left = {"temperature": None, "max_new_tokens": None}
+    await make(**left).draw(request())
+    await make(mode="completion", **left).draw(request())
+    body, parameters = server.requests[0][2], server.requests[1][2]["parameters"]
+    check(body, "ChatRequest")
+    check(parameters, "GenerateParameters")
+    assert not {"temperature", "max_tokens"} & set(body)
+    assert parameters["do_sample"] is True
+    assert not {"temperature", "max_new_tokens"} & set(parameters)
+
+
 @pytest.mark.parametrize("settings", [{"top_k": 3}, {"max_new_tokens": 0}])
 async def test_wrong_settings_are_refused(make, settings):
     with pytest.raises(ConfigurationError):
