@@ -25,6 +25,7 @@ import email.utils
 import math
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC
 from typing import Any
 
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, Unanswered
@@ -243,7 +244,9 @@ def _retry_after(headers: Mapping[str, str], otherwise: float | None) -> float |
     if (seconds := _seconds(value)) is not None:
         return seconds
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        date = email.utils.parsedate_to_datetime(value)
+        # Servers in Python write "-0000", which names no zone, and mean Greenwich.
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
     except ValueError:
         return otherwise
 

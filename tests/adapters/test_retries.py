@@ -33,6 +33,16 @@ def test_retry_after_as_a_date(ahead, least, most):
     assert least <= after(answered(email.utils.formatdate(time.time() + ahead, usegmt=True))) <= most
 
 
+def test_a_date_that_names_no_zone_is_of_greenwich_wherever_this_machine_is(monkeypatch):
+    try:
+        monkeypatch.setenv("TZ", "America/New_York")
+        time.tzset()
+        assert 2000 < answered(email.utils.formatdate(time.time() + 3000)).retry_after <= 3000
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize("value", [None, "", "soon", "-5", "nan", "Fri, 99 Foo 2026"])
 def test_without_a_readable_one_the_wait_is_the_policys_own(value):
     assert answered(value).retry_after is None
