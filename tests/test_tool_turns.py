@@ -199,6 +199,11 @@ NONE = [
     AIMessage("Half of it", response_metadata={"finish_reason": "content_filter"}),
     AIMessage("Half of it", response_metadata={"finish_reason": "SAFETY"}),
     AIMessage("", additional_kwargs={"function_call": {"name": "look", "arguments": "{}"}}),
+    # Bedrock's Converse, and OpenAI's Responses API.
+    AIMessage("Half of it", response_metadata={"stopReason": "content_filtered"}),
+    AIMessage("Half of it", response_metadata={"status": "incomplete", "incomplete_details": {"reason": "content_filter"}}),
+    AIMessage("Half of it", response_metadata={"status": "failed"}),
+    AIMessage([], response_metadata={"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}),
 ]
 
 

@@ -13,11 +13,16 @@ from bonmini_guard.conversation import Turn, is_call
 FILTERED = frozenset(
     {
         *("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii"),
-        *("sensitive", "guardrail_intervened", "refusal"),
+        *("sensitive", "guardrail_intervened", "refusal", "content_filtered"),
     }
 )
-CUT = frozenset({"length", "max_tokens", "model_length", "model_context_window_exceeded"})
-GIVEN_UP = frozenset({"abort", "error", "cancelled", "insufficient_system_resource", "network_error"})
+CUT = frozenset({"length", "max_tokens", "model_length", "model_context_window_exceeded", "max_output_tokens"})
+GIVEN_UP = frozenset(
+    {
+        *("abort", "error", "cancelled", "insufficient_system_resource", "network_error"),
+        *("failed", "queued", "in_progress"),
+    }
+)
 
 
 def why_none(message: AIMessage, ends: tuple[str, ...]) -> str | None:

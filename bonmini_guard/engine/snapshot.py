@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from bonmini_guard.conversation import Turn, hides
 
-#: What chat APIs call the reason of an answer's end.
-_ENDS = ("finish_reason", "stop_reason", "done_reason")
+#: What chat APIs call the reason of an answer's end; Bedrock's is the fourth, that of OpenAI's Responses API the last.
+_ENDS = ("finish_reason", "stop_reason", "done_reason", "stopReason", "status")
 _NO_ENDS = tuple(str(None) for _ in _ENDS)
 #: Of ``additional_kwargs``: what a turn holds by itself, or what only names the message.
 _IN_THE_TURN = frozenset({"tool_calls", "reasoning_content", "refusal", "id"})
@@ -64,7 +64,12 @@ def identity(message: AIMessage, end: tuple[str, ...] | None = None) -> Hashable
 def ends(message: AIMessage) -> tuple[str, ...]:
     """Why the answer came to an end, by each of the names that there are for it."""
     about = message.response_metadata
-    return tuple([str(about.get(name)) for name in _ENDS]) if about else _NO_ENDS
+    if not about:
+        return _NO_ENDS
+    said = tuple([str(about.get(name)) for name in _ENDS])
+    # Why a response is incomplete.
+    details = about.get("incomplete_details")
+    return (*said, str(details.get("reason"))) if isinstance(details, dict) else said
 
 
 def shown(message: AIMessage, not_shown: Collection[str]) -> AIMessage:
