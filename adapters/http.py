@@ -61,8 +61,7 @@ class HttpOptions(TypedDict, total=False):
     Attributes:
         timeout: seconds for a draw or a batch of scores with its retries (120); None waits for ever.
         attempt_timeout: seconds for one attempt; None for what is left of ``timeout``.
-        retries: attempts after the first (3), for what may pass: 429, 502, 503, timeouts, connection faults; one for 424, 500 and
-            answers that cannot be read.
+        retries: attempts after the first (3), for what may pass; one for failed generations and answers that cannot be read.
         backoff: seconds (0.5), the range of the random wait before the first retry; doubles each time. Retry-After is honoured.
         max_concurrency: requests at a time on each event loop, or a ``Limiter`` that several share; None for what the server
             says, else 128.

@@ -168,15 +168,14 @@ class LangChainGenerator:
     def describe(self, options: Mapping[str, Any] = NO_OPTIONS) -> dict[str, Any]:
         """What draws: the model with its settings, bindings and steps, called with options; no secrets."""
         given = {key: value for key, value in sampling({**self._options, **options}).items() if key != self._seed_argument}
-        if given == sampling(self._options) and not self.configurable:
-            if self._description is None:
-                self._description = self._described(given)
+        usual = given == sampling(self._options) and not self.configurable
+        if usual and self._description is not None:
             return self._description
-        return self._described(given)
-
-    def _described(self, given: Mapping[str, Any]) -> dict[str, Any]:
         thoughts = {} if self._tags is None else {"split_reasoning": list(self._tags)}
-        return {"generator": described(self.chat_model, given), **thoughts}
+        said = {"generator": described(self.chat_model, given), **thoughts}
+        if usual:
+            self._description = said
+        return said
 
     def fingerprint(self) -> str:
         """The description as text."""

@@ -91,10 +91,8 @@ class OpenAICompatibleGenerator(ServedGenerator):
         model: the model to ask for; None takes the only one that ``/models`` lists.
         api_key: sent as bearer token; None takes the environment's ``OPENAI_API_KEY``, "" sends none.
         mode: ``"chat"`` has the server apply its chat template; ``"completion"`` continues the joined contents of the messages.
-        choices: how a loop of k draws is asked for. ``"separate"``: k requests, each with a seed of its own; an early exit
-            closes those that are still running, and a server with prefix caching computes the prompt once all the same.
-            ``"server"``: one request with ``n=k``, for a server that honours it; the prompt is computed once, but the loop ends
-            only when its longest answer does. Choices that are missing are drawn separately.
+        choices: how a loop of k draws is asked for. ``"separate"``: k requests, each with a seed of its own; ``"server"``: one
+            with ``n=k``. What speaks for which: docs/servers/README.md.
         max_tokens: tokens of an answer at most; None leaves it to the server.
         temperature: above 0; 0 is greedy, and refused for more than one draw; None leaves it to the server.
         top_p: sample among the likeliest tokens of this total probability; None leaves it to the server.
@@ -103,10 +101,8 @@ class OpenAICompatibleGenerator(ServedGenerator):
         send_seed: False for servers that refuse seeds; draws are then not repeatable.
         response_format: passed on (chat only); a class becomes its JSON schema.
         extra_body: more keys of every request's body, such as ``{"top_k": 40}`` or ``{"chat_template_kwargs": {...}}``.
-        accept_truncated: False makes an answer cut at ``max_tokens`` a failed draw. Otherwise such answers have
-            ``response_metadata["truncated"]`` True.
-        stream: receive answers as streams, which keeps proxies from closing a quiet connection. Answers with log-probabilities,
-            and several of one request, are not streamed.
+        accept_truncated: False makes an answer cut at ``max_tokens`` a failed draw.
+        stream: receive answers as streams, but those with log-probabilities and several of one request.
         split_reasoning: move thoughts that the server leaves in the text (``<think>...</think>``, or the two tags given) to
             ``additional_kwargs["reasoning_content"]``, so that they are neither scored nor served as text.
         http: timeout, retries and the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`.

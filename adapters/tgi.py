@@ -19,13 +19,11 @@ from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
 from bonmini_guard.adapters.http import DEFAULT_CONCURRENCY, Hook, HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
-    GenerationFailedAtEndpoint,
     MalformedAnswer,
-    Overloaded,
     RequestRejected,
     classify,
+    from_answer,
     from_response,
-    shorten,
 )
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, schema_of
@@ -45,13 +43,12 @@ _COMPLETION = frozenset(["top_k", "typical_p", "repetition_penalty", "truncate",
 _RENAMED = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
 _REFUSED = {"presence_penalty": "TGI adds 2 to it and takes it for a repetition penalty"}
 #: Errors inside a stream, which have no status of their own. TGI's OpenAI routes say 422 there whatever the cause.
-_IN_STREAM: tuple[tuple[type[Exception], type[EndpointError], str | None], ...] = (
-    (hub.OverloadedError, Overloaded, "overloaded"),
-    (hub.ValidationError, RequestRejected, "validation"),
-    (hub.GenerationError, GenerationFailedAtEndpoint, "generation"),
-    (hub.IncompleteGenerationError, GenerationFailedAtEndpoint, "incomplete_generation"),
-    (hub.TextGenerationError, GenerationFailedAtEndpoint, None),
-)
+_IN_STREAM: dict[type[Exception], tuple[str, int]] = {
+    hub.OverloadedError: ("overloaded", 429),
+    hub.ValidationError: ("validation", 422),
+    hub.GenerationError: ("generation", 424),
+    hub.IncompleteGenerationError: ("incomplete_generation", 500),
+}
 
 
 def _chat_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +97,8 @@ class _Call(AsyncInferenceClient):
 class TGIGenerator(ServedGenerator):
     """Draws from a Text Generation Inference (TGI) server, or one that speaks its protocol.
 
-    Each draw is one request with the draw's seed, and sampling is always on: ``n`` of the chat route has no effect in TGI,
-    ``best_of`` returns the likeliest of its draws, and the default of the generate route is greedy. Cancelling a draw closes
-    its connection, which ends the work on the server. Works from several event loops; each has its own connections.
+    Each draw is one request with the draw's seed: ``n`` of the chat route has no effect in TGI. Cancelling a draw closes its
+    connection, which ends the work on the server. Works from several event loops; each has its own connections.
 
     Args:
         base_url: where the server is, such as ``http://localhost:8080``; a route at its end is dropped.
@@ -245,15 +241,10 @@ class TGIGenerator(ServedGenerator):
         # One with a response was told apart by its status.
         if not isinstance(error, hub.TextGenerationError) or (typed is not None and typed.status is not None):
             return typed
-        _, kind, name = next(each for each in _IN_STREAM if isinstance(error, each[0]))
+        name, status = _IN_STREAM.get(type(error), (None, 500))
         said = error.args[0] if error.args else None
         detail = said.get("message") if isinstance(said, dict) else said
-        return kind(
-            f"the endpoint failed within its answer: {shorten(str(detail), self._secret())}",
-            status=200,
-            error_type=name,
-            retryable=kind is not RequestRejected,
-        )
+        return from_answer({"error": {"message": detail, "code": status}, "error_type": name}, self._secret())
 
 
 async def _plain(output: Any) -> list[Any]:

@@ -46,20 +46,13 @@ _TOLERANCE = 0.25
 class Decisions(Probed):
     """Scores answers by a decision model's probability of "yes".
 
-    Example::
-
-        scorer = Decisions(decision_model, "Does the last answer state the delivery date, and no other?")
-        guard = BestOfMiniN(generator=llm, reward_model=scorer)
-
     Args:
         model: a ``BaseDecisionModel`` of langchain-core, an ``OpenAIDecisions``, or an endpoint
             (:class:`~bonmini_guard.adapters.rewards.decision_wires.DecisionEndpoint`).
         questions: one question, several, or several by name. An answer is worth its worst one: the smallest log-odds.
         criteria: what counts as yes, and as no: ``{"true": ..., "false": ...}``, for one question or by name.
-        ask: "each" asks about one answer at a time. "together" asks about all answers of a loop in one request, each in a
-            question of its own, so that the conversation is read once. "choice" asks once a loop which answer is best, "none of
-            these is acceptable" being one of the choices: the score is log p(answer) - log p(none), the paper's choice with an
-            outside option.
+        ask: "each" asks about one answer at a time, "together" about all answers of a loop in one request, each in a question of
+            its own, and "choice" once a loop which is best, "none" being a choice: the score is log p(answer) - log p(none).
         rotations: of a choice: how many orders of the answers are asked and averaged, since a place sways such models.
         not_shown: kinds of parts of answers that the model is not shown; they are not served.
 

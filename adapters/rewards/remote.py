@@ -48,16 +48,9 @@ class RemoteRewardModel(Probed, Endpoint):
 
     A probe of fixed texts, for which building a guard blocks, checks it and tells it from others: see docs/remote-scoring.md.
 
-    Example::
-
-        scorer = RemoteRewardModel("http://localhost:8000", kind="vllm", tokenizer="my-reward-model")
-        guard = BestOfMiniN(generator=llm, reward_model=scorer, profile="guardrail.json")
-
     Args:
         base_url: where the server is, without the route.
-        kind: "vllm" (``/classify``), "vllm-pooling" (``/pooling``), "sglang" (its own ``/classify``), "tei" (``/predict``),
-            "bonmini" (``/score`` of ``bonmini-guard serve``); and for cross-encoders "vllm-score", "vllm-rerank", "tei-rerank",
-            "infinity", "jina", "cohere" (their ``/rerank``).
+        kind: of server and route, one of ``servers.KINDS``; "bonmini" is ``bonmini-guard serve``.
         tokenizer: folder or id of the reward model, or its tokenizer; needed for all kinds but "bonmini". For pairs it may be left
             out: then nothing tells an answer that does not fit, or that spells control tokens.
         inputs: "ids" (token ids), "text", or "pair" (prompt and answer as two texts, for cross-encoders, without a template);
