@@ -53,25 +53,8 @@ class GuardedState(AgentState[ResponseT]):
 class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, ResponseT]):
     """Middleware that draws every answer of an agent's model several times and lets only a good enough one through.
 
-    It calls the rest of the stack (the middleware listed after it, and the model) concurrently, in loops with an early exit,
-    as :class:`~bonmini_guard.BestOfMiniN` does. Middleware listed before it sees one model call.
-
     What is drawn runs detached: callbacks, streams and tracers see one chat model run with the served text, and under it one run
-    for each draw, without text. Not caught, but passed on at once, with everything else cancelled: interrupts and parent commands
-    (``GraphBubbleUp``). An interrupt raised behind this middleware is raised by every draw, so ask people in front of it. State
-    updates (``Command``) of middleware listed after it are dropped, since rejected draws make them too.
-
-    Examples:
-        !!! example "Guardrail on final answers"
-
-            ```python
-            from langchain.agents import create_agent
-            from bonmini_guard import RewardModel
-            from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
-
-            guard = BestOfMiniNMiddleware(reward_model=RewardModel.load("my-reward-model"), profile="guardrail.json")
-            agent = create_agent(model, tools=[search], middleware=[guard])
-            ```
+    for each draw, without text. How it goes with other middleware, interrupts and state updates: docs/langchain.md.
     """
 
     state_schema = GuardedState  # type: ignore[assignment]
@@ -89,15 +72,9 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         Args:
             reward_model: A ``RewardModel``, any ``Scorer``, or a callable ``(messages, candidates) -> list of scores``, sync
                 or async. The messages are the system message and the conversation so far, with tool calls and their results.
-            on_abstain: Behavior when nothing passed.
-
-                Options:
-
-                - `'error'`: Raise ``NoAcceptableResponse``, stopping agent execution; middleware listed before this one
-                    may catch it.
-                - `'continue'`: Return an ``AIMessage`` with the text ``abstain_message``.
-                - **Custom callable:** Function that takes the ``NoAcceptableResponse`` and returns a string or an
-                    ``AIMessage``, outside any promise. May be async, and may ``interrupt`` to ask a person.
+            on_abstain: When nothing passed, ``"error"`` raises ``NoAcceptableResponse``, ``"continue"`` returns an ``AIMessage``
+                with the text ``abstain_message``, and a callable (sync or async) takes the error and returns a string or an
+                ``AIMessage``, outside any promise.
             seed_argument: Name of the model setting that takes each draw's seed (often ``"seed"``); `None` sends none.
             options: All other options of ``BestOfMiniN``; see ``bonmini_guard.runnables.options.CommonOptions``.
 
@@ -128,9 +105,7 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
     def wrap_model_call(
         self, request: ModelRequest[ContextT], handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]]
     ) -> ExtendedModelResponse[ResponseT]:
-        """Draw in threads, score, and return the winner.
-
-        Threads cannot be cancelled: a draw that is no longer needed runs to its end, and nobody is told what it said.
+        """Draw in threads, which run to their ends whatever becomes of them, score, and return the winner.
 
         Raises:
             NoAcceptableResponse: Nothing passed, and ``on_abstain`` is `'error'`.

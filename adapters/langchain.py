@@ -37,8 +37,7 @@ class LangChainGenerator:
     """Draws by calling a LangChain model once for each candidate, or once for each loop where the model takes an ``n``.
 
     The model runs on a copy without callbacks, cache and streaming: a callback or a stream would show rejected candidates,
-    and a cache would return the same candidate every time. Sync-only models run in a thread, as LangChain does it; such a
-    draw cannot be stopped once it runs. Tool calls, content blocks, reasoning and metadata of the answers stay as they are.
+    and a cache would return the same candidate every time. What a sync-only model draws in its thread cannot be stopped.
 
     Args:
         model: a chat model, an LLM, or any runnable that takes messages and gives a message or a string.

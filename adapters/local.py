@@ -152,9 +152,7 @@ class TransformersGenerator:
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer."""
         async with contextlib.aclosing(self.draw_group([request])) as outcomes:
-            async for _, answer in outcomes:
-                return answer
-        raise RuntimeError("the generator ended without an answer")
+            return (await anext(outcomes))[1]
 
     async def draw_group(self, requests: Sequence[DrawRequest]) -> AsyncGenerator[Outcome]:
         """Yield each draw's answer as it ends; closing the iterator stops the model at its next token.

@@ -56,11 +56,7 @@ class Recovery:
     ) -> T:
         """Await ``attempt()``, again while its :class:`EndpointError` is worth it.
 
-        Args:
-            attempt: makes one request.
-            retries: attempts after the first at most; failed generations and unreadable answers get one.
-            backoff: seconds, the range of the first wait.
-            within: seconds for everything together; a wait that would outlast them is not begun. An attempt is not interrupted.
+        A wait that would end after ``within`` seconds is not begun. An attempt is not interrupted.
         """
         deadline = float("inf") if within is None else monotonic() + within
         wait, attempts = 0.0, 0

@@ -173,13 +173,12 @@ class TGIGenerator(ServedGenerator):
     # The server's description
 
     async def _info(self, client: Any) -> dict[str, Any]:
-        try:
+        # Draws will say what is wrong.
+        with contextlib.suppress(self.client_library.HTTPError, TimeoutError, EndpointError, ValueError):
             response = await self._get(client, "/info")
-            described = response.json() if response.status_code == 200 else None
-        except (self.client_library.HTTPError, TimeoutError, EndpointError, ValueError):
-            # Draws will say what is wrong.
-            described = None
-        return described if isinstance(described, dict) else {}
+            if response.status_code == 200 and isinstance(described := response.json(), dict):
+                return described
+        return {}
 
     async def _look(self, client: Any) -> int:
         self._served = await self._info(client)

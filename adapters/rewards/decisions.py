@@ -1,8 +1,4 @@
-"""A question as reward model: a decision model says how likely an answer is acceptable, and nothing is trained.
-
-Decision models answer typed questions with probabilities and write no text. The log-odds of "yes" are the score, so its zero is a
-probability of one half.
-"""
+"""A question as reward model: a decision model says how likely an answer is acceptable, and nothing is trained."""
 
 from __future__ import annotations
 
