@@ -240,8 +240,9 @@ class TransformersGenerator:
         cache = None
         if len(ids) > 1 and not self.model._is_stateful:  # a state cannot be handed out to several rows
             start = torch.tensor([ids[:-1]], device=self.model.device)
-            cache = self.model(start, use_cache=True, logits_to_keep=1).past_key_values
-            cache.batch_repeat_interleave(count)
+            cache = getattr(self.model(start, use_cache=True, logits_to_keep=1), "past_key_values", None)
+            if cache is not None:  # the first GPT keeps nothing
+                cache.batch_repeat_interleave(count)
         rows = torch.tensor([ids] * count, device=self.model.device)
         # Beams, penalties, limits of time and the like in the checkpoint's own configuration would make draws of other settings.
         model = copy.copy(self.model)

@@ -10,7 +10,16 @@ import pytest
 import torch
 from langchain_core.messages import HumanMessage
 from scipy.stats import chisquare, kstest
-from transformers import AutoModelForCausalLM, Gemma3Config, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+)
 
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import TransformersGenerator
@@ -107,6 +116,14 @@ async def test_a_fingerprint_says_that_a_penalty_of_the_checkpoint_is_set_aside_
     once._decoder = plain._decoder = None
     assert "repetition_penalty" in once.fingerprint()
     assert plain.fingerprint() == never.fingerprint()
+
+
+async def test_a_model_that_keeps_nothing_of_a_prompt_draws(parts):
+    torch.manual_seed(0)
+    config = OpenAIGPTConfig(vocab_size=len(parts[1]), n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    generator = make((OpenAIGPTLMHeadModel(config).eval(), parts[1]))
+    drawn = await group(generator, requests(1, 2, 2))
+    assert drawn[0].content != drawn[1].content == drawn[2].content == (await generator.draw(requests(2)[0])).content
 
 
 async def test_a_model_whose_state_cannot_be_shared_reads_the_prompt_for_each_row(parts):
