@@ -41,7 +41,10 @@ _NOT_SAID = {
     *("input_types", "input_variables", "optional_variables", "output_parser", "validate_template", "n"),
 }
 #: What holds JSON schemas, in which False is as good as not said.
-_SHAPES = {"tools", "functions", "response_format", "ls_structured_output_format", "format"}
+_SHAPES = {
+    *("tools", "functions", "response_format", "ls_structured_output_format", "format"),
+    *("guided_json", "json_schema", "schema", "structured_outputs", "grammar"),
+}
 _SECRET = re.compile(
     r"(^|_)(key|apikey|access_key_id|pass(w(or)?d|phrase)?|pwd|secret|credentials?|authorization|cookie)$"
     r"|^token$|(^|_)(api|access|auth|bearer|session|refresh|hf|hub|ad|id|security)_token$"

@@ -126,6 +126,7 @@ def test_the_same_generator_however_it_is_put_together():
     assert print_of(ONE.bind(model="large")) == print_of(OTHER)
     strict, lax = ({"type": "object", "properties": {}} | more for more in ({}, {"additionalProperties": False}))
     assert print_of(ONE.bind(response_format=strict)) == print_of(ONE.bind(response_format=lax))
+    assert print_of(ONE.bind(extra_body={"guided_json": strict})) == print_of(ONE.bind(extra_body={"guided_json": lax}))
 
 
 def test_a_profile_tells_a_model_that_thinks_from_one_that_does_not():
