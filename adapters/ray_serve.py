@@ -1,7 +1,6 @@
 """The scoring server as a Ray Serve deployment: replicas on many machines behind one address.
 
-Each replica holds the reward model and answers the routes of ``bonmini-guard serve``. Ray spreads the requests and adds and
-removes replicas; batches are made inside a replica, by tokens, since Ray's own batching counts requests and would wait twice.
+Batches are made inside a replica, by tokens: Ray's own batching counts requests, and would wait twice.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class RemoteRewardModel(Probed, Endpoint):
         tokenizer: folder or id of the reward model, or its tokenizer; needed for all kinds but "bonmini". For pairs it may be left
             out: then nothing tells an answer that does not fit, or that spells control tokens.
         inputs: "ids" (token ids), "text", or "pair" (prompt and answer as two texts, for cross-encoders, without a template);
-            None takes the best that the kind understands. As text, an answer that spells control tokens gets no score.
+            None takes the best that the kind understands.
         model: name that the server knows the model by; None takes the one it says it serves.
         scores: "raw" or "probability" (their logit is the score). None: raw, and refused if they look like probabilities.
         has_zero: whether score 0 is the outside option. None takes what the checkpoint or the server says, else False.
@@ -63,9 +63,8 @@ class RemoteRewardModel(Probed, Endpoint):
         batch_size: most inputs in a request; less where the server says so.
         tolerance: how far a probe score may move, times the larger of 1 and its size, before it is another model's.
         pinned: the fingerprint of an earlier start; the probe must agree with it, and it is kept word for word.
-        http: timeout (60), retries, backoff (0.2), max_concurrency (16) and the like; see
-            :class:`~bonmini_guard.adapters.http.HttpOptions`. Keep ``attempt_timeout`` (10, or half of ``timeout`` if that is less)
-            below the guard's own timeout, or a stalled server is never found out.
+        http: timeout (60), attempt_timeout (10, or half of ``timeout`` if that is less), backoff (0.2), max_concurrency (16) and
+            the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`.
 
     Raises:
         ConfigurationError: a setting is wrong.
