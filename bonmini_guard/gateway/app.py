@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.gateway import wire
@@ -101,19 +101,29 @@ class Gateway(Door):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that has a body."""
-        request, begun = Request(scope, receive), perf_counter()
+        request, came, begun = Request(scope, receive), perf_counter(), False
         note: Note = {"status": GONE, "model": "-"}
         work = self._note if request.url.path.endswith("feedback") else self._answer
+
+        async def tell(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
             async with self.entered(request) as body:
-                await while_connected(request, work(request, body, send, note))
+                await while_connected(request, work(request, body, tell, note))
         except (ClientDisconnect, OSError):
             pass
         except Exception as error:
-            refused = _refused(error, note)
-            await Response(json.dumps(body_of(refused)), refused.status, refused.headers, _JSON)(scope, receive, send)
+            refused = refusal_of(error)
+            note.update(_noted(refused.about or {}), status=refused.status, error=refused.kind)
+            if begun:
+                await send({"type": "http.response.body", "body": wire.event(body_of(refused))})
+            else:
+                await Response(json.dumps(body_of(refused)), refused.status, refused.headers, _JSON)(scope, receive, send)
         finally:
-            seconds = perf_counter() - begun
+            seconds = perf_counter() - came
             self._metrics.requests.answered(note["model"], note["status"], seconds)
             logger.info("%s", json.dumps({**note, "seconds": round(seconds, 4)}))
 
@@ -128,19 +138,14 @@ class Gateway(Door):
             return
         group = request.headers.get("x-conversation-id") or wanted.group
         work = asyncio.ensure_future(model.answer(wanted, group, self._metrics.decided))
-        begun = False
         try:
             begun = bool(wanted.stream) and await self._kept_alive(work, send)
             answer = await work
-            note.update(_noted(answer["bonmini_guard"]), status=200)
-            response = _response(answer, wanted)
-        except Exception as error:
-            if not begun:
-                raise
-            response = Response(wire.event(body_of(_refused(error, note))))
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+        note.update(_noted(answer["bonmini_guard"]), status=200)
+        response = _response(answer, wanted)
         if begun:
             await send({"type": "http.response.body", "body": bytes(response.body)})
         else:
@@ -186,12 +191,6 @@ def _response(answer: dict[str, Any], wanted: wire.ChatRequest) -> Response:
         return Response(b"".join(wire.chunks(answer, wanted)), headers=_EVENTS | headers)
     # Not Starlette's: half a surrogate pair, as models write them, can be escaped, and not encoded.
     return Response(json.dumps(answer), headers=headers, media_type=_JSON)
-
-
-def _refused(error: Exception, note: Note) -> Refused:
-    refused = refusal_of(error)
-    note.update(_noted(refused.about or {}), status=refused.status, error=refused.kind)
-    return refused
 
 
 def _noted(about: Mapping[str, Any]) -> Note:

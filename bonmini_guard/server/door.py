@@ -161,7 +161,7 @@ class Door:
 
         async def is_ready(_: Request) -> Response:
             if self.ending:
-                return JSONResponse(shape(Refused(503, "ending", "the server is ending")), 503)
+                return JSONResponse(shape(_ending()), 503)
             return JSONResponse({"status": "ready", **ready()})
 
         metrics = self.secured(lambda: Response(told(), media_type="text/plain; version=0.0.4"), shape)
@@ -172,18 +172,21 @@ class Door:
         """Let a request in, with its body.
 
         Raises:
-            Refused: it shows no key, is too large or too slow, or there is no place.
+            Refused: it shows no key, is too large or too slow, there is no place, or the server ends before it does.
         """
         self.check_key(request)
         if not self._keys:
             _check_sender(request)
         if self.ending:
-            raise Refused(503, "ending", "the server is ending", 1)
+            raise _ending()
         size = _announced(request, self._limits.body)
         self.admission.check(size)
         body = await self._body(request, size)
         async with self.admission.entered(len(body)):
-            yield body
+            try:
+                yield body
+            except asyncio.CancelledError:
+                raise _ending() from None
 
     async def _body(self, request: Request, size: int) -> bytes:
         parts: list[bytes] = []
@@ -223,6 +226,10 @@ async def gone(request: Request) -> None:
     if (await request.receive())["type"] != "http.disconnect":
         # The body has been read: anything else is not what a server sends, and nothing to act on.
         await asyncio.Event().wait()
+
+
+def _ending() -> Refused:
+    return Refused(503, "ending", "the server is ending", 1)
 
 
 def _full() -> Refused:

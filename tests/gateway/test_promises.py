@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,6 +20,7 @@ import openai
 import pytest
 
 from bonmini_guard.cli import main
+from bonmini_guard.gateway.app import Gateway
 from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.server.door import Limits
 from tests.adapters.loopback import storm
@@ -346,6 +348,35 @@ def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
     noted = json.loads(next(line for line in lines if '"decision"' in line).partition("INFO ")[2])
     assert (noted["status"], noted["model"], noted["draws"]) == (200, "second", 1)
     assert not any("answer " in line for line in lines)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream that has begun"])
+async def test_who_is_not_answered_before_the_end_is_told_so(house, stream, caplog):
+    caplog.set_level("INFO", "bonmini_guard.gateway")
+    house.upstream.faults = lambda path, body: "stall"
+    gateway = Gateway(Configuration(house.write({"guarded": "schedule = [1]"})), keep_alive=0.01)
+    body = json.dumps({"model": "guarded", "messages": ASKED, "stream": stream}).encode()
+    came, sent = iter([{"type": "http.request", "body": body, "more_body": False}]), []
+
+    async def receive():
+        return next(came, None) or await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {KEY}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
+    asking = asyncio.ensure_future(gateway.app(scope, receive, send))
+    async with asyncio.timeout(60):
+        while not house.upstream.busy or (stream and not sent):
+            await asyncio.sleep(0.01)
+        gateway.ending = True
+        asking.cancel()  # as uvicorn does to what runs when the time to finish it is over
+        await asking
+    assert sent[0]["status"] == (200 if stream else 503)
+    assert json.loads(sent[-1]["body"].removeprefix(b"data: "))["error"]["type"] == "ending"
+    assert stream or (b"retry-after", b"1") in sent[0]["headers"]
+    assert json.loads(caplog.messages[-1])["status"] == 503
 
 
 def test_two_processes_write_the_traces_of_all_they_answered_to_one_file(house):
