@@ -19,6 +19,16 @@ from bonmini_guard.writing import appearing, check_output
 
 HELP = "convert preferences, accept/reject labels, ratings, pairs or logs to choice rows"
 
+_JUDGED, _COMPARED = ("ratings", "log"), ("pairs", "preferences", "ranks", "label-studio")
+#: Options that some formats alone have.
+_OF = {
+    "cut": ("--cut", _JUDGED),
+    "rating": ("--rating", _JUDGED),
+    "rows": ("--rows", (*_JUDGED, "accept-reject", "ranks")),
+    "ties": ("--ties", _COMPARED),
+    "none_offered": ("--none-offered and --only-compared", _COMPARED),
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -27,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="where to write: .jsonl or .jsonl.gz")
     parser.add_argument("--cut", type=float, help="the lowest rating (or score) of an acceptable answer")
     parser.add_argument("--rating", metavar="KEY", help="key of the rating, with dots for deeper ones")
-    parser.add_argument("--ties", choices=["drop", "winner"], default="drop", help="a tie tells nothing about zero (default: drop)")
-    parser.add_argument("--rows", choices=list(EMITTERS), default="single", help="what judged answers become (default: single)")
+    parser.add_argument("--ties", choices=["drop", "winner"], help="a tie tells nothing about zero (default: drop)")
+    parser.add_argument("--rows", choices=list(EMITTERS), help="what judged answers become (default: single)")
     offered = parser.add_mutually_exclusive_group()
     offered.add_argument("--none-offered", dest="none_offered", action="store_true", default=None, help="'none' could be chosen")
     offered.add_argument("--only-compared", dest="none_offered", action="store_false", help="'none' could not be chosen")
@@ -41,8 +51,9 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, options.files, lines=True)
     if options.cut is not None and not math.isfinite(options.cut):
         raise ConfigurationError(f"--cut is {options.cut}: give a number that ratings can reach")
-    if options.none_offered is not None and options.source in ("choices", "accept-reject", "ratings", "log"):
-        raise ConfigurationError("--none-offered and --only-compared belong to comparisons; leave them out")
+    for name, (said, sources) in _OF.items():
+        if getattr(options, name) is not None and options.source not in sources:
+            raise ConfigurationError(f"leave out {said}, of --from {', '.join(sources)} alone")
     tally, found = Tally(odd=Odd(options.max_bad)), Statistics()
     with appearing(options.output) as output:
         for row in _rows(options, tally):
@@ -65,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
 def _rows(options: argparse.Namespace, tally: Tally) -> Iterator[ChoiceRow]:
     from bonmini_guard.logs.records import Records
 
-    plan = ConversionOptions(options.cut, options.rating, options.ties, options.rows, options.none_offered, options.seed)
+    named = {name: value for name in _OF if (value := getattr(options, name)) is not None}
+    plan = ConversionOptions(**named, seed=options.seed)
     for path in options.files:
         file = Records(path, tally.odd)
         yield from convert(file, options.source, plan, tally)

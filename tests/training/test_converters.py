@@ -210,7 +210,8 @@ def test_bad_records_end_with_code_2_one_line_and_no_file(tmp_path, capsys, sour
     good = {"prompt": "p", "responses": ["x", "y"], "choice": 0} if source == "choices" else None
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ([good] if good else []) + [record]))
-    assert main(["convert", str(path), "--from", source, "--cut", "3", "-o", str(tmp_path / "out.jsonl")]) == 2
+    cut = ["--cut", "3"] if source == "ratings" else []
+    assert main(["convert", str(path), "--from", source, *cut, "-o", str(tmp_path / "out.jsonl")]) == 2
     error = capsys.readouterr().err
     assert f"{path}:{2 if good else 1}: " in error
     assert said in error
@@ -225,12 +226,24 @@ def test_an_answer_that_was_refused_once_is_not_acceptable_in_a_choice():
         assert converted({"prompt": "p", "candidates": candidates}, "log", rows="choice")[0][1] == "none"
 
 
-@pytest.mark.parametrize("option", ["--none-offered", "--only-compared"])
-def test_whether_none_was_offered_is_asked_of_comparisons_alone(tmp_path, capsys, option):
+@pytest.mark.parametrize(
+    ("source", "option"),
+    [
+        ("log", ["--none-offered"]),
+        ("log", ["--only-compared"]),
+        ("ratings", ["--ties", "winner", "--cut", "3"]),
+        ("pairs", ["--rows", "choice"]),
+        ("preferences", ["--cut", "3"]),
+        ("accept-reject", ["--rating", "stars"]),
+    ],
+)
+def test_an_option_that_the_format_has_not_is_refused(tmp_path, capsys, source, option):
     path = tmp_path / "in.jsonl"
     path.write_text(json.dumps(TRACE) + "\n")
-    assert main(["convert", str(path), "--from", "log", option, "-o", str(tmp_path / "out.jsonl")]) == 2
-    assert "--none-offered and --only-compared belong to comparisons" in capsys.readouterr().err
+    assert main(["convert", str(path), "--from", source, *option, "-o", str(tmp_path / "out.jsonl")]) == 2
+    error = capsys.readouterr().err
+    assert "leave out" in error
+    assert option[0] in error
 
 
 def test_ratings_without_a_cut_are_refused(tmp_path, capsys):
