@@ -87,6 +87,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigurationError("--json belongs to --agreement; leave it out")
     if not options.logs or options.output is None:
         raise ConfigurationError("give LOGS and -o OUT, the file in which labels are kept")
+    if (options.export or options.imports) and (options.open or options.annotator is not None):
+        raise ConfigurationError("--open and --annotator are the page's, which exports and imports do not show; leave them out")
     _check_plan(options)
     targets = [options.output, *(path for _, path in options.export)]
     for path in targets:

@@ -53,6 +53,8 @@ def refused(capsys, *arguments):
         (["LOG", "-o", "OUT", "--pairs", "0"], "--pairs is 1 or more"),
         (["LOG", "-o", "OUT", "--mode", "accept", "--pairs", "2"], "--pairs is 1 or more"),
         (["LOG", "-o", "OUT", "--annotator", " "], "an annotator's name"),
+        (["LOG", "-o", "OUT", "--annotator", "ann", "--export", "log=DIR/e.jsonl"], "--open and --annotator are the page's"),
+        (["LOG", "-o", "OUT", "--open", "--import", "argilla=DIR/none"], "--open and --annotator are the page's"),
         (["LOG", "-o", "OUT", "--port", "99999"], "cannot listen on"),
         (["LOG", "-o", "OUT", "--json"], "--json belongs to --agreement"),
         (["LOG", "-o", "OUT", "--import", "argilla=DIR/none"], "cannot be read"),

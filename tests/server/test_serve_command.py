@@ -14,6 +14,7 @@ import pytest
 
 from bonmini_guard.cli import main
 from bonmini_guard.server.running import run
+from tests.reward.test_model import CONFIGS, save
 
 BODY = {"messages": [{"role": "user", "content": "the film"}], "candidates": ["good", "dull"]}
 
@@ -90,6 +91,13 @@ def test_a_taken_port_is_told(capsys, folder):
         port = str(taken.getsockname()[1])
         assert main(["serve", "--reward-model", str(folder), "--port", port, "--device", "cpu"]) == 2
     assert "cannot listen on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--question", "Is it polite?"], ["--any-question"]])
+def test_a_model_without_a_zero_answers_no_question(tmp_path, capsys, option):
+    ranks = save(tmp_path, CONFIGS["llama"])
+    assert main(["serve", "--reward-model", str(ranks), "--device", "cpu", *option]) == 2
+    assert "has no zero" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--port", "70000"], ["--max-requests", "0"], ["--drain", "x"]])
