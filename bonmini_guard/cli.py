@@ -15,9 +15,12 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from bonmini_guard import __version__
-from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
+
+if TYPE_CHECKING:
+    from bonmini_guard.errors import MissingExtraError
 
 #: Each module has ``HELP: str``, ``add_arguments(parser)`` and ``run(options) -> int``, and imports nothing heavy at the top.
 #: With each stands the extra that brings what it needs.
@@ -67,11 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _end)
     command, name, code = "", "bonmini-guard", 0
     try:
+        # Here, as it takes most of the time until a command begins: Ctrl-C meanwhile is one line, too.
+        from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
+
         options = build_parser().parse_args(arguments)
         command, name = options.command, f"bonmini-guard {options.command}"
         code = int(options.run(options))
         sys.stdout.flush()
         return code
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        return 130
     except BonMiniGuardError as error:
         print(f"{name}: {error}", file=sys.stderr)
     except (MissingExtraError, ModuleNotFoundError) as error:
@@ -79,9 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _give_output_up()
         return code
-    except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
-        return 130
     except OSError as error:
         # A disk that is full, a file that vanished: one line here too.
         print(f"{name}: {error.filename or 'a file or standard output'}: {error.strerror or error}", file=sys.stderr)
@@ -114,6 +120,8 @@ def _open_streams() -> None:
 
 def _missing(command: str, error: MissingExtraError | ModuleNotFoundError) -> MissingExtraError:
     """What to install: what the command needs, whichever part of it was met first."""
+    from bonmini_guard.errors import MissingExtraError
+
     if isinstance(error, MissingExtraError):
         return error if error.extra in _CHOSEN else MissingExtraError(error.package, COMMANDS[command])
     if (error.name or "bonmini_guard").startswith("bonmini_guard"):
