@@ -95,6 +95,26 @@ def test_each_command_names_the_extra_that_it_needs(tmp_path):
         assert f"{command} 2" in ran.stderr.splitlines()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["score", "LOG", "--reward-model", "MODEL", "-o", "out.jsonl"],
+        ["judge", "LOG", "--judge", "MODEL", "-o", "out.jsonl"],
+        ["zero", "MODEL", "--labels", "LOG", "-o", "out.json"],
+        ["inspect", "MODEL", "--examples", "LOG"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_log_that_cannot_be_read_is_told_before_a_model_is_loaded(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bonmini_guard.reward.declared.load_scorer", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert cli.main(arguments) == 2
+    assert (
+        capsys.readouterr().err
+        == f"bonmini-guard {arguments[0]}: LOG: cannot be read (No such file or directory); check the path\n"
+    )
+
+
 def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
     def stopped(options):
         raise KeyboardInterrupt
@@ -102,6 +122,21 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bonmini_guard.commands.replay.run", stopped)
     assert cli.main(["replay", str(tmp_path / "log.jsonl"), "--profile", str(tmp_path / "profile.json")]) == 130
     assert capsys.readouterr().err == "bonmini-guard replay: stopped\n"
+
+
+def test_ctrl_c_before_a_command_is_known_is_one_line():
+    stopped = """
+import sys
+class Stopping:
+    def find_spec(self, name, path=None, target=None):
+        if name == "langchain_core":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stopping())
+from bonmini_guard.cli import main
+sys.exit(main(["start", "log.jsonl"]))
+"""
+    told = subprocess.run([sys.executable, "-c", stopped], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr) == (130, "bonmini-guard: stopped\n")
 
 
 def test_what_standard_output_does_not_take_is_told_once(tmp_path):

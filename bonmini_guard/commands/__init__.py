@@ -12,6 +12,7 @@ from typing import Any
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.odd import USUAL, Odd
 from bonmini_guard.logs.opening import is_pipe
+from bonmini_guard.logs.reading import RowFile
 
 
 def settings_of(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -32,6 +33,18 @@ def refuse_pipes(paths: Sequence[str]) -> None:
     """
     if pipe := next(filter(is_pipe, paths), None):
         raise InputError(f"{pipe}: a pipe can be read only once; write it to a file first")
+
+
+def check_readable(paths: Sequence[str]) -> None:
+    """Refuse a file that cannot be opened before a model is loaded for it; a pipe is left as it is.
+
+    Raises:
+        InputError: naming it.
+    """
+    for path in paths:
+        if not is_pipe(path):
+            with RowFile(path).open():
+                pass
 
 
 def add_max_bad(parser: argparse.ArgumentParser) -> None:

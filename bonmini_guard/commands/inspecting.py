@@ -38,11 +38,11 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.reward.spec import COMBINED, ScorerSpec
 
     spec = ScorerSpec.of(options.reward_model)
-    kind = "template" if spec is None else spec.kind
+    kind, examples = "template" if spec is None else spec.kind, _examples(options.examples)
     with closing(load_scorer(spec or options.reward_model, device=options.device)) as scorer:
         # A program may well find the same of all fixed texts.
         fixed = [] if kind in ("check", *COMBINED) else _scored(scorer, _fixed())
-        labelled = _scored(scorer, _examples(options.examples))
+        labelled = _scored(scorer, examples)
         told = [problems(texts, kind, scorer.has_zero) for texts in (fixed, labelled) if texts]
         found = list(dict.fromkeys(problem for each in told for problem in each))
         about = {

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from bonmini_guard.commands import check_readable
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Judge, and report."""
     check_output(options.output, options.logs, lines=True)
+    check_readable(options.logs)
     from bonmini_guard.calibration.evidence import check_share
     from bonmini_guard.calibration.judging import agreement, judged, moved_certificate
     from bonmini_guard.calibration.scoring_logs import score_log

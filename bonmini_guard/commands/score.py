@@ -90,10 +90,11 @@ def _local(options: argparse.Namespace) -> Tally:
     from bonmini_guard.calibration.scoring_logs import score_log
     from bonmini_guard.reward.declared import load_scorer
 
+    total = _rows(options.logs, options.shard)  # a log that cannot be read is told before a model is loaded
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     scorer = closing(load_scorer(options.reward_model, device=options.device, base=options.base))
     with scorer as model, Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("rows scored", total=_rows(options.logs, options.shard))
+        task = bar.add_task("rows scored", total=total)
         return score_log(
             options.logs, model, options.output, shard=options.shard, progress=lambda rows: bar.update(task, completed=rows)
         )

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bonmini_guard.commands import check_readable
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output, write_atomically
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output.suffix != ".json":
         raise ConfigurationError(f"{options.output}: a spec is written as JSON: give a name that ends in .json")
     check_output(options.output)
+    check_readable(options.labels)
     from bonmini_guard.calibration.zero import choose, labels_of
     from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.declared import load_scorer
