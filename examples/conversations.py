@@ -7,7 +7,6 @@ fakes. The log is 600 conversations of three turns; in yours, people have labell
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -18,8 +17,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from bonmini_guard import BestOfMiniN, GuardProfile, NoAcceptableResponse
-from bonmini_guard.commands import calibrate
+from bonmini_guard import BestOfMiniN, GuardProfile, NoAcceptableResponse, cli
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 TURNS = ("Hello, my parcel is late.", "It is number 7.", "Can I get my money back?")
@@ -46,10 +44,8 @@ def calibrated(folder: Path) -> GuardProfile:
     """``bonmini-guard calibrate log.jsonl --mode guardrail --alpha 0.1 --mini-n 2 --max-loops 4 -o guardrail.json``."""
     log, profile = folder / "log.jsonl", folder / "guardrail.json"
     log.write_text("".join(json.dumps(row) + "\n" for row in rows(600, seed=1)), encoding="utf-8")
-    parser = argparse.ArgumentParser()
-    calibrate.add_arguments(parser)
     arguments = [str(log), "--mode", "guardrail", "--alpha", "0.1", "--mini-n", "2", "--max-loops", "4", "-o", str(profile)]
-    if calibrate.run(parser.parse_args(arguments)):
+    if cli.main(["calibrate", *arguments]):
         sys.exit("the log does not support the promise")
     return GuardProfile.load(profile)
 

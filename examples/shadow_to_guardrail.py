@@ -11,7 +11,6 @@ Offline: the fake model's drafts carry their quality in the text; the judge read
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -25,8 +24,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from bonmini_guard import BestOfMiniN, NoAcceptableResponse, ShadowBestOfMiniN
-from bonmini_guard.commands import calibrate
+from bonmini_guard import BestOfMiniN, NoAcceptableResponse, ShadowBestOfMiniN, cli
 from bonmini_guard.testing import FakeChatModel, FakeRewardModel
 
 SHAPE: dict[str, Any] = {"mini_n": 2, "max_loops": 3}
@@ -79,10 +77,8 @@ def label(traces: Path, labelled: Path) -> None:
 
 def certify(labelled: Path, profile: Path) -> None:
     """Step 3: ``bonmini-guard calibrate labelled.jsonl --mode guardrail --alpha 0.1 --mini-n 2 --max-loops 3 -o PROFILE``."""
-    parser = argparse.ArgumentParser()
-    calibrate.add_arguments(parser)
     arguments = [str(labelled), "--mode", "guardrail", "--alpha", "0.1", "--mini-n", "2", "--max-loops", "3", "-o", str(profile)]
-    if calibrate.run(parser.parse_args(arguments)):
+    if cli.main(["calibrate", *arguments]):
         sys.exit("the traces do not support the promise: go on watching and labelling")
 
 

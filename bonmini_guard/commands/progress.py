@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
-        self._shown = sys.stderr.isatty()
+        self.is_shown = sys.stderr.isatty()
 
     def rows(self, number: int) -> None:
         """So many rows are read."""
@@ -25,13 +25,8 @@ class Progress:
 
     def say(self, what: str) -> None:
         """Show it, if anything is to be shown by now."""
-        if self._shown and time.monotonic() - self._begun > QUIET_SECONDS:
+        if self.is_shown and time.monotonic() - self._begun > QUIET_SECONDS:
             print(f"{_CLEAR}{what} ...", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Leave the line empty."""
-        if self._shown:
-            print(_CLEAR, end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -41,4 +36,5 @@ def shown() -> Iterator[Progress]:
     try:
         yield progress
     finally:
-        progress.clear()
+        if progress.is_shown:
+            print(_CLEAR, end="", file=sys.stderr, flush=True)

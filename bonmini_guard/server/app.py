@@ -111,31 +111,20 @@ class ScoringServer(Door):
         async def endpoint(request: Request) -> Response:
             begun, texts, waiting = perf_counter(), 0, self.admission.requests
             try:
-                answer, texts = await self._admitted(request, score)
+                async with self.entered(request) as body:
+                    answer, texts = await while_connected(request, score(body))
                 response: Response = JSONResponse(answer)
-            except Refused as refused:
-                response = JSONResponse(shape(refused), refused.status, refused.headers)
             except ClientDisconnect:
                 response = Response(status_code=GONE)
+            except Exception as error:
+                refused = _refused(error)
+                response = JSONResponse(shape(refused), refused.status, refused.headers)
             seconds = perf_counter() - begun
             self._metrics.answered(route, response.status_code, seconds, texts)
             logger.info("POST %s %d %d texts %.3f s, %d before it", route, response.status_code, texts, seconds, waiting)
             return response
 
         return endpoint
-
-    async def _admitted(self, request: Request, score: Scoring) -> tuple[Any, int]:
-        try:
-            async with self.entered(request) as body:
-                return await while_connected(request, score(body))
-        except (InputError, CandidateTooLong) as error:
-            raise Refused(422, "validation", str(error)) from None
-        except (Refused, ClientDisconnect, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            # Its message may quote a text, so neither the client nor the log gets it.
-            logger.error("scoring failed: %s", type(error).__name__)
-            raise Refused(500, "backend", f"scoring failed: {type(error).__name__}") from None
 
     def _about(self) -> dict[str, Any]:
         return {"model": self._model.model_id, "fingerprint": self._fingerprint}
@@ -215,6 +204,16 @@ class Sessions:
             self._bytes -= size
             await oldest.aclose()
         return self._open[key][0]
+
+
+def _refused(error: Exception) -> Refused:
+    if isinstance(error, InputError | CandidateTooLong):
+        return Refused(422, "validation", str(error))
+    if isinstance(error, Refused):
+        return error
+    # Its message may quote a text, so neither the client nor the log gets it.
+    logger.error("scoring failed: %s", type(error).__name__)
+    return Refused(500, "backend", f"scoring failed: {type(error).__name__}")
 
 
 def _plain(refused: Refused) -> dict[str, Any]:
