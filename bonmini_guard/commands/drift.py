@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bonmini_guard.commands.replay import say_what_was_left_out
+from bonmini_guard.commands.replay import REFUTED, say_what_was_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from bonmini_guard.policy.profile import GuardProfile
 
 HELP = "compare traces with a profile: exit 4 if its promise no longer covers them"
-
-FOUND = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         drift = _look(options, profile, also)
         say_what_was_left_out(drift.left_out)
         print(json.dumps(asdict(drift), indent=2, allow_nan=False)) if options.json else say(lines(drift))
-    return FOUND if drift.drift else 0
+    return REFUTED if drift.drift else 0
 
 
 def _look(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:

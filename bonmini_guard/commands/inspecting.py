@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands.replay import REFUTED
 from bonmini_guard.commands.terminal import say
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from bonmini_guard.reward.selftest import Answers
 
 HELP = "try a reward model on fixed texts and on labelled examples: swapped verdicts, a wrong sign, a lost zero"
-
-#: As where a log refutes a promise.
-FOUND = 4
 
 Example = tuple["Sequence[BaseMessage]", "list[AIMessage]", list[bool | None]]
 
@@ -57,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             "problems": found,
         }
     print(json.dumps(about, indent=2)) if options.json else say(_lines(about))
-    return FOUND if found else 0
+    return REFUTED if found else 0
 
 
 def _fixed() -> list[Example]:

@@ -10,7 +10,7 @@ from typing import Any
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.terminal import say, table, width
 
-#: Exit code: the log at hand refutes the profile's promise.
+#: Exit code: the log at hand refutes what is promised, or declared.
 REFUTED = 4
 
 HELP = "replay a profile on a log: exact expectations, next to plain best-of-N"

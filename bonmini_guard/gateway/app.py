@@ -107,8 +107,9 @@ class Gateway(Door):
 
         async def tell(message: Message) -> None:
             nonlocal begun
-            begun = True
-            await send(message)
+            if not begun or message["type"] != "http.response.start":  # a stream may have begun with signs of life
+                begun = True
+                await send(message)
 
         try:
             async with self.entered(request) as body:
@@ -118,10 +119,8 @@ class Gateway(Door):
         except Exception as error:
             refused = refusal_of(error)
             note.update(_noted(refused.about or {}), status=refused.status, error=refused.kind)
-            if begun:
-                await send({"type": "http.response.body", "body": wire.event(body_of(refused))})
-            else:
-                await Response(json.dumps(body_of(refused)), refused.status, refused.headers, _JSON)(scope, receive, send)
+            said = wire.event(body_of(refused)) if begun else json.dumps(body_of(refused))
+            await Response(said, refused.status, refused.headers, _JSON)(scope, receive, tell)
         finally:
             seconds = perf_counter() - came
             self._metrics.requests.answered(note["model"], note["status"], seconds)
@@ -139,27 +138,15 @@ class Gateway(Door):
         group = request.headers.get("x-conversation-id") or wanted.group
         work = asyncio.ensure_future(model.answer(wanted, group, self._metrics.decided))
         try:
-            begun = bool(wanted.stream) and await self._kept_alive(work, send)
+            while wanted.stream and not (await asyncio.wait((work,), timeout=self._keep_alive))[0]:
+                await send({"type": "http.response.start", "status": 200, "headers": Headers(_EVENTS).raw})
+                await send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
             answer = await work
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
         note.update(_noted(answer["bonmini_guard"]), status=200)
-        response = _response(answer, wanted)
-        if begun:
-            await send({"type": "http.response.body", "body": bytes(response.body)})
-        else:
-            await response(request.scope, request.receive, send)
-
-    async def _kept_alive(self, work: asyncio.Future[Any], send: Send) -> bool:
-        """Wait for the work; a stream that waits long begins with signs of life. Whether it has begun."""
-        begun = False
-        while not (await asyncio.wait((work,), timeout=self._keep_alive))[0]:
-            if not begun:
-                await send({"type": "http.response.start", "status": 200, "headers": Headers(_EVENTS).raw})
-            begun = True
-            await send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
-        return begun
+        await _response(answer, wanted)(request.scope, request.receive, send)
 
     async def _note(self, request: Request, body: bytes, send: Send, note: Note) -> None:
         said = read(Feedback, body)
@@ -185,7 +172,7 @@ class Gateway(Door):
 
 
 def _response(answer: dict[str, Any], wanted: wire.ChatRequest) -> Response:
-    """The response with an answer; its body alone is used where a stream has begun."""
+    """The response with an answer."""
     headers = wire.headers(answer["bonmini_guard"])
     if wanted.stream:
         return Response(b"".join(wire.chunks(answer, wanted)), headers=_EVENTS | headers)
