@@ -15,12 +15,8 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from bonmini_guard import __version__
-
-if TYPE_CHECKING:
-    from bonmini_guard.errors import MissingExtraError
 
 #: Each module has ``HELP: str``, ``add_arguments(parser)`` and ``run(options) -> int``, and imports nothing heavy at the top.
 #: With each stands the extra that brings what it needs.
@@ -118,7 +114,7 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _missing(command: str, error: MissingExtraError | ModuleNotFoundError) -> MissingExtraError:
+def _missing(command: str, error: ImportError) -> ImportError:
     """What to install: what the command needs, whichever part of it was met first."""
     from bonmini_guard.errors import MissingExtraError
 

@@ -70,11 +70,6 @@ class Mutation:
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.change}"
 
-    @property
-    def name(self) -> str:
-        """What identifies it while lines move."""
-        return f"{self.path}: {self.change}"
-
 
 def mutation(path: str, place: int) -> Mutation:
     """One of the faults that a file can have, by its number."""
@@ -264,7 +259,9 @@ def _run(chosen: list[Mutation], bench: Bench, jobs: int) -> int:
         running = {pool.submit(bench.notices, *each): each for each in zip(chosen, tests, strict=True)}
         for number, done in enumerate(as_completed(running), start=1):
             mutation, some = running[done]
-            kind = "noticed" if done.result() else "equivalent" if mutation.name in EQUIVALENT else "SURVIVED"
+            kind = (
+                "noticed" if done.result() else "equivalent" if f"{mutation.path}: {mutation.change}" in EQUIVALENT else "SURVIVED"
+            )
             kinds[kind].append(mutation)
             print(f"{number}/{len(chosen)} {kind}, {len(some) or 'not'} reached: {mutation}", flush=True)
     survivors, equivalent, seconds = kinds["SURVIVED"], len(kinds["equivalent"]), time.monotonic() - begun

@@ -22,11 +22,8 @@ def oldest(pyproject: Path) -> dict[str, str]:
         *(one for extra, ones in project["optional-dependencies"].items() if extra != "dev" for one in ones),
     ]
     found = [match for one in asked if (match := _BOUND.match(one))]
-    return {match["name"]: match["version"] for match in sorted(found, key=lambda match: _key(match["version"]), reverse=True)}
-
-
-def _key(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")]
+    found.sort(key=lambda match: [int(part) for part in match["version"].split(".")], reverse=True)
+    return {match["name"]: match["version"] for match in found}
 
 
 if __name__ == "__main__":

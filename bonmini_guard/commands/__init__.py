@@ -36,11 +36,7 @@ def refuse_pipes(paths: Sequence[str]) -> None:
 
 
 def check_readable(paths: Sequence[str]) -> None:
-    """Refuse a file that cannot be opened before a model is loaded for it; a pipe is left as it is.
-
-    Raises:
-        InputError: naming it.
-    """
+    """Refuse a file that cannot be opened before a model is loaded for it; a pipe is left as it is."""
     for path in paths:
         if not is_pipe(path):
             with RowFile(path).open():

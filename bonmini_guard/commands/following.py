@@ -89,10 +89,7 @@ class Tally:
 
     Attributes:
         prices: of a million tokens read, and written.
-        met: which requests were counted.
         reasons: (decision, reason), to requests.
-        draws: made.
-        cost: of the tokens that were used, at the prices.
     """
 
     prices: tuple[float, float]

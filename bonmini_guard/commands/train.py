@@ -19,6 +19,14 @@ from bonmini_guard.logs.odd import Odd
 if TYPE_CHECKING:
     from bonmini_guard.training.choices import ChoiceRow
 
+#: Figures of judgements that not every set of rows has.
+_FURTHER = {
+    "pair_accuracy": "pair accuracy",
+    "acceptance_auc": "acceptance AUC",
+    "acceptance_accuracy": "accepted rightly at 0",
+    "reliability_error": "reliability error",
+}
+
 HELP = "train a reward model whose zero means 'acceptable', from choices among answers and none of them"
 
 
@@ -103,17 +111,8 @@ def _show(report: dict[str, Any], output: Path) -> None:
     for key, name in (("eval", "held out"), ("twin_eval", "its Bradley-Terry twin"), ("base_eval", "the base before")):
         figures = report.get(key)
         if figures and figures["judgements"]:
-            say(f"{name}: log-likelihood {figures['log_likelihood']:.4f}, accuracy {figures['accuracy']:.3f}{_more(figures)}")
-
-
-def _more(figures: dict[str, Any]) -> str:
-    names = {
-        "pair_accuracy": "pair accuracy",
-        "acceptance_auc": "acceptance AUC",
-        "acceptance_accuracy": "accepted rightly at 0",
-        "reliability_error": "reliability error",
-    }
-    return "".join(f", {name} {figures[key]:.3f}" for key, name in names.items() if figures[key] is not None)
+            more = "".join(f", {said} {figures[key]:.3f}" for key, said in _FURTHER.items() if figures[key] is not None)
+            say(f"{name}: log-likelihood {figures['log_likelihood']:.4f}, accuracy {figures['accuracy']:.3f}{more}")
 
 
 def hold_out(rows: Sequence[ChoiceRow], share: float, seed: int) -> tuple[list[ChoiceRow], list[ChoiceRow]]:

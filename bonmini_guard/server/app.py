@@ -96,7 +96,7 @@ class ScoringServer(Door):
         return [
             *(Route(path, self._scoring(path, *how), methods=["POST"]) for path, how in scored.items()),
             *(Route(path, self.secured(*how)) for path, how in told.items()),
-            *self.operations(self._metrics.text, self._about, _plain),
+            *self.operations(self._metrics.text, lambda: {"model": self._model.model_id, "fingerprint": self._fingerprint}, _plain),
         ]
 
     @asynccontextmanager
@@ -125,9 +125,6 @@ class ScoringServer(Door):
             return response
 
         return endpoint
-
-    def _about(self) -> dict[str, Any]:
-        return {"model": self._model.model_id, "fingerprint": self._fingerprint}
 
     # The routes
 
