@@ -141,8 +141,18 @@ async def test_draws_do_not_see_each_others_context():
             mine.set(request.seed)
             return await super().draw(request)
 
+    class MarkingGroups(FakeGenerator):
+        draw = None
+
+        async def draw_group(self, requests):
+            seen.append(mine.get())
+            mine.set(requests[0].seed)
+            for position, _ in enumerate(requests):
+                yield position, AIMessage("-1")
+
     await run(Marking(["1", "2", "3"]), accelerator([3]))
-    assert seen == [None] * 3
+    await run(MarkingGroups([]), guardrail([1, 2, 3]))
+    assert seen == [None] * 6
 
 
 async def test_at_the_deadline_with_a_slow_scorer_the_accelerator_serves_the_first_draw():
