@@ -106,7 +106,9 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     """
     # Groq tells errors and bills apart.
     places = [place for payload in payloads for place in (payload, payload.get("x_groq") or {})]
-    _raise_told(places, secret)
+    for place in places:
+        if place.get("error") or place.get("error_code") or place.get("object") == "error":
+            raise _told(place, secret)
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
         whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: counts(choice).get("index", 0))
@@ -122,7 +124,8 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     failure: EndpointError | None = None
     for parts in several:
         try:
-            _raise_told(parts, secret)
+            if (failed := next((part for part in parts if part.get("error")), None)) is not None:
+                raise _told(failed, secret)
             answers.append(_read(parts, told, model))
         except EndpointError as error:
             failure = error
@@ -131,10 +134,8 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     return share_usage(answers, usage)
 
 
-def _raise_told(places: Sequence[Any], secret: SecretStr | None) -> None:
-    for place in places:
-        if place.get("error") or place.get("error_code") or place.get("object") == "error":
-            raise from_answer(place, None if secret is None else secret.get_secret_value())
+def _told(place: Any, secret: SecretStr | None) -> EndpointError:
+    return from_answer(place, None if secret is None else secret.get_secret_value())
 
 
 def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
