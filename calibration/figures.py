@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.logs import Bools, Floats, Log, log_of_rows
+from bonmini_guard.calibration.orders import labelled_units
 from bonmini_guard.calibration.paths import Missing, exits, paths
 from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.replay import Settled, replay_rankings
@@ -114,17 +115,18 @@ def replay_log(rows: Log | Iterable[Mapping[str, Any]], profile: GuardProfile) -
 
 
 def one_order_figures(log: Log, profile: GuardProfile) -> dict[str, Any]:
-    """The same figures from the one order of each row, for logs labelled in part, with exact 90 % ``intervals`` of their rates.
+    """The same figures from the one order of each row, for logs labelled in part.
 
-    A row counts if the label of its selected answer is there. Of a set fixed for labelling every row does, and what a guardrail
-    serves without a label is taken for bad. What it refuses without one has no figures (None), but under a promise of
-    ``false_acceptance``, which takes it for acceptable: that is the worst. So has best-of-N, and what an accelerator serves.
+    Beside them stand exact 90 % ``intervals`` of rates over units, of which one row each is counted. A row counts if the label
+    of its selected answer is there. Of a set fixed for labelling every row does, and what a guardrail serves without a label is
+    taken for bad. What it refuses without one has no figures (None), but under a promise of ``false_acceptance``, which takes
+    it for acceptable: that is the worst. So has best-of-N, and what an accelerator serves.
     """
     budget = sum(profile.schedule)
-    log, missing = log.labelled_set()
+    log, units, missing = labelled_units(log)
     asked = _asked(profile, budget)
-    figures = _of_three([sums_of(one_order(log, ran, missing, profile.risk)) for ran in asked])
-    limits = {name: interval(*counts) for name, counts in counted(figures).items()}
+    figures, once = (_of_three([sums_of(one_order(rows, ran, missing, profile.risk)) for ran in asked]) for rows in (log, units))
+    limits = {name: interval(*counts) for name, counts in counted(once).items()}
     if missing == "counts_as_bad" and np.isnan(paths(log, (budget,)).good).any():
         # of answers that only best-of-N serves nobody asked for the labels
         figures["recall_vs_best_of_n"] = None
