@@ -192,8 +192,15 @@ def outcomes(path: Paths, missing: Missing) -> Iterator[tuple[str, Floats]]:
 
 
 def steps(path: Paths, offsets: Sequence[float] | None = None, missing: Missing = "left_out") -> Steps:
-    """The counts under all thresholds at once; loop l exits at ``t + offsets[l]``."""
-    shifted = path.best if offsets is None else path.best - np.asarray(offsets)
+    """The counts under all thresholds at once; loop l exits at ``t + offsets[l]``.
+
+    With offsets, scores that only rounding keeps apart (0.5 - 0.1 and 0.6 - 0.2) are one cut: no threshold tells them apart.
+    """
+    shifted, near = path.best, 0.0
+    if offsets is not None:
+        shifted = path.best - np.asarray(offsets)
+        largest = max(np.max(np.abs(each), initial=0.0, where=np.isfinite(each)) for each in (path.best, shifted))
+        near = float(4 * np.spacing(largest))
     running = np.maximum.accumulate(shifted, axis=1)
     opens = np.isfinite(shifted)
     opens[:, 1:] &= shifted[:, 1:] > running[:, :-1]
@@ -201,7 +208,7 @@ def steps(path: Paths, offsets: Sequence[float] | None = None, missing: Missing 
     before = np.append(np.where(row[1:] == row[:-1], loop[1:], path.draws.size), path.draws.size) if row.size else loop
     down = np.argsort(-shifted[row, loop], kind="stable")
     cut = shifted[row, loop][down]
-    ends = np.flatnonzero(np.append(cut[1:] < cut[:-1], True)) if cut.size else np.zeros(0, dtype=np.int64)
+    ends = np.flatnonzero(np.append(cut[1:] < cut[:-1] - near, True)) if cut.size else np.zeros(0, dtype=np.int64)
     totals = {}
     for name, part in outcomes(path, missing):
         change = part[row, loop] - part[row, before]
