@@ -98,7 +98,10 @@ def score_log(
         file.cut()
         for row in _of_shard(paths, shard, tally):
             if tally.rows < len(finished):
-                _check_resumed(finished[tally.rows], (row.id, mark), partial, row.place)
+                if (found := finished[tally.rows]) != (row.id, mark):
+                    what = "other rows" if found[0] != row.id else "another reward model"
+                    cure = "remove it to begin anew, or give another -o"
+                    raise InputError(f"{partial}: was begun with {what} than {row.place}; {cure}")
                 tally.resumed += 1
                 tally.trained_on += _trained_on(row, scorer)
             else:
@@ -153,12 +156,6 @@ def _finished(partial: Path, beside: str | None) -> list[tuple[str, str]]:
         raise InputError(f"{partial}: is no log that 'score' began; move it away, or give another -o") from error
 
 
-def _check_resumed(found: tuple[str, str], expected: tuple[str, str], partial: Path, place: str) -> None:
-    if found != expected:
-        what = "other rows" if found[0] != expected[0] else "another reward model"
-        raise InputError(f"{partial}: was begun with {what} than {place}; remove it to begin anew, or give another -o")
-
-
 def _scored(row: Row, scorer: LogScorer, mark: str, tally: Tally) -> dict[str, Any]:
     try:
         check_seen(scorer, row.prompt, refuse=True)
@@ -171,7 +168,13 @@ def _scored(row: Row, scorer: LogScorer, mark: str, tally: Tally) -> dict[str, A
     if missing:
         answers = [_answer(one) for one in missing]
         for one, score in zip(missing, scorer.score(_messages(row), answers), strict=True):
-            _put(one, score, tally)
+            one.value.pop("raw_score", None)
+            if score is not None and math.isfinite(score):
+                one.value["score"] = score
+                tally.scored += 1
+            else:
+                one.value |= {"score": None, "failed": True}
+                tally.unscorable += 1
     marked = {key: value for key, value in row.value.items() if key != "trained_on"} | {"id": row.id, "scored_by": mark}
     if _trained_on(row, scorer):
         marked["trained_on"] = True
@@ -205,16 +208,6 @@ def _answer(candidate: Candidate) -> AIMessage:
     message = candidate.turn.message()
     assert isinstance(message, AIMessage)
     return message
-
-
-def _put(candidate: Candidate, score: float | None, tally: Tally) -> None:
-    candidate.value.pop("raw_score", None)
-    if score is not None and math.isfinite(score):
-        candidate.value["score"] = score
-        tally.scored += 1
-    else:
-        candidate.value |= {"score": None, "failed": True}
-        tally.unscorable += 1
 
 
 def finish(partial: Path, target: Path) -> None:

@@ -98,22 +98,18 @@ class Watch:
         decision, count, units = self._share or ("", 0, 0)
         known = (units - count, units) if decision == "abstained" else (0, 0)
         self._served = list(state.served if state else known)
-        self._begin(state)
-
-    def _begin(self, state: WatchState | None) -> None:
-        profile, share = self._profile, self._share
-        asked = [each is not None for each in (share, profile.alpha, self.key)]
+        asked = [each is not None for each in (self._share, profile.alpha, key)]
         if state is not None and asked != [each is not None for each in (state.decisions, state.labels, state.slices)]:
             raise ValueError("its questions are not those of this profile")
         level = self._rate / (1 + sum(asked))
         self._scores = Ranks(level, profile.reference, self._seed, state=state.scores if state else None)
-        self._decisions = None if share is None else Shares(level, *share[1:], state.decisions if state else None)
+        self._decisions = None if self._share is None else Shares(level, *self._share[1:], state.decisions if state else None)
         # Bad and served is bad among served times served: half the level is for the share served.
         self._half = level / 2
         level_of_labels = self._half if profile.risk == "served_and_bad" else level
         self._labels = None if profile.alpha is None else Refutation(level_of_labels, state.labels if state else None)
         slices = state.slices if state else None
-        self._slices = None if self.key is None else Slices(level, self.key, profile.reference, self._seed, slices)
+        self._slices = None if key is None else Slices(level, key, profile.reference, self._seed, slices)
 
     def look(self, traces: Traces, also: Sequence[Finding] = ()) -> Drift:
         """Count new traces, in the order they came, read with this watch's memory, and say what all so far and ``also`` say."""
