@@ -69,7 +69,7 @@ def apart(model: BaseLanguageModel[Any], loop: asyncio.AbstractEventLoop) -> Bas
     The model of an integration is built anew, where that gives the same settings and another connection. Where it does not, or the
     class is somebody's own, sync calls use its sync methods, in threads: a draw that is given up runs on there.
     """
-    wire = _wire(_client(model)) if type(model).__module__.startswith("langchain_") else None
+    wire = wire_of(model) if type(model).__module__.startswith("langchain_") else None
     serves_sync = is_bridge(loop)
     if wire is not None and not serves_sync and _first.setdefault(wire, weakref.ref(loop))() is loop:
         return model
@@ -108,12 +108,12 @@ def _rebuilt(model: BaseLanguageModel[Any], loop: asyncio.AbstractEventLoop) -> 
     with contextlib.suppress(Exception):  # whatever a class may say to its own settings
         own = {"http_async_client": _shared(client, loop)} if "http_async_client" in fields else {}
         twin = type(model)(**given, **own)
-        if _wire(_client(twin)) is wire:  # one for all models of a server
+        if wire_of(twin) is wire:  # one for all models of a server
             vars(twin)["_async_client"] = _client(twin).with_options(http_client=_shared(client, loop))
         elif not own:
-            _closed_with(twin, _wire(_client(twin)), loop)
+            closed_with(twin, wire_of(twin), loop)
         same = type(_client(twin)) is type(client) and all(getattr(twin, name) == getattr(model, name) for name in told)
-        return twin if same and _wire(_client(twin)) is not wire else None
+        return twin if same and wire_of(twin) is not wire else None
     return None
 
 
@@ -121,8 +121,12 @@ def _client(model: BaseLanguageModel[Any]) -> Any:
     return next((client for name in _KEPT if (client := getattr(model, name, None)) is not None), None)
 
 
+def wire_of(model: Any) -> Any:
+    """The HTTP client at the bottom of a model's client."""
+    return _wire(_client(model))
+
+
 def _wire(client: Any) -> Any:
-    """The HTTP client at the bottom of a client."""
     while hasattr(client, "_client"):
         client = client._client
     return client
@@ -139,13 +143,13 @@ def _shared(client: Any, loop: asyncio.AbstractEventLoop) -> Any:
 
     def make() -> Any:
         made = importlib.import_module(type(client).__module__.partition(".")[0]).DefaultAsyncHttpxClient()
-        _closed_with(wire, made, loop)
+        closed_with(wire, made, loop)
         return made
 
     return _instead.setdefault(wire, ByLoop()).of(loop, make)
 
 
-def _closed_with(owner: Any, wire: Any, loop: asyncio.AbstractEventLoop) -> None:
+def closed_with(owner: Any, wire: Any, loop: asyncio.AbstractEventLoop) -> None:
     """Close an HTTP client when nobody holds its owner any more; on a caller's loop it ends with that."""
     if is_bridge(loop):
         weakref.finalize(owner, _close, wire, loop).atexit = False

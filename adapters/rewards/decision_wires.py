@@ -14,6 +14,7 @@ from langchain_core.messages.ai import UsageMetadata
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import used
+from bonmini_guard.adapters.elsewhere import closed_with, wire_of
 from bonmini_guard.adapters.http import SCORING, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import MalformedAnswer
 from bonmini_guard.conversation import Turn
@@ -167,6 +168,9 @@ class LangChainDecisions(DecisionModel):
             return self._model
         twin = copy.copy(self._model)
         vars(twin).pop("_async_client", None)
+        if self._model.http_async_client is None:
+            # Its own finalizer closes it in the thread that collects it, and there breaks connections of the loop.
+            closed_with(self, wire_of(twin), asyncio.get_running_loop())
         return twin
 
 

@@ -119,6 +119,16 @@ class Decisions(Probed):
             if self._probed is None:
                 await self._probe()
 
+    async def chooses(self) -> bool:
+        """Whether the model takes a choice about an ordinary answer: the probe asks none."""
+        messages, answer = probe_pairs()[0]
+        labels = {_label(0): answer.text, NONE: NONE_SAYS}
+        try:
+            await self.model.choose(list(map(Turn.of, messages)), self.questions[0].instructions, labels)
+        except RequestRejected:
+            return False
+        return True
+
     async def _probe(self) -> None:
         states = [[*map(Turn.of, messages), Turn.of(answer)] for messages, answer in probe_pairs()]
         found = await all_or_none([self.model.yes(state, self.questions) for state in states])
@@ -192,6 +202,18 @@ class DecisionSession(FunctionSession):
         return [{one.name: told.probabilities.get(named.name) for one, named in zip(own, each, strict=True)} for each in numbered]
 
     async def _chosen(self, said: Sequence[Turn]) -> list[float | None]:
+        try:
+            return await self._choice(said)
+        except RequestRejected as error:
+            if error.status not in ABOUT_AN_INPUT or not await self._scorer.chooses():
+                raise
+            # Perhaps for one answer alone: as if they had come one after the other, the others keep their scores.
+            scores = [await self._chosen([turn]) for turn in said] if len(said) > 1 else [[None]]
+            if len(said) > 1 and scores == [[None]] * len(said):
+                raise
+            return [score for [score] in scores]
+
+    async def _choice(self, said: Sequence[Turn]) -> list[float | None]:
         """Log-odds against "none" of each, averaged over orders. The best so far is a choice beside them, as it was."""
         texts = [turn.plain() for turn in said] + ([] if self._best is None else [self._best[1]])
         scorer, question, turns = self._scorer, self._scorer.questions[0], min(self._scorer.rotations, len(texts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import re
@@ -250,6 +251,23 @@ def test_a_choice_among_answers_and_none(wire):
 
 
 @WIRES
+def test_a_refused_choice_costs_the_refused_answer_its_score_alone(wire):
+    refusing = {"vile"}
+    with InThread(DecisionServer(lambda text: {"good": 0.6, NONE_SAYS: 0.2}.get(text, 0.1))) as server:
+        scorer = Decisions(endpoint(server.url, wire), QUESTION, ask="choice")
+        scorer.check()
+        server.faults = lambda path, body: (400, {"error": "no"}) if any(word in json.dumps(body) for word in refusing) else None
+        assert scores(scorer, "vile", "good", "bad")[0] == [None, pytest.approx(math.log(3)), pytest.approx(-math.log(2))]
+        assert scores(scorer, "vile")[0] == [None]
+        with pytest.raises(EndpointError):
+            scores(scorer, "vile", "very vile")
+        refusing.add('"choice"')  # a server that takes none refuses no answer
+        for answers in (["good"], ["good", "bad"]):
+            with pytest.raises(EndpointError):
+                scores(scorer, *answers)
+
+
+@WIRES
 def test_in_a_guard_by_its_question_and_by_a_spec(wire, tmp_path):
     with InThread(DecisionServer(believes)) as server:
         spec = tmp_path / "question.toml"
@@ -355,6 +373,36 @@ def test_openai_decisions_of_langchain():
         # Connections belong to the loop that opened them: each of the caller's has its own.
         later = [asyncio.run(guard.arun("When?")) for _ in range(2)]
     assert [(each.decision, each.message.text) for each in (result, *later)] == [("accepted", "on 9 July")] * 3
+
+
+@pytest.mark.filterwarnings("ignore:The class .OpenAIDecisions. is in beta")
+def test_a_connection_of_sync_calls_is_closed_where_it_was_opened(monkeypatch):
+    types, closed = pytest.importorskip("langchain_openai.decisions"), []
+    with InThread(DecisionServer(believes)) as server:
+        model = types.OpenAIDecisions(model="m", api_key="x", base_url=f"{server.url}/v1", max_retries=0)
+        wire = type(model._async_client._client)
+        monkeypatch.setattr(wire, "aclose", recorded(wire.aclose, closed))
+        scorer = Decisions(model, QUESTION)
+        scorer.check()
+        run_sync(lambda: asyncio.sleep(0))  # nothing of the last call is left there
+        del scorer
+
+        async def elsewhere():
+            # Within a loop, as any collection may come.
+            gc.collect()
+            await asyncio.sleep(0)
+
+        asyncio.run(elsewhere())
+        here = run_sync(lambda: asyncio.sleep(0, asyncio.get_running_loop()))
+    assert [loop is here for url, loop in closed if url.startswith(server.url)] == [True]
+
+
+def recorded(aclose, closed):
+    async def closing(client):
+        closed.append((str(client.base_url), asyncio.get_running_loop()))
+        await aclose(client)
+
+    return closing
 
 
 def test_requests_that_come_at_once_wait_for_one_probe():
