@@ -42,7 +42,8 @@ _NOT_SAID = {
 }
 #: What holds JSON schemas, in which False is as good as not said.
 _SHAPES = {
-    *("tools", "functions", "response_format", "ls_structured_output_format", "format"),
+    *("tools", "functions", "response_format", "ls_structured_output_format", "format", "output_format"),
+    *("response_schema", "response_json_schema"),
     *("guided_json", "json_schema", "schema", "structured_outputs", "grammar"),
 }
 _SECRET = re.compile(

@@ -13,7 +13,7 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langchain_core.runnables.configurable import DynamicRunnable
@@ -233,7 +233,9 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
         return model.model_copy(update={name: value for name, value in silent.items() if name in fields})
     if isinstance(model, RunnableBindingBase):
         own: RunnableConfig = {key: value for key, value in model.config.items() if key != "callbacks"}  # type: ignore[assignment]
-        update = {"config": own, "config_factories": [], "kwargs": _of_one(model.kwargs)}
+        # Functions may call an argument of theirs so.
+        kwargs = model.kwargs if isinstance(unbound(model, RunnableBindingBase)[0], RunnableLambda) else _of_one(model.kwargs)
+        update = {"config": own, "config_factories": [], "kwargs": kwargs}
         model, config = model.model_copy(update=update), merge_configs(own, config)
     return with_parts(model, partial(without_callbacks, config=config))
 

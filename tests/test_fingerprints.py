@@ -125,7 +125,8 @@ def test_the_same_generator_however_it_is_put_together():
     assert text_of(LangChainGenerator(ONE).describe({"temperature": 0.3, "tools": [1], "seed": 4})) == meant
     assert print_of(ONE.bind(model="large")) == print_of(OTHER)
     strict, lax = ({"type": "object", "properties": {}} | more for more in ({}, {"additionalProperties": False}))
-    assert print_of(ONE.bind(response_format=strict)) == print_of(ONE.bind(response_format=lax))
+    for name in ("response_format", "response_schema", "response_json_schema", "output_format"):
+        assert print_of(ONE.bind(**{name: strict})) == print_of(ONE.bind(**{name: lax}))
     assert print_of(ONE.bind(extra_body={"guided_json": strict})) == print_of(ONE.bind(extra_body={"guided_json": lax}))
 
 

@@ -86,6 +86,11 @@ def test_temperature_zero_and_a_fixed_seed_are_seen(model, options, expected):
     assert LangChainGenerator(model, options=options).deterministic is expected
 
 
+async def test_an_argument_of_a_function_may_be_called_n():
+    repeated = RunnableLambda(lambda messages, n: messages[0].text * n).bind(n=2).with_config(tags=["mine"])
+    assert (await LangChainGenerator(repeated).draw(request())).text == request().messages[0].text * 2
+
+
 def test_a_seed_that_each_draw_has_in_its_stead_is_none():
     assert not LangChainGenerator(Recording(responses=["a"], seed=7), seed_argument="seed").deterministic
 
