@@ -195,6 +195,8 @@ async def test_an_explored_request_is_complete_although_draws_call_tools():
 NONE = [
     AIMessage("", additional_kwargs={"reasoning_content": "thoughts"}),
     AIMessage([{"type": "thinking", "thinking": "thoughts"}]),
+    AIMessage([{"type": "reasoning", "id": "rs_1", "summary": []}], response_metadata={"status": "completed"}),
+    AIMessage("", additional_kwargs={"reasoning": {"id": "rs_1", "summary": []}}),
     AIMessage("", response_metadata={"finish_reason": "length"}),
     AIMessage("Half of it", response_metadata={"finish_reason": "content_filter"}),
     AIMessage("Half of it", response_metadata={"finish_reason": "SAFETY"}),

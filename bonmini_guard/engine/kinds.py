@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from bonmini_guard.conversation import Turn, is_call
+from bonmini_guard.conversation import NOT_SHOWN, Turn, hides, is_call
 
 #: Ends of answers that a filter cut, that the token limit cut, and that the server gave up on.
 FILTERED = frozenset(
@@ -37,7 +37,11 @@ def why_none(message: AIMessage, ends: tuple[str, ...]) -> str | None:
     if isinstance(message.content, str) and message.content.strip():
         return None
     turn = Turn.of(message)
-    if turn.is_blank and (turn.reasoning or cut):
+    # Reasoning that is not told has a place all the same.
+    blocks = message.content if isinstance(message.content, list) else []
+    thought = any(isinstance(block, dict) and hides(str(block.get("type")), NOT_SHOWN) for block in blocks)
+    thought = thought or bool(turn.reasoning or message.additional_kwargs.get("reasoning"))
+    if turn.is_blank and (thought or cut):
         return "there is nothing but reasoning, or the token limit came first: raise it"
     return None
 
