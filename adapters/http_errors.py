@@ -8,7 +8,7 @@
         ├── RequestRejected                400, 401, 403, 404, 422, redirects: the same request will fail again
         ├── EndpointTimeout                408, 504, or no answer in time
         ├── EndpointUnreachable            502, refused, reset, or broken off
-        ├── GenerationFailedAtEndpoint     424, 500, or an error inside an answer that began with 200
+        ├── GenerationFailedAtEndpoint     409, 424, 500, or an error inside an answer that began with 200
         ├── MalformedAnswer                200 with something that is no answer
         └── NoAnswer (Unanswered)          an answer without what was asked for: withheld by a filter, or nothing but reasoning
             └── TruncatedAnswer            an answer cut at the token limit, where such answers are not accepted
@@ -107,6 +107,7 @@ class TruncatedAnswer(NoAnswer):
 #: Errors of one kind, whatever the server: class by status.
 _BY_STATUS: dict[int, type[EndpointError]] = {
     408: EndpointTimeout,
+    409: GenerationFailedAtEndpoint,
     424: GenerationFailedAtEndpoint,
     429: Overloaded,
     502: EndpointUnreachable,

@@ -260,6 +260,7 @@ async def test_a_generator_can_be_copied_and_moved_between_processes(server, mak
         (503, {"detail": "loading"}, errors.Overloaded, 4),
         (502, "<html>bad gateway</html>", errors.EndpointUnreachable, 4),
         (504, "", errors.EndpointTimeout, 4),
+        (409, {"error": {"message": "died"}}, errors.GenerationFailedAtEndpoint, 2),
         (424, BODIES["424"], errors.GenerationFailedAtEndpoint, 2),
         (500, BODIES["500"], errors.GenerationFailedAtEndpoint, 2),
         (500, {"object": "error", "message": "died", "type": "InternalServerError"}, errors.GenerationFailedAtEndpoint, 2),
