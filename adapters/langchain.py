@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
+from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.prompts import BasePromptTemplate
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSequence, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langchain_core.runnables.configurable import DynamicRunnable
@@ -83,10 +86,13 @@ class LangChainGenerator:
     @property
     def deterministic(self) -> bool:
         """Whether the model is set to temperature 0, or to a seed, so that all candidates would be the same."""
-        model, bound = unbound(self._model, RunnableBindingBase)
+        model, bound = _answering(self._model)
         # Classes have seeds that stand for none.
         own = {name: getattr(model, name) for name in getattr(model, "model_fields_set", ()) if name in _SEEDS}
-        given = {"temperature": getattr(model, "temperature", None), **own, **bound, **self._options}
+        given: dict[str, Any] = {}
+        for said in ({name: getattr(model, name, None) for name in ("temperature", *_BODIES)} | own, bound, self._options):
+            bodies = [body for name in _BODIES if isinstance(body := said.get(name), Mapping)]
+            given = reduce(or_, map(dict, bodies), {**given, **said})
         seeds = [given.get(name) for name in _SEEDS if name != self._seed_argument]
         return given["temperature"] == 0 or any(seed not in (None, -1) for seed in seeds)
 
@@ -190,6 +196,8 @@ class LangChainGenerator:
 
 #: A draw is one answer: further ones would be billed and dropped, the likeliest of several is no fair draw, and a stream is none.
 _ONE = ("n", "best_of", "stream")
+#: Settings that hold others, which go out beside a model's own.
+_BODIES = ("model_kwargs", "extra_body")
 #: What integrations call a model's own seed.
 _SEEDS = ("seed", "random_seed")
 _HISTORY = (
@@ -200,6 +208,17 @@ _HISTORY = (
 
 def _of_one(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _ONE}
+
+
+def _answering(model: Any) -> tuple[Any, dict[str, Any]]:
+    """The model that answers first, and what is bound to it: in retries and fallbacks, and between prompts and parsers."""
+    inner, bound = unbound(model, RunnableBindingBase)
+    if isinstance(inner, RunnableWithFallbacks):
+        inner, own = _answering(inner.runnable)
+        return inner, {**own, **bound}
+    steps = inner.steps if isinstance(inner, RunnableSequence) else []
+    several = [step for step in steps if not isinstance(step, BasePromptTemplate | BaseOutputParser)]
+    return _answering(several[0]) if len(several) == 1 else (inner, bound)
 
 
 def _is_configurable(model: Any) -> bool:

@@ -11,7 +11,9 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.language_models import BaseChatModel, BaseLLM, FakeListChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import (
     ConfigurableField,
     RouterRunnable,
@@ -31,11 +33,13 @@ from bonmini_guard.testing import FakeChatModel, FakeRewardModel
 from tests.adapters.drawing import request
 
 CALLS = []
+say = ChatPromptTemplate.from_messages([("human", "{q}")])
 
 
 class Recording(FakeListChatModel):
     temperature: float = 0.5
     seed: int | None = None
+    extra_body: dict[str, Any] | None = None
 
     def _call(self, messages, stop=None, run_manager=None, **kwargs):
         CALLS.append({"stop": stop, **kwargs})
@@ -80,6 +84,17 @@ async def test_the_users_model_is_left_as_it_was():
         (Recording(responses=["a"]).bind(random_seed=7), {}, True),
         (Recording(responses=["a"]), {"seed": 7}, True),
         (RunnableLambda(lambda _: "a"), {}, False),
+        (say | Recording(responses=["a"], temperature=0) | StrOutputParser(), {}, True),
+        (say | Recording(responses=["a"]).bind(temperature=0), {}, True),
+        (say | Recording(responses=["a"]), {}, False),
+        (RunnableLambda(lambda said: said) | Recording(responses=["a"], temperature=0), {}, False),  # it may say what it likes
+        (Recording(responses=["a"], temperature=0).with_fallbacks([Recording(responses=["a"])]), {}, True),
+        (Recording(responses=["a"], temperature=0).with_fallbacks([Recording(responses=["a"])]).bind(temperature=1), {}, False),
+        (Recording(responses=["a"]).with_fallbacks([Recording(responses=["a"], temperature=0)]), {}, False),
+        (Recording(responses=["a"], extra_body={"temperature": 0}), {}, True),
+        (Recording(responses=["a"], extra_body={"temperature": 0}).bind(extra_body={"temperature": 1}), {}, False),
+        (Recording(responses=["a"]).bind(extra_body={"seed": 4}), {}, True),
+        (Recording(responses=["a"]), {"model_kwargs": {"temperature": 0}}, True),
     ],
 )
 def test_temperature_zero_and_a_fixed_seed_are_seen(model, options, expected):
