@@ -88,7 +88,10 @@ class ServedGenerator(Endpoint):
         renamed = {self._dialect.renamed.get(key, key): value for key, value in sampling(options).items()}
         if "stop" in renamed:
             renamed["stop"] = stop_strings(renamed["stop"])
-        settings = described({**self._identity(), **renamed})
+        own = self._identity()
+        if "extra_body" in renamed and "extra_body" in own:  # as requests merge them
+            renamed["extra_body"] = {**own["extra_body"], **renamed["extra_body"]}
+        settings = described({**own, **renamed})
         where = {"class": type(self).__name__, "server": described(self.base_url), "model": self.served_model() or UNKNOWN}
         return where | {"settings": {key: value for key, value in settings.items() if value}}
 

@@ -283,6 +283,11 @@ def test_other_generators_are_compared_with_their_options():
         guard.invoke("q", temperature=0.3)
 
 
+def test_a_calls_extra_body_is_told_beside_the_generators_as_requests_have_it():
+    own = OpenAICompatibleGenerator("http://here", model="m", api_key="", extra_body={"top_k": 40, "min_p": 0.1})
+    assert own.describe({"extra_body": {"min_p": 0.2}})["settings"]["extra_body"] == {"top_k": 40, "min_p": 0.2}
+
+
 @pytest.mark.filterwarnings("ignore:uncalibrated")
 def test_traces_say_what_drew_with_what_options_by_which_config():
     model = ONE.configurable_alternatives(ConfigurableField(id="llm"), default_key="small", big=OTHER)
