@@ -271,7 +271,7 @@ class TransformersGenerator:
         told = [convert_to_openai_tool(tool) for tool in tools or ()] or None
         ids = prompt_ids(rendered(messages, self.tokenizer), self.tokenizer, told)
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and len(ids) + new_tokens > limit:
+        if limit is not None and 0 < limit < len(ids) + new_tokens:  # XLNet says -1 where there is none
             raise InputError(
                 f"the prompt has {len(ids)} tokens; with {new_tokens} new ones it exceeds the model's context of {limit}"
             )

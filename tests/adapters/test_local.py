@@ -19,6 +19,8 @@ from transformers import (
     MambaForCausalLM,
     OpenAIGPTConfig,
     OpenAIGPTLMHeadModel,
+    XLNetConfig,
+    XLNetLMHeadModel,
 )
 
 from bonmini_guard import BestOfMiniN
@@ -328,6 +330,11 @@ async def test_a_prompt_that_is_too_long_is_a_recorded_input_error(parts):
     with pytest.raises(GenerationError) as caught:
         await Engine(generator, FakeRewardModel({}), best_of_n(2)).run([HumanMessage("film " * 60)], seed=1)
     assert [type(cause) for cause in caught.value.__cause__.exceptions] == [InputError]
+
+
+async def test_a_context_without_an_end_is_said_as_minus_one(parts):
+    config = XLNetConfig(vocab_size=len(parts[1]), d_model=16, n_layer=1, n_head=1, d_inner=16)
+    assert make((XLNetLMHeadModel(config).eval(), parts[1])).encode([HumanMessage("film")])
 
 
 async def test_the_context_of_a_model_of_texts_and_images_is_that_of_its_texts(parts):
