@@ -36,6 +36,8 @@ _OFFSET_POSITIONS = re.compile(r"(xlm-)?roberta(-prelayernorm|-xl)?|camembert|lo
 _UNLIMITED = 10**9
 #: What peft calls the settings of adapters.
 _ADAPTERS = "adapter_config.json"
+#: Those, beside rank and alpha, that say how much adapters count for.
+_SCALES = ("rank_pattern", "alpha_pattern", "use_rslora")
 #: Files that hold a tokenizer's tokens.
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 #: A model id of a hub: owner/name, never a path.
@@ -175,7 +177,23 @@ def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence
     for name, theirs, ours in sorted(report["mismatched_keys"]):
         shapes = f"{name} has the shape {list(theirs)}, and {list(ours)} is wanted"
         raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({shapes}); use another model, or its own config.json")
+    if getattr(model.config, "quantization_config", None) is None and (whole := _whole_numbers(path)) is not None:
+        raise CheckpointError(
+            f"{path}: {whole} is of whole numbers, and config.json names no quantisation; copy it anew, or save floats"
+        )
     return model, sorted(report["missing_keys"])
+
+
+def _whole_numbers(path: str) -> str | None:
+    """A weight that is stored as such, if there is one."""
+    from safetensors import safe_open
+
+    for file in weight_files(path):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118
+                if name.endswith("weight") and stored.get_slice(name).get_dtype().startswith(("I", "U", "BOOL")):
+                    return str(name)
+    return None
 
 
 def weight_files(path: str) -> list[Path]:
@@ -298,7 +316,7 @@ def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> i
     if not is_number(own or 0):
         raise CheckpointError(f"{tokenizer.name_or_path}: model_max_length is {own!r} in its tokenizer_config.json; write a number")
     limits = [limit for limit in (positions, own, requested) if limit and 0 < limit < _UNLIMITED]
-    return min(limits) if limits else None
+    return int(min(limits)) if limits else None
 
 
 def sidecar(objective: str) -> dict[str, Any]:
@@ -320,7 +338,21 @@ def inputs_of(config: Any) -> str | None:
 
 def base_note(config: Any) -> dict[str, str]:
     """Of the base that adapters were trained on: ``name``, ``digest`` of the weights and ``vocabulary``, as far as it was noted."""
-    return (note_of(config) or {}).get("base") or {}
+    note: Any = (note_of(config) or {}).get("base") or {}
+    if not isinstance(note, dict):
+        raise CheckpointError(f"the base that config.json notes under bonmini_guard is {note!r}; copy the adapters anew")
+    return note
+
+
+def changed_scale(path: str) -> str:
+    """The scale of a folder's adapters where it is not the one that ``training.json`` says they were trained with."""
+    try:
+        now, was = (json.loads((Path(path) / name).read_text(encoding="utf-8")) for name in (_ADAPTERS, "training.json"))
+        rank, alpha = was["settings"]["lora_rank"], was["settings"]["lora_alpha"]
+        scale = [now["r"], now["lora_alpha"], *(now.get(name) or None for name in _SCALES)]
+    except (OSError, ValueError, LookupError, TypeError):  # trained elsewhere
+        return ""
+    return "" if scale == [rank, alpha or 2 * rank, *[None] * len(_SCALES)] else json.dumps(scale, sort_keys=True)
 
 
 def base_of(path: str, base: str | None = None) -> str | None:

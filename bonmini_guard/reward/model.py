@@ -34,6 +34,7 @@ from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import (
     base_note,
     base_of,
+    changed_scale,
     check_vocabulary,
     check_whole,
     first_line,
@@ -193,6 +194,8 @@ class RewardModel:
         place = device_of(device)
         precision = _precision(dtype, place)
         config = load_config(path, given)
+        if given is not None and reading is None and base_of(path, given) is None:
+            raise ConfigurationError(f"base= goes with a folder of adapters, and {path} is whole: leave it out")
         read = reading or Reading(inputs)
         model, missing = read.load(path, config, precision, given)
         tokenizer = load_tokenizer(path, given)
@@ -270,6 +273,7 @@ class RewardModel:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
             if self._base is not None:
                 digest.update((base_note(self._config).get("digest") or weights_digest(self._base)).encode())
+                digest.update(changed_scale(self.model_id).encode())
             digest.update(json.dumps([self._template, self._precision], sort_keys=True).encode() + self._reading.mark.encode())
             self._earlier = f"sha256:{digest.hexdigest()}"
         return self._earlier
@@ -363,7 +367,7 @@ def device_of(name: str | None) -> torch.device:
     """The device of this name, by default the GPU if there is one; ConfigurationError where it is not here."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(f"no device {name!r} here ({first_line(error)}): use cpu or cuda") from error
     return device

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from langchain_core.messages import AIMessage, HumanMessage
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -237,12 +238,32 @@ def test_broken_settings_are_one_clear_error(copy, file, change, words):
         RewardModel.load(copy, device="cpu")
 
 
+def test_weights_of_whole_numbers_that_nothing_says_are_quantised_are_refused(copy):
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+    save_file(weights | {name: (weights[name] * 100).to(torch.int8)}, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight is of whole numbers"):
+        RewardModel.load(copy, device="cpu")
+
+
+def test_a_length_that_is_no_whole_number_is_rounded_down(copy):
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 12.5}))
+    assert RewardModel.load(copy, device="cpu").max_length == 12
+
+
+def test_a_base_of_a_whole_checkpoint_is_refused(folder):
+    with pytest.raises(ConfigurationError, match=r"base= goes with a folder of adapters, and .* is whole"):
+        RewardModel.load(folder, base=folder, device="cpu")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         *(
             {"device": "tpux"},
             {"device": "mps:7"},
+            {"device": "meta"},
             {"dtype": "int64"},
             {"dtype": "float99"},
             {"batch_tokens": 0},

@@ -184,6 +184,9 @@ def test_the_base_of_adapters_is_found_by_name_and_verified(tmp_path, base, adap
     with pytest.raises(CheckpointError, match=r"an adapter whose base 'gone' is not here; say where it is with base="):
         RewardModel.load(moved, device="cpu")
     assert RewardModel.load(moved, base=base, device="cpu").fingerprint() == known.fingerprint()
+    (moved / path.name).write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 1}))
+    assert RewardModel.load(moved, base=base, device="cpu").fingerprint() != known.fingerprint()
+    (moved / path.name).write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "gone"}))
     # In the user's cache by its name; and not if anything in it has changed.
     shutil.copytree(base, tmp_path / "cache" / "bonmini-guard" / "gone")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -194,6 +197,15 @@ def test_the_base_of_adapters_is_found_by_name_and_verified(tmp_path, base, adap
     save_file(changed, weights, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="is not the base it was trained on"):
         RewardModel.load(moved, device="cpu")
+
+
+def test_a_note_about_the_base_that_is_none_is_one_clear_error(tmp_path, base, adapters):
+    shutil.copytree(adapters, tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps(said | {"bonmini_guard": said["bonmini_guard"] | {"base": "somewhere"}}))
+    with pytest.raises(CheckpointError, match=r"the base that config\.json notes under bonmini_guard is 'somewhere'"):
+        RewardModel.load(tmp_path / "m", base=base, device="cpu")
 
 
 def test_a_base_that_is_not_at_hand_is_one_clear_error(tmp_path, adapters):
