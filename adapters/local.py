@@ -20,7 +20,6 @@ from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 with needing("local"):
     import torch
     from transformers import (
-        AutoModelForCausalLM,
         AutoTokenizer,
         GenerationConfig,
         LogitsProcessor,
@@ -37,8 +36,9 @@ from bonmini_guard.adapters.generation import check_sampling
 from bonmini_guard.adapters.requests import call_options, stop_strings
 from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.engine.workers import Workers
-from bonmini_guard.reward.checkpoint import check_place, first_line
+from bonmini_guard.reward.checkpoint import first_line, load_config, load_model
 from bonmini_guard.reward.formatting import prompt_ids, rendered
+from bonmini_guard.reward.model import device_of
 
 Outcome = tuple[int, AIMessage]
 _KNOWN = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "stop", "tools"})
@@ -127,17 +127,19 @@ class TransformersGenerator:
         """Load a checkpoint: safetensors only, no remote code; bf16 on CUDA, float32 on CPU unless told otherwise.
 
         Raises:
-            CheckpointError: there is no causal language model at ``path``.
+            CheckpointError: there is no causal language model at ``path``, or not a whole one.
+            ConfigurationError: the device is not here.
         """
-        check_place(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+        place, config = device_of(device), load_config(path)
+        dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+        model, missing = load_model(path, config, dtype, "language model")
+        if missing:
+            raise CheckpointError(f"{path}: without weights for {missing[0]}, which would be chance; name a causal language model")
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         except Exception as error:  # broken settings raise whatever they please
-            raise CheckpointError(f"{path}: no causal language model in safetensors ({first_line(error)})") from error
-        return cls(model.to(device).eval(), tokenizer, **settings)  # type: ignore[arg-type]
+            raise CheckpointError(f"{path}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
+        return cls(model.to(place).eval(), tokenizer, **settings)
 
     @property
     def carries(self) -> int | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import threading
 
 import pytest
 import torch
 from langchain_core.messages import HumanMessage
+from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare, kstest
 from transformers import (
     AutoModelForCausalLM,
@@ -377,6 +379,13 @@ def test_load_and_fingerprint(parts, tmp_path):
     assert loaded.fingerprint() == make(parts).fingerprint() != make(parts, temperature=0.5).fingerprint()
     with pytest.raises(CheckpointError, match="nowhere"):
         TransformersGenerator.load("/nowhere/model")
+    with pytest.raises(ConfigurationError, match="no device 'tpux' here"):
+        TransformersGenerator.load(str(tmp_path), device="tpux")
+    whole = load_file(tmp_path / "model.safetensors")
+    whole.pop(name := next(name for name in whole if "q_proj" in name))
+    save_file(whole, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"without weights for {re.escape(name)}"):
+        TransformersGenerator.load(str(tmp_path), device="cpu")
 
 
 @pytest.mark.parametrize("decoder", [True, False])
