@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from bonmini_guard.adapters.answers import used
 from bonmini_guard.adapters.elsewhere import closed_with, wire_of
 from bonmini_guard.adapters.http import SCORING, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
-from bonmini_guard.adapters.http_errors import MalformedAnswer
+from bonmini_guard.adapters.http_errors import MalformedAnswer, classify
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import ByLoop
 from bonmini_guard.errors import ConfigurationError, needing
@@ -156,9 +156,17 @@ class LangChainDecisions(DecisionModel):
         types = import_module("langchain_openai.decisions" if self._openai else "langchain_core.decisions")
         typed = {name: getattr(types, each["type"].capitalize())(**each) for name, each in questions.items()}
         messages = [turn.message() for turn in state]
-        said = await self._by_loop.of(asyncio.get_running_loop(), self._apart).ainvoke(
-            {"input" if self._openai else "state": messages, "questions": typed}
-        )
+        model = self._by_loop.of(asyncio.get_running_loop(), self._apart)
+        try:
+            said = await model.ainvoke({"input" if self._openai else "state": messages, "questions": typed})
+        except Exception as error:
+            # OpenAI's client, and LangChain's above it, have what broke a connection as the cause of their own error.
+            place: BaseException | None = error if self._openai else None
+            while isinstance(place, Exception):
+                if (failure := classify(place)) is not None:
+                    raise failure from error
+                place = place.__cause__
+            raise
         answers = {name: answer.model_dump() for name, answer in said.answers.items() if name in questions}
         return Answers(_probabilities(answers, "probability" if self._openai else "noul"), _usage(said.usage))
 

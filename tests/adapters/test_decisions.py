@@ -397,6 +397,22 @@ def test_a_connection_of_sync_calls_is_closed_where_it_was_opened(monkeypatch):
     assert [loop is here for url, loop in closed if url.startswith(server.url)] == [True]
 
 
+@pytest.mark.filterwarnings("ignore:The class .OpenAIDecisions. is in beta")
+def test_what_openais_client_raises_is_told_apart_as_an_endpoints_errors_are(caplog):
+    types = pytest.importorskip("langchain_openai.decisions")
+    with InThread(DecisionServer(lambda text: 0.9)) as server:
+        model = types.OpenAIDecisions(model="m", api_key="x", base_url=f"{server.url}/v1", max_retries=0)
+        scorer = Decisions(model, QUESTION)
+        scorer.check()
+        server.faults = lambda path, body: (400, {"error": "policy"}) if "vile" in str(body) else None
+        assert scores(scorer, "kind", "vile")[0] == [pytest.approx(math.log(9)), None]
+        server.faults = lambda path, body: 429
+        with pytest.raises(Overloaded):
+            scores(scorer, "kind")
+    Decisions(model, QUESTION).check()  # the server has gone
+    assert "does not answer yet" in caplog.text
+
+
 def recorded(aclose, closed):
     async def closing(client):
         closed.append((str(client.base_url), asyncio.get_running_loop()))
