@@ -1,7 +1,21 @@
 """What can go wrong at an HTTP endpoint: typed errors, and how they are told apart.
 
-docs/resilience.md says what each of them is, and which are tried again. Messages hold what the server said about the error, never
-a candidate's text and never a token.
+::
+
+    BonMiniGuardError
+    └── EndpointError                      .status, .error_type, .retryable, .retry_after; the cause is chained
+        ├── Overloaded                     429, 503, 529: it takes no more requests at present
+        ├── RequestRejected                400, 401, 403, 404, 422, redirects: the same request will fail again
+        ├── EndpointTimeout                408, 504, or no answer in time
+        ├── EndpointUnreachable            502, refused, reset, or broken off
+        ├── GenerationFailedAtEndpoint     409, 424, 500, or an error inside an answer that began with 200
+        ├── MalformedAnswer                200 with something that is no answer
+        └── NoAnswer (Unanswered)          an answer without what was asked for: withheld by a filter, or nothing but reasoning
+            └── TruncatedAnswer            an answer cut at the token limit, where such answers are not accepted
+    ConfigurationError
+    └── EndpointMisconfigured              no request can be sent: no model is named, certificates that cannot be read
+
+Messages hold what the server said about the error, never a candidate's text and never a token.
 """
 
 from __future__ import annotations
