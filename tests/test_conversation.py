@@ -235,3 +235,6 @@ def test_a_call_among_the_parts_that_says_otherwise_than_its_namesake_is_a_call_
 def test_what_a_turn_lacks_is_named():
     with pytest.raises(InputError, match="one has no 'tool_call_id'"):
         as_messages([{"role": "tool", "content": "42"}])
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    with pytest.raises(InputError, match="one has no 'tool_call_id'"):
+        as_messages(["q", {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "42"}])
