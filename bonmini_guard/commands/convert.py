@@ -54,6 +54,10 @@ def run(options: argparse.Namespace) -> int:
     for name, (said, sources) in _OF.items():
         if getattr(options, name) is not None and options.source not in sources:
             raise ConfigurationError(f"leave out {said}, of --from {', '.join(sources)} alone")
+    if options.source == "ranks" and options.rows == "single":
+        raise ConfigurationError("leave out --rows single: ranks compare answers, and become one choice, or --rows pairs")
+    if options.source == "log" and options.rating is not None and options.cut is None:
+        raise ConfigurationError("--rating says what --cut is of: give --cut, too, or leave it out")
     tally, found = Tally(odd=Odd(options.max_bad)), Statistics()
     with appearing(options.output) as output:
         for row in _rows(options, tally):

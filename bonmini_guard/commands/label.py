@@ -27,6 +27,8 @@ HELP = "label logs in the browser: A, B or neither; or accept and reject. Export
 EXPORTS = ("choices", "log", "label-studio", "argilla")
 IMPORTS = ("label-studio", "argilla")
 
+#: What does not speak against --agreement; --host and --port, which have defaults, are let be.
+_BESIDE_AGREEMENT = ("agreement", "json", "host", "port", "command", "run")
 #: What a session that exists says by itself.
 _PLANNED = ("mode", "seed", "pairs")
 
@@ -80,8 +82,9 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a large log is read."""
     if options.agreement is not None:
-        if options.logs or options.output or options.export or options.imports:
-            raise ConfigurationError("--agreement OUT needs nothing else; leave out LOGS, -o, exports and imports")
+        others = {name: value for name, value in vars(options).items() if name not in _BESIDE_AGREEMENT}
+        if any(value is not None and value is not False and value != [] for value in others.values()):
+            raise ConfigurationError("--agreement OUT needs nothing but --json; leave out LOGS, -o and every other option")
         return
     if options.json:
         raise ConfigurationError("--json belongs to --agreement; leave it out")

@@ -62,6 +62,7 @@ def refused(capsys, *arguments):
         (["--agreement", "DIR/none"], "cannot be read"),
         (["--agreement", "LOG"], "is not a file of label events"),
         (["LOG", "--agreement", "OUT"], "leave out LOGS"),
+        *((["--agreement", "LOG", *more], "every other option") for more in (["--open"], ["--annotator", "ann"], ["--seed", "0"])),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(tmp_path, log, capsys, arguments, problem):
