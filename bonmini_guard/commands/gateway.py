@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 
 from bonmini_guard.commands.serve import add_address, begin, limits_of
@@ -22,6 +23,8 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.gateway.config import Configuration
     from bonmini_guard.server.running import run as serve
 
+    # One that comes while models load waits until the server has a way to take it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     configuration = Configuration(options.guards.absolute())
     cure = f'name variables that hold keys in {options.guards}, e.g. keys_env = ["GATEWAY_KEY"]'
     begin(options.host, bool(configuration.keys), cure)

@@ -23,7 +23,7 @@ from bonmini_guard.gateway import wire
 from bonmini_guard.gateway.config import Configuration
 from bonmini_guard.gateway.feedback import Feedback, join
 from bonmini_guard.gateway.metrics import Metrics, p_values
-from bonmini_guard.gateway.models import Upstream
+from bonmini_guard.gateway.models import Guarded, Upstream
 from bonmini_guard.gateway.refusals import body_of, refusal_of
 from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
 from bonmini_guard.server.schemas import read
@@ -54,6 +54,7 @@ class Gateway(Door):
         self._metrics = Metrics(self.admission)
         self.renew = self._reload
         self._reloading: asyncio.Future[None] | None = None
+        self._finishing: set[asyncio.Future[None]] = set()
         self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
 
     def routes(self) -> list[Route]:
@@ -74,7 +75,7 @@ class Gateway(Door):
         watching.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST):
-                await asyncio.gather(*(guarded.aclose() for guarded in self._configuration.guards.values()))
+                await asyncio.gather(*(guarded.aclose() for guarded in self._configuration.guards.values()), *self._finishing)
 
     async def _watch(self) -> None:
         while True:
@@ -87,29 +88,38 @@ class Gateway(Door):
 
     def _reload(self) -> None:
         """Take over a changed file; requests end with the guard that they began with."""
+        loop = asyncio.get_running_loop()
 
         def load() -> None:
             try:
-                self._configuration.load()
+                for guarded in self._configuration.load():
+                    loop.call_soon_threadsafe(self._finish, guarded)
                 logger.info("%s: in force", self._configuration.path)
             except Exception as error:  # whatever is wrong: nobody else would tell
                 logger.warning("refused, the old configuration stays in force: %s", error)
 
-        self._reloading = asyncio.get_running_loop().run_in_executor(None, load)
+        self._reloading = loop.run_in_executor(None, load)
+
+    def _finish(self, guarded: Guarded) -> None:
+        """See what a guard that is in force no more does in the background to its end; no longer is it held."""
+        work = asyncio.ensure_future(guarded.aclose())
+        self._finishing.add(work)
+        work.add_done_callback(self._finishing.discard)
 
     # Chat completions, and feedback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that has a body."""
-        request, came, begun = Request(scope, receive), perf_counter(), False
+        request, came, begun = Request(scope, receive), perf_counter(), ""
         note: Note = {"status": GONE, "model": "-"}
         work = self._note if request.url.path.endswith("feedback") else self._answer
 
         async def tell(message: Message) -> None:
             nonlocal begun
-            if not begun or message["type"] != "http.response.start":  # a stream may have begun with signs of life
-                begun = True
-                await send(message)
+            if begun and message["type"] == "http.response.start":  # a stream has begun with signs of life
+                return
+            begun = begun or Headers(raw=message["headers"])["content-type"]
+            await send(message)
 
         try:
             async with self.entered(request) as body:
@@ -120,7 +130,9 @@ class Gateway(Door):
             refused = refusal_of(error)
             note.update(_noted(refused.about or {}), status=refused.status, error=refused.kind)
             said = wire.event(body_of(refused)) if begun else json.dumps(body_of(refused))
-            await Response(said, refused.status, refused.headers, _JSON)(scope, receive, tell)
+            # What is passed through and no stream stays without its end: nobody takes it for whole.
+            if not begun or begun.startswith("text/event-stream"):
+                await Response(said, refused.status, refused.headers, _JSON)(scope, receive, tell)
         finally:
             seconds = perf_counter() - came
             self._metrics.requests.answered(note["model"], note["status"], seconds)
@@ -145,6 +157,8 @@ class Gateway(Door):
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            if self._configuration.guards.get(wanted.model) is not model:
+                self._finish(model)
         note.update(_noted(answer["bonmini_guard"]), status=200)
         await _response(answer, wanted)(request.scope, request.receive, send)
 

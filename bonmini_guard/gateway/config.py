@@ -71,12 +71,15 @@ class Configuration:
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, threading.Lock()
         self._parts: dict[str, Any] = {}
+        self.guards: dict[str, Guarded] = {}
         self.load()
 
-    def load(self) -> None:
-        """Build what the file says now; if that fails, everything stays as it was."""
+    def load(self) -> list[Guarded]:
+        """Build what the file says now; if that fails, everything stays as it was. The guards that are in force no more."""
         with self._lock:
+            before = self.guards
             self._load(self._read())
+            return [guarded for guarded in before.values() if guarded not in self.guards.values()]
 
     def _load(self, file: File) -> None:
         parts: dict[str, Any] = {}

@@ -55,6 +55,11 @@ class ChatRequest(BaseModel):
         if self.n not in (None, 1):
             raise InputError("n: one answer is served; the guard decides how many are drawn")
         given = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        for name, value in given.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                raise InputError(f"{name}: holds a number that is none, which no server reads as JSON") from None
         ignored = [] if free else sorted(sampling(given))
         known = DIALECTS["chat"].known - {"extra_body"}
         options = {name: value for name, value in given.items() if name in known and name not in ignored}

@@ -37,6 +37,7 @@ class _Server(uvicorn.Server):
             loop.add_signal_handler(number, self._end)
         if self._served.renew is not None:
             loop.add_signal_handler(signal.SIGHUP, self._served.renew)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         yield
 
     def _end(self) -> None:

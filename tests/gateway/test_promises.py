@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -414,3 +416,83 @@ def test_the_page_names_what_prometheus_is_told(house):
         told = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", house.metrics(), re.MULTILINE))
     page = Path("docs/gateway.md").read_text(encoding="utf-8")
     assert {name for name in told if not name.endswith("_created")} == set(re.findall(r"bonmini_guard_[a-z_]+", page))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_what_a_guard_explores_that_a_changed_file_removed_is_finished_before_the_end(house, when):
+    house.upstream.slow = 0.5
+    options = 'schedule = [1, 1]\nexplore = 1.0\ntrace_to = "traces.jsonl"'
+    gateway = Gateway(Configuration(house.write({"guarded": options, "other": "schedule = [1]"})))
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(gateway.app), headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+    async with client, gateway.app.router.lifespan_context(gateway.app), asyncio.timeout(60):
+        body = {"model": "guarded", "messages": ASKED}
+        asking = asyncio.ensure_future(client.post("http://127.0.0.1/v1/chat/completions", json=body))
+        while not (asking.done() if when == "before" else house.upstream.busy):
+            await asyncio.sleep(0.01)
+        house.write({"other": "schedule = [1]"})
+        gateway.renew()
+        while "guarded" in gateway._configuration.models:
+            await asyncio.sleep(0.01)
+        answer = await asking
+    assert answer.json()["bonmini_guard"]["draws"] == 1
+    (row,) = map(json.loads, (house.folder / "traces.jsonl").read_text().splitlines())
+    assert (row["complete"], len(row["candidates"])) == (True, 2)
+
+
+@pytest.mark.parametrize("said", ["text/event-stream; charset=utf-8", "application/json"])
+async def test_an_answer_that_is_passed_through_and_cut_has_an_error_event_only_where_it_is_a_stream(house, said, monkeypatch):
+    async def pass_on(self, body, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", said.encode())]})
+        await send({"type": "http.response.body", "body": b"half of it", "more_body": True})
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("bonmini_guard.gateway.models.Upstream.pass_on", pass_on)
+    gateway, sent = Gateway(Configuration(house.write({}))), []
+    body = json.dumps({"model": "plain", "messages": ASKED}).encode()
+    came = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive():
+        return next(came, None) or await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {KEY}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
+    await gateway.app(scope, receive, send)
+    assert len(sent) == 2 + said.startswith("text/event-stream")  # a JSON body stays without its end: no client takes it for whole
+    assert sent[-1].get("more_body", False) is not said.startswith("text/event-stream")
+
+
+def test_a_body_that_is_packed_and_a_setting_that_no_json_has_are_named(house):
+    body = json.dumps({"model": "free", "messages": ASKED, "temperature": float("nan"), "logit_bias": {"5": float("inf")}})
+    with house.open({"free": "schedule = [1]\nclient_sampling = true", "bound": "schedule = [1]"}):
+        ask = partial(httpx.post, f"{house.url}/v1/chat/completions", timeout=60)
+        headers = {"authorization": f"Bearer {KEY}"}
+        packed = ask(content=gzip.compress(body.encode()), headers=headers | {"content-encoding": "gzip"})
+        plain = ask(content=json.dumps({"model": "bound", "messages": ASKED}), headers=headers | {"content-encoding": "identity"})
+        odd = ask(content=body, headers=headers)
+    assert (packed.status_code, plain.status_code, odd.status_code) == (415, 200, 400)
+    assert "without content-encoding" in packed.json()["error"]["message"]
+    assert "temperature" in odd.json()["error"]["message"]
+    assert len(house.upstream.requests) == 1
+
+
+def test_a_sighup_that_comes_while_the_gateway_still_loads_has_the_file_read_again_once_it_serves(house):
+    loading, sent = threading.Event(), threading.Event()
+    house.scorer.faults = lambda path, body: loading.set() or (None if sent.wait(60) else 500)
+    path = house.write({"guarded": "schedule = [1]"})
+    command = [sys.executable, "-m", "bonmini_guard.cli", "gateway", str(path), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        assert loading.wait(300)
+        process.send_signal(signal.SIGHUP)
+        sent.set()
+        assert any("in force" in line for line in iter(process.stderr.readline, ""))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        sent.set()
+        process.kill()
+        process.wait()
+        process.stderr.close()
