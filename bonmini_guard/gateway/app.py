@@ -79,10 +79,11 @@ class Gateway(Door):
 
     async def _watch(self) -> None:
         while True:
-            guards, known = self._configuration.guards.items(), self._metrics.drift
-            # While another process looks, what was found before holds.
+            known = self._metrics.drift
+            # While another process looks, what was found before holds. Between looks no guard is held: a reload may remove it.
             self._metrics.drift = {
-                name: await asyncio.to_thread(p_values, guarded.guard) or known.get(name, {}) for name, guarded in guards
+                name: await asyncio.to_thread(p_values, guarded.guard) or known.get(name, {})
+                for name, guarded in self._configuration.guards.items()
             }
             await asyncio.sleep(_LOOK)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -496,3 +498,16 @@ def test_a_sighup_that_comes_while_the_gateway_still_loads_has_the_file_read_aga
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+async def test_a_guard_that_a_changed_file_removed_is_held_no_longer(house):
+    gateway = Gateway(Configuration(house.write({"guarded": "schedule = [1]", "other": "schedule = [1]"})))
+    async with gateway.app.router.lifespan_context(gateway.app), asyncio.timeout(60):
+        while not gateway._metrics.drift:  # the first look is over
+            await asyncio.sleep(0.01)
+        removed = weakref.ref(gateway._configuration.guards["guarded"])
+        house.write({"other": "schedule = [1]"})
+        gateway.renew()
+        while removed() is not None:
+            await asyncio.sleep(0.01)
+            gc.collect()
