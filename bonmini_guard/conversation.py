@@ -371,6 +371,10 @@ def _of_dumped(value: Mapping[str, Any]) -> Turn:
 
 
 def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: Mapping[str, Any], answers: Any) -> Turn:
+    alone: Any = content[0] if role == "user" and len(content) == 1 else None
+    if isinstance(alone, Mapping) and alone.get("type") == "tool_result" and isinstance(alone.get("content", ""), str | list):
+        # As Anthropic's protocol writes it. Several in one turn stay parts, whose type is told.
+        return _turn("tool", alone.get("content", ""), called, said, alone.get("tool_use_id") or "")
     calls = tuple(map(Call.of, called))
     thought, refusal, name = (value if isinstance(value, str) else "" for value in said.values())
     answers = None if answers is None else str(answers)

@@ -238,3 +238,15 @@ def test_what_a_turn_lacks_is_named():
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     with pytest.raises(InputError, match="one has no 'tool_call_id'"):
         as_messages(["q", {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "42"}])
+
+
+@pytest.mark.parametrize("content", ["rain", [{"type": "text", "text": "rain"}]])
+def test_a_tools_result_as_anthropic_writes_it_is_a_tools_turn(content):
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": content}
+    for turn in (Turn.of({"role": "user", "content": [result]}), Turn.of(HumanMessage([result]))):
+        assert turn.openai() == {"role": "tool", "content": "rain", "tool_call_id": "c1"}
+        assert turn.template() == turn.openai()
+        assert not turn.kinds
+    assert Turn.of({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1"}]}).answers == "c1"
+    assert Turn.of({"role": "user", "content": [result, result]}).kinds == {"tool_result"}
+    assert Turn.of({"role": "user", "content": [result | {"content": {"rain": 1}}]}).kinds == {"tool_result"}
