@@ -13,6 +13,7 @@ from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order
 from bonmini_guard.calibration.paths import Cost, Missing, exits, paths
 from bonmini_guard.calibration.sequence import Evidence, Request, test
+from bonmini_guard.errors import InputError
 
 #: Where loops exit, against the searched threshold, in standard deviations of the scores: first loop to last.
 TILTS = (-1.0, -0.5, 0.5, 1.0)
@@ -132,7 +133,11 @@ def table_of(evidence: Mapping[str, Any]) -> tuple[list[str], list[list[str]]] |
     if not (found := evidence.get("front")):
         return None
     keys = ["price", "draws", "wait", "p95", "served"]
-    return ["shape", *keys], [[",".join(map(str, each["schedule"])), *(f"{each[key]:.3g}" for key in keys)] for each in found]
+    try:
+        rows = [[",".join(map(str, each["schedule"])), *(f"{each[key]:.3g}" for key in keys)] for each in found]
+    except (TypeError, KeyError, ValueError):  # edited by hand
+        raise InputError("the profile's evidence.front is not as 'calibrate' wrote it: calibrate again") from None
+    return ["shape", *keys], rows
 
 
 def searched(fit: Log, asked: Request, missing: Missing) -> tuple[Request, list[dict[str, Any]]]:

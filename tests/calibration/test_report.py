@@ -287,3 +287,14 @@ def test_a_log_in_which_no_answer_is_labelled_that_would_be_chosen_says_nothing(
     log = replace(log_of([[1.0, -1.0]] * 6, [[math.nan, 1.0]] * 6), extra={"topic": ("a", "b") * 3})
     page = build_report(log, GuardProfile(schedule=(2,), thresholds=(-2.0,), delta=0.1, **promise), "topic")
     assert "This log says nothing of this profile" in page
+
+
+@pytest.mark.parametrize("front", ["x", [1], [{"schedule": 4}], [{"schedule": [4]}]])
+def test_a_front_that_was_edited_by_hand_is_told_in_one_line(front):
+    with pytest.raises(InputError, match=r"evidence\.front"):
+        build_report(LOG, PROFILE.model_copy(update={"evidence": {"front": front}}))
+
+
+def test_a_number_of_calibrations_that_was_edited_by_hand_is_shown_as_it_stands():
+    promise = {"risk": "served_and_bad", "alpha": 0.4, "delta": 0.1, "evidence": {"calibrations": "<many"}}
+    assert "one of &lt;many calibrations" in build_report(LOG, PROFILE.model_copy(update=promise))
