@@ -103,6 +103,7 @@ class _Import:
         draws: with the places of their records.
         left_out: what is no answer, by kind.
         verdicts: what was said of answers and is not taken.
+        unseen: of the mapping, what no record has had so far.
         odd: records that cannot be read.
     """
 
@@ -111,6 +112,7 @@ class _Import:
         self.draws: list[tuple[Draw, str]] = []
         self.left_out: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
+        self.unseen = dict(mapping)
         self.odd = odd
 
     def read(self, records: Iterable[tuple[str, Record]]) -> None:
@@ -140,6 +142,7 @@ class _Import:
     def _renamed(self, record: Record) -> Record:
         """The record with its mapped columns under the names that they stand for."""
         found = {name: first(record, column) for column, name in self._mapping.items()}
+        self.unseen = {column: name for column, name in self.unseen.items() if first(record, column) is None}
         own = {"prompt": self.source.inputs, "text": self.source.outputs}
         return {**record, **{own.get(name, name): value for name, value in found.items() if value is not None}}
 
@@ -150,6 +153,7 @@ class _Import:
         said = tables.verdicts_of({**draw.fields, **({"acceptable_by": judges[0]} if judges else {}), **taken})
         draw.fields |= {key: value for key, value in said.items() if value is not None}
         draw.generator = self._generator or draw.generator
+        self.unseen = {column: name for column, name in self.unseen.items() if column not in draw.verdicts}
         self.verdicts.update(said for said in draw.verdicts if said not in self._mapping)
         return draw
 
@@ -174,6 +178,8 @@ def _tell(output: Path, rows: list[dict[str, Any]], generators: Counter[str], jo
     if len(generators) > 1:
         told = "a certificate holds for one, and 'calibrate' refuses a log that mixes them"
         print(f"warning: {len(generators)} generators: {told}", file=sys.stderr)
+    for column, name in job.unseen.items():
+        print(f"nothing found under {column}, in any record: check --map {column}={name}", file=sys.stderr)
     for said, count in job.verdicts.items():
         print(f"left: {said} ({count:,} answers); --map {said}=acceptable (or another field) takes it", file=sys.stderr)
     say_left_out(job.odd, job.left_out)

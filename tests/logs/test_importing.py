@@ -678,3 +678,15 @@ def test_two_columns_of_one_name_are_refused(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("prompt,text,text,,\nq,a,b,,\n")  # without a name, columns are nobody's
     imported(tmp_path, "csv", tmp_path / "t.csv", code=2)
     assert "t.csv:1: two columns are called 'text'; rename one" in capsys.readouterr().err
+
+
+def test_a_column_that_no_record_has_is_told(tmp_path, capsys):
+    path = tmp_path / "answers.csv"
+    path.write_text("prompt,text,ok,note\nq,a,,\nq,b,yes,\n")
+    output = str(tmp_path / "log.jsonl")
+    maps = [f"--map={column}" for column in ("okay=acceptable", "note=score", "ok=acceptable")]
+    assert main(["import", str(path), "--from", "csv", *maps, "-o", output]) == 0
+    told = capsys.readouterr().err
+    assert "nothing found under okay, in any record: check --map okay=acceptable\n" in told
+    assert "nothing found under note" in told  # it is there, and empty throughout
+    assert "under ok," not in told
