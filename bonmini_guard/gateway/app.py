@@ -53,7 +53,6 @@ class Gateway(Door):
         self._configuration, self._keep_alive = configuration, keep_alive
         self._metrics = Metrics(self.admission)
         self.renew = self._reload
-        self._reloading: asyncio.Future[None] | None = None
         self._finishing: set[asyncio.Future[None]] = set()
         self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
 
@@ -99,15 +98,13 @@ class Gateway(Door):
             except Exception as error:  # whatever is wrong: nobody else would tell
                 logger.warning("refused, the old configuration stays in force: %s", error)
 
-        self._reloading = loop.run_in_executor(None, load)
+        loop.run_in_executor(None, load)
 
     def _finish(self, guarded: Guarded) -> None:
         """See what a guard that is in force no more does in the background to its end; no longer is it held."""
         work = asyncio.ensure_future(guarded.aclose())
         self._finishing.add(work)
         work.add_done_callback(self._finishing.discard)
-
-    # Chat completions, and feedback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that has a body."""
@@ -178,8 +175,6 @@ class Gateway(Door):
                     self._metrics.thumbs.labels(said.thumbs).inc()
                     return await JSONResponse({"status": "noted"})(request.scope, request.receive, send)
         raise Refused(404, "not_found", "request_id: there is no trace of that request, or not yet")
-
-    # What an operator needs
 
     def _models(self) -> Response:
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "bonmini-guard"} for name in self._configuration.models]

@@ -108,8 +108,6 @@ class Configuration:
         except (ConfigurationError, ValueError, RecursionError) as error:  # or no TOML, no text, or nested too deeply
             raise ConfigurationError(f"{self.path}: {printable(str(error))}") from None
 
-    # Parts
-
     def _part(self, parts: dict[str, Any], place: str, about: Any, build: Callable[[], Any]) -> Any:
         """What was built before from the same words, or is built now."""
         key = f"{place} {json.dumps(about, sort_keys=True, default=str)}"

@@ -105,8 +105,6 @@ class ScoringServer(Door):
         # In a thread: connections of a remote one close on the loops that opened them, this one among them.
         await asyncio.to_thread(self._model.close)
 
-    # Around every request
-
     def _scoring(self, route: str, score: Scoring, shape: Shape) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             begun, texts, waiting = perf_counter(), 0, self.admission.requests
@@ -125,8 +123,6 @@ class ScoringServer(Door):
             return response
 
         return endpoint
-
-    # The routes
 
     async def _score(self, body: bytes) -> tuple[Any, int]:
         wanted = read(ScoreRequest, body)

@@ -210,8 +210,13 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: it went away.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(gone(request))
+
+    async def gone() -> None:
+        if (await request.receive())["type"] != "http.disconnect":
+            # The body has been read: anything else is not what a server sends, and nothing to act on.
+            await asyncio.Event().wait()
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -221,13 +226,6 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def gone(request: Request) -> None:
-    """Return when the client goes away."""
-    if (await request.receive())["type"] != "http.disconnect":
-        # The body has been read: anything else is not what a server sends, and nothing to act on.
-        await asyncio.Event().wait()
 
 
 def _ending() -> Refused:
