@@ -292,12 +292,13 @@ def _converted(listed: list[Any]) -> list[BaseMessage]:
     try:
         return convert_to_messages(listed)
     except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
-        called = [isinstance(each, Mapping) and bool(each.get("tool_calls")) for each in listed]
-        if not any(called):
+        if not any(isinstance(each, Mapping) and each.get("tool_calls") for each in listed):
             what = f"one has no {error}" if isinstance(error, KeyError) else type(error).__name__
             problem = f"the prompt's messages cannot be read: {what}; pass (role, content) pairs or messages"
             raise InputError(problem) from error
-    return [Turn.of(each).message() if own else _converted([each])[0] for each, own in zip(listed, called, strict=True)]
+    # LangChain refuses a tool's message that says not what it answers.
+    own = [isinstance(each, Mapping) and each.get("role") not in ("tool", "function") for each in listed]
+    return [Turn.of(each).message() if ours else _converted([each])[0] for each, ours in zip(listed, own, strict=True)]
 
 
 def _refuse_blank(turns: Iterable[Turn]) -> None:
