@@ -114,9 +114,10 @@ class Gateway(Door):
 
         async def tell(message: Message) -> None:
             nonlocal begun
-            if begun and message["type"] == "http.response.start":  # a stream has begun with signs of life
-                return
-            begun = begun or Headers(raw=message["headers"])["content-type"]
+            if message["type"] == "http.response.start":
+                if begun:  # a stream, by signs of life
+                    return
+                begun = Headers(raw=message["headers"]).get("content-type") or "unknown"
             await send(message)
 
         try:
