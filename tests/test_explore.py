@@ -165,6 +165,23 @@ async def test_the_share_is_the_share_and_none_by_default(monkeypatch):
     assert make(explore=0.0)[0].guard.explorer is None
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks before Python 3.12")
+async def test_where_tasks_are_eager_a_sink_may_ask_the_guard_again():
+    explored, loop = [], asyncio.get_running_loop()
+
+    async def sink(result):
+        explored.append(result)
+        if len(explored) == 1:
+            await guard.arun("and again")
+
+    guard, _ = make(sink=sink)
+    loop.set_task_factory(asyncio.eager_task_factory)
+    await guard.arun("q")
+    loop.set_task_factory(None)
+    await guard.afinish()
+    assert (len(explored), guard.exploration.explored) == (2, 2)
+
+
 async def test_only_a_few_are_completed_at_a_time_and_the_answer_does_not_wait():
     rows = []
     guard, _ = make(latency=lambda index: 0.0, trace_to=rows.append)

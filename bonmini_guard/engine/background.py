@@ -24,7 +24,7 @@ class Background:
         """Nothing under way: at first, and in a child after a fork, where another thread may have held the lock."""
         self._lock = Lock()
         # Kept, for an event loop holds its tasks weakly.
-        self._tasks: dict[Future[None], asyncio.Task[None]] = {}
+        self._tasks: dict[Future[None], asyncio.Task[None] | None] = {}
 
     def __reduce__(self) -> tuple[type[Background], tuple[()]]:
         return type(self), ()
@@ -43,7 +43,9 @@ class Background:
                 return False
             done: Future[None] = Future()
             done.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
-            task = self._tasks[done] = asyncio.get_running_loop().create_task(work())
+            self._tasks[done] = None
+        # Without the lock: an eager task begins at once, and may begin more.
+        task = self._tasks[done] = asyncio.get_running_loop().create_task(work())
         task.add_done_callback(lambda _: self._end(done))
         return True
 
@@ -65,10 +67,10 @@ class Background:
     def _under_way(self) -> list[Future[None]]:
         with self._lock:
             tasks = dict(self._tasks)
-        closed = [done for done, task in tasks.items() if task.get_loop().is_closed()]
-        for done in closed:
-            self._end(done)
-            close(tasks[done])
+        for done, task in tasks.items():
+            if task is not None and task.get_loop().is_closed():
+                self._end(done)
+                close(task)
         return [done for done in tasks if not done.done()]
 
 
