@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 
 import pytest
 from langchain.agents import create_agent
@@ -60,6 +61,19 @@ async def test_a_retry_gets_the_same_abstention(face, sync, shape):
         await ask(retried, {"q": "hi"} if shape == "chain" else "hi", sync)
     assert generator.drawn == 2
     assert (caught.value.result.draws, caught.value.result.score) == (2, -1.0)
+
+
+@FACES
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks before Python 3.12")
+async def test_where_tasks_are_eager_a_retry_gets_it_too_and_other_draws_do_not(face):
+    generator, loop = Improving(), asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    with pytest.raises(NoAcceptableResponse):
+        await (PROMPT | make(face, generator)).with_retry(wait_exponential_jitter=False).ainvoke({"q": "hi"})
+    assert generator.drawn == 2
+    generator.drawn, outer = 0, make(face, make(face, generator, schedule=[1]), schedule=[2, 2])
+    assert (await outer.ainvoke("hi")).text == "good"
+    loop.set_task_factory(None)
 
 
 @FACES

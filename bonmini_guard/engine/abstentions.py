@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from langchain_core.runnables import RunnableConfig
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.containment import current
+from bonmini_guard.engine.limiter import request_lane
 from bonmini_guard.engine.portable import state_of
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.engine.uncached import drawing
@@ -107,9 +109,18 @@ def _outermost() -> Any:
     if task is None:
         return threading.current_thread()
     waiting: dict[Any, asyncio.Task[Any]] = {}
+    running: dict[Any, asyncio.Task[Any]] = {}
+    each: Any
     for each in asyncio.all_tasks():
         awaited = getattr(each, "_fut_waiter", None)
         waiting |= dict.fromkeys([awaited, *getattr(awaited, "_children", ())], each)  # children: of asyncio.gather
+        # An eager task runs inside of the one that begins it, and that will wait for it; but nobody waits for a request's draws.
+        begun = getattr(coroutine := each.get_coro(), "cr_running", False) and each is not task
+        if begun and each.get_context().get(request_lane) is request_lane.get():
+            running[coroutine.cr_frame] = each
+    frame: Any = sys._getframe()
+    while running and frame is not None:
+        task, frame = running.pop(frame, task), frame.f_back
     while task in waiting:
         task = waiting[task]
     return task
