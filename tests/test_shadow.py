@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
 from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.tracers.base import BaseTracer
 
@@ -19,7 +20,7 @@ from bonmini_guard.engine.result import Candidate, GuardResult, Timings
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.policy import Policy
 from bonmini_guard.runnables.shadow import MOST_WATCHED, would_have
-from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import run as played
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
@@ -255,3 +256,14 @@ async def test_a_chat_that_goes_on_at_once_changes_nothing_of_what_is_watched(tm
     await shadow.afinish()
     (row,) = rows(tmp_path / "t.jsonl")
     assert ([turn["content"] for turn in row["prompt"]], row["candidates"][0]["text"]) == (["q"], "answer 1")
+
+
+async def test_an_artifact_of_a_tool_that_cannot_be_copied_is_no_failure_of_the_scorer(tmp_path):
+    """Of a prompt, whose scorer gets messages of its own: a connection or a lock goes along as it is."""
+    call = AIMessage("", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
+    prompt = ["q", call, ToolMessage("found", tool_call_id="1", artifact=threading.Lock())]
+    shadow = make(FakeChatModel(["answer 1"]), trace_to=tmp_path / "t.jsonl")
+    assert (await shadow.guard.arun(prompt)).decision == "accepted"
+    await shadow.ainvoke(prompt)
+    await shadow.afinish()
+    assert (shadow.summary.scored, [len(row["prompt"]) for row in rows(tmp_path / "t.jsonl")]) == (1, [3, 3])

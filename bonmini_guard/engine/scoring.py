@@ -14,7 +14,7 @@ from bonmini_guard.engine.containment import as_failure, is_failure
 from bonmini_guard.engine.detach import is_graph_signal
 from bonmini_guard.engine.result import Candidate
 from bonmini_guard.engine.scorers import as_scores
-from bonmini_guard.engine.snapshot import frozen, identity
+from bonmini_guard.engine.snapshot import copies, frozen, identity
 from bonmini_guard.errors import ConfigurationError, place_of
 
 if TYPE_CHECKING:
@@ -120,9 +120,7 @@ async def _score_fresh(request: Request, fresh: Mapping[Hashable, AIMessage], ba
     try:
         if request.session is None:
             # The prompt is the draws' and the caller's, too.
-            request.session = request.engine.scorer.session(
-                [each if request.only_reads else frozen(each) for each in request.asked]
-            )
+            request.session = request.engine.scorer.session([*request.asked] if request.only_reads else copies(request.asked))
         given = await request.session.score(list(fresh.values()))
         request.scoring_usage = getattr(request.session, "usage_metadata", None)
         if request.closed:

@@ -45,6 +45,18 @@ def frozen(message: M) -> M:
     return twin
 
 
+def copies(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """A prompt for those who may change it, or look at it later; of it, what cannot be copied (a tool's artifact) is as it was."""
+    return [*map(_copy, messages)]
+
+
+def _copy(message: BaseMessage) -> BaseMessage:
+    try:
+        return frozen(message)
+    except Exception:
+        return message
+
+
 def identity(message: AIMessage, end: tuple[str, ...] | None = None) -> Hashable:
     """Equal for answers that may share one score: content, calls, reasoning, refusal and the reason of the end are the same.
 

@@ -34,7 +34,7 @@ from bonmini_guard.engine.load import load_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, Generator, GroupGenerator
 from bonmini_guard.engine.result import GuardResult
 from bonmini_guard.engine.scorers import THREADS
-from bonmini_guard.engine.snapshot import frozen
+from bonmini_guard.engine.snapshot import copies
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError, abstention
 from bonmini_guard.logs.explore import ExplorationCost, Explorer
@@ -207,7 +207,8 @@ class Guard(Background):
         if seed is not None and not is_integer(seed):
             raise InputError(f"seed= must be an integer, not {seed!r}")
         seed = random.getrandbits(62) if seed is None else seed
-        messages = self._kept(messages)
+        # Writer and explorer look at them when whoever asked may have gone on with his messages.
+        messages = messages if self.writer is None and self.explorer is None else copies(messages)
         key = request_key(engine, messages, options, self._judged_by) if final and self._may_ask() else None
         if key is not None and (known := recall(key, engine)) is not None:
             return known
@@ -220,15 +221,6 @@ class Guard(Background):
             if key is not None and result.decision == "abstained":
                 keep(key, replace(result, traced=self.writer is not None))
             return result if result.ended else self._record(RequestRecord(result, messages, options, engine, group, time.time()))
-
-    def _kept(self, messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
-        """What is asked, for those who look at it when whoever asked may have gone on with his messages."""
-        if self.writer is None and self.explorer is None:
-            return messages
-        try:
-            return [*map(frozen, messages)]
-        except Exception:  # it cannot be copied
-            return messages
 
     def _may_ask(self) -> bool:
         """Whether ``on_abstain`` may ask a person by an interrupt, whose answer would run the node again."""

@@ -26,7 +26,7 @@ from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.detach import ambient
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.engine.result import GuardResult, Outcome
-from bonmini_guard.engine.snapshot import frozen
+from bonmini_guard.engine.snapshot import copies, frozen
 from bonmini_guard.engine.usage import total_usage, used_tokens
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.forks import Lock, renewed_in_children
@@ -195,8 +195,8 @@ class ShadowBestOfMiniN(Runnable[LanguageModelInput, Any]):
             with ambient(config):
                 name = str(config.get("run_id") or uuid4()).replace("-", "")
                 # Copies: chats append the answer to what was asked, and go on.
-                messages, answer = map(frozen, as_messages(input)), frozen(as_message(functools.reduce(operator.add, chunks)))
-                watch = functools.partial(self._watch, [*messages], answer, options, group=group, seconds=seconds, name=name)
+                messages, answer = copies(as_messages(input)), frozen(as_message(functools.reduce(operator.add, chunks)))
+                watch = functools.partial(self._watch, messages, answer, options, group=group, seconds=seconds, name=name)
                 if not self._background.start(watch, MOST_WATCHED):
                     self._add(skipped=1)
         except Exception as error:
