@@ -8,6 +8,7 @@ import itertools
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -15,6 +16,7 @@ from langchain_core.messages import AIMessage
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.engine.limiter import Limiter
+from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.logs.explore import MOST_AT_A_TIME
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
@@ -180,6 +182,28 @@ async def test_where_tasks_are_eager_a_sink_may_ask_the_guard_again():
     loop.set_task_factory(None)
     await guard.afinish()
     assert (len(explored), guard.exploration.explored) == (2, 2)
+
+
+async def test_tokens_of_a_judge_are_part_of_what_exploring_has_cost():
+    def judging(messages):
+        async def score(candidates):
+            session.spent = {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}
+            return [float(each.text) for each in candidates]
+
+        session = FunctionSession(score)
+        return session
+
+    rows = []
+    guard = BestOfMiniN(
+        generator=FakeGenerator(["-1", "1"]),
+        reward_model=SimpleNamespace(session=judging),
+        schedule=[2, 2],
+        explore=1.0,
+        trace_to=rows.append,
+    )
+    await guard.arun("q")
+    await guard.afinish()
+    assert [row["explored"]["usage"]["total_tokens"] for row in rows] == [6] == [guard.exploration.tokens]
 
 
 async def test_only_a_few_are_completed_at_a_time_and_the_answer_does_not_wait():

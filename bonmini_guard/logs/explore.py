@@ -15,7 +15,6 @@ from typing import Any
 
 from bonmini_guard.engine.background import Background
 from bonmini_guard.engine.result import Candidate, GuardResult
-from bonmini_guard.engine.usage import total_usage
 from bonmini_guard.forks import Lock
 from bonmini_guard.logs.monitor import Monitor
 from bonmini_guard.logs.trace_row import Explored, RequestRecord
@@ -136,7 +135,7 @@ class Explorer:
         drawn = zip(missing, more.candidates, strict=True)
         candidates = kept | {index: dataclasses.replace(each, index=index, loop=loops[index]) for index, each in drawn}
         complete = dataclasses.replace(result, candidates=tuple(candidates[index] for index in sorted(candidates)), ahead=0)
-        return Explored(complete, more.draws, total_usage(more.candidates), perf_counter() - begun)
+        return Explored(complete, more.draws, more.usage, perf_counter() - begun)
 
     async def _tell(self, complete: GuardResult) -> None:
         if self._sink is None:
