@@ -227,7 +227,10 @@ class Request:
         try:
             await self.over
         except GeneratorExit:
-            self._abandon()
+            # The event loop was closed under the request: nothing of it will run again, so each part goes to its own ``finally``.
+            self.closed = True
+            for task in filter(None, [*self.tasks, self.work]):
+                close(task)
             raise
         finally:
             if timer is not None:
@@ -259,12 +262,6 @@ class Request:
     def _worked(self, work: asyncio.Task[None]) -> None:
         quiet(work)
         self.wake()
-
-    def _abandon(self) -> None:
-        """The event loop was closed under the request: nothing of it will run again, so each part goes to its own ``finally``."""
-        self.closed = True
-        for task in filter(None, [*self.tasks, self.work]):
-            close(task)
 
     async def conduct(self, draws: int) -> GuardResult:
         """Loop until the policy has decided; so many draws of the first loop have begun."""

@@ -18,10 +18,7 @@ FILTERED = frozenset(
 )
 CUT = frozenset({"length", "max_tokens", "model_length", "model_context_window_exceeded", "max_output_tokens"})
 GIVEN_UP = frozenset(
-    {
-        *("abort", "error", "cancelled", "insufficient_system_resource", "network_error"),
-        *("failed", "queued", "in_progress"),
-    }
+    {"abort", "error", "cancelled", "insufficient_system_resource", "network_error", "failed", "queued", "in_progress"}
 )
 
 

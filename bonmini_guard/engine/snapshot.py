@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -45,16 +46,13 @@ def frozen(message: M) -> M:
     return twin
 
 
-def copies(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+def copies(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """A prompt for those who may change it, or look at it later; of it, what cannot be copied (a tool's artifact) is as it was."""
-    return [*map(_copy, messages)]
-
-
-def _copy(message: BaseMessage) -> BaseMessage:
-    try:
-        return frozen(message)
-    except Exception:
-        return message
+    kept = [*messages]
+    for place, message in enumerate(messages):
+        with contextlib.suppress(Exception):
+            kept[place] = frozen(message)
+    return kept
 
 
 def identity(message: AIMessage, end: tuple[str, ...] | None = None) -> Hashable:

@@ -261,14 +261,9 @@ def run(
     tokens: Sequence[tuple[int, int]] = (),
     in_flight: int = 1,
 ) -> Run:
-    """Follow a policy over the draws of a whole budget, launched in their order.
+    """Follow a policy over the draws of a whole budget, launched in their order, so many at a time for a rolling exit.
 
-    Args:
-        policy: any.
-        scores: one for each draw.
-        seconds: how long each draw took, by which they arrive for an exit that asks; without it in their order.
-        tokens: read and written by each draw, for a budget.
-        in_flight: draws that run at a time, for a rolling exit.
+    By the ``seconds`` that each took they arrive, for an exit that asks; ``tokens`` that they read and wrote are for a budget.
     """
     policy, state = policy.at(in_flight), State()
     order: Sequence[int] = range(policy.budget)

@@ -20,10 +20,6 @@ class ValidatingScorer:
     """Scores the candidates that are valid; the others get no score, which is no failure of the scorer.
 
     The draw itself succeeds: its tokens were billed and are counted. Everything else about the scorer is the inner one's.
-
-    Args:
-        scorer: scores the valid candidates.
-        valid: says which are.
     """
 
     none_scored = "invalid_output"
