@@ -115,7 +115,8 @@ def _outermost() -> Any:
         awaited = getattr(each, "_fut_waiter", None)
         waiting |= dict.fromkeys([awaited, *getattr(awaited, "_children", ())], each)  # children: of asyncio.gather
         # An eager task runs inside of the one that begins it, and that will wait for it; but nobody waits for a request's draws.
-        begun = getattr(coroutine := each.get_coro(), "cr_running", False) and each is not task
+        # Before Python 3.12 there are none; what seems to run there beside this one is of a loop inside of a loop.
+        begun = hasattr(each, "get_context") and each is not task and getattr(coroutine := each.get_coro(), "cr_running", False)
         if begun and each.get_context().get(request_lane) is request_lane.get():
             running[coroutine.cr_frame] = each
     frame: Any = sys._getframe()
