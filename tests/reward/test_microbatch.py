@@ -165,12 +165,21 @@ def test_a_batch_that_cannot_be_read_is_computed_again_call_by_call():
     assert max(together) > 1
 
 
-async def test_closing_during_requests_is_no_cancellation_of_theirs(tmp_path):
-    model = RewardModel.load(save(tmp_path, CONFIGS["llama"]), device="cpu")
-    sessions = [model.session([HumanMessage(f"question {number} " * 50)]) for number in range(20)]
-    requests = [asyncio.create_task(session.score([AIMessage("answer " * 50)])) for session in sessions]
-    await asyncio.sleep(0.01)
+async def test_closing_during_requests_is_no_cancellation_of_theirs(tmp_path, monkeypatch):
+    model = RewardModel.load(save(tmp_path, CONFIGS["llama"]), device="cpu", batch_tokens=16)
+    compute, release = MicroBatcher._compute, threading.Event()
+
+    def held_up(batcher, pieces):
+        release.wait()
+        compute(batcher, pieces)
+
+    monkeypatch.setattr(MicroBatcher, "_compute", held_up)
+    sessions = [model.session([HumanMessage(f"question {number}")]) for number in range(20)]
+    requests = [asyncio.create_task(session.score([AIMessage("answer")])) for session in sessions]
+    while not model._batcher.waiting:  # the first batch is held up, and more wait than it takes
+        await asyncio.sleep(0.001)
     model.close()
+    release.set()
     found = await asyncio.gather(*requests, return_exceptions=True)
     assert {type(one) for one in found} <= {list, RuntimeError}
     assert any(isinstance(one, RuntimeError) for one in found)
