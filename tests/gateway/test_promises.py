@@ -354,13 +354,9 @@ def test_the_command_takes_up_a_changed_file_and_ends_in_order(house):
     assert not any("answer " in line for line in lines)
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream that has begun"])
-async def test_who_is_not_answered_before_the_end_is_told_so(house, stream, caplog):
-    caplog.set_level("INFO", "bonmini_guard.gateway")
-    house.upstream.faults = lambda path, body: "stall"
-    gateway = Gateway(Configuration(house.write({"guarded": "schedule = [1]"})), keep_alive=0.01)
-    body = json.dumps({"model": "guarded", "messages": ASKED, "stream": stream}).encode()
-    came, sent = iter([{"type": "http.request", "body": body, "more_body": False}]), []
+def without_socket(**body):
+    """A request to an ASGI app, whose client stays: its scope, receive and send; and what is sent."""
+    came, sent = iter([{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]), []
 
     async def receive():
         return next(came, None) or await asyncio.Event().wait()
@@ -370,7 +366,16 @@ async def test_who_is_not_answered_before_the_end_is_told_so(house, stream, capl
 
     headers = [(b"authorization", f"Bearer {KEY}".encode())]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
-    asking = asyncio.ensure_future(gateway.app(scope, receive, send))
+    return (scope, receive, send), sent
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream that has begun"])
+async def test_who_is_not_answered_before_the_end_is_told_so(house, stream, caplog):
+    caplog.set_level("INFO", "bonmini_guard.gateway")
+    house.upstream.faults = lambda path, body: "stall"
+    gateway = Gateway(Configuration(house.write({"guarded": "schedule = [1]"})), keep_alive=0.01)
+    call, sent = without_socket(model="guarded", messages=ASKED, stream=stream)
+    asking = asyncio.ensure_future(gateway.app(*call))
     async with asyncio.timeout(60):
         while not house.upstream.busy or (stream and not sent):
             await asyncio.sleep(0.01)
@@ -449,19 +454,9 @@ async def test_an_answer_that_is_passed_through_and_cut_has_an_error_event_only_
         raise asyncio.CancelledError
 
     monkeypatch.setattr("bonmini_guard.gateway.models.Upstream.pass_on", pass_on)
-    gateway, sent = Gateway(Configuration(house.write({}))), []
-    body = json.dumps({"model": "plain", "messages": ASKED}).encode()
-    came = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def receive():
-        return next(came, None) or await asyncio.Event().wait()
-
-    async def send(message):
-        sent.append(message)
-
-    headers = [(b"authorization", f"Bearer {KEY}".encode())]
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
-    await gateway.app(scope, receive, send)
+    gateway = Gateway(Configuration(house.write({})))
+    call, sent = without_socket(model="plain", messages=ASKED)
+    await gateway.app(*call)
     assert len(sent) == 2 + said.startswith("text/event-stream")  # a JSON body stays without its end: no client takes it for whole
     assert sent[-1].get("more_body", False) is not said.startswith("text/event-stream")
 
