@@ -124,7 +124,7 @@ def _check(prompts: Sequence[DistillPrompt], model: Any, tokenizer: Any, new_tok
         except (TemplateError, TypeError) as error:  # as templates fail on what they were not written for
             problem = f"prompt {number}: the generator's chat template refuses it ({first_line(error)}); leave it out"
             raise InputError(problem) from error
-        if limit is not None and whole > limit:
+        if limit is not None and 0 < limit < whole:  # XLNet says -1 where there is none
             raise InputError(f"prompt {number}: with its answer {whole} tokens, and the generator reads {limit}; leave it out")
 
 
