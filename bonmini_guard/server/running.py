@@ -41,8 +41,8 @@ class _Server(uvicorn.Server):
         yield
 
     def _end(self) -> None:
-        # A second signal does not wait for what is still running.
-        self.force_exit = self.should_exit
+        # A second signal does not wait for what is still running; that it is cut off is no error, with a traceback for each task.
+        self.force_exit = logging.getLogger("uvicorn.error").disabled = self.should_exit
         self.should_exit = self._served.ending = True
 
 
