@@ -41,10 +41,6 @@ class MicroBatcher:
         budget: most tokens of a batch.
         window: most seconds to wait for more calls; 0 never waits.
         overlap: start a batch before the scores of the last one are read; pays where computing is asynchronous.
-
-    Attributes:
-        batches: computed so far.
-        tokens: computed so far, shared beginnings once.
     """
 
     def __init__(
@@ -155,12 +151,7 @@ class MicroBatcher:
 
     def _compute(self, pieces: Sequence[Piece]) -> None:
         by_segment = {piece.segment: piece for piece in pieces}
-        try:
-            batches = list(self._scorer.batches(list(by_segment), self._budget))
-        except Exception as error:
-            self._compute_apart(pieces, error)
-            return
-        for segments in batches:
+        for segments in self._scorer.batches(list(by_segment), self._budget):
             batch = [by_segment[segment] for segment in segments if not by_segment[segment].group.work.future.done()]
             if batch:
                 self._compute_batch(batch)

@@ -14,7 +14,6 @@ from starlette.testclient import TestClient
 
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.server.app import ScoringServer
-from bonmini_guard.server.door import Limits
 
 CASES = int(os.environ.get("BONMINI_GUARD_FUZZ_CASES", "200"))
 ROUTES = ["/score", "/predict", "/classify"]
@@ -30,7 +29,7 @@ FEW = settings(
 @pytest.fixture(scope="module")
 def server(folder):
     model = RewardModel.load(folder, device="cpu")
-    yield ScoringServer(model, limits=Limits(patience=5.0))
+    yield ScoringServer(model)
     model.close()
 
 

@@ -92,7 +92,7 @@ def test_a_server_that_dies_fails_a_guardrail_closed(served, folder):
 async def test_a_full_server_is_waited_for(model):
     running = await asyncio.to_thread(Served, ScoringServer(model, limits=Limits(requests=1)).app)
     try:
-        async with RemoteRewardModel(running.url, kind="bonmini", batch_size=1, retries=8, backoff=0.05) as scorer:
+        async with RemoteRewardModel(running.url, kind="bonmini", batch_size=1, retries=50, backoff=0.05) as scorer:
             found = await scorer.session(PROMPT).score(ANSWERS)
         assert found == pytest.approx(model.score(PROMPT, ANSWERS), abs=1e-5)
     finally:
