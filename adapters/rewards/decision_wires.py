@@ -20,6 +20,7 @@ from bonmini_guard.adapters.http_errors import MalformedAnswer, classify
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import ByLoop
 from bonmini_guard.errors import ConfigurationError, needing
+from bonmini_guard.reward.questions import is_decision_model
 from bonmini_guard.validation import checked, is_integer
 
 with needing("remote"):
@@ -33,14 +34,7 @@ _CHOICE = "choice"
 
 @dataclass(frozen=True)
 class Question:
-    """A question that is answered by yes or no.
-
-    Attributes:
-        name: by which its answer is known.
-        instructions: the whole question, about the last answer of the conversation.
-        yes: what counts as yes, where the question alone leaves that open.
-        no: what counts as no.
-    """
+    """A question of yes or no about the last answer of a conversation, and what counts as either, where that is open."""
 
     name: str
     instructions: str
@@ -50,11 +44,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a decision model said.
+    """What a decision model said: the probability of yes by question, or by label of a choice.
 
-    Attributes:
-        probabilities: of yes by question, or by label of a choice; None for a refusal. What is missing was not answered.
-        usage: tokens, where they are told.
+    None is a refusal; what is missing was not answered.
     """
 
     probabilities: Mapping[str, float | None]
@@ -191,20 +183,11 @@ def as_decision_model(model: Any) -> DecisionModel:
     if callable(getattr(model, "yes", None)) and callable(getattr(model, "choose", None)):
         return model  # type: ignore[no-any-return]
     if is_decision_model(model):
-        return LangChainDecisions(model, "OpenAIDecisions" in _classes(model))
+        return LangChainDecisions(model, any(kind.__name__ == "OpenAIDecisions" for kind in type(model).__mro__))
     raise ConfigurationError(
         f"question= goes with a decision model, and reward_model is a {type(model).__name__}: pass a BaseDecisionModel of "
         "langchain-core (1.8 or later), an OpenAIDecisions, or a DecisionEndpoint"
     )
-
-
-def is_decision_model(value: Any) -> bool:
-    """Whether it is one of LangChain's, by name: older versions have no such classes."""
-    return not _classes(value).isdisjoint(("BaseDecisionModel", "OpenAIDecisions"))
-
-
-def _classes(value: Any) -> set[str]:
-    return {kind.__name__ for kind in type(value).__mro__}
 
 
 def _noul(question: Question) -> dict[str, Any]:

@@ -19,6 +19,11 @@ QUESTION = "Is the last answer acceptable?"
 NONE_LABELS = frozenset({"none", "neither", "none of these", "none_of_these", "none of the above", "none_of_the_above"})
 
 
+def is_decision_model(value: Any) -> bool:
+    """Whether it is one of LangChain's, by name: older versions have no such classes."""
+    return any(kind.__name__ in ("BaseDecisionModel", "OpenAIDecisions") for kind in type(value).__mro__)
+
+
 class OneQuestion:
     """Answers the question that a reward model was trained for; with ``any_question`` any other as if it were that one.
 
@@ -50,15 +55,10 @@ class OneQuestion:
             raise InputError(f"this model answers one question, which it was trained for: {self.question!r}")
         if labels is not None:
             return await self.choose(state, labels)
-        probability = await self.yes(state)
-        return None if probability is None else {"type": "noul", "noul": probability}
-
-    async def yes(self, state: Sequence[Turn]) -> float | None:
-        """The probability that the last turn, an assistant's, is acceptable; None if it has no score."""
         if len(state) < 2 or state[-1].role != "assistant":
             raise InputError("the conversation must end in an assistant's turn, of which the question is")
         [score] = await self._scores(state[:-1], [state[-1]])
-        return None if score is None else sigmoid(score)
+        return None if score is None else {"type": "noul", "noul": sigmoid(score)}
 
     async def choose(self, state: Sequence[Turn], labels: Mapping[str, str]) -> dict[str, Any]:
         """The answer to a choice: a probability for each label, the softmax of the answers' scores, that of "none" being 0.

@@ -118,7 +118,8 @@ class ScoringServer(Door):
                 refused = _refused(error)
                 response = JSONResponse(shape(refused), refused.status, refused.headers)
             seconds = perf_counter() - begun
-            self._metrics.answered(route, response.status_code, seconds, texts)
+            self._metrics.answered(route, response.status_code, seconds)
+            self._metrics.texts.labels(route).inc(texts)
             logger.info("POST %s %d %d texts %.3f s, %d before it", route, response.status_code, texts, seconds, waiting)
             return response
 

@@ -27,13 +27,13 @@ class Requests:
         self._seconds.labels(name).observe(seconds)
 
 
-class Metrics:
+class Metrics(Requests):
     """Counters of requests and candidates, and the state of queue and model."""
 
     def __init__(self, model: Any, admission: Admission) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Requests("route", admission, self._registry)
-        self._texts = Counter("bonmini_guard_texts", "Texts scored", ["route"], registry=self._registry)
+        super().__init__("route", admission, self._registry)
+        self.texts = Counter("bonmini_guard_texts", "Texts scored", ["route"], registry=self._registry)
         own = getattr(model, "activity", None) is not None
         for name, about, read in (
             ("body_bytes_in_flight", "Bytes of their bodies", lambda: admission.bytes),
@@ -44,11 +44,6 @@ class Metrics:
         ):
             if read:
                 Gauge(f"bonmini_guard_{name}", about, registry=self._registry).set_function(read)
-
-    def answered(self, route: str, status: int, seconds: float, texts: int) -> None:
-        """Count one request."""
-        self._requests.answered(route, status, seconds)
-        self._texts.labels(route).inc(texts)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -16,13 +16,14 @@ from bonmini_guard.server.app import ScoringServer, Sessions
 from bonmini_guard.server.door import Admission, Limits, Refused
 from bonmini_guard.server.schemas import ScoreRequest
 from tests.adapters.decision_server import DecisionServer
-from tests.adapters.reward_server import InThread
+from tests.adapters.loopback import InThread
 from tests.server.conftest import local, sigmoid
 
 USER = [{"role": "user", "content": "the film"}]
 ANSWERS = ["good", "very awful and dull", "good"]
 SECRET = "awful secret"
 LOCAL = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+SCOPE = {"type": "http", "method": "POST", "path": "/score", "headers": LOCAL, "query_string": b"", "http_version": "1.1"}
 
 
 def test_score(client, model):
@@ -110,11 +111,6 @@ def test_answers_of_one_client_are_no_choices_of_another_one():
         question["criteria"] for _, _, body in server.requests for question in body["questions"].values() if "criteria" in question
     ]
     assert [list(labels) for labels in asked] == [["answer 1", "none"]] * 2
-
-
-def test_what_does_not_fit_has_no_score(client):
-    body = {"messages": USER, "candidates": ["good", "plot " * 500]}
-    assert [score is None for score in client.post("/score", json=body).json()["scores"]] == [False, True]
 
 
 def test_predict_is_tei_s(client, model):
@@ -238,8 +234,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(model):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": LOCAL, "query_string": b"", "http_version": "1.1"}
-    await app(scope, receive, send)
+    await app(dict(SCOPE), receive, send)
     assert sent[0]["status"] == 408
 
 
@@ -254,8 +249,7 @@ async def test_bodies_that_come_slowly_keep_nobody_out(model):
     async def ignore(message):
         """Nobody reads it."""
 
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": LOCAL, "query_string": b"", "http_version": "1.1"}
-    slow = [asyncio.create_task(server.app(dict(scope), receive, ignore)) for _ in range(64)]
+    slow = [asyncio.create_task(server.app(dict(SCOPE), receive, ignore)) for _ in range(64)]
     await begun.wait()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server.app), base_url="http://localhost") as client:
         for _ in range(5):
@@ -353,8 +347,7 @@ async def test_a_client_that_leaves_takes_its_work_with_it(model):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": LOCAL, "query_string": b"", "http_version": "1.1"}
-    await server.app(scope, receive, send)
+    await server.app(dict(SCOPE), receive, send)
     assert server.admission.requests == 0
     begun = model.activity.tokens
     release.set()

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.reward.questions import QUESTION, OneQuestion
+from bonmini_guard.reward.questions import QUESTION
 from bonmini_guard.server.app import ScoringServer
 from bonmini_guard.server.decisions import turns_of
 from tests.adapters.decision_server import langchains
@@ -142,13 +142,6 @@ def test_conversations_as_either_protocol_writes_them():
     ]
     with pytest.raises(InputError, match="role, content"):
         turns_of([{"type": "image"}])
-
-
-async def test_one_question_alone(model):
-    asked = OneQuestion(model)
-    with pytest.raises(InputError, match="trained for"):
-        await asked.answer(turns_of(STATE), "Is it kind?")
-    assert 0 < await asked.yes(turns_of(STATE)) < 1
 
 
 # Real clients
