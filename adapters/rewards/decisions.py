@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import reduce
+from itertools import compress
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -155,12 +156,14 @@ class DecisionSession(FunctionSession):
     async def _scores(self, candidates: Sequence[AIMessage]) -> list[float | None]:
         await self._scorer.ready()
         said = [Turn.of(candidate).without(self._scorer.not_shown) for candidate in candidates]
-        shown = [turn for turn in said if not turn.kinds]
+        # A thought that users get does not go with an answer in every protocol and way to ask.
+        shown = [not (turn.kinds or turn.reasoning) for turn in said]
+        whole = list(compress(said, shown))
         if self._scorer.ask == "choice":
-            self.parts, given = [], iter(await self._chosen(shown) if shown else [])
-            return [None if turn.kinds else next(given) for turn in said]
-        odds = iter(await self._odds(shown) if shown else [])
-        parts = self.parts = [None if turn.kinds else next(odds) for turn in said]
+            self.parts, given = [], iter(await self._chosen(whole) if whole else [])
+            return [next(given) if each else None for each in shown]
+        odds = iter(await self._odds(whole) if whole else [])
+        parts = self.parts = [next(odds) if each else None for each in shown]
         return [None if part is None else least(part) for part in parts]
 
     async def _odds(self, said: Sequence[Turn]) -> list[dict[str, float | None]]:

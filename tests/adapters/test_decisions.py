@@ -22,7 +22,7 @@ from bonmini_guard.engine.scorers import log_odds
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
 from tests.adapters.decision_server import DecisionServer, langchains
-from tests.adapters.reward_server import InThread
+from tests.adapters.loopback import InThread
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 QUESTION = "Does the last answer state the delivery date?"
@@ -74,7 +74,16 @@ def test_usage_that_is_none_costs_no_score(wire, told):
 def test_sixteen_requests_are_made_at_a_time(wire):
     with InThread(DecisionServer(believes)) as server:
         scorer = Decisions(endpoint(server.url, wire), QUESTION)
-        server.slow = 0.2
+        scorer.check()
+        plain = server._work
+
+        async def held(*arguments):
+            while server.busiest < 16:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.1)  # one more would come meanwhile
+            await plain(*arguments)
+
+        server._work = held
         scores(scorer, *(f"on 9 July, {number}" for number in range(20)))
         assert server.busiest == 16
 
@@ -218,6 +227,17 @@ def test_a_refused_answer_costs_its_neighbours_nothing(wire):
         server.faults = lambda path, body: (404, {"error": "no such model"})
         with pytest.raises(EndpointError):
             scores(scorer, "kind")
+
+
+@WIRES
+@pytest.mark.parametrize("ask", ["each", "together", "choice"])
+def test_a_thought_that_users_would_get_is_scored_with_its_answer_or_has_no_score(wire, ask):
+    thought = AIMessage("on 9 July", additional_kwargs={"reasoning_content": "hm"})
+    with InThread(DecisionServer(lambda text: 0.9)) as server:
+        for not_shown, scored in ((["reasoning"], True), ([], False)):
+            scorer = Decisions(endpoint(server.url, wire), QUESTION, ask=ask, not_shown=not_shown)
+            found = run_sync(lambda scorer=scorer: scorer.session(PROMPT).score([thought]))
+            assert [score is not None for score in found] == [scored]
 
 
 @WIRES
