@@ -15,8 +15,8 @@ from bonmini_guard.cli import main
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
+from tests.adapters.loopback import InThread
 from tests.adapters.openai_server import MODEL, OpenAIServer
-from tests.adapters.reward_server import InThread
 
 RUBRIC = "Acceptable answers name Paris."
 GOOD, BAD = "It does.\nVERDICT: ACCEPTABLE", "It does not.\nVERDICT: UNACCEPTABLE"

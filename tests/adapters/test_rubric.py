@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -15,16 +14,12 @@ from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
 from tests.adapters.decision_server import DecisionServer
-from tests.adapters.reward_server import InThread
+from tests.adapters.loopback import InThread
+from tests.adapters.test_judge import answer_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 RUBRIC = "- names the day\n- is polite\n"
 PROMPT = [HumanMessage("When does it come?")]
-
-
-def answer_in(messages):
-    code = re.search(r"code (\w+)", messages[0].text)[1]
-    return re.search(rf"<answer {code}>\n(.*)\n</answer {code}>", messages[1].text, re.DOTALL)[1]
 
 
 def judging(messages):
@@ -87,6 +82,7 @@ def test_in_an_agent():
         ("1: MET\n1: UNMET\n2: MET", [False, True]),
         ("2: MET\n1: MET", [True, True]),
         ("1: MET\n2: MET\nBut on the whole it is bad.", None),
+        ("1" * 5000 + ": MET", None),
         ("", None),
     ],
 )
