@@ -9,13 +9,49 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.result import finite
 from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec
 
 
-class Combined:
+class Over:
+    """What a spec declares over scorers: of itself it says what they say.
+
+    Attributes:
+        not_shown: kinds of parts of answers that one of them does not read.
+        reads_calls: whether all of them can judge tool calls.
+    """
+
+    def __init__(self, spec: ScorerSpec, parts: Sequence[Any]) -> None:
+        self.spec, self.parts = spec, parts
+        self.not_shown = frozenset[str]().union(*(getattr(part, "not_shown", spec.hidden) for part in parts))
+        self.reads_calls = all(getattr(part, "reads_calls", True) for part in parts)
+        self.text_alone = any(getattr(part, "text_alone", False) for part in parts)
+
+    def check(self) -> None:
+        """Asked when a guard is built: whether they can work."""
+        for asked in self._asked("check"):
+            asked()
+
+    def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether one of the models learnt from answers to this prompt, where it can say."""
+        return any(asked(messages) for asked in self._asked("trained_on"))
+
+    def close(self) -> None:
+        """End what they run and hold."""
+        for part in self.parts:
+            if callable(closing := getattr(part, "close", None)):
+                closing()
+            elif callable(closing := getattr(part, "aclose", None)):
+                run_sync(closing)
+
+    def _asked(self, name: str) -> list[Any]:
+        return [asked for part in self.parts if callable(asked := getattr(part, name, None))]
+
+
+class Combined(Over):
     """Several scorers as one; an answer that one of them cannot score has no score.
 
     Raises:
@@ -23,14 +59,11 @@ class Combined:
     """
 
     def __init__(self, spec: ScorerSpec, parts: Sequence[Any]) -> None:
-        self.parts, self._spec = parts, spec
-        zeros = [getattr(part, "has_zero", None) for part in parts]
-        self.not_shown = frozenset[str]().union(*(getattr(part, "not_shown", ()) for part in parts))
-        self.reads_calls = all(getattr(part, "reads_calls", True) for part in parts)
-        self.text_alone = any(getattr(part, "text_alone", False) for part in parts)
+        super().__init__(spec, parts)
         self.has_zero = spec.kind == "all"
-        self._weights = [own.weight for own in spec.all or spec.sum or ()]
+        self._weights = [own.weight for own in spec.parts]
         self._declared = f"{spec.kind}{self._weights}{spec.intercept}:"
+        zeros = [getattr(part, "has_zero", None) for part in parts]
         if self.has_zero and not all(zeros):
             number = 1 + next(place for place, zero in enumerate(zeros) if not zero)
             raise ConfigurationError(
@@ -58,36 +91,21 @@ class Combined:
         """Whether each part agrees with what a profile's fingerprint says of it; earlier versions wrote a digest of all."""
         if not fingerprint.startswith(self._declared):
             said = [(part.fingerprint(), weight) for part, weight in zip(self.parts, self._weights, strict=True)]
-            digest = hashlib.sha256(repr((said, self._spec.intercept)).encode()).hexdigest()
-            return fingerprint == f"{self._spec.kind}:{digest}"
+            digest = hashlib.sha256(repr((said, self.spec.intercept)).encode()).hexdigest()
+            return fingerprint == f"{self.spec.kind}:{digest}"
         try:
             marks = json.loads(fingerprint.removeprefix(self._declared))
         except ValueError:  # of a spec that declares more beside its parts
             return False
         return isinstance(marks, list) and len(marks) == len(self.parts) and all(map(_agrees, self.parts, marks))
 
-    def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
-        """Whether one of the models learnt from answers to this prompt."""
-        return any(asked(messages) for part in self.parts if callable(asked := getattr(part, "trained_on", None)))
-
-    def check(self) -> None:
-        """Each part is asked when a guard is built."""
-        for part in self.parts:
-            if callable(asked := getattr(part, "check", None)):
-                asked()
-
-    def close(self) -> None:
-        """End what the parts run."""
-        for part in self.parts:
-            part.close()
-
     def _joined(self, given: Sequence[float | None]) -> float | None:
         scores = [score for score in map(finite, given) if score is not None]
         if len(scores) < len(given):
             return None
-        if self._spec.sum is None:
+        if self.spec.kind == "all":
             return min(scores)
-        return self._spec.intercept + sum(part.weight * score for part, score in zip(self._spec.sum, scores, strict=True))
+        return self.spec.intercept + sum(weight * score for weight, score in zip(self._weights, scores, strict=True))
 
 
 def _agrees(part: Any, mark: str) -> bool:

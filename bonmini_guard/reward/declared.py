@@ -11,12 +11,14 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
+from bonmini_guard import reward
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
 from bonmini_guard.engine.scorers import CallableScorer, FunctionSession, log_odds, score_once, score_some
 from bonmini_guard.errors import ConfigurationError, InputError
-from bonmini_guard.reward.questions import QUESTION
+from bonmini_guard.reward.combined import Combined, Over
+from bonmini_guard.reward.questions import QUESTION, is_decision_model
 from bonmini_guard.reward.spec import COMBINED, Check, ScorerSpec, Zero
 from bonmini_guard.validation import check_names
 
@@ -34,11 +36,7 @@ def as_scorer(
 ) -> Scorer:
     """A scorer as it is; what a path or a spec declares; or a callable ``(messages, candidates) -> scores`` made into one.
 
-    Args:
-        reward_model: which.
-        question: what a decision model is asked; several are all to hold.
-        criteria: what counts as yes and as no.
-        rubric: what a decision model or a chat model is asked about, one criterion a line.
+    Of a decision model (with ``rubric`` a chat model, too), what asks it; see :class:`bonmini_guard.GuardOptions`.
 
     Raises:
         ConfigurationError: it is none of these, or cannot be loaded.
@@ -59,7 +57,7 @@ def as_scorer(
         return reward_model  # type: ignore[no-any-return]
     if callable(reward_model):
         return CallableScorer(reward_model)
-    if {"BaseDecisionModel", "OpenAIDecisions"} & {kind.__name__ for kind in type(reward_model).__mro__}:
+    if is_decision_model(reward_model):
         raise ConfigurationError("reward_model is a decision model: say what it is asked of each answer, question='Does the ...?'")
     raise ConfigurationError(
         f"reward_model is a {type(reward_model).__name__}: pass RewardModel.load(...), a RemoteRewardModel, the path of a "
@@ -68,32 +66,23 @@ def as_scorer(
 
 
 def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> Any:
-    """The scorer of a checkpoint (its folder or id), of a spec, or of a spec's path.
+    """The scorer of a checkpoint (folder or id), of a spec, or of its path: a :class:`RewardModel` or a :class:`Declared`.
 
-    Args:
-        source: which.
-        **options: of :meth:`RewardModel.load`, for models that run here.
-
-    Returns:
-        A :class:`RewardModel`, or a :class:`Declared`: each with ``session``, ``score``, ``fingerprint`` and ``close``.
+    Options are those of :meth:`RewardModel.load`, for models that run here.
 
     Raises:
         ConfigurationError: it cannot be loaded; the message names the cause and the next step.
     """
     spec = ScorerSpec.of(source)
     if spec is None:
-        from bonmini_guard.reward import RewardModel
-
-        return RewardModel.load(source, **options)  # type: ignore[arg-type]
+        return reward.RewardModel.load(source, **options)  # type: ignore[arg-type]
     given = {name: value for name, value in options.items() if value is not None}
     if spec.kind in COMBINED:
-        from bonmini_guard.reward.combined import Combined
-
-        parts = spec.all or spec.sum or ()
-        scorers = [load_scorer(part, **(given if part.runs_here or part.kind in COMBINED else {})) for part in parts]
+        scorers = [load_scorer(part, **(given if part.runs_here or part.kind in COMBINED else {})) for part in spec.parts]
         return Declared(spec, Combined(spec, scorers))
     if spec.runs_here:
-        model = _local(spec, given)
+        declared = {} if spec.not_shown is None else {"not_shown": spec.not_shown}
+        model = reward.RewardModel.load(spec.model, reading=_reading(spec), **{**given, **declared})
         plain = spec.scale != "probability" and spec.zero is None and spec.has_zero in (None, model.has_zero)
         return model if plain else Declared(spec, model)
     if given:
@@ -132,19 +121,13 @@ def decision_model_of(scorer: Any, question: str = QUESTION, any_question: bool 
     return RewardDecisionModel(scorer, question, any_question)
 
 
-class Declared:
-    """A scorer with the scale and the zero that its spec declares.
-
-    Attributes:
-        not_shown: kinds of parts of answers that it does not read.
-        reads_calls: whether it can judge tool calls.
-    """
+class Declared(Over):
+    """A scorer with the scale and the zero that its spec declares."""
 
     def __init__(self, spec: ScorerSpec, inner: Any) -> None:
-        self.spec, self.inner = spec, inner
-        self.not_shown = frozenset(getattr(inner, "not_shown", spec.hidden))
-        self.text_alone = bool(getattr(inner, "text_alone", False))
-        self.reads_calls = spec.kind != "check" and bool(getattr(inner, "reads_calls", True))
+        super().__init__(spec, [inner])
+        self.inner = inner
+        self.reads_calls &= spec.kind != "check"
         self.model_id = f"{spec.kind}:{spec.model or spec.endpoint or ''}"
         self._zero = spec.zero or Zero()
 
@@ -203,7 +186,7 @@ class Declared:
     def fingerprint(self) -> str:
         """The inner scorer's, with what is declared beside it; of one that has none, the spec's."""
         asked = getattr(self.inner, "fingerprint", None)
-        return f"{asked() if callable(asked) else self._mark(self.spec.canonical())}{self._declared()}"
+        return f"{asked() if callable(asked) else _mark(self.spec.canonical())}{self._declared()}"
 
     def agrees_with(self, fingerprint: str) -> bool:
         """Whether a profile's fingerprint is this scorer's, as the inner one compares them."""
@@ -212,40 +195,16 @@ class Declared:
             return True
         return callable(asked) and fingerprint.endswith(declared) and bool(asked(fingerprint[: len(fingerprint) - len(declared)]))
 
-    def check(self) -> None:
-        """Asked when a guard is built: whether it can work."""
-        if callable(asked := getattr(self.inner, "check", None)):
-            asked()
-
-    def trained_on(self, messages: Sequence[BaseMessage]) -> bool:
-        """Whether the model learnt from answers to this prompt, where it can say."""
-        asked = getattr(self.inner, "trained_on", None)
-        return callable(asked) and bool(asked(messages))
-
-    def close(self) -> None:
-        """End what it runs and holds."""
-        if callable(closing := getattr(self.inner, "close", None)):
-            closing()
-        elif callable(closing := getattr(self.inner, "aclose", None)):
-            run_sync(closing)
-
     def _declared(self) -> str:
         spec = self.spec
         if spec.scale != "probability" and spec.zero is None:
             return ""
         fixed = "".join(f" {anchor.weight} {anchor.text!r}" for anchor in self._zero.anchors)
-        return self._mark(f"{spec.scale} {self._zero.factor} {self._zero.shift}{fixed}")[:20].replace("spec:", "+")
-
-    @staticmethod
-    def _mark(text: str) -> str:
-        return f"spec:{hashlib.sha256(text.encode()).hexdigest()}"
+        return _mark(f"{spec.scale} {self._zero.factor} {self._zero.shift}{fixed}")[:20].replace("spec:", "+")
 
 
-def _local(spec: ScorerSpec, options: Mapping[str, Any]) -> Any:
-    from bonmini_guard.reward import RewardModel
-
-    declared = {} if spec.not_shown is None else {"not_shown": spec.not_shown}
-    return RewardModel.load(spec.model, reading=_reading(spec), **{**options, **declared})
+def _mark(text: str) -> str:
+    return f"spec:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _reading(spec: ScorerSpec) -> Any:

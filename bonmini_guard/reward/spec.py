@@ -97,7 +97,7 @@ class Token(Table):
 
 
 def _further(options: dict[str, Any]) -> dict[str, Any]:
-    if said := options.keys() & {"kind", "wire", "model", "api_key", "tokenizer", "inputs", "scores", "has_zero"}:
+    if said := options.keys() & {"kind", "wire", "base_url", "model", "api_key", "tokenizer", "inputs", "scores", "has_zero"}:
         raise ConfigurationError(f"http: {min(said)} is no further option, since another key of a spec says it: leave it out")
     return options
 
@@ -220,11 +220,12 @@ class ScorerSpec(Table):
             raise ConfigurationError(f"kind = {kind!r} needs a table [{kind}]: see docs/bring-your-reward-model.md")
         if kind in LOCAL and not self.model:
             raise ConfigurationError(f"kind = {kind!r} needs model = a folder or an id")
-        if self.endpoint is not None and kind not in (*REMOTE, "token"):
-            raise ConfigurationError(
-                f"endpoint is for the kinds {', '.join(REMOTE)} and token, and the kind is {kind!r}: leave it out"
-            )
-        if (kind == "route" and not self.endpoint) or (kind in ("judge", "decision") and not (self.endpoint or self.model)):
+        served = (*REMOTE, "token")
+        for name, kinds in (("endpoint", served), ("api_key_env", served), ("model", (*LOCAL, *REMOTE))):
+            if getattr(self, name) is not None and kind not in kinds:
+                raise ConfigurationError(f"{name} is for the kinds {', '.join(kinds)}, and the kind is {kind!r}: leave it out")
+        # In Python a judge or a decision may be LangChain's.
+        if kind in REMOTE and not self.endpoint and (kind == "route" or isinstance(self.model, str | None)):
             raise ConfigurationError(f"kind = {kind!r} needs endpoint = the server's address")
         if self.labels is not None and not (self.labels.wanted or self.labels.unwanted):
             raise ConfigurationError("labels: name those that are wanted, or unwanted")
@@ -236,6 +237,11 @@ class ScorerSpec(Table):
             raise ConfigurationError(f"scores of kind = {self.kind!r} are log-odds, and no probabilities: leave scale out")
         if self.intercept and self.kind != "sum":
             raise ConfigurationError(f"intercept is of kind = 'sum', and the kind is {self.kind!r}: leave it out")
+        if any(part.weight != 1 for part in self.all or ()):
+            raise ConfigurationError("weight is of a part of kind = 'sum', and 'all' takes the least: leave it out")
+        if self.kind in ("route", *COMBINED) and set(self.hidden) != set(NOT_SHOWN):
+            said = "what its server is sent" if self.kind == "route" else "said by each part"
+            raise ConfigurationError(f"not_shown of kind = {self.kind!r} is {said}: leave it out")
         if self.scale == "points" and self.has_zero and self.zero is None:
             raise ConfigurationError("scale = 'points' has no zero of its own: give zero = { shift = ..., factor = ... }")
         return self
@@ -267,10 +273,15 @@ class ScorerSpec(Table):
             raise ConfigurationError(f"{place}: is no {place.suffix[1:].upper()} of a scorer spec ({error})") from None
 
     @property
+    def parts(self) -> tuple[ScorerSpec, ...]:
+        """The specs that it is made of."""
+        return self.all or self.sum or ()
+
+    @property
     def runs_here(self) -> bool:
         """Whether its model is loaded into this process, or all of its parts are."""
         if self.kind in COMBINED:
-            return all(part.runs_here or part.kind == "check" for part in self.all or self.sum or ())
+            return all(part.runs_here or part.kind == "check" for part in self.parts)
         return self.kind in LOCAL and self.endpoint is None
 
     @property
@@ -299,7 +310,7 @@ def judges_of(source: Any) -> list[Judge]:
     spec = ScorerSpec.of(source)
     if spec is None:
         return []
-    return [judge for part in (spec.all or spec.sum or ()) for judge in judges_of(part)] + ([spec.judge] if spec.judge else [])
+    return [judge for part in spec.parts for judge in judges_of(part)] + ([spec.judge] if spec.judge else [])
 
 
 def is_spec(value: Any) -> bool:
