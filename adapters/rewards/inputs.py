@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, BaseMessage
 
 from bonmini_guard.adapters.rewards.servers import KINDS, Inputs, ServerKind
-from bonmini_guard.conversation import NOT_SHOWN, Turn
+from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
 from bonmini_guard.errors import CandidateTooLong, ConfigurationError, Unscorable, needing
 from bonmini_guard.forks import Lock
 from bonmini_guard.reward.texts import asked, spoken
@@ -75,7 +75,7 @@ class Writer:
     def _one(self, messages: Sequence[BaseMessage], candidate: AIMessage, place: int) -> Any:
         try:
             if self.inputs == "pair":
-                return self._pair(asked(messages), spoken(candidate, NOT_SHOWN))
+                return self._pair(clean(asked(messages)), clean(spoken(candidate, NOT_SHOWN)))
             return self._templated(messages, candidate)
         except Unscorable as error:
             logger.warning("candidate %d has no score: %s", place, error)

@@ -11,7 +11,8 @@ from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.scorers import score_once
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import load_scorer
-from tests.adapters.reward_server import InThread, RewardServer
+from tests.adapters.loopback import InThread
+from tests.adapters.reward_server import RewardServer
 from tests.reward.tiny import make_tokenizer
 
 RAW = [("vllm", "score"), ("vllm", "rerank"), ("tei", "rerank"), ("infinity", "rerank")]
@@ -104,8 +105,13 @@ def test_a_tokenizer_without_a_chat_template_counts_pairs():
     tokenizer = make_tokenizer()
     with InThread(RewardServer(value)) as server:
         scorer = RemoteRewardModel(server.url, kind="tei-rerank", tokenizer=tokenizer, max_length=120)
-        answers = [AIMessage(text) for text in ("Rome", "Rome " * 120, "</s>")]
-        assert run_sync(lambda: score_once(scorer, [HumanMessage("x")], answers)) == [value(("", "Rome")), None, None]
+        answers = [AIMessage(text) for text in ("Rome", "Rome " * 120, "</s>", "Par\ud800s")]
+        assert run_sync(lambda: score_once(scorer, [HumanMessage("x")], answers)) == [
+            value(("", "Rome")),
+            None,
+            None,
+            value(("", "Par\ufffds")),
+        ]
     assert tokenizer.chat_template is None
 
 
@@ -123,6 +129,7 @@ def test_vectors_are_told_apart_from_scores():
         ({"server": "vllm"}, "needs tokenizer="),
         ({"server": "vllm", "name": "rerank", "http": {"timeot": 3}}, "did you mean 'timeout'"),
         ({"server": "bonmini", "http": {"api_key": "secret"}}, "http: api_key is no further option"),
+        ({"server": "bonmini", "http": {"base_url": "http://x"}}, "http: base_url is no further option"),
     ],
 )
 def test_what_is_wrong_is_named(table, words):
