@@ -43,6 +43,9 @@ class _Server(uvicorn.Server):
     def _end(self) -> None:
         # A second signal does not wait for what is still running; that it is cut off is no error, with a traceback for each task.
         self.force_exit = logging.getLogger("uvicorn.error").disabled = self.should_exit
+        if self.force_exit:  # from Python 3.12 on, their connections would be waited for all the same
+            for task in self.server_state.tasks:
+                task.cancel()
         self.should_exit = self._served.ending = True
 
 

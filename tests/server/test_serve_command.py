@@ -1,6 +1,8 @@
 """The command: a real process on a real port."""
 
+import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -13,9 +15,10 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import uvicorn
 
 from bonmini_guard.cli import main
-from bonmini_guard.server.running import run
+from bonmini_guard.server.running import _Server, run
 from tests.reward.test_model import CONFIGS, save
 
 BODY = {"messages": [{"role": "user", "content": "the film"}], "candidates": ["good", "dull"]}
@@ -90,6 +93,19 @@ def test_a_second_signal_ends_at_once_and_is_no_error(serving):
     assert process.wait(60) == 0
     asking.join()
     assert "Traceback" not in "".join(lines)
+
+
+async def test_a_second_signal_cancels_what_runs(monkeypatch):
+    """For whose connections a server waits from Python 3.12 on, whatever the signals."""
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "disabled", False)
+    server, running = _Server(uvicorn.Config(None), SimpleNamespace(ending=False)), asyncio.create_task(asyncio.sleep(60))
+    server.server_state.tasks.add(running)
+    server._end()
+    await asyncio.sleep(0)
+    assert (server.force_exit, running.cancelling()) == (False, 0)
+    server._end()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 def test_connections_do_not_wait_for_acknowledgements(monkeypatch):
