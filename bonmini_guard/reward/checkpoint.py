@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +75,8 @@ def load_tokenizer(path: str, base: str | None = None) -> Any:
 
 def concatenation_template(tokenizer: Any) -> str:
     """A chat template that concatenates all contents, between the tokens that the tokenizer adds around a text."""
-    before, after = added_tokens(tokenizer)
-    contents = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    return _literal(before) + contents + _literal(after)
+    before, after = (f"{{{{ {json.dumps(text)} }}}}" if text else "" for text in added_tokens(tokenizer))
+    return before + "{% for message in messages %}{{ message['content'] }}{% endfor %}" + after
 
 
 def added_tokens(tokenizer: Any) -> tuple[str, str]:
@@ -154,12 +153,13 @@ def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     loader: Any = AutoModelForCausalLM if kind == "language model" else AutoModelForSequenceClassification
-
     folder = Path(path)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{path}: no safetensors weights; save the model anew with a current save_pretrained")
-    try:
-        with _quiet():
+    with _loading.held:
+        before = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        try:
             model, report = loader.from_pretrained(
                 path,
                 config=config,
@@ -167,13 +167,15 @@ def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # which are told below, by name
+                ignore_mismatched_sizes=True,  # told below, by name, as all that matters of the report is
             )
-    except ImportError as error:  # of the library that its weights are quantised with
-        cure = "install that library, or use the model's weights as they were before"
-        raise CheckpointError(f"{path}: its weights need a library that is missing ({first_line(error)}); {cure}") from error
-    except Exception as error:  # broken settings raise whatever they please
-        raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({first_line(error)}); use another model") from error
+        except ImportError as error:  # of the library that its weights are quantised with
+            cure = "install that library, or use the model's weights as they were before"
+            raise CheckpointError(f"{path}: its weights need a library that is missing ({first_line(error)}); {cure}") from error
+        except Exception as error:  # broken settings raise whatever they please
+            raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({first_line(error)}); use another model") from error
+        finally:
+            transformers_logging.set_verbosity(before)
     for name, theirs, ours in sorted(report["mismatched_keys"]):
         shapes = f"{name} has the shape {list(theirs)}, and {list(ours)} is wanted"
         raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({shapes}); use another model, or its own config.json")
@@ -208,8 +210,6 @@ def weight_files(path: str) -> list[Path]:
 
 def weights_digest(path: str) -> str:
     """SHA-256 over names and float32 values of a model's weights, whatever the files they lie in."""
-    from contextlib import ExitStack
-
     from safetensors import safe_open
 
     digest = hashlib.sha256()
@@ -324,21 +324,21 @@ def sidecar(objective: str) -> dict[str, Any]:
     return {"zero": "outside_option" if objective == "outside_option" else None, "objective": objective, "version": 1}
 
 
-def note_of(config: Any) -> dict[str, Any] | None:
-    """What :func:`sidecar` recorded."""
+def note_of(config: Any) -> dict[str, Any]:
+    """What :func:`sidecar` recorded; nothing for a checkpoint trained elsewhere."""
     note = getattr(config, "bonmini_guard", None)
-    return note if isinstance(note, dict) else None
+    return note if isinstance(note, dict) else {}
 
 
 def inputs_of(config: Any) -> str | None:
     """What a checkpoint of ours says that it reads: "text" or "pair"; None for one trained elsewhere."""
     note = note_of(config)
-    return None if note is None else note.get("inputs", "text")
+    return note.get("inputs", "text") if note else None
 
 
 def base_note(config: Any) -> dict[str, str]:
     """Of the base that adapters were trained on: ``name``, ``digest`` of the weights and ``vocabulary``, as far as it was noted."""
-    note: Any = (note_of(config) or {}).get("base") or {}
+    note: Any = note_of(config).get("base") or {}
     if not isinstance(note, dict):
         raise CheckpointError(f"the base that config.json notes under bonmini_guard is {note!r}; copy the adapters anew")
     return note
@@ -375,28 +375,12 @@ def base_of(path: str, base: str | None = None) -> str | None:
     return found or name
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' report on what it loaded: what matters of it, the callers say."""
-    with _loading.held:
-        before = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        try:
-            yield
-        finally:
-            transformers_logging.set_verbosity(before)
-
-
 def has_zero(config: Any) -> bool:
     """Whether a checkpoint's configuration says that score 0 is the outside option."""
-    return (note_of(config) or {}).get("zero") == "outside_option"
+    return note_of(config).get("zero") == "outside_option"
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error, for a message of one line; with the next one where it ends in a colon."""
     text = str(error).strip()
     return " ".join(re.split(r"(?<!:)\n", text, maxsplit=1)[0].split()) if text else type(error).__name__
-
-
-def _literal(text: str) -> str:
-    return f"{{{{ {json.dumps(text)} }}}}" if text else ""

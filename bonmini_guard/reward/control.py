@@ -24,11 +24,8 @@ class ControlTokens:
     tokens are swapped for anchors, the texts are put back, and a copy of the tokenizer that knows the anchors and
     reads control tokens as plain text tokenises the whole: each piece exactly as beside the real control tokens.
 
-    Args:
-        tokenizer: a tokenizer of transformers with a ``tokenizers`` back end.
-
     Raises:
-        CheckpointError: the tokenizer has no such back end.
+        CheckpointError: the tokenizer has no back end of ``tokenizers``.
     """
 
     def __init__(self, tokenizer: Any) -> None:

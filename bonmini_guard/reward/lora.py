@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bonmini_guard.errors import CheckpointError, needing
+from bonmini_guard.reward.checkpoint import first_line
 
 WEIGHTS = "adapter_model.safetensors"
 #: What peft writes before the name of each weight.
@@ -86,8 +87,7 @@ def with_adapters(model: Any, path: str) -> tuple[Any, set[str]]:
             warnings.filterwarnings("error", "Found missing adapter keys")  # it would score as its base does
             return peft.PeftModel.from_pretrained(model, path).merge_and_unload(), whole
     except Exception as error:  # broken files raise whatever they please
-        said = (str(error) or type(error).__name__).splitlines()[0][:200]
-        wrong = f"its adapter does not fit the base, or is broken ({said})"
+        wrong = f"its adapter does not fit the base, or is broken ({first_line(error)[:200]})"
         raise CheckpointError(f"{path}: {wrong}; give the base it was trained on, or copy it anew") from error
 
 

@@ -25,11 +25,6 @@ class PairFormatter:
 
     The prompt is what the conversation says, a line for each turn. Special tokens that texts spell are text.
 
-    Args:
-        tokenizer: a fast tokenizer.
-        max_length: most tokens the model takes; None has no limit.
-        not_shown: parts of answers that users do not get.
-
     Attributes:
         separator: behind whose first occurrence the second segment begins; None where the tokenizer tells no segments apart.
 
@@ -132,8 +127,8 @@ def formatter(
     made = PairFormatter(tokenizer, max_length, not_shown) if said == "pair" else Formatter(tokenizer, max_length, not_shown)
     note = note_of(model.config)
     if isinstance(made, PairFormatter):
-        model.config.bonmini_guard = {**(note or {}), "inputs": "pair", "separator": made.separator}
-    elif note is not None:
+        model.config.bonmini_guard = {**note, "inputs": "pair", "separator": made.separator}
+    elif note:
         model.config.bonmini_guard = {key: value for key, value in note.items() if key not in ("inputs", "separator")}
     return made
 

@@ -36,7 +36,7 @@ class PooledScorer(nn.Module):
         self.decoder = isinstance(getattr(model, "score", None), nn.Linear)
         # What is sharded one by one, by FSDP's usual policy.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
-        self._separator: int | None = (note_of(model.config) or {}).get("separator")
+        self._separator: int | None = note_of(model.config).get("separator")
         self._shares: bool | None = None
 
     def forward(

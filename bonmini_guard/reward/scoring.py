@@ -21,25 +21,13 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, tor
 
 
 class SegmentScorer:
-    """Scores segments with a model.
-
-    Args:
-        model: a sequence classifier, in evaluation mode.
-        pad_id: what to fill padded batches with.
-        max_length: the longest text to expect; None has no limit.
-        reduce: scores of its logits.
+    """Scores segments of texts of at most ``max_length`` tokens (None: any) with a model in evaluation mode.
 
     Attributes:
         packs: whether texts are packed and may share beginnings; if not, no segment may have a past.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        pad_id: int,
-        max_length: int | None,
-        reduce: Callable[[Tensor], Tensor],
-    ) -> None:
+    def __init__(self, model: Any, pad_id: int, max_length: int | None, reduce: Callable[[Tensor], Tensor]) -> None:
         self._scorer = PooledScorer(model, reduce).eval()
         self._pad_id = pad_id
         self._packed = _packed(self._scorer, pad_id, max_length)

@@ -16,13 +16,7 @@ _UPSIDE_DOWN, _APART = 0.3, 0.7
 
 
 def problems(prompts: Sequence[Answers], kind: str, has_zero: bool | None) -> list[str]:
-    """What speaks against a scorer, each with its cure; nothing where nothing does.
-
-    Args:
-        prompts: the answers of each prompt.
-        kind: of its spec, for the cure.
-        has_zero: whether 0 is declared to mean "acceptable".
-    """
+    """What speaks against a scorer of this kind, each with its cure; nothing where nothing does."""
     scores = [score for answers in prompts for score, _ in answers if score is not None]
     if not scores:
         return ["not one text has a score: read the warnings above; what does not reach the scorer's input is never scored"]

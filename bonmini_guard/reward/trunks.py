@@ -13,11 +13,7 @@ Key = tuple[int, int]
 
 
 class TrunkStore:
-    """Trunks of open sessions; when they hold more than ``limit`` bytes together, the least recently used go.
-
-    Args:
-        limit: bytes; a trunk that is larger alone is not kept. 0 keeps none.
-    """
+    """Trunks of open sessions; when they hold more than ``limit`` bytes together, the least recently used go. 0 keeps none."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
