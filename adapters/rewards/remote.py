@@ -290,7 +290,8 @@ class RemoteRewardModel(Probed, Endpoint):
 
     async def _send(self, batch: Sequence[Any], quiet: bool = True) -> Scores:
         """One request, with its retries; ``quiet`` leaves out the server's words on an error, which may quote a candidate."""
-        body = json.dumps(self._wire.body(batch, self.model)).encode()
+        name = {"model": self.model} if self._wire.named and self.model is not None else {}
+        body = json.dumps({**name, **self._wire.body(batch)}).encode()
 
         async def attempt(client: httpx.AsyncClient) -> Scores:
             watched = {"trace": self._watch} if (self._fingerprint or PREFIX).startswith(PREFIX) else {}

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 Inputs = Literal["ids", "text", "pair", "messages"]
 #: What a server says about itself: name of its model, inputs that a request may hold, tokens of an input; None where it is silent.
 Limits = tuple[str | None, int | None, int | None]
-Body = Callable[[Sequence[Any], str | None], dict[str, Any]]
+Body = Callable[[Sequence[Any]], dict[str, Any]]
 ServerKind = Literal[
     "vllm", "vllm-pooling", "vllm-score", "vllm-rerank", "sglang", "tei", "tei-rerank", "infinity", "jina", "cohere", "bonmini"
 ]
@@ -22,13 +22,9 @@ ServerKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What an answer holds: one number for each input, None where the server says that one does not fit.
+    """What an answer holds: a number for each input, None where the server says that one does not fit.
 
-    Attributes:
-        values: as the server gives them.
-        fingerprint: the model's, where the server knows it.
-        has_zero: whether 0 is the outside option, where the server knows it.
-        inputs: digest of the request that was answered, where the server says it.
+    And, where it says them: the model's fingerprint and zero, the digest of the request that was answered.
     """
 
     values: list[float | None]
@@ -43,10 +39,11 @@ class Kind:
 
     Attributes:
         inputs: the forms of input it takes, its usual one first.
-        body: of a request for some inputs to some model.
+        body: of a request for some inputs.
         read: the scores in an answer; any error that it raises means that there are none.
         about: route of the server's description, and how to read it; None where there is none.
         shared: whether all inputs of a request have one conversation.
+        named: whether a request says the model's name.
         switch: what to do where scores are not raw, for messages.
     """
 
@@ -56,6 +53,7 @@ class Kind:
     read: Callable[[Any], Scores]
     about: tuple[str, Callable[[Any], Limits]] | None = None
     shared: bool = False
+    named: bool = True
     switch: str = "ask for raw scores"
 
     def scores(self, answer: Any, expected: int) -> Scores:
@@ -78,10 +76,6 @@ class Kind:
 
 class _ScoreError(ValueError):
     """What is wrong with a score; quotes nothing."""
-
-
-def _named(body: dict[str, Any], model: str | None) -> dict[str, Any]:
-    return body if model is None else {"model": model, **body}
 
 
 def _number(value: Any) -> float:
@@ -123,12 +117,12 @@ def _read_bonmini(answer: Any) -> Scores:
 
 
 def _vllm_body(**more: Any) -> Body:
-    return lambda inputs, model: _named({"input": list(inputs), **more, **_RAW, "add_special_tokens": False}, model)
+    return lambda inputs: {"input": list(inputs), **more, **_RAW, "add_special_tokens": False}
 
 
 def _pairs_body(prompt: str, answers: str, **more: Any) -> Body:
-    """A body with one prompt and its answers, under these names."""
-    return lambda inputs, model: _named({prompt: inputs[0][0], answers: [answer for _, answer in inputs], **more}, model)
+    """A body with one conversation and its answers, under these names."""
+    return lambda inputs: {prompt: inputs[0][0], answers: [answer for _, answer in inputs], **more}
 
 
 def _about_vllm(answer: Any) -> Limits:
@@ -145,28 +139,21 @@ def _limit(told: Any) -> int | None:
     return None if told is None or int(told) < 1 else int(told)
 
 
-def _sglang_body(inputs: Sequence[Any], model: str | None) -> dict[str, Any]:
-    name = "text" if inputs and isinstance(inputs[0], str) else "input_ids"
-    return _named({name: list(inputs)}, model)
+def _sglang_body(inputs: Sequence[Any]) -> dict[str, Any]:
+    return {"text" if inputs and isinstance(inputs[0], str) else "input_ids": list(inputs)}
 
 
-def _tei_body(inputs: Sequence[Any], _: str | None) -> dict[str, Any]:
+def _tei_body(inputs: Sequence[Any]) -> dict[str, Any]:
     # A plain list of two strings would be one pair: each input is a list of its own. Never truncated: that cuts the answer.
     batch = [[part] if isinstance(part, str) else list(part) for part in inputs]
     return {"inputs": batch, "raw_scores": True, "truncate": False}
 
 
-def _tei_pairs_body(inputs: Sequence[Any], _: str | None) -> dict[str, Any]:
-    return _pairs_body("query", "texts", raw_scores=True, truncate=False)(inputs, None)
-
-
-def _bonmini_body(inputs: Sequence[Any], _: str | None) -> dict[str, Any]:
-    return {"messages": inputs[0][0], "candidates": [candidate for _, candidate in inputs]}
-
-
 _RAW = {"use_activation": False}
 _VLLM_MODELS = ("/v1/models", _about_vllm)
-_VLLM_SWITCH = "start vLLM with --runner pooling"
+_TEI_INFO = ("/info", _about_tei)
+_VLLM_SWITCH, _TEI_SWITCH = "start vLLM with --runner pooling", "this TEI may be too old for raw_scores"
+_TEI_PAIRS = _pairs_body("query", "texts", raw_scores=True, truncate=False)
 _RERANKED = _by_index("relevance_score", "results")
 _TOKENS: tuple[Inputs, ...] = ("ids", "text")
 _PAIR: tuple[Inputs, ...] = ("pair",)
@@ -180,19 +167,12 @@ KINDS: dict[ServerKind, Kind] = {
     ),
     "vllm-rerank": Kind("/rerank", _PAIR, _pairs_body("query", "documents", **_RAW), _RERANKED, _VLLM_MODELS, shared=True),
     "sglang": Kind("/classify", _TOKENS, _sglang_body, _read_sglang),
-    "tei": Kind(
-        "/predict",
-        ("text", "pair"),
-        _tei_body,
-        _read_tei,
-        ("/info", _about_tei),
-        switch="this TEI may be too old for raw_scores",
-    ),
-    "tei-rerank": Kind("/rerank", _PAIR, _tei_pairs_body, _by_index("score"), ("/info", _about_tei), shared=True),
+    "tei": Kind("/predict", ("text", "pair"), _tei_body, _read_tei, _TEI_INFO, named=False, switch=_TEI_SWITCH),
+    "tei-rerank": Kind("/rerank", _PAIR, _TEI_PAIRS, _by_index("score"), _TEI_INFO, shared=True, named=False),
     "infinity": Kind("/rerank", _PAIR, _pairs_body("query", "documents", raw_scores=True), _RERANKED, shared=True),
     "jina": Kind("/v1/rerank", _PAIR, _pairs_body("query", "documents"), _RERANKED, shared=True),
     "cohere": Kind("/v2/rerank", _PAIR, _pairs_body("query", "documents"), _RERANKED, shared=True),
-    "bonmini": Kind("/score", ("messages",), _bonmini_body, _read_bonmini, shared=True),
+    "bonmini": Kind("/score", ("messages",), _pairs_body("messages", "candidates"), _read_bonmini, shared=True, named=False),
 }
 
 
