@@ -30,7 +30,7 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.demo.room import language_model
 from bonmini_guard.training.evidence import area
 from tests.adapters.decision_server import DecisionServer
-from tests.adapters.reward_server import InThread
+from tests.adapters.loopback import InThread
 
 QUESTION = "Does the last answer state every fact of the last notice, and no fact that it does not give?"
 LETTERS = "ABCDEFGH"

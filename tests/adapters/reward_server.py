@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import threading
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -72,30 +70,6 @@ class RewardServer(LoopbackServer):
     def _given(self, one: Any, raw: bool) -> float:
         score = self.score(one)
         return score if raw else 1 / (1 + math.exp(-score))
-
-
-class InThread:
-    """``with InThread(server) as server``: a loopback server on an event loop of its own, for clients that block."""
-
-    def __init__(self, server: LoopbackServer) -> None:
-        self.server = server
-        self._up = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-
-    def __enter__(self) -> Any:
-        self._thread.start()
-        self._up.wait()
-        return self.server
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._down.set)
-        self._thread.join()
-
-    async def _serve(self) -> None:
-        self._loop, self._down = asyncio.get_running_loop(), asyncio.Event()
-        async with self.server:
-            self._up.set()
-            await self._down.wait()
 
 
 class Clock:

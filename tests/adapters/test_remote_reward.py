@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import json
 import re
 import subprocess
@@ -35,7 +36,8 @@ from bonmini_guard.errors import CheckpointError, ConfigurationError, ProfileErr
 from bonmini_guard.testing import FakeGenerator
 
 from .drawing import until
-from .reward_server import Clock, InThread, RewardServer
+from .loopback import InThread
+from .reward_server import Clock, RewardServer
 
 MODEL = str(model_path("reward"))
 PROMPT = [HumanMessage("The film was")]
@@ -427,16 +429,22 @@ async def test_our_own_server_may_say_that_a_candidate_does_not_fit(server):
         ("drip", EndpointTimeout, 4),
     ],
 )
-async def test_what_is_tried_again_and_what_is_not(server, fault, error, requests):
-    patience = 0.3 if fault == "drip" else 10.0
-    async with make(server, attempt_timeout=patience, circuit=CircuitBreaker(failures=100)) as model:
+async def test_what_is_tried_again_and_what_is_not(server, monkeypatch, fault, error, requests):
+    made, once = [], RemoteRewardModel._once
+
+    def counted(*arguments):  # here, for one that is given up may never have reached the server
+        made.append(arguments)
+        return once(*arguments)
+
+    async with make(server, attempt_timeout=10.0, circuit=CircuitBreaker(failures=100)) as model:
         await scores(model)
-        before = len(server.requests)
+        monkeypatch.setattr(RemoteRewardModel, "_once", counted)
+        model.http = dataclasses.replace(model.http, attempt_timeout=0.3 if fault == "drip" else 10.0)
         server.faults = lambda path, body: fault
         with pytest.raises(error) as caught:
             await scores(model, ANSWERS[:2])
     assert isinstance(caught.value, EndpointError)
-    assert len(server.requests) - before == requests
+    assert len(made) == requests
 
 
 @pytest.mark.parametrize("fault", [429, 503, 502, 500, "half", "reset", "garbage", "stall"])

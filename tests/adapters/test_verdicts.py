@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import ScorerSpec
 from bonmini_guard.reward.declared import load_scorer
+from tests.adapters.loopback import InThread
 from tests.adapters.openai_server import MODEL, OpenAIServer
-from tests.adapters.reward_server import InThread
 
 
 def place(token, **shares):

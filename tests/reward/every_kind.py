@@ -14,8 +14,9 @@ from transformers import (
 )
 
 from tests.adapters.decision_server import DecisionServer
+from tests.adapters.loopback import InThread
 from tests.adapters.openai_server import OpenAIServer
-from tests.adapters.reward_server import InThread, RewardServer
+from tests.adapters.reward_server import RewardServer
 
 from .test_kinds import LABELS, paired, saved
 from .tiny import CHATML
@@ -82,5 +83,8 @@ def declared(kind, folder):
     elif kind == "check":
         yield {"check": REGEX["check"]}
     else:
-        parts = [{**REGEX, "weight": 2.0}, {"kind": "check", "check": {"type": "regex", "pattern": "awful", "absent": True}}]
+        parts = [
+            {**REGEX, "weight": 2.0 if kind == "sum" else 1.0},
+            {"kind": "check", "check": {"type": "regex", "pattern": "awful", "absent": True}},
+        ]
         yield {kind: parts, "has_zero": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from transformers import (
 
 from bonmini_guard import BestOfMiniN, ScorerSpec
 from bonmini_guard.cli import main
+from bonmini_guard.policy.policy import Action, accelerator, guardrail, run
 from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.reward.spec import LOCAL
 from bonmini_guard.testing import FakeGenerator
@@ -28,10 +30,11 @@ from .every_kind import ANSWERS, KINDS, PROMPT, declared, kind_of
 from .test_kinds import GUARDS, paired, saved
 from .tiny import CHATML
 
+POLICIES = {"guardrail": guardrail, "accelerator": accelerator}
 READY = sorted((Path(__file__).parents[2] / "examples" / "scorers").glob("*.toml"))
 
 
-@pytest.mark.filterwarnings("ignore:uncalibrated")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_goes_everywhere_and_says_the_same(tmp_path, capsys, kind):
     pytest.importorskip("starlette")
@@ -49,17 +52,22 @@ def test_a_kind_goes_everywhere_and_says_the_same(tmp_path, capsys, kind):
         assert main(["score", str(log), "--reward-model", str(spec), "-o", str(tmp_path / "out.jsonl")]) == 0
         row = json.loads((tmp_path / "out.jsonl").read_text())
         logged = [one["score"] for one in row["candidates"]]
-        # guard: what the policy says of the logged scores is what is decided, at a threshold between two of them
-        best = max(logged)
-        threshold = (best + max([score for score in logged if score < best], default=best - 1)) / 2
-        passing = next(place for place, score in enumerate(logged) if score >= threshold)
-        guard = BestOfMiniN(generator=FakeGenerator(ANSWERS), reward_model=spec, schedule=[1] * 5, threshold=threshold)
-        result = guard.run(PROMPT)
-        assert (result.decision, result.draws, result.selected.message.text) == ("accepted", passing + 1, ANSWERS[passing])
-        assert result.score == pytest.approx(logged[passing], abs=1e-4)
-        assert result.acceptance_probability is not None
+        # guard: what the policy says of the logged scores is what is decided, at thresholds between them,
+        # whose last digits depend on what else is in a batch
+        scorer, levels = load_scorer(spec), sorted(set(logged))
+        cuts = [levels[0] - 1, *((low + high) / 2 for low, high in pairwise(levels) if high - low > 1e-3), levels[-1] + 1]
+        assert len(cuts) > 2
+        for mode, schedule, cut in product(POLICIES, [[1] * 5, [2, 3], [5]], cuts):
+            ran = run(POLICIES[mode](schedule, cut), logged)
+            guard = BestOfMiniN(generator=FakeGenerator(ANSWERS), reward_model=scorer, mode=mode, schedule=schedule, threshold=cut)
+            result = guard.run(PROMPT)
+            served = "best_effort" if ran.decision.action is Action.SERVE else "abstained"
+            assert result.decision == ("accepted" if ran.decision.accepted else served)
+            assert (result.draws, result.loops) == (ran.draws, ran.loops)
+            assert result.selected.message.text == ANSWERS[ran.decision.index]
+            assert result.score == pytest.approx(logged[ran.decision.index], abs=1e-4)
+            assert result.acceptance_probability is not None
         # serve
-        scorer = load_scorer(spec)
         assert row["scored_by"] == scorer.fingerprint()
         with TestClient(ScoringServer(scorer).app, base_url="http://127.0.0.1") as client:
             answer = client.post("/score", json={"messages": [{"role": "user", "content": PROMPT}], "candidates": ANSWERS}).json()

@@ -69,17 +69,6 @@ def copy(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_batches_score_like_one_by_one(tmp_path, kind):
-    model = RewardModel.load(save(tmp_path, CONFIGS[kind]), device="cpu", batch_tokens=100)
-    together = model.score(USER, ANSWERS)
-    alone = [model.score(USER, [answer])[0] for answer in ANSWERS]
-    assert together == pytest.approx(alone, abs=1e-5)
-    assert together[0] == together[4]
-    assert max(together) - min(together) > 1e-3
-    assert not model.has_zero
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
 def test_scores_are_those_of_transformers(tmp_path, kind):
     model = RewardModel.load(save(tmp_path, CONFIGS[kind]), device="cpu")
     tokenizer = make_tokenizer(CHATML)
@@ -88,6 +77,7 @@ def test_scores_are_those_of_transformers(tmp_path, kind):
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert model.score(USER, ["very good"]) == pytest.approx([plain(input_ids=ids).logits.item()], abs=1e-5)
+    assert not model.has_zero
 
 
 def test_a_text_that_ends_with_the_pad_token_is_read_at_its_end(tmp_path):
@@ -157,6 +147,16 @@ def test_the_fingerprint_follows_weights_template_and_precision(folder, copy):
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     assert RewardModel.load(copy, device="cpu").fingerprint() != original
+
+
+def test_the_fingerprint_follows_what_is_read(copy):
+    model = RewardModel.load(copy, device="cpu")
+    shorter = RewardModel.load(copy, device="cpu", max_length=16)
+    changed = json.loads((copy / "tokenizer.json").read_text()) | {"normalizer": {"type": "Lowercase"}}
+    (copy / "tokenizer.json").write_text(json.dumps(changed))
+    for other in (shorter, RewardModel.load(copy, device="cpu")):
+        assert other.fingerprint() != model.fingerprint()
+        assert other.earlier_fingerprint() == model.earlier_fingerprint()
 
 
 def test_half_precision_weights_are_widened_on_a_cpu(tmp_path, caplog):

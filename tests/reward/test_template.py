@@ -9,6 +9,7 @@ from transformers.utils import chat_template_utils
 
 from bonmini_guard.errors import CheckpointError, InputError, NotRendered
 from bonmini_guard.reward.formatting import Formatter
+from bonmini_guard.reward.rendering import rendering_digest
 
 from .tiny import CHATML, make_tokenizer
 
@@ -172,6 +173,7 @@ def test_what_a_system_turn_says_goes_before_the_users_where_there_are_none(temp
     "template",
     [
         "{{ strftime_now('%d %b %Y') }}" + CHATML,
+        "\n{{ strftime_now('%d %b %Y') }}" + CHATML,
         "{{ strftime_now(format='%d %b %Y') }}" + CHATML,
         "{% set way = '%d %b %Y' %}{{ strftime_now (way) }}" + CHATML,
         "{% set now = strftime_now %}{{ now('%-d %b %Y') }}" + CHATML,
@@ -180,7 +182,7 @@ def test_what_a_system_turn_says_goes_before_the_users_where_there_are_none(temp
 )
 def test_scores_are_the_same_tomorrow(template, monkeypatch, caplog):
     formatter = Formatter(make_tokenizer(template))
-    today = formatter.encode(USER, "good").ids
+    today, mark = formatter.encode(USER, "good").ids, rendering_digest(formatter)
 
     class Later(datetime):
         @classmethod
@@ -188,9 +190,14 @@ def test_scores_are_the_same_tomorrow(template, monkeypatch, caplog):
             return datetime(2031, 1, 2)
 
     monkeypatch.setattr(chat_template_utils, "datetime", Later)
-    assert formatter.encode(USER, "good").ids == today
+    assert (formatter.encode(USER, "good").ids, rendering_digest(formatter)) == (today, mark)
     assert "1 Jan 2025" in formatter.render(USER, "good")
     assert "date" in caplog.text
+
+
+def test_a_template_that_only_asks_for_the_clock_is_left_alone(caplog):
+    assert text("{% if strftime_now is defined %}{% endif %}" + CHATML, "good")
+    assert not caplog.records
 
 
 @pytest.fixture(autouse=True)
