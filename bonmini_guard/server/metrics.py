@@ -34,13 +34,14 @@ class Metrics(Requests):
         self._registry = CollectorRegistry()
         super().__init__("route", admission, self._registry)
         self.texts = Counter("bonmini_guard_texts", "Texts scored", ["route"], registry=self._registry)
-        own = getattr(model, "activity", None) is not None
+        local = getattr(model, "inner", model)  # of a spec that declares a zero
+        own = getattr(local, "activity", None) is not None
         for name, about, read in (
             ("body_bytes_in_flight", "Bytes of their bodies", lambda: admission.bytes),
-            ("batches", "Batches computed", own and (lambda: model.activity.batches)),
-            ("tokens", "Tokens computed, shared beginnings once", own and (lambda: model.activity.tokens)),
-            ("calls_waiting", "Scoring calls that are not wholly computed", own and (lambda: model.activity.waiting)),
-            ("prefix_bytes", "Memory of kept prompts", own and (lambda: model.activity.cache_bytes)),
+            ("batches", "Batches computed", own and (lambda: local.activity.batches)),
+            ("tokens", "Tokens computed, shared beginnings once", own and (lambda: local.activity.tokens)),
+            ("calls_waiting", "Scoring calls that are not wholly computed", own and (lambda: local.activity.waiting)),
+            ("prefix_bytes", "Memory of kept prompts", own and (lambda: local.activity.cache_bytes)),
         ):
             if read:
                 Gauge(f"bonmini_guard_{name}", about, registry=self._registry).set_function(read)

@@ -371,3 +371,10 @@ def test_metrics_and_document(client):
     assert "bonmini_guard_tokens " in text
     asked, told = {"/score", "/predict", "/classify", "/v1/systemone", "/v1/decisions"}, {"/health", "/ready", "/metrics"}
     assert set(client.get("/openapi.json").json()["paths"]) == asked | told
+
+
+def test_metrics_of_a_model_whose_zero_a_spec_declares(folder):
+    scorer = load_scorer(ScorerSpec(kind="template", model=str(folder), zero={"shift": 1.0}), device="cpu")
+    with local(ScoringServer(scorer).app) as client:
+        client.post("/score", json={"messages": USER, "candidates": ANSWERS})
+        assert "bonmini_guard_batches 1.0" in client.get("/metrics").text
