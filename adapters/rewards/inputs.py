@@ -37,14 +37,8 @@ def as_messages(messages: Sequence[BaseMessage], candidates: Sequence[AIMessage]
 class Writer:
     """Writes what is sent: what a tokenizer that this side has too makes of an answer, or a pair of texts.
 
-    Args:
-        tokenizer: a folder or model id of the reward model, or its tokenizer. None, for pairs, lets nothing be counted.
-        inputs: "ids", "text" or "pair".
-        max_length: most tokens, if less than the model's own limit.
-        adds_tokens: whether the server puts special tokens around a text that it tokenises.
-
-    Attributes:
-        has_zero: what the checkpoint says of its zero; None where only a tokenizer is known.
+    Without a tokenizer, for pairs, nothing is counted. ``adds_tokens``: whether the server puts special tokens around a text that
+    it tokenises. ``has_zero`` is what the checkpoint says of its zero; None where only a tokenizer is known.
     """
 
     def __init__(self, tokenizer: Any, inputs: Inputs, max_length: int | None, adds_tokens: bool) -> None:

@@ -41,10 +41,6 @@ class Questioner:
     """Scores answers by what a chat model says of them. One of which nothing can be read has no score.
 
     Questions are drawn with seeds that rest on what is asked, so a server that honours them repeats itself.
-
-    Args:
-        generator: a LangChain chat model, or what draws from an endpoint.
-        not_shown: parts of answers that are left out, and not served.
     """
 
     has_zero = True

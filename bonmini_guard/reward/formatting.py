@@ -34,14 +34,10 @@ class Asked(list[dict[str, Any]]):
 
 
 class Formatter:
-    """Formats answers for one tokenizer. What would be served and does not reach the tokens makes an answer unscorable.
+    """Formats answers for a fast tokenizer with a chat template.
 
-    Args:
-        tokenizer: a fast tokenizer with a chat template.
-        max_length: most tokens the model takes; None has no limit.
-        not_shown: parts of answers that users do not get, and that are left out here: "reasoning", "refusal", or the type of a
-            content block such as "image_url". By default reasoning: long thoughts would leave no room for the answer.
-        template: what writes; None takes the tokenizer's.
+    What would be served and does not reach the tokens makes an answer unscorable, but for kinds of parts that are ``not_shown`` to
+    users, which are left out. By default reasoning: long thoughts would leave no room for the answer.
 
     Raises:
         CheckpointError: the tokenizer is no fast one, or its chat template writes nothing of an answer.

@@ -25,11 +25,7 @@ _PREFIX = "base_model.model."
 def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -> None:
     """Put adapters beside all linear layers but the head; only they, the head and ``missing`` weights will be trained.
 
-    Args:
-        model: a sequence classifier with one label; changed in place.
-        rank: of the adapters.
-        alpha: their scale; None takes twice the rank.
-        missing: names of weights that the base lacked.
+    The classifier is changed in place; an ``alpha`` of None is twice the rank.
     """
     peft = peft_for("train")
     heads = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module.out_features == 1]

@@ -18,15 +18,11 @@ _TOLERANCE = 1e-3
 
 
 class PooledScorer(nn.Module):
-    """A sequence classifier whose decoder head reads the last *attended* token.
+    """A classifier, of whose logits (B, labels) ``reduce`` makes scores (B,); a decoder head reads the last *attended* token.
 
     Decoder classifiers of transformers read the last token that is not the pad token, so a text that really ends with
     that token (where padding and end of text share one) would be read at an earlier place than by servers that do not
     pad. Encoders pool at the front and are called as they are, with the segments of a pair where they tell them apart.
-
-    Args:
-        model: an ``AutoModelForSequenceClassification``.
-        reduce: scores, shape (B,), of its logits, shape (B, labels); the first label by default.
     """
 
     def __init__(self, model: Any, reduce: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0]) -> None:

@@ -63,9 +63,7 @@ class OneQuestion:
     async def choose(self, state: Sequence[Turn], labels: Mapping[str, str]) -> dict[str, Any]:
         """The answer to a choice: a probability for each label, the softmax of the answers' scores, that of "none" being 0.
 
-        Args:
-            state: the conversation that is answered.
-            labels: to each the text of an answer; one of :data:`NONE_LABELS` stands for the outside option.
+        To each label there is the text of an answer; one of :data:`NONE_LABELS` stands for the outside option.
         """
         none = [label for label in labels if label.casefold() in NONE_LABELS]
         if len(none) != 1:

@@ -14,10 +14,7 @@ from bonmini_guard.reward.pairs import Inputs, PairFormatter, formatter
 
 
 class Reading:
-    """A classifier with one label, which is the score.
-
-    Args:
-        inputs: "text", "pair" or "answer"; None takes what the checkpoint says.
+    """A classifier with one label, which is the score; inputs of None are what the checkpoint says.
 
     Attributes:
         mark: what a fingerprint tells of it, beside the model.

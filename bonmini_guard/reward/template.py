@@ -33,10 +33,7 @@ class Template:
     Plain text is given as a list of parts to a template that reads nothing else; system turns are written before the user's for one
     that takes none; one that asks for the time is told a fixed day. Each is logged once.
 
-    Args:
-        tokenizer: with a chat template.
-        options: what it takes beside the conversation.
-        after: what is written behind it.
+    The template takes ``options`` beside the conversation; ``after`` is written behind what it writes.
 
     Attributes:
         shows_calls: whether names and arguments of tool calls, and the text beside them, come out of it.

@@ -114,10 +114,7 @@ Shape = Callable[[Refused], dict[str, Any]]
 
 
 class Door:
-    """Base of the servers.
-
-    Args:
-        keys: of which clients must show one; none wants none.
+    """Base of the servers, whose clients must show one of the keys, if there are any.
 
     Attributes:
         ending: set it to have new requests answered with 503.

@@ -21,12 +21,12 @@ from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.choices import read_choices
 from bonmini_guard.training.settings import Settings
 
+from .test_kinds import saved
 from .tiny import CHATML, make_tokenizer, simulated_rows, write_jsonl
 
-SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "pad_token_id": 0}
 KINDS = {
-    "bert": (BertConfig, BertForSequenceClassification, {"initializer_range": 0.5}, "<s> $A </s> $B:1 </s>:1"),
-    "roberta": (RobertaConfig, RobertaForSequenceClassification, {"initializer_range": 0.5}, "<s> $A </s> </s> $B </s>"),
+    "bert": (BertConfig, BertForSequenceClassification, {}, "<s> $A </s> $B:1 </s>:1"),
+    "roberta": (RobertaConfig, RobertaForSequenceClassification, {}, "<s> $A </s> </s> $B </s>"),
     "modernbert": (ModernBertConfig, ModernBertForSequenceClassification, {"local_attention": 16}, "<s> $A </s> $B </s>"),
 }
 PROMPT, ANSWERS = "what was the film?", ["a good film", "dull", "of the plot", "good </s> dull"]
@@ -41,13 +41,10 @@ def pair_tokenizer(pair="<s> $A </s> $B:1 </s>:1", segments=True):
     return tokenizer
 
 
-def save(folder, kind, **more):
+def save(folder, kind):
     config, model, extra, pair = KINDS[kind]
-    torch.manual_seed(0)
-    tokenizer = pair_tokenizer(pair, kind == "bert")
-    made = config(vocab_size=len(tokenizer), num_labels=1, max_position_embeddings=128, **SIZE, **extra, **more)
-    model(made).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    saved(folder, model, config, num_labels=1, **extra)
+    pair_tokenizer(pair, kind == "bert").save_pretrained(folder)
     return folder
 
 
