@@ -51,8 +51,8 @@ def verdict(yes):
 
 
 @contextlib.contextmanager
-def declared(kind, folder):
-    """The keys of a spec of each kind."""
+def declared(kind, folder, likes=None):
+    """The keys of a spec of each kind; a chat model on a server likes what it is asked about, or an answer that is fine."""
     model = {"model": str(folder / "model")}
     if kind == "template":
         saved(folder / "model", LlamaForSequenceClassification, LlamaConfig, CHATML, num_labels=1)
@@ -68,14 +68,16 @@ def declared(kind, folder):
         yield {**model, "token": {"wanted": [" good"], "unwanted": [" dull"]}}
     elif kind == "served token":
         with InThread(OpenAIServer()) as server:
-            server.answer = lambda body: verdict(1 / (1 + len(body["messages"][-1]["content"])))
+            chance = (lambda said: 0.5 + 0.4 * likes(said)) if likes else (lambda said: 1 / (1 + len(said[-1]["content"])))
+            server.answer = lambda body: verdict(chance(body["messages"]))
             yield {"endpoint": server.url, "model": "tiny", "token": {"wanted": ["Yes"], "unwanted": ["No"]}}
     elif kind == "route":
         with InThread(RewardServer(lambda pair: len(pair[1]) - 7.5)) as server:
             yield {"endpoint": server.url, "has_zero": True, "route": {"server": "vllm", "name": "rerank"}}
     elif kind == "judge":
         with InThread(OpenAIServer()) as server:
-            server.text = lambda body, _: f"VERDICT: {'' if 'fine' in body['messages'][1]['content'] else 'UN'}ACCEPTABLE"
+            fine = likes or (lambda said: 1 if "fine" in said["content"] else -1)
+            server.text = lambda body, _: f"VERDICT: {'' if fine(body['messages'][1]) > 0 else 'UN'}ACCEPTABLE"
             yield {"endpoint": server.url, "model": "tiny", "judge": {"rubric": "It says so."}}
     elif kind == "decision":
         with InThread(DecisionServer(lambda text: {"good and very fine": 0.9, "fine cast": 0.7}.get(text, 0.2))) as server:

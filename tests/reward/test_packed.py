@@ -146,12 +146,6 @@ def test_a_window_as_wide_as_the_longest_text_hides_nothing(tmp_path):
     assert not RewardModel.load(folder, device="cpu", max_length=61)._batcher._scorer.packs
 
 
-def test_angles_that_depend_on_the_longest_text_are_not_packed(tmp_path):
-    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    model = RewardModel.load(save(tmp_path, CONFIGS["llama"], rope_parameters=rope), device="cpu")
-    assert not model._batcher._scorer.packs
-
-
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_other_precisions(tmp_path, dtype):
     folder = save(tmp_path, CONFIGS["qwen3"])

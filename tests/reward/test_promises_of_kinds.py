@@ -18,11 +18,10 @@ from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.reward.spec import LOCAL
 from tests.adapters.decision_server import DecisionServer
 from tests.adapters.loopback import InThread
-from tests.adapters.openai_server import OpenAIServer
 from tests.adapters.reward_server import RewardServer
 from tests.test_served_was_scored import CASES, MESSAGES, Generator, visible
 
-from .every_kind import KINDS, declared, kind_of, verdict
+from .every_kind import KINDS, declared, kind_of
 from .test_kinds import saved
 from .tiny import CHATML
 
@@ -69,14 +68,9 @@ def sensing(kind, folder):
             more = {"route": {"server": "vllm", "tokenizer": str(folder / "model")}, "has_zero": True}
         with InThread(RewardServer(lambda one: sense(decode(one)) + len(str(one)) / 1e4)) as server:
             yield {"endpoint": server.url, **more}
-    elif kind == "judge":
-        with InThread(OpenAIServer()) as server:
-            server.text = lambda body, _: f"VERDICT: {'' if sense(body['messages'][1]) > 0 else 'UN'}ACCEPTABLE"
-            yield {"endpoint": server.url, "model": "tiny", "judge": {"rubric": "It says so."}}
-    elif kind == "served token":
-        with InThread(OpenAIServer()) as server:
-            server.answer = lambda body: verdict(0.9 if sense(body["messages"]) > 0 else 0.1)
-            yield {"endpoint": server.url, "model": "tiny", "token": {"wanted": ["Yes"], "unwanted": ["No"]}}
+    elif kind in ("judge", "served token"):
+        with declared(kind, folder, sense) as keys:
+            yield keys
     elif kind == "decision":
         with InThread(WholeTurn(lambda text: 0.9 if sense(text) > 0 else 0.1)) as server:
             yield {"endpoint": server.url, "model": "m", "decision": {"question": "Is it fine?"}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -307,14 +308,7 @@ def test_options_of_local_models_reach_only_those(checkpoint):
 
 
 @pytest.mark.filterwarnings("ignore:uncalibrated")
-def test_a_guard_takes_a_path(tmp_path):
-    guard = BestOfMiniN(generator=FakeGenerator(["Rome", "Paris"]), reward_model=write(tmp_path, CHECK), schedule=[1, 1])
-    result = guard.run("Where?")
-    assert (result.decision, result.score, result.draws) == ("accepted", 6.0, 2)
-
-
-@pytest.mark.filterwarnings("ignore:uncalibrated")
-def test_chat_model_shadow_and_middleware_take_a_path(tmp_path):
+def test_guard_chat_model_shadow_and_middleware_take_a_path(tmp_path):
     from langchain.agents import create_agent
 
     from bonmini_guard import ChatBestOfMiniN, ShadowBestOfMiniN
@@ -323,7 +317,10 @@ def test_chat_model_shadow_and_middleware_take_a_path(tmp_path):
     spec, said = str(write(tmp_path, CHECK)), ["Rome", "Paris"]
     chat = ChatBestOfMiniN(generator=FakeGenerator(said), reward_model=spec, schedule=[1, 1])
     assert chat.invoke("Where?").text == "Paris"
-    shadow = ShadowBestOfMiniN(BestOfMiniN(generator=FakeGenerator(said), reward_model=spec, schedule=[1, 1]))
+    guard = BestOfMiniN(generator=FakeGenerator(said), reward_model=Path(spec), schedule=[1, 1])
+    result = guard.run("Where?")
+    assert (result.decision, result.score, result.draws) == ("accepted", 6.0, 2)
+    shadow = ShadowBestOfMiniN(guard)
     assert shadow.invoke("Where?").text == "Rome"
     agent = create_agent(FakeChatModel(said), middleware=[BestOfMiniNMiddleware(reward_model=spec, schedule=[1, 1])])
     assert agent.invoke({"messages": [("user", "Where?")]})["messages"][-1].text == "Paris"
