@@ -63,7 +63,7 @@ class Resampled:
     def figures(self, settled: Settled) -> dict[str, Figure]:
         """The figures of ``replay --json`` that are shown."""
         best = self.settled("accelerator", (32,), (np.inf,)).served_good
-        found = [figures_of_sums(sums_of(_of(settled, sample)), float(best[sample].sum())) for sample in self.samples]
+        found = [figures_of_sums(sums_of(_of(settled, sample)), float(best[sample].mean())) for sample in self.samples]
         return {name: interval([sample[name] for sample in found]) for name in NAMES}
 
     def fewer(self, guard: Settled, before: Settled) -> Figure:

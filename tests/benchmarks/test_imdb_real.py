@@ -81,3 +81,6 @@ def test_what_the_results_say_of_the_committed_logs(truth):
     assert len(held_out) == results["draws"]["evaluate"]["prompts"]
     growth = [committed[str(n)]["false_acceptance_rate"][0] for n in SIZES]
     assert growth == sorted(growth)
+    held.samples = held.samples[:2]
+    for name, (value, *_) in held.figures(held.settled("guardrail", (32,), (0.0,))).items():
+        assert value == pytest.approx(committed["32"][name][0]), name
