@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,11 +40,9 @@ class Tally:
     """What a run did.
 
     Attributes:
-        rows: rows written, those of earlier runs included.
-        resumed: of those, rows found finished.
-        scored: candidates scored in this run.
+        rows: rows written, of which an earlier run had finished those ``resumed``.
+        scored: candidates scored in this run, of which those ``replaced`` had a score of another or an unknown model.
         kept: candidates whose score was this model's already.
-        replaced: of those scored, candidates that had a score of another or an unknown model.
         unscorable: candidates that the model could not score (too long); they are marked as failed draws.
         torn: torn last lines of the input.
         trained_on: rows whose prompt the model learnt from; they are marked, and calibration leaves them out.
@@ -184,15 +182,21 @@ def _scored(row: Row, scorer: LogScorer, mark: str, tally: Tally) -> dict[str, A
 
 def _judged(row: Row, scorer: LogScorer, mark: str, tally: Tally, beside: str) -> dict[str, Any]:
     """With verdicts on what people have labelled; those of this very judge are kept."""
+
+    def by_judge(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+        if not isinstance(found := value.get(key) or {}, dict):
+            raise InputError(f'{row.place}: "{key}" is {repr(found)[:20]}, and is to hold an entry for each judge; rename the key')
+        return found
+
     wanted = [one for one in row.candidates if one.label is not None and not one.failed]
-    known = (row.value.get("judged_by") or {}).get(beside) == mark
-    missing = [one for one in wanted if not known or beside not in (one.value.get("verdicts") or {})]
+    judges = by_judge(row.value, "judged_by")
+    missing = [one for one in wanted if judges.get(beside) != mark or beside not in by_judge(one.value, "verdicts")]
     tally.kept += len(wanted) - len(missing)
     for one, score in zip(missing, scorer.score(_messages(row), list(map(_answer, missing))) if missing else (), strict=True):
         said = None if score is None or not math.isfinite(score) else score >= 0
-        one.value["verdicts"] = {**(one.value.get("verdicts") or {}), beside: said}
+        one.value["verdicts"] = {**by_judge(one.value, "verdicts"), beside: said}
         tally.scored, tally.unscorable = tally.scored + (said is not None), tally.unscorable + (said is None)
-    return {**row.value, "id": row.id, "judged_by": {**(row.value.get("judged_by") or {}), beside: mark}}
+    return {**row.value, "id": row.id, "judged_by": {**judges, beside: mark}}
 
 
 def _trained_on(row: Row, scorer: LogScorer) -> bool:

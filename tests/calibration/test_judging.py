@@ -9,6 +9,7 @@ import pytest
 
 from bonmini_guard.calibration import judging
 from bonmini_guard.cli import main
+from tests.calibration.helpers import written
 
 
 def rows(prompts, wrong, seed=0, draws=4):
@@ -32,11 +33,6 @@ def rows(prompts, wrong, seed=0, draws=4):
 def spec(tmp_path):
     path = tmp_path / "words.json"
     path.write_text(json.dumps({"kind": "check", "check": {"type": "regex", "pattern": "good"}, "has_zero": True}))
-    return path
-
-
-def written(path, some):
-    path.write_text("".join(json.dumps(row) + "\n" for row in some))
     return path
 
 
@@ -118,6 +114,15 @@ def test_kappa():
     people, judge = np.array([True, True, False, False]), np.array([True, False, False, False])
     assert judging.kappa(people, judge) == pytest.approx(0.5)
     assert np.isnan(judging.kappa(np.array([True]), np.array([True])))
+
+
+@pytest.mark.parametrize("key", ["judged_by", "verdicts"])
+def test_keys_that_hold_something_else_than_judges_are_told(spec, tmp_path, capsys, key):
+    [row] = rows(1, 0.0)
+    (row if key == "judged_by" else row["candidates"][2])[key] = "alice"  # AttributeError, or TypeError, before
+    log = written(tmp_path / "log.jsonl", [row])
+    assert main(["judge", str(log), "--judge", str(spec), "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert f"log.jsonl:1: \"{key}\" is 'alice', and is to hold an entry for each judge" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("change", "says"), [({"has_zero": False}, "only rank"), ({}, "no answer is labelled")])
