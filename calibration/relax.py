@@ -28,13 +28,9 @@ def relax_guardrail(
 ) -> Certificate | NotEnoughEvidence:
     """Certify the thresholds in force, and how far below them one may go, on the traces of one guard.
 
-    Args:
-        log: read with ``cut=True``, some rows, picked at random, labelled. A label that is missing in one of them counts as bad
-            where it is needed: laxer thresholds serve other answers than those served, and nobody leaves theirs out by chance.
-        risk: served_and_bad, bad_among_served or false_acceptance.
-        alpha: the most that the risk may be, in (0, 1).
-        delta: the chance that the promise is missed, in (0, 1).
-        calibrations: how many are made on this log and chosen from.
+    The log was read with ``cut=True``, and some rows, picked at random, are labelled. A label that is missing in one of them counts
+    as bad where it is needed: laxer thresholds serve other answers than those served, and nobody leaves theirs out by chance. The
+    other arguments are those of :func:`~bonmini_guard.calibration.choose.calibrate_guardrail`.
 
     Raises:
         ConfigurationError: a number or the risk is not usable.
@@ -50,8 +46,10 @@ def relax_guardrail(
     if not finite:
         raise InputError(f"{log.source}: the guard never accepted anything, so that there is nothing to relax")
     offsets = tuple(threshold - finite[-1] for threshold in regime.thresholds)
+    # So that a score that equals a threshold in force is counted as served at it, whatever rounding makes of the differences.
+    start = finite[-1] if len(set(finite)) == 1 else finite[-1] - 4 * float(np.spacing(max(map(abs, finite))))
     shape = regime.schedule, offsets
-    asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, start=finite[-1], calibrations=calibrations)
+    asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, start=start, calibrations=calibrations)
     outcome = calibrated(part, asked, search=False)
     if isinstance(outcome, NotEnoughEvidence):
         return replace(outcome, why=f"the thresholds in force are not certified: {outcome.why}")
@@ -60,11 +58,7 @@ def relax_guardrail(
 
 
 def _one_regime(log: Log) -> tuple[Regime, np.ndarray]:
-    """What the rows ran under, and which rows say so.
-
-    Raises:
-        InputError: none says so, or they ran under different thresholds.
-    """
+    """What the rows ran under, and which rows say so."""
     ran_under = log.extra.get(RAN_UNDER, ())
     met = set(ran_under) - {None}
     if not met:

@@ -18,6 +18,7 @@ from bonmini_guard.calibration.relax import relax_guardrail
 from bonmini_guard.cli import main
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import Regime
+from tests.calibration.helpers import written
 from tests.calibration.recalibrations import CLUSTERED, risk_of, truth
 from tests.sizes import most, worlds
 
@@ -88,6 +89,16 @@ def test_rising_thresholds_keep_their_steps_and_their_transform():
     assert (profile.score_transform.a, profile.score_transform.b) == (2.0, 1.0)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.2, 0.9), (-0.9, 0.3), (-1.0, 0.2), (0.9, 0.3)])
+def test_what_scores_as_much_as_a_threshold_in_force_is_counted_where_thresholds_differ(low, high):
+    # -1 - (-1 - 0.2) is less than 0.2 in the last digits: 200 bad answers of 400 were served, and a promise of 10 % certified
+    scores = np.full((400, 16), -3.0)
+    scores[:, 0] = np.where(np.arange(400) % 2, 1.0, low)
+    log = replace(CLUSTERED.log(400, 4), scores=scores, labels=np.where(scores == 1.0, 1.0, 0.0))
+    outcome = relax_guardrail(cut_short(log, (low, low, low, high)), alpha=0.1)
+    assert isinstance(outcome, NotEnoughEvidence)
+
+
 def test_thresholds_in_force_that_are_too_lax_are_not_certified():
     outcome = relax_guardrail(cut_short(CLUSTERED.log(500, 4), (-3.0,) * 4))
     assert isinstance(outcome, NotEnoughEvidence)
@@ -130,10 +141,10 @@ def test_what_a_deadline_or_an_outage_ended_counts_as_far_as_it_was_decided(reas
 
 
 def test_the_next_command_is_one_that_reads_such_traces(tmp_path, capsys):
-    log, profile = tmp_path / "traces.jsonl", tmp_path / "relaxed.json"
+    profile = tmp_path / "relaxed.json"
     row = {"candidates": [{"score": 2.0, "acceptable": True}], "decision": "accepted", "reason": "passed", "exit": "loop"}
     rows = [{**row, "id": str(i), "prompt": str(i), "schedule": [1, 2], "thresholds": [1.5, 1.5]} for i in range(80)]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = written(tmp_path / "traces.jsonl", rows)
     assert main(["calibrate", str(log), "--mode", "guardrail", "--relax", "-o", str(profile)]) == 0
     assert f"next: bonmini-guard drift {profile} TRACES --follow" in capsys.readouterr().out
 
