@@ -1,7 +1,6 @@
 """One self-contained HTML file that says what a profile does on a log: consequence first, then the evidence.
 
-``report.html`` is the page: its style and its program inside, the data as JSON, nothing loaded from anywhere. Every number comes
-from a function whose docstring gives formula and source; the page's last section lists them.
+Every number comes from a function whose docstring gives formula and source; the page's last section lists them.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ BARS = 40
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page: what it shows, the heads of its columns, and its cells as text."""
+    """A table of the page."""
 
     title: str
     text: str
@@ -96,7 +95,6 @@ def build_report(
 
 
 def _shown(log: Log, profile: GuardProfile, figures: dict[str, Any], texts: bool) -> dict[str, Any]:
-    """What the page's slider and cells look at."""
     found = sliding.slider(log, profile, figures)
     columns = {key: [one[key] for one in found.figures] for key in found.figures[0]}
     return {
@@ -276,6 +274,7 @@ def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, 
 
     Beside it stand these rows.
     """
+    log = log.take(log.asked) if log.asked.any() else log
     values = np.array(["(none)" if value is None else str(value) for value in log.extra[key]])
     frequent = [name for name, _ in Counter(values.tolist()).most_common(MOST_SLICES)]
     parts = [(name, np.flatnonzero(values == name)) for name in frequent]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import json
 import math
 import re
 import shlex
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from bonmini_guard.cli import main
 from bonmini_guard.commands import report as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
 from bonmini_guard.policy.profile import GuardProfile
-from tests.calibration.helpers import log_of, rows_of
+from tests.calibration.helpers import called, log_of, rows_of, written
 from tests.calibration.populations import Population
 
 CODE_LOG = Path(__file__).parents[3] / "shared" / "data" / "logs" / "humaneval_codegen_100.jsonl.gz"
@@ -194,15 +193,9 @@ def test_on_the_code_log_more_draws_make_it_worse():
 
 
 def test_the_command_writes_one_file_or_nothing(tmp_path, capsys):
-    log = tmp_path / "log.jsonl"
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows_of(LOG)))
+    log = written(tmp_path / "log.jsonl", rows_of(LOG))
     PROFILE.save(tmp_path / "profile.json")
-
-    def call(*arguments):
-        parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
-        return command.run(parser.parse_args([str(a) for a in (log, "--profile", tmp_path / "profile.json", *arguments)]))
-
+    call = partial(called, command, log, "--profile", tmp_path / "profile.json")
     with pytest.raises(InputError, match="no row has the key"):
         call("-o", tmp_path / "report.html", "--slice", "none")
     with pytest.raises(BonMiniGuardError, match="cannot write there"):
@@ -234,9 +227,9 @@ def test_limits_of_slices_count_best_efforts_and_leave_floors_out():
 
 
 def test_units_are_those_of_the_calibration(tmp_path, capsys):
-    log, profile = tmp_path / "log.jsonl", tmp_path / "profile.json"
+    profile = tmp_path / "profile.json"
     rows = [{**row, "user": f"u{number // 2}"} for number, row in enumerate(rows_of(LOG))]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = written(tmp_path / "log.jsonl", rows)
     flags = ["--mode", "guardrail", "--alpha", "0.3", "--schedule", "4,4", "--group", "user"]
     assert main(["calibrate", str(log), *flags, "-o", str(profile)]) == 0
     told = " ".join(capsys.readouterr().out.split()).split("next: bonmini-guard ")[1]
@@ -259,6 +252,14 @@ def test_a_slice_whose_labels_are_missing_where_draws_did_not_fail_is_left_out(s
     log = log_of_rows([row | ({"label_sampling": sampling} if sampling else {}) for row in rows], keys=["id", "topic"])
     assert [name for name, *_ in slice_figures(log, PROFILE, "topic")] == ["labelled"]
     check(build_report(log, PROFILE, "topic"))
+
+
+def test_slices_are_of_the_set_that_was_fixed_for_labelling_as_all_other_figures_are():
+    rows = [{**row, "topic": "of the set", "label_sampling": "random"} for row in rows_of(LOG)]
+    rows += [{**row, "id": f"other {row['id']}", "prompt": f"other {row['id']}", "topic": "others"} for row in rows_of(LOG)]
+    log = log_of_rows(rows, keys=["topic"])
+    assert [(name, part["requests"]) for name, part, _ in slice_figures(log, PROFILE, "topic")] == [("of the set", len(LOG))]
+    assert replay_log(log, PROFILE)["requests"] == len(LOG)
 
 
 def test_a_log_without_labels_in_which_every_draw_of_a_row_failed():
