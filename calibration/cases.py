@@ -26,8 +26,6 @@ class Case:
     """One row.
 
     Attributes:
-        id: of the row.
-        place: ``file:line``.
         best: best score so far at the end of each loop; None while there is none.
         good: whether the candidate that holds it is acceptable; None where nobody said.
         holder: which candidate it is, from 0.
@@ -49,10 +47,7 @@ def cases(log: Log, profile: GuardProfile, *, texts: bool = False) -> list[Case]
     Of the served the highest scores come first, of the others the highest, too: these are the next to be served. Near are those
     whose decision takes the smallest move of the thresholds.
 
-    Args:
-        log: as logged, with the rows' ids in ``extra["id"]`` where they are known.
-        profile: what decides.
-        texts: read the texts of prompts and answers from the log's files.
+    Of the log, as logged, ``extra["id"]`` tells ids. Texts of prompts and answers are read from its files.
 
     Raises:
         InputError: texts are wanted of a pipe, which cannot be read again, or of rows that hold none.
@@ -75,7 +70,6 @@ def cases(log: Log, profile: GuardProfile, *, texts: bool = False) -> list[Case]
 
 
 def _chosen(path: Paths, profile: GuardProfile) -> Integers:
-    """Row numbers, ascending."""
     thresholds = np.asarray(profile.serial_thresholds)
     at, all_rows, last = exits(path, thresholds), np.arange(len(path)), len(path.draws) - 1
     good, best = path.good[all_rows, np.minimum(at, last)], path.best[all_rows, np.minimum(at, last)]
@@ -89,7 +83,6 @@ def _chosen(path: Paths, profile: GuardProfile) -> Integers:
 
 
 def _again(log: Log, found: list[Case]) -> Iterator[Case]:
-    """The cases with their texts, from the files read once more."""
     of = {case.place: case for case in found}
     for name in log.places.files:
         if is_pipe(name):

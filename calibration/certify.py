@@ -37,10 +37,7 @@ STARTS, POSTERIOR = 400, 32
 class Risk:
     """A promise: ``bad(steps) / among(steps) <= alpha``.
 
-    Attributes:
-        name: as on the command line.
-        bad: (T,) counts of the bad event.
-        among: (T,) counts of what it is a share of.
+    The name is as on the command line; ``bad`` and ``among`` give (T,) counts of the bad event, and of what it is a share of.
     """
 
     name: str
@@ -77,8 +74,7 @@ class Found:
     Attributes:
         cut: the last entry certified; None if the first test failed.
         p_value: of that entry, or of the first test if it failed.
-        tested: how many tests were made.
-        first: the first entry tested.
+        tested: how many tests were made, from entry ``first`` on.
     """
 
     cut: int | None

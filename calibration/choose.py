@@ -1,9 +1,4 @@
-"""Thresholds with a promise, for both modes: the laxest that the evidence certifies, or why there is none.
-
-The unit is the prompt, or the ``group`` where rows carry one; of each unit one row counts, chosen by digest. Each row is run on
-its one order (:mod:`bonmini_guard.calibration.orders`), so its loss is 0 or 1, and counts are tested
-(:mod:`bonmini_guard.calibration.certify`).
-"""
+"""Thresholds with a promise, for both modes: the laxest that the evidence certifies, or why there is none."""
 
 from __future__ import annotations
 
@@ -20,7 +15,6 @@ from bonmini_guard.calibration.certify import Risk, risk_named
 from bonmini_guard.calibration.evidence import (
     Certificate,
     NotEnoughEvidence,
-    base_evidence,
     check_share,
     consequence,
     profile_fingerprints,
@@ -129,7 +123,7 @@ def _request(mode: Mode, risk: Risk | None, level: float, schedule: Sequence[int
 
 
 def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoughEvidence:
-    """What is asked for, on the labelled rows of a log; see :func:`calibrate_guardrail`."""
+    """What is asked for, on the labelled rows of a log."""
     if search and (asked.exit != "loop" or asked.offsets is not None):
         raise ConfigurationError(f"a search is for loops (exit={asked.exit!r}) and finds their offsets: leave it out")
     units, requests, missing, evidence = prepared(log, asked)
@@ -156,16 +150,14 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
 
 
 def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[str, Any]]:
-    """The labelled rows, one a unit; those that drift looks at, if others; what a missing label means; evidence before any test.
-
-    Raises:
-        ConfigurationError, InputError: as :func:`calibrate_guardrail`.
-    """
+    """The labelled rows, one a unit; those that drift looks at, if others; what a missing label means; evidence before any test."""
     check(asked)
     log.require(sum(asked.schedule))
     log.require_scores()
     log, units, missing = labelled_units(log)
-    evidence = base_evidence(log, units=len(units), order=asked.order)
+    labels = int(np.isfinite(log.labels).sum())
+    evidence: dict[str, Any] = {"source": log.source, "rows": len(log), "labels": labels, "same_prompt": log.same_prompt}
+    evidence |= {"left_out": dict(log.left_out), "units": len(units), "order": asked.order}
     if asked.calibrations > 1 or asked.seed:
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
     return units, None if len(units) == len(log) else log.take(log.requests), missing, evidence

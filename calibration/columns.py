@@ -115,14 +115,7 @@ def needed(reading: Reading) -> Callable[[list[str]], list[str]]:
 
 
 class Rows:
-    """A block from the columns of a record batch, which are checked for their types as they are asked for.
-
-    Args:
-        batch: of R rows.
-        first: number of its first row.
-        source: the file, for messages.
-        reading: how.
-    """
+    """A block from the columns of a record batch of R rows, which are checked for their types as they are asked for."""
 
     def __init__(self, batch: Any, first: int, source: str, reading: Reading) -> None:
         self._batch, self._reading, self._source = batch, reading, source
@@ -236,11 +229,7 @@ class Rows:
 
 
 class _Candidates:
-    """The candidates of K rows, one after the other.
-
-    Attributes:
-        failed: (C,).
-    """
+    """The C candidates of K rows, one after the other."""
 
     def __init__(self, flat: Any, counts: NDArray[np.int64]) -> None:
         if not arrow.types.is_struct(flat.type) or flat.null_count:

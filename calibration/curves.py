@@ -16,20 +16,16 @@ from scipy.special import expit
 from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.evidence import percent
 from bonmini_guard.calibration.logs import Floats, Log
-from bonmini_guard.calibration.ranking import Ranking, block_chances, sizes
+from bonmini_guard.calibration.ranking import Ranking, block_chances, tie_starts
 from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.policy.profile import GuardProfile
 
 
 @dataclass(frozen=True)
 class FixedN:
-    """Best-of-k for k = 1..K: (K,) arrays.
+    """Best-of-k for k = 1..K, (K,) arrays: chances that the served answer is acceptable, and that it passes and is bad, or good.
 
-    Attributes:
-        draws: k.
-        quality: chance that the served answer is acceptable.
-        served_bad: chance that it passes a fixed threshold and is not acceptable; the same threshold for all k.
-        served_good: chance that it passes and is acceptable.
+    The threshold to pass is the same for all k.
     """
 
     draws: Floats
@@ -68,7 +64,7 @@ def fixed_n(rankings: Sequence[Ranking], most: int, threshold: float) -> FixedN:
     (the unbiased estimator of best-of-k, arXiv 2310.20624, appendix). With a threshold t the sum runs over the positions with
     score >= t: served at t by plain best-of-k. Gao et al., arXiv 2210.10760, name the fall of such a curve over-optimisation.
     """
-    prompts = sizes(rankings)
+    prompts = sum(len(ranking.rows) for ranking in rankings)
     sums = np.zeros((3, most))
     for ranking in rankings:
         chances = np.diff(_within(ranking.size, most), axis=1)
@@ -133,9 +129,9 @@ def smallest_equal_n(curve: FixedN, profile: GuardProfile, good: float) -> int |
 def clairvoyant_draws(rankings: Sequence[Ranking], profile: GuardProfile) -> float:
     """Draws an oracle would need that sees all scores in advance but must draw in the schedule's loops.
 
-    An accelerator's oracle stops with the loop in which best-of-N's answer (its score) first appears. With K_j the draws up to
-    loop j, and a tie of scores at positions lo+1..hi,
-    ``P(it is there by loop j) = sum over ties of (hi)_N / (n)_N - (lo)_K_j / (n)_K_j (hi - K_j)_(N - K_j) / (n - K_j)_(N - K_j)``.
+    An accelerator's oracle stops with the loop in which best-of-N's answer (its score) first appears. With K draws up to loop j,
+    lo_p candidates that score less than the one at position p, and ``r(p) = (p - K)_(N - K) / (n - K)_(N - K)``,
+    ``P(it is not there by loop j) = sum_p (lo_p)_K / (n)_K (r(p) - r(p-1))``.
     A guardrail's oracle stops with the loop that passes, and gives a request up after the first loop if none will:
     ``E[draws] - (N - k_1) P(no pass)``. No rule that sees scores only as they come
     can cost less at the same answers (derived here).
@@ -144,33 +140,20 @@ def clairvoyant_draws(rankings: Sequence[Ranking], profile: GuardProfile) -> flo
         settled = replay_rankings(rankings, profile.mode, profile.schedule, profile.serial_thresholds)
         spared = (sum(profile.schedule) - profile.schedule[0]) * (1.0 - settled.accepted)
         return float((settled.draws - spared).mean())
-    total = sum(float(_oracle_draws(ranking, profile.schedule).sum()) for ranking in rankings)
-    return total / sizes(rankings)
+    return float(np.concatenate([_oracle_draws(ranking, profile.schedule) for ranking in rankings]).mean())
 
 
 def _oracle_draws(ranking: Ranking, schedule: Sequence[int]) -> Floats:
     """(P,) ``sum_j k_j P(not there by loop j-1)``."""
     budget, size = sum(schedule), ranking.size
     within = np.vstack([np.ones(size + 1), _within(size, budget)])
-    high, low = _tie_edges(ranking)
-    draws, before = np.zeros(len(ranking.rows)), 0
-    for block in schedule:
+    low = np.maximum.accumulate(np.where(tie_starts(ranking.scores), np.arange(size), 0), axis=1)
+    draws, before = np.full(len(ranking.rows), float(schedule[0])), schedule[0]
+    for block in schedule[1:]:
         _, rest = block_chances(size, (before, budget - before))
-        missed = np.sum((within[before][low] * rest[high] - within[budget][low]) * (high > 0), axis=1)
-        draws += block * (missed if before else 1.0)
+        draws += block * np.sum(within[before][low] * np.diff(rest), axis=1)
         before += block
     return draws
-
-
-def _tie_edges(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
-    """(P, n) hi and lo of the tie that ends at each position; 0 where none ends."""
-    scores, size = ranking.scores, ranking.size
-    positions = np.arange(1, size + 1)
-    starts, ends = np.ones(scores.shape, dtype=bool), np.ones(scores.shape, dtype=bool)
-    starts[:, 1:] = scores[:, 1:] != scores[:, :-1]
-    ends[:, :-1] = starts[:, 1:]
-    begun = np.maximum.accumulate(np.where(starts, positions, 0), axis=1)
-    return np.where(ends, positions, 0), np.where(ends, begun - 1, 0)
 
 
 def reliability(log: Log, bins: int = 10) -> Reliability | None:

@@ -1,9 +1,7 @@
 """Is the calibration still valid? One look at later traffic, with a stated false-alarm rate.
 
-Up to five questions, each an exact or conservative test at an equal share of the rate (Bonferroni): do first-loop best scores
-come from where the reference came from, at once (two samples) or from some point on (martingale); are abstentions as frequent;
-do labelled answers keep the promise; did a slice change. Fingerprints that differ are drift without a test. For looks that come
-again and again: :mod:`bonmini_guard.calibration.watch`.
+Up to five questions, each an exact or conservative test at an equal share of the rate (Bonferroni). Fingerprints that differ are
+drift without a test. For looks that come again and again: :mod:`bonmini_guard.calibration.watch`.
 """
 
 from __future__ import annotations
@@ -44,14 +42,14 @@ def find_drift(
     key: str | None = None,
     also: Sequence[Finding] = (),
 ) -> Drift:
-    """Compare traces with the profile's reference and evidence.
+    """Compare traces with the profile.
 
     Args:
         profile: with a reference, as ``calibrate`` writes it.
         traces: later requests, in the order they came.
+        key: the row key whose slices are watched; the traces were read with it.
         false_alarm_rate: the chance of saying drift when there is none, in (0, 1), at any of the looks.
         looks: how many such looks are planned; each is taken at an equal share of the rate (Bonferroni).
-        key: the row key whose slices are watched; the traces were read with it.
         also: findings that were made elsewhere, such as :func:`same_scorer`.
 
     Raises:

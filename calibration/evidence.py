@@ -9,8 +9,6 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-import numpy as np
-
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.simulate import MOST_ROWS
 from bonmini_guard.errors import ConfigurationError
@@ -19,12 +17,7 @@ from bonmini_guard.policy.profile import GuardProfile
 
 @dataclass(frozen=True)
 class Certificate:
-    """The evidence suffices.
-
-    Attributes:
-        profile: ready to save, with its evidence.
-        sentence: the consequence in one line.
-    """
+    """The evidence suffices: a profile, ready to save, with its evidence; and the consequence in one line."""
 
     profile: GuardProfile
     sentence: str
@@ -35,8 +28,7 @@ class NotEnoughEvidence:
     """The evidence does not suffice; nothing may be written.
 
     Attributes:
-        why: what the evidence does not suffice for.
-        evidence: the figures behind it.
+        why: what it does not suffice for.
         find: finds ``further``, which takes a while; None where labels are not what is lacking.
     """
 
@@ -90,19 +82,6 @@ def _digest(profile: GuardProfile) -> str:
     named = named if profile.in_flight_thresholds is None else named | {_SEALED_LADDER}
     text = json.dumps([json.loads(profile.model_dump_json(include=named)), seen], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()
-
-
-def base_evidence(log: Log, **more: Any) -> dict[str, Any]:
-    """Rows, labels and what was left out, and what the caller adds."""
-    labels = int(np.isfinite(log.labels).sum())
-    return {
-        "source": log.source,
-        "rows": len(log),
-        "labels": labels,
-        "same_prompt": log.same_prompt,
-        "left_out": dict(log.left_out),
-        **more,
-    }
 
 
 def profile_fingerprints(log: Log) -> dict[str, str]:

@@ -23,18 +23,6 @@ from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
 
 Figures = dict[str, float | None]
 
-#: Figures that need labels; null for a log without any.
-LABEL_FIGURES = (
-    "false_acceptances",
-    "missed_acceptances",
-    "false_acceptance_rate",
-    "served_and_bad_rate",
-    "bad_among_served_rate",
-    "precision",
-    "recall",
-    "recall_vs_best_of_n",
-    "acceptable_rate",
-)
 #: The figures as people are shown them: key, name (indented below what it is a part of), kind.
 SHOWN = (
     ("requests", "requests", "count"),
@@ -54,6 +42,8 @@ SHOWN = (
     ("mean_draws", "draws a request", "mean"),
     ("mean_loops", "loops a request", "mean"),
 )
+#: Figures that need labels; null for a log without any.
+LABEL_FIGURES = tuple(key for key, _, kind in SHOWN if kind == "rate" or key.endswith("_acceptances"))
 #: Why a log's rows were not used.
 LEFT_OUT = {
     "incomplete": "cut short by an early exit, so that calibration cannot use them",
@@ -204,7 +194,6 @@ def transformed(log: Log, transform: ScoreTransform) -> Log:
 
 
 def _of_three(sums: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of what :func:`_asked` lists."""
     plain, at_zero, guard = (figures_of_sums(each, sums[0]["served_good"] / max(1, sums[0]["requests"])) for each in sums)
     return {**guard, "best_of_n": plain, "best_of_n_at_zero": at_zero}
 

@@ -36,9 +36,8 @@ class Finding:
 
     Attributes:
         test: first_loop_scores, first_loop_scores_over_time, abstentions, best_efforts, labels, slices or fingerprints.
-        found: whether it says drift.
         p_value: None for fingerprints.
-        level: the p-value at which it says so.
+        level: the p-value at which drift is found.
         what: the figures, in a sentence.
     """
 
@@ -57,10 +56,8 @@ class LabelsWanted:
     """Labels that would tell whether the promise still holds.
 
     Attributes:
-        number: how many answers to label still.
-        known: how many are labelled already.
+        number: how many answers to label, beside those ``known``.
         rows: ids of rows to label, picked at random, as many as are wanted or as there are.
-        sentence: the request, with the command.
     """
 
     number: int
@@ -74,11 +71,9 @@ class Drift:
     """All answers.
 
     Attributes:
-        drift: whether any says drift.
-        false_alarm_rate: the chance that one does although nothing changed, at most.
+        false_alarm_rate: the chance of ``drift`` although nothing changed, at most.
         holds_for: which looks the rate is for, in words.
         traces: how many were looked at, those of earlier looks with the same state included.
-        findings: all of them.
         left_out: rows not looked at, and why.
         todo: what to do; empty without drift.
         labels_wanted: which labels would tell what nothing else can; None if there are enough, or drift was found.

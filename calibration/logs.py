@@ -23,21 +23,13 @@ Bools = NDArray[np.bool_]
 
 #: Bytes of JSON lines, and rows of Parquet, of one block: what a parser's working set still fits a cache with.
 _BYTES, _ROWS = 2**21, 2**14
-
-
 #: Rows in a piece of a log.
 ROWS_AT_A_TIME = 1 << 16
 
 
 @dataclass(frozen=True)
 class Places:
-    """(R,) ``file:line``, made when asked for.
-
-    Attributes:
-        files: names.
-        codes: (R,) which of them.
-        lines: (R,).
-    """
+    """(R,) ``file:line``, made when asked for: names of files, which of them, and lines."""
 
     files: tuple[str, ...]
     codes: NDArray[np.int32]

@@ -53,11 +53,10 @@ class Process:
     Args:
         level: an alarm is ``1 / level`` times the first capital.
         bets: how many bets there are.
-        counts: what the sub-class counts, at the beginning.
+        counts: (C,) what the sub-class counts, at the beginning.
         state: of an earlier run, to go on from.
 
     Attributes:
-        counts: (C,) integers.
         steps: how many there were.
         highest: the largest log value so far, at least 0.
         crossed: the step at which the alarm was first reached; None if never.

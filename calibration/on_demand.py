@@ -109,9 +109,6 @@ def demand(log: Log, asked: Request) -> Demand:
     Args:
         log: a :func:`fixed_set`, with the labels so far.
         asked: the promise, its level and the schedule, without offsets.
-
-    Raises:
-        ConfigurationError, InputError: as calibrate.
     """
     outcome = None if np.isnan(log.labels).all() else calibrated(log, asked, search=False)
     if (first := _aside(log, asked)).size:
@@ -196,12 +193,7 @@ def prospect(log: Log, asked: Request) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a promise will take.
-
-    Attributes:
-        rows: rows needed; None if no number would do.
-        sentence: all that in one line, with its floor and its assumptions.
-    """
+    """Rows that a promise will take, None if no number would do, and all that in one line, with its floor and its assumptions."""
 
     rows: int | None
     sentence: str

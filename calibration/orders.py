@@ -1,8 +1,4 @@
-"""The one order of a row's draws, and the splits of a log: by digest, so that neither a seed nor an export's sorting decides.
-
-A complete row holds draws that were all made whatever their scores. The guard's own traces hold them in the order of drawing.
-Other logs may have been sorted since; their draws are put in an order that no score decides, the same at every run.
-"""
+"""The one order of a row's draws, and the splits of a log: by digest, so that neither a seed nor an export's sorting decides."""
 
 from __future__ import annotations
 

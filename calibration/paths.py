@@ -1,8 +1,7 @@
 """What a schedule does with each row on its one order, and the counts over rows under every threshold at once.
 
-Only best-so-far answers at loop ends can be served: 1 + 1/2 + 1/3 + ... different ones a row for equal loops. A row is served by
-the first loop l with ``best[l] >= t + offset[l]``; as t falls, its exit moves from no loop to ever earlier ones, at its own scores
-only. So counts under all thresholds of a log are one sort and one cumulative sum.
+A row is served by the first loop l with ``best[l] >= t + offset[l]``; as t falls, its exit moves from no loop to ever earlier ones,
+at its own scores only. So counts under all thresholds of a log are one sort and one cumulative sum.
 """
 
 from __future__ import annotations

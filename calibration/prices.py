@@ -1,8 +1,7 @@
 """From costs to a threshold: what a bad answer, a refusal and a draw cost says which threshold is cheapest, and what it promises.
 
-For who does not know an alpha. The threshold is chosen on a quarter of the units; the others say what it serves. The promise is a
-bound on them: the exact upper limit (Clopper and Pearson) of ``served_and_bad`` at that one threshold, so nothing was chosen on the
-rows that certify.
+The threshold is chosen on a quarter of the units. The promise is a bound on the others: the exact upper limit (Clopper and Pearson)
+of ``served_and_bad`` at that one threshold, so nothing was chosen on the rows that certify.
 """
 
 from __future__ import annotations
@@ -28,12 +27,7 @@ _LEAST = 30
 
 @dataclass(frozen=True)
 class Prices:
-    """What things cost, in any one unit.
-
-    Attributes:
-        bad: a bad answer that is served.
-        abstain: a refusal.
-        draw: a draw.
+    """What a bad answer that is served, a refusal and a draw cost, in any one unit.
 
     Raises:
         ConfigurationError: one is negative or no number, or a bad answer costs no more than a refusal.

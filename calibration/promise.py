@@ -19,8 +19,7 @@ class Tested:
     """Where the test of a promise stands.
 
     Attributes:
-        bad: how many of the labelled requests count against it.
-        known: how many were labelled.
+        bad: how many of the labelled requests, which are ``known``, count against it.
         promised: the share of the bad that the promise allows, on the safe side; 1 or more if nothing can refute it.
         served: the share of requests served, as far as it is known.
         refuted: (N,) whether so many bad of so many labelled would refute it.
@@ -47,10 +46,7 @@ def against(trace: Trace, risk: str) -> bool | None:
 
 
 def reference_share(profile: GuardProfile) -> tuple[str, int, int] | None:
-    """Which decision is watched, and how often it was made in how many requests (one a group) of the certify split.
-
-    None if the profile does not say. The expectation varies less than a count of decisions would, so that taking it for one, as is
-    done here, is on the safe side.
+    """Which decision is watched, and how often it was made in how many requests (one a group) of the certify split; None if unsaid.
 
     Raises:
         ProfileError: somebody has written something else there than counts.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bonmini_guard.calibration.logs import Floats, Integers
+from bonmini_guard.calibration.logs import Bools, Floats, Integers
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,18 @@ def _rank(rows: Integers, scores: Floats, quality: Floats) -> Ranking:
     order = np.argsort(filled, axis=1, kind="stable")
     filled = np.take_along_axis(filled, order, axis=1)
     worth = np.take_along_axis(np.where(lost, 0.0, quality), order, axis=1)
-    return Ranking(rows, filled, tie_means(filled, worth), np.sum(lost, axis=1, dtype=np.int64))
+    starts = tie_starts(filled)
+    if not starts.all():
+        tie = np.cumsum(starts.ravel()) - 1
+        worth = (np.bincount(tie, weights=worth.ravel()) / np.bincount(tie))[tie].reshape(worth.shape)
+    return Ranking(rows, filled, worth, np.sum(lost, axis=1, dtype=np.int64))
 
 
-def tie_means(scores: Floats, values: Floats) -> Floats:
-    """(P, n) values replaced by the mean over equal scores of the same row; the scores are sorted along each row."""
+def tie_starts(scores: Floats) -> Bools:
+    """(P, n) whether a tie of equal scores begins at each position; the scores are sorted along each row."""
     starts = np.ones(scores.shape, dtype=bool)
     starts[:, 1:] = scores[:, 1:] != scores[:, :-1]
-    if starts.all():
-        return values
-    tie = np.cumsum(starts.ravel()) - 1
-    means = np.bincount(tie, weights=values.ravel()) / np.bincount(tie)
-    return np.asarray(means[tie].reshape(values.shape))
+    return starts
 
 
 def block_chances(size: int, schedule: Sequence[int]) -> Floats:
@@ -90,8 +90,3 @@ def block_chances(size: int, schedule: Sequence[int]) -> Floats:
         chances[block, : before + draws] = 0.0
         before += draws
     return chances
-
-
-def sizes(rankings: Sequence[Ranking]) -> int:
-    """The number of prompts in all rankings."""
-    return sum(len(ranking.rows) for ranking in rankings)

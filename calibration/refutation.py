@@ -24,8 +24,7 @@ EDITED = "This profile was edited after it was certified: its promise is of othe
 def standing(log: Log, profile: GuardProfile) -> tuple[str | None, bool]:
     """What must be said first about a profile's promise beside this log, None where nothing must; and whether the log refutes it.
 
-    Either the log refutes it (one-sided exact test at 5 % on its labelled rows, one a unit, each in its one order), or the order of
-    arrival that it rests on, or the profile was edited after it was certified.
+    That is a one-sided exact test at 5 % on its labelled rows, one a unit, each in its one order; or of the order of arrival.
     """
     refuted = refutation(log, profile) or order_refuted(log, profile)
     return refuted or (EDITED if seal_holds(profile) is False else None), refuted is not None

@@ -52,11 +52,9 @@ class Pace:
     """How long requests wait: of each loop that they run its slowest draw. Without times in the log every draw takes 1.
 
     Attributes:
-        mean: over the rows.
-        p95: of the rows.
+        mean, p95: over the rows.
         p95_limit: what the rows' 95th percentile does not exceed, with 95 % confidence (an order statistic); infinite for few rows.
-        draw: the mean time of a draw.
-        draws: the mean number of draws.
+        draw: the mean time of a draw; ``draws`` is their mean number.
     """
 
     mean: float
@@ -90,13 +88,9 @@ class Pace:
 
 @dataclass(frozen=True)
 class Worth:
-    """What a shape would certify.
+    """What a shape would certify: the share of requests served (1 for an accelerator), what one costs, and how long they wait.
 
-    Attributes:
-        served: share of the requests; 1 for an accelerator.
-        price: a request's, in draws or in money.
-        pace: how long requests wait.
-        slow: whether more than 5 % of them may wait too long.
+    ``slow`` says whether more than 5 % of them may wait too long.
     """
 
     served: float

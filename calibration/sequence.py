@@ -26,9 +26,7 @@ class Request:
     """What is asked for: a mode, its risk (None: an accelerator's loss of quality), level, chance of missing it, and the shape.
 
     A rolling exit is certified for each of ``in_flight`` with a threshold of its own, all at once: a request may take any, by
-    whatever tells nothing of it.
-    ``wait``, ``price`` and ``max_p95`` are a search's: see :meth:`bonmini_guard.calibration.search.Pace.price`; and the most
-    seconds that 95 % of the requests may wait.
+    whatever tells nothing of it. The others are those of :class:`bonmini_guard.calibration.choose.Asked`.
     """
 
     mode: Mode
@@ -94,10 +92,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Rows that are tested, the ways to run them that were certified (the first one, where none was), and the labels looked at.
-
-    Of a rolling exit the first way is the one with the fewest draws in flight.
-    """
+    """Rows that are tested, the ways to run them that were certified (the first one, where none was), and the labels looked at."""
 
     log: Log
     rungs: tuple[Rung, ...]

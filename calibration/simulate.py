@@ -1,7 +1,6 @@
 """Rows like those at hand, with labels like theirs: what a number of further rows would bring is found by calibrating on such rows.
 
-An answer is acceptable with a chance that is logistic in its score. Two answers to one prompt are alike: their labels come from
-normals with correlation :data:`ALIKE`.
+Chances are logistic in scores. Two answers to one prompt are alike: their labels come from normals with correlation :data:`ALIKE`.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ class Labels:
     their share has a posterior of its own, Beta(bad + 1, good + 20) from the tenth of the answers with the highest scores.
 
     Attributes:
-        middle: mean of the scores.
-        spread: their deviation.
+        middle, spread: mean and deviation of the scores.
         weights: (2,) shift and slope.
         root: (2, 2) a square root of their covariance; zeros where there is no label, so that the model is taken at its word.
         highest: bad and good answers among those with the highest scores; None where there is no label.

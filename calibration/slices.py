@@ -20,13 +20,8 @@ CELLS = 20
 class Slices:
     """Two processes for each slice, of scores and of decisions, each at an equal share of the level (Bonferroni).
 
-    Nothing is compared with calibration, of which the slices are not known: a slice that was different from the start is not
-    found, one that changes is. The level is shared among as many slices as are ever watched, so that which ones come is free.
-
-    Args:
-        level: of all together.
-        reference: the profile's, for the cells of scores.
-        states: of an earlier run: of scores and of decisions of each slice.
+    A slice that was different from the start is not found, one that changes is. The level is shared among as many slices as are
+    ever watched, so that which ones come is free. The reference is for the cells of scores; ``states`` are of an earlier run.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,8 @@ class Slider:
     """The positions of one profile's slider, lax to strict.
 
     Attributes:
-        thresholds: of each position, one a loop.
+        thresholds, figures: of each position: one a loop, and what ``replay --json`` gives.
         at: the position of the profile itself.
-        figures: of each position, as ``replay --json`` gives them.
         certified: first and last position that the profile's certificate covers; None if it covers none beside this log.
     """
 
@@ -56,14 +55,13 @@ def curve(log: Log, profile: GuardProfile, thresholds: Sequence[tuple[float, ...
     the risk of a risk-coverage curve (Geifman and El-Yaniv, arXiv 1705.08500, equation 2, with 0/1 loss).
     """
     good = replayed["best_of_n"]["acceptable_rate"] or 0.0
-    log = transformed(log, profile.score_transform)
+    log, sums = transformed(log, profile.score_transform), list[Mapping[str, Any]]()
+    asked = [(profile.mode, profile.schedule, each, profile.hopeless) for each in thresholds]
     if replayed["order"] == "one":
         log, missing = log.labelled_set()
-        ran = ((profile.mode, profile.schedule, each, profile.hopeless) for each in thresholds)
-        totals = [sums_of(one_order(log, each, missing, profile.risk)) for each in ran]
-        return [figures_of_sums(total, good) for total in totals]
-    asked = [(profile.mode, profile.schedule, each, profile.hopeless) for each in thresholds]
-    sums = sums_over(log if log.is_bare else log.require_labels(), asked)
+        sums += (sums_of(one_order(log, each, missing, profile.risk)) for each in asked)
+    else:
+        sums += sums_over(log if log.is_bare else log.require_labels(), asked)
     hidden = dict.fromkeys(LABEL_FIGURES) if log.is_bare else {}
     return [{**figures_of_sums(total, good), **hidden} for total in sums]
 

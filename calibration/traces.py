@@ -26,15 +26,12 @@ class Trace:
     """What drift needs of one request.
 
     Attributes:
-        id: of the row.
         best: the first loop's best transformed score; -inf if all its draws failed.
         decision: accepted, best_effort, abstained, ...; None for rows that no guard wrote.
-        reason: of the decision.
         label: whether the selected answer is acceptable, served or not; None where that is not labelled.
         whole: whether all its answers are labelled.
         slice: the value of the key asked for, as text; None without one.
-        counted: whether the request is to be counted: the first of its group, and not counted before.
-        judged: whether its label is to be counted: the first of its group, and not counted before.
+        counted, judged: whether the request, and its label, are to be counted: the first of its group, and not counted before.
     """
 
     id: str
@@ -129,13 +126,9 @@ class Traces:
 def read_traces(
     paths: Iterable[str | os.PathLike[str]], profile: GuardProfile, *, memory: Memory | None = None, key: str | None = None
 ) -> Traces:
-    """Read traces: rows of early-exited, abstained and complete requests alike.
+    """Read traces, in files in the order they came: rows of early-exited, abstained and complete requests alike.
 
-    Args:
-        paths: files, in the order they came.
-        profile: that the guard ran.
-        memory: what was counted before, and is not to be counted again; it is brought up to date.
-        key: a row key by which requests are sliced.
+    The memory holds what is not to be counted again, and is brought up to date; by a row key requests are sliced.
 
     Raises:
         InputError: a file cannot be read, a row is malformed, or no row has a whole, scored first loop.

@@ -1,10 +1,8 @@
 """Watching traffic week after week: the questions of drift as e-processes, whose state lies in a small file between looks.
 
-Up to four questions, each at an equal share of the rate: first-loop scores (a conformal martingale against the profile's
-reference), the share of abstentions or best efforts, labels against the promise, slices. By Ville's inequality each raises a false
-alarm at any time at all with probability at most its share, and the sum of the shares is the rate. (The mean of the four would
-need no shares, but only if one history could hold them all: ranks among scores form a martingale as long as nothing but ranks is
-looked at, and a decision tells more than the rank.)
+Each of up to four raises a false alarm at any time at all with probability at most its share of the rate (Ville's inequality). (The
+mean of the four would need no shares, but only if one history could hold them all: ranks among scores form a martingale as long as
+nothing but ranks is looked at, and a decision tells more than the rank.)
 """
 
 from __future__ import annotations
@@ -70,7 +68,6 @@ class Watch:
 
     Attributes:
         memory: which rows were counted; ``read_traces`` takes it.
-        key: as given.
 
     Raises:
         ProfileError: the profile has no reference.

@@ -1,9 +1,8 @@
 """Where "acceptable" begins for a scorer that only ranks: what labels say of its zero, and how much they say.
 
-Pairs leave an offset of each prompt open: a constant added to all answers of a prompt changes no comparison. The score of a *fixed*
-answer to the same prompt carries the same offset, and the difference carries none: an outside option for one more text a request.
-Three forms are fitted by logistic regression, and the simplest wins that no other one beats on held-out prompts. Offsets show in
-the order of raw scores: better among answers to one prompt than among answers to several.
+Pairs leave an offset of each prompt open. The score of a *fixed* answer to the same prompt carries the same offset, and the
+difference carries none. Of three forms the simplest wins that no other one beats on held-out prompts. Offsets show in the order of
+raw scores: better among answers to one prompt than among answers to several.
 """
 
 from __future__ import annotations
@@ -68,8 +67,7 @@ class Choice:
     """What was chosen, and why.
 
     Attributes:
-        form: one of ``FORMS``.
-        fit: on all labels.
+        form, fit: one of ``FORMS``, and it on all labels.
         table: by form, on held-out prompts: ``log_loss``, ``right_side`` (of zero) and ``auc``.
         gain: by form, how much it lowers the log loss of the form before it: mean over prompts, and its standard error.
         within: share of pairs of a good and a bad answer to one prompt that the raw scores put in order; NaN if there is none.
