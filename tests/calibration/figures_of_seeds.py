@@ -58,6 +58,14 @@ def outcome(found):
     )
 
 
+def guardrail(log, **more):
+    return outcome(calibrate_guardrail(log, **{"schedule": SHAPE, "alpha": 0.1} | more))
+
+
+def accelerator(log, epsilon, **more):
+    return outcome(calibrate_accelerator(log, **{"schedule": SHAPE, "epsilon": epsilon} | more))
+
+
 def profile(population=WORLD, rows=400, **more):
     certified = calibrate_guardrail(population.log(rows, 5), **{"schedule": SHAPE, "alpha": 0.1} | more).profile
     # A watch draws its chances from the whole profile.
@@ -191,33 +199,23 @@ def edges():
 
 CASES: dict[str, Callable[[], Any]] = {
     **{
-        f"guardrail, {risk}": lambda risk=risk: outcome(
-            calibrate_guardrail(WORLD.log(400, 1), schedule=SHAPE, risk=risk, alpha=0.15)
-        )
+        f"guardrail, {risk}": lambda risk=risk: guardrail(WORLD.log(400, 1), risk=risk, alpha=0.15)
         for risk in ("served_and_bad", "bad_among_served", "false_acceptance")
     },
-    "guardrail, ties": lambda: outcome(calibrate_guardrail(TIES.log(300, 2), schedule=SHAPE, alpha=0.1)),
-    "guardrail, offsets": lambda: outcome(
-        calibrate_guardrail(WORLD.log(300, 2), schedule=SHAPE, alpha=0.1, offsets=(0.5, 0.2, 0.0), calibrations=3, seed=2)
-    ),
-    "guardrail, another seed": lambda: outcome(calibrate_guardrail(TIES.log(300, 2), schedule=SHAPE, alpha=0.1, seed=5)),
-    "guardrail, some labels": lambda: outcome(calibrate_guardrail(part(WORLD.log(400, 3)), schedule=SHAPE, alpha=0.1)),
-    "guardrail, groups": lambda: outcome(calibrate_guardrail(replace(WORLD, per_group=3).log(900, 3), schedule=SHAPE, alpha=0.1)),
-    "guardrail, failing": lambda: outcome(calibrate_guardrail(replace(WORLD, failing=0.3).log(300, 3), schedule=SHAPE, alpha=0.1)),
-    "guardrail, too few": lambda: outcome(calibrate_guardrail(WORLD.log(30, 3), schedule=SHAPE, alpha=0.03)),
-    "accelerator": lambda: outcome(calibrate_accelerator(WORLD.log(400, 4), schedule=SHAPE, epsilon=0.04)),
-    "accelerator, no labels": lambda: outcome(calibrate_accelerator(part(WORLD.log(300, 4), 0.0), schedule=SHAPE, epsilon=0.05)),
-    "accelerator, too few": lambda: outcome(calibrate_accelerator(WORLD.log(40, 4), schedule=SHAPE, epsilon=0.005)),
-    "eager": lambda: outcome(calibrate_guardrail(HASTE.log(300, 4), schedule=SHAPE, alpha=0.1, exit="eager")),
-    "rolling": lambda: outcome(
-        calibrate_accelerator(HASTE.log(400, 4), schedule=(1,) * 8, epsilon=0.05, exit="rolling", in_flight=(1, 2, 8))
-    ),
-    "search": lambda: outcome(
-        calibrate_accelerator(HASTE.log(1300, 4), schedule=(2,) * 4, epsilon=0.05, search=True, cost="seconds", max_p95=9.0)
-    ),
-    "search, guardrail": lambda: outcome(
-        calibrate_guardrail(WORLD.log(1200, 4), schedule=(4,) * 2, alpha=0.1, search=True, wait=2.0, price=0.5)
-    ),
+    "guardrail, ties": lambda: guardrail(TIES.log(300, 2)),
+    "guardrail, offsets": lambda: guardrail(WORLD.log(300, 2), offsets=(0.5, 0.2, 0.0), calibrations=3, seed=2),
+    "guardrail, another seed": lambda: guardrail(TIES.log(300, 2), seed=5),
+    "guardrail, some labels": lambda: guardrail(part(WORLD.log(400, 3))),
+    "guardrail, groups": lambda: guardrail(replace(WORLD, per_group=3).log(900, 3)),
+    "guardrail, failing": lambda: guardrail(replace(WORLD, failing=0.3).log(300, 3)),
+    "guardrail, too few": lambda: guardrail(WORLD.log(30, 3), alpha=0.03),
+    "accelerator": lambda: accelerator(WORLD.log(400, 4), 0.04),
+    "accelerator, no labels": lambda: accelerator(part(WORLD.log(300, 4), 0.0), 0.05),
+    "accelerator, too few": lambda: accelerator(WORLD.log(40, 4), 0.005),
+    "eager": lambda: guardrail(HASTE.log(300, 4), exit="eager"),
+    "rolling": lambda: accelerator(HASTE.log(400, 4), 0.05, schedule=(1,) * 8, exit="rolling", in_flight=(1, 2, 8)),
+    "search": lambda: accelerator(HASTE.log(1300, 4), 0.05, schedule=(2,) * 4, search=True, cost="seconds", max_p95=9.0),
+    "search, guardrail": lambda: guardrail(WORLD.log(1200, 4), schedule=(4,) * 2, search=True, wait=2.0, price=0.5),
     "costs": lambda: outcome(calibrate_costs(WORLD.log(500, 2), schedule=(4, 4), prices=Prices(bad=5.0, abstain=1.0, draw=0.01))),
     "relaxed": lambda: outcome(relax_guardrail(cut_short(CLUSTERED.log(300, 2), (2.0, 2.1, 2.2, 2.3), explored=0.1), alpha=0.1)),
     "replayed": lambda: replay_log(TIES.log(80, 6), profile()),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +72,24 @@ def log_of(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]],
     width = int(counts.max())
     tables = [np.array([[*row, *[math.nan] * (width - len(row))] for row in values], dtype=float) for values in (scores, labels)]
     return log_of_arrays(*tables, counts=counts, groups=groups, source="test")
+
+
+def written(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """The file, with these rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def options_of(command: Any, *arguments: object) -> argparse.Namespace:
+    """What a command is told."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def called(command: Any, *arguments: object) -> int:
+    """The exit code of a command, whose errors are raised."""
+    return command.run(options_of(command, *arguments))
 
 
 def rows_of(log: Log) -> Iterator[dict[str, Any]]:

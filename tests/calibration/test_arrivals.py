@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from bonmini_guard.errors import ConfigurationError, ProfileError
 from bonmini_guard.policy.policy import Policy, arrival_order, run
 from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from tests.calibration.helpers import log_of
+from tests.calibration.helpers import log_of, rows_of, written
 from tests.calibration.populations import Population
 
 HASTY = Population(size=8, haste=0.6)
@@ -152,30 +151,21 @@ def test_a_failed_draw_took_as_long_as_it_says(tmp_path):
     # beside draws with seconds, one that says when it started and finished had taken none
     failed = {"text": "", "score": None, "failed": True, "started": 1.0, "finished": 31.0}
     row = {"id": "r", "prompt": "p", "candidates": [{"text": "x", "score": 1.0, "seconds": 2.0}, failed]}
-    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
-    assert load_timed([tmp_path / "log.jsonl"]).costs.tolist() == [[2.0, 30.0]]
+    assert load_timed([written(tmp_path / "log.jsonl", [row])]).costs.tolist() == [[2.0, 30.0]]
 
 
 # The command
 
 
-def written(path, keys, rows=120, draws=8):
-    source = random.Random(0)
-    with path.open("w") as file:
-        for number in range(rows):
-            candidates = []
-            for _ in range(draws):
-                began, score = source.random(), source.gauss(0.5, 1)
-                every = {
-                    "seconds": 1 + source.random(),
-                    "tokens": source.randint(5, 50),
-                    "started": began,
-                    "finished": began + 1 + source.random(),
-                }
-                label = score + source.gauss(0, 0.3) > 0
-                candidates.append({"text": "x", "score": score, "acceptable": label} | {key: every[key] for key in keys})
-            file.write(json.dumps({"id": str(number), "prompt": f"p{number}", "candidates": candidates}) + "\n")
-    return path
+def rows_with(*keys):
+    """Rows whose draws tell some of how long they took."""
+    source = np.random.default_rng(0)
+    for row in rows_of(Population(size=8, middle=0.5).log(120, 0)):
+        for one in row["candidates"]:
+            began, took = source.random(2)
+            every = {"seconds": 1 + took, "tokens": int(source.integers(5, 51)), "started": began, "finished": began + 1 + took}
+            one |= {key: every[key] for key in keys}
+        yield row
 
 
 @pytest.mark.parametrize(
@@ -183,7 +173,7 @@ def written(path, keys, rows=120, draws=8):
     [(["seconds", "tokens"], "seconds"), (["started", "finished"], "seconds"), (["tokens"], "tokens"), ([], None)],
 )
 def test_times_come_first_then_tokens_then_the_order_of_launch(tmp_path, keys, told):
-    path = written(tmp_path / "log.jsonl", keys)
+    path = written(tmp_path / "log.jsonl", rows_with(*keys))
     log = load_timed([path])
     assert log.costs_are == told
     if keys == ["started", "finished"]:
@@ -193,7 +183,7 @@ def test_times_come_first_then_tokens_then_the_order_of_launch(tmp_path, keys, t
 
 @pytest.mark.filterwarnings("ignore:uncalibrated")
 def test_the_command_writes_a_profile_that_a_guard_rolls_by(tmp_path, capsys):
-    log, profile = written(tmp_path / "log.jsonl", ["seconds"]), tmp_path / "profile.json"
+    log, profile = written(tmp_path / "log.jsonl", rows_with("seconds")), tmp_path / "profile.json"
     common = ["calibrate", str(log), "--mode", "guardrail", "--alpha", "0.1", "-o", str(profile)]
     assert main([*common, "--max-draws", "8"]) == 0
     found = GuardProfile.load(profile)
@@ -214,12 +204,11 @@ def test_the_command_writes_a_profile_that_a_guard_rolls_by(tmp_path, capsys):
 
 
 def test_a_log_refutes_a_promise_for_the_number_in_flight_for_which_it_fails():
-    flattered = FLATTERED
-    alone = calibrate_guardrail(flattered.log(2000, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling", in_flight=(1,)).profile
-    other = flattered.log(4000, 1)
+    alone = calibrate_guardrail(FLATTERED.log(2000, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling", in_flight=(1,)).profile
+    other = FLATTERED.log(4000, 1)
     assert refutation(other, alone) is None
     assert "With 8 draws in flight" in refutation(other, alone.model_copy(update={"in_flight": (1, 8)}))
-    every = calibrate_guardrail(flattered.log(2000, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
+    every = calibrate_guardrail(FLATTERED.log(2000, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
     assert refutation(other, every) is None
 
 
@@ -237,7 +226,7 @@ def test_a_log_with_times_refutes_that_draws_arrive_as_launched():
 
 
 def test_the_commands_look_at_times(tmp_path, capsys):
-    log, profile = written(tmp_path / "log.jsonl", ["seconds"]), tmp_path / "profile.json"
+    log, profile = written(tmp_path / "log.jsonl", rows_with("seconds")), tmp_path / "profile.json"
     assert main(["calibrate", str(log), "--mode", "guardrail", "--alpha", "0.1", "--max-draws", "8", "-o", str(profile)]) == 0
     capsys.readouterr()
     assert main(["replay", str(log), "--profile", str(profile), "--json"]) == 0

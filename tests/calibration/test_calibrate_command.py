@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -15,19 +15,14 @@ from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.commands import calibrate as command
 from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.policy.profile import GuardProfile
-from tests.calibration.helpers import rows_of
+from tests.calibration.helpers import called, rows_of, written
 from tests.calibration.populations import Population
 
-
-def call(*arguments):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+call = partial(called, command)
 
 
 def write(path, log, **extra):
-    path.write_text("".join(json.dumps({**row, **extra}) + "\n" for row in rows_of(log)))
-    return path
+    return written(path, (row | extra for row in rows_of(log)))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +85,7 @@ def test_search_within_a_bound_on_waiting_reads_the_logs_seconds(tmp_path, capsy
         call(log, *flags, "--max-p95", 2)
     for row in rows:
         row["candidates"] = [{**one, "seconds": 1.0} for one in row["candidates"]]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(log, rows)
     assert call(log, *flags, "--max-p95", 2, "--wait-price", 0) == 0
     assert len(GuardProfile.load(tmp_path / "p.json").schedule) == 2
     assert call(log, *flags, "--cost", "draws=0.002", "--wait-price", 0.001) == 0
@@ -196,8 +191,7 @@ def test_the_command_plans_both_modes_without_writing(log, tmp_path, capsys):
 
 def test_repeated_prompts_are_said(tmp_path, capsys):
     rows = [row | {"prompt": "the same"} for row in rows_of(Population().log(60, 1))]
-    twice = tmp_path / "twice.jsonl"
-    twice.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    twice = written(tmp_path / "twice.jsonl", rows)
     assert call(twice, "--mode", "guardrail", "-o", tmp_path / "none.json") == 3
     assert "59 row(s) repeat a prompt" in capsys.readouterr().err
 
@@ -209,13 +203,12 @@ def test_it_says_when_fewer_draws_serve_more(tmp_path, capsys):
         fooling = {"text": "x", "score": 5.0 - index / 100, "acceptable": index % 3 == 0}
         plain = [{"text": "y", "score": 1.0 + draw / 100, "acceptable": True} for draw in range(3)]
         rows.append({"id": str(index), "prompt": f"p{index}", "candidates": [*plain, fooling]})
-    log = tmp_path / "log.jsonl"
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = written(tmp_path / "log.jsonl", rows)
     arguments = (log, "--mode", "accelerator", "--epsilon", "0.9", "--schedule", "2,2", "-o", tmp_path / "profile.json")
     assert call(*arguments) == 0
     said = " ".join(capsys.readouterr().out.split())
     # With one draw a fooling one is served to a quarter of the requests, with four to all; a third of them are good.
     assert "over-optimised: N = 1 serves more acceptable answers than N = 4 here, 83.3 % of requests against 33.3 %" in said
-    log.write_text("".join(json.dumps(row | {"candidates": row["candidates"][:3]}) + "\n" for row in rows))
+    written(log, (row | {"candidates": row["candidates"][:3]} for row in rows))
     assert call(log, "--mode", "accelerator", "--epsilon", "0.9", "--schedule", "1,2", "-o", tmp_path / "profile.json") == 0
     assert "over-optimised" not in capsys.readouterr().out

@@ -5,7 +5,6 @@ The first test shows that the trap is real; the others that nobody falls into it
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 
@@ -20,7 +19,7 @@ from bonmini_guard.commands import calibrate, replay, report
 from bonmini_guard.errors import InputError
 from bonmini_guard.policy.profile import GuardProfile
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
-from tests.calibration.helpers import rows_of
+from tests.calibration.helpers import called, rows_of, written
 from tests.calibration.populations import Population
 from tests.calibration.test_drift import guarded
 
@@ -60,28 +59,21 @@ def test_the_trap_is_real():
     assert believed["served_and_bad_rate"] < 0.8 * truth["served_and_bad_rate"]
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
 @pytest.mark.parametrize("command", [calibrate, replay, report])
 @pytest.mark.parametrize("complete", [False, None], ids=["complete false", "complete not said"])
 def test_traces_are_refused_by_everything_that_calibrates(tmp_path, command, complete):
     rows = (
         {key: value for key, value in {**row, "complete": complete}.items() if value is not None} for row in labelled_traces(50)
     )
-    log = write(tmp_path / "traces.jsonl", rows)
+    log = written(tmp_path / "traces.jsonl", rows)
     LIVE.save(tmp_path / "profile.json")
     flags = {
         calibrate: ["--mode", "guardrail", "-o", str(tmp_path / "new.json")],
         replay: ["--profile", str(tmp_path / "profile.json")],
         report: ["--profile", str(tmp_path / "profile.json"), "-o", str(tmp_path / "report.html")],
     }
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
     with pytest.raises(InputError, match=r"all 50 rows are incomplete .* explore=0.02"):
-        command.run(parser.parse_args([log, *flags[command]]))
+        called(command, log, *flags[command])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["profile.json", "traces.jsonl"]
 
 
@@ -127,7 +119,7 @@ async def traced(path, prompts):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for candidate in (candidate for row in rows for candidate in row["candidates"]):
         candidate["acceptable"] = candidate["text"].endswith("1")
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(path, rows)
     return rows
 
 

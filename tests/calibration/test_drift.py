@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.commands import drift as command
 from bonmini_guard.errors import ConfigurationError, InputError, ProfileError
 from bonmini_guard.testing import FakeRewardModel
-from tests.calibration.helpers import rows_of
+from tests.calibration.helpers import called, rows_of, written
 from tests.calibration.populations import Population
 from tests.calibration.watching import TRAFFIC, alarms, calibrated, guarded, placed
 from tests.sizes import most, worlds
@@ -270,15 +270,9 @@ def test_evidence_that_somebody_wrote_is_refused(edit):
 def test_the_command_exits_4_and_prints_what_to_do(tmp_path, capsys):
     profile = calibrated()
     profile.save(tmp_path / "profile.json")
-    same, other = tmp_path / "same.jsonl", tmp_path / "other.jsonl"
-    same.write_text("".join(json.dumps(row) + "\n" for row in guarded(profile, TRAFFIC.log(300, 9))))
-    other.write_text("".join(json.dumps(row) + "\n" for row in guarded(profile, Population(size=4, middle=-1).log(300, 9))))
-
-    def call(*arguments):
-        parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
-        return command.run(parser.parse_args([str(argument) for argument in arguments]))
-
+    same = written(tmp_path / "same.jsonl", guarded(profile, TRAFFIC.log(300, 9)))
+    other = written(tmp_path / "other.jsonl", guarded(profile, Population(size=4, middle=-1).log(300, 9)))
+    call = partial(called, command)
     assert call(tmp_path / "profile.json", same) == 0
     assert "no drift found in 300 traces" in capsys.readouterr().out
     assert call(tmp_path / "profile.json", other) == 4

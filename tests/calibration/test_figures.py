@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from dataclasses import replace
@@ -16,7 +15,7 @@ from bonmini_guard.commands import replay as command
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.policy.policy import Action, run
 from bonmini_guard.policy.profile import GuardProfile
-from tests.calibration.helpers import log_of, rows_of
+from tests.calibration.helpers import called, log_of, rows_of, written
 
 LOG = log_of([[2.0, 1.0], [2.0, -1.0], [0.5, 0.4], [-1.0, -2.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
 
@@ -79,12 +78,10 @@ def test_eager_profiles_and_short_rows_are_refused():
 
 
 def call(tmp_path, capsys, *flags):
-    log, profile = tmp_path / "log.jsonl", tmp_path / "profile.json"
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows_of(LOG)) + '{"torn')
+    log, profile = written(tmp_path / "log.jsonl", rows_of(LOG)), tmp_path / "profile.json"
+    log.write_text(log.read_text() + '{"torn')
     profile.write_text('{"mode": "guardrail", "schedule": [2], "thresholds": [1.5]}')
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    assert command.run(parser.parse_args([str(log), "--profile", str(profile), *flags])) == 0
+    assert called(command, log, "--profile", profile, *flags) == 0
     return capsys.readouterr()
 
 

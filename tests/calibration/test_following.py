@@ -17,6 +17,7 @@ from bonmini_guard.calibration.watch import Watch
 from bonmini_guard.cli import main
 from bonmini_guard.commands.following import Tail, Tally, table, view
 from bonmini_guard.errors import InputError
+from tests.calibration.helpers import written
 from tests.calibration.populations import Population
 from tests.calibration.watching import TRAFFIC, calibrated, guarded, placed
 
@@ -136,11 +137,11 @@ def test_it_follows_until_it_is_ended_and_keeps_its_state(tmp_path, interruptibl
     command = [sys.executable, "-m", "bonmini_guard.cli", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for number in (20, 60):
-            traces.write_text("".join(json.dumps(row) + "\n" for row in rows[:number]))
+            written(traces, rows[:number])
             assert any(f"in {number} requests" in line for line in process.stdout)
         process.send_signal(ended)
         try:
-            assert process.wait(60) == 0, process.stderr.read()
+            assert process.wait(600) == 0, process.stderr.read()
         finally:
             process.kill()
     assert json.loads(state.read_text())["traces"] == 60

@@ -42,12 +42,14 @@ def certified(outcome):
 
 
 def labelled_on_demand(log, labels, asked):
-    """The set with those of all its labels that are asked for until no further one can help."""
-    while (wanted := demand(log, asked).wanted).size:
-        known, some = log.labels.copy(), wanted[:BATCH]
+    """The set with those of all its labels that are asked for until no further one can help; and what was said on the way."""
+    said = []
+    while (step := demand(log, asked)).wanted.size:
+        said.append(step.sentence)
+        known, some = log.labels.copy(), step.wanted[:BATCH]
         known[some[:, 0], some[:, 1]] = labels[some[:, 0], some[:, 1]]
         log = replace(log, labels=known)
-    return log
+    return log, [*said, step.sentence]
 
 
 def labels_used(log):
@@ -58,7 +60,7 @@ def labels_used(log):
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_certificate_of_all_labels_for_fewer(world, what):
     full, asked = WORLDS[world].log(400, 3), ASKED[what]
-    found = labelled_on_demand(fixed_set(full, None), full.labels, asked)
+    found, _ = labelled_on_demand(fixed_set(full, None), full.labels, asked)
     everything = replace(full, asked=np.ones(400, dtype=bool))
     assert certified(demand(found, asked).outcome) == certified(choose.calibrated(everything, asked, search=False))
     tested = sequence.test(everything, asked, "counts_as_bad")
@@ -154,16 +156,11 @@ def test_within_a_batch_neither_place_nor_order_tells_of_scores():
 
 
 def test_the_line_after_each_batch_says_what_is_certified_and_what_may_follow():
-    asked, full = ASKED["served_and_bad"], WORLD.log(400, 3)
-    log, said = fixed_set(full, None), []
-    while (step := demand(log, asked)).wanted.size:
-        said.append(step.sentence)
-        known, some = log.labels.copy(), step.wanted[:BATCH]
-        known[some[:, 0], some[:, 1]] = full.labels[some[:, 0], some[:, 1]]
-        log = replace(log, labels=known)
+    full = WORLD.log(400, 3)
+    _, (*said, last) = labelled_on_demand(fixed_set(full, None), full.labels, ASKED["served_and_bad"])
     assert said[0].startswith("nothing is judged yet; about ")
     assert all(" more labels may reach 0." in line or "the next labels decide" in line for line in said)
-    assert step.sentence == "certified down to 1.02, serves 0.65; no further label of these rows can help"
+    assert last == "certified down to 1.02, serves 0.65; no further label of these rows can help"
     middle = said[len(said) // 2]
     assert middle.startswith("certified down to ")
     reach = float(middle.rsplit(" ", 1)[1])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from bonmini_guard.calibration.prices import Prices, calibrate_costs
 from bonmini_guard.commands import calibrate as command
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.profile import GuardProfile
-from tests.calibration.helpers import rows_of
+from tests.calibration.helpers import called, rows_of, written
 from tests.calibration.populations import Population
 from tests.sizes import most, worlds
 
@@ -104,17 +103,12 @@ def test_prices_that_say_nothing_are_refused(prices):
 # The command
 
 
-def call(*arguments):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+call = partial(called, command)
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
-    path = tmp_path_factory.mktemp("logs") / "log.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(WORLD.log(600, 5))))
-    return path
+    return written(tmp_path_factory.mktemp("logs") / "log.jsonl", rows_of(WORLD.log(600, 5)))
 
 
 def test_the_command_writes_a_profile_and_says_what_a_request_costs(log, tmp_path, capsys):

@@ -18,18 +18,13 @@ from bonmini_guard.calibration.report import build_report
 from bonmini_guard.calibration.sliding import slider
 from bonmini_guard.cli import main
 from bonmini_guard.policy.profile import GuardProfile
-from tests.calibration.helpers import rows_of
+from tests.calibration.helpers import rows_of, written
 from tests.calibration.populations import Population
 
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 PROFILE = GuardProfile(mode="guardrail", schedule=(2, 2, 4), thresholds=(0.8, 0.6, 0.5))
 expect.set_options(timeout=30_000)
 SHOWN = ("bad_among_served_rate", "served_and_bad_rate", "acceptable_rate", "mean_draws")
-
-
-def written(folder, rows, name="log.jsonl"):
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / name
 
 
 def log_rows(prompts=120, unlabelled=0.0, seed=0):
@@ -74,7 +69,7 @@ def replayed(log, folder, capsys, profile):
 
 @pytest.mark.parametrize("unlabelled", [0.0, 0.4])
 def test_the_slider_says_what_replay_says(opened, tmp_path, capsys, unlabelled):
-    log = written(tmp_path, log_rows(unlabelled=unlabelled))
+    log = written(tmp_path / "log.jsonl", log_rows(unlabelled=unlabelled))
     page = opened(log)
     slider, thresholds = page.locator("#threshold-0"), page.evaluate("data.profiles[0].thresholds")
     assert thresholds[int(slider.input_value())] == list(PROFILE.thresholds)
@@ -99,7 +94,7 @@ def test_the_slider_says_what_replay_says(opened, tmp_path, capsys, unlabelled):
 
 
 def test_every_certified_position_would_have_been_certified(opened, tmp_path):
-    log = written(tmp_path, log_rows(400))
+    log = written(tmp_path / "log.jsonl", log_rows(400))
     profile = calibrate_guardrail(load_log(log), schedule=(4, 4), alpha=0.1).profile
     page = opened(log, profile=profile)
     expect(page.get_by_role("status")).to_contain_text("Certified")
@@ -137,7 +132,7 @@ def test_prices_certify_one_threshold_and_a_refuted_promise_none():
 
 
 def test_rows_behind_a_cell_move_with_the_slider_and_lead_to_labelling(opened, tmp_path, capsys):
-    page = opened(written(tmp_path, log_rows()), "--texts")
+    page = opened(written(tmp_path / "log.jsonl", log_rows()), "--texts")
     page.locator("#cell-0").click()
     listed = page.locator(".case")
     assert listed.count()
@@ -154,7 +149,7 @@ def test_rows_behind_a_cell_move_with_the_slider_and_lead_to_labelling(opened, t
 
 
 def test_without_texts_none_is_in_the_page(opened, tmp_path):
-    page = opened(written(tmp_path, log_rows()))
+    page = opened(written(tmp_path / "log.jsonl", log_rows()))
     assert "onerror" not in page.content()
     assert "question" not in page.locator("#cells").inner_text()
 
@@ -168,7 +163,7 @@ def test_no_barrier_that_axe_knows_and_nothing_scrolls_sideways(opened, tmp_path
     PROFILE.model_copy(update={"mode": "accelerator"}).save(tmp_path / "other.json")
     options = {"two": ["--against", str(tmp_path / "other.json"), "--slice", "topic"], "texts": ["--texts"]}.get(kind, [])
     rows = log_rows(10 if kind == "ten" else 120, unlabelled=1.0 if kind == "bare" else 0.0)
-    page = opened(written(tmp_path, rows), *options, scheme=scheme, width=width)
+    page = opened(written(tmp_path / "log.jsonl", rows), *options, scheme=scheme, width=width)
     found = Axe().run(page).response["violations"]
     assert [(entry["id"], [node["html"] for node in entry["nodes"]]) for entry in found] == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

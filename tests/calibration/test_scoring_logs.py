@@ -10,14 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from bonmini_guard.adapters.ray_data import _check_earlier, _merge, _part, score_log_on_ray
 from bonmini_guard.calibration.scoring_logs import score_log
 from bonmini_guard.commands import score as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
 from bonmini_guard.logs.reading import RowFile
+from tests.calibration.helpers import options_of, written
+from tests.reward.test_kinds import saved
+from tests.reward.tiny import CHATML
 
 
 class LengthScorer:
@@ -43,17 +48,12 @@ def rows(number):
     ]
 
 
-def write(path, values):
-    path.write_text("".join(json.dumps(value) + "\n" for value in values))
-    return path
-
-
 def read(path):
     return [row for _, row in RowFile(path)]
 
 
 def test_missing_scores_are_filled_and_all_else_is_kept(tmp_path):
-    log = write(tmp_path / "log.jsonl", rows(3))
+    log = written(tmp_path / "log.jsonl", rows(3))
     tally = score_log([log], LengthScorer(), tmp_path / "out.jsonl.gz")
     assert (tally.rows, tally.scored, tally.kept) == (3, 6, 0)
     scored = read(tmp_path / "out.jsonl.gz")
@@ -73,7 +73,7 @@ def test_only_scores_of_the_same_model_are_kept(tmp_path):
         {"id": name, "prompt": "p", "candidates": [dict(answer) for answer in answers], **mark}
         for name, mark in (("same", {"scored_by": "length-1"}), ("other", {"scored_by": "x"}), ("unknown", {}))
     ]
-    tally = score_log([write(tmp_path / "log.jsonl", values)], LengthScorer(), tmp_path / "out.jsonl")
+    tally = score_log([written(tmp_path / "log.jsonl", values)], LengthScorer(), tmp_path / "out.jsonl")
     assert (tally.kept, tally.replaced, tally.scored) == (1, 2, 5)
     same, other, unknown = read(tmp_path / "out.jsonl")
     assert [c["score"] for c in same["candidates"]] == [9.0, 1.0, None]
@@ -82,13 +82,13 @@ def test_only_scores_of_the_same_model_are_kept(tmp_path):
 
 
 def test_what_cannot_be_scored_is_a_failed_draw(tmp_path):
-    log = write(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"text": "huge"}, {"text": "b"}]}])
+    log = written(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"text": "huge"}, {"text": "b"}]}])
     assert score_log([log], LengthScorer(), tmp_path / "out.jsonl").unscorable == 1
     assert read(tmp_path / "out.jsonl")[0]["candidates"][0] == {"text": "huge", "score": None, "failed": True}
 
 
 def test_shards_make_up_the_whole(tmp_path):
-    log = write(tmp_path / "log.jsonl", rows(7))
+    log = written(tmp_path / "log.jsonl", rows(7))
     for number in (1, 2, 3):
         score_log([log], LengthScorer(), tmp_path / f"{number}.jsonl", shard=(number, 3))
     assert [row["id"] for row in read(tmp_path / "2.jsonl")] == ["r1", "r4"]
@@ -97,7 +97,7 @@ def test_shards_make_up_the_whole(tmp_path):
 
 
 def test_shards_of_a_cluster_are_merged_in_the_order_of_the_log(tmp_path):
-    log, target = write(tmp_path / "log.jsonl", rows(7)), tmp_path / "merged.jsonl.gz"
+    log, target = written(tmp_path / "log.jsonl", rows(7)), tmp_path / "merged.jsonl.gz"
     parts = [_part(target, number, 3) for number in (1, 2, 3)]
     for number, part in enumerate(parts, start=1):
         score_log([log], LengthScorer(), part, shard=(number, 3))
@@ -114,7 +114,7 @@ def test_shards_of_a_cluster_are_merged_in_the_order_of_the_log(tmp_path):
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
 def test_a_shard_without_rows_is_an_empty_file(tmp_path, name):
-    log = write(tmp_path / "log.jsonl", rows(3))
+    log = written(tmp_path / "log.jsonl", rows(3))
     for number in range(1, 9):
         assert score_log([log], LengthScorer(), tmp_path / f"{number}-{name}", shard=(number, 8)).rows == (number <= 3)
     assert [len(read(tmp_path / f"{number}-{name}")) for number in range(1, 9)] == [1, 1, 1, 0, 0, 0, 0, 0]
@@ -128,12 +128,12 @@ def test_a_shard_without_rows_is_an_empty_file(tmp_path, name):
 
 def test_messages_are_scored_where_there_is_no_text(tmp_path):
     values = [{"id": "a", "prompt": [{"role": "user", "content": "q"}], "candidates": [{"message": {"content": "four"}}]}]
-    score_log([write(tmp_path / "log.jsonl", values)], LengthScorer(), tmp_path / "out.jsonl")
+    score_log([written(tmp_path / "log.jsonl", values)], LengthScorer(), tmp_path / "out.jsonl")
     assert read(tmp_path / "out.jsonl")[0]["candidates"][0]["score"] == 4.0
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
-    log, out = write(tmp_path / "log.jsonl", rows(30)), tmp_path / "out.jsonl"
+    log, out = written(tmp_path / "log.jsonl", rows(30)), tmp_path / "out.jsonl"
     if os.fork() == 0:  # the child dies while it scores its 11th row
         score_log([log], LengthScorer(dies_at=11), out)
         os._exit(0)
@@ -152,14 +152,14 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
 
 
 def test_a_partial_file_of_something_else_is_refused(tmp_path):
-    log, out = write(tmp_path / "log.jsonl", rows(3)), tmp_path / "out.jsonl"
+    log, out = written(tmp_path / "log.jsonl", rows(3)), tmp_path / "out.jsonl"
     done = [{**row, "scored_by": "length-1"} for row in rows(3)]
     for values, problem in (
         ([{**done[0], "scored_by": "x"}], "another reward model"),
         ([done[1]], "other rows"),
         ([*done, done[0]], "more rows"),
     ):
-        write(tmp_path / "out.jsonl.partial", values)
+        written(tmp_path / "out.jsonl.partial", values)
         with pytest.raises(InputError, match=problem):
             score_log([log], LengthScorer(), out)
         assert not out.exists()
@@ -176,7 +176,7 @@ def test_a_partial_file_of_something_else_is_refused(tmp_path):
     ],
 )
 def test_malformed_rows_are_refused_with_their_place(tmp_path, change, problem):
-    log = write(tmp_path / "log.jsonl", [{**rows(1)[0], **change}])
+    log = written(tmp_path / "log.jsonl", [{**rows(1)[0], **change}])
     with pytest.raises(InputError, match=f"log.jsonl:1: .*{problem}"):
         score_log([log], LengthScorer(), tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
@@ -186,14 +186,11 @@ def test_malformed_rows_are_refused_with_their_place(tmp_path, change, problem):
         score_log([log], LengthScorer(), tmp_path / "out.parquet")
 
 
-def options(*arguments):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args([str(argument) for argument in arguments])
+options = partial(options_of, command)
 
 
 def test_the_log_is_never_its_own_output(tmp_path):
-    log = write(tmp_path / "log.jsonl", rows(7))
+    log = written(tmp_path / "log.jsonl", rows(7))
     for further in ([], ["--ray", 2]):
         with pytest.raises(BonMiniGuardError, match="is what is to be read"):
             command.run(options(log, "--reward-model", "m", "-o", log, *further))
@@ -211,7 +208,7 @@ def test_the_command_refuses_bad_outputs_and_shards(tmp_path):
     for text in ("0/2", "3/2", "1", "a/b"):
         with pytest.raises(argparse.ArgumentTypeError, match="is no shard"):
             command._shard(text)
-    log = str(write(tmp_path / "log.jsonl", rows(7)))
+    log = str(written(tmp_path / "log.jsonl", rows(7)))
     assert [command._rows([log], (number, 3)) for number in (1, 2, 3)] == [3, 2, 2]
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     assert command._rows([str(tmp_path / "a.parquet")], (1, 1)) is None
@@ -222,7 +219,7 @@ def test_the_command_refuses_bad_outputs_and_shards(tmp_path):
     [{"content": 5}, {"content": "x", "tool_calls": "no"}, {"role": "banana", "content": "x"}, {"tool_calls": [{"odd": 1}]}],
 )
 def test_a_message_that_cannot_be_read_is_told_with_its_place_and_leaves_nothing(message, tmp_path):
-    log = write(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"message": message}]}])
+    log = written(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"message": message}]}])
     with pytest.raises(InputError, match=r"log.jsonl:1: the \"message\" of candidate 1 cannot be read"):
         score_log([log], LengthScorer(), tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
@@ -233,54 +230,45 @@ def test_a_partial_file_of_somebody_else_is_left_alone(text, tmp_path):
     partial = tmp_path / "out.jsonl.partial"
     partial.write_text(text)
     with pytest.raises(InputError, match="is no log that 'score' began; move it away"):
-        score_log([write(tmp_path / "log.jsonl", rows(1))], LengthScorer(), tmp_path / "out.jsonl")
+        score_log([written(tmp_path / "log.jsonl", rows(1))], LengthScorer(), tmp_path / "out.jsonl")
     assert partial.read_text() == text
 
 
 def test_a_cut_emoji_survives(tmp_path):
-    log = write(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"text": "cut \ud83d"}]}])
+    log = written(tmp_path / "log.jsonl", [{"id": "a", "prompt": "p", "candidates": [{"text": "cut \ud83d"}]}])
     score_log([log], LengthScorer(), tmp_path / "out.jsonl")
     assert read(tmp_path / "out.jsonl")[0]["candidates"][0]["text"] == "cut \ud83d"
 
 
 @pytest.mark.slow
 def test_kill_9_with_a_real_checkpoint(tmp_path, capsys):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    from tests.reward.tiny import make_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **size)
-    transformers.LlamaForSequenceClassification(config).save_pretrained(tmp_path / "model")
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    tokenizer.save_pretrained(tmp_path / "model")
-    log = write(
-        tmp_path / "log.jsonl",
-        [{"id": str(i), "prompt": "the", "candidates": [{"text": f" good film {i}"}] * 2} for i in range(3000)],
-    )
-    out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
-    arguments = ["score", str(log), "--reward-model", str(tmp_path / "model"), "-o", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "bonmini_guard.cli", *arguments], stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not partial.exists() or not partial.stat().st_size):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert command.run(options(*arguments[1:])) == 0
+    saved(tmp_path / "model", LlamaForSequenceClassification, LlamaConfig, CHATML, num_labels=1)
+    answers = [{"id": str(i), "prompt": "the", "candidates": [{"text": f" good film {i}"}] * 2} for i in range(400)]
+    log, out, partial = written(tmp_path / "log.jsonl", answers), tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    arguments = ["--reward-model", str(tmp_path / "model"), "-o", str(out)]
+    running = [sys.executable, "-m", "bonmini_guard.cli", "score", "-", *arguments]
+    with subprocess.Popen(running, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdin.write(log.read_bytes()[:20_000])  # it waits for the rest, however late the kill comes
+        process.stdin.flush()
+        while process.poll() is None and (not partial.exists() or not partial.stat().st_size):
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert command.run(options(log, *arguments)) == 0
     said = capsys.readouterr().out
-    assert "3,000 rows" in said
+    assert "400 rows" in said
     assert "taken over from an earlier run" in said
-    assert [row["id"] for row in read(out)] == [str(i) for i in range(3000)]
+    assert [row["id"] for row in read(out)] == [str(i) for i in range(400)]
     assert not partial.exists()
 
 
 def test_gzip_output_is_gzip(tmp_path):
-    score_log([write(tmp_path / "log.jsonl", rows(1))], LengthScorer(), tmp_path / "out.jsonl.gz")
+    score_log([written(tmp_path / "log.jsonl", rows(1))], LengthScorer(), tmp_path / "out.jsonl.gz")
     assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).startswith(b'{"id": "r0"')
 
 
 def test_two_runs_never_write_one_output(tmp_path):
-    log, out, told = write(tmp_path / "log.jsonl", rows(3)), tmp_path / "out.jsonl", []
+    log, out, told = written(tmp_path / "log.jsonl", rows(3)), tmp_path / "out.jsonl", []
 
     def second(number):
         with pytest.raises(InputError, match=r"out.jsonl.partial: another run is writing it"):
@@ -297,7 +285,7 @@ def test_two_runs_never_write_one_output(tmp_path):
 def test_a_link_stays_a_link(tmp_path, name):
     (tmp_path / "disk").mkdir()
     (tmp_path / name).symlink_to(tmp_path / "disk" / name)
-    score_log([write(tmp_path / "log.jsonl", rows(2))], LengthScorer(), tmp_path / name)
+    score_log([written(tmp_path / "log.jsonl", rows(2))], LengthScorer(), tmp_path / name)
     assert (tmp_path / name).is_symlink()
     assert len(read(tmp_path / "disk" / name)) == 2
 
@@ -310,19 +298,12 @@ def test_what_holds_several_rows_is_no_torn_line(tmp_path, text):
 
 
 def test_rows_whose_prompt_the_model_was_trained_on_are_marked(tmp_path):
-    class Knows:
-        def score(self, messages, candidates):
-            return [0.0] * len(candidates)
-
-        def fingerprint(self):
-            return "f"
-
+    class Knows(LengthScorer):
         def trained_on(self, messages):
             return messages[-1].text == "seen"
 
     rows = [{"id": name, "prompt": name, "trained_on": True, "candidates": [{"text": "a"}]} for name in ("seen", "new")]
-    log = tmp_path / "log.jsonl"
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = written(tmp_path / "log.jsonl", rows)
     tally = score_log([log], Knows(), tmp_path / "out.jsonl")
     assert tally.trained_on == 1
     assert [json.loads(line).get("trained_on") for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [True, None]
