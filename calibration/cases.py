@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,24 +21,9 @@ from bonmini_guard.policy.profile import GuardProfile
 EACH, ANSWER, PROMPT = 40, 1200, 800
 
 
-@dataclass(frozen=True)
-class Case:
-    """One row.
-
-    Attributes:
-        best: best score so far at the end of each loop; None while there is none.
-        good: whether the candidate that holds it is acceptable; None where nobody said.
-        holder: which candidate it is, from 0.
-        prompt: the last turn, and ``answers`` by candidate: with texts only.
-    """
-
-    id: str
-    place: str
-    best: list[float | None]
-    good: list[bool | None]
-    holder: list[int]
-    prompt: str | None = None
-    answers: dict[int, str] | None = None
+#: A row's id and place; at the end of each loop the ``best`` score so far, its ``holder`` (which candidate, from 0), and whether it
+#: is ``good``, None where there is none or nobody said; with texts the last turn of the prompt, and the answers by candidate.
+Case = dict[str, Any]
 
 
 def cases(log: Log, profile: GuardProfile, *, texts: bool = False) -> list[Case]:
@@ -54,17 +39,18 @@ def cases(log: Log, profile: GuardProfile, *, texts: bool = False) -> list[Case]
     """
     log = transformed(log, profile.score_transform)
     path = paths(log, profile.schedule)
-    rows = _chosen(path, profile)
     names = log.extra.get("id")
-    found = [
-        Case(
-            str(names[row] if names else row),
-            log.places[row],
-            [score if math.isfinite(score) else None for score in path.best[row].tolist()],
-            [None if math.isnan(good) else good > 0 for good in path.good[row].tolist()],
-            path.holder[row].tolist(),
-        )
-        for row in rows.tolist()
+    found: list[Case] = [
+        {
+            "id": str(names[row] if names else row),
+            "place": log.places[row],
+            "best": [score if math.isfinite(score) else None for score in path.best[row].tolist()],
+            "good": [None if math.isnan(good) else good > 0 for good in path.good[row].tolist()],
+            "holder": path.holder[row].tolist(),
+            "prompt": None,
+            "answers": None,
+        }
+        for row in _chosen(path, profile).tolist()
     ]
     return list(_again(log, found)) if texts else found
 
@@ -83,7 +69,7 @@ def _chosen(path: Paths, profile: GuardProfile) -> Integers:
 
 
 def _again(log: Log, found: list[Case]) -> Iterator[Case]:
-    of = {case.place: case for case in found}
+    of = {case["place"]: case for case in found}
     for name in log.places.files:
         if is_pipe(name):
             raise InputError(f"{name}: a pipe cannot be read twice, as --texts must; write the log to a file first")
@@ -91,6 +77,6 @@ def _again(log: Log, found: list[Case]) -> Iterator[Case]:
             if place in of:
                 row = Row(value, place)
                 last = row.prompt[-1].plain(thoughts=True) if row.prompt else ""
-                held = (at for at in set(of[place].holder) if not row.candidates[at].failed)
+                held = (at for at in set(of[place]["holder"]) if not row.candidates[at].failed)
                 answers = {at: row.candidates[at].turn.plain(thoughts=True)[:ANSWER] for at in held}
-                yield replace(of[place], prompt=last[:PROMPT], answers=answers)
+                yield of[place] | {"prompt": last[:PROMPT], "answers": answers}

@@ -10,7 +10,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -106,7 +106,7 @@ def _shown(log: Log, profile: GuardProfile, figures: dict[str, Any], texts: bool
         "figures": columns,
         "alpha": profile.alpha if found.certified else None,
         "risk": f"{profile.risk or 'served_and_bad'}_rate",
-        "cases": [asdict(case) for case in cases(log, profile, texts=texts)],
+        "cases": cases(log, profile, texts=texts),
     }
 
 

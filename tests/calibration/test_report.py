@@ -38,8 +38,8 @@ def test_forty_rows_of_each_kind_and_the_nearest_forty_are_shown():
     shown = cases(log, PROFILE)
     kinds = Counter()
     for case in shown:
-        loop = next((at for at, best in enumerate(case.best) if best is not None and best >= 0.5), None)
-        kinds[loop is not None, case.good[-1 if loop is None else loop]] += 1
+        loop = next((at for at, best in enumerate(case["best"]) if best is not None and best >= 0.5), None)
+        kinds[loop is not None, case["good"][-1 if loop is None else loop]] += 1
     assert len(kinds) == 4
     # Each kind's own 40, and among all of them the 40 that decide by the least.
     assert min(kinds.values()) == 40
