@@ -65,11 +65,14 @@ class JsonLines:
         for _ in range(sum(map(len, self._types.values()))):
             try:
                 table = self._read(lines)
+                if not lines.isascii():
+                    lines.decode()
             except arrow.ArrowInvalid as error:
                 self._try_another(str(error))
                 continue
-            rows = lines.count(b"\n") + (not lines.endswith(b"\n"))
-            if len(table) != rows or not (lines.isascii() or _is_text(lines)):
+            except UnicodeDecodeError as error:
+                raise OddError from error
+            if len(table) != lines.count(b"\n") + (not lines.endswith(b"\n")):
                 raise OddError
             return table.combine_chunks().to_batches()[0]
         raise OddError
@@ -89,13 +92,6 @@ class JsonLines:
         if key is None or len(self._types[key]) == 1:
             raise OddError
         self._types[key].rotate(-1)
-
-
-def _is_text(lines: bytes) -> bool:
-    try:
-        return bool(lines.decode())
-    except UnicodeDecodeError:
-        return False
 
 
 def needed(reading: Reading) -> Callable[[list[str]], list[str]]:

@@ -70,16 +70,14 @@ def seal_holds(profile: GuardProfile) -> bool | None:
     return None if digest is None else bool(digest == _digest(profile))
 
 
-_SEALED_ROLLING = {"in_flight", "max_draws"}
-#: Sealed where it is there: profiles that were made before it was stay as they are.
-_SEALED_LADDER = "in_flight_thresholds"
 _SEALED = {"mode", "schedule", "thresholds", "exit", "hopeless", "score_transform", "risk", "alpha", "delta", "epsilon"}
 
 
 def _digest(profile: GuardProfile) -> str:
     seen = {key: value for key, value in profile.evidence.items() if key != "digest"}
-    named = _SEALED | _SEALED_ROLLING if profile.exit == "rolling" else _SEALED
-    named = named if profile.in_flight_thresholds is None else named | {_SEALED_LADDER}
+    named = _SEALED | ({"in_flight", "max_draws"} if profile.exit == "rolling" else set())
+    # sealed where it is there: profiles that were made before it was stay as they are
+    named |= set() if profile.in_flight_thresholds is None else {"in_flight_thresholds"}
     text = json.dumps([json.loads(profile.model_dump_json(include=named)), seen], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()
 
