@@ -113,7 +113,8 @@ def run(options: argparse.Namespace) -> int:
     profile = shlex.quote(str(options.output))
     group = f" --group {shlex.quote(options.group)}" if options.group else ""
     report = f"report {logs_in_words(options.logs)} --profile {profile}{group} -o report.html"
-    say(f"next: bonmini-guard {report if log.complete.any() else f'drift {profile} TRACES --follow'}")
+    if outcome.profile.exit != "eager":  # neither report nor drift takes its profiles
+        say(f"next: bonmini-guard {report if log.complete.any() else f'drift {profile} TRACES --follow'}")
     return 0
 
 

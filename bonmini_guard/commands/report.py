@@ -48,5 +48,6 @@ def run(options: argparse.Namespace) -> int:
     write_atomically(options.output, text)
     told, refuted = standing(log, profile)
     said = "\n".join([*prompt_offsets(log), f"{options.output}: open it in a browser"])
-    say(f"{told}\n{said}" if refuted else f"{said}\nnext: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow")
+    following = f"\nnext: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow" if profile.exit == "loop" else ""
+    say(f"{told}\n{said}" if refuted else f"{said}{following}")
     return REFUTED if refuted else 0

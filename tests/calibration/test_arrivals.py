@@ -192,9 +192,10 @@ def test_the_command_writes_a_profile_that_a_guard_rolls_by(tmp_path, capsys):
     assert guard.run("q").score == 9.0
     assert main([*common, "--max-draws", "8", "--in-flight", "4"]) == 0
     assert GuardProfile.load(profile).in_flight == (4,)
+    capsys.readouterr()
     assert main([*common, "--exit", "eager", "--schedule", "4,4"]) == 0
     assert GuardProfile.load(profile).exit == "eager"
-    capsys.readouterr()
+    assert "next: " not in capsys.readouterr().out  # it was a report, which is refused
     for wrong in (
         ["--schedule", "4,4", "--max-draws", "8"],
         ["--max-draws", "8", "--search"],
@@ -232,6 +233,7 @@ def test_the_commands_look_at_times(tmp_path, capsys):
     assert main(["replay", str(log), "--profile", str(profile), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["budget"] == 8
     assert main(["report", str(log), "--profile", str(profile), "-o", str(tmp_path / "report.html")]) == 0
+    assert "next: " not in capsys.readouterr().out  # it was drift, which refuses a rolling profile
 
 
 def test_drift_refuses_what_cuts_first_loops_short():

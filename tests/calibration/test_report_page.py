@@ -23,7 +23,7 @@ from tests.calibration.populations import Population
 
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 PROFILE = GuardProfile(mode="guardrail", schedule=(2, 2, 4), thresholds=(0.8, 0.6, 0.5))
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=300_000)
 SHOWN = ("bad_among_served_rate", "served_and_bad_rate", "acceptable_rate", "mean_draws")
 
 
@@ -46,6 +46,7 @@ def opened(browser, tmp_path):
         main(["report", str(log), "--profile", str(tmp_path / "profile.json"), "-o", str(tmp_path / "report.html"), *options])
         contexts.append(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}))
         page = contexts[-1].new_page()
+        page.set_default_timeout(300_000)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: None if request.url.endswith("/report.html") else said.append(request.url))
