@@ -154,13 +154,15 @@ def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[s
     check(asked)
     log.require(sum(asked.schedule))
     log.require_scores()
+    # scores are enough for drift: where units have several rows, the first one of each group counts, labelled or not
+    requests = None if np.unique(log.groups).size == len(log) else log.take(log.requests)
     log, units, missing = labelled_units(log)
     labels = int(np.isfinite(log.labels).sum())
     evidence: dict[str, Any] = {"source": log.source, "rows": len(log), "labels": labels, "same_prompt": log.same_prompt}
     evidence |= {"left_out": dict(log.left_out), "units": len(units), "order": asked.order}
     if asked.calibrations > 1 or asked.seed:
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
-    return units, None if len(units) == len(log) else log.take(log.requests), missing, evidence
+    return units, requests, missing, evidence
 
 
 def check(asked: Request) -> None:

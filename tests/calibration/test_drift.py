@@ -78,6 +78,22 @@ def test_the_same_traffic_is_no_drift_where_prompts_come_again_or_conversations_
     assert not find_drift(profile, traces_of_rows(placed(traces), profile)).drift
 
 
+@pytest.mark.parametrize("labelled", ["later turns", "a set of rows"])
+def test_first_turns_are_compared_whichever_turns_are_labelled(labelled):
+    # there was nothing to compare with where no first turn was labelled; of a set for labelling any turn stood for the first
+    (log, told), (later, _) = repeated("group", 0), repeated("group", 12345)
+    rows = [{**row, "group": told(number)} for number, row in enumerate(rows_of(log))]
+    for number, row in enumerate(rows):
+        if labelled == "later turns" and number % 4 < 2:
+            row["candidates"] = [one | {"acceptable": None} for one in row["candidates"]]
+        if labelled == "a set of rows" and number % 4 == number // 4 % 4:
+            row["label_sampling"] = "random"
+    profile = calibrate_guardrail(log_of_rows(rows), schedule=(2, 2), alpha=0.3).profile
+    assert len(profile.reference) == profile.evidence["first_of_groups"]["requests"] == 300
+    traces = [{**row, "group": told(number)} for number, row in enumerate(guarded(profile, later, labelled=0.0))]
+    assert not find_drift(profile, traces_of_rows(placed(traces), profile)).drift
+
+
 def test_the_same_traffic_is_no_drift_where_the_log_is_of_two_sets_one_behind_the_other():
     # the reference was of the log's first 1,000 rows, which are of the first set alone
     log, later = TRAFFIC.log(2400, 0), TRAFFIC.log(400, 12345)
