@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from langchain_core.messages import AIMessage
-from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from benchmarks.imdb.models import model_path
 from bonmini_guard import ChatBestOfMiniN
@@ -50,21 +47,11 @@ NOT_OURS = {
     **{f"test_{name}": "neither the fake nor the bundled model reads anything but text" for name in OTHER_INPUTS},
 }
 TOOLS = (
-    "agent_loop",
-    "bind_runnables_as_tools",
+    *("agent_loop", "bind_runnables_as_tools", "unicode_tool_call_integration", "tool_choice", "tool_message_error_status"),
     "structured_few_shot_examples",
-    "structured_output",
-    "structured_output_async",
-    "structured_output_optional_param",
-    "structured_output_pydantic_2_v1",
-    "tool_calling",
-    "tool_calling_async",
-    "tool_calling_with_no_arguments",
-    "tool_choice",
-    "tool_message_error_status",
-    "tool_message_histories_list_content",
-    "tool_message_histories_string_content",
-    "unicode_tool_call_integration",
+    *(f"structured_output{each}" for each in ("", "_async", "_optional_param", "_pydantic_2_v1")),
+    *(f"tool_calling{each}" for each in ("", "_async", "_with_no_arguments")),
+    *(f"tool_message_histories_{each}_content" for each in ("list", "string")),
 )
 OVERRIDES = tuple(f"{way}_with_model_override" for way in ("invoke", "ainvoke", "stream", "astream"))
 NOT_THE_LOCAL_MODELS = {
@@ -160,11 +147,3 @@ class TestLocalUnit(WithLocal, ChatModelUnitTests):
 
 class TestLocalIntegration(WithLocal, ChatModelIntegrationTests):
     """The integration tests without tools."""
-
-
-def test_the_fake_fills_in_every_tool():
-    def weather(city: str, days: int) -> str:
-        """The weather."""
-
-    schema = convert_to_openai_tool(weather)["function"]["parameters"]
-    assert json.loads(json.dumps(arguments(schema, "Oslo"))) == {"city": "Oslo", "days": 3}

@@ -154,12 +154,6 @@ async def test_draws_that_ignore_their_cancellation_are_left_behind(group):
         assert result.served == ("mode" in settings)
 
 
-async def test_nothing_arrives_in_time():
-    error, seconds = await timed(make(FakeGenerator(["1"], latency=30), mode="accelerator").arun("q"))
-    assert isinstance(error, GenerationError)
-    assert seconds < TIMEOUT + LATE
-
-
 @pytest.mark.parametrize("close", [stubborn, lambda: asyncio.sleep(30)], ids=["ignores cancellation", "hangs"])
 @pytest.mark.parametrize("timeout", [TIMEOUT, 30.0])
 async def test_a_session_that_does_not_close_holds_nobody(close, timeout):
@@ -190,69 +184,40 @@ async def test_callbacks_of_an_observer_are_within_the_deadline():
     assert seconds < TIMEOUT + LATE
 
 
-class SlowSync(BaseCallbackHandler):
-    """Sleeps where it is told to: at an event of the outermost run."""
+def slow(kind, method):
+    """A handler that holds whoever tells it of one event of the outermost run; the async one is deaf to its cancellation."""
 
-    def __init__(self, event):
-        self.event = event
-
-    def slow(self, event, parent_run_id=None):
-        if event == self.event and parent_run_id is None:
+    def block(*_, parent_run_id=None, **about):
+        if parent_run_id is None:
             blocking()
 
-    def on_chain_start(self, *_, parent_run_id=None, **about):
-        self.slow("start", parent_run_id)
-
-    def on_chain_end(self, *_, parent_run_id=None, **about):
-        self.slow("end", parent_run_id)
-
-    def on_chain_error(self, *_, parent_run_id=None, **about):
-        self.slow("error", parent_run_id)
-
-    def on_chat_model_start(self, *_, **about):
-        """Heard, or LangChain calls the older one."""
-
-    def on_llm_new_token(self, *_, **about):
-        self.slow("token")
-
-
-class SlowAsync(AsyncCallbackHandler):
-    """As the sync one, and deaf to its cancellation."""
-
-    def __init__(self, event):
-        self.event = event
-
-    async def slow(self, event, parent_run_id=None):
-        if event == self.event and parent_run_id is None:
+    async def hold(*_, parent_run_id=None, **about):
+        if parent_run_id is None:
             await stubborn()
 
-    async def on_chain_start(self, *_, parent_run_id=None, **about):
-        await self.slow("start", parent_run_id)
+    async def hear(*_, **about):
+        """Or LangChain calls the older one."""
 
-    async def on_chain_end(self, *_, parent_run_id=None, **about):
-        await self.slow("end", parent_run_id)
-
-    async def on_chain_error(self, *_, parent_run_id=None, **about):
-        await self.slow("error", parent_run_id)
-
-    async def on_chat_model_start(self, *_, **about):
-        """Heard, or LangChain calls the older one."""
-
-    async def on_llm_new_token(self, *_, **about):
-        await self.slow("token")
+    named = {"on_chat_model_start": lambda *_, **about: None, method: block}
+    if kind is AsyncCallbackHandler:
+        named = {"on_chat_model_start": hear, method: hold}
+    return type("Slow", (kind,), named)()
 
 
-@pytest.mark.parametrize("kind", [SlowSync, SlowAsync])
-@pytest.mark.parametrize(("event", "reason"), [("start", "deadline"), ("end", "passed")])
+KINDS = pytest.mark.parametrize("kind", [BaseCallbackHandler, AsyncCallbackHandler])
+
+
+@KINDS
+@pytest.mark.parametrize(("event", "reason"), [("on_chain_start", "deadline"), ("on_chain_end", "passed")])
 async def test_callbacks_of_the_run_itself_are_within_the_deadline(kind, event, reason):
-    result, seconds = await timed(make().arun("q", config={"callbacks": [kind(event)]}))
+    result, seconds = await timed(make().arun("q", config={"callbacks": [slow(kind, event)]}))
     assert result.reason == reason
     assert seconds < TIMEOUT + LATE
 
 
 async def test_callbacks_told_of_an_error_are_within_the_deadline():
     failing = make(FakeGenerator([OSError("no")]))
-    error, seconds = await timed(failing.arun("q", config={"callbacks": [SlowAsync("error")]}))
+    error, seconds = await timed(failing.arun("q", config={"callbacks": [slow(AsyncCallbackHandler, "on_chain_error")]}))
     assert isinstance(error, GenerationError)
     assert seconds < TIMEOUT + LATE
 
@@ -263,16 +228,16 @@ def chat():
     )
 
 
-@pytest.mark.parametrize("kind", [SlowSync, SlowAsync])
+@KINDS
 async def test_callbacks_told_of_a_token_are_within_the_deadline(kind):
-    message, seconds = await timed(chat().ainvoke("q", config={"callbacks": [kind("token")]}))
+    message, seconds = await timed(chat().ainvoke("q", config={"callbacks": [slow(kind, "on_llm_new_token")]}))
     assert message.text == "good"
     assert seconds < TIMEOUT + LATE
 
 
 def test_sync_callbacks_told_of_a_token_are_within_the_deadline():
     with OwnTime() as own:
-        assert chat().invoke("q", config={"callbacks": [SlowSync("token")]}).text == "good"
+        assert chat().invoke("q", config={"callbacks": [slow(BaseCallbackHandler, "on_llm_new_token")]}).text == "good"
     assert own.seconds < TIMEOUT + LATE
 
 

@@ -103,11 +103,6 @@ async def test_the_earliest_drawn_of_equals_wins_in_whatever_order_they_arrive()
     assert (await run(generator, guardrail([3]))).selected.index == 0
 
 
-async def test_the_best_so_far_counts_over_all_loops():
-    result = await run(["3", "1", "0", "0"], guardrail([2, 2], [5.0, 2.0]))
-    assert (result.decision, result.selected.index, result.loops, result.threshold) == ("accepted", 0, 2, 2.0)
-
-
 async def test_guardrail_abstains_and_names_the_best_accelerator_serves_it():
     refused = await run(["-3", "-1", "-2", "-4"], guardrail([2, 2]))
     assert (refused.decision, refused.reason, refused.score, refused.message) == ("abstained", "budget_spent", -1.0, None)
@@ -183,11 +178,6 @@ async def test_a_failed_draw_is_recorded_and_the_request_goes_on():
     assert (result.decision, result.draws, result.selected.index) == ("accepted", 2, 1)
     assert isinstance(result.candidates[0].error, ConnectionError)
     assert result.candidates[0].failed
-
-
-async def test_a_whole_failed_loop_is_followed_by_the_next():
-    result = await run([ConnectionError("down"), ConnectionError("down"), "1", "0"], guardrail([2, 2]))
-    assert (result.decision, result.loops, result.selected.index) == ("accepted", 2, 2)
 
 
 async def test_all_draws_failed_is_an_error_with_its_causes():
@@ -334,23 +324,6 @@ async def test_what_has_arrived_is_scored_while_the_rest_is_drawn():
 
 
 # Limits
-
-
-async def test_the_limiter_bounds_all_requests_together():
-    running = most = 0
-
-    async def answer(request):
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.002)
-        running -= 1
-        return "-1"
-
-    shared = Engine(FakeGenerator(answer), FakeRewardModel(by_number), guardrail([4, 4]), limiter=Limiter(3))
-    results = await asyncio.gather(*(shared.run(PROMPT, seed=i) for i in range(10)))
-    assert most == 3
-    assert all(result.draws == 8 for result in results)
 
 
 async def test_places_come_back_after_failures_and_cancellations():

@@ -18,6 +18,19 @@ from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 from .test_engine import PROMPT, by_number, run
 
 
+class Busy:
+    """Draws that take a moment, and how many of them are made at a time."""
+
+    now = most = 0
+
+    async def __call__(self, request):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.005)
+        self.now -= 1
+        return "-1"
+
+
 async def hold(limiter, lane, order, gate):
     async with limiter.here(lane):
         order.append(lane)
@@ -136,17 +149,7 @@ async def test_no_place_is_lost_or_doubled_whatever_is_cancelled_and_when(seed):
 
 
 async def test_one_limiter_holds_two_guards_to_one_limit():
-    busy = most = 0
-
-    async def draw(request):
-        nonlocal busy, most
-        busy += 1
-        most = max(most, busy)
-        await asyncio.sleep(0.001)
-        busy -= 1
-        return "-1"
-
-    limiter = Limiter(3)
+    draw, limiter = Busy(), Limiter(3)
     with pytest.warns(UserWarning, match="uncalibrated"):
         guards = [
             BestOfMiniN(
@@ -155,7 +158,7 @@ async def test_one_limiter_holds_two_guards_to_one_limit():
             for _ in range(2)
         ]
     await asyncio.gather(*(guard.arun("question") for guard in guards * 5))
-    assert most == 3
+    assert draw.most == 3
 
 
 async def test_the_engine_names_each_request_to_what_it_calls():
@@ -188,18 +191,8 @@ def test_numbers_out_of_range(numbers):
 @pytest.mark.filterwarnings("ignore:uncalibrated")
 @pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
 async def test_calls_that_each_configure_a_guard_share_its_limit(face):
-    running, most = 0, 0
-
-    async def draw(request):
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.01)
-        running -= 1
-        return "good"
-
-    guard = face(
-        generator=FakeGenerator(draw), reward_model=FakeRewardModel({"good": 1.0}), schedule=[2], max_concurrency=2
-    ).configurable_fields(threshold=ConfigurableField(id="threshold"))
-    await guard.abatch(list("abcd"), {"configurable": {"threshold": 0.5}})
-    assert most == 2
+    draw = Busy()
+    guard = face(generator=FakeGenerator(draw), reward_model=FakeRewardModel(by_number), schedule=[2], max_concurrency=2)
+    configured = guard.configurable_fields(threshold=ConfigurableField(id="threshold"))
+    await configured.abatch(list("abcd"), {"configurable": {"threshold": -2.0}})
+    assert draw.most == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import traceback
 
 import pytest
@@ -11,7 +10,6 @@ from langchain_core.callbacks import AsyncCallbackHandler, get_usage_metadata_ca
 from langchain_core.language_models import FakeListChatModel, FakeListLLM
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import context as tracing
 from langchain_core.tracers.base import BaseTracer
 
@@ -131,26 +129,6 @@ async def test_arun_reports_one_run_without_any_text():
     assert WINNER not in heard.text
 
 
-@pytest.mark.filterwarnings("ignore:astream_events version")
-@pytest.mark.parametrize("version", ["v1", "v2"])
-async def test_event_streams_hold_the_winner_alone(version):
-    chain = RunnableLambda(lambda text: text) | make() | StrOutputParser()
-    events = [event async for event in chain.astream_events("question", version=version)]
-    assert not leaks(repr(events))
-    assert WINNER in repr(events)
-    assert not [event for event in events if event["event"].startswith(("on_chat_model", "on_llm"))]
-
-
-async def test_inside_another_runnable_nothing_is_inherited():
-    heard = Recorder()
-
-    async def call(text):
-        return (await make().ainvoke(text)).content
-
-    assert await RunnableLambda(call).ainvoke("question", {"callbacks": [heard]}) == WINNER
-    assert not leaks(heard.text)
-
-
 @pytest.mark.parametrize("place", ["constructor", "with_config"])
 async def test_callbacks_attached_to_the_model_itself_are_dropped(place):
     heard = Recorder()
@@ -159,20 +137,6 @@ async def test_callbacks_attached_to_the_model_itself_are_dropped(place):
     )
     await make(model).ainvoke("question")
     assert heard.heard == []
-
-
-async def test_a_language_model_as_judge_does_not_show_the_candidates():
-    heard = Recorder()
-    judge = FakeListChatModel(responses=["fine"])
-
-    async def judged(messages, candidates):
-        for candidate in candidates:
-            await judge.ainvoke(f"judge this: {candidate.content}")
-        return score(messages, candidates)
-
-    guard = make(scorer=judged)
-    assert (await guard.ainvoke("question", {"callbacks": [heard]})).content == WINNER
-    assert not leaks(heard.text)
 
 
 async def test_the_ambient_tracer_is_not_handed_to_draws_and_comes_back():
@@ -215,23 +179,6 @@ async def test_records_print_without_text():
         for text in (repr(thing), str(thing), f"{thing}"):
             assert not leaks(text)
             assert WINNER not in text
-
-
-@pytest.mark.parametrize("sync", [False, True])
-async def test_an_abstentions_traceback_and_trace_hold_no_text_even_if_the_scorer_quotes_it(sync, caplog):
-    caplog.set_level(logging.DEBUG)
-
-    def quoting(messages, candidates):
-        raise KeyError(candidates[0].content)
-
-    for scorer, kind in ((quoting, ScorerError), (lambda m, c: [-1.0] * len(c), NoAcceptableResponse)):
-        tracer, heard = Tracer(), Recorder()
-        guard, config = make(scorer=scorer), {"callbacks": [tracer, heard]}
-        with pytest.raises(kind) as caught:
-            await (asyncio.to_thread(guard.invoke, "question", config) if sync else guard.ainvoke("question", config))
-        assert type(caught.value) is kind
-        assert not leaks("".join(traceback.format_exception(caught.value)))
-        assert not leaks(tracer.text + heard.text + caplog.text)
 
 
 async def test_errors_of_draws_print_without_the_answers_of_others():

@@ -91,14 +91,6 @@ def test_locks_and_threads_are_new_in_a_child_whoever_held_them():
 
 
 @forks
-def test_a_guard_that_was_used_answers_in_a_child():
-    guard = BestOfMiniN(generator=FakeGenerator(["a"]), reward_model=lambda m, c: [1.0] * len(c), schedule=[1], max_concurrency=1)
-    assert guard.invoke("q").text == "a"
-    assert in_a_child(lambda: guard.invoke("q").text == "a" and asyncio.run(guard.ainvoke("q")).text == "a")
-    assert guard.invoke("q").text == "a"
-
-
-@forks
 def test_a_servers_adapter_that_was_used_asks_and_closes_in_a_child():
     with InThread(OpenAIServer()) as server:
         generator = OpenAICompatibleGenerator(server.url, model="tiny")

@@ -98,6 +98,9 @@ def test_what_is_written_is_of_the_schema_that_older_versions_know():
         ({"exit": "rolling", "schedule": [1, 1], "in_flight": [4, 2]}, "ascending"),
         ({"exit": "rolling", "schedule": [1, 1], "in_flight": []}, "ascending"),
         ({"exit": "rolling", "schedule": [1, 1], "in_flight": [2, 4], "in_flight_thresholds": [1.0]}, "one for each"),
+        ({"exit": "rolling", "schedule": [1, 1], "in_flight_thresholds": [1.0]}, "1 thresholds for 0"),
+        ({"exit": "rolling", "schedule": [1, 1], "in_flight": [1], "in_flight_thresholds": [-math.inf]}, "-infinity"),
+        ({"in_flight_thresholds": [1.0]}, "a rolling exit's"),
         ({"in_flight": [2]}, "a rolling exit's"),
         ({"max_draws": 2}, "a rolling exit's"),
         # levels that no certificate has: replay and drift printed "at most -100 %", "nan %", and called logs refuted

@@ -126,25 +126,6 @@ def test_arguments_and_profiles_say_how_many_are_in_flight():
         made(profile=profile, in_flight=8)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "cure"),
-    [
-        ({"exit": "loop", "in_flight": (1,)}, "rolling exit's"),
-        ({"schedule": (2,), "thresholds": (0.0,)}, "list max_draws ones"),
-        ({"max_draws": 3}, "list max_draws ones"),
-        ({"in_flight": (4, 2)}, "ascending"),
-        ({"in_flight": ()}, "ascending"),
-        ({"exit": "loop", "in_flight_thresholds": (1.0,)}, "rolling exit's"),
-        ({"in_flight": (1, 2), "in_flight_thresholds": (1.0,)}, "1 thresholds for 2"),
-        ({"in_flight_thresholds": (1.0,)}, "1 thresholds for 0"),
-        ({"in_flight": (1,), "in_flight_thresholds": (float("-inf"),)}, "-infinity"),
-    ],
-)
-def test_a_profile_that_contradicts_itself_is_refused(wrong, cure):
-    with pytest.raises(ValueError, match=cure):
-        GuardProfile(**{"mode": "guardrail", "schedule": (1, 1), "thresholds": (0.0, 0.0), "exit": "rolling"} | wrong)
-
-
 # Under load
 
 

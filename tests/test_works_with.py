@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +27,7 @@ from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.testing import FakeChatModel, FakeRewardModel
 from tests.test_no_leak import Tracer
+from tests.test_processes import forks, in_a_child
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -160,22 +160,12 @@ def test_from_many_threads(kind):
 
 
 @each_face
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_after_a_fork(kind):
-    runnable = face(kind)
+    runnable = face(kind, max_concurrency=1)
     runnable.invoke("before")
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writer, runnable.invoke("after").encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as answers:
-        assert answers.read() == "answer to after"
-    os.waitpid(child, 0)
+    assert in_a_child(lambda: (runnable.invoke("q"), asyncio.run(runnable.ainvoke("q"))) == ("answer to q",) * 2)
     assert runnable.invoke("again") == "answer to again"
 
 
