@@ -179,6 +179,8 @@ class Turn:
         about = {"reasoning_content": self.reasoning, "refusal": self.refusal}
         fields: dict[str, Any] = {"content": list(self.parts) or self.text, "name": self.name, **more}
         fields["additional_kwargs"] = {key: said for key, said in about.items() if said}
+        if self.role == "developer":
+            fields["additional_kwargs"]["__openai_role__"] = "developer"
         match self.role:
             case "user":
                 return messages.HumanMessage(**fields)
@@ -186,10 +188,7 @@ class Turn:
                 return messages.AIMessage(**fields, **(_calls_of_langchain(self.calls) if self.calls else {}))
             case "tool":
                 return messages.ToolMessage(**fields, tool_call_id=self.answers or "")
-            case "system":
-                return messages.SystemMessage(**fields)
-            case "developer":
-                fields["additional_kwargs"]["__openai_role__"] = "developer"
+            case "system" | "developer":
                 return messages.SystemMessage(**fields)
             case role:
                 return messages.ChatMessage(**fields, role=role)
@@ -336,11 +335,7 @@ def _of_message(message: Any) -> Turn:
 
 
 def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:
-    if "lc" in value:
-        from langchain_core.messages import convert_to_messages
-
-        return _of_message(convert_to_messages([dict(value)])[0])
-    if isinstance(value.get("data"), Mapping) and "role" not in value:
+    if "lc" in value or (isinstance(value.get("data"), Mapping) and "role" not in value):
         return _of_dumped(value)
     said = next((value[key] for key in ("role", "from", "type") if value.get(key) is not None), role)
     known = ROLES.get(said) if isinstance(said, str) else None
@@ -362,11 +357,11 @@ def _of_old(value: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _of_dumped(value: Mapping[str, Any]) -> Turn:
-    """From what LangChain's ``message_to_dict`` writes: {type, data}."""
-    from langchain_core.messages import messages_from_dict
+    """From what LangChain's ``message_to_dict`` writes, {type, data}, and from what its ``dumpd`` does, a constructor."""
+    from langchain_core.messages import convert_to_messages, messages_from_dict
 
     try:
-        return _of_message(messages_from_dict([dict(value)])[0])
+        return _of_message((convert_to_messages if "lc" in value else messages_from_dict)([dict(value)])[0])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("a turn looks like LangChain's {type, data}, and cannot be read as that; give {role, content}") from error
 

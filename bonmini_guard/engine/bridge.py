@@ -1,18 +1,13 @@
-"""Sync calls into the async core: one background thread with one event loop, shared by all guards.
-
-It works where a loop is already running (notebooks), carries the caller's context variables over, and starts anew after
-a fork, since threads do not survive one.
-"""
+"""Sync calls into the async core: one background thread with one event loop, shared by all guards; anew after a fork."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from bonmini_guard.engine.workers import Workers, place
 from bonmini_guard.forks import Lock, renewed_in_children
@@ -53,47 +48,38 @@ class LoopThread:
 
         Whatever interrupts the caller (Ctrl-C, the handler of a signal) cancels it and waits until it is gone.
         """
-        call = _Call(self.loop, work)
+        done: Future[T] = Future()
+        task: asyncio.Task[None] | None = None
+
+        async def carry_out() -> None:
+            try:
+                done.set_result(await work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        def begin() -> None:
+            nonlocal task
+            task = self.loop.create_task(carry_out())
+            task.add_done_callback(gone)
+
+        def gone(_: object) -> None:
+            if not done.done():
+                done.set_exception(asyncio.CancelledError())
+
+        def stop() -> None:
+            if task is not None:
+                task.cancel()
+            else:  # the caller was interrupted before the beginning was handed over
+                gone(None)
+
         try:
-            self.loop.call_soon_threadsafe(call.begin)
-            return call.done.result()
+            self.loop.call_soon_threadsafe(begin)  # with the context of the caller
+            return done.result()
         except BaseException:
-            if not call.done.done():
-                self.loop.call_soon_threadsafe(call.stop)
-                call.done.exception()
+            if not done.done():
+                self.loop.call_soon_threadsafe(stop)
+                done.exception()
             raise
-
-
-class _Call(Generic[T]):
-    """One coroutine that a thread waits for. Its methods run on the loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        self.done: Future[T] = Future()
-        self._loop = loop
-        self._work = work
-        self._context = contextvars.copy_context()
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self) -> None:
-        self._task = self._loop.create_task(self._finalize(), context=self._context)
-        self._task.add_done_callback(self._gone)
-
-    def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        else:  # the caller was interrupted before the beginning was handed over
-            self._gone()
-
-    async def _finalize(self) -> None:
-        try:
-            self.done.set_result(await self._work())
-        except BaseException as error:
-            self.done.set_exception(error)
-
-    def _gone(self, _: object = None) -> None:
-        # A task that is cancelled before its first step never enters _finalize().
-        if not self.done.done():
-            self.done.set_exception(asyncio.CancelledError())
 
 
 class _Bridges:

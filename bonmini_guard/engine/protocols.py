@@ -1,8 +1,4 @@
-"""The two boundaries of the engine: what draws candidates, and what scores them.
-
-A generator has one async method, a scorer has one method that opens a session, a session has one async method and a
-close. Retries, limits and timeouts live above them.
-"""
+"""The two boundaries of the engine: what draws candidates, and what scores them. Retries, limits and timeouts live above them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
-from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.globals import get_llm_cache, set_llm_cache
 
 from bonmini_guard.forks import Lock
@@ -30,9 +29,10 @@ def _hidden() -> Iterator[None]:
     request = object()
     with _lock.held:
         _requests.add(request)
-        cache = get_llm_cache()
+        cache: Any = get_llm_cache()
         if cache is not None and not isinstance(cache, _OutsideOfDraws):
-            set_llm_cache(_OutsideOfDraws(cache))
+            around: Any = _OutsideOfDraws(cache)
+            set_llm_cache(around)
     try:
         yield
     finally:
@@ -43,31 +43,21 @@ def _hidden() -> Iterator[None]:
                 set_llm_cache(cache.cache)
 
 
-class _OutsideOfDraws(BaseCache):
+def _nothing(*_: Any) -> None: ...
+
+
+async def _nothing_later(*_: Any) -> None: ...
+
+
+#: What a draw finds of a cache.
+_DEAF = {"lookup": _nothing, "update": _nothing, "alookup": _nothing_later, "aupdate": _nothing_later}
+
+
+class _OutsideOfDraws:
     """A cache that no draw sees."""
 
-    def __init__(self, cache: BaseCache) -> None:
+    def __init__(self, cache: Any) -> None:
         self.cache = cache
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.cache, name)
-
-    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        return None if drawing.get() else self.cache.lookup(prompt, llm_string)
-
-    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        if not drawing.get():
-            self.cache.update(prompt, llm_string, return_val)
-
-    def clear(self, **kwargs: Any) -> None:
-        self.cache.clear(**kwargs)
-
-    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        return None if drawing.get() else await self.cache.alookup(prompt, llm_string)
-
-    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        if not drawing.get():
-            await self.cache.aupdate(prompt, llm_string, return_val)
-
-    async def aclear(self, **kwargs: Any) -> None:
-        await self.cache.aclear(**kwargs)
+        return _DEAF[name] if name in _DEAF and drawing.get() else getattr(self.cache, name)

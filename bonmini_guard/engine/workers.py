@@ -46,6 +46,9 @@ class Workers(ThreadPoolExecutor):
     Args:
         most: threads at most, those with calls left behind included.
         name: of the threads.
+
+    Attributes:
+        left_behind: calls that run although nobody waits for them any more.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -60,20 +63,10 @@ class Workers(ThreadPoolExecutor):
         """No threads and nothing to do: at first, and in a child after a fork, which has neither threads nor callers."""
         self._changed = threading.Condition()
         self._calls: deque[tuple[Future[Any], int, Callable[[], Any]]] = deque()
-        self._running = self._idle = self._left = 0
+        self._running = self._idle = self.left_behind = 0
 
     def __reduce__(self) -> tuple[type[Workers], tuple[int, str]]:
         return type(self), (self._most, self._name)
-
-    @property
-    def busy(self) -> int:
-        """Threads that work at present."""
-        return self._running - self._idle
-
-    @property
-    def left_behind(self) -> int:
-        """Calls that run although nobody waits for them any more."""
-        return self._left
 
     def admit(self) -> None:
         """Refuse work that would wait for calls left behind.
@@ -81,8 +74,8 @@ class Workers(ThreadPoolExecutor):
         Raises:
             TooBusy: they hold every thread.
         """
-        if self._left >= self._most:
-            raise TooBusy(f"{self._left} calls of {self._name} that did not return in time hold all of its threads")
+        if self.left_behind >= self._most:
+            raise TooBusy(f"{self.left_behind} calls of {self._name} that did not return in time hold all of its threads")
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Have a call made.
@@ -130,14 +123,14 @@ class Workers(ThreadPoolExecutor):
     def _leave(self, call: Future[Any]) -> None:
         def returned(_: object) -> None:
             with self._changed:
-                self._left -= 1
+                self.left_behind -= 1
 
         if call.cancel():
             return
         with self._changed:
-            self._left += 1
-            if self._left & (self._left - 1) == 0:
-                logger.warning("%d calls of %s run on although nobody waits for them any more", self._left, self._name)
+            self.left_behind += 1
+            if self.left_behind & (self.left_behind - 1) == 0:
+                logger.warning("%d calls of %s run on although nobody waits for them any more", self.left_behind, self._name)
         call.add_done_callback(returned)
 
     def _serve(self) -> None:
@@ -173,7 +166,7 @@ _all: WeakSet[Workers] = WeakSet()
 
 def _at_exit() -> None:
     deadline = time.monotonic() + AT_EXIT
-    while any(workers.busy > workers.left_behind for workers in list(_all)) and time.monotonic() < deadline:
+    while any(workers._running - workers._idle > workers.left_behind for workers in list(_all)) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

@@ -16,28 +16,26 @@ from bonmini_guard.engine.scorers import CallableScorer
 
 def chat_model_of(generator: Any) -> BaseChatModel | None:
     """The LangChain chat model that a generator draws from, the first of fallbacks of one class; None if it is something else."""
-    if not isinstance(generator, Runnable):
-        generator = getattr(generator, "chat_model", None)
-    while isinstance(generator, RunnableBindingBase):
-        generator = generator.bound
-    if isinstance(generator, RunnableWithFallbacks):
-        several = [chat_model_of(each) for each in generator.runnables]
+    model = _below(generator)
+    if isinstance(model, RunnableWithFallbacks):
+        several = [chat_model_of(each) for each in model.runnables]
         return several[0] if len({type(each) for each in several}) == 1 else None
-    return generator if isinstance(generator, BaseChatModel) else None
+    return model if isinstance(model, BaseChatModel) else None
 
 
 def language_model_of(generator: Any) -> BaseLanguageModel[Any] | None:
     """The LangChain language model that answers in a generator: below bindings and retries, first of fallbacks, last of a chain."""
-    if not isinstance(generator, Runnable):
-        generator = getattr(generator, "chat_model", None)
-    if isinstance(generator, BaseLanguageModel):
-        return generator
-    if isinstance(generator, RunnableBindingBase):
-        return language_model_of(generator.bound)
-    if isinstance(generator, RunnableWithFallbacks):
-        return language_model_of(generator.runnable)
-    steps = generator.steps if isinstance(generator, RunnableSequence) else []
-    return next(filter(None, map(language_model_of, reversed(steps))), None)
+    model = _below(generator)
+    if isinstance(model, RunnableWithFallbacks):
+        return language_model_of(model.runnable)
+    if isinstance(model, RunnableSequence):
+        return next(filter(None, map(language_model_of, reversed(model.steps))), None)
+    return model if isinstance(model, BaseLanguageModel) else None
+
+
+def _below(generator: Any) -> Any:
+    model = generator if isinstance(generator, Runnable) else getattr(generator, "chat_model", None)
+    return unbound(model, RunnableBindingBase)[0]
 
 
 def call_options(bound: Runnable[Any, Any], model: BaseChatModel) -> dict[str, Any]:

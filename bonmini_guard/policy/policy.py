@@ -1,10 +1,8 @@
 """The policy: when to draw more, what to serve, when to abstain. Pure; standard library only.
 
-A policy is told scores and answers with a decision. It draws nothing, waits for nothing and reads no clock, so the same
-object drives the live engine, the offline replay and the benchmarks: what was calibrated is what runs.
-
-The procedure is best of mini-N in loops (arXiv 2510.04087): after each loop the best score so far, over all loops, is
-compared with that loop's threshold. Stop rules beside it compose with ``|``.
+It is told scores and answers with a decision, so the same object drives the live engine, the offline replay and the benchmarks:
+what was calibrated is what runs. The procedure is best of mini-N in loops (arXiv 2510.04087): after each loop the best score so
+far, over all loops, is compared with that loop's threshold.
 """
 
 from __future__ import annotations

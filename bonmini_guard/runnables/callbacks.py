@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import inspect
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,7 +67,14 @@ class CallbackObserver:
         """How far the request is, to those who asked; the decision itself is told by the parent run."""
         if self.policy is None:
             return
-        about = progress(self.policy, state, decision.threshold)
+        about = {
+            "loop": state.loops,
+            "loops": len(self.policy.schedule),
+            "draws": state.drawn,
+            "budget": self.policy.budget,
+            "best_score": finite(state.best),
+            "threshold": finite(decision.threshold),
+        }
         if self.writer is not None:
             self.writer({"type": PROGRESS, **about})
         if self.manager.handlers and self.manager.parent_run_id is not None:
@@ -130,23 +136,6 @@ async def _told(handler: BaseCallbackHandler, events: Sequence[Event]) -> None:
             logger.warning("%s.%s failed: %s", type(handler).__name__, name, type(error).__name__)
             if handler.raise_error:
                 raise as_failure(error) from None
-
-
-def progress(policy: Policy, state: State, threshold: float | None) -> dict[str, Any]:
-    """What a progress event says after a loop that compared with a threshold; no text.
-
-    Returns:
-        ``loop`` (loops done), ``loops`` (at most), ``draws`` (so far), ``budget`` (at most), ``best_score`` (null while there is
-        none) and ``threshold`` (that this loop compared with; null for a loop that never exits).
-    """
-    return {
-        "loop": state.loops,
-        "loops": len(policy.schedule),
-        "draws": state.drawn,
-        "budget": policy.budget,
-        "best_score": None if math.isinf(state.best) else state.best,
-        "threshold": None if threshold is None or math.isinf(threshold) else threshold,
-    }
 
 
 def stream_writer(config: RunnableConfig) -> Callable[[Any], None] | None:

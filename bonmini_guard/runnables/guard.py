@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
+from itertools import chain, islice
 from time import perf_counter
 from typing import Any, Self, TypeVar, Unpack
 
@@ -75,10 +76,8 @@ class Face(OptionFields):
         """``batch``, with (number of the input, answer) as each is there."""
         answers = super().batch_as_completed(inputs, config, **kwargs)  # type: ignore[misc]
         with call_limit(_first(config)):  # all of them begin before the first is there
-            first = next(answers, None)
-        if first is not None:
-            yield first
-        yield from answers
+            begun = list(islice(answers, 1))
+        yield from chain(begun, answers)
 
     async def abatch_as_completed(self, inputs: Any, config: Configs = None, **kwargs: Any) -> AsyncIterator[Any]:
         """``abatch``, with (number of the input, answer) as each is there."""

@@ -70,19 +70,15 @@ class CommonOptions(TypedDict, total=False):
         threshold: the score at which a loop exits; one number, or one for each loop (default 0: as likely acceptable as not).
         exit: "loop" compares the best so far after each loop; "eager" serves the first draw to pass and cancels its siblings;
             "rolling" keeps draws in flight, compares as each arrives, and has no loops that wait for their longest draw.
-        in_flight: draws that a rolling request keeps in flight: a number, or "auto" (default), which chooses one of 1, 2, 4, 8, 16
-            and 32 when a request starts: many while the endpoint is idle, few while it is busy. It or ``max_draws`` implies
-            ``exit="rolling"``. A profile says which it was calibrated for; one of them may be asked for beside it.
+        in_flight: draws that a rolling request keeps in flight: a number, or "auto" (default), one of 1, 2, 4, 8, 16 and 32 by
+            the load; one of those that a profile was calibrated for. It or ``max_draws`` implies ``exit="rolling"``.
         max_draws: draws that a rolling request may start (default 32), instead of ``mini_n`` and ``max_loops``.
-        lookahead: draws of later loops that are kept running while a loop finishes (default 0). They change no decision and no
-            promise: each counts once its loop begins, and those that are not needed are cancelled, and counted in
-            ``draws_started``. Saves time, and costs draws; for ``exit="loop"``.
+        lookahead: draws of later loops that are kept running while a loop finishes (default 0): the same decisions, sooner, for
+            more draws, counted in ``draws_started``; for ``exit="loop"``.
         select: what an accelerator without a certified profile serves, of the draws that passed where some did, else of all: "best"
             (default), "soft" (at random by score, ``Soft(temperature)``) or "mbr" (most like the others, ``MinimumBayesRisk``).
-        tool_turns: what is guarded of turns that call tools. The first draw that arrives intact, in order of drawing, decides
-            whether a turn is one. "text" (a guardrail's default): the calls go on unscored, and what is said beside them is scored
-            as an answer is, and withheld if it does not pass. "judge": every draw is scored with its calls, and has to pass. "pass"
-            (an accelerator's default): calls and words go on as drawn.
+        tool_turns: what is guarded of turns that call tools: "text" (a guardrail's default) what is said beside the calls, "judge"
+            every draw with its calls, "pass" (an accelerator's default) nothing; see docs/langchain.md.
         question: what a decision model is asked of each answer, such as "Does the last answer state the delivery date?"; several
             (a list, or by name) must all hold. Its log-odds of yes are the score.
         criteria: what counts as yes and as no: ``{"true": ..., "false": ...}``, or such by name of the question.

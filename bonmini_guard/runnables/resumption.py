@@ -83,24 +83,21 @@ def configurable() -> Mapping[str, Any]:
     return (var_child_runnable_config.get() or {}).get("configurable") or {}
 
 
+#: What of a result is kept as it is.
+_AS_IT_IS = ("reason", "loops", "ahead", "usage", "seed", "request_id", "traced")
+
+
 def _kept(key: str, result: GuardResult) -> dict[str, Any]:
     draws = [
         [each.loop, each.seed, each.score, finite(each.raw_score), each.message is None, each.parts and dict(each.parts)]
         for each in result.candidates
     ]
-    return {
+    return {name: getattr(result, name) for name in _AS_IT_IS} | {
         _MARK: key,
-        "reason": result.reason,
         "draws": draws,
         "selected": next((number for number, each in enumerate(result.candidates) if each is result.selected), None),
-        "loops": result.loops,
-        "ahead": result.ahead,
-        "usage": dict(result.usage),
         "seconds": [result.timings.total, result.timings.scoring],
         "threshold": finite(result.threshold),
-        "seed": result.seed,
-        "request_id": result.request_id,
-        "traced": result.traced,
     }
 
 
@@ -116,17 +113,11 @@ def _result(value: Mapping[str, Any], engine: Engine) -> GuardResult:
     return GuardResult(
         mode=engine.policy.mode,
         decision="abstained",
-        reason=value["reason"],
         selected=None if value["selected"] is None else candidates[value["selected"]],
         candidates=candidates,
-        loops=value["loops"],
-        ahead=value.get("ahead", 0),  # checkpoints may be older
-        usage=dict(value["usage"]),
         timings=Timings(total, scoring, perf_counter()),
         threshold=value["threshold"],
-        seed=value["seed"],
-        request_id=value["request_id"],
         profile=engine.profile,
         has_zero=engine.has_zero,
-        traced=value["traced"],
+        **{name: value[name] for name in _AS_IT_IS if name in value},  # checkpoints may be older
     )

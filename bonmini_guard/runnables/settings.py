@@ -1,8 +1,4 @@
-"""From options to a policy, with every combination checked once.
-
-Options that are wrong, or contradict each other or a profile, raise ConfigurationError; a profile that is malformed, or whose
-promise does not hold here, raises ProfileError, or with ``strict=False`` warns.
-"""
+"""From options to a policy, with every combination checked once; what a profile promises, and does not promise here."""
 
 from __future__ import annotations
 
