@@ -16,7 +16,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.runnables import resumption
 from bonmini_guard.testing import FakeChatModel, FakeRewardModel
@@ -89,6 +89,26 @@ async def test_another_process_resumes_from_the_checkpoint_which_holds_no_draft(
     out = await run(graph_of(face, second, saver), Command(resume="a person's answer"), False)
     assert out["messages"][-1].text == "a person's answer"
     assert not second.calls
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_a_profile_that_is_made_anew_meanwhile_changes_no_abstention(face, tmp_path):
+    """It draws nothing again: under a laxer one a draft would be served, and what the person said would be lost."""
+    profile, model, saver = GuardProfile(mode="guardrail", schedule=[2], thresholds=[0.0]), FakeChatModel(["draft"]), InMemorySaver()
+
+    def graph_under(**changes):
+        profile.model_copy(update=changes).save(tmp_path / "p.json")
+        judge = FakeRewardModel(lambda text: -1.0)
+        guard = FACES[face](generator=model, reward_model=judge, profile=tmp_path / "p.json", on_abstain=ask_a_person)
+
+        async def node(state):
+            return {"messages": [await guard.ainvoke(state["messages"])]}
+
+        return StateGraph(MessagesState).add_node("answer", node).set_entry_point("answer").compile(checkpointer=saver)
+
+    await graph_under().ainvoke(QUESTION, THREAD)
+    out = await graph_under(schedule=(3,), thresholds=(-5.0,)).ainvoke(Command(resume="a person's answer"), THREAD)
+    assert (out["messages"][-1].text, len(model.calls)) == ("a person's answer", 2)
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -35,9 +35,10 @@ def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mappin
     Of its judge may be ``asked`` a question, criteria and a rubric.
     """
     policy = engine.policy
-    guard: list[Any] = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode, policy.schedule]
-    guard += policy.ladder
-    said = [guard, repr(policy.thresholds), [(turn.role, turn.digest()) for turn in map(Turn.of, messages)], sorted(options)]
+    guard: list[Any] = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode]
+    # A profile may be another one by the time that a person answers.
+    shape, level = ([], None) if engine.profile is not None else ([policy.schedule], repr(policy.thresholds))
+    said = [[*guard, *shape], level, [(turn.role, turn.digest()) for turn in map(Turn.of, messages)], sorted(options)]
     judged_by = getattr(getattr(engine.scorer, "function", None), "__qualname__", None) or getattr(engine.scorer, "model_id", None)
     more = [model_name(engine.generator), judged_by, sorted(options.items()), *filter(None, asked)]
     return _digest(said) + _digest(more)
