@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 
+import numpy as np
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -249,6 +251,17 @@ async def test_parts_of_scores_that_are_no_mappings_fail_the_scoring():
     refused = await run(["1"], guardrail([1]), Telling())
     assert (refused.decision, refused.reason) == ("abstained", "scorer_failed")
     assert refused.metadata()["draws"] == 1
+
+
+async def test_parts_of_scores_are_numbers_that_json_has():
+    class Telling:
+        def session(self, messages):
+            session = FakeRewardModel({"1": 1.0}).session(messages)
+            session.parts = [{"whole": np.float32(0.5), "lost": math.nan, "none": None}]
+            return session
+
+    served = (await run(["1"], guardrail([1]), Telling())).metadata()
+    assert json.loads(json.dumps(served, allow_nan=False))["parts"] == {"whole": 0.5, "lost": None, "none": None}
 
 
 async def test_a_scorer_that_fails_later_leaves_the_accelerator_its_best_so_far():

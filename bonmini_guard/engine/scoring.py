@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage
 
 from bonmini_guard.engine.containment import as_failure, is_failure
 from bonmini_guard.engine.detach import is_graph_signal
-from bonmini_guard.engine.result import Candidate
+from bonmini_guard.engine.result import Candidate, finite
 from bonmini_guard.engine.scorers import as_scores
 from bonmini_guard.engine.snapshot import copies, frozen, identity
 from bonmini_guard.errors import ConfigurationError, place_of
@@ -127,7 +127,8 @@ async def _score_fresh(request: Request, fresh: Mapping[Hashable, AIMessage], ba
             raise Ended
         request.known |= zip(fresh, _usable(request, as_scores(given, len(fresh))), strict=True)
         if parts := getattr(request.session, "parts", None):
-            request.parts |= zip(fresh, [each and dict(each) for each in parts], strict=False)
+            told = [each and dict(zip(each, map(finite, as_scores(each.values(), len(each))), strict=True)) for each in parts]
+            request.parts |= zip(fresh, told, strict=False)
     except BaseException as error:
         if request.closed or is_graph_signal(error) or not is_failure(error, [request.work]):
             raise
