@@ -6,10 +6,12 @@ import copy
 from typing import get_type_hints
 
 import pytest
+from langchain_core.runnables import ConfigurableField
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.reward import declared
 from bonmini_guard.runnables.options import DEFAULTS, CommonOptions, GuardOptions
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
@@ -74,6 +76,18 @@ def test_a_copy_with_other_options_decides_by_them_and_shares_the_limit(face):
     assert (model.threshold, stricter.threshold, stricter.mini_n) == (None, 9.0, 2)
     with pytest.raises(ConfigurationError, match="did you mean 'threshold'"):
         model.model_copy(update={"treshold": 9.0})
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_reward_model_is_loaded_once_whoever_copies_or_configures_its_guard(face, monkeypatch):
+    loaded, judge = [], FakeRewardModel({"good": 2.0})
+    monkeypatch.setattr(declared, "load_scorer", lambda source: loaded.append(source) or judge)
+    model = face(generator=FakeGenerator(["good"]), reward_model="my-reward-model", schedule=[1])
+    configured = model.configurable_fields(threshold=ConfigurableField(id="threshold"))
+    answers = [configured.invoke("q", {"configurable": {"threshold": level}}) for level in (0.5, 1.0)]
+    answers.append(model.model_copy(update={"threshold": 1.5}).invoke("q"))
+    assert [answer.response_metadata["bonmini_guard"]["threshold"] for answer in answers] == [0.5, 1.0, 1.5]
+    assert loaded == ["my-reward-model"]
 
 
 @pytest.mark.parametrize("face", FACES)

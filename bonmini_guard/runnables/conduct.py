@@ -118,6 +118,8 @@ class Guard(Background):
         self._judged_by = [options["question"], options["criteria"], options["rubric"]]
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
+        if not any(self._judged_by):
+            self.reward_model = self._engine.scorer  # which no guard built from this one loads again
         memory = options["retry_memory"]
         self.abstentions = memory if isinstance(memory, Ledger) else Ledger(memory)
         self._workers = Workers(THREADS, "bonmini-guard-on-abstain")
@@ -133,9 +135,10 @@ class Guard(Background):
         """Itself."""
         return self
 
-    def shared(self) -> GuardOptions:
-        """What a guard built from this one's options shares with it: the limit of concurrent draws, abstentions, and the traces."""
-        return {"max_concurrency": self._engine.limiter, "retry_memory": self.abstentions, "trace_to": self.writer}
+    def shared(self) -> dict[str, Any]:
+        """What a guard built from this one's arguments shares with it: reward model, limit of draws, abstentions, and traces."""
+        shared = {"max_concurrency": self._engine.limiter, "retry_memory": self.abstentions, "trace_to": self.writer}
+        return shared | {"reward_model": self.reward_model}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Guard:
         """Itself: what limits and counts requests cannot be doubled."""
