@@ -113,6 +113,7 @@ def outcome(policy: Policy, loops):
     [
         ({}, "needs tokens="),
         ({"tokens": -1}, "numbers of 0 or more"),
+        ({"tokens": "1000"}, "numbers of 0 or more"),
         ({"money": float("nan"), "input_price": 1}, "numbers of 0 or more"),
         ({"money": 1}, "needs input_price="),
     ],

@@ -89,8 +89,9 @@ def test_it_is_refused_where_the_best_is_promised(options, cure):
     certified = GuardProfile(mode="accelerator", schedule=(4,), thresholds=(0.0,), epsilon=0.01, evidence={"rows": 9})
     with pytest.raises(ConfigurationError, match="certified for serving the best"):
         guard(profile=certified, mode=None, schedule=None, threshold=None, select="soft")
-    with pytest.raises(ConfigurationError, match="above 0"):
-        Soft(temperature=0)
+    for temperature in (0, "0.5"):
+        with pytest.raises(ConfigurationError, match="above 0"):
+            Soft(temperature=temperature)
     with pytest.raises(ConfigurationError, match="shadow mode"):
         ShadowBestOfMiniN(guard(select="mbr"))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.policy import State, Stop, StopRule
+from bonmini_guard.validation import is_number
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Budget(StopRule):
         numbers = [number for number in (self.tokens, self.money, self.input_price, self.output_price) if number is not None]
         if self.tokens is None and self.money is None:
             raise ConfigurationError("a budget needs tokens=, or money= with prices")
-        if any(not 0 <= number < math.inf for number in numbers):
+        if not all(is_number(number) and 0 <= number < math.inf for number in numbers):
             raise ConfigurationError("a budget and its prices are numbers of 0 or more")
         if self.money is not None and not self.input_price and not self.output_price:
             raise ConfigurationError("a budget in money needs input_price= or output_price=, each of a million tokens")

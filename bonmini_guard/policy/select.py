@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.validation import is_number
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Soft:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
+        if not is_number(self.temperature) or not 0 < self.temperature < math.inf:
             raise ConfigurationError(f"temperature is {self.temperature!r}: give a number above 0")
 
     def __call__(self, scores: Sequence[float], texts: Sequence[str], uniform: float) -> int:
