@@ -6,6 +6,8 @@ import math
 from collections import Counter
 
 import pytest
+from langchain_core.messages import AIMessage
+from pydantic import BaseModel
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile, MinimumBayesRisk, ShadowBestOfMiniN, Soft
 from bonmini_guard.errors import ConfigurationError
@@ -13,6 +15,14 @@ from bonmini_guard.policy.select import overlap
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
+
+
+class Film(BaseModel):
+    """A film."""
+
+    title: str
+
+
 SCORES = {"red red": 1.0, "a red hat": 0.5, "a red cap": -0.5, "no": -2.0}
 
 
@@ -36,6 +46,15 @@ def test_mbr_serves_what_is_most_like_the_others():
     assert guard(select="best").run("?").selected.message.text == "red red"
     assert guard(select=MinimumBayesRisk(reward=10.0)).run("?").selected.message.text == "red red"
     assert guard(select=MinimumBayesRisk(lambda one, other: float(other == one == "no"))).run("?").selected.message.text == "no"
+
+
+def test_mbr_compares_what_calls_say():
+    """Structured output stands in calls: of texts alone, all draws were the same, and the first one was served."""
+    calls = [{"name": "Film", "args": {"title": title}, "id": "1"} for title in ("Brazil", "Alien", "Alien")]
+    parts = {"generator": FakeGenerator([AIMessage("", tool_calls=[call]) for call in calls]), "mode": "accelerator"}
+    judge = FakeRewardModel(lambda messages, candidates: [1.0] * len(candidates))
+    llm = ChatBestOfMiniN(**parts, reward_model=judge, schedule=[3], threshold=math.inf, select="mbr")
+    assert llm.with_structured_output(Film).invoke("?").title == "Alien"
 
 
 @pytest.mark.parametrize("threshold", [math.inf, 0.0])

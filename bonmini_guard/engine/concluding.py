@@ -9,6 +9,7 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.drawing import draw_seed
 from bonmini_guard.engine.kinds import words
 from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived
@@ -32,7 +33,7 @@ async def selected(request: Request, decision: Decision) -> Decision:
     if select is None or decision.action is not Action.SERVE:
         return decision
     eligible = [
-        (place, each.score, each.message.text)
+        (place, each.score, Turn.of(each.message).plain())
         for place, each in enumerate(request.candidates)
         if each.score is not None and each.message is not None
         if not decision.accepted or policy.passes(request.loops - 1, each.score)
