@@ -103,8 +103,9 @@ def test_arguments_are_those_of_the_runnable():
         make(max_loop=3)
     with pytest.raises(ConfigurationError, match="positive"):
         make(timeout=-1)
-    with pytest.raises(ConfigurationError, match="temperature 0"):
-        make(temperature=0)
+    for temperature in (0, "0"):
+        with pytest.raises(ConfigurationError, match="temperature 0"):
+            make(temperature=temperature)
     with pytest.raises(ValueError, match="frozen"):
         make().threshold = 3.0
 

@@ -262,7 +262,8 @@ def test_a_generator_that_takes_its_time_to_say_what_it_is_is_within_the_deadlin
 
 def test_standing_options_of_the_chat_model_are_part_of_its_generator():
     meant = profile(generator=print_of(Model(temperature=0.3)))
-    assert guarded(ONE, meant, ChatBestOfMiniN, temperature=0.3).invoke("q").text == "from small"
+    for temperature in (0.3, "0.3"):  # as environment variables have it
+        assert guarded(ONE, meant, ChatBestOfMiniN, temperature=temperature).invoke("q").text == "from small"
     with pytest.raises(ProfileError, match="temperature"):
         guarded(ONE, profile(generator=print_of(ONE)), ChatBestOfMiniN, temperature=0.3)
 

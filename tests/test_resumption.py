@@ -94,7 +94,8 @@ async def test_another_process_resumes_from_the_checkpoint_which_holds_no_draft(
 @pytest.mark.parametrize("face", FACES)
 async def test_a_profile_that_is_made_anew_meanwhile_changes_no_abstention(face, tmp_path):
     """It draws nothing again: under a laxer one a draft would be served, and what the person said would be lost."""
-    profile, model, saver = GuardProfile(mode="guardrail", schedule=[2], thresholds=[0.0]), FakeChatModel(["draft"]), InMemorySaver()
+    profile = GuardProfile(mode="guardrail", schedule=[2], thresholds=[0.0])
+    model, saver = FakeChatModel(["draft"]), InMemorySaver()
 
     def graph_under(**changes):
         profile.model_copy(update=changes).save(tmp_path / "p.json")

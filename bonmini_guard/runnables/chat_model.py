@@ -128,11 +128,10 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         if isinstance(given.get("profile"), str | os.PathLike | GuardProfile):
             given["guard_profile"] = given.pop("profile")
         options = chosen({**given, "profile": given.get("guard_profile")})
-        standing = {name: given[name] for name in DRAW_OPTIONS if given.get(name) is not None}
-        guard = Guard(given["generator"], given["reward_model"], standing, **options)
         super().__init__(**given)
-        self._guard, self._conduct = guard, guard.conduct
-        vars(self).update(guard.shared())
+        self._guard = Guard(self.generator, self.reward_model, self._draw_options(), **options)
+        self._conduct = self._guard.conduct
+        vars(self).update(self._guard.shared())
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As of any guard. Where only LangChain's own fields change, it is the same guard that decides."""
