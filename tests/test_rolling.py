@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage
 from bonmini_guard import BestOfMiniN, GuardProfile
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.limiter import Limiter
-from bonmini_guard.engine.load import LADDER, Load, load_of, width_for
+from bonmini_guard.engine.load import LADDER, Load, load_of
 from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.policy import Policy
@@ -34,9 +34,10 @@ def patient(monkeypatch):
 
 
 def test_the_width_is_the_widest_rung_that_asks_no_more_than_the_endpoint_carries():
-    widths = [width_for(LADDER, 32.0, requests) for requests in (1, 2, 3, 4, 8, 12, 33, 1000)]
-    assert widths == [32, 16, 8, 8, 4, 2, 1, 1]
-    assert width_for((4, 8), 32.0, 100) == 4
+    load = Load()
+    widths = [load.begin(LADDER) for _ in range(1000)]
+    assert [widths[requests - 1] for requests in (1, 2, 3, 4, 8, 12, 33, 1000)] == [32, 16, 8, 8, 4, 2, 1, 1]
+    assert load.begin((4, 8)) == 4
 
 
 # A request
@@ -57,17 +58,6 @@ async def test_what_arrived_together_is_scored_together_and_decided_one_by_one_i
     result = await run(FakeGenerator(["-1", "5", "9", "9"]), rolling(4), scorer, in_flight=(3,))
     assert (result.selected.index, result.draws, result.draws_started) == (1, 2, 3)
     assert scored == ["-1", "5", "9"]
-
-
-async def test_a_request_that_passes_nothing_draws_its_budget_and_no_more():
-    generator = FakeGenerator(["-3", "-1", "-2", "-4", "-5"], latency=lambda index: 0.01 * (index % 2))
-    refused = await run(generator, rolling(5), in_flight=(2,))
-    assert (refused.decision, refused.reason, refused.score, refused.draws, refused.draws_started) == (
-        "abstained", "budget_spent", -1.0, 5, 5,
-    )  # fmt: skip
-    assert len(generator.requests) == 5
-    served = await run(FakeGenerator(["-3", "-1"]), rolling(2, mode="accelerator"), in_flight=(8,))
-    assert (served.decision, served.score) == ("best_effort", -1.0)
 
 
 async def test_a_deadline_serves_or_names_the_best_that_is_there():

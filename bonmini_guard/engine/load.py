@@ -20,31 +20,6 @@ UNHURRIED, SLOW = 1.25, 2.0
 _NEWS = 0.2
 
 
-def width_for(ladder: Sequence[int], carried: float, requests: int, narrowest: int = 0) -> int:
-    """The widest rung of an ascending ladder with which so many requests ask no more of an endpoint than it carries.
-
-    Up to ``narrowest`` they may ask for more.
-    """
-    return max((rung for rung in ladder if rung * requests <= carried or rung <= narrowest), default=ladder[0])
-
-
-def carried_after(carried: float, wanted: float, slowdown: float, refused: int, least: float = AT_FIRST) -> float:
-    """What an endpoint is taken to carry after one more request: a quarter less where it refused draws, else one more or less.
-
-    Args:
-        carried: before.
-        wanted: draws that would be in flight if all requests were as wide as can be; it learns of no more.
-        slowdown: the pace in a crowd over that of a request that has the endpoint to itself; 2 where either is not known.
-        refused: draws that it said are too many (429).
-        least: what it carries at first; below, it has refused draws, and finds its way back.
-    """
-    if refused:
-        return max(1.0, carried * 0.75)
-    if carried < least or slowdown < UNHURRIED:
-        return carried + 1.0 if carried < wanted else carried
-    return max(least, carried - 1.0) if slowdown > SLOW else carried
-
-
 class Load:
     """What all requests of an endpoint know of it together.
 
@@ -73,15 +48,17 @@ class Load:
         self.requests = 0
 
     def begin(self, ladder: Sequence[int], places: int | None = None) -> int:
-        """The width, of an ascending ladder, of a request that begins now; ``places`` are those of the limiter around its draws."""
+        """The width, of an ascending ladder, of a request that begins now; ``places`` are those of the limiter around its draws.
+
+        It is the widest rung with which all requests ask no more of the endpoint than it carries.
+        """
         with self._lock.held:
             self.requests += 1
-            if places is not None:
-                return width_for(ladder, min(self.carried, places), self.requests)
-            return width_for(ladder, self.carried, self.requests, self._narrowest)
+            carried, least = (self.carried, self._narrowest) if places is None else (min(self.carried, places), 0)
+            return max((rung for rung in ladder if rung * self.requests <= carried or rung <= least), default=ladder[0])
 
     def end(self, pace: float | None, refused: int) -> None:
-        """A request is over, of whose draws so many met 429.
+        """A request is over, of whose draws so many met 429: it carries a quarter less then, else one more or less.
 
         Its pace are the seconds a token of the draw that arrived first (a draw, where no tokens are reported); None if none has.
         """
@@ -91,9 +68,14 @@ class Load:
                 self._crowded += (pace - self._crowded) * (_NEWS if self._crowded else 1.0)
             elif pace:
                 self._alone += (pace - self._alone) * (_NEWS if self._alone else 1.0)
-            if refused or pace:
-                slowdown = self._crowded / self._alone if self._crowded and self._alone else SLOW
-                self.carried = carried_after(self.carried, LADDER[-1] * (self.requests + 1), slowdown, refused, self._least)
+            slowdown = self._crowded / self._alone if self._crowded and self._alone else SLOW
+            if refused:
+                self.carried = max(1.0, self.carried * 0.75)
+            elif pace and (self.carried < self._least or slowdown < UNHURRIED):
+                if self.carried < LADDER[-1] * (self.requests + 1):  # more is never asked of it
+                    self.carried += 1.0
+            elif pace and slowdown > SLOW:
+                self.carried = max(self._least, self.carried - 1.0)
 
 
 _loads: WeakKeyDictionary[Hashable, Load] = WeakKeyDictionary()

@@ -89,11 +89,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         max_tokens: most tokens of a draw.
         stop: stop sequences of a draw; a call's own replace them.
         streaming: False sends no token event; the answer still ends every stream.
-        cache: off by default, even where a global cache is set: a cached answer is an earlier request's decision served
-            again, with the score and the profile of that time. True or a ``BaseCache`` turns it on; abstentions that raise
-            are never cached.
-        on_abstain: as for ``BestOfMiniN``. A fallback runs detached, as draws do, so that its text and its tokens appear once, on
-            this model's run. For a fallback with traces of its own use ``with_fallbacks``.
+        cache: off by default, even where a global cache is set: a cached answer is an earlier decision served again. True or a
+            ``BaseCache`` turns it on; abstentions that raise are never cached.
 
     Raises:
         NoAcceptableResponse: from calls, when the guard abstains and ``on_abstain`` is "error"; ``.result.usage`` has the tokens.
