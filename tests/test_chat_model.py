@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.globals import set_llm_cache
-from langchain_core.language_models import BaseChatModel, FakeListChatModel
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import StructuredTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, ScorerError
 from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
@@ -43,27 +40,16 @@ def about(message):
     return message.response_metadata["bonmini_guard"]
 
 
-class ToolModel(BaseChatModel):
-    """A LangChain chat model that takes tools and gives its answers in turn."""
+class ToolModel(FakeChatModel):
+    """It translates tools its own way, and has a secret."""
 
-    answers: list[Any]
-    asked: list[Any] = Field(default_factory=list)
     model_name: str = "billed"
     api_key: str = "sk-secret"
-
-    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
-        self.asked.append({"stop": stop, **kwargs})
-        answer = self.answers[(len(self.asked) - 1) % len(self.answers)]
-        return ChatResult(generations=[ChatGeneration(message=answer.model_copy(deep=True))])
 
     def bind_tools(self, tools, *, tool_choice=None, **kwargs):
         return self.bind(
             functions=[convert_to_openai_tool(tool)["function"]["name"] for tool in tools], choice=tool_choice, **kwargs
         )
-
-    @property
-    def _llm_type(self):
-        return "tool-model"
 
 
 # Answers
@@ -169,7 +155,7 @@ def test_abstention_as_a_message_counts_its_tokens():
 
 @pytest.mark.parametrize("kind", ["runnable", "callable"])
 async def test_a_fallbacks_text_and_tokens_appear_once_on_this_models_run(kind):
-    spare, heard = ToolModel(answers=[counted("spare")]), Recorder()
+    spare, heard = ToolModel([counted("spare")]), Recorder()
     fallback = spare if kind == "runnable" else lambda result: spare.ainvoke("again")
     model = make([counted("rejected")], on_abstain=fallback)
     with get_usage_metadata_callback() as counter:
@@ -185,7 +171,7 @@ async def test_a_fallbacks_text_and_tokens_appear_once_on_this_models_run(kind):
 
 @pytest.mark.parametrize("sync", [False, True])
 async def test_streams_count_the_usage_of_all_draws_once(sync):
-    model = make(ToolModel(answers=[counted("rejected"), counted("worse rejected"), counted("rejected"), counted("good")]))
+    model = make(ToolModel([counted("rejected"), counted("worse rejected"), counted("rejected"), counted("good")]))
     with get_usage_metadata_callback() as counter:
         _ = list(model.stream("q")) if sync else [chunk async for chunk in model.astream("q")]
     assert counter.usage_metadata["billed"]["total_tokens"] == 44
@@ -267,7 +253,7 @@ def test_a_cache_keeps_calls_that_were_passed_on_unscored_from_structured_output
 
 def test_identity_holds_no_secret_and_traces_name_the_wrapped_model():
     heard = Recorder()
-    model = make(ToolModel(answers=[counted("good")]))
+    model = make(ToolModel([counted("good")]))
     model.invoke("q", {"callbacks": [heard]})
     assert "sk-secret" not in heard.text + repr(model) + repr(model.asdict())
     assert model._get_ls_params(stop=["x"])["ls_model_name"] == "billed"
@@ -276,7 +262,7 @@ def test_identity_holds_no_secret_and_traces_name_the_wrapped_model():
 
 
 def test_a_guards_profile_and_langchains_are_told_apart(tmp_path):
-    inner = ToolModel(answers=[counted("good")], profile={"tool_calling": True})
+    inner = ToolModel([counted("good")], profile={"tool_calling": True})
     assert make(inner).profile == {"tool_calling": True}
     assert make(inner, profile={"tool_calling": False}).profile == {"tool_calling": False}
     with pytest.raises(ConfigurationError, match="no-such-file"):
@@ -301,18 +287,18 @@ def by_query(messages, candidates):
 
 
 async def test_candidates_with_tool_calls_are_scored_as_what_they_are():
-    model = make(ToolModel(answers=[call("rejected"), call("good")]), by_query, tool_turns="judge").bind_tools([search])
+    model = make(ToolModel([call("rejected"), call("good")]), by_query, tool_turns="judge").bind_tools([search])
     assert model.invoke("q").tool_calls[0]["args"] == {"query": "good"}
     (chunk,) = [chunk async for chunk in model.astream("q")]
     assert chunk.tool_calls[0]["args"] == {"query": "good"}
 
 
 def test_tools_are_translated_by_the_wrapped_model_or_become_call_options():
-    for around in (lambda m: m, lambda m: m.with_retry(), lambda m: m.with_retry().with_fallbacks([ToolModel(answers=["no"])])):
-        inner = ToolModel(answers=[call("good")])
+    for around in (lambda m: m, lambda m: m.with_retry(), lambda m: m.with_retry().with_fallbacks([ToolModel(["no"])])):
+        inner = ToolModel([call("good")])
         made = make(around(inner), by_query, max_loops=1)
         answer = made.bind_tools([search], tool_choice="any").invoke("q")
-        assert inner.asked[0] == {"stop": None, "functions": ["search"], "choice": "any"}
+        assert inner.calls[0] == {"functions": ["search"], "choice": "any"}
         assert answer.response_metadata["model_name"] == "billed"
     generator = FakeGenerator([call("good")])
     make(generator, by_query, max_loops=1).bind_tools([search], tool_choice="any").invoke("q")
@@ -343,7 +329,7 @@ def by_title(messages, candidates):
 INVALID = film("best", "no year")
 
 
-@pytest.mark.parametrize("wrap", [lambda answers: ToolModel(answers=answers), FakeGenerator])
+@pytest.mark.parametrize("wrap", [ToolModel, FakeGenerator])
 async def test_invalid_structured_output_did_not_pass_and_is_not_scored(wrap):
     model = make(wrap([INVALID, counted("no call"), film("poor", 1), film("good", 1999)]), by_title).with_structured_output(Film)
     with get_usage_metadata_callback() as counter:

@@ -140,11 +140,6 @@ def test_a_profile_without_fingerprints_warns_of_nothing():
 # A reward model that only ranks
 
 
-def test_a_model_without_a_zero_cannot_guard():
-    with pytest.raises(ConfigurationError, match="Bradley-Terry"):
-        make(reward_model=FakeRewardModel({"good": 2.0}, has_zero=False))
-
-
 @pytest.mark.filterwarnings("ignore:uncalibrated")
 def test_a_model_without_a_zero_accelerates_with_a_warning_and_has_no_probability():
     with pytest.warns(UserWarning, match="Bradley-Terry") as caught:

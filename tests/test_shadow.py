@@ -12,7 +12,6 @@ import pytest
 from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.tracers.base import BaseTracer
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, ShadowBestOfMiniN
 from bonmini_guard.calibration.logs import load_log
@@ -22,6 +21,7 @@ from bonmini_guard.policy.policy import Policy
 from bonmini_guard.runnables.shadow import MOST_WATCHED, would_have
 from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 from tests.calibration.helpers import run as played
+from tests.test_no_leak import Tracer
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -37,15 +37,6 @@ def make(model, scorer=by_text, **settings):
 
 def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-class Tracer(BaseTracer):
-    def __init__(self):
-        super().__init__()
-        self.roots = []
-
-    def _persist_run(self, run):
-        self.roots.append((run.name, run.run_type, str(run.outputs)))
 
 
 async def test_a_turn_of_tools_is_passed_over_as_a_guard_passes_it_on(tmp_path, caplog):
@@ -95,7 +86,7 @@ async def test_tokens_arrive_before_the_answer_is_whole_and_callbacks_hear_one_o
     async for _ in stream:
         pass
     await shadow.afinish()
-    assert [(name, kind) for name, kind, _ in tracer.roots] == [("Slow", "llm")]
+    assert [(run.name, run.run_type) for run in tracer.roots] == [("Slow", "llm")]
     assert shadow.summary.explored == 1
 
 
