@@ -6,8 +6,8 @@ import asyncio
 import json
 import math
 import time
+from fractions import Fraction
 
-import numpy as np
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -250,7 +250,7 @@ async def test_parts_of_scores_are_numbers_that_json_has():
     class Telling:
         def session(self, messages):
             session = FakeRewardModel({"1": 1.0}).session(messages)
-            session.parts = [{"whole": np.float32(0.5), "lost": math.nan, "none": None}]
+            session.parts = [{"whole": Fraction(1, 2), "lost": math.nan, "none": None}]
             return session
 
     served = (await run(["1"], guardrail([1]), Telling())).metadata()
