@@ -332,12 +332,9 @@ async def test_a_function_for_abstentions_may_block_without_holding_up_others():
 
 
 def test_a_timeout_is_there_without_being_asked_for():
-    guard = BestOfMiniN(generator=FakeGenerator([""]), reward_model=lambda messages, candidates: [])
-    assert guard.guard.engine.timeout == 300
-    assert (
-        BestOfMiniN(generator=FakeGenerator([""]), reward_model=lambda messages, candidates: [], timeout=None).guard.engine.timeout
-        is None
-    )
+    for said, timeout in (({}, 300), ({"timeout": None}, None)):
+        guard = BestOfMiniN(generator=FakeGenerator([""]), reward_model=lambda messages, candidates: [], **said)
+        assert guard.guard.engine.timeout == timeout
 
 
 # Whatever is raised

@@ -13,7 +13,7 @@ import traceback
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool
 from langsmith import Client
 from langsmith.run_helpers import tracing_context
 
@@ -80,26 +80,20 @@ def nested(kind, nesting, sync, streams=True, **settings):
     if nesting == "chain":
         return RunnableLambda(lambda given: given) | guard | RunnableLambda(text_of), question(kind)
     if nesting == "tool":
-        return a_tool(guard, kind, sync), {"about": "q"}
+        return a_tool(guard, kind), {"about": "q"}
     graph = a_graph(guard, kind, sync)
     return (a_graph(graph, "middleware", sync) if nesting == "subgraph" else graph), QUESTION
 
 
-def a_tool(guard, kind, sync):
-    if sync:
+def a_tool(guard, kind):
+    def answer(about: str) -> str:
+        """Answer a question."""
+        return text_of(guard.invoke(question(kind)))
 
-        @tool
-        def answer(about: str) -> str:
-            """Answer a question."""
-            return text_of(guard.invoke(question(kind)))
-    else:
+    async def answer_later(about: str) -> str:
+        return text_of(await guard.ainvoke(question(kind)))
 
-        @tool
-        async def answer(about: str) -> str:
-            """Answer a question."""
-            return text_of(await guard.ainvoke(question(kind)))
-
-    return answer
+    return StructuredTool.from_function(answer, answer_later)
 
 
 def a_graph(inner, kind, sync):

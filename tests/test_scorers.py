@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from bonmini_guard import BestOfMiniN, reward_function
 from bonmini_guard.engine.scorers import CallableScorer, as_scores
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import as_scorer
-from bonmini_guard.testing import FakeGenerator
+from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
 quiet = pytest.mark.filterwarnings("ignore:uncalibrated")
 
@@ -62,18 +63,8 @@ def test_a_function_that_only_ranks_does_not_guard():
 
 @quiet
 def test_a_scorer_object_that_says_nothing_has_no_zero():
-    class Session:
-        async def score(self, candidates):
-            return [2.0] * len(candidates)
-
-        async def aclose(self):
-            pass
-
-    class Silent:
-        def session(self, messages):
-            return Session()
-
-    assert guard(Silent()).run("q").acceptance_probability is None
+    silent = SimpleNamespace(session=FakeRewardModel(lambda text: 2.0).session)
+    assert guard(silent).run("q").acceptance_probability is None
 
 
 def test_a_decorated_function_is_still_called_as_one():

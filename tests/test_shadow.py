@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from dataclasses import replace
+from itertools import repeat
 from uuid import UUID, uuid4
 
 import pytest
@@ -49,6 +50,14 @@ async def test_a_turn_of_tools_is_passed_over_as_a_guard_passes_it_on(tmp_path, 
     assert (shadow.summary.scored, shadow.summary.skipped) == (1, 0)
     assert [row["candidates"][0].get("score") for row in rows(tmp_path / "t.jsonl")] == [1.0]
     assert "could not be scored" not in caplog.text
+
+
+def drawn(scores, times):
+    """Draws with scores, that took so many seconds."""
+    return tuple(
+        Candidate(i, 0, 0, AIMessage("x"), score=s, scored=1.0, started=0.0, finished=t)
+        for i, (s, t) in enumerate(zip(scores, times, strict=False))
+    )
 
 
 # What the caller sees
@@ -180,8 +189,7 @@ async def test_what_it_would_have_done_is_what_the_policy_does(mode):
         [0, 0, 0.4, 0.2, 0, 1.9],
         [-1, -3, -2, -9, -1, -5],
     ):
-        candidates = tuple(Candidate(i, 0, 0, AIMessage("x"), score=float(s), scored=1.0) for i, s in enumerate(scores))
-        complete = replace(template, candidates=candidates)
+        complete = replace(template, candidates=drawn(map(float, scores), repeat(0.0)))
         would, truth = would_have(policy, complete), played(policy, scores, [0.0] * 6)
         assert (would.draws, would.loops) == (truth["draws"], truth["loops"])
         assert (would.decision == "accepted", would.decision == "best_effort") == (truth["accepted"], truth["best_effort"])
@@ -191,13 +199,9 @@ async def test_an_eager_guard_would_have_taken_the_first_to_arrive_that_passes()
     shadow = make(FakeListChatModel(responses=["a 1"]), exit="eager")
     template = await shadow.guard.arun("q")
     times, scores = (3.0, 1.0, 2.0, 1.0), (9.0, -1.0, 1.0, 5.0)
-    candidates = tuple(
-        Candidate(i, 0, 0, AIMessage("x"), score=s, scored=1.0, started=0.0, finished=t)
-        for i, (s, t) in enumerate(zip(scores, times, strict=True))
-    )
-    complete = replace(template, candidates=candidates)
+    complete = replace(template, candidates=drawn(scores, times))
     assert would_have(shadow.guard.guard.engine.policy, complete).selected.index == 0
-    late = replace(complete, candidates=candidates[1:])
+    late = replace(complete, candidates=complete.candidates[1:])
     assert would_have(shadow.guard.guard.engine.policy, late).selected.index == 2
 
 
@@ -205,11 +209,7 @@ def test_a_rolling_guard_would_have_taken_the_first_of_those_in_flight_that_pass
     policy = Policy("guardrail", (1,) * 4, (0.0,) * 4, "rolling")
     template = GuardResult("guardrail", "accepted", "passed", None, (), 1, {}, Timings(0.0, 0.0), None, 0)
     times, scores = (3.0, 1.0, 2.5, 1.0), (9.0, -1.0, 1.0, 5.0)
-    candidates = tuple(
-        Candidate(i, 0, 0, AIMessage("x"), score=s, scored=1.0, started=0.0, finished=t)
-        for i, (s, t) in enumerate(zip(scores, times, strict=True))
-    )
-    complete = replace(template, candidates=candidates)
+    complete = replace(template, candidates=drawn(scores, times))
     for in_flight, selected, draws in ((1, 0, 1), (2, 0, 2), (4, 3, 2)):
         would = would_have(policy, complete, in_flight)
         assert (would.selected.index, would.draws) == (selected, draws)

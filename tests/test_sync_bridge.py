@@ -151,15 +151,3 @@ def test_an_interrupt_before_the_first_step_does_not_hang(monkeypatch):
     monkeypatch.setattr(bridge_module, "Future", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         bridge.run(lambda: asyncio.sleep(0))
-
-
-def test_a_generator_that_exits_does_not_take_the_shared_loop_with_it(caplog):
-    def leave(request):
-        if request.index == 0:
-            raise SystemExit(3)
-        return "good"
-
-    guard = make(leave)
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(guard.invoke, "q").result(timeout=60).content == "good"
-        assert pool.submit(make().invoke, "q").result(timeout=60).content == "good"

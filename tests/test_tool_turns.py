@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from langchain.agents import create_agent
@@ -39,12 +40,11 @@ def calling(text="", **fields):
     return AIMessage(text, tool_calls=[CALL], **fields)
 
 
-def runnable(answers, scores=SCORES, **options):
-    return BestOfMiniN(generator=FakeGenerator(answers), reward_model=FakeRewardModel(scores), **{"schedule": [2], **options})
+def made(face, answers, scores=SCORES, **options):
+    return face(generator=FakeGenerator(answers), reward_model=FakeRewardModel(scores), **{"schedule": [2], **options})
 
 
-def chat_model(answers, scores=SCORES, **options):
-    return ChatBestOfMiniN(generator=FakeGenerator(answers), reward_model=FakeRewardModel(scores), **{"schedule": [2], **options})
+runnable, chat_model = partial(made, BestOfMiniN), partial(made, ChatBestOfMiniN)
 
 
 class agent:  # noqa: N801 - a face like the two above
