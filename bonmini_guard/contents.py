@@ -10,8 +10,8 @@ from pathlib import Path
 MOST = 2**25
 
 
-def contents(path: str | os.PathLike[str], most: int | None = MOST) -> bytes:
-    """What an ordinary file holds, of so many bytes at most; None for any number.
+def contents(path: str | os.PathLike[str]) -> bytes:
+    """What an ordinary file holds, of so many bytes at most.
 
     Raises:
         OSError: it cannot be read, is a pipe or a device, or is larger.
@@ -19,6 +19,6 @@ def contents(path: str | os.PathLike[str], most: int | None = MOST) -> bytes:
     file = Path(path)
     if file.exists() and not file.is_file() and not file.is_dir():
         raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
-    if most is not None and file.is_file() and file.stat().st_size > most:
-        raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB, so none of these files", str(path))
+    if file.is_file() and file.stat().st_size > MOST:
+        raise OSError(errno.EFBIG, f"larger than {MOST >> 20} MiB, so none of these files", str(path))
     return file.read_bytes()

@@ -67,8 +67,10 @@ def silent(config: RunnableConfig) -> RunnableConfig:
     kept = {key: _quiet(key, value) for key, value in config.get("configurable", {}).items() if key not in _HANDED_DOWN}
     kept[_CHECKPOINTED] = checkpointed(config.get("configurable", {}))
     tags = list(config.get("tags") or ())
+    # Of nobody, but of the same run. A list would not do: completion LLMs read its first item.
+    deaf = AsyncCallbackManager([], parent_run_id=getattr(config.get("callbacks"), "parent_run_id", None))
     about: Any = {key: value for key, value in config.items() if key not in _OF_ONE_RUN}
-    about |= {"tags": tags if NO_STREAM in tags else [*tags, NO_STREAM], "callbacks": _deaf(config), "configurable": kept}
+    about |= {"tags": tags if NO_STREAM in tags else [*tags, NO_STREAM], "callbacks": deaf, "configurable": kept}
     silenced: RunnableConfig = about
     return silenced
 
@@ -76,11 +78,6 @@ def silent(config: RunnableConfig) -> RunnableConfig:
 def checkpointed(configurable: Mapping[str, Any]) -> bool:
     """Whether the graph that runs here has a checkpointer; what it keeps can be resumed."""
     return bool(configurable.get(_CHECKPOINTED)) or configurable.get("__pregel_checkpointer") not in (None, False)
-
-
-def _deaf(config: RunnableConfig) -> AsyncCallbackManager:
-    """A callback manager of nobody that knows the run it belongs to. A list would not do: completion LLMs read its first item."""
-    return AsyncCallbackManager([], parent_run_id=getattr(config.get("callbacks"), "parent_run_id", None))
 
 
 def _quiet(key: str, value: Any) -> Any:

@@ -74,9 +74,8 @@ def build_policy(profile: GuardProfile | None, options: GuardOptions) -> Policy:
     except (TypeError, ValueError, OverflowError) as error:
         problem = f"threshold {options['threshold']!r} must be a number, or a list of one number for each loop"
         raise ConfigurationError(problem) from error
-    mode = options["mode"]
     try:
-        return Policy("guardrail" if mode is None else mode, schedule, thresholds, exit_)
+        return Policy(options["mode"] or "guardrail", schedule, thresholds, exit_)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
 
