@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage, message_to_dict
 
 from bonmini_guard.conversation import Turn, as_messages, as_turns
@@ -209,8 +210,10 @@ def test_a_history_with_calls_that_are_no_json_goes_on_as_it_is(arguments):
 def test_what_langchain_dumps_is_read_as_it_was(message):
     dumped = message_to_dict(message)
     assert Turn.of(dumped).openai() == Turn.of(message).openai()
-    with pytest.raises(InputError, match="type, data"):
-        Turn.of({"type": "nobody", "data": {}})
+    assert Turn.of(dumpd(message)).openai() == Turn.of(message).openai()
+    for odd in ({"type": "nobody", "data": {}}, {"lc": 1, "type": "not_implemented", "id": ["x"]}):
+        with pytest.raises(InputError, match="type, data"):
+            Turn.of(odd)
 
 
 @pytest.mark.parametrize("kind", ["refusal", "reasoning"])

@@ -208,9 +208,9 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             options["stop"] = stop
         run, around = parent_of(run_manager), self._config or var_child_runnable_config.get()
         with ambient(around and patch_config(around, callbacks=run.get_child())):
-            request = partial(self._request, messages, dict(options), run, around)
-            asked = {**options, **self._asked}
-            result = await self._guard.once(request, messages, asked, caller or caller_of(around))
+            observer, group = partial(observer_for, run, around, self._guard.options), group_of(run, around)
+            request = partial(self._conduct, as_messages(messages), options, observer=observer, group=group, final=True)
+            result = await self._guard.once(request, messages, {**options, **self._asked}, caller or caller_of(around))
             if result.message is not None:
                 message = stamped(result.message, result)
             else:
@@ -219,13 +219,6 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         metadata = {"model_name": model_name(self.generator), **message.response_metadata}
         name = message.id or (None if run_manager is None else f"lc_run--{run_manager.run_id}-0")
         return message.model_copy(update={"response_metadata": metadata, "id": name})
-
-    async def _request(
-        self, messages: list[BaseMessage], options: dict[str, Any], run: Any, config: RunnableConfig | None
-    ) -> GuardResult:
-        observer = partial(observer_for, run, config, self._guard.options)
-        seed, group = options.pop("seed", None), group_of(run, config)
-        return await self._conduct(as_messages(messages), options, observer=observer, seed=seed, group=group, final=True)
 
     def _draw_options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DRAW_OPTIONS if getattr(self, name) is not None}

@@ -176,7 +176,7 @@ class Guard(Background):
 
         Args:
             messages: the conversation.
-            options: call options for the generator (``stop``, ``tools``, ...).
+            options: call options for the generator (``stop``, ``tools``, ...); a ``seed`` among them is the request's.
             generator: draws this request, instead of the guard's own.
             valid: which of its draws can be scored; None for all.
             tool_turns: what is guarded of tool calls, instead of what the guard's option says.
@@ -195,6 +195,8 @@ class Guard(Background):
             GenerationError: not one draw arrived.
         """
         begun, engine = time.perf_counter() - spent, self.engine
+        seed = options.get("seed") if seed is None else seed
+        options = {name: value for name, value in options.items() if name != "seed"}
         scorer = None if valid is None else ValidatingScorer(engine.scorer, valid)
         parts: dict[str, Any] = {"generator": generator, "scorer": scorer, "tool_turns": tool_turns, "answers": answers}
         if given := {name: part for name, part in parts.items() if part is not None}:

@@ -207,8 +207,7 @@ class BestOfMiniN(Face, Background, RunnableSerializable[LanguageModelInput, AIM
     ) -> GuardResult:
         guard = self._guard  # pydantic looks it up anew each time, which takes longer than a draw's copy
         about |= {"observer": partial(observer_for, run_manager, config, guard.options), "group": group_of(run_manager, config)}
-        drawn = {name: value for name, value in options.items() if name != "seed"}
-        return await guard.conduct(messages, drawn, seed=options.get("seed"), **about)
+        return await guard.conduct(messages, options, **about)
 
 
 def _first(config: Configs) -> RunnableConfig | None:
