@@ -118,7 +118,7 @@ class Guard(Background):
         self._judged_by = [options["question"], options["criteria"], options["rubric"]]
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
-        if not any(self._judged_by):
+        if self._judged_by == [None] * 3:
             self.reward_model = self._engine.scorer  # which no guard built from this one loads again
         memory = options["retry_memory"]
         self.abstentions = memory if isinstance(memory, Ledger) else Ledger(memory)
