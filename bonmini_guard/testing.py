@@ -16,7 +16,6 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from threading import Lock
 from typing import Any, ClassVar
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -27,6 +26,7 @@ from pydantic import Field, PrivateAttr
 
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.engine.scorers import FunctionSession
+from bonmini_guard.forks import Lock
 
 
 class FakeGenerator:
@@ -139,7 +139,7 @@ class FakeChatModel(BaseChatModel):
         return "bonmini-guard-fake"
 
     def _number(self, options: dict[str, Any]) -> int:
-        with self._lock:
+        with self._lock.held:
             self.calls.append(options)
             return len(self.calls) - 1
 

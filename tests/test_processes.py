@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from langchain_core.messages import AIMessage
+from pydantic import BaseModel
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile, ShadowBestOfMiniN
 from bonmini_guard.adapters import OpenAICompatibleGenerator
@@ -25,7 +26,7 @@ from bonmini_guard.engine.result import Candidate, GuardResult, Timings
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.errors import BonMiniGuardError, ForeignError, GenerationError, NoAcceptableResponse
 from bonmini_guard.forks import Lock
-from bonmini_guard.testing import FakeGenerator
+from bonmini_guard.testing import FakeChatModel, FakeGenerator
 from tests.adapters.loopback import InThread
 from tests.adapters.openai_server import OpenAIServer
 
@@ -259,6 +260,22 @@ def test_guards_are_copied_and_moved(face, used):
         guard.invoke("q")
     for other in (copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
         assert other.invoke("q").text == "a"
+
+
+class Film(BaseModel):
+    """A film."""
+
+    title: str
+
+
+def film(messages):
+    return AIMessage("", tool_calls=[{"name": "Film", "args": {"title": "Alien"}, "id": "1"}])
+
+
+def test_a_chat_model_with_structured_output_is_moved():
+    guard = ChatBestOfMiniN(generator=FakeChatModel(film), reward_model=constant, mode="accelerator", schedule=[1])
+    asking = guard.with_structured_output(Film)
+    assert pickle.loads(pickle.dumps(asking)).invoke("q") == asking.invoke("q") == Film(title="Alien")
 
 
 def keep(_):

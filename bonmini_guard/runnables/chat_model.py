@@ -35,7 +35,7 @@ from bonmini_guard.runnables.conduct import Guard, stamped
 from bonmini_guard.runnables.guard import Face
 from bonmini_guard.runnables.options import DEFAULTS, GuardArguments, chosen
 from bonmini_guard.runnables.settings import profile_name
-from bonmini_guard.runnables.structured import parsed_by
+from bonmini_guard.runnables.structured import parses
 from bonmini_guard.validation import check_names
 
 Conduct = Callable[..., Awaitable[GuardResult]]
@@ -317,7 +317,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             NotImplementedError: the wrapped chat model takes no tools, or builds its structured output in an unknown way.
         """
         model, parser = self._structured_steps(schema, **kwargs)
-        guarded = self.conducted_by(partial(self._conduct, valid=parsed_by(_joined(parser)), tool_turns="answer"))
+        guarded = self.conducted_by(partial(self._conduct, valid=partial(parses, _joined(parser)), tool_turns="answer"))
         answer = guarded.bind(**call_options(model, chat_model_of(self.generator) or self))
         if not include_raw:
             return answer | _joined(parser)

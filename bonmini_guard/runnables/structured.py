@@ -44,14 +44,10 @@ class ValidatingScorer:
         return FunctionSession(score, [inner])
 
 
-def parsed_by(parser: Runnable[Any, Any]) -> Valid:
-    """Valid is what a parser understands: it neither raises nor gives None. Nobody is told what the candidate said."""
-
-    async def valid(candidate: AIMessage) -> bool:
-        try:
-            with langsmith_set(False):
-                return await parser.ainvoke(candidate, {"callbacks": AsyncCallbackManager([])}) is not None
-        except Exception:
-            return False
-
-    return valid
+async def parses(parser: Runnable[Any, Any], candidate: AIMessage) -> bool:
+    """Whether a parser understands it: it neither raises nor gives None. Nobody is told what the candidate said."""
+    try:
+        with langsmith_set(False):
+            return await parser.ainvoke(candidate, {"callbacks": AsyncCallbackManager([])}) is not None
+    except Exception:
+        return False
