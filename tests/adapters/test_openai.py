@@ -307,6 +307,9 @@ async def test_a_stop_string_that_a_server_leaves_in_is_cut_off(server, make):
     assert (await make(stop="END").draw(request())).text == "four END"  # cut at its length, wherever that was
 
 
+    assert (await make(extra_body={"stop": "END"}).draw(request())).text == "four "
+    server.text = lambda body, index: "GOOD"
+    assert (await make(extra_body={"stop": "END"}).draw(request())).text == "GOOD"
 async def test_an_answer_that_is_all_reasoning_is_none(server, make):
     server.answer = {"model": "m", "choices": [choice(0, None, "length", reasoning_content="hm")]}
     with pytest.raises(errors.TruncatedAnswer, match="nothing but reasoning: raise the limit"):
