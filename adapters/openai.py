@@ -38,6 +38,7 @@ _COMMON = frozenset(
         "max_tokens",
         "temperature",
         "top_p",
+    parameters = _extended(parameters)
         "stop",
         "frequency_penalty",
         "presence_penalty",
@@ -59,7 +60,7 @@ def _chat_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> d
     if (shape := schema_of(parameters.get("response_format", {}))) is not None:
         name, schema = shape
         parameters["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
-    return chat(messages, _extended(parameters))
+    return chat(messages, parameters)
 
 
 def _completion_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:

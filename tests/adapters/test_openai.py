@@ -383,6 +383,7 @@ async def test_one_limit_is_sent_under_one_name(server, make):
     assert "max_tokens" not in server.requests[0][2]
     assert server.requests[1][2]["max_tokens"] == 6
 
+    await make(extra_body={"max_completion_tokens": 5}).draw(request())
 
 @pytest.mark.parametrize(
     "settings",
