@@ -148,7 +148,9 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
     tokens = counts(usage)
     if "prompt_tokens" not in tokens and "completion_tokens" not in tokens:
         return list(answers)
-    read, made = tokens.get("prompt_tokens", 0), tokens.get("completion_tokens", 0)
+    read = tokens.get("prompt_tokens", 0)
+    # Thoughts are in the total alone at xAI and Gemini.
+    made = max(tokens.get("completion_tokens", 0), tokens.get("total_tokens", 0) - read)
     bills = [used(read, made)] if len(answers) == 1 else shared(read, made, [_size(answer) for answer in answers])
     cached, reasoned = (
         counts(inner).get(name) if isinstance(inner := usage.get(place), Mapping) else None for place, name in _DETAILS

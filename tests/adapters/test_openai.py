@@ -274,6 +274,9 @@ async def test_reasoning_refusals_and_details_of_usage_are_kept(server, make):
     assert message.usage_metadata["input_token_details"] == {"cache_read": 16}
     assert message.usage_metadata["output_token_details"] == {"reasoning": 25}
     server.answer = {"model": "m", "choices": [choice(0, "four")], "usage": {"prompt_tokens": math.inf, "completion_tokens": "7"}}
+    # xAI and Gemini count thoughts in the total alone.
+    server.answer["usage"] = usage | {"completion_tokens": 5}
+    assert (await make().draw(request())).usage_metadata["output_tokens"] == 30
     assert (await make().draw(request())).usage_metadata["total_tokens"] == 7
     server.answer = {"model": "m", "choices": [choice(0, None, refusal="no", reasoning="because")]}
     message = await make().draw(request())
