@@ -111,10 +111,14 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
             raise _told(place, secret)
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
-        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=lambda choice: counts(choice).get("index", 0))
+        whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=_index)
         several = [[choice] for choice in whole]
     else:
-        several = [one] if (one := [each[0] for each in choices if each]) else []
+        pieces = [choice for each in choices for choice in each]
+        # Several answers that are streamed although nobody asked for that have an end each; of one, indices mean nothing.
+        ends = sorted({_index(piece) for piece in pieces if piece.get("finish_reason")})
+        groups = [[piece for piece in pieces if _index(piece) == end] for end in ends] if len(ends) > 1 else [pieces]
+        several = [group for group in groups if group]
     # The last chunk tells the usage.
     usage = next((place["usage"] for place in reversed(places) if place.get("usage")), None)
     model = next((payload["model"] for payload in payloads if payload.get("model")), None)
@@ -132,6 +136,10 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     if not answers:
         raise failure or MalformedAnswer("the endpoint answered without a choice", status=200, retryable=True)
     return share_usage(answers, usage)
+def _index(choice: Mapping[str, Any]) -> int:
+    return counts(choice).get("index", 0)
+
+
 
 
 def _told(place: Any, secret: SecretStr | None) -> EndpointError:

@@ -134,6 +134,13 @@ async def test_choices_that_share_an_index_are_not_joined(server, make):
     assert texts(await group(make(choices="server"), 2)) == ["one", "two"]
 
 
+async def test_several_answers_that_are_streamed_although_nobody_asked_for_it_are_kept_apart(server, make):
+    told = [(0, "a", None), (1, "c", None), (0, "b", None), (1, "", "stop"), (0, "", "stop")]
+    events = [{"choices": [{"index": at, "delta": {"content": text}, "finish_reason": end}]} for at, text, end in told]
+    server.faults = [(200, "".join(f"data: {json.dumps(each)}\n\n" for each in events) + "data: [DONE]\n\n")]
+    assert texts(await group(make(choices="server"), 2)) == ["ab", "c"]
+
+
 async def test_a_refused_request_for_several_is_told_as_it_is(server, make):
     server.faults = lambda path, body: (400, TOO_LONG) if "n" in body else None
     with pytest.raises(errors.RequestRejected):
