@@ -173,6 +173,7 @@ class RequestSpan:
         if result.loops > self._loops:  # an eager exit or a deadline ended it midway
             self._loop(result.loops, result.threshold, {"draws": result.draws, "reason": result.reason})
         about = {**result.metadata(), "request_id": result.request_id}
+        about |= {f"parts.{name}": score for name, score in about.pop("parts", {}).items()}
         self._span.set_attributes({f"{_NAME}.{key}": value for key, value in about.items() if value is not None})
         self._count(result)
 

@@ -177,6 +177,29 @@ async def test_a_failing_reward_model_is_told_by_name_alone(heard):
     assert "secret" not in heard.text
 
 
+class Parted:
+    """A scorer, and its session, that tells what its scores are made of."""
+
+    has_zero = True
+
+    def session(self, messages):
+        return self
+
+    async def score(self, candidates):
+        self.parts = [{"tone": 2.0, "facts": 1.0}] * len(candidates)
+        return [1.0] * len(candidates)
+
+    async def aclose(self):
+        """Nothing to close."""
+
+
+async def test_what_a_score_is_made_of_is_told_part_by_part(heard, caplog):
+    await make(heard, reward_model=Parted()).arun("q")
+    about = dict(heard.spans("request")[-1].attributes)
+    assert (about["bonmini_guard.parts.tone"], about["bonmini_guard.parts.facts"]) == (2.0, 1.0)
+    assert not caplog.text
+
+
 def test_without_the_extra_the_package_works_and_the_adapter_names_it():
     code = """
 import sys
