@@ -40,7 +40,7 @@ class AgentCall:
         seed_argument: str | None,
         promised: bool = True,
     ) -> None:
-        self.model = LangChainGenerator(request.model, options=request.model_settings)
+        self.model = LangChainGenerator(request.model, seed_argument=seed_argument, options=request.model_settings)
         self.chat_model = self.model.here()
         self.messages: list[BaseMessage] = [*filter(None, [request.system_message]), *request.messages]
         detached: dict[str, Any] = {"model": self.chat_model}

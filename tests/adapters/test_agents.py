@@ -138,8 +138,11 @@ async def test_the_reward_model_sees_the_system_message_and_the_conversation(syn
     assert [type(message) for message in messages] == [SystemMessage, HumanMessage, AIMessage, HumanMessage]
 
 
-async def test_each_draw_gets_a_seed_of_its_own_where_the_model_takes_one():
-    model = FakeChatModel(["poor"])
+async def test_each_draw_gets_a_seed_of_its_own_where_the_model_takes_one_whatever_the_model_is_set_to():
+    class Seeded(FakeChatModel):
+        seed: int | None = None
+
+    model = Seeded(["poor"], seed=7)
     graph = agent(model, guard(seed_argument="seed", seed=1, mode="accelerator"))
     await graph.ainvoke(QUESTION)
     await graph.ainvoke(QUESTION)
