@@ -175,6 +175,9 @@ class _Refusals:
         # By identity of the agent's state, which is kept so that no other takes its place, for as long as somebody may ask.
         self._noted: dict[int, tuple[Any, Any, float]] = {}
 
+    def __reduce__(self) -> tuple[type[_Refusals], tuple[()]]:
+        return _Refusals, ()  # by place in memory they are this process's
+
     @contextmanager
     def noted(self, request: ModelRequest[Any]) -> Iterator[None]:
         """Note a request that ends without an answer."""

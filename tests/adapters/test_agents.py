@@ -551,6 +551,14 @@ async def test_callbacks_of_the_model_itself_hear_nothing_and_the_model_is_left_
 
 
 @both_ways
+async def test_a_copy_by_pickle_holds_no_model_whose_answers_were_refused(sync):
+    refusing = guard()
+    with pytest.raises(NoAcceptableResponse):
+        await ask(agent(lambda messages, number: "poor", refusing), sync)
+    assert (await ask(agent(["good"], pickle.loads(pickle.dumps(refusing))), sync))["messages"][-1].text == "good"
+
+
+@both_ways
 async def test_a_copy_by_pickle_asks_a_function_of_ones_own_too(sync):
     copied = pickle.loads(pickle.dumps(guard(on_abstain=str)))
     assert (await ask(agent(["poor"], copied), sync))["messages"][-1].text.startswith("abstained after 4 draws")
