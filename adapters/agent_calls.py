@@ -135,7 +135,7 @@ def _kind(message: AIMessage, response: ModelResponse[Any] | StructuredOutputErr
     """What a draw is: an answer, tool calls, or invalid (tool calls or structured output that cannot be parsed)."""
     if isinstance(response, StructuredOutputError) or message.invalid_tool_calls:
         return "invalid"
-    if response.structured_response is not None or not message.tool_calls:
+    if response.structured_response is not None or not (formatted or message.tool_calls):
         return "answer"
     repaired = formatted and any(isinstance(part, ToolMessage) for part in response.result)
-    return "invalid" if repaired else "tools"
+    return "tools" if message.tool_calls and not repaired else "invalid"

@@ -467,6 +467,12 @@ async def test_an_answer_that_cannot_be_parsed_does_not_pass(sync, handle_errors
     assert [type(message) for message in out["messages"]] == [HumanMessage, AIMessage, ToolMessage]
     assert "secret" not in repr(out)
 
+async def test_words_in_place_of_structured_output_do_not_pass():
+    answers = ["in words", film("Alien", 1979)]
+    out = await agent(answers, guard(lambda text: 1.0), response_format=ToolStrategy(Film)).ainvoke(QUESTION)
+    assert out["structured_response"] == Film(title="Alien", year=1979)
+
+
 
 async def test_native_structured_output_is_parsed_draw_by_draw():
     answers = ["not json secret", '{"title": "Alien", "year": 1979}']
