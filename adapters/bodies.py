@@ -1,12 +1,17 @@
-"""How much of an answer is read: bytes, events of a stream, depth of tool calls."""
+"""How an answer is read, and how much of it: bytes, events of a stream, depth of tool calls."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
 from typing import Any
 
 from bonmini_guard.adapters.http_errors import MalformedAnswer
+
+logger = logging.getLogger(__name__)
 
 #: Bytes of an answer at most.
 LONGEST_ANSWER = 64 * 2**20
@@ -14,13 +19,19 @@ LONGEST_ANSWER = 64 * 2**20
 LONGEST_STREAM = 200_000
 #: Objects and lists in a tool call's arguments, one inside the other, at most.
 DEEPEST = 100
+#: Encodings that are none; "none" keeps a proxy from packing a stream.
+_PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8"})
+#: How a stream of events begins, whatever content type a server gives it.
+_STREAM = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|error|id|retry)?:")
+#: Seconds that the end of a stream which said that it ends is waited for.
+_TAIL = 0.05
 
 
 @cache
-def bounded(base: Any) -> Any:
-    """A class of streams of a response's bytes, made of another, that end with MalformedAnswer where they are too many."""
+def bounding(library: Any) -> Callable[[Any], Awaitable[None]]:
+    """A hook that bounds what is read of a response, whoever reads it, and refuses one that came packed although nobody asked."""
 
-    class Bounded(base):  # type: ignore[misc]
+    class Bounded(library.AsyncByteStream):  # type: ignore[misc, name-defined]
         def __init__(self, stream: Any) -> None:
             self._stream = stream
             self.aclose = stream.aclose
@@ -33,10 +44,53 @@ def bounded(base: Any) -> Any:
                     raise MalformedAnswer(f"the endpoint's answer is longer than {LONGEST_ANSWER} bytes", status=200)
                 yield piece
 
-    return Bounded
+    async def bound(response: Any) -> None:
+        packed = response.headers.pop("content-encoding", "identity").lower()
+        if packed not in _PLAIN and response.is_success:
+            raise MalformedAnswer(f"the endpoint answered in the encoding {packed[:40]!r}, which was not asked for", status=200)
+        response.stream = Bounded(response.stream)
+
+    return bound
 
 
 def check_events(found: int) -> None:
     """Raise MalformedAnswer for one more event of a stream that had so many."""
     if found >= LONGEST_STREAM:
         raise MalformedAnswer(f"the endpoint's answer is a stream of more than {LONGEST_STREAM} events", status=200)
+
+
+async def read(response: Any) -> tuple[bytes, bool]:
+    """What a response says, and whether it is a stream of events; one that said that it ends is read no further."""
+    # The stream itself, which does not hand its connection to the next request before it was looked at.
+    pieces = aiter(response.stream)
+    said = bytearray()
+    async for piece in pieces:
+        said += piece
+        done = said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")) and _STREAM.match(said)
+        if done and not await _ends(pieces):
+            break
+    else:
+        await _drop_unread(response)
+    return bytes(said), _STREAM.match(said) is not None
+
+
+async def _ends(pieces: AsyncIterator[bytes]) -> bool:
+    """Whether a stream that said that it ends does so at once: then its connection serves the next request."""
+    try:
+        async with asyncio.timeout(_TAIL):
+            return await anext(pieces, None) is None
+    except Exception:
+        # The answer is there: whatever goes wrong behind it is no failure.
+        return False
+
+
+async def _drop_unread(response: Any) -> None:
+    """Close a connection on which more came than the answer: it would be read as the answer to the next request."""
+    # HTTP/1.1's parser has what is left, below what httpx and httpcore show; what arrives later, httpcore sees by itself.
+    part = response.stream
+    while part is not None and not hasattr(part, "_h11_state"):
+        names = (name for name in ("_stream", "_httpcore_stream", "_connection") if hasattr(part, name))
+        part = getattr(part, next(names, ""), None)
+    if part is not None and part._h11_state.trailing_data[0]:
+        logger.warning("an endpoint sent more than its answer: the connection is dropped")
+        await response.extensions["network_stream"].aclose()

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import logging
 import os
-import re
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, Self, TypedDict, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
-from bonmini_guard.adapters.bodies import bounded
+from bonmini_guard.adapters.bodies import bounding, read
 from bonmini_guard.adapters.circuit import CircuitBreaker
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
@@ -36,7 +33,6 @@ from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.validation import Amount, Count, Must, Natural, Seconds, check, check_names
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Told of each request, or of each response. It must not hold its adapter, which is closed when nobody does.
 Hook = Callable[[Any], Awaitable[None]]
@@ -46,13 +42,7 @@ _Circuit = Annotated[CircuitBreaker, Must("a CircuitBreaker", lambda value: isin
 DEFAULT_CONCURRENCY = 128
 #: Seconds that what a server says of itself is waited for.
 LOOK = 5.0
-#: Encodings that are none; "none" keeps a proxy from packing a stream.
-_PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8"})
-#: How a stream of events begins, whatever content type a server gives it.
-_STREAM = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|error|id|retry)?:")
 _JSON = {"content-type": "application/json"}
-#: Seconds that the end of a stream which said that it ends is waited for.
-_TAIL = 0.05
 
 
 class HttpOptions(TypedDict, total=False):
@@ -82,11 +72,7 @@ SCORING = HttpOptions(timeout=60.0, backoff=0.2, max_concurrency=16)
 
 @dataclass(frozen=True)
 class Http:
-    """:class:`HttpOptions`, checked.
-
-    Raises:
-        ConfigurationError: one of them is unknown or out of range.
-    """
+    """:class:`HttpOptions`, checked; ConfigurationError if one of them is unknown or out of range."""
 
     timeout: Seconds | None = 120.0
     attempt_timeout: Seconds | None = None
@@ -213,11 +199,7 @@ class Endpoint:
     # Asking
 
     async def _ask(self, attempt: Callable[[Any], Awaitable[T]]) -> T:
-        """Await ``attempt(client)``, in a place of its own, again while that may help, within the time.
-
-        Raises:
-            EndpointError: the endpoint gave no usable answer; the subclass says why.
-        """
+        """Await ``attempt(client)``, in a place of its own, again while that may help, within the time."""
         http = self.http
         try:
             async with asyncio.timeout(http.timeout) as whole:
@@ -291,36 +273,18 @@ class Endpoint:
             return await client.get(self.base_url + route)
 
     async def _post(self, client: Any, route: str, body: bytes, *, quiet: bool = False, **extensions: Any) -> tuple[bytes, bool]:
-        """The bytes of an answer, and whether it is a stream of events; a stream that said that it ends is read no further.
-
-        Raises:
-            EndpointError: the answer is no success, or longer than :data:`~bonmini_guard.adapters.bodies.LONGEST_ANSWER`.
-        """
-        url = self.base_url + route
-        async with client.stream("POST", url, content=body, headers=_JSON, extensions=extensions) as response:
+        """The bytes of an answer, and whether it is a stream of events; a stream that said that it ends is read no further."""
+        async with client.stream("POST", self.base_url + route, content=body, headers=_JSON, extensions=extensions) as response:
             if not response.is_success:
                 await response.aread()
                 raise from_response(response, self._secret(), quiet)
-            # The stream itself, which does not hand its connection to the next request before it was looked at.
-            pieces = aiter(response.stream)
-            said = bytearray()
-            async for piece in pieces:
-                said += piece
-                done = said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")) and _STREAM.match(said)
-                if done and not await _ends(pieces):
-                    break
-            else:
-                await _drop_unread(response)
-            return bytes(said), _STREAM.match(said) is not None
+            return await read(response)
 
     @asynccontextmanager
     async def passing(self, route: str, body: bytes) -> AsyncIterator[Any]:
         """The HTTP library's response to a request that is passed on as it is: not retried, whatever its status, read as it comes.
 
-        ``timeout`` bounds each wait for the endpoint, not the whole.
-
-        Raises:
-            EndpointError: there is none.
+        ``timeout`` bounds each wait for the endpoint, not the whole. EndpointError if there is none.
         """
         clients, places = await self._connect()
         url, timeout = self.base_url + route, self.http.timeout
@@ -337,11 +301,7 @@ class Endpoint:
                     yield response
 
     def _client(self) -> Any:
-        """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too.
-
-        Raises:
-            ConfigurationError: the proxy settings or the certificates of the environment cannot be used.
-        """
+        """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too."""
         hooks, trusted = self._hooks(), certificates(self.client_library)
         try:
             return self.client_library.AsyncClient(
@@ -349,7 +309,7 @@ class Endpoint:
                 timeout=None,
                 # They would carry the token elsewhere.
                 follow_redirects=False,
-                event_hooks={**hooks, "response": [_bounded(self.client_library), *hooks.get("response", ())]},
+                event_hooks={**hooks, "response": [bounding(self.client_library), *hooks.get("response", ())]},
                 verify=trusted,
                 headers={"accept-encoding": "identity", **self._authorisation()},
             )
@@ -365,18 +325,6 @@ class Endpoint:
         return None if self._token is None else self._token.get_secret_value()
 
 
-def _bounded(library: Any) -> Hook:
-    """Bounds what is read of an answer, whoever reads it, and refuses one that came packed although nobody asked for that."""
-
-    async def bound(response: Any) -> None:
-        packed = response.headers.pop("content-encoding", "identity").lower()
-        if packed not in _PLAIN and response.is_success:
-            raise MalformedAnswer(f"the endpoint answered in the encoding {packed[:40]!r}, which was not asked for", status=200)
-        response.stream = bounded(library.AsyncByteStream)(response.stream)
-
-    return bound
-
-
 def _close(everywhere: Mapping[asyncio.AbstractEventLoop, Clients]) -> None:
     """Close what belongs to an adapter that nobody holds any more, each on its loop."""
     for loop, clients in list(everywhere.items()):
@@ -384,34 +332,8 @@ def _close(everywhere: Mapping[asyncio.AbstractEventLoop, Clients]) -> None:
             asyncio.run_coroutine_threadsafe(clients.aclose(), loop)
 
 
-async def _ends(pieces: AsyncIterator[bytes]) -> bool:
-    """Whether a stream that said that it ends does so at once: then its connection serves the next request."""
-    try:
-        async with asyncio.timeout(_TAIL):
-            return await anext(pieces, None) is None
-    except Exception:
-        # The answer is there: whatever goes wrong behind it is no failure.
-        return False
-
-
-async def _drop_unread(response: Any) -> None:
-    """Close a connection on which more came than the answer: it would be read as the answer to the next request."""
-    # HTTP/1.1's parser has what is left, below what httpx and httpcore show; what arrives later, httpcore sees by itself.
-    part = response.stream
-    while part is not None and not hasattr(part, "_h11_state"):
-        names = (name for name in ("_stream", "_httpcore_stream", "_connection") if hasattr(part, name))
-        part = getattr(part, next(names, ""), None)
-    if part is not None and part._h11_state.trailing_data[0]:
-        logger.warning("an endpoint sent more than its answer: the connection is dropped")
-        await response.extensions["network_stream"].aclose()
-
-
 def checked_url(base_url: str, secret: str, *routes: str) -> str:
-    """A base URL without a slash or a route at its end.
-
-    Raises:
-        ConfigurationError: it is no URL of a server, or holds a secret.
-    """
+    """A base URL without a slash or a route at its end; ConfigurationError if it is no server's, or holds a secret."""
     bare = str(base_url).strip().rstrip("/")
     try:
         parts = urlsplit(bare)
@@ -428,11 +350,7 @@ def checked_url(base_url: str, secret: str, *routes: str) -> str:
 
 
 def checked_secret(token: SecretStr | str | None, variable: str) -> SecretStr | None:
-    """A secret as given, or the environment's; "" is none.
-
-    Raises:
-        ConfigurationError: it cannot be sent.
-    """
+    """A secret as given, or the environment's, where "" is none; ConfigurationError if it cannot be sent."""
     given = os.environ.get(variable, "") if token is None else token
     value = given.get_secret_value() if isinstance(given, SecretStr) else given
     if not isinstance(value, str) or not (value := value.strip()).isascii() or not value.isprintable():
@@ -441,11 +359,7 @@ def checked_secret(token: SecretStr | str | None, variable: str) -> SecretStr | 
 
 
 def parsed(said: bytes) -> Any:
-    """What JSON says.
-
-    Raises:
-        MalformedAnswer: it is none.
-    """
+    """What JSON says; MalformedAnswer if it is none."""
     try:
         return json.loads(said)
     except (ValueError, RecursionError):
@@ -453,13 +367,9 @@ def parsed(said: bytes) -> Any:
         raise MalformedAnswer("the endpoint answered with no JSON", status=200, retryable=True) from None
 
 
-@functools.cache
+@cache
 def certificates(library: Any) -> Any:
-    """The trusted certificates. Reading them takes a tenth of a second.
-
-    Raises:
-        ConfigurationError: those that the environment names cannot be read.
-    """
+    """The trusted certificates, which take a tenth of a second to read; ConfigurationError if they cannot be read."""
     try:
         return library.create_ssl_context()
     except OSError as error:
