@@ -14,13 +14,17 @@ T = TypeVar("T")
 
 
 async def one_by_one(
-    draw: Callable[[DrawRequest], Awaitable[AIMessage]], requests: Sequence[DrawRequest], first: int = 0
+    draw: Callable[[DrawRequest], Awaitable[AIMessage]],
+    requests: Sequence[DrawRequest],
+    known: Sequence[AIMessage | BaseException] = (),
 ) -> AsyncGenerator[tuple[int, AIMessage | BaseException]]:
-    """Yield (position, answer or error) of the draws from ``first`` on, at the same time, as each finishes.
+    """Yield (position, answer or error): what is known of the first draws, then the others, at the same time, as each finishes.
 
     Closing it cancels those that still run, and waits until they are gone.
     """
-    running = {asyncio.ensure_future(draw(requests[position])): position for position in range(first, len(requests))}
+    for outcome in enumerate(known):
+        yield outcome
+    running = {asyncio.ensure_future(draw(requests[position])): position for position in range(len(known), len(requests))}
     try:
         while running:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

@@ -121,11 +121,9 @@ class LangChainGenerator:
         if len(requests) > 1:
             options[str(self._n_argument)] = len(requests)
         together = (await self._answers(requests[0], options))[: len(requests)]
-        for position, answer in enumerate(together):
-            yield position, answer
-        async with contextlib.aclosing(one_by_one(self.draw, requests, len(together))) as rest:
-            async for position, outcome in rest:
-                yield position, outcome
+        async with contextlib.aclosing(one_by_one(self.draw, requests, together)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
 
     def _call_options(self, request: DrawRequest) -> dict[str, Any]:
         refuse_spoiling(request.options, "the call")
@@ -264,10 +262,7 @@ def billed_once(result: LLMResult) -> list[AIMessage]:
 
     Where the model tells the call's own usage (``llm_output["token_usage"]``), some integrations copy that to every answer:
     the first answer then bears the prompt, and what was generated is shared in proportion to the answers' lengths. Otherwise
-    each answer keeps its own.
-
-    Raises:
-        MalformedGenerations: there is no answer.
+    each answer keeps its own. MalformedGenerations if there is none.
     """
     answers = [_generation(each) for each in (result.generations or [[]])[0]]
     if not answers:
