@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn.functional import linear, pad, silu
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from bonmini_guard.adapters.attention import Bunch, Prompt, Prompts, Row, room_of
-from bonmini_guard.adapters.sampling import Sampler, signed
+from bonmini_guard.adapters.sampling import Sampler
 from bonmini_guard.forks import renewed_in_children
 
 #: Rows at once: beyond them a processor gains nothing.
@@ -33,39 +34,34 @@ HELD = {"cpu": 2**28}
 HELD_ELSEWHERE = 2**31
 
 
+@dataclass(eq=False)
 class Group:
     """The draws of one request that were asked for together.
 
-    Args:
+    Attributes:
         prompt: token ids, at least one.
-        seeds: of each row; a row's answer depends on its seed alone.
+        seeds: of each row, of 64 bits; a row's answer depends on its seed alone.
         limit: tokens of an answer at most.
         ends: whether an answer (token ids so far) has ended.
         report: told each row's number and its token ids when it ends.
-
-    Attributes:
-        live: numbers of the rows that have not ended.
         begun: how many rows have joined the loop.
+        live: numbers of the rows that have not ended.
     """
 
-    def __init__(  # noqa: PLR0917 - called once
-        self,
-        prompt: Sequence[int],
-        seeds: Sequence[int],
-        limit: int,
-        ends: Callable[[list[int]], bool],
-        report: Callable[[int, list[int]], None],
-        sampler: Sampler,
-    ) -> None:
-        self.sampler = sampler
-        self.prompt, self.seeds, self.limit = list(prompt), [signed(seed) for seed in seeds], limit
-        self._ends, self._report = ends, report
-        self.cancelled = threading.Event()
-        self.error: BaseException | None = None
-        self.live = set(range(len(seeds)))
-        self.begun = 0
-        self.held: Prompt | None = None
-        self.answers: list[list[int]] = [[] for _ in seeds]
+    prompt: list[int]
+    seeds: list[int]
+    limit: int
+    ends: Callable[[list[int]], bool]
+    report: Callable[[int, list[int]], None]
+    sampler: Sampler
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+    begun: int = 0
+    held: Prompt | None = None
+
+    def __post_init__(self) -> None:
+        self.live = set(range(len(self.seeds)))
+        self.answers: list[list[int]] = [[] for _ in self.seeds]
 
     @property
     def done(self) -> bool:
@@ -76,10 +72,10 @@ class Group:
         """A row's next token; whether the row has ended with it, and has been reported."""
         answer = self.answers[row]
         answer.append(token)
-        ended = len(answer) == self.limit or self._ends(answer)
+        ended = len(answer) == self.limit or self.ends(answer)
         if ended:
             self.live.discard(row)
-            self._report(row, answer)
+            self.report(row, answer)
         return ended
 
 
@@ -88,14 +84,7 @@ Segment = Prompt | Bunch
 
 
 class Decoder:
-    """Continues groups of rows with the weights of a Llama model.
-
-    Args:
-        model: one that :func:`fits`.
-
-    Attributes:
-        most: rows at once.
-    """
+    """Continues groups of rows, at most ``most`` rows at once, with the weights of a Llama model that :func:`fits`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model, config, place = model, model.config, model.device.type
@@ -122,11 +111,7 @@ class Decoder:
 
     @torch.inference_mode()
     def serve(self, group: Group) -> None:
-        """Advance all rows until this group is done; one thread at a time.
-
-        Raises:
-            BaseException: what broke the computation that this group was part of.
-        """
+        """Advance all rows until this group is done, one thread at a time; raises what broke a step that it was part of."""
         while not group.done and group.error is None:
             starting: list[Row] = []
             try:

@@ -34,7 +34,7 @@ from bonmini_guard.adapters.answers import used
 from bonmini_guard.adapters.decoding import Decoder, Group, fits
 from bonmini_guard.adapters.generation import check_sampling
 from bonmini_guard.adapters.requests import call_options, stop_strings
-from bonmini_guard.adapters.sampling import Sampler
+from bonmini_guard.adapters.sampling import Sampler, signed
 from bonmini_guard.engine.workers import Workers
 from bonmini_guard.reward.checkpoint import first_line, load_config, load_model
 from bonmini_guard.reward.formatting import prompt_ids, rendered
@@ -226,7 +226,7 @@ class TransformersGenerator:
         stop, ends = stop_strings(options.get("stop")), self._end_tokens()
         return Group(
             ids,
-            [request.seed for request in requests],
+            [signed(request.seed) for request in requests],
             limit,
             lambda answer: answer[-1] in ends or self._stopped(answer, stop),
             lambda row, answer: report((row, self._message(ids, answer, stop, ends))),
