@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,8 @@ class ServedGenerator(Endpoint):
         settings: the draws' parameters, by the server's names; ``temperature`` and ``stop`` among them. The others are as theirs.
     """
 
+    #: Of servers, in fingerprints of profiles of schema 1.
+    family: str
     send_seed = True
 
     def __init__(  # noqa: PLR0917 - called by two subclasses
@@ -98,6 +101,10 @@ class ServedGenerator(Endpoint):
     def fingerprint(self) -> str:
         """The description as text."""
         return text_of(self.describe())
+
+    def earlier_fingerprint(self) -> str:
+        """As profiles of schema 1 have it: the model's name and the sampling settings."""
+        return f"{self.family}:{self.served_model() or 'unknown'}:{json.dumps(self._identity(), sort_keys=True, default=str)}"
 
     def served_model(self) -> str | None:
         """The name of the model that answers, if the server says it; blocks up to 5 s when it has to be asked."""

@@ -20,7 +20,7 @@ from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, parsed
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointMisconfigured, RequestRejected, from_response
 from bonmini_guard.adapters.reasoning import Tags
-from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, refuse_spoiling, schema_of
+from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, refuse_spoiling, schema_of
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, needing
@@ -33,27 +33,12 @@ logger = logging.getLogger(__name__)
 
 Outcomes = AsyncIterator[tuple[int, AIMessage | BaseException]]
 _ROUTES = {"chat": "/chat/completions", "completion": "/completions"}
-_COMMON = frozenset(
-    [
-        "max_tokens",
-        "temperature",
-        "top_p",
-    parameters = _extended(parameters)
-        "stop",
-        "frequency_penalty",
-        "presence_penalty",
-        "logit_bias",
-        "logprobs",
-        "user",
-        "extra_body",
-    ]
-)
-_CHAT = frozenset(
-    ["max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"]
-)
+_COMMON = COMMON | {"max_tokens", "presence_penalty", "logit_bias", "logprobs", "user", "extra_body"}
+_CHAT = CHAT | {"max_completion_tokens", "top_logprobs", "parallel_tool_calls", "reasoning_effort"}
 
 
 def _chat_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
+    parameters = _extended(parameters)
     if "max_completion_tokens" in parameters:
         # Two names of one limit, and servers refuse both together.
         parameters.pop("max_tokens", None)
@@ -113,6 +98,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
     """
 
     client_library = httpx
+    family = "openai"
 
     @checked
     def __init__(
@@ -175,33 +161,25 @@ class OpenAICompatibleGenerator(ServedGenerator):
                 run_sync(partial(self._apart, self._only_model))
         return self.model
 
-    def earlier_fingerprint(self) -> str:
-        """As profiles of schema 1 have it: the model's name and the sampling settings."""
-        model = self.served_model() or "unknown"
-        return f"openai:{model}:{json.dumps(self._identity(), sort_keys=True, default=str)}"
-
     # Asking
 
     async def _draw_group(self, requests: Sequence[DrawRequest]) -> Outcomes:
         body = self._body(requests[0])
-        together: list[Answer] = []
+        known: list[AIMessage | BaseException] = []
         if (count := len(requests)) > 1:
             answers = await self._ask(partial(self._attempt, body=body, count=count))
             # A server that gives more than it was asked for must not give more draws than there are.
-            together = keep(answers, count)
-            if len(together) < count and not self._told:
+            for request, answer in zip(requests, keep(answers, count), strict=False):
+                try:
+                    known.append(self._accept(answer, request, body))
+                except EndpointError as error:
+                    known.append(error)
+            if len(known) < count and not self._told:
                 self._told = True
-                logger.warning(
-                    "the endpoint answered %d choices instead of %d; the others are drawn separately", len(together), count
-                )
-        for position, answer in enumerate(together):
-            try:
-                yield position, self._accept(answer, requests[position], body)
-            except EndpointError as error:
-                yield position, error
-        async with contextlib.aclosing(one_by_one(self.draw, requests, len(together))) as rest:
-            async for position, outcome in rest:
-                yield position, outcome
+                logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", len(known), count)
+        async with contextlib.aclosing(one_by_one(self.draw, requests, known)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
 
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         asked = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}

@@ -25,6 +25,9 @@ _SPOILING = {
     "seed": "each draw has its own: give the guard a seed",
     "stream": "a guard shows nothing that it has not judged",
 }
+#: Call options that all servers take, and all that chat.
+COMMON = frozenset(["temperature", "top_p", "stop", "frequency_penalty"])
+CHAT = frozenset(["tools", "tool_choice", "response_format"])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -16,7 +15,7 @@ from pydantic import SecretStr
 from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers, used
 from bonmini_guard.adapters.bodies import check_events
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
-from bonmini_guard.adapters.http import DEFAULT_CONCURRENCY, Hook, HttpOptions, checked_secret, checked_url
+from bonmini_guard.adapters.http import Hook, HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
     MalformedAnswer,
@@ -26,7 +25,7 @@ from bonmini_guard.adapters.http_errors import (
     from_response,
 )
 from bonmini_guard.adapters.reasoning import Tags
-from bonmini_guard.adapters.requests import Dialect, chat, completion_prompt, schema_of
+from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, schema_of
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.errors import ConfigurationError, needing
@@ -37,8 +36,8 @@ with needing("tgi"):
     from huggingface_hub import errors as hub
 
 _prompt_tokens: ContextVar[int] = ContextVar("tgi_prompt_tokens", default=0)
-_COMMON = frozenset(["max_new_tokens", "temperature", "top_p", "stop", "frequency_penalty"])
-_CHAT = frozenset(["tools", "tool_choice", "tool_prompt", "response_format", "logit_bias"])
+_COMMON = COMMON | {"max_new_tokens"}
+_CHAT = CHAT | {"tool_prompt", "logit_bias"}
 _COMPLETION = frozenset(["top_k", "typical_p", "repetition_penalty", "truncate", "grammar", "adapter_id", "watermark"])
 _RENAMED = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
 _REFUSED = {"presence_penalty": "TGI adds 2 to it and takes it for a repetition penalty"}
@@ -120,6 +119,7 @@ class TGIGenerator(ServedGenerator):
     # httpx or httpx2, whichever the hub speaks through. Not the hub's session: that one refuses to work under HF_HUB_OFFLINE, which
     # is about the hub and not about this server.
     client_library = import_module(hub.HTTPError.__module__.partition(".")[0])  # type: ignore[attr-defined]
+    family = "tgi"
 
     @checked
     def __init__(
@@ -166,10 +166,6 @@ class TGIGenerator(ServedGenerator):
         name, version = self._served.get("model_id") or self.model, self._served.get("model_sha")
         return f"{name}@{version}" if name and version else name
 
-    def earlier_fingerprint(self) -> str:
-        """As profiles of schema 1 have it: the model's id and the sampling settings."""
-        return f"tgi:{self.served_model() or 'unknown'}:{json.dumps(self._identity(), sort_keys=True)}"
-
     # The server's description
 
     async def _info(self, client: Any) -> dict[str, Any]:
@@ -182,7 +178,7 @@ class TGIGenerator(ServedGenerator):
 
     async def _look(self, client: Any) -> int:
         self._served = await self._info(client)
-        return _limit(self._served, "max_concurrent_requests") or DEFAULT_CONCURRENCY
+        return _limit(self._served, "max_concurrent_requests") or await super()._look(client)
 
     def _check_fits(self, body: Mapping[str, Any]) -> None:
         """Say in this package's words what the server would refuse each time."""
