@@ -111,8 +111,7 @@ class AgentCall:
     def response(self, message: AIMessage) -> ModelResponse[Any]:
         """The winner's response with the message that is served for it; an abstention's message alone.
 
-        Raises:
-            StructuredOutputError: an accelerator had nothing but answers that cannot be parsed; as without a guard.
+        StructuredOutputError, as without a guard, where an accelerator had nothing but answers that cannot be parsed.
         """
         if self._winner is None:
             return ModelResponse(result=[message])

@@ -47,21 +47,19 @@ class Answer:
     spoke: bool = True
 
     def check(self, accept_truncated: bool) -> None:
-        """Refuse what is no answer: withheld by a filter, nothing but reasoning, or cut where that is not accepted.
+        """NoAnswer if it is none: withheld by a filter, nothing but reasoning, or cut where that is not accepted.
 
-        Raises:
-            NoAnswer: it is none.
-            MalformedAnswer: a tool call in it is nested so deeply that whoever reads it may fail.
+        MalformedAnswer if a tool call in it is nested so deeply that whoever reads it may fail.
         """
         empty = not self.turn.text and self.turn.is_blank
-        at = "its token limit" if self.usage is None else f"{self.usage['output_tokens']} tokens"
         error: NoAnswer | None = None
         filtered, cut, _ = cut_short((self.finish_reason or "",))
         if filtered:
             error = NoAnswer("a content filter of the endpoint withheld or cut the answer", status=200, error_type="content_filter")
         elif cut and (empty or not accept_truncated):
-            thought = "before it began: there is nothing but reasoning" if empty and self.turn.reasoning else ""
-            error = TruncatedAnswer(f"the answer was cut at {at}{thought and f' {thought}'}: raise the limit", status=200)
+            at = "its token limit" if self.usage is None else f"{self.usage['output_tokens']} tokens"
+            thought = " before it began: there is nothing but reasoning" if empty and self.turn.reasoning else ""
+            error = TruncatedAnswer(f"the answer was cut at {at}{thought}: raise the limit", status=200)
         elif empty and not self.spoke:
             error = NoAnswer("the endpoint answered without content, tool call or refusal", status=200, error_type="empty")
         if error is not None:
@@ -136,10 +134,10 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     if not answers:
         raise failure or MalformedAnswer("the endpoint answered without a choice", status=200, retryable=True)
     return share_usage(answers, usage)
+
+
 def _index(choice: Mapping[str, Any]) -> int:
     return counts(choice).get("index", 0)
-
-
 
 
 def _told(place: Any, secret: SecretStr | None) -> EndpointError:
@@ -151,10 +149,8 @@ def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:
 
     By the answers' log-probabilities where they were asked for (that is, exactly), else by their lengths in characters.
     """
-    if not isinstance(usage, Mapping):
-        return list(answers)
-    tokens = counts(usage)
-    if "prompt_tokens" not in tokens and "completion_tokens" not in tokens:
+    tokens = counts(usage) if isinstance(usage, Mapping) else {}
+    if not {"prompt_tokens", "completion_tokens"} & tokens.keys():
         return list(answers)
     read = tokens.get("prompt_tokens", 0)
     # Thoughts are in the total alone at xAI and Gemini.

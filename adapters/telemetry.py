@@ -44,29 +44,29 @@ class OpenTelemetry:
         self._providers = tracer_provider, meter_provider
         self.tracer = trace.get_tracer(_NAME, tracer_provider=tracer_provider)
         meter = metrics.get_meter(_NAME, meter_provider=meter_provider)
-        count, spread = meter.create_counter, meter.create_histogram
-        self.requests = count(f"{_NAME}.requests", "{request}", "requests by mode, decision and reason; failed ones by error")
-        self.abstentions = count(f"{_NAME}.abstentions", "{request}", "abstentions by reason")
-        self.exits = count(f"{_NAME}.exits", "{request}", "requests by the loop they ended in, counted from 1")
-        self.loops = count(f"{_NAME}.loops", "{loop}", "loops begun")
-        self.draws = count(f"{_NAME}.draws", "{draw}", "draws by outcome: scored, failed, unfinished, not_needed")
-        self.saved = count(f"{_NAME}.draws.saved", "{draw}", "draws of the budget that were not needed")
-        self.tokens = count(f"{_NAME}.tokens", "{token}", "tokens of all draws, where the back end says")
-        self.explored_requests = count(f"{_NAME}.explored.requests", "{request}", "explored requests by outcome: complete, skipped")
-        self.explored_draws = count(f"{_NAME}.explored.draws", "{draw}", "draws made in the background to complete requests")
-        self.explored_tokens = count(f"{_NAME}.explored.tokens", "{token}", "tokens of those draws")
-        self.shadow = count(f"{_NAME}.shadow.requests", "{request}", "requests in shadow by what the guard would have decided")
-        self.reloads = count(f"{_NAME}.profile.reloads", "{reload}", "changed profiles by outcome: taken, refused")
-        self.seconds = spread(
-            f"{_NAME}.request.duration", "s", "from call to decision", explicit_bucket_boundaries_advisory=_SECONDS
-        )
-        self.scoring = spread(
-            f"{_NAME}.scoring.duration", "s", "one batch in the reward model", explicit_bucket_boundaries_advisory=_SECONDS
-        )
+
+        def count(name: str, unit: str, what: str) -> Any:
+            return meter.create_counter(f"{_NAME}.{name}", f"{{{unit}}}", what)
+
+        def spread(name: str, unit: str, what: str, edges: Sequence[float]) -> Any:
+            return meter.create_histogram(f"{_NAME}.{name}", unit, what, explicit_bucket_boundaries_advisory=edges)
+
+        self.requests = count("requests", "request", "requests by mode, decision and reason; failed ones by error")
+        self.abstentions = count("abstentions", "request", "abstentions by reason")
+        self.exits = count("exits", "request", "requests by the loop they ended in, counted from 1")
+        self.loops = count("loops", "loop", "loops begun")
+        self.draws = count("draws", "draw", "draws by outcome: scored, failed, unfinished, not_needed")
+        self.saved = count("draws.saved", "draw", "draws of the budget that were not needed")
+        self.tokens = count("tokens", "token", "tokens of all draws, where the back end says")
+        self.explored_requests = count("explored.requests", "request", "explored requests by outcome: complete, skipped")
+        self.explored_draws = count("explored.draws", "draw", "draws made in the background to complete requests")
+        self.explored_tokens = count("explored.tokens", "token", "tokens of those draws")
+        self.shadow = count("shadow.requests", "request", "requests in shadow by what the guard would have decided")
+        self.reloads = count("profile.reloads", "reload", "changed profiles by outcome: taken, refused")
+        self.seconds = spread("request.duration", "s", "from call to decision", _SECONDS)
+        self.scoring = spread("scoring.duration", "s", "one batch in the reward model", _SECONDS)
         # A histogram takes no negative numbers.
-        self.scores = spread(
-            f"{_NAME}.score", "1", "sigmoid(score) of each draw: 0.5 is score 0", explicit_bucket_boundaries_advisory=_SHARES
-        )
+        self.scores = spread("score", "1", "sigmoid(score) of each draw: 0.5 is score 0", _SHARES)
         self._gathered = _gathered.setdefault(meter_provider, _Gathered())
         meter.create_observable_counter(
             f"{_NAME}.trace.rows", [self._gathered.read], "{row}", "trace rows by outcome: written, dropped on purpose, lost"
@@ -175,9 +175,6 @@ class RequestSpan:
         about = {**result.metadata(), "request_id": result.request_id}
         about |= {f"parts.{name}": score for name, score in about.pop("parts", {}).items()}
         self._span.set_attributes({f"{_NAME}.{key}": value for key, value in about.items() if value is not None})
-        self._count(result)
-
-    def _count(self, result: GuardResult) -> None:
         to, kind = self._to, {"mode": result.mode}
         to.add(to.requests, 1, kind | {"decision": result.decision, "reason": result.reason})
         if result.decision == "abstained":
