@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
-DONE = "[DONE]"
+#: Calls as (name, arguments).
+NOW = [("now", {})]
+ZONE = [("now", {"zone": "UTC"})]
 
 
 @dataclass(frozen=True)
@@ -85,44 +87,55 @@ def call(arguments: Any, name: str = "now", id: Any = "c1", **more: Any) -> dict
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}, **more}
 
 
-def called(name: str, source: str, message: Any, deltas: Sequence[Any], calls: Any, **more: Any) -> Case:
+def alike(name: str, source: str, message: Any = None, finish: Any = "stop", usage: Any = USAGE, **more: Any) -> Case:
+    """A case that says the same whole and streamed."""
+    deltas = () if message is None else (message,)
+    settings = {"finish": finish, **more}
+    return Case(name, source, whole(message, finish, usage), stream(*deltas, finish=finish, usage=usage), **settings)
+
+
+def called(
+    name: str, source: str, message: Any, deltas: Sequence[Any], calls: Any, finish: str = "tool_calls", **more: Any
+) -> Case:
     """A case with calls and no text."""
-    settings = {"text": "", "finish": "tool_calls", "calls": calls, **more}
-    return Case(name, source, whole(message, "tool_calls"), stream(*deltas, finish="tool_calls"), **settings)
+    settings = {"text": "", "finish": finish, "calls": calls, **more}
+    return Case(name, source, whole(message, finish), stream(*deltas, finish=finish), **settings)
 
 
-def failed(name: str, source: str, status: int, body: Any, error: str, words: str = "") -> Case:
-    """A case of a refused request."""
-    return Case(name, source, body, [], status, text=None, error=error, words=words)
+def one_call(name: str, source: str, arguments: Any, calls: Any = NOW, id: Any = "c1", **more: Any) -> Case:
+    """A case with one call, which comes in one piece."""
+    said = call(arguments, id=id)
+    return called(name, source, {"content": None, "tool_calls": [said]}, [{"tool_calls": [said | {"index": 0}]}], calls, **more)
+
+
+def broken(name: str, source: str, body: Any, chunks: Any, error: str, words: str = "", stricter: str = "", **more: Any) -> Case:
+    """A case of an answer that is none."""
+    return Case(name, source, body, chunks, text=None, error=error, words=words, stricter=stricter, **more)
 
 
 PARTS = [{"type": "text", "text": "It is "}, {"type": "text", "text": "42."}]
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}
-NOW = [("now", {})]
-ZONE = [("now", {"zone": "UTC"})]
 PIECES = [
     {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "now", "arguments": ""}}]},
     {"tool_calls": [{"index": 0, "function": {"arguments": '{"zone": '}}]},
     {"tool_calls": [{"index": 0, "function": {"arguments": '"UTC"}'}}]},
 ]
+TWO = [call("{}"), call('{"zone": "UTC"}', id="c2")]
 #: What Azure sends first and last.
 PROMPT_NOTE = {"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
 END_NOTE = PROMPT_NOTE | {"choices": [{"index": 0, "finish_reason": None, "content_filter_offsets": {"check_offset": 1}}]}
+#: Beside a whole answer.
+SAID = {"content": "It is 42."}
 
 TEXTS = [
-    Case("plain", "OpenAI's API reference", whole(), stream()),
-    Case("no usage", "llama.cpp, older vLLM", whole(usage=None), stream(usage=None), tokens=None),
+    alike("plain", "OpenAI's API reference"),
+    alike("no usage", "llama.cpp, older vLLM", usage=None, tokens=None),
     Case("usage null", "text-generation-inference 2", whole() | {"usage": None}, stream(usage=None), tokens=None),
-    Case("usage is empty", "koboldcpp", whole(usage={}), stream(usage={}), tokens=None),
-    Case("counts null", "LocalAI", whole(usage=dict.fromkeys(USAGE)), stream(usage=dict.fromkeys(USAGE)), tokens=None),
+    alike("usage is empty", "koboldcpp", usage={}, tokens=None),
+    alike("counts null", "LocalAI", usage=dict.fromkeys(USAGE), tokens=None),
     Case("counts are floats", "Gradient-like proxies", whole(usage={name: float(n) for name, n in USAGE.items()}), None),
     Case("counts are text", "proxies in shell scripts", whole(usage={name: str(n) for name, n in USAGE.items()}), None),
-    Case(
-        "details null",
-        "vLLM 0.8",
-        whole(usage=USAGE | {"prompt_tokens_details": None}),
-        stream(usage=USAGE | {"prompt_tokens_details": None}),
-    ),
+    alike("details null", "vLLM 0.8", usage=USAGE | {"prompt_tokens_details": None}),
     Case("index null", "litellm#1700", whole(index=None), stream(index=None)),
     Case("index one", "one-api", whole(index=1), stream(index=1)),
     Case(
@@ -132,18 +145,8 @@ TEXTS = [
         [{**each, "choices": [{k: v for k, v in c.items() if k != "index"} for c in each["choices"]]} for each in stream()],
     ),
     Case("extra keys", "vLLM 0.11", whole(None, stop_reason=None, token_ids=None) | {"kv_transfer_params": None}, stream()),
-    Case(
-        "role in every chunk",
-        "FastChat",
-        None,
-        stream({"role": "assistant", "content": "It is "}, {"role": "assistant", "content": "42."}),
-    ),
-    Case(
-        "null contents between",
-        "OpenRouter",
-        None,
-        stream({"role": "assistant", "content": None}, {"content": "It is 42."}, {"content": None}),
-    ),
+    Case("role in every chunk", "FastChat", None, stream(*({"role": "assistant", "content": text} for text in ("It is ", "42.")))),
+    Case("null contents between", "OpenRouter", None, stream({"role": "assistant", "content": None}, SAID, {"content": None})),
     Case(
         "delta null at the end",
         "openai-python#1677",
@@ -173,7 +176,7 @@ TEXTS = [
         stream({"role": "assistant", "content": ""}),
         text="",
     ),
-    Case("emoji in halves", "aider#3693", whole({"content": "\U0001f600"}), stream({"content": "\U0001f600"}), text="\U0001f600"),
+    alike("emoji in halves", "aider#3693", {"content": "\U0001f600"}, text="\U0001f600"),
     Case(
         "parts", "microsoft/agent-framework#6978", whole({"content": PARTS}), stream({"content": PARTS[:1]}, {"content": PARTS[1:]})
     ),
@@ -188,30 +191,18 @@ TEXTS = [
     Case(
         "reasoning_content",
         "DeepSeek, vLLM",
-        whole({"content": "It is 42.", "reasoning_content": "hmm"}),
-        stream({"reasoning_content": "h"}, {"reasoning_content": "mm"}, {"content": "It is 42."}),
+        whole(SAID | {"reasoning_content": "hmm"}),
+        stream({"reasoning_content": "h"}, {"reasoning_content": "mm"}, SAID),
         reasoning="hmm",
     ),
-    Case(
-        "reasoning",
-        "OpenRouter, vLLM 0.12",
-        whole({"content": "It is 42.", "reasoning": "hmm"}),
-        stream({"reasoning": "hmm"}, {"content": "It is 42."}),
-        reasoning="hmm",
-    ),
-    Case(
-        "reasoning under both names",
-        "vLLM 0.11",
-        whole({"content": "It is 42.", "reasoning": "hmm", "reasoning_content": "hmm"}),
-        stream({"reasoning": "hmm", "reasoning_content": "hmm"}, {"content": "It is 42."}),
-        reasoning="hmm",
-    ),
-    Case(
-        "reasoning null",
-        "SGLang",
-        whole({"content": "It is 42.", "reasoning_content": None}),
-        stream({"reasoning_content": None, "content": "It is 42."}),
-    ),
+    *[
+        Case(name, source, whole(SAID | thought), stream(thought, SAID), reasoning="hmm")
+        for name, source, thought in (
+            ("reasoning", "OpenRouter, vLLM 0.12", {"reasoning": "hmm"}),
+            ("reasoning under both names", "vLLM 0.11", {"reasoning": "hmm", "reasoning_content": "hmm"}),
+        )
+    ],
+    alike("reasoning null", "SGLang", SAID | {"reasoning_content": None}),
     Case(
         "refusal",
         "OpenAI, structured outputs",
@@ -220,21 +211,14 @@ TEXTS = [
         text="",
         refusal="I will not.",
     ),
-    Case(
-        "refusal empty beside a text",
-        "LiteLLM",
-        whole({"content": "It is 42.", "refusal": None}),
-        stream({"content": "It is 42.", "refusal": None}),
-    ),
-    Case("cut", "any server at its limit", whole(finish="length"), stream(finish="length"), finish="length"),
-    Case("finish max_tokens", "Bedrock's gateway", whole(finish="max_tokens"), stream(finish="max_tokens"), finish="max_tokens"),
-    Case("finish STOP", "Gemini's compatible route", whole(finish="STOP"), stream(finish="STOP"), finish="STOP"),
-    Case(
-        "finish eos_token", "text-generation-inference 1", whole(finish="eos_token"), stream(finish="eos_token"), finish="eos_token"
-    ),
+    alike("refusal empty beside a text", "LiteLLM", SAID | {"refusal": None}),
+    alike("cut", "any server at its limit", finish="length"),
+    alike("finish max_tokens", "Bedrock's gateway", finish="max_tokens"),
+    alike("finish STOP", "Gemini's compatible route", finish="STOP"),
+    alike("finish eos_token", "text-generation-inference 1", finish="eos_token"),
     Case("finish null, body whole", "MicrosoftDocs/azure-docs#109589", whole(finish=None), None, finish=None),
     Case("finish null, stream ended", "codecompanion, ollama", None, stream(finish=None), finish=None),
-    Case("finish end_turn", "Anthropic's compatible route", whole(finish="end_turn"), stream(finish="end_turn"), finish="end_turn"),
+    alike("finish end_turn", "Anthropic's compatible route", finish="end_turn"),
     Case(
         "usage with costs",
         "OpenRouter, usage accounting",
@@ -247,11 +231,10 @@ TEXTS = [
         whole(logprobs={"content": [{"token": "It", "logprob": -0.1, "bytes": [73], "top_logprobs": []}], "refusal": None}),
         [each | {"choices": [{**one, "logprobs": {"content": None}} for one in each["choices"]]} for each in stream()],
     ),
-    Case(
+    alike(
         "annotations, audio and function_call",
         "OpenAI, search models",
-        whole({"content": "It is 42.", "annotations": [], "audio": None, "function_call": None}),
-        stream({"content": "It is 42.", "annotations": [], "audio": None, "function_call": None}),
+        SAID | {"annotations": [], "audio": None, "function_call": None},
     ),
     Case(
         "chunks without choices between",
@@ -265,81 +248,31 @@ TEXTS = [
         whole() | {"service_tier": None, "system_fingerprint": None, "x_groq": {"id": "r"}},
         [each | {"service_tier": None, "system_fingerprint": None, "x_groq": {"id": "r"}} for each in stream()],
     ),
-    Case(
-        "finish tool_calls without calls",
-        "ollama#8517",
-        whole(finish="tool_calls"),
-        stream(finish="tool_calls"),
-        finish="tool_calls",
-    ),
+    alike("finish tool_calls without calls", "ollama#8517", finish="tool_calls"),
 ]
 
 CALLS = [
     called("arguments", "OpenAI's API reference", {"content": None, "tool_calls": [call('{"zone": "UTC"}')]}, PIECES, ZONE),
     called("no arguments", "vllm#19419", {"content": None, "tool_calls": [call("")]}, PIECES[:1], NOW),
-    called(
-        "arguments null",
-        "openai-agents-js#664",
-        {"content": None, "tool_calls": [call(None)]},
-        [{"tool_calls": [call(None, index=0)]}],
-        NOW,
-    ),
-    called(
-        "arguments {}",
-        "langchain#34123",
-        {"content": None, "tool_calls": [call("{}")]},
-        [{"tool_calls": [call("{}", index=0)]}],
-        NOW,
-    ),
-    called(
-        "raw newlines",
-        "langchain#27602",
-        {"content": None, "tool_calls": [call('{"zone": "a\nb"}')]},
-        [{"tool_calls": [call('{"zone": "a\nb"}', index=0)]}],
-        [("now", {"zone": "a\nb"})],
-    ),
-    called(
-        "arguments broken",
-        "any small model",
-        {"content": None, "tool_calls": [call('{"zone": ')]},
-        [{"tool_calls": [call('{"zone": ', index=0)]}],
-        [],
-        invalid=1,
-    ),
-    called(
-        "arguments a list",
-        "any small model",
-        {"content": None, "tool_calls": [call("[1]")]},
-        [{"tool_calls": [call("[1]", index=0)]}],
-        [],
-        invalid=1,
-    ),
-    called(
-        "no id",
-        "langgraph#4717",
-        {"content": None, "tool_calls": [call("{}", id=None)]},
-        [{"tool_calls": [call("{}", id=None, index=0)]}],
-        NOW,
-    ),
-    called(
-        "empty id",
-        "QwenLM/Qwen3#1419",
-        {"content": None, "tool_calls": [call("{}", id="")]},
-        [{"tool_calls": [call("{}", id="", index=0)]}],
-        NOW,
-    ),
+    one_call("arguments null", "openai-agents-js#664", None),
+    one_call("arguments {}", "langchain#34123", "{}"),
+    one_call("raw newlines", "langchain#27602", '{"zone": "a\nb"}', [("now", {"zone": "a\nb"})]),
+    one_call("arguments broken", "any small model", '{"zone": ', [], invalid=1),
+    one_call("arguments a list", "any small model", "[1]", [], invalid=1),
+    one_call("no id", "langgraph#4717", "{}", id=None),
+    one_call("empty id", "QwenLM/Qwen3#1419", "{}", id=""),
     called(
         "two calls",
         "OpenAI, parallel_tool_calls",
-        {"content": None, "tool_calls": [call("{}"), call('{"zone": "UTC"}', id="c2")]},
-        [{"tool_calls": [call("{}", index=0)]}, {"tool_calls": [call('{"zone": "UTC"}', id="c2", index=1)]}],
+        {"content": None, "tool_calls": TWO},
+        [{"tool_calls": [each | {"index": at}]} for at, each in enumerate(TWO)],
         NOW + ZONE,
     ),
     called(
         "two calls in one chunk",
         "Gemini's compatible route",
-        {"content": None, "tool_calls": [call("{}"), call('{"zone": "UTC"}', id="c2")]},
-        [{"tool_calls": [call("{}", index=0), call('{"zone": "UTC"}', id="c2", index=1)]}],
+        {"content": None, "tool_calls": TWO},
+        [{"tool_calls": [each | {"index": at} for at, each in enumerate(TWO)]}],
         NOW + ZONE,
     ),
     called(
@@ -356,7 +289,7 @@ CALLS = [
         [{"content": "", "tool_calls": [call("{}", index=0)]}],
         NOW,
     ),
-    called("finish stop", "ollama", {"content": None, "tool_calls": [call("{}")]}, [{"tool_calls": [call("{}", index=0)]}], NOW),
+    one_call("finish stop", "ollama", "{}", finish="stop"),
     called(
         "text beside calls",
         "any model that explains",
@@ -372,165 +305,104 @@ CALLS = [
         [{"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "now", "arguments": "{}"}}]}],
         NOW,
     ),
-    called(
-        "calls null",
-        "SGLang",
-        {"content": "It is 42.", "tool_calls": None},
-        [{"content": "It is 42.", "tool_calls": None}],
-        [],
-        text="It is 42.",
-    ),
-    called(
-        "calls an empty list",
-        "vLLM",
-        {"content": "It is 42.", "tool_calls": []},
-        [{"content": "It is 42.", "tool_calls": []}],
-        [],
-        text="It is 42.",
-    ),
+    alike("calls null", "SGLang", SAID | {"tool_calls": None}, "tool_calls"),
+    alike("calls an empty list", "vLLM", SAID | {"tool_calls": []}, "tool_calls"),
 ]
 
 BROKEN = {"code": 502, "message": "provider disconnected"}
 OVERLOADED = {"error": {"message": "upstream provider is rate limited", "code": 429}, "user_id": "u"}
+DIED = {"object": "error", "message": "engine died", "code": 500}
+TRAFFIC = {"text": "NETWORK ERROR DUE TO HIGH TRAFFIC", "error_code": 50004}
+#: What LangChain's client serves of some of them.
+HALF, EMPTY, CENSORED = "half an answer", "an empty text", "half a sentence, cut by a filter"
+FAILED = "GenerationFailedAtEndpoint"
 ERRORS = [
-    Case(
-        "error inside 200",
-        "litellm#21755, mini-swe-agent#902",
-        OVERLOADED,
-        [OVERLOADED],
-        text=None,
-        error="Overloaded",
-        words="rate limited",
-    ),
-    Case(
+    broken("error inside 200", "litellm#21755, mini-swe-agent#902", OVERLOADED, [OVERLOADED], "Overloaded", "rate limited"),
+    broken(
         "error inside 200, a text",
         "OpenRouterTeam/python-sdk#44",
         {"error": "no capacity"},
         [{"error": "no capacity"}],
-        text=None,
-        error="GenerationFailedAtEndpoint",
-        words="no capacity",
+        FAILED,
+        "no capacity",
     ),
-    Case(
+    broken(
         "error after text",
         "vLLM, engine died",
         None,
         [*stream()[:2], {"error": {"message": "engine died", "code": 500}}],
-        text=None,
-        error="GenerationFailedAtEndpoint",
-        words="engine died",
+        FAILED,
+        "engine died",
     ),
-    Case(
-        "an error as an object of its own",
-        "vLLM of 2023, LMDeploy",
-        {"object": "error", "message": "engine died", "code": 500},
-        [*stream()[:2], {"object": "error", "message": "engine died", "code": 500}],
-        text=None,
-        error="GenerationFailedAtEndpoint",
-        words="engine died",
-        stricter="half an answer",
-    ),
-    Case(
+    broken("an error as an object of its own", "vLLM of 2023, LMDeploy", DIED, [*stream()[:2], DIED], FAILED, "engine died", HALF),
+    broken(
         "an error beside the choices",
         "Groq, x_groq.error",
         None,
         [*stream()[:2], chunk(x_groq={"id": "req_1", "error": "over_capacity"})],
-        text=None,
-        error="GenerationFailedAtEndpoint",
-        words="over_capacity",
-        stricter="half an answer",
+        FAILED,
+        "over_capacity",
+        HALF,
     ),
-    Case(
+    broken(
         "an error of the choice",
         "OpenRouter, an upstream that breaks off",
         whole({"content": "It is"}, None, error=BROKEN),
         [*stream()[:2], chunk() | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "error": BROKEN}]}],
-        text=None,
-        error="EndpointUnreachable",
-        words="provider disconnected",
-        stricter="half an answer",
+        "EndpointUnreachable",
+        "provider disconnected",
+        HALF,
     ),
-    Case(
-        "an error by its code alone",
-        "FastChat",
-        {"text": "NETWORK ERROR DUE TO HIGH TRAFFIC", "error_code": 50004},
-        [*stream()[:2], {"text": "NETWORK ERROR DUE TO HIGH TRAFFIC", "error_code": 50004}],
-        text=None,
-        error="GenerationFailedAtEndpoint",
-        stricter="half an answer",
-    ),
-    Case(
-        "no choices", "litellm", whole() | {"choices": []}, [bill()], text=None, error="MalformedAnswer", stricter="an empty text"
-    ),
-    Case("choices null", "OpenRouter", whole() | {"choices": None}, None, text=None, error="MalformedAnswer"),
-    Case(
-        "no message",
-        "one-api",
-        {**whole(), "choices": [{"index": 0, "finish_reason": "stop"}]},
-        None,
-        text=None,
-        error="MalformedAnswer",
-    ),
-    Case(
+    broken("an error by its code alone", "FastChat", TRAFFIC, [*stream()[:2], TRAFFIC], FAILED, stricter=HALF),
+    broken("no choices", "litellm", whole() | {"choices": []}, [bill()], "MalformedAnswer", stricter=EMPTY),
+    broken("choices null", "OpenRouter", whole() | {"choices": None}, None, "MalformedAnswer"),
+    broken("no message", "one-api", {**whole(), "choices": [{"index": 0, "finish_reason": "stop"}]}, None, "MalformedAnswer"),
+    broken(
         "a part that calls nothing",
         "Anthropic's compatible route",
         whole({"content": [{"type": "tool_use"}]}),
         None,
-        text=None,
-        error="MalformedAnswer",
-        stricter="an empty text",
+        "MalformedAnswer",
+        stricter=EMPTY,
     ),
-    Case(
+    broken(
         "filtered and empty",
         "semantic-kernel#5240",
         whole({"content": None}, "content_filter"),
         stream({"role": "assistant"}, finish="content_filter"),
-        text=None,
-        error="NoAnswer",
-        words="content filter",
-        stricter="an empty text",
+        "NoAnswer",
+        "content filter",
+        EMPTY,
     ),
-    Case(
+    broken(
         "filtered in the middle",
         "langchain4j#2137",
         whole({"content": "The first step"}, "content_filter"),
         stream({"content": "The first step"}, finish="content_filter"),
-        text=None,
-        error="NoAnswer",
-        words="content filter",
-        stricter="half a sentence, cut by a filter",
+        "NoAnswer",
+        "content filter",
+        CENSORED,
     ),
-    Case(
+    broken(
         "nothing but reasoning",
         "vllm#52640, mindcraft#789",
         whole({"content": None, "reasoning_content": "hm"}, "length"),
         stream({"reasoning_content": "hm"}, finish="length"),
-        text=None,
-        error="TruncatedAnswer",
-        words="nothing but reasoning",
-        stricter="an empty text",
+        "TruncatedAnswer",
+        "nothing but reasoning",
+        EMPTY,
     ),
-    Case(
+    broken(
         "null content",
         "fess#3061",
         whole({"content": None}),
         stream({"role": "assistant", "content": None}),
-        text=None,
-        error="NoAnswer",
-        words="without content",
-        stricter="an empty text",
+        "NoAnswer",
+        "without content",
+        EMPTY,
     ),
     *[
-        Case(
-            f"given up, {word}",
-            source,
-            whole(finish=word),
-            stream(finish=word),
-            text=None,
-            error="GenerationFailedAtEndpoint",
-            words="broke off",
-            stricter="half an answer",
-        )
+        broken(f"given up, {word}", source, whole(finish=word), stream(finish=word), FAILED, "broke off", HALF)
         for word, source in (
             ("abort", "vLLM, abort"),
             ("insufficient_system_resource", "DeepSeek"),
@@ -539,16 +411,7 @@ ERRORS = [
         )
     ],
     *[
-        Case(
-            f"filtered, {word}",
-            source,
-            whole(finish=word),
-            stream(finish=word),
-            text=None,
-            error="NoAnswer",
-            words="content filter",
-            stricter="half a sentence, cut by a filter",
-        )
+        broken(f"filtered, {word}", source, whole(finish=word), stream(finish=word), "NoAnswer", "content filter", CENSORED)
         for word, source in (
             ("content_filter: RECITATION", "Gemini's compatible route"),
             ("sensitive", "Z.ai"),
@@ -556,93 +419,80 @@ ERRORS = [
             ("refusal", "Anthropic's compatible route"),
         )
     ],
-    Case(
-        "stream without an end",
-        "any proxy that times out",
-        None,
-        stream(finish=None, usage=None)[:2],
-        text=None,
-        error="GenerationFailedAtEndpoint",
-        words="broke off",
-        done=False,
-        stricter="half an answer",
-    ),
-    Case(
-        "stream without an end, usage with every chunk",
-        "Gemini's compatible route, Perplexity",
-        None,
-        [each | {"usage": USAGE} for each in stream(finish=None, usage=None)[:2]],
-        text=None,
-        error="GenerationFailedAtEndpoint",
-        words="broke off",
-        done=False,
-        stricter="half an answer",
-    ),
-    failed(
-        "400",
-        "vLLM",
-        400,
-        {"object": "error", "message": "max_tokens is too large", "type": "BadRequestError", "code": 400},
-        "RequestRejected",
-        "max_tokens is too large",
-    ),
-    failed(
-        "400 in a list",
-        "Gemini's compatible route",
-        400,
-        [{"error": {"code": 400, "message": "Unknown name", "status": "INVALID_ARGUMENT"}}],
-        "RequestRejected",
-        "Unknown name",
-    ),
-    failed(
-        "400, message nested",
-        "Mistral",
-        400,
-        {"object": "error", "message": {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs"}]}},
-        "RequestRejected",
-        "Extra inputs",
-    ),
-    failed(
-        "401",
-        "OpenAI",
-        401,
-        {"error": {"message": "Incorrect API key", "type": "invalid_request_error", "code": "invalid_api_key"}},
-        "RequestRejected",
-        "Incorrect API key",
-    ),
-    failed("403", "cloud gateways", 403, {"message": "forbidden"}, "RequestRejected", "forbidden"),
-    failed(
-        "404",
-        "vLLM",
-        404,
-        {"error": {"message": "The model does not exist", "type": "NotFoundError"}},
-        "RequestRejected",
-        "does not exist",
-    ),
-    failed("413 as html", "nginx", 413, "<html>too large</html>", "RequestRejected"),
-    failed("422", "FastAPI", 422, {"detail": [{"loc": ["body"], "msg": "field required"}]}, "RequestRejected", "field required"),
-    failed("429", "OpenAI", 429, {"error": {"message": "Rate limit reached", "type": "requests"}}, "Overloaded", "Rate limit"),
-    failed(
-        "429 without money",
-        "OpenAI",
-        429,
-        {"error": {"message": "quota", "code": "insufficient_quota"}},
-        "RequestRejected",
-        "quota",
-    ),
-    failed("500", "vLLM", 500, {"error": {"message": "EngineDeadError"}}, "GenerationFailedAtEndpoint", "EngineDead"),
-    failed("502 as html", "nginx", 502, "<html>bad gateway</html>", "EndpointUnreachable"),
-    failed("503 as a text", "llama.cpp", 503, {"error": "Loading model"}, "Overloaded", "Loading model"),
-    failed("504", "cloud gateways", 504, "", "EndpointTimeout"),
-    failed("408", "cloud gateways", 408, {"error": {"message": "request timed out"}}, "EndpointTimeout", "timed out"),
-    failed(
-        "529, overloaded",
-        "Anthropic's compatible route",
-        529,
-        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
-        "Overloaded",
-        "Overloaded",
-    ),
-    failed("400, a bare text", "TabbyAPI", 400, "context length exceeded", "RequestRejected", "context length"),
+    *[
+        broken(f"stream without an end{more}", source, None, chunks, FAILED, "broke off", HALF, done=False)
+        for more, source, chunks in (
+            ("", "any proxy that times out", stream()[:2]),
+            (
+                ", usage with every chunk",
+                "Gemini's compatible route, Perplexity",
+                [each | {"usage": USAGE} for each in stream()[:2]],
+            ),
+        )
+    ],
+    *[
+        Case(name, source, body, [], int(name[:3]), text=None, error=error, words=words)
+        for name, source, body, error, words in (
+            (
+                "400",
+                "vLLM",
+                {"object": "error", "message": "max_tokens is too large", "type": "BadRequestError", "code": 400},
+                "RequestRejected",
+                "max_tokens is too large",
+            ),
+            (
+                "400 in a list",
+                "Gemini's compatible route",
+                [{"error": {"code": 400, "message": "Unknown name", "status": "INVALID_ARGUMENT"}}],
+                "RequestRejected",
+                "Unknown name",
+            ),
+            (
+                "400, message nested",
+                "Mistral",
+                {"object": "error", "message": {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs"}]}},
+                "RequestRejected",
+                "Extra inputs",
+            ),
+            (
+                "401",
+                "OpenAI",
+                {"error": {"message": "Incorrect API key", "type": "invalid_request_error", "code": "invalid_api_key"}},
+                "RequestRejected",
+                "Incorrect API key",
+            ),
+            ("403", "cloud gateways", {"message": "forbidden"}, "RequestRejected", "forbidden"),
+            (
+                "404",
+                "vLLM",
+                {"error": {"message": "The model does not exist", "type": "NotFoundError"}},
+                "RequestRejected",
+                "does not exist",
+            ),
+            ("413 as html", "nginx", "<html>too large</html>", "RequestRejected", ""),
+            ("422", "FastAPI", {"detail": [{"loc": ["body"], "msg": "field required"}]}, "RequestRejected", "field required"),
+            ("429", "OpenAI", {"error": {"message": "Rate limit reached", "type": "requests"}}, "Overloaded", "Rate limit"),
+            (
+                "429 without money",
+                "OpenAI",
+                {"error": {"message": "quota", "code": "insufficient_quota"}},
+                "RequestRejected",
+                "quota",
+            ),
+            ("500", "vLLM", {"error": {"message": "EngineDeadError"}}, FAILED, "EngineDead"),
+            ("502 as html", "nginx", "<html>bad gateway</html>", "EndpointUnreachable", ""),
+            ("503 as a text", "llama.cpp", {"error": "Loading model"}, "Overloaded", "Loading model"),
+            ("504", "cloud gateways", "", "EndpointTimeout", ""),
+            ("408", "cloud gateways", {"error": {"message": "request timed out"}}, "EndpointTimeout", "timed out"),
+            (
+                "529, overloaded",
+                "Anthropic's compatible route",
+                {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
+                "Overloaded",
+                "Overloaded",
+            ),
+            ("400, a bare text", "TabbyAPI", "context length exceeded", "RequestRejected", "context length"),
+        )
+    ],
 ]
 CASES = [*TEXTS, *CALLS, *ERRORS]

@@ -28,28 +28,20 @@ FORMS = [
 QUESTION = DrawRequest([HumanMessage("What time is it?")], 7)
 
 
-class Answers:
+def answering(serve, case):
     """A server that gives one answer."""
-
-    def __init__(self, serve, case):
-        self.server = serve()
-        self.server.ends_with_done = lambda path: case.done
-        if case.status != 200:
-            self.server.faults = lambda path, body: (case.status, case.whole)
-        self.server.answer = case.whole
-        self.server.said = case.chunks
-
-    async def __aenter__(self):
-        return await self.server.__aenter__()
-
-    async def __aexit__(self, *error):
-        await self.server.__aexit__(*error)
+    server = serve()
+    server.ends_with_done = lambda path: case.done
+    if case.status != 200:
+        server.faults = lambda path, body: (case.status, case.whole)
+    server.answer, server.said = case.whole, case.chunks
+    return server
 
 
 async def drawn(name, case, streamed):
     """What a native adapter makes of a case: a message or an error."""
     settings = {"stream": streamed, "retries": 0, "timeout": 20.0}
-    async with Answers(TGIServer if name == "tgi" else OpenAIServer, case) as server:
+    async with answering(TGIServer if name == "tgi" else OpenAIServer, case) as server:
         kind = TGIGenerator(server.url, token="", **settings) if name == "tgi" else openai(server.url, **settings)
         async with kind as generator:
             try:
@@ -88,7 +80,7 @@ async def test_native_adapters_serve_it_or_explain(name, case, streamed):
 @pytest.mark.parametrize(("case", "streamed"), FORMS)
 async def test_what_langchains_client_serves_is_served_or_explained(case, streamed):
     client = pytest.importorskip("langchain_openai").ChatOpenAI
-    async with Answers(OpenAIServer, case) as server:
+    async with answering(OpenAIServer, case) as server:
         about = {"base_url": f"{server.url}/v1", "model": "tiny", "api_key": "none", "max_retries": 0}
         model = client(streaming=streamed, **about)
         served = await outcome(model.ainvoke(QUESTION.messages))
