@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import tracemalloc
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -19,6 +18,7 @@ from bonmini_guard.conversation import deeper_than
 from bonmini_guard.errors import GenerationError
 
 from .drawing import guard_of
+from .loopback import LoopbackServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*uncalibrated.*")
 
@@ -38,47 +38,24 @@ def bomb(megabytes):
     return b"".join(parts)
 
 
-class Serving:
-    """Answers each POST with the next of some (headers, chunks)."""
+class Serving(LoopbackServer):
+    """Answers each request with the next of some (headers, chunks)."""
 
     def __init__(self, *answers):
-        todo = list(answers)
+        super().__init__()
+        self.todo = list(answers)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def aside(self, path):
+        return (404, {}) if path == "/info" else None
 
-            def log_message(self, *_):
-                """Quiet."""
-
-            def do_GET(self):
-                self.send_response(404)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def do_POST(self):
-                self.rfile.read(int(self.headers["content-length"]))
-                headers, chunks = todo.pop(0) if len(todo) > 1 else todo[0]
-                self.send_response(200)
-                for name, value in {"content-type": "application/json", **headers, "transfer-encoding": "chunked"}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                try:
-                    for chunk in [*chunks, b""]:
-                        self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-                except OSError:
-                    self.close_connection = True
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self.url
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+    async def _work(self, path, body, writer):
+        headers, chunks = self.todo.pop(0) if len(self.todo) > 1 else self.todo[0]
+        fields = {"content-type": "application/json", **headers, "transfer-encoding": "chunked"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        writer.write(f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode())
+        for chunk in [*chunks, b""]:
+            writer.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            await writer.drain()
 
 
 FAMILIES = {
@@ -87,27 +64,35 @@ FAMILIES = {
 }
 LONG = {
     "packed": ({"content-encoding": "gzip"}, [bomb(200)]),
-    "wire": ({}, (b" " * 2**16 for _ in range(3200))),
+    "wire": ({}, [b" " * 2**16] * 3200),
     "unknown packing": ({"content-encoding": "br"}, [b"\x0b\x02\x80"]),
 }
+
+
+@asynccontextmanager
+async def guarded(family, *answers, draws=1, **settings):
+    """A guard that accepts what a server answers: the next of some (headers, chunks) to each request."""
+    async with Serving(*answers) as server, FAMILIES[family](server.url, **settings) as generator:
+        yield guard_of(generator, lambda text: 1.0, mini_n=draws)
+
+
+async def served(family, *answers, **settings):
+    async with guarded(family, *answers, **settings) as guard:
+        return (await guard.arun("q")).message.text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", LONG)
 async def test_an_answer_without_end_costs_its_draw_and_little_memory(family, kind, monkeypatch):
     monkeypatch.setattr(bodies, "LONGEST_ANSWER", CAP)
-    headers, chunks = LONG[kind]
-    chunks = chunks if isinstance(chunks, list) else [b" " * 2**16] * 3200
-    with Serving((headers, chunks)) as url:
-        async with FAMILIES[family](url) as generator:
-            guard = guard_of(generator, lambda text: 1.0, mini_n=1)
-            tracemalloc.start()
-            try:
-                with pytest.raises(GenerationError) as caught:
-                    await guard.arun("q")
-                _, peak = tracemalloc.get_traced_memory()
-            finally:
-                tracemalloc.stop()
+    async with guarded(family, LONG[kind]) as guard:
+        tracemalloc.start()
+        try:
+            with pytest.raises(GenerationError) as caught:
+                await guard.arun("q")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
     assert isinstance(caught.value.__cause__.exceptions[0], MalformedAnswer)
     # The server's side of it is measured, too, and imports are.
     assert peak < 24 * CAP
@@ -116,27 +101,22 @@ async def test_an_answer_without_end_costs_its_draw_and_little_memory(family, ki
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_the_draw_beside_it_is_served(family, monkeypatch):
     monkeypatch.setattr(bodies, "LONGEST_ANSWER", CAP)
-    with Serving(({}, [b" " * 2**21]), ({}, [completion()])) as url:
-        async with FAMILIES[family](url) as generator:
-            result = await guard_of(generator, lambda text: 1.0, mini_n=2).arun("q")
+    async with guarded(family, ({}, [b" " * 2**21]), ({}, [completion()]), draws=2) as guard:
+        result = await guard.arun("q")
     assert (result.message.text, result.metadata()["failed_draws"]) == ("good", 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("encoding", ["none", "UTF-8", "identity", ""])
 async def test_an_encoding_that_packs_nothing_is_none(family, encoding):
-    with Serving(({"content-encoding": encoding}, [completion()])) as url:
-        async with FAMILIES[family](url) as generator:
-            assert (await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")).message.text == "good"
+    assert await served(family, ({"content-encoding": encoding}, [completion()])) == "good"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_an_answer_of_just_so_many_bytes_is_read(family, monkeypatch):
     whole = completion()
     monkeypatch.setattr(bodies, "LONGEST_ANSWER", len(whole))
-    with Serving(({}, [whole])) as url:
-        async with FAMILIES[family](url) as generator:
-            assert (await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")).message.text == "good"
+    assert await served(family, ({}, [whole])) == "good"
 
 
 @pytest.mark.parametrize(
@@ -144,9 +124,7 @@ async def test_an_answer_of_just_so_many_bytes_is_read(family, monkeypatch):
 )
 async def test_a_stream_is_known_by_how_it_begins(kind, form):
     said = form.replace("%s", completion().decode()).encode()
-    with Serving(({"content-type": kind}, [said])) as url:
-        async with FAMILIES["openai"](url, stream=True) as generator:
-            assert (await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")).message.text == "good"
+    assert await served("openai", ({"content-type": kind}, [said]), stream=True) == "good"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -155,10 +133,8 @@ async def test_a_stream_of_too_many_events_ends(family, monkeypatch):
     delta = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "system_fingerprint": "f"}
     event = {**delta, "choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}, "finish_reason": None}]}
     stream = [b"data: " + json.dumps(event).encode() + b"\n\n"] * 60
-    with Serving(({"content-type": "text/event-stream"}, stream)) as url:
-        async with FAMILIES[family](url, stream=True) as generator:
-            with pytest.raises(GenerationError, match="a stream of more than 50 events"):
-                await guard_of(generator, lambda text: 1.0, mini_n=1).arun("q")
+    with pytest.raises(GenerationError, match="a stream of more than 50 events"):
+        await served(family, ({"content-type": "text/event-stream"}, stream), stream=True)
 
 
 def _good(messages, candidates):
@@ -170,10 +146,10 @@ def _good(messages, candidates):
 async def test_tool_calls_nested_without_end_cost_their_draw_alone(family, depth):
     arguments = '{"a":' * depth + "1" + "}" * depth
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    with Serving(({}, [completion("deep", tool_calls=[call])]), ({}, [completion()])) as url:
-        async with FAMILIES[family](url) as generator:
-            guard = BestOfMiniN(generator=generator, reward_model=_good, schedule=[2], threshold=0.0, tool_turns="judge")
-            result = await guard.arun("q")
+    several = Serving(({}, [completion("deep", tool_calls=[call])]), ({}, [completion()]))
+    async with several as server, FAMILIES[family](server.url) as generator:
+        guard = BestOfMiniN(generator=generator, reward_model=_good, schedule=[2], threshold=0.0, tool_turns="judge")
+        result = await guard.arun("q")
     assert (result.message.text, result.decision) == ("good", "accepted")
     failed = [candidate.error for candidate in result.candidates if candidate.message is None]
     assert [type(error) for error in failed] == ([] if depth < bodies.DEEPEST else [MalformedAnswer])
