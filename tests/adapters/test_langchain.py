@@ -125,10 +125,6 @@ def test_what_is_no_runnable_is_refused():
 # Models of every kind
 
 
-def tell(text, **more):
-    return ChatGeneration(message=AIMessage(text, **more))
-
-
 class ManyChoices(BaseChatModel):
     """A chat model with ``n`` that repeats the call's usage on each message, as widely used integrations do."""
 
@@ -143,9 +139,9 @@ class ManyChoices(BaseChatModel):
         self.asked.append(kwargs)
         count = kwargs.get("n", 1) if self.honours_n else 1
         usage = {"input_tokens": 5, "output_tokens": 2 * count, "total_tokens": 5 + 2 * count}
-        generations = [tell(f"answer {kwargs.get('seed')}.{index}", usage_metadata=usage) for index in range(count)]
+        said = [AIMessage(f"answer {kwargs.get('seed')}.{index}", usage_metadata=usage) for index in range(count)]
         bill = {"prompt_tokens": 5, "completion_tokens": 2 * count, "total_tokens": 5 + 2 * count}
-        return ChatResult(generations=generations, llm_output={"token_usage": bill})
+        return ChatResult(generations=[ChatGeneration(message=each) for each in said], llm_output={"token_usage": bill})
 
     def _combine_llm_outputs(self, llm_outputs):
         return llm_outputs[0]

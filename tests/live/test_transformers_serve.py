@@ -16,19 +16,8 @@ pytestmark = pytest.mark.live
 def serve(folder, *more):
     python()
     port, model = free_port(), str(language_model(folder / "lm"))
-    arguments = [
-        "-m",
-        "transformers.cli.transformers",
-        "serve",
-        model,
-        "--device",
-        "cpu",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    return model, running([*arguments, *more], port, "/health", folder / "serve.log")
+    arguments = ["-m", "transformers.cli.transformers", "serve", model, "--device", "cpu"]
+    return model, running([*arguments, "--host", "127.0.0.1", "--port", str(port), *more], port, "/health", folder / "serve.log")
 
 
 @pytest.fixture(scope="module")

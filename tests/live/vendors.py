@@ -118,12 +118,7 @@ THINKS = {"type": "thinking", "thinking": "hm", "signature": "s"}
 CLAUDE = [
     claude("plain", "Anthropic's API reference", [SAYS], text="It is 42."),
     claude("two texts", "Anthropic, citations", [SAYS | {"text": "It is "}, SAYS | {"text": "42."}], text="It is 42."),
-    claude(
-        "thoughts",
-        "Anthropic, extended thinking",
-        [{"type": "thinking", "thinking": "hm", "signature": "s"}, SAYS],
-        text="It is 42.",
-    ),
+    claude("thoughts", "Anthropic, extended thinking", [THINKS, SAYS], text="It is 42."),
     claude("a call", "Anthropic, tool use", [CALLS], "tool_use", text=""),
     claude("a call without arguments", "Anthropic, tool use", [CALLS | {"input": {}}], "tool_use", text=""),
     claude("text beside a call", "Anthropic, tool use", [SAYS | {"text": "Wait."}, CALLS], "tool_use", text="Wait."),
@@ -134,9 +129,7 @@ CLAUDE = [
     claude("nothing", "Anthropic, empty end_turn", [], text="", stricter="no content"),
     claude("cached prompt", "Anthropic, prompt caching", [SAYS], usage={"cache_read_input_tokens": 3}, text="It is 42."),
     fails("overloaded_error", 529),
-    Form(
-        "refused request", "Anthropic, 400", {"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}, [], 400
-    ),
+    fails("invalid_request_error", 400),
     fails("authentication_error", 401),
 ]
 
@@ -176,6 +169,7 @@ SPOKEN = [
     for each in CASES
     if each.whole is not None and each.chunks is not None and each.name not in ("408", "504")
 ]
+OPTIONS = {"temperature": (0.5, "temperature"), "top_p": (0.9, "top_p"), "max_tokens": (9, "max_tokens")}
 
 
 @dataclass(frozen=True)
@@ -204,9 +198,7 @@ class Vendor:
     streaming: bool = True
     seed: str | None = "seed"
     said: Callable[[Any], Any] = lambda body: body
-    options: Mapping[str, tuple[Any, str]] = field(
-        default_factory=lambda: {"temperature": (0.5, "temperature"), "top_p": (0.9, "top_p"), "max_tokens": (9, "max_tokens")}
-    )
+    options: Mapping[str, tuple[Any, str]] = field(default_factory=lambda: OPTIONS)
 
     def build(self, url: str, **more: Any) -> Any:
         """A model."""
@@ -219,16 +211,9 @@ VENDORS = [
         "ChatOpenAI",
         "langchain_openai",
         lambda url: {"base_url": f"{url}/v1"},
-        options={"temperature": (0.5, "temperature"), "top_p": (0.9, "top_p"), "max_tokens": (9, "max_completion_tokens")},
+        options=OPTIONS | {"max_tokens": (9, "max_completion_tokens")},
     ),
-    Vendor(
-        "ChatAnthropic",
-        "langchain_anthropic",
-        lambda url: {"base_url": url},
-        AnthropicWords,
-        CLAUDE,
-        seed=None,
-    ),
+    Vendor("ChatAnthropic", "langchain_anthropic", lambda url: {"base_url": url}, AnthropicWords, CLAUDE, seed=None),
     Vendor("ChatMistralAI", "langchain_mistralai", lambda url: {"base_url": f"{url}/v1"}, seed="random_seed"),
     Vendor("ChatGroq", "langchain_groq", lambda url: {"base_url": url}),
     Vendor("ChatDeepSeek", "langchain_deepseek", lambda url: {"api_base": f"{url}/v1"}),
