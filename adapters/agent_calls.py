@@ -108,6 +108,11 @@ class AgentCall:
 
     # Outcomes
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether there is none of the structured output that was asked for: create_agent would ask again and again."""
+        return self._winner is None and self._request.response_format is not None
+
     def response(self, message: AIMessage) -> ModelResponse[Any]:
         """The winner's response with the message that is served for it; an abstention's message alone.
 

@@ -201,7 +201,8 @@ def _response(call: AgentCall, message: AIMessage, handler: Callable[..., Any]) 
     if not call.promised and about["decision"] in ("accepted", "best_effort"):
         about = of_a_fallback(about)
         message = message.model_copy(update={"response_metadata": {**message.response_metadata, "bonmini_guard": about}})
-    command: Command[Any] = Command(update={"bonmini_guard": about})
+    end = {"jump_to": "end"} if call.unanswered and not message.tool_calls else {}
+    command: Command[Any] = Command(update={"bonmini_guard": about, **end})
     return ExtendedModelResponse(model_response=call.response(message), command=command)
 
 

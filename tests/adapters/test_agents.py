@@ -473,6 +473,14 @@ async def test_words_in_place_of_structured_output_do_not_pass():
     assert out["structured_response"] == Film(title="Alien", year=1979)
 
 
+@both_ways
+async def test_an_abstention_ends_an_agent_that_is_to_give_structured_output(sync):
+    model = FakeChatModel(["in words"])
+    graph = agent(model, guard(on_abstain="continue", abstain_message="sorry"), response_format=ToolStrategy(Film))
+    out = await ask(graph, sync, config={"recursion_limit": 20})
+    assert (out["messages"][-1].text, len(model.calls)) == ("sorry", 4)
+
+
 async def test_native_structured_output_is_parsed_draw_by_draw():
     answers = ["not json secret", '{"title": "Alien", "year": 1979}']
     out = await agent(answers, guard(lambda text: 1.0), response_format=ProviderStrategy(Film)).ainvoke(QUESTION)
