@@ -238,10 +238,8 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
 
     A configurable model becomes what the config, which it is bound to, says now. Other runnables are left as they are.
     """
-    if isinstance(model, DynamicRunnable):
-        model = model.prepare(config)[0]
-    elif type(model).__name__ == "_ConfigurableModel":  # of langchain's init_chat_model, and private to it
-        model = model._model(config)  # type: ignore[attr-defined]
+    if _is_configurable(model):
+        model = model.prepare(config)[0] if isinstance(model, DynamicRunnable) else model._model(config)  # type: ignore[attr-defined]
     if isinstance(model, BaseLanguageModel):
         silent: dict[str, Any] = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
         fields = type(model).model_fields

@@ -15,12 +15,8 @@ LIKELIEST = 256
 class Sampler:
     """Samples next tokens by inverting the distribution function: one uniform number a token.
 
-    The number is a counter's, not torch's global state's, through which concurrent requests would interfere.
-
-    Attributes:
-        temperature: above 0 for sampling, 0 for the likeliest token.
-        top_k: sample among the k likeliest tokens; None for all.
-        top_p: sample among the likeliest tokens that reach this total probability; None for all.
+    The number is a counter's, not torch's global state's, through which concurrent requests would interfere. Temperature 0 takes the
+    likeliest token; ``top_k`` and ``top_p`` (a total probability) leave the likeliest ones, None all.
     """
 
     temperature: float = 1.0
@@ -28,15 +24,12 @@ class Sampler:
     top_p: float | None = None
 
     def choose(self, logits: torch.Tensor, seeds: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        """A token for each row.
+        """A token id for each row; shape (rows,).
 
         Args:
             logits: shape (rows, vocabulary).
             seeds: of each row; shape (rows,), 64-bit integers.
-            steps: how many tokens each row has already; shape (rows,), 64-bit integers.
-
-        Returns:
-            Token ids; shape (rows,).
+            steps: how many tokens each row has already; likewise.
         """
         if self.temperature < 1e-30:  # over which logits are no numbers of single precision
             return logits.argmax(-1)
