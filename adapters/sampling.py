@@ -15,8 +15,8 @@ LIKELIEST = 256
 class Sampler:
     """Samples next tokens by inverting the distribution function: one uniform number a token.
 
-    The number is a counter's, not torch's global state's, through which concurrent requests would interfere. Temperature 0 takes the
-    likeliest token; ``top_k`` and ``top_p`` (a total probability) leave the likeliest ones, None all.
+    The number is a counter's, not torch's global state's, through which concurrent requests would interfere. Temperature 0 takes
+    the likeliest token; ``top_k`` and ``top_p`` (a total probability) leave the likeliest ones, None all.
     """
 
     temperature: float = 1.0
