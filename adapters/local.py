@@ -166,7 +166,7 @@ class TransformersGenerator:
         finished: asyncio.Queue[Outcome | None] = asyncio.Queue()
 
         def report(outcome: Outcome | None) -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed
                 loop.call_soon_threadsafe(finished.put_nowait, outcome)
 
         group = self._group(requests, report)
@@ -264,7 +264,7 @@ class TransformersGenerator:
         """Token ids of a conversation, ready to be continued by ``new_tokens`` (default: ``max_new_tokens``).
 
         Raises:
-            InputError: the prompt with its answer exceeds the model's context.
+            InputError: the prompt is empty, or exceeds the model's context with its answer.
             ConfigurationError: there are tools, and the chat template tells of none.
         """
         new_tokens = self.max_new_tokens if new_tokens is None else new_tokens
@@ -272,6 +272,8 @@ class TransformersGenerator:
             raise ConfigurationError("TransformersGenerator does not take the call option 'tools': the chat template knows none")
         told = [convert_to_openai_tool(tool) for tool in tools or ()] or None
         ids = prompt_ids(rendered(messages, self.tokenizer), self.tokenizer, told)
+        if not ids:
+            raise InputError("the prompt has no tokens: there is nothing to continue")
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and 0 < limit < len(ids) + new_tokens:  # XLNet says -1 where there is none
             raise InputError(

@@ -334,6 +334,12 @@ async def test_a_prompt_that_is_too_long_is_a_recorded_input_error(parts):
     assert [type(cause) for cause in caught.value.__cause__.exceptions] == [InputError]
 
 
+async def test_a_prompt_without_tokens_is_refused(parts, monkeypatch):
+    monkeypatch.setattr("bonmini_guard.adapters.local.prompt_ids", lambda *_: [])  # of a base model that begins with no token
+    with pytest.raises(InputError, match="no tokens"):
+        await make(parts).draw(requests(1)[0])
+
+
 async def test_a_context_without_an_end_is_said_as_minus_one(parts):
     config = XLNetConfig(vocab_size=len(parts[1]), d_model=16, n_layer=1, n_head=1, d_inner=16)
     assert make((XLNetLMHeadModel(config).eval(), parts[1])).encode([HumanMessage("film")])
