@@ -31,7 +31,7 @@ _TAIL = 0.05
 def bounding(library: Any) -> Callable[[Any], Awaitable[None]]:
     """A hook that bounds what is read of a response, whoever reads it, and refuses one that came packed although nobody asked."""
 
-    class Bounded(library.AsyncByteStream):  # type: ignore[misc, name-defined]
+    class Bounded(library.AsyncByteStream):  # type: ignore[misc]
         def __init__(self, stream: Any) -> None:
             self._stream = stream
             self.aclose = stream.aclose
