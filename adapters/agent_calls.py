@@ -74,8 +74,6 @@ class AgentCall:
         """As profiles of schema 1 have it."""
         return self.model.earlier_fingerprint()
 
-    # Draws
-
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer; TypeError if the rest of the stack gave no AIMessage, or several."""
         message, response = await self._respond(request)
@@ -105,8 +103,6 @@ class AgentCall:
     def calls_tools(self, message: AIMessage) -> bool:
         """Whether a draw calls tools; calls that hold the structured output are an answer."""
         return identity(message) in self._calling
-
-    # Outcomes
 
     @property
     def unanswered(self) -> bool:

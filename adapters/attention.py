@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -114,7 +114,6 @@ class Row:
         return self.group.answers[self.number]
 
 
-@dataclass
 class Bunch:
     """Rows whose prompts have room in as many tokens, and what they attend to.
 
@@ -126,17 +125,13 @@ class Bunch:
         lines: each line's prompt and its free lanes.
     """
 
-    width: int
-    shared: torch.Tensor
-    own: torch.Tensor
-    rows: list[Row] = field(default_factory=list)
-    lines: list[tuple[Prompt, list[int]]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, width: int, shape: Shape, like: torch.Tensor) -> Bunch:
-        """An empty one."""
+    def __init__(self, width: int, shape: Shape, like: torch.Tensor) -> None:
         layers, heads, size = shape
-        return cls(width, like.new_zeros(2, layers, 1, heads, width, size), like.new_zeros(2, layers, LANES, heads, ROOM, size))
+        self.width = width
+        self.shared = like.new_zeros(2, layers, 1, heads, width, size)
+        self.own = like.new_zeros(2, layers, LANES, heads, ROOM, size)
+        self.rows: list[Row] = []
+        self.lines: list[tuple[Prompt, list[int]]] = []
 
     def join(self, row: Row) -> None:
         """Take a row in."""

@@ -174,7 +174,7 @@ class Decoder:
             if not over:
                 width = room_of(row.prompt)
                 if width not in self._bunches:
-                    self._bunches[width] = Bunch.of(width, self._shape, self._model.lm_head.weight)
+                    self._bunches[width] = Bunch(width, self._shape, self._model.lm_head.weight)
                 self._bunches[width].join(row)
 
     def _chosen(self, rows: Sequence[Row], logits: Sequence[torch.Tensor]) -> list[int]:

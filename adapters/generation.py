@@ -119,8 +119,6 @@ class ServedGenerator(Endpoint):
         """Ask once for so many answers."""
         raise NotImplementedError
 
-    # Asking
-
     def _body(self, request: DrawRequest) -> dict[str, Any]:
         lane = request_lane.get()
         known = None if lane is None else self._bodies.get(lane)

@@ -44,14 +44,11 @@ class LangChainGenerator:
 
     Args:
         model: a chat model, an LLM, or any runnable that takes messages and gives a message or a string.
-        seed_argument: name of the call option that takes the draw's seed (often ``"seed"``); None sends no seed, and draws
-            are then not repeatable.
-        n_argument: name of the call option that asks for several answers at once (often ``"n"``), for a chat model or LLM
-            that gives them all as generations; a loop is then one call, and what is missing from its answer is drawn
-            separately. None draws one by one: an early exit then cancels those that still run.
+        seed_argument: name of the call option that takes the draw's seed (often ``"seed"``); None sends none.
+        n_argument: name of the call option that asks for several answers (often ``"n"``), for a chat model or LLM: a loop is then
+            one call, and what is missing is drawn separately. None draws one by one: an early exit cancels those that still run.
         options: call options for every draw.
-        split_reasoning: move thoughts in the text (``<think>...</think>``, or the two tags given) to
-            ``additional_kwargs["reasoning_content"]``.
+        split_reasoning: move thoughts in the text (``<think>...</think>``, or the two tags given) to where other reasoning is.
 
     Raises:
         ConfigurationError: the model is no runnable, or has no generations to take ``n_argument`` for.

@@ -69,16 +69,14 @@ DIALECTS = {
 class OpenAICompatibleGenerator(ServedGenerator):
     """Draws from a server that speaks OpenAI's chat or completions protocol.
 
-    Cancelling a draw closes its connection, which ends the work on the server. Works from several event loops; each has its
-    own connections.
+    Cancelling a draw ends the work on the server. Each event loop has its own connections.
 
     Args:
         base_url: where the server is, such as ``http://localhost:8000/v1``; ``/v1`` is added to a URL without a path.
         model: the model to ask for; None takes the only one that ``/models`` lists.
         api_key: sent as bearer token; None takes the environment's ``OPENAI_API_KEY``, "" sends none.
         mode: ``"chat"`` has the server apply its chat template; ``"completion"`` continues the joined contents of the messages.
-        choices: how a loop of k draws is asked for. ``"separate"``: k requests, each with a seed of its own; ``"server"``: one
-            with ``n=k``. What speaks for which: docs/servers/README.md.
+        choices: for k draws ``"separate"`` makes k requests, each with its seed, ``"server"`` one with ``n=k``; see docs/servers.
         max_tokens: tokens of an answer at most; None leaves it to the server.
         temperature: above 0; 0 is greedy, and refused for more than one draw; None leaves it to the server.
         top_p: sample among the likeliest tokens of this total probability; None leaves it to the server.
@@ -89,8 +87,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
         extra_body: more keys of every request's body, such as ``{"top_k": 40}`` or ``{"chat_template_kwargs": {...}}``.
         accept_truncated: False makes an answer cut at ``max_tokens`` a failed draw.
         stream: receive answers as streams, but those with log-probabilities and several of one request.
-        split_reasoning: move thoughts that the server leaves in the text (``<think>...</think>``, or the two tags given) to
-            ``additional_kwargs["reasoning_content"]``, so that they are neither scored nor served as text.
+        split_reasoning: move thoughts in the text (``<think>...</think>``, or the two tags given) to where other reasoning is.
         http: timeout, retries and the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`.
 
     Raises:
@@ -160,8 +157,6 @@ class OpenAICompatibleGenerator(ServedGenerator):
             with contextlib.suppress(BonMiniGuardError, httpx.HTTPError, TimeoutError, ValueError, LookupError, TypeError):
                 run_sync(partial(self._apart, self._only_model))
         return self.model
-
-    # Asking
 
     async def _draw_group(self, requests: Sequence[DrawRequest]) -> Outcomes:
         body = self._body(requests[0])

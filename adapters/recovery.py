@@ -39,9 +39,8 @@ def pause(error: EndpointError, attempts: int, backoff: float) -> float:
 class Recovery:
     """What the requests of one event loop know of one endpoint.
 
-    While it works, each request retries for itself. After failures in a row one request asks, and all others, new ones too, wait
-    for what it hears: an error that may pass is theirs as well, an answer or a refusal lets all go on, and so does a second of
-    work, for dead endpoints fail at once.
+    While it works, each request retries for itself. After failures in a row one asks, and all others wait for what it hears; a
+    second of work lets them go on, too, for dead endpoints fail at once.
     """
 
     def __init__(self) -> None:

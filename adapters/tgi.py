@@ -96,14 +96,12 @@ class _Call(AsyncInferenceClient):
 class TGIGenerator(ServedGenerator):
     """Draws from a Text Generation Inference (TGI) server, or one that speaks its protocol.
 
-    Each draw is one request with the draw's seed: ``n`` of the chat route has no effect in TGI. Cancelling a draw closes its
-    connection, which ends the work on the server. Works from several event loops; each has its own connections.
+    Each draw is one request with its seed; cancelling it ends the work on the server. Each event loop has its own connections.
 
     Args:
         base_url: where the server is, such as ``http://localhost:8080``; a route at its end is dropped.
         mode: ``"chat"`` has the server apply its chat template; ``"completion"`` continues the joined contents of the messages.
-        token: sent as bearer token; None takes the environment's ``HF_TOKEN``, "" sends none. A token that the hub's command
-            line saved is never sent.
+        token: sent as bearer token; None takes the environment's ``HF_TOKEN``, "" sends none, not even one that the hub saved.
         model: name of the model to ask for (chat only). TGI serves one model and needs none.
         max_new_tokens: tokens of an answer at most; None leaves it to the server.
         temperature: above 0, and the likes of it as :class:`~bonmini_guard.adapters.openai.OpenAICompatibleGenerator` has them:
@@ -166,8 +164,6 @@ class TGIGenerator(ServedGenerator):
         name, version = self._served.get("model_id") or self.model, self._served.get("model_sha")
         return f"{name}@{version}" if name and version else name
 
-    # The server's description
-
     async def _info(self, client: Any) -> dict[str, Any]:
         # Draws will say what is wrong.
         with contextlib.suppress(self.client_library.HTTPError, TimeoutError, EndpointError, ValueError):
@@ -191,8 +187,6 @@ class TGIGenerator(ServedGenerator):
         strings, stop = _limit(self._served, "max_stop_sequences"), body.get("stop") or []
         if strings is not None and len(stop) > strings:
             raise ConfigurationError(f"{len(stop)} stop strings are given: the server's max_stop_sequences is {strings}")
-
-    # Drawing
 
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         self._check_fits(body)
