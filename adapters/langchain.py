@@ -304,4 +304,7 @@ def with_settings(model: BaseLanguageModel[Any], options: dict[str, Any]) -> tup
         return model, options
     named = {_NAMES.get(name, name): value for name, value in options.items()}
     fields = {name: value for name, value in named.items() if name in type(model).model_fields}
-    return model.model_copy(update=fields), {name: value for name, value in named.items() if name not in fields}
+    copied = model.model_copy(update=fields)
+    if vars(copied).pop("_agenerate", None) is not None:  # that of the model itself
+        copied = in_threads(copied)
+    return copied, {name: value for name, value in named.items() if name not in fields}

@@ -139,6 +139,17 @@ def test_sync_calls_use_the_sync_methods_of_an_unknown_class_where_it_has_some(k
     assert asyncio.run(guarded.ainvoke("q")).text == "async"
 
 
+def test_settings_that_a_class_takes_as_fields_alone_reach_its_sync_methods():
+    class ChatOllama(Both):  # by whose name such a class is known
+        seed: int | None = None
+
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            return ChatResult(generations=[ChatGeneration(message=AIMessage(f"seed {self.seed}"))])
+
+    guarded = guard(LangChainGenerator(ChatOllama(), seed_argument="seed"))
+    assert guarded.invoke("q").text != "seed None"
+
+
 def test_clients_of_the_users_own_are_kept(server):
     import openai as sdk
 
