@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from bonmini_guard.adapters.langchain import LangChainGenerator
+from bonmini_guard.adapters.langchain import LangChainGenerator, with_settings
 from bonmini_guard.engine.detach import langsmith_set, say_nothing
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.engine.result import GuardResult
@@ -87,7 +87,9 @@ class AgentCall:
     async def _respond(self, request: DrawRequest) -> tuple[AIMessage, ModelResponse[Any] | StructuredOutputError]:
         asked = self._request
         if self._seed_argument is not None:
-            asked = asked.override(model_settings={**asked.model_settings, self._seed_argument: request.seed})
+            settings = {**asked.model_settings, self._seed_argument: request.seed}
+            model, settings = with_settings(asked.model, settings)
+            asked = asked.override(model=model, model_settings=settings)
         with langsmith_set(False):
             try:
                 response = await self._ask(asked)

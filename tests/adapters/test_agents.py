@@ -168,6 +168,20 @@ async def test_each_draw_gets_a_seed_of_its_own_where_the_model_takes_one_whatev
     assert seeds[:4] == seeds[4:]
 
 
+async def test_seeds_reach_a_model_that_takes_settings_as_fields_alone():
+    seeds = []
+
+    class ChatOllama(FakeChatModel):  # by whose name such a class is known
+        seed: int | None = None
+
+        async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+            seeds.append(None if "seed" in kwargs else self.seed)
+            return await super()._agenerate(messages, stop, run_manager, **kwargs)
+
+    await agent(ChatOllama(["poor"]), guard(seed_argument="seed", mode="accelerator")).ainvoke(QUESTION)
+    assert len({*seeds} - {None}) == 4
+
+
 async def test_many_agents_at_once_keep_their_answers_apart():
     graph = agent(lambda messages, number: f"answer to {messages[-1].content}", guard(lambda text: 1.0, schedule=[2]))
     outs = await asyncio.gather(*(graph.ainvoke({"messages": [("human", str(i))]}) for i in range(30)))
