@@ -298,7 +298,7 @@ _BY_FIELDS = frozenset({"ChatOllama", "OllamaLLM"})
 _NAMES = {"max_tokens": "num_predict"}
 
 
-def with_settings(model: BaseLanguageModel[Any], options: dict[str, Any]) -> tuple[BaseLanguageModel[Any], dict[str, Any]]:
+def with_settings(model: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A model and what it is called with: itself and all options, or a copy with those among its fields and the others."""
     if type(model).__name__ not in _BY_FIELDS:
         return model, options
