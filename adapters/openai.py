@@ -38,14 +38,13 @@ _CHAT = CHAT | {"max_completion_tokens", "top_logprobs", "parallel_tool_calls", 
 
 
 def _chat_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
-    parameters = _extended(parameters)
     if "max_completion_tokens" in parameters:
         # Two names of one limit, and servers refuse both together.
         parameters.pop("max_tokens", None)
     if (shape := schema_of(parameters.get("response_format", {}))) is not None:
         name, schema = shape
         parameters["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
-    return chat(messages, parameters)
+    return chat(messages, _extended(parameters))
 
 
 def _completion_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
