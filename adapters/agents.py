@@ -133,6 +133,13 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
         self, request: ModelRequest[Any], ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> tuple[AgentCall, ChatBestOfMiniN]:
         """A call, and the chat model that conducts it."""
+        state: Any = request.state
+        told, last = state.get("bonmini_guard"), request.messages[-1:]
+        ours = bool(last) and told is not None and last[0].response_metadata.get("bonmini_guard") == told
+        if ours and told["decision"] in ("abstained", "fallback"):
+            raise ConfigurationError(
+                "create_agent asks again after an abstention, for a middleware has an after_model hook: use on_abstain='error'"
+            )
         call = AgentCall(request, ask, self._seed_argument, not self._refusals.of_another_model(request))
         refuse_greedy(self.guard.engine.policy, call.model.deterministic, "the agent's model")
         return call, self._chat.conducted_by(partial(call.conduct, self.guard), call, call.asked)

@@ -495,6 +495,18 @@ async def test_an_abstention_ends_an_agent_that_is_to_give_structured_output(syn
     assert (out["messages"][-1].text, len(model.calls)) == ("sorry", 4)
 
 
+async def test_where_an_abstention_cannot_end_the_agent_it_is_told_and_nothing_is_drawn_again():
+    class After(AgentMiddleware):
+        def after_model(self, state, runtime):
+            """It lets LangChain forget that the agent is to end."""
+
+    model = FakeChatModel(["in words"])
+    graph = agent(model, guard(on_abstain="continue"), After(), response_format=ToolStrategy(Film))
+    with pytest.raises(ConfigurationError, match="on_abstain='error'"):
+        await graph.ainvoke(QUESTION, {"recursion_limit": 20})
+    assert len(model.calls) == 4
+
+
 async def test_native_structured_output_is_parsed_draw_by_draw():
     answers = ["not json secret", '{"title": "Alien", "year": 1979}']
     out = await agent(answers, guard(lambda text: 1.0), response_format=ProviderStrategy(Film)).ainvoke(QUESTION)
