@@ -182,7 +182,9 @@ class OpenAICompatibleGenerator(ServedGenerator):
         try:
             said, streams = await self._post(client, _ROUTES[self.mode], json.dumps(asked, ensure_ascii=False).encode())
         except RequestRejected as error:
-            if "stream_options" not in asked or not any(name in str(error) for name in ("stream_options", "include_usage")):
+            if "stream_options" not in asked.keys() - body.keys() or not any(
+                name in str(error) for name in ("stream_options", "include_usage")
+            ):
                 raise
             self._stream_options = False
             return await self._attempt(client, body, count)

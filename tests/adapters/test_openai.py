@@ -464,6 +464,13 @@ async def test_who_wants_no_logprobs_has_a_stream_as_well(server, make):
     assert ["stream" in body for _, _, body in server.requests] == [True, False]
 
 
+async def test_stream_options_of_the_users_own_that_a_server_refuses_are_told_as_refused(server, make):
+    server.faults = lambda path, body: (400, {"error": "stream_options is not permitted"}) if "stream_options" in body else None
+    with pytest.raises(errors.RequestRejected, match="stream_options"):
+        await make(stream=True, extra_body={"stream_options": {"include_usage": True}}).draw(request())
+    assert len(server.requests) == 1
+
+
 async def test_a_stream_that_ended_leaves_its_connection_to_the_next_draw(server, make):
     generator = make(stream=True)
     for seed in range(1, 5):
