@@ -21,7 +21,7 @@ from benchmarks.imdb.sample import PROMPT_TOKENS, prompts
 from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.tables import write_json
 from bonmini_guard import RewardModel
-from bonmini_guard.commands.distill import table
+from bonmini_guard.commands.distill import shown_front
 from bonmini_guard.training.distill import DistillPrompt, distill
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         threads=1,
     )
     report["minutes"] = (time.perf_counter() - begun) / 60
-    print("\n".join(table(report["front"])))
+    print(shown_front(report["front"], None))
     for name, figures in report["variety"].items():
         print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in figures.items()))
     write_json(options.json, report)

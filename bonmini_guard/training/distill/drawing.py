@@ -45,7 +45,7 @@ def draw(
 
 
 @torch.inference_mode()
-def divergence(model: Any, reference: Any, draws: Sequence[Draw]) -> Tensor:
+def divergence(model: Any, reference: Any, draws: Sequence[Draw], temperature: float) -> Tensor:
     """KL(model, reference) of whole answers, one estimate for each draw *of the model*, shape (draws,), in nats.
 
     Each is the sum over the answer's tokens of the exact divergence of the next-token laws: without bias, never negative, and
@@ -53,19 +53,19 @@ def divergence(model: Any, reference: Any, draws: Sequence[Draw]) -> Tensor:
     """
     found = []
     for batch in _batches(draws):
-        logs, mask, _ = _logs(model, batch)
-        others, _, _ = _logs(reference, batch)
+        logs, mask, _ = _logs(model, batch, temperature)
+        others, _, _ = _logs(reference, batch, temperature)
         each = (logs.exp() * (logs - others)).sum(2)
         found.append((each * mask).sum(1).cpu())
     return torch.cat(found)
 
 
 @torch.inference_mode()
-def log_likelihood(model: Any, draws: Sequence[Draw]) -> float:
+def log_likelihood(model: Any, draws: Sequence[Draw], temperature: float) -> float:
     """Mean log-probability of a token of the draws under a model, in nats."""
     total, tokens = 0.0, 0
     for batch in _batches(draws):
-        logs, mask, ids = _logs(model, batch)
+        logs, mask, ids = _logs(model, batch, temperature)
         total += float((logs.gather(2, ids.unsqueeze(2)).squeeze(2) * mask).sum())
         tokens += int(mask.sum())
     return total / tokens
@@ -91,11 +91,11 @@ def _batches(draws: Sequence[Draw]) -> Iterator[Sequence[Draw]]:
         yield draws[start : start + _BATCH // 4]
 
 
-def _logs(model: Any, batch: Sequence[Draw]) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of every next token, which of them belong to the answers, and the tokens that came."""
+def _logs(model: Any, batch: Sequence[Draw], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of every next token, as it is drawn, which of them belong to the answers, and the tokens that came."""
     ids, present = pad([one.prompt + one.answer for one in batch], 0)
     ids, present = ids.to(model.device), present.to(model.device)
-    logs = model(input_ids=ids, attention_mask=present).logits[:, :-1].float().log_softmax(2)
+    logs = (model(input_ids=ids, attention_mask=present).logits[:, :-1].float() / temperature).log_softmax(2)
     starts = torch.tensor([len(one.prompt) for one in batch], device=model.device)
     positions = torch.arange(1, ids.shape[1], device=model.device)
     mask = (positions >= starts.unsqueeze(1)) & present[:, 1:].bool()

@@ -1,7 +1,4 @@
-"""The reward/KL front on held-out prompts: one draw of the original, of the distilled generator, best-of-N and best of mini-N.
-
-All selections replay the same draws of the original generator, as many as there are for each prompt.
-"""
+"""The reward/KL front on held-out prompts: one draw of the original, of the distilled generator, best-of-N and best of mini-N."""
 
 from __future__ import annotations
 
@@ -13,27 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bonmini_guard.policy.policy import Policy, accelerator, best_of_n, run
+
 Floats = NDArray[np.float64]
 
 #: Draws in a loop of the best of mini-N that is shown.
 LOOP = 4
 
 
-class ReferenceRewards:
-    """The finite scores of M reference draws for one prompt, as ranks: the estimate of log F that variational best-of-N maximises.
+def log_f(reference: Sequence[float], score: float) -> float:
+    """Log of (1 + how many reference scores lie below ``score``) / (1 + M): the estimate of log F; the 1 keeps it finite.
 
-    F(r) is the probability that a draw of the original generator for the same prompt scores below r. Best-of-N is the law of the
-    draw with the highest rank, so it does not change when rewards are stretched (arXiv 2407.06057).
+    Of M draws of the original generator for the same prompt the ascending scores. Best-of-N is the law of the draw with the highest
+    rank, so it does not change when rewards are stretched (arXiv 2407.06057).
     """
-
-    def __init__(self, scores: Sequence[float]) -> None:
-        if not scores or not all(math.isfinite(score) for score in scores):
-            raise ValueError("reference scores must be finite, and one or more")
-        self._sorted = sorted(scores)
-
-    def log_f(self, score: float) -> float:
-        """Log of (1 + number of reference scores below ``score``) / (1 + M); the 1 keeps it finite."""
-        return math.log((1 + bisect_left(self._sorted, score)) / (1 + len(self._sorted)))
+    return math.log((1 + bisect_left(reference, score)) / (1 + len(reference)))
 
 
 def best_of_n_divergence(n: int) -> float:
@@ -77,13 +68,7 @@ class Drawn(NamedTuple):
 
 
 def front(original: Drawn, distilled: Drawn, divergence: float, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """One record for each way to answer.
-
-    Args:
-        original: draws of the original generator.
-        distilled: draws of the distilled one, for the same prompts.
-        divergence: KL(distilled, original), nats an answer.
-        sizes: the N of best-of-N, each at most the original's draws.
+    """One record for each way to answer: draws for the same prompts, KL(distilled, original) in nats an answer, the N of best-of-N.
 
     Returns:
         Records with ``name``, ``kl`` (nats; for selections the value without ties, an upper bound otherwise), ``draws`` and
@@ -94,33 +79,20 @@ def front(original: Drawn, distilled: Drawn, divergence: float, sizes: Sequence[
     one = _means(original, _all(original.scores))
     new = _means(distilled, _all(distilled.scores))
     answers = [("original, one draw", 0.0, 1.0, one), ("distilled, one draw", divergence, 1.0, new)]
-    for n in sizes:
-        picks = [np.array([_best(row, n)]) for row in original.scores]
-        answers.append((f"best-of-{n}", best_of_n_divergence(n), float(n), _means(original, picks)))
-    if max(sizes) >= 2 * LOOP:
-        answers.append(_mini_n(original, max(sizes) // LOOP))
+    answers += [(f"best-of-{n}", best_of_n_divergence(n), *_selected(original, best_of_n(n))) for n in sizes]
+    if (loops := max(sizes) // LOOP) > 1:
+        below = [float((row[~np.isnan(row)] < 0).mean()) for row in original.scores]
+        kl = float(np.mean([mini_n_divergence(q, LOOP, loops) for q in below]))
+        name = f"best of mini-{LOOP} in {loops} loops, exit at 0"
+        answers.append((name, kl, *_selected(original, accelerator([LOOP] * loops))))
     return [{"name": name, "kl": kl, "draws": draws} | _summary(means, one) for name, kl, draws, means in answers]
 
 
-def _mini_n(drawn: Drawn, loops: int) -> tuple[str, float, float, dict[str, Floats]]:
-    """Best of mini-N in loops with exit at 0, serving the best so far when nothing passes."""
-    chosen = [_mini(row, loops) for row in drawn.scores]
-    below = [float((row[~np.isnan(row)] < 0).mean()) for row in drawn.scores]
-    divergence = float(np.mean([mini_n_divergence(q, LOOP, loops) for q in below]))
-    means = _means(drawn, [np.array([pick]) for pick, _ in chosen])
-    return f"best of mini-{LOOP} in {loops} loops, exit at 0", divergence, float(np.mean([n for _, n in chosen])), means
-
-
-def _mini(scores: Floats, loops: int) -> tuple[int, int]:
-    for drawn in range(LOOP, LOOP * loops, LOOP):
-        best = _best(scores, drawn)
-        if scores[best] >= 0:
-            return best, drawn
-    return _best(scores, LOOP * loops), LOOP * loops
-
-
-def _best(scores: Floats, n: int) -> int:
-    return int(np.where(np.isnan(scores[:n]), -math.inf, scores[:n]).argmax())
+def _selected(drawn: Drawn, policy: Policy) -> tuple[float, dict[str, Floats]]:
+    """What a policy draws on average, and the means of what it selects."""
+    ran = [run(policy, row.tolist()) for row in drawn.scores]
+    means = _means(drawn, [np.array([each.decision.index or 0]) for each in ran])
+    return float(np.mean([each.draws for each in ran])), means
 
 
 def _all(scores: Floats) -> list[NDArray[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import tempfile
@@ -16,22 +15,20 @@ import torch
 from jinja2 import TemplateError
 from langchain_core.messages import AIMessage
 from pydantic_core import to_json
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
+from transformers import AutoTokenizer, GenerationConfig, set_seed
 
 from bonmini_guard.engine.result import finite
 from bonmini_guard.errors import CheckpointError, InputError, needing
-from bonmini_guard.reward.checkpoint import check_place, first_line
+from bonmini_guard.reward.checkpoint import first_line, load_config, load_model
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 from bonmini_guard.reward.lora import peft_for
 from bonmini_guard.reward.model import RewardModel, device_of
 from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
-from bonmini_guard.training.distill.front import Drawn, ReferenceRewards, front
+from bonmini_guard.training.distill.front import Drawn, front, log_f
 from bonmini_guard.training.distill.prompts import DistillPrompt
 from bonmini_guard.training.distill.settings import DistillSettings
 from bonmini_guard.training.run import check_output
 from bonmini_guard.writing import appearing_folder
-
-logger = logging.getLogger(__name__)
 
 #: True utilities of answers to one prompt, for experiments in which they are known.
 Truth = Callable[[DistillPrompt, Sequence[str]], Sequence[float]]
@@ -46,17 +43,13 @@ def distill(
     truth: Truth | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Distil best-of-N into a generator, and measure what that keeps and loses.
-
-    The answer law that is approached is best-of-N's: maximising (N - 1) E log F(score) - KL(new, original) bounds the divergence
-    from it (arXiv 2407.06057). F is estimated by the ranks among ``reference_draws`` draws of the original generator: logged
-    ones where a prompt has as many, else fresh ones. The folder appears whole at the end or not at all.
+    """Distil best-of-N into a generator, and measure what that keeps and loses (docs/distillation.md).
 
     Args:
         prompts: five or more; a fifth, two at least and at most ``eval_prompts``, is held out for the figures.
         generator: folder or id of a causal language model in safetensors.
         reward_model: what ranks its answers.
-        output: the folder to write; missing or empty.
+        output: the folder to write, which appears whole at the end or not at all; missing or empty.
         truth: true utilities, to report beside the scores.
         settings: fields of :class:`DistillSettings`.
 
@@ -98,17 +91,14 @@ def distill(
 
 def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any, Any]:
     """Model, tokenizer, and the model's own settings of generation: penalties and the like would make draws of another law."""
-    check_place(generator)
     device = device_of(None if plan.device == "auto" else plan.device)
+    model, missing = load_model(generator, load_config(generator), torch.float32, "language model")
+    if missing:
+        raise CheckpointError(f"{generator}: without weights for {missing[0]}, which would be chance; name a causal language model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(generator, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            generator, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
     except Exception as error:  # broken settings raise whatever they please
-        raise CheckpointError(
-            f"{generator}: no causal language model in safetensors ({first_line(error)}); name one that generates"
-        ) from error
+        raise CheckpointError(f"{generator}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     own = model.generation_config
@@ -130,25 +120,21 @@ def _check(prompts: Sequence[DistillPrompt], model: Any, tokenizer: Any, new_tok
 
 def _references(
     prompts: Sequence[DistillPrompt], model: Any, tokenizer: Any, reward: RewardModel, plan: DistillSettings
-) -> list[ReferenceRewards]:
-    """The reference scores of each prompt: logged where there are enough, else of fresh draws."""
-    missing = [place for place, prompt in enumerate(prompts) if len(prompt.answers) < plan.reference_draws]
-    answers: list[list[Any]] = [list(prompt.answers) for prompt in prompts]
-    fresh = [rendered(prompts[place].messages, tokenizer) for place in missing]
-    if fresh:
-        logger.info("%d prompts have fewer than %d logged draws: drawing", len(fresh), plan.reference_draws)
-        drawn = draw(model, tokenizer, fresh, plan.reference_draws, new_tokens=plan.max_new_tokens, temperature=plan.temperature)
-        for place, own in zip(missing, drawn, strict=True):
-            answers[place] = [answer.text for answer in own]
-    mark = reward.fingerprint()
-    found = []
+) -> list[list[float]]:
+    """The ascending reference scores of each prompt: logged where there are enough, else of fresh draws."""
+    short = [place for place, prompt in enumerate(prompts) if len(prompt.answers) < plan.reference_draws]
+    asked = [rendered(prompts[place].messages, tokenizer) for place in short]
+    drawn = draw(model, tokenizer, asked, plan.reference_draws, new_tokens=plan.max_new_tokens, temperature=plan.temperature)
+    fresh: dict[int, Sequence[Any]] = {place: [one.text for one in own] for place, own in zip(short, drawn, strict=True)}
+    mark, found = reward.fingerprint(), []
     for place, prompt in enumerate(prompts):
-        kept = list(prompt.scores) if place not in set(missing) and prompt.scored_by == mark else []
-        scores = kept if kept and None not in kept else reward.score(prompt.messages, answers[place])
+        kept = [] if place in fresh or prompt.scored_by != mark else prompt.scores
+        scores = kept if kept and None not in kept else reward.score(prompt.messages, fresh.get(place, prompt.answers))
         known = [score for score in map(finite, scores) if score is not None]
         if not known:
-            raise InputError(f"prompt {place + 1}: no draw of it can be scored; leave out prompts that are too long")
-        found.append(ReferenceRewards(known))
+            said = prompt.messages[-1].text[:60]
+            raise InputError(f"no draw for the prompt {said!r} can be scored; leave out prompts that are too long")
+        found.append(sorted(known))
     return found
 
 
@@ -156,7 +142,7 @@ def _tune(
     trl: Any,
     loaded: tuple[Any, Any],
     prompts: Sequence[DistillPrompt],
-    references: Sequence[ReferenceRewards],
+    references: Sequence[Sequence[float]],
     reward: RewardModel,
     *,
     plan: DistillSettings,
@@ -175,7 +161,7 @@ def _tune(
             members = [index for index, other in enumerate(place) if other == one]
             scores = reward.score(prompts[one].messages, [AIMessage(texts[index]) for index in members])
             for index, score in zip(members, map(finite, scores), strict=True):
-                found[index] = None if score is None else references[one].log_f(score)
+                found[index] = None if score is None else log_f(references[one], score)
         return found
 
     adapters: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
@@ -183,7 +169,7 @@ def _tune(
     trainer = trl.RLOOTrainer(
         model=model,
         reward_funcs=log_rank,
-        args=_arguments(trl, plan, folder, cuda=model.device.type == "cuda"),
+        args=_arguments(trl, plan, folder, len(rows), cuda=model.device.type == "cuda"),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=None if plan.lora_rank is None else peft_for("distill").LoraConfig(**adapters),
@@ -193,12 +179,12 @@ def _tune(
     return tuned.merge_and_unload() if plan.lora_rank else tuned
 
 
-def _arguments(trl: Any, plan: DistillSettings, folder: Path, *, cuda: bool) -> Any:
+def _arguments(trl: Any, plan: DistillSettings, folder: Path, prompts: int, *, cuda: bool) -> Any:
     return trl.RLOOConfig(
         output_dir=str(folder),
         beta=plan.beta,
         num_generations=plan.draws,
-        per_device_train_batch_size=plan.draws * plan.prompts_a_step,
+        per_device_train_batch_size=plan.draws * min(plan.prompts_a_step, prompts),  # trl drops what does not fill a step
         max_steps=plan.steps,
         max_completion_length=plan.max_new_tokens,
         temperature=plan.temperature,
@@ -234,9 +220,9 @@ def _measure(
     before = draw(original, tokenizer, questions, budget, new_tokens=plan.max_new_tokens, temperature=plan.temperature)
     after = draw(tuned, tokenizer, questions, max(2, budget // 4), new_tokens=plan.max_new_tokens, temperature=plan.temperature)
     tables = [_drawn(prompts, drawn, reward, truth) for drawn in (before, after)]
-    kl = float(divergence(tuned, original, [one for row in after for one in row]).mean())
+    kl = float(divergence(tuned, original, [one for row in after for one in row], plan.temperature).mean())
     sizes = sorted({size for size in (4, plan.n, budget) if size <= budget})
-    lost = {name: _variety(drawn, original) for name, drawn in (("original", before), ("distilled", after))}
+    lost = {name: _variety(drawn, original, plan) for name, drawn in (("original", before), ("distilled", after))}
     return {"front": front(tables[0], tables[1], kl, sizes), "variety": lost, "held_out_prompts": len(prompts)}
 
 
@@ -247,7 +233,7 @@ def _drawn(prompts: Sequence[DistillPrompt], drawn: Sequence[Sequence[Draw]], re
     return Drawn(scores, None if truth is None else np.array([truth(prompt, texts) for prompt, texts in pairs]))
 
 
-def _variety(drawn: Sequence[Sequence[Draw]], original: Any) -> dict[str, float]:
+def _variety(drawn: Sequence[Sequence[Draw]], original: Any, plan: DistillSettings) -> dict[str, float]:
     """How varied the answers to one prompt are, how long, and how likely the original generator finds them."""
     pairs = [set(zip(one.answer, one.answer[1:], strict=False)) for row in drawn for one in row[:2]]
     shared = [len(a & b) / max(1, len(a | b)) for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
@@ -255,5 +241,5 @@ def _variety(drawn: Sequence[Sequence[Draw]], original: Any) -> dict[str, float]
     return {
         "shared_token_pairs": float(np.mean(shared)),
         "mean_tokens": float(np.mean([len(one.answer) for one in flat])),
-        "log_likelihood_by_original": log_likelihood(original, flat),
+        "log_likelihood_by_original": log_likelihood(original, flat, plan.temperature),
     }

@@ -13,24 +13,7 @@ Several = Annotated[int, Must("an integer of 2 or more", lambda value: is_intege
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """How to distil.
-
-    Attributes:
-        n: the N of the best-of-N to imitate, 2 or more; it fixes the KL coefficient, 1 / (N - 1).
-        reference_draws: draws of the original generator for each prompt, by which rewards become ranks.
-        steps: optimizer steps.
-        prompts_a_step: prompts in a step.
-        draws: draws for each of them, 2 or more.
-        max_new_tokens: tokens of an answer at most.
-        temperature: of sampling, in training and in the figures.
-        learning_rate: its peak.
-        lora_rank: train low-rank adapters of this rank instead of all weights; merged at the end.
-        eval_prompts: prompts held out for the figures, at most a fifth.
-        eval_draws: draws for each of those prompts.
-        seed: of sampling and of the order of prompts.
-        device: "auto", "cpu" or "cuda".
-        threads: CPU threads; None leaves torch's setting alone.
-    """
+    """How to distil: what docs/distillation.md says of the command's options."""
 
     n: Several = 16
     reference_draws: Several = 32

@@ -8,7 +8,8 @@ import shutil
 import pytest
 import torch
 from langchain_core.messages import HumanMessage, SystemMessage
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, LlamaForSequenceClassification
 
 from bonmini_guard.cli import main
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
@@ -41,28 +42,18 @@ class NoNumbers(Wordy):
         return [math.nan for _ in candidates]
 
 
-def tiny_lm(folder, chat_template=None):
+def tiny_lm(base, folder, chat_template=None):
     torch.manual_seed(0)
-    tokenizer = make_tokenizer(chat_template)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=96,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": False}
+    config = AutoConfig.from_pretrained(base, num_hidden_layers=1, max_position_embeddings=96, **tokens)
     LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_tokenizer(chat_template).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    return tiny_lm(tmp_path_factory.mktemp("lm"))
+def generator(tmp_path_factory, base):
+    return tiny_lm(base, tmp_path_factory.mktemp("lm"))
 
 
 def prompts(count=20):
@@ -104,13 +95,14 @@ def test_one_draw_of_the_distilled_generator_is_better_and_its_divergence_is_tol
 
 
 @pytest.mark.slow
-def test_adapters_and_chat_templates_on_as_few_prompts_as_can_be(tmp_path):
-    chat = tiny_lm(tmp_path / "chat", CHATML)
+def test_adapters_and_chat_templates_on_as_few_prompts_as_can_be(tmp_path, base):
+    chat = tiny_lm(base, tmp_path / "chat", CHATML)
     report = distill(prompts(5), chat, Wordy(), tmp_path / "out", lora_rank=2, **(SMALL | {"steps": 1}))
     names = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert not any("lora" in name for name in names)
-    # An interval needs two prompts.
+    # An interval needs two prompts; the three that are left are fewer than a step is to have.
     assert report["held_out_prompts"] == 2
+    assert next(record for record in report["front"] if record["name"] == "distilled, one draw")["kl"] > 1e-6
     assert all(math.isfinite(value) for record in report["front"] for value in record.values() if not isinstance(value, str))
 
 
@@ -159,20 +151,22 @@ def test_draws_continue_their_prompts_and_end_at_the_end_token(generator):
         assert all(2 not in one.answer[:-1] for one in row)
 
 
-def test_the_divergence_is_that_of_the_answers_laws(generator):
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_divergence_is_that_of_the_answers_laws(generator, temperature):
     """Against the log ratio of answers of one token, summed over the whole vocabulary."""
     model, reference = (AutoModelForCausalLM.from_pretrained(generator).eval() for _ in range(2))
+    torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.05)
     prompt = [1, 40, 50]
     one = Draw(prompt, [60], "")
     with torch.no_grad():
-        logs, others = (m(torch.tensor([prompt])).logits[0, -1].log_softmax(0) for m in (model, reference))
+        logs, others = ((m(torch.tensor([prompt])).logits[0, -1] / temperature).log_softmax(0) for m in (model, reference))
     expected = float((logs.exp() * (logs - others)).sum())
-    assert divergence(model, reference, [one, one]).tolist() == pytest.approx([expected] * 2, rel=1e-4)
-    assert float(divergence(model, model, [Draw(prompt, [60, 61, 2], "")])) == pytest.approx(0.0, abs=1e-6)
-    assert log_likelihood(reference, [one]) == pytest.approx(float(others[60]), rel=1e-5)
+    assert divergence(model, reference, [one, one], temperature).tolist() == pytest.approx([expected] * 2, rel=1e-4)
+    assert float(divergence(model, model, [Draw(prompt, [60, 61, 2], "")], temperature)) == pytest.approx(0.0, abs=1e-6)
+    assert log_likelihood(reference, [one], temperature) == pytest.approx(float(others[60]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -200,15 +194,25 @@ def test_reference_scores_are_the_reward_models_own(tmp_path):
         read_prompts([write_jsonl(tmp_path / "bad.jsonl", rows)])
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator):
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator, base):
     with pytest.raises(CheckpointError, match="no such folder"):
         distill(prompts(), tmp_path / "missing" / "x", Wordy(), tmp_path / "out")
     broken = shutil.copytree(generator, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="no causal language model in safetensors"):
+    with pytest.raises(CheckpointError, match="cannot be loaded as a language model"):
         distill(prompts(), broken, Wordy(), tmp_path / "out")
     shutil.rmtree(broken)
-    strict = tiny_lm(tmp_path / "strict", "{{ raise_exception('System role not supported') if messages[0]['role'] == 'system' }}")
+    headless = shutil.copytree(base, tmp_path / "headless")
+    weights = load_file(headless / "model.safetensors")
+    save_file(
+        {name: weight for name, weight in weights.items() if "norm" not in name}, headless / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(CheckpointError, match=r"without weights for .+, which would be chance"):
+        distill(prompts(), headless, Wordy(), tmp_path / "out")
+    shutil.rmtree(headless)
+    strict = tiny_lm(
+        base, tmp_path / "strict", "{{ raise_exception('System role not supported') if messages[0]['role'] == 'system' }}"
+    )
     asked = [*prompts(), DistillPrompt((SystemMessage("Be brief."), HumanMessage("film")))]
     with pytest.raises(InputError, match=r"prompt 21: the generator's chat template refuses it .System role not supported"):
         distill(asked, strict, Wordy(), tmp_path / "out", **SMALL)
@@ -216,7 +220,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator):
     long = [*prompts(), DistillPrompt((HumanMessage("film " * 90),))]
     with pytest.raises(InputError, match=r"prompt 21: with its answer \d+ tokens, and the generator reads 96; leave it out"):
         distill(long, generator, Wordy(), tmp_path / "out", **SMALL)
-    with pytest.raises(InputError, match="prompt 1: no draw of it can be scored"):
+    with pytest.raises(InputError, match=r"no draw for the prompt '\w+ \w+' can be scored"):
         distill(prompts(), generator, NoNumbers(), tmp_path / "out", **SMALL)
     with pytest.raises(InputError, match="distinct prompts; give 5 or more"):
         read_prompts([write_jsonl(tmp_path / "few.jsonl", [{"id": "a", "prompt": "p"}] * 9)])
