@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, ValidationError
 
@@ -13,8 +13,6 @@ from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.odd import Odd
 from bonmini_guard.logs.records import Records
-
-_Shared = TypeVar("_Shared")
 
 #: An answer: its text, or a turn where there is more than a text in it.
 Answer = str | Turn
@@ -41,7 +39,8 @@ class ChoiceRow:
 
     def __post_init__(self) -> None:
         if not all(isinstance(turn, Turn) for turn in self.prompt):
-            object.__setattr__(self, "prompt", tuple(map(Turn.of, self.prompt)))
+            turns = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+            object.__setattr__(self, "prompt", tuple(map(Turn.of, turns)))
 
     @property
     def target(self) -> int:
@@ -49,22 +48,13 @@ class ChoiceRow:
         return len(self.responses) if self.choice == "none" else self.choice
 
 
-def choice_row(value: Mapping[str, Any]) -> ChoiceRow:
-    """A choice row from its JSON object, checked as those of a file are; an InputError's message has no place."""
-    return _row(value, {})
-
-
 def as_record(row: ChoiceRow) -> dict[str, Any]:
     """The JSON object of a choice row; defaults are left out, and a single user turn is a plain text."""
     plain = len(row.prompt) == 1 and row.prompt[0] == Turn("user", row.prompt[0].text) and row.prompt[0].text != ""
     prompt: Any = row.prompt[0].text if plain else [turn.openai() for turn in row.prompt]
     responses = [answer if isinstance(answer, str) else answer.openai() for answer in row.responses]
-    record: dict[str, Any] = {"prompt": prompt, "responses": responses, "choice": row.choice}
-    if row.count != 1:
-        record["count"] = row.count
-    if not row.none_offered:
-        record["none_offered"] = False
-    return record
+    more = ({"count": row.count} if row.count != 1 else {}) | ({} if row.none_offered else {"none_offered": False})
+    return {"prompt": prompt, "responses": responses, "choice": row.choice, **more}
 
 
 def as_answer(value: Any) -> Answer:
@@ -81,8 +71,7 @@ def shown(answer: Answer) -> str:
 def read_choices(path: str | PathLike[str], odd: Odd | None = None) -> list[ChoiceRow]:
     """Read choice rows from JSON lines, packed or not, an array or Parquet.
 
-    Rows are read one by one; equal texts, prompts and response lists are kept once, so that many judgements of few
-    texts stay small. Unknown keys and blank lines are passed over.
+    Equal texts, prompts and lists of responses are kept once, so that many judgements of few texts stay small.
 
     Args:
         path: the file.
@@ -98,7 +87,7 @@ def read_choices(path: str | PathLike[str], odd: Odd | None = None) -> list[Choi
     for place, value in file:
         odd.records += 1
         try:
-            rows.append(_row(value, shared))
+            rows.append(choice_row(value, shared))
         except InputError as error:
             odd.note(place, error)
     odd.check()
@@ -148,7 +137,8 @@ class _Choice(BaseModel, arbitrary_types_allowed=True):
     none_offered: StrictBool = True
 
 
-def _row(value: Mapping[str, Any], shared: dict[Any, Any]) -> ChoiceRow:
+def choice_row(value: Mapping[str, Any], shared: dict[Any, Any] | None = None) -> ChoiceRow:
+    """A choice row from its JSON object; an InputError's message has no place. What is equal is kept once in ``shared``."""
     try:
         read = _Choice.model_validate(value)
     except ValidationError as error:
@@ -160,9 +150,10 @@ def _row(value: Mapping[str, Any], shared: dict[Any, Any]) -> ChoiceRow:
         raise InputError('choice is "none" where none_offered is false; mend one of them')
     if not read.none_offered and len(read.responses) == 1:
         raise InputError("a single response without none_offered is no judgement; leave the row out")
-    prompt = _once(tuple(_once(turn, shared) for turn in read.prompt), shared)
-    responses = _once(tuple(_once(answer, shared) for answer in read.responses), shared)
-    return ChoiceRow(prompt, responses, read.choice, read.count, read.none_offered)
+    kept: dict[Any, Any] = {} if shared is None else shared
+    once = kept.setdefault
+    prompt, responses = (tuple(once(each, each) for each in some) for some in (read.prompt, read.responses))
+    return ChoiceRow(once(prompt, prompt), once(responses, responses), read.choice, read.count, read.none_offered)
 
 
 def _problem(error: ValidationError) -> str:
@@ -171,8 +162,3 @@ def _problem(error: ValidationError) -> str:
     where = " ".join(str(part) for part in first["loc"][:2])
     what = first["msg"].removeprefix("Value error, ")
     return f"{where}: {what}" if ";" in what else f"{where}: {what[:100]}; write {_EXAMPLE}"
-
-
-def _once(value: _Shared, shared: dict[Any, Any]) -> _Shared:
-    kept: _Shared = shared.setdefault(value, value)
-    return kept

@@ -7,7 +7,7 @@ from pyarrow import parquet
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.training.choices import read_choices
+from bonmini_guard.training.choices import ChoiceRow, read_choices
 
 GOOD = {"prompt": "p", "responses": ["a", "b"], "choice": 0}
 
@@ -90,6 +90,11 @@ def test_gzip_conversations_counts_and_unknown_keys(tmp_path):
     assert (first.prompt, first.choice, first.count, first.target) == ((Turn("user", "p"),), 0, 3, 0)
     assert (second.choice, second.target, second.responses) == ("none", 1, (" ",))
     assert [turn.role for turn in second.prompt] == ["system", "user", "tool"]
+
+
+def test_a_prompt_in_python_may_be_a_text_or_pairs():
+    for prompt in ("Hi", [("user", "Hi")]):
+        assert ChoiceRow(prompt, ("a",), 0).prompt == (Turn("user", "Hi"),)
 
 
 def test_parquet_whose_column_of_choices_holds_texts(tmp_path):
