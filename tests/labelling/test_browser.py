@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -171,17 +169,6 @@ def test_conversations_are_shown_turn_by_turn_and_long_answers_scroll(served, pa
     assert scrolled == 1
 
 
-def test_a_reload_goes_on_where_it_was(served, page):
-    enter(page, served[2], "reload")
-    page.keyboard.press("n")
-    is_at(page, 1)
-    before = page.locator("#answers").inner_text()
-    page.reload()
-    is_at(page, 1)
-    expect(page.locator("#who")).to_have_text("reload")
-    assert page.locator("#answers").inner_text() == before
-
-
 def test_a_name_that_is_refused_can_be_corrected(served, browser):
     page = browser.new_page()
     page.goto(served[2])
@@ -214,6 +201,17 @@ def test_two_annotators_at_once_and_their_agreement(tmp_path, browser):
     assert {name: len(ledger.labels(name)) for name in ledger.annotators} == {"ann": 5, "bob": 5}
 
 
+def test_a_double_click_judges_one_item(served, page):
+    enter(page, served[2], "double")
+    box = page.locator("#judge button").last.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    for clicks in (1, 2):  # as browsers count those of a double click
+        page.mouse.down(click_count=clicks)
+        page.mouse.up(click_count=clicks)
+        is_at(page, 1)
+    assert page.evaluate("[busy, state.done]") == [False, 1]
+
+
 def test_letters_can_be_switched_off_and_a_held_key_judges_once(served, page):
     enter(page, served[2], "letters")
     is_at(page, 0)
@@ -227,38 +225,37 @@ def test_letters_can_be_switched_off_and_a_held_key_judges_once(served, page):
     expect(page.locator("#letters")).to_have_attribute("aria-pressed", "false")
     page.keyboard.press("n")
     page.keyboard.press("u")
-    page.reload()
+    before = page.locator("#answers").inner_text()
+    page.reload()  # goes on where it was
     is_at(page, 1)
+    expect(page.locator("#who")).to_have_text("letters")
+    assert page.locator("#answers").inner_text() == before
     page.keyboard.press("n")
     page.locator("#letters").click()
     page.keyboard.press("n")
     is_at(page, 2)
 
 
-def kill_after(process, out, lines):
-    while out.read_bytes().count(b"\n") <= lines:
-        time.sleep(0.005)
-    process.kill()
-
-
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path, page):
-    """The server is killed while labels pour in; what the page called saved is in the file, and a restart goes on there."""
-    rows = [row(str(i)) for i in range(400)]
+    """The server is killed with a label on its way; what the page called saved is in the file, and a restart goes on there."""
+    rows = [row(str(i)) for i in range(40)]
     log, out = log_file(tmp_path / "log.jsonl", rows), tmp_path / "out.jsonl"
     with serving(log, "-o", out, "--annotator", "ann") as (process, url):
         page.goto(url)
-        expect(page.locator("#count")).to_have_text("0 of 400")
-        threading.Thread(target=kill_after, args=(process, out, 40)).start()
+        for done in range(12):
+            expect(page.locator("#count")).to_have_text(f"{done} of 40")
+            page.keyboard.press("n")
+        process.kill()
         while page.locator("#problem").is_hidden():
             page.keyboard.press("n")
         acknowledged = int(page.locator("#count").inner_text().split()[0])
     expect(page.locator("#trouble")).to_contain_text("Nothing was saved: the server does not answer")
-    assert acknowledged >= 39
+    assert acknowledged >= 11
     kept = [json.loads(line) for line in out.read_bytes()[: out.read_bytes().rfind(b"\n")].split(b"\n")[1:]]
     assert acknowledged <= len(kept) <= acknowledged + 1  # one may be on disk whose acknowledgement was lost
     assert len({event["item"] for event in kept}) == len(kept)
     with serving(log, "-o", out, "--annotator", "ann") as (_, url):
         page.goto(url)
-        expect(page.locator("#count")).to_have_text(f"{len(kept)} of 400")
+        expect(page.locator("#count")).to_have_text(f"{len(kept)} of 40")
         page.keyboard.press("n")
-        expect(page.locator("#count")).to_have_text(f"{len(kept) + 1} of 400")
+        expect(page.locator("#count")).to_have_text(f"{len(kept) + 1} of 40")
