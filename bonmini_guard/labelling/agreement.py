@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
@@ -28,15 +28,17 @@ def agreement(ledger: Ledger) -> dict[str, Any]:
 
     Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), computed by the ``krippendorff`` library.
     """
-    judgements = list(ledger.judgements())
-    several = [said for said in _by_item(judgements, _category).values() if len(said) > 1]
-    acceptable = [said for said in _by_item(judgements, lambda event: event["chosen"] != "none").values() if len(said) > 1]
+    by_item = defaultdict[str, list[Any]](list)
+    for event in ledger.judgements():
+        chosen = event["chosen"]
+        by_item[event["item"]].append("none" if chosen == "none" else str(event["candidates"].index(chosen)))
+    several = [said for said in by_item.values() if len(said) > 1]
     return {
         "annotators": {name: _annotator(ledger.labels(name).values()) for name in ledger.annotators},
-        "items": len({event["item"] for event in judgements}),
+        "items": len(by_item),
         "items_judged_by_several": len(several),
         "alpha": _alpha(several),
-        "alpha_acceptable": _alpha(acceptable),
+        "alpha_acceptable": _alpha([[value != "none" for value in said] for said in several]),
         "agreeing_pairs": round(fmean(map(_pairs, several)), 6) if several else None,
     }
 
@@ -57,18 +59,6 @@ def describe(figures: dict[str, Any]) -> str:
 
 def _said(alpha: float | None) -> str:
     return "undefined (everybody always said the same)" if alpha is None else f"{alpha:.3f}"
-
-
-def _category(event: Event) -> str:
-    """The same words for all items: which of the candidates, in the order drawn."""
-    return "none" if event["chosen"] == "none" else str(event["candidates"].index(event["chosen"]))
-
-
-def _by_item(judgements: Iterable[Event], value: Callable[[Event], Any]) -> dict[str, list[Any]]:
-    found = defaultdict(list)
-    for event in judgements:
-        found[event["item"]].append(value(event))
-    return found
 
 
 def _annotator(labels: Iterable[Event]) -> dict[str, float]:

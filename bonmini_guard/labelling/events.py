@@ -33,11 +33,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
 
 
 def create(path: Path, header: Mapping[str, Any]) -> None:
-    """Begin a file with its first line; one that exists, perhaps since a moment ago, is left as it is.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Begin a file with its first line; one that exists, perhaps since a moment ago, stays. InputError if it cannot be written."""
     line = json.dumps({"kind": KIND, "format": FORMAT, **header}) + "\n"
     whole = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -68,10 +64,7 @@ def _name(whole: Path, path: Path) -> None:
 
 
 class EventFile:
-    """A file of label events that is open for appending, by this process alone.
-
-    Args:
-        path: a file that :func:`create` began. A torn last line, as a killed writer leaves it, is cut off.
+    """A file of label events that is open for appending, by this process alone; a torn last line is cut off.
 
     Raises:
         InputError: it cannot be read, is no file of label events, or another session has it open.
@@ -92,11 +85,7 @@ class EventFile:
             raise
 
     def append(self, events: Iterable[Event]) -> None:
-        """Write events through to the disk; when this returns they survive a crash.
-
-        Raises:
-            OSError: the disk refused; the file is as it was before.
-        """
+        """Write events through to the disk; when this returns they survive a crash. Where it refuses, the file is as before."""
         new = list(events)
         self._file.append(b"".join(map(encoded, new)))
         self.events.extend(new)

@@ -46,11 +46,7 @@ def label_studio_tasks(session: Session) -> list[Record]:
 
 
 def read_label_studio(path: Path, session: Session) -> Iterator[Judged]:
-    """Judgements of tasks that Label Studio exported as JSON; cancelled annotations are passed over.
-
-    Raises:
-        InputError: the file is no such export, or a task is not one of this session's.
-    """
+    """Judgements of tasks that Label Studio exported as JSON, none of cancelled annotations; InputError for a foreign task."""
     for place, task in _records(path):
         data = task.get("data")
         item = _known(data, data.get("item") if isinstance(data, Mapping) else None, session, place)
@@ -70,11 +66,7 @@ def argilla_records(session: Session) -> list[Record]:
 
 
 def read_argilla(path: Path, session: Session) -> Iterator[Judged]:
-    """Judgements of records that Argilla's ``to_json`` wrote. Responses that say they are no submitted ones are passed over.
-
-    Raises:
-        InputError: the file is no such export, or a record is not one of this session's.
-    """
+    """The same of records that Argilla's ``to_json`` wrote, none of responses that say they are no submitted ones."""
     for place, record in _records(path):
         item = _known(record.get("fields"), record.get("id"), session, place)
         names = _argilla_names(record)
@@ -203,13 +195,12 @@ def _chosen_words(annotation: Record, place: str) -> Iterator[Any]:
 
 def _label_studio_name(annotation: Record, place: str) -> str:
     by = annotation.get("completed_by")
-    if isinstance(by, Mapping):
-        return _name(by.get("email", by.get("id")), place)
+    by = (by.get("email") or by.get("id")) if isinstance(by, Mapping) else by
     return _name(by if isinstance(by, str) else f"label-studio user {by}", place)
 
 
-def _name(name: Any, place: str) -> str:
+def _name(name: str, place: str) -> str:
     try:
-        return check_annotator(name if isinstance(name, str) else str(name))
+        return check_annotator(name)
     except ValueError as error:
         raise InputError(f"{place}: {error}; correct the annotator's name") from error

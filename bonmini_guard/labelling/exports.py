@@ -9,20 +9,19 @@ from typing import Any
 
 from bonmini_guard.errors import InputError
 from bonmini_guard.labelling.items import Item
-from bonmini_guard.labelling.rows import LabelRow, seen
+from bonmini_guard.labelling.rows import LabelRow
 from bonmini_guard.labelling.session import Session
+from bonmini_guard.logs.rows import Row as LogRow
+from bonmini_guard.training.choices import ChoiceRow, as_answer, as_record
 
 Row = dict[str, Any]
 Votes = Mapping[tuple[str, int], int]
 
 
 def choice_rows(session: Session) -> list[Row]:
-    """One row for each item and answer given to it, with ``count`` saying by how many annotators.
+    """One row for each item and answer given to it; InputError if there is no label.
 
     An empty answer cannot be trained on: it is left out, and an item that had none but such is too.
-
-    Raises:
-        InputError: there is no label.
     """
     said = Counter((event["item"], event["chosen"]) for event in session.ledger.judgements())
     _require(session, bool(said))
@@ -32,12 +31,9 @@ def choice_rows(session: Session) -> list[Row]:
 
 @dataclass(frozen=True)
 class LabelledLog:
-    """The log with what was labelled.
+    """The log with what was labelled; rows that calibration may use (``random``), and items put off by someone, judged by nobody.
 
-    Attributes:
-        random: of those, rows that calibration may use.
-        unfinished: random rows of which some answer is not judged yet: their labels are withheld until they are whole.
-        put_off: items put off by someone and judged by nobody.
+    ``unfinished`` are random rows of which some answer is not judged yet: their labels are withheld until they are whole.
     """
 
     rows: list[Row]
@@ -48,13 +44,10 @@ class LabelledLog:
 
 
 def labelled_log(session: Session) -> LabelledLog:
-    """The log's rows with ``acceptable`` filled in and ``label_sampling`` saying how the labels came about.
+    """The log's rows with ``acceptable`` and ``label_sampling`` as docs/labelling.md says; InputError if there is no label.
 
     An answer is acceptable if more annotators took it than refused it. Taken: accepted, or chosen from a pair; refused: rejected,
-    or "neither" was said of its pair. docs/labelling.md says which rows calibration may use, and why.
-
-    Raises:
-        InputError: there is no label.
+    or "neither" was said of its pair.
     """
     votes = session.ledger.votes()
     _require(session, bool(votes))
@@ -85,23 +78,19 @@ def _require(session: Session, labelled: bool) -> None:
 
 
 def _choice_row(item: Item, chosen: Any, count: int) -> Row | None:
-    offered = [index for index in item.candidates if seen(item.row.texts[index])]
+    offered = [index for index in item.candidates if (item.row.texts[index] or "").strip()]
     if not offered or (chosen != "none" and chosen not in offered):
         return None
-    return {
-        "id": item.row.id,
-        "prompt": item.row.prompt,
-        "responses": [item.row.answer(index) for index in offered],
-        "choice": chosen if chosen == "none" else offered.index(chosen),
-        "count": count,
-    }
+    row = LogRow(item.row.raw, item.row.place)
+    answers = tuple(as_answer(row.candidates[index].turn) for index in offered)
+    made = ChoiceRow(row.prompt, answers, chosen if chosen == "none" else offered.index(chosen))
+    return {"id": item.row.id, **as_record(made), "count": count}
 
 
 def _labelled(row: LabelRow, kind: str, votes: Votes) -> Row:
-    first = {seen(text): index for index, text in reversed(list(enumerate(row.texts)))}
     candidates = []
-    for candidate, text in zip(row.raw["candidates"], row.texts, strict=True):
-        vote = None if text is None else votes.get((row.id, first[seen(text)]))
+    for candidate, first in zip(row.raw["candidates"], row.judged_as, strict=True):
+        vote = votes.get((row.id, first))
         kept = {key: value for key, value in candidate.items() if key != "acceptable_by"}  # of the label that was there
         candidates.append({**kept, "acceptable": None if vote is None else vote > 0})
     return {**row.raw, "candidates": candidates, "label_sampling": kind}

@@ -19,14 +19,9 @@ Mode = Literal["choice", "accept"]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What labels on demand are for.
+    """What labels on demand are for: a risk by name, or ``accelerator``; alpha or epsilon (``level``); delta; draws of each loop.
 
-    Attributes:
-        what: a risk by name, or ``accelerator``.
-        level: alpha or epsilon.
-        delta: the chance that the promise is missed.
-        schedule: draws of each loop.
-        rows: ids of the rows that count, fixed before the first label.
+    ``rows`` are the ids of those that count, fixed before the first label.
     """
 
     what: str
@@ -63,11 +58,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question.
+    """One question; its key names it to a labeller's browser without telling the row or the order drawn.
 
-    Attributes:
-        key: names the item to a labeller's browser without telling the row or the order drawn.
-        candidates: indices into the row's candidates, ascending: two are a choice, one is to be accepted or rejected.
+    ``candidates`` are indices into the row's, ascending: two are a choice, one is to be accepted or rejected.
     """
 
     key: str

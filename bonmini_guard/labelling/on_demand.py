@@ -11,7 +11,7 @@ from bonmini_guard.calibration.blocks import row_key
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.on_demand import batch_of, demand
 from bonmini_guard.calibration.sequence import Request
-from bonmini_guard.labelling.rows import LabelRow, seen
+from bonmini_guard.labelling.rows import LabelRow
 
 
 class OnDemand:
@@ -34,14 +34,7 @@ class OnDemand:
         labels = np.full_like(self._log.labels, np.nan)
         for (name, index), vote in votes.items():
             number = self._numbers[name]
-            labels[number, self._equal_to(number, index)] = vote > 0
+            labels[number, [other for other, first in enumerate(self._rows[number].judged_as) if first == index]] = vote > 0
         found = demand(replace(self._log, labels=labels), self._request)
-        batch = [self._first(number, index) for number, index in batch_of(self._log, found.wanted).tolist()]
-        return list(dict.fromkeys(batch)), found.sentence
-
-    def _equal_to(self, number: int, index: int) -> list[int]:
-        texts = list(map(seen, self._rows[number].texts))
-        return [other for other, text in enumerate(texts) if text == texts[index]]
-
-    def _first(self, number: int, index: int) -> tuple[str, int]:
-        return self._rows[number].id, self._equal_to(number, index)[0]
+        wanted = [(self._rows[number], index) for number, index in batch_of(self._log, found.wanted).tolist()]
+        return list(dict.fromkeys((row.id, row.judged_as[index]) for row, index in wanted)), found.sentence

@@ -17,14 +17,7 @@ from bonmini_guard.unseen import tell_of
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """One log row.
-
-    Attributes:
-        place: ``file:line``, for messages.
-        turns: (role, text) of the conversation.
-        texts: of the candidates in the order drawn; None for a failed draw.
-        raw: the row as it was read.
-    """
+    """One log row: (role, text) of the turns, texts of the candidates in the order drawn (None: a failed draw), what was read."""
 
     id: str
     place: str
@@ -33,29 +26,16 @@ class LabelRow:
     raw: Mapping[str, Any]
 
     @property
-    def distinct(self) -> list[int]:
-        """Candidates to be judged: equal texts, and all blank ones, are judged once, as the first of them."""
-        first: dict[str | None, int] = {}
-        for index, text in enumerate(self.texts):
-            if text is not None:
-                first.setdefault(seen(text), index)
-        return list(first.values())
+    def judged_as(self) -> list[int]:
+        """As which candidate each is judged: the first of equal texts, or of blank ones; -1 for a failed draw."""
+        first: dict[str, int] = {}
+        texts = enumerate(self.texts)
+        return [-1 if text is None else first.setdefault(text if text.strip() else "", index) for index, text in texts]
 
     @property
-    def prompt(self) -> str | list[dict[str, Any]]:
-        """The conversation as a choice row holds it: a string stays one."""
-        raw = self.raw["prompt"]
-        return raw if isinstance(raw, str) else [turn.openai() for turn in Row(self.raw, self.place).prompt]
-
-    def answer(self, index: int) -> str | dict[str, Any]:
-        """A candidate as a choice row holds it: a text, or a message where there is more in it."""
-        turn = Row(self.raw, self.place).candidates[index].turn
-        return turn.text if turn.is_plain else turn.openai()
-
-
-def seen(text: str | None) -> str | None:
-    """What a labeller sees of a text: nothing but blanks is nothing."""
-    return text if text is None or text.strip() else ""
+    def distinct(self) -> list[int]:
+        """Candidates to be judged."""
+        return sorted(set(self.judged_as) - {-1})
 
 
 def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[LabelRow]:
@@ -63,7 +43,6 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[LabelRow]:
 
     Raises:
         InputError: a file cannot be read, ids repeat, there is no row, or a row has no prompt or no text to show.
-        MissingExtraError: a Parquet file without pyarrow.
     """
     rows: dict[str, LabelRow] = {}
     names = []

@@ -1,8 +1,4 @@
-"""The page and what it talks to: one address with a random key, one page, one call.
-
-Candidates are hostile input. The page inserts them as text only, and the policy sent with it forbids every script and style but its
-own, every other address, frames, forms, and the ways in which text becomes markup. Nothing is loaded from anywhere.
-"""
+"""The page and what it talks to: one address with a random key, one page, one call; candidates are hostile input."""
 
 from __future__ import annotations
 
@@ -62,7 +58,7 @@ class LabelServer(Door):
         after: lines to show when there is no further question: what the labels make possible, then commands.
 
     Attributes:
-        key: the random part of the address. Whoever knows it may label; without it nothing is told.
+        key: the random part of the address.
     """
 
     def __init__(
@@ -87,11 +83,7 @@ class LabelServer(Door):
         uvicorn.Server(settings).run(sockets=[listening])
 
     def check_key(self, request: Request) -> None:
-        """The key is in the address; whoever does not know it is told nothing.
-
-        Raises:
-            Refused: this request does not.
-        """
+        """The key is in the address; whoever does not know it is Refused and told nothing."""
         if not hmac.compare_digest(request.path_params["key"].encode(), self.key.encode()):
             raise Refused(404, "unknown", "")
 

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.labelling import events
-from bonmini_guard.labelling.items import Asking, Goal, Item, Plan, build_items, item_of, sides
+from bonmini_guard.labelling.items import Asking, Item, Plan, build_items, item_of, sides
 from bonmini_guard.labelling.ledger import Ledger
 from bonmini_guard.labelling.rows import LabelRow, fingerprint
 
@@ -23,11 +25,7 @@ NO_MORE_ROWS = "rows added after a look at labels void the promise, since whoeve
 
 @dataclass(frozen=True)
 class Standing:
-    """Where an annotator is.
-
-    Attributes:
-        put_off: items put off, which come again at the end.
-    """
+    """Where an annotator is; items that were put off come again at the end."""
 
     item: Item | None
     done: int
@@ -39,6 +37,8 @@ class Standing:
 class Session:
     """A session whose file is open. Every method that records returns only when the record is on disk; threads may share it.
 
+    Where the disk refuses, it raises the OSError, and nothing is recorded.
+
     Args:
         path: the file of label events; it is begun if it does not exist.
         plan: how items are made if the file is begun; a file that exists says it itself.
@@ -47,7 +47,6 @@ class Session:
         only: ids of the rows asked about now, of a plan whose rows are picked.
 
     Attributes:
-        path: of the file of label events.
         items: those asked so far, in order: all of them, if the plan has no goal.
         said: of a plan with a goal: what the labels certified when it was last looked.
 
@@ -72,7 +71,11 @@ class Session:
         self.rows, self.path = rows, path
         self._file = events.EventFile(path)
         try:
-            self.plan, self.question = _settings(self._file, rows)
+            self.plan, self.question = _settings(self._file.header, path)
+            log, has_goal = self._file.header.get("log"), self.plan.goal is not None
+            if not isinstance(log, dict) or log.get("sha256") != fingerprint(rows, scored=has_goal):
+                what = f"with other rows or scores; {NO_MORE_ROWS}" if has_goal else "with other rows"
+                raise InputError(f"{path}: was begun on another log, or the log was changed since ({what}); give another -o")
             self.items = [] if self.plan.goal else build_items(rows, self.plan)
             self._by_id = {row.id: row for row in rows}
             self._asking, self.said = asking, ""
@@ -96,11 +99,7 @@ class Session:
         return [item for item in self.items if item.row.id in self._only] if self.plan.picked else self.items
 
     def item(self, key: str) -> Item:
-        """The item of a key.
-
-        Raises:
-            InputError: there is none.
-        """
+        """The item of a key; InputError if there is none."""
         if key not in self._keys:
             raise InputError("there is no such item in this session; reload the page")
         return self._keys[key]
@@ -120,7 +119,6 @@ class Session:
 
         Raises:
             InputError: no such item, or an answer that the item does not have.
-            OSError: the disk refused; nothing is recorded.
         """
         item = self.item(key)
         shown = sides(item, annotator, self.plan)
@@ -131,20 +129,11 @@ class Session:
         self._record(_label(event, annotator, item, possible[answer], shown=list(shown), seconds=seconds))
 
     def put_off(self, annotator: str, key: str, event: str) -> None:
-        """Record that an item is to come again at the end.
-
-        Raises:
-            InputError: no such item.
-            OSError: the disk refused; nothing is recorded.
-        """
+        """Record that an item is to come again at the end; InputError if there is no such one."""
         self._record(_act("skip", event, annotator, item=self.item(key).key))
 
     def undo(self, annotator: str, event: str) -> Item | None:
-        """Record that the annotator's last act is undone; the item that it was about, None if there was nothing to undo.
-
-        Raises:
-            OSError: the disk refused; nothing is recorded.
-        """
+        """Record that the annotator's last act is undone; the item that it was about, None if there was nothing to undo."""
         with self._mutex:
             last = self.ledger.last(annotator)
         if last is None or event in self.ledger:
@@ -163,10 +152,7 @@ class Session:
                 for annotator, item, chosen in last.values()
                 if known[annotator].get(item.key, {}).get("chosen") != chosen
             ]
-            self._file.append(new)
-            for event in new:
-                self.ledger.add(event)
-            self._ask()
+            self._keep(new)
         return len(new)
 
     def snapshot(self) -> Ledger:
@@ -176,10 +162,14 @@ class Session:
 
     def _record(self, event: events.Event) -> None:
         with self._mutex:
-            if event["event"] not in self.ledger:
-                self._file.append([event])
-                self.ledger.add(event)
-            self._ask()  # also where the event is known: the disk may have refused the batch after it
+            # Also where it is known: the disk may have refused the batch after it.
+            self._keep([] if event["event"] in self.ledger else [event])
+
+    def _keep(self, new: list[events.Event]) -> None:
+        self._file.append(new)
+        for event in new:
+            self.ledger.add(event)
+        self._ask()
 
     def _ask(self) -> None:
         """Go on to the next batch, if somebody has judged every item of those before."""
@@ -211,21 +201,12 @@ class Session:
 
 
 def settings_of(path: Path) -> tuple[Plan, str | None]:
-    """The plan and the question of a file that exists.
-
-    Raises:
-        InputError: it is no file of label events.
-    """
-    header, _ = events.read(path)
-    return _plan(header, path), header.get("question")
+    """The plan and the question of a file that exists; InputError if it is none of label events."""
+    return _settings(events.read(path)[0], path)
 
 
 def check_annotator(name: Any) -> str:
-    """An annotator's name without blanks around it.
-
-    Raises:
-        ConfigurationError: it is empty, too long, or holds what cannot be printed.
-    """
+    """An annotator's name without blanks around it; ConfigurationError if it is empty, too long, or cannot be printed."""
     if not isinstance(name, str) or not name.strip().isprintable() or not 1 <= len(name.strip()) <= LONGEST_NAME:
         raise ConfigurationError(f"an annotator's name is 1 to {LONGEST_NAME} printable characters")
     return name.strip()
@@ -251,23 +232,11 @@ def _header(rows: list[LabelRow], plan: Plan, question: str | None) -> dict[str,
     return {"plan": asdict(plan), "question": question, "log": log, "created_at": _now(), "package_version": __version__}
 
 
-def _settings(file: events.EventFile, rows: list[LabelRow]) -> tuple[Plan, str | None]:
-    plan = _plan(file.header, file.path)
-    log = file.header.get("log")
-    if not isinstance(log, dict) or log.get("sha256") != fingerprint(rows, scored=plan.goal is not None):
-        what = f"with other rows or scores; {NO_MORE_ROWS}" if plan.goal else "with other rows"
-        raise InputError(f"{file.path}: was begun on another log, or the log was changed since ({what}); give another -o")
-    return plan, file.header.get("question")
-
-
-def _plan(header: Mapping[str, Any], path: Path) -> Plan:
+def _settings(header: Mapping[str, Any], path: Path) -> tuple[Plan, str | None]:
+    written = header.get("plan")
+    if isinstance(written, Mapping) and written.get("thresholds"):
+        raise InputError(f"{path}: was begun with --first near-threshold, which is no more; give another -o")
     try:
-        written = dict(header["plan"])
-        if written.get("thresholds"):
-            raise InputError(f"{path}: was begun with --first near-threshold, which is no more; give another -o")
-        goal = written.get("goal")
-        if goal is not None:
-            goal = Goal(**{**goal, "schedule": tuple(goal["schedule"]), "rows": tuple(goal["rows"])})
-        return Plan(written["mode"], written["seed"], written["pairs"], goal, written.get("picked", False))
-    except (KeyError, TypeError, ValueError) as error:
+        return TypeAdapter(Plan).validate_python(written), header.get("question")
+    except ValidationError as error:
         raise InputError(f"{path}:1: the session's plan cannot be read; restore the line from a copy") from error

@@ -29,12 +29,16 @@ def standing(session):
     return {(event["annotator"], event["item"], event["chosen"]) for event in session.ledger.judgements()}
 
 
+def read_back(tmp_path, kind, session, records):
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(records))
+    return list(READERS[kind](file, session))
+
+
 @pytest.mark.parametrize("kind", ["label-studio", "argilla"])
 def test_what_goes_out_comes_back(tmp_path, judged, kind):
-    file = tmp_path / "out.json"
-    file.write_text(json.dumps(WRITERS[kind](judged)))
     other = session_of(tmp_path, ROWS, name="other.jsonl")
-    found = list(READERS[kind](file, other))
+    found = read_back(tmp_path, kind, other, WRITERS[kind](judged))
     assert other.take_in(found, kind) == 26
     assert standing(other) == standing(judged)
     assert other.take_in(found, kind) == 0  # a second import changes nothing
@@ -76,9 +80,7 @@ def test_label_studio_exports_as_the_tool_writes_them(tmp_path, judged):
         {"id": 3, "completed_by": 12, "was_cancelled": True, "result": [choice]},
         {"id": 4, "completed_by": 13, "result": []},
     ]
-    file = tmp_path / "export.json"
-    file.write_text(json.dumps([task]))
-    found = list(READERS["label-studio"](file, judged))
+    found = read_back(tmp_path, "label-studio", judged, [task])
     assert [name for name, _, _ in found] == ["label-studio user 10", BOB]
     texts = {item.row.texts[chosen] for _, item, chosen in found}
     assert texts == {task["data"]["b"]}
@@ -96,9 +98,7 @@ def test_argilla_records_as_the_tool_writes_them(tmp_path, judged):
         ],
         "comment": [{"value": "hm", "user_id": user}],
     }
-    file = tmp_path / "export.json"
-    file.write_text(json.dumps([record]))
-    assert [(name, chosen) for name, _, chosen in READERS["argilla"](file, judged)] == [(user, "none")]
+    assert [(name, chosen) for name, _, chosen in read_back(tmp_path, "argilla", judged, [record])] == [(user, "none")]
 
 
 def test_argilla_users_are_uuids_and_names_come_back(judged):
@@ -135,10 +135,8 @@ def choose(task, *words):
     ],
 )
 def test_what_is_foreign_is_refused_in_one_line(tmp_path, judged, kind, change, problem):
-    file = tmp_path / "export.json"
-    file.write_text(json.dumps(broken(kind, judged, change)))
     with pytest.raises(InputError, match=problem) as caught:
-        list(READERS[kind](file, judged))
+        read_back(tmp_path, kind, judged, broken(kind, judged, change))
     assert "export.json:1: " in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -195,10 +193,8 @@ def test_argillas_own_library_reads_the_records_and_writes_what_is_read(tmp_path
     argilla = pytest.importorskip("argilla", reason="argilla is not installed")
     records = [argilla.Record.from_dict(record) for record in argilla_records(judged)]
     assert {response.status.value for record in records for response in record.responses} == {"submitted"}
-    file = tmp_path / "export.json"
-    file.write_text(json.dumps([record.to_dict() for record in records]))
     other = session_of(tmp_path, ROWS, name="other.jsonl")
-    other.take_in(READERS["argilla"](file, other), "argilla")
+    other.take_in(read_back(tmp_path, "argilla", other, [record.to_dict() for record in records]), "argilla")
     assert standing(other) == standing(judged)
 
 

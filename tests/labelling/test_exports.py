@@ -127,16 +127,6 @@ def test_the_calibrate_and_replay_commands_say_what_they_left_out(tmp_path, caps
     assert json.loads(told.out)["requests"] == 3
 
 
-def test_in_a_session_of_pairs_rows_with_one_distinct_answer_are_no_random_sample_either(tmp_path):
-    """All draws agree on them: they are the easy ones."""
-    session = session_of(tmp_path, [row("a", ("same", "same")), row("b")])
-    judge_all(session, "ann", lambda item: 0)
-    rows = labelled_log(session).rows
-    assert {one["label_sampling"] for one in rows} == {"choices"}
-    with pytest.raises(InputError, match="not drawn at random"):
-        log_of_rows(rows).require_labels()
-
-
 def test_a_log_with_informative_labels_only_is_refused_by_calibration():
     picked = {"id": "a", "prompt": "p", "candidates": [{"score": 1.0, "acceptable": True}], "label_sampling": "informative"}
     with pytest.raises(InputError, match="not drawn at random"):
@@ -147,10 +137,11 @@ def test_a_log_with_informative_labels_only_is_refused_by_calibration():
 
 
 def test_pairs_label_what_they_say_and_calibration_does_not_use_it(tmp_path):
-    session = session_of(tmp_path, [row("a"), row("b")])
-    judge_all(session, "ann", lambda item: 1 if item.row.id == "a" else "none")
+    session = session_of(tmp_path, [row("a"), row("b"), row("c", ("same", "same"))])
+    judge_all(session, "ann", lambda item: {"a": 1, "b": "none", "c": 0}[item.row.id])
     rows = labelled_log(session).rows
-    assert [[c["acceptable"] for c in one["candidates"]] for one in rows] == [[None, True], [False, False]]
+    assert [[c["acceptable"] for c in one["candidates"]] for one in rows] == [[None, True], [False, False], [True, True]]
+    # All draws agree on the one of one distinct answer: it is an easy one, and no random sample either.
     assert {one["label_sampling"] for one in rows} == {"choices"}
     with pytest.raises(InputError, match="not drawn at random"):
         log_of_rows(rows).require_labels()

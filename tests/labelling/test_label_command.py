@@ -55,6 +55,8 @@ def refused(capsys, *arguments):
         (["LOG", "-o", "OUT", "--annotator", " "], "an annotator's name"),
         (["LOG", "-o", "OUT", "--annotator", "ann", "--export", "log=DIR/e.jsonl"], "--open and --annotator are the page's"),
         (["LOG", "-o", "OUT", "--open", "--import", "argilla=DIR/none"], "--open and --annotator are the page's"),
+        (["LOG", "-o", "OUT", "--only", "z"], "there is no row 'z'"),
+        (["LOG", "-o", "OUT", "--only", "0", "--for", "served_and_bad"], "must not be picked"),
         (["LOG", "-o", "OUT", "--port", "99999"], "cannot listen on"),
         (["LOG", "-o", "OUT", "--json"], "--json belongs to --agreement"),
         (["LOG", "-o", "OUT", "--import", "argilla=DIR/none"], "cannot be read"),
@@ -135,12 +137,3 @@ def test_rows_picked_by_hand_are_asked_alone_and_never_calibrated_on(tmp_path):
     assert [one.get("label_sampling") for one in rows] == [None, "informative", "informative"]
     with pytest.raises(InputError, match="not drawn at random"):
         load_log(tmp_path / "labelled.jsonl").labelled_set()
-
-
-def test_only_names_rows_of_the_log(tmp_path, capsys):
-    log, out = log_file(tmp_path / "log.jsonl", [row("a")]), tmp_path / "out.jsonl"
-    assert run(log, "-o", out, "--only", "z") == 2
-    assert "there is no row 'z'" in capsys.readouterr().err
-    assert not out.exists()
-    assert run(log, "-o", out, "--only", "a", "--for", "served_and_bad") == 2
-    assert "must not be picked" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from bonmini_guard.labelling.rows import read_rows
 from bonmini_guard.labelling.server import LARGEST_BODY, LabelServer
 from bonmini_guard.labelling.session import Session
 from bonmini_guard.server.running import address, listen
-from tests.labelling.helpers import judge_all, log_file, row, session_of
+from tests.labelling.helpers import log_file, row, session_of
 
 SECRET = {"decision": "accepted", "scored_by": "rm-secret", "generated_by": "lm-secret", "selected": 0}
 ROWS = [row(f"gpt-secret-{i}", scores=[0.1234567, 0.7654321], **SECRET) for i in range(4)]
@@ -141,7 +141,7 @@ def test_bodies_that_are_no_object_or_too_large(client, data):
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(server, client, monkeypatch):
-    item = ask(client, do="next").json()["item"]
+    item, before = ask(client, do="next").json()["item"], server.session.path.read_bytes()
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -151,8 +151,11 @@ def test_a_full_disk_is_told_and_nothing_is_lost(server, client, monkeypatch):
         answer = ask(client, do="label", item=item["key"], answer="a", event=ONE)
     assert answer.status_code == 507
     assert "could not be written to disk (No space left on device)" in answer.json()["error"]
-    assert ask(client, do="next").json()["done"] == 0
+    assert server.session.path.read_bytes() == before
+    told = ask(client, do="next").json()
+    assert (told["item"], told["done"]) == (item, 0)
     assert ask(client, do="label", item=item["key"], answer="a", event=ONE).json()["done"] == 1
+    assert server.session.path.read_bytes().count(b"\n") == 2
 
 
 def test_the_name_given_to_the_command_is_the_name(tmp_path):
@@ -162,14 +165,6 @@ def test_the_name_given_to_the_command_is_the_name(tmp_path):
     item = client.post("api", json={"do": "next"}).json()["item"]
     client.post("api", json={"do": "label", "annotator": "eve", "item": item["key"], "answer": "a", "event": ONE})
     assert server.session.ledger.annotators == ["ann"]
-
-
-def test_the_end_tells_the_agreement(server, client):
-    for name in ("ann", "bob"):
-        judge_all(server.session, name, lambda item: item.candidates[0])
-    told = ask(client, do="next").json()
-    assert told["item"] is None
-    assert told["agreement"]["items_judged_by_several"] == 4
 
 
 def test_addresses():

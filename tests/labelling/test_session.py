@@ -206,33 +206,6 @@ def test_a_newer_format_is_refused(tmp_path):
         session_of(tmp_path, ROWS)
 
 
-def test_two_sessions_cannot_write_one_file(tmp_path):
-    session = session_of(tmp_path, ROWS)
-    with pytest.raises(InputError, match="is open in another"):
-        session_of(tmp_path, ROWS)
-    session.close()
-    session_of(tmp_path, ROWS).close()
-
-
-def test_what_the_disk_refused_is_not_recorded(tmp_path, monkeypatch):
-    session = session_of(tmp_path, ROWS)
-    item = session.standing("ann").item
-    before = session.path.read_bytes()
-
-    def full(handle):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
-            session.label("ann", item.key, "a", ONE)
-    assert session.path.read_bytes() == before
-    assert session.standing("ann").item.key == item.key
-    session.label("ann", item.key, "a", ONE)
-    assert session.standing("ann").done == 1
-    assert len(lines(session)) == 2
-
-
 def test_answers_that_an_item_does_not_have_are_refused(tmp_path):
     session = session_of(tmp_path, [row("a"), row("b", ("x",))])
     keys = {len(item.candidates): item.key for item in session.items}
