@@ -21,11 +21,9 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, Field
 
-from bonmini_guard import BestOfMiniN, NoAcceptableResponse, RewardModel
-from bonmini_guard.adapters import TransformersGenerator
-from bonmini_guard.demo.desk import SAMPLING, make_note, messages
-from bonmini_guard.demo.room import language_model
-from bonmini_guard.demo.run import MODELS
+from bonmini_guard import BestOfMiniN, NoAcceptableResponse
+from bonmini_guard.demo.desk import make_note, messages
+from bonmini_guard.demo.run import MODELS, models
 from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.runnables.callbacks import PROGRESS
 
@@ -40,14 +38,9 @@ class Question(BaseModel):
 
 def desk() -> Guard:
     """The desk's model with the profile that was calibrated for it; a prompt is a note, asked after one worked example."""
-    base = language_model()
-    guard = BestOfMiniN(
-        generator=TransformersGenerator.load(str(base), **SAMPLING),
-        reward_model=RewardModel.load(MODELS / "desk-reward", base=base),
-        profile=MODELS / "accelerator.json",
-        progress=True,
-        timeout=60.0,
-    )
+    generator, scorer = models()
+    profile = MODELS / "accelerator.json"
+    guard = BestOfMiniN(generator=generator, reward_model=scorer, profile=profile, progress=True, timeout=60.0)
     example = messages(make_note("refund", "any"), "any")[:-1]
     return RunnableLambda(lambda note: [*example, {"role": "user", "content": note}]) | guard
 

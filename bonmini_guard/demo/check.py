@@ -38,59 +38,55 @@ def verdict(note: Note, text: str, ended: bool = True) -> str | None:
         return "not finished"
     if not text or "\n" in text:
         return "not one short message"
-    reason, said = _facts(note, text)
-    if reason is not None:
-        return reason
+    try:
+        said = _words(note, _amount(note, _date(note, _items(note, text))))
+    except _WrongFactError as wrong:
+        return str(wrong)
     if found := _FOREIGN.search(re.sub(r"<\w+>", " ", said)):
         return f'a fact nobody gave: "{found[0]}"'
     return _plain(note, said)
 
 
-def _facts(note: Note, text: str) -> tuple[str | None, str]:
-    """What is wrong with the facts, or None; and the text with each fact replaced by its kind."""
-    for read in (_items, _date, _amount, _words):
-        reason, text = read(note, text)
-        if reason is not None:
-            return reason, text
-    return None, text
+class _WrongFactError(Exception):
+    """A fact of the note is not said, or another one is."""
 
 
-def _items(note: Note, text: str) -> tuple[str | None, str]:
+# Each gives the text with its facts replaced by their kind.
+
+
+def _items(note: Note, text: str) -> str:
     for count, item in note.items:
-        counted = rf"\b(?:{count}|{_NUMBERS[count - 2]}) {item}s\b"
-        if not re.search(counted, text, re.I):
-            return (f"wrong count of {item}s" if re.search(rf"{item}s?\b", text, re.I) else f"no {item}s"), text
-        text = re.sub(counted, "<items>", text, flags=re.I)
+        text, counted = re.subn(rf"\b(?:{count}|{_NUMBERS[count - 2]}) {item}s\b", "<items>", text, flags=re.I)
+        if not counted:
+            raise _WrongFactError(f"wrong count of {item}s" if re.search(rf"{item}s?\b", text, re.I) else f"no {item}s")
     both = "<items> and (?:your |the )?<items>" if len(note.items) > 1 else "<items>"
-    return None, re.sub(both, "<items>", text)
+    return re.sub(both, "<items>", text)
 
 
-def _date(note: Note, text: str) -> tuple[str | None, str]:
+def _date(note: Note, text: str) -> str:
     given = note.facts.get("date")
     found = {f"{int(match[1] or match[4])} {(match[2] or match[3]).capitalize()}" for match in _DATE.finditer(text)}
-    if given is None:
-        return ("a date nobody gave" if found else None), text
-    if found != {given}:
-        return ("wrong date" if found else "no date"), text
-    return None, _DATE.sub("<date>", text)
+    if found != ({given} if given else set()):
+        raise _WrongFactError("a date nobody gave" if given is None else "wrong date" if found else "no date")
+    return _DATE.sub("<date>", text)
 
 
-def _amount(note: Note, text: str) -> tuple[str | None, str]:
+def _amount(note: Note, text: str) -> str:
     if "amount" not in note.facts:
-        return None, text
+        return text
     found = {f"${match[1]}" for match in _AMOUNT.finditer(text)}
     if found != {note.facts["amount"]}:
-        return ("wrong amount" if found else "no amount"), text
-    return None, _AMOUNT.sub("<amount>", text)
+        raise _WrongFactError("wrong amount" if found else "no amount")
+    return _AMOUNT.sub("<amount>", text)
 
 
-def _words(note: Note, text: str) -> tuple[str | None, str]:
+def _words(note: Note, text: str) -> str:
     for kind, fact in (("name", note.name), *((kind, note.facts.get(kind)) for kind in ("courier", "shop"))):
         if fact is not None:
-            if not re.search(rf"\b{fact}\b", text):
-                return f"no {kind}", text
-            text = re.sub(rf"\b{fact}\b", f"<{kind}>", text)
-    return None, text
+            text, said = re.subn(rf"\b{fact}\b", f"<{kind}>", text)
+            if not said:
+                raise _WrongFactError(f"no {kind}")
+    return text
 
 
 # Forms, of a text in small letters without commas. A space in them stands for one space.

@@ -36,13 +36,9 @@ SYSTEM = "You write to the customers of a web shop. Write one short message with
 
 @dataclass(frozen=True)
 class Note:
-    """What the desk is told.
+    """What the desk is told: a key of ``SITUATIONS``, a first name, count and name of each kind of item, one or two.
 
-    Attributes:
-        situation: a key of ``SITUATIONS``.
-        name: the customer's first name.
-        items: count and name (singular) of each kind of item, one or two.
-        facts: the other facts, by name: courier, date, amount (dollars) or shop; the date is None where it is not known.
+    The other ``facts`` by name: courier, date, amount (dollars) or shop; the date is None where it is not known.
     """
 
     situation: str
@@ -58,13 +54,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Situation:
-    """What happened, as notes put it.
-
-    Attributes:
-        headlines: ways to begin the note.
-        labels: what a note calls each fact, by the fact's name.
-        example: the worked example's message; its note is that of ``EXAMPLE``.
-    """
+    """What happened: ways to begin the note, what it calls each fact by the fact's name, the worked example's message."""
 
     headlines: tuple[str, ...]
     labels: Mapping[str, str]

@@ -23,18 +23,13 @@ def missing() -> str | None:
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
-def is_converted() -> bool:
-    """Whether the model lies ready: what is left takes seconds."""
-    return _folder().is_dir()
-
-
 def language_model() -> Path:
     """The folder of the model, converted first if need be (half a minute; another process may do the same at the same time).
 
     Raises:
         OSError: the cache cannot be written.
     """
-    folder = _folder()
+    folder = place()
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -57,7 +52,8 @@ def gguf_file() -> Path:
     return Path(str(spec.origin if spec else "")).parent / FILE
 
 
-def _folder() -> Path:
+def place() -> Path:
+    """Where the model lies once it is converted."""
     try:
         release = version(PACKAGE)
     except PackageNotFoundError:

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import SAMPLING, Note, messages, prompts
-from bonmini_guard.demo.room import is_converted, language_model
+from bonmini_guard.demo.room import language_model, place
 from bonmini_guard.engine.engine import Engine
 from bonmini_guard.engine.protocols import Generator, GroupGenerator, Scorer
 from bonmini_guard.engine.result import Candidate, sigmoid
@@ -56,19 +56,11 @@ def entries(requests: Sequence[Request]) -> dict[str, dict[str, Any]]:
 
 
 def live(say: Callable[[str], None], threads: int = 2) -> Iterator[Request]:
-    """Conduct the requests with the real model, one after the other.
-
-    Args:
-        say: told what happens.
-        threads: how many the models use.
-
-    Raises:
-        OSError: the converted model cannot be kept in the user's cache.
-    """
+    """Conduct the requests with the real model, one after the other; OSError if it cannot be kept in the user's cache."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    say("loading SmolLM2 and the reward model" + ("" if is_converted() else " (converted first, this once: half a minute)"))
+    say("loading SmolLM2 and the reward model" + ("" if place().is_dir() else " (converted first, this once: half a minute)"))
     disable_progress_bar()  # type: ignore[no-untyped-call]  # the demonstration tells its own progress
     torch.set_num_threads(threads)
     desk, notes = Desk(*models()), chosen()

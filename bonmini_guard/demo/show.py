@@ -87,10 +87,10 @@ def _said(name: str, entry: dict[str, Any]) -> tuple[str, str, str]:
         return facts["answer"], "", check
     if facts["answer"] is None:
         return "no answer: it goes to a person", _why(facts), "rightly refused" if facts["check"] else "refused a right one"
-    earlier = next(
-        (each for each in ("best_of_n", "guardrail") if each != name and answers[each]["answer"] == facts["answer"]), None
-    )
-    return facts["answer"] if earlier is None else f"same answer as {_label(earlier, entry)}", _why(facts), check
+    for earlier in ("best_of_n", "guardrail"):
+        if earlier != name and answers[earlier]["answer"] == facts["answer"]:
+            return f"same answer as {_label(earlier, entry)}", _why(facts), check
+    return facts["answer"], _why(facts), check
 
 
 def _why(facts: dict[str, Any]) -> str:
@@ -114,15 +114,13 @@ def _row(label: str, facts: dict[str, Any], said: tuple[str, str, str], width: i
     lines = []
     for number, parts in enumerate(zip_longest(left, right, fillvalue="")):
         lines.append(_cells((label, *parts, *cost) if number == 0 else ("", *parts, "", ""), styles, width))
-    return lines + [[(" " * _LABEL + line, "aside")] for line in textwrap.wrap(why, width - _LABEL)]
+    return [*lines, *_paragraph(why, width, "aside", _LABEL)]
 
 
 def _cells(texts: Sequence[str], styles: Sequence[str], width: int) -> Line:
     room = width - _LABEL - _CHECK - _DRAWS - _SECONDS - 2
-    sizes = (_LABEL, room + 2, _CHECK)
-    placed = [part.ljust(size) for part, size in zip(texts, sizes, strict=False)]
-    placed += [texts[3].rjust(_DRAWS), texts[4].rjust(_SECONDS)]
-    return list(zip(placed, styles, strict=True))
+    sizes = (f"<{_LABEL}", f"<{room + 2}", f"<{_CHECK}", f">{_DRAWS}", f">{_SECONDS}")
+    return [(format(text, size), style) for text, size, style in zip(texts, sizes, styles, strict=True)]
 
 
 def _stacked(label: str, facts: dict[str, Any], said: tuple[str, str, str], width: int) -> list[Line]:
