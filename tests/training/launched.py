@@ -6,8 +6,10 @@ Under FSDP on CPUs, which accelerate passes over there: it would keep whole weig
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,8 +33,8 @@ def begun(arguments: Sequence[str], said: Path, environment: Mapping[str, str] |
     Args:
         arguments: of the command.
         said: a file for what it writes.
-        environment: more of it. ``LOSSES`` names a file for the losses of the run; ``STOP`` a step at which the process dies once
-            its checkpoint is whole.
+        environment: more of it. ``LOSSES`` names a file for the losses of the run; ``STOP`` the step whose checkpoint, or the next
+            one, is the last thing that it writes: it is killed (SIGKILL).
     """
     process = forks.Process(target=_command, args=(list(arguments), said, dict(environment or {})))
     process.start()
@@ -82,8 +84,12 @@ def _noted(*given: Any, **named: Any) -> list[float]:
 
 
 def _stopped(self: Any, *given: Any, **named: Any) -> None:
-    """Save and die."""
+    """Save and be killed, once nobody waits in a barrier any more, which a process that is gone would break."""
     save(self, *given, **named)
     PartialState().wait_for_everyone()
-    if self.state.global_step == int(os.environ["STOP"]):
-        os._exit(9)
+    if self.state.global_step >= int(os.environ["STOP"]):
+        here = Path(self.args.output_dir)
+        (here / f"stopped-{os.getpid()}").touch()
+        while len(list(here.glob("stopped-*"))) < PartialState().num_processes:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
