@@ -26,15 +26,17 @@ _WINDOW = 32
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One distinct row: indices of its texts in the table of texts, the chosen position (K for "none"), its weight.
-
-    ``offered`` is whether "none" could be chosen.
-    """
+    """One distinct row: its texts' places in the table, the chosen one of them (K for "none"), its weight, "none" offered."""
 
     members: tuple[int, ...]
     target: int
     weight: float
     offered: bool = True
+
+    @property
+    def is_none(self) -> bool:
+        """Whether "none" was chosen."""
+        return self.target == len(self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ class Encoding:
     groups: list[Group]
     too_long: int
     cut: int
+
+    @property
+    def judgements(self) -> list[Judgement]:
+        """Of all groups."""
+        return [judgement for group in self.groups for judgement in group.judgements]
 
 
 def encode_rows(
@@ -111,13 +118,8 @@ def _grouped(judgements: Iterable[Judgement], batch_size: int) -> list[Group]:
 def batches_of(encoding: Encoding, batch_size: int, epochs: float = 1.0, seed: int = 0) -> list[list[Group]]:
     """All batches of a training run, in order: each is the list of groups of one step.
 
-    Every pass shuffles the groups anew; within a window of batches, groups of like length come together.
-
-    Args:
-        encoding: what to learn from.
-        batch_size: most distinct texts in a batch.
-        epochs: passes; a fraction ends within one.
-        seed: of the order.
+    Every pass shuffles the groups anew; within a window of batches, groups of like length come together. A fraction of an epoch
+    ends within a pass.
     """
     source = random.Random(seed)
     batches: list[list[Group]] = []
@@ -167,12 +169,9 @@ def tabled(rows: Sequence[Judgement]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes tensors of batches; each distinct text appears once.
+    """Makes tensors of batches; each distinct text of the table appears once, filled up on the right.
 
-    Attributes:
-        texts: the table of texts.
-        pad_id: what to fill with, on the right.
-        shares: whether texts of one group share the computation of their prompt; see :func:`bonmini_guard.reward.pooling.share`.
+    With ``shares``, texts of one group share the computation of their prompt: :func:`bonmini_guard.reward.pooling.share`.
     """
 
     texts: Sequence[list[int]]

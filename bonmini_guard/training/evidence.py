@@ -1,10 +1,4 @@
-"""How well scores predict held-out judgements: likelihood, ranking, acceptance, reliability; and what went wrong in a run.
-
-Acceptance is judged against *sampled judgements*: a labeller who chose "none" rejected every answer of the row; one who chose
-an answer preferred it to none. Given that the choice was answer i or none, the multinomial logit says that it was i with
-probability sigmoid(score of i), so these pairs (score, chosen or not) are what sigmoid(score) is about. Answers that lost to
-another answer say nothing about none and are left out.
-"""
+"""How well scores predict held-out judgements, as docs/training.md explains (the evidence); and what went wrong in a run."""
 
 from __future__ import annotations
 
@@ -49,8 +43,7 @@ def figures(scores: Tensor, groups: Sequence[Group], *, outside: bool) -> dict[s
     Returns:
         ``judgements``; ``log_likelihood`` (mean, nats) and ``accuracy`` (share of judgements that are the first choice of the
         scores); ``pairs`` and ``pair_accuracy``: chosen answers against the others of their rows, equal scores counting half;
-        and the entries of :func:`acceptance` and :func:`ties`. None where there was nothing to
-        measure.
+        and the entries of :func:`acceptance` and :func:`ties`. None where there was nothing to measure.
     """
     rows = [judgement for group in groups for judgement in group.judgements]
     return _likelihood(scores, rows, outside) | _ranking(scores, rows) | acceptance(*sampled(scores, rows)) | ties(scores)
@@ -60,10 +53,8 @@ def sampled(scores: Tensor, rows: Sequence[Judgement]) -> tuple[Tensor, Tensor, 
     """The sampled judgements of single answers: scores, whether each was preferred to none, weights; each of shape (n,)."""
     found: list[tuple[int, bool, float]] = []
     for row in rows:
-        if row.offered and row.target == len(row.members):
-            found.extend((text, False, row.weight) for text in row.members)
-        elif row.offered:
-            found.append((row.members[row.target], True, row.weight))
+        judged = row.members if row.is_none else row.members[row.target : row.target + 1]
+        found.extend((text, not row.is_none, row.weight) for text in judged if row.offered)
     places = torch.tensor([text for text, _, _ in found], dtype=torch.long)
     labels = torch.tensor([label for _, label, _ in found], dtype=torch.bool)
     return scores[places], labels, torch.tensor([weight for _, _, weight in found])
@@ -72,10 +63,8 @@ def sampled(scores: Tensor, rows: Sequence[Judgement]) -> tuple[Tensor, Tensor, 
 def acceptance(scores: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
     """How scores separate accepted from rejected answers, and whether sigmoid(score) is the chance of being accepted.
 
-    Returns:
-        ``acceptances`` (judgements of single answers); ``acceptance_auc``; ``acceptance_accuracy`` and
-        ``acceptance_balanced_accuracy`` of deciding at score 0; ``reliability_error``, the mean distance between predicted and
-        observed acceptance over ten bins of equal weight; ``reliability``, the bins.
+    ``acceptance_accuracy`` and ``acceptance_balanced_accuracy`` are of deciding at score 0; ``reliability_error`` is the mean
+    distance between predicted and observed acceptance over the ``reliability`` bins.
     """
     if labels.numel() == 0 or bool(labels.all()) or not bool(labels.any()):
         names = ("acceptance_auc", "acceptance_accuracy", "acceptance_balanced_accuracy", "reliability_error", "reliability")
@@ -122,7 +111,7 @@ def reliability(scores: Tensor, labels: Tensor, weights: Tensor, bins: int = BIN
 
 
 def _likelihood(scores: Tensor, rows: Sequence[Judgement], outside: bool) -> dict[str, Any]:
-    used = [row for row in rows if outside or (row.target < len(row.members) and len(row.members) > 1)]
+    used = [row for row in rows if outside or (not row.is_none and len(row.members) > 1)]
     if not used:
         return {"judgements": 0, "log_likelihood": None, "accuracy": None}
     told = tabled(used)
@@ -138,7 +127,7 @@ def _likelihood(scores: Tensor, rows: Sequence[Judgement], outside: bool) -> dic
 
 
 def _ranking(scores: Tensor, rows: Sequence[Judgement]) -> dict[str, Any]:
-    won = [row for row in rows if row.target < len(row.members)]
+    won = [row for row in rows if not row.is_none]
     pairs = [(row.members[row.target], text, row.weight) for row in won for at, text in enumerate(row.members) if at != row.target]
     if not pairs:
         return {"pairs": 0, "pair_accuracy": None}
@@ -154,7 +143,7 @@ def constant_loss(rows: Sequence[Judgement], *, outside: bool) -> float:
     total, weight = torch.zeros_like(scores), 0.0
     for row in rows:
         size = torch.tensor(float(len(row.members)))
-        lost = torch.log1p(size * scores.exp()) - scores * (row.target < len(row.members))
+        lost = torch.log1p(size * scores.exp()) - scores * (not row.is_none)
         total += row.weight * (lost if outside and row.offered else size.log())
         weight += row.weight
     return float(total.min() / weight)
@@ -183,13 +172,7 @@ def ties(scores: Tensor) -> dict[str, float | None]:
 
 
 def troubles(losses: Sequence[float], chance: float, held_out: Mapping[str, Any] | None) -> Iterator[str]:
-    """What went wrong in a run, a line each with its cure.
-
-    Args:
-        losses: of the run in order, each the mean of some steps.
-        chance: the loss of the best constant score.
-        held_out: figures with the entries of :func:`ties`; None if nothing was held out.
-    """
+    """What went wrong in a run, a line each with its cure: by its losses in order, that of the best constant, held-out figures."""
     if losses and losses[-1] > 0.97 * chance:
         yield f"the loss ended at {losses[-1]:.3f}, and one score for all answers has {chance:.3f}: nothing was learnt; {_CURE}"
     elif back := next((loss for at, loss in enumerate(losses) if min([*losses[:at], chance]) < 0.8 * chance < chance < loss), None):

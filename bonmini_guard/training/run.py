@@ -64,13 +64,12 @@ def train_reward_model(
 ) -> dict[str, Any]:
     """Train a reward model and write it as an ordinary checkpoint.
 
-    docs/training.md says what the folder holds. It appears whole at the end or not at all. While training, ``OUTPUT.partial`` holds
-    checkpoints: the same call goes on from the last one after a kill.
+    docs/training.md says what the folder holds, and how a killed run goes on: by the same call.
 
     Args:
         rows: the judgements to learn from.
         base: folder or model id of a causal language model, an encoder or a one-label classifier, in safetensors.
-        output: the folder to write; missing or empty.
+        output: the folder to write, which appears whole at the end or not at all; missing or empty.
         eval_rows: held-out judgements.
         settings: fields of :class:`Settings`.
 
@@ -147,13 +146,7 @@ def check_output(output: Path) -> None:
 def usable_rows(rows: Sequence[ChoiceRow], objective: str) -> list[ChoiceRow]:
     """The rows that the objective can learn from; InputError if there are none, or they do not say where the zero is."""
     if objective == "outside_option":
-        offered = [row for row in rows if row.none_offered]
-        nones = sum(row.choice == "none" for row in offered)
-        if nones in (0, len(offered)):
-            share = "no row offered or" if not offered else "no row" if nones == 0 else "every row"
-            raise InputError(
-                f'{share} chose "none", so nothing says where zero is; collect both, or use the objective bradley_terry'
-            )
+        check_zero([row.choice == "none" for row in rows if row.none_offered], "row")
         return list(rows)
     chosen = [row for row in rows if row.choice != "none"]
     if any(len(row.responses) == 1 for row in chosen):
@@ -161,6 +154,13 @@ def usable_rows(rows: Sequence[ChoiceRow], objective: str) -> list[ChoiceRow]:
     if not chosen:
         raise InputError("no row compares two responses; add some, or use the objective outside_option")
     return chosen
+
+
+def check_zero(nones: Sequence[bool], what: str) -> None:
+    """Raise InputError unless some of those who could choose "none" did, and some did not."""
+    if all(nones) or not any(nones):
+        share = f"no {what} offered or" if not nones else f"every {what}" if all(nones) else f"no {what}"
+        raise InputError(f'{share} chose "none", so nothing says where zero is; collect both, or use the objective bradley_terry')
 
 
 def comparisons(rows: Sequence[ChoiceRow]) -> list[ChoiceRow]:
@@ -194,8 +194,7 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     losses = _fitted(loaded, learnt, folder / "checkpoints", plan, held_out)
     if held_out is not None:
         report["eval"] = _evaluate(loaded, held_out, plan, plan.objective)
-    judgements = [judgement for group in learnt.groups for judgement in group.judgements]
-    chance = constant_loss(judgements, outside=plan.objective == "outside_option")
+    chance = constant_loss(learnt.judgements, outside=plan.objective == "outside_option")
     report["warnings"] = list(troubles(losses, chance, report.get("eval")))
     if plan.twin:
         compared = comparisons(rows)
@@ -288,9 +287,11 @@ def _evaluate(loaded: _Loaded, held_out: Encoding, plan: Settings, objective: st
 
 
 def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str, max_length: int | None) -> dict[str, Any]:
-    judgements = sum(row.count for row in rows)
-    none = sum(row.count for row in rows if row.choice == "none")
-    counts = {"rows": len(rows), "judgements": judgements - encoding.too_long, "share_of_none": none / judgements}
+    judged = encoding.judgements
+    if plan.objective == "outside_option":  # of what could be read
+        check_zero([one.is_none for one in judged if one.offered], "judgement that can be read")
+    judgements, none = (sum(one.weight for one in some) for some in (judged, [one for one in judged if one.is_none]))
+    counts = {"rows": len(rows), "judgements": int(judgements), "share_of_none": none / judgements}
     counts |= {"prompts": len({row.prompt for row in rows}), "texts": len(encoding.texts)}
     left_out = {"judgements_too_long": encoding.too_long, "texts_cut": encoding.cut, "max_length": max_length}
     # A folder's place on this machine says nothing elsewhere.

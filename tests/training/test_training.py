@@ -1,6 +1,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,43 +90,31 @@ def test_before_training_every_score_is_near_zero_and_layers_can_be_dropped(tmp_
     assert RewardModel.load(tmp_path / "m", device="cpu").score("the film", ["good", "dull"]) == pytest.approx([0, 0], abs=1e-6)
 
 
-BAD_LINES = ["{", '{"prompt": "p", "responses": ["a"], "choice": 1}', '{"prompt": "p", "responses": ["a"], "choice": true}']
-
-
-@pytest.mark.parametrize("line", BAD_LINES)
-def test_a_malformed_row_ends_with_code_2_and_no_folder(tmp_path, base, capsys, line):
-    path = tmp_path / "choices.jsonl"
-    path.write_text(json.dumps({"prompt": "p", "responses": ["a"], "choice": 0}) + "\n" + line + "\n")
-    assert train(path, base, tmp_path / "model") == 2
-    error = capsys.readouterr().err
-    assert f"{path}:2: " in error
-    assert error.count("\n") == 1
-    assert sorted(tmp_path.iterdir()) == [path]
-
-
 def row(responses=("a", "b"), choice=0):
     return ChoiceRow((("user", "p"),), responses, choice)
+
+
+BOTH, LONG = [row(), row(choice="none")], ("film " * 90,)
 
 
 @pytest.mark.parametrize(
     ("rows", "plan", "error", "said"),
     [
         ([row()], {}, InputError, "no row chose"),
+        ([replace(row(), none_offered=False)], {}, InputError, 'no row offered or chose "none"'),
         ([row(choice="none")], {}, InputError, "every row chose"),
         ([row(("a",))], {"objective": "bradley_terry"}, InputError, "single response"),
         ([row(choice="none")], {"objective": "bradley_terry"}, InputError, "no row compares"),
-        (
-            [row(), row(choice="none")],
-            {"max_length": 1},
-            InputError,
-            "no row can be read: all have more than 1 tokens",
-        ),
+        (BOTH, {"max_length": 1}, InputError, "no row can be read: all have more than 1 tokens"),
+        (BOTH, {"eval_rows": [row(LONG)], "early_stopping": 1}, InputError, "no row can be read: all have more than 64 tokens"),
+        ([row(), row(LONG, "none")], {}, InputError, 'no judgement that can be read chose "none", so nothing says where zero is'),
+        ([row()], {"eval_rows": [row(("a",))], "objective": "bradley_terry"}, InputError, "single response"),
         ([row()], {"objective": "x"}, ConfigurationError, "objective must be '"),
         ([row()], {"device": "x"}, ConfigurationError, "device must be '"),
         ([row()], {"epochs": 0}, ConfigurationError, "epochs must be a number above 0, not 0"),
         ([row()], {"learning_rate": float("nan")}, ConfigurationError, "learning_rate must be a number above 0, not nan"),
-        ([row(), row(choice="none")], {"layers": 9}, ConfigurationError, "cannot keep 9 layers: use 1 to 2"),
-        ([row(), row(choice="none")], {"base": "missing/there/x"}, CheckpointError, "no such folder"),
+        (BOTH, {"layers": 9}, ConfigurationError, "cannot keep 9 layers: use 1 to 2"),
+        (BOTH, {"base": "missing/there/x"}, CheckpointError, "no such folder"),
     ],
 )
 def test_what_cannot_be_learnt_is_told_and_nothing_is_left(tmp_path, base, rows, plan, error, said):
@@ -203,30 +192,24 @@ def test_a_prompt_in_capitals_is_held_out_with_its_like():
         assert held_out
 
 
-def test_early_stopping_by_rows_that_cannot_be_read_is_refused(tmp_path, base):
-    held_out = [row(("film " * 90,))]
-    with pytest.raises(InputError, match="no row can be read: all have more than 64 tokens"):
-        train_reward_model([row(), row(choice="none")], base, tmp_path / "m", eval_rows=held_out, early_stopping=1, device="cpu")
-    assert not list(tmp_path.iterdir())
-
-
 def test_an_empty_output_folder_is_filled(tmp_path, base, choices):
     (tmp_path / "model").mkdir()
     train_reward_model(read_choices(choices)[:20], base, str(tmp_path / "model"), epochs=1, device="cpu", threads=1)
     assert (tmp_path / "model" / "training.json").is_file()
 
 
-def test_held_out_rows_that_cannot_be_compared_are_told_before_training(tmp_path, base):
-    with pytest.raises(InputError, match="single response"):
-        train_reward_model([row()], base, tmp_path / "m", eval_rows=[row(("a",))], objective="bradley_terry", device="cpu")
-    assert not list(tmp_path.iterdir())
+def told_apart(base, tmp_path, template=None, tokens=(), **more):
+    """A copy of the base whose tokenizer has another template, and tokens that the model does not know."""
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.add_tokens(list(tokens), **more)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    folder = shutil.copytree(base, tmp_path / "base")
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def test_texts_that_spell_tokens_without_embedding_are_left_out(tmp_path, base, capsys):
-    folder = shutil.copytree(base, tmp_path / "base")
-    tokenizer = load_tokenizer(str(folder))
-    tokenizer.add_tokens(["<foo>"])
-    tokenizer.save_pretrained(folder)
+    folder = told_apart(base, tmp_path, tokens=["<foo>"])
     rows = [*simulated_rows(40, seed=1), {"prompt": "the film", "responses": ["a <foo>"], "choice": 0}]
     path = write_jsonl(tmp_path / "choices.jsonl", rows)
     assert train(path, folder, tmp_path / "model", "--epochs", "1", "--checkpoints", "0", "--eval", str(path)) == 0
@@ -236,13 +219,8 @@ def test_texts_that_spell_tokens_without_embedding_are_left_out(tmp_path, base, 
 
 
 def test_conversations_that_the_template_refuses_are_left_out_and_counted(tmp_path, base, capsys):
-    folder = shutil.copytree(base, tmp_path / "base")
-    tokenizer = load_tokenizer(str(folder))
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') }}"
-        "{% endif %}{{ m['content'] }}{% endfor %}"
-    )
-    tokenizer.save_pretrained(folder)
+    refused = "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') }}{% endif %}"
+    folder = told_apart(base, tmp_path, f"{{% for m in messages %}}{refused}{{{{ m['content'] }}}}{{% endfor %}}")
     twice = {"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "responses": ["c"], "choice": 0}
     path = write_jsonl(tmp_path / "choices.jsonl", [*simulated_rows(40, seed=1), twice])
     assert train(path, folder, tmp_path / "model", "--epochs", "1", "--checkpoints", "0") == 0
@@ -252,11 +230,9 @@ def test_conversations_that_the_template_refuses_are_left_out_and_counted(tmp_pa
 
 
 def test_a_template_that_writes_tokens_without_embedding_is_refused_before_training(tmp_path, base):
-    folder = shutil.copytree(base, tmp_path / "base")
-    tokenizer = load_tokenizer(str(folder))
-    tokenizer.add_tokens(["<foo>"], special_tokens=True)
-    tokenizer.chat_template = "{% for m in messages %}<foo>{{ m['content'] }}{% endfor %}"
-    tokenizer.save_pretrained(folder)
+    folder = told_apart(
+        base, tmp_path, "{% for m in messages %}<foo>{{ m['content'] }}{% endfor %}", ["<foo>"], special_tokens=True
+    )
     path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(40, seed=1))
     with pytest.raises(CheckpointError, match="resize_token_embeddings"):
         train_reward_model(read_choices(path), folder, tmp_path / "model", device="cpu")
