@@ -14,21 +14,13 @@ from bonmini_guard.reward.checkpoint import first_line
 
 
 def make_repository(name: str) -> None:
-    """Make a private repository, unless it is there: before the training, for a mistake told after it would cost it.
-
-    Raises:
-        ConfigurationError: the hub does not let us.
-    """
+    """Make a private repository, unless it is there, or raise ConfigurationError: told after the training it would cost that."""
     with _told(name, "log in with 'hf auth login' or set HF_TOKEN, and look at the name"):
         HfApi().create_repo(name, private=True, exist_ok=True)
 
 
 def push(folder: Path, name: str) -> None:
-    """Write a folder's files into a repository.
-
-    Raises:
-        ConfigurationError: they did not get there.
-    """
+    """Write a folder's files into a repository; ConfigurationError if they did not get there."""
     with _told(name, f"the model is in {folder}; 'hf upload {name} {folder}' tries again"):
         HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Reward model and its card")
 

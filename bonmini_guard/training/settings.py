@@ -20,33 +20,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train.
+    """How to train: what docs/training.md says of the command's options (``batch_size`` is ``--batch``), and ``weight_decay``.
 
-    Attributes:
-        objective: "outside_option", or "bradley_terry", which learns to rank only.
-        epochs: passes over the rows; may be a fraction.
-        learning_rate: its peak; it rises over the first 5 % of the steps and falls with a cosine.
-        head_learning_rate: of weights that are new to the base; None takes the greater of ``learning_rate`` and 1e-3. A new head
-            begins at zero and passes no gradient on until it has grown, so at the base's careful rate nothing is learnt at first.
-        batch_size: most distinct (prompt, answer) texts in a step of one process.
-        seed: of the order of batches, of new weights and of dropout.
-        max_length: most tokens a text may have, if less than the model's own limit.
-        layers: keep only so many of the first layers of the base.
-        device: "auto", "cpu" or "cuda".
-        threads: CPU threads; None leaves torch's setting alone.
-        weight_decay: of AdamW.
-        precision: "auto" (bfloat16 arithmetic on a GPU, float32 on a CPU), "float32" or "bfloat16".
-        accumulate: batches whose gradients are added up in a step.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        lora_rank: train low-rank adapters of this rank (and the head) instead of all weights.
-        lora_alpha: their scale; by default twice the rank.
-        checkpoints: how often in a run to save what a killed run goes on from; 0 never.
-        early_stopping: stop after so many checkpoints without a better held-out loss, and keep the best.
-        twin: train a Bradley-Terry twin on the same rows and put its held-out figures beside the model's.
-        inputs: "text", or "pair" for a cross-encoder; None takes what the base says, and text for a base without a head.
-        optimizer: transformers' name of it: "adamw_torch_fused", "adafactor", "adamw_bnb_8bit" (needs bitsandbytes), ...
-        push_to_hub: ``owner/name`` of a repository on the hub to write the checkpoint to as well; private if it is new.
-        report_to: where losses go, by transformers' names, with commas between them: "tensorboard", "wandb", "trackio", ...
+    The rate rises over the first 5 % of the steps to its peak, and falls with a cosine. None takes what suits: of ``inputs`` what
+    the base says, and text for a base without a head; of ``lora_alpha`` twice the rank; of ``threads`` torch's own setting.
     """
 
     objective: Literal["outside_option", "bradley_terry"] = "outside_option"

@@ -106,12 +106,9 @@ class _Epochs(TrainerCallback):
 def fit(
     scorer: PooledScorer, learnt: Encoding, folder: Path, plan: Settings, held_out: Encoding | None, *, new: Collection[str]
 ) -> list[float]:
-    """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``.
+    """Train a sequence classifier in place, going on from the last whole checkpoint in ``folder``; the losses in order.
 
     Where ``accelerate launch`` has weights sharded (FSDP2), they stay so. ``new`` names weights that the base lacked.
-
-    Returns:
-        The losses of the run, in order, each the mean of some steps.
     """
     batches = batches_of(learnt, plan.batch_size, plan.epochs, plan.seed)
     watched = held_out if plan.early_stopping else None

@@ -206,14 +206,11 @@ BAD = {
 
 
 @pytest.mark.parametrize(("source", "record", "said"), BAD.values(), ids=BAD.keys())
-def test_bad_records_end_with_code_2_one_line_and_no_file(tmp_path, capsys, source, record, said):
-    good = {"prompt": "p", "responses": ["x", "y"], "choice": 0} if source == "choices" else None
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ([good] if good else []) + [record]))
-    cut = ["--cut", "3"] if source == "ratings" else []
-    assert main(["convert", str(path), "--from", source, *cut, "-o", str(tmp_path / "out.jsonl")]) == 2
-    error = capsys.readouterr().err
-    assert f"{path}:{2 if good else 1}: " in error
+def test_bad_records_end_with_code_2_one_line_and_no_file(tmp_path, capsys, converted_file, source, record, said):
+    good = [{"prompt": "p", "responses": ["x", "y"], "choice": 0}] if source == "choices" else []
+    assert converted_file(source, [*good, record], *(["--cut", "3"] if source == "ratings" else [])) == 2
+    error, path = capsys.readouterr().err, tmp_path / "in.jsonl"
+    assert f"{path}:{len(good) + 1}: " in error
     assert said in error
     assert ";" in error
     assert error.count("\n") == 1
@@ -239,21 +236,17 @@ def test_an_answer_that_was_refused_once_is_not_acceptable_in_a_choice():
         ("log", ["--rating", "stars"]),
     ],
 )
-def test_an_option_that_the_format_has_not_is_refused(tmp_path, capsys, source, option):
-    path = tmp_path / "in.jsonl"
-    path.write_text(json.dumps(TRACE) + "\n")
-    assert main(["convert", str(path), "--from", source, *option, "-o", str(tmp_path / "out.jsonl")]) == 2
+def test_an_option_that_the_format_has_not_is_refused(capsys, converted_file, source, option):
+    assert converted_file(source, [TRACE], *option) == 2
     error = capsys.readouterr().err
     assert "leave" in error
     assert option[0] in error
 
 
-def test_ratings_without_a_cut_are_refused(tmp_path, capsys):
-    path = tmp_path / "in.jsonl"
-    path.write_text(json.dumps(RATED) + "\n")
-    assert main(["convert", str(path), "--from", "ratings", "-o", str(tmp_path / "out.jsonl")]) == 2
+def test_ratings_without_a_cut_are_refused(tmp_path, capsys, converted_file):
+    assert converted_file("ratings", [RATED]) == 2
     assert "give the lowest acceptable rating with --cut" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [tmp_path / "in.jsonl"]
 
 
 def test_the_command_reads_packed_files_and_tells_what_it_left_out(tmp_path, capsys):
@@ -268,12 +261,10 @@ def test_the_command_reads_packed_files_and_tells_what_it_left_out(tmp_path, cap
     assert len(read_choices(out)) == 150
 
 
-def test_records_without_a_label_at_all_are_an_error(tmp_path, capsys):
-    path = tmp_path / "in.jsonl"
-    path.write_text(json.dumps({"prompt": "p", "candidates": [{"text": "x"}]}) + "\n")
-    assert main(["convert", str(path), "--from", "log", "-o", str(tmp_path / "out.jsonl")]) == 2
+def test_records_without_a_label_at_all_are_an_error(tmp_path, capsys, converted_file):
+    assert converted_file("log", [{"prompt": "p", "candidates": [{"text": "x"}]}]) == 2
     assert "no choice rows in 1 records (without a label: 1)" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [tmp_path / "in.jsonl"]
 
 
 def test_outputs_are_checked_first(tmp_path):
@@ -299,12 +290,10 @@ def test_a_row_survives_writing_and_reading(row):
     assert choice_row(json.loads(json.dumps(as_record(row)))) == row
 
 
-def test_labels_that_a_judge_gave_are_taken_and_told(tmp_path, capsys):
-    path, candidate = tmp_path / "log.jsonl", {"text": "x", "acceptable": True, "acceptable_by": "correctness"}
+def test_labels_that_a_judge_gave_are_taken_and_told(capsys, converted_file):
+    candidate = {"text": "x", "acceptable": True, "acceptable_by": "correctness"}
     people, unlabelled = {"text": "y", "acceptable": False}, {"text": "z", "acceptable": None, "acceptable_by": "correctness"}
-    path.write_text(json.dumps({"prompt": "p", "candidates": [candidate, people, unlabelled]}) + "\n")
-    assert main(["convert", str(path), "--from", "log", "-o", str(tmp_path / "out.jsonl")]) == 0
+    assert converted_file("log", [{"prompt": "p", "candidates": [candidate, people, unlabelled]}]) == 0
     assert "labels that say who or what judged (acceptable_by): correctness: 1\n" in capsys.readouterr().out
-    path.write_text(json.dumps({"prompt": "p", "candidates": [people]}) + "\n")
-    assert main(["convert", str(path), "--from", "log", "-o", str(tmp_path / "out.jsonl")]) == 0
+    assert converted_file("log", [{"prompt": "p", "candidates": [people]}]) == 0
     assert "acceptable_by" not in capsys.readouterr().out

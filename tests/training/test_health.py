@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import AutoConfig, LlamaConfig, LlamaForSequenceClassification
 
 from bonmini_guard.reward.checkpoint import without_default_system
 from bonmini_guard.reward.pooling import PooledScorer, pad, share
@@ -39,18 +39,9 @@ def test_what_goes_wrong_is_told(losses, scores, said):
     assert bool(said) == bool(found)
 
 
-def test_texts_of_one_prompt_share_it_exactly_in_scores_and_gradients():
+def test_texts_of_one_prompt_share_it_exactly_in_scores_and_gradients(base):
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_labels=1,
-        pad_token_id=0,
-    )
+    config = AutoConfig.from_pretrained(base, num_key_value_heads=1, num_labels=1, pad_token_id=0)
     scorer = PooledScorer(LlamaForSequenceClassification(config))
     assert scorer.shares(0)
     assert scorer.training, "a trial leaves the mode as it was"

@@ -23,6 +23,10 @@ def answered(text, parts=False):
     return [*USER, {"role": "assistant", "content": content}]
 
 
+def good(number):
+    return {"chosen": f"\n\nHuman: q{number}\n\nAssistant: yes", "rejected": f"\n\nHuman: q{number}\n\nAssistant: no"}
+
+
 def task(value, kind="pairwise", cancelled=False):
     result = [{"type": kind, "from_name": "comparison", "value": value}]
     data = {"prompt": "q", "answer1": "yes", "answer2": "no"}
@@ -46,130 +50,79 @@ NECTAR = {
     "prompt": "\n\nHuman: q\n\nAssistant: ",
     "answers": [{"answer": "yes", "rank": 2.0}, {"answer": "no", "rank": 1.0}, {"answer": "so", "rank": 3.0}],
 }
-TWO = ("yes", "no")
+BOTH = {"conversation_a": answered("yes", True), "conversation_b": answered("no", True)}
+PREFERRED = {"preferred_output": answered("yes")[1:], "non_preferred_output": answered("no")[1:]}
+FROM_0 = {"prompt": "q", "answers": [{"answer": text, "rank": rank} for text, rank in (("yes", 1), ("no", 0), ("so", 2))]}
+SHP = {"history": "q", "human_ref_A": "yes", "human_ref_B": "no", "score_A": 9}
+SUMMARIES = {"info": {"post": "q", "title": None}, "summaries": [{"text": "yes"}, {"text": "no"}], "worker": "w"}
+WEBGPT = {"question": {"full_text": "q"}, "answer_0": "yes", "answer_1": "no", "score_0": 0.5, "score_1": -0.5}
+HELPFUL_2 = {"prompt": "q", "response_1": "yes", "response_2": "no", "preference_strength": 2}
 
-#: (set, --from, record, choice rows as (responses, choice, none offered))
-SETS = [
-    (
-        "HH-RLHF",
-        "pairs",
-        {"chosen": "\n\nHuman: q\n\nAssistant: yes", "rejected": "\n\nHuman: q\n\nAssistant: no"},
-        [(TWO, 0, False)],
-    ),
-    ("UltraFeedback, binarized", "pairs", {"chosen": answered("yes"), "rejected": answered("no")}, [(TWO, 0, False)]),
-    ("RewardBench", "pairs", {"prompt": "q", "chosen": "yes", "rejected": "no", "subset": "x"}, [(TWO, 0, False)]),
-    (
-        "RewardBench 2",
-        "pairs",
-        {"prompt": "q", "chosen": ["yes"], "rejected": ["no", "so", "nay"], "num_correct": 1},
-        [(("yes", "no", "so", "nay"), 0, False)],
-    ),
-    (
-        "RewardBench 2, ties",
+#: Choice rows as (responses, choice, none offered): of two answers, of which one is better, or neither will do; and of one answer.
+FIRST, SECOND, NEITHER = ([(("yes", "no"), choice, choice == "none")] for choice in (0, 1, "none"))
+CHOSEN, SECOND_OF_3 = [(("yes", "no"), 1, True)], [(("yes", "no", "so"), 1, False)]
+TAKEN, REFUSED = ([(("yes",), choice, True)] for choice in (0, "none"))
+
+#: Set: --from, record, choice rows.
+SETS = {
+    "HH-RLHF": ("pairs", good(""), FIRST),
+    "UltraFeedback, binarized": ("pairs", {"chosen": answered("yes"), "rejected": answered("no")}, FIRST),
+    "RewardBench": ("pairs", {"prompt": "q", "chosen": "yes", "rejected": "no", "subset": "x"}, FIRST),
+    "RewardBench 2": ("pairs", {"prompt": "q", "chosen": ["yes"], "rejected": ["no", "so"]}, [(("yes", "no", "so"), 0, False)]),
+    "RewardBench 2, ties": (
         "pairs",
         {"prompt": "q", "chosen": ["yes", "aye"], "rejected": ["no", "so"]},
         [(("yes", "no", "so"), 0, False), (("aye", "no", "so"), 0, False)],
     ),
-    (
-        "OpenAI's preference data",
-        "pairs",
-        {
-            "input": {"messages": USER, "tools": []},
-            "preferred_output": answered("yes")[1:],
-            "non_preferred_output": answered("no")[1:],
-        },
-        [(TWO, 0, False)],
-    ),
-    ("arena", "preferences", ARENA | {"winner": "model_b"}, [(TWO, 1, True)]),
-    ("arena, both bad", "preferences", ARENA | {"winner": "tie (bothbad)"}, [(TWO, "none", True)]),
-    (
-        "arena, parts",
-        "preferences",
-        ARENA | {"winner": "both_bad", "conversation_a": answered("yes", True), "conversation_b": answered("no", True)},
-        [(TWO, "none", True)],
-    ),
-    ("arena, tie", "preferences", ARENA | {"winner": "tie"}, []),
-    ("arena, apart", "preferences", ARENA | {"winner": "model_a", "conversation_b": [*answered("no"), *answered("no")]}, []),
-    ("arena, votes", "preferences", VOTE | {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}, [(TWO, 1, True)]),
-    ("arena, votes tied", "preferences", VOTE | {"winner_model_a": 0, "winner_model_b": 0, "winner_tie": 1}, []),
-    ("HelpSteer3", "preferences", HELPFUL | {"overall_preference": -3}, [(TWO, 0, False)]),
-    ("HelpSteer3, the second", "preferences", HELPFUL | {"overall_preference": 1}, [(TWO, 1, False)]),
-    ("HelpSteer3, alike", "preferences", HELPFUL | {"overall_preference": 0}, []),
-    (
-        "HelpSteer2",
-        "preferences",
-        {"prompt": "q", "response_1": "yes", "response_2": "no", "preference_strength": 2},
-        [(TWO, 1, False)],
-    ),
-    ("PKU-SafeRLHF", "preferences", SAFE, [(TWO, 1, False)]),
-    (
-        "SHP",
-        "preferences",
-        {"history": "q", "human_ref_A": "yes", "human_ref_B": "no", "labels": 1, "score_A": 9},
-        [(TWO, 0, False)],
-    ),
-    ("SHP, the second", "pairs", {"history": "q", "human_ref_A": "yes", "human_ref_B": "no", "labels": 0}, [(TWO, 1, False)]),
-    ("PKU-SafeRLHF, safe", "accept-reject", SAFE, [(("yes",), 0, True), (("no",), "none", True)]),
-    ("Nectar", "ranks", NECTAR, [(("yes", "no", "so"), 1, False)]),
-    (
-        "ranks from 0",
-        "ranks",
-        {"prompt": "q", "answers": [{"answer": "yes", "rank": 1}, {"answer": "no", "rank": 0}, {"answer": "so", "rank": 2}]},
-        [(("yes", "no", "so"), 1, False)],
-    ),
-    ("Nectar as pairs", "pairs", NECTAR, [(("yes", "no", "so"), 1, False)]),
-    (
-        "summaries",
-        "preferences",
-        {"info": {"post": "q", "title": None}, "summaries": [{"text": "yes"}, {"text": "no"}], "choice": 1, "worker": "w"},
-        [(TWO, 1, False)],
-    ),
-    (
-        "WebGPT",
-        "preferences",
-        {"question": {"full_text": "q"}, "answer_0": "yes", "answer_1": "no", "score_0": 0.5, "score_1": -0.5},
-        [(TWO, 0, False)],
-    ),
-    ("Label Studio, pairwise", "label-studio", task({"selected": "right"}), [(TWO, 1, False)]),
-    ("Label Studio, words", "label-studio", task({"choices": ["Neither"]}, "choices"), [(TWO, "none", True)]),
-    ("Label Studio, cancelled", "label-studio", task({"selected": "left"}, cancelled=True), []),
-    (
-        "TRL's KTO, conversational",
-        "accept-reject",
-        {"prompt": USER, "completion": [{"role": "assistant", "content": "yes"}], "label": False},
-        [(("yes",), "none", True)],
-    ),
-    ("TRL's KTO", "accept-reject", {"prompt": "q", "completion": "yes", "label": True}, [(("yes",), 0, True)]),
-    ("OpenAI's feedback", "accept-reject", {"messages": answered("yes"), "feedback": "thumbs_up"}, [(("yes",), 0, True)]),
-    ("feedback in words", "accept-reject", {"input": "q", "output": "yes", "rating": "Thumbs down"}, [(("yes",), "none", True)]),
-]
+    "OpenAI's preference data": ("pairs", {"input": {"messages": USER, "tools": []}, **PREFERRED}, FIRST),
+    "arena": ("preferences", ARENA | {"winner": "model_b"}, CHOSEN),
+    "arena, both bad": ("preferences", ARENA | {"winner": "tie (bothbad)"}, NEITHER),
+    "arena, parts": ("preferences", ARENA | {"winner": "both_bad", **BOTH}, NEITHER),
+    "arena, tie": ("preferences", ARENA | {"winner": "tie"}, []),
+    "arena, apart": ("preferences", ARENA | {"winner": "model_a", "conversation_b": [*answered("no"), *answered("no")]}, []),
+    "arena, votes": ("preferences", VOTE | {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}, CHOSEN),
+    "arena, votes tied": ("preferences", VOTE | {"winner_model_a": 0, "winner_model_b": 0, "winner_tie": 1}, []),
+    "HelpSteer3": ("preferences", HELPFUL | {"overall_preference": -3}, FIRST),
+    "HelpSteer3, the second": ("preferences", HELPFUL | {"overall_preference": 1}, SECOND),
+    "HelpSteer3, alike": ("preferences", HELPFUL | {"overall_preference": 0}, []),
+    "HelpSteer2": ("preferences", HELPFUL_2, SECOND),
+    "PKU-SafeRLHF": ("preferences", SAFE, SECOND),
+    "PKU-SafeRLHF, safe": ("accept-reject", SAFE, [*TAKEN, (("no",), "none", True)]),
+    "SHP": ("preferences", SHP | {"labels": 1}, FIRST),
+    "SHP, the second": ("pairs", SHP | {"labels": 0}, SECOND),
+    "Nectar": ("ranks", NECTAR, SECOND_OF_3),
+    "Nectar as pairs": ("pairs", NECTAR, SECOND_OF_3),
+    "ranks from 0": ("ranks", FROM_0, SECOND_OF_3),
+    "summaries": ("preferences", SUMMARIES | {"choice": 1}, SECOND),
+    "WebGPT": ("preferences", WEBGPT, FIRST),
+    "Label Studio, pairwise": ("label-studio", task({"selected": "right"}), SECOND),
+    "Label Studio, words": ("label-studio", task({"choices": ["Neither"]}, "choices"), NEITHER),
+    "Label Studio, cancelled": ("label-studio", task({"selected": "left"}, cancelled=True), []),
+    "TRL's KTO, turns": ("accept-reject", {"prompt": USER, "completion": answered("yes")[1:], "label": False}, REFUSED),
+    "TRL's KTO": ("accept-reject", {"prompt": "q", "completion": "yes", "label": True}, TAKEN),
+    "OpenAI's feedback": ("accept-reject", {"messages": answered("yes"), "feedback": "thumbs_up"}, TAKEN),
+    "feedback in words": ("accept-reject", {"input": "q", "output": "yes", "rating": "Thumbs down"}, REFUSED),
+}
 
 
-def turned(prompt):
-    return [Turn("user", "q")] if isinstance(prompt, str) else list(map(Turn.of, prompt))
-
-
-@pytest.mark.parametrize(("source", "record", "expected"), [case[1:] for case in SETS], ids=[case[0] for case in SETS])
-def test_public_sets_and_exports_are_read(tmp_path, capsys, source, record, expected):
-    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    path.write_text(json.dumps(record) + "\n")
-    code = main(["convert", str(path), "--from", source, "-o", str(out)])
+@pytest.mark.parametrize(("source", "record", "expected"), SETS.values(), ids=SETS)
+def test_public_sets_and_exports_are_read(tmp_path, capsys, converted_file, source, record, expected):
+    code = converted_file(source, [record])
     if not expected:
         assert code == 2
         assert "no choice rows in 1 records" in capsys.readouterr().err
         return
     assert code == 0, capsys.readouterr().err
-    rows = read_choices(out)
+    rows = read_choices(tmp_path / "out.jsonl")
     assert [(row.responses, row.choice, row.none_offered) for row in rows] == expected
     for row in rows:
         assert row.prompt == (Turn("user", "q"),) or "q" in row.prompt[0].text
 
 
-def test_ranks_make_every_pair_if_asked(tmp_path):
-    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    path.write_text(json.dumps(NECTAR) + "\n")
-    assert main(["convert", str(path), "--from", "ranks", "--rows", "pairs", "-o", str(out)]) == 0
-    assert [(row.responses, row.choice) for row in read_choices(out)] == [(("yes", "no"), 1), (("yes", "so"), 0), (("no", "so"), 0)]
+def test_ranks_make_every_pair_if_asked(tmp_path, converted_file):
+    assert converted_file("ranks", [NECTAR], "--rows", "pairs") == 0
+    found = [(row.responses, row.choice) for row in read_choices(tmp_path / "out.jsonl")]
+    assert found == [(("yes", "no"), 1), (("yes", "so"), 0), (("no", "so"), 0)]
 
 
 ODD = {
@@ -182,10 +135,6 @@ ODD = {
     "no such key": {"prompt": "q", "chosen": "yes"},
     "a turn of somebody": {"chosen": [{"role": "wizard", "content": "x"}], "rejected": answered("no")},
 }
-
-
-def good(number):
-    return {"chosen": f"\n\nHuman: q{number}\n\nAssistant: yes", "rejected": f"\n\nHuman: q{number}\n\nAssistant: no"}
 
 
 @pytest.mark.parametrize(
@@ -287,14 +236,12 @@ def test_what_is_none_of_the_forms_is_told_in_one_line(tmp_path, capsys, data, s
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_guard_s_traces_of_images_and_developers_are_read(tmp_path):
+def test_a_guard_s_traces_of_images_and_developers_are_read(tmp_path, converted_file):
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
     prompt = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "what?"}, image]}]
     row = {"id": "1", "decision": "accepted", "prompt": prompt, "candidates": [{"text": "a cat", "acceptable": True}]}
-    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    path.write_text(json.dumps(row) + "\n")
-    assert main(["convert", str(path), "--from", "log", "-o", str(out)]) == 0
-    [read] = read_choices(out)
+    assert converted_file("log", [row]) == 0
+    [read] = read_choices(tmp_path / "out.jsonl")
     assert [turn.role for turn in read.prompt] == ["developer", "user"]
     assert read.prompt[1].parts[1]["type"] == "image_url"
 
@@ -308,15 +255,18 @@ def test_training_rows_bear_a_share_of_odd_ones(tmp_path, capsys):
     error = capsys.readouterr().err
     assert f"left out: 1 odd, the first: {path}:31: choice 4 is out of range" in error
     assert main([*arguments, "--max-bad", "0.01"]) == 2
-    assert "(1 of 31 records are odd, more than --max-bad 0.01)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "(1 of 31 records are odd, more than --max-bad 0.01)" in error
+    assert error.count("\n") == 1
     assert main([*arguments, "--max-bad", "2"]) == 2
     assert "--max-bad is 2.0: use a share" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
 
 
 JUNK = (None, 3, "x", "", [], {}, [1], [[]], {"a": 1}, True, ["x"], [None])
 
 
-@pytest.mark.parametrize(("source", "record"), [case[1:3] for case in SETS], ids=[case[0] for case in SETS])
+@pytest.mark.parametrize(("source", "record"), [case[:2] for case in SETS.values()], ids=SETS)
 def test_nothing_that_a_record_holds_ends_in_a_traceback(source, record):
     for path in paths(record):
         for junk in JUNK if path else ():

@@ -117,7 +117,8 @@ def _votes(record: Record) -> Iterator[Compared]:
     votes = [str(record.get(f"winner_{name}", 0)).strip() in ("1", "1.0", "True") for name in ("model_a", "model_b", "tie")]
     if sum(votes) != 1:
         raise InputError("not exactly one winner; write 1 in one of winner_model_a, winner_model_b, winner_tie")
-    prompts, *answers = (_texts(record.get(key)) for key in ("prompt", "response_a", "response_b"))
+    read = [unpacked(record.get(key)) for key in ("prompt", "response_a", "response_b")]
+    prompts, *answers = (texts if isinstance(texts, list) else [texts] for texts in read)
     if len(prompts) != 1:
         raise ApartError
     texts = [answer_of(said, name) for said, name in zip(answers, ("response_a", "response_b"), strict=True)]
@@ -228,8 +229,3 @@ def _two(record: Record) -> tuple[list[Answer], Any]:
     if first != second:
         raise ApartError
     return answers, first
-
-
-def _texts(value: Any) -> list[Any]:
-    texts = unpacked(value)
-    return texts if isinstance(texts, list) else [texts]

@@ -26,9 +26,7 @@ Value = dict[str, Any]
 class Judged:
     """One answer, whether it is acceptable, and how good it is among the acceptable ones.
 
-    From several such judgements of one prompt choices follow: none where no answer is acceptable, else the best of them. Equally
-    good answers are a tie among acceptable ones; its winner is drawn at random, because leaving such rows out would leave the hard
-    prompts over and move the zero.
+    Of equally good ones the winner is drawn at random: leaving such rows out would leave the hard prompts over and move the zero.
     """
 
     text: Answer
@@ -73,16 +71,9 @@ EMITTERS: Mapping[str, Emitter] = {"single": single, "pairs": pairs, "choice": c
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """How to read labels.
+    """How to read labels: what docs/data.md says of the command's options.
 
-    Attributes:
-        cut: the lowest rating of an acceptable answer.
-        rating: the key of the rating, with dots for deeper ones; None looks under the usual names.
-        ties: what a plain "tie" means: "drop" (it says nothing about zero) or "winner" (both are acceptable, in data whose
-            labellers could also answer "both bad"; then a random one wins).
-        rows: what judged answers become: "single" (accept/reject), "pairs" or "choice" (one row a prompt).
-        none_offered: False where labellers could only compare; None takes the format's own default.
-        seed: of random winners.
+    Without a ``rating``, it is looked for under the usual names; ``none_offered=None`` takes what the format says.
     """
 
     cut: float | None = None
@@ -101,7 +92,6 @@ class Tally:
     """What a conversion met.
 
     Attributes:
-        rows: made.
         left_out: by reason: what says nothing, although it is well formed.
         judges: how many labels who or what gave, where a log says that.
         odd: records, and those that could not be read; without it, the first of these is refused.
@@ -121,13 +111,7 @@ Converter = Callable[[Record, ConversionOptions, Tally], Iterable[Value]]
 def convert(
     records: Iterable[tuple[str, Record]], source: str, options: ConversionOptions | None = None, tally: Tally | None = None
 ) -> Iterator[ChoiceRow]:
-    """Choice rows of foreign records, one by one.
-
-    Args:
-        records: (place, record) pairs, such as those of :class:`bonmini_guard.logs.records.Records`.
-        source: a name of ``FORMATS``.
-        options: how to read the labels.
-        tally: counts what was met, if given.
+    """Choice rows of foreign (place, record) pairs, whose format is a name of ``FORMATS``, one by one.
 
     Raises:
         ConfigurationError: no such format, or the format needs an option that is missing.
@@ -195,24 +179,27 @@ def from_accept_reject(record: Record, options: ConversionOptions, tally: Tally)
 
 def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
     """Rated answers, acceptable from ``options.cut`` on: a list of them in a record, or one record an answer."""
-    if options.cut is None:
-        raise InputError("ratings need a cut; give the lowest acceptable rating with --cut")
-    answers = []
-    for number, answer in enumerate(_rated(record), start=1):
+    answers: list[Judged] = []
+    if record.get("chosen") is not None and record.get("score_chosen") is not None:
+        rated = [(record.get(name), {"rating": record.get(f"score_{name}")}) for name in ("chosen", "rejected")]
+    else:
+        rated = [(answer, answer) for answer in listed(record)]
+    for number, (answer, about) in enumerate(rated, start=1):
         try:
-            answers.append(_judged(answer, f"answer {number}", options.cut, options.rating))
+            answers.append(_judged(answer, about, f"answer {number}", options))
         except InputError as error:
             tally.odd.note(tally.place, error)
     if answers:
         yield from EMITTERS[options.rows](asked(record, record.get("chosen")), answers, options.seed)
 
 
-def _judged(answer: Record, name: str, cut: float, key: str | None) -> Judged:
-    rating = number_of(answer, key)
+def _judged(answer: Any, about: Any, name: str, options: ConversionOptions) -> Judged:
+    rating = number_of(about, options.rating)
     if rating is None:
-        where = f'under "{key}"' if key else "under the usual names; name its key with --rating"
+        where = f'under "{options.rating}"' if options.rating else "under the usual names; name its key with --rating"
         raise InputError(f"{name} has no rating {where}")
-    return Judged(answer_of(answer, name), rating >= cut, rating)
+    assert options.cut is not None  # convert refuses ratings without one
+    return Judged(answer_of(answer, name), rating >= options.cut, rating)
 
 
 def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
@@ -247,14 +234,3 @@ FORMATS: Mapping[str, Converter] = {
     "label-studio": _compared(labelled),
     "log": from_log,
 }
-
-
-def _rated(record: Record) -> list[Record]:
-    if record.get("chosen") is not None and record.get("score_chosen") is not None:
-        both = [(record["chosen"], record["score_chosen"]), (record.get("rejected"), record.get("score_rejected"))]
-        return [{"text": answer_of(answer, "an answer"), "rating": rating} for answer, rating in both]
-    answers = listed(record)
-    for number, answer in enumerate(answers, start=1):
-        if not isinstance(answer, Mapping):
-            raise InputError(f"answer {number} is not an object; write {{text, rating}}")
-    return answers

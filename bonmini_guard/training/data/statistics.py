@@ -15,16 +15,12 @@ class Statistics:
     """Counts over choice rows, added one by one; they take memory for hashes, not for texts.
 
     Attributes:
-        judgements: rows weighted by their counts.
-        offered: judgements in which "none" could be chosen.
-        none: of those, the ones that chose it.
-        sizes: judgements by the number of answers.
+        judgements: rows weighted by their counts; those that ``offered`` "none", that chose ``none``, and by number of answers.
         copies: rows that repeat an earlier one exactly.
-        repeated: judgements of (prompt, answers) that were judged more than once.
-        minority: of those, the ones that differ from the most frequent choice.
         compared: comparisons of the chosen answer with one of another length.
         longer: of those, in which the longer answer was chosen.
         leaked: held-out prompts that are among the training prompts too, but for case and white space.
+        prompts, texts: digests.
     """
 
     rows: int = 0
@@ -33,16 +29,12 @@ class Statistics:
     none: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
     copies: int = 0
-    repeated: int = 0
-    minority: int = 0
     compared: int = 0
     longer: int = 0
     same_text: int = 0
     leaked: int = 0
-    prompts: int = 0
-    texts: int = 0
-    _prompts: set[str] = field(default_factory=set)
-    _texts: set[int] = field(default_factory=set)
+    prompts: set[str] = field(default_factory=set)
+    texts: set[int] = field(default_factory=set)
     _seen: set[int] = field(default_factory=set)
     _answers: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
@@ -60,21 +52,13 @@ class Statistics:
             chosen = lengths[row.choice]
             self.compared += row.count * sum(length != chosen for length in lengths)
             self.longer += row.count * sum(length < chosen for length in lengths)
-        self._identify(row)
-
-    def _identify(self, row: ChoiceRow) -> None:
-        self._prompts.add(prompt_digest(row.prompt))
-        self._texts.update(hash((row.prompt, text)) for text in row.responses)
-        self.prompts, self.texts = len(self._prompts), len(self._texts)
+        self.prompts.add(prompt_digest(row.prompt))
+        self.texts.update(hash((row.prompt, text)) for text in row.responses)
         said = hash((row.prompt, row.responses, row.choice, row.none_offered))
         self.copies += said in self._seen
         self._seen.add(said)
         answers = self._answers[hash((row.prompt, frozenset(row.responses), row.none_offered))]
-        before, most = answers.total(), max(answers.values(), default=0)
         answers[hash("" if row.choice == "none" else row.responses[row.choice])] += row.count
-        if (now := answers.total()) > 1:
-            self.repeated += now - (before if before > 1 else 0)
-            self.minority += now - max(answers.values()) - (before - most if before > 1 else 0)
 
     @property
     def share_of_none(self) -> float | None:
@@ -83,15 +67,16 @@ class Statistics:
 
     def lines(self) -> Iterator[str]:
         """What a reader wants to see, one fact a line."""
-        yield f"{self.rows:,} rows, {self.judgements:,} judgements, {self.prompts:,} prompts, {self.texts:,} distinct answers"
+        prompts, texts = len(self.prompts), len(self.texts)
+        yield f"{self.rows:,} rows, {self.judgements:,} judgements, {prompts:,} prompts, {texts:,} distinct answers"
         sizes = ", ".join(f"{size}: {count:,}" for size, count in sorted(self.sizes.items()))
         yield f"judgements by number of answers: {sizes}"
         share = self.share_of_none
         if share is not None:
             yield f'"none" was chosen in {share:.1%} of the {self.offered:,} judgements that offered it'
-        if self.repeated:
-            share = self.minority / self.repeated
-            yield f"{share:.0%} of {self.repeated:,} repeated judgements are not the most frequent one: noise, or labels to look at"
+        if repeated := sum(said.total() for said in self._answers.values() if said.total() > 1):
+            share = sum(said.total() - max(said.values()) for said in self._answers.values()) / repeated
+            yield f"{share:.0%} of {repeated:,} repeated judgements are not the most frequent one: noise, or labels to look at"
         if self.compared:
             yield f"the longer answer won {self.longer / self.compared:.1%} of {self.compared:,} comparisons"
 
@@ -117,7 +102,7 @@ def describe(rows: Iterable[ChoiceRow], held_out: Iterable[ChoiceRow] = ()) -> S
     found = Statistics()
     for row in rows:
         found.add(row)
-    found.leaked = len({prompt_digest(row.prompt) for row in held_out} & found._prompts)
+    found.leaked = len({prompt_digest(row.prompt) for row in held_out} & found.prompts)
     return found
 
 
