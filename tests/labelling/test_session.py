@@ -200,9 +200,18 @@ def test_a_damaged_line_is_refused_by_number(tmp_path, line, problem):
         session_of(tmp_path, ROWS)
 
 
-def test_a_newer_format_is_refused(tmp_path):
-    (tmp_path / "out.jsonl").write_text(json.dumps({"kind": events.KIND, "format": 99}) + "\n")
-    with pytest.raises(InputError, match="format 99"):
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"format": 99}, "format 99"),
+        ({"plan": None}, "out.jsonl:1: the session's plan cannot be read"),
+        ({"plan": {"mode": "dance", "seed": 0, "pairs": 1}}, "out.jsonl:1: the session's plan cannot be read"),
+        ({"plan": {"mode": "accept", "seed": 0, "pairs": 1, "thresholds": [0.5]}}, "begun with --first near-threshold"),
+    ],
+)
+def test_a_newer_format_and_a_plan_that_is_none_are_refused(tmp_path, about, said):
+    (tmp_path / "out.jsonl").write_text(json.dumps({"kind": events.KIND, "format": events.FORMAT} | about) + "\n")
+    with pytest.raises(InputError, match=said):
         session_of(tmp_path, ROWS)
 
 
