@@ -38,6 +38,9 @@ def test_a_tie_is_never_none():
         [(_, choice, _)] = converted(AB | {"prompt": f"p{number}", "winner": "tie"}, "preferences", ties="winner")
         winners.add(choice)
     assert winners == {0, 1}
+    ranks = [{"answer": text, "rank": rank} for text, rank in (("x", 2), ("y", 1), ("z", 1))]
+    records = ({"prompt": f"p{number}", "answers": ranks} for number in range(40))
+    assert {choice for one in records for _, choice, _ in converted(one, "ranks", ties="winner")} == {1, 2}
     # "both good" says that either would be taken, whatever --ties.
     assert converted(AB | {"winner": "both_good"}, "preferences")[0][1] in (0, 1)
 

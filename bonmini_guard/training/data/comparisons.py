@@ -20,12 +20,16 @@ Chosen = int | Literal["none", "both_good", "tie"]
 
 @dataclass(frozen=True)
 class Compared:
-    """Two or more answers to one prompt; the index of the best, or what was said in its place; whether "none" could be said."""
+    """Two or more answers to one prompt; the index of the best, or what was said in its place; whether "none" could be said.
+
+    ``best`` are the indices of the best of a tie that not all answers are in.
+    """
 
     prompt: Any
     answers: Sequence[Answer]
     chosen: Chosen
     offered: bool = False
+    best: Sequence[int] = ()
 
 
 class ApartError(Exception):
@@ -73,7 +77,7 @@ def ranked(record: Record) -> Iterator[Compared]:
         raise InputError('an answer has no rank; give each of two or more a number under "rank", 1 for the best')
     best = [place for place, rank in enumerate(ranks) if rank == min(ranks)]
     texts = [answer_of(answer, f"answer {number}") for number, answer in enumerate(answers, start=1)]
-    yield Compared(prompt_of(record), texts, best[0] if len(best) == 1 else "tie")
+    yield Compared(prompt_of(record), texts, best[0] if len(best) == 1 else "tie", best=best)
 
 
 def every_pair(compared: Record) -> Iterator[Compared]:

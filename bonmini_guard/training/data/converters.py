@@ -158,7 +158,8 @@ def _comparison(one: Compared, options: ConversionOptions, tally: Tally) -> Iter
         tally.left_out["ties"] += 1
     else:
         tied = one.chosen in ("tie", "both_good")
-        choice = one_of(range(len(one.answers)), (one.prompt, one.answers), options.seed) if tied else one.chosen
+        best = one.best or range(len(one.answers))
+        choice = one_of(best, (one.prompt, one.answers), options.seed) if tied else one.chosen
         offered = one.offered if options.none_offered is None else options.none_offered
         yield {"prompt": one.prompt, "responses": one.answers, "choice": choice, **({} if offered else {"none_offered": False})}
 
