@@ -57,12 +57,14 @@ class Encoding:
         too_long: judgements left out because the model cannot read them: an answer is too long, something has no token, or the
             chat template refuses the conversation.
         cut: texts of which the oldest turns were cut.
+        prompts: how many the judgements are on.
     """
 
     texts: list[list[int]]
     groups: list[Group]
     too_long: int
     cut: int
+    prompts: int
 
     @property
     def judgements(self) -> list[Judgement]:
@@ -77,7 +79,7 @@ def encode_rows(
     by_prompt: dict[tuple[Turn, ...], Counter[_Said]] = defaultdict(Counter)
     for row in rows:
         by_prompt[row.prompt][row.responses, row.target, row.none_offered] += row.count
-    texts, groups, too_long, cut = list[list[int]](), list[Group](), 0, 0
+    texts, groups, too_long, cut, prompts = list[list[int]](), list[Group](), 0, 0, 0
     for prompt, counts in tqdm(by_prompt.items(), desc="Tokenising prompts", delay=2.0):
         places = dict[Answer, int]()
         for answer in sorted(
@@ -94,7 +96,8 @@ def encode_rows(
         too_long += counts.total() - sum(whole.values())
         judgements = (Judgement(tuple(places[text] for text in said[0]), said[1], float(w), said[2]) for said, w in whole.items())
         groups.extend(_grouped(judgements, batch_size))
-    return Encoding(texts, groups, too_long, cut)
+        prompts += bool(whole)
+    return Encoding(texts, groups, too_long, cut, prompts)
 
 
 #: What one labeller said: the answers, the target, whether "none" was offered.

@@ -292,7 +292,7 @@ def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base:
         check_zero([one.is_none for one in judged if one.offered], "judgement that can be read")
     judgements, none = (sum(one.weight for one in some) for some in (judged, [one for one in judged if one.is_none]))
     counts = {"rows": len(rows), "judgements": int(judgements), "share_of_none": none / judgements}
-    counts |= {"prompts": len({row.prompt for row in rows}), "texts": len(encoding.texts)}
+    counts |= {"prompts": encoding.prompts, "texts": len({text for one in judged for text in one.members})}
     left_out = {"judgements_too_long": encoding.too_long, "texts_cut": encoding.cut, "max_length": max_length}
     # A folder's place on this machine says nothing elsewhere.
     name = Path(base).name if Path(base).is_dir() else base

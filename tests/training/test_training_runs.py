@@ -260,14 +260,17 @@ def test_prompts_of_the_training_are_known_again(adapters, rows):
 
 
 def test_the_limit_of_tokens_stays_with_the_checkpoint_and_what_it_leaves_out_is_said(tmp_path, base, capsys):
-    path = write_jsonl(
-        tmp_path / "c.jsonl", [*simulated_rows(30, seed=1), {"prompt": "the", "responses": [" film" * 45], "choice": 0}]
-    )
+    rows = simulated_rows(30, seed=1)
+    path = write_jsonl(tmp_path / "c.jsonl", [*rows, {"prompt": "long", "responses": [" film" * 45, "short"], "choice": "none"}])
     fast = ["--learning-rate", "3e-3", "--device", "cpu", "--threads", "1", "--epochs", "2"]
     assert main(["train", str(path), "--base", str(base), "-o", str(tmp_path / "m"), "--max-length", "40", *fast]) == 0
     said = capsys.readouterr()
     assert "left out: 1 judgements (3%), with more than 40 tokens (raise --max-length" in said.out
-    assert "30 judgements of" in said.out
+    texts, prompts = len({(one["prompt"], text) for one in rows for text in one["responses"]}), len({one["prompt"] for one in rows})
+    assert f"30 judgements of {texts} texts learnt" in said.out
+    card = (tmp_path / "m" / "README.md").read_text()
+    nones = sum(one["choice"] == "none" for one in rows) / 30
+    assert f'30 judgements of {texts} answers to {prompts} prompts. "None" was chosen in {nones:.1%} of them.' in card
     assert RewardModel.load(tmp_path / "m", device="cpu").max_length == 40
     assert "LOAD REPORT" not in said.err
     # Whole passes, not the share of the run.
