@@ -16,6 +16,7 @@ from bonmini_guard.training.choices import ChoiceRow, as_answer, as_record
 
 Row = dict[str, Any]
 Votes = Mapping[tuple[str, int], int]
+NO_LABEL = "holds no label yet; label first"
 
 
 def choice_rows(session: Session) -> list[Row]:
@@ -23,8 +24,8 @@ def choice_rows(session: Session) -> list[Row]:
 
     An empty answer cannot be trained on: it is left out, and an item that had none but such is too.
     """
-    said = Counter((event["item"], event["chosen"]) for event in session.ledger.judgements())
-    _require(session, bool(said))
+    if not (said := Counter((event["item"], event["chosen"]) for event in session.ledger.judgements())):
+        raise InputError(f"{session.path}: {NO_LABEL}")
     given = ((item, chosen, said[item.key, chosen]) for item in session.items for chosen in (*item.candidates, "none"))
     return [row for item, chosen, count in given if count and (row := _choice_row(item, chosen, count)) is not None]
 
@@ -49,8 +50,8 @@ def labelled_log(session: Session) -> LabelledLog:
     An answer is acceptable if more annotators took it than refused it. Taken: accepted, or chosen from a pair; refused: rejected,
     or "neither" was said of its pair.
     """
-    votes = session.ledger.votes()
-    _require(session, bool(votes))
+    if not (votes := session.ledger.votes()):
+        raise InputError(f"{session.path}: {NO_LABEL}")
     kinds = _kinds(session, votes)
     tally, untouched = Counter(kinds.values()), (None, "unfinished")
     rows = [dict(row.raw) if kinds.get(row.id) in untouched else _labelled(row, kinds[row.id], votes) for row in session.rows]
@@ -70,11 +71,6 @@ def _kinds(session: Session, votes: Votes) -> dict[str, str]:
         return judged
     whole = {row.id: all((row.id, index) in votes for index in row.distinct) for row in session.rows if row.id in judged}
     return {name: "random" if is_whole else "unfinished" for name, is_whole in whole.items()}
-
-
-def _require(session: Session, labelled: bool) -> None:
-    if not labelled:
-        raise InputError(f"{session.path}: holds no label yet; label first")
 
 
 def _choice_row(item: Item, chosen: Any, count: int) -> Row | None:

@@ -31,6 +31,7 @@ with needing("label"):
 
 from bonmini_guard.server.door import Door, Limits, Refused
 from bonmini_guard.server.schemas import read
+from bonmini_guard.validation import is_number
 
 #: Of a request's body, in bytes.
 LARGEST_BODY = 16_384
@@ -176,5 +177,4 @@ def _told(value: dict[str, Any], status: int = 200) -> Response:
 
 
 def _seconds(value: Any) -> float | None:
-    timed = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6
-    return round(float(value), 2) if timed else None
+    return round(float(value), 2) if is_number(value) and 0 <= value < 1e6 else None

@@ -76,7 +76,7 @@ def encode_rows(
     rows: Iterable[ChoiceRow], formatter: Formatter | PairFormatter, batch_size: int, known: float = math.inf
 ) -> Encoding:
     """Tokenise each distinct text once, add up equal judgements, and group them by prompt; ``known`` tokens have embeddings."""
-    by_prompt: dict[tuple[Turn, ...], Counter[_Said]] = defaultdict(Counter)
+    by_prompt: dict[tuple[Turn, ...], Counter[tuple[tuple[Answer, ...], int, bool]]] = defaultdict(Counter)
     for row in rows:
         by_prompt[row.prompt][row.responses, row.target, row.none_offered] += row.count
     texts, groups, too_long, cut, prompts = list[list[int]](), list[Group](), 0, 0, 0
@@ -98,10 +98,6 @@ def encode_rows(
         groups.extend(_grouped(judgements, batch_size))
         prompts += bool(whole)
     return Encoding(texts, groups, too_long, cut, prompts)
-
-
-#: What one labeller said: the answers, the target, whether "none" was offered.
-_Said = tuple[tuple[Answer, ...], int, bool]
 
 
 def _grouped(judgements: Iterable[Judgement], batch_size: int) -> list[Group]:

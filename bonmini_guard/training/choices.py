@@ -69,13 +69,9 @@ def shown(answer: Answer) -> str:
 
 
 def read_choices(path: str | PathLike[str], odd: Odd | None = None) -> list[ChoiceRow]:
-    """Read choice rows from JSON lines, packed or not, an array or Parquet.
+    """Read choice rows from JSON lines, packed or not, an array or Parquet; ``odd`` counts malformed ones, and may bear some.
 
     Equal texts, prompts and lists of responses are kept once, so that many judgements of few texts stay small.
-
-    Args:
-        path: the file.
-        odd: counts rows, and malformed ones, which it bears up to a share; without it, the first is refused.
 
     Raises:
         InputError: the file cannot be read, is empty, ends in a torn line, or more rows are malformed than may be; one line that

@@ -96,8 +96,9 @@ def test_an_interrupt_stops_the_page_and_says_what_was_labelled(tmp_path, log):
     out = tmp_path / "out.jsonl"
     with serving(log, "-o", out, "--annotator", "ann") as (process, url):
         assert url.startswith("http://127.0.0.1:")
+        assert httpx.post(url + "api", json={"do": "hello"}).json() == {"annotator": "ann", "question": None}
         item = httpx.post(url + "api", json={"do": "next"}).json()["item"]["key"]
-        label = {"do": "label", "item": item, "answer": "none", "event": "1" * 32}
+        label = {"do": "label", "annotator": "eve", "item": item, "answer": "none", "event": "1" * 32}
         assert httpx.post(url + "api", json=label).json()["done"] == 1
         second = subprocess.run(
             [sys.executable, "-m", "bonmini_guard.cli", "label", str(log), "-o", str(out)],

@@ -158,15 +158,6 @@ def test_a_full_disk_is_told_and_nothing_is_lost(server, client, monkeypatch):
     assert server.session.path.read_bytes().count(b"\n") == 2
 
 
-def test_the_name_given_to_the_command_is_the_name(tmp_path):
-    server = LabelServer(session_of(tmp_path, ROWS), "ann")
-    client = TestClient(server.app, base_url=f"http://127.0.0.1/{server.key}/")
-    assert client.post("api", json={"do": "hello"}).json() == {"annotator": "ann", "question": None}
-    item = client.post("api", json={"do": "next"}).json()["item"]
-    client.post("api", json={"do": "label", "annotator": "eve", "item": item["key"], "answer": "a", "event": ONE})
-    assert server.session.ledger.annotators == ["ann"]
-
-
 def test_addresses():
     with listen("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
