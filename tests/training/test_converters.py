@@ -54,12 +54,6 @@ def test_pairs_say_nothing_about_zero_unless_none_was_offered():
 
 
 def test_pairs_without_a_prompt_share_their_conversation():
-    turns = [{"role": "user", "content": "hi"}]
-    record = {
-        "chosen": [*turns, {"role": "assistant", "content": "x"}],
-        "rejected": [*turns, {"role": "assistant", "content": "y"}],
-    }
-    assert converted(record, "pairs") == [(("x", "y"), 0, False)]
     start = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: and?\n\nAssistant: "
     [row] = convert([("f:1", {"chosen": start + "x", "rejected": start + "y"})], "pairs")
     assert row.prompt == tuple(map(Turn.of, [("user", "hi"), ("assistant", "hello"), ("user", "and?")]))
