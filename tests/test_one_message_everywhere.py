@@ -113,7 +113,7 @@ def test_nothing_vanishes_where_messages_go(place, not_shown):
 @pytest.mark.filterwarnings("ignore:uncalibrated")
 async def test_nothing_vanishes_in_what_is_made_of_logs(log, tmp_path, capsys):
     from bonmini_guard.calibration.scoring_logs import score_log
-    from bonmini_guard.labelling.rows import read_rows
+    from bonmini_guard.labelling import Plan, Session, choice_rows, read_rows
     from bonmini_guard.training.choices import read_choices
     from bonmini_guard.training.distill import read_prompts
 
@@ -143,8 +143,10 @@ async def test_nothing_vanishes_in_what_is_made_of_logs(log, tmp_path, capsys):
     row = read_choices(tmp_path / "choices.jsonl")[0]
     assert list(row.prompt)[:-1] == turns
     assert row.responses == (Turn.of(ANSWER),)
-    exported = {"prompt": shown.prompt, "responses": [shown.answer(0)], "choice": 0}
-    (tmp_path / "labelled.jsonl").write_text(json.dumps(exported) + "\n")
+    session = Session(read_rows([log]), tmp_path / "labels.jsonl", Plan())
+    session.label("ann", next(item.key for item in session.items if item.row.id == shown.id), "accept", "1" * 32)
+    session.close()
+    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps(one) + "\n" for one in choice_rows(session)))
     assert read_choices(tmp_path / "labelled.jsonl") == [row]
 
 
