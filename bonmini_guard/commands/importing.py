@@ -77,7 +77,9 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, options.files, lines=True)
     job = _Import(_SOURCES[options.source](), _mapping(options.map), options.generated_by, Odd(options.max_bad))
     for path in options.files:
-        job.read(inspect_ai.archive(Path(path)) if path.endswith(".eval") else Records(path, job.odd))
+        records = Records(path, job.odd)
+        job.read(inspect_ai.archive(Path(path)) if path.endswith(".eval") else records)
+        job.left_out["torn last lines"] += records.torn
     job.odd.check()
     gather = options.gather or job.source.gather
     if options.gather is None and gather == "id" and all(draw.id is None for draw, _ in job.draws):
@@ -87,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         rows.add(draw, place)
     found = rows.finished()
     if not found:
-        why = ", ".join(f"{reason}: {count:,}" for reason, count in job.left_out.items()) or "no records"
+        why = ", ".join(f"{reason}: {count:,}" for reason, count in (+job.left_out).items()) or "no records"
         raise InputError(f"{options.files[0]}: nothing to import from {job.odd.records:,} records ({why}); check --from")
     with appearing(options.output) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)

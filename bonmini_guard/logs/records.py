@@ -78,6 +78,8 @@ class Records(RowFile):
 
     def _table(self, data: bytes) -> Iterator[tuple[str, Row]]:
         """CSV with a header; cells are texts, empty ones are missing, and lists of turns are read as such."""
+        if self.torn:  # packed data that end within a line
+            data = data[: data.rfind(b"\n") + 1]
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
@@ -86,7 +88,7 @@ class Records(RowFile):
             ) from error
         # A table may begin with a tab, and that of a spreadsheet with a line that says what separates cells.
         table = re.sub(r"\A[\r\n]*(sep=.[\r\n]+)?", "", text)
-        header, above = table.splitlines()[0], text.removesuffix(table).count("\n")
+        header, above = next(iter(table.splitlines()), ""), text.removesuffix(table).count("\n")
         delimiter = max(",\t;", key=header.count)
         if not header.count(delimiter):
             problem = "neither JSON nor a header of columns; give JSON lines, an array, CSV or Parquet"

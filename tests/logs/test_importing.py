@@ -1,7 +1,9 @@
 """``import``: what other tools logged, as rows of a log; what is taken and what is left is told."""
 
 import csv
+import gzip
 import json
+import random
 import zipfile
 from pathlib import Path
 
@@ -690,3 +692,27 @@ def test_a_column_that_no_record_has_is_told(tmp_path, capsys):
     assert "nothing found under okay, in any record: check --map okay=acceptable\n" in told
     assert "nothing found under note" in told  # it is there, and empty throughout
     assert "under ok," not in told
+
+
+def test_a_packed_file_that_ends_early_is_told_and_no_half_line_is_an_answer(tmp_path, capsys):
+    table = "id,prompt,text\n" + "".join(f"{number},p,{random.Random(number).random()} and so on\n" for number in range(2000))
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(table.encode())[:-2000])
+    rows = imported(tmp_path, "csv", tmp_path / "t.csv.gz")
+    assert 100 < len(rows) < 2000
+    assert all(text.endswith(" and so on") for [text] in texts(rows))
+    assert "left out: torn last lines: 1\n" in capsys.readouterr().err
+
+
+def test_a_line_that_names_the_separator_of_nothing_is_no_table(tmp_path, capsys):
+    imported(tmp_path, "csv", "sep=;\n", code=2)
+    assert "neither JSON nor a header of columns" in capsys.readouterr().err
+
+
+def test_a_second_column_for_prompts_or_answers_is_told_as_left(tmp_path, capsys):
+    rows = imported(tmp_path, "csv", "question,context,response,answer\nq,c,r,a\n")
+    assert (rows[0]["prompt"], texts(rows)) == ("q", [["r"]])
+    told = capsys.readouterr().err
+    assert "left: context (1 answers)" in told
+    assert "left: answer (1 answers)" in told
+    imported(tmp_path, "csv", "instruction,input,output\nTranslate.,Hund,dog\n")
+    assert "left:" not in capsys.readouterr().err

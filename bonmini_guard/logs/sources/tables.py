@@ -13,8 +13,7 @@ from bonmini_guard.logs.rows import LARGEST, Row
 from bonmini_guard.logs.sources.draws import Draw, generator_of, name_of, seconds, whole_number
 from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_in, prompt_in, prompt_under
 
-_TAKEN = {*PROMPT_KEYS, *TEXT_KEYS, "id", "group", "generated_by", "model", "failed", "tokens", "started", "finished"}
-_TAKEN |= {"score", "acceptable", "acceptable_by"}
+_TAKEN = {"id", "group", "generated_by", "model", "failed", "tokens", "started", "finished", "score", "acceptable", "acceptable_by"}
 _OF_ROWS = ("id", "group", "generated_by", "prompt", "candidates")
 
 
@@ -25,22 +24,23 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
         return
     # NaN is what pandas writes for nothing.
     record = {key: value for key, value in record.items() if not (isinstance(value, float) and math.isnan(value))}
-    said = next((record[key] for key in TEXT_KEYS if record.get(key) is not None), None)
+    asked, said = (next((key for key in keys if record.get(key) is not None), "") for keys in (PROMPT_KEYS, TEXT_KEYS))
     failed = _word(record.get("failed"), "failed") is True
-    answers: list[Turn | None] = [*answers_in(said)] if said is not None and not failed else [None]
+    answers: list[Turn | None] = [*answers_in(record[said])] if said and not failed else [None]
     if len(answers) > 1:
         raise InputError(f"{len(answers)} answers in one row; give each a row, or list them as the candidates of a log row")
     if answers == [None] and not failed:
         raise InputError("no answer; give one under " + " or ".join(TEXT_KEYS) + ", or name its column with --map COLUMN=text")
     prompt = prompt_in(prompt_under(record))
     times = {key: seconds(record.get(key)) for key in ("started", "finished")}
+    taken = _TAKEN | {asked, said} | ({"input"} if asked == "instruction" else set())
     yield Draw(
         prompt,
         answers[0],
         id=name_of(record.get("id")),
         group=name_of(record.get("group")),
         generator=name_of(record.get("generated_by")) or generator_of(record.get("model"), record),
-        verdicts={key: value for key, value in record.items() if key not in _TAKEN and value is not None},
+        verdicts={key: value for key, value in record.items() if key not in taken and value is not None},
         fields={"tokens": whole_number(record.get("tokens")), **verdicts_of(record), **times},
     )
 
