@@ -114,10 +114,10 @@ def test_other_files_are_known_by_what_is_in_them(run, tmp_path, record, expecte
     assert expected in run("bonmini-guard start file.jsonl")[1]
 
 
-def test_a_pipe_is_refused_where_it_is_read_twice_and_never_named_in_a_command_to_come(run, tmp_path, capsys):
+def test_a_pipe_is_refused_where_it_is_read_again_and_never_named_in_a_command_to_come(run, tmp_path, capsys):
     lines_of(tmp_path / "log.jsonl", log_rows(400, "all"))
     shape = "--alpha 0.1 --schedule 4,4"
-    for command in ("start -", f"label - -o labels.jsonl --for served_and_bad {shape}"):
+    for command in ("start -", f"label - -o labels.jsonl --for served_and_bad {shape}", "drift profile.json - --follow"):
         with open("log.jsonl") as log, stdin_from(log):
             assert main(shlex.split(command)) == 2
         assert "-: a pipe can be read only once; write it to a file first" in capsys.readouterr().err
@@ -143,18 +143,12 @@ def test_a_folder_is_no_pipe(tmp_path, capsys):
     assert f"{tmp_path}: cannot be read (Is a directory)" in capsys.readouterr().err
 
 
-def test_several_generators_are_told(run, tmp_path):
-    lines_of(tmp_path / "log.jsonl", [{**row, "generated_by": f"model {n % 2}"} for n, row in enumerate(log_rows(40))])
+@pytest.mark.parametrize(("key", "units"), [("prompt", "prompts"), ("group", "groups")])
+def test_rows_of_one_prompt_or_group_count_once_and_are_called_so(run, tmp_path, key, units):
+    lines_of(tmp_path / "log.jsonl", [{**row, key: f"{key} {number % 5}"} for number, row in enumerate(log_rows(100))])
     told, following = run("bonmini-guard start log.jsonl")
-    assert "several generators" in told
-    assert following == ""
-
-
-def test_rows_of_one_prompt_count_once(run, tmp_path):
-    lines_of(tmp_path / "log.jsonl", [{**row, "prompt": f"p{number % 5}"} for number, row in enumerate(log_rows(100))])
-    told, following = run("bonmini-guard start log.jsonl")
-    assert "5 prompts can certify at most" in told
-    assert "missing: prompts" in told
+    assert f"5 {units} can certify at most" in told
+    assert f"missing: {units}" in told
     assert following == ""
 
 
@@ -165,13 +159,6 @@ def test_of_two_prompts_nothing_is_said_about_what_thousands_would_do(run, tmp_p
     told = capsys.readouterr()
     assert "32,768" not in told.out + told.err
     assert "too few to say what others would be like" in told.out + told.err
-
-
-def test_rows_of_one_group_count_once_and_are_called_so(run, tmp_path):
-    lines_of(tmp_path / "log.jsonl", [{**row, "group": f"user {number % 5}"} for number, row in enumerate(log_rows(100))])
-    told, _ = run("bonmini-guard start log.jsonl")
-    assert "5 groups can certify at most" in told
-    assert "missing: groups" in told
 
 
 def test_labels_that_are_not_calibrated_on_are_none(run, tmp_path):
@@ -187,3 +174,10 @@ def test_generators_are_told_apart_by_all_of_what_is_said_of_them(run, tmp_path)
     told, following = run("bonmini-guard start log.jsonl")
     assert "several generators" in told
     assert following == ""
+
+
+def test_the_first_line_of_a_table_may_have_empty_cells(run, tmp_path):
+    (tmp_path / "answers.csv").write_text("Customer,Reply,OK\nq,a,\nq,b,yes\n")
+    told, following = run("bonmini-guard start answers.csv")
+    assert "columns: Customer, Reply, OK" in told
+    assert "--map OK=acceptable" in following

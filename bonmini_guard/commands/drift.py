@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from bonmini_guard.commands import refuse_pipes
 from bonmini_guard.commands.replay import REFUTED, say_what_was_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
@@ -47,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigurationError(f"--{name.replace('_', '-')} belongs to --follow, and is a number, {least}")
     if options.false_alarm_rate is not None:
         check_share("--false-alarm-rate", options.false_alarm_rate)
+    if options.follow:
+        refuse_pipes(options.traces)
     profile = GuardProfile.load(options.profile)
     also: list[Finding] = []
     if options.reward_model is not None:
@@ -54,10 +57,8 @@ def run(options: argparse.Namespace) -> int:
         from bonmini_guard.reward.declared import load_scorer
 
         also.append(same_scorer(profile, load_scorer(options.reward_model)))
-    if options.follow:
-        drift = _followed(options, profile, also)
-    else:
-        drift = _look(options, profile, also)
+    drift = _look(options, profile, also)
+    if not options.follow:
         say_what_was_left_out(drift.left_out)
         print(json.dumps(asdict(drift), indent=2, allow_nan=False)) if options.json else say(lines(drift))
     return REFUTED if drift.drift else 0
@@ -69,23 +70,18 @@ def _look(options: argparse.Namespace, profile: GuardProfile, also: list[Finding
     from bonmini_guard.calibration.traces import read_traces
     from bonmini_guard.calibration.watch import watching
 
-    if options.state is not None:
+    if options.follow and (options.looks != 1 or options.json):
+        raise ConfigurationError("--follow looks any number of times, and prints no JSON; leave out --looks and --json")
+    if options.follow or options.state is not None:
         with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
+            if options.follow:  # until Ctrl-C; a state is written then
+                from bonmini_guard.commands.following import follow
+
+                prices = (options.input_price or 0.0, options.output_price or 0.0)
+                return follow(options.traces, profile, watch, also, prices=prices, every=options.every or 2.0)
             return watch.look(read_traces(options.traces, profile, memory=watch.memory, key=watch.key), also)
     traces, rate = read_traces(options.traces, profile, key=options.slice), options.false_alarm_rate or FALSE_ALARM_RATE
     return find_drift(profile, traces, false_alarm_rate=rate, looks=options.looks, key=options.slice, also=also)
-
-
-def _followed(options: argparse.Namespace, profile: GuardProfile, also: list[Finding]) -> Drift:
-    """Live, until Ctrl-C; a state is written then."""
-    from bonmini_guard.calibration.watch import watching
-    from bonmini_guard.commands.following import follow
-
-    if options.looks != 1 or options.json:
-        raise ConfigurationError("--follow looks any number of times, and prints no JSON; leave out --looks and --json")
-    prices = (options.input_price or 0.0, options.output_price or 0.0)
-    with watching(options.state, profile, false_alarm_rate=options.false_alarm_rate, key=options.slice) as watch:
-        return follow(options.traces, profile, watch, also, prices=prices, every=options.every or 2.0)
 
 
 def lines(drift: Drift) -> str:

@@ -78,12 +78,15 @@ def _tell_of_records(files: Sequence[str], first: Mapping[str, Any]) -> None:
         say(f"{files[0]}: written by {tool}")
         say(f"next: bonmini-guard import {logs_in_words(files)} --from {tool} -o {output}")
         return
-    number = sum(1 for path in files for _ in Records(path))
-    say(f"{files[0]}: a table of {number:,} lines, each taken for one answer; columns: {', '.join(map(str, first))}")
+    number, columns = 0, dict[str, Any]()
+    for _, record in (pair for path in files for pair in Records(path)):
+        number += 1
+        columns |= record  # in any line a cell may be empty, and so not there
+    say(f"{files[0]}: a table of {number:,} lines, each taken for one answer; columns: {', '.join(map(str, columns))}")
     known, mapped, missing = {"prompt": PROMPT_KEYS, "text": TEXT_KEYS, "acceptable": ("acceptable",)}, [], []
     for name, keys in known.items():
-        if not any(key in first for key in keys):
-            column = next((column for column in first if str(column).lower().strip() in _ALIKE[name]), None)
+        if not any(key in columns for key in keys):
+            column = next((column for column in columns if str(column).lower().strip() in _ALIKE[name]), None)
             mapped += [f" --map {shlex.quote(f'{column}={name}')}"] if column else []
             missing += [] if column else [name]
     for name in (name for name in missing if name != "acceptable"):
