@@ -69,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Here, as it takes most of the time until a command begins: Ctrl-C meanwhile is one line, too.
         from bonmini_guard.errors import BonMiniGuardError, MissingExtraError
 
-        options = build_parser().parse_args(arguments)
+        try:
+            options = build_parser().parse_args(arguments)
+        finally:
+            sys.stdout.flush()  # what --help says
         command, name = options.command, f"bonmini-guard {options.command}"
         code = int(options.run(options))
         sys.stdout.flush()

@@ -139,17 +139,22 @@ sys.exit(main(["start", "log.jsonl"]))
     assert (told.returncode, told.stderr) == (130, "bonmini-guard: stopped\n")
 
 
-def test_what_standard_output_does_not_take_is_told_once(tmp_path):
-    ours = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+@pytest.mark.parametrize(
+    ("arguments", "name"), [("forget traces.jsonl --id b", "bonmini-guard forget"), ("forget --help", "bonmini-guard")]
+)
+def test_what_standard_output_does_not_take_is_told_once(tmp_path, arguments, name):
+    ours = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"} | {
+        "PYTHONPATH": os.pathsep.join(sys.path)
+    }
     (tmp_path / "traces.jsonl").write_text('{"id": "a"}\n')
     # It says so little that nothing is written before it ends.
-    command = [sys.executable, "-m", "bonmini_guard", "forget", str(tmp_path / "traces.jsonl"), "--id", "b"]
+    command = [sys.executable, "-m", "bonmini_guard", *arguments.split()]
     with Path("/dev/full").open("w") as full:
-        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=ours)
-    assert (ran.returncode, ran.stderr) == (2, "bonmini-guard forget: a file or standard output: No space left on device\n")
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=ours, cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (2, f"{name}: a file or standard output: No space left on device\n")
     read, write = os.pipe()
     os.close(read)
-    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=ours)
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=ours, cwd=tmp_path)
     os.close(write)
     assert (ran.returncode, ran.stderr) == (0, "")
 
