@@ -10,7 +10,7 @@ import pytest
 
 from bonmini_guard.cli import main
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.writing import appearing, appearing_folder, check_output, write_atomically
+from bonmini_guard.writing import appearing_folder, check_output, write_atomically
 
 ROWS = [
     {"id": str(n), "prompt": "p", "candidates": [{"text": f"t{k}", "score": float(k), "acceptable": k > 0} for k in range(4)]}
@@ -32,39 +32,28 @@ def umask():
     os.umask(before)
 
 
-def written(path, text, how):
-    if how == "atomically":
-        write_atomically(path, text)
-    else:
-        with appearing(path) as file:
-            file.write(text)
-
-
 @pytest.mark.usefixtures("umask")
-@pytest.mark.parametrize("how", ["atomically", "appearing"])
-def test_a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode(tmp_path, how):
+def test_a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode(tmp_path):
     for name, mode in (("new", None), ("old", 0o600)):
         if mode:
             (tmp_path / name).touch()
             (tmp_path / name).chmod(mode)
-        written(tmp_path / name, "x", how)
+        write_atomically(tmp_path / name, "x")
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "old")] == [0o640, 0o600]
 
 
-@pytest.mark.parametrize("how", ["atomically", "appearing"])
-def test_a_link_stays_a_link(tmp_path, how):
+def test_a_link_stays_a_link(tmp_path):
     target, link = tmp_path / "there" / "file", tmp_path / "link"
     target.parent.mkdir()
     target.write_text("old")
     link.symlink_to(target)
-    written(link, "new", how)
+    write_atomically(link, "new")
     assert link.is_symlink()
     assert target.read_text() == "new"
 
 
-@pytest.mark.parametrize("how", ["atomically", "appearing"])
-def test_a_lone_surrogate_is_written_as_json_spells_it(tmp_path, how):
-    written(tmp_path / "x.json", json.dumps({"text": "cut \ud83d é"}, ensure_ascii=False), how)
+def test_a_lone_surrogate_is_written_as_json_spells_it(tmp_path):
+    write_atomically(tmp_path / "x.json", json.dumps({"text": "cut \ud83d é"}, ensure_ascii=False))
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert "é" in text
     assert json.loads(text) == {"text": "cut \ud83d é"}

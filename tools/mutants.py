@@ -238,12 +238,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--only", default="", help="a word in the names of the files")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--list", action="store_true", help="print the faults and run nothing")
     options = parser.parse_args()
     chosen = [mutation for mutation in listed() if options.only in mutation.path] + drawn(options.count, options.seed, options.only)
-    if options.list:
-        print(*chosen, sep="\n")
-        return 0
     with tempfile.TemporaryDirectory() as folder:
         return _run(chosen, Bench(Path(folder).resolve(), options.jobs), options.jobs)
 

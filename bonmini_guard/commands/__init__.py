@@ -26,11 +26,7 @@ def logs_in_words(paths: Sequence[str]) -> str:
 
 
 def refuse_pipes(paths: Sequence[str]) -> None:
-    """Refuse what can be read only once, where it is read twice.
-
-    Raises:
-        InputError: naming the first.
-    """
+    """Refuse what can be read only once, where it is read twice; the InputError names the first."""
     if pipe := next(filter(is_pipe, paths), None):
         raise InputError(f"{pipe}: a pipe can be read only once; write it to a file first")
 

@@ -59,12 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--relax", action="store_true", help=told)
     told = "choose the schedule's shape and per-loop thresholds on 25 %% of the units; the rest certifies"
     parser.add_argument("--search", action="store_true", help=told)
-    _add_prices(parser)
-    parser.add_argument("--target-accuracy", type=float, metavar="SHARE", help="--risk bad_among_served with alpha = 1 - SHARE")
-    parser.add_argument("--plan", action="store_true", help="only say how many rows and labels are needed; labels are not")
-
-
-def _add_prices(parser: argparse.ArgumentParser) -> None:
     told = "what waiting as long as a draw takes costs, in draws (search; default 1); with --cost draws=PRICE a second, in money"
     parser.add_argument("--wait-price", type=float, metavar="PRICE", help=told)
     parser.add_argument("--max-p95", type=float, metavar="SECONDS", help="--search: what 95 %% of the requests may wait at most")
@@ -73,6 +67,8 @@ def _add_prices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cost-bad", type=float, metavar="PRICE", help="guardrail without an alpha: what a bad answer costs")
     parser.add_argument("--cost-abstain", type=float, metavar="PRICE", help="... and what a refusal costs (default 1)")
     parser.add_argument("--cost-draw", type=float, metavar="PRICE", help="... and what a draw costs (default 0)")
+    parser.add_argument("--target-accuracy", type=float, metavar="SHARE", help="--risk bad_among_served with alpha = 1 - SHARE")
+    parser.add_argument("--plan", action="store_true", help="only say how many rows and labels are needed; labels are not")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -48,10 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     label_for.add_arguments(parser)
-    _add_exchange(parser)
-
-
-def _add_exchange(parser: argparse.ArgumentParser) -> None:
     sources, kinds = " or ".join(IMPORTS), ", ".join(EXPORTS)
     repeated: dict[str, Any] = {"action": "append", "default": [], "metavar": "KIND=FILE"}
     parser.add_argument("--export", type=partial(_kind_and_file, EXPORTS), help=f"no page: write {kinds}", **repeated)

@@ -51,11 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    _add_large(parser)
-
-
-def _add_large(parser: argparse.ArgumentParser) -> None:
-    """What large models and long runs need."""
+    # What large models and long runs need.
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU")
     parser.add_argument("--accumulate", type=int, default=1, metavar="BATCHES", help="batches in a step (default 1)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")

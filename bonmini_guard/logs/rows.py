@@ -59,16 +59,16 @@ class Candidate:
         """What the reward model said, a finite number."""
         value, cure = self.said, "run 'bonmini-guard score'"
         if value is None:
-            raise self._wrong("candidate {} has no score", f'{cure}, or mark a failed draw with "failed": true')
+            raise refusal(self.place, f"candidate {self.number} has no score", f'{cure}, or mark a failed draw with "failed": true')
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._wrong(f"the score of candidate {{}} is {value!r}, not a number", cure)
+            raise refusal(self.place, f"the score of candidate {self.number} is {value!r}, not a number", cure)
         try:
             finite = abs(float(value)) < LARGEST
         except OverflowError:  # an integer that no double can hold
             finite = False
         if not finite:
             cure = f'{cure}, or write null with "failed": true'
-            raise self._wrong(f"the score of candidate {{}} is {str(value)[:20]}, not finite", cure)
+            raise refusal(self.place, f"the score of candidate {self.number} is {str(value)[:20]}, not finite", cure)
         return float(value)
 
     @property
@@ -84,12 +84,13 @@ class Candidate:
             try:
                 found = Turn.of(message, "assistant")
             except Exception as error:  # whatever LangChain makes of a malformed one
-                raise self._wrong('the "message" of candidate {} cannot be read', "give a text instead") from error
+                problem = f'the "message" of candidate {self.number} cannot be read'
+                raise refusal(self.place, problem, "give a text instead") from error
             if found.role == "assistant":
                 return found
         if not isinstance(text, str):
             cure = 'log the texts (trace_candidates=True), or mark a failed draw with "failed": true'
-            raise self._wrong('candidate {} has no "text"', cure)
+            raise refusal(self.place, f'candidate {self.number} has no "text"', cure)
         return Turn("assistant", text)
 
     def cost(self, key: str) -> float:
@@ -100,17 +101,15 @@ class Candidate:
         if value is None and self.failed:
             return 0.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise self._wrong(f'"{key}" of candidate {{}} is {value!r}', "log it for each draw, or use --cost draws")
+            problem = f'"{key}" of candidate {self.number} is {value!r}'
+            raise refusal(self.place, problem, "log it for each draw, or use --cost draws")
         return float(value)
 
     def _flag(self, key: str, cure: str) -> bool | None:
         value = self.value.get(key)
         if value is not None and not isinstance(value, bool):
-            raise self._wrong(f'"{key}" of candidate {{}} is {repr(value)[:20]}', cure)
+            raise refusal(self.place, f'"{key}" of candidate {self.number} is {repr(value)[:20]}', cure)
         return value
-
-    def _wrong(self, problem: str, cure: str) -> InputError:
-        return refusal(self.place, problem.replace("{}", str(self.number), 1), cure)
 
 
 class Row:

@@ -124,8 +124,6 @@ class TraceWriter:
         if self._file is not None:
             self._file.close()
 
-    # Handing over
-
     def add(self, row: Callable[[], Row], always: bool = False) -> None:
         """Hand over what builds a row, in the writer's thread; never blocks, never raises."""
         if not always and self._sample < 1 and random.random() >= self._sample:
@@ -192,8 +190,6 @@ class TraceWriter:
             raise ConfigurationError("these traces go to a function: delete them where it puts them")
         self.flush()
         return forget(self._file.path, ids=ids, groups=groups)
-
-    # Writing
 
     def _serve(self) -> None:
         while True:

@@ -314,7 +314,7 @@ def test_the_network_needs_keys(tmp_path, capsys):
 
 
 @contextlib.contextmanager
-def started(path):
+def started(path, meanwhile=lambda process: None):
     """The command as a process: it, the lines of its log so far, its address."""
     command = [sys.executable, "-m", "bonmini_guard.cli", "gateway", str(path), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
@@ -322,6 +322,7 @@ def started(path):
     reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")))
     reader.start()
     try:
+        meanwhile(process)
         patiently(lambda: any("startup complete" in line for line in lines), 300)  # from here on it knows its signals
         yield process, lines, re.search(r"http://127\.0\.0\.1:\d+", "".join(lines)).group()
     finally:
@@ -478,21 +479,16 @@ def test_a_body_that_is_packed_and_a_setting_that_no_json_has_are_named(house):
 def test_a_sighup_that_comes_while_the_gateway_still_loads_has_the_file_read_again_once_it_serves(house):
     loading, sent = threading.Event(), threading.Event()
     house.scorer.faults = lambda path, body: loading.set() or (None if sent.wait(60) else 500)
-    path = house.write({"guarded": "schedule = [1]"})
-    command = [sys.executable, "-m", "bonmini_guard.cli", "gateway", str(path), "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-    try:
+
+    def hang_up(process):
         assert loading.wait(300)
         process.send_signal(signal.SIGHUP)
         sent.set()
-        assert any("in force" in line for line in iter(process.stderr.readline, ""))
+
+    with started(house.write({"guarded": "schedule = [1]"}), hang_up) as (process, lines, _):
+        patiently(lambda: any("in force" in line for line in lines), 300)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-    finally:
-        sent.set()
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 async def test_a_guard_that_a_changed_file_removed_is_held_no_longer(house):

@@ -79,14 +79,11 @@ def draws(unit: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     if not answers:
         left_out["samples without an answer"] += 1
     scores = first(sample, "scores") or {}
-    verdicts = {name: _said(score.get("value")) for name, score in scores.items() if isinstance(score, Mapping)}
+    given = {name: score.get("value") for name, score in scores.items() if isinstance(score, Mapping)}
+    verdicts = {name: _WORDS.get(value, value) if isinstance(value, str) else value for name, value in given.items()}
     tokens = whole_number(first(sample, "output.usage.output_tokens")) if len(answers) == 1 else None
     for answer in answers:
         yield Draw(prompt, answer, id=str(sample.get("id")), generator=generator, verdicts=verdicts, fields={"tokens": tokens})
-
-
-def _said(value: Any) -> Any:
-    return _WORDS.get(value, value) if isinstance(value, str) else value
 
 
 def _message(turn: Mapping[str, Any]) -> Turn:

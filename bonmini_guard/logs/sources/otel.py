@@ -46,10 +46,7 @@ def draws(span: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     if span.get("eventName") not in (None, "gen_ai.client.inference.operation.details"):
         left_out["log records of single messages: spans, or events of whole calls, are wanted"] += 1
         return
-    yield from _of_span(span, about, [(str(event.get("name")), _event(event)) for event in span.get("events") or ()])
-
-
-def _of_span(span: Mapping[str, Any], about: dict[str, Any], events: list[tuple[str, dict[str, Any]]]) -> Iterator[Draw]:
+    events = [(str(event.get("name")), _event(event)) for event in span.get("events") or ()]
     for _, said in events:
         about |= {key: value for key, value in said.items() if key in ("gen_ai.input.messages", "gen_ai.output.messages")}
     status = span.get("status") or {}
