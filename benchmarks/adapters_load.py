@@ -7,7 +7,6 @@ and ratios are those of their medians: of wall-clock time, and of the processor 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import warnings
@@ -21,7 +20,7 @@ from huggingface_hub import AsyncInferenceClient, constants
 
 from benchmarks.loopback import in_process
 from benchmarks.overhead import InstantScorer
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator
 
@@ -104,12 +103,8 @@ async def in_turns(rows: dict[str, Round], rounds: int) -> Times:
 
 def main() -> None:
     """Print the table; write JSON with --json; exit 1 where a ratio is above what is allowed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--requests", type=int, default=256)
-    parser.add_argument("--draws", type=int, default=8)
+    parser = arguments(__doc__, json=Path, requests=256, draws=8, rounds=5)
     parser.add_argument("--in-flight", type=int, default=128, help="HTTP requests at a time")
-    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     calls, results, rows = options.requests * options.draws, {}, []

@@ -8,7 +8,6 @@ choice. Then the package's own time a loop, against a loopback server that answe
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, conver
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.desk.label import log_rows
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpoint, Question
 from bonmini_guard.adapters.rewards.decisions import NONE, Decisions
 from bonmini_guard.conversation import Turn
@@ -184,11 +183,8 @@ async def _in_turns(server: Any, scorers: Mapping[str, Decisions], answers: Sequ
 
 def main() -> None:
     """Print the three tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=60)
+    parser = arguments(__doc__, prompts=60, rounds=60, json=Path)
     parser.add_argument("--loop", type=int, default=4, help="answers of a loop")
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = ways(given.prompts, given.loop)

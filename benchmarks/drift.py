@@ -7,12 +7,11 @@ each week by itself at a share of the rate (``--looks 52``), and each week by it
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from tests.calibration.populations import Population
 from tests.calibration.watching import TRAFFIC, calibrated, first_alarm, weeks_of
 
@@ -30,11 +29,7 @@ CHANGED = {
 
 def main() -> None:
     """Measure, print tables, write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--worlds", type=int, default=100)
-    parser.add_argument("--changed-worlds", type=int, default=20)
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE")
-    options = parser.parse_args()
+    options = arguments(__doc__, worlds=100, changed_worlds=20, json=Path).parse_args()
     alarms = [_alarms(name, population, options.worlds) for name, population in UNCHANGED.items()]
     print_table([f"of {options.worlds} worlds", *WAYS], [[row["case"], *(row[way] for way in WAYS)] for row in alarms])
     delays = [_delays(name, population, options.changed_worlds) for name, population in CHANGED.items()]

@@ -8,7 +8,6 @@ guardrail, one that was served in any other way.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
 import itertools
@@ -25,7 +24,7 @@ from typing import Any
 
 from benchmarks.hostile import foreign, outages
 from benchmarks.named_faults import named
-from benchmarks.tables import percentile, print_table, write_json
+from benchmarks.tables import arguments, percentile, print_table, write_json
 from bonmini_guard import BestOfMiniN, GuardResult
 from bonmini_guard.adapters import OpenAICompatibleGenerator, RemoteRewardModel, TGIGenerator
 from bonmini_guard.adapters.circuit import CircuitBreaker
@@ -261,8 +260,7 @@ async def conduct(requests: int) -> list[Cell]:
 
 def main() -> None:
     """Run the matrix; exit 1 if anything was wrongly accepted, hung, or failed without a type."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
+    parser = arguments(__doc__, json=Path)
     parser.add_argument("--requests", type=int, default=50, help="of each cell")
     parser.add_argument("--foreign", type=int, default=20_000, help="requests whose parts misbehave by chance")
     parser.add_argument("--seed", type=int, default=0, help="of that chance")

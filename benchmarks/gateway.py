@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import percentile, print_table, write_json
+from benchmarks.tables import arguments, percentile, print_table, write_json
 from tests.adapters.loopback import LoopbackServer
 from tests.adapters.openai_server import OpenAIServer
 from tests.adapters.reward_server import RewardServer
@@ -230,10 +230,7 @@ def broken(results: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Measure, print, and say what is broken."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--in-flight", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--streams", type=int, default=1000)
+    parser = arguments(__doc__, in_flight=100, seconds=10.0, streams=1000)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--serve", choices=("upstream", "scorer"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)

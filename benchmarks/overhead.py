@@ -11,7 +11,6 @@ own benchmarks in processes of its own: processor time, since a busy machine str
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import math
@@ -25,7 +24,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 from scipy.special import stdtrit
 
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from benchmarks.versions import HERE, run, source_of
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.engine.protocols import DrawRequest
@@ -177,10 +176,7 @@ async def measure(schedule: list[int], rounds: int, requests: int) -> dict[str, 
 
 def main() -> None:
     """Print the table; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--requests", type=int, default=100)
+    parser = arguments(__doc__, json=Path, rounds=15, requests=100)
     parser.add_argument("--against", metavar="VERSION", help="a revision, or a folder with the source of another version")
     parser.add_argument("--turns", type=int, default=9, help="of both versions, with --against")
     parser.add_argument("--watched", action="store_true", help="only what OpenTelemetry, a handler and traces cost")

@@ -7,7 +7,6 @@ Both see the same draws, and the same labels calibrate both.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any
 
 from benchmarks.desk.evaluate import worth_of_scores
 from benchmarks.desk.label import log_rows
-from benchmarks.tables import print_table, write_json, write_rows
+from benchmarks.tables import arguments, print_table, write_json, write_rows
 from bonmini_guard.cli import main as command
 from bonmini_guard.demo.room import language_model
 
@@ -79,10 +78,9 @@ def _said(arguments: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Print both columns."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, json=Path)
     parser.add_argument("--prompts", type=int, default=150, help="of each log: calibration and evaluation")
     parser.add_argument("--folder", type=Path, help="keeps what was scored, so that a killed run goes on")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as fresh:
         folder = given.folder or Path(fresh)

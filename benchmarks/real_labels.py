@@ -11,7 +11,6 @@ stands beside.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -31,7 +30,7 @@ import torch
 from rich.progress import track
 
 from benchmarks.real_base import write_base
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.batches import Group, Judgement
@@ -239,16 +238,12 @@ def _cell(value: float | None, interval: Sequence[float] | None = None) -> str:
 
 def main() -> None:
     """Train, measure, print a table; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = arguments(__doc__, epochs=2.0, learning_rate=1e-3, layers=1, json=Path)
     parser.add_argument("--pairs", type=Path, required=True, metavar="DIR")
     parser.add_argument("--logs", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--epochs", type=float, default=2.0)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the folds and of the training")
     parser.add_argument("--processes", type=int, default=2, help="folds that are trained at a time, one thread each")
     parser.add_argument("--sets", nargs="*", metavar="NAME", help="only these")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     plan = {"epochs": options.epochs, "learning_rate": options.learning_rate, "seed": options.seed}
     plan |= {"threads": 1, "device": "cpu", "checkpoints": 0}

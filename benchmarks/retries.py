@@ -7,7 +7,6 @@ abstention for a failure would do: ``retry_memory=0`` and every exception retrie
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -23,7 +22,7 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import MessagesState, StateGraph
 from langgraph.types import RetryPolicy
 
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard import BestOfMiniN, NoAcceptableResponse
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
 from bonmini_guard.calibration import Certificate, calibrate_guardrail, log_of_rows
@@ -137,11 +136,10 @@ def measure(seed: int, requests: int, rows: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Print the table of all calibrations' means."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, json=Path)
     parser.add_argument("--calibrations", type=int, default=10, help="logs, each with a profile of its own")
     parser.add_argument("--requests", type=int, default=300, help="new prompts of each for each line")
     parser.add_argument("--rows", type=int, default=1000, help="rows of a log")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable()

@@ -8,7 +8,6 @@ own count of it. Goals for 1,000,000 rows: replay 15 CPU seconds and 1 GiB, cali
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 
 CANDIDATES, CHUNK = 16, 2**15
 WORDS = ("guarded", "answer", "draws", "scores", "that", "pass", "before", "its", "budget", "ends", "and", "nobody", "waits", "for")
@@ -115,11 +114,9 @@ def measured(line: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print a table, write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser = arguments(__doc__, rows=1_000_000, json=Path)
     parser.add_argument("--format", choices=("jsonl", "parquet"), nargs="+", default=["jsonl", "parquet"])
     parser.add_argument("--only", choices=("load", "replay", "calibrate"), nargs="+", default=[])
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE")
     options = parser.parse_args()
     results = []
     for name in options.format:

@@ -7,7 +7,6 @@ of the process must stay where it was. Last, the server is killed with guardrail
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import re
@@ -27,7 +26,7 @@ import httpx
 import torch
 
 from benchmarks.scoring.models import save_model, words
-from benchmarks.tables import percentile, print_table, write_json
+from benchmarks.tables import arguments, percentile, print_table, write_json
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import RemoteRewardModel
 from bonmini_guard.testing import FakeGenerator
@@ -224,8 +223,7 @@ def shown(value: Any) -> Any:
 
 def main() -> None:
     """Print what happened; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
+    parser = arguments(__doc__, json=Path)
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
     options = parser.parse_args()
     warnings.simplefilter("ignore")

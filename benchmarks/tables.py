@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import os
@@ -13,6 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from bonmini_guard.writing import appearing
+
+
+def arguments(about: str | None, **known: Any) -> argparse.ArgumentParser:
+    """A parser with an option of each name: a type has no default, False is a switch, any other value is the default.
+
+    ``about``, whose first paragraph is shown, is the docstring of the benchmark.
+    """
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n\n")[0])
+    for name, value in known.items():
+        kind = value if isinstance(value, type) else Path if isinstance(value, Path) else type(value)
+        how: dict[str, Any] = {"action": "store_true"} if value is False else {"type": kind}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=None if value is kind else value, **how)
+    return parser
 
 
 def machine() -> dict[str, Any]:

@@ -10,7 +10,6 @@ shows what it serves.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from benchmarks.versions import run, source_of
 from bonmini_guard.policy.profile import GuardProfile
 from tests.calibration.recalibrations import (
@@ -113,9 +112,7 @@ def _row(name: str, counted: Counted, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print a table, write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=300)
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE")
+    parser = arguments(__doc__, repeats=300, json=Path)
     parser.add_argument("--arriving", action="store_true", help="only the cases that are decided in order of arrival")
     parser.add_argument("--against", metavar="VERSION", help="a revision, or a folder with the source of another version")
     options = parser.parse_args()

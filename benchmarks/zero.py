@@ -9,7 +9,6 @@ requests get an acceptable answer where 5 % of all requests get a bad one: best 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard.calibration import zero
 from bonmini_guard.commands.zero import ANCHORS
 from bonmini_guard.logs.reading import RowFile
@@ -127,9 +126,8 @@ def _on_logs(name: str, fit: Path, evaluate: Path, model: str, beside: str) -> d
 
 def main() -> None:
     """Simulations, or logs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, json=Path)
     parser.add_argument("--log", nargs=5, action="append", default=[], metavar=("NAME", "LABELS", "HELD_OUT", "MODEL", "BESIDE"))
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     results: dict[str, Any] = {}
     for name, offsets in (("free offsets of prompts", 2.0), ("no offsets", 0.0)):

@@ -13,7 +13,6 @@ Every model is judged by what labellers without noise and without shared taste s
 
 from __future__ import annotations
 
-import argparse
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from benchmarks.imdb.models import model_path
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.imdb.teaching import all_figures, texts_of
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.batches import Group, batches_of, encode_rows
@@ -125,13 +124,7 @@ class Best:
 
 def main() -> None:
     """Train and measure all variants, print a table, write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
-    parser.add_argument("--prompts", type=int, default=1200)
-    parser.add_argument("--draw-prompts", type=int, default=300)
-    parser.add_argument("--epochs", type=float, default=5.0)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = arguments(__doc__, work=Path("build/imdb"), prompts=1200, draw_prompts=300, epochs=5.0, json=Path).parse_args()
     torch.set_num_threads(1)
     truth = SentimentTruth.load(model_path("truth"))
     held_out = read_choices(options.work / "choices-eval.jsonl.gz")

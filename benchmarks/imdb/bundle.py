@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.imdb.models import MODELS
+from benchmarks.tables import arguments
 
 
 def bundle(source: Path, name: str) -> None:
@@ -23,8 +23,7 @@ def bundle(source: Path, name: str) -> None:
 
 def main() -> None:
     """Keep what WORK holds of lm, reward and truth."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
+    parser = arguments(__doc__, work=Path("build/imdb"))
     parser.add_argument("names", nargs="*", default=["lm", "reward", "truth"])
     options = parser.parse_args()
     for name in options.names:

@@ -7,7 +7,6 @@ labellers judge each pair; equal choices are counted together in ``count``.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
@@ -20,7 +19,7 @@ from rich.progress import track
 
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.tables import write_rows
+from benchmarks.tables import arguments, write_rows
 
 
 def simulate(utilities: NDArray[np.float64], labellers: int, random: np.random.Generator) -> Counter[int | str]:
@@ -43,11 +42,8 @@ def choice_rows(
 
 def main() -> None:
     """Label WORK/draws-choices.jsonl.gz into WORK/choices.jsonl.gz, holding the last prompts out as choices-eval."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
-    parser.add_argument("--labellers", type=int, default=3)
+    parser = arguments(__doc__, work=Path("build/imdb"), labellers=3, seed=0)
     parser.add_argument("--held-out", type=int, default=300, help="prompts kept for measuring, not trained on")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     truth = SentimentTruth.load(options.work / "truth")
     random = np.random.default_rng(options.seed)

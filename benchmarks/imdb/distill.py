@@ -7,7 +7,6 @@ vocabulary, in training and in the figures, so that the KL divergences are those
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import AutoTokenizer
 from benchmarks.imdb.models import NEW_TOKENS, model_path
 from benchmarks.imdb.sample import PROMPT_TOKENS, prompts
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.tables import write_json
+from benchmarks.tables import arguments, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.commands.distill import shown_front
 from bonmini_guard.training.distill import DistillPrompt, distill
@@ -27,16 +26,10 @@ from bonmini_guard.training.distill import DistillPrompt, distill
 
 def main() -> None:
     """Distil, print the front with the true utilities, and write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, work=Path("build/imdb"), prompts=200, n=16, steps=32, learning_rate=3e-4, json=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--n", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--output", type=Path, help="folder of the distilled model (default: WORK/distilled)")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(model_path("lm"))
     rows = prompts(tokenizer, options.data, "calibrate", options.prompts, PROMPT_TOKENS)

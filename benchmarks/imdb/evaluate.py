@@ -6,20 +6,17 @@ from pool-evaluate.jsonl.gz, as ``bonmini-guard calibrate`` and ``replay`` give 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from benchmarks.imdb.keep import ROLES, pool_of
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.evaluate import evaluate, show
-from benchmarks.tables import write_json
+from benchmarks.tables import arguments, write_json
 
 
 def main() -> None:
     """Print one table; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = arguments(__doc__, json=Path).parse_args()
     found = evaluate(*(read_rows(pool_of(role)) for role in ROLES))
     show(found)
     write_json(options.json, found)

@@ -6,7 +6,6 @@ half of its tokens, and writes pool-ROLE.jsonl.gz beside this file: log rows for
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.imdb.models import model_path
 from benchmarks.imdb.sample import read_rows
-from benchmarks.tables import keep_rows
+from benchmarks.tables import arguments, keep_rows
 from bonmini_guard import RewardModel
 
 HERE = Path(__file__).parent
@@ -61,8 +60,7 @@ def partial_scores(rows: Sequence[dict[str, Any]]) -> Iterator[list[tuple[float,
 
 def main() -> None:
     """Write the roles."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
+    parser = arguments(__doc__, work=Path("build/imdb"))
     parser.add_argument("--role", choices=ROLES, nargs="*", default=ROLES)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from benchmarks.imdb.reviews import Review, read_split
+from benchmarks.tables import arguments
 
 VOCABULARY = 4096
 CHUNK = 96
@@ -94,17 +95,11 @@ def training_arguments(options: argparse.Namespace) -> TrainingArguments:
 
 def main() -> None:
     """Train the tokenizer and the language model, and write them to WORK/lm."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(
+        __doc__, work=Path("build/imdb"), threads=2, width=192, layers=4, epochs=1.0, batch=32, learning_rate=2e-3, seed=0
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the IMDB reviews")
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)

@@ -6,13 +6,13 @@ that reads its last token. The embeddings come from the language model; everythi
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ModernBertConfig, ModernBertForSequenceClassification
 
 from benchmarks.imdb.models import model_path
+from benchmarks.tables import arguments
 
 
 def build(source: Path, layers: int, seed: int) -> ModernBertForSequenceClassification:
@@ -45,12 +45,8 @@ def build(source: Path, layers: int, seed: int) -> ModernBertForSequenceClassifi
 
 def main() -> None:
     """Write WORK/reward-base."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
+    parser = arguments(__doc__, work=Path("build/imdb"), layers=1, seed=0, output=Path)
     parser.add_argument("--model", type=Path, help="folder of the language model (default: the bundled one)")
-    parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     source = options.model or model_path("lm")
     output = options.output or options.work / "reward-base"

@@ -5,7 +5,6 @@ The result is an ordinary log: ``bonmini-guard calibrate`` and ``replay`` read i
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import AutoTokenizer
 from benchmarks.imdb.models import REWARDS, model_path
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.tables import write_rows
+from benchmarks.tables import arguments, write_rows
 from bonmini_guard import RewardModel
 
 
@@ -48,8 +47,7 @@ def score_role(work: Path, role: str, name: str, device: str) -> Path:
 
 def main() -> None:
     """Score one role."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
+    parser = arguments(__doc__, work=Path("build/imdb"))
     parser.add_argument("--role", required=True, choices=["calibrate", "evaluate"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--name", default=REWARDS[0], choices=REWARDS, help="of the reward model")

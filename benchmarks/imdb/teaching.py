@@ -7,7 +7,6 @@ decides at score 0 against the sign of the true utility, without a labeller's no
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.progress import track
 
 from benchmarks.imdb.models import REWARDS, model_path
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard.training.batches import Encoding
 from bonmini_guard.training.choices import ChoiceRow, read_choices
 from bonmini_guard.training.evidence import figures
@@ -77,10 +76,7 @@ def meets(reward: dict[str, Any], twin: dict[str, Any]) -> dict[str, bool]:
 
 def main() -> None:
     """Print the table of both models; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = arguments(__doc__, work=Path("build/imdb"), json=Path).parse_args()
     torch.set_num_threads(1)
     rows = read_choices(options.work / "choices-eval.jsonl.gz")
     truth = SentimentTruth.load(model_path("truth"))

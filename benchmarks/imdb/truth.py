@@ -5,7 +5,6 @@ It is fitted on whole reviews and on random windows of 30 to 80 words, because i
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import random
@@ -17,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.imdb.reviews import Review, read_split
 from benchmarks.imdb.sentiment import SentimentTruth, terms
+from benchmarks.tables import arguments
 
 FEATURES = 4_000
 
@@ -59,11 +59,8 @@ def accuracy(truth: SentimentTruth, texts: list[str], labels: list[int]) -> floa
 
 def main() -> None:
     """Fit the truth, print its accuracy on held-out reviews, and write it to WORK/truth."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, work=Path("build/imdb"), windows=3, seed=0)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
-    parser.add_argument("--windows", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     truth = fit(read_split(options.data, "train"), options.windows, options.seed)
     truth = dataclasses.replace(truth, scale=SCALE, cut=CUT)

@@ -6,7 +6,6 @@ without scores: WORK/drawn-ROLE.jsonl.gz. Both hold review text, and stay out of
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from langchain_core.messages import HumanMessage
 
 from benchmarks.desk.draw import Drawing, read
 from benchmarks.imdb.reviews import prompt_reviews
+from benchmarks.tables import arguments
 from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.demo.room import language_model
 from bonmini_guard.writing import appearing
@@ -72,10 +72,9 @@ def _log_row(name: str, prompt: str, draws: list[list[Any]]) -> str:
 
 def main() -> None:
     """Draw as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, work=WORK)
     parser.add_argument("roles", nargs="*", metavar="ROLE", help=f"{', '.join(ROLES)} (default: all)")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=WORK)
     options = parser.parse_args()
     draw(options.data, options.work, options.roles or list(ROLES))
 

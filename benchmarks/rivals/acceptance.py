@@ -8,7 +8,6 @@ so far (mean, deviation, second best, count); a second scorer; the sum of two (w
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.rivals.certified import with_scores
 from benchmarks.rivals.pools import pool_of_rows, regimes
 from benchmarks.rivals.rules import Floats, Integers, Pool, first
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 
 #: Draws after which it is looked.
 ENDS = np.arange(4, 33, 4)
@@ -138,10 +137,7 @@ def _cell(values: Any) -> str:
 
 def main() -> None:
     """All regimes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    given = arguments(__doc__, splits=20, json=Path).parse_args()
     results, lines = {}, []
     for regime, rows in regimes().items():
         models = [pool_of_rows(rows)]

@@ -8,7 +8,6 @@ intervals hold 95 % of random halves.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.rivals.pools import Rows, pool_of_rows, regimes
 from benchmarks.rivals.releases import ConformalSet, EProcess, Outcome, Safer
 from benchmarks.rivals.rules import Pool
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.figures import replay_log
@@ -174,10 +173,8 @@ def stacked(known: Rows, held: Rows) -> tuple[Rows, Rows]:
 
 def main() -> None:
     """All regimes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--splits", type=int, default=20)
+    parser = arguments(__doc__, splits=20, json=Path)
     parser.add_argument("--only", help="one regime")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     results = {}
     every = [(regime, rows, "score") for regime, rows in regimes().items()]

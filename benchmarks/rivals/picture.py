@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.pictures import write_svg
 from benchmarks.rivals.__main__ import RULES
+from benchmarks.tables import arguments
 
 #: The regimes shown, with the words and colours for them.
 SHOWN = {
@@ -48,8 +48,7 @@ def draw(found: dict[str, Any], output: Path) -> None:
 
 def main() -> None:
     """Draw the committed results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/rivals.json"))
+    parser = arguments(__doc__, results=Path("benchmarks/results/rivals.json"))
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/images/rivals.svg"))
     options = parser.parse_args()
     draw(json.loads(options.results.read_text(encoding="utf-8"))["regimes"], options.output)

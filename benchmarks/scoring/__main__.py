@@ -21,7 +21,7 @@ from benchmarks.scoring.models import SHAPES, matmul_ceiling, save_model, useful
 from benchmarks.scoring.rivals import SERVER, rivals
 from benchmarks.scoring.traffic import traffic
 from benchmarks.scoring.turns import Seconds, first_loop, following_loop, mixed, seconds_in_turns, separate, shared
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard import RewardModel
 
 
@@ -90,8 +90,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def main(run: Callable[[Path, argparse.Namespace], dict[str, Any]] = measure) -> None:
     """Print the tables; write JSON with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
+    parser = arguments(__doc__, json=Path)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=3, help="measured turns")

@@ -6,7 +6,6 @@ next request, all at the threshold of the desk's accelerator. Tokens are those t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import httpx
 import numpy as np
 from langchain_core.messages.utils import convert_to_messages
 
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import arguments, print_table, write_json
 from benchmarks.wall_time.__main__ import BEST, interval, rotated
 from bonmini_guard import BestOfMiniN, GuardProfile, RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator
@@ -115,10 +114,8 @@ def show(found: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, requests=12, json=Path)
     parser.add_argument("url", help="of a vLLM server of SmolLM2, without /v1")
-    parser.add_argument("--requests", type=int, default=12)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = asyncio.run(measure(options.url, options.requests))
     write_json(options.json, {"requests": options.requests, "ways": found})
