@@ -16,11 +16,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.loopback import resident, started
 from benchmarks.tables import arguments, percentile, print_table, write_json
 from tests.adapters.loopback import LoopbackServer
 from tests.adapters.openai_server import OpenAIServer
@@ -54,22 +54,6 @@ def loopback(kind: str, port: int) -> LoopbackServer:
     return server
 
 
-@contextmanager
-def started(command: list[str], log: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process, and the address that it tells."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "UPSTREAM_KEY": "k"}
-    process = subprocess.Popen([sys.executable, "-m", *command], stderr=log, stdout=log, text=True, env=environment)
-    try:
-        while (found := re.search(r"http://127\.0\.0\.1:\d+", Path(log.name).read_text())) is None:
-            if process.poll() is not None:
-                raise SystemExit(Path(log.name).read_text())
-            time.sleep(0.05)
-        yield process, found.group()
-    finally:
-        process.kill()
-        process.wait()
-
-
 class House:
     """A gateway between its servers."""
 
@@ -81,16 +65,12 @@ class House:
         self.port = int(upstream.rpartition(":")[2])
         self.log = self._folder / "gateway.log"
         command = ["bonmini_guard.cli", "gateway", str(folder / "guards.toml"), "--port", "0", "--max-requests", str(requests)]
-        self.gateway, self.url = self._stack.enter_context(started(command, self._file("gateway.log")))
+        self.gateway, self.url = self._stack.enter_context(started(["-m", *command], self._file("gateway.log"), UPSTREAM_KEY="k"))
 
     def start(self, kind: str, port: int = 0) -> tuple[subprocess.Popen[str], str]:
         """A server of ours, and its address."""
         command = ["benchmarks.gateway", "--serve", kind, "--port", str(port)]
-        return self._stack.enter_context(started(command, self._file(f"{kind}-{port}.log")))
-
-    def memory(self) -> float:
-        """MiB of the gateway's process."""
-        return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.gateway.pid}/status").read_text())[0]) / 1024
+        return self._stack.enter_context(started(["-m", *command], self._file(f"{kind}-{port}.log")))
 
     def work(self) -> float:
         """Seconds of computing that its process has used; on a busy machine they say more than waiting does."""
@@ -201,9 +181,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         shares["computing_each"] = round(1000 * (house.work() - work) / max(1, len(added)), 2)
         about = {"in_flight": options.in_flight, "answers": len(added), "load_average": round(os.getloadavg()[0], 1)}
         results["own_milliseconds"] = {**about, **shares, "statuses": dict(statuses)}
-        memory = house.memory()
+        memory = resident(house.gateway.pid)
         statuses, more, _ = asyncio.run(crowd(house.url, options.streams, 0.0, stream=True))
-        results["streams"] = {"at_once": options.streams, "statuses": dict(statuses), "MiB_more": round(house.memory() - memory, 1)}
+        grown = round(resident(house.gateway.pid) - memory, 1)
+        results["streams"] = {"at_once": options.streams, "statuses": dict(statuses), "MiB_more": grown}
         results["outage"] = asyncio.run(outage(house, 16))
         results["odd"] = dict(odd + more)
     with ExitStack() as stack:

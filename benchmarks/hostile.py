@@ -10,10 +10,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from benchmarks.loopback import resident
 from bonmini_guard.adapters import OpenAICompatibleGenerator
 from bonmini_guard.engine.held import BEAT
 from bonmini_guard.errors import BonMiniGuardError
@@ -33,7 +33,7 @@ CALLERS, PATIENCE = 100, 15.0
 
 async def foreign(requests: int, seed: int) -> dict[str, Any]:
     """Requests whose generator, scorer, session and ``on_abstain`` do what chance says."""
-    endings, resident = list[Ending](), list[float]()
+    endings, memory = list[Ending](), list[float]()
     sockets, threads = _open_files(), threading.active_count()
 
     async def request(number: int, places: asyncio.Semaphore) -> None:
@@ -41,7 +41,7 @@ async def foreign(requests: int, seed: int) -> dict[str, Any]:
             endings.append(await one(random.Random(f"{seed}.{number}")))
             if len(endings) % max(1, requests // 20) == 0:
                 gc.collect()
-                resident.append(_resident())
+                memory.append(resident(os.getpid()))
 
     first, places = int(TIMED * requests), [asyncio.Semaphore(FEW), asyncio.Semaphore(MANY)]
     with _timers() as alone:
@@ -53,7 +53,7 @@ async def foreign(requests: int, seed: int) -> dict[str, Any]:
     await asyncio.sleep(4 * BEAT)  # until nobody looks at this loop any more
     gc.collect()
     kinds = Counter(f"{part}: {kind}" for ending in endings for part, kind in ending.injected)
-    warm = resident[int(WARM * len(resident))]
+    warm = memory[int(WARM * len(memory))]
     return {
         "requests": len(endings),
         "timed": first,
@@ -69,7 +69,7 @@ async def foreign(requests: int, seed: int) -> dict[str, Any]:
         "sockets_and_files_left": _open_files() - sockets,
         # The event loop's own pool stays for as long as the loop.
         "threads_left": sum(not each.name.startswith("asyncio_") for each in threading.enumerate()) - threads,
-        "memory_growth": round(resident[-1] / warm - 1, 4),
+        "memory_growth": round(memory[-1] / warm - 1, 4),
         "wrong": [(ending.kind, ending.injected) for ending in endings if ending.wrong],
         "endings": dict(Counter(ending.kind for ending in endings)),
     }
@@ -152,7 +152,3 @@ def _good(text: str) -> float:
 
 def _open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def _resident() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

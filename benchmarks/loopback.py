@@ -6,10 +6,15 @@ It serves until its standard input ends, that is, until whoever started it is do
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from tests.adapters.loopback import LoopbackServer
 from tests.adapters.openai_server import OpenAIServer
@@ -30,6 +35,27 @@ def in_process(name: str) -> Iterator[str]:
         process.stdin.close()
         process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def started(command: list[str], log: Any, **more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of Python, and the address that its log, a file with a name, tells; ``more`` is of its environment."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
+    process = subprocess.Popen([sys.executable, *command], stderr=log, stdout=log, text=True, env=environment)
+    try:
+        while (found := re.search(r"http://127\.0\.0\.1:\d+", Path(log.name).read_text())) is None:
+            if process.poll() is not None:
+                raise SystemExit(Path(log.name).read_text())
+            time.sleep(0.05)
+        yield process, found.group()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def resident(pid: int) -> float:
+    """MiB of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def serve(name: str) -> None:

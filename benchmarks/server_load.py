@@ -8,8 +8,6 @@ of the process must stay where it was. Last, the server is killed with guardrail
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import statistics
 import subprocess
 import sys
@@ -19,12 +17,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 import httpx
 import torch
 
+from benchmarks.loopback import resident, started
 from benchmarks.scoring.models import save_model, words
 from benchmarks.tables import arguments, percentile, print_table, write_json
 from bonmini_guard import BestOfMiniN
@@ -48,27 +47,10 @@ sys.exit(main())
 @contextmanager
 def server(folder: Path, delayed: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running server and its address; ``delayed`` leaves its sockets as the system makes them."""
-    python = [sys.executable, "-c", _DELAYED] if delayed else [sys.executable, "-m", "bonmini_guard.cli"]
-    command = [*python, "serve", "--reward-model", str(folder), "--port", "0", "--device", "cpu"]
-    with tempfile.TemporaryFile("w+") as log:
-        options = ["--max-requests", str(_HOUSE)]
-        process = subprocess.Popen([*command, *options], stderr=log, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        try:
-            yield process, address(process, log)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def address(process: subprocess.Popen[str], log: Any) -> str:
-    """Where it listens, once its log says so."""
-    while process.poll() is None:
-        log.seek(0)
-        found = re.search(r"http://127\.0\.0\.1:\d+", log.read())
-        if found:
-            return found.group()
-        sleep(0.1)
-    raise SystemExit("the server did not start")
+    python = ["-c", _DELAYED] if delayed else ["-m", "bonmini_guard.cli"]
+    command = [*python, "serve", "--reward-model", str(folder), "--port", "0", "--device", "cpu", "--max-requests", str(_HOUSE)]
+    with tempfile.NamedTemporaryFile("w") as log, started(command, log) as running:
+        yield running
 
 
 def bodies(count: int) -> list[dict[str, Any]]:
@@ -148,11 +130,6 @@ async def opened(client: httpx.AsyncClient, rate: float, seconds: float, pid: in
             memory.append(resident(pid))
     await asyncio.gather(*tasks)
     return {"statuses": dict(statuses), "with_retry_after": hints, "took": took, "memory": memory}
-
-
-def resident(pid: int) -> float:
-    """MiB of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def killed(process: subprocess.Popen[str], url: str, requests: int) -> Counter[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from benchmarks.imdb.models import NEW_TOKENS, TOP_K, model_path
 from benchmarks.imdb.reviews import prompt_reviews
-from benchmarks.tables import write_rows
+from benchmarks.tables import arguments, write_rows
 
 PROMPT_TOKENS = 48
 
@@ -86,23 +86,15 @@ def sample(options: argparse.Namespace) -> None:
     write_rows(output, rows(model, tokenizer, tokens, options))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Draw ``--n`` candidates for each prompt of ``--role`` into WORK/draws-ROLE.jsonl.gz."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    sizes = {"n": 32, "limit": 10**6, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "batch": 256, "threads": 1}
+    parser = arguments(__doc__, work=Path("build/imdb"), **sizes, seed=0, output=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("build/imdb"))
     parser.add_argument("--role", required=True, choices=["develop", "calibrate", "evaluate", "choices"])
-    parser.add_argument("--n", type=int, default=32)
-    parser.add_argument("--limit", type=int, default=10**6)
-    parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS)
-    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
-    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path)
     parser.add_argument("--model", type=Path, help="folder of the language model (default: the bundled one)")
-    sample(parser.parse_args(arguments))
+    sample(parser.parse_args())
 
 
 if __name__ == "__main__":
