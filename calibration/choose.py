@@ -26,6 +26,7 @@ from bonmini_guard.calibration.paths import Cost, Missing, exits, paths
 from bonmini_guard.calibration.search import pace_of, priced, searched
 from bonmini_guard.calibration.sequence import LEAST_SERVED, Evidence, Request, Rung, rows_needed, suffices, test
 from bonmini_guard.engine.load import LADDER
+from bonmini_guard.conversation import clean
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.policy import Exit, Mode, check_schedule
 from bonmini_guard.policy.profile import GuardProfile
@@ -158,7 +159,7 @@ def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[s
     requests = None if np.unique(log.groups).size == len(log) else log.take(log.requests)
     log, units, missing = labelled_units(log)
     labels = int(np.isfinite(log.labels).sum())
-    evidence: dict[str, Any] = {"source": log.source, "rows": len(log), "labels": labels, "same_prompt": log.same_prompt}
+    evidence: dict[str, Any] = {"source": clean(log.source), "rows": len(log), "labels": labels, "same_prompt": log.same_prompt}
     evidence |= {"left_out": dict(log.left_out), "units": len(units), "order": asked.order}
     if asked.calibrations > 1 or asked.seed:
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}

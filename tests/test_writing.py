@@ -127,3 +127,26 @@ def test_a_full_disk_is_told_with_the_file_that_it_had_no_room_for(tmp_path, log
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert f"{tmp_path / 'out.jsonl'}" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_none_or_refused(log, tmp_path, capsys):
+    """As a shell gives that of a variable that is not set."""
+    (tmp_path / "profile.json").write_text(json.dumps({"mode": "guardrail", "schedule": [2, 2], "thresholds": [0.5, 0.5]}))
+    profile, report = str(tmp_path / "profile.json"), tmp_path / "report.html"
+    assert main(["report", str(log), "--profile", profile, "-o", str(report), "--slice", ""]) == 0
+    assert report.exists()
+    capsys.readouterr()
+    assert main(["drift", profile, str(log), "--state", ""]) == 2
+    assert "cannot write there" in capsys.readouterr().err
+
+
+def test_a_log_under_a_name_that_is_no_utf_8_is_calibrated_on(log, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.jsonl"
+    try:
+        os.rename(log, name)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    profile = tmp_path / "profile.json"
+    asked = ["--mode", "guardrail", "--schedule", "2,2", "--alpha", "0.3", "--group", "none", "-o", str(profile)]
+    assert main(["calibrate", os.fsdecode(name), *asked]) == 0
+    assert json.loads(profile.read_text())["evidence"]["source"] == f"{tmp_path}/caf\ufffd.jsonl"

@@ -6,12 +6,14 @@ import argparse
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonmini_guard.commands import refuse_pipes
 from bonmini_guard.commands.replay import REFUTED, say_what_was_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.writing import check_output
 
 if TYPE_CHECKING:
     from bonmini_guard.calibration.findings import Drift, Finding
@@ -50,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         check_share("--false-alarm-rate", options.false_alarm_rate)
     if options.follow:
         refuse_pipes(options.traces)
+    if options.state is not None:
+        check_output(Path(options.state))
     profile = GuardProfile.load(options.profile)
     also: list[Finding] = []
     if options.reward_model is not None:

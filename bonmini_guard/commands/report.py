@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     say_what_was_left_out(log.left_out)
     with shown() as progress:
         progress.say(f"reporting on {len(log):,} rows")
-        text = build_report(log, profile, options.slice, against=against, texts=options.texts)
+        text = build_report(log, profile, options.slice or None, against=against, texts=options.texts)
     write_atomically(options.output, text)
     told, refuted = standing(log, profile)
     said = "\n".join([*prompt_offsets(log), f"{options.output}: open it in a browser"])
