@@ -175,7 +175,7 @@ class RowFile:
                     for batch in table.iter_batches(batch_size=rows, row_groups=[group], columns=wanted):
                         yield Piece(self, first, batch)
                         first += len(batch)
-        except arrow.ArrowInvalid as error:
+        except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
             problem = str(error).splitlines()[0]
             raise InputError(f"{self.path}: not a Parquet file ({problem}); write it anew") from error
 

@@ -287,3 +287,12 @@ def test_what_no_column_of_a_table_should_hold_is_told_in_one_line(odd, tmp_path
     parquet.write_table(arrow.table({"id": ["a"], "prompt": ["q"], "odd": odd}), tmp_path / "log.parquet")
     with pytest.raises(InputError, match=r"log.parquet:1: a value in one of 1 rows from here cannot be read"):
         list(RowFile(tmp_path / "log.parquet"))
+
+
+def test_a_damaged_table_is_told_in_one_line(tmp_path):
+    data = table(ROWS)
+    footer = int.from_bytes(data[-8:-4], "little")
+    (tmp_path / "log.parquet").write_bytes(data[: -8 - footer] + b"\x0e" * footer + data[-8:])
+    with pytest.raises(InputError, match="not a Parquet file") as told:
+        list(RowFile(tmp_path / "log.parquet"))
+    assert "\n" not in str(told.value)

@@ -467,6 +467,22 @@ def test_what_is_no_inspect_log_is_told(tmp_path, capsys):
     assert "give whole logs of Inspect" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("packed", ["deflate", "zstandard"])
+def test_an_archive_of_inspect_whose_members_are_damaged_is_told_in_one_line(tmp_path, capsys, packed):
+    path = tmp_path / "log.eval"
+    if packed == "deflate":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("header.json", json.dumps(EVALUATION))
+        data, begin = path.read_bytes(), 30 + len("header.json")
+        path.write_bytes(data[:begin] + b"\xff" * 4 + data[begin + 4 :])
+    else:
+        path.write_bytes((WRITTEN / "inspect.eval").read_bytes().replace(b"\x28\xb5\x2f\xfd", b"\xff" * 4))
+    imported(tmp_path, "inspect", path, code=2)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "no whole archive of Inspect" in told
+
+
 # Tables
 
 

@@ -33,7 +33,9 @@ def archive(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path}:{name.removeprefix('samples/')}", {**header, "samples": [json.loads(_member(file, name))]}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError, NotImplementedError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # each library that unpacks has an error of its own
         cure = "write it anew with 'inspect log convert --to json'"
         raise InputError(f"{path}: no whole archive of Inspect ({type(error).__name__}); {cure}") from error
 
