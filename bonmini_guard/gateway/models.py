@@ -57,9 +57,11 @@ class Guarded:
             BonMiniGuardError: as from :meth:`~bonmini_guard.runnables.conduct.Guard.conduct`.
         """
         messages, (options, ignored) = request.prompt(), request.options(self.client_sampling)
-        further = {"ignored": ignored} if ignored else {}
-        # A conversation is in shadow or it is not.
-        if random.Random(group).random() < self.shadow:  # seeded by chance where there is none
+        # A conversation is in shadow or it is not; chance decides where there is none.
+        in_shadow = random.Random(group).random() < self.shadow
+        ignored += ["seed"] if in_shadow and request.seed is not None else []  # which explored draws would share
+        further = {"ignored": sorted(ignored)} if ignored else {}
+        if in_shadow:
             run = uuid4()
             config: Any = {"metadata": {} if group is None else {"group": group}, "run_id": run}
             message = await self.watcher.ainvoke(messages, config, **options)

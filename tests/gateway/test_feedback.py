@@ -78,9 +78,9 @@ def test_in_shadow_the_upstreams_answer_is_served_and_judged_afterwards(house):
     house.upstream.text = always(REJECTED)
     options = 'schedule = [2, 2]\nshadow = 1.0\nexplore = 1.0\ntrace_to = "traces.jsonl"'
     with house.open({"guarded": options}):
-        answer = house.client.chat.completions.create(model="guarded", messages=ASKED)
+        answer = house.client.chat.completions.create(model="guarded", messages=ASKED, seed=5)
         assert answer.choices[0].message.content == REJECTED
-        assert answer.bonmini_guard["decision"] == "shadow"
+        assert (answer.bonmini_guard["decision"], answer.bonmini_guard["ignored"]) == ("shadow", ["seed"])
         # Judged in the background; its trace is known by the name that the client has.
         patiently(lambda: house.post("/v1/feedback", request_id=answer.id, thumbs="down").status_code == 200)
     (row,) = [json.loads(line) for line in (house.folder / "traces.jsonl").read_text().splitlines()]
