@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import random
 import threading
 import time
 
@@ -254,7 +255,8 @@ async def test_what_a_function_makes_of_a_row_is_lost_where_it_is_no_row(path, c
     assert "TypeError" in caplog.text
 
 
-async def test_the_sample_is_the_share(path):
+async def test_the_sample_is_the_share(path, monkeypatch):
+    monkeypatch.setattr("bonmini_guard.logs.traces.random", random.Random(0))
     writer = TraceWriter(path, sample=0.25)
     guard = make(trace_to=writer)
     for _ in range(400):
