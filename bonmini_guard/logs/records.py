@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from typing import IO, Any
@@ -94,19 +94,32 @@ class Records(RowFile):
             problem = "neither JSON nor a header of columns; give JSON lines, an array, CSV or Parquet"
             raise InputError(f"{self.path}:{above + 1}: {problem}")
         csv.field_size_limit(2**31 - 1)  # the default refuses long answers
-        reader = csv.DictReader(io.StringIO(table, newline=""), delimiter=delimiter, skipinitialspace=True)
+        form: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": True}
+        lines = io.StringIO(table, newline="").readlines()
+        reader, last, read = csv.DictReader(lines, **form), 0, 0
         try:
             names = list(reader.fieldnames or ())
             if twice := next((name for name in names if name and names.count(name) > 1), None):
                 raise InputError(f"{self.path}:{above + 1}: two columns are called {twice!r}; rename one")
             for cells in reader:
+                last, read = read, reader.line_num
                 place = f"{self.path}:{above + reader.line_num}"
                 if any(cells.pop(None, ())):
                     self._odd.lose(place, InputError(f"more cells than columns; quote those that hold {delimiter!r}"))
                 else:
                     yield place, {key: _cell(cell) for key, cell in cells.items() if cell}
+            _refuse_open_quote(lines[last:], form)
         except csv.Error as error:
             raise InputError(f"{self.path}:{above + reader.line_num}: not CSV ({error}); mend the line") from error
+
+
+def _refuse_open_quote(lines: list[str], form: Mapping[str, Any]) -> None:
+    """A quote that is never closed takes in every line after it; the error of the csv module says so."""
+    try:
+        list(csv.reader(lines, strict=True, **form))
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise
 
 
 def _values(text: str) -> Iterator[Any]:

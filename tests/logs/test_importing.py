@@ -732,3 +732,12 @@ def test_a_second_column_for_prompts_or_answers_is_told_as_left(tmp_path, capsys
     assert "left: answer (1 answers)" in told
     imported(tmp_path, "csv", "instruction,input,output\nTranslate.,Hund,dog\n")
     assert "left:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_quote_that_is_never_closed_is_no_answer_with_all_lines_after_it(tmp_path, capsys, end):
+    (tmp_path / "t.csv").write_text('prompt,text\nq,5" wide\nr,"b\ns,c\nt,d' + end)
+    imported(tmp_path, "csv", tmp_path / "t.csv", code=2)
+    assert "t.csv:5: not CSV (unexpected end of data)" in capsys.readouterr().err
+    (tmp_path / "t.csv").write_text('prompt,text\nq,"b\nc"\nr,"so" it is, 5" wide' + end)
+    assert texts(imported(tmp_path, "csv", tmp_path / "t.csv", more=["--max-bad", "1"])) == [["b\nc"]]
