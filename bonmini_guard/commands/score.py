@@ -88,12 +88,9 @@ def _local(options: argparse.Namespace) -> Tally:
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from bonmini_guard.calibration.scoring_logs import score_log
-    from bonmini_guard.logs.reading import RowFile
     from bonmini_guard.reward.declared import load_scorer
 
-    # A log that cannot be read is told before a model is loaded; rows of a Parquet file or a pipe are not counted.
-    counts, (number, shards) = [RowFile(path).lines() for path in options.logs], options.shard
-    total = None if None in counts else max(0, (sum(filter(None, counts)) - number) // shards + 1)
+    total = _rows(options.logs, options.shard)  # a log that cannot be read is told before a model is loaded
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     scorer = closing(load_scorer(options.reward_model, device=options.device, base=options.base))
     with scorer as model, Progress(*columns, console=Console(stderr=True)) as bar:
@@ -101,6 +98,15 @@ def _local(options: argparse.Namespace) -> Tally:
         return score_log(
             options.logs, model, options.output, shard=options.shard, progress=lambda rows: bar.update(task, completed=rows)
         )
+
+
+def _rows(paths: list[str], shard: tuple[int, int]) -> int | None:
+    """How many rows the bar will count; None if that would need a look into a Parquet file, or into a pipe."""
+    from bonmini_guard.logs.reading import RowFile
+
+    counts = [RowFile(path).lines() for path in paths]
+    number, shards = shard
+    return None if None in counts else max(0, (sum(filter(None, counts)) - number) // shards + 1)
 
 
 def _shard(text: str) -> tuple[int, int]:
