@@ -25,8 +25,8 @@ from bonmini_guard.calibration.orders import Order, labelled_units, mixed, split
 from bonmini_guard.calibration.paths import Cost, Missing, exits, paths
 from bonmini_guard.calibration.search import pace_of, priced, searched
 from bonmini_guard.calibration.sequence import LEAST_SERVED, Evidence, Request, Rung, rows_needed, suffices, test
-from bonmini_guard.engine.load import LADDER
 from bonmini_guard.conversation import clean
+from bonmini_guard.engine.load import LADDER
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.policy.policy import Exit, Mode, check_schedule
 from bonmini_guard.policy.profile import GuardProfile
