@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Annotated, Any, Literal
 
+from langchain_core.messages import BaseMessage
 from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, ValidationError
 
 from bonmini_guard.conversation import Turn
@@ -41,6 +42,11 @@ class ChoiceRow:
         if not all(isinstance(turn, Turn) for turn in self.prompt):
             turns = [self.prompt] if isinstance(self.prompt, str) else self.prompt
             object.__setattr__(self, "prompt", tuple(map(Turn.of, turns)))
+
+    @property
+    def messages(self) -> list[BaseMessage]:
+        """The prompt as LangChain messages."""
+        return [turn.message() for turn in self.prompt]
 
     @property
     def target(self) -> int:

@@ -3,6 +3,7 @@ import json
 
 import pyarrow as arrow
 import pytest
+from langchain_core.messages import HumanMessage
 from pyarrow import parquet
 
 from bonmini_guard.conversation import Turn
@@ -94,7 +95,9 @@ def test_gzip_conversations_counts_and_unknown_keys(tmp_path):
 
 def test_a_prompt_in_python_may_be_a_text_or_pairs():
     for prompt in ("Hi", [("user", "Hi")]):
-        assert ChoiceRow(prompt, ("a",), 0).prompt == (Turn("user", "Hi"),)
+        row = ChoiceRow(prompt, ("a",), 0)
+        assert row.prompt == (Turn("user", "Hi"),)
+        assert row.messages == [HumanMessage("Hi")]
 
 
 def test_parquet_whose_column_of_choices_holds_texts(tmp_path):
