@@ -15,7 +15,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from bonmini_guard.engine.fingerprints import sampling, text_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
-from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, needing
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, first_line, needing
 
 with needing("local"):
     import torch
@@ -36,7 +36,7 @@ from bonmini_guard.adapters.generation import check_sampling
 from bonmini_guard.adapters.requests import call_options, stop_strings
 from bonmini_guard.adapters.sampling import Sampler, signed
 from bonmini_guard.engine.workers import Workers
-from bonmini_guard.reward.checkpoint import first_line, load_config, load_model
+from bonmini_guard.reward.checkpoint import load_config, load_model
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 from bonmini_guard.reward.model import device_of
 

@@ -24,6 +24,7 @@ Texts of candidates never appear in a message of these errors.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -181,6 +182,12 @@ def place_of(error: BaseException) -> str:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
     return f"{kind} in {code.co_name}() at {os.path.basename(code.co_filename)}:{trace.tb_lineno}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, for a message of one line; with the next one where it ends in a colon."""
+    text = str(error).strip()
+    return " ".join(re.split(r"(?<!:)\n", text, maxsplit=1)[0].split()) if text else type(error).__name__
 
 
 def _number(value: float | None) -> str:

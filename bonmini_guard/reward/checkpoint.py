@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from bonmini_guard.conversation import Turn
-from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, Unscorable
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, Unscorable, first_line
 from bonmini_guard.forks import Lock
 from bonmini_guard.validation import is_number
 
@@ -378,9 +378,3 @@ def base_of(path: str, base: str | None = None) -> str | None:
 def has_zero(config: Any) -> bool:
     """Whether a checkpoint's configuration says that score 0 is the outside option."""
     return note_of(config).get("zero") == "outside_option"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error, for a message of one line; with the next one where it ends in a colon."""
-    text = str(error).strip()
-    return " ".join(re.split(r"(?<!:)\n", text, maxsplit=1)[0].split()) if text else type(error).__name__

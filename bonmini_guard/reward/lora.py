@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bonmini_guard.errors import CheckpointError, needing
-from bonmini_guard.reward.checkpoint import first_line
+from bonmini_guard.errors import CheckpointError, first_line, needing
 
 WEIGHTS = "adapter_model.safetensors"
 #: What peft writes before the name of each weight.

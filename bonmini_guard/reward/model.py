@@ -20,6 +20,7 @@ from bonmini_guard.errors import (
     ConfigurationError,
     InputError,
     Unscorable,
+    first_line,
     needing,
 )
 
@@ -37,7 +38,6 @@ from bonmini_guard.reward.checkpoint import (
     changed_scale,
     check_vocabulary,
     check_whole,
-    first_line,
     length_limit,
     load_config,
     load_tokenizer,

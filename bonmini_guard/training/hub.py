@@ -9,8 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the client that this version of it has
 
-from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.reward.checkpoint import first_line
+from bonmini_guard.errors import ConfigurationError, first_line
 
 
 def make_repository(name: str) -> None:

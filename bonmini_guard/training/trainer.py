@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bonmini_guard.errors import ConfigurationError, needing
-from bonmini_guard.reward.checkpoint import first_line
+from bonmini_guard.errors import ConfigurationError, first_line, needing
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Collator, Encoding, batches_of, model_inputs
 from bonmini_guard.training.evidence import figures, score_texts

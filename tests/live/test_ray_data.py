@@ -10,7 +10,8 @@ import pytest
 
 from bonmini_guard.calibration.scoring_logs import score_log
 from bonmini_guard.errors import ConfigurationError, InputError
-from tests.calibration.test_scoring_logs import LengthScorer, read, rows, write
+from tests.calibration.helpers import written
+from tests.calibration.test_scoring_logs import LengthScorer, read, rows
 
 pytestmark = pytest.mark.live
 
@@ -41,7 +42,7 @@ class MortalScorer(LengthScorer):
 def test_the_rows_are_those_of_a_plain_run_in_the_same_order(cluster, tmp_path, name):
     from bonmini_guard.adapters.ray_data import score_log_on_ray
 
-    log = write(tmp_path / "log.jsonl", rows(23))
+    log = written(tmp_path / "log.jsonl", rows(23))
     tally = score_log_on_ray([log], LengthScorer, tmp_path / name, workers=2, shards=5)
     score_log([log], LengthScorer(), tmp_path / "plain.jsonl")
     assert read(tmp_path / name) == read(tmp_path / "plain.jsonl")
@@ -52,7 +53,7 @@ def test_the_rows_are_those_of_a_plain_run_in_the_same_order(cluster, tmp_path, 
 def test_a_worker_that_is_killed_loses_no_finished_row(cluster, tmp_path):
     from bonmini_guard.adapters.ray_data import score_log_on_ray
 
-    log, out, grave = write(tmp_path / "log.jsonl", rows(40)), tmp_path / "out.jsonl", tmp_path / "grave"
+    log, out, grave = written(tmp_path / "log.jsonl", rows(40)), tmp_path / "out.jsonl", tmp_path / "grave"
     try:
         tally = score_log_on_ray([log], lambda: MortalScorer(str(grave)), out, workers=1, shards=2)
     except cluster.exceptions.RayError:  # Ray gave the worker up instead of starting another: the caller runs it again
@@ -67,7 +68,7 @@ def test_bad_input_is_one_line_with_its_place(cluster, tmp_path):
 
     values = rows(6)
     values[3]["candidates"] = [{}]
-    log = write(tmp_path / "log.jsonl", values)
+    log = written(tmp_path / "log.jsonl", values)
     with pytest.raises(InputError, match=r"log.jsonl:4: a candidate has no .text.") as caught:
         score_log_on_ray([log], LengthScorer, tmp_path / "out.jsonl", shards=2)
     assert "\n" not in str(caught.value)

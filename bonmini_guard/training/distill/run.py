@@ -18,8 +18,8 @@ from pydantic_core import to_json
 from transformers import AutoTokenizer, GenerationConfig, set_seed
 
 from bonmini_guard.engine.result import finite
-from bonmini_guard.errors import CheckpointError, InputError, needing
-from bonmini_guard.reward.checkpoint import first_line, load_config, load_model
+from bonmini_guard.errors import CheckpointError, InputError, first_line, needing
+from bonmini_guard.reward.checkpoint import load_config, load_model
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 from bonmini_guard.reward.lora import peft_for
 from bonmini_guard.reward.model import RewardModel, device_of
