@@ -27,7 +27,7 @@ from bonmini_guard.calibration.search import pace_of, priced, searched
 from bonmini_guard.calibration.sequence import LEAST_SERVED, Evidence, Request, Rung, rows_needed, suffices, test
 from bonmini_guard.conversation import clean
 from bonmini_guard.engine.load import LADDER
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.policy.policy import Exit, Mode, check_schedule
 from bonmini_guard.policy.profile import GuardProfile
 
@@ -153,6 +153,8 @@ def calibrated(log: Log, asked: Request, search: bool) -> Certificate | NotEnoug
 def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[str, Any]]:
     """The labelled rows, one a unit; those that drift looks at, if others; what a missing label means; evidence before any test."""
     check(asked)
+    if asked.cost not in ("draws", log.costs_are):
+        raise InputError(f'{log.source}: was read without "{asked.cost}" of candidates; pass cost="{asked.cost}" to load_log')
     log.require(sum(asked.schedule))
     log.require_scores()
     # scores are enough for drift: where units have several rows, the first one of each group counts, labelled or not

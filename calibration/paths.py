@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.calibration.orders import Order, arrived, order_of, refuse_sorted
-from bonmini_guard.errors import InputError
 from bonmini_guard.policy.policy import Exit, Policy
 
 Cost = Literal["draws", "tokens", "seconds"]
@@ -86,7 +85,7 @@ def paths(
         cost: ``draws``; ``tokens`` adds up the draws' own; ``seconds`` adds each loop's slowest draw, since they run at once.
 
     Raises:
-        InputError: a row has too few candidates, or the log was read without the cost.
+        InputError: a row has too few candidates.
     """
     log.require(sum(schedule))
     if order == "logged":
@@ -121,8 +120,7 @@ def _run(log: Log, ends: Integers, places: Integers) -> tuple[Floats, Integers, 
 
 
 def _costs(log: Log, places: Integers, ends: Integers, cost: Cost) -> Floats:
-    if log.costs is None:
-        raise InputError(f'{log.source}: was read without "{cost}" of candidates; pass cost="{cost}" to load_log')
+    assert log.costs is not None
     each = np.nan_to_num(np.take_along_axis(log.costs, places, axis=1))
     starts = np.concatenate([[0], ends[:-1]])
     gather = np.add if cost == "tokens" else np.maximum

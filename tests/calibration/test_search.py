@@ -11,7 +11,7 @@ from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_gu
 from bonmini_guard.calibration.evidence import NotEnoughEvidence
 from bonmini_guard.calibration.paths import exits, paths
 from bonmini_guard.calibration.search import Pace, Worth, front, shapes, tilts
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import ConfigurationError, InputError
 from tests.calibration.helpers import log_of
 from tests.calibration.populations import Population
 
@@ -83,6 +83,15 @@ def test_prices_in_money_choose_as_the_same_ones_in_draws():
     assert found[1].evidence["priced"].startswith("money; 0.01 for each of its draws")
     with pytest.raises(ConfigurationError, match="waiting a second"):
         calibrate_accelerator(log, schedule=(4,) * 4, search=True, price=0.01)
+
+
+def test_costs_that_the_log_was_not_read_with_are_refused():
+    for read, cost in (("tokens", "seconds"), ("seconds", "tokens")):
+        log = replace(timed(100, 1), costs_are=read)
+        with pytest.raises(InputError, match=f'was read without "{cost}" of candidates; pass cost="{cost}" to load_log'):
+            calibrate_accelerator(log, schedule=(4, 12), cost=cost)
+    with pytest.raises(InputError, match='was read without "tokens"'):
+        calibrate_accelerator(Population(size=16).log(100, 1), schedule=(4, 12), cost="tokens")
 
 
 def test_what_cannot_be_kept_is_refused():
