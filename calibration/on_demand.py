@@ -151,7 +151,10 @@ def batch_of(log: Log, wanted: Integers) -> Integers:
 
 
 def labels_asked(tested: Evidence, asked: Request) -> int:
-    """About how many labels of a set that has all are asked for until no further one can help: batches are not counted whole."""
+    """About how many labels of a set that has all are asked for until no further one can help: batches are not counted whole.
+
+    Simulated labels end that sooner than most real ones, whose losses come together.
+    """
     rung = tested.rungs[0]
     path, entry = rung.path, min(_first_not_passed(rung), rung.steps.cuts.size - 1)
     before = tested.labels - labels_used([path])
@@ -224,7 +227,7 @@ def plan(log: Log, asked: Request) -> Plan:
     )
     served = float(np.mean([run.rungs[0].served / len(run.rungs[0].path) for run in found]))
     then = f", which would then serve about {percent(served)} of requests (more rows serve more)" if asked.risk else ""
-    return Plan(rows, f"{head}; about {rows:,} rows with {most:,} labels, {fewer:,} with 'label --for'{then}; {assumed}")
+    return Plan(rows, f"{head}; about {rows:,} rows with {most:,} labels, {fewer:,} or more with 'label --for'{then}; {assumed}")
 
 
 def _floor(asked: Request) -> str:

@@ -265,7 +265,7 @@ def test_a_log_that_is_too_small_says_how_much_more_and_its_floor():
     planned = plan(WORLD.log(200, 11), request("served_and_bad", 0.05, 0.1, FOUR))
     assert "45 rows at the very least" in planned.sentence
     assert 45 <= planned.rows <= 3000
-    said = re.search(r"with ([\d,]+) labels, ([\d,]+) with 'label --for'", planned.sentence)
+    said = re.search(r"with ([\d,]+) labels, ([\d,]+) or more with 'label --for'", planned.sentence)
     most, fewer = (int(number.replace(",", "")) for number in said.groups())
     assert fewer < most < 2.4 * planned.rows
 
