@@ -16,7 +16,7 @@ from bonmini_guard.calibration.paths import paths
 from bonmini_guard.calibration.refutation import refutation
 from bonmini_guard.policy.profile import GuardProfile
 
-#: Positions of a slider: at least, and at most; a large log gets fewer, since each is a replay of all of it.
+#: Positions of a slider, but for one: at least, and at most; a large log gets fewer, since each is a replay of all of it.
 POSITIONS = (25, 101)
 #: Rows times candidates times loops that are replayed for one slider, about.
 _WORK = 3e8
