@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.rows import Row, regime_of, unit_of
+from bonmini_guard.logs.rows import Row, name_of, regime_of, unit_of
 
 FINGERPRINTS = ("scored_by", "generated_by")
 #: Among a log's further keys: what a guard ran under (:class:`~bonmini_guard.logs.rows.Regime`), or None.
@@ -57,7 +57,7 @@ class Reading:
         Raises:
             InputError: the row lacks the key asked for.
         """
-        if group is None and not self.by_prompt and self.group_key is not None:
+        if not self.by_prompt and self.group_key is not None and name_of(group) is None:
             raise InputError(f'{place}: the row has no "{self.group}", which --group names; write it, or use --group prompt')
         return unit_of(group, prompt, key)
 

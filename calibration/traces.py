@@ -14,7 +14,7 @@ from typing import Any
 from bonmini_guard.calibration.evidence import as_text
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.logs.reading import RowFile
-from bonmini_guard.logs.rows import Row
+from bonmini_guard.logs.rows import Row, name_of
 from bonmini_guard.policy.profile import GuardProfile
 
 #: Why a row may be left out that was read before, in this run or in an earlier one.
@@ -158,14 +158,16 @@ def traces_of_rows(
             f"a profile with exit {profile.exit!r} cuts first loops short, so that drift cannot compare them; use exit 'loop'"
         )
     found, memory = Traces(), memory or Memory()
+    units = str(profile.evidence.get("group_key", "group")), "group"  # a guard's own traces know the latter alone
     for place, value in rows:
         row = Row(value, place)
-        counted = _counted_before(row, memory.requests)
+        group = next((name for key in units if (name := name_of(row.value.get(key))) is not None), None)
+        counted = _counted_before(row, group, memory.requests)
         best = _first_best(row, profile)
         if isinstance(best, str):
             found.left_out[counted or best] += 1
             continue
-        trace = _trace(row, best, memory, key=key, counted=counted is None)
+        trace = _trace(row, group, best, memory, key=key, counted=counted is None)
         if counted is None:
             for name, mark in (("reward_model", "scored_by"), ("generator", "generated_by")):
                 if row.value.get(mark) is not None:
@@ -177,11 +179,11 @@ def traces_of_rows(
     return found
 
 
-def _counted_before(row: Row, seen: Seen) -> str | None:
+def _counted_before(row: Row, group: str | None, seen: Seen) -> str | None:
     """Why the request is not to be counted: one of :data:`COUNTED`; None if it is."""
     if f"id {row.id}" in seen:
         return "duplicate"
-    if row.value.get("group") is not None and f"group {row.value['group']}" in seen:
+    if group is not None and f"group {group}" in seen:
         return "same_group"
     return "older" if seen.before_mark(_time(row)) else None
 
@@ -205,9 +207,8 @@ def _first_best(row: Row, profile: GuardProfile) -> float | str:
     return max(finite, default=-math.inf)
 
 
-def _trace(row: Row, best: float, memory: Memory, *, key: str | None, counted: bool) -> Trace:
+def _trace(row: Row, group: str | None, best: float, memory: Memory, *, key: str | None, counted: bool) -> Trace:
     """The trace of a row, which is now remembered."""
-    group = row.value.get("group")
     unit = f"id {row.id}" if group is None else f"group {group}"
     if counted:
         memory.requests.add(f"id {row.id}", _time(row))

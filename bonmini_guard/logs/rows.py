@@ -265,16 +265,23 @@ def regime_of(row: Mapping[str, Any]) -> Regime | None:
     return Regime(tuple(schedule), numbers, str(row.get("exit")), scale)
 
 
+def name_of(value: Any) -> str | None:
+    """An id or a group as text, also one that a table has made a float of; None where there is none: null, empty, or NaN."""
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    return None if value is None or value == "" else str(value)
+
+
 def unit_of(group: Any, prompt: Any, alone: int) -> tuple[int, bool]:
     """A 64-bit code, of this process, of the unit that a row belongs to, and whether the prompt made it.
 
     Args:
-        group: the row's own, or None.
+        group: the row's own, as :func:`name_of` reads it.
         prompt: looked at where there is no group; equal prompts are one unit, whatever their white space.
         alone: the row's own code, for a row that has neither.
     """
-    if group is not None:
-        return hash(("group", str(group))), False
+    if (name := name_of(group)) is not None:
+        return hash(("group", name)), False
     code = _prompt_code(prompt)
     return (alone, False) if code is None else (code, True)
 

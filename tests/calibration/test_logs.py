@@ -291,6 +291,17 @@ def test_units_are_groups_prompts_rows_or_a_key(tmp_path, monkeypatch, group, co
         assert log.same_prompt == {None: 1, "prompt": 2}.get(group, 0)
 
 
+def test_a_group_that_a_table_made_a_float_of_is_the_same_and_an_empty_one_is_none(tmp_path):
+    groups = ["1", 1, 1.0, "", math.nan, None]
+    rows = [changed(id=str(n), prompt=str(n), group=group, user=group) for n, group in enumerate(groups)]
+    for log in (log_of_rows(rows), load_log(write(tmp_path / "log.jsonl", rows))):
+        assert log.groups.tolist() == [0, 0, 0, 1, 2, 3]
+    assert log_of_rows(rows[:3], group="user").groups.tolist() == [0, 0, 0]
+    for row in rows[3:]:
+        with pytest.raises(InputError, match='has no "user"'):
+            log_of_rows([row], group="user")
+
+
 def test_a_row_without_the_key_to_group_by_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "log.jsonl", [changed(user="u"), changed(id="b")])
     for columns in (True, False):

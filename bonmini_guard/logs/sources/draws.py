@@ -116,13 +116,6 @@ def of_call(answers: Sequence[Turn | None], prompt: Any, tokens: Any, times: tup
         yield Draw(prompt, answer, fields=dict(known), **about)
 
 
-def name_of(value: Any) -> str | None:
-    """An id as text, also one that a table has made a float of; None where there is none."""
-    if value is None or value == "":
-        return None
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def generator_of(model: Any, *settings: Any) -> str | None:
     """A model and its settings in words; None where no model is named."""
     if not isinstance(model, str) or not model:

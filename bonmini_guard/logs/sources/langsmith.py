@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, of_call
+from bonmini_guard.logs.rows import name_of
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, of_call
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.sources.draws import Draw, first, generator_of, name_of, of_call
+from bonmini_guard.logs.rows import name_of
+from bonmini_guard.logs.sources.draws import Draw, first, generator_of, of_call
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in, unpacked
 
 _CALLS = ("chat", "text_completion", "generate_content", "completion", "LLM")

@@ -9,8 +9,8 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.rows import LARGEST, Row
-from bonmini_guard.logs.sources.draws import Draw, generator_of, name_of, seconds, whole_number
+from bonmini_guard.logs.rows import LARGEST, Row, name_of
+from bonmini_guard.logs.sources.draws import Draw, generator_of, seconds, whole_number
 from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_in, prompt_in, prompt_under
 
 _TAKEN = {"id", "group", "generated_by", "model", "failed", "tokens", "started", "finished", "score", "acceptable", "acceptable_by"}
