@@ -163,6 +163,7 @@ def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[s
     labels = int(np.isfinite(log.labels).sum())
     evidence: dict[str, Any] = {"source": clean(log.source), "rows": len(log), "labels": labels, "same_prompt": log.same_prompt}
     evidence |= {"left_out": dict(log.left_out), "units": len(units), "order": asked.order}
+    evidence |= {} if log.group_key in (None, "group") else {"group_key": log.group_key}  # for drift
     if asked.calibrations > 1 or asked.seed:
         evidence |= {"calibrations": asked.calibrations, "seed": asked.seed}
     return units, requests, missing, evidence

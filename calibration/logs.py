@@ -67,6 +67,7 @@ class Log:
         extra: for each key asked for, that key's value in every row; with ``cut``, also what it ran under, as ``RAN_UNDER``.
         costs: (R, W) ``tokens`` or ``seconds`` of each candidate, where asked for; NaN beyond the row's count.
         costs_are: which of them.
+        group_key: the row key that made units, if any did.
     """
 
     source: str
@@ -86,6 +87,7 @@ class Log:
     extra: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     costs: Floats | None = None
     costs_are: str | None = None
+    group_key: str | None = None
 
     def __len__(self) -> int:
         return self.counts.size
@@ -357,6 +359,7 @@ class _Builder:
             {key: tuple(values) for key, values in self._extra.items()},
             None if self.reading.cost is None else _padded(self._take("costs"), counts),
             self.reading.cost,
+            self.reading.group_key,
         )
 
     def _take(self, name: str) -> Any:

@@ -63,17 +63,18 @@ def repeated(kind, seed):
     """Requests of whom half ask the same easy question, or of conversations of four that grow harder."""
     log, turn = TRAFFIC.log(1200, seed), np.arange(1200)
     easier = np.where(turn % 2, 2.0, 0.0) if kind == "prompt" else -1.0 * (turn % 4)
-    told = {"prompt": lambda i: "What is new?" if i % 2 else f"p{i}", "group": lambda i: f"c{i // 4}"}[kind]
+    told = (lambda i: "What is new?" if i % 2 else f"p{i}") if kind == "prompt" else (lambda i: f"c{i // 4}")
     log = replace(log, scores=log.scores + easier[:, None], labels=np.where(easier[:, None] < 0, 0.0, log.labels))
     return log, told
 
 
-@pytest.mark.parametrize("kind", ["prompt", "group"])
+@pytest.mark.parametrize("kind", ["prompt", "group", "user"])
 def test_the_same_traffic_is_no_drift_where_prompts_come_again_or_conversations_grow_harder(kind):
-    # A profile counts one row a unit; drift looks at all requests with one prompt, and at the first of each conversation.
+    # A profile counts one row a unit; drift looks at all requests with one prompt, and at the first of each conversation (or user).
     (log, told), (later, _) = repeated(kind, 0), repeated(kind, 12345)
     rows = [{**row, kind: told(number)} for number, row in enumerate(rows_of(log))]
-    profile = calibrate_guardrail(log_of_rows(rows), schedule=(2, 2), alpha=0.1).profile
+    log = log_of_rows(rows, group="user" if kind == "user" else None)
+    profile = calibrate_guardrail(log, schedule=(2, 2), alpha=0.1).profile
     traces = [{**row, kind: told(number)} for number, row in enumerate(guarded(profile, later, labelled=0.0))]
     assert not find_drift(profile, traces_of_rows(placed(traces), profile)).drift
 
@@ -249,12 +250,15 @@ def test_what_cannot_be_compared_is_counted():
         row,
         {**row, "id": "a", "group": "g"},
         {**row, "id": "b", "group": "g"},
+        {**row, "id": "e", "group": 1},
+        {**row, "id": "f", "group": 1.0},
+        *({**row, "id": name, "group": ""} for name in "ghi"),
         {**row, "id": "c", "candidates": row["candidates"][:1], "selected": 0},
         {**row, "id": "d", "candidates": [{"text": "x", "score": None}] * 2},
     ]
     traces = traces_of_rows(placed(rows), profile)
-    assert len(traces.traces) == 2
-    assert traces.left_out == {"duplicate": 1, "same_group": 1, "unfinished": 1, "unscored": 1}
+    assert len(traces.traces) == 6
+    assert traces.left_out == {"duplicate": 1, "same_group": 2, "unfinished": 1, "unscored": 1}
 
 
 def test_what_is_wrong_is_refused(tmp_path):
