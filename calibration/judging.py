@@ -17,7 +17,7 @@ from bonmini_guard.calibration.evidence import NotEnoughEvidence
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import Bools, Integers, log_of_rows
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.rows import Candidate, Row, numbered, unit_of
+from bonmini_guard.logs.rows import Candidate, Row, name_of, numbered, unit_of
 
 RESAMPLES, LEVEL = 1000, 0.95
 
@@ -47,13 +47,14 @@ def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
     found, silent = list[tuple[Any, ...]](), 0
     for number, row in enumerate(rows):
         unit, _ = unit_of(row.value.get("group"), row.value.get("prompt"), number)
+        part = (name_of(row.value.get(key)) if key else None) or ""
         for place, one in enumerate(row.candidates):
             if one.label is None or one.failed:
                 continue
             verdict = verdict_of(one, name)
             silent += verdict is None
             if verdict is not None:
-                found.append((one.label, verdict, unit, place, len(one.turn.text), str(row.value.get(key, "")) if key else ""))
+                found.append((one.label, verdict, unit, place, len(one.turn.text), part))
     if not found:
         raise InputError(f"no answer is labelled by people and judged by {name!r}: give a log with acceptable = true or false")
     people, judge, units, places, lengths, slices = (np.array(column) for column in zip(*found, strict=True))

@@ -26,6 +26,7 @@ from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.replay import replay_rankings
 from bonmini_guard.errors import needing
+from bonmini_guard.logs.rows import name_of
 from bonmini_guard.policy.profile import GuardProfile
 
 with needing("calibration"):
@@ -275,7 +276,7 @@ def slice_figures(log: Log, profile: GuardProfile, key: str) -> list[tuple[str, 
     Beside it stand these rows.
     """
     log = log.take(log.asked) if log.asked.any() else log
-    values = np.array(["(none)" if value is None else str(value) for value in log.extra[key]])
+    values = np.array([name_of(value) or "(none)" for value in log.extra[key]])
     frequent = [name for name, _ in Counter(values.tolist()).most_common(MOST_SLICES)]
     parts = [(name, np.flatnonzero(values == name)) for name in frequent]
     rest = np.flatnonzero(~np.isin(values, frequent))

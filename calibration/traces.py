@@ -218,8 +218,8 @@ def _trace(row: Row, group: str | None, best: float, memory: Memory, *, key: str
     judged = label is not None and unit not in memory.labels
     if judged:
         memory.labels.add(unit)
-    texts = [None if name is None or (value := row.value.get(name)) is None else str(value) for name in ("decision", "reason", key)]
-    return Trace(row.id, best, texts[0], texts[1], label, whole, texts[2], counted, judged)
+    decision, reason, part = (None if name is None else name_of(row.value.get(name)) for name in ("decision", "reason", key))
+    return Trace(row.id, best, decision, reason, label, whole, part, counted, judged)
 
 
 def _selected_label(row: Row) -> tuple[bool | None, bool]:

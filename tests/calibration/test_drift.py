@@ -256,8 +256,8 @@ def test_what_cannot_be_compared_is_counted():
         {**row, "id": "c", "candidates": row["candidates"][:1], "selected": 0},
         {**row, "id": "d", "candidates": [{"text": "x", "score": None}] * 2},
     ]
-    traces = traces_of_rows(placed(rows), profile)
-    assert len(traces.traces) == 6
+    traces = traces_of_rows(placed(rows), profile, key="group")
+    assert [trace.slice for trace in traces.traces] == [None, "g", "1", None, None, None]
     assert traces.left_out == {"duplicate": 1, "same_group": 2, "unfinished": 1, "unscored": 1}
 
 

@@ -66,7 +66,9 @@ def test_verdicts_of_another_judge_of_the_same_name_are_replaced(spec, tmp_path)
 
 
 def test_figures_are_those_of_the_errors(spec, tmp_path, capsys):
-    log = written(tmp_path / "log.jsonl", rows(400, 0.15))
+    some = list(rows(400, 0.15))
+    some[0]["topic"] = None
+    log = written(tmp_path / "log.jsonl", some)
     found = told([log, "--judge", spec, "-o", tmp_path / "out.jsonl", "--slice", "topic"], capsys)["figures"]
     for name in ("bad answers that it accepts", "good answers that it refuses"):
         value, low, high = found[name]
@@ -75,6 +77,7 @@ def test_figures_are_those_of_the_errors(spec, tmp_path, capsys):
         assert high - low < 0.12
     assert found["kappa"][0] == pytest.approx(0.7, abs=0.08)
     assert {"kappa, a", "kappa, b", "leaning, longer half", "leaning, later draws"} <= set(found)
+    assert "kappa, None" not in found
 
 
 def test_a_judge_that_likes_length_is_seen(spec, tmp_path, capsys):

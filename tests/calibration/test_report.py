@@ -114,6 +114,8 @@ def test_slices_are_replays_of_their_rows_and_text_is_escaped():
     assert "&lt;script&gt;" in text
     many = log_of_rows([{**row, "topic": number} for number, row in enumerate(rows_of(LOG))], keys=["topic"])
     assert slice_figures(many, PROFILE, "topic")[-1][0] == "all others"
+    table = [{**row, "topic": (1, 1.0, "", math.nan, None)[number % 5]} for number, row in enumerate(rows_of(LOG))]
+    assert sorted(name for name, *_ in slice_figures(log_of_rows(table, keys=["topic"]), PROFILE, "topic")) == ["(none)", "1"]
 
 
 def test_limits_of_slices_hold_for_all_of_them_at_once():
