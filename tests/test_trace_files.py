@@ -176,6 +176,13 @@ def test_forgetting_by_id_and_group_in_all_files(path):
     assert [part.stat().st_mtime_ns for part in trace_files(path)] == times
 
 
+def test_rows_of_no_group_are_not_those_of_a_group_called_none(path):
+    path.write_bytes(line("a") + line("b", group=None) + line("c", group=1.0))
+    assert forget(path, groups={"None"}) == 0
+    assert forget(path, groups={"1"}) == 1  # as logs tell groups apart
+    assert ids(path) == ["a", "b"]
+
+
 @pytest.mark.parametrize("given", [{"ids": "12"}, {"groups": "user-12"}])
 def test_one_text_in_place_of_several_is_refused_since_parts_of_it_would_match(given, path):
     TraceFile(path, max_bytes=10**6).append(line("1", group="user-1"))

@@ -17,6 +17,7 @@ from typing import Any
 
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.appending import Appender, lock, rewrite, unlock
+from bonmini_guard.logs.rows import name_of
 from bonmini_guard.writing import check_output
 
 #: A file is put aside when it is this share of its rows' keeping time old, so that no row is kept much longer than asked.
@@ -179,6 +180,6 @@ def forget(path: str | os.PathLike[str], *, ids: Collection[str] = (), groups: C
     try:
         if not file.files():
             raise InputError(f"{path}: there are no traces here; give the path that the guard's trace_to has")
-        return file.rewrite(lambda row: row.get("id") not in ids and str(row.get("group")) not in groups)
+        return file.rewrite(lambda row: row.get("id") not in ids and name_of(row.get("group")) not in groups)
     finally:
         file.close()
