@@ -33,7 +33,8 @@ WORDS = {1: ("Accept", "Reject"), 2: ("A", "B", "Neither")}
 def label_studio_tasks(session: Session) -> list[Record]:
     """Tasks for Label Studio's import, with the judgements that stand as annotations.
 
-    ``completed_by`` is the annotator's name as an email address, by which Label Studio knows its members.
+    ``completed_by`` is the annotator's name as an email address, by which Label Studio knows its members. Its exports may give a
+    number of its own there; the ``id`` comes back as ``import_id``.
     """
     judged = _judged_by_item(session)
     return [
@@ -47,13 +48,15 @@ def label_studio_tasks(session: Session) -> list[Record]:
 
 def read_label_studio(path: Path, session: Session) -> Iterator[Judged]:
     """Judgements of tasks that Label Studio exported as JSON, none of cancelled annotations; InputError for a foreign task."""
+    sent = {str(_annotation_id(name)): name for name in session.ledger.everyone}
     for place, task in _records(path):
         data = task.get("data")
         item = _known(data, data.get("item") if isinstance(data, Mapping) else None, session, place)
         for annotation in _list(task.get("annotations"), place):
             if not annotation.get("was_cancelled"):
                 for word in _chosen_words(annotation, place):
-                    yield _label_studio_name(annotation, place), item, _chosen(item, word, session, place)
+                    name = sent.get(str(annotation.get("import_id"))) or _label_studio_name(annotation, place)
+                    yield name, item, _chosen(item, word, session, place)
 
 
 def argilla_records(session: Session) -> list[Record]:
@@ -85,7 +88,12 @@ WRITERS: dict[str, Callable[[Session], list[Record]]] = {"label-studio": label_s
 
 def _annotation(name: str, word: str) -> Record:
     result = {"from_name": "choice", "to_name": "prompt", "type": "choices", "value": {"choices": [word]}}
-    return {"completed_by": {"email": name}, "was_cancelled": False, "ground_truth": False, "result": [result]}
+    about = {"id": _annotation_id(name), "completed_by": {"email": name}}
+    return {**about, "was_cancelled": False, "ground_truth": False, "result": [result]}
+
+
+def _annotation_id(name: str) -> int:
+    return uuid.UUID(_user_id(name)).int % 2**53  # a number that JavaScript keeps
 
 
 def _argilla_record(item: Item, judged: list[tuple[str, Any]], session: Session) -> Record:

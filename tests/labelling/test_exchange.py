@@ -86,6 +86,23 @@ def test_label_studio_exports_as_the_tool_writes_them(tmp_path, judged):
     assert texts == {task["data"]["b"]}
 
 
+def test_what_label_studio_knows_under_a_number_of_its_own_comes_back_under_the_name_that_was_sent(tmp_path, judged):
+    """Its import keeps an annotation's id as import_id, and its export may say completed_by as a number."""
+    tasks = json.loads(json.dumps(label_studio_tasks(judged)))
+    for task in tasks:
+        for number, annotation in enumerate(task["annotations"]):
+            annotation.update(import_id=annotation["id"], id=number, completed_by=3)
+    before = standing(judged)
+    found = read_back(tmp_path, "label-studio", judged, tasks)
+    assert judged.take_in(found, "label-studio") == 0
+    assert standing(judged) == before
+    changed, new = tasks[0]["annotations"][0], {**tasks[1]["annotations"][0], "import_id": None}
+    changed["result"][0]["value"]["choices"] = ["Neither"]
+    tasks[1]["annotations"].append(new)
+    assert {name for name, _, _ in read_back(tmp_path, "label-studio", judged, tasks)} == {ANN, BOB, "label-studio user 3"}
+    assert read_back(tmp_path, "label-studio", judged, tasks)[0][0] == ANN
+
+
 def test_argilla_records_as_the_tool_writes_them(tmp_path, judged):
     """Its to_json writes no status; a response that has one counts if it was submitted."""
     user = "5f3b3b2c-1111-4222-8333-444455556666"
