@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bonmini_guard.commands import add_max_bad, say_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd
-from bonmini_guard.training.choices import ChoiceRow, as_record
+from bonmini_guard.training.choices import as_record
 from bonmini_guard.training.data.converters import EMITTERS, FORMATS, ConversionOptions, Tally, convert
 from bonmini_guard.training.data.statistics import Statistics, show
 from bonmini_guard.writing import appearing, check_output
@@ -59,8 +60,10 @@ def run(options: argparse.Namespace) -> int:
     if options.source == "log" and options.rating is not None and options.cut is None:
         raise ConfigurationError("--rating says what --cut is of: give --cut, too, or leave it out")
     tally, found = Tally(odd=Odd(options.max_bad)), Statistics()
+    named = {name: value for name in _OF if (value := getattr(options, name)) is not None}
+    plan = ConversionOptions(**named, seed=options.seed)
     with appearing(options.output) as output:
-        for row in _rows(options, tally):
+        for row in convert(_records(options.files, tally), options.source, plan, tally):
             output.write(json.dumps(as_record(row), ensure_ascii=False) + "\n")
             found.add(row)
         tally.odd.check()
@@ -77,12 +80,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(options: argparse.Namespace, tally: Tally) -> Iterator[ChoiceRow]:
+def _records(paths: Sequence[str], tally: Tally) -> Iterator[tuple[str, dict[str, Any]]]:
     from bonmini_guard.logs.records import Records
 
-    named = {name: value for name in _OF if (value := getattr(options, name)) is not None}
-    plan = ConversionOptions(**named, seed=options.seed)
-    for path in options.files:
+    for path in paths:
         file = Records(path, tally.odd)
-        yield from convert(file, options.source, plan, tally)
+        yield from file
         tally.left_out["torn last lines"] += file.torn

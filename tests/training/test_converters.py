@@ -53,6 +53,20 @@ def test_pairs_say_nothing_about_zero_unless_none_was_offered():
     assert converted(pair | {"rejected": "x"}, "pairs") == []
 
 
+@pytest.mark.parametrize(
+    ("source", "record", "responses", "choice"),
+    [
+        ("pairs", {"chosen": "x", "rejected": ["y", "y", "x", "z"]}, ("x", "y", "z"), 0),
+        ("ranks", {"answers": [("y", 2), ("y", 3), ("x", 1), ("z", 4)]}, ("y", "x", "z"), 1),
+        ("ranks", {"answers": [("y", 2), ("x", 1), ("x", 1)]}, ("y", "x"), 1),
+    ],
+)
+def test_a_text_that_comes_twice_is_offered_once(source, record, responses, choice):
+    if source == "ranks":
+        record = {"answers": [{"answer": text, "rank": rank} for text, rank in record["answers"]]}
+    assert converted({"prompt": "p", **record}, source) == [(responses, choice, False)]
+
+
 def test_pairs_without_a_prompt_share_their_conversation():
     start = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: and?\n\nAssistant: "
     [row] = convert([("f:1", {"chosen": start + "x", "rejected": start + "y"})], "pairs")
@@ -146,6 +160,32 @@ def test_ratings_of_one_answer_a_record_and_of_binarized_pairs():
     assert converted(nested, "ratings", cut=4, rating="annotations.honesty.Rating")[0][1] == 0
     both = {"prompt": "p", "chosen": [{"content": "x"}], "rejected": [{"content": "y"}], "score_chosen": 8, "score_rejected": 4}
     assert converted(both, "ratings", cut=5, rows="choice") == [(("x", "y"), 0, True)]
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "values", "options"),
+    [
+        ("ratings", "rating", (9, 2, 7, 3), {"cut": 5}),
+        ("accept-reject", "label", (True, False, False, False), {}),
+        ("log", "candidates", [[{"text": text, "acceptable": text == "w"}] for text in "wxyz"], {}),
+    ],
+)
+def test_answers_that_come_one_a_record_belong_together_with_those_to_their_prompt(source, key, values, options):
+    texts = zip("wxyz", values, ("p", "p", [{"role": "user", "content": "p"}], "q"), strict=True)
+    records = [(f"f:{text}", {"prompt": prompt, "answer": text, key: value}) for text, value, prompt in texts]
+    tally = Tally()
+
+    def rows(kind):
+        found = convert(records, source, ConversionOptions(**options, rows=kind), tally)
+        return [(row.prompt[0].text, row.responses, row.choice) for row in found]
+
+    assert rows("choice") == [("p", ("w", "x", "y"), 0), ("q", ("z",), "none")]
+    third = 1 if source == "ratings" else "none"
+    assert rows("pairs") == [("p", ("w", "x"), 0), ("p", ("w", "y"), 0), ("p", ("x", "y"), third)]
+    assert tally.left_out == {"answers without another one to their prompt": 1}
+    records[0][1]["prompt"] = ""
+    with pytest.raises(InputError, match="f:w: "):
+        rows("pairs")
 
 
 def test_equally_good_answers_have_a_random_winner_so_that_easy_prompts_stay():

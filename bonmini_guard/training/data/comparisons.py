@@ -56,7 +56,7 @@ def pair(record: Record) -> Iterator[Compared]:
         raise InputError('no "chosen" or no "rejected"; give both, or use another format')
     prompt, chosen, rejected = _pair(record)
     for one in chosen:
-        yield Compared(prompt, [one, *(other for other in rejected if other != one)], 0)
+        yield Compared(prompt, [one, *rejected], 0)
 
 
 def labelled(record: Record) -> Iterator[Compared]:
@@ -77,7 +77,7 @@ def ranked(record: Record) -> Iterator[Compared]:
         raise InputError('an answer has no rank; give each of two or more a number under "rank", 1 for the best')
     best = [place for place, rank in enumerate(ranks) if rank == min(ranks)]
     texts = [answer_of(answer, f"answer {number}") for number, answer in enumerate(answers, start=1)]
-    yield Compared(prompt_of(record), texts, best[0] if len(best) == 1 else "tie", best=best)
+    yield Compared(prompt_of(record), texts, best[0] if len({texts[place] for place in best}) == 1 else "tie", best=best)
 
 
 def every_pair(compared: Record) -> Iterator[Compared]:

@@ -96,6 +96,7 @@ class Tally:
         judges: how many labels who or what gave, where a log says that.
         odd: records, and those that could not be read; without it, the first of these is refused.
         place: of the record at hand.
+        alone: judged answers that came one a record, by prompt; they become rows together, when all records are read.
     """
 
     rows: int = 0
@@ -103,6 +104,7 @@ class Tally:
     judges: Counter[str] = field(default_factory=Counter)
     odd: Odd = field(default_factory=Odd)
     place: str = ""
+    alone: dict[tuple[Turn, ...], list[Judged]] = field(default_factory=dict)
 
 
 Converter = Callable[[Record, ConversionOptions, Tally], Iterable[Value]]
@@ -131,10 +133,27 @@ def convert(
         except InputError as error:
             tally.odd.note(place, error)
             continue
-        tally.rows += len(rows)
-        for kind in sorted({kind for row in rows for turn in row.prompt for kind in turn.kinds}):
-            tell_of(kind, "a reward model that is trained on it is told the type, no more")
-        yield from rows
+        yield from _told(rows, tally)
+    alone, tally.alone = tally.alone, {}
+    for prompt, answers in alone.items():
+        rows = [choice_row(value) for value in EMITTERS[options.rows](prompt, answers, options.seed)]
+        tally.left_out["answers without another one to their prompt"] += 0 if rows else len(answers)
+        yield from _told(rows, tally)
+
+
+def _told(rows: list[ChoiceRow], tally: Tally) -> list[ChoiceRow]:
+    tally.rows += len(rows)
+    for kind in sorted({kind for row in rows for turn in row.prompt for kind in turn.kinds}):
+        tell_of(kind, "a reward model that is trained on it is told the type, no more")
+    return rows
+
+
+def _rows(prompt: Any, answers: Sequence[Judged], options: ConversionOptions, tally: Tally) -> Iterable[Value]:
+    if options.rows == "single" or len(answers) != 1:
+        return EMITTERS[options.rows](prompt, answers, options.seed)
+    [checked] = map(choice_row, single(prompt, answers, options.seed))  # where its record has a place
+    tally.alone.setdefault(checked.prompt, []).extend(answers)
+    return ()
 
 
 def _compared(expected: Reader) -> Converter:
@@ -152,33 +171,34 @@ def _compared(expected: Reader) -> Converter:
 
 
 def _comparison(one: Compared, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
-    if len(set(one.answers)) < 2:
+    answers = list(dict.fromkeys(one.answers))
+    if len(answers) < 2:
         tally.left_out["equal answers"] += 1
     elif one.chosen == "tie" and options.ties == "drop":
         tally.left_out["ties"] += 1
     else:
         tied = one.chosen in ("tie", "both_good")
         best = one.best or range(len(one.answers))
-        choice = one_of(best, (one.prompt, one.answers), options.seed) if tied else one.chosen
+        chosen = one_of(best, (one.prompt, one.answers), options.seed) if tied else one.chosen
+        choice = answers.index(one.answers[chosen]) if isinstance(chosen, int) else chosen
         offered = one.offered if options.none_offered is None else options.none_offered
-        yield {"prompt": one.prompt, "responses": one.answers, "choice": choice, **({} if offered else {"none_offered": False})}
+        yield {"prompt": one.prompt, "responses": answers, "choice": choice, **({} if offered else {"none_offered": False})}
 
 
-def from_accept_reject(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
+def from_accept_reject(record: Record, options: ConversionOptions, tally: Tally) -> Iterable[Value]:
     """One answer and whether it is acceptable, or two that are safe or not (PKU-SafeRLHF)."""
     safe = [record.get(f"is_response_{number}_safe") for number in (0, 1)]
     if all(isinstance(said, bool) for said in safe):
         better = record.get("better_response_id")
         answers = [answer_of(record.get(f"response_{number}"), f"response_{number}") for number in (0, 1)]
         judged = [Judged(answer, bool(safe[at]), float(better == at)) for at, answer in enumerate(answers)]
-        yield from EMITTERS[options.rows](prompt_of(record), judged, options.seed)
-        return
+        return _rows(prompt_of(record), judged, options, tally)
     acceptable = verdict_of(record)
     prompt, answer = prompt_and_answer(record)
-    yield {"prompt": prompt, "responses": [answer], "choice": 0 if acceptable else "none"}
+    return _rows(prompt, [Judged(answer, acceptable, 0.0)], options, tally)
 
 
-def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
+def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> Iterable[Value]:
     """Rated answers, acceptable from ``options.cut`` on: a list of them in a record, or one record an answer."""
     answers: list[Judged] = []
     if record.get("chosen") is not None and record.get("score_chosen") is not None:
@@ -190,8 +210,7 @@ def from_ratings(record: Record, options: ConversionOptions, tally: Tally) -> It
             answers.append(_judged(answer, about, f"answer {number}", options))
         except InputError as error:
             tally.odd.note(tally.place, error)
-    if answers:
-        yield from EMITTERS[options.rows](asked(record, record.get("chosen")), answers, options.seed)
+    return _rows(asked(record, record.get("chosen")), answers, options, tally) if answers else ()
 
 
 def _judged(answer: Any, about: Any, name: str, options: ConversionOptions) -> Judged:
@@ -203,7 +222,7 @@ def _judged(answer: Any, about: Any, name: str, options: ConversionOptions) -> J
     return Judged(answer_of(answer, name), rating >= options.cut, rating)
 
 
-def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterator[Value]:
+def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterable[Value]:
     """Log rows and guard traces: labelled candidates; with a cut, unlabelled ones are judged by their score."""
     answers = []
     for candidate in Row(record, "").candidates:
@@ -219,8 +238,7 @@ def from_log(record: Record, options: ConversionOptions, tally: Tally) -> Iterat
             if candidate.label is not None and (by := candidate.value.get("acceptable_by")) is not None:
                 tally.judges[str(by)] += 1
             answers.append(Judged(as_answer(turn), bool(label), 0.0))
-    if answers:
-        yield from EMITTERS[options.rows](prompt_of(record), answers, options.seed)
+    return _rows(prompt_of(record), answers, options, tally) if answers else ()
 
 
 #: The formats by the names that the command line knows.
