@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -89,7 +89,7 @@ def appearing_folder(output: Path) -> Iterator[Path]:
         raise ConfigurationError(f"{output}: cannot be written ({error.strerror}); the whole of it is in {folder}") from error
 
 
-def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = (), *, lines: bool = False) -> None:
+def check_output(path: Path, inputs: Sequence[str | os.PathLike[str]] = (), *, lines: bool = False) -> None:
     """Refuse an output that cannot be written, before work is done for it.
 
     Args:
@@ -98,8 +98,8 @@ def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = (), *, l
         lines: whether it is to be JSON lines.
 
     Raises:
-        ConfigurationError: it is an input, a folder, a pipe or a device, its folder is missing or not writable, or lines are to be
-            written and its name says something else.
+        ConfigurationError: it is an input, a folder, a pipe or a device, its folder is missing or not writable, lines are to be
+            written and its name says something else, or an input is given twice.
     """
     if lines and not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigurationError(f"{path}: the output is JSON lines; give a name that ends in .jsonl or .jsonl.gz")
@@ -110,5 +110,8 @@ def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]] = (), *, l
         here = usable = False
     if here and any(os.path.exists(each) and os.path.samefile(each, path) for each in inputs):
         raise ConfigurationError(f"{path}: is what is to be read; give another name to write to")
+    names = list(map(os.path.realpath, inputs))
+    if again := next((each for place, each in enumerate(inputs) if names[place] in names[:place]), None):
+        raise ConfigurationError(f"{again}: is given twice; give each file once")
     if not usable or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigurationError(f"{path}: cannot write there; give a file in a folder that exists and is writable")

@@ -304,11 +304,15 @@ def test_records_without_a_label_at_all_are_an_error(tmp_path, capsys, converted
     assert list(tmp_path.iterdir()) == [tmp_path / "in.jsonl"]
 
 
-def test_outputs_are_checked_first(tmp_path):
+def test_outputs_and_inputs_are_checked_first(tmp_path, capsys):
     path = tmp_path / "in.jsonl"
     path.write_text("{}")
     base = ["convert", str(path), "--from", "pairs", "-o"]
     assert main([*base, str(tmp_path / "out.csv")]) == 2
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for again in (path, tmp_path / "link.jsonl"):
+        assert main(["convert", str(path), str(again), *base[2:], str(tmp_path / "out.jsonl")]) == 2
+        assert f"{again}: is given twice; give each file once" in capsys.readouterr().err
     with pytest.raises(ConfigurationError, match="ties must be '"):
         ConversionOptions(ties="none")
     with pytest.raises(ConfigurationError, match="unknown format"):
