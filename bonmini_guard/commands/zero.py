@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonmini_guard.commands import check_readable
+from bonmini_guard.commands import check_readable, say_left_out
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.logs.odd import Odd
 from bonmini_guard.writing import check_output, write_atomically
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """Fit, say what it is worth, and write the spec."""
     if options.output.suffix != ".json":
         raise ConfigurationError(f"{options.output}: a spec is written as JSON: give a name that ends in .json")
-    check_output(options.output)
+    check_output(options.output, options.labels)
     check_readable(options.labels)
     from bonmini_guard.calibration.zero import choose, labels_of
     from bonmini_guard.logs.rows import rows_in
@@ -49,7 +50,10 @@ def run(options: argparse.Namespace) -> int:
     spec = spec.model_copy(update={"zero": None, "has_zero": None})
     texts = () if options.no_anchors else tuple(options.anchor or ANCHORS)
     with closing(load_scorer(spec, device=options.device, base=options.base)) as scorer:
-        labels = labels_of(rows_in(*options.labels), scorer, texts)
+        rows, learnt = list(rows_in(*options.labels)), getattr(scorer, "trained_on", lambda messages: False)
+        fresh = [row for row in rows if not learnt([turn.message() for turn in row.prompt])]
+        say_left_out(Odd(), {"rows that the reward model was trained on, which flatter it": len(rows) - len(fresh)})
+        labels = labels_of(fresh, scorer, texts)
     choice = choose(labels)
     said = spec.model_copy(update={"zero": choice.fit.zero(texts)}).model_dump(mode="json", exclude_defaults=True)
     write_atomically(options.output, json.dumps(seen_from(said, options.output.parent), indent=1) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.calibration import zero
 from bonmini_guard.cli import main
+from bonmini_guard.conversation import Turn, prompt_digest
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import load_scorer
 from bonmini_guard.testing import FakeGenerator
@@ -135,6 +137,16 @@ def test_a_spec_that_every_face_and_command_takes(model, labelled, tmp_path, cap
     first = rows[0]["candidates"][0]
     guard = BestOfMiniN(generator=FakeGenerator([first["text"]]), reward_model=spec, profile=profile)
     assert guard.run("film 0").candidates[0].score == pytest.approx(first["score"], abs=1e-4)
+
+
+def test_rows_that_the_model_learnt_from_are_left_out_and_counted(model, labelled, tmp_path, capsys):
+    taught = shutil.copytree(model, tmp_path / "taught")
+    prompts = [prompt_digest([Turn("user", f"Film  {number}")]) for number in range(10)]
+    (taught / "trained_on.json").write_text(json.dumps({"prompts": prompts}))
+    assert main(["zero", str(taught), "--labels", str(labelled), "-o", str(tmp_path / "spec.json")]) == 0
+    said = capsys.readouterr()
+    assert "90 labelled answers to 30 prompts" in said.out
+    assert "left out: rows that the reward model was trained on, which flatter it: 10\n" in said.err
 
 
 def test_models_of_parts_are_found_from_the_spec_wherever_one_stands(model, labelled, tmp_path, monkeypatch, capsys):
