@@ -24,7 +24,7 @@ class DistillPrompt:
 
 
 def read_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[DistillPrompt]:
-    """The distinct prompts of log rows, in order; only complete rows give their candidates.
+    """The distinct prompts of log rows, in order, each with the most candidates that a complete row of it has.
 
     Raises:
         InputError: a file cannot be read, a row is malformed, or there are fewer than five prompts.
@@ -32,7 +32,8 @@ def read_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[DistillPrompt]
     found: dict[tuple[Turn, ...], DistillPrompt] = {}
     files = list(paths)
     for row in rows_in(*files):
-        found.setdefault(row.prompt, _prompt(row))
+        new = _prompt(row)
+        found[row.prompt] = max(found.get(row.prompt, new), new, key=lambda one: len(one.answers))
     if len(found) < 5:
         raise InputError(f"{files[0]!s}: {len(found)} distinct prompts; give 5 or more, some are held out")
     return list(found.values())

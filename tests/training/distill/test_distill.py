@@ -186,6 +186,9 @@ def test_reference_scores_are_the_reward_models_own(tmp_path):
     candidates = [{"text": "a", "score": 7.0, "raw_score": 1.0}, {"text": "b", "score": -1.0}]
     rows = [{"id": str(n), "prompt": f"p{n}", "candidates": candidates} for n in range(5)]
     assert read_prompts([write_jsonl(tmp_path / "log.jsonl", rows)])[0].scores == (1.0, -1.0)
+    bare, less = {"id": "x", "prompt": "p2"}, {"id": "y", "prompt": "p2", "candidates": candidates[:1]}
+    again = read_prompts([write_jsonl(tmp_path / "again.jsonl", [bare, *rows, less])])
+    assert {one.messages[0].text: len(one.answers) for one in again} == {f"p{n}": 2 for n in range(5)}
     rows[3]["candidates"] = [{"text": "a", "score": "7"}]
     with pytest.raises(InputError, match=r"bad.jsonl:4: the score of candidate 1 is '7', not a number"):
         read_prompts([write_jsonl(tmp_path / "bad.jsonl", rows)])
