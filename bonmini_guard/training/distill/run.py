@@ -101,7 +101,10 @@ def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any, Any]:
         raise CheckpointError(f"{generator}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    own = model.generation_config
+    own, end = model.generation_config, tokenizer.eos_token_id
+    ends = [own.eos_token_id] if isinstance(own.eos_token_id, int) else own.eos_token_id or []
+    if end is not None and end not in ends:
+        own.eos_token_id = [*ends, end]  # trl ends answers there too, so that what it teaches is to end so
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id)  # type: ignore[no-untyped-call]
     return model.to(device), tokenizer, own
 

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaF
 
 from bonmini_guard.cli import main
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
-from bonmini_guard.training.distill import DistillPrompt, distill, read_prompts
+from bonmini_guard.training.distill import DistillPrompt, DistillSettings, distill, read_prompts
 from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
+from bonmini_guard.training.distill.run import _load
 from tests.reward.tiny import CHATML, WORDS, make_tokenizer, write_jsonl
 
 torch.set_num_threads(1)
@@ -145,6 +146,16 @@ def test_draws_continue_their_prompts_and_end_at_the_end_token(generator):
         assert all(one.prompt == tokenizer(prompt)["input_ids"] for one in row)
         assert all(1 <= len(one.answer) <= 6 for one in row)
         assert all(2 not in one.answer[:-1] for one in row)
+
+
+@pytest.mark.parametrize(("own", "ends"), [(None, [2]), (5, [5, 2]), ([5, 2], [5, 2]), (2, 2)])
+def test_answers_end_where_trl_ends_them_as_it_learns(tmp_path, generator, own, ends):
+    """It adds the tokenizer's end token: references, figures and the distilled checkpoint would end elsewhere than what learns."""
+    other = shutil.copytree(generator, tmp_path / "lm")
+    for name in ("config.json", "generation_config.json"):
+        (other / name).write_text(json.dumps(json.loads((other / name).read_text()) | {"eos_token_id": own}))
+    model, _, kept = _load(str(other), DistillSettings(device="cpu"))
+    assert model.generation_config.eos_token_id == kept.eos_token_id == ends
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
