@@ -14,7 +14,7 @@ from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd
 from bonmini_guard.training.choices import as_record
-from bonmini_guard.training.data.converters import EMITTERS, FORMATS, ConversionOptions, Tally, convert
+from bonmini_guard.training.data.converters import FORMATS, ROWS, ConversionOptions, Tally, convert
 from bonmini_guard.training.data.statistics import Statistics, show
 from bonmini_guard.writing import appearing, check_output
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cut", type=float, help="the lowest rating (or score) of an acceptable answer")
     parser.add_argument("--rating", metavar="KEY", help="key of the rating, with dots for deeper ones")
     parser.add_argument("--ties", choices=["drop", "winner"], help="a tie tells nothing about zero (default: drop)")
-    parser.add_argument("--rows", choices=list(EMITTERS), help="what judged answers become (default: single)")
+    parser.add_argument("--rows", choices=list(ROWS), help="what judged answers become (default: single)")
     offered = parser.add_mutually_exclusive_group()
     offered.add_argument("--none-offered", dest="none_offered", action="store_true", default=None, help="'none' could be chosen")
     offered.add_argument("--only-compared", dest="none_offered", action="store_false", help="'none' could not be chosen")

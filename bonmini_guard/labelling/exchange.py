@@ -36,13 +36,12 @@ def label_studio_tasks(session: Session) -> list[Record]:
     ``completed_by`` is the annotator's name as an email address, by which Label Studio knows its members. Its exports may give a
     number of its own there; the ``id`` comes back as ``import_id``.
     """
-    judged = _judged_by_item(session)
     return [
         {
             "data": {"item": item.key, "prompt": _turns(item), **_texts(item, session)},
-            "annotations": [_annotation(name, _word(item, chosen, session)) for name, chosen in judged.get(item.key, [])],
+            "annotations": [_annotation(name, _word(item, chosen, session)) for name, chosen in judged],
         }
-        for item in _sent(session, judged)
+        for item, judged in _sent(session)
     ]
 
 
@@ -64,8 +63,7 @@ def argilla_records(session: Session) -> list[Record]:
 
     Argilla knows users by UUID: a name that is none is turned into one (version 5), and the metadata say whose it is.
     """
-    judged = _judged_by_item(session)
-    return [_argilla_record(item, judged.get(item.key, []), session) for item in _sent(session, judged)]
+    return [_argilla_record(item, judged, session) for item, judged in _sent(session)]
 
 
 def read_argilla(path: Path, session: Session) -> Iterator[Judged]:
@@ -126,17 +124,12 @@ def _argilla_names(record: Record) -> dict[str, str]:
     return names if isinstance(names, dict) else {}
 
 
-def _judged_by_item(session: Session) -> dict[str, list[tuple[str, Any]]]:
-    found: dict[str, list[tuple[str, Any]]] = {}
+def _sent(session: Session) -> list[tuple[Item, list[tuple[str, Any]]]]:
+    """What is asked about now, and what is judged: by whom, and how."""
+    judged: dict[str, list[tuple[str, Any]]] = {item.key: [] for item in session.asked}
     for event in session.ledger.judgements():
-        found.setdefault(event["item"], []).append((event["annotator"], event["chosen"]))
-    return found
-
-
-def _sent(session: Session, judged: Mapping[str, Any]) -> list[Item]:
-    """What is asked about now, and what is judged."""
-    keys = {item.key for item in session.asked} | judged.keys()
-    return [item for item in session.items if item.key in keys]
+        judged.setdefault(event["item"], []).append((event["annotator"], event["chosen"]))
+    return [(item, judged[item.key]) for item in session.items if item.key in judged]
 
 
 def _turns(item: Item) -> list[dict[str, str]]:

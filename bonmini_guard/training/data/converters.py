@@ -34,39 +34,25 @@ class Judged:
     rating: float
 
 
-Emitter = Callable[[Any, Sequence[Judged], int], Iterator[Value]]
+#: Of how many answers to a prompt rows are made; None: of all.
+ROWS: Mapping[str, int | None] = {"single": 1, "pairs": 2, "choice": None}
 
 
-def single(prompt: Any, answers: Sequence[Judged], seed: int) -> Iterator[Value]:
-    """An accept/reject row for each answer."""
-    for answer in answers:
-        yield {"prompt": prompt, "responses": [answer.text], "choice": 0 if answer.acceptable else "none"}
-
-
-def pairs(prompt: Any, answers: Sequence[Judged], seed: int) -> Iterator[Value]:
-    """A row for each pair of different answers."""
-    for both in combinations(answers, 2):
-        if both[0].text != both[1].text:
-            yield from choice(prompt, both, seed)
-
-
-def choice(prompt: Any, answers: Sequence[Judged], seed: int) -> Iterator[Value]:
-    """One row: the best acceptable answer among all, or none."""
-    # One text with two labels is not acceptable, as a tie of annotators is not.
-    distinct = list({answer.text: answer for answer in (*answers, *(one for one in answers if not one.acceptable))}.values())
-    texts = [answer.text for answer in distinct]
-    best = max((answer.rating for answer in distinct if answer.acceptable), default=None)
-    winners = [index for index, answer in enumerate(distinct) if answer.acceptable and answer.rating == best]
-    if distinct:
-        yield {"prompt": prompt, "responses": texts, "choice": one_of(winners, (prompt, texts), seed) if winners else "none"}
+def emitted(prompt: Any, answers: Sequence[Judged], rows: str, seed: int) -> Iterator[Value]:
+    """Rows of answers to one prompt: the best acceptable one of each so many, or none; pairs of two different ones."""
+    for some in combinations(answers, ROWS[rows] or len(answers)):
+        # One text with two labels is not acceptable, as a tie of annotators is not.
+        distinct = list({answer.text: answer for answer in (*some, *(one for one in some if not one.acceptable))}.values())
+        texts = [answer.text for answer in distinct]
+        best = max((answer.rating for answer in distinct if answer.acceptable), default=None)
+        winners = [index for index, answer in enumerate(distinct) if answer.acceptable and answer.rating == best]
+        if rows != "pairs" or len(distinct) > 1:
+            yield {"prompt": prompt, "responses": texts, "choice": one_of(winners, (prompt, texts), seed) if winners else "none"}
 
 
 def one_of(places: Sequence[int], about: Any, seed: int) -> int:
     """One of the places, at random; the same one whenever it is asked about the same thing."""
     return random.Random(f"{seed} {about!r}").choice(places)
-
-
-EMITTERS: Mapping[str, Emitter] = {"single": single, "pairs": pairs, "choice": choice}
 
 
 @dataclass(frozen=True)
@@ -136,7 +122,7 @@ def convert(
         yield from _told(rows, tally)
     alone, tally.alone = tally.alone, {}
     for prompt, answers in alone.items():
-        rows = [choice_row(value) for value in EMITTERS[options.rows](prompt, answers, options.seed)]
+        rows = [choice_row(value) for value in emitted(prompt, answers, options.rows, options.seed)]
         tally.left_out["answers without another one to their prompt"] += 0 if rows else len(answers)
         yield from _told(rows, tally)
 
@@ -150,8 +136,8 @@ def _told(rows: list[ChoiceRow], tally: Tally) -> list[ChoiceRow]:
 
 def _rows(prompt: Any, answers: Sequence[Judged], options: ConversionOptions, tally: Tally) -> Iterable[Value]:
     if options.rows == "single" or len(answers) != 1:
-        return EMITTERS[options.rows](prompt, answers, options.seed)
-    [checked] = map(choice_row, single(prompt, answers, options.seed))  # where its record has a place
+        return emitted(prompt, answers, options.rows, options.seed)
+    [checked] = map(choice_row, emitted(prompt, answers, "single", options.seed))  # where its record has a place
     tally.alone.setdefault(checked.prompt, []).extend(answers)
     return ()
 

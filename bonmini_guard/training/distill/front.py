@@ -27,16 +27,12 @@ def log_f(reference: Sequence[float], score: float) -> float:
     return math.log((1 + bisect_left(reference, score)) / (1 + len(reference)))
 
 
-def best_of_n_divergence(n: int) -> float:
-    """KL(best-of-N, one draw) = log N - (N - 1) / N where scores have no ties; an upper bound otherwise (arXiv 2401.01879)."""
-    return math.log(n) - (n - 1) / n
-
-
 def mini_n_divergence(below: float, size: int, loops: int) -> float:
     """KL(accelerated best of mini-N, one draw) for one prompt, where scores have no ties.
 
     In ranks u = F(score), the served answer has density n u^(n-1) (1 + q^n + ... + q^(n(L-1))) above the threshold's
-    rank q, since a loop is entered only if all loops before it stayed below; and N u^(N-1) under it, the best of all.
+    rank q, since a loop is entered only if all loops before it stayed below; and N u^(N-1) under it, the best of all. One loop is
+    best-of-n: log n - (n - 1) / n, an upper bound where scores have ties (arXiv 2401.01879).
 
     Args:
         below: q, the share of draws below the threshold.
@@ -79,7 +75,7 @@ def front(original: Drawn, distilled: Drawn, divergence: float, sizes: Sequence[
     one = _means(original, _all(original.scores))
     new = _means(distilled, _all(distilled.scores))
     answers = [("original, one draw", 0.0, 1.0, one), ("distilled, one draw", divergence, 1.0, new)]
-    answers += [(f"best-of-{n}", best_of_n_divergence(n), *_selected(original, best_of_n(n))) for n in sizes]
+    answers += [(f"best-of-{n}", mini_n_divergence(0.0, n, 1), *_selected(original, best_of_n(n))) for n in sizes]
     if (loops := max(sizes) // LOOP) > 1:
         below = [float((row[~np.isnan(row)] < 0).mean()) for row in original.scores]
         kl = float(np.mean([mini_n_divergence(q, LOOP, loops) for q in below]))

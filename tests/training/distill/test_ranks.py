@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bonmini_guard.training.distill.front import best_of_n_divergence, log_f, mini_n_divergence
+from bonmini_guard.training.distill.front import log_f, mini_n_divergence
 
 
 def test_log_f_counts_reference_draws_below():
@@ -22,10 +22,15 @@ def test_log_f_does_not_change_when_rewards_are_stretched(scores, score):
 
 
 def test_one_loop_is_best_of_n_and_a_threshold_that_always_passes_too():
-    assert mini_n_divergence(1.0, 4, 1) == pytest.approx(best_of_n_divergence(4))
-    assert mini_n_divergence(0.0, 4, 8) == pytest.approx(best_of_n_divergence(4))
-    assert mini_n_divergence(1.0, 4, 8) == pytest.approx(best_of_n_divergence(32))
-    assert best_of_n_divergence(1) == 0.0
+    for below, size, loops, n in (
+        (0.0, 16, 1, 16),
+        (0.5, 4, 1, 4),
+        (1.0, 4, 1, 4),
+        (0.0, 4, 8, 4),
+        (1.0, 4, 8, 32),
+        (0.0, 1, 1, 1),
+    ):
+        assert mini_n_divergence(below, size, loops) == pytest.approx(math.log(n) - (n - 1) / n)
 
 
 @pytest.mark.parametrize("below", [0.3, 0.8, 0.95])
