@@ -202,18 +202,19 @@ def test_two_annotators_at_once_and_their_agreement(tmp_path, browser):
     assert {name: len(ledger.labels(name)) for name in ledger.annotators} == {"ann": 5, "bob": 5}
 
 
-def test_a_double_click_judges_one_item_and_fast_clicks_on_items_that_were_shown_judge_each(served, page):
+@pytest.mark.parametrize(("button", "said"), [("#judge button:last-child", "{} of 5 judged"), ("#skip", "{} put off")])
+def test_a_double_click_is_one_act_and_fast_clicks_on_items_that_were_shown_are_one_each(served, page, button, said):
     page.clock.install()
-    enter(page, served[2], "double")
+    enter(page, served[2], f"double {button[:5]}")
     page.clock.pause_at(datetime.now(UTC) + timedelta(days=1))
-    box = page.locator("#judge button").last.bounding_box()
+    box = page.locator(button).bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 5)
-    for clicks, later, done in ((1, 300, 1), (2, 120, 1), (3, 180, 2), (4, 300, 3)):  # as browsers count those in a row
+    for clicks, later, acts in ((1, 300, 1), (2, 120, 1), (3, 180, 2), (4, 300, 3)):  # as browsers count those in a row
         page.clock.run_for(later)
         page.mouse.down(click_count=clicks)
         page.mouse.up(click_count=clicks)
-        is_at(page, done)
-        assert page.evaluate("[busy, state.done]") == [False, done]
+        expect(page.locator("#said")).to_contain_text(said.format(acts))
+        assert page.evaluate("[busy, state.done + state.put_off]") == [False, acts]
 
 
 def test_letters_can_be_switched_off_and_a_held_key_judges_once(served, page):
