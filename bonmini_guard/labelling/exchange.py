@@ -47,15 +47,18 @@ def label_studio_tasks(session: Session) -> list[Record]:
 
 def read_label_studio(path: Path, session: Session) -> Iterator[Judged]:
     """Judgements of tasks that Label Studio exported as JSON, none of cancelled annotations; InputError for a foreign task."""
-    sent = {str(_annotation_id(name)): name for name in session.ledger.everyone}
+    words = [word for some in WORDS.values() for word in some]
+    sent = {str(_annotation_id(name, word)): (name, word) for name in session.ledger.everyone for word in words}
+    known = {(event["annotator"], event["item"]) for event in session.ledger.judgements()}
     for place, task in _records(path):
         data = task.get("data")
         item = _known(data, data.get("item") if isinstance(data, Mapping) else None, session, place)
         for annotation in _list(task.get("annotations"), place):
             if not annotation.get("was_cancelled"):
                 for word in _chosen_words(annotation, place):
-                    name = sent.get(str(annotation.get("import_id"))) or _label_studio_name(annotation, place)
-                    yield name, item, _chosen(item, word, session, place)
+                    name, was = sent.get(str(annotation.get("import_id"))) or (_label_studio_name(annotation, place), None)
+                    if word != was or (name, item.key) not in known:  # what comes back unchanged is older than what stands here
+                        yield name, item, _chosen(item, word, session, place)
 
 
 def argilla_records(session: Session) -> list[Record]:
@@ -86,12 +89,12 @@ WRITERS: dict[str, Callable[[Session], list[Record]]] = {"label-studio": label_s
 
 def _annotation(name: str, word: str) -> Record:
     result = {"from_name": "choice", "to_name": "prompt", "type": "choices", "value": {"choices": [word]}}
-    about = {"id": _annotation_id(name), "completed_by": {"email": name}}
+    about = {"id": _annotation_id(name, word), "completed_by": {"email": name}}
     return {**about, "was_cancelled": False, "ground_truth": False, "result": [result]}
 
 
-def _annotation_id(name: str) -> int:
-    return uuid.UUID(_user_id(name)).int % 2**53  # a number that JavaScript keeps
+def _annotation_id(name: str, word: str) -> int:
+    return uuid.uuid5(uuid.UUID(_user_id(name)), word).int % 2**53  # a number that JavaScript keeps
 
 
 def _argilla_record(item: Item, judged: list[tuple[str, Any]], session: Session) -> Record:

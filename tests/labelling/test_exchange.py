@@ -92,15 +92,20 @@ def test_what_label_studio_knows_under_a_number_of_its_own_comes_back_under_the_
     for task in tasks:
         for number, annotation in enumerate(task["annotations"]):
             annotation.update(import_id=annotation["id"], id=number, completed_by=3)
+    last = judged.ledger.last(ANN)
+    judged.undo(ANN, "0" * 32)
+    other = ("accept" if len(last["candidates"]) == 1 else "a") if last["chosen"] == "none" else "none"
+    judged.label(ANN, last["item"], other, "1" * 32)  # corrected here, not there
     before = standing(judged)
     found = read_back(tmp_path, "label-studio", judged, tasks)
     assert judged.take_in(found, "label-studio") == 0
     assert standing(judged) == before
-    changed, new = tasks[0]["annotations"][0], {**tasks[1]["annotations"][0], "import_id": None}
-    changed["result"][0]["value"]["choices"] = ["Neither"]
-    tasks[1]["annotations"].append(new)
-    assert {name for name, _, _ in read_back(tmp_path, "label-studio", judged, tasks)} == {ANN, BOB, "label-studio user 3"}
-    assert read_back(tmp_path, "label-studio", judged, tasks)[0][0] == ANN
+    judged.undo(ANN, "2" * 32)
+    assert judged.take_in(read_back(tmp_path, "label-studio", judged, tasks), "label-studio") == 1
+    task = next(task for task in tasks if task["annotations"][0]["result"][0]["value"]["choices"] == ["A"])
+    task["annotations"].append(json.loads(json.dumps(task["annotations"][0])) | {"import_id": None})
+    task["annotations"][0]["result"][0]["value"]["choices"] = ["B"]
+    assert [name for name, _, _ in read_back(tmp_path, "label-studio", judged, [task])] == [ANN, "label-studio user 3"]
 
 
 def test_argilla_records_as_the_tool_writes_them(tmp_path, judged):
