@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers, used
-from bonmini_guard.adapters.bodies import check_events
+from bonmini_guard.adapters.bodies import check_events, read
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
 from bonmini_guard.adapters.http import Hook, HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import (
@@ -206,7 +206,7 @@ class TGIGenerator(ServedGenerator):
             await call.close()
 
     def _hooks(self) -> dict[str, list[Hook]]:
-        secret, ours = self._secret(), self._authorisation()
+        secret, ours, streams = self._secret(), self._authorisation(), self.stream
 
         async def authorise(request: Any) -> None:
             request.headers.pop("authorization", None)
@@ -222,6 +222,8 @@ class TGIGenerator(ServedGenerator):
             if response.has_redirect_location or response.status_code == 400:
                 # The hub would take the one's body for the answer, and might send the other again without seed and sampling.
                 raise from_response(response, secret)
+            if streams:  # of which the hub would end lines wherever Unicode does
+                response.aiter_lines = partial(_lines, response)
 
         return {"request": [authorise], "response": [look_at]}
 
@@ -234,6 +236,13 @@ class TGIGenerator(ServedGenerator):
         said = error.args[0] if error.args else None
         detail = said.get("message") if isinstance(said, dict) else said
         return from_answer({"error": {"message": detail, "code": status}, "error_type": name}, self._secret())
+
+
+async def _lines(response: Any) -> AsyncIterator[str]:
+    """The lines of a stream as its protocol ends them; a mark of byte order may come first."""
+    said, _ = await read(response)
+    for line in said.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n").split(b"\n"):
+        yield line.decode("utf-8", "replace")
 
 
 async def _plain(output: Any) -> list[Any]:

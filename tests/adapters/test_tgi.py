@@ -17,7 +17,7 @@ from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError
 from tests.adapters.drawing import building, request
-from tests.adapters.tgi_server import TGIServer, events
+from tests.adapters.tgi_server import TGIServer, chat_chunks, events
 
 DATA = Path(__file__).parent.parent / "data" / "tgi"
 TOKEN = "hf_secretsecretsecret"
@@ -66,6 +66,14 @@ async def test_a_streamed_generation(server, make):
     message = await make(mode="completion", stream=True, stop=["r"]).draw(request())
     assert message.content == "fou"
     assert message.usage_metadata == {"input_tokens": 7, "output_tokens": 4, "total_tokens": 11}
+
+
+@pytest.mark.parametrize("mode", ["chat", "completion"])
+async def test_lines_of_a_stream_end_where_its_protocol_says_and_a_mark_of_byte_order_may_come_first(server, make, mode):
+    said = "a\u2028b\u2029c\x85d"  # after which Unicode ends lines, and JSON does not
+    server.opening, server.said = b"\xef\xbb\xbf", (chat_chunks if mode == "chat" else events)(said)
+    server.event = lambda chunk: b"data:" + json.dumps(chunk, ensure_ascii=False).encode() + b"\r\n\r\n"
+    assert (await make(mode=mode, stream=True).draw(request())).content == said
 
 
 # What is sent
