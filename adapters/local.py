@@ -215,10 +215,10 @@ class TransformersGenerator:
         return str(digest.hexdigest())
 
     def _group(self, requests: Sequence[DrawRequest], report: Callable[[Outcome], None]) -> Group:
-        # What asks for what happens anyway, as clients write it, is left out: no logprobs, any tool, a text.
+        # What asks for what happens anyway, as clients write it, is left out: no logprobs, any tool, several calls, a text.
         usual: tuple[Any, ...] = ("auto", {"type": "text"})
-        asked = requests[0].options.items()
-        given = {name: value for name, value in asked if name != "user" and value is not False and value not in usual}
+        asked = {name: value for name, value in requests[0].options.items() if name not in ("user", "parallel_tool_calls")}
+        given = {name: value for name, value in asked.items() if value is not False and value not in usual}
         options = self._settings | call_options("TransformersGenerator", given, _KNOWN, _RENAMED, _REFUSED)
         limit, temperature, top_k, top_p = (options[name] for name in self._settings)
         check_sampling(limit, temperature, top_p, top_k)

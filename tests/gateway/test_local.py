@@ -39,6 +39,7 @@ def test_folders_are_enough(tmp_path):
             "max_tokens": 40,
             "user": "me",
             "logprobs": False,
+            "parallel_tool_calls": True,
             "tool_choice": "auto",
             "response_format": {"type": "text"},
         }
