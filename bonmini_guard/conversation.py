@@ -369,7 +369,7 @@ def _of_dumped(value: Mapping[str, Any]) -> Turn:
 def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: Mapping[str, Any], answers: Any) -> Turn:
     alone: Any = content[0] if role == "user" and len(content) == 1 else None
     if isinstance(alone, Mapping) and alone.get("type") == "tool_result" and isinstance(alone.get("content", ""), str | list):
-        # As Anthropic's protocol writes it. Several in one turn stay parts, whose type is told.
+        # As Anthropic's protocol writes it.
         return _turn("tool", alone.get("content", ""), called, said, alone.get("tool_use_id") or "")
     calls = tuple(map(Call.of, called))
     thought, refusal, name = (value if isinstance(value, str) else "" for value in said.values())
@@ -385,6 +385,9 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
             thoughts.extend(_texts(part))
         elif kind == "refusal":
             refusals.append(str(part.get("refusal")))
+        elif role == "user" and kind == "tool_result" and isinstance(part.get("content", ""), str | list):
+            result = Turn.of((role, [part]))  # one of several, or beside a text
+            parts.extend(result.parts or [{"type": "text", "text": f"{result.text}\n"}])
         elif kind not in _CALL:
             parts.append(part)
         else:

@@ -251,5 +251,16 @@ def test_a_tools_result_as_anthropic_writes_it_is_a_tools_turn(content):
         assert turn.template() == turn.openai()
         assert not turn.kinds
     assert Turn.of({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1"}]}).answers == "c1"
-    assert Turn.of({"role": "user", "content": [result, result]}).kinds == {"tool_result"}
     assert Turn.of({"role": "user", "content": [result | {"content": {"rain": 1}}]}).kinds == {"tool_result"}
+
+
+@pytest.mark.parametrize("content", ["rain", [{"type": "text", "text": "rain"}]])
+def test_what_several_tools_gave_is_shown(content):
+    result, image = {"type": "tool_result", "tool_use_id": "c1", "content": content}, {"type": "image", "url": "http://x/y.png"}
+    for turn in (
+        Turn.of({"role": "user", "content": [result, result, "Go on."]}),
+        Turn.of(HumanMessage([result, result, "Go on."])),
+    ):
+        assert (turn.shown, turn.kinds) == ("rain\nrain\nGo on.", set())
+    turn = Turn.of({"role": "user", "content": [result, result | {"content": [image]}]})
+    assert (turn.shown, turn.kinds) == ("rain\n\n[image]", {"image"})
