@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ with needing("telemetry"):
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.trace import Span, StatusCode
+
+logger = logging.getLogger(__name__)
 
 _NAME = "bonmini_guard"
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -79,17 +82,21 @@ class OpenTelemetry:
     def request(self, policy: Policy) -> Iterator[RequestSpan]:
         """A span around a request."""
         about = {f"{_NAME}.mode": policy.mode, f"{_NAME}.budget": policy.budget, f"{_NAME}.exit": policy.exit}
-        # Not the exception itself: its message, or that of its causes, may quote a candidate.
-        with self.tracer.start_as_current_span(
-            f"{_NAME}.request", attributes=about, record_exception=False, set_status_on_exception=False
-        ) as span:
-            try:
+        span: Span = trace.INVALID_SPAN
+        with _harmless():
+            span = self.tracer.start_span(f"{_NAME}.request", attributes=about)
+        try:
+            # Not the exception itself: its message, or that of its causes, may quote a candidate.
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 yield RequestSpan(self, span, policy)
-            except BaseException as error:
-                span.set_attribute("error.type", type(error).__name__)
-                span.set_status(StatusCode.ERROR)
-                self.add(self.requests, 1, {"mode": policy.mode, "error.type": type(error).__name__})
-                raise
+        except BaseException as error:
+            span.set_attribute("error.type", type(error).__name__)
+            span.set_status(StatusCode.ERROR)
+            self.add(self.requests, 1, {"mode": policy.mode, "error.type": type(error).__name__})
+            raise
+        finally:
+            with _harmless():
+                span.end()
 
     def explored(self, explored: Explored | None) -> None:
         """Count what exploring costs."""
@@ -115,6 +122,15 @@ class OpenTelemetry:
         """Add to a counter; read with everything else."""
         with self._gathered.lock.held:
             self._gathered.sums[counter, tuple(about.items())] += amount
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """What the application's span processors raise fails no request."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("telemetry failed: %s", type(error).__name__)
 
 
 class _Gathered:
@@ -201,4 +217,5 @@ class RequestSpan:
             return
         context = trace.set_span_in_context(self._span)
         attributes = {f"{_NAME}.{key}": value for key, value in about.items()}
-        self._to.tracer.start_span(f"{_NAME}.{name}", context, start_time=begun, attributes=attributes).end(ended)
+        with _harmless():
+            self._to.tracer.start_span(f"{_NAME}.{name}", context, start_time=begun, attributes=attributes).end(ended)

@@ -11,7 +11,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -198,6 +198,20 @@ async def test_what_a_score_is_made_of_is_told_part_by_part(heard, caplog):
     about = dict(heard.spans("request")[-1].attributes)
     assert (about["bonmini_guard.parts.tone"], about["bonmini_guard.parts.facts"]) == (2.0, 1.0)
     assert not caplog.text
+
+
+@pytest.mark.parametrize("hook", ["on_start", "on_end"])
+async def test_what_a_span_processor_raises_fails_no_request(heard, hook):
+    def fail(*_, **__):
+        raise ValueError("secret")
+
+    processor = SpanProcessor()
+    setattr(processor, hook, fail)
+    heard.traces.add_span_processor(processor)
+    assert (await make(heard).arun("q")).decision == "accepted"
+    with pytest.raises(GenerationError):
+        await make(heard, [OSError()]).arun("q")
+    assert heard.count("requests") == 2
 
 
 def test_without_the_extra_the_package_works_and_the_adapter_names_it():
