@@ -7,7 +7,7 @@ cluster, may be killed at any time: the same call goes on with the rows that are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from glob import escape
 from itertools import zip_longest
@@ -123,11 +123,22 @@ def _check_earlier(target: Path, shards: int) -> None:
             raise InputError(f"{path}: is of an earlier run with another number of shards; give its number, or remove its shards")
 
 
+def _dealt(file: RowFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a shard, which is open while some are read alone: there may be more shards than a process may open."""
+    place, first, lines = 0, 1, [b""]
+    while lines:
+        with file.open() as shard:
+            shard.stream.seek(place)
+            lines, place = shard.stream.readlines(2**18), shard.stream.tell()
+        yield from file.rows_of(first, lines)
+        first += len(lines)
+
+
 def _merge(parts: Sequence[Path], target: Path) -> None:
     """Rows dealt out like cards are taken up in turn, so that the log's order comes back; then the shards go."""
     merged, files = target.with_name(target.name + ".partial"), [RowFile(part, whole=True) for part in parts]
     with merged.open("wb") as sink:
-        for dealt in zip_longest(*files):
+        for dealt in zip_longest(*map(_dealt, files)):
             sink.writelines(encoded(row) for _, row in filter(None, dealt))
     # A shard that was damaged on its way must not become part of the log.
     if any(file.torn for file in files):

@@ -15,11 +15,14 @@ from functools import partial
 import pytest
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from bonmini_guard.adapters import ray_data
 from bonmini_guard.adapters.ray_data import _check_earlier, _merge, _part, score_log_on_ray
 from bonmini_guard.calibration.scoring_logs import score_log
 from bonmini_guard.commands import score as command
 from bonmini_guard.errors import BonMiniGuardError, InputError
+from bonmini_guard.logs.appending import encoded
 from bonmini_guard.logs.reading import RowFile
+from tests.adapters.drawing import open_files
 from tests.calibration.helpers import options_of, written
 from tests.reward.test_kinds import saved
 from tests.reward.tiny import CHATML
@@ -96,7 +99,7 @@ def test_shards_make_up_the_whole(tmp_path):
     assert ids == [f"r{i}" for i in range(7)]
 
 
-def test_shards_of_a_cluster_are_merged_in_the_order_of_the_log(tmp_path):
+def test_shards_of_a_cluster_are_merged_in_the_order_of_the_log(tmp_path, monkeypatch):
     log, target = written(tmp_path / "log.jsonl", rows(7)), tmp_path / "merged.jsonl.gz"
     parts = [_part(target, number, 3) for number in (1, 2, 3)]
     for number, part in enumerate(parts, start=1):
@@ -106,7 +109,10 @@ def test_shards_of_a_cluster_are_merged_in_the_order_of_the_log(tmp_path):
     with pytest.raises(InputError, match="a shard of it was cut off"):
         _merge(parts, target)
     parts[1].write_bytes(whole)
+    opened = []
+    monkeypatch.setattr(ray_data, "encoded", lambda row: opened.append(open_files(".shard-")) or encoded(row))
     _merge(parts, target)
+    assert opened == [0] * 7  # there may be more shards than a process may open
     score_log([log], LengthScorer(), tmp_path / "whole.jsonl")
     assert read(target) == read(tmp_path / "whole.jsonl")
     assert not any(part.exists() for part in parts)
