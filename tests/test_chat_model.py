@@ -300,6 +300,12 @@ def test_tools_are_translated_by_the_wrapped_model_or_become_call_options():
         answer = made.bind_tools([search], tool_choice="any").invoke("q")
         assert inner.calls[0] == {"functions": ["search"], "choice": "any"}
         assert answer.response_metadata["model_name"] == "billed"
+    several = FakeChatModel([OSError("down")]), ToolModel([call("good")])
+    make(several[0].with_retry(stop_after_attempt=1).with_fallbacks([several[1]]), by_query).bind_tools(
+        [search], tool_choice="any"
+    ).invoke("q")
+    assert several[0].calls[0]["tools"][0]["function"]["name"] == "search"
+    assert several[1].calls[0] == {"functions": ["search"], "choice": "any"}
     generator = FakeGenerator([call("good")])
     make(generator, by_query, max_loops=1).bind_tools([search], tool_choice="any").invoke("q")
     options = generator.requests[0].options
