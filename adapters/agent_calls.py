@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from bonmini_guard.adapters.langchain import LangChainGenerator, with_settings
+from bonmini_guard.adapters.langchain import LangChainGenerator, of_one, with_settings
 from bonmini_guard.engine.detach import langsmith_set, say_nothing
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
 from bonmini_guard.engine.result import GuardResult
@@ -43,7 +43,7 @@ class AgentCall:
         self.model = LangChainGenerator(request.model, seed_argument=seed_argument, options=request.model_settings)
         self.chat_model = self.model.here()
         self.messages: list[BaseMessage] = [*filter(None, [request.system_message]), *request.messages]
-        detached: dict[str, Any] = {"model": self.chat_model}
+        detached: dict[str, Any] = {"model": self.chat_model, "model_settings": of_one(request.model_settings)}
         if isinstance(request.runtime, Runtime):
             detached["runtime"] = request.runtime.override(stream_writer=say_nothing)
         self._request = request.override(**detached)

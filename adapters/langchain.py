@@ -77,7 +77,7 @@ class LangChainGenerator:
         self._as_given = model if any(map(_is_configurable, _within(model))) else None
         self._seed_argument = seed_argument
         self._n_argument = n_argument
-        self._options = _of_one(options or {})
+        self._options = of_one(options or {})
         self._tags = checked_tags(split_reasoning)
         self._description: dict[str, Any] | None = None
 
@@ -203,7 +203,8 @@ _HISTORY = (
 )
 
 
-def _of_one(options: Mapping[str, Any]) -> dict[str, Any]:
+def of_one(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without what would make several answers, or a stream, of one call."""
     return {name: value for name, value in options.items() if name not in _ONE}
 
 
@@ -257,7 +258,7 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
     if isinstance(model, RunnableBindingBase):
         own: RunnableConfig = {key: value for key, value in model.config.items() if key != "callbacks"}  # type: ignore[assignment]
         # Functions may call an argument of theirs so.
-        kwargs = model.kwargs if isinstance(unbound(model, RunnableBindingBase)[0], RunnableLambda) else _of_one(model.kwargs)
+        kwargs = model.kwargs if isinstance(unbound(model, RunnableBindingBase)[0], RunnableLambda) else of_one(model.kwargs)
         update = {"config": own, "config_factories": [], "kwargs": kwargs}
         model, config = model.model_copy(update=update), merge_configs(own, config)
     return with_parts(model, partial(without_callbacks, config=config))

@@ -90,6 +90,20 @@ class Around(AgentMiddleware):
         return self.after(request, await handler(request))
 
 
+class Before(AgentMiddleware):
+    """In front of the guard: changes each request to what a function says."""
+
+    def __init__(self, changes):
+        super().__init__()
+        self.changes = changes
+
+    def wrap_model_call(self, request, handler):
+        return handler(request.override(**self.changes()))
+
+    async def awrap_model_call(self, request, handler):
+        return await handler(request.override(**self.changes()))
+
+
 # Answers
 
 
@@ -180,6 +194,14 @@ async def test_seeds_reach_a_model_that_takes_settings_as_fields_alone():
 
     await agent(ChatOllama(["poor"]), guard(seed_argument="seed", mode="accelerator")).ainvoke(QUESTION)
     assert len({*seeds} - {None}) == 4
+
+
+@both_ways
+async def test_settings_of_the_model_that_ask_for_further_answers_or_a_stream_do_not_reach_it(sync):
+    model = FakeChatModel(["good"])
+    settings = {"n": 3, "best_of": 4, "stream": True, "top_p": 0.5}
+    await ask(agent(model, Before(lambda: {"model_settings": settings}), guard(schedule=[1])), sync)
+    assert model.calls == [{"top_p": 0.5}]
 
 
 async def test_many_agents_at_once_keep_their_answers_apart():
