@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
+from bonmini_guard.adapters.describing import NOT_SAID
 from bonmini_guard.adapters.langchain import LangChainGenerator, of_one, with_settings
 from bonmini_guard.engine.detach import langsmith_set, say_nothing
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
@@ -47,7 +48,7 @@ class AgentCall:
         if isinstance(request.runtime, Runtime):
             detached["runtime"] = request.runtime.override(stream_writer=say_nothing)
         self._request = request.override(**detached)
-        self.asked = {"model": id(request.model), "settings": request.model_settings, "tools": [*map(str, request.tools)]}
+        self.asked = {"model": settings_of(request.model), "settings": request.model_settings, "tools": [*map(str, request.tools)]}
         self.asked |= {"choice": request.tool_choice, "format": request.response_format}
         self._ask = ask
         self._seed_argument = seed_argument
@@ -124,6 +125,12 @@ class AgentCall:
         drawn = _answer_of(response)
         result = [message if part is drawn else part for part in response.result]
         return ModelResponse(result=result, structured_response=response.structured_response)
+
+
+def settings_of(model: Any) -> Any:
+    """What tells a model from another one: built anew for each call it is the same."""
+    given = getattr(model, "model_fields_set", None)
+    return model if given is None else (type(model), {name: getattr(model, name) for name in sorted(given - NOT_SAID)})
 
 
 def _answer_of(response: ModelResponse[Any]) -> AIMessage:

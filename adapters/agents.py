@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NotRequired, Unpack
 
 from langchain_core.messages import AIMessage
 
-from bonmini_guard.adapters.agent_calls import AgentCall
+from bonmini_guard.adapters.agent_calls import AgentCall, settings_of
 from bonmini_guard.engine.fingerprints import as_text
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, NoAcceptableResponse, abstention, needing
@@ -193,13 +193,14 @@ class _Refusals:
         except BonMiniGuardError:
             with self._lock.held:
                 recent = [(name, each) for name, each in self._noted.items() if each[2] > monotonic() - REMEMBERED]
-                self._noted = dict(recent[1 - MOST_REMEMBERED :]) | {id(request.state): (request.state, request.model, monotonic())}
+                told = (request.state, settings_of(request.model), monotonic())
+                self._noted = dict(recent[1 - MOST_REMEMBERED :]) | {id(request.state): told}
             raise
 
     def of_another_model(self, request: ModelRequest[Any]) -> bool:
         """Whether another model is asked what the guard has refused to answer: its profile does not speak of that one."""
         refused = self._noted.get(id(request.state))
-        return refused is not None and refused[1] is not request.model
+        return refused is not None and refused[1] != settings_of(request.model)
 
 
 def _response(call: AgentCall, message: AIMessage, handler: Callable[..., Any]) -> ExtendedModelResponse[Any]:

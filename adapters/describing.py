@@ -34,7 +34,7 @@ from bonmini_guard.engine.protocols import NO_OPTIONS
 #: Texts longer than this stand as a digest.
 LONGEST = 200
 #: Fields that say nothing of what is drawn: names, listeners, connections, and what a draw's own copy of a model overrides.
-_NOT_SAID = {
+NOT_SAID = {
     *("name", "callbacks", "callback_manager", "tags", "metadata", "verbose", "cache", "rate_limiter", "custom_get_token_ids"),
     *("disable_streaming", "streaming", "stream_usage", "output_version", "profile", "max_retries", "timeout", "request_timeout"),
     *("client", "async_client", "root_client", "root_async_client", "http_client", "http_async_client", "include_response_headers"),
@@ -116,11 +116,11 @@ class _Describing:
         # What a model does not show of itself is a secret, or state; its parts are told all the same.
         shown = {name: each for name, each in held.items() if known[name].repr or isinstance(each, Runnable)}
         # No is an answer where nothing said leaves it to the server, as with ChatOllama's reasoning.
-        no = {name for name in value.model_fields_set & shown.keys() - _NOT_SAID if known[name].default is None}
+        no = {name for name in value.model_fields_set & shown.keys() - NOT_SAID if known[name].default is None}
         denied = {name: False for name in no if shown[name] is False}
         return self._mapping(shown | (value.__pydantic_extra__ or {})) | denied
 
-    def _mapping(self, value: Mapping[Any, Any], skip: Collection[str] = _NOT_SAID) -> dict[str, Any]:
+    def _mapping(self, value: Mapping[Any, Any], skip: Collection[str] = NOT_SAID) -> dict[str, Any]:
         """What is said of named values; None and what is empty is as good as not given, and so is False among settings."""
         said: dict[str, Any] = {}
         for key, each in value.items():

@@ -256,6 +256,22 @@ async def test_an_abstention_raises_by_default_and_leaves_no_message(sync):
 
 
 @both_ways
+async def test_an_abstention_is_final_where_the_model_is_built_anew_for_each_call(sync):
+    built = []
+
+    def anew():
+        built.append(FakeChatModel(["poor"] if len(built) < 2 else ["good"]))
+        return {"model": built[-1]}
+
+    graph = agent(["unused"], Before(anew), guard())
+    for _ in range(2):
+        with pytest.raises(NoAcceptableResponse):
+            await ask(graph, sync, config={"configurable": {"thread_id": "1"}})
+    assert (await ask(graph, sync, config={"configurable": {"thread_id": "1"}}))["bonmini_guard"]["decision"] == "accepted"
+    assert [len(model.calls) for model in built] == [4, 0, 2]
+
+
+@both_ways
 async def test_an_abstention_may_continue_with_a_message(sync):
     out = await ask(agent(["poor"], guard(on_abstain="continue", abstain_message="sorry")), sync)
     assert out["messages"][-1].content == "sorry"
