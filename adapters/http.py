@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
-from bonmini_guard.adapters.bodies import bounding, read
+from bonmini_guard.adapters.bodies import bounding, check_events, read
 from bonmini_guard.adapters.circuit import CircuitBreaker
 from bonmini_guard.adapters.http_errors import (
     EndpointError,
@@ -365,6 +365,24 @@ def parsed(said: bytes) -> Any:
     except (ValueError, RecursionError):
         # Not chained: it would hold the whole answer.
         raise MalformedAnswer("the endpoint answered with no JSON", status=200, retryable=True) from None
+
+
+def events(said: bytes) -> tuple[list[Any], bool]:
+    """The data of server-sent events, and whether their end was said. Lines end where the protocol says, not where Unicode does."""
+    found: list[Any] = []
+    # A mark of byte order may come first.
+    for block in said.lstrip(b"\xef\xbb\xbf \r\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
+        fields = [(name, value.removeprefix(b" ")) for name, _, value in (line.partition(b":") for line in block.split(b"\n"))]
+        data = b"\n".join(value for name, value in fields if name in (b"data", b"error")).strip()
+        if data == b"[DONE]":
+            return found, True
+        if data:
+            check_events(len(found))
+            # llama.cpp begins the line of an error with that word, and others name the event so.
+            failed = (b"event", b"error") in fields or fields[0][0] == b"error"
+            told = parsed(data)
+            found.append({"error": told} if failed and not (isinstance(told, dict) and told.get("error")) else told)
+    return found, False
 
 
 @cache

@@ -14,10 +14,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, keep, read_answers
-from bonmini_guard.adapters.bodies import check_events
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
 from bonmini_guard.adapters.groups import one_by_one
-from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, parsed
+from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, events, parsed
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointMisconfigured, RequestRejected, from_response
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, refuse_spoiling, schema_of
@@ -206,21 +205,3 @@ class OpenAICompatibleGenerator(ServedGenerator):
             raise EndpointMisconfigured(f"the server has {len(models)} models: name one with model=")
         self.model = models[0]
         return self.model
-
-
-def events(said: bytes) -> tuple[list[Any], bool]:
-    """The data of server-sent events, and whether their end was said. Lines end where the protocol says, not where Unicode does."""
-    found: list[Any] = []
-    # A mark of byte order may come first.
-    for block in said.lstrip(b"\xef\xbb\xbf \r\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
-        fields = [(name, value.removeprefix(b" ")) for name, _, value in (line.partition(b":") for line in block.split(b"\n"))]
-        data = b"\n".join(value for name, value in fields if name in (b"data", b"error")).strip()
-        if data == b"[DONE]":
-            return found, True
-        if data:
-            check_events(len(found))
-            # llama.cpp begins the line of an error with that word, and others name the event so.
-            failed = (b"event", b"error") in fields or fields[0][0] == b"error"
-            told = parsed(data)
-            found.append({"error": told} if failed and not (isinstance(told, dict) and told.get("error")) else told)
-    return found, False

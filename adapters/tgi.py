@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -13,17 +14,10 @@ from langchain_core.messages import BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers, used
-from bonmini_guard.adapters.bodies import check_events, read
+from bonmini_guard.adapters.bodies import read
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
-from bonmini_guard.adapters.http import Hook, HttpOptions, checked_secret, checked_url
-from bonmini_guard.adapters.http_errors import (
-    EndpointError,
-    MalformedAnswer,
-    RequestRejected,
-    classify,
-    from_answer,
-    from_response,
-)
+from bonmini_guard.adapters.http import Hook, HttpOptions, checked_secret, checked_url, events
+from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected, from_answer, from_response
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, schema_of
 from bonmini_guard.conversation import Turn
@@ -41,13 +35,8 @@ _CHAT = CHAT | {"tool_prompt", "logit_bias"}
 _COMPLETION = frozenset(["top_k", "typical_p", "repetition_penalty", "truncate", "grammar", "adapter_id", "watermark"])
 _RENAMED = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
 _REFUSED = {"presence_penalty": "TGI adds 2 to it and takes it for a repetition penalty"}
-#: Errors inside a stream, which have no status of their own. TGI's OpenAI routes say 422 there whatever the cause.
-_IN_STREAM: dict[type[Exception], tuple[str, int]] = {
-    hub.OverloadedError: ("overloaded", 429),
-    hub.ValidationError: ("validation", 422),
-    hub.GenerationError: ("generation", 424),
-    hub.IncompleteGenerationError: ("incomplete_generation", 500),
-}
+#: What an error inside a stream, which has no status of its own, would have; all others are failures of the generation.
+_IN_STREAM = {"overloaded": 429, "validation": 422}
 
 
 def _chat_body(messages: Sequence[BaseMessage], parameters: dict[str, Any]) -> dict[str, Any]:
@@ -222,40 +211,24 @@ class TGIGenerator(ServedGenerator):
             if response.has_redirect_location or response.status_code == 400:
                 # The hub would take the one's body for the answer, and might send the other again without seed and sampling.
                 raise from_response(response, secret)
-            if streams:  # of which the hub would end lines wherever Unicode does
-                response.aiter_lines = partial(_lines, response)
+            if streams:
+                response.aiter_lines = partial(_lines, secret, response)
 
         return {"request": [authorise], "response": [look_at]}
 
-    def _classify(self, error: Exception) -> EndpointError | None:
-        typed = classify(error, self._secret())
-        # One with a response was told apart by its status.
-        if not isinstance(error, hub.TextGenerationError) or (typed is not None and typed.status is not None):
-            return typed
-        name, status = _IN_STREAM.get(type(error), (None, 500))
-        said = error.args[0] if error.args else None
-        detail = said.get("message") if isinstance(said, dict) else said
-        return from_answer({"error": {"message": detail, "code": status}, "error_type": name}, self._secret())
 
-
-async def _lines(response: Any) -> AsyncIterator[str]:
-    """The lines of a stream as its protocol ends them; a mark of byte order may come first."""
+async def _lines(secret: str | None, response: Any) -> AsyncIterator[str]:
+    """The events of a stream, a line each: the hub ends lines wherever Unicode does. EndpointError for one that is an error."""
     said, _ = await read(response)
-    for line in said.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n").split(b"\n"):
-        yield line.decode("utf-8", "replace")
+    for event in events(said)[0]:
+        if event.get("error"):
+            raise from_answer(event | {"code": _IN_STREAM.get(event.get("error_type"))}, secret)
+        yield f"data: {json.dumps(event)}"
 
 
 async def _plain(output: Any) -> list[Any]:
     """What the hub gives, as plain JSON: one answer, or the events of a stream."""
-    if not hasattr(output, "__aiter__"):
-        return [_unpacked(output)]
-    stream: AsyncIterator[Any] = output
-    found: list[Any] = []
-    async with contextlib.aclosing(stream):  # type: ignore[type-var]
-        async for event in stream:
-            check_events(len(found))
-            found.append(_unpacked(event))
-    return found
+    return [_unpacked(event) async for event in output] if hasattr(output, "__aiter__") else [_unpacked(output)]
 
 
 def _unpacked(value: Any) -> Any:

@@ -166,6 +166,22 @@ async def test_the_hub_does_not_repeat_a_refused_request_without_its_seed(server
     assert server.requests[1][2]["parameters"]["seed"] == 7
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("overloaded", errors.Overloaded),
+        ("validation", errors.RequestRejected),
+        ("generation", errors.GenerationFailedAtEndpoint),
+        (None, errors.GenerationFailedAtEndpoint),
+    ],
+)
+async def test_an_error_inside_a_stream_is_told_by_its_name(server, make, name, kind):
+    server.said = [{"error": "no luck", "error_type": name}]
+    with pytest.raises(kind, match="no luck") as caught:
+        await make(mode="completion", stream=True, retries=0).draw(request())
+    assert (caught.value.status, caught.value.error_type) == (200, name)
+
+
 # With the guard
 
 
