@@ -11,7 +11,6 @@ from operator import or_
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.outputs import LLMResult
@@ -151,7 +150,11 @@ class LangChainGenerator:
         config: RunnableConfig = {**silent(var_child_runnable_config.get() or {}), "run_name": "bonmini_guard_draw"}
         with langsmith_set(False):
             if not isinstance(bare, BaseLanguageModel):
-                whole, options = _offered(whole, options)
+                fallbacks = isinstance(unbound(whole, RunnableBindingBase)[0], RunnableWithFallbacks)
+                if fallbacks and "tools" in options and chat_model_of(whole) is None:
+                    # Of several vendors, each with a form of its own.
+                    offer = {name: options.pop(name) for name in ("tools", "tool_choice") if name in options}
+                    whole = with_models(whole, lambda each: each.bind_tools(**offer) if hasattr(each, "bind_tools") else each)
                 answers = [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
             else:
                 model, options = with_settings(bare, {**bound, **options})
@@ -217,15 +220,6 @@ def _answering(model: Any) -> tuple[Any, dict[str, Any]]:
     steps = inner.steps if isinstance(inner, RunnableSequence) else []
     several = [step for step in steps if not isinstance(step, BasePromptTemplate | BaseOutputParser)]
     return _answering(several[0]) if len(several) == 1 else (inner, bound)
-
-
-def _offered(model: Runnable[Any, Any], options: dict[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
-    """Fallbacks of several vendors, each of which is offered the tools in its own form, and the other options."""
-    fallbacks = isinstance(unbound(model, RunnableBindingBase)[0], RunnableWithFallbacks)
-    if not fallbacks or "tools" not in options or chat_model_of(model) is not None:
-        return model, options
-    offer = {name: options.pop(name) for name in ("tools", "tool_choice") if name in options}
-    return with_models(model, lambda each: each.bind_tools(**offer) if isinstance(each, BaseChatModel) else each), options
 
 
 def _is_configurable(model: Any) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from bonmini_guard.engine.protocols import NO_OPTIONS
@@ -22,8 +21,6 @@ with needing("telemetry"):
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.trace import Span, StatusCode
-
-logger = logging.getLogger(__name__)
 
 _NAME = "bonmini_guard"
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -83,7 +80,7 @@ class OpenTelemetry:
         """A span around a request."""
         about = {f"{_NAME}.mode": policy.mode, f"{_NAME}.budget": policy.budget, f"{_NAME}.exit": policy.exit}
         span: Span = trace.INVALID_SPAN
-        with _harmless():
+        with suppress(Exception):  # of the application's span processors: watching fails no request
             span = self.tracer.start_span(f"{_NAME}.request", attributes=about)
         try:
             # Not the exception itself: its message, or that of its causes, may quote a candidate.
@@ -95,7 +92,7 @@ class OpenTelemetry:
             self.add(self.requests, 1, {"mode": policy.mode, "error.type": type(error).__name__})
             raise
         finally:
-            with _harmless():
+            with suppress(Exception):
                 span.end()
 
     def explored(self, explored: Explored | None) -> None:
@@ -122,15 +119,6 @@ class OpenTelemetry:
         """Add to a counter; read with everything else."""
         with self._gathered.lock.held:
             self._gathered.sums[counter, tuple(about.items())] += amount
-
-
-@contextmanager
-def _harmless() -> Iterator[None]:
-    """What the application's span processors raise fails no request."""
-    try:
-        yield
-    except Exception as error:
-        logger.warning("telemetry failed: %s", type(error).__name__)
 
 
 class _Gathered:
@@ -217,5 +205,5 @@ class RequestSpan:
             return
         context = trace.set_span_in_context(self._span)
         attributes = {f"{_NAME}.{key}": value for key, value in about.items()}
-        with _harmless():
+        with suppress(Exception):
             self._to.tracer.start_span(f"{_NAME}.{name}", context, start_time=begun, attributes=attributes).end(ended)

@@ -376,7 +376,7 @@ def _turn(role: str, content: str | Sequence[Any], called: Sequence[Any], said: 
     answers = None if answers is None else str(answers)
     if isinstance(content, str):
         return Turn(role, content, (), calls, thought, refusal, answers, name or None)
-    parts, known = [], calls
+    known, parts = calls, list[Any]()
     thoughts: list[str] = []
     refusals: list[str] = []
     for part in map(_part, content):
