@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.engine import Engine
@@ -40,6 +40,15 @@ async def test_a_generator_that_reuses_a_message_cannot_swap_what_was_scored():
     result = await run(Reusing(), {"bad": -1.0, "good": 1.0, "worse": -2.0}, [3])
     assert (result.decision, result.message.text, result.message.response_metadata["number"]) == ("accepted", "good", 1)
     assert [candidate.message.text for candidate in result.candidates] == ["bad", "good", "worse"]
+
+
+async def test_a_chunk_is_served_as_a_message():
+    """A chunk is none to serializers, nor to some parsers."""
+    usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+    parts = {"tool_calls": [CALL | {"type": "tool_call"}], "usage_metadata": usage, "response_metadata": {"finish_reason": "stop"}}
+    result = await run([AIMessageChunk("good", **parts, id="7")], lambda messages, candidates: [1.0], [1])
+    assert type(result.message) is AIMessage
+    assert result.message == AIMessage("good", **parts, id="7")
 
 
 async def test_a_scorer_cannot_change_what_is_served():

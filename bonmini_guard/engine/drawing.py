@@ -9,7 +9,7 @@ from contextvars import Context
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeGuard
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 
 from bonmini_guard.engine.containment import as_failure, current, is_failure
 from bonmini_guard.engine.detach import is_graph_signal
@@ -179,6 +179,8 @@ def _count(request: Request, candidate: Candidate) -> None:
 def _freeze(request: Request, candidate: Candidate, message: AIMessage) -> None:
     """Take a copy: whoever holds the original could change what is served after it was scored."""
     try:
+        if isinstance(message, AIMessageChunk):
+            message = message_chunk_to_message(message)  # type: ignore[assignment]
         if (why := why_none(message, end := ends(message))) is not None:
             raise Unanswered(why, message.usage_metadata)
         called = message.tool_calls
