@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import traceback
 from contextvars import ContextVar
 from types import SimpleNamespace
 
@@ -105,6 +106,21 @@ async def test_eager_tasks_launch_groups_ahead():
     result = await run(generator, guardrail([2, 2, 2]), lookahead=2)
     loop.set_task_factory(None)
     assert (result.score, generator.asked) == (0.0, [[0, 1], [2, 3], [4, 5]])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks before Python 3.12")
+async def test_eager_tasks_that_answer_at_once_launch_any_number_ahead():
+    depths, loop = [], asyncio.get_running_loop()
+
+    def answer(request):
+        depths.append(sum(1 for _ in traceback.walk_stack(None)))
+        return "-1" if request.index < 39 else "1"
+
+    loop.set_task_factory(asyncio.eager_task_factory)
+    result = await run(FakeGenerator(answer), guardrail([4] * 10), lookahead=4)
+    loop.set_task_factory(None)
+    assert (result.score, result.draws, len(depths)) == (1.0, 40, 40)
+    assert max(depths) - min(depths) < 40, "each inside of the one before"
 
 
 # Timeouts

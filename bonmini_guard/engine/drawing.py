@@ -157,7 +157,8 @@ def _arrive(request: Request, candidate: Candidate, outcome: object) -> None:
     candidate.finished = perf_counter() - request.begun
     request.failing = candidate.message is None
     if not request.rolling and candidate.index >= len(request.candidates):
-        _launch_ahead(request)
+        # Not from here: eager tasks that answer at once would go on inside of one another.
+        asyncio.get_running_loop().call_soon(_launch_ahead, request, context=Context())
     elif request.ends:
         _count(request, candidate)
     else:
