@@ -85,6 +85,13 @@ async def test_a_group_is_refilled_by_groups():
     assert sorted(index for group in generator.asked for index in group) == [0, 1, 2, 3, 4, 5]
 
 
+async def test_a_draw_that_hangs_holds_up_no_others_because_one_failed():
+    answers = [RuntimeError("lost"), "-1", "-2", "5"]
+    generator = FakeGenerator(answers, latency=lambda index: 30.0 * (index == 1))
+    result = await run(generator, rolling(4), in_flight=(2,))
+    assert (result.score, result.draws, sorted(generator.cancelled)) == (5.0, 3, [1])
+
+
 async def test_an_endpoint_that_always_fails_is_asked_in_rounds_and_given_up():
     failing = {width: FakeGenerator([ConnectionError("down")]) for width in (4, 8)}
     runs = [run(generator, rolling(32), in_flight=(width,)) for width, generator in failing.items()]

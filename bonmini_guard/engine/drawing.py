@@ -54,12 +54,12 @@ def begin_loop(request: Request, draws: int) -> None:
 
 
 def _refill(request: Request, unscored: bool = False) -> None:
-    """Keep draws in flight, counting those not decided on yet; while draws fail, more of them only once none is left.
+    """Keep draws in flight, counting those not decided on yet; once so many in a row failed, more only when none is left.
 
     With ``unscored`` those that have not arrived: by a slow scorer draws would come in another order than was certified.
     """
     done = sum(candidate.finished is not None for candidate in request.launched) if unscored else len(request.candidates)
-    if not request.failing or (done == len(request.launched) and not unscored):
+    if request.failing < request.width or (done == len(request.launched) and not unscored):
         _launch(request, min(request.policy.budget, done + request.width))
 
 
@@ -155,7 +155,7 @@ def _arrive(request: Request, candidate: Candidate, outcome: object) -> None:
     else:
         candidate.error = TypeError(f"a generator must give an AIMessage, this one gave {type(outcome).__name__}")
     candidate.finished = perf_counter() - request.begun
-    request.failing = candidate.message is None
+    request.failing = 0 if candidate.message is not None else request.failing + 1
     if not request.rolling and candidate.index >= len(request.candidates):
         # Not from here: eager tasks that answer at once would go on inside of one another.
         asyncio.get_running_loop().call_soon(_launch_ahead, request, context=Context())

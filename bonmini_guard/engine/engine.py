@@ -179,7 +179,7 @@ class Request:
         self.seen = self.launched if self.rolling else self.candidates
         self.scored: list[Candidate] = []
         self.winner: Candidate | None = None
-        self.failing = False
+        self.failing = 0  # draws in a row, up to the last arrival
         self.ends: dict[int, EndRequest] = {}
         self.arrived = Arrivals()
         self.tasks: list[asyncio.Task[None]] = []
