@@ -15,7 +15,7 @@ from langchain_core.tools import StructuredTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
-from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, ScorerError
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile, NoAcceptableResponse, ScorerError
 from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 from tests.test_no_leak import Recorder, Tracer
@@ -79,6 +79,16 @@ def test_another_reward_model_judges_what_is_parsed_in_a_copy():
     other = bound.bound.model_copy(update={"reward_model": lambda messages, candidates: [-1.0, 1.0]})
     titles = [model.invoke("q", **bound.kwargs).tool_calls[0]["args"]["title"] for model in (bound.bound, other)]
     assert titles == ["poor", "good"]
+
+
+@pytest.mark.parametrize("update", [{"profile": None}, {"guard_profile": None}, {"profile": None, "threshold": 0.5}])
+def test_a_copy_without_a_profile_has_none(update):
+    profile = GuardProfile(mode="accelerator", schedule=[1], thresholds=[1.0])
+    model = ChatBestOfMiniN(generator=FakeGenerator(["good"]), reward_model=FakeRewardModel(SCORES), profile=profile)
+    assert model.model_copy(update={"profile": {"max_input_tokens": 9}}).guard.engine.policy == profile.policy()
+    other = model.model_copy(update=update)
+    assert (other.guard_profile, other.guard.engine.policy.mode) == (None, "guardrail")
+    assert model.guard_profile is profile
 
 
 def test_arguments_are_those_of_the_runnable():

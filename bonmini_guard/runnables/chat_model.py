@@ -129,6 +129,8 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         """As of any guard. Where only LangChain's own fields change, it is the same guard that decides."""
         if update and _LANGCHAINS.issuperset(update):
             return BaseChatModel.model_copy(self, update=update)
+        if update and update.get("profile", update) is None:  # the guard's, as of any
+            update = {"guard_profile": None, **update}
         other = super().model_copy(update=update)
         if update:
             # What was bound to it: tools that hold answers, what parses structured output.
