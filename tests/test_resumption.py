@@ -204,11 +204,16 @@ async def test_guards_of_two_models_in_one_node_are_asked_each(face):
 
 
 @pytest.mark.parametrize("face", FACES)
-async def test_guards_of_two_judges_in_one_node_are_asked_each(face):
+@pytest.mark.parametrize("differing", ["judges", "profiles"])
+async def test_guards_of_two_judges_or_profiles_in_one_node_are_asked_each(face, differing, tmp_path):
     def guard(name, score):
         judge = FakeRewardModel(lambda text: score)
-        judge.model_id = name
-        return FACES[face](generator=model, reward_model=judge, schedule=[2], on_abstain=lambda result: f"refused by {name}")
+        judge.model_id = name if differing == "judges" else "judge"
+        (tmp_path / name).mkdir()
+        profile = tmp_path / name / "guardrail.json"
+        GuardProfile(mode="guardrail", schedule=[2], thresholds=[0.0]).save(profile)
+        shape = {"schedule": [2]} if differing == "judges" else {"profile": profile}
+        return FACES[face](generator=model, reward_model=judge, **shape, on_abstain=lambda result: f"refused by {name}")
 
     async def node(state):
         return {"messages": [AIMessage(" ".join([(await each.ainvoke(state["messages"])).text for each in guards]))]}

@@ -214,7 +214,8 @@ class Guard(Background):
         seed = random.getrandbits(62) if seed is None else seed
         # Writer and explorer look at them when whoever asked may have gone on with his messages.
         messages = messages if self.writer is None and self.explorer is None else copies(messages)
-        key = request_key(engine, messages, options, self._judged_by) if final and self._may_ask() else None
+        asked, profile = self._judged_by, self.options["profile"]
+        key = request_key(engine, messages, options, asked, profile) if final and self._may_ask() else None
         if key is not None and (known := recall(key, engine)) is not None:
             return known
         with call_limit(var_child_runnable_config.get()):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -29,10 +31,12 @@ class _Used(dict[str, Any]):
     """One that a guard of the running node has taken up."""
 
 
-def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any], asked: Sequence[Any]) -> str:
+def request_key(
+    engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any], asked: Sequence[Any], profile: Any
+) -> str:
     """Equal for the same request to the same guard, also in another process; holds no text.
 
-    Of its judge may be ``asked`` a question, criteria and a rubric.
+    Of its judge may be ``asked`` a question, criteria and a rubric; its ``profile`` is as it was given.
     """
     policy = engine.policy
     guard: list[Any] = [type(engine.generator).__name__, type(engine.scorer).__name__, engine.profile, policy.mode]
@@ -41,7 +45,9 @@ def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mappin
     said = [[*guard, *shape], level, [(turn.role, turn.digest()) for turn in map(Turn.of, messages)], sorted(options)]
     judged_by = getattr(getattr(engine.scorer, "function", None), "__qualname__", None) or getattr(engine.scorer, "model_id", None)
     more = [model_name(engine.generator), judged_by, sorted(options.items()), *filter(None, asked)]
-    return _digest(said) + _digest(more)
+    # Profiles of one name may lie in several folders; where all of them lie may be another place by then: a later release's.
+    folder = Path(profile).parent.name if isinstance(profile, str | PathLike) else None
+    return _digest(said) + _digest(more) + _digest(folder)
 
 
 def _digest(said: Any) -> str:
@@ -58,7 +64,7 @@ def recall(key: str, engine: Engine) -> GuardResult | None:
     """The abstention with which an earlier run of this node ended the request; None if there is none."""
     scratchpad = configurable()[_SCRATCHPAD]
     kept = [(place, value) for place, value in enumerate(scratchpad.resume) if isinstance(value, dict) and _MARK in value]
-    # Checkpoints may be older, and hold the first half.
+    # Checkpoints may be older, and hold less of it.
     found = [(place, value) for place, value in kept if key.startswith(value[_MARK])]
     if not found:
         return None
