@@ -137,6 +137,25 @@ async def test_another_model_that_the_config_names_is_asked(face, sync):
     assert (await ask(guard, "hi", sync, {"configurable": {"thread_id": "1", "model": "large"}})).text == "good"
 
 
+class Silent:
+    def __repr__(self):
+        raise RuntimeError("detached")
+
+
+@FACES
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("where", ["call", "config"])
+async def test_options_without_a_repr_are_told_apart_as_others_are(face, sync, where):
+    made = make(face, generator := Improving(6))
+    retried = made.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
+    for value in (Silent(), Silent()):
+        config = {"configurable": {"thread_id": "1", **({"session": value} if where == "config" else {})}}
+        bound = retried.bind(session=value) if where == "call" else retried
+        with pytest.raises(NoAcceptableResponse):
+            await ask(bound, "hi", sync, config)
+    assert generator.drawn == 4
+
+
 @FACES
 @pytest.mark.parametrize("sync", [False, True])
 async def test_a_second_chance_is_given_where_that_is_said(face, sync):

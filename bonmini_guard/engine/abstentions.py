@@ -127,7 +127,14 @@ def _outermost() -> Any:
     return task
 
 
+def _told(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return object.__repr__(value)
+
+
 def _key(messages: Sequence[BaseMessage], options: Mapping[str, Any], asking: Any) -> Hashable:
     said = [[turn.role, turn.name, turn.digest()] for turn in map(Turn.of, messages)]
-    whole = json.dumps([said, sorted((name, repr(value)) for name, value in options.items())])
+    whole = json.dumps([said, sorted((name, _told(value)) for name, value in options.items())])
     return hashlib.blake2b(whole.encode(), digest_size=16).digest(), asking if isinstance(asking, str) else id(asking)

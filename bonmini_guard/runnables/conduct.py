@@ -246,8 +246,9 @@ class Guard(Background):
         # Guards built from this one remember together, and may decide otherwise.
         guard = id(self.generator), id(self.reward_model), self._judged_by, self.engine.policy
         # A tenant, a session, a model: all but what LangGraph says of one run.
-        chosen = [each for each in configurable().items() if not str(each[0]).startswith(("__", "checkpoint_", "thread_id"))]
-        options = {**options, "guard": guard, "config": chosen}
+        chosen = {str(name): value for name, value in configurable().items()}
+        own = [name for name in chosen if not name.startswith(("__", "checkpoint_", "thread_id"))]
+        options = {**options, "guard": guard, **{f"config {name}": chosen[name] for name in own}}
         known = self.abstentions.find(messages, options, caller)
         if known is not None:
             return known
