@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from typing import get_type_hints
 
@@ -13,7 +14,7 @@ from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward import declared
 from bonmini_guard.runnables.options import DEFAULTS, CommonOptions, GuardOptions
-from bonmini_guard.testing import FakeGenerator, FakeRewardModel
+from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:uncalibrated")
 FACES = [BestOfMiniN, ChatBestOfMiniN]
@@ -88,6 +89,27 @@ def test_a_reward_model_is_loaded_once_whoever_copies_or_configures_its_guard(fa
     answers.append(model.model_copy(update={"threshold": 1.5}).invoke("q"))
     assert [answer.response_metadata["bonmini_guard"]["threshold"] for answer in answers] == [0.5, 1.0, 1.5]
     assert loaded == ["my-reward-model"]
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("sync", [True, False])
+async def test_what_limits_counts_and_waits_is_one_for_all_calls_that_configure_a_guard(face, sync):
+    explored, judge = [], FakeRewardModel({"good": 2.0})
+    asked = {"generator": FakeChatModel(["good"]), "reward_model": judge, "schedule": [1, 1], "exit": "eager"}
+    model = face(**asked, explore=1.0, on_explored=explored.append, on_abstain=FakeChatModel(["instead"]))
+    configured = model.configurable_fields(threshold=ConfigurableField(id="threshold"))
+    for level in (0.5, 1.0):
+        config = {"configurable": {"threshold": level}}
+        await (asyncio.to_thread(configured.invoke, "q", config) if sync else configured.ainvoke("q", config))
+    guards = [model.guard, *(configured.prepare({"configurable": {"threshold": level}})[0].guard for level in (0.5, 1.0))]
+    assert [guard.engine.policy.thresholds[0] for guard in guards] == [0.0, 0.5, 1.0]
+    await model.guard.afinish()
+    assert (len(explored), model.guard.exploration.explored) == (2, 2)
+    shared = [(guard.engine.generator, guard.engine.quarantine, guard.engine.load, guard.explorer, guard._says) for guard in guards]
+    assert all(one is other for parts in shared for one, other in zip(parts, shared[0], strict=True))
+    apart = model.model_copy(update={"generator": FakeChatModel(["good"]), "explore": 0.5}).guard
+    shared = [(guard.engine.generator, guard.engine.quarantine, guard.explorer) for guard in (apart, model.guard)]
+    assert all(one is not other for one, other in zip(*shared, strict=True))
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -46,12 +46,16 @@ class Ledger:
 
     Args:
         seconds: that an abstention is remembered for; 0 remembers none.
+
+    Attributes:
+        common: what else the guards share that remember together, by what makes it: of what it was made, and it.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._lock = Lock()
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self.common: dict[Any, tuple[tuple[Any, ...], Any]] = {}
 
     def __reduce__(self) -> tuple[type[Ledger], tuple[float]]:
         return type(self), (self.seconds,)

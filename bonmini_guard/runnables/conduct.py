@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import is_
 from typing import Any, TypeVar, Unpack
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -116,17 +117,17 @@ class Guard(Background):
         self._standing, self._vouched = dict(standing), set[tuple[Any, str | None]]()
         self.options = options = completed(options)
         self._judged_by = [options["question"], options["criteria"], options["rubric"]]
+        memory = options["retry_memory"]
+        self.abstentions = memory if isinstance(memory, Ledger) else Ledger(memory)
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
         if self._judged_by == [None] * 3:
             self.reward_model = self._engine.scorer  # which no guard built from this one loads again
-        memory = options["retry_memory"]
-        self.abstentions = memory if isinstance(memory, Ledger) else Ledger(memory)
-        self._workers = Workers(THREADS, "bonmini-guard-on-abstain")
-        self._says = ByLoop()
+        self._workers = self._common(Workers, THREADS, "bonmini-guard-on-abstain")
+        self._says = self._common(ByLoop, of=[options["on_abstain"]])
         self.writer = None if options["trace_to"] is None else writer_for(options["trace_to"])
         telemetry, explore = options["telemetry"], options["explore"]
-        self.explorer = Explorer(explore, options["on_explored"], self.writer, telemetry) if explore else None
+        self.explorer = self._common(Explorer, explore, options["on_explored"], self.writer, telemetry) if explore else None
         if telemetry is not None and self.writer is not None:
             telemetry.watch(self.writer)
 
@@ -136,9 +137,20 @@ class Guard(Background):
         return self
 
     def shared(self) -> dict[str, Any]:
-        """What a guard built from this one's arguments shares with it: reward model, limit of draws, abstentions, and traces."""
+        """What a guard built from this one's arguments shares with it: reward model, limit of draws, traces, and abstentions.
+
+        By the last of these it finds the rest, see :meth:`_common`.
+        """
         shared = {"max_concurrency": self._engine.limiter, "retry_memory": self.abstentions, "trace_to": self.writer}
         return shared | {"reward_model": self.reward_model}
+
+    def _common(self, make: Callable[..., T], *given: Any, of: Sequence[Any] = ()) -> T:
+        """What guards that are built from one another share (``configurable_fields`` builds one a call), where made of the same."""
+        common, parts = self.abstentions.common, (*given, *of)
+        if make not in common:
+            common[make] = parts, make(*given)
+        first, made = common[make]
+        return made if all(map(is_, first, parts)) else make(*given)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Guard:
         """Itself: what limits and counts requests cannot be doubled."""
@@ -385,8 +397,8 @@ class Guard(Background):
         profile = settings.load_profile(options["profile"] if self.reloader is None else self.reloader.path)
         policy, strict = settings.build_policy(profile, options), options["strict"]
         if current is None:
-            generator = as_generator(self.generator)
-            scorer = as_scorer(self.reward_model, options["question"], options["criteria"], options["rubric"])
+            generator = self._common(as_generator, self.generator)
+            scorer = self._common(as_scorer, self.reward_model, *self._judged_by)
             limiter = build_limiter(options["max_concurrency"])
         else:
             generator, scorer, limiter = current.generator, current.scorer, current.limiter
@@ -411,7 +423,7 @@ class Guard(Background):
             drawn_by=None if profile is None else as_text(profile.fingerprints.get("generator")),
             has_zero=settings.has_zero(scorer, profile),
             tool_turns=options["tool_turns"] or ("text" if policy.mode == "guardrail" else "pass"),
-            quarantine=Quarantine() if current is None else current.quarantine,
+            quarantine=self._common(Quarantine, of=[generator, scorer]) if current is None else current.quarantine,
             load=load_of(limiter or getattr(generator, "circuit", None) or generator, getattr(generator, "carries", None)),
         )
 
