@@ -46,16 +46,13 @@ class Ledger:
 
     Args:
         seconds: that an abstention is remembered for; 0 remembers none.
-
-    Attributes:
-        common: what else the guards share that remember together, by what makes it: of what it was made, and it.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._lock = Lock()
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self.common: dict[Any, tuple[tuple[Any, ...], Any]] = {}
+        self.common: dict[Any, tuple[tuple[Any, ...], Any]] = {}  # what else guards share, by what makes it: of what, and it
 
     def __reduce__(self) -> tuple[type[Ledger], tuple[float]]:
         return type(self), (self.seconds,)

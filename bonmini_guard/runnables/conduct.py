@@ -116,13 +116,11 @@ class Guard(Background):
         self.generator, self.reward_model = generator, reward_model
         self._standing, self._vouched = dict(standing), set[tuple[Any, str | None]]()
         self.options = options = completed(options)
-        self._judged_by = [options["question"], options["criteria"], options["rubric"]]
+        self._asked = [options["question"], options["criteria"], options["rubric"]]
         memory = options["retry_memory"]
         self.abstentions = memory if isinstance(memory, Ledger) else Ledger(memory)
         self.reloader = self._follow() if options["reload"] else None
         self._engine = self._build()
-        if self._judged_by == [None] * 3:
-            self.reward_model = self._engine.scorer  # which no guard built from this one loads again
         self._workers = self._common(Workers, THREADS, "bonmini-guard-on-abstain")
         self._says = self._common(ByLoop, of=[options["on_abstain"]])
         self.writer = None if options["trace_to"] is None else writer_for(options["trace_to"])
@@ -137,12 +135,8 @@ class Guard(Background):
         return self
 
     def shared(self) -> dict[str, Any]:
-        """What a guard built from this one's arguments shares with it: reward model, limit of draws, traces, and abstentions.
-
-        By the last of these it finds the rest, see :meth:`_common`.
-        """
-        shared = {"max_concurrency": self._engine.limiter, "retry_memory": self.abstentions, "trace_to": self.writer}
-        return shared | {"reward_model": self.reward_model}
+        """What a guard built from this one's arguments shares with it; by the abstentions it finds the rest (:meth:`_common`)."""
+        return {"max_concurrency": self._engine.limiter, "retry_memory": self.abstentions, "trace_to": self.writer}
 
     def _common(self, make: Callable[..., T], *given: Any, of: Sequence[Any] = ()) -> T:
         """What guards that are built from one another share (``configurable_fields`` builds one a call), where made of the same."""
@@ -226,19 +220,25 @@ class Guard(Background):
         seed = random.getrandbits(62) if seed is None else seed
         # Writer and explorer look at them when whoever asked may have gone on with his messages.
         messages = messages if self.writer is None and self.explorer is None else copies(messages)
-        asked, profile = self._judged_by, self.options["profile"]
-        key = request_key(engine, messages, options, asked, profile) if final and self._may_ask() else None
+        key = request_key(engine, messages, options, self._asked, self.options["profile"]) if final and self._may_ask() else None
         if key is not None and (known := recall(key, engine)) is not None:
             return known
         with call_limit(var_child_runnable_config.get()):
             result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
-            if self.options["trace_candidates"]:
-                result = replace(result, with_texts=True)
+            traced = self.writer is not None and not result.ended
+            result = replace(result, with_texts=self.options["trace_candidates"], traced=traced)
             if self.options["budget"] is not None and not any(each.usage for each in result.candidates):
                 logger.warning("the generator reports no tokens: budget= cannot end a request")
             if key is not None and result.decision == "abstained":
-                keep(key, replace(result, traced=self.writer is not None))
+                keep(key, result)
             return result if result.ended else self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+
+    def _record(self, request: RequestRecord) -> GuardResult:
+        """Explore the request or have its trace written; the result."""
+        explored = self.explorer is not None and self.explorer.consider(request)
+        if self.writer is not None and not explored:
+            self.writer.record(request)
+        return request.result
 
     def _may_ask(self) -> bool:
         """Whether ``on_abstain`` may ask a person by an interrupt, whose answer would run the node again."""
@@ -256,13 +256,12 @@ class Guard(Background):
             # The graph itself keeps what was decided, among the answers to the node's interrupts.
             return await conduct()
         # Guards built from this one remember together, and may decide otherwise.
-        guard = id(self.generator), id(self.reward_model), self._judged_by, self.engine.policy
+        guard = id(self.generator), id(self.reward_model), self._asked, self.engine.policy
         # A tenant, a session, a model: all but what LangGraph says of one run.
         chosen = {str(name): value for name, value in configurable().items()}
         own = [name for name in chosen if not name.startswith(("__", "checkpoint_", "thread_id"))]
         options = {**options, "guard": guard, **{f"config {name}": chosen[name] for name in own}}
-        known = self.abstentions.find(messages, options, caller)
-        if known is not None:
+        if (known := self.abstentions.find(messages, options, caller)) is not None:
             return known
         result = await conduct()
         self.abstentions.keep(result, messages, options, caller)
@@ -304,15 +303,6 @@ class Guard(Background):
             if monitor is not None:
                 monitor.decided(result)
             return result
-
-    def _record(self, request: RequestRecord) -> GuardResult:
-        """Explore the request or have its trace written; the result, which names its row."""
-        if self.writer is not None:
-            request = replace(request, result=replace(request.result, traced=True))
-        explored = self.explorer is not None and self.explorer.consider(request)
-        if self.writer is not None and not explored:
-            self.writer.record(request)
-        return request.result
 
     async def abstain(self, result: GuardResult, original: Any, config: RunnableConfig | None = None) -> AIMessage:
         """What ``on_abstain`` says to a request that was not answered; a Runnable gets its original input, and the config.
@@ -398,7 +388,7 @@ class Guard(Background):
         policy, strict = settings.build_policy(profile, options), options["strict"]
         if current is None:
             generator = self._common(as_generator, self.generator)
-            scorer = self._common(as_scorer, self.reward_model, *self._judged_by)
+            scorer = self._common(as_scorer, self.reward_model, *self._asked)
             limiter = build_limiter(options["max_concurrency"])
         else:
             generator, scorer, limiter = current.generator, current.scorer, current.limiter

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,9 +30,7 @@ class _Used(dict[str, Any]):
     """One that a guard of the running node has taken up."""
 
 
-def request_key(
-    engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any], asked: Sequence[Any], profile: Any
-) -> str:
+def request_key(engine: Engine, messages: Sequence[BaseMessage], options: Mapping[str, Any], asked: list[Any], profile: Any) -> str:
     """Equal for the same request to the same guard, also in another process; holds no text.
 
     Of its judge may be ``asked`` a question, criteria and a rubric; its ``profile`` is as it was given.
@@ -46,7 +43,7 @@ def request_key(
     judged_by = getattr(getattr(engine.scorer, "function", None), "__qualname__", None) or getattr(engine.scorer, "model_id", None)
     more = [model_name(engine.generator), judged_by, sorted(options.items()), *filter(None, asked)]
     # Profiles of one name may lie in several folders; where all of them lie may be another place by then: a later release's.
-    folder = Path(profile).parent.name if isinstance(profile, str | PathLike) else None
+    folder = Path(profile).parent.name if isinstance(profile, str | Path) else None
     return _digest(said) + _digest(more) + _digest(folder)
 
 
