@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from bonmini_guard.adapters.rewards.judge import Questioner, served
 from bonmini_guard.conversation import NOT_SHOWN
+from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.spec import ScorerSpec, Token
 from bonmini_guard.reward.texts import asked
 
@@ -25,6 +26,11 @@ class Verdicts(Questioner):
     def __init__(self, generator: Any, token: Token, not_shown: Collection[str] = NOT_SHOWN) -> None:
         super().__init__(generator, not_shown)
         self._token = token
+        wanted, unwanted = self._sides = [{word.strip() for word in words} for words in (token.wanted, token.unwanted)]
+        if "" in wanted | unwanted or wanted & unwanted:
+            raise ConfigurationError(
+                "token: a verdict is blank, or wanted and unwanted, white space around it aside: name another"
+            )
 
     def question(self, messages: Sequence[BaseMessage], answer: str) -> list[BaseMessage]:
         """The conversation with its answer, or one turn that asks about both."""
@@ -41,7 +47,7 @@ class Verdicts(Questioner):
             if before.rstrip().endswith(self._token.after.strip()):
                 likely = place.get("top_logprobs") or ()
                 told = {one["token"]: float(one["logprob"]) for one in likely if one["logprob"] is not None}
-                sides = [_together(told, words) for words in (self._token.wanted, self._token.unwanted)]
+                sides = [_together(told, words) for words in self._sides]
                 if any(side > -math.inf for side in sides):
                     least = min(told.values())
                     wanted, unwanted = (max(side, least) for side in sides)
@@ -59,8 +65,7 @@ def verdicts(spec: ScorerSpec) -> Verdicts:
     return Verdicts(served(spec, logprobs=True, temperature=_COLD, max_tokens=most, extra_body=extra), token, spec.hidden)
 
 
-def _together(told: Mapping[str, float], words: Sequence[str]) -> float:
+def _together(told: Mapping[str, float], words: Collection[str]) -> float:
     """The log-probability of any of the words; white space around a token makes no difference."""
-    bare = {word.strip() for word in words}
-    found = [math.exp(value) for token, value in told.items() if token.strip() in bare]
+    found = [math.exp(value) for token, value in told.items() if token.strip() in words]
     return math.log(sum(found)) if sum(found) else -math.inf

@@ -8,6 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard import ScorerSpec
+from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.reward.declared import load_scorer
 from tests.adapters.loopback import InThread
 from tests.adapters.openai_server import MODEL, OpenAIServer
@@ -67,6 +68,13 @@ def test_without_a_verdict_there_is_no_score():
     assert judged(writing(place("No", No=0.9, Yes=0.1)), after="<score>")[0] == [None]
     for told in ({}, {"top_logprobs": None}):  # of servers that tell of what they wrote alone
         assert judged(writing({"token": "No", "logprob": 0.0, **told}))[0] == [None]
+
+
+@pytest.mark.parametrize("unwanted", [["Yes", " No"], ["Yes", " "]])
+def test_a_verdict_that_says_nothing_is_refused(unwanted):
+    table = {"wanted": ["No"], "unwanted": unwanted}
+    with pytest.raises(ConfigurationError, match="a verdict is blank, or wanted and unwanted"):
+        load_scorer(ScorerSpec(kind="token", endpoint="http://127.0.0.1:9", model=MODEL, token=table))
 
 
 def test_a_question_is_one_turn_and_fills_nothing_in_twice():
