@@ -150,7 +150,8 @@ class DecisionSession(FunctionSession):
 
     def __init__(self, scorer: Decisions, messages: Sequence[BaseMessage]) -> None:
         super().__init__(self._scores)
-        self._scorer, self._prompt = scorer, list(map(Turn.of, messages))
+        # What was thought before earlier answers is left out, as from every reward model's input.
+        self._scorer, self._prompt = scorer, [Turn.of(message).without(NOT_SHOWN) for message in messages]
         self._best: tuple[float, str] | None = None
 
     async def _scores(self, candidates: Sequence[AIMessage]) -> list[float | None]:

@@ -91,7 +91,8 @@ def test_sixteen_requests_are_made_at_a_time(wire):
 @WIRES
 def test_conversation_and_calls_go_as_messages(wire):
     call = {"name": "lookup", "args": {"order": 7}, "id": "c1"}
-    prompt = [HumanMessage("Where is order 7?"), AIMessage("", tool_calls=[call]), ToolMessage("on 9 July", tool_call_id="c1")]
+    thought = AIMessage("", tool_calls=[call], additional_kwargs={"reasoning_content": "hm"})  # which is left out
+    prompt = [HumanMessage("Where is order 7?"), thought, ToolMessage("on 9 July", tool_call_id="c1")]
 
     async def once(scorer):
         return await scorer.session(prompt).score([AIMessage("It comes on 9 July.")])
@@ -100,6 +101,7 @@ def test_conversation_and_calls_go_as_messages(wire):
         scorer = Decisions(endpoint(server.url, wire), {"date": QUESTION}, criteria={"true": "a day and a month"})
         assert run_sync(lambda: once(scorer)) == pytest.approx([math.log(0.97 / 0.03)])
         _, _, body = server.requests[-1]
+    assert "hm" not in str(body)
     if wire == "systemone":
         assert [turn["role"] for turn in body["state"]] == ["user", "assistant", "tool", "assistant"]
         assert body["state"][1]["tool_calls"][0]["function"]["name"] == "lookup"
