@@ -176,7 +176,7 @@ class Door:
             _check_sender(request)
         if self.ending:
             raise _ending()
-        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
             raise Refused(415, "validation", "bodies are not unpacked here: send it as it is, without content-encoding")
         size = _announced(request, self._limits.body)
         self.admission.check(size)

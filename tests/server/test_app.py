@@ -224,6 +224,12 @@ def test_large_and_slow_bodies(model):
         assert client.post("/score", content=b" " * 1000).status_code == 422
 
 
+@pytest.mark.parametrize(("encoding", "status"), [("", 200), ("Identity", 200), ("gzip", 415)])
+def test_packed_bodies_are_refused(client, encoding, status):
+    body = {"messages": USER, "candidates": ["good"]}
+    assert client.post("/score", json=body, headers={"content-encoding": encoding}).status_code == status
+
+
 async def test_a_body_that_does_not_come_is_not_waited_for(model):
     app = ScoringServer(model, limits=Limits(patience=0.01)).app
     sent = []
