@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -129,14 +129,18 @@ def printable(text: str) -> str:
 
 
 def _messages(said: Sequence[Message], name: str) -> list[BaseMessage]:
+    return [turn.message() for turn in turns_in(({"content": "", **one.model_dump(exclude_none=True)} for one in said), name)]
+
+
+def turns_in(said: Iterable[Any], name: str) -> list[Turn]:
+    """Turns of a conversation; InputError for a malformed one, which quotes nothing."""
     try:
-        turns = [Turn.of({"content": "", **one.model_dump(exclude_none=True)}) for one in said]
+        turns = list(map(Turn.of, said))
         # What a chat template cannot take (numbers too large to write, and the like) is told here, and not in the middle of it.
         calls = [call for turn in turns for call in turn.calls]
         json.dumps([call.args for call in calls], allow_nan=False)
         if any(deeper_than(_DEEPEST, call.arguments) for call in calls):
             raise ValueError
-        messages = [turn.message() for turn in turns]
     except Exception:
-        raise InputError(f"{name}: a message is malformed; its tool calls must be as chat APIs write them") from None
-    return messages
+        raise InputError(f"{name}: a message is malformed; its role and its tool calls must be as chat APIs write them") from None
+    return turns

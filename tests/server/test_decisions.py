@@ -58,6 +58,8 @@ REFUSED = [
     ({"state": "good", "questions": {"q": ASKED}}, "must end in an assistant's turn"),
     ({"state": [], "questions": {"q": ASKED}}, "conversation"),
     ({"state": [1], "questions": {"q": ASKED}}, "state"),
+    ({"state": [{"role": "good", "content": "x"}], "questions": {"q": ASKED}}, "state: a message is malformed"),
+    ({"state": [{"role": "user", "content": '[{"role": "good"}]'}], "questions": {"q": ASKED}}, "state: a message is malformed"),
     ({"state": STATE, "questions": {}}, "questions"),
     ({"state": STATE, "questions": {"q": {"type": "score", "instructions": QUESTION, "criteria": ["a", "b"]}}}, "questions"),
     ({"state": STATE, "questions": {"q": {"type": "choice", "instructions": QUESTION, "criteria": {"a": "good"}}}}, "label 'none'"),
@@ -132,13 +134,14 @@ def test_conversations_as_either_protocol_writes_them():
         {"role": "assistant", "content": "", "tool_calls": None},
         {"type": "function_call", "call_id": "1", "name": "look", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "1", "output": "there"},
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "There."}]},
     ]
-    assert [(turn.role, turn.text, len(turn.calls)) for turn in turns_of(items)] == [
-        ("user", "Where?", 0),
-        ("assistant", "", 1),
-        ("tool", "there", 0),
-        ("assistant", "There.", 0),
+    assert [(turn.role, turn.text, len(turn.calls), turn.reasoning) for turn in turns_of(items)] == [
+        ("user", "Where?", 0, ""),
+        ("assistant", "", 1, ""),
+        ("tool", "there", 0, ""),
+        ("assistant", "There.", 0, "hm"),
     ]
     with pytest.raises(InputError, match="role, content"):
         turns_of([{"type": "image"}])
