@@ -20,7 +20,7 @@ from bonmini_guard.contents import contents
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.gateway.models import Guarded, OnAbstain, Upstream
 from bonmini_guard.reward.declared import load_scorer
-from bonmini_guard.reward.spec import KINDS, ScorerSpec, Table, beside, key_in
+from bonmini_guard.reward.spec import KINDS, ScorerSpec, Table, key_in
 from bonmini_guard.runnables.conduct import Guard
 from bonmini_guard.runnables.options import GuardOptions
 from bonmini_guard.server.schemas import printable
@@ -160,7 +160,7 @@ class Configuration:
         more = {"model": spec} if isinstance(spec, str) else {**spec}
         _refuse_key(more)
         if more.get("kind") in KINDS:
-            return load_scorer(ScorerSpec(**beside(more, self.path.parent)))
+            return load_scorer(ScorerSpec.beside(more, self.path.parent))
         if "endpoint" in more:
             key = key_in(more.pop("api_key_env", None))
             return RemoteRewardModel(more.pop("endpoint"), api_key=key, **more)
@@ -169,7 +169,7 @@ class Configuration:
     def _named(self, name: str) -> str:
         """A folder beside the file, or else the name of a model."""
         path = self.path.parent / name
-        return str(path) if path.exists() else name
+        return str(path) if name and path.exists() else name
 
 
 def _refuse_key(table: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
@@ -77,18 +78,24 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
     if spec is None:
         return reward.RewardModel.load(source, **options)  # type: ignore[arg-type]
     given = {name: value for name, value in options.items() if value is not None}
+    if given and not spec.loads:
+        raise ConfigurationError(
+            f"{', '.join(given)} goes with a model that runs here, not with kind = {spec.kind!r}: leave it out"
+        )
     if spec.kind in COMBINED:
-        scorers = [load_scorer(part, **(given if part.runs_here or part.kind in COMBINED else {})) for part in spec.parts]
-        return Declared(spec, Combined(spec, scorers))
-    if spec.runs_here:
+        scorers: list[Any] = []
+        with ExitStack() as unfinished:  # where one fails, those before it end what they run
+            for part in spec.parts:
+                scorers.append(load_scorer(part, **(given if part.loads else {})))
+                unfinished.callback(scorers[-1].close)
+            whole = Declared(spec, Combined(spec, scorers))
+            unfinished.pop_all()
+        return whole
+    if spec.loads:
         declared = {} if spec.not_shown is None else {"not_shown": spec.not_shown}
         model = reward.RewardModel.load(spec.model, reading=_reading(spec), **{**given, **declared})
         plain = spec.scale != "probability" and spec.zero is None and spec.has_zero in (None, model.has_zero)
         return model if plain else Declared(spec, model)
-    if given:
-        raise ConfigurationError(
-            f"{', '.join(given)} goes with a model that runs here, not with kind = {spec.kind!r}: leave it out"
-        )
     if spec.kind == "check":
         return Declared(spec, _check(spec))
     # Only what it needs is loaded.

@@ -23,6 +23,8 @@ KINDS = get_args(Kind)
 #: Kinds whose model runs in this process, those that ask a server, and those made of other specs.
 LOCAL, REMOTE, COMBINED = ("template", "pair", "labels", "token"), ("route", "judge", "decision"), ("all", "sum")
 SUFFIXES = (".toml", ".json")
+#: Keys of tables that go with an endpoint.
+_OF_SERVER = {"temperature", "max_tokens", "wire", "http"}
 
 
 class Table(BaseModel):
@@ -227,6 +229,11 @@ class ScorerSpec(Table):
         # In Python a judge or a decision may be LangChain's.
         if kind in REMOTE and not self.endpoint and (kind == "route" or isinstance(self.model, str | None)):
             raise ConfigurationError(f"kind = {kind!r} needs endpoint = the server's address")
+        table = self.judge or self.decision
+        said = _OF_SERVER & (table.model_fields_set if table else set())
+        if not self.endpoint and (said or self.api_key_env is not None):
+            key = min(said, default="api_key_env")
+            raise ConfigurationError(f"{key} goes with an endpoint, and the model brings settings of its own: leave it out")
         if self.labels is not None and not (self.labels.wanted or self.labels.unwanted):
             raise ConfigurationError("labels: name those that are wanted, or unwanted")
         return self
@@ -255,7 +262,7 @@ class ScorerSpec(Table):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ScorerSpec:
-        """Read a file. A model that lies beside it may be named from there.
+        """Read a file; see :meth:`beside`.
 
         Raises:
             ConfigurationError: it is missing, or is no spec; the message names the file and the key.
@@ -263,7 +270,7 @@ class ScorerSpec(Table):
         place = Path(path)
         try:
             text = contents(place).decode("utf-8-sig")
-            return cls(**beside(json.loads(text) if place.suffix == ".json" else tomllib.loads(text), place.parent))
+            return cls.beside(json.loads(text) if place.suffix == ".json" else tomllib.loads(text), place.parent)
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or type(error).__name__
             raise ConfigurationError(f"{place}: cannot be read ({why}); name a scorer spec") from error
@@ -272,6 +279,14 @@ class ScorerSpec(Table):
         except (ValueError, TypeError, RecursionError) as error:
             raise ConfigurationError(f"{place}: is no {place.suffix[1:].upper()} of a scorer spec ({error})") from None
 
+    @classmethod
+    def beside(cls, values: Mapping[str, Any], folder: Path) -> ScorerSpec:
+        """The spec of a whole file in a folder: a model that lies there may be named from there."""
+        spec = cls(**_placed(values, lambda name: str(folder / name) if (folder / name).is_dir() else name))
+        if spec.weight != 1:
+            raise ConfigurationError("weight is of a part of kind = 'sum', and this is the whole: leave it out")
+        return spec
+
     @property
     def parts(self) -> tuple[ScorerSpec, ...]:
         """The specs that it is made of."""
@@ -279,10 +294,13 @@ class ScorerSpec(Table):
 
     @property
     def runs_here(self) -> bool:
-        """Whether its model is loaded into this process, or all of its parts are."""
-        if self.kind in COMBINED:
-            return all(part.runs_here or part.kind == "check" for part in self.parts)
-        return self.kind in LOCAL and self.endpoint is None
+        """Whether nothing elsewhere is asked, of none of its parts."""
+        return all(part.runs_here for part in self.parts) if self.parts else self.loads or self.kind == "check"
+
+    @property
+    def loads(self) -> bool:
+        """Whether its model is loaded into this process, or that of a part is."""
+        return any(part.loads for part in self.parts) or (self.kind in LOCAL and self.endpoint is None)
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -318,11 +336,6 @@ def is_spec(value: Any) -> bool:
     return isinstance(value, ScorerSpec) or (isinstance(value, str | os.PathLike) and Path(value).suffix in SUFFIXES)
 
 
-def beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """With the folders of models that lie beside the file in place of their names."""
-    return _placed(values, lambda name: str(folder / name) if (folder / name).is_dir() else name)
-
-
 def seen_from(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """With the folders of models as a file in ``folder`` names them."""
     return _placed(values, lambda name: os.path.relpath(name, folder) if Path(name).is_dir() else name)
@@ -330,10 +343,11 @@ def seen_from(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _placed(values: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
     found = dict(values)
-    if found.get("kind") in LOCAL and found.get("endpoint") is None and isinstance(found.get("model"), str):
-        found["model"] = place(found["model"])
-    if isinstance(route := found.get("route"), dict) and isinstance(route.get("tokenizer"), str):
-        found["route"] = route | {"tokenizer": place(route["tokenizer"])}
+    # An empty name is none, and no folder's.
+    if found.get("kind") in LOCAL and found.get("endpoint") is None and isinstance(model := found.get("model"), str) and model:
+        found["model"] = place(model)
+    if isinstance(route := found.get("route"), dict) and isinstance(model := route.get("tokenizer"), str) and model:
+        found["route"] = route | {"tokenizer": place(model)}
     for name in COMBINED:
         if isinstance(found.get(name), list):
             found[name] = [_placed(part, place) if isinstance(part, dict) else part for part in found[name]]

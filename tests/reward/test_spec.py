@@ -82,6 +82,12 @@ def test_toml_json_and_python_say_the_same(tmp_path):
         (f"kind = 'all'\n[[all]]\nweight = 2\n{CHECK.replace('[check]', '[all.check]')}", "weight is of a part of kind = 'sum'"),
         ("kind = 'template'\nmodel = 'x'\nscale = 'points'\nhas_zero = true", "has no zero of its own"),
         ("scale = 'probability'\n" + CHECK, "scores of kind = 'check' are log-odds"),
+        ("weight = 2\n" + CHECK, "weight is of a part of kind = 'sum', and this is the whole"),
+        ("kind = 'template'\nmodel = ''", "needs model = a folder or an id"),
+        (
+            "kind = 'token'\nmodel = 'x'\napi_key_env = 'KEY'\n[token]\nwanted = ['No']\nunwanted = ['Yes']",
+            "api_key_env goes with an endpoint",
+        ),
         ("intercept = 1\n" + CHECK, "intercept is of kind = 'sum', and the kind is 'check'"),
         ("kind = 'template'\nmodel = 'x'\nzero = { factor = -1.0 }", "zero: factor: Input should be greater than 0"),
         ("kind = 'decision'\nendpoint = 'http://x'\n" + 2 * "[[decision.questions]]\nname = 'a'\nquestion = 'A?'\n", "one name"),
@@ -97,6 +103,21 @@ def test_what_is_refused_names_file_and_key(tmp_path, text, words):
     with pytest.raises(ConfigurationError, match=words) as caught:
         ScorerSpec.load(write(tmp_path, text))
     assert str(caught.value).startswith(str(tmp_path / "scorer.toml"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "said"),
+    [
+        ("judge", {"rubric": "x", "temperature": 0.5}, "temperature"),
+        ("judge", {"rubric": "x", "max_tokens": 64}, "max_tokens"),
+        ("decision", {"question": "x", "wire": "decisions"}, "wire"),
+        ("decision", {"question": "x", "http": {"timeout": 5}}, "http"),
+    ],
+)
+def test_settings_of_an_endpoint_are_refused_for_a_model_of_langchain(kind, table, said):
+    with pytest.raises(ConfigurationError, match=f"{said} goes with an endpoint"):
+        ScorerSpec(kind=kind, model=FakeChatModel(["x"]), **{kind: table})
+    assert getattr(ScorerSpec(kind=kind, model="m", endpoint="http://x", **{kind: table}), kind)
 
 
 def test_objects_in_a_spec_are_told_without_their_addresses():
@@ -296,9 +317,22 @@ def test_all_wants_a_zero_in_each_part():
         load_scorer(combined("all", about("Paris"), about("France", has_zero=False)))
 
 
+@pytest.mark.parametrize(
+    ("second", "says"), [({"kind": "template", "model": "./nowhere"}, "no such folder"), (about("a", has_zero=False), "no zero")]
+)
+def test_parts_of_what_cannot_be_loaded_are_closed(checkpoint, monkeypatch, second, says):
+    closed, close = [], RewardModel.close
+    monkeypatch.setattr(RewardModel, "close", lambda model: closed.append(model.model_id) or close(model))
+    with pytest.raises(ConfigurationError, match=says):
+        load_scorer(combined("all", {"kind": "template", "model": str(checkpoint)}, second))
+    assert closed == [str(checkpoint)]
+
+
 def test_options_of_local_models_reach_only_those(checkpoint):
     with pytest.raises(ConfigurationError, match="device goes with a model that runs here"):
         load_scorer(ScorerSpec(**about("Paris")), device="cpu")
+    with pytest.raises(ConfigurationError, match="device goes with a model that runs here"):
+        load_scorer(combined("sum", about("Paris"), combined("all", about("France"))), device="cpu")
     both = load_scorer(combined("all", {"kind": "template", "model": str(checkpoint)}, about("good")), device="cpu")
     assert len(judged(both, "good film")) == 1
     both.close()
