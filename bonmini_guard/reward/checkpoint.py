@@ -302,7 +302,7 @@ def pad_id(config: Any, tokenizer: Any) -> int:
     """The token to fill batches with: the model's own, else the tokenizer's, if the model has an embedding for it."""
     text = config.get_text_config()
     known = [index for index in (text.pad_token_id, tokenizer.pad_token_id) if index is not None]
-    return next((index for index in known if 0 <= index < text.vocab_size), 0)
+    return next((index for index in known if 0 <= index < getattr(text, "vocab_size", 0)), 0)
 
 
 def length_limit(config: Any, tokenizer: Any, requested: int | None = None) -> int | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import CanineConfig, CanineForSequenceClassification
 
 from bonmini_guard.cli import main
 from bonmini_guard.commands.train import hold_out
@@ -236,6 +237,14 @@ def test_a_template_that_writes_tokens_without_embedding_is_refused_before_train
     path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(40, seed=1))
     with pytest.raises(CheckpointError, match="resize_token_embeddings"):
         train_reward_model(read_choices(path), folder, tmp_path / "model", device="cpu")
+
+
+def test_a_tokenizer_that_is_no_fast_one_is_refused_before_training(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "num_hash_buckets": 64}
+    CanineForSequenceClassification(CanineConfig(**sizes, num_labels=1)).save_pretrained(tmp_path / "base")
+    path = write_jsonl(tmp_path / "choices.jsonl", simulated_rows(40, seed=1))
+    with pytest.raises(CheckpointError, match="the tokenizer is not a fast one"):
+        train_reward_model(read_choices(path), tmp_path / "base", tmp_path / "model", device="cpu")
 
 
 def test_a_run_that_ends_in_weights_that_are_no_numbers_says_so(tmp_path, base, capsys):
