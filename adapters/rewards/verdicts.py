@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence, Set
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -28,9 +28,7 @@ class Verdicts(Questioner):
         self._token = token
         wanted, unwanted = self._sides = [{word.strip() for word in words} for words in (token.wanted, token.unwanted)]
         if "" in wanted | unwanted or wanted & unwanted:
-            raise ConfigurationError(
-                "token: a verdict is blank, or wanted and unwanted, white space around it aside: name another"
-            )
+            raise ConfigurationError("token: a verdict is blank, or wanted and unwanted, white space around it aside: name another")
 
     def question(self, messages: Sequence[BaseMessage], answer: str) -> list[BaseMessage]:
         """The conversation with its answer, or one turn that asks about both."""
@@ -44,10 +42,15 @@ class Verdicts(Questioner):
         """Log-odds at the place behind what comes before the verdict; None where the model wrote no verdict there."""
         before = ""
         for place in [place for one in said for place in (one.response_metadata.get("logprobs") or {}).get("content") or ()]:
-            if before.rstrip().endswith(self._token.after.strip()):
+            if place["token"].strip() and before.rstrip().endswith(self._token.after.strip()):
                 likely = place.get("top_logprobs") or ()
                 told = {one["token"]: float(one["logprob"]) for one in likely if one["logprob"] is not None}
-                sides = [_together(told, words) for words in self._sides]
+                words = self._sides[0] | self._sides[1]
+                several = words - {token.strip() for token in told}
+                if not _meant(place["token"], words, several):
+                    several = set()  # what it wrote begins no verdict, and no other token there is taken for the first of one
+                meant = {token: _meant(token, words, several) for token in told}
+                sides = [_together([told[each] for each, its in meant.items() if its and its <= side]) for side in self._sides]
                 if any(side > -math.inf for side in sides):
                     least = min(told.values())
                     wanted, unwanted = (max(side, least) for side in sides)
@@ -65,7 +68,13 @@ def verdicts(spec: ScorerSpec) -> Verdicts:
     return Verdicts(served(spec, logprobs=True, temperature=_COLD, max_tokens=most, extra_body=extra), token, spec.hidden)
 
 
-def _together(told: Mapping[str, float], words: Collection[str]) -> float:
-    """The log-probability of any of the words; white space around a token makes no difference."""
-    found = [math.exp(value) for token, value in told.items() if token.strip() in words]
-    return math.log(sum(found)) if sum(found) else -math.inf
+def _meant(token: str, words: Set[str], several: Set[str]) -> Set[str]:
+    """The verdicts that a token stands for, white space aside: the one that it is, or those of several tokens that it begins."""
+    bare = token.strip()
+    return {bare} & words or {word for word in several if bare and word.startswith(bare)}
+
+
+def _together(told: Sequence[float]) -> float:
+    """The log-probability of any of the tokens."""
+    whole = sum(map(math.exp, told))
+    return math.log(whole) if whole else -math.inf

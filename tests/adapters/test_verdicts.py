@@ -52,9 +52,26 @@ def test_a_verdict_behind_what_comes_before_it():
     assert score == pytest.approx(math.log(0.1 / 0.9))
 
 
+def test_where_white_space_was_written_there_is_no_verdict():
+    places = [place("\n\n", **{"\n\n": 0.99, "safe": 0.01}), place("unsafe", safe=0.1, unsafe=0.9)]
+    for after in ("\n\n", ""):
+        [score], _ = judged(writing(*places), after=after, wanted=["safe"], unwanted=["unsafe"])
+        assert score == pytest.approx(math.log(0.1 / 0.9))
+
+
 def test_a_side_that_is_not_told_counts_as_the_least_that_is():
     [score], _ = judged(writing(place("No", No=0.9, Maybe=0.05)))
     assert score == pytest.approx(math.log(0.9 / 0.05))
+
+
+def test_a_verdict_of_several_tokens_is_known_by_the_first_that_was_written():
+    words = {"wanted": ["Safe"], "unwanted": ["Unsafe", "Controversial"]}
+    told = {"Controvers": 0.9, "Safe": 0.06, "Unsafe": 0.03, "S": 0.01}
+    [score], _ = judged(writing(place(" Controvers", **told)), after="", **words)
+    assert score == pytest.approx(math.log(0.06 / 0.93))
+    # Of what begins no verdict nothing is taken for one.
+    assert judged(writing(place("Safety", Safety=0.9, S=0.1)), **words)[0] == [None]
+    assert judged(writing(place("N", N=0.9, x=0.1)), wanted=["No"], unwanted=["Not"])[0] == [None]
 
 
 def test_a_token_without_a_probability_is_not_told():
