@@ -72,6 +72,9 @@ class Formatter:
         try:
             ids = self._ids(turns, 0)
         except TemplateError as error:
+            with contextlib.suppress(TemplateError):  # of which it refuses another answer, too
+                self._template.render([*asked, {"role": "assistant", "content": "a"}])
+                raise NotRendered("the chat template refuses it") from error
             raise InputError(f"the chat template refuses the conversation: {error}") from error
         return Encoded(ids, 0) if self.max_length is None or len(ids) <= self.max_length else self._cut(turns, len(ids))
 

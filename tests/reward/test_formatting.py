@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 
-from bonmini_guard.errors import CandidateTooLong, CheckpointError, InputError
+from bonmini_guard.errors import CandidateTooLong, CheckpointError, InputError, NotRendered
 from bonmini_guard.reward.checkpoint import load_tokenizer
 from bonmini_guard.reward.control import ControlTokens
 from bonmini_guard.reward.formatting import Formatter
@@ -131,6 +131,15 @@ def test_a_template_that_refuses_a_cut_conversation_loses_one_more_turn():
     assert encoded.cut_turns == 2
     with pytest.raises(InputError, match="begin with the user"):
         Formatter(strict).encode([SystemMessage("s")], "good")
+
+
+def test_an_answer_that_a_template_refuses_is_refused_alone():
+    picky = make_tokenizer(CHATML.replace("%}", "%}{% if not message.content %}{{ raise_exception('empty') }}{% endif %}", 1))
+    assert Formatter(picky).encode(USER, "good").ids
+    with pytest.raises(NotRendered, match="the chat template refuses it"):
+        Formatter(picky).encode(USER, "")
+    with pytest.raises(InputError, match="empty"):
+        Formatter(picky).encode([HumanMessage("")], "")
 
 
 def test_tool_calls_a_template_ignores_are_appended():
