@@ -33,7 +33,9 @@ class LabelReading(Reading):
     def load(self, path: str, config: Any, dtype: Any, base: str | None) -> tuple[Any, list[str]]:
         """See :class:`Reading`."""
         refuse_language_models(path, config)
-        names = [str(config.id2label[index]) for index in range(config.num_labels)]
+        names = [str(config.id2label[index]) for index in sorted(config.id2label)]
+        if [*range(len(names))] != sorted(config.id2label):
+            raise CheckpointError(f"{path}: id2label of its config.json names other labels than 0 to {len(names) - 1}")
         if len(names) == 1:
             raise CheckpointError(f"{path}: has one label, which is the score: use kind = 'template' or 'pair'")
         wanted, unwanted = (_found(path, given, names) for given in (self._labels.wanted, self._labels.unwanted))

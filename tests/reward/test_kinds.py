@@ -155,6 +155,14 @@ def test_labels_that_are_not_there(tmp_path, labels, words):
         load_scorer(ScorerSpec(kind="labels", model=str(folder), labels={"inputs": "answer", **labels}))
 
 
+def test_labels_that_are_not_numbered_from_0_are_refused(tmp_path):
+    config = saved(tmp_path, BertForSequenceClassification, BertConfig, **LABELS) / "config.json"
+    said = json.loads(config.read_text()) | {"id2label": {"1": "safe", "2": "unsafe", "3": "unclear"}}
+    config.write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match="names other labels than 0 to 2"):
+        load_scorer(ScorerSpec(kind="labels", model=str(tmp_path), labels={"wanted": ["safe"], "inputs": "answer"}))
+
+
 def test_a_classifier_without_a_spec_is_told_of_labels(tmp_path):
     folder = saved(tmp_path, BertForSequenceClassification, BertConfig, **LABELS)
     with pytest.raises(CheckpointError, match=r"3 labels \(safe, unsafe, unclear\).*kind = 'labels'"):
