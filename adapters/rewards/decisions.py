@@ -48,9 +48,7 @@ class Decisions(Probed):
             (:class:`~bonmini_guard.adapters.rewards.decision_wires.DecisionEndpoint`).
         questions: one question, several, or several by name. An answer is worth its worst one: the smallest log-odds.
         criteria: what counts as yes, and as no: ``{"true": ..., "false": ...}``, for one question or by name.
-        ask: "each" asks about one answer at a time, "together" about all answers of a loop in one request, each in a question of
-            its own, and "choice" once a loop which is best, "none" being a choice: the score is log p(answer) - log p(none).
-        rotations: of a choice: how many orders of the answers are asked and averaged, since a place sways such models.
+        ask, rotations: see docs/questions.md; of a choice, how many orders of the answers are asked and averaged.
         not_shown: kinds of parts of answers that the model is not shown; they are not served.
 
     Raises:

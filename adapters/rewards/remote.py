@@ -46,25 +46,18 @@ PROBE_INTERVAL = 1.0
 class RemoteRewardModel(Probed, Endpoint):
     """Scores answers with a reward model behind HTTP.
 
-    A probe of fixed texts, for which building a guard blocks, checks it and tells it from others: see docs/remote-scoring.md.
+    A probe of fixed texts, for which building a guard blocks, checks it and tells it from others: see docs/remote-scoring.md, which
+    has the other options, too.
 
     Args:
         base_url: where the server is, without the route.
         kind: of server and route, one of ``servers.KINDS``; "bonmini" is ``bonmini-guard serve``.
         tokenizer: folder or id of the reward model, or its tokenizer; needed for all kinds but "bonmini". For pairs it may be left
             out: then nothing tells an answer that does not fit, or that spells control tokens.
-        inputs: "ids" (token ids), "text", or "pair" (prompt and answer as two texts, for cross-encoders, without a template);
-            None takes the best that the kind understands.
-        model: name that the server knows the model by; None takes the one it says it serves.
         scores: "raw" or "probability" (their logit is the score). None: raw, and refused if they look like probabilities.
         has_zero: whether score 0 is the outside option. None takes what the checkpoint or the server says, else False.
-        max_length: most tokens of a conversation with its answer, if less than the model's and the server's limits.
         api_key: sent as bearer token; None takes the environment's ``BONMINI_GUARD_TOKEN``, "" sends none.
-        batch_size: most inputs in a request; less where the server says so.
-        tolerance: how far a probe score may move, times the larger of 1 and its size, before it is another model's.
-        pinned: the fingerprint of an earlier start; the probe must agree with it, and it is kept word for word.
-        http: timeout (60), attempt_timeout (10, or half of ``timeout`` if that is less), backoff (0.2), max_concurrency (16) and
-            the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`.
+        http: see :class:`~bonmini_guard.adapters.http.HttpOptions`.
 
     Raises:
         ConfigurationError: a setting is wrong.

@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
@@ -84,13 +83,12 @@ def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> 
         )
     if spec.kind in COMBINED:
         scorers: list[Any] = []
-        with ExitStack() as unfinished:  # where one fails, those before it end what they run
-            for part in spec.parts:
-                scorers.append(load_scorer(part, **(given if part.loads else {})))
-                unfinished.callback(scorers[-1].close)
-            whole = Declared(spec, Combined(spec, scorers))
-            unfinished.pop_all()
-        return whole
+        try:
+            scorers.extend(load_scorer(part, **(given if part.loads else {})) for part in spec.parts)
+            return Declared(spec, Combined(spec, scorers))
+        except BaseException:
+            Over(spec, scorers).close()  # those that were loaded before it
+            raise
     if spec.loads:
         declared = {} if spec.not_shown is None else {"not_shown": spec.not_shown}
         model = reward.RewardModel.load(spec.model, reading=_reading(spec), **{**given, **declared})

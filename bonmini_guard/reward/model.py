@@ -169,10 +169,9 @@ class RewardModel:
             device: where to run; by default the GPU if there is one.
             dtype: precision, by default bfloat16 on a GPU and float32 on a CPU, whatever the stored one.
             max_length: most tokens, if less than the model's own limit.
-            batch_tokens: most tokens in a batch, padding included; by default 2,048 on a CPU and 16,384 on a GPU.
-            cache_bytes: most memory for the beginnings that open sessions share; by default 256 MiB on a CPU, 4 GiB on a GPU.
-            batch_window: most seconds to wait for calls of other requests while they come often; by default 0 on a CPU and
-                0.002 on a GPU.
+            batch_tokens: most tokens in a batch, padding included; the defaults of this and the next two stand in docs/scaling.md.
+            cache_bytes: most memory for the beginnings that open sessions share.
+            batch_window: most seconds to wait for calls of other requests while they come often.
             not_shown: parts of answers that the model does not read, and that a guard then does not serve: "reasoning" (the
                 default), "refusal", or the type of a content block such as "image_url". An answer with another part that does not
                 reach the model's input has no score; with ``not_shown=()`` the chat template must write reasoning.
@@ -353,12 +352,9 @@ def _in_order(texts: Sequence[Encoded | None], scores: dict[Text, float]) -> lis
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors for the next ones, up to some 60 MiB.
+    """Let glibc keep the memory of freed tensors for the next ones; see docs/scaling.md.
 
-    By default glibc hands every large block back to the system at once, and the next batch pays for its pages again: a fifth of
-    the time of a scoring call, as measured. It keeps blocks as large as the largest that it has seen freed, unless variables of
-    its environment forbid it (mallopt(3), M_MMAP_THRESHOLD); so one just under its limit is freed here. Other C libraries take no
-    notice.
+    It keeps blocks as large as the largest that it saw freed (mallopt(3), M_MMAP_THRESHOLD): one just under its limit is freed.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 

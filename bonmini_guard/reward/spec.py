@@ -23,8 +23,6 @@ KINDS = get_args(Kind)
 #: Kinds whose model runs in this process, those that ask a server, and those made of other specs.
 LOCAL, REMOTE, COMBINED = ("template", "pair", "labels", "token"), ("route", "judge", "decision"), ("all", "sum")
 SUFFIXES = (".toml", ".json")
-#: Keys of tables that go with an endpoint.
-_OF_SERVER = {"temperature", "max_tokens", "wire", "http"}
 
 
 class Table(BaseModel):
@@ -73,16 +71,9 @@ class Labels(Table):
 
 
 class Token(Table):
-    """Which tokens of a language model's answer are verdicts.
+    """Which tokens of a language model's answer are verdicts, and how it is asked: see docs/bring-your-reward-model.md.
 
-    Attributes:
-        wanted: verdicts that accept, as the model writes them.
-        unwanted: verdicts that refuse.
-        ask: the user's turn, with ``{prompt}`` and ``{answer}`` in it; without it the conversation is given to the model's own
-            template, the answer last.
-        system: a system turn before it.
-        after: what the model's answer begins with before the verdict, such as "<score>".
-        options: what its template takes beside the conversation.
+    Without ``ask`` the conversation is given to the model's own template, the answer last.
     """
 
     wanted: tuple[str, ...] = Field(min_length=1)
@@ -137,14 +128,7 @@ class Asked(Table):
 
 
 class Decision(Table):
-    """What a decision model is asked: one question, or several of which all must hold.
-
-    Attributes:
-        wire: whose protocol the endpoint speaks: "systemone" (``/v1/systemone``) or "decisions" (OpenAI's ``/v1/decisions``).
-        ask: "each" answer alone, those of a loop "together" in one request, or a "choice" among them and none of them.
-        rotations: orders of the answers that a choice is asked in.
-        http: further options of the endpoint, such as ``timeout``.
-    """
+    """What a decision model is asked: one question, or several of which all must hold; see docs/questions.md."""
 
     wire: Literal["systemone", "decisions"] = "systemone"
     question: str | None = None
@@ -230,7 +214,7 @@ class ScorerSpec(Table):
         if kind in REMOTE and not self.endpoint and (kind == "route" or isinstance(self.model, str | None)):
             raise ConfigurationError(f"kind = {kind!r} needs endpoint = the server's address")
         table = self.judge or self.decision
-        said = _OF_SERVER & (table.model_fields_set if table else set())
+        said = {"temperature", "max_tokens", "wire", "http"} & (table.model_fields_set if table else set())
         if not self.endpoint and (said or self.api_key_env is not None):
             key = min(said, default="api_key_env")
             raise ConfigurationError(f"{key} goes with an endpoint, and the model brings settings of its own: leave it out")

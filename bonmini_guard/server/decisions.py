@@ -104,10 +104,7 @@ def _inside(turn: Turn) -> list[Turn] | None:
 
 
 def _joined(items: Sequence[Any]) -> list[Any]:
-    """Items of OpenAI's input as messages.
-
-    A call belongs to the turn before it, a thought to the one behind it; a call's output is a tool's turn.
-    """
+    """Items of OpenAI's input as messages: a call belongs to the turn before it, a thought to the next; its output is a tool's."""
     turns: list[dict[str, Any]] = []
     thought: dict[str, Any] = {}
     for item in items:
