@@ -46,8 +46,7 @@ PROBE_INTERVAL = 1.0
 class RemoteRewardModel(Probed, Endpoint):
     """Scores answers with a reward model behind HTTP.
 
-    A probe of fixed texts, for which building a guard blocks, checks it and tells it from others: see docs/remote-scoring.md, which
-    has the other options, too.
+    A probe of fixed texts, for which building a guard blocks, tells it from others: see docs/remote-scoring.md, for options, too.
 
     Args:
         base_url: where the server is, without the route.
@@ -57,7 +56,8 @@ class RemoteRewardModel(Probed, Endpoint):
         scores: "raw" or "probability" (their logit is the score). None: raw, and refused if they look like probabilities.
         has_zero: whether score 0 is the outside option. None takes what the checkpoint or the server says, else False.
         api_key: sent as bearer token; None takes the environment's ``BONMINI_GUARD_TOKEN``, "" sends none.
-        http: see :class:`~bonmini_guard.adapters.http.HttpOptions`.
+        http: timeout (60), attempt_timeout (10, or half of ``timeout`` if that is less), backoff (0.2), max_concurrency (16) and
+            the like; see :class:`~bonmini_guard.adapters.http.HttpOptions`.
 
     Raises:
         ConfigurationError: a setting is wrong.
