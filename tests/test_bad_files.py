@@ -118,6 +118,13 @@ def test_what_is_huge_is_not_read(name, command, folder, capsys, monkeypatch):
     assert "larger than 32 MiB" in one_line(command, "huge", capsys)
 
 
+@pytest.mark.parametrize("command", ["calibrate", "report", "score", "import", "convert"])
+def test_a_file_that_is_given_twice_is_refused(command, folder, capsys):
+    again = [each for word in ROWS[command] for each in (["BAD", "./BAD"] if word == "BAD" else [word])]
+    (folder / "x.jsonl").write_text((folder / "log.jsonl").read_text())
+    assert "is given twice" in one_line(again, "x.jsonl", capsys)
+
+
 def test_cells_and_members_of_archives_may_be_nested_deeply(folder, capsys):
     with zipfile.ZipFile("deep.eval", "w") as archive:
         archive.writestr("header.json", DEEP)
