@@ -139,7 +139,7 @@ def completion_prompt(messages: Sequence[BaseMessage]) -> str:
 def stop_strings(stop: str | Sequence[str] | None) -> list[str]:
     """Stop strings as a list: users give one or several, and an empty one ends nothing. ConfigurationError if they are none."""
     several = [stop] if isinstance(stop, str) else stop or ()
-    if not isinstance(several, Collection) or not all(isinstance(each, str) for each in several):
+    if not isinstance(several, Collection) or isinstance(several, Mapping) or not all(isinstance(each, str) for each in several):
         raise ConfigurationError(f"stop must be a text, or a list of texts, not {stop!r}")
     return [each for each in several if each]
 

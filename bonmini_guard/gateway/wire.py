@@ -8,7 +8,7 @@ from time import time
 from typing import Annotated, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from bonmini_guard.adapters.openai import DIALECTS
 from bonmini_guard.conversation import Turn, as_messages
@@ -30,7 +30,7 @@ class ChatRequest(BaseModel):
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
-    n: int | None = None
+    n: StrictInt | None = None
     seed: int | None = None
     metadata: dict[str, Any] | None = None
 

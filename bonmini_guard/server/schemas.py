@@ -38,6 +38,7 @@ class Message(BaseModel):
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
+    audio: dict[str, Any] | None = None
 
 
 class Answer(Message):

@@ -177,6 +177,7 @@ def test_who_finds_no_place_is_told_when_to_come_back(house):
         ({"model": "guarded", "messages": [{"role": "user", "content": ""}]}, "empty"),
         ({"model": "guarded", "messages": [{"role": "tool", "content": "x"}]}, "messages"),
         ({"model": "guarded", "messages": ASKED, "n": 2}, "n: one answer"),
+        ({"model": "guarded", "messages": ASKED, "n": True}, "n: Input should be a valid integer"),
         ({"model": "guarded", "messages": ASKED, "tools": 5}, "cannot send this request"),
         ({"model": "guarded", "messages": ASKED, "tools": [5]}, "cannot send this request"),
         ({"model": "guarded", "messages": ASKED, "response_format": 5}, "cannot send this request"),
@@ -190,6 +191,20 @@ def test_a_wrong_body_gets_one_line(house, body, says):
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
     assert "\n" not in answer.json()["error"]["message"]
+
+
+def test_a_route_or_a_method_that_there_is_not_is_told_as_every_error_is(house):
+    with house.open({"guarded": "schedule = [1]"}):
+        gone, wrong = house.post("/v1/completions", model="guarded"), httpx.get(f"{house.url}/v1/chat/completions")
+    assert (gone.status_code, wrong.status_code, wrong.headers["allow"]) == (404, 405, "POST")
+    assert [each.json()["error"]["type"] for each in (gone, wrong)] == ["not_found", "not_found"]
+
+
+def test_an_answer_that_was_spoken_stays_in_the_history(house):
+    spoken = {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
+    with house.open({"guarded": "schedule = [1]"}):
+        assert house.post(model="guarded", messages=[*ASKED, spoken, *ASKED]).status_code == 200
+    assert "audio_1" in str(house.upstream.requests[0][2]["messages"][1])
 
 
 def test_keys_metrics_and_health(house):
@@ -240,6 +255,8 @@ TABLE = 'upstream = "plain"\nreward_model = { endpoint = "http://127.0.0.1:1", k
         (UPSTREAM + "extra_body = 5", "extra_body must be a table"),
         (UPSTREAM + "stop = 5", "stop must be a text"),
         (UPSTREAM + "stop = [1]", "stop must be a text"),
+        (UPSTREAM + "stop = { a = 1 }", "stop must be a text"),
+        (UPSTREAM + "[guards.x]\n" + TABLE + "threshold = true", "must be a number"),
         (UPSTREAM + "split_reasoning = 5", "split_reasoning is True"),
         (UPSTREAM + "self = 5", "self"),
         (UPSTREAM + "[guards.x]\n" + TABLE.replace("kind", 'api_key = "sk-secret", kind'), "as api_key_env"),
