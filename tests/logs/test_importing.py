@@ -173,6 +173,25 @@ def test_calls_among_the_inputs_of_the_responses_api_are_turns(tmp_path, as_text
     assert texts([row]) == [["Sunny."]]
 
 
+def test_what_the_responses_api_did_by_itself_is_part_of_its_answer(tmp_path):
+    searched = {"type": "web_search_call", "id": "ws", "status": "completed", "action": {"type": "search", "query": "news"}}
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "None."}]}
+    shell = [
+        {"type": "local_shell_call", "call_id": "s", "action": {}},
+        {"type": "local_shell_call_output", "call_id": "s", "output": "ok"},
+    ]
+    items = [{"role": "user", "content": "News?"}, searched, said, {"role": "user", "content": "And now?"}, *shell]
+    [row] = imported(tmp_path, "langfuse", [{"id": "g", "input": {"input": items}, "output": {"output": [searched, said]}}])
+    assert [(turn["role"], turn["content"]) for turn in row["prompt"]] == [
+        ("user", "News?"),
+        ("assistant", [searched, {"type": "text", "text": "None."}]),
+        ("user", "And now?"),
+        ("assistant", [shell[0]]),
+        ("tool", "ok"),
+    ]
+    assert row["candidates"][0]["message"]["content"] == row["prompt"][1]["content"]
+
+
 def test_traces_of_which_the_observations_are_elsewhere_are_no_calls(tmp_path, capsys):
     trace = {"id": "t", "name": "support", "input": "hi", "output": "ho", "observations": ["g"], "scores": []}
     rows = imported(tmp_path, "langfuse", [{"data": [trace]}, {**observation(0), "id": "g"}])
@@ -367,6 +386,17 @@ def test_otlp_exports_failures_and_calls_without_text(tmp_path, capsys):
     assert rows[0]["candidates"][0]["finished"] - rows[0]["candidates"][0]["started"] == pytest.approx(1)
     imported(tmp_path, "otel", [otlp(CALL)], code=2)
     assert "let the instrumentation record message content" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", ["tool", "user"])
+def test_answers_of_several_tools_in_one_message_are_a_turn_each(tmp_path, role):
+    parts = [{"type": "tool_call_response", "id": f"c{number}", "response": said} for number, said in enumerate(["rain", "sun"])]
+    text = {"type": "text", "content": "Which is better?"}
+    asked = [*ASKED[:3], {"role": role, "parts": [*parts, *([text] if role == "user" else [])]}]
+    about = {"gen_ai.input.messages": json.dumps(asked), "gen_ai.output.messages": json.dumps(SAID)}
+    [row] = imported(tmp_path, "otel", [otlp(CALL | about)])
+    expected = [{"role": "tool", "content": said, "tool_call_id": f"c{number}"} for number, said in enumerate(["rain", "sun"])]
+    assert row["prompt"][3:] == [*expected, *([{"role": "user", "content": text["content"]}] if role == "user" else [])]
 
 
 def test_events_of_whole_calls_are_read_from_logs(tmp_path, capsys):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from bonmini_guard.conversation import Turn
@@ -18,8 +19,8 @@ _ROLES = ("role", "from", "lc")
 _INPUTS = (*PROMPT_KEYS, "prompts", "text", "contents", "inputs")
 _OUTPUTS = ("generations", "choices", "message", "messages", *TEXT_KEYS, "outputs")
 _BODIES = ("messages", "message", "choices", "generations", "prompts")
-#: Items of the Responses API that are no messages.
-_ITEMS = ("reasoning", "function_call", "function_call_output")
+#: Items of the Responses API that are no messages: thoughts, calls (also of what runs on its side), and what these gave.
+_ITEM = re.compile(r"reasoning|mcp_\w+|\w+_call(_output)?")
 _NO_PROMPT = "no prompt in its input; log inputs, or name its column with --map COLUMN=prompt"
 _NO_ANSWER = "no answer in its output; log outputs, or name its column with --map COLUMN=text"
 
@@ -109,7 +110,7 @@ def _is_turn(value: Any) -> bool:
 
 
 def _is_item(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") in _ITEMS and "role" not in value
+    return isinstance(value, Mapping) and "role" not in value and _ITEM.fullmatch(str(value.get("type"))) is not None
 
 
 def _are_turns(values: list[Any]) -> bool:
@@ -120,17 +121,31 @@ def _are_turns(values: list[Any]) -> bool:
 def _turns(values: list[Mapping[str, Any]]) -> Iterator[Turn]:
     """Turns; what lies between two inputs of the Responses API is one answer."""
     items = any(map(_is_item, values))
-    for role, some in groupby(values, _role_of):
+    for role, some in groupby(chain.from_iterable(map(_apart, values)), _role_of):
         if items and role == "assistant":
             yield _of_items(some)
         else:
             yield from (_turn(one, role) for one in some)
 
 
+def _apart(value: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """OpenTelemetry's message: what each tool answered is a turn of its own, and what else was said comes behind."""
+    rest, parts = [], value["parts"] if isinstance(value.get("parts"), list) else []
+    for part in parts:
+        if isinstance(part, Mapping) and part.get("type") == "tool_call_response":
+            said = part.get("response", part.get("result"))
+            content = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+            yield {"role": "tool", "content": content, "tool_call_id": str(part.get("id") or ""), "name": value.get("name")}
+        else:
+            rest.append(part)
+    if rest or not parts:
+        yield {**value, "parts": rest} if rest else value
+
+
 def _role_of(value: Mapping[str, Any]) -> str:
     if not _is_item(value):
         return str(value.get("role", "user"))
-    return "tool" if value["type"] == "function_call_output" else "assistant"
+    return "tool" if value["type"].endswith("_call_output") else "assistant"
 
 
 def _of_items(items: Iterable[Mapping[str, Any]]) -> Turn:
@@ -142,7 +157,7 @@ def _of_items(items: Iterable[Mapping[str, Any]]) -> Turn:
 
 def _turn(value: Mapping[str, Any], role: str) -> Turn:
     """A turn; OpenTelemetry's has parts."""
-    if value.get("type") == "function_call_output":
+    if str(value.get("type")).endswith("_call_output"):
         said = value.get("output")
         value = {"role": role, "tool_call_id": value.get("call_id"), "content": said if isinstance(said, str | list) else str(said)}
     if isinstance(value.get("parts"), list):
@@ -151,15 +166,11 @@ def _turn(value: Mapping[str, Any], role: str) -> Turn:
 
 
 def _of_parts(value: Mapping[str, Any], role: str) -> Turn:
-    content, calls, thoughts, answers = [], [], [], None
+    content, calls, thoughts = [], [], []
     for part in value["parts"]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "tool_call":
             calls.append({"id": part.get("id"), "name": part.get("name"), "args": part.get("arguments")})
-        elif kind == "tool_call_response":
-            answers = str(part.get("id") or "")
-            said = part.get("response", part.get("result"))
-            content.append({"type": "text", "text": said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)})
         elif kind == "reasoning":
             thoughts.append(str(part.get("content") or ""))
         elif kind == "text":
@@ -167,4 +178,4 @@ def _of_parts(value: Mapping[str, Any], role: str) -> Turn:
         elif isinstance(part, Mapping):
             content.append(dict(part))
     turn = {"role": value.get("role") or role, "content": content, "tool_calls": calls, "name": value.get("name")}
-    return Turn.of(turn | {"reasoning_content": "".join(thoughts) or None} | ({} if answers is None else {"tool_call_id": answers}))
+    return Turn.of(turn | {"reasoning_content": "".join(thoughts) or None})
