@@ -8,6 +8,7 @@ import re
 import pytest
 
 from bonmini_guard.cli import main
+from bonmini_guard.commands import demo
 from bonmini_guard.demo import room, run, show
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import Note, prompts
@@ -144,6 +145,16 @@ def test_a_terminal_gets_colours_and_a_pipe_does_not():
     lines = show.request(run.recorded()["requests"][0], "1 of 5", 80)
     assert "\x1b[" in show.text(lines, colour=True)
     assert re.sub(r"\x1b\[[\d;]*m", "", show.text(lines, colour=True)).split() == show.text(lines, colour=False).split()
+
+
+@pytest.mark.parametrize(("said", "coloured"), [(None, True), ("", True), ("1", False)])
+def test_no_color_counts_where_it_says_something(monkeypatch, capsys, said, coloured):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if said is not None:
+        monkeypatch.setenv("NO_COLOR", said)
+    demo._print([[("x", "title")]])
+    assert ("\x1b[" in capsys.readouterr().out) is coloured
 
 
 def test_what_ships_is_small_and_holds_no_pickle():

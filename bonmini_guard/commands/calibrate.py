@@ -247,8 +247,8 @@ def _check_numbers(options: argparse.Namespace) -> None:
         if (share := getattr(options, name)) is not None:
             check_share(f"--{name.replace('_', '-')}", share)
     for name in ("mini_n", "max_loops", "max_draws", "calibrations"):
-        if (number := getattr(options, name)) is not None and number < 1:
-            raise ConfigurationError(f"--{name.replace('_', '-')} is {number}: give 1 or more")
+        if (number := getattr(options, name)) is not None and not 0 < number <= 10**6:
+            raise ConfigurationError(f"--{name.replace('_', '-')} is {number}: give 1 to 1,000,000")
     if options.seed < 0:
         raise ConfigurationError("--seed must be 0 or more")
     if options.seed and options.calibrations == 1:

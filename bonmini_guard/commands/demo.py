@@ -51,7 +51,7 @@ def _show(requests: Iterator[dict[str, Any]], count: int, source: str) -> None:
 
 
 def _print(lines: list[show.Line]) -> None:
-    print(show.text(lines, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ), end="", flush=True)
+    print(show.text(lines, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")), end="", flush=True)
 
 
 def _progress(what: str) -> None:

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     settings = settings_of(Settings, options)
     report = train_reward_model(rows, options.base, options.output, eval_rows=held_out, **settings)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if os.environ.get("RANK", "0") == "0":
         _show(report, options.output)
     part()
     return 0

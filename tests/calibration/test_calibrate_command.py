@@ -133,6 +133,7 @@ def test_fingerprints_are_what_a_guard_compares():
         ["--schedule", "4,28"],
         ["--mini-n", "0"],
         ["--max-loops", "-1"],
+        *([name, f"1{'0' * 23}"] for name in ("--mini-n", "--max-loops", "--max-draws", "--calibrations", "--schedule")),
         ["--seed", "-1"],
         ["--plan"],
         ["--relax", "--schedule", "4,4"],
