@@ -26,6 +26,9 @@ _SETTINGS = (
     "reasoning_effort",
     "stop",
 )
+#: Words for an acceptable answer, and for one that is not.
+_YES = ("true", "yes", "good", "accept", "accepted", "acceptable", "thumbs_up", "thumbsup", "up", "positive", "like", "👍")
+_NO = ("false", "no", "bad", "reject", "rejected", "unacceptable", "thumbs_down", "thumbsdown", "down", "negative", "dislike", "👎")
 
 
 @dataclass
@@ -138,6 +141,12 @@ def seconds(value: Any) -> float | None:
     except ValueError:
         return None
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def yes_or_no(value: Any) -> bool | None:
+    """Whether an answer is called acceptable: true or false, or a word for it; None for all else."""
+    word = value.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(value, str) else ""
+    return value if isinstance(value, bool) else True if word in _YES else False if word in _NO else None
 
 
 def first(record: Mapping[str, Any], *keys: str) -> Any:

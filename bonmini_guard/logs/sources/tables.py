@@ -10,7 +10,7 @@ from typing import Any
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import LARGEST, Row, name_of
-from bonmini_guard.logs.sources.draws import Draw, generator_of, seconds, whole_number
+from bonmini_guard.logs.sources.draws import Draw, generator_of, seconds, whole_number, yes_or_no
 from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, answers_in, prompt_in, prompt_under
 
 _TAKEN = {"id", "group", "generated_by", "model", "failed", "tokens", "started", "finished", "score", "acceptable", "acceptable_by"}
@@ -83,10 +83,8 @@ def _of_log(record: Mapping[str, Any]) -> Iterator[Draw]:
 
 def _word(value: Any, name: str) -> bool | None:
     """True or false, also as tables write them."""
-    known = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False, "": None}
-    if value is None or isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word not in known:
+    word = str(value).strip()
+    said = {"1": True, "1.0": True, "0": False, "0.0": False}.get(word, yes_or_no(word))
+    if said is None and value is not None and word:
         raise InputError(f'"{name}" is {str(value)[:20]!r}; write true or false')
-    return known[word]
+    return said

@@ -9,7 +9,7 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.sources.draws import first
+from bonmini_guard.logs.sources.draws import first, yes_or_no
 from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS, prompt_under
 from bonmini_guard.training.choices import Answer, as_answer
 
@@ -21,8 +21,6 @@ RATING_KEYS = ("rating", "score", "overall_score", "helpfulness")
 LABEL_KEYS = ("acceptable", "label", "accepted", "feedback", "rating", "thumbs")
 
 _TRANSCRIPT = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
-_YES = {"true", "yes", "good", "accept", "accepted", "acceptable", "thumbs_up", "thumbsup", "up", "positive", "like", "👍"}
-_NO = {"false", "no", "bad", "reject", "rejected", "unacceptable", "thumbs_down", "thumbsdown", "down", "negative", "dislike", "👎"}
 
 
 def prompt_of(record: Record, turns: list[Any] | None = None) -> Any:
@@ -99,13 +97,10 @@ def verdict_of(record: Record) -> bool:
 
     Numbers are refused, because sets have several kinds of them.
     """
-    said = next((record[key] for key in LABEL_KEYS if record.get(key) is not None), None)
-    word = said.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(said, str) else said
-    if isinstance(word, str) and word in _YES | _NO:
-        return word in _YES
-    if not isinstance(word, bool):
+    said = yes_or_no(next((record[key] for key in LABEL_KEYS if record.get(key) is not None), None))
+    if said is None:
         raise InputError('no label; write true or false (or thumbs_up, thumbs_down) under "label" or "acceptable"')
-    return word
+    return said
 
 
 def number_of(record: Any, key: str | None) -> float | None:
