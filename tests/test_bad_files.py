@@ -118,6 +118,27 @@ def test_what_is_huge_is_not_read(name, command, folder, capsys, monkeypatch):
     assert "larger than 32 MiB" in one_line(command, "huge", capsys)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "start torn",
+        "zero spec.toml --no-anchors --labels torn -o OUT.json",
+        "judge torn --judge spec.toml -o OUT.jsonl",
+        "score torn --reward-model spec.toml -o OUT.jsonl --dry-run",
+        "inspect spec.toml --examples torn",
+    ],
+)
+def test_a_torn_last_line_is_counted_wherever_logs_are_read(command, folder, capsys):
+    candidates = [{"text": "a", "score": 1.0, "acceptable": True}, {"text": "b", "score": -1.0, "acceptable": False}]
+    rows = [json.dumps({"id": str(number), "prompt": f"p{number}", "candidates": candidates}) + "\n" for number in range(30)]
+    (folder / "torn").write_text("".join(rows))
+    assert main(command.split()) == 0
+    assert "torn" not in capsys.readouterr().err
+    (folder / "torn").write_text("".join(rows) + '{"id": "30", "pro')
+    assert main(command.split()) == 0
+    assert "left out: torn last lines: 1\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["calibrate", "report", "score", "import", "convert"])
 def test_a_file_that_is_given_twice_is_refused(command, folder, capsys):
     again = [each for word in ROWS[command] for each in (["BAD", "./BAD"] if word == "BAD" else [word])]

@@ -181,3 +181,39 @@ def test_the_first_line_of_a_table_may_have_empty_cells(run, tmp_path):
     told, following = run("bonmini-guard start answers.csv")
     assert "columns: Customer, Reply, OK" in told
     assert "--map OK=acceptable" in following
+
+
+def test_raw_scores_alone_are_none(run, tmp_path):
+    rows = [
+        {**row, "candidates": [{"text": one["text"], "raw_score": one["score"]} for one in row["candidates"]]}
+        for row in log_rows(9)
+    ]
+    lines_of(tmp_path / "log.jsonl", rows)
+    assert "missing: scores of 72 answers" in run("bonmini-guard start log.jsonl")[0]
+
+
+def test_words_for_yes_and_no_are_labels_and_odd_lines_are_borne_as_import_bears_them(run, tmp_path, capsys):
+    words = ["good", "bad", "Thumbs up", "thumbs-down", "yes", "0"] * 5
+    lines = [f"q{number},a,{word}\n" for number, word in enumerate(words)]
+    (tmp_path / "answers.csv").write_text("prompt,text,label\n" + "".join(lines) + "q,a,b,c\n")
+    assert main(["start", "answers.csv"]) == 0
+    told = capsys.readouterr()
+    assert "a table of 30 lines" in told.out
+    assert "left out: 1 odd, the first: answers.csv:32: more cells than columns" in told.err
+    _, following = run("bonmini-guard start answers.csv")
+    assert "--map label=acceptable" in following
+    run(following)
+    rows = map(json.loads, (tmp_path / "answers.log.jsonl").read_text().splitlines())
+    assert [row["candidates"][0]["acceptable"] for row in rows] == [True, False, True, False, True, False] * 5
+
+
+def test_a_table_that_import_would_not_bear_is_refused(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("prompt,text\nq,a\nq,a,b\n")
+    assert main(["start", str(tmp_path / "t.csv")]) == 2
+    assert "1 of 2 records are odd, more than --max-bad 0.05" in capsys.readouterr().err
+
+
+def test_candidates_that_are_a_text_are_told_as_that(tmp_path, capsys):
+    lines_of(tmp_path / "log.jsonl", [{**row, "candidates": json.dumps(row["candidates"])} for row in log_rows(3)])
+    assert main(["start", str(tmp_path / "log.jsonl")]) == 2
+    assert 'log.jsonl:1: "candidates" is \'[{"text": "answer 0.\', and no list;' in capsys.readouterr().err

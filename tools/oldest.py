@@ -11,11 +11,7 @@ _BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(?:\[[^]]*\])?>=(?P<version>[0-9.
 
 
 def oldest(pyproject: Path) -> dict[str, str]:
-    """By package, the least version that the project asks for anywhere.
-
-    Args:
-        pyproject: the file.
-    """
+    """By package, the least version that the project asks for anywhere."""
     project = tomllib.loads(pyproject.read_text())["project"]
     asked = [
         *project["dependencies"],

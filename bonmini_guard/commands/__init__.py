@@ -49,3 +49,8 @@ def say_left_out(odd: Odd, left_out: Mapping[str, int]) -> None:
     """What was not taken, on stderr: by kind, and the odd records."""
     lines = [f"left out: {reason}: {count:,}" for reason, count in left_out.items() if count]
     print("".join(f"{line}\n" for line in [*lines, *odd.lines()]), end="", file=sys.stderr)
+
+
+def say_torn(number: int) -> None:
+    """So many last lines of logs were torn, and dropped."""
+    say_left_out(Odd(), {"torn last lines": number})

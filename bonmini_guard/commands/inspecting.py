@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from bonmini_guard.commands import say_torn
 from bonmini_guard.commands.replay import REFUTED
 from bonmini_guard.commands.terminal import say
 
@@ -73,7 +74,7 @@ def _examples(path: str | None) -> list[Example]:
     if path is None:
         return []
     found: list[Any] = []
-    for row in rows_in(path):
+    for row in rows_in(path, told=say_torn):
         known = [one for one in row.candidates if one.label is not None]
         found.append(([turn.message() for turn in row.prompt], [one.turn.message() for one in known], [one.label for one in known]))
     if len({label for _, _, labels in found for label in labels}) < 2:

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.commands import check_readable
+from bonmini_guard.commands import check_readable, say_torn
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
@@ -43,7 +43,10 @@ def run(options: argparse.Namespace) -> int:
     with closing(load_scorer(options.judge)) as judge, shown() as progress:
         if not judge.has_zero:
             raise ConfigurationError(f"{options.judge}: its scores only rank, so they are no verdicts; see 'bonmini-guard zero'")
-        score_log(options.logs, judge, options.output, beside=name, progress=lambda rows: progress.say(f"{rows:,} rows judged"))
+        tally = score_log(
+            options.logs, judge, options.output, beside=name, progress=lambda rows: progress.say(f"{rows:,} rows judged")
+        )
+    say_torn(tally.torn)
     found = agreement(judged(rows_in(options.output), name, options.slice))
     found["certificate"] = moved_certificate(rows_in(options.output), name, options.alpha, 0.1)
     if options.json:

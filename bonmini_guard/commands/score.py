@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bonmini_guard.commands import say_torn
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
@@ -58,7 +59,7 @@ def _plan(options: argparse.Namespace) -> str:
 
     rows = candidates = scored = letters = 0
     number, shards = options.shard
-    for row in islice(rows_in(*options.logs), number - 1, None, shards):
+    for row in islice(rows_in(*options.logs, told=say_torn), number - 1, None, shards):
         drawn = [one for one in row.candidates if not one.failed]
         rows, candidates = rows + 1, candidates + len(drawn)
         scored += sum(one.value.get("score") is not None for one in drawn)

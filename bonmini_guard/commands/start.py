@@ -6,13 +6,15 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.commands import logs_in_words, refuse_pipes
+from bonmini_guard.commands import logs_in_words, refuse_pipes, say_left_out, say_torn
 from bonmini_guard.commands.calibrate import ALPHA, DELTA, RISKS, choose_schedule
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.odd import USUAL, Odd
 
 HELP = "look at a log, or a table of answers: what can be promised from it, what is missing, the next command"
 
@@ -43,9 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look, and tell."""
+    from bonmini_guard.logs.sources.messages import unpacked
+
     refuse_pipes(options.logs)
     first = _first(options.logs[0])
-    if isinstance(first.get("candidates"), list):
+    if isinstance(unpacked(first.get("candidates")), list):  # a text of JSON is told as what it is
         _tell_of_log(options.logs)
     elif "schedule" in first and "thresholds" in first:
         say(f"{options.logs[0]}: a profile\nnext: bonmini-guard report LOG --profile {shlex.quote(options.logs[0])} -o report.html")
@@ -62,8 +66,10 @@ def _first(path: str) -> Mapping[str, Any]:
 
     if path.endswith(".eval"):
         return {}
-    for _, record in Records(path):
+    odd = Odd(USUAL)
+    for _, record in Records(path, odd):
         return record
+    odd.check()
     raise InputError(f"{path}: holds nothing; give a file with answers in it")
 
 
@@ -78,10 +84,14 @@ def _tell_of_records(files: Sequence[str], first: Mapping[str, Any]) -> None:
         say(f"{files[0]}: written by {tool}")
         say(f"next: bonmini-guard import {logs_in_words(files)} --from {tool} -o {output}")
         return
-    number, columns = 0, dict[str, Any]()
-    for _, record in (pair for path in files for pair in Records(path)):
+    number, columns, odd = 0, dict[str, Any](), Odd(USUAL)  # as many as import bears
+    tables = [Records(path, odd) for path in files]
+    for _, record in chain.from_iterable(tables):
         number += 1
         columns |= record  # in any line a cell may be empty, and so not there
+    odd.records += number
+    odd.check()
+    say_left_out(odd, {"torn last lines": sum(table.torn for table in tables)})
     say(f"{files[0]}: a table of {number:,} lines, each taken for one answer; columns: {', '.join(map(str, columns))}")
     known, mapped, missing = {"prompt": PROMPT_KEYS, "text": TEXT_KEYS, "acceptable": ("acceptable",)}, [], []
     for name, keys in known.items():
@@ -127,11 +137,11 @@ def _scan(files: Sequence[str]) -> tuple[Counter[str], set[int], set[str]]:
     from bonmini_guard.logs.rows import rows_in
 
     seen, sizes, generators = Counter[str](), set[int](), set[str]()
-    for row in rows_in(*files):
+    for row in rows_in(*files, told=say_torn):
         arrived = [one for one in row.candidates if not one.failed]
         labelled = [one for one in arrived if one.label is not None]
         seen.update(rows=1, complete=row.is_complete, traced=row.is_traced, picked=not row.is_random, answers=len(arrived))
-        seen.update(scored=sum(one.said is not None for one in arrived), labelled=len(labelled))
+        seen.update(scored=sum(one.value.get("score") is not None for one in arrived), labelled=len(labelled))
         seen.update(judged=sum(one.value.get("acceptable_by") is not None for one in labelled))
         sizes.add(len(row.candidates))
         generators |= {str(by)} if (by := row.value.get("generated_by")) is not None else set()

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonmini_guard.commands import check_readable, say_left_out
+from bonmini_guard.commands import check_readable, say_left_out, say_torn
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.logs.odd import Odd
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     spec = spec.model_copy(update={"zero": None, "has_zero": None})
     texts = () if options.no_anchors else tuple(options.anchor or ANCHORS)
     with closing(load_scorer(spec, device=options.device, base=options.base)) as scorer:
-        rows, learnt = list(rows_in(*options.labels)), getattr(scorer, "trained_on", lambda messages: False)
+        rows, learnt = list(rows_in(*options.labels, told=say_torn)), getattr(scorer, "trained_on", lambda messages: False)
         fresh = [row for row in rows if not learnt([turn.message() for turn in row.prompt])]
         say_left_out(Odd(), {"rows that the reward model was trained on, which flatter it": len(rows) - len(fresh)})
         labels = labels_of(fresh, scorer, texts)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -146,7 +146,8 @@ class Row:
         """Its draws, one at least."""
         values = self.value.get("candidates")
         if not isinstance(values, list) or not values:
-            raise refusal(self.place, 'the row has no "candidates"', 'list at least one {"text", "score", "acceptable"}')
+            problem = f'"candidates" is {str(values)[:20]!r}, and no list' if values else 'the row has no "candidates"'
+            raise refusal(self.place, problem, 'list at least one {"text", "score", "acceptable"}')
         return [Candidate(value, self.place, number) for number, value in enumerate(values, start=1)]
 
     @property
@@ -224,13 +225,15 @@ class Row:
         return len(drawn) if by_rule else None
 
 
-def rows_in(*paths: str | os.PathLike[str]) -> Iterator[Row]:
-    """The rows of files, one after the other.
+def rows_in(*paths: str | os.PathLike[str], told: Callable[[int], None] = lambda torn: None) -> Iterator[Row]:
+    """The rows of files, one after the other; ``told`` hears at the end how many torn last lines were dropped.
 
     Raises:
         InputError: a file cannot be read.
     """
-    return (Row(value, place) for path in paths for place, value in RowFile(path))
+    files = [RowFile(path) for path in paths]
+    yield from (Row(value, place) for file in files for place, value in file)
+    told(sum(file.torn for file in files))
 
 
 @dataclass(frozen=True, slots=True)
