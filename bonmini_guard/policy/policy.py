@@ -299,9 +299,10 @@ def best_of_n(n: int) -> Policy:
 
 def spread(threshold: float | Sequence[float], loops: int) -> tuple[float, ...]:
     """One threshold for each loop, from one number or a sequence of them."""
-    single = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if isinstance(threshold, bool):
+        raise TypeError("true and false are no thresholds")
     # A plus, for a text such as "12" would be two thresholds.
-    return (float(threshold),) * loops if single else tuple(float(+each) for each in threshold)
+    return (float(threshold),) * loops if isinstance(threshold, int | float) else tuple(float(+each) for each in threshold)
 
 
 def check_mode(mode: str) -> None:
