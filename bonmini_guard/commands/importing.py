@@ -118,11 +118,7 @@ class _Import:
         self.odd = odd
 
     def read(self, records: Iterable[tuple[str, Record]]) -> None:
-        """Read a file.
-
-        Raises:
-            InputError: it cannot be read, or no odd record is borne and one is.
-        """
+        """Read a file; InputError if it cannot be read, or no odd record is borne and one is."""
         for place, record in records:
             try:
                 with as_input(_STRANGE):

@@ -56,11 +56,7 @@ class Odd:
             raise ConfigurationError(f"--max-bad is {self.most}: use a share between 0 (bear none) and 1")
 
     def note(self, place: str, error: InputError) -> None:
-        """Count what is wrong with a record, or with a part of it.
-
-        Raises:
-            InputError: no odd record is borne.
-        """
+        """Count what is wrong with a record, or with a part of it; InputError if no odd record is borne."""
         said = str(error) if str(error).startswith(f"{place}: ") else f"{place}: {error}"
         if not self.most:
             raise InputError(said) from error
@@ -71,11 +67,7 @@ class Odd:
         self._last = place
 
     def lose(self, place: str, error: InputError) -> None:
-        """Count something that never became a record.
-
-        Raises:
-            InputError: no odd record is borne.
-        """
+        """Count something that never became a record; InputError if no odd record is borne."""
         self.records += 1
         self.note(place, error)
 

@@ -226,11 +226,7 @@ class Row:
 
 
 def rows_in(*paths: str | os.PathLike[str], told: Callable[[int], None] = lambda torn: None) -> Iterator[Row]:
-    """The rows of files, one after the other; ``told`` hears at the end how many torn last lines were dropped.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
+    """The rows of files (InputError if one cannot be read); ``told`` hears at the end how many torn last lines were dropped."""
     files = [RowFile(path) for path in paths]
     yield from (Row(value, place) for file in files for place, value in file)
     told(sum(file.torn for file in files))

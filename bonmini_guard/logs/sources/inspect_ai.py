@@ -21,11 +21,7 @@ _WORDS = {"C": True, "I": False}
 
 
 def archive(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The samples of an ``.eval`` file, each as a log of its own.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """The samples of an ``.eval`` file, each as a log of its own; InputError if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as file:
             header = json.loads(_member(file, "header.json"))
@@ -54,11 +50,7 @@ def _member(file: zipfile.ZipFile, name: str) -> bytes:
 
 
 def units(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The samples of one log, each with what was run.
-
-    Raises:
-        InputError: it is no log.
-    """
+    """The samples of one log, each with what was run; InputError if it is no log."""
     samples = record.get("samples")
     if not isinstance(record.get("eval"), Mapping) or not isinstance(samples, list):
         raise InputError('no "eval" with "samples"; give whole logs of Inspect (inspect log dump), not headers')

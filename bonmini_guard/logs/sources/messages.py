@@ -43,11 +43,7 @@ def prompt_under(record: Mapping[str, Any]) -> Any:
 
 
 def prompt_in(value: Any) -> str | list[dict[str, Any]]:
-    """The prompt in what was logged as input.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The prompt in what was logged as input; InputError if there is none."""
     read = _structured(value)
     if isinstance(read, str) and read.strip():
         return read
@@ -71,11 +67,7 @@ def prompt_in(value: Any) -> str | list[dict[str, Any]]:
 
 
 def answers_in(value: Any) -> list[Turn]:
-    """The answers in what was logged as output: one for each choice.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The answers in what was logged as output, one for each choice; InputError if there is none."""
     read = _structured(value)
     if isinstance(read, str | int | float):
         return [Turn("assistant", str(read))]

@@ -46,11 +46,7 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
 
 
 def verdicts_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``score`` and ``acceptable`` as a candidate has them.
-
-    Raises:
-        InputError: they are something else.
-    """
+    """``score`` and ``acceptable`` as a candidate has them; InputError if they are something else."""
     score, said = record.get("score"), record.get("acceptable")
     try:
         score = float(str(score)) if isinstance(score, str | bool) else score
