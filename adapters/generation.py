@@ -134,7 +134,7 @@ class ServedGenerator(Endpoint):
             thought, text = split_thoughts(answer.turn.text, self._tags)
             answer = replace(answer, turn=replace(answer.turn, text=text, reasoning=answer.turn.reasoning or thought))
         answer.check(self.accept_truncated)
-        return answer.message(request.seed, stop_strings(body.get("stop")))
+        return answer.message(request.seed, body.get("stop") or ())
 
 
 @checked

@@ -19,7 +19,7 @@ from bonmini_guard.adapters.groups import one_by_one
 from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, events, parsed
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointMisconfigured, RequestRejected, from_response
 from bonmini_guard.adapters.reasoning import Tags
-from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, refuse_spoiling, schema_of
+from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, refuse_spoiling, schema_of, stop_strings
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, needing
@@ -54,6 +54,8 @@ def _extended(parameters: dict[str, Any]) -> dict[str, Any]:
     if (extra := parameters.pop("extra_body", None)) is not None:
         refuse_spoiling(extra, "extra_body")
         parameters |= extra
+        if "stop" in extra:
+            parameters["stop"] = stop_strings(extra["stop"]) or extra["stop"]
     return parameters
 
 
