@@ -101,7 +101,7 @@ def score_log(
                     cure = "remove it to begin anew, or give another -o"
                     raise InputError(f"{partial}: was begun with {what} than {row.place}; {cure}")
                 tally.resumed += 1
-                tally.trained_on += _trained_on(row, scorer)
+                tally.trained_on += learnt_from(row, scorer)
             else:
                 written = _scored(row, scorer, mark, tally) if beside is None else _judged(row, scorer, mark, tally, beside)
                 file.append(encoded(written))
@@ -174,7 +174,7 @@ def _scored(row: Row, scorer: LogScorer, mark: str, tally: Tally) -> dict[str, A
                 one.value |= {"score": None, "failed": True}
                 tally.unscorable += 1
     marked = {key: value for key, value in row.value.items() if key != "trained_on"} | {"id": row.id, "scored_by": mark}
-    if _trained_on(row, scorer):
+    if learnt_from(row, scorer):
         marked["trained_on"] = True
         tally.trained_on += 1
     return marked
@@ -199,7 +199,8 @@ def _judged(row: Row, scorer: LogScorer, mark: str, tally: Tally, beside: str) -
     return {**row.value, "id": row.id, "judged_by": {**judges, beside: mark}}
 
 
-def _trained_on(row: Row, scorer: LogScorer) -> bool:
+def learnt_from(row: Row, scorer: LogScorer) -> bool:
+    """Whether the scorer says that it was trained on the row's prompt."""
     asked: Callable[[list[BaseMessage]], bool] | None = getattr(scorer, "trained_on", None)
     return asked is not None and asked(_messages(row))
 

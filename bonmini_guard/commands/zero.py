@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.output}: a spec is written as JSON: give a name that ends in .json")
     check_output(options.output, options.labels)
     check_readable(options.labels)
+    from bonmini_guard.calibration.scoring_logs import learnt_from
     from bonmini_guard.calibration.zero import choose, labels_of
     from bonmini_guard.logs.rows import rows_in
     from bonmini_guard.reward.declared import load_scorer
@@ -50,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
     spec = spec.model_copy(update={"zero": None, "has_zero": None})
     texts = () if options.no_anchors else tuple(options.anchor or ANCHORS)
     with closing(load_scorer(spec, device=options.device, base=options.base)) as scorer:
-        rows, learnt = list(rows_in(*options.labels, told=say_torn)), getattr(scorer, "trained_on", lambda messages: False)
-        fresh = [row for row in rows if not learnt([turn.message() for turn in row.prompt])]
+        rows = list(rows_in(*options.labels, told=say_torn))
+        fresh = [row for row in rows if not learnt_from(row, scorer)]
         say_left_out(Odd(), {"rows that the reward model was trained on, which flatter it": len(rows) - len(fresh)})
         labels = labels_of(fresh, scorer, texts)
     choice = choose(labels)
