@@ -100,6 +100,8 @@ class TransformersGenerator:
         ConfigurationError: a sampling setting is out of range.
     """
 
+    hands_over = True
+
     def __init__(
         self,
         model: PreTrainedModel,

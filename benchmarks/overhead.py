@@ -34,8 +34,9 @@ Request = Callable[[], Awaitable[Any]]
 
 
 class InstantGenerator:
-    """Answers at once. Answers differ, so that every candidate is scored."""
+    """Answers at once. Answers differ, so that every candidate is scored. Like adapters of servers it hands them over."""
 
+    hands_over = True
     answers = tuple(AIMessage(f"answer {index}") for index in range(64))
 
     async def draw(self, request: DrawRequest) -> AIMessage:

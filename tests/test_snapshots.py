@@ -42,6 +42,21 @@ async def test_a_generator_that_reuses_a_message_cannot_swap_what_was_scored():
     assert [candidate.message.text for candidate in result.candidates] == ["bad", "good", "worse"]
 
 
+@pytest.mark.parametrize("hands_over", [True, False])
+async def test_a_generator_that_says_that_it_hands_answers_over_has_them_served_themselves(hands_over):
+    class Kept:
+        message = AIMessage("good", response_metadata={"number": 1})
+
+        async def draw(self, request):
+            return self.message
+
+    generator = Kept()
+    generator.hands_over = hands_over
+    result = await run(generator, lambda messages, candidates: [1.0], [1])
+    assert (result.message is generator.message) == hands_over
+    assert result.message == generator.message
+
+
 async def test_a_chunk_is_served_as_a_message():
     """A chunk is none to serializers, nor to some parsers."""
     usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}

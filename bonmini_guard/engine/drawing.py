@@ -178,7 +178,7 @@ def _count(request: Request, candidate: Candidate) -> None:
 
 
 def _freeze(request: Request, candidate: Candidate, message: AIMessage) -> None:
-    """Take a copy: whoever holds the original could change what is served after it was scored."""
+    """Take a copy, unless nobody else has it: whoever holds the original could change what is served after it was scored."""
     try:
         if isinstance(message, AIMessageChunk):
             message = message_chunk_to_message(message)  # type: ignore[assignment]
@@ -187,7 +187,8 @@ def _freeze(request: Request, candidate: Candidate, message: AIMessage) -> None:
         called = message.tool_calls
         if called and request.calls(message) and request.engine.answers.isdisjoint(call["name"] for call in called):
             request.calling.add(candidate.index)
-        candidate.message, request.keys[candidate.index] = frozen(message), identity(message, end)
+        candidate.message = message if request.hands_over else frozen(message)
+        request.keys[candidate.index] = identity(message, end)
     except Exception as error:
         candidate.message, candidate.error = None, error
 

@@ -52,6 +52,8 @@ __all__ = ["Engine", "Observer", "Request", "draw_seed"]
 
 logger = logging.getLogger(__name__)
 
+#: Before the first loop.
+START = State()
 #: Seconds that cancelled draws and a session that closes are waited for.
 CANCEL_GRACE = 1.0
 
@@ -168,7 +170,7 @@ class Request:
         self.request_id = request_id
         self.begun = perf_counter()
         self.scoring = 0.0
-        self.state = State()
+        self.state = START
         self.loops = 0
         # What was launched, in that order; and of it what counts: the draws of the loops that have begun.
         self.launched: list[Candidate] = []
@@ -204,6 +206,7 @@ class Request:
         self.turn: Candidate | None = None
         self.not_shown: frozenset[str] = frozenset(getattr(engine.scorer, "not_shown", ()))
         self.only_reads = getattr(engine.scorer, "only_reads", False)
+        self.hands_over = getattr(engine.generator, "hands_over", False)
         self.calls: Callable[[AIMessage], bool] = getattr(engine.generator, "calls_tools", calls_tools)
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
         self.around = detached()

@@ -177,7 +177,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         message = run_sync(lambda: self._answer(messages, stop, run_manager, kwargs, caller))
         if self._heard(run_manager, kwargs):
             told = partial(run_manager.on_llm_new_token, str(message.text), chunk=self._token(message))
-            self._guard.tell_now(told, begun)
+            self.guard.tell_now(told, begun)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
@@ -191,7 +191,7 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         message = await self._answer(messages, stop, run_manager, kwargs)
         if self._heard(run_manager, kwargs):
             told = run_manager.on_llm_new_token(str(message.text), chunk=self._token(message))
-            await self._guard.tell(told, begun)
+            await self.guard.tell(told, begun)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _caller(self) -> Caller:
@@ -210,13 +210,13 @@ class ChatBestOfMiniN(Face, BaseChatModel):
             options["stop"] = stop
         run, around = parent_of(run_manager), self._config or var_child_runnable_config.get()
         with ambient(around and patch_config(around, callbacks=run.get_child())):
-            observer, group = partial(observer_for, run, around, self._guard.options), group_of(run, around)
+            observer, group = partial(observer_for, run, around, self.guard.options), group_of(run, around)
             request = partial(self._conduct, as_messages(messages), options, observer=observer, group=group, final=True)
-            result = await self._guard.once(request, messages, {**options, **self._asked}, caller or caller_of(around))
+            result = await self.guard.once(request, messages, {**options, **self._asked}, caller or caller_of(around))
             if result.message is not None:
                 message = stamped(result.message, result)
             else:
-                message = await asyncio.create_task(self._guard.abstain(result, messages), context=detached())
+                message = await asyncio.create_task(self.guard.abstain(result, messages), context=detached())
         # Usage counters count only messages that name their model.
         metadata = {"model_name": model_name(self.generator), **message.response_metadata}
         name = message.id or (None if run_manager is None else f"lc_run--{run_manager.run_id}-0")
@@ -365,14 +365,14 @@ class ChatBestOfMiniN(Face, BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        engine, exact, known = self._guard.engine, self.cache is not False, self._about
+        engine, exact, known = self.guard.engine, self.cache is not False, self._about
         # A reloaded profile is another model, and so may be each call of a configurable one.
         if known is None or known[0] is not engine or known[1] != exact or getattr(engine.generator, "configurable", False):
             known = self._about = engine, exact, self._identity(engine, exact)
         return {**known[2], **self._draw_options()}
 
     def _identity(self, engine: Engine, exact: bool) -> dict[str, Any]:
-        policy, options = engine.policy, self._guard.options
+        policy, options = engine.policy, self.guard.options
         say, how = options["on_abstain"], getattr(self._conduct, "keywords", {})
         return {
             "generator": identity_of(engine.generator, exact),

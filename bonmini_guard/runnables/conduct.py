@@ -219,26 +219,26 @@ class Guard(Background):
             raise InputError(f"seed= must be an integer, not {seed!r}")
         seed = random.getrandbits(62) if seed is None else seed
         # Writer and explorer look at them when whoever asked may have gone on with his messages.
-        messages = messages if self.writer is None and self.explorer is None else copies(messages)
+        kept = self.writer is not None or self.explorer is not None
+        messages = copies(messages) if kept else messages
         key = request_key(engine, messages, options, self._asked, self.options["profile"]) if final and self._may_ask() else None
         if key is not None and (known := recall(key, engine)) is not None:
             return known
         with call_limit(var_child_runnable_config.get()):
             result = await self._run(engine, messages, seed, options, None if observer is None else observer(engine.policy))
-            traced = self.writer is not None and not result.ended
-            result = replace(result, with_texts=self.options["trace_candidates"], traced=traced)
             if self.options["budget"] is not None and not any(each.usage for each in result.candidates):
                 logger.warning("the generator reports no tokens: budget= cannot end a request")
             if key is not None and result.decision == "abstained":
                 keep(key, result)
-            return result if result.ended else self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+            if kept and not result.ended:
+                self._record(RequestRecord(result, messages, options, engine, group, time.time()))
+            return result
 
-    def _record(self, request: RequestRecord) -> GuardResult:
-        """Explore the request or have its trace written; the result."""
+    def _record(self, request: RequestRecord) -> None:
+        """Explore the request or have its trace written."""
         explored = self.explorer is not None and self.explorer.consider(request)
         if self.writer is not None and not explored:
             self.writer.record(request)
-        return request.result
 
     def _may_ask(self) -> bool:
         """Whether ``on_abstain`` may ask a person by an interrupt, whose answer would run the node again."""
@@ -302,7 +302,8 @@ class Guard(Background):
             result = await engine.run(messages, seed=seed, options=options, observers=told, request_id=name)
             if monitor is not None:
                 monitor.decided(result)
-            return result
+        traced, with_texts = self.writer is not None and not result.ended, self.options["trace_candidates"]
+        return replace(result, with_texts=with_texts, traced=traced) if traced or with_texts else result
 
     async def abstain(self, result: GuardResult, original: Any, config: RunnableConfig | None = None) -> AIMessage:
         """What ``on_abstain`` says to a request that was not answered; a Runnable gets its original input, and the config.
