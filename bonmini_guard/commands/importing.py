@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.odd import Odd, as_input
 from bonmini_guard.logs.records import Records
+from bonmini_guard.logs.rows import name_of
 from bonmini_guard.logs.sources import inspect_ai, langfuse, langsmith, lm_eval, otel, tables
 from bonmini_guard.logs.sources.draws import Draw, Rows, first
+from bonmini_guard.logs.sources.messages import answers_in, prompt_in
 from bonmini_guard.writing import appearing, check_output
 
 HELP = "make a log from LangSmith runs, Langfuse observations, OpenTelemetry spans, lm-eval samples, Inspect logs or tables"
@@ -36,27 +38,29 @@ class Source:
         draws: the answers in a unit, what is none left out and counted; InputError where one lacks a prompt, or answer and error.
         units: the calls in a record, which may hold many.
         gather: what makes several answers one row there.
-        inputs, outputs: where it keeps prompts and answers: what a column that is mapped to these stands for.
+        own: the fields that it reads from a unit itself, and where: there a column goes that is mapped to one.
     """
 
     draws: Callable[[Record, Counter[str]], Iterator[Draw]]
     units: Callable[[Record], Iterator[Record]] = lambda record: iter((record,))
     gather: str = "none"
-    inputs: str = "prompt"
-    outputs: str = "text"
+    own: Mapping[str, str] = field(default_factory=lambda: {"model": "model"})
 
 
-_SOURCES: dict[str, Callable[[], Source]] = {
-    "langsmith": lambda: Source(langsmith.draws, inputs="inputs", outputs="outputs"),
-    "langfuse": lambda: Source(langfuse.draws, langfuse.units, inputs="input", outputs="output"),
-    "otel": lambda: Source(otel.draws, otel.units),
-    "lm-eval": lambda: Source(partial(lm_eval.draws, {}), gather="id"),
-    "inspect": lambda: Source(inspect_ai.draws, inspect_ai.units, gather="id"),
-    **dict.fromkeys(("csv", "parquet", "json"), lambda: Source(tables.draws, gather="id")),
-}
 #: What a column or a verdict may be mapped to.
 _FIELDS = ["id", "group", "prompt", "text", "failed", "score", "acceptable", "acceptable_by", "tokens"]
 _FIELDS += ["started", "finished", "model"]
+#: What is said of one answer; the other fields hold for all answers of a call.
+_OF_ONE = ("text", "failed", "score", "acceptable", "acceptable_by", "tokens")
+
+_SOURCES: dict[str, Callable[[], Source]] = {
+    "langsmith": lambda: Source(langsmith.draws, own={"prompt": "inputs", "text": "outputs", "model": "model"}),
+    "langfuse": lambda: Source(langfuse.draws, langfuse.units, own={"prompt": "input", "text": "output", "model": "model"}),
+    "otel": lambda: Source(otel.draws, otel.units),
+    "lm-eval": lambda: Source(partial(lm_eval.draws, {}), gather="id"),
+    "inspect": lambda: Source(inspect_ai.draws, inspect_ai.units, gather="id"),
+    **dict.fromkeys(("csv", "parquet", "json"), lambda: Source(tables.draws, gather="id", own={name: name for name in _FIELDS})),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,19 +106,20 @@ class _Import:
     """What was read so far.
 
     Attributes:
+        mapping: columns and verdicts, to the fields that they are taken for.
         draws: with the places of their records.
         left_out: what is no answer, by kind.
         verdicts: what was said of answers and is not taken.
-        unseen: of the mapping, what no record has had so far.
+        seen: columns and verdicts that some record has had.
         odd: records that cannot be read.
     """
 
     def __init__(self, source: Source, mapping: dict[str, str], generator: str | None, odd: Odd) -> None:
-        self.source, self._mapping, self._generator = source, mapping, generator
+        self.source, self.mapping, self._generator = source, mapping, generator
         self.draws: list[tuple[Draw, str]] = []
         self.left_out: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
-        self.unseen = dict(mapping)
+        self.seen: set[str] = set()
         self.odd = odd
 
     def read(self, records: Iterable[tuple[str, Record]]) -> None:
@@ -133,26 +138,34 @@ class _Import:
         self.odd.records += 1
         try:
             with as_input(_STRANGE):
-                self.draws += [(self._mapped(draw), place) for draw in self.source.draws(self._renamed(unit), self.left_out)]
+                found = {column: value for column in self.mapping if (value := first(unit, column)) is not None}
+                self.seen |= found.keys()
+                own, fields = self.source.own, self.mapping
+                renamed = {own[fields[column]]: value for column, value in found.items() if fields[column] in own}
+                drawn = list(self.source.draws({**unit, **renamed}, self.left_out))
+                found = {column: value for column, value in found.items() if fields[column] not in own}
+                if len(drawn) > 1 and (shared := [column for column in found if fields[column] in _OF_ONE]):
+                    self.left_out.update(f"{column} of several answers at once" for column in shared)
+                    found = {column: value for column, value in found.items() if column not in shared}
+                self.draws += [(self._mapped(draw, found), place) for draw in drawn]
         except InputError as error:
             self.odd.note(place, error)
 
-    def _renamed(self, record: Record) -> Record:
-        """The record with its mapped columns under the names that they stand for."""
-        found = {name: first(record, column) for column, name in self._mapping.items()}
-        self.unseen = {column: name for column, name in self.unseen.items() if first(record, column) is None}
-        own = {"prompt": self.source.inputs, "text": self.source.outputs}
-        return {**record, **{own.get(name, name): value for name, value in found.items() if value is not None}}
-
-    def _mapped(self, draw: Draw) -> Draw:
-        """The draw with the verdicts that are mapped."""
-        taken = {name: draw.verdicts[said] for said, name in self._mapping.items() if said in draw.verdicts}
-        judges = [said for said, name in self._mapping.items() if name == "acceptable" and said in draw.verdicts]
-        said = tables.verdicts_of({**draw.fields, **({"acceptable_by": judges[0]} if judges else {}), **taken})
-        draw.fields |= {key: value for key, value in said.items() if value is not None}
+    def _mapped(self, draw: Draw, found: Record) -> Draw:
+        """The draw with what is mapped: of its record, what its source does not read, and its verdicts."""
+        said = {**found, **{column: value for column, value in draw.verdicts.items() if column in self.mapping}}
+        given = {self.mapping[column]: value for column, value in said.items()}
+        judges = [("acceptable_by", column) for column in said if self.mapping[column] == "acceptable"]
+        draw.fields |= tables.fields_of({**draw.fields, **dict(judges), **given}, self.left_out)
+        draw.id, draw.group = (name_of(given.get(key)) or known for key, known in (("id", draw.id), ("group", draw.group)))
+        draw.prompt = prompt_in(given["prompt"]) if "prompt" in given else draw.prompt
+        if draw.fields["failed"]:
+            draw.answer = None
+        elif "text" in given and draw.answer is not None:
+            [draw.answer] = answers_in(given["text"])
         draw.generator = self._generator or draw.generator
-        self.unseen = {column: name for column, name in self.unseen.items() if column not in draw.verdicts}
-        self.verdicts.update(said for said in draw.verdicts if said not in self._mapping)
+        self.seen |= draw.verdicts.keys()
+        self.verdicts.update(said for said in draw.verdicts if said not in self.mapping)
         return draw
 
 
@@ -160,8 +173,8 @@ def _mapping(pairs: Iterable[str]) -> dict[str, str]:
     found = {}
     for pair in pairs:
         column, equals, name = pair.rpartition("=")
-        if not (column and equals) or name not in _FIELDS:
-            raise ConfigurationError(f"--map {pair!r}: write COLUMN=FIELD with a field of {', '.join(_FIELDS)}")
+        if not (column and equals) or name not in _FIELDS or column in found:
+            raise ConfigurationError(f"--map {pair!r}: write COLUMN=FIELD, once for a column, with a field of {', '.join(_FIELDS)}")
         found[column] = name
     return found
 
@@ -176,8 +189,8 @@ def _tell(output: Path, rows: list[dict[str, Any]], generators: Counter[str], jo
     if len(generators) > 1:
         told = "a certificate holds for one, and 'calibrate' refuses a log that mixes them"
         print(f"warning: {len(generators)} generators: {told}", file=sys.stderr)
-    for column, name in job.unseen.items():
-        print(f"nothing found under {column}, in any record: check --map {column}={name}", file=sys.stderr)
+    for column in (column for column in job.mapping if column not in job.seen):
+        print(f"nothing found under {column}, in any record: check --map {column}={job.mapping[column]}", file=sys.stderr)
     for said, count in job.verdicts.items():
         print(f"left: {said} ({count:,} answers); --map {said}=acceptable (or another field) takes it", file=sys.stderr)
     say_left_out(job.odd, job.left_out)

@@ -513,6 +513,63 @@ def test_an_archive_of_inspect_whose_members_are_damaged_is_told_in_one_line(tmp
     assert "no whole archive of Inspect" in told
 
 
+# Columns that are mapped
+
+
+@pytest.mark.parametrize(
+    ("source", "record", "maps", "row", "answer"),
+    [
+        (
+            "langsmith",
+            run(0, inputs={"messages": USER, "score": "0.5", "user": 7}, outputs={"text": "a0", "n": "12", "good": "yes"}),
+            ["inputs.score=score", "inputs.user=group", "outputs.n=tokens", "outputs.good=acceptable", "start_time=id"],
+            {"id": "2026-01-02T00:00:00", "group": "7", "generated_by": "m temperature=0.5"},
+            {"text": "a0", "score": 0.5, "tokens": 12, "acceptable": True, "acceptable_by": "outputs.good"},
+        ),
+        (
+            "langfuse",
+            {"id": "o", "input": "hi", "output": "ho", "userId": "u", "metadata": '{"score": 2, "broken": 1, "as": "k"}'},
+            ["userId=group", "metadata.score=score", "metadata.broken=failed", "metadata.as=model"],
+            {"id": "o", "group": "u", "generated_by": "k"},
+            {"text": None, "score": 2, "failed": True},
+        ),
+        (
+            "otel",
+            {"attributes": CALL | {"gen_ai.prompt": "p", "gen_ai.completion": "c"}, "said": {"q": "hi", "a": "ho", "by": "k"}},
+            ["said.q=prompt", "said.a=text", "said.by=model"],
+            {"prompt": "hi", "generated_by": "k temperature=0.5"},
+            {"text": "ho", "tokens": 4},
+        ),
+        (
+            "lm-eval",
+            sample(0, resps=[["4"]]),
+            ["doc.question=prompt", "target=model", "exact_match=score"],
+            {"prompt": "q", "generated_by": "4"},
+            {"text": "4", "score": 1.0},
+        ),
+    ],
+)
+def test_a_mapped_field_of_a_record_is_taken_whatever_wrote_it(tmp_path, capsys, source, record, maps, row, answer):
+    [found] = imported(tmp_path, source, [record], more=[word for each in maps for word in ("--map", each)])
+    assert {key: found[key] for key in row} == row
+    [said] = found["candidates"]
+    assert {key: said.get(key) for key in answer} == answer
+    assert "nothing found" not in capsys.readouterr().err
+
+
+def test_what_is_mapped_and_is_none_of_each_answer_or_cannot_be_read_is_told(tmp_path, capsys):
+    two = {"choices": [{"message": {"role": "assistant", "content": text}} for text in ("x", "y")], "score": 1}
+    said = {"outputs": {"text": "a", "n": "a dozen", "at": "at noon"}}
+    maps = ["--map", "outputs.score=score", "--map", "outputs.n=tokens", "--map", "outputs.at=finished"]
+    rows = imported(tmp_path, "langsmith", [run(0, outputs=two), run(1, **said)], more=maps)
+    assert [[one.get("score") for one in row["candidates"]] for row in rows] == [[None, None], [None]]
+    assert "tokens" not in rows[1]["candidates"][0]
+    told = capsys.readouterr().err
+    assert "left out: outputs.score of several answers at once: 1\n" in told
+    assert 'left out: "tokens" that cannot be read: 1\n' in told
+    assert 'left out: "finished" that cannot be read: 1\n' in told
+
+
 # Tables
 
 
@@ -670,7 +727,7 @@ def test_generators_are_kept_apart_and_several_are_warned_of(tmp_path, capsys):
     assert "warning: 2 generators: a certificate holds for one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("bad", [["--map", "x"], ["--map", "x=colour"], ["--max-bad", "7"]])
+@pytest.mark.parametrize("bad", [["--map", "x"], ["--map", "x=colour"], ["--max-bad", "7"], ["--map", "x=id", "--map", "x=group"]])
 def test_wrong_options_name_the_cure(tmp_path, capsys, bad):
     imported(tmp_path, "json", [{"id": "1", "prompt": "p", "text": "a"}], more=bad, code=2)
     error = capsys.readouterr().err

@@ -150,8 +150,13 @@ def yes_or_no(value: Any) -> bool | None:
 
 
 def first(record: Mapping[str, Any], *keys: str) -> Any:
-    """The value of the first of some keys (dots go deeper) that has one."""
-    return next((value for key in keys if (value := _at(record, key)) is not None), None)
+    """The value of the first of some keys (dots go deeper) that has one; NaN is none."""
+    return next((value for key in keys if not is_nothing(value := _at(record, key))), None)
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a value is none: null, or NaN, which is what pandas writes for nothing."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def whole_number(value: Any) -> int | None:

@@ -61,7 +61,8 @@ def units(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def draws(unit: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     """The answers of one sample."""
     sample = unit["sample"]
-    generator = generator_of(first(unit, "eval.model"), first(unit, "eval.model_generate_config"), first(unit, "plan.config"))
+    settings = (first(unit, key) for key in ("eval.model_generate_config", "plan.config"))
+    generator = generator_of(first(unit, "model", "eval.model"), *settings)
     turns = [turn for turn in sample.get("messages") or () if isinstance(turn, Mapping)]
     ends = [place for place, turn in enumerate(turns) if turn.get("role") == "assistant"]
     failed = bool(sample.get("error")) and not first(sample, "output.choices")

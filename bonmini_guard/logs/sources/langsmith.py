@@ -19,7 +19,7 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
         return
     about, called = (run.get("extra") or {}), first(run, "extra.metadata") or {}
     asked = about.get("invocation_params") or {}
-    model = first(asked, "model", "model_name") or called.get("ls_model_name")
+    model = run.get("model") or first(asked, "model", "model_name") or called.get("ls_model_name")
     settings = {key.removeprefix("ls_"): value for key, value in called.items() if key.startswith("ls_")}
     said = first(run, "feedback_stats") or {}
     verdicts = {key: one.get("avg") for key, one in said.items() if isinstance(one, Mapping) and one.get("avg") is not None}

@@ -8,12 +8,12 @@ from typing import Any
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.sources.draws import Draw
+from bonmini_guard.logs.sources.draws import Draw, generator_of
 from bonmini_guard.logs.sources.messages import prompt_in
 
 #: What a sample holds beside its metrics.
 _KNOWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}
-_KNOWN |= {"doc_hash", "prompt_hash", "target_hash", "task_name", "schema_version"}
+_KNOWN |= {"doc_hash", "prompt_hash", "target_hash", "task_name", "schema_version", "model"}
 
 
 def draws(filters: dict[Any, Any], record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
@@ -35,8 +35,9 @@ def draws(filters: dict[Any, Any], record: Mapping[str, Any], left_out: Counter[
     if not answers:
         raise InputError('no "resps"; give samples that lm-eval wrote with --log_samples')
     verdicts = {key: value for key, value in record.items() if key not in _KNOWN} if len(answers) == 1 else {}
+    generator = generator_of(record.get("model"), settings)
     for answer in answers:
-        yield Draw(prompt_in(prompt), answer, id=name[0], verdicts=verdicts)
+        yield Draw(prompt_in(prompt), answer, id=name[0], generator=generator, verdicts=verdicts)
 
 
 def _request(request: Any) -> tuple[Any, Any]:

@@ -58,7 +58,7 @@ def draws(span: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
     answers: list[Turn | None] = [answer for one in found for answer in answers_in(one)]
     asked = {key.removeprefix("gen_ai.request."): value for key, value in about.items() if key.startswith("gen_ai.request.")}
     usage = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion")
-    model = first(about, "gen_ai.request.model", "gen_ai.response.model", "llm.model_name")
+    model = span.get("model") or first(about, "gen_ai.request.model", "gen_ai.response.model", "llm.model_name")
     yield from of_call(
         answers or [None],
         _prompt(about, events),
