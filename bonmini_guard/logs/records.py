@@ -9,12 +9,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, dropwhile
 from typing import IO, Any
 
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.odd import Odd
 from bonmini_guard.logs.reading import Row, RowFile
+
+_OPEN = "a quote is not closed where its cell ends, and takes in lines after it; close it, and double quotes within quoted cells"
 
 
 class Records(RowFile):
@@ -96,30 +98,35 @@ class Records(RowFile):
         csv.field_size_limit(2**31 - 1)  # the default refuses long answers
         form: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": True}
         lines = io.StringIO(table, newline="").readlines()
-        reader, last, read = csv.DictReader(lines, **form), 0, 0
+        reader = csv.DictReader(lines, **form)
         try:
             names = list(reader.fieldnames or ())
             if twice := next((name for name in names if name and names.count(name) > 1), None):
                 raise InputError(f"{self.path}:{above + 1}: two columns are called {twice!r}; rename one")
+            read = reader.line_num
             for cells in reader:
-                last, read = read, reader.line_num
-                place = f"{self.path}:{above + reader.line_num}"
+                begun, read = read, reader.line_num
+                place, own = f"{self.path}:{above + read}", list(dropwhile(str.isspace, lines[begun:read]))
                 if any(cells.pop(None, ())):
                     self._odd.lose(place, InputError(f"more cells than columns; quote those that hold {delimiter!r}"))
+                elif (len(own) > 1 or read == len(lines)) and _takes_lines_in(own, form):
+                    self._odd.lose(f"{self.path}:{above + read + 1 - len(own)}", InputError(_OPEN))
                 else:
                     yield place, {key: _cell(cell) for key, cell in cells.items() if cell}
-            _refuse_open_quote(lines[last:], form)
         except csv.Error as error:
             raise InputError(f"{self.path}:{above + reader.line_num}: not CSV ({error}); mend the line") from error
 
 
-def _refuse_open_quote(lines: list[str], form: Mapping[str, Any]) -> None:
-    """A quote that is never closed takes in every line after it; the error of the csv module says so."""
+def _takes_lines_in(lines: list[str], form: Mapping[str, Any]) -> bool:
+    """Whether a quote takes in lines after its own, until another cell's quote; csv.Error if it is never closed."""
     try:
-        list(csv.reader(lines, strict=True, **form))
+        closed = (re.sub(r'" +(?=[,;\t\r\n]|\Z)', '"', line) for line in lines)  # white space behind a quote is let be
+        list(csv.reader(closed, strict=True, **form))
     except csv.Error as error:
         if "unexpected end" in str(error):
             raise
+        return len(lines) > 1
+    return False
 
 
 def _values(text: str) -> Iterator[Any]:

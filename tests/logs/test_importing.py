@@ -829,5 +829,12 @@ def test_a_table_that_cannot_be_read_is_told(tmp_path, capsys, table, said):
 
 
 def test_a_quote_that_is_closed_may_hold_lines_and_others_are_let_be(tmp_path):
-    (tmp_path / "t.csv").write_text('prompt,text\nq,"b\nc"\nr,"so" it is 5" wide')
-    assert texts(imported(tmp_path, "csv", tmp_path / "t.csv")) == [["b\nc"], ['so it is 5" wide']]
+    (tmp_path / "t.csv").write_text('prompt,text\nq,"b\nc" \n\nr,"so" it is 5" wide')
+    assert texts(imported(tmp_path, "csv", tmp_path / "t.csv")) == [["b\nc "], ['so it is 5" wide']]
+
+
+def test_lines_that_an_open_quote_takes_in_are_no_answer(tmp_path, capsys):
+    """Another cell's quote closes it: three rows were one, whose answer held them."""
+    (tmp_path / "t.csv").write_text('prompt,text\nq,"b\nr,c\ns,"d"\nt,e\n')
+    assert texts(imported(tmp_path, "csv", tmp_path / "t.csv", more=["--max-bad", "0.5"])) == [["e"]]
+    assert "t.csv:2: a quote is not closed where its cell ends" in capsys.readouterr().err
