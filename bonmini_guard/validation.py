@@ -52,6 +52,7 @@ def is_integer(value: Any) -> bool:
 
 Integer = Annotated[int, Must("an integer", is_integer)]
 Count = Annotated[int, Must("a positive integer", lambda value: is_integer(value) and value > 0)]
+Draws = Annotated[int, Must("a positive integer of at most 1,000,000", lambda value: is_integer(value) and 0 < value <= 10**6)]
 Natural = Annotated[int, Must("an integer of 0 or more", lambda value: is_integer(value) and value >= 0)]
 Positive = Annotated[float, Must("a number above 0", lambda value: is_number(value) and value > 0)]
 Amount = Annotated[float, Must("a number of 0 or more", lambda value: is_number(value) and 0 <= value < math.inf)]

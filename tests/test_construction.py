@@ -48,6 +48,8 @@ def greedy():
         ({"max_loops": -1}, "max_loops must be a positive integer"),
         ({"mini_n": True}, "mini_n must be a positive integer"),
         ({"mini_n": 2.0}, "mini_n must be a positive integer"),
+        ({"max_loops": 2**63 - 1}, "max_loops must be a positive integer of at most 1,000,000"),
+        ({"max_draws": 2**70}, "max_draws must be a positive integer of at most 1,000,000"),
         ({"mode": "watchdog"}, "must be 'guardrail' or 'accelerator'"),
         ({"mode": ""}, "must be 'guardrail' or 'accelerator'"),
         ({"exit": "sometimes"}, "must be 'loop', 'eager' or 'rolling'"),

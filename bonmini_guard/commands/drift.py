@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +45,8 @@ def run(options: argparse.Namespace) -> int:
 
     for name, least in (("every", "above 0"), ("input_price", "0 or more"), ("output_price", "0 or more")):
         value = getattr(options, name)
-        if value is not None and not (options.follow and 0 <= value < math.inf and (value or name != "every")):
-            raise ConfigurationError(f"--{name.replace('_', '-')} belongs to --follow, and is a number, {least}")
+        if value is not None and not (options.follow and 0 <= value <= 1e9 and (value or name != "every")):
+            raise ConfigurationError(f"--{name.replace('_', '-')} belongs to --follow, and is a number, {least}, of 1e9 at most")
     if options.false_alarm_rate is not None:
         check_share("--false-alarm-rate", options.false_alarm_rate)
     if options.follow:

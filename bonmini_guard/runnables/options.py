@@ -21,6 +21,7 @@ from bonmini_guard.policy.select import MinimumBayesRisk, Soft
 from bonmini_guard.validation import (
     Amount,
     Count,
+    Draws,
     Flag,
     Integer,
     Must,
@@ -108,13 +109,13 @@ class CommonOptions(TypedDict, total=False):
 
     profile: str | os.PathLike[str] | GuardProfile | None
     mode: Mode | None
-    mini_n: Count | None
-    max_loops: Count | None
+    mini_n: Draws | None
+    max_loops: Draws | None
     schedule: Sequence[int] | None
     threshold: float | Sequence[float] | None
     exit: Exit | None
     in_flight: InFlight | None
-    max_draws: Count | None
+    max_draws: Draws | None
     lookahead: Natural
     select: Selection
     tool_turns: ToolTurns | None

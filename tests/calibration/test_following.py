@@ -157,7 +157,7 @@ def test_options_that_do_not_belong_together_are_refused(tmp_path, capsys):
     calibrated().save(tmp_path / "profile.json")
     assert main(["drift", str(tmp_path / "profile.json"), "x", "--follow", "--json"]) == 2
     assert "leave out --looks and --json" in capsys.readouterr().err
-    for every in ("-1", "0", "nan", "inf"):
+    for every in ("-1", "0", "nan", "inf", "1e300"):
         assert main(["drift", str(tmp_path / "profile.json"), "x", "--follow", "--every", every]) == 2
         assert "--every" in capsys.readouterr().err
     for given in (["--every", "2"], ["--input-price", "3"], ["--output-price", "0"]):
