@@ -64,6 +64,7 @@ def greedy():
         ({"threshold": math.nan}, "NaN"),
         ({"threshold": [0.0], "max_loops": 2}, "one for each loop"),
         ({"threshold": "high"}, "must be a number"),
+        ({"threshold": [True, False], "max_loops": 2}, "must be a number"),
         ({"threshold": 10**400}, "must be a number"),
         ({"timeout": 10**400}, "timeout must be a positive"),
         ({"profile": PROFILE, "mode": "guardrail"}, "fixes mode already"),

@@ -299,10 +299,11 @@ def best_of_n(n: int) -> Policy:
 
 def spread(threshold: float | Sequence[float], loops: int) -> tuple[float, ...]:
     """One threshold for each loop, from one number or a sequence of them."""
-    if isinstance(threshold, bool):
+    several = (threshold,) * loops if isinstance(threshold, int | float) else tuple(threshold)
+    if any(isinstance(each, bool) for each in several):
         raise TypeError("true and false are no thresholds")
     # A plus, for a text such as "12" would be two thresholds.
-    return (float(threshold),) * loops if isinstance(threshold, int | float) else tuple(float(+each) for each in threshold)
+    return tuple(float(+each) for each in several)
 
 
 def check_mode(mode: str) -> None:
