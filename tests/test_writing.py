@@ -140,6 +140,23 @@ def test_an_empty_name_is_none_or_refused(log, tmp_path, capsys):
     assert "cannot write there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "calibrate LOG --mode guardrail -o OUT --group KEY",
+        "replay LOG --profile OUT --group KEY",
+        "report LOG --profile OUT -o OUT --slice KEY",
+        "drift OUT LOG --state OUT --slice KEY",
+        "judge LOG --judge OUT -o OUT --slice KEY",
+    ],
+)
+def test_a_key_that_is_no_utf_8_is_refused(log, tmp_path, capsys, command):
+    names = {"LOG": str(log), "OUT": str(tmp_path / "out"), "KEY": "caf\udce9"}
+    with pytest.raises(SystemExit, match="2"):
+        main([names.get(word, word) for word in command.split()])
+    assert "'caf\\udce9' is no UTF-8; name a key of the rows" in capsys.readouterr().err
+
+
 def test_a_log_under_a_name_that_is_no_utf_8_is_calibrated_on(log, tmp_path):
     name = os.fsencode(tmp_path) + b"/caf\xe9.jsonl"
     try:

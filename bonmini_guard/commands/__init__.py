@@ -39,6 +39,13 @@ def check_readable(paths: Sequence[str]) -> None:
                 pass
 
 
+def row_key(text: str) -> str:
+    """A key of rows, as an option names it; no row has one that is no UTF-8."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise argparse.ArgumentTypeError(f"{text!a} is no UTF-8; name a key of the rows")
+    return text
+
+
 def add_max_bad(parser: argparse.ArgumentParser) -> None:
     """Declare ``--max-bad``: how many odd records a command bears."""
     told = f"leave odd records out, count them and name the first of each kind; stop if they are a larger share (default {USUAL:g})"

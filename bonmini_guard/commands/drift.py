@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonmini_guard.commands import refuse_pipes
+from bonmini_guard.commands import refuse_pipes, row_key
 from bonmini_guard.commands.replay import REFUTED, say_what_was_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=float, metavar="SECONDS", help="--follow: between two looks (default 2)")
     for name, what in (("input", "read"), ("output", "written")):
         parser.add_argument(f"--{name}-price", type=float, metavar="PRICE", help=f"--follow: of a million tokens {what}")
-    parser.add_argument("--slice", metavar="KEY", help="also name the values of a row key whose requests changed")
+    parser.add_argument("--slice", type=row_key, metavar="KEY", help="also name the values of a row key whose requests changed")
     parser.add_argument("--reward-model", metavar="SPEC", help="also ask this scorer whether it is still the profile's")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bonmini_guard.commands import check_readable, say_torn
+from bonmini_guard.commands import check_readable, row_key, say_torn
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.terminal import say, table, width
 from bonmini_guard.errors import ConfigurationError
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge", required=True, metavar="SPEC", help="a scorer spec, or a reward model with a zero")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="the log with verdicts: .jsonl[.gz]")
     parser.add_argument("--name", help="what it is called in the log (default: the name of the spec)")
-    parser.add_argument("--slice", metavar="KEY", help="a row key: agreement within each of its values, too")
+    parser.add_argument("--slice", type=row_key, metavar="KEY", help="a row key: agreement within each of its values, too")
     parser.add_argument("--alpha", type=float, default=0.05, help="of the certificate tried with its verdicts (default 0.05)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from bonmini_guard.commands import row_key
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.terminal import say, table, width
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_group(parser: argparse.ArgumentParser) -> None:
     """Declare what a unit is."""
     told = "what is one unit: none, prompt, or a row key (default group, else equal prompts)"
-    parser.add_argument("--group", metavar="KEY", help=told)
+    parser.add_argument("--group", type=row_key, metavar="KEY", help=told)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from bonmini_guard.commands import row_key
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import REFUTED, add_group, say_what_was_left_out
 from bonmini_guard.commands.terminal import say
@@ -21,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", required=True, help="profile file")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
     add_group(parser)
-    parser.add_argument("--slice", metavar="KEY", help="a row key: figures for each of its values, with limits for all at once")
+    told = "a row key: figures for each of its values, with limits for all at once"
+    parser.add_argument("--slice", type=row_key, metavar="KEY", help=told)
     parser.add_argument("--against", metavar="PROFILE", help="another profile, to be seen beside the first")
     parser.add_argument("--texts", action="store_true", help="show prompts and answers in the page, not only the ids of rows")
 
