@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -17,31 +19,34 @@ from bonmini_guard.errors import ConfigurationError
 
 #: A lone surrogate, which UTF-8 cannot write, in the spelling of JSON.
 _ESCAPE = "backslashreplace"
+#: How names of temporary files end, and the seconds after which who has not gone on writing one was killed.
+_UNFINISHED, _KILLED = ".unfinished", 86400.0
 _umask_lock = Lock()
 
 
-def write_atomically(path: str | os.PathLike[str], text: str, suffix: str = "") -> None:
-    """Write a text file as :func:`appearing` does.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with appearing(path, suffix) as file:
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file as :func:`appearing` does."""
+    with appearing(path) as file:
         file.write(text)
 
 
+def unfinished(target: Path) -> Iterator[Path]:
+    """Files that are written to take a file's place, or that a kill left behind."""
+    return target.parent.glob(f".{glob.escape(target.name)}.*{_UNFINISHED}")
+
+
 @contextmanager
-def appearing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[IO[str]]:
+def appearing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     """A text stream into a file that is the new one when the block ends, gzipped if named ``.gz``; after an error, the old one.
 
-    A link stays a link, and an old file keeps its mode; a lone surrogate becomes its escape. ``suffix`` ends the temporary file's
-    name, to find one that a kill left behind.
-
-    Raises:
-        OSError: it cannot be written.
+    A link stays a link, and an old file keeps its mode; a lone surrogate becomes its escape. OSError if it cannot be written.
     """
     target = Path(os.path.realpath(path))
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=suffix)
+    for left_behind in unfinished(target):
+        with suppress(OSError):  # gone by now
+            if left_behind.stat().st_mtime < time.time() - _KILLED:
+                left_behind.unlink()
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_UNFINISHED)
     os.close(handle)
     try:
         opened = gzip.open if target.suffix == ".gz" else open

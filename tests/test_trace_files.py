@@ -213,7 +213,7 @@ def test_a_file_that_root_forgets_in_stays_its_owners(path):
 
 def test_forgetting_finishes_what_a_killed_one_left_behind(path):
     path.write_bytes(line("a"))
-    half = path.with_name(f".{path.name}.x1y2.rewritten")
+    half = path.with_name(f".{path.name}.x1y2.unfinished")
     half.write_bytes(line("a"))
     forget(path, ids={"a"})
     assert sorted(file.name for file in path.parent.iterdir()) == [f".{path.name}.lock", path.name]

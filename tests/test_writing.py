@@ -52,6 +52,19 @@ def test_a_link_stays_a_link(tmp_path):
     assert target.read_text() == "new"
 
 
+def test_what_a_kill_left_behind_goes_with_the_next_writing_of_a_later_day(tmp_path):
+    path, day = tmp_path / "out[1].json", 24 * 3600
+    now = path.parent.stat().st_mtime
+    for name, age in ((".out[1].json.aaaaaaaa", 2 * day), (".out[1].json.bbbbbbbb", 0), (".out1.json.aaaaaaaa", 2 * day)):
+        (tmp_path / f"{name}.unfinished").touch()
+        os.utime(tmp_path / f"{name}.unfinished", (now - age, now - age))
+    (tmp_path / ".out[1].json.settings").touch()
+    os.utime(tmp_path / ".out[1].json.settings", (0, 0))
+    write_atomically(path, "x")
+    kept = [".out1.json.aaaaaaaa.unfinished", ".out[1].json.bbbbbbbb.unfinished", ".out[1].json.settings", path.name]
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(kept)
+
+
 def test_a_lone_surrogate_is_written_as_json_spells_it(tmp_path):
     write_atomically(tmp_path / "x.json", json.dumps({"text": "cut \ud83d é"}, ensure_ascii=False))
     text = (tmp_path / "x.json").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bonmini_guard.logs.reading import Row, RowFile
-from bonmini_guard.writing import write_atomically
+from bonmini_guard.writing import unfinished, write_atomically
 
 #: Bytes looked at together for the end of the last whole line.
 _PIECE = 2**16
@@ -101,14 +101,14 @@ def rewrite(path: Path, keep: Callable[[Row], bool]) -> int:
     Raises:
         InputError: a line is not JSON; the file is left as it was.
     """
-    for left_behind in path.parent.glob(f".{path.name}.*.rewritten"):  # by a rewriting that was killed
+    for left_behind in unfinished(path):  # by a rewriting that was killed: the caller's lock lets nobody else write here
         left_behind.unlink()
     file = RowFile(path)
     *lines, torn = path.read_bytes().split(b"\n")
     kept = [line for number, line in enumerate(lines, start=1) if not line.strip() or keep(file.parsed(line, number))]
     if len(kept) < len(lines) or torn:
         about = path.stat()
-        write_atomically(path, b"".join(line + b"\n" for line in kept).decode(errors="surrogatepass"), suffix=".rewritten")
+        write_atomically(path, b"".join(line + b"\n" for line in kept).decode(errors="surrogatepass"))
         os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
         with contextlib.suppress(OSError, AttributeError):  # or a guard could write no more where root has forgotten
             os.chown(path, about.st_uid, about.st_gid)
