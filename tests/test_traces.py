@@ -255,6 +255,20 @@ async def test_what_a_function_makes_of_a_row_is_lost_where_it_is_no_row(path, c
     assert "TypeError" in caplog.text
 
 
+async def test_rows_that_nobody_awaits_are_lost(caplog):
+    """As of a database's async client, which a lambda calls: they were counted as written."""
+
+    class Insertion:
+        def __await__(self):
+            yield
+
+    writer = TraceWriter(lambda row: Insertion())
+    await make(trace_to=writer).arun("q")
+    counts = await writer.aflush()
+    assert (counts.written, counts.lost) == (0, 1)
+    assert "1 rows lost so far; the last because of: the function of the row is async" in caplog.text
+
+
 async def test_the_sample_is_the_share(path, monkeypatch):
     monkeypatch.setattr("bonmini_guard.logs.traces.random", random.Random(0))
     writer = TraceWriter(path, sample=0.25)

@@ -24,7 +24,7 @@ from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.logs.appending import encoded
 from bonmini_guard.logs.trace_files import TraceFile, forget
 from bonmini_guard.logs.trace_row import Explored, Redact, RequestRecord, Row, redacted, trace_row
-from bonmini_guard.validation import Count, Positive, Share, checked
+from bonmini_guard.validation import Count, Flag, Positive, Share, checked
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class TraceWriter:
         max_bytes: Count = 64 * 2**20,
         keep_days: Positive | None = None,
         queue: Count = 1000,
-        fsync: bool = False,
+        fsync: Flag = False,
     ) -> None:
         if redact not in (None, "rejected", "all") and (not callable(redact) or inspect.iscoroutinefunction(redact)):
             raise ConfigurationError(f"redact is 'rejected', 'all' or a function of the row, not async, and not {redact!r}")
@@ -210,8 +210,9 @@ class TraceWriter:
         for build in batch:
             try:
                 row = redacted(build(), self._redact)
-                if row is not None:
-                    self._sink(row)
+                if row is not None and inspect.isawaitable(self._sink(row)):
+                    self._count("lost", "the function of the row is async, and must not be")
+                    continue
             except BaseException as error:
                 # Its text may quote the row. Not even an exit ends this thread: all rows after it would be lost.
                 self._count("lost", type(error).__name__)
