@@ -42,7 +42,8 @@ _TESTS = Must("a text, several, or a function of the conversation", lambda value
 _SCHEMA = Must("an object", lambda value: isinstance(value, Mapping | bool))
 #: A minus as models typeset it counts; a hyphen behind a word or a number ("3-5") is none.
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
-_FENCE = re.compile(r"```([\w+-]*)[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+#: Behind the language more may stand, such as a title; lines may end as those of Windows do.
+_FENCE = re.compile(r"```(?:([\w+-]+)[^\n`]*|[ \t\r]*)\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 
 
 @checked

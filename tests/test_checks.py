@@ -83,6 +83,8 @@ def test_json_schema():
         False,
         False,
     ]
+    titled = '```json title="a.json"\n{"a": 1}\n```\nThat is ``` {"a": "1"}', '```json\r\n{"a": 1}\r\n```\r\nThere.'
+    assert passed(check, *titled, '```x``` is\n1\n```\n{"a": 1}\n```') == [True, True, True]
     assert passed(checks.json_schema({"type": "number"}), "1e3", "NaN", "-Infinity") == [True, False, False]
     with pytest.raises(ConfigurationError, match="no JSON schema"):
         checks.json_schema({"type": "nonsense"})
