@@ -183,6 +183,13 @@ def test_the_first_line_of_a_table_may_have_empty_cells(run, tmp_path):
     assert "--map OK=acceptable" in following
 
 
+def test_the_next_command_writes_over_nothing_that_it_reads(run, tmp_path):
+    lines_of(tmp_path / "app.log.jsonl", [{"prompt": "q", "text": "a"}])
+    _, following = run("bonmini-guard start app.log.jsonl")
+    assert following == "bonmini-guard import app.log.jsonl --from csv -o app.rows.jsonl"
+    run(following)
+
+
 def test_raw_scores_alone_are_none(run, tmp_path):
     rows = [
         {**row, "candidates": [{"text": one["text"], "raw_score": one["score"]} for one in row["candidates"]]}

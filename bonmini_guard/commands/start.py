@@ -78,7 +78,9 @@ def _tell_of_records(files: Sequence[str], first: Mapping[str, Any]) -> None:
     from bonmini_guard.logs.records import Records
     from bonmini_guard.logs.sources.messages import PROMPT_KEYS, TEXT_KEYS
 
-    output = shlex.quote(f"{Path(files[0]).name.split('.')[0]}.log.jsonl")
+    names = [Path(file).name for file in files]
+    stem = names[0].split(".")[0]
+    output = shlex.quote(f"{stem}.{'rows' if f'{stem}.log.jsonl' in names else 'log'}.jsonl")
     tool = "inspect" if files[0].endswith(".eval") else next((tool for key, tool in _TOOLS.items() if key in first), None)
     if tool is not None:
         say(f"{files[0]}: written by {tool}")
