@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from bonmini_guard.adapters.rewards.remote import RemoteRewardModel as RemoteRewardModel
     from bonmini_guard.adapters.tgi import TGIGenerator as TGIGenerator
 
-_HOMES = {
-    "DecisionEndpoint": "rewards.decision_wires",
-    "Decisions": "rewards.decisions",
-    "LangChainGenerator": "langchain",
-    "OpenAICompatibleGenerator": "openai",
-    "RemoteRewardModel": "rewards.remote",
-    "TGIGenerator": "tgi",
-    "TransformersGenerator": "local",
+_NAMES = {
+    "langchain": "LangChainGenerator",
+    "local": "TransformersGenerator",
+    "openai": "OpenAICompatibleGenerator",
+    "rewards.decision_wires": "DecisionEndpoint",
+    "rewards.decisions": "Decisions",
+    "rewards.remote": "RemoteRewardModel",
+    "tgi": "TGIGenerator",
 }
+__getattr__, __dir__, _HOMES = lazy(__name__, _NAMES)
 __all__ = list(_HOMES)
-__getattr__, __dir__ = lazy(__name__, _HOMES)

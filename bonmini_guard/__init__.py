@@ -69,8 +69,7 @@ _NAMES = {
     "runnables.options": "GuardOptions",
     "runnables.shadow": "ShadowBestOfMiniN",
 }
-_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
+__getattr__, __dir__, _HOMES = lazy(__name__, _NAMES)
 __all__ = list(_HOMES)
 __all__ += ["__version__"]
-__getattr__, __dir__ = lazy(__name__, _HOMES)
 _moved.install()

@@ -18,14 +18,15 @@ class _Package(ModuleType):
         super().__setattr__(name, getattr(value, name) if shadows else value)
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``; the package keeps ``homes`` as ``_HOMES``.
+def lazy(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], dict[str, str]]:
+    """A package's ``__getattr__`` and ``__dir__``, and each name's submodule, which the package keeps as ``_HOMES``.
 
     Args:
         package: its ``__name__``.
-        homes: public name to the submodule that defines it; a dot before it begins at the package around this one.
+        names: submodule to the public names that it defines; a dot before it begins at the package around this one.
     """
     sys.modules[package].__class__ = _Package
+    homes = {name: home for home, defined in names.items() for name in defined.split()}
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - becomes the package's own
         if name not in homes:
@@ -35,4 +36,4 @@ def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], 
     def __dir__() -> list[str]:  # noqa: N807 - becomes the package's own
         return sorted(homes)
 
-    return __getattr__, __dir__
+    return __getattr__, __dir__, homes

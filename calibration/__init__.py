@@ -26,16 +26,12 @@ if TYPE_CHECKING:
     from bonmini_guard.calibration.logs import log_of_rows as log_of_rows
     from bonmini_guard.calibration.replay import replay as replay
 
-_HOMES = {
-    "Certificate": "evidence",
-    "Log": "logs",
-    "NotEnoughEvidence": "evidence",
-    "calibrate_accelerator": "choose",
-    "calibrate_guardrail": "choose",
-    "load_log": "logs",
-    "log_of_rows": "logs",
+_NAMES = {
+    "choose": "calibrate_accelerator calibrate_guardrail",
+    "evidence": "Certificate NotEnoughEvidence",
+    "figures": "replay_log",
+    "logs": "Log load_log log_of_rows",
     "replay": "replay",
-    "replay_log": "figures",
 }
+__getattr__, __dir__, _HOMES = lazy(__name__, _NAMES)
 __all__ = list(_HOMES)
-__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.engine.drawing import draw_seed
-    from bonmini_guard.engine.engine import Engine, Observer
+    from bonmini_guard.engine.drawing import draw_seed as draw_seed
+    from bonmini_guard.engine.engine import Engine as Engine
+    from bonmini_guard.engine.engine import Observer as Observer
 
-__all__ = ["Engine", "Observer", "draw_seed"]
-
-_HOMES = {"Engine": "engine", "Observer": "engine", "draw_seed": "drawing"}
-
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+__getattr__, __dir__, _HOMES = lazy(__name__, {"drawing": "draw_seed", "engine": "Engine Observer"})
+__all__ = list(_HOMES)

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.labelling.agreement import agreement
-    from bonmini_guard.labelling.exports import choice_rows, labelled_log
-    from bonmini_guard.labelling.items import Plan
-    from bonmini_guard.labelling.rows import read_rows
-    from bonmini_guard.labelling.session import Session
+    from bonmini_guard.labelling.agreement import agreement as agreement
+    from bonmini_guard.labelling.exports import choice_rows as choice_rows
+    from bonmini_guard.labelling.exports import labelled_log as labelled_log
+    from bonmini_guard.labelling.items import Plan as Plan
+    from bonmini_guard.labelling.rows import read_rows as read_rows
+    from bonmini_guard.labelling.session import Session as Session
 
-__all__ = ["Plan", "Session", "agreement", "choice_rows", "labelled_log", "read_rows"]
-
-_HOMES = {
-    "Plan": "items",
-    "Session": "session",
+_NAMES = {
     "agreement": "agreement",
-    "choice_rows": "exports",
-    "labelled_log": "exports",
-    "read_rows": "rows",
+    "exports": "choice_rows labelled_log",
+    "items": "Plan",
+    "rows": "read_rows",
+    "session": "Session",
 }
-
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+__getattr__, __dir__, _HOMES = lazy(__name__, _NAMES)
+__all__ = list(_HOMES)

@@ -37,6 +37,5 @@ _NAMES = {
     "check_schedule check_thresholds guardrail run spread",
     "profile": "GuardProfile ScoreTransform",
 }
-_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
+__getattr__, __dir__, _HOMES = lazy(__name__, _NAMES)
 __all__ = list(_HOMES)
-__getattr__, __dir__ = lazy(__name__, _HOMES)

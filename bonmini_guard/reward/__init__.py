@@ -10,28 +10,19 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.reward.model import RewardModel
-    from bonmini_guard.training import (
-        ChoiceRow,
-        OutsideOptionTrainer,
-        bradley_terry_loss,
-        evaluate_reward_model,
-        outside_option_loss,
-        read_choices,
-        train_reward_model,
-    )
+    from bonmini_guard.reward.model import RewardModel as RewardModel
+    from bonmini_guard.training import ChoiceRow as ChoiceRow
+    from bonmini_guard.training import OutsideOptionTrainer as OutsideOptionTrainer
+    from bonmini_guard.training import bradley_terry_loss as bradley_terry_loss
+    from bonmini_guard.training import evaluate_reward_model as evaluate_reward_model
+    from bonmini_guard.training import outside_option_loss as outside_option_loss
+    from bonmini_guard.training import read_choices as read_choices
+    from bonmini_guard.training import train_reward_model as train_reward_model
 
-__all__ = [
-    "ChoiceRow",
-    "OutsideOptionTrainer",
-    "RewardModel",
-    "bradley_terry_loss",
-    "evaluate_reward_model",
-    "outside_option_loss",
-    "read_choices",
-    "train_reward_model",
-]
-
-_HOMES = dict.fromkeys(__all__, ".training") | {"RewardModel": "model"}
-
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+_NAMES = {
+    "model": "RewardModel",
+    ".training": "ChoiceRow OutsideOptionTrainer bradley_terry_loss evaluate_reward_model outside_option_loss "
+    "read_choices train_reward_model",
+}
+__getattr__, __dir__, _HOMES = lazy(__name__, _NAMES)
+__all__ = list(_HOMES)

@@ -10,29 +10,19 @@ from typing import TYPE_CHECKING
 from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
-    from bonmini_guard.training.choices import ChoiceRow, read_choices
-    from bonmini_guard.training.loss import bradley_terry_loss, outside_option_loss
-    from bonmini_guard.training.run import evaluate_reward_model, train_reward_model
-    from bonmini_guard.training.trainer import OutsideOptionTrainer
+    from bonmini_guard.training.choices import ChoiceRow as ChoiceRow
+    from bonmini_guard.training.choices import read_choices as read_choices
+    from bonmini_guard.training.loss import bradley_terry_loss as bradley_terry_loss
+    from bonmini_guard.training.loss import outside_option_loss as outside_option_loss
+    from bonmini_guard.training.run import evaluate_reward_model as evaluate_reward_model
+    from bonmini_guard.training.run import train_reward_model as train_reward_model
+    from bonmini_guard.training.trainer import OutsideOptionTrainer as OutsideOptionTrainer
 
-__all__ = [
-    "ChoiceRow",
-    "OutsideOptionTrainer",
-    "bradley_terry_loss",
-    "evaluate_reward_model",
-    "outside_option_loss",
-    "read_choices",
-    "train_reward_model",
-]
-
-_HOMES = {
-    "ChoiceRow": "choices",
-    "OutsideOptionTrainer": "trainer",
-    "bradley_terry_loss": "loss",
-    "evaluate_reward_model": "run",
-    "outside_option_loss": "loss",
-    "read_choices": "choices",
-    "train_reward_model": "run",
+_NAMES = {
+    "choices": "ChoiceRow read_choices",
+    "loss": "bradley_terry_loss outside_option_loss",
+    "run": "evaluate_reward_model train_reward_model",
+    "trainer": "OutsideOptionTrainer",
 }
-
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+__getattr__, __dir__, _HOMES = lazy(__name__, _NAMES)
+__all__ = list(_HOMES)
