@@ -11,11 +11,7 @@ MOST = 2**25
 
 
 def contents(path: str | os.PathLike[str]) -> bytes:
-    """What an ordinary file holds, of so many bytes at most.
-
-    Raises:
-        OSError: it cannot be read, is a pipe or a device, or is larger.
-    """
+    """What an ordinary file holds, of so many bytes at most; OSError if it cannot be read, is a pipe or a device, or is larger."""
     file = Path(path)
     if file.exists() and not file.is_file() and not file.is_dir():
         raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))

@@ -160,11 +160,7 @@ class MissingExtraError(ImportError):
 
 @contextmanager
 def needing(extra: str) -> Iterator[None]:
-    """Where what an extra brings is imported.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """Where what an extra brings is imported; MissingExtraError if it is not installed."""
     try:
         yield
     except ImportError as error:

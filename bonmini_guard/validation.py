@@ -74,11 +74,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Check values by the annotations of their names.
-
-    Raises:
-        ConfigurationError: a value is not what its annotation says it must be.
-    """
+    """Check values by the annotations of their names; ConfigurationError if one is not what it must be."""
     for name, value in values.items():
         rule, others = _rule(hints.get(name))
         if rule is not None and not isinstance(value, others) and not rule.holds(value):
@@ -86,11 +82,7 @@ def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 
 
 def check_names(given: Collection[str], known: Collection[str], required: Collection[str] = ()) -> None:
-    """Check the names of arguments.
-
-    Raises:
-        ConfigurationError: one is unknown, or a required one is missing.
-    """
+    """Check the names of arguments; ConfigurationError if one is unknown, or a required one is missing."""
     for name in given:
         if name not in known:
             close = get_close_matches(name, known, n=1)
@@ -102,11 +94,7 @@ def check_names(given: Collection[str], known: Collection[str], required: Collec
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
-    """Check the arguments of a function, or those of a dataclass's or another ``__init__``, before it runs.
-
-    Raises:
-        ConfigurationError: from the function, as in :func:`check`.
-    """
+    """Check the arguments of a function, or those of a dataclass's or another ``__init__``, before it runs: see :func:`check`."""
     signature, hints = inspect.signature(function), cache(lambda: get_type_hints(function, include_extras=True))
 
     @wraps(function)

@@ -77,8 +77,7 @@ def _usual_mode(target: Path) -> int:
 def appearing_folder(output: Path) -> Iterator[Path]:
     """A temporary folder beside ``output`` that takes its place at the end, or vanishes after an error.
 
-    Raises:
-        ConfigurationError: something has come there meanwhile; what is finished stays in the temporary folder.
+    ConfigurationError if something has come there meanwhile: what is finished stays in the temporary folder then.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))

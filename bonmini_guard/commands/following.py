@@ -45,11 +45,7 @@ class Tail:
         self._path, self._file, self._stream, self._line = path, RowFile(path), io.FileIO(os.devnull), 1
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """(place, row) of what is new.
-
-        Raises:
-            InputError: it cannot be read, or a line is not one JSON object.
-        """
+        """(place, row) of what is new; InputError if it cannot be read, or a line is not one JSON object."""
         try:
             now = os.stat(self._path)
             yield from self._ended()

@@ -106,11 +106,7 @@ def _check_plan(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
-    """The plan asked for, or that of the file, which options may repeat but not change.
-
-    Raises:
-        ConfigurationError: an option says something else than the file.
-    """
+    """The plan asked for, or that of the file, which options may repeat but not change (ConfigurationError)."""
     from bonmini_guard.labelling.items import Plan
     from bonmini_guard.labelling.session import settings_of
 

@@ -47,11 +47,7 @@ def add_address(parser: argparse.ArgumentParser, about: str, port: int, requests
 
 
 def begin(host: str, secured: bool, cure: str) -> None:
-    """What every server does first: refuse to stand open, and begin its log.
-
-    Raises:
-        ConfigurationError: it can be reached from outside, and wants no key.
-    """
+    """What every server does first: refuse to be reached from outside without a key (ConfigurationError), and begin its log."""
     if not secured and not is_loopback(host):
         raise ConfigurationError(f"--host {host} can be reached from outside: {cure}")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")

@@ -114,8 +114,7 @@ def _show(report: dict[str, Any], output: Path) -> None:
 def hold_out(rows: Sequence[ChoiceRow], share: float, seed: int) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
     """Split rows by prompt (white space and case aside), so that no held-out prompt was trained on.
 
-    Raises:
-        ConfigurationError: the share is not in (0, 1), or there are fewer than two prompts.
+    ConfigurationError if the share is not in (0, 1), or there are fewer than two prompts.
     """
     known = sorted({row.prompt for row in rows}, key=lambda turns: [(turn.role, turn.text, repr(turn)) for turn in turns])
     digests = {turns: prompt_digest(turns) for turns in known}

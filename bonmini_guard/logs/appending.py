@@ -21,14 +21,13 @@ _ENDS = {number: f"\\u{number:04x}" for number in (0x85, 0x2028, 0x2029)}
 
 
 class Appender:
-    """A file that is open for appending. A row is in it as a whole or not at all, but for a torn last line after a kill.
+    """A file that is open for appending; OSError if it cannot be.
+
+    A row is in it as a whole or not at all, but for a torn last line after a kill.
 
     Args:
         mode: who may read it then.
         fsync: wait for the disk, so that rows survive a power failure too.
-
-    Raises:
-        OSError: it cannot be opened.
     """
 
     def __init__(self, path: Path, *, mode: int = 0o666, fsync: bool = False) -> None:
@@ -61,11 +60,7 @@ class Appender:
         self._truncate(end + found + 1)
 
     def append(self, lines: bytes) -> None:
-        """Write whole lines.
-
-        Raises:
-            OSError: the disk refused; the file is as it was before.
-        """
+        """Write whole lines; OSError if the disk refused, and the file is as it was before."""
         rest = memoryview(lines)
         try:
             while rest:
@@ -96,10 +91,9 @@ class Appender:
 
 
 def rewrite(path: Path, keep: Callable[[Row], bool]) -> int:
-    """Remove rows of a file, and a torn last line; it changes as a whole or not at all. How many rows were removed.
+    """Remove rows of a file, and a torn last line; how many rows were removed. InputError if a line is not JSON.
 
-    Raises:
-        InputError: a line is not JSON; the file is left as it was.
+    The file changes as a whole or not at all.
     """
     for left_behind in unfinished(path):  # by a rewriting that was killed: the caller's lock lets nobody else write here
         left_behind.unlink()

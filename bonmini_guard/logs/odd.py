@@ -18,11 +18,7 @@ _SURPRISES = (TypeError, AttributeError, LookupError, ValueError, ArithmeticErro
 
 @contextmanager
 def as_input(what: str) -> Iterator[None]:
-    """Errors of reading a foreign record as errors of the record.
-
-    Raises:
-        InputError: what was raised inside, or a surprise about the shape of the record.
-    """
+    """Errors of reading a foreign record, and surprises about its shape, as errors of the record: InputError."""
     try:
         yield
     except InputError:
@@ -36,13 +32,10 @@ class Odd:
     """The odd records of one run.
 
     Attributes:
-        most: the largest share of records that may be odd; 0 refuses the first.
+        most: the largest share of records that may be odd (ConfigurationError if it is none); 0 refuses the first.
         records: met so far, the odd ones among them.
         count: odd ones so far.
         causes: for each cause, how many records have it, and the first message.
-
-    Raises:
-        ConfigurationError: ``most`` is no share.
     """
 
     most: float = 0.0
@@ -72,11 +65,7 @@ class Odd:
         self.note(place, error)
 
     def check(self) -> None:
-        """Refuse too many.
-
-        Raises:
-            InputError: more than ``most`` of the records are odd; it names the first.
-        """
+        """Refuse more odd records than ``most`` allows; the InputError names the first."""
         if self.count > self.most * self.records:
             first = next(iter(self.causes.values()))[1]
             share = f"{self.count:,} of {self.records:,} records are odd, more than --max-bad {self.most:g}"

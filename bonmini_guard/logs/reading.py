@@ -114,11 +114,7 @@ class RowFile:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Opened]:
-        """The file, open. Packed data that end before their end mark are a torn last line.
-
-        Raises:
-            InputError: it cannot be read, or is a pipe that was read before.
-        """
+        """The file, open; InputError if it cannot be read (again). Packed data that end before their end are a torn last line."""
         if self._was_read and is_pipe(self.path):
             raise InputError(f"{self.path}: a pipe can be read only once; write it to a file first")
         self._was_read = True

@@ -22,12 +22,11 @@ _OPEN = "a quote is not closed where its cell ends, and takes in lines after it;
 class Records(RowFile):
     """The records of one file as (place, record); a place is ``file:line``, or ``file:number`` in an array.
 
+    InputError while iterating, if the file cannot be read, or is in none of these forms, or more is odd than may be.
+
     Args:
         path: as :class:`RowFile` takes it; in any of these forms, which the first line tells.
         odd: is told of what is no record, which is then left out.
-
-    Raises:
-        InputError: while iterating; the file cannot be read, or is in none of these forms, or more is odd than may be.
     """
 
     def __init__(self, path: str | os.PathLike[str], odd: Odd | None = None) -> None:

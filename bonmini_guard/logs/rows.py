@@ -29,11 +29,7 @@ def refusal(place: str, problem: str, cure: str) -> InputError:
 
 
 class Candidate:
-    """One draw of a row.
-
-    Raises:
-        InputError: from every property and method: what it holds is not what a log row has there.
-    """
+    """One draw of a row. InputError from every property and method, if what it holds is not what a log row has there."""
 
     __slots__ = ("number", "place", "value")
 
@@ -113,11 +109,7 @@ class Candidate:
 
 
 class Row:
-    """One row of a log.
-
-    Raises:
-        InputError: from every property and method: what it holds is not what a log row has there.
-    """
+    """One row of a log. InputError from every property and method, if what it holds is not what a log row has there."""
 
     def __init__(self, value: Mapping[str, Any], place: str) -> None:
         self.value, self.place = value, place

@@ -25,11 +25,7 @@ _AGE_SHARE = 0.25
 
 
 class TraceFile:
-    """One trace path with the files put aside beside it; the arguments are those of ``TraceWriter``.
-
-    Raises:
-        ConfigurationError: the path cannot be written, or asks for a format that cannot be appended to.
-    """
+    """One trace path with the files put aside beside it; arguments, and the ConfigurationError, are those of ``TraceWriter``."""
 
     def __init__(
         self, path: str | os.PathLike[str], max_bytes: int, keep_seconds: float | None = None, fsync: bool = False
@@ -49,11 +45,7 @@ class TraceFile:
         self._lock: int | None = None
 
     def append(self, line: bytes) -> None:
-        """Write one whole line.
-
-        Raises:
-            OSError: it could not be written; nothing of it stays in the file.
-        """
+        """Write one whole line; OSError if it could not be written, and nothing of it stays in the file."""
         try:
             with self._locked():
                 file = self._current()
@@ -81,11 +73,9 @@ class TraceFile:
                     path.unlink()
 
     def rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> int:
-        """Remove rows, and every torn line; each file changes as a whole or not at all. How many rows were removed.
+        """Remove rows, and every torn line; how many rows were removed. Each file changes as a whole or not at all.
 
-        Raises:
-            InputError: a line of a file is not JSON; that file and those after it are left as they were.
-            OSError: a file cannot be read or written.
+        InputError if a line of a file is not JSON, OSError if one cannot be read or written: those after it are as they were.
         """
         with self._locked():
             files = trace_files(self.path)

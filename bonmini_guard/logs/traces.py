@@ -237,11 +237,7 @@ class TraceWriter:
 
 
 def writer_for(to: Any) -> TraceWriter:
-    """A writer as it is, or that of a path or function; one path has one writer in a process.
-
-    Raises:
-        ConfigurationError: it is none of these, or the path cannot be written.
-    """
+    """A writer as it is, or that of a path or function (ConfigurationError if it is none); one path has one writer in a process."""
     if isinstance(to, TraceWriter):
         return to
     if not isinstance(to, str | os.PathLike):
