@@ -11,7 +11,8 @@ from typing import Any
 from bonmini_guard.commands import check_readable, row_key, say_torn
 from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.terminal import say, table, width
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.logs.opening import is_pipe
 from bonmini_guard.writing import check_output
 
 HELP = "hold a judge's verdicts against people's labels; certifies nothing"
@@ -39,6 +40,9 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.reward.declared import load_scorer
 
     check_share("--alpha", options.alpha)
+    answers = (one for row in rows_in(*options.logs) for one in row.candidates)
+    if not any(map(is_pipe, options.logs)) and all(one.label is None for one in answers):
+        raise InputError(f"{options.logs[0]}: no answer is labelled by people; give a log with acceptable = true or false")
     name = options.name or Path(options.judge).stem
     with closing(load_scorer(options.judge)) as judge, shown() as progress:
         if not judge.has_zero:

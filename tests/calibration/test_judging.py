@@ -131,10 +131,11 @@ def test_keys_that_hold_something_else_than_judges_are_told(spec, tmp_path, caps
 @pytest.mark.parametrize(("change", "says"), [({"has_zero": False}, "only rank"), ({}, "no answer is labelled")])
 def test_what_cannot_be_judged(spec, tmp_path, capsys, change, says):
     spec.write_text(json.dumps(json.loads(spec.read_text()) | change))
-    row = {"id": "1", "prompt": "p", "candidates": [{"text": "good", "score": 1.0}]}
+    row = {"id": "1", "prompt": "p", "candidates": [{"text": "good", "score": 1.0, "acceptable": True if change else None}]}
     log = written(tmp_path / "log.jsonl", [row])
     assert main(["judge", str(log), "--judge", str(spec), "-o", str(tmp_path / "out.jsonl")]) == 2
     assert says in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()  # a judge may cost money
 
 
 def test_what_is_undefined_is_null(spec, tmp_path, capsys):
