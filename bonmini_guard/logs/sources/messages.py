@@ -158,16 +158,8 @@ def _turn(value: Mapping[str, Any], role: str) -> Turn:
 
 
 def _of_parts(value: Mapping[str, Any], role: str) -> Turn:
-    content, calls, thoughts = [], [], []
-    for part in value["parts"]:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "tool_call":
-            calls.append({"id": part.get("id"), "name": part.get("name"), "args": part.get("arguments")})
-        elif kind == "reasoning":
-            thoughts.append(str(part.get("content") or ""))
-        elif kind == "text":
-            content.append({"type": "text", "text": str(part.get("content") or "")})
-        elif isinstance(part, Mapping):
-            content.append(dict(part))
-    turn = {"role": value.get("role") or role, "content": content, "tool_calls": calls, "name": value.get("name")}
-    return Turn.of(turn | {"reasoning_content": "".join(thoughts) or None})
+    content = [dict(part) for part in value["parts"] if isinstance(part, Mapping)]
+    for part in content:
+        if (kind := part.get("type")) in ("text", "reasoning"):  # whose words lie under their own name elsewhere
+            part[kind] = str(part.pop("content", part.get(kind)) or "")
+    return Turn.of({"role": value.get("role") or role, "content": content, "name": value.get("name")})
