@@ -92,9 +92,9 @@ def _check(options: argparse.Namespace) -> None:
     targets = [options.output, *(path for _, path in options.export)]
     for path in targets:
         check_output(path)
-    same = [path.resolve() for path in [*targets, *map(Path, options.logs)]]
+    same = [path.resolve() for path in [*targets, *map(Path, options.logs), *(path for _, path in options.imports)]]
     if len(set(same)) < len(same):
-        raise ConfigurationError("LOGS, -o and exports must all be different files; give them different names")
+        raise ConfigurationError("LOGS, -o, imports and exports must all be different files; give them different names")
 
 
 def _check_plan(options: argparse.Namespace) -> None:

@@ -42,6 +42,7 @@ def refused(capsys, *arguments):
         (["LOG", "-o", "DIR/none/out.jsonl"], "cannot write there"),
         (["LOG", "-o", "LOG"], "must all be different files"),
         (["LOG", "-o", "OUT", "--export", "log=LOG"], "must all be different files"),
+        (["LOG", "-o", "OUT", "--import", "argilla=X", "--export", "argilla=X"], "must all be different files"),
         (["LOG", "-o", "OUT", "--export", "log=DIR/none/x"], "cannot write there"),
         (["LOG", "-o", "OUT", "--alpha", "0.1"], "--alpha belongs to --for"),
         (["LOG", "-o", "OUT", "--for", "accelerator", "--alpha", "0.1"], "--alpha does not belong to --for accelerator"),
