@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -144,16 +144,18 @@ class _Import:
                 renamed = {own[fields[column]]: value for column, value in found.items() if fields[column] in own}
                 drawn = list(self.source.draws({**unit, **renamed}, self.left_out))
                 found = {column: value for column, value in found.items() if fields[column] not in own}
-                if len(drawn) > 1 and (shared := [column for column in found if fields[column] in _OF_ONE]):
-                    self.left_out.update(f"{column} of several answers at once" for column in shared)
-                    found = {column: value for column, value in found.items() if column not in shared}
-                self.draws += [(self._mapped(draw, found), place) for draw in drawn]
+                # What is said of several answers at once is said of none of them.
+                said = (column for draw in drawn[1:] for column in (*found, *draw.verdicts))
+                shared = list(dict.fromkeys(column for column in said if fields.get(column) in _OF_ONE))
+                self.left_out.update(f"{column} of several answers at once" for column in shared)
+                self.draws += [(self._mapped(draw, found, shared), place) for draw in drawn]
         except InputError as error:
             self.odd.note(place, error)
 
-    def _mapped(self, draw: Draw, found: Record) -> Draw:
-        """The draw with what is mapped: of its record, what its source does not read, and its verdicts."""
-        said = {**found, **{column: value for column, value in draw.verdicts.items() if column in self.mapping}}
+    def _mapped(self, draw: Draw, found: Record, shared: Sequence[str]) -> Draw:
+        """The draw with what is mapped, and not shared by several: of its record, what its source does not read; its verdicts."""
+        taken = [column for column in self.mapping if column not in shared]
+        said = {column: value for column, value in {**found, **draw.verdicts}.items() if column in taken}
         given = {self.mapping[column]: value for column, value in said.items()}
         judges = [("acceptable_by", column) for column in said if self.mapping[column] == "acceptable"]
         draw.fields |= tables.fields_of({**draw.fields, **dict(judges), **given}, self.left_out)
