@@ -530,9 +530,9 @@ def test_an_archive_of_inspect_whose_members_are_damaged_is_told_in_one_line(tmp
         ),
         (
             "langfuse",
-            {"id": "o", "input": "hi", "output": "ho", "userId": "u", "metadata": '{"score": 2, "broken": 1, "as": "k"}'},
+            {"id": "o", "input": "hi", "output": "ho", "userId": "u", "metadata": '{"score": 2, "broken": 1, "as": 7}'},
             ["userId=group", "metadata.score=score", "metadata.broken=failed", "metadata.as=model"],
-            {"id": "o", "group": "u", "generated_by": "k"},
+            {"id": "o", "group": "u", "generated_by": "7"},
             {"text": None, "score": 2, "failed": True},
         ),
         (

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bonmini_guard.conversation import Turn
+from bonmini_guard.logs.rows import name_of
 from bonmini_guard.logs.sources.messages import unpacked
 
 #: The settings of a request that make another generator of one model.
@@ -121,14 +122,15 @@ def of_call(answers: Sequence[Turn | None], prompt: Any, tokens: Any, times: tup
 
 def generator_of(model: Any, *settings: Any) -> str | None:
     """A model and its settings in words; None where no model is named."""
-    if not isinstance(model, str) or not model:
+    name = None if isinstance(model, Mapping | list) else name_of(model)
+    if name is None:
         return None
     known: dict[str, Any] = {}
     for each in settings:
         if isinstance(each, Mapping):
             given = {key: each[key] for key in _SETTINGS if each.get(key) is not None}
             known |= {key: f"{value:g}" if isinstance(value, float) else value for key, value in given.items()}
-    return " ".join([model, *(f"{key}={value}" for key, value in sorted(known.items()))])
+    return " ".join([name, *(f"{key}={value}" for key, value in sorted(known.items()))])
 
 
 def seconds(value: Any) -> float | None:
