@@ -101,6 +101,8 @@ def test_what_is_no_file_is_refused(tmp_path):
         ["report", "LOG", "--profile", "PROFILE", "-o", "PROFILE"],
         ["convert", "LOG", "--from", "log", "-o", "LOG"],
         ["score", "LOG", "--reward-model", "MODEL", "-o", "LOG"],
+        ["drift", "PROFILE", "LOG", "LOG", "--state", "LOG"],
+        ["drift", "PROFILE", "LOG", "--state", "PROFILE"],
     ],
 )
 def test_no_command_writes_over_what_it_reads(command, log, tmp_path, capsys):
@@ -109,7 +111,8 @@ def test_no_command_writes_over_what_it_reads(command, log, tmp_path, capsys):
     names = {"LOG": str(log), "PROFILE": str(profile), "MODEL": str(tmp_path)}
     before = log.read_bytes(), profile.read_bytes()
     assert main([names.get(word, word) for word in command]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is what is to be read; give another name to write to" in line
     assert (log.read_bytes(), profile.read_bytes()) == before
 
 

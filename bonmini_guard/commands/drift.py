@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if options.follow:
         refuse_pipes(options.traces)
     if options.state is not None:
-        check_output(Path(options.state))
+        check_output(Path(options.state), [options.profile, *dict.fromkeys(options.traces)])
     profile = GuardProfile.load(options.profile)
     also: list[Finding] = []
     if options.reward_model is not None:
