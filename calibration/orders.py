@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bonmini_guard.calibration.logs import Floats, Integers, Log
 from bonmini_guard.errors import InputError, needing
+from bonmini_guard.policy.policy import arrival_order
 
 with needing("calibration"):
     from scipy.special import bdtrc
@@ -66,6 +67,9 @@ def arrived(log: Log, places: Integers, blocks: Sequence[int], in_flight: int | 
         order = np.lexsort((took, np.broadcast_to(block, took.shape)), axis=1)
     else:
         order = np.argsort(_ends(took, in_flight), axis=1, kind="stable")
+        failed = ~np.take_along_axis(log.drawn, places, axis=1)
+        for row in np.flatnonzero((in_flight > 1) & (failed.sum(axis=1) >= in_flight)):  # that so many in a row may have failed
+            order[row] = arrival_order(took[row].tolist(), in_flight, np.flatnonzero(failed[row]).tolist())
     return np.take_along_axis(places, order, axis=1)
 
 

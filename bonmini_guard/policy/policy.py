@@ -8,7 +8,7 @@ far, over all loops, is compared with that loop's threshold.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
@@ -235,20 +235,23 @@ class Run:
         return len(self.order)
 
 
-def arrival_order(seconds: Sequence[float], in_flight: int) -> list[int]:
+def arrival_order(seconds: Sequence[float], in_flight: int, failed: Collection[int] = ()) -> list[int]:
     """Numbers of draws, of which each takes so many seconds, in order of arrival; ties in order of launch.
 
-    So many are in flight at a time: each that arrives makes room for the next one.
+    So many are in flight at a time: each that arrives makes room for the next one. Where as many in a row ``failed``, those that
+    are left in flight are waited for, up to one that did not fail.
     """
     running = [(took, index) for index, took in enumerate(seconds[:in_flight])]
-    order: list[int] = []
+    order, failing = list[int](), 0
     while running:
         first = min(running)
         running.remove(first)
         order.append(first[1])
-        following = len(order) + len(running)
-        if following < len(seconds):
-            running.append((first[0] + seconds[following], following))
+        failing = failing + 1 if first[1] in failed else 0
+        if failing < in_flight or not running:
+            following = len(order) + len(running)
+            launched = enumerate(seconds[following : len(order) + in_flight], start=following)
+            running += [(first[0] + took, index) for index, took in launched]
     return order
 
 
@@ -266,7 +269,8 @@ def run(
     policy, state = policy.at(in_flight), State()
     order: Sequence[int] = range(policy.budget)
     if policy.exit == "rolling" and seconds:
-        order = arrival_order(seconds[: policy.budget], in_flight)
+        failed = {index for index, score in enumerate(scores) if score is None}
+        order = arrival_order(seconds[: policy.budget], in_flight, failed)
     while (decision := policy.decide(state)).action is Action.DRAW:
         loop = order[state.drawn : state.drawn + decision.draws]
         if policy.exit == "eager":

@@ -38,11 +38,14 @@ def timed(rows, draws, seed=0):
     return dataclasses.replace(log, costs=np.round(source.uniform(1, 5, (rows, draws)), 1), costs_are="seconds")
 
 
-@given(st.lists(st.integers(0, 4).map(float), min_size=1, max_size=9), st.integers(1, 12))
-def test_arrays_have_draws_arrive_as_the_policy_does(seconds, in_flight):
-    log = dataclasses.replace(log_of([[0.0] * len(seconds)], [[1.0] * len(seconds)]), costs=np.array([seconds]))
-    places = np.arange(len(seconds))[None, :]
-    assert arrived(log, places, (1,) * len(seconds), in_flight)[0].tolist() == arrival_order(seconds, in_flight)
+@given(st.lists(st.tuples(st.integers(0, 4).map(float), st.booleans()), min_size=1, max_size=9), st.integers(1, 12))
+def test_arrays_have_draws_arrive_as_the_policy_does(draws, in_flight):
+    seconds, failed = zip(*draws, strict=True)
+    log = log_of([[np.nan if each else 0.0 for each in failed]], [[1.0] * len(draws)])
+    order = arrived(
+        dataclasses.replace(log, costs=np.array([seconds])), np.arange(len(draws))[None, :], (1,) * len(draws), in_flight
+    )
+    assert order[0].tolist() == arrival_order(seconds, in_flight, np.flatnonzero(failed))
 
 
 @pytest.mark.parametrize(
