@@ -51,9 +51,9 @@ def order_refuted(log: Log, profile: GuardProfile) -> str | None:
     """The sentence that says that draws do not arrive as launched, whatever they score, where a profile took it that they do.
 
     In how many units short answers score higher than long ones, by the sign of Spearman's correlation, is tested against one half:
-    exactly, two-sided, at 5 %.
+    exactly, two-sided, at 5 %. One at a time they do.
     """
-    if profile.exit == "loop" or profile.evidence.get("arrivals") != "launch order" or log.costs is None:
+    if max(profile.in_flight or profile.schedule) == 1 or profile.evidence.get("arrivals") != "launch order" or log.costs is None:
         return None
     from scipy.stats import rankdata  # which takes longer to import than all else here
 

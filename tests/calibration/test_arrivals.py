@@ -223,6 +223,9 @@ def test_a_log_with_times_refutes_that_draws_arrive_as_launched():
     assert standing(hasty.log(300, 1), profile)[1]
     assert "longer answers score higher" in order_refuted(hasty.log(300, 1), profile)
     assert order_refuted(bare, profile) is None, "it has no times"
+    for one_at_a_time in ({"exit": "rolling", "in_flight": (1,)}, {"exit": "eager"}):
+        alone = calibrate_guardrail(bare, schedule=(1,) * 8, alpha=0.1, **one_at_a_time).profile
+        assert order_refuted(hasty.log(300, 1), alone) is None, "one at a time they do"
     told = calibrate_guardrail(hasty.log(600, 0), schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
     assert order_refuted(hasty.log(300, 1), told) is None
     fair = [order_refuted(timed(200, 8, seed), profile) for seed in range(100)]
