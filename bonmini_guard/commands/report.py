@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
     profile, against = GuardProfile.load(options.profile), GuardProfile.load(options.against) if options.against else None
     with shown() as progress:
-        load = load_log if profile.exit == "loop" else load_timed
+        load = load_log if profile.exit == (against or profile).exit == "loop" else load_timed
         keys = ["id", *([options.slice] if options.slice else [])]
         log = load(options.logs, keys=keys, group=options.group, progress=progress.rows)
     if options.slice and all(value is None for value in log.extra[options.slice]):

@@ -242,6 +242,20 @@ def test_the_commands_look_at_times(tmp_path, capsys):
     assert "next: " not in capsys.readouterr().out  # it was drift, which refuses a rolling profile
 
 
+def test_a_report_looks_at_times_for_the_other_profile_too(tmp_path):
+    hasty = Population(size=8, middle=0.5, haste=0.6)
+    bare, later = dataclasses.replace(hasty.log(600, 0), costs=None, costs_are=None), hasty.log(300, 1)
+    calibrate_guardrail(bare, schedule=(1,) * 8, alpha=0.1, exit="rolling").profile.save(tmp_path / "rolling.json")
+    GuardProfile(mode="guardrail", schedule=(4, 4), thresholds=(1.0, 1.0)).save(tmp_path / "loops.json")
+    rows = list(rows_of(later))
+    for row, took in zip(rows, later.costs.tolist(), strict=True):
+        row["candidates"] = [one | {"seconds": each} for one, each in zip(row["candidates"], took, strict=True)]
+    log, page = written(tmp_path / "log.jsonl", rows), tmp_path / "report.html"
+    profiles = ["--profile", str(tmp_path / "loops.json"), "--against", str(tmp_path / "rolling.json")]
+    assert main(["report", str(log), *profiles, "-o", str(page)]) == 0
+    assert "REFUTED by this log" in page.read_text("utf-8")
+
+
 def test_drift_refuses_what_cuts_first_loops_short():
     from bonmini_guard.calibration.traces import traces_of_rows
 
