@@ -116,7 +116,7 @@ def consequence(profile: GuardProfile, replayed: Mapping[str, Any] | None = None
     """
     seen, budget = profile.evidence if replayed is None else replayed, sum(profile.schedule)
     tried = profile.evidence.get("calibrations", 1)
-    sure = f"with {percent(1 - (profile.delta or 0.0))} confidence{f' (one of {tried} calibrations)' if tried != 1 else ''}"
+    sure = f"with {100 * (1 - (profile.delta or 0.0)):.6g} % confidence{f' (one of {tried} calibrations)' if tried != 1 else ''}"
     draws, counted = seen["mean_draws"], seen.get("counted", seen["requests"])
     if not counted:
         return "This log says nothing of this profile: in no row is the answer labelled that it would choose."

@@ -97,7 +97,8 @@ def test_an_accelerator_and_a_log_without_labels():
 
 @pytest.mark.parametrize(("risk", "words"), [("bad_among_served", "of those served bad"), ("false_acceptance", "best answer is")])
 def test_each_risk_is_put_in_its_own_words(risk, words):
-    text = build_report(LOG, PROFILE.model_copy(update={"risk": risk, "alpha": 0.1, "delta": 0.1}))
+    text = build_report(LOG, PROFILE.model_copy(update={"risk": risk, "alpha": 0.1, "delta": 0.0001}))
+    assert "with 99.99 % confidence" in text  # it said 100
     assert words in text
     assert "this profile promises nothing" in build_report(LOG, PROFILE)
 
