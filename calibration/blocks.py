@@ -91,6 +91,22 @@ class Block:
     unscored_at: int | None = None
 
 
+@dataclass(frozen=True)
+class Places:
+    """(R,) ``file:line``, made when asked for: names of files, which of them, and lines."""
+
+    files: tuple[str, ...]
+    codes: NDArray[np.int32]
+    lines: NDArray[np.int64]
+
+    def __getitem__(self, row: int) -> str:
+        return f"{self.files[self.codes[row]]}:{self.lines[row]}"
+
+    def take(self, rows: NDArray[Any]) -> Places:
+        """Those of some rows."""
+        return Places(self.files, self.codes[rows], self.lines[rows])
+
+
 def row_key(name: str) -> int:
     """The 64-bit BLAKE2b digest of a row's id, on which orders and splits hang."""
     return int(row_keys([name.encode(errors="backslashreplace")])[0])

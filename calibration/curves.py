@@ -1,6 +1,6 @@
 """The curves and figures of a report, each an exact expectation over draw orders, with its formula.
 
-Notation: a prompt has n logged candidates sorted by score (:mod:`bonmini_guard.calibration.ranking`), q_p is the quality of the one
+Notation: a prompt has n logged candidates sorted by score (:mod:`bonmini_guard.calibration.replay`), q_p is the quality of the one
 at position p (label, or the mean label of its tie), (x)_k = x (x-1) ... (x-k+1).
 """
 
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.evidence import percent
+from bonmini_guard.calibration.figures import interval
 from bonmini_guard.calibration.logs import Floats, Log
-from bonmini_guard.calibration.ranking import Ranking, block_chances, tie_starts
-from bonmini_guard.calibration.replay import replay_rankings
+from bonmini_guard.calibration.replay import Ranking, block_chances, replay_rankings, tie_starts
 from bonmini_guard.policy.profile import GuardProfile
 
 
@@ -173,6 +172,5 @@ def reliability(log: Log, bins: int = 10) -> Reliability | None:
     used = np.flatnonzero(count)
     good = np.bincount(place, weights=label, minlength=count.size)[used]
     predicted = np.bincount(place, weights=chance, minlength=count.size)[used] / count[used]
-    high = np.array([upper_limit(int(k), int(n), 0.05) for k, n in zip(good, count[used], strict=True)])
-    low = np.array([lower_limit(int(k), int(n), 0.05) for k, n in zip(good, count[used], strict=True)])
+    low, high = np.array([interval(int(k), int(n)) for k, n in zip(good, count[used], strict=True)]).T
     return Reliability(predicted, good / count[used], low, high, count[used])

@@ -15,8 +15,7 @@ from bonmini_guard.calibration.certify import lower_limit, upper_limit
 from bonmini_guard.calibration.logs import Bools, Floats, Log, log_of_rows
 from bonmini_guard.calibration.orders import labelled_units
 from bonmini_guard.calibration.paths import Missing, exits, paths
-from bonmini_guard.calibration.ranking import rank
-from bonmini_guard.calibration.replay import Settled, replay_rankings
+from bonmini_guard.calibration.replay import Settled, rank, replay_rankings
 from bonmini_guard.errors import ProfileError
 from bonmini_guard.policy.policy import Mode
 from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
@@ -207,8 +206,8 @@ def sums_over(log: Log, asked: Sequence[Ran]) -> list[Counter[str]]:
     totals = [Counter[str]() for _ in asked]
     for part in log.parts():
         rankings = rank(part.scores, np.nan_to_num(part.labels), part.counts)
-        for total, (mode, schedule, thresholds, floors) in zip(totals, asked, strict=True):
-            total.update(sums_of(replay_rankings(rankings, mode, schedule, thresholds, floors)))
+        for total, ran in zip(totals, asked, strict=True):
+            total.update(sums_of(replay_rankings(rankings, *ran)))
     return totals
 
 

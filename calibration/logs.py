@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from bonmini_guard.calibration.blocks import ARRAYS, Block, Reading, block_of_rows
+from bonmini_guard.calibration.blocks import ARRAYS, Block, Places, Reading, block_of_rows
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.opening import is_pipe
 from bonmini_guard.logs.reading import RowFile
@@ -25,22 +25,6 @@ Bools = NDArray[np.bool_]
 _BYTES, _ROWS = 2**21, 2**14
 #: Rows in a piece of a log.
 ROWS_AT_A_TIME = 1 << 16
-
-
-@dataclass(frozen=True)
-class Places:
-    """(R,) ``file:line``, made when asked for: names of files, which of them, and lines."""
-
-    files: tuple[str, ...]
-    codes: NDArray[np.int32]
-    lines: Integers
-
-    def __getitem__(self, row: int) -> str:
-        return f"{self.files[self.codes[row]]}:{self.lines[row]}"
-
-    def take(self, rows: NDArray[Any]) -> Places:
-        """Those of some rows."""
-        return Places(self.files, self.codes[rows], self.lines[rows])
 
 
 @dataclass(frozen=True)
@@ -367,11 +351,10 @@ class _Builder:
 
     def _refuse_equal_ids(self, places: Places, id_at: Callable[[int, int], str]) -> None:
         keys = self._arrays["keys"].values
-        ordered = np.sort(keys)
-        if not (ordered[1:] == ordered[:-1]).any():
-            return
         order = np.argsort(keys, kind="stable")
         twice = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+        if not twice.size:
+            return
         pair = twice[np.argmin(order[twice + 1])]
         first, second = order[pair], order[pair + 1]
         name = id_at(int(places.codes[second]), int(places.lines[second]))

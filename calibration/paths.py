@@ -228,18 +228,18 @@ def wished(path: Paths, at: Integers) -> Paths:
 def counts_to_refute(log: Log, policy: Policy, missing: Missing, in_flight: int = 1) -> Steps:
     """The counts, as one entry, under a policy's thresholds, a piece of the log at a time; no missing label counts against it."""
     found, thresholds = [], np.asarray(policy.at(in_flight).thresholds)
+    failed = log.left_out.get("failed", 0)  # requests that served nothing bad, which the log does not tell from unlabelled ones
     if policy.exit == "eager":  # each draw of a loop has the loop's
         thresholds = np.repeat(thresholds, policy.schedule)
     for part in log.parts():
         path = paths(part, policy.schedule, "auto", policy.exit, in_flight)
         at = exits(path, thresholds)
         chance = missing == "left_out" and policy.mode == "guardrail"
-        counts = counts_at(path if chance else wished(path, at), at, missing)
+        found.append(counts_at(path if chance else wished(path, at), at, missing))
         if chance and np.isnan(path.good).any():  # then rows without an answer do not count, and here all of them are to
-            failed = np.sum(~np.isfinite(path.best[:, -1]))
-            counts = replace(counts, rows=counts.rows + failed, selected_bad=counts.selected_bad + failed)
-        found.append(counts)
-    return Steps(*(np.sum([getattr(part, each.name) for part in found], axis=0) for each in fields(Steps)))
+            failed += int(np.sum(~np.isfinite(path.best[:, -1])))
+    counts = Steps(*(np.sum([getattr(part, each.name) for part in found], axis=0) for each in fields(Steps)))
+    return replace(counts, rows=counts.rows + failed, selected_bad=counts.selected_bad + failed)
 
 
 def exits(path: Paths, thresholds: Sequence[float] | Floats) -> Integers:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from scipy.special import bdtr
 
@@ -37,11 +35,8 @@ def refutation(log: Log, profile: GuardProfile) -> str | None:
         return None
     _, part, missing = labelled_units(transformed(log, profile.score_transform))
     widths = profile.in_flight or (1,)
-    # requests that served nothing bad, which the log does not tell from unlabelled ones
-    failed = part.left_out.get("failed", 0)
     for width in widths:
         counts = counts_to_refute(part, profile.policy(), missing, width)
-        counts = replace(counts, rows=counts.rows + failed, selected_bad=counts.selected_bad + failed)
         if said := _said(profile, counts, level, LEVEL / len(widths)):
             return said if len(widths) == 1 else f"{said} (With {width} draws in flight.)"
     return None

@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.calibration import curves, figures, search, sliding
-from bonmini_guard.calibration.cases import cases
 from bonmini_guard.calibration.evidence import consequence, percent
 from bonmini_guard.calibration.figures import quality_of, replay_log, transformed
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import labelled_units, one_a_unit
-from bonmini_guard.calibration.ranking import Ranking, rank
 from bonmini_guard.calibration.refutation import standing
-from bonmini_guard.calibration.replay import replay_rankings
+from bonmini_guard.calibration.replay import Ranking, rank, replay_rankings
 from bonmini_guard.errors import needing
 from bonmini_guard.logs.rows import name_of
 from bonmini_guard.policy.profile import GuardProfile
@@ -97,17 +95,14 @@ def build_report(
 
 def _shown(log: Log, profile: GuardProfile, figures: dict[str, Any], texts: bool) -> dict[str, Any]:
     found = sliding.slider(log, profile, figures)
-    columns = {key: [one[key] for one in found.figures] for key in found.figures[0]}
     return {
         "mode": profile.mode,
         "schedule": profile.schedule,
-        "thresholds": [[each if math.isfinite(each) else None for each in one] for one in found.thresholds],
-        "at": found.at,
-        "certified": found.certified,
-        "figures": columns,
-        "alpha": profile.alpha if found.certified else None,
+        **found,
+        "thresholds": [[each if math.isfinite(each) else None for each in one] for one in found["thresholds"]],
+        "alpha": profile.alpha if found["certified"] else None,
         "risk": f"{profile.risk or 'served_and_bad'}_rate",
-        "cases": cases(log, profile, texts=texts),
+        "cases": sliding.cases(log, profile, texts=texts),
     }
 
 

@@ -75,10 +75,6 @@ class Seen:
             gone = self.digests.pop(next(iter(self.digests)))
             self.mark = gone if self.mark is None else max(self.mark, self.mark if gone is None else gone)
 
-    def before_mark(self, at: float | None) -> bool:
-        """Whether something of that time, and not among the digests, counts as met."""
-        return at is not None and self.mark is not None and at <= self.mark
-
 
 def _digest(name: str) -> str:
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
@@ -185,7 +181,8 @@ def _counted_before(row: Row, group: str | None, seen: Seen) -> str | None:
         return "duplicate"
     if group is not None and f"group {group}" in seen:
         return "same_group"
-    return "older" if seen.before_mark(_time(row)) else None
+    at = _time(row)
+    return None if at is None or seen.mark is None or at > seen.mark else "older"
 
 
 def _time(row: Row) -> float | None:

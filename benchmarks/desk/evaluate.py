@@ -22,8 +22,7 @@ import numpy as np
 from benchmarks.desk.label import log_rows
 from benchmarks.tables import print_table, write_json, write_rows
 from bonmini_guard.calibration.logs import Log, load_log
-from bonmini_guard.calibration.ranking import rank
-from bonmini_guard.calibration.replay import Settled, replay_rankings
+from bonmini_guard.calibration.replay import Settled, rank, replay_rankings
 from bonmini_guard.cli import main as command
 from bonmini_guard.policy.policy import Mode
 from bonmini_guard.policy.profile import GuardProfile

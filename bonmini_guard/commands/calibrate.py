@@ -120,7 +120,7 @@ def _say_if_over_optimised(log: Log, budget: int) -> None:
 
     from bonmini_guard.calibration import curves
     from bonmini_guard.calibration.figures import quality_of
-    from bonmini_guard.calibration.ranking import rank
+    from bonmini_guard.calibration.replay import rank
 
     whole = (np.isfinite(log.labels) | ~log.drawn).all(1) & log.complete & (log.counts >= budget)
     used = log.take(np.flatnonzero(whole)[:MOST_RANKED])

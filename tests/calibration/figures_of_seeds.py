@@ -23,9 +23,9 @@ from bonmini_guard.calibration.findings import labels_needed, refuted_by_bets
 from bonmini_guard.calibration.judging import agreement, judged, moved_certificate
 from bonmini_guard.calibration.orders import order_of, split
 from bonmini_guard.calibration.prices import Prices, calibrate_costs
-from bonmini_guard.calibration.ranking import rank
 from bonmini_guard.calibration.refutation import standing
 from bonmini_guard.calibration.relax import relax_guardrail
+from bonmini_guard.calibration.replay import rank
 from bonmini_guard.calibration.report import build_report
 from bonmini_guard.calibration.traces import traces_of_rows
 from bonmini_guard.calibration.watch import Watch

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bonmini_guard.calibration.blocks import row_keys
-from bonmini_guard.calibration.logs import Log, Places
+from bonmini_guard.calibration.blocks import Places, row_keys
+from bonmini_guard.calibration.logs import Log
 from bonmini_guard.policy.policy import Action, Policy
 from bonmini_guard.policy.policy import run as follow
 

@@ -17,8 +17,7 @@ from bonmini_guard.calibration.curves import (
     smallest_equal_n,
 )
 from bonmini_guard.calibration.figures import replay_log
-from bonmini_guard.calibration.ranking import rank
-from bonmini_guard.calibration.replay import replay_rankings
+from bonmini_guard.calibration.replay import rank, replay_rankings
 from bonmini_guard.calibration.sliding import slider
 from bonmini_guard.policy.profile import GuardProfile, ScoreTransform
 from tests.calibration.helpers import log_of
@@ -91,14 +90,15 @@ def test_every_position_of_the_slider_is_the_replay_of_its_thresholds(labelled, 
         log.labels[:] = np.where(chance.random(log.labels.shape) < (0.5 if labelled == "part" else 0.0), log.labels, NAN)
     profile = GuardProfile(mode="guardrail", schedule=(2, 2, 4), thresholds=(math.inf, 0.7, 0.4), score_transform=transform)
     found = slider(log, profile, replay_log(log, profile))
-    assert found.thresholds[found.at] == profile.thresholds
-    assert np.all(np.diff([each[1] for each in found.thresholds]) > 0)
-    for position in range(0, len(found.thresholds), 9):
-        moved = replay_log(log, profile.model_copy(update={"thresholds": found.thresholds[position]}))
-        assert {key: moved[key] for key in found.figures[position]} == pytest.approx(found.figures[position], abs=1e-12)
-    served = [one["served"] for one in found.figures]
-    assert served[-1] == 0
-    assert max(served) > 0.95 * found.figures[0]["requests"]
+    thresholds, figures = found["thresholds"], found["figures"]
+    assert thresholds[found["at"]] == profile.thresholds
+    assert np.all(np.diff([each[1] for each in thresholds]) > 0)
+    for position in range(0, len(thresholds), 9):
+        moved = replay_log(log, profile.model_copy(update={"thresholds": thresholds[position]}))
+        here = {key: column[position] for key, column in figures.items()}
+        assert {key: moved[key] for key in here} == pytest.approx(here, abs=1e-12)
+    assert figures["served"][-1] == 0
+    assert max(figures["served"]) > 0.95 * figures["requests"][0]
 
 
 def test_a_large_log_gets_fewer_positions_of_the_slider(monkeypatch):
@@ -106,7 +106,7 @@ def test_a_large_log_gets_fewer_positions_of_the_slider(monkeypatch):
     counts = []
     for replays in (10, 40, 1e9):
         monkeypatch.setattr(sliding, "_WORK", replays * 300 * 8 * 3)
-        counts.append(len(slider(log, profile, replay_log(log, profile)).thresholds))
+        counts.append(len(slider(log, profile, replay_log(log, profile))["thresholds"]))
     least, most = sliding.POSITIONS
     assert least <= counts[0] + 3 < 40 <= counts[1] + 3 <= 45 < counts[2] <= most + 1 == 102
 

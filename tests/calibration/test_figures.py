@@ -155,8 +155,8 @@ def test_refusals_have_no_figures_where_nobody_asked_for_their_labels(risk, know
     # where every refusal is labelled they are all there
     stricter = replay_log(log.take(np.array([0, 1, 3])), profile)
     assert (stricter["missed_acceptances"], stricter["recall"], stricter["false_acceptance_rate"]) == (0, 1, 0.5)
-    moved = slider(log, profile, found).figures
-    assert [each["recall"] is None for each in moved] == [not known and each["served"] < 3 for each in moved]
+    moved = slider(log, profile, found)["figures"]
+    assert [each is None for each in moved["recall"]] == [not known and each < 3 for each in moved["served"]]
 
 
 def test_recall_against_best_of_n_compares_shares_where_fewer_rows_count():

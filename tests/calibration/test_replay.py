@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from bonmini_guard.calibration.logs import load_log
 from bonmini_guard.calibration.paths import paths
-from bonmini_guard.calibration.ranking import block_chances
-from bonmini_guard.calibration.replay import replay
+from bonmini_guard.calibration.replay import block_chances, replay
 from bonmini_guard.errors import InputError
 from bonmini_guard.policy.policy import BelowFloor, Policy
 from tests.calibration.helpers import KEYS, enumerate_orders, log_of, written

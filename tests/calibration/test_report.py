@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from bonmini_guard.calibration import report
-from bonmini_guard.calibration.cases import cases
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.figures import replay_log
 from bonmini_guard.calibration.logs import load_log, log_of_rows
 from bonmini_guard.calibration.report import build_report, slice_figures, slices
+from bonmini_guard.calibration.sliding import cases
 from bonmini_guard.cli import main
 from bonmini_guard.commands import report as command
 from bonmini_guard.errors import BonMiniGuardError, InputError

@@ -124,11 +124,11 @@ def test_prices_certify_one_threshold_and_a_refuted_promise_none():
     log = Population(size=8).log(1500, 1)
     priced = calibrate_costs(log, schedule=(4, 4), prices=Prices(5.0, 1.0, 0.01)).profile
     found = slider(log, priced, replay_log(log, priced))
-    assert found.certified == (found.at, found.at)
+    assert found["certified"] == (found["at"], found["at"])
     fooled = Population(size=8, tail=0.3).log(1500, 2)
     promised = calibrate_guardrail(log, schedule=(4, 4), alpha=0.1).profile
-    assert slider(log, promised, replay_log(log, promised)).certified is not None
-    assert slider(fooled, promised, replay_log(fooled, promised)).certified is None
+    assert slider(log, promised, replay_log(log, promised))["certified"] is not None
+    assert slider(fooled, promised, replay_log(fooled, promised))["certified"] is None
     assert "REFUTED by this log" in build_report(fooled, promised)
 
 
