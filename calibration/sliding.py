@@ -72,8 +72,9 @@ def _shifts(log: Log, profile: GuardProfile) -> Floats:
     work = len(log) * log.scores.shape[1] * len(profile.schedule)
     number = int(np.clip(_WORK / work, *POSITIONS))
     spread = np.linspace(0, 1, number // 2)
-    found = [np.quantile(known[np.isfinite(known)], spread, method="nearest") for known in (above.max(axis=1), above[:, 0])]
-    return np.unique(np.concatenate([*found, [0.0, max(map(np.max, found)) + 1e-6]]))
+    scored = [known[np.isfinite(known)] for known in (above.max(axis=1), above[:, 0])]
+    found = [np.quantile(known, spread, method="nearest") for known in scored if known.size]
+    return np.unique(np.concatenate([*found, [0.0, max(map(np.max, found), default=0.0) + 1e-6]]))
 
 
 def _certified(log: Log, profile: GuardProfile, shifts: Floats, at: int) -> tuple[int, int] | None:

@@ -212,6 +212,12 @@ def test_the_command_writes_one_file_or_nothing(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "profile.json", "report.html"]
 
 
+@pytest.mark.parametrize("schedule", [(1, 1), (1,)])
+def test_a_log_whose_first_loops_failed_is_shown(schedule):
+    log = replace(log_of([[math.nan, 1.0]] * 3, [[math.nan, 1.0]] * 3), traced=np.ones(3, dtype=bool))
+    check(build_report(log, GuardProfile(mode="guardrail", schedule=schedule, thresholds=(0.5,) * len(schedule))))
+
+
 def test_a_log_of_failed_draws_is_refused():
     rows = [{"id": str(n), "prompt": "p", "candidates": [{"text": None, "failed": True}] * 8} for n in range(5)]
     with pytest.raises(InputError, match="every draw failed"):
