@@ -55,7 +55,7 @@ def order_refuted(log: Log, profile: GuardProfile) -> str | None:
     part = one_a_unit(log)
     known = np.isfinite(part.scores) & np.isfinite(took := np.asarray(part.costs))
     ranks = [rankdata(np.where(known, each, np.nan), axis=1, nan_policy="omit") for each in (part.scores, took)]
-    above = [each - np.nanmean(each, axis=1, keepdims=True) for each in ranks]
+    above = [each - (known.sum(axis=1, keepdims=True) + 1) / 2 for each in ranks]
     signs = np.nansum(above[0] * above[1], axis=1)
     longer, moved = int(np.sum(signs > 0)), int(np.sum(signs != 0))
     if not moved or 2 * bdtr(min(longer, moved - longer), moved, 0.5) > LEVEL:

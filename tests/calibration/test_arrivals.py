@@ -220,8 +220,10 @@ def test_a_log_with_times_refutes_that_draws_arrive_as_launched():
     hasty = Population(size=8, middle=0.5, haste=0.6)
     bare = dataclasses.replace(hasty.log(600, 0), costs=None, costs_are=None)
     profile = calibrate_guardrail(bare, schedule=(1,) * 8, alpha=0.1, exit="rolling").profile
-    assert standing(hasty.log(300, 1), profile)[1]
-    assert "longer answers score higher" in order_refuted(hasty.log(300, 1), profile)
+    later = hasty.log(300, 1)
+    assert standing(later, profile)[1]
+    later.scores[0] = np.nan  # every draw failed
+    assert "longer answers score higher" in order_refuted(later, profile)
     assert order_refuted(bare, profile) is None, "it has no times"
     for one_at_a_time in ({"exit": "rolling", "in_flight": (1,)}, {"exit": "eager"}):
         alone = calibrate_guardrail(bare, schedule=(1,) * 8, alpha=0.1, **one_at_a_time).profile
