@@ -168,7 +168,7 @@ def _scored(row: Row, scorer: LogScorer, mark: str, tally: Tally) -> dict[str, A
         for one, score in zip(missing, scorer.score(_messages(row), answers), strict=True):
             one.value.pop("raw_score", None)
             if score is not None and math.isfinite(score):
-                one.value["score"] = score
+                one.value["score"] = float(score)  # of numpy's, too, which JSON does not know
                 tally.scored += 1
             else:
                 one.value |= {"score": None, "failed": True}
@@ -193,7 +193,7 @@ def _judged(row: Row, scorer: LogScorer, mark: str, tally: Tally, beside: str) -
     missing = [one for one in wanted if judges.get(beside) != mark or beside not in by_judge(one.value, "verdicts")]
     tally.kept += len(wanted) - len(missing)
     for one, score in zip(missing, scorer.score(_messages(row), list(map(_answer, missing))) if missing else (), strict=True):
-        said = None if score is None or not math.isfinite(score) else score >= 0
+        said = None if score is None or not math.isfinite(score) else bool(score >= 0)
         one.value["verdicts"] = {**by_judge(one.value, "verdicts"), beside: said}
         tally.scored, tally.unscorable = tally.scored + (said is not None), tally.unscorable + (said is None)
     return {**row.value, "id": row.id, "judged_by": {**judges, beside: mark}}

@@ -12,6 +12,7 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
@@ -31,8 +32,8 @@ from tests.reward.tiny import CHATML
 class LengthScorer:
     """Scores an answer by its length; dies at one row if told to."""
 
-    def __init__(self, mark="length-1", dies_at=None):
-        self.mark, self.dies_at, self.calls = mark, dies_at, 0
+    def __init__(self, mark="length-1", dies_at=None, number=float):
+        self.mark, self.dies_at, self.number, self.calls = mark, dies_at, number, 0
 
     def fingerprint(self):
         return self.mark
@@ -41,7 +42,7 @@ class LengthScorer:
         self.calls += 1
         if self.calls == self.dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        return [None if "huge" in candidate.text else float(len(candidate.text)) for candidate in candidates]
+        return [None if "huge" in candidate.text else self.number(len(candidate.text)) for candidate in candidates]
 
 
 def rows(number):
@@ -55,15 +56,18 @@ def read(path):
     return [row for _, row in RowFile(path)]
 
 
-def test_missing_scores_are_filled_and_all_else_is_kept(tmp_path):
+@pytest.mark.parametrize("number", [float, np.float32])
+def test_missing_scores_are_filled_and_all_else_is_kept(tmp_path, number):
     log = written(tmp_path / "log.jsonl", rows(3))
-    tally = score_log([log], LengthScorer(), tmp_path / "out.jsonl.gz")
+    tally = score_log([log], LengthScorer(number=number), tmp_path / "out.jsonl.gz")
     assert (tally.rows, tally.scored, tally.kept) == (3, 6, 0)
     scored = read(tmp_path / "out.jsonl.gz")
     assert [[c["score"] for c in row["candidates"]] for row in scored] == [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]
     assert all(row["scored_by"] == "length-1" and row["topic"] == i for i, row in enumerate(scored))
     assert scored[0]["candidates"][0] == {"text": "é", "acceptable": True, "score": 1.0}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "out.jsonl.gz"]
+    score_log([log], LengthScorer(number=number), tmp_path / "judged.jsonl", beside="j")
+    assert read(tmp_path / "judged.jsonl")[0]["candidates"][0]["verdicts"] == {"j": True}
 
 
 def test_only_scores_of_the_same_model_are_kept(tmp_path):
