@@ -61,7 +61,7 @@ def reference_share(profile: GuardProfile) -> tuple[str, int, int] | None:
         counted = float(before.get("counted", before["requests"]))
         units = int(min(before.get("units", counted), counted))
         count = round(min(1.0, float(before[decision]) / counted) * units)
-        if not 0 <= count <= units:
+        if not 0 <= count <= units or not units:
             raise ValueError(count)
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise ProfileError(f"evidence: its counts of requests and of {decision} are none ({error}); calibrate anew") from error

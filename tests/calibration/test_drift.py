@@ -278,7 +278,15 @@ def test_what_is_wrong_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "edit",
-    [{"units": "x"}, {"units": None}, {"units": 0, "counted": 0}, {"abstained": -5}, {"counted": 10**400}, {"first_of_groups": []}],
+    [
+        {"units": "x"},
+        {"units": None},
+        {"units": 0},
+        {"units": 0, "counted": 0},
+        {"abstained": -5},
+        {"counted": 10**400},
+        {"first_of_groups": []},
+    ],
     ids=str,
 )
 def test_evidence_that_somebody_wrote_is_refused(edit):
