@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +145,7 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None
     if (noted := base_note(config).get("digest")) is not None and noted != weights_digest(place):
         raise CheckpointError(f"{path}: {place} is not the base it was trained on, or has changed; give that one")
     model, whole = with_adapters(model, path)
+    check_biases(path, model, whole)
     return model, [name for name in missing if name not in whole]
 
 
@@ -179,11 +180,19 @@ def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence
     for name, theirs, ours in sorted(report["mismatched_keys"]):
         shapes = f"{name} has the shape {list(theirs)}, and {list(ours)} is wanted"
         raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({shapes}); use another model, or its own config.json")
+    check_biases(path, model, report["unexpected_keys"])
     if getattr(model.config, "quantization_config", None) is None and (whole := _whole_numbers(path)) is not None:
         raise CheckpointError(
             f"{path}: {whole} is of whole numbers, and config.json names no quantisation; copy it anew, or save floats"
         )
     return model, sorted(report["missing_keys"])
+
+
+def check_biases(path: str, model: Any, names: Iterable[str]) -> None:
+    """Raise CheckpointError where one of these weights is the bias of a layer that has none, so that what it adds would be lost."""
+    layers = dict(model.named_modules())
+    if lost := [name for name in names if getattr(layers.get(name.removesuffix(".bias")), "bias", 0) is None]:
+        raise CheckpointError(f"{path}: {min(lost)} is of a layer that has none here; save the model without, or as it was trained")
 
 
 def _whole_numbers(path: str) -> str | None:

@@ -246,6 +246,15 @@ def test_weights_of_whole_numbers_that_nothing_says_are_quantised_are_refused(co
         RewardModel.load(copy, device="cpu")
 
 
+@pytest.mark.parametrize("layer", ["score", "model.layers.0.self_attn.q_proj"])
+def test_a_bias_for_which_the_architecture_has_no_place_is_refused(copy, layer):
+    weights = load_file(copy / "model.safetensors")
+    bias = torch.ones(len(weights[f"{layer}.weight"]))
+    save_file(weights | {f"{layer}.bias": bias}, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"{layer}\.bias is of a layer that has none here"):
+        RewardModel.load(copy, device="cpu")
+
+
 def test_a_length_that_is_no_whole_number_is_rounded_down(copy):
     settings = json.loads((copy / "tokenizer_config.json").read_text())
     (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 12.5}))

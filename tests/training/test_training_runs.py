@@ -217,6 +217,11 @@ NOTED, ADAPTERS, NO_FIT = "config.json", "adapter_model.safetensors", "does not 
         (ADAPTERS, lambda file: file.write_bytes(file.read_bytes()[:100]), NO_FIT),
         (ADAPTERS, lambda file: file.write_bytes(file.read_bytes()[:-100]), NO_FIT),
         (ADAPTERS, lambda file: file.write_bytes(b""), NO_FIT),
+        (
+            ADAPTERS,
+            lambda file: save_file(load_file(file) | {"base_model.model.score.bias": torch.ones(1)}, file),
+            r"score\.bias is of a layer that has none here",
+        ),
     ],
 )
 def test_adapters_that_do_not_fit_or_are_broken_are_one_clear_error(tmp_path, adapters, name, spoil, said):
