@@ -38,6 +38,8 @@ class LabelReading(Reading):
             raise CheckpointError(f"{path}: id2label of its config.json names other labels than 0 to {len(names) - 1}")
         if len(names) == 1:
             raise CheckpointError(f"{path}: has one label, which is the score: use kind = 'template' or 'pair'")
+        if config.problem_type == "regression":
+            raise CheckpointError(f"{path}: its labels are numbers (problem_type is 'regression'), and no odds: use a function")
         wanted, unwanted = (_found(path, given, names) for given in (self._labels.wanted, self._labels.unwanted))
         if set(wanted) & set(unwanted):
             raise CheckpointError(f"{path}: {names[(set(wanted) & set(unwanted)).pop()]!r} is wanted and unwanted")

@@ -155,11 +155,17 @@ def test_labels_that_are_not_there(tmp_path, labels, words):
         load_scorer(ScorerSpec(kind="labels", model=str(folder), labels={"inputs": "answer", **labels}))
 
 
-def test_labels_that_are_not_numbered_from_0_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id2label": {"1": "safe", "2": "unsafe", "3": "unclear"}}, "names other labels than 0 to 2"),
+        ({"problem_type": "regression"}, "its labels are numbers .* and no odds"),
+    ],
+)
+def test_labels_that_are_not_numbered_from_0_or_are_numbers_are_refused(tmp_path, change, words):
     config = saved(tmp_path, BertForSequenceClassification, BertConfig, **LABELS) / "config.json"
-    said = json.loads(config.read_text()) | {"id2label": {"1": "safe", "2": "unsafe", "3": "unclear"}}
-    config.write_text(json.dumps(said))
-    with pytest.raises(CheckpointError, match="names other labels than 0 to 2"):
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(CheckpointError, match=words):
         load_scorer(ScorerSpec(kind="labels", model=str(tmp_path), labels={"wanted": ["safe"], "inputs": "answer"}))
 
 
