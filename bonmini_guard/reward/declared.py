@@ -15,6 +15,7 @@ from bonmini_guard import reward
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.protocols import Scorer, ScoringSession
+from bonmini_guard.engine.result import finite
 from bonmini_guard.engine.scorers import CallableScorer, FunctionSession, log_odds, score_once, score_some
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.reward.combined import Combined, Over
@@ -156,7 +157,7 @@ class Declared(Over):
             # The fixed answers with the first call: they share its batch.
             asked = [*candidates, *(() if beside else fixed)]
             given = await score_some(inner, asked, list(map(self.reads, asked)))
-            beside[:] = given[len(candidates) :] or beside
+            beside[:] = map(finite, given[len(candidates) :] or beside)
             return [self.transformed(value, beside) for value in given[: len(candidates)]]
 
         return FunctionSession(score, [inner])
@@ -177,6 +178,7 @@ class Declared(Over):
 
     def transformed(self, value: float | None, beside: Sequence[float | None] = ()) -> float | None:
         """The score of what the model gave, and of what it gave for the fixed answers; None where one of these is missing."""
+        value = finite(value)
         if value is None or None in beside:
             return None
         fixed = zip(self._zero.anchors, (self._raw(one) for one in beside if one is not None), strict=True)

@@ -16,7 +16,7 @@ from bonmini_guard.cli import main
 from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.reward.combined import Combined
-from bonmini_guard.reward.declared import as_scorer, load_scorer
+from bonmini_guard.reward.declared import Declared, as_scorer, load_scorer
 from bonmini_guard.testing import FakeChatModel, FakeGenerator
 
 from .test_model import CONFIGS, save
@@ -292,6 +292,17 @@ async def test_a_score_of_a_part_that_is_not_finite_is_none(kind, odd):
 
     both = Combined(combined(kind, about("a"), about("b")), [part(1.0, 1.0), part(odd, 2.0)])
     assert (await both.session([]).score([AIMessage("a"), AIMessage("b")]))[0] is None
+
+
+async def test_a_probability_that_is_not_finite_costs_its_own_answer_the_score():
+    """All answers beside it had none: it was told as a probability outside of [0, 1]."""
+
+    async def score(candidates):
+        return [0.5, math.nan, 0.5]
+
+    inner = SimpleNamespace(session=lambda _: FunctionSession(score))
+    given = Declared(ScorerSpec(kind="template", model="m", scale="probability"), inner).session([])
+    assert await given.score([AIMessage(text) for text in "abc"]) == [0.0, None, 0.0]
 
 
 async def test_no_part_goes_on_where_another_has_failed():
