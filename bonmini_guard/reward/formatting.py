@@ -91,7 +91,7 @@ class Formatter:
                 length, low = len(tried.ids), tried.cut_turns + 1
         if found is None:
             raise CandidateTooLong(
-                f"{length} tokens in the last turn and the answer, {self.max_length} allowed; answers are never cut"
+                f"{length} tokens in the answer and what must go with it, {self.max_length} allowed; answers are never cut"
             )
         return found
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from copy import copy
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from tokenizers import Tokenizer
 
 from bonmini_guard.conversation import NOT_SHOWN, Turn, clean
-from bonmini_guard.errors import CandidateTooLong, CheckpointError, ConfigurationError, Unscorable
+from bonmini_guard.errors import CheckpointError, ConfigurationError, Unscorable
 from bonmini_guard.reward.checkpoint import concatenation_template, inputs_of, note_of
 from bonmini_guard.reward.control import plain_copy
-from bonmini_guard.reward.formatting import Asked, Encoded, Formatter
-from bonmini_guard.reward.texts import asked, spoken
+from bonmini_guard.reward.formatting import Asked, Formatter, without_oldest
+from bonmini_guard.reward.template import Conversation
 
 Inputs = Literal["text", "pair", "answer"]
 
 
-class PairFormatter:
+class _Plain(Formatter):
+    """Formats what turns say, thoughts and calls in brackets, without a chat template."""
+
+    def _turn(self, said: Turn) -> dict[str, Any]:
+        role = "system" if said.role == "developer" else said.role
+        return {"role": role, "content": clean(said.plain(thoughts=True))}
+
+
+class PairFormatter(_Plain):
     """Formats answers for a model that reads ``tokenizer(prompt, answer)``.
 
-    The prompt is what the conversation says, a line for each turn. Special tokens that texts spell are text.
+    The prompt is what the conversation says, a line for each turn. Special tokens that texts spell are text; where the tokenizer
+    cannot read one as such, its answer is :class:`Unscorable`.
 
     Attributes:
         separator: behind whose first occurrence the second segment begins; None where the tokenizer tells no segments apart.
@@ -44,42 +52,16 @@ class PairFormatter:
         at = tried.type_ids.index(1) if 1 in tried.type_ids else None
         self.separator = None if at is None or "token_type_ids" not in tokenizer.model_input_names else tried.ids[at - 1]
 
-    def asked(self, messages: Sequence[BaseMessage | Turn]) -> list[Turn]:
-        """A conversation made ready, to be encoded with several answers."""
-        return list(map(Turn.of, messages))
-
-    def encode(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str) -> Encoded:
-        """Token ids of the pair; if they are too many, the oldest turns that are not a system message are left out.
-
-        Raises:
-            CandidateTooLong: the last turn and the answer alone are too long.
-            NotRendered: the answer holds a part that is no text.
-            Unscorable: a text spells a special token which the tokenizer cannot read as text.
-        """
-        turns, said = self.asked(messages), spoken(answer, self.not_shown)
-        oldest = [place for place, turn in enumerate(turns) if turn.role not in ("system", "developer")][:-1]
-
-        def ids(cut: int) -> list[int]:
-            left_out = set(oldest[:cut])
-            return self._ids([turn for place, turn in enumerate(turns) if place not in left_out], said)
-
-        whole = ids(0)
-        if self.max_length is None or len(whole) <= self.max_length:
-            return Encoded(whole, 0)
-        cut = bisect_left(range(len(oldest)), -self.max_length, lo=1, key=lambda cut: -len(ids(cut))) if oldest else 0
-        if len(least := ids(cut)) > self.max_length:
-            raise CandidateTooLong(f"{len(least)} tokens in last turn and answer, {self.max_length} allowed; answers are never cut")
-        return Encoded(least, cut)
-
-    def _ids(self, turns: Sequence[Turn], said: str) -> list[int]:
+    def _ids(self, turns: Conversation, cut: int) -> list[int]:
+        *before, answer = (turn["content"] for turn in without_oldest(turns, cut))
         # To transformers, and so to the model, an empty second text is none.
-        ids: list[int] = self._tokenizer.encode(clean(asked(turns)), clean(said) or None).ids
-        if sum(map(self._special.__contains__, ids)) != self._written[bool(said)]:
+        ids: list[int] = self._tokenizer.encode("\n".join(before), answer or None).ids
+        if sum(map(self._special.__contains__, ids)) != self._written[bool(answer)]:
             raise Unscorable("it spells a special token that the tokenizer does not read as text")
         return ids
 
 
-class AnswerFormatter(Formatter):
+class AnswerFormatter(_Plain):
     """Formats the answer alone, as its classifier's card calls it: ``tokenizer(answer)``."""
 
     def __init__(self, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> None:
@@ -91,18 +73,10 @@ class AnswerFormatter(Formatter):
         """Nothing: it is not read."""
         return Asked()
 
-    def encode(self, messages: Sequence[BaseMessage | Turn] | Asked, answer: AIMessage | Turn | str) -> Encoded:
-        """Token ids of the answer."""
-        said = [{"role": "assistant", "content": clean(spoken(answer, self.not_shown))}]
-        ids = self._control.encode(said, self._template.render)
-        if not self._fits(ids):
-            raise CandidateTooLong(f"{len(ids)} tokens in the answer, {self.max_length} allowed; answers are never cut")
-        return Encoded(ids or [self._filler()])
-
 
 def formatter(
     model: Any, tokenizer: Any, max_length: int | None, inputs: Inputs | None = None, not_shown: Collection[str] = NOT_SHOWN
-) -> Formatter | PairFormatter:
+) -> Formatter:
     """What makes the inputs of a sequence classifier, of which a note is left in its configuration.
 
     Inputs are "text" (through the chat template), "pair", or "answer" (which is read alone); None takes what the checkpoint says.

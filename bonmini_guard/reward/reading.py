@@ -10,7 +10,7 @@ from torch import Tensor
 from bonmini_guard.errors import CheckpointError
 from bonmini_guard.reward.checkpoint import base_of, has_zero, load_classifier
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.pairs import Inputs, PairFormatter, formatter
+from bonmini_guard.reward.pairs import Inputs, formatter
 
 
 class Reading:
@@ -39,9 +39,7 @@ class Reading:
             )
         return load_classifier(path, config, dtype, base)
 
-    def formatter(
-        self, model: Any, tokenizer: Any, max_length: int | None, not_shown: Collection[str]
-    ) -> Formatter | PairFormatter:
+    def formatter(self, model: Any, tokenizer: Any, max_length: int | None, not_shown: Collection[str]) -> Formatter:
         """What makes the model's inputs."""
         return formatter(model, tokenizer, max_length, self._inputs, not_shown)
 

@@ -10,7 +10,6 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from bonmini_guard.errors import BonMiniGuardError
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.pairs import PairFormatter
 
 _CALL = {"name": "look_up", "args": {"what": "x"}, "id": "call_1"}
 
@@ -28,13 +27,13 @@ _PROBES: tuple[tuple[list[BaseMessage], AIMessage], ...] = (
 )
 
 
-def rendering_digest(formatter: Formatter | PairFormatter) -> str:
+def rendering_digest(formatter: Formatter) -> str:
     """64 bits of SHA-256 over the token ids of fixed conversations, and over the most tokens that the model is given."""
     read = [_read(formatter, messages, answer) for messages, answer in _PROBES]
     return hashlib.sha256(json.dumps([formatter.max_length, read]).encode()).hexdigest()[:16]
 
 
-def _read(formatter: Formatter | PairFormatter, messages: list[BaseMessage], answer: AIMessage) -> Any:
+def _read(formatter: Formatter, messages: list[BaseMessage], answer: AIMessage) -> Any:
     try:
         return list(map(int, formatter.encode(messages, answer).ids))
     except BonMiniGuardError as error:  # a template that knows no tools, or hides a part of an answer
