@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 
 import httpx
@@ -12,7 +11,6 @@ import pytest
 
 pytest.importorskip("openai")
 import openai
-import uvicorn
 
 from bonmini_guard.gateway.app import Gateway
 from bonmini_guard.gateway.config import Configuration
@@ -20,6 +18,7 @@ from bonmini_guard.server.door import Limits
 from tests.adapters.loopback import InThread
 from tests.adapters.openai_server import OpenAIServer
 from tests.adapters.reward_server import RewardServer
+from tests.served import Served
 
 KEY = "sk-gateway-key"
 #: Drawn and never served: no byte of it may reach a client.
@@ -57,20 +56,9 @@ class House:
     @contextlib.contextmanager
     def open(self, guards, more="unguarded = true", limits=None, keep_alive=0.1):
         self.gateway = Gateway(Configuration(self.write(guards, more)), limits or Limits(), keep_alive)
-        config = uvicorn.Config(self.gateway.app, port=0, log_config=None, access_log=False, lifespan="on")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        self.port = server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        try:
+        with Served(self.gateway.app) as served:
+            self.port, self.url = served.port, served.url
             yield self
-        finally:
-            server.should_exit = True
-            thread.join()
 
     @property
     def client(self):

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
-
 import pytest
-import uvicorn
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from bonmini_guard import BestOfMiniN
@@ -17,31 +12,16 @@ from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.server.app import ScoringServer
 from bonmini_guard.server.door import Limits
 from bonmini_guard.testing import FakeGenerator
+from tests.served import Served
 
 PROMPT = [HumanMessage("the film was")]
 ANSWERS = [AIMessage(text) for text in (" good", " awful plot", "", " fine </s> end", " very dull and very long")]
 
 
-class Served:
-    """The application behind uvicorn, in a thread, until it is told to stop."""
-
-    def __init__(self, app):
-        place = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{place.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
-        self._thread = threading.Thread(target=self._server.run, args=([place],))
-        self._thread.start()
-
-    def stop(self):
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
-
-
 @pytest.fixture
 def served(model):
-    running = Served(ScoringServer(model, token="s3cret").app)
-    yield running
-    running.stop()
+    with Served(ScoringServer(model, token="s3cret").app) as running:
+        yield running
 
 
 def remote(served, kind, folder, **settings):
@@ -90,13 +70,10 @@ def test_a_server_that_dies_fails_a_guardrail_closed(served, folder):
 
 
 async def test_a_full_server_is_waited_for(model):
-    running = await asyncio.to_thread(Served, ScoringServer(model, limits=Limits(requests=1)).app)
-    try:
+    with Served(ScoringServer(model, limits=Limits(requests=1)).app) as running:
         async with RemoteRewardModel(running.url, kind="bonmini", batch_size=1, retries=50, backoff=0.05) as scorer:
             found = await scorer.session(PROMPT).score(ANSWERS)
         assert found == pytest.approx(model.score(PROMPT, ANSWERS), abs=1e-5)
-    finally:
-        await asyncio.to_thread(running.stop)
 
 
 @pytest.mark.parametrize("arguments", ["", "{bad", "[1]", "null"])

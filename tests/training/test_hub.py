@@ -2,10 +2,8 @@
 
 import base64
 import json
-import threading
 
 import pytest
-import uvicorn
 from huggingface_hub import constants
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
@@ -16,6 +14,7 @@ from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.training.choices import choice_row
 from bonmini_guard.training.run import train_reward_model
 from tests.reward.tiny import simulated_rows
+from tests.served import Served
 
 
 class Hub:
@@ -29,7 +28,7 @@ class Hub:
             Route("/api/models/{repo:path}/preupload/main", self.preupload, methods=["POST"]),
             Route("/api/models/{repo:path}/commit/main", self.commit, methods=["POST"]),
         ]
-        self.server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, log_level="critical"))
+        self.app = Starlette(routes=routes)
 
     async def create(self, request):
         if request.headers.get("authorization") != "Bearer hf_right":
@@ -59,17 +58,11 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch):
     found = Hub()
-    thread = threading.Thread(target=found.server.run)
-    thread.start()
-    while not found.server.started:
-        thread.join(0.01)
-    port = found.server.servers[0].sockets[0].getsockname()[1]
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    yield found
-    found.server.should_exit = True
-    thread.join()
+    with Served(found.app) as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        yield found
 
 
 def train(base, output, rows):
