@@ -325,12 +325,8 @@ def _of_message(message: Any) -> Turn:
     # OpenAI's models keep a summary of their thoughts, and what is spoken in place of a text, beside the content.
     thought = "".join(_texts(more.get("reasoning_content") or more.get("reasoning")))
     said = {"reasoning": thought, "refusal": more.get("refusal"), "name": message.name}
-    content, spoken = message.content, more.get("audio")
-    beside = [{**spoken, "type": "audio"}] if isinstance(spoken, Mapping) else []
-    # What their own tools gave, where their client (``output_version="v0"``) does not leave it in the content.
-    beside += more.get("tool_outputs") or ()
-    if beside:
-        content = [*([content] if isinstance(content, str) and content else content), *beside]
+    # And what their own tools gave, where their client (``output_version="v0"``) does not leave it in the content.
+    content = _beside(message.content, more.get("audio"), more.get("tool_outputs") or ())
     return _turn(role, content, [*called, *broken], said, answers)
 
 
@@ -348,7 +344,13 @@ def _of_mapping(value: Mapping[str, Any], role: str) -> Turn:
         raise InputError("tool_calls is no list; write calls as chat APIs do")
     about = {"reasoning": value.get("reasoning_content") or value.get("reasoning"), "refusal": value.get("refusal")}
     answers = value.get("tool_call_id", "" if known == "tool" else None)
-    return _turn(known, content or "", called, about | {"name": value.get("name")}, answers)
+    return _turn(known, _beside(content or "", value.get("audio")), called, about | {"name": value.get("name")}, answers)
+
+
+def _beside(content: str | Sequence[Any], spoken: Any, given: Iterable[Any] = ()) -> str | Sequence[Any]:
+    """A content with what stands beside it: what is spoken in place of a text, and what tools gave."""
+    parts = [*([{**spoken, "type": "audio"}] if isinstance(spoken, Mapping) else ()), *given]
+    return [*([content] if isinstance(content, str) and content else content), *parts] if parts else content
 
 
 def _of_old(value: Mapping[str, Any]) -> tuple[Any, ...]:

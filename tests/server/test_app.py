@@ -57,9 +57,19 @@ def test_a_call_of_the_old_form_is_a_call(client):
 def test_turns_are_read_as_chat_apis_have_written_them():
     old = {"role": "function", "name": "look", "content": "fine"}
     thought = {"role": "assistant", "content": "good", "reasoning": "hm"}
-    wanted = ScoreRequest.model_validate({"messages": [*USER, old], "candidates": [thought]})
-    assert [message.type for message in wanted.conversation()] == ["human", "tool"]
+    spoken = {"role": "assistant", "content": "good", "audio": {"id": "audio_1"}}
+    wanted = ScoreRequest.model_validate({"messages": [*USER, old, spoken], "candidates": [thought, spoken]})
+    assert [message.type for message in wanted.conversation()] == ["human", "tool", "ai"]
     assert wanted.answers()[0].additional_kwargs == {"reasoning_content": "hm"}
+    said = [{"type": "text", "text": "good"}, {"id": "audio_1", "type": "audio"}]
+    assert wanted.conversation()[-1].content == wanted.answers()[1].content == said
+
+
+def test_an_answer_that_is_spoken_has_no_score(client):
+    """It had that of an empty one, of which nothing was heard."""
+    spoken = {"content": None, "audio": {"id": "audio_1", "transcript": "awful"}}
+    scores = client.post("/score", json={"messages": USER, "candidates": [spoken, "good"]}).json()["scores"]
+    assert [score is None for score in scores] == [True, False]
 
 
 @pytest.mark.parametrize("depth", [300, 900])
