@@ -13,7 +13,6 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -55,7 +54,7 @@ class Gateway(Door):
         self._metrics = Metrics(self.admission)
         self.renew = self._reload
         self._finishing: set[asyncio.Future[None]] = set()
-        self.app = Starlette(routes=self.routes(), lifespan=self._lifespan, exception_handlers={HTTPException: _not_here})
+        self.app = self.serving(self.routes(), self._lifespan, body_of)
 
     def routes(self) -> list[Route]:
         """What is answered, and by what."""
@@ -181,11 +180,6 @@ class Gateway(Door):
     def _models(self) -> Response:
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "bonmini-guard"} for name in self._configuration.models]
         return JSONResponse({"object": "list", "data": listed})
-
-
-def _not_here(_: Request, error: Any) -> Response:
-    """That nothing is at a path, or not by that method, as every error is told."""
-    return JSONResponse(body_of(Refused(error.status_code, "not_found", error.detail)), error.status_code, error.headers)
 
 
 def _response(answer: dict[str, Any], wanted: wire.ChatRequest) -> Response:

@@ -79,7 +79,7 @@ class ScoringServer(Door):
         self._fingerprint = model.fingerprint()
         decides = model.has_zero or question is not None or any_question
         self._asked: Any = OneQuestion(model, question or QUESTION, any_question) if decides else None
-        self.app = Starlette(routes=self.routes(), lifespan=self._lifespan)
+        self.app = self.serving(self.routes(), self._lifespan, _plain)
 
     def routes(self) -> list[Route]:
         """What is answered, and by what."""

@@ -13,6 +13,7 @@ from bonmini_guard.errors import needing
 
 with needing("serve"):
     from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
@@ -163,6 +164,15 @@ class Door:
 
         metrics = self.secured(lambda: Response(told(), media_type="text/plain; version=0.0.4"), shape)
         return [Route("/health", is_alive), Route("/ready", is_ready), Route("/metrics", metrics)]
+
+    def serving(self, routes: list[Route], lifespan: Any, shape: Shape) -> Starlette:
+        """The application; that nothing is at a path, or not by that method, is told as every error is."""
+
+        def not_here(_: Request, error: Any) -> Response:
+            refused = Refused(error.status_code, "not_found", error.detail)
+            return JSONResponse(shape(refused), refused.status, error.headers)
+
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: not_here})
 
     @asynccontextmanager
     async def entered(self, request: Request) -> AsyncIterator[bytes]:

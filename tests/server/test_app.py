@@ -380,6 +380,12 @@ def test_an_ending_server_takes_nothing_new(model):
         assert client.post("/score", json={"messages": USER, "candidates": ["good"]}).status_code == 503
 
 
+def test_a_route_or_a_method_that_there_is_not_is_told_as_every_error_is(client):
+    gone, wrong = client.post("/rerank", json={}), client.get("/score")
+    assert (gone.status_code, wrong.status_code, wrong.headers["allow"]) == (404, 405, "POST")
+    assert [each.json()["error_type"] for each in (gone, wrong)] == ["not_found", "not_found"]
+
+
 def test_metrics_and_document(client):
     client.post("/score", json={"messages": USER, "candidates": ANSWERS})
     text = client.get("/metrics").text
