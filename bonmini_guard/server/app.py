@@ -18,6 +18,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import BaseModel
 
+from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.errors import CandidateTooLong, InputError, needing
 
 with needing("serve"):
@@ -127,8 +128,11 @@ class ScoringServer(Door):
 
     async def _score(self, body: bytes) -> tuple[Any, int]:
         wanted = read(ScoreRequest, body)
-        given = await self._sessions.score(wanted.conversation(), wanted.answers())
-        scores = [finite(score) for score in given]
+        answers = wanted.answers()
+        given = await self._sessions.score(wanted.conversation(), answers)
+        # Guards elsewhere keep back reasoning alone of what a model is not shown, and serve the rest.
+        unread, turns = frozenset(self._model.not_shown).difference(NOT_SHOWN), map(Turn.of, answers)
+        scores = [finite(score) if turn.without(unread) == turn else None for turn, score in zip(turns, given, strict=True)]
         about = {"fingerprint": self._fingerprint, "has_zero": bool(self._model.has_zero), "inputs": inputs_digest(body)}
         return {"scores": scores, **about}, len(scores)
 

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from starlette.testclient import TestClient
 
 from bonmini_guard.reward.declared import load_scorer
+from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.reward.spec import ScorerSpec
 from bonmini_guard.server.app import ScoringServer, Sessions
 from bonmini_guard.server.door import Admission, Limits, Refused
@@ -100,6 +101,14 @@ async def test_kept_conversations_are_bounded_by_their_bytes(model, monkeypatch)
     assert await sessions.of([HumanMessage("a" * 4000)]) is not first
     await sessions.of([HumanMessage("e" * 40_000)])  # one always fits
     assert len(sessions._open) == 1
+
+
+def test_what_a_served_model_is_not_shown_and_guards_elsewhere_would_serve_has_no_score(folder):
+    model = RewardModel.load(folder, device="cpu", not_shown=["reasoning", "refusal"])
+    said = [{"content": "good"}, {"content": "good", "reasoning": "awful"}, {"content": "good", "refusal": "awful"}]
+    with local(ScoringServer(model).app) as client:
+        scores = client.post("/score", json={"messages": USER, "candidates": said}).json()["scores"]
+    assert (scores[0], scores[2]) == (scores[1], None)
 
 
 def test_the_next_loop_of_a_conversation_finds_its_prompt(client, model):
