@@ -39,7 +39,6 @@ class RewardDecisionModel(BaseDecisionModel):
         for name, question in questions.items():
             if question.type not in ("noul", "choice"):
                 raise InputError(f"{name}: a question of type {question.type!r}, and this model answers 'noul' and 'choice'")
-            listed = question.criteria.items() if question.type == "choice" else None
-            asked[name] = str(question.instructions), None if listed is None else {each: str(text or each) for each, text in listed}
+            asked[name] = str(question.instructions), question.criteria if question.type == "choice" else None
         answers = await self._asked.answers(as_turns(state), asked)
         return ClassifierResponse.model_validate({"model": self.model, "answers": answers})

@@ -37,7 +37,7 @@ class OneQuestion:
         self.question, self._scorer, self._any = question, scorer, any_question
 
     async def answers(
-        self, state: Sequence[Turn], questions: Mapping[str, tuple[str, Mapping[str, str] | None]]
+        self, state: Sequence[Turn], questions: Mapping[str, tuple[str, Mapping[str, Any] | None]]
     ) -> dict[str, dict[str, Any]]:
         """The answers by name, for protocols that have no place for one without a score: InputError."""
         found = {}
@@ -48,7 +48,7 @@ class OneQuestion:
         return found
 
     async def answer(
-        self, state: Sequence[Turn], instructions: str, labels: Mapping[str, str] | None = None
+        self, state: Sequence[Turn], instructions: str, labels: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """The answer to a question of yes or no, or to a choice among labels; None without a score. Other questions: InputError."""
         if not self._any and " ".join(instructions.split()).casefold() != " ".join(self.question.split()).casefold():
@@ -60,16 +60,17 @@ class OneQuestion:
         [score] = await self._scores(state[:-1], [state[-1]])
         return None if score is None else {"type": "noul", "noul": sigmoid(score)}
 
-    async def choose(self, state: Sequence[Turn], labels: Mapping[str, str]) -> dict[str, Any]:
+    async def choose(self, state: Sequence[Turn], labels: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a choice: a probability for each label, the softmax of the answers' scores, that of "none" being 0.
 
-        To each label there is the text of an answer; one of :data:`NONE_LABELS` stands for the outside option.
+        A label without a text is its own answer; one of :data:`NONE_LABELS` stands for the outside option.
         """
         none = [label for label in labels if label.casefold() in NONE_LABELS]
         if len(none) != 1:
             raise InputError("a choice among answers needs one label 'none', which means that no answer is acceptable")
         answers = [label for label in labels if label != none[0]]
-        scores = await self._scores(state, [Turn("assistant", labels[label]) for label in answers])
+        texts = [label if labels[label] in (None, "") else str(labels[label]) for label in answers]
+        scores = await self._scores(state, [Turn("assistant", text) for text in texts])
         if None in scores:
             raise InputError(f"answer {scores.index(None) + 1} of the choice has no score: it may be too long, or blank")
         given = {none[0]: 0.0} | {label: score for label, score in zip(answers, scores, strict=True) if score is not None}

@@ -36,14 +36,14 @@ class Question(BaseModel):
     criteria: dict[str, Any] | None = None
     choices: list[Label] | None = None
 
-    def labels(self) -> dict[str, str] | None:
-        """To each label of a choice the text of an answer."""
+    def labels(self) -> dict[str, Any] | None:
+        """To each label of a choice what it stands for."""
         if self.type != "choice":
             return None
         listed = {one.value: one.description for one in self.choices or ()} | (self.criteria or {})
         if len(listed) < len(self.choices or ()) + len(self.criteria or ()):
             raise InputError("two choices have one value, by which the answer names them: give each its own")
-        return {label: str(text or label) for label, text in listed.items()}
+        return listed
 
 
 class SystemOneRequest(BaseModel):

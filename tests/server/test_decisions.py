@@ -45,10 +45,11 @@ def test_a_choice_is_the_softmax_with_the_outside_option_at_zero(client, model):
     assert {one["value"]: one["probability"] for one in said["probabilities"]} == pytest.approx(shares(model), abs=1e-5)
 
 
-def test_labels_of_a_choice_may_stand_for_any_json_as_langchain_s_do(client, model):
-    choice = {"type": "choice", "instructions": QUESTION, "criteria": {"a": 5, "none": True}}
+@pytest.mark.parametrize("given", [5, 0])
+def test_labels_of_a_choice_may_stand_for_any_json_as_langchain_s_do(client, model, given):
+    choice = {"type": "choice", "instructions": QUESTION, "criteria": {"a": given, "none": True}}
     said = client.post("/v1/systemone", json={"state": STATE[:1], "questions": {"best": choice}}).json()["answers"]["best"]
-    assert said["probabilities"]["a"] == pytest.approx(sigmoid(model.score("the film", ["5"])[0]), abs=1e-5)
+    assert said["probabilities"]["a"] == pytest.approx(sigmoid(model.score("the film", [str(given)])[0]), abs=1e-5)
 
 
 ASKED = {"type": "noul", "instructions": QUESTION}
