@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
+from bonmini_guard.logs.sources.messages import turns_among
 from bonmini_guard.reward.questions import OneQuestion
 from bonmini_guard.server.schemas import turns_in
 
@@ -88,7 +89,7 @@ def turns_of(state: str | Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> li
     listed: Any = state.get("messages", state.get("state")) if isinstance(state, Mapping) else state
     if not isinstance(listed, Sequence) or not listed:
         raise InputError("state: give a conversation: a list of messages")
-    turns = turns_in(_joined(listed), "state")
+    turns = turns_in(turns_among(listed), "state")
     return _inside(turns[0]) or turns if len(turns) == 1 else turns
 
 
@@ -101,26 +102,3 @@ def _inside(turn: Turn) -> list[Turn] | None:
     if not isinstance(said, list) or not said or not all(isinstance(one, dict) and "role" in one for one in said):
         return None
     return turns_in(said, "state")
-
-
-def _joined(items: Sequence[Any]) -> list[Any]:
-    """Items of OpenAI's input as messages: a call belongs to the turn before it, a thought to the next; its output is a tool's."""
-    turns: list[dict[str, Any]] = []
-    thought: dict[str, Any] = {}
-    for item in items:
-        kind = item.get("type", "message") if isinstance(item, Mapping) else "?"
-        if kind == "reasoning":
-            thought = {"reasoning_content": Turn.of({"role": "assistant", "content": [item]}).reasoning}
-            continue
-        if kind == "function_call":
-            if not turns or turns[-1].get("role") != "assistant":
-                turns.append({"role": "assistant", "content": "", **thought})
-            turns[-1]["tool_calls"] = [*(turns[-1].get("tool_calls") or ()), item]
-        elif kind == "function_call_output":
-            turns.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
-        elif isinstance(item, Mapping) and isinstance(item.get("role"), str):
-            turns.append(thought | {key: value for key, value in item.items() if key != "type"} | {"content": item.get("content")})
-        else:
-            raise InputError("state: a turn is {role, content}")
-        thought = {}
-    return turns

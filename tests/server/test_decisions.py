@@ -135,6 +135,10 @@ def test_conversations_as_either_protocol_writes_them():
         {"role": "assistant", "content": "", "tool_calls": None},
         {"type": "function_call", "call_id": "1", "name": "look", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "1", "output": "there"},
+        {"type": "custom_tool_call", "call_id": "2", "name": "run", "input": "x"},
+        {"type": "custom_tool_call_output", "call_id": "2", "output": "ran"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "3", "function": {"name": "look", "arguments": "{}"}}]},
+        {"role": "tool", "content": "", "tool_call_id": "3"},
         {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "There."}]},
     ]
@@ -142,9 +146,13 @@ def test_conversations_as_either_protocol_writes_them():
         ("user", "Where?", 0, ""),
         ("assistant", "", 1, ""),
         ("tool", "there", 0, ""),
+        ("assistant", "", 0, ""),
+        ("tool", "ran", 0, ""),
+        ("assistant", "", 1, ""),
+        ("tool", "", 0, ""),
         ("assistant", "There.", 0, "hm"),
     ]
-    with pytest.raises(InputError, match="role, content"):
+    with pytest.raises(InputError, match="a message is malformed"):
         turns_of([{"type": "image"}])
 
 

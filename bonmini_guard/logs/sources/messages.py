@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any
 
@@ -53,7 +53,7 @@ def prompt_in(value: Any) -> str | list[dict[str, Any]]:
         read = [read]
     if isinstance(read, list) and read:
         if _are_turns(read):
-            return [turn.openai() for turn in _turns(read)]
+            return [turn.openai() for turn in turns_among(read)]
         if len(read) == 1:
             return prompt_in(read[0])  # LangChain logs batches of one
     inner = next((read[key] for key in _INPUTS if read.get(key)), None) if isinstance(read, Mapping) else None
@@ -110,7 +110,7 @@ def _are_turns(values: list[Any]) -> bool:
     return any(map(_is_turn, values)) and all(_is_turn(one) or _is_item(one) for one in values)
 
 
-def _turns(values: list[Mapping[str, Any]]) -> Iterator[Turn]:
+def turns_among(values: Sequence[Mapping[str, Any]]) -> Iterator[Turn]:
     """Turns; what lies between two inputs of the Responses API is one answer."""
     items = any(map(_is_item, values))
     for role, some in groupby(chain.from_iterable(map(_apart, values)), _role_of):
@@ -142,9 +142,11 @@ def _role_of(value: Mapping[str, Any]) -> str:
 
 def _of_items(items: Iterable[Mapping[str, Any]]) -> Turn:
     """Blocks of one answer, or items of the Responses API, whose texts lie in messages."""
-    said = (one["content"] if one.get("type") == "message" or "role" in one else [one] for one in items)
+    items = list(items)
+    said = (one.get("content") or () if one.get("type") == "message" or "role" in one else [one] for one in items)
     parts = [part for each in said for part in ([each] if isinstance(each, str) else each)]
-    return Turn.of({"role": "assistant", "content": parts})
+    calls = [call for one in items for call in one.get("tool_calls") or ()]  # of messages as chat APIs write them
+    return Turn.of({"role": "assistant", "content": parts, "tool_calls": calls})
 
 
 def _turn(value: Mapping[str, Any], role: str) -> Turn:
