@@ -111,9 +111,10 @@ def read(kind: type[Body], body: bytes) -> Body:
                 raise
             return kind.model_validate_json(_readable(body))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part)[:40] for part in first["loc"]) or "body"
-        raise InputError(f"{printable(place)}: {printable(first['msg'])[:200]}") from None
+        # Of what may be several things the innermost says most: others say that it is no text.
+        told = max(error.errors(include_input=False, include_url=False, include_context=False), key=lambda each: len(each["loc"]))
+        place = ".".join(str(part)[:40] for part in told["loc"]) or "body"
+        raise InputError(f"{printable(place)}: {printable(told['msg'])[:200]}") from None
 
 
 def _readable(body: bytes) -> bytes:

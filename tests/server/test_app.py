@@ -170,6 +170,16 @@ def test_classify_is_vllm_s(client, model):
         ("/score", b'{"messages": [{"role": "user"}], "candidates": [3]}', "candidates.0"),
         ("/score", b'{"messages": [{"role": "user"}], "candidates": [], "x": 1}', "x"),
         ("/score", b'{"messages": [{"role": "user"}], "candidates": [{"tool_calls": [{"name": 1}]}]}', "tool calls"),
+        (
+            "/score",
+            b'{"messages": [{"role": "user"}], "candidates": [{"role": "user"}]}',
+            "candidates.0.Answer.role: Input should be",
+        ),
+        (
+            "/score",
+            b'{"messages": [{"role": "user"}], "candidates": [{"content": [5]}]}',
+            "candidates.0.Answer.content.list[Block].0",
+        ),
         ("/predict", b'{"inputs": []}', "inputs"),
         ("/predict", b'{"inputs": [[]]}', "inputs"),
         ("/predict", ('{"inputs": "' + "plot " * 500 + '"}').encode(), "never cut"),
