@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 
+from bonmini_guard.reward.spec import LOG_ODDS
+
 #: A score and a label, for each answer of one prompt; None where there is none.
 Answers = Sequence[tuple[float | None, bool | None]]
 
@@ -20,7 +22,7 @@ def problems(prompts: Sequence[Answers], kind: str, has_zero: bool | None) -> li
     scores = [score for answers in prompts for score, _ in answers if score is not None]
     if not scores:
         return ["not one text has a score: read the warnings above; what does not reach the scorer's input is never scored"]
-    return [*_about_scores(prompts, scores, has_zero), *_about_labels(prompts, kind, has_zero)]
+    return [*_about_scores(prompts, scores, has_zero and kind not in LOG_ODDS), *_about_labels(prompts, kind, has_zero)]
 
 
 def ranked_rightly(prompts: Sequence[Answers]) -> float | None:

@@ -22,6 +22,8 @@ Kind = Literal["template", "pair", "labels", "token", "route", "judge", "decisio
 KINDS = get_args(Kind)
 #: Kinds whose model runs in this process, those that ask a server, and those made of other specs.
 LOCAL, REMOTE, COMBINED = ("template", "pair", "labels", "token"), ("route", "judge", "decision"), ("all", "sum")
+#: Kinds whose scores are log-odds already.
+LOG_ODDS = ("labels", "token", "judge", "decision", "check")
 SUFFIXES = (".toml", ".json")
 
 
@@ -224,7 +226,7 @@ class ScorerSpec(Table):
 
     @model_validator(mode="after")
     def _of_its_scale(self) -> Self:
-        if self.scale == "probability" and self.kind in ("labels", "token", "judge", "decision", "check"):
+        if self.scale == "probability" and self.kind in LOG_ODDS:
             raise ConfigurationError(f"scores of kind = {self.kind!r} are log-odds, and no probabilities: leave scale out")
         if self.intercept and self.kind != "sum":
             raise ConfigurationError(f"intercept is of kind = 'sum', and the kind is {self.kind!r}: leave it out")

@@ -21,6 +21,8 @@ def found(*answers, kind="template", has_zero=True):
 def test_what_is_right_is_left_alone():
     assert found((2.0, GOOD), (-1.0, BAD), (0.5, GOOD), (-3.0, BAD)) == []
     assert found((2.0, None), (-1.0, None)) == []
+    # Log-odds of a classifier that is hardly sure of anything, for which there is no other scale to declare.
+    assert found((0.9, None), (0.1, None), kind="labels") == []
 
 
 @pytest.mark.parametrize(
