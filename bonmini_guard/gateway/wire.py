@@ -31,7 +31,7 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     n: StrictInt | None = None
-    seed: int | None = None
+    seed: StrictInt | None = None
     metadata: dict[str, Any] | None = None
 
     @property

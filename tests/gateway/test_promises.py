@@ -178,6 +178,7 @@ def test_who_finds_no_place_is_told_when_to_come_back(house):
         ({"model": "guarded", "messages": [{"role": "tool", "content": "x"}]}, "messages"),
         ({"model": "guarded", "messages": ASKED, "n": 2}, "n: one answer"),
         ({"model": "guarded", "messages": ASKED, "n": True}, "n: Input should be a valid integer"),
+        ({"model": "guarded", "messages": ASKED, "seed": True}, "seed: Input should be a valid integer"),
         ({"model": "guarded", "messages": ASKED, "tools": 5}, "cannot send this request"),
         ({"model": "guarded", "messages": ASKED, "tools": [5]}, "cannot send this request"),
         ({"model": "guarded", "messages": ASKED, "response_format": 5}, "cannot send this request"),
