@@ -140,7 +140,9 @@ class Configuration:
         paths = [key for key in ("profile", "trace_to") if isinstance(given.get(key), str)]
         options = given | {key: str(self.path.parent / given[key]) for key in paths}
         spec = table.reward_model
-        scorer = self._part(parts, "reward_model", spec, partial(self._scorer, spec))
+        named = spec if isinstance(spec, str) else spec.get("model")
+        about = [spec, _written(self.path.parent / str(named))]
+        scorer = self._part(parts, "reward_model", about, partial(self._scorer, spec))
 
         def build() -> Guarded:
             check_names([table.upstream], list(generators))
@@ -151,8 +153,7 @@ class Configuration:
             return Guarded(guard, table.on_abstain, table.shadow, table.client_sampling)
 
         # Rebuilt with its parts, and for a profile that was written anew.
-        profile = Path(str(options.get("profile") or os.devnull))
-        made_of = [id(generators.get(table.upstream)), id(scorer), profile.stat().st_mtime_ns if os.path.exists(profile) else None]
+        made_of = [id(generators.get(table.upstream)), id(scorer), _written(Path(str(options.get("profile") or os.devnull)))]
         guarded: Guarded = self._part(parts, place, [table.model_dump(), made_of], build)
         return guarded
 
@@ -170,6 +171,11 @@ class Configuration:
         """A folder beside the file, or else the name of a model."""
         path = self.path.parent / name
         return str(path) if name and path.exists() else name
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written; None where there is none."""
+    return path.stat().st_mtime_ns if os.path.isfile(path) else None
 
 
 def _refuse_key(table: Mapping[str, Any]) -> None:

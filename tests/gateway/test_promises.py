@@ -304,6 +304,22 @@ def test_a_reload_keeps_what_has_not_changed(house):
     assert len(house.scorer.requests) == loaded  # the reward model was not built, and probed, again
 
 
+def test_a_scorer_spec_that_was_written_anew_is_taken_up(house):
+    path, spec = house.write({"guarded": "schedule = [1]"}), house.folder / "scorer.toml"
+    text = path.read_text()
+    path.write_text(re.sub(r"reward_model = .*", 'reward_model = "scorer.toml"', text))
+    scorers = []
+    for number, pattern in enumerate("abb"):
+        spec.write_text(f'kind = "check"\ncheck = {{ type = "regex", pattern = "{pattern}" }}')
+        os.utime(spec, (1, 1 + (pattern == "b")))
+        if not number:
+            configuration = Configuration(path)
+        configuration.load()
+        scorers.append(configuration.models["guarded"].guard.reward_model)
+    assert [scorer.spec.check.pattern for scorer in scorers] == ["a", "b", "b"]
+    assert scorers[1] is scorers[2]
+
+
 def test_what_the_file_no_longer_names_is_no_longer_told_of(house):
     shadow = "schedule = [1]\nshadow = 1.0"
     with house.open({"first": shadow, "second": shadow}):
