@@ -54,18 +54,20 @@ class Gateway(Door):
         self._metrics = Metrics(self.admission)
         self.renew = self._reload
         self._finishing: set[asyncio.Future[None]] = set()
-        self.app = self.serving(self.routes(), self._lifespan, body_of)
+        self.app = self.serving(self.routes(), self._lifespan)
 
     def routes(self) -> list[Route]:
         """What is answered, and by what."""
         return [
             Route("/v1/chat/completions", self, methods=["POST"]),
             Route("/v1/feedback", self, methods=["POST"]),
-            Route("/v1/models", self.secured(self._models, body_of)),
-            *self.operations(
-                lambda: self._metrics.text(self._configuration), lambda: {"models": list(self._configuration.models)}, body_of
-            ),
+            Route("/v1/models", self.secured(self._models)),
+            *self.operations(lambda: self._metrics.text(self._configuration), lambda: {"models": list(self._configuration.models)}),
         ]
+
+    def shape(self, refused: Refused, _: str) -> dict[str, Any]:
+        """As OpenAI's protocol writes errors."""
+        return body_of(refused)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -134,7 +136,7 @@ class Gateway(Door):
                 await Response(said, refused.status, refused.headers, _JSON)(scope, receive, tell)
         finally:
             seconds = perf_counter() - came
-            self._metrics.requests.answered(note["model"], note["status"], seconds)
+            self._metrics.answered(note["model"], note["status"], seconds)
             logger.info("%s", json.dumps({**note, "seconds": round(seconds, 4)}))
 
     async def _answer(self, request: Request, body: bytes, send: Send, note: Note) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import Counter, Gauge
 
 from bonmini_guard.engine.result import GuardResult, finite
 from bonmini_guard.errors import BonMiniGuardError
@@ -39,7 +39,7 @@ _READ = {
 }
 
 
-class Metrics:
+class Metrics(Requests):
     """Counters of requests and of what the guards decided.
 
     Attributes:
@@ -47,9 +47,8 @@ class Metrics:
     """
 
     def __init__(self, admission: Admission) -> None:
-        self._registry = registry = CollectorRegistry()
-        self.requests = Requests("model", admission, registry)
-        about = "What guards decided"
+        super().__init__("model", admission)
+        registry, about = self._registry, "What guards decided"
         self.drift: dict[str, dict[str, float]] = {}
         self._decisions = Counter("bonmini_guard_decisions", about, ["guard", "decision", "reason"], registry=registry)
         self._counted = [Counter(f"bonmini_guard_{name}", about, ["guard"], registry=registry) for name, about in _COUNTED.items()]
@@ -78,7 +77,7 @@ class Metrics:
             for kind, counts in (*_counts(guarded), ("drift_p_value", self.drift.get(name, {}))):
                 for what, number in counts.items():
                     self._read[kind].labels(name, what).set(number)
-        return generate_latest(self._registry)
+        return self.told()
 
 
 def _counts(model: Guarded) -> Iterable[tuple[str, Mapping[str, float]]]:

@@ -35,7 +35,7 @@ from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.reward.questions import QUESTION, OneQuestion
 from bonmini_guard.server.decisions import DecisionsRequest, SystemOneRequest, decisions, systemone
 from bonmini_guard.server.document import document
-from bonmini_guard.server.door import GONE, Door, Limits, Refused, Shape, while_connected
+from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
 from bonmini_guard.server.metrics import Metrics
 from bonmini_guard.server.schemas import ClassifyRequest, PredictRequest, ScoreRequest, read
 
@@ -80,25 +80,32 @@ class ScoringServer(Door):
         self._fingerprint = model.fingerprint()
         decides = model.has_zero or question is not None or any_question
         self._asked: Any = OneQuestion(model, question or QUESTION, any_question) if decides else None
-        self.app = self.serving(self.routes(), self._lifespan, _plain)
+        self.app = self.serving(self.routes(), self._lifespan)
 
     def routes(self) -> list[Route]:
         """What is answered, and by what."""
-        scored: dict[str, tuple[Scoring, Shape]] = {"/score": (self._score, _plain)}
-        told: dict[str, tuple[Callable[[], Response], Shape]] = {}
+        scored: dict[str, Scoring] = {"/score": self._score}
+        told: dict[str, Callable[[], Response]] = {}
         if isinstance(self._model, RewardModel):  # what does not read templated texts has no route for them
-            scored |= {"/predict": (self._predict, _plain), "/classify": (self._classify, _as_vllm)}
+            scored |= {"/predict": self._predict, "/classify": self._classify}
         if self._asked is not None:  # a model without a zero has no probabilities to tell
-            scored["/v1/systemone"] = partial(self._decide, SystemOneRequest, systemone, _NO_TOKENS), _as_vllm
-            scored["/v1/decisions"] = partial(self._decide, DecisionsRequest, decisions, _NO_TOKENS | _NO_DETAILS), _as_vllm
-            told["/v1/models"] = self._models, _as_vllm
+            scored["/v1/systemone"] = partial(self._decide, SystemOneRequest, systemone, _NO_TOKENS)
+            scored["/v1/decisions"] = partial(self._decide, DecisionsRequest, decisions, _NO_TOKENS | _NO_DETAILS)
+            told["/v1/models"] = self._models
         about = document(scored, bool(self._keys))
-        told["/openapi.json"] = lambda: JSONResponse(about), _plain
+        told["/openapi.json"] = lambda: JSONResponse(about)
         return [
-            *(Route(path, self._scoring(path, *how), methods=["POST"]) for path, how in scored.items()),
-            *(Route(path, self.secured(*how)) for path, how in told.items()),
-            *self.operations(self._metrics.text, lambda: {"model": self._model.model_id, "fingerprint": self._fingerprint}, _plain),
+            *(Route(path, self._scoring(path, how), methods=["POST"]) for path, how in scored.items()),
+            *(Route(path, self.secured(how)) for path, how in told.items()),
+            *self.operations(self._metrics.told, lambda: {"model": self._model.model_id, "fingerprint": self._fingerprint}),
         ]
+
+    def shape(self, refused: Refused, path: str) -> dict[str, Any]:
+        """As vLLM and OpenAI put it, on their routes."""
+        if path != "/classify" and not path.startswith("/v1/"):
+            return {"error": refused.message, "error_type": refused.kind}
+        refused.status = 400 if refused.status == 422 else refused.status
+        return {"error": {"message": refused.message, "type": refused.kind, "param": None, "code": refused.status}}
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -106,7 +113,7 @@ class ScoringServer(Door):
         # In a thread: connections of a remote one close on the loops that opened them, this one among them.
         await asyncio.to_thread(self._model.close)
 
-    def _scoring(self, route: str, score: Scoring, shape: Shape) -> Callable[[Request], Awaitable[Response]]:
+    def _scoring(self, route: str, score: Scoring) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             begun, texts, waiting = perf_counter(), 0, self.admission.requests
             try:
@@ -117,7 +124,7 @@ class ScoringServer(Door):
                 response = Response(status_code=GONE)
             except Exception as error:
                 refused = _refused(error)
-                response = JSONResponse(shape(refused), refused.status, refused.headers)
+                response = JSONResponse(self.shape(refused, route), refused.status, refused.headers)
             seconds = perf_counter() - begun
             self._metrics.answered(route, response.status_code, seconds)
             self._metrics.texts.labels(route).inc(texts)
@@ -212,13 +219,3 @@ def _refused(error: Exception) -> Refused:
     # Its message may quote a text, so neither the client nor the log gets it.
     logger.error("scoring failed: %s", type(error).__name__)
     return Refused(500, "backend", f"scoring failed: {type(error).__name__}")
-
-
-def _plain(refused: Refused) -> dict[str, Any]:
-    return {"error": refused.message, "error_type": refused.kind}
-
-
-def _as_vllm(refused: Refused) -> dict[str, Any]:
-    if refused.status == 422:
-        refused.status = 400
-    return {"error": {"message": refused.message, "type": refused.kind, "param": None, "code": refused.status}}

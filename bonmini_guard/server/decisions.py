@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.sources.messages import turns_among
+from bonmini_guard.logs.sources.messages import turns_among, unpacked
 from bonmini_guard.reward.questions import OneQuestion
 from bonmini_guard.server.schemas import turns_in
 
@@ -94,10 +93,7 @@ def turns_of(state: str | Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> li
 
 
 def _inside(turn: Turn) -> list[Turn] | None:
-    try:
-        said = json.loads(turn.text)
-    except (ValueError, RecursionError):
-        return None
+    said = unpacked(turn.text.strip())
     said = said.get("messages") if isinstance(said, dict) else said
     if not isinstance(said, list) or not said or not all(isinstance(one, dict) and "role" in one for one in said):
         return None

@@ -110,10 +110,6 @@ class Admission:
             self.bytes -= size
 
 
-#: Makes the body of a refusal.
-Shape = Callable[[Refused], dict[str, Any]]
-
-
 class Door:
     """Base of the servers, whose clients must show one of the keys, if there are any.
 
@@ -139,19 +135,20 @@ class Door:
         if self._keys and sum(hmac.compare_digest(shown, key) for key in self._keys) == 0:
             raise Refused(401, "unauthorized", "show the server's token as 'Authorization: Bearer ...'")
 
-    def secured(self, answer: Callable[[], Response], shape: Shape) -> Callable[[Request], Awaitable[Response]]:
-        """A route for who shows a key; ``shape`` makes the body of a refusal."""
+    def shape(self, refused: Refused, path: str) -> dict[str, Any]:
+        """The body of a refusal at a path."""
+        raise NotImplementedError
+
+    def secured(self, answer: Callable[[], Response]) -> Callable[[Request], Awaitable[Response]]:
+        """A route for who shows a key."""
 
         async def endpoint(request: Request) -> Response:
-            try:
-                self.check_key(request)
-            except Refused as refused:
-                return JSONResponse(shape(refused), refused.status)
+            self.check_key(request)
             return answer()
 
         return endpoint
 
-    def operations(self, told: Callable[[], bytes], ready: Callable[[], dict[str, Any]], shape: Shape) -> list[Route]:
+    def operations(self, told: Callable[[], bytes], ready: Callable[[], dict[str, Any]]) -> list[Route]:
         """``/health`` and ``/ready``, without a key, and ``/metrics``."""
 
         async def is_alive(_: Request) -> Response:
@@ -159,20 +156,20 @@ class Door:
 
         async def is_ready(_: Request) -> Response:
             if self.ending:
-                return JSONResponse(shape(_ending()), 503)
+                raise _ending()
             return JSONResponse({"status": "ready", **ready()})
 
-        metrics = self.secured(lambda: Response(told(), media_type="text/plain; version=0.0.4"), shape)
+        metrics = self.secured(lambda: Response(told(), media_type="text/plain; version=0.0.4"))
         return [Route("/health", is_alive), Route("/ready", is_ready), Route("/metrics", metrics)]
 
-    def serving(self, routes: list[Route], lifespan: Any, shape: Shape) -> Starlette:
-        """The application; that nothing is at a path, or not by that method, is told as every error is."""
+    def serving(self, routes: list[Route], lifespan: Any) -> Starlette:
+        """The application; that nothing is at a path, or not by that method, is told as every refusal is."""
 
-        def not_here(_: Request, error: Any) -> Response:
-            refused = Refused(error.status_code, "not_found", error.detail)
-            return JSONResponse(shape(refused), refused.status, error.headers)
+        def refuse(request: Request, error: Any) -> Response:
+            refused = error if isinstance(error, Refused) else Refused(error.status_code, "not_found", error.detail)
+            return JSONResponse(self.shape(refused, request.url.path), refused.status, error.headers)
 
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: not_here})
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refuse, Refused: refuse})
 
     @asynccontextmanager
     async def entered(self, request: Request) -> AsyncIterator[bytes]:

@@ -14,7 +14,8 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 class Requests:
     """What every server counts."""
 
-    def __init__(self, label: str, admission: Admission, registry: CollectorRegistry) -> None:
+    def __init__(self, label: str, admission: Admission) -> None:
+        self._registry = registry = CollectorRegistry()
         self._answered = Counter("bonmini_guard_requests", "Requests answered", [label, "status"], registry=registry)
         about = "Seconds from the headers to the answer"
         self._seconds = Histogram("bonmini_guard_request_seconds", about, [label], buckets=_SECONDS, registry=registry)
@@ -26,13 +27,16 @@ class Requests:
         self._answered.labels(name, str(status)).inc()
         self._seconds.labels(name).observe(seconds)
 
+    def told(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)
+
 
 class Metrics(Requests):
     """Counters of requests and candidates, and the state of queue and model."""
 
     def __init__(self, model: Any, admission: Admission) -> None:
-        self._registry = CollectorRegistry()
-        super().__init__("route", admission, self._registry)
+        super().__init__("route", admission)
         self.texts = Counter("bonmini_guard_texts", "Texts scored", ["route"], registry=self._registry)
         local = getattr(model, "inner", model)  # of a spec that declares a zero
         own = getattr(local, "activity", None) is not None
@@ -45,7 +49,3 @@ class Metrics(Requests):
         ):
             if read:
                 Gauge(f"bonmini_guard_{name}", about, registry=self._registry).set_function(read)
-
-    def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
-        return generate_latest(self._registry)
