@@ -16,7 +16,6 @@ from transformers.utils.logging import tqdm
 from bonmini_guard.conversation import Turn
 from bonmini_guard.errors import InputError, Unscorable
 from bonmini_guard.reward.formatting import Formatter
-from bonmini_guard.reward.pairs import PairFormatter
 from bonmini_guard.reward.pooling import pad, share
 from bonmini_guard.training.choices import Answer, ChoiceRow, shown
 
@@ -72,9 +71,7 @@ class Encoding:
         return [judgement for group in self.groups for judgement in group.judgements]
 
 
-def encode_rows(
-    rows: Iterable[ChoiceRow], formatter: Formatter | PairFormatter, batch_size: int, known: float = math.inf
-) -> Encoding:
+def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int, known: float = math.inf) -> Encoding:
     """Tokenise each distinct text once, add up equal judgements, and group them by prompt; ``known`` tokens have embeddings."""
     by_prompt: dict[tuple[Turn, ...], Counter[tuple[tuple[Answer, ...], int, bool]]] = defaultdict(Counter)
     for row in rows:

@@ -41,7 +41,7 @@ from bonmini_guard.reward.checkpoint import (
 from bonmini_guard.reward.formatting import Formatter
 from bonmini_guard.reward.lora import add_adapters, save_adapters
 from bonmini_guard.reward.model import trained_prompts
-from bonmini_guard.reward.pairs import PairFormatter, formatter
+from bonmini_guard.reward.pairs import formatter
 from bonmini_guard.reward.pooling import PooledScorer
 from bonmini_guard.training.batches import Encoding, encode_rows
 from bonmini_guard.training.card import model_card
@@ -175,7 +175,7 @@ class _Loaded(NamedTuple):
     scorer: PooledScorer
     tokenizer: Any
     missing: list[str]
-    formatter: Formatter | PairFormatter
+    formatter: Formatter
 
 
 def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_rows: Sequence[ChoiceRow] | None) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def _known(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
-def _encode(rows: Sequence[ChoiceRow], made: Formatter | PairFormatter, batch_size: int, known: int) -> Encoding:
+def _encode(rows: Sequence[ChoiceRow], made: Formatter, batch_size: int, known: int) -> Encoding:
     encoding = encode_rows(rows, made, batch_size, known)
     if not encoding.groups:
         raise InputError(f"no row can be read: all have {unread(made.max_length)}; or use another base")
