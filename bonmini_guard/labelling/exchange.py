@@ -49,7 +49,7 @@ def read_label_studio(path: Path, session: Session) -> Iterator[Judged]:
     """Judgements of tasks that Label Studio exported as JSON, none of cancelled annotations; InputError for a foreign task."""
     words = [word for some in WORDS.values() for word in some]
     sent = {str(_annotation_id(name, word)): (name, word) for name in session.ledger.everyone for word in words}
-    known = {(event["annotator"], event["item"]) for event in session.ledger.judgements()}
+    known = _judged_here(session)
     for place, task in _records(path):
         data = task.get("data")
         item = _known(data, data.get("item") if isinstance(data, Mapping) else None, session, place)
@@ -64,23 +64,27 @@ def read_label_studio(path: Path, session: Session) -> Iterator[Judged]:
 def argilla_records(session: Session) -> list[Record]:
     """Records for Argilla's ``dataset.records.from_json``, with the judgements that stand as responses.
 
-    Argilla knows users by UUID: a name that is none is turned into one (version 5), and the metadata say whose it is.
+    Argilla knows users by UUID: a name that is none is turned into one (version 5). The metadata say whose it is and what was sent.
     """
     return [_argilla_record(item, judged, session) for item, judged in _sent(session)]
 
 
 def read_argilla(path: Path, session: Session) -> Iterator[Judged]:
     """The same of records that Argilla's ``to_json`` wrote, none of responses that say they are no submitted ones."""
+    known = _judged_here(session)
     for place, record in _records(path):
         item = _known(record.get("fields"), record.get("id"), session, place)
-        names = _argilla_names(record)
+        sent = _argilla_sent(record)
         responses = record.get("responses") or {}
         if not isinstance(responses, Mapping):
             raise InputError(f"{place}: its responses are not an object; export with dataset.records.to_json")
         for response in _list(responses.get("choice"), place):
             if response.get("status", "submitted") == "submitted":
-                user = str(response.get("user_id"))
-                yield _name(names.get(user, user), place), item, _chosen(item, response.get("value"), session, place)
+                word, user = response.get("value"), str(response.get("user_id"))
+                told, was = sent.get(user, (user, None))
+                name = _name(told, place)
+                if word != was or (name, item.key) not in known:  # as above
+                    yield name, item, _chosen(item, word, session, place)
 
 
 READERS: dict[str, Callable[[Path, Session], Iterator[Judged]]] = {"label-studio": read_label_studio, "argilla": read_argilla}
@@ -98,13 +102,12 @@ def _annotation_id(name: str, word: str) -> int:
 
 
 def _argilla_record(item: Item, judged: list[tuple[str, Any]], session: Session) -> Record:
-    users = {name: _user_id(name) for name, _ in judged}
-    responses = [{"value": _word(item, chosen, session), "user_id": users[name], "status": "submitted"} for name, chosen in judged]
-    named = {user: name for name, user in users.items() if user != name}
+    told = {_user_id(name): (name, _word(item, chosen, session)) for name, chosen in judged}
+    responses = [{"value": word, "user_id": user, "status": "submitted"} for user, (_, word) in told.items()]
     return {
         "id": item.key,
         "fields": {"prompt": _turns(item), **_texts(item, session)},
-        "metadata": {"annotators": json.dumps(named)} if named else {},
+        "metadata": {"annotators": json.dumps(told)} if told else {},
         "suggestions": {},
         "responses": {"choice": responses} if responses else {},
         "vectors": {},
@@ -118,13 +121,17 @@ def _user_id(name: str) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"bonmini-guard/annotator/{name}"))
 
 
-def _argilla_names(record: Record) -> dict[str, str]:
-    metadata = record.get("metadata")
+def _argilla_sent(record: Record) -> dict[str, tuple[Any, Any]]:
+    """By user: the name, and the word that was sent; files of earlier versions tell the name alone."""
     try:
-        names = json.loads(metadata["annotators"]) if isinstance(metadata, Mapping) else {}
-    except (KeyError, TypeError, ValueError, RecursionError):
+        told = json.loads(record["metadata"]["annotators"])
+        return {user: (said, None) if isinstance(said, str) else (said[0], said[1]) for user, said in told.items()}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
         return {}
-    return names if isinstance(names, dict) else {}
+
+
+def _judged_here(session: Session) -> set[tuple[str, str]]:
+    return {(event["annotator"], event["item"]) for event in session.ledger.judgements()}
 
 
 def _sent(session: Session) -> list[tuple[Item, list[tuple[str, Any]]]]:

@@ -86,22 +86,26 @@ def test_label_studio_exports_as_the_tool_writes_them(tmp_path, judged):
     assert texts == {task["data"]["b"]}
 
 
+def comes_back_as_it_was_sent(tmp_path, judged, kind, sent):
+    """It takes back no correction that was made here meanwhile; what was undone here comes back."""
+    last = judged.ledger.last(ANN)
+    judged.undo(ANN, "0" * 32)
+    other = ("accept" if len(last["candidates"]) == 1 else "a") if last["chosen"] == "none" else "none"
+    judged.label(ANN, last["item"], other, "1" * 32)
+    before = standing(judged)
+    assert judged.take_in(read_back(tmp_path, kind, judged, sent), kind) == 0
+    assert standing(judged) == before
+    judged.undo(ANN, "2" * 32)
+    assert judged.take_in(read_back(tmp_path, kind, judged, sent), kind) == 1
+
+
 def test_what_label_studio_knows_under_a_number_of_its_own_comes_back_under_the_name_that_was_sent(tmp_path, judged):
     """Its import keeps an annotation's id as import_id, and its export may say completed_by as a number."""
     tasks = json.loads(json.dumps(label_studio_tasks(judged)))
     for task in tasks:
         for number, annotation in enumerate(task["annotations"]):
             annotation.update(import_id=annotation["id"], id=number, completed_by=3)
-    last = judged.ledger.last(ANN)
-    judged.undo(ANN, "0" * 32)
-    other = ("accept" if len(last["candidates"]) == 1 else "a") if last["chosen"] == "none" else "none"
-    judged.label(ANN, last["item"], other, "1" * 32)  # corrected here, not there
-    before = standing(judged)
-    found = read_back(tmp_path, "label-studio", judged, tasks)
-    assert judged.take_in(found, "label-studio") == 0
-    assert standing(judged) == before
-    judged.undo(ANN, "2" * 32)
-    assert judged.take_in(read_back(tmp_path, "label-studio", judged, tasks), "label-studio") == 1
+    comes_back_as_it_was_sent(tmp_path, judged, "label-studio", tasks)
     task = next(task for task in tasks if task["annotations"][0]["result"][0]["value"]["choices"] == ["A"])
     task["annotations"].append(json.loads(json.dumps(task["annotations"][0])) | {"import_id": None})
     task["annotations"][0]["result"][0]["value"]["choices"] = ["B"]
@@ -123,11 +127,18 @@ def test_argilla_records_as_the_tool_writes_them(tmp_path, judged):
     assert [(name, chosen) for name, _, chosen in read_back(tmp_path, "argilla", judged, [record])] == [(user, "none")]
 
 
-def test_argilla_users_are_uuids_and_names_come_back(judged):
-    record = argilla_records(judged)[0]
+def test_argilla_users_are_uuids_and_names_come_back(tmp_path, judged):
+    records = json.loads(json.dumps(argilla_records(judged)))
+    record = records[0]
     users = [response["user_id"] for response in record["responses"]["choice"]]
     assert [len(user) for user in users] == [36, 36]
-    assert json.loads(record["metadata"]["annotators"]) == dict(zip(users, [ANN, BOB], strict=True))
+    told = json.loads(record["metadata"]["annotators"])
+    assert {user: name for user, (name, _) in told.items()} == dict(zip(users, [ANN, BOB], strict=True))
+    comes_back_as_it_was_sent(tmp_path, judged, "argilla", records)
+    record["responses"]["choice"][1]["value"] = "A"  # there, and of a file that says names alone
+    assert [name for name, _, _ in read_back(tmp_path, "argilla", judged, [record])] == [BOB]
+    record["metadata"]["annotators"] = json.dumps(dict(zip(users, [ANN, BOB], strict=True)))
+    assert [name for name, _, _ in read_back(tmp_path, "argilla", judged, [record])] == [ANN, BOB]
 
 
 def broken(kind, judged, change):
