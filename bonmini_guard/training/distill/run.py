@@ -99,11 +99,13 @@ def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(generator, trust_remote_code=False)
     except Exception as error:  # broken settings raise whatever they please
         raise CheckpointError(f"{generator}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
+    if (end := tokenizer.eos_token_id) is None:
+        raise CheckpointError(f"{generator}: its tokenizer names no end token, so no answer would end; give it its eos_token")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    own, end = model.generation_config, tokenizer.eos_token_id
+    own = model.generation_config
     ends = [own.eos_token_id] if isinstance(own.eos_token_id, int) else own.eos_token_id or []
-    if end is not None and end not in ends:
+    if end not in ends:
         own.eos_token_id = [*ends, end]  # trl ends answers there too, so that what it teaches is to end so
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id)  # type: ignore[no-untyped-call]
     return model.to(device), tokenizer, own

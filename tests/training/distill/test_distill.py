@@ -221,6 +221,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, generator, base):
     with pytest.raises(CheckpointError, match=r"without weights for .+, which would be chance"):
         distill(prompts(), headless, Wordy(), tmp_path / "out")
     shutil.rmtree(headless)
+    endless = shutil.copytree(generator, tmp_path / "endless")
+    told = json.loads((endless / "tokenizer_config.json").read_text())
+    (endless / "tokenizer_config.json").write_text(json.dumps(told | {"eos_token": None}))
+    with pytest.raises(CheckpointError, match="its tokenizer names no end token, so no answer would end"):
+        distill(prompts(), endless, Wordy(), tmp_path / "out", **SMALL)
+    shutil.rmtree(endless)
     strict = tiny_lm(
         base, tmp_path / "strict", "{{ raise_exception('System role not supported') if messages[0]['role'] == 'system' }}"
     )
