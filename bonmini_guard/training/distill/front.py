@@ -77,7 +77,7 @@ def front(original: Drawn, distilled: Drawn, divergence: float, sizes: Sequence[
     answers = [("original, one draw", 0.0, 1.0, one), ("distilled, one draw", divergence, 1.0, new)]
     answers += [(f"best-of-{n}", mini_n_divergence(0.0, n, 1), *_selected(original, best_of_n(n))) for n in sizes]
     if (loops := max(sizes) // LOOP) > 1:
-        below = [float((row[~np.isnan(row)] < 0).mean()) for row in original.scores]
+        below = [float((row[~np.isnan(row)] < 0).mean()) for row in original.scores if not np.isnan(row).all()]
         kl = float(np.mean([mini_n_divergence(q, LOOP, loops) for q in below]))
         name = f"best of mini-{LOOP} in {loops} loops, exit at 0"
         answers.append((name, kl, *_selected(original, accelerator([LOOP] * loops))))

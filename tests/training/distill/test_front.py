@@ -35,3 +35,9 @@ def test_gains_are_differences_for_the_same_prompt():
     assert distilled["score_gain_within"] == pytest.approx(1.96 * np.std([0.5, 0.5, 1.5], ddof=1) / 3**0.5)
     assert distilled["score_within"] > 5
     assert "score above one draw" in shown_front([one, distilled], None)
+
+
+def test_a_prompt_of_which_no_draw_can_be_scored_counts_in_no_figure_but_the_draws():
+    scores = np.stack([np.arange(8.0) - 4, 1 - np.arange(8.0), np.full(8, np.nan)])
+    (*_, all_of_them), (*_, some) = (front(Drawn(part), Drawn(part), 0.1, [8]) for part in (scores, scores[:2]))
+    assert {name for name, value in all_of_them.items() if value != some[name]} == {"draws"}
