@@ -107,12 +107,13 @@ class Session:
     def standing(self, annotator: str) -> Standing:
         """Where an annotator is: first what was never shown, then what was put off."""
         with self._mutex:
-            labels, later = self.ledger.labels(annotator), self.ledger.put_off(annotator)
             asked = self.asked
-            seen, keys = labels.keys() | set(later), {item.key for item in asked}
-            again = next((self._keys[key] for key in later if key in keys), None)
+            keys = {item.key for item in asked}
+            labels = self.ledger.labels(annotator).keys() & keys
+            later = [key for key in self.ledger.put_off(annotator) if key in keys]
+            seen, again = labels.union(later), self._keys[later[0]] if later else None
             item = next((item for item in asked if item.key not in seen), again)
-            return Standing(item, len(labels.keys() & keys), len(asked), len(later), self.ledger.last(annotator) is not None)
+            return Standing(item, len(labels), len(asked), len(later), self.ledger.last(annotator) is not None)
 
     def label(self, annotator: str, key: str, answer: str, event: str, seconds: float | None = None) -> None:
         """Record a judgement, ``a`` or ``b`` as shown, ``accept`` or ``none``; once, however often the same event is sent.

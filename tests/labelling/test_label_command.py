@@ -130,10 +130,14 @@ def test_a_missing_library_names_the_extra(tmp_path, log, capsys, monkeypatch, p
 
 def test_rows_picked_by_hand_are_asked_alone_and_never_calibrated_on(tmp_path):
     log, out = log_file(tmp_path / "log.jsonl", [row(name) for name in "abc"]), tmp_path / "picked.jsonl"
-    for picked in ("b", "c"):  # an OUT of picked rows takes further ones
+    for picked in "abc":  # an OUT of picked rows takes further ones
         with contextlib.closing(Session(read_rows([log]), out, Plan(mode="accept", picked=True), only=[picked])) as session:
-            assert session.standing("ann").total == 2
-            judge_all(session, "ann", lambda item: item.candidates[0])
+            standing = session.standing("ann")
+            assert (standing.total, standing.put_off) == (2, 0)
+            if picked == "a":
+                session.put_off("ann", standing.item.key, "1" * 32)
+            else:
+                judge_all(session, "ann", lambda item: item.candidates[0])
     assert run(log, "-o", out, "--export", f"log={tmp_path / 'labelled.jsonl'}") == 0
     rows = [json.loads(line) for line in (tmp_path / "labelled.jsonl").read_text().splitlines()]
     assert [one.get("label_sampling") for one in rows] == [None, "informative", "informative"]
