@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 #: A piece of text with its style: "", or a key of ``STYLES``.
 Line = list[tuple[str, str]]
 STYLES = {"title": "1", "good": "32", "bad": "1;31", "refused": "33", "aside": "2"}
 NAMES = {"single_draw": "one draw", "best_of_n": "best of {n}", "guardrail": "guardrail", "accelerator": "accelerator"}
-#: From this width on, a request is a table: the narrow form has each answer below its figures.
-WIDE = 88
-_LABEL, _CHECK, _DRAWS, _SECONDS = 13, 24, 7, 9
+_LABEL = 13
 
 WHAT = (
     "A web shop's message desk: SmolLM2, a small language model, turns a note into one message to the customer. "
@@ -36,12 +33,10 @@ def opening(width: int, source: str) -> list[Line]:
 
 def request(entry: dict[str, Any], place: str, width: int) -> list[Line]:
     """One request: the note, then what each procedure answered, what the check says, and what it cost."""
-    headline, *facts = entry["note"].split("\n")
-    lines: list[Line] = [_title(f"request {place}", width), *_paragraph(f"{headline} {'; '.join(facts)}", width), []]
-    if width >= WIDE:
-        lines.append(_cells(("", "answer", "the check says", "draws", "seconds"), ("aside",) * 5, width))
-    for name, facts_of in entry["answers"].items():
-        lines += (_row if width >= WIDE else _stacked)(_label(name, entry), facts_of, _said(name, entry), width)
+    headline, *given = entry["note"].split("\n")
+    lines: list[Line] = [_title(f"request {place}", width), *_paragraph(f"{headline} {'; '.join(given)}", width), []]
+    for name, facts in entry["answers"].items():
+        lines += _answered(_label(name, entry), facts, _said(name, entry), width)
     return [*lines, []]
 
 
@@ -101,34 +96,13 @@ def _why(facts: dict[str, Any]) -> str:
     return f"{what} after all {loops} loops: best score {best:+.1f}, threshold {threshold:+.1f}"
 
 
-def _style(facts: dict[str, Any]) -> str:
-    return "refused" if facts["answer"] is None else "good" if facts["acceptable"] else "bad"
-
-
-def _row(label: str, facts: dict[str, Any], said: tuple[str, str, str], width: int) -> list[Line]:
-    answer, why, check = said
-    room = width - _LABEL - _CHECK - _DRAWS - _SECONDS - 2
-    left, right = textwrap.wrap(answer, room), textwrap.wrap(check, _CHECK)
-    cost = (str(facts["draws"]), f"{facts['seconds']:.1f}")
-    styles = ("title", "refused" if facts["answer"] is None else "", _style(facts), "", "")
-    lines = []
-    for number, parts in enumerate(zip_longest(left, right, fillvalue="")):
-        lines.append(_cells((label, *parts, *cost) if number == 0 else ("", *parts, "", ""), styles, width))
-    return [*lines, *_paragraph(why, width, "aside", _LABEL)]
-
-
-def _cells(texts: Sequence[str], styles: Sequence[str], width: int) -> Line:
-    room = width - _LABEL - _CHECK - _DRAWS - _SECONDS - 2
-    sizes = (f"<{_LABEL}", f"<{room + 2}", f"<{_CHECK}", f">{_DRAWS}", f">{_SECONDS}")
-    return [(format(text, size), style) for text, size, style in zip(texts, sizes, styles, strict=True)]
-
-
-def _stacked(label: str, facts: dict[str, Any], said: tuple[str, str, str], width: int) -> list[Line]:
+def _answered(label: str, facts: dict[str, Any], said: tuple[str, str, str], width: int) -> list[Line]:
     answer, why, check = said
     cost = f"{facts['draws']} draw{'s' if facts['draws'] > 1 else ''}, {facts['seconds']:.1f} s"
     first: Line = [(label.ljust(width - len(cost)), "title"), (cost, "")]
-    told = _paragraph(answer, width, "refused" if facts["answer"] is None else "", 3)
-    return [first, *told, *_paragraph(f"the check: {check}", width, _style(facts), 3), *_paragraph(why, width, "aside", 3)]
+    shown, judged = ("refused", "refused") if facts["answer"] is None else ("", "good" if facts["acceptable"] else "bad")
+    told = [*_paragraph(answer, width, shown, 3), *_paragraph(f"the check: {check}", width, judged, 3)]
+    return [first, *told, *_paragraph(why, width, "aside", 3)]
 
 
 def _title(words: str, width: int) -> Line:
