@@ -7,17 +7,15 @@ Both see the same draws, and the same labels calibrate both.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from benchmarks.desk.evaluate import worth_of_scores
+from benchmarks.desk.evaluate import run, worth_of_scores
 from benchmarks.desk.label import log_rows
-from benchmarks.tables import arguments, print_table, write_json, write_rows
+from benchmarks.tables import arguments, print_table, read_rows, write_json, write_rows
 from bonmini_guard.cli import main as command
 from bonmini_guard.demo.room import language_model
 
@@ -39,7 +37,7 @@ def measure(prompts: int, folder: Path) -> dict[str, Any]:
         write_rows(folder / f"trained-{role}.jsonl", rows)
         write_rows(folder / f"bare-{role}.jsonl", list(map(_without_scores, rows)))
         scored = ["-o", str(folder / f"question-{role}.jsonl")]
-        assert command(["score", str(folder / f"bare-{role}.jsonl"), "--reward-model", str(spec), *scored]) == 0
+        run(["score", str(folder / f"bare-{role}.jsonl"), "--reward-model", str(spec), *scored])
     return {name: _worth(name, folder) for name in ("question", "trained")}
 
 
@@ -49,14 +47,14 @@ def _without_scores(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _worth(name: str, folder: Path) -> dict[str, Any]:
-    rows = [json.loads(line) for line in (folder / f"{name}-evaluate.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / f"{name}-evaluate.jsonl")
     found: dict[str, Any] = {key: worth_of_scores(rows)[key] for key in ("auc", "accuracy_at_zero")}
     found |= {f"false_acceptance_at_zero_of_{n}": _false_acceptance(rows, n) for n in LOOKED_AT}
     profile = folder / f"{name}.json"
     asked = ["calibrate", str(folder / f"{name}-calibrate.jsonl"), "--mode", "guardrail", "--schedule", LOOPS, "-o", str(profile)]
     if command(asked) != 0:
         return found | {"certified": False}
-    said = _said(["replay", str(folder / f"{name}-evaluate.jsonl"), "--profile", str(profile), "--json"])
+    said = json.loads(run(["replay", str(folder / f"{name}-evaluate.jsonl"), "--profile", str(profile), "--json"]))
     shown = {key: said[key] for key in ("acceptable_rate", "served_and_bad_rate", "mean_draws")}
     return found | {"certified": True} | shown
 
@@ -66,14 +64,6 @@ def _false_acceptance(rows: Sequence[dict[str, Any]], n: int) -> float:
     best = [max(row["candidates"][:n], key=lambda each: each["score"]) for row in rows]
     bad = [each for each in best if not each["acceptable"]]
     return float(sum(each["score"] >= 0 for each in bad) / max(1, len(bad)))
-
-
-def _said(arguments: list[str]) -> dict[str, Any]:
-    out = StringIO()
-    with contextlib.redirect_stdout(out):
-        assert command(arguments) == 0
-    said: dict[str, Any] = json.loads(out.getvalue())
-    return said
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ import torch
 from rich.progress import track
 
 from benchmarks.real_base import write_base
-from benchmarks.tables import arguments, print_table, write_json
+from benchmarks.tables import arguments, print_table, with_interval, write_json
 from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.batches import Group, Judgement
@@ -233,7 +233,7 @@ def show(results: dict[str, dict[str, Any]]) -> None:
 def _cell(value: float | None, interval: Sequence[float] | None = None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" + ("" if interval is None else " [{:.3f}, {:.3f}]".format(*interval))
+    return f"{value:.3f}" if interval is None else with_interval([value, *interval])
 
 
 def main() -> None:

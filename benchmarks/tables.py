@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bonmini_guard.logs.reading import RowFile
 from bonmini_guard.writing import appearing
 
 
@@ -65,6 +66,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a file of JSON lines, gzipped or not, but for a torn last line."""
+    return [row for _, row in RowFile(path)]
+
+
 def keep_rows(path: Path, rows: Iterable[Mapping[str, Any]], **form: Any) -> None:
     """The same for the repository: without a time stamp, so that the same rows are the same bytes; ``form`` is JSON's."""
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
@@ -79,6 +85,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |")
         if number == 0:
             print("|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
+
+
+def with_interval(figure: Sequence[float | None] | None, digits: int = 3) -> str:
+    """A figure with the ends of its interval; "-" where there is none."""
+    return "-" if figure is None or figure[0] is None else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*figure, d=digits)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

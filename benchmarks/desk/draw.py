@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.demo.desk import ROLES, SAMPLING, messages, prompts
 from bonmini_guard.demo.room import language_model
 from bonmini_guard.engine.protocols import DrawRequest
+from bonmini_guard.logs.appending import Appender, encoded
 
 #: Rows asked for at a time: enough to fill a batch while the last ones of a prompt are short of company.
 ROWS = 192
@@ -35,6 +35,8 @@ class Drawing:
     def __init__(self, generator: TransformersGenerator, output: Path, size: int) -> None:
         self._generator, self._output, self._size = generator, output, size
         self._room = asyncio.Semaphore(ROWS // size)
+        self._file = Appender(output)
+        self._file.cut()  # a line that a killed run left torn would spoil the next one
         self._done = {(row["name"], row["first"]) for row in read(output)}
 
     async def all(self, asked: Mapping[str, Sequence[BaseMessage]], first: int) -> None:
@@ -49,8 +51,7 @@ class Drawing:
         async with self._room:
             drawn = {place: answer async for place, answer in self._generator.draw_group(requests)}
         row = {"name": name, "first": first, "draws": [_draw(drawn[place]) for place in range(len(requests))]}
-        with self._output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.append(encoded(row))
 
 
 def _draw(answer: AIMessage | BaseException) -> list[Any]:
@@ -61,13 +62,14 @@ def _draw(answer: AIMessage | BaseException) -> list[Any]:
     return [answer.text, tokens, answer.response_metadata["finish_reason"] == "stop"]
 
 
-def draw(roles: Iterable[str], work: Path) -> None:
-    """Draw for the prompts of roles: 16 draws of each, then 16 more where a role has 32."""
+def draw(folder: Path, roles: Sequence[str]) -> None:
+    """Draw for the prompts of roles (all, if none is named): 16 draws of each, then 16 more where a role has 32."""
     torch.set_num_threads(1)
+    work = folder / "draws"
     work.mkdir(parents=True, exist_ok=True)
     generator = TransformersGenerator.load(str(language_model()), device="cpu", **SAMPLING)
     for first in (0, 16):
-        for role in roles:
+        for role in roles or ROLES:
             count = ROLES[role][1]
             if first < count:
                 asked = {name: convert_to_messages(messages(note, name)) for name, note in prompts(role)}

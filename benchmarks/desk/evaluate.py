@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.desk.label import log_rows
-from benchmarks.tables import print_table, write_json, write_rows
+from benchmarks.tables import print_table, with_interval, write_json, write_rows
 from bonmini_guard.calibration.logs import Log, load_log
 from bonmini_guard.calibration.replay import Settled, rank, replay_rankings
 from bonmini_guard.cli import main as command
@@ -73,10 +73,11 @@ def evaluate(folder: Path) -> dict[str, Any]:
 def _calibrate(name: str) -> dict[str, Any]:
     """The command and its sentence."""
     arguments = ["calibrate", "calibrate.jsonl.gz", *PROMISES[name], *LOOPS, "-o", f"{name}.json"]
-    return {"command": " ".join(["bonmini-guard", *arguments]), "sentence": _run(arguments).strip()}
+    return {"command": " ".join(["bonmini-guard", *arguments]), "sentence": run(arguments).strip()}
 
 
-def _run(arguments: list[str]) -> str:
+def run(arguments: list[str]) -> str:
+    """What a command prints, which must not fail."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         code = command(arguments)
@@ -86,26 +87,20 @@ def _run(arguments: list[str]) -> str:
 
 def _figures() -> dict[str, Any]:
     """By procedure, what ``replay --json`` says of the log at hand."""
-    replayed = {name: json.loads(_run(["replay", "cut.jsonl.gz", "--profile", f"{name}.json", "--json"])) for name in _PROFILED}
-    return _procedures(replayed)
-
-
-_PROFILED = ("single", *PROMISES)
-
-
-def _procedures(replayed: dict[str, Any]) -> dict[str, Any]:
+    replayed = {
+        name: json.loads(run(["replay", "cut.jsonl.gz", "--profile", f"{name}.json", "--json"])) for name in ("single", *PROMISES)
+    }
     guardrail = replayed["guardrail"]
     parts = {"single draw": replayed["single"], f"best-of-{BUDGET}": guardrail["best_of_n"]}
     parts |= {f"best-of-{BUDGET} at zero": guardrail["best_of_n_at_zero"]}
     parts |= {name: replayed[name] for name in PROMISES}
     reference = guardrail["best_of_n"]["acceptable_rate"]
     # A single draw's own recall would be against a best of one.
-    recalls = {name: {"recall_vs_best_of_n": _ratio(part["acceptable_rate"], reference)} for name, part in parts.items()}
-    return {name: {key: part[key] for key in ("requests", *SHOWN)} | recalls[name] for name, part in parts.items()}
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+    return {
+        name: {key: part[key] for key in ("requests", *SHOWN)}
+        | {"recall_vs_best_of_n": part["acceptable_rate"] / reference if reference else None}
+        for name, part in parts.items()
+    }
 
 
 def _intervals(log: Log) -> dict[str, dict[str, list[float] | None]]:
@@ -175,10 +170,8 @@ def show(results: dict[str, Any]) -> None:
 
 
 def _cell(key: str, value: float | None, interval: list[float] | None) -> str:
-    if value is None or interval is None:
-        return "-"
     digits = {"served": 0, "mean_draws": 1}.get(key, 3)
-    return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    return with_interval(None if interval is None else [value, *interval], digits)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from benchmarks.tables import keep_rows, write_rows
+from benchmarks.tables import keep_rows, read_rows, write_rows
 from bonmini_guard.demo.check import verdict
 from bonmini_guard.demo.desk import ROLES, Note, messages, prompts
 
@@ -23,11 +22,8 @@ def seeds(name: str, draws: range) -> list[int]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSON-lines file, gzipped or not; the last line of an interrupted one is left out."""
-    if not path.exists():
-        return []
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The rows of a file; none where there is no such file yet."""
+    return read_rows(path) if path.exists() else []
 
 
 def draws(role: str, work: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -72,20 +68,20 @@ def choice_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"prompt": row["prompt"], "responses": [candidate["text"]], "choice": 0 if candidate["acceptable"] else "none"}
 
 
-def label(work: Path) -> None:
+def label(folder: Path) -> None:
     """Write all roles, ``train`` as choice rows, and print what the draws are worth."""
-    work.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for role in ROLES:
-        rows = log_rows(role, work)
-        write_rows(work / f"{role}.jsonl.gz", [each for row in rows for each in choice_rows(row)] if role == "train" else rows)
+        rows = log_rows(role, folder)
+        write_rows(folder / f"{role}.jsonl.gz", [each for row in rows for each in choice_rows(row)] if role == "train" else rows)
         print(json.dumps({"role": role} | worth(rows)))
 
 
-def keep(work: Path) -> None:
-    """Keep the draws of a folder, with the scores where WORK/scored has them, beside this file."""
+def keep(folder: Path) -> None:
+    """Keep the draws of a folder, with the scores where FOLDER/scored has them, beside this file."""
     for role in ROLES:
-        scored = {row["id"]: row for row in read(work / "scored" / f"{role}.jsonl.gz")}
-        rows = [kept(name, each, scored.get(name)) for name, each in draws(role, work).items()]
+        scored = {row["id"]: row for row in read(folder / "scored" / f"{role}.jsonl.gz")}
+        rows = [kept(name, each, scored.get(name)) for name, each in draws(role, folder).items()]
         keep_rows(HERE / f"{role}.jsonl.gz", rows, ensure_ascii=False)
 
 

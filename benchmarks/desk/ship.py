@@ -13,10 +13,10 @@ from bonmini_guard.demo.room import language_model
 TARGET = Path(__file__).parents[2] / "bonmini_guard" / "demo" / "models" / "desk-reward"
 
 
-def ship(checkpoint: Path) -> None:
+def ship(folder: Path) -> None:
     """Copy it; the head stays in full precision, and the tokenizer's 3.5 MB where they are the base's."""
     shutil.rmtree(TARGET, ignore_errors=True)
-    shutil.copytree(checkpoint, TARGET)
+    shutil.copytree(folder, TARGET)
     weights, vocabulary = TARGET / "adapter_model.safetensors", TARGET / "tokenizer.json"
     halved = {name: weight.half() if "lora_" in name else weight for name, weight in load_file(weights).items()}
     save_file(halved, weights, metadata={"format": "pt"})

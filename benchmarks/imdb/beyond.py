@@ -26,10 +26,9 @@ import torch
 from rich.progress import track
 
 from benchmarks.imdb.models import model_path
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
 from benchmarks.imdb.teaching import all_figures, texts_of
-from benchmarks.tables import arguments, print_table, write_json
+from benchmarks.tables import arguments, print_table, read_rows, write_json
 from bonmini_guard import RewardModel
 from bonmini_guard.training import train_reward_model
 from bonmini_guard.training.batches import Group, batches_of, encode_rows
@@ -151,7 +150,11 @@ def main() -> None:
             results[name] = _shown(all_figures(scores, encoding.groups, acceptable)) | best.figures(draws)
             if name.startswith("plain, seed"):
                 kept.append((scores, draws))
-        for name, combine in _ensembles().items():
+        ensembles: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "mean of three seeds": lambda scores: scores.mean(0),
+            "mean less one deviation": lambda scores: scores.mean(0) - scores.std(0),
+        }
+        for name, combine in ensembles.items():
             together = combine(torch.stack([scores for scores, _ in kept]))
             found = _shown(all_figures(together, encoding.groups, acceptable))
             results[name] = found | best.figures(combine(torch.tensor(np.stack([draws for _, draws in kept]))).numpy())
@@ -164,13 +167,6 @@ def main() -> None:
 
 def _shown(figures: dict[str, Any]) -> dict[str, float]:
     return {name: figures[name] for name in SHOWN}
-
-
-def _ensembles() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    return {
-        "mean of three seeds": lambda scores: scores.mean(0),
-        "mean less one deviation": lambda scores: scores.mean(0) - scores.std(0),
-    }
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.tables import arguments, write_rows
+from benchmarks.tables import arguments, read_rows, write_rows
 
 
 def simulate(utilities: NDArray[np.float64], labellers: int, random: np.random.Generator) -> Counter[int | str]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.imdb.keep import ROLES, pool_of
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.evaluate import evaluate, show
-from benchmarks.tables import arguments, write_json
+from benchmarks.tables import arguments, read_rows, write_json
 
 
 def main() -> None:

@@ -16,8 +16,7 @@ from rich.progress import track
 from transformers import AutoTokenizer
 
 from benchmarks.imdb.models import model_path
-from benchmarks.imdb.sample import read_rows
-from benchmarks.tables import arguments, keep_rows
+from benchmarks.tables import arguments, keep_rows, read_rows
 from bonmini_guard import RewardModel
 
 HERE = Path(__file__).parent

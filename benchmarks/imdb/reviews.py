@@ -9,14 +9,14 @@ was granted. Two layouts are read:
 
 from __future__ import annotations
 
-import gzip
 import html
-import json
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.tables import read_rows
 
 BREAK = re.compile(r"(?:\s*<br\s*/?>\s*)+", re.IGNORECASE)
 
@@ -62,9 +62,7 @@ def prompt_reviews(data: Path, role: str) -> list[Review]:
 def _read(data: Path, split: str) -> Iterator[Review]:
     packed = data / f"{split}.jsonl.gz"
     if packed.exists():
-        with gzip.open(packed, "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        yield from (Review(clean(row["text"]), int(row["label"])) for row in rows)
+        yield from (Review(clean(row["text"]), int(row["label"])) for row in read_rows(packed))
         return
     folder = data / split
     if not folder.is_dir():

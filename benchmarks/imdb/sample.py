@@ -7,11 +7,8 @@ sampling settings are the model's own (``generation_config.json``), the same tha
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import track
@@ -68,24 +65,6 @@ def rows(
             yield {"id": f"{role}/{start + offset}", "prompt": prompt, "candidates": [{"text": text} for text in texts]}
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a gzip JSON-lines file."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def sample(options: argparse.Namespace) -> None:
-    """Draw as the options say; they are those of this stage's command line."""
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    source = options.model or model_path("lm")
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(options.device).eval()
-    tokens = prompts(tokenizer, options.data, options.role, options.limit, options.prompt_tokens)
-    output = options.output or options.work / f"draws-{options.role}.jsonl.gz"
-    write_rows(output, rows(model, tokenizer, tokens, options))
-
-
 def main() -> None:
     """Draw ``--n`` candidates for each prompt of ``--role`` into WORK/draws-ROLE.jsonl.gz."""
     sizes = {"n": 32, "limit": 10**6, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "batch": 256, "threads": 1}
@@ -94,7 +73,15 @@ def main() -> None:
     parser.add_argument("--role", required=True, choices=["develop", "calibrate", "evaluate", "choices"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--model", type=Path, help="folder of the language model (default: the bundled one)")
-    sample(parser.parse_args())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    source = options.model or model_path("lm")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(options.device).eval()
+    tokens = prompts(tokenizer, options.data, options.role, options.limit, options.prompt_tokens)
+    output = options.output or options.work / f"draws-{options.role}.jsonl.gz"
+    write_rows(output, rows(model, tokenizer, tokens, options))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from rich.progress import track
 from transformers import AutoTokenizer
 
 from benchmarks.imdb.models import REWARDS, model_path
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.tables import arguments, write_rows
+from benchmarks.tables import arguments, read_rows, write_rows
 from bonmini_guard import RewardModel
 
 
@@ -36,24 +35,18 @@ def scored(rows: list[dict[str, Any]], reward: RewardModel, truth: SentimentTrut
         yield {"id": row["id"], "prompt": row["prompt"], "candidates": candidates, "scored_by": reward.fingerprint()}
 
 
-def score_role(work: Path, role: str, name: str, device: str) -> Path:
-    """Score WORK/draws-ROLE.jsonl.gz with one reward model into WORK/log-ROLE-NAME.jsonl.gz, and give its path."""
-    log = work / f"log-{role}-{name}.jsonl.gz"
-    reward = RewardModel.load(str(model_path(name)), device=device)
-    truth = SentimentTruth.load(model_path("truth"))
-    write_rows(log, scored(read_rows(work / f"draws-{role}.jsonl.gz"), reward, truth, f"scoring {role} with {name}"))
-    return log
-
-
 def main() -> None:
-    """Score one role."""
+    """Score WORK/draws-ROLE.jsonl.gz with one reward model into WORK/log-ROLE-NAME.jsonl.gz."""
     parser = arguments(__doc__, work=Path("build/imdb"))
     parser.add_argument("--role", required=True, choices=["calibrate", "evaluate"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--name", default=REWARDS[0], choices=REWARDS, help="of the reward model")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    score_role(options.work, options.role, options.name, options.device)
+    reward = RewardModel.load(str(model_path(options.name)), device=options.device)
+    drawn, truth = read_rows(options.work / f"draws-{options.role}.jsonl.gz"), SentimentTruth.load(model_path("truth"))
+    label = f"scoring {options.role} with {options.name}"
+    write_rows(options.work / f"log-{options.role}-{options.name}.jsonl.gz", scored(drawn, reward, truth, label))
 
 
 if __name__ == "__main__":

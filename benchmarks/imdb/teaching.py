@@ -8,7 +8,7 @@ decides at score 0 against the sign of the true utility, without a labeller's no
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.progress import track
 
 from benchmarks.imdb.models import REWARDS, model_path
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.tables import arguments, print_table, write_json
+from benchmarks.tables import arguments, print_table, with_interval, write_json
 from bonmini_guard.training.batches import Encoding
 from bonmini_guard.training.choices import ChoiceRow, read_choices
 from bonmini_guard.training.evidence import figures
@@ -66,12 +66,11 @@ def all_figures(scores: torch.Tensor, groups: Sequence[Any], acceptable: torch.T
 
 def meets(reward: dict[str, Any], twin: dict[str, Any]) -> dict[str, bool]:
     """What the experiment set out to show."""
-    checks: dict[str, Callable[[], bool]] = {
-        "beats its twin in acceptance decisions at zero": lambda: reward["acceptance_accuracy"] > twin["acceptance_accuracy"],
-        "pair accuracy within one point of the twin's or above": lambda: reward["pair_accuracy"] > twin["pair_accuracy"] - 0.01,
-        "reliability error at most 0.05": lambda: reward["reliability_error"] <= 0.05,
+    return {
+        "beats its twin in acceptance decisions at zero": reward["acceptance_accuracy"] > twin["acceptance_accuracy"],
+        "pair accuracy within one point of the twin's or above": reward["pair_accuracy"] > twin["pair_accuracy"] - 0.01,
+        "reliability error at most 0.05": reward["reliability_error"] <= 0.05,
     }
-    return {name: check() for name, check in checks.items()}
 
 
 def main() -> None:
@@ -82,10 +81,7 @@ def main() -> None:
     truth = SentimentTruth.load(model_path("truth"))
     acceptable = torch.tensor(truth.utilities(texts_of(rows)) > 0)
     results = {name: evaluated(*scored_rows(model_path(name), rows), acceptable) for name in REWARDS}
-    cells = [
-        [name, *("{:.3f} [{:.3f}, {:.3f}]".format(found[key], *found["intervals"][key]) for key in SHOWN)]
-        for name, found in results.items()
-    ]
+    cells = [[name, *(with_interval([found[key], *found["intervals"][key]]) for key in SHOWN)] for name, found in results.items()]
     print_table(["model", *(name.replace("_", " ") for name in SHOWN)], cells)
     met = meets(results["reward"], results["twin"])
     print("\n".join(f"{'yes' if answer else 'NO'}: {name}" for name, answer in met.items()))

@@ -28,12 +28,12 @@ CUT = math.log(0.62 / 0.38)
 SCALE = 4.0
 
 
-def window(text: str, randomness: random.Random) -> str:
-    """30 to 80 neighbouring words of a text."""
+def window(text: str, randomness: random.Random, size: tuple[int, int] = (30, 80)) -> list[str]:
+    """So many neighbouring words of a text."""
     words = text.split()
-    length = randomness.randint(30, 80)
+    length = randomness.randint(*size)
     start = randomness.randrange(max(1, len(words) - length))
-    return " ".join(words[start : start + length])
+    return words[start : start + length]
 
 
 def fit(reviews: list[Review], windows: int, seed: int) -> SentimentTruth:
@@ -42,7 +42,7 @@ def fit(reviews: list[Review], windows: int, seed: int) -> SentimentTruth:
     texts = [review.text for review in reviews]
     labels = [review.label for review in reviews]
     for review in reviews:
-        texts += [window(review.text, randomness) for _ in range(windows)]
+        texts += [" ".join(window(review.text, randomness)) for _ in range(windows)]
         labels += [review.label] * windows
     vectorizer = TfidfVectorizer(analyzer=terms, max_features=FEATURES, min_df=20, sublinear_tf=True)
     features = vectorizer.fit_transform(texts)
@@ -68,7 +68,7 @@ def main() -> None:
     held_out = read_split(options.data, "test")[:4000]
     labels = [review.label for review in held_out]
     randomness = random.Random(options.seed)
-    windows = [window(review.text, randomness) for review in held_out]
+    windows = [" ".join(window(review.text, randomness)) for review in held_out]
     truth = SentimentTruth.load(options.work / "truth")
     print(f"accuracy on held-out reviews: {accuracy(truth, [review.text for review in held_out], labels):.3f}")
     print(f"accuracy on windows of 30-80 words: {accuracy(truth, windows, labels):.3f}")

@@ -7,7 +7,6 @@ without scores: WORK/drawn-ROLE.jsonl.gz. Both hold review text, and stay out of
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from langchain_core.messages import HumanMessage
 
 from benchmarks.desk.draw import Drawing, read
 from benchmarks.imdb.reviews import prompt_reviews
-from benchmarks.tables import arguments
+from benchmarks.tables import arguments, write_rows
 from bonmini_guard.adapters.local import TransformersGenerator
 from bonmini_guard.demo.room import language_model
-from bonmini_guard.writing import appearing
 
 WORK = Path("build/imdb_real")
 PROMPT_TOKENS = 24
@@ -61,13 +59,12 @@ def draw(data: Path, work: Path, roles: Sequence[str]) -> None:
         begun = {name: [HumanMessage(text)] for name, text in asked.items()}
         asyncio.run(Drawing(drawing, file, ROLES[role][1]).all(begun, 0))
         drawn = {row["name"]: row["draws"] for row in read(file)}
-        with appearing(work / f"drawn-{role}.jsonl.gz") as log:
-            log.writelines(_log_row(name, text, drawn[name]) for name, text in asked.items())
+        write_rows(work / f"drawn-{role}.jsonl.gz", (_log_row(name, text, drawn[name]) for name, text in asked.items()))
 
 
-def _log_row(name: str, prompt: str, draws: list[list[Any]]) -> str:
+def _log_row(name: str, prompt: str, draws: list[list[Any]]) -> dict[str, Any]:
     candidates = [{"text": text, "tokens": tokens} for text, tokens, _ in draws]
-    return json.dumps({"id": name, "prompt": prompt, "candidates": candidates}, ensure_ascii=False) + "\n"
+    return {"id": name, "prompt": prompt, "candidates": candidates}
 
 
 def main() -> None:

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.keep import NAMES as TRUTHS
-from benchmarks.imdb_real.keep import log_of
-from benchmarks.tables import arguments, print_table, write_json
+from benchmarks.imdb_real.keep import log_of, with_scores
+from benchmarks.tables import arguments, print_table, read_rows, with_interval, write_json
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.figures import figures_of_sums, sums_of
@@ -36,11 +35,6 @@ NAMES = (*SHOWN, "mean_draws")
 Rows = list[dict[str, Any]]
 #: Value, and the ends of its 95 % interval.
 Figure = list[float | None]
-
-
-def with_scores_of(rows: Rows, name: str) -> Log:
-    """The log as another model scored it."""
-    return log_of_rows([row | {"candidates": [c | {"score": c[name]} for c in row["candidates"]]} for row in rows])
 
 
 class Resampled:
@@ -95,11 +89,11 @@ def evaluate(calibrate: Rows, held_out: Rows) -> dict[str, Any]:
     found: dict[str, Any] = {}
     models = {"reward": "score"} | ({"twin": "twin"} if "twin" in held_out[0]["candidates"][0] else {})
     for name, column in models.items():
-        held = Resampled(with_scores_of(held_out, column))
+        held = Resampled(log_of_rows(with_scores(held_out, column)))
         at_zero = {n: held.figures(held.settled("guardrail", (n,), (0.0,))) for n in SIZES}
         found[name] = {"auc": held.ranking(), "best_of_n_at_zero": at_zero}
         # One threshold found on labels needs no zero: what calibration alone makes of a model that only ranks.
-        prefix, known = "" if name == "reward" else f"{name}: ", with_scores_of(calibrate, column)
+        prefix, known = "" if name == "reward" else f"{name}: ", log_of_rows(with_scores(calibrate, column))
         found[f"{prefix}best_of_32"] = held.figures(held.settled("accelerator", (32,), (np.inf,)))
         guardrail = calibrate_guardrail(known, schedule=SCHEDULE, risk="false_acceptance", alpha=0.1)
         found[f"{prefix}guardrail"] = guard(guardrail, held)
@@ -142,11 +136,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _cells(figures: dict[str, Figure]) -> list[str]:
-    return [_cell(figures[name], 1 if name in ("false_acceptances", "mean_draws") else 3) for name in NAMES]
-
-
-def _cell(figure: Figure, digits: int) -> str:
-    return "-" if figure[0] is None else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*figure, d=digits)
+    return [with_interval(figures[name], 1 if name in ("false_acceptances", "mean_draws") else 3) for name in NAMES]
 
 
 def main() -> None:

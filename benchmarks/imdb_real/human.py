@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.imdb import truth
 from benchmarks.imdb.reviews import Review, read_split
 from benchmarks.imdb_real.draw import WORK
 from benchmarks.tables import arguments, write_rows
@@ -39,12 +40,8 @@ def unpack_base(folder: Path) -> None:
 
 def window(text: str, source: random.Random) -> tuple[str, str]:
     """30 to 62 neighbouring words of a text, parted as a prompt and its continuation are."""
-    words = text.split()
-    length = source.randint(*WORDS)
-    start = source.randrange(max(1, len(words) - length))
-    return " ".join(words[start : start + PROMPT_WORDS]), "".join(
-        f" {word}" for word in words[start + PROMPT_WORDS : start + length]
-    )
+    words = truth.window(text, source, WORDS)
+    return " ".join(words[:PROMPT_WORDS]), "".join(f" {word}" for word in words[PROMPT_WORDS:])
 
 
 def rows(reviews: Sequence[Review], seed: int) -> Iterator[dict[str, Any]]:

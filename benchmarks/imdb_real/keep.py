@@ -7,12 +7,12 @@ in the order of drawing. An id stands in for the prompt.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.draw import WORK
-from benchmarks.tables import arguments, keep_rows
+from benchmarks.tables import arguments, keep_rows, read_rows
 
 HERE = Path(__file__).parent
 #: The truths.
@@ -34,6 +34,11 @@ def kept(scored: dict[str, Any], twin: dict[str, Any] | None = None) -> dict[str
         candidate["twin"] = round(other["score"], 4)
     known = {key: scored[key] for key in ("scored_by", "trained_on") if key in scored}
     return {"id": scored["id"], "prompt": scored["id"], "candidates": candidates} | known
+
+
+def with_scores(rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The rows as another model scored them."""
+    return [row | {"candidates": [one | {"score": one[name]} for one in row["candidates"]]} for row in rows]
 
 
 def main() -> None:

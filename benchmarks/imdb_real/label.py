@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.imdb.choices import simulate
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb_real.draw import WORK
-from benchmarks.tables import arguments, write_rows
+from benchmarks.tables import arguments, read_rows, write_rows
 
 #: Share of development prompts without any acceptable answer.
 HOPELESS = 0.2

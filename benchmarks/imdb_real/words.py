@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.imdb.reviews import read_split
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.imdb.truth import SCALE, fit
+from benchmarks.imdb.truth import SCALE, accuracy, fit
 from benchmarks.imdb_real.draw import ROLES, WORK
 from benchmarks.imdb_real.label import Row
-from benchmarks.tables import arguments, write_rows
+from benchmarks.tables import arguments, read_rows, write_rows
 
 WINDOWS = 3
 
@@ -28,19 +25,15 @@ def scored(row: Row, truth: SentimentTruth) -> Row:
     return row | {"candidates": [one | {"score": value} for one, value in zip(row["candidates"], values.tolist(), strict=True)]}
 
 
-def right(rows: list[Row], truth: SentimentTruth) -> float:
-    """Share of windows on which it agrees with people."""
-    found = truth.log_odds([row["prompt"] + row["responses"][0] for row in rows]) > 0
-    return float(np.mean(found == [row["choice"] == 0 for row in rows]))
-
-
 def main() -> None:
     """Fit, say how often it is right, and score what was drawn."""
     parser = arguments(__doc__, work=WORK)
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
     truth = fit(read_split(options.data, "train"), WINDOWS, seed=0)
-    print(f"right on held-out windows: {right(read_rows(options.work / 'human-eval.jsonl.gz'), truth):.3f}")
+    windows = read_rows(options.work / "human-eval.jsonl.gz")
+    texts, labels = [row["prompt"] + row["responses"][0] for row in windows], [int(row["choice"] == 0) for row in windows]
+    print(f"right on held-out windows: {accuracy(truth, texts, labels):.3f}")
     (options.work / "words").mkdir(exist_ok=True)
     for role in ROLES:
         if (source := options.work / f"drawn-{role}.jsonl.gz").exists():

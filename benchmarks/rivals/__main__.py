@@ -18,7 +18,7 @@ from benchmarks.rivals.others import AdaBoN, Beacon, OptScale, Pandora, PerfectR
 from benchmarks.rivals.ours import FixedN, Loops, Posterior
 from benchmarks.rivals.pools import pools
 from benchmarks.rivals.rules import Floats, Integers, Pool, Rule
-from benchmarks.tables import arguments, print_table, write_json
+from benchmarks.tables import arguments, print_table, with_interval, write_json
 
 #: Draws in all that the random orders of a test half come to, about.
 DRAWS, MOST_ORDERS, POINT = 70_000, 5, 0.01
@@ -156,8 +156,7 @@ def _cell(values: Floats | list[float] | None) -> str:
         return "-"
     if not np.isfinite(values).all():
         return f"not in {int((~np.isfinite(values)).sum())} of {len(values)}"
-    low, high = np.quantile(values, [0.025, 0.975])
-    return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
+    return with_interval([float(np.mean(values)), *np.quantile(values, [0.025, 0.975])], 2)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.rivals.certified import with_scores
+from benchmarks.imdb_real.keep import with_scores
 from benchmarks.rivals.pools import pool_of_rows, regimes
 from benchmarks.rivals.rules import Floats, Integers, Pool, first
-from benchmarks.tables import arguments, print_table, write_json
+from benchmarks.tables import arguments, print_table, with_interval, write_json
 
 #: Draws after which it is looked.
 ENDS = np.arange(4, 33, 4)
@@ -132,7 +132,7 @@ def compared(models: list[Pool], splits: int) -> dict[str, list[list[float]]]:
 
 
 def _cell(values: Any) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(np.mean(values), *np.quantile(values, [0.025, 0.975]))
+    return with_interval([np.mean(values), *np.quantile(values, [0.025, 0.975])])
 
 
 def main() -> None:

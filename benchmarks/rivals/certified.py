@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.imdb_real.keep import with_scores
 from benchmarks.rivals.pools import Rows, pool_of_rows, regimes
 from benchmarks.rivals.releases import ConformalSet, EProcess, Outcome, Safer
 from benchmarks.rivals.rules import Pool
-from benchmarks.tables import arguments, print_table, write_json
+from benchmarks.tables import arguments, print_table, with_interval, write_json
 from bonmini_guard.calibration.choose import calibrate_accelerator, calibrate_guardrail
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
 from bonmini_guard.calibration.figures import replay_log
@@ -152,11 +153,6 @@ def _interval(values: Sequence[float]) -> list[float] | None:
     return [round(float(each), 4) for each in (np.mean(there), *np.quantile(there, [0.025, 0.975]))] if there else None
 
 
-def with_scores(rows: Rows, name: str) -> Rows:
-    """The rows as another model scored them."""
-    return [row | {"candidates": [one | {"score": one[name]} for one in row["candidates"]]} for row in rows]
-
-
 def stacked(known: Rows, held: Rows) -> tuple[Rows, Rows]:
     """Both as the sum of two models scores them, its weights fitted on the first rows, which then certify nothing."""
     fit, rest = known[:WEIGH], known[WEIGH:]
@@ -185,14 +181,7 @@ def main() -> None:
             continue
         results[regime] = summed(halves(rows, given.splits, scores))
         print(f"\n{regime}, {len(rows)} prompts\n")
-        lines = [
-            [
-                name,
-                each["certified"],
-                *("-" if each[key] is None else "{:.3f} [{:.3f}, {:.3f}]".format(*each[key]) for key in SHOWN),
-            ]
-            for name, each in results[regime].items()
-        ]
+        lines = [[name, each["certified"], *(with_interval(each[key]) for key in SHOWN)] for name, each in results[regime].items()]
         print_table(["procedure", "certified", *SHOWN], lines)
     write_json(given.json, {"splits": given.splits, "regimes": results})
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, t
 
-from benchmarks.rivals.rules import Floats, Integers, Pool, Stopping, best_so_far, first, running
+from benchmarks.rivals.ours import FixedN
+from benchmarks.rivals.rules import Floats, Integers, Pool, Stopping, acceptance_curve, best_so_far, first, running
 
 
 class Pandora(Stopping):
@@ -141,10 +142,7 @@ class Weitzman(Stopping):
 
     def fit(self, pool: Pool) -> None:
         """P(acceptable | score)."""
-        from sklearn.isotonic import IsotonicRegression
-
-        self._curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-        self._curve.fit(pool.scores.ravel(), pool.good.ravel().astype(float))
+        self._curve = acceptance_curve(pool)
 
     def index(self, pool: Pool) -> tuple[Floats, Floats]:
         """Values, and their running maxima."""
@@ -161,14 +159,10 @@ class Weitzman(Stopping):
         return first(best >= reserve.max(1)[:, None] - 1e-12, value.shape[1])
 
 
-class PerfectReward(Stopping):
+class PerfectReward(FixedN):
     """A bound: acceptability is seen, the future is not; stop at the first acceptable draw, or at a budget."""
 
     source = "labels in place of scores"
-
-    def knobs(self, pool: Pool) -> Sequence[float]:
-        """Budgets."""
-        return [float(n) for n in range(1, pool.scores.shape[1] + 1)]
 
     def stops(self, pool: Pool, index: Any, knob: float) -> Integers:
         """At the first acceptable one."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from benchmarks.rivals.rules import Floats, Integers, Pool, Stopping, best_so_far, first
+from benchmarks.rivals.rules import Floats, Integers, Pool, Stopping, acceptance_curve, best_so_far, first
 
 
 class FixedN(Stopping):
@@ -62,17 +62,13 @@ class Posterior(Stopping):
 
     def fit(self, pool: Pool) -> None:
         """Four numbers and a curve."""
-        from sklearn.isotonic import IsotonicRegression
-
         scores = pool.scores
         self._within = float(scores.var(axis=1, ddof=1).mean())
         self._mean = float(scores.mean())
         self._between = max(1e-6, float(scores.mean(1).var(ddof=1) - self._within / scores.shape[1]))
-        curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-        curve.fit(scores.ravel(), pool.good.ravel().astype(float))
         low, high = float(scores.min()), float(scores.max()) + 2 * self._within**0.5
         self._grid = np.linspace(low, high, 200)
-        self._value = np.asarray(curve.predict(self._grid))
+        self._value = np.asarray(acceptance_curve(pool).predict(self._grid))
         self._steps = np.diff(self._value, prepend=0.0)
 
     def knobs(self, pool: Pool) -> Sequence[float]:

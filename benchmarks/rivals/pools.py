@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.desk.label import log_rows
 from benchmarks.imdb.keep import ROLES, pool_of
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.truth import CUT, SCALE
 from benchmarks.imdb_real.keep import log_of
 from benchmarks.rivals.rules import Floats, Pool
+from benchmarks.tables import read_rows
 from bonmini_guard.policy.select import overlap
 
 N = 32

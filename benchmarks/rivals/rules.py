@@ -120,3 +120,11 @@ def running(scores: Floats) -> tuple[Floats, Floats]:
     count = np.arange(1, scores.shape[1] + 1)
     mean = scores.cumsum(1) / count
     return mean, np.maximum(0.0, (scores**2).cumsum(1) - count * mean**2)
+
+
+def acceptance_curve(pool: Pool) -> Any:
+    """P(acceptable | score), isotonic."""
+    from sklearn.isotonic import IsotonicRegression
+
+    curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+    return curve.fit(pool.scores.ravel(), pool.good.ravel().astype(float))

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.imdb.models import MODELS
-from benchmarks.tables import print_table, write_json
+from benchmarks.tables import print_table, with_interval, write_json
 from benchmarks.versions import source_of
 from benchmarks.wall_time import log, worker
 from bonmini_guard.engine.load import LADDER
@@ -247,7 +247,7 @@ def show(regime: str, result: Mapping[str, Any]) -> None:
     head = [key for key in figures[-1] if " / " in key]
     cells = []
     for row in figures:
-        ratios = ("{:.2f} [{:.2f}, {:.2f}]".format(*row[key]) if key in row else "-" for key in head)
+        ratios = (with_interval(row.get(key), 2) for key in head)
         acceptable = f"{row['acceptable']:.3f}" if "acceptable" in row else "-"
         cells.append([row["version"], row["way"], *ratios, f"{row['draws idle']:.1f}", acceptable])
     print_table(["version", "way", *head, "draws idle", "acceptable"], cells)

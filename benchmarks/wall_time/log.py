@@ -17,9 +17,8 @@ from rich.progress import track
 
 from benchmarks.desk.label import log_rows
 from benchmarks.imdb.models import MODELS
-from benchmarks.imdb.sample import read_rows
 from benchmarks.imdb.sentiment import SentimentTruth
-from benchmarks.tables import keep_rows
+from benchmarks.tables import keep_rows, read_rows
 from benchmarks.wall_time.worker import DESK, LIMITS, Worker
 from bonmini_guard.engine.protocols import DrawRequest
 

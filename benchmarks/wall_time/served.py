@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 from langchain_core.messages.utils import convert_to_messages
 
-from benchmarks.tables import arguments, print_table, write_json
+from benchmarks.tables import arguments, print_table, with_interval, write_json
 from benchmarks.wall_time.__main__ import BEST, interval, rotated
 from bonmini_guard import BestOfMiniN, GuardProfile, RewardModel
 from bonmini_guard.adapters import OpenAICompatibleGenerator
@@ -104,7 +104,7 @@ def show(found: dict[str, dict[str, Any]]) -> None:
     cells = [
         [
             name,
-            *("{:.2f} [{:.2f}, {:.2f}]".format(*row[key]) for key in ("p50", "p95")),
+            *(with_interval(row[key], 2) for key in ("p50", "p95")),
             *(f"{row[key]:.2f}" for key in ("tokens / best-of-32", "seconds", "tokens", "draws", "right")),
         ]
         for name, row in found.items()

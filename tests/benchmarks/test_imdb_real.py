@@ -8,12 +8,13 @@ import random
 import numpy as np
 import pytest
 
-from benchmarks.imdb.sample import read_rows
-from benchmarks.imdb_real.evaluate import NAMES, SIZES, Resampled, with_scores_of
+from benchmarks.imdb_real.evaluate import NAMES, SIZES, Resampled
 from benchmarks.imdb_real.human import window
 from benchmarks.imdb_real.keep import HERE, kept, log_of
 from benchmarks.imdb_real.keep import NAMES as TRUTHS
 from benchmarks.imdb_real.label import choice_rows, cut_of, log_row
+from benchmarks.tables import read_rows
+from bonmini_guard.calibration.logs import log_of_rows
 from bonmini_guard.cli import main
 
 
@@ -73,7 +74,7 @@ def test_calibrate_and_replay_give_the_committed_figures(truth, tmp_path, capsys
 @pytest.mark.parametrize("truth", SHOWN)
 def test_what_the_results_say_of_the_committed_logs(truth):
     held_out, results = read_rows(log_of(truth, "evaluate")), RESULTS[truth]
-    held = Resampled(with_scores_of(held_out, "score"))
+    held = Resampled(log_of_rows(held_out))
     committed = results["reward"]["best_of_n_at_zero"]
     for n in SIZES:
         served_bad = held.settled("guardrail", (n,), (0.0,)).served_bad.sum()
