@@ -12,14 +12,13 @@ import statistics
 import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Any
 
 import httpx
 from huggingface_hub import AsyncInferenceClient, constants
 
 from benchmarks.loopback import in_process
-from benchmarks.overhead import InstantScorer
+from benchmarks.overhead import InstantScorer, Request, Taken, in_turns
 from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import OpenAICompatibleGenerator, TGIGenerator
@@ -29,13 +28,11 @@ TURNS = [{"role": "user", "content": PROMPT}]
 SETTINGS: dict[str, Any] = {"temperature": 1.0, "max_tokens": 512}
 #: Ours may take this much longer than the bare loop.
 ALLOWED = 1.5
-CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "processor": process_time}
-Round = Callable[[], Awaitable[None]]
-#: Seconds of each round, by clock and row.
-Times = dict[str, dict[str, list[float]]]
+#: What each round took, by row.
+Times = dict[str, list[Taken]]
 
 
-def guarded(generator: Any, requests: int, draws: int) -> Round:
+def guarded(generator: Any, requests: int, draws: int) -> Request:
     """One round of guarded requests, all at once; nothing passes, so that every draw is made and scored."""
     guard = BestOfMiniN(
         generator=generator, reward_model=InstantScorer(), mode="accelerator", schedule=[draws], threshold=0.0, timeout=300.0
@@ -50,7 +47,7 @@ def guarded(generator: Any, requests: int, draws: int) -> Round:
     return run
 
 
-def bare(call: Callable[[int], Awaitable[Any]], calls: int, in_flight: int) -> Round:
+def bare(call: Callable[[int], Awaitable[Any]], calls: int, in_flight: int) -> Request:
     """One round of the same HTTP calls without a guard."""
 
     async def run() -> None:
@@ -88,19 +85,6 @@ async def openai(url: str, requests: int, draws: int, in_flight: int, rounds: in
         return await in_turns({"bare": alone, "guard": guarded(generator, requests, draws)}, rounds)
 
 
-async def in_turns(rows: dict[str, Round], rounds: int) -> Times:
-    """Seconds of each round of each row; the first turn warms up."""
-    times: Times = {clock: {name: [] for name in rows} for clock in CLOCKS}
-    for turn in range(rounds + 1):
-        for name, run in rows.items():
-            begun = {clock: read() for clock, read in CLOCKS.items()}
-            await run()
-            for clock, read in CLOCKS.items():
-                if turn:
-                    times[clock][name].append(read() - begun[clock])
-    return times
-
-
 def main() -> None:
     """Print the table; write JSON with --json; exit 1 where a ratio is above what is allowed."""
     parser = arguments(__doc__, json=Path, requests=256, draws=8, rounds=5)
@@ -110,12 +94,13 @@ def main() -> None:
     calls, results, rows = options.requests * options.draws, {}, []
     for name, measure in {"tgi": tgi, "openai": openai}.items():
         with in_process(name) as url:
-            times = asyncio.run(measure(url, options.requests, options.draws, options.in_flight, options.rounds))
+            found = asyncio.run(measure(url, options.requests, options.draws, options.in_flight, options.rounds))
+        times = {clock: {row: [getattr(one, clock) for one in taken] for row, taken in found.items()} for clock in Taken._fields}
         seconds = {clock: {row: statistics.median(each) for row, each in by_row.items()} for clock, by_row in times.items()}
         ratio = {clock: median["guard"] / median["bare"] for clock, median in seconds.items()}
         rate = {row: calls / wall for row, wall in seconds["wall"].items()}
         results[name] = {"seconds": times, "calls_per_second": rate, "ratio": ratio}
-        rows.append([name, *(f"{rate[row]:.0f}" for row in ("bare", "guard")), *(f"{ratio[clock]:.2f}" for clock in CLOCKS)])
+        rows.append([name, *(f"{rate[row]:.0f}" for row in ("bare", "guard")), *(f"{ratio[clock]:.2f}" for clock in Taken._fields)])
     print(f"{options.requests} requests x {options.draws} draws, {options.in_flight} in flight, median of {options.rounds} rounds")
     print_table(["adapter", "bare client, calls/s", "guard, calls/s", "wall guard / bare", "processor guard / bare"], rows)
     shape = {name: getattr(options, name) for name in ("requests", "draws", "in_flight", "rounds")}

@@ -11,17 +11,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
-from time import perf_counter
 from typing import Any
 
 import httpx
 import torch
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
+from langchain_core.messages import AIMessage, HumanMessage, convert_to_messages
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.desk.label import log_rows
+from benchmarks.overhead import Request, in_turns
 from benchmarks.tables import arguments, print_table, write_json
 from bonmini_guard.adapters.rewards.decision_wires import Answers, DecisionEndpoint, Question
 from bonmini_guard.adapters.rewards.decisions import NONE, Decisions
@@ -113,13 +114,9 @@ def ways(prompts: int, loop: int) -> dict[str, Any]:
 async def _scores(scorer: Decisions, rows: Sequence[Mapping[str, Any]]) -> list[float]:
     scores = list[float]()
     for row in rows:
-        told = await scorer.session(_messages(row)).score([AIMessage(one["text"]) for one in row["candidates"]])
+        told = await scorer.session(convert_to_messages(row["prompt"])).score([AIMessage(one["text"]) for one in row["candidates"]])
         scores += [score for score in told if score is not None]
     return scores
-
-
-def _messages(row: Mapping[str, Any]) -> list[BaseMessage]:
-    return convert_to_messages(row["prompt"])
 
 
 def _best(scores: Sequence[float], row: int, loop: int) -> int:
@@ -131,11 +128,12 @@ def sway(prompts: int, loop: int) -> dict[str, float]:
     """What a place in the list is worth: the same answers in every order, log p(answer) - log p(none) by place."""
     model, by_place, firsts = LocalDecisions(), [list[float]() for _ in range(loop)], list[bool]()
     for row in log_rows("evaluate")[:prompts]:
+        asked = list(map(Turn.of, convert_to_messages(row["prompt"])))
         texts = [one["text"] for one in row["candidates"][:loop]]
         for shift in range(loop):
             order = [*range(shift, loop), *range(shift)]
             labels = {f"answer {place}": texts[number] for place, number in enumerate(order)} | {NONE: "None of these."}
-            told = asyncio.run(model.choose([Turn.of(message) for message in _messages(row)], QUESTION, labels)).probabilities
+            told = asyncio.run(model.choose(asked, QUESTION, labels)).probabilities
             odds = [math.log(told[f"answer {place}"] or 1e-9) - math.log(told[NONE] or 1e-9) for place in range(loop)]
             firsts.append(max(range(loop), key=odds.__getitem__) == 0)
             for place, value in enumerate(odds):
@@ -158,7 +156,6 @@ def own_time(loop: int, rounds: int) -> dict[str, float]:
 
 
 async def _in_turns(server: Any, scorers: Mapping[str, Decisions], answers: Sequence[AIMessage], rounds: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in (*scorers, "bare requests")}
     bodies = [
         {
             "model": "m",
@@ -167,18 +164,19 @@ async def _in_turns(server: Any, scorers: Mapping[str, Decisions], answers: Sequ
         }
         for one in answers
     ]
+
+    async def scored(scorer: Decisions) -> None:
+        await scorer.session([HumanMessage("When?")]).score(answers)
+
+    async def bare() -> None:
+        await asyncio.gather(*(client.post(f"{server.url}/v1/systemone", json=body) for body in bodies))
+
     async with httpx.AsyncClient() as client:
-        for _ in range(rounds):
-            for name, scorer in scorers.items():
-                begun = perf_counter()
-                await scorer.session([HumanMessage("When?")]).score(answers)
-                times[name].append(perf_counter() - begun)
-            begun = perf_counter()
-            await asyncio.gather(*(client.post(f"{server.url}/v1/systemone", json=body) for body in bodies))
-            times["bare requests"].append(perf_counter() - begun)
+        rows: dict[str, Request] = {name: partial(scored, scorer) for name, scorer in scorers.items()}
+        times = await in_turns(rows | {"bare requests": bare}, rounds - 2, 2)
     for scorer in scorers.values():
         await scorer.aclose()
-    return {name: 1000 * median(taken[2:]) for name, taken in times.items()}
+    return {name: 1000 * median(each.wall for each in taken) for name, taken in times.items()}
 
 
 def main() -> None:

@@ -47,13 +47,6 @@ def length(asked: Any) -> float:
     return 2.0 + len(str(asked[1])) % 7 / 100
 
 
-def loopback(kind: str, port: int) -> LoopbackServer:
-    """An upstream or a reward server."""
-    server: LoopbackServer = OpenAIServer() if kind == "upstream" else RewardServer(length)
-    server.slow, server.port = (_ANSWER if kind == "upstream" else 0.0), port
-    return server
-
-
 class House:
     """A gateway between its servers."""
 
@@ -229,7 +222,9 @@ def main() -> int:
 
 async def serve(kind: str, port: int) -> None:
     """Serve until killed."""
-    async with loopback(kind, port) as server:
+    server: LoopbackServer = OpenAIServer() if kind == "upstream" else RewardServer(length)
+    server.slow, server.port = (_ANSWER if kind == "upstream" else 0.0), port
+    async with server:
         print(server.url, flush=True)
         await asyncio.Event().wait()
 

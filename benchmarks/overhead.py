@@ -16,10 +16,11 @@ import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from time import process_time
-from typing import Any
+from time import perf_counter, process_time
+from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessage, BaseMessage
 from scipy.special import stdtrit
@@ -31,6 +32,13 @@ from bonmini_guard.engine.protocols import DrawRequest
 
 SCHEDULES = ([8], [4, 4], [16], [64], [16, 16, 16, 16])
 Request = Callable[[], Awaitable[Any]]
+
+
+class Taken(NamedTuple):
+    """Seconds on the wall clock, and of the processor in all threads: a busy machine lengthens only the first much."""
+
+    wall: float
+    processor: float
 
 
 class InstantGenerator:
@@ -161,18 +169,32 @@ def _ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
     return {"other": theirs, "this": mine, "ratio": ratio, "low": low, "high": high}
 
 
+async def timed(request: Request) -> Taken:
+    """What a request takes."""
+    wall, processor = perf_counter(), process_time()
+    await request()
+    return Taken(perf_counter() - wall, process_time() - processor)
+
+
+async def in_turns(rows: Mapping[Any, Request], rounds: int, warm: int = 1) -> dict[Any, list[Taken]]:
+    """What each request takes in each round, one of each in turn; the first rounds warm up."""
+    times: dict[Any, list[Taken]] = {name: [] for name in rows}
+    for _ in range(warm + rounds):
+        for name, request in rows.items():
+            times[name].append(await timed(request))
+    return {name: taken[warm:] for name, taken in times.items()}
+
+
+async def several(request: Request, count: int) -> None:
+    """So many requests, one after the other."""
+    for _ in range(count):
+        await request()
+
+
 async def measure(schedule: list[int], rounds: int, requests: int) -> dict[str, float]:
     """The least microseconds of the processor, a request of each contender, measured in turns."""
-    rows = contenders(schedule)
-    times: dict[str, list[float]] = {name: [] for name in rows}
-    for turn in range(rounds + 1):
-        for name, request in rows.items():
-            begun = process_time()
-            for _ in range(requests):
-                await request()
-            if turn:  # the first turn warms up
-                times[name].append((process_time() - begun) / requests * 1e6)
-    return {name: min(values) for name, values in times.items()}
+    times = await in_turns({name: partial(several, one, requests) for name, one in contenders(schedule).items()}, rounds)
+    return {name: min(each.processor for each in taken) / requests * 1e6 for name, taken in times.items()}
 
 
 def main() -> None:

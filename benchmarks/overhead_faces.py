@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable
-from time import perf_counter, process_time
-from typing import Any, NamedTuple
+from typing import Any
 
 from langchain.agents import create_agent
 from langchain.agents.middleware.types import AgentMiddleware
@@ -20,7 +19,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from benchmarks.overhead import InstantGenerator, InstantScorer
+from benchmarks.overhead import InstantGenerator, InstantScorer, Request, Taken, in_turns
 from benchmarks.tables import print_table
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
@@ -31,14 +30,6 @@ DRAWS = 8
 WARM = 20
 PROMPT: list[BaseMessage] = [HumanMessage("prompt")]
 SHAPE: dict[str, Any] = {"mode": "accelerator", "schedule": [DRAWS], "threshold": 0.0}
-Request = Callable[[], Awaitable[Any]]
-
-
-class Taken(NamedTuple):
-    """Microseconds of one request."""
-
-    wall: float
-    processor: float
 
 
 class InstantChatModel(BaseChatModel):
@@ -112,30 +103,20 @@ def pairs() -> dict[str, tuple[Request, Request]]:
 async def measure(requests: int) -> dict[str, dict[str, float]]:
     """Median microseconds of each face, of its gather, and of what the face adds, one request of each in turn."""
     faces = pairs()
-    times: dict[str, list[tuple[Taken, Taken]]] = {name: [] for name in faces}
-    for turn in range(requests + WARM):
-        for name, (bare, face) in faces.items():
-            taken = (await timed(bare), await timed(face))
-            if turn >= WARM:
-                times[name].append(taken)
-    return {name: summary(taken) for name, taken in times.items()}
+    rows = {(name, part): request for name, pair in faces.items() for part, request in enumerate(pair)}
+    times = await in_turns(rows, requests, WARM)
+    return {name: summary(list(zip(times[name, 0], times[name, 1], strict=True))) for name in faces}
 
 
 def summary(taken: list[tuple[Taken, Taken]]) -> dict[str, float]:
-    """Medians; the processor's time of all threads beside the wall clock, for a busy machine lengthens only the latter much."""
-    return {
-        "gather": statistics.median(bare.wall for bare, _ in taken),
-        "face": statistics.median(face.wall for _, face in taken),
-        "added": statistics.median(face.wall - bare.wall for bare, face in taken),
-        "added_processor_time": statistics.median(face.processor - bare.processor for bare, face in taken),
+    """Medians, in microseconds."""
+    values = {
+        "gather": [bare.wall for bare, _ in taken],
+        "face": [face.wall for _, face in taken],
+        "added": [face.wall - bare.wall for bare, face in taken],
+        "added_processor_time": [face.processor - bare.processor for bare, face in taken],
     }
-
-
-async def timed(request: Request) -> Taken:
-    """What a request takes."""
-    wall, processor = perf_counter(), process_time()
-    await request()
-    return Taken((perf_counter() - wall) * 1e6, (process_time() - processor) * 1e6)
+    return {name: 1e6 * statistics.median(each) for name, each in values.items()}
 
 
 def report(requests: int) -> dict[str, dict[str, float]]:

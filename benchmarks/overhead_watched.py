@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import process_time, time_ns
 from typing import Any
@@ -23,14 +24,13 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from benchmarks.overhead import InstantGenerator, InstantScorer
-from benchmarks.overhead_faces import SHAPE, timed
+from benchmarks.overhead import InstantGenerator, InstantScorer, Request, several, timed
+from benchmarks.overhead_faces import SHAPE
 from benchmarks.tables import print_table
 from bonmini_guard import BestOfMiniN, TraceWriter
 from bonmini_guard.adapters.telemetry import OpenTelemetry
 
 BLOCK = 20
-Request = Callable[[], Awaitable[Any]]
 
 
 class Nowhere(SpanExporter):
@@ -98,21 +98,15 @@ async def measure(requests: int, folder: Path) -> dict[str, dict[str, float]]:
     for name, (bare, watched) in rows.items():
         taken = []
         for _ in range(requests // BLOCK + 1):
-            first, second = await timed(lambda: several(bare)), await timed(lambda: several(watched))  # noqa: B023 - called at once
+            first, second = [await timed(partial(several, each, BLOCK)) for each in (bare, watched)]
             begun = process_time()
             writer.flush()
-            late = (process_time() - begun) * 1e6
-            taken.append([each / BLOCK for each in (first.wall, second.wall, first.processor, second.processor + late)])
+            late = process_time() - begun
+            taken.append([1e6 * each / BLOCK for each in (first.wall, second.wall, first.processor, second.processor + late)])
         one, other, bare_processor, other_processor = map(statistics.median, zip(*taken[1:], strict=True))
         ratios = {"ratio": other / one, "processor_ratio": other_processor / bare_processor}
         results[name] = {"bare": one, "watched": other} | ratios
     return results
-
-
-async def several(request: Request) -> None:
-    """A block of requests, one after the other."""
-    for _ in range(BLOCK):
-        await request()
 
 
 def report(requests: int) -> dict[str, dict[str, float]]:

@@ -109,8 +109,7 @@ def useful_flops(shape: str, shared: int, own: list[int]) -> float:
 def flops_per_token(shape: str) -> float:
     """Of the linear layers."""
     config = SHAPES[shape]
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
+    queries, keys = config.head_dim * config.num_attention_heads, config.head_dim * config.num_key_value_heads
     weights = config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
     return 2.0 * weights * config.num_hidden_layers
 
@@ -118,15 +117,13 @@ def flops_per_token(shape: str) -> float:
 def flops_per_pair(shape: str) -> float:
     """Of the attention of one token to one other."""
     config = SHAPES[shape]
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 4.0 * head * config.num_attention_heads * config.num_hidden_layers
+    return 4.0 * config.head_dim * config.num_attention_heads * config.num_hidden_layers
 
 
 def trunk_bytes(shape: str, tokens: int, precision: int) -> int:
     """Keys and values of so many tokens, at ``precision`` bytes a number."""
     config = SHAPES[shape]
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * tokens * precision
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * tokens * precision
 
 
 def matmul_ceiling(device: str) -> float:
