@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from bonmini_guard.errors import CheckpointError, first_line, needing
 
@@ -34,8 +35,9 @@ def add_adapters(model: Any, rank: int, alpha: int | None, missing: list[str]) -
         r=rank,
         lora_alpha=alpha or 2 * rank,
         target_modules=[
-            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and f"{name}.weight" not in own
+            name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and f"{name}.weight" not in own
         ],
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # as GPT-2 keeps its weights
     )
     peft.get_peft_model(model, config)
     for name, weight in model.named_parameters():

@@ -14,7 +14,7 @@ import torch
 from langchain_core.messages import HumanMessage, SystemMessage
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from bonmini_guard.cli import main
 from bonmini_guard.conversation import Turn, prompt_digest
@@ -24,7 +24,7 @@ from bonmini_guard.training import run
 from bonmini_guard.training.choices import ChoiceRow, choice_row, read_choices
 from bonmini_guard.training.run import evaluate_reward_model, train_reward_model
 from bonmini_guard.training.settings import Settings
-from tests.reward.tiny import UTILITY, WORDS, gumbel, simulated_rows, text_of, utility, write_jsonl
+from tests.reward.tiny import UTILITY, WORDS, gumbel, make_tokenizer, simulated_rows, text_of, utility, write_jsonl
 from tests.training.launched import begun, ended
 
 FAST = {"learning_rate": 3e-3, "device": "cpu", "threads": 1}
@@ -134,6 +134,19 @@ def test_adapters_stay_adapters_and_load_everywhere(tmp_path, base, rows):
     assert again["log_likelihood"] == pytest.approx(report["eval"]["log_likelihood"], abs=1e-5)
     with pytest.raises(CheckpointError, match="without weights for"):
         evaluate_reward_model(base, rows[:10])
+
+
+def test_adapters_of_a_base_whose_layers_are_none_of_torchs(tmp_path, rows):
+    """GPT-2's are transformers' Conv1D, which keep their weights the other way round."""
+    config = GPT2Config(vocab_size=320, n_embd=32, n_layer=1, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2)
+    torch.manual_seed(0)
+    GPT2Model(config).save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    report = train_reward_model(rows[:100], tmp_path / "base", tmp_path / "m", eval_rows=rows[100:150], lora_rank=2, **FAST)
+    names = load_file(tmp_path / "m" / "adapter_model.safetensors").keys()
+    assert sum("lora_A" in name for name in names) == 4
+    again = evaluate_reward_model(tmp_path / "m", rows[100:150])
+    assert again["log_likelihood"] == pytest.approx(report["eval"]["log_likelihood"], abs=1e-5)
 
 
 def test_frozen_weights_take_half_the_memory_and_what_is_trained_keeps_its_digits(tmp_path, base, rows, monkeypatch):
