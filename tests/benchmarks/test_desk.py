@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
+from langchain_core.messages import AIMessage
 from langchain_core.messages.utils import convert_to_messages
 
 from benchmarks.desk import seeds
+from benchmarks.desk.draw import Drawing
 from benchmarks.desk.evaluate import PROFILES, RESULTS, evaluate
 from benchmarks.desk.label import log_rows
 from benchmarks.desk.picture import TARGET, lines_of, svg
-from benchmarks.tables import write_rows
+from benchmarks.tables import read_rows, write_rows
 from bonmini_guard import RewardModel
 from bonmini_guard.demo import room
 from bonmini_guard.demo.check import verdict
@@ -213,3 +216,15 @@ def test_the_reward_model_is_the_one_that_scored_the_draws():
 
 def test_the_picture_is_what_the_recorded_demonstration_prints():
     assert TARGET.read_text(encoding="utf-8") == svg(lines_of(100), 100)
+
+
+def test_draws_go_on_behind_a_line_that_a_killed_run_left_torn(tmp_path):
+    class Drawer:
+        async def draw_group(self, requests):
+            for place, _ in enumerate(requests):
+                yield place, AIMessage("m", response_metadata={"finish_reason": "stop"})
+
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"name": "a", "first": 0, "draws": []}\n{"name": "b", "fir')
+    asyncio.run(Drawing(Drawer(), file, 2).all({"a": [], "b": []}, 0))
+    assert {row["name"]: len(row["draws"]) for row in read_rows(file)} == {"a": 0, "b": 2}
