@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata, add_usage
-from pydantic import SecretStr
 
 from bonmini_guard.adapters.bodies import DEEPEST
 from bonmini_guard.adapters.http_errors import (
@@ -87,7 +86,7 @@ class Answer:
         return message
 
 
-def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: SecretStr | None = None) -> list[Answer]:
+def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: str | None = None) -> list[Answer]:
     """The answers in a response, in the order of their indices: servers send them in any order.
 
     Choices that are no answer are left out while another one is.
@@ -106,7 +105,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     places = [place for payload in payloads for place in (payload, payload.get("x_groq") or {})]
     for place in places:
         if place.get("error") or place.get("error_code") or place.get("object") == "error":
-            raise _told(place, secret)
+            raise from_answer(place, secret)
     choices = [payload.get("choices") or [] for payload in payloads]
     if len(choices) == 1:
         whole = choices[0] if len(choices[0]) == 1 else sorted(choices[0], key=_index)
@@ -127,7 +126,7 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
     for parts in several:
         try:
             if (failed := next((part for part in parts if part.get("error")), None)) is not None:
-                raise _told(failed, secret)
+                raise from_answer(failed, secret)
             answers.append(_read(parts, told, model))
         except EndpointError as error:
             failure = error
@@ -138,10 +137,6 @@ def read_answers(payloads: Sequence[Any], *, ended: bool = False, secret: Secret
 
 def _index(choice: Mapping[str, Any]) -> int:
     return counts(choice).get("index", 0)
-
-
-def _told(place: Any, secret: SecretStr | None) -> EndpointError:
-    return from_answer(place, None if secret is None else secret.get_secret_value())
 
 
 def share_usage(answers: Sequence[Answer], usage: Any) -> list[Answer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -53,10 +54,32 @@ def bounding(library: Any) -> Callable[[Any], Awaitable[None]]:
     return bound
 
 
-def check_events(found: int) -> None:
-    """Raise MalformedAnswer for one more event of a stream that had so many."""
-    if found >= LONGEST_STREAM:
-        raise MalformedAnswer(f"the endpoint's answer is a stream of more than {LONGEST_STREAM} events", status=200)
+def parsed(said: bytes) -> Any:
+    """What JSON says; MalformedAnswer if it is none."""
+    try:
+        return json.loads(said)
+    except (ValueError, RecursionError):
+        # Not chained: it would hold the whole answer.
+        raise MalformedAnswer("the endpoint answered with no JSON", status=200, retryable=True) from None
+
+
+def events(said: bytes) -> tuple[list[Any], bool]:
+    """The data of server-sent events, and whether their end was said. Lines end where the protocol says, not where Unicode does."""
+    found: list[Any] = []
+    # A mark of byte order may come first.
+    for block in said.lstrip(b"\xef\xbb\xbf \r\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
+        fields = [(name, value.removeprefix(b" ")) for name, _, value in (line.partition(b":") for line in block.split(b"\n"))]
+        data = b"\n".join(value for name, value in fields if name in (b"data", b"error")).strip()
+        if data == b"[DONE]":
+            return found, True
+        if data:
+            if len(found) >= LONGEST_STREAM:
+                raise MalformedAnswer(f"the endpoint's answer is a stream of more than {LONGEST_STREAM} events", status=200)
+            # llama.cpp begins the line of an error with that word, and others name the event so.
+            failed = (b"event", b"error") in fields or fields[0][0] == b"error"
+            told = parsed(data)
+            found.append({"error": told} if failed and not (isinstance(told, dict) and told.get("error")) else told)
+    return found, False
 
 
 async def read(response: Any) -> tuple[bytes, bool]:

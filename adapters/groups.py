@@ -11,17 +11,19 @@ from langchain_core.messages import AIMessage
 from bonmini_guard.engine.protocols import DrawRequest
 
 T = TypeVar("T")
+Outcomes = AsyncGenerator[tuple[int, AIMessage | BaseException]]
 
 
-async def one_by_one(
+async def in_one_call(
     draw: Callable[[DrawRequest], Awaitable[AIMessage]],
+    together: Callable[[Sequence[DrawRequest]], Awaitable[Sequence[AIMessage | BaseException]]],
     requests: Sequence[DrawRequest],
-    known: Sequence[AIMessage | BaseException] = (),
-) -> AsyncGenerator[tuple[int, AIMessage | BaseException]]:
-    """Yield (position, answer or error): what is known of the first draws, then the others, at the same time, as each finishes.
+) -> Outcomes:
+    """Yield (position, answer or error): what one call for all gives, then the others, at the same time, as each finishes.
 
     Closing it cancels those that still run, and waits until they are gone.
     """
+    known = await together(requests)
     for outcome in enumerate(known):
         yield outcome
     running = {asyncio.ensure_future(draw(requests[position])): position for position in range(len(known), len(requests))}

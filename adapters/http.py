@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -16,13 +15,11 @@ from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
-from bonmini_guard.adapters.bodies import bounding, check_events, read
+from bonmini_guard.adapters.bodies import bounding, read
 from bonmini_guard.adapters.circuit import CircuitBreaker
 from bonmini_guard.adapters.http_errors import (
-    EndpointError,
     EndpointMisconfigured,
     EndpointTimeout,
-    MalformedAnswer,
     Overloaded,
     classify,
     from_response,
@@ -34,9 +31,6 @@ from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.validation import Amount, Count, Must, Natural, Seconds, check, check_names
 
 T = TypeVar("T")
-#: Told of each request, or of each response. It must not hold its adapter, which is closed when nobody does.
-Hook = Callable[[Any], Awaitable[None]]
-
 _Circuit = Annotated[CircuitBreaker, Must("a CircuitBreaker", lambda value: isinstance(value, CircuitBreaker))]
 #: Requests at a time where neither the user nor the server says.
 DEFAULT_CONCURRENCY = 128
@@ -141,6 +135,8 @@ class Endpoint:
 
     #: The HTTP library: httpx, or httpx2 where a client above it wants that.
     client_library: Any
+    #: Told of each response before its body is read.
+    hooks: tuple[Callable[[Any], Awaitable[None]], ...] = ()
 
     def __init__(self, base_url: str, secret: SecretStr | None, http: Http) -> None:
         self.base_url = base_url
@@ -189,13 +185,6 @@ class Endpoint:
         """Look at the server once for each event loop; the requests that it takes at a time."""
         return DEFAULT_CONCURRENCY
 
-    def _classify(self, error: Exception) -> EndpointError | None:
-        return classify(error, self._secret())
-
-    def _hooks(self) -> dict[str, list[Hook]]:
-        """Told of each "request" before it is sent, and of each "response" before its body is read."""
-        return {}
-
     # Asking
 
     async def _ask(self, attempt: Callable[[Any], Awaitable[T]]) -> T:
@@ -236,7 +225,7 @@ class Endpoint:
                     self.circuit.__exit__(None, self._late(), None)
                 raise
             except Exception as error:
-                typed = self._classify(error)
+                typed = classify(error, self._secret())
                 if typed is None or typed is error:
                     raise
                 raise typed from error
@@ -294,7 +283,7 @@ class Endpoint:
                 try:
                     response = await client.send(asked, stream=True)
                 except Exception as error:
-                    if (typed := self._classify(error)) is None or typed is error:
+                    if (typed := classify(error, self._secret())) is None or typed is error:
                         raise
                     raise typed from error
                 async with aclosing(response):
@@ -302,24 +291,22 @@ class Endpoint:
 
     def _client(self) -> Any:
         """An HTTP client that sends the token and nobody else's. Places are counted above it, and time too."""
-        hooks, trusted = self._hooks(), certificates(self.client_library)
+        token = {} if self._token is None else {"authorization": f"Bearer {self._secret()}"}
+        trusted = certificates(self.client_library)
         try:
             return self.client_library.AsyncClient(
                 limits=self.client_library.Limits(max_connections=None, max_keepalive_connections=1),
                 timeout=None,
                 # They would carry the token elsewhere.
                 follow_redirects=False,
-                event_hooks={**hooks, "response": [bounding(self.client_library), *hooks.get("response", ())]},
+                event_hooks={"response": [bounding(self.client_library), *self.hooks]},
                 verify=trusted,
-                headers={"accept-encoding": "identity", **self._authorisation()},
+                headers={"accept-encoding": "identity", **token},
             )
         except (ImportError, ValueError, self.client_library.InvalidURL) as error:
             problem = f"the proxy settings of the environment cannot be used ({type(error).__name__})"
             cure = "mend or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs the package socksio"
             raise EndpointMisconfigured(f"{problem}: {cure}") from error
-
-    def _authorisation(self) -> dict[str, str]:
-        return {} if self._token is None else {"authorization": f"Bearer {self._secret()}"}
 
     def _secret(self) -> str | None:
         return None if self._token is None else self._token.get_secret_value()
@@ -356,33 +343,6 @@ def checked_secret(token: SecretStr | str | None, variable: str) -> SecretStr | 
     if not isinstance(value, str) or not (value := value.strip()).isascii() or not value.isprintable():
         raise ConfigurationError("the token is no text, or has characters that no HTTP header may hold")
     return SecretStr(value) if value else None
-
-
-def parsed(said: bytes) -> Any:
-    """What JSON says; MalformedAnswer if it is none."""
-    try:
-        return json.loads(said)
-    except (ValueError, RecursionError):
-        # Not chained: it would hold the whole answer.
-        raise MalformedAnswer("the endpoint answered with no JSON", status=200, retryable=True) from None
-
-
-def events(said: bytes) -> tuple[list[Any], bool]:
-    """The data of server-sent events, and whether their end was said. Lines end where the protocol says, not where Unicode does."""
-    found: list[Any] = []
-    # A mark of byte order may come first.
-    for block in said.lstrip(b"\xef\xbb\xbf \r\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
-        fields = [(name, value.removeprefix(b" ")) for name, _, value in (line.partition(b":") for line in block.split(b"\n"))]
-        data = b"\n".join(value for name, value in fields if name in (b"data", b"error")).strip()
-        if data == b"[DONE]":
-            return found, True
-        if data:
-            check_events(len(found))
-            # llama.cpp begins the line of an error with that word, and others name the event so.
-            failed = (b"event", b"error") in fields or fields[0][0] == b"error"
-            told = parsed(data)
-            found.append({"error": told} if failed and not (isinstance(told, dict) and told.get("error")) else told)
-    return found, False
 
 
 @cache

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from operator import or_
 from typing import Any
@@ -25,7 +24,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from bonmini_guard.adapters.answers import counts, shared
 from bonmini_guard.adapters.describing import described
 from bonmini_guard.adapters.elsewhere import apart, in_threads, with_models, with_parts
-from bonmini_guard.adapters.groups import one_by_one
+from bonmini_guard.adapters.groups import Outcomes, in_one_call
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, without_thoughts
 from bonmini_guard.adapters.requests import refuse_spoiling
 from bonmini_guard.engine.bridge import ByLoop, is_bridge
@@ -99,9 +98,9 @@ class LangChainGenerator:
         return self._model if self._as_given is None else without_callbacks(self._as_given, var_child_runnable_config.get())
 
     @property
-    def draw_group(self) -> Callable[[Sequence[DrawRequest]], AsyncIterator[tuple[int, AIMessage | BaseException]]] | None:
+    def draw_group(self) -> Callable[[Sequence[DrawRequest]], Outcomes] | None:
         """Draws a whole loop in one call; None without ``n_argument``."""
-        return None if self._n_argument is None else self._draw_group
+        return None if self._n_argument is None else partial(in_one_call, self.draw, self._together)
 
     async def draw(self, request: DrawRequest) -> AIMessage:
         """One answer.
@@ -113,14 +112,11 @@ class LangChainGenerator:
         """
         return (await self._answers(request, self._call_options(request)))[0]
 
-    async def _draw_group(self, requests: Sequence[DrawRequest]) -> AsyncIterator[tuple[int, AIMessage | BaseException]]:
+    async def _together(self, requests: Sequence[DrawRequest]) -> list[AIMessage]:
         options = self._call_options(requests[0])
         if len(requests) > 1:
             options[str(self._n_argument)] = len(requests)
-        together = (await self._answers(requests[0], options))[: len(requests)]
-        async with contextlib.aclosing(one_by_one(self.draw, requests, together)) as outcomes:
-            async for outcome in outcomes:
-                yield outcome
+        return (await self._answers(requests[0], options))[: len(requests)]
 
     def _call_options(self, request: DrawRequest) -> dict[str, Any]:
         refuse_spoiling(request.options, "the call")

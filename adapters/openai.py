@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Unpack
 from urllib.parse import urlsplit
@@ -14,9 +14,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, keep, read_answers
+from bonmini_guard.adapters.bodies import events, parsed
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
-from bonmini_guard.adapters.groups import one_by_one
-from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url, events, parsed
+from bonmini_guard.adapters.groups import Outcomes, in_one_call
+from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import EndpointError, EndpointMisconfigured, RequestRejected, from_response
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, refuse_spoiling, schema_of, stop_strings
@@ -30,7 +31,6 @@ with needing("openai"):
 
 logger = logging.getLogger(__name__)
 
-Outcomes = AsyncIterator[tuple[int, AIMessage | BaseException]]
 _ROUTES = {"chat": "/chat/completions", "completion": "/completions"}
 _COMMON = COMMON | {"max_tokens", "presence_penalty", "logit_bias", "logprobs", "user", "extra_body"}
 _CHAT = CHAT | {"max_completion_tokens", "top_logprobs", "parallel_tool_calls", "reasoning_effort"}
@@ -149,7 +149,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
     @property
     def draw_group(self) -> Callable[[Sequence[DrawRequest]], Outcomes] | None:
         """Draws a whole loop in one request; None with ``choices="separate"``, where each draw is a request."""
-        return None if self.choices == "separate" else self._draw_group
+        return None if self.choices == "separate" else partial(in_one_call, self.draw, self._together)
 
     def served_model(self) -> str | None:
         """The model's name. Blocks up to 5 s if the server has to be asked for it."""
@@ -158,7 +158,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
                 run_sync(partial(self._apart, self._only_model))
         return self.model
 
-    async def _draw_group(self, requests: Sequence[DrawRequest]) -> Outcomes:
+    async def _together(self, requests: Sequence[DrawRequest]) -> list[AIMessage | BaseException]:
         body = self._body(requests[0])
         known: list[AIMessage | BaseException] = []
         if (count := len(requests)) > 1:
@@ -172,9 +172,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
             if len(known) < count and not self._told:
                 self._told = True
                 logger.warning("the endpoint answered %d choices instead of %d; the others are drawn separately", len(known), count)
-        async with contextlib.aclosing(one_by_one(self.draw, requests, known)) as outcomes:
-            async for outcome in outcomes:
-                yield outcome
+        return known
 
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         asked = {"model": self.model or await self._only_model(client), **body, **({"n": count} if count > 1 else {})}
@@ -190,7 +188,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
             self._stream_options = False
             return await self._attempt(client, body, count)
         payloads, ended = events(said) if streams else ([parsed(said)], False)
-        return read_answers(payloads, ended=ended, secret=self._token)
+        return read_answers(payloads, ended=ended, secret=self._secret())
 
     async def _only_model(self, client: Any) -> str:
         response = await self._get(client, "/models")

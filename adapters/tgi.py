@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from importlib import import_module
@@ -14,10 +14,10 @@ from langchain_core.messages import BaseMessage
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers, used
-from bonmini_guard.adapters.bodies import read
+from bonmini_guard.adapters.bodies import events
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
-from bonmini_guard.adapters.http import Hook, HttpOptions, checked_secret, checked_url, events
-from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected, from_answer, from_response
+from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url
+from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected, from_answer
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, schema_of
 from bonmini_guard.conversation import Turn
@@ -71,15 +71,23 @@ DIALECTS = {
 
 
 class _Call(AsyncInferenceClient):
-    """One request. The hub keeps every stream open until its client is closed, so each gets a client; they share a session."""
+    """One request in the hub's words, and its answer read by the hub; it is sent as every adapter sends its own."""
 
-    def __init__(self, base_url: str, session: Any) -> None:
-        # A token that says nothing: without one, the hub would send the user's saved token. A hook sets the real one.
-        super().__init__(base_url=base_url, token="set-by-a-hook")
-        self._session = session
+    def __init__(self, base_url: str, post: Callable[[str, bytes], Awaitable[tuple[bytes, bool]]], secret: str | None) -> None:
+        # A token that says nothing, and is not sent: without one, the hub would look for the user's saved token.
+        super().__init__(base_url=base_url, token="not-sent")
+        self._base_url, self._post, self._secret = base_url, post, secret
 
-    async def _get_async_client(self) -> Any:
-        return self._session
+    async def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
+        # What it raises is no error of the hub's, which tries some requests again without seed and sampling.
+        route = request_parameters.url.removeprefix(self._base_url)
+        said, _ = await self._post(route, json.dumps(request_parameters.json, ensure_ascii=False).encode())
+        return _lines(said, self._secret) if stream else said
+
+
+async def _note_prompt_tokens(response: Any) -> None:
+    tokens = response.headers.get("x-prompt-tokens", "")
+    _prompt_tokens.set(int(tokens) if tokens.isdecimal() else 0)
 
 
 class TGIGenerator(ServedGenerator):
@@ -106,6 +114,7 @@ class TGIGenerator(ServedGenerator):
     # httpx or httpx2, whichever the hub speaks through. Not the hub's session: that one refuses to work under HF_HUB_OFFLINE, which
     # is about the hub and not about this server.
     client_library = import_module(hub.HTTPError.__module__.partition(".")[0])  # type: ignore[attr-defined]
+    hooks = (_note_prompt_tokens,)
     family = "tgi"
 
     @checked
@@ -180,46 +189,17 @@ class TGIGenerator(ServedGenerator):
     async def _attempt(self, client: Any, body: Mapping[str, Any], count: int) -> list[Answer]:
         self._check_fits(body)
         # Its signatures are stricter than what it takes.
-        call: Any = _Call(self.base_url, client)
-        noted = _prompt_tokens.set(0)
-        try:
-            if self.mode == "chat":
-                options = {"stream": True, "stream_options": {"include_usage": True}} if self.stream else {}
-                said = await _plain(await call.chat_completion(**body, **options, model=self.model))
-                return read_answers(said, secret=self._token)
-            payloads = await _plain(await call.text_generation(**body, details=True, stream=self.stream))
-            return [_generation(payloads, self.stream, _prompt_tokens.get())]
-        finally:
-            _prompt_tokens.reset(noted)
-            # Ends the stream if one is open; the session stays.
-            await call.close()
-
-    def _hooks(self) -> dict[str, list[Hook]]:
-        secret, ours, streams = self._secret(), self._authorisation(), self.stream
-
-        async def authorise(request: Any) -> None:
-            request.headers.pop("authorization", None)
-            request.headers.update(ours)
-
-        async def look_at(response: Any) -> None:
-            tokens = response.headers.get("x-prompt-tokens", "")
-            if tokens.isdecimal():
-                _prompt_tokens.set(int(tokens))
-            if response.status_code >= 400:
-                # Errors are short; unread, the body of a failed stream could not be looked into.
-                await response.aread()
-            if response.has_redirect_location or response.status_code == 400:
-                # The hub would take the one's body for the answer, and might send the other again without seed and sampling.
-                raise from_response(response, secret)
-            if streams:
-                response.aiter_lines = partial(_lines, secret, response)
-
-        return {"request": [authorise], "response": [look_at]}
+        call: Any = _Call(self.base_url, partial(self._post, client), self._secret())
+        if self.mode == "chat":
+            options = {"stream": True, "stream_options": {"include_usage": True}} if self.stream else {}
+            said = await _plain(await call.chat_completion(**body, **options, model=self.model))
+            return read_answers(said, secret=self._secret())
+        payloads = await _plain(await call.text_generation(**body, details=True, stream=self.stream))
+        return [_generation(payloads, self.stream, _prompt_tokens.get())]
 
 
-async def _lines(secret: str | None, response: Any) -> AsyncIterator[str]:
+async def _lines(said: bytes, secret: str | None) -> AsyncIterator[str]:
     """The events of a stream, a line each: the hub ends lines wherever Unicode does. EndpointError for one that is an error."""
-    said, _ = await read(response)
     for event in events(said)[0]:
         if event.get("error"):
             raise from_answer(event | {"code": _IN_STREAM.get(event.get("error_type"))}, secret)

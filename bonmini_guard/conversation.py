@@ -229,15 +229,13 @@ def as_messages(prompt: Any) -> list[BaseMessage]:
         InputError: the prompt is empty, or not something that holds messages.
     """
     from langchain_core.messages import BaseMessage, HumanMessage
-
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            _refuse_blank([Turn("user", prompt)])
-        return [HumanMessage(prompt)]
     from langchain_core.prompt_values import PromptValue
 
-    if isinstance(prompt, PromptValue):
-        messages: list[BaseMessage] = prompt.to_messages()
+    messages: list[BaseMessage]
+    if isinstance(prompt, str):
+        messages = [HumanMessage(prompt)]
+    elif isinstance(prompt, PromptValue):
+        messages = prompt.to_messages()
     else:
         messages = _converted([prompt] if isinstance(prompt, BaseMessage) else _listed(prompt))
     if not any(isinstance(message.content, str) and message.content.strip() for message in messages):

@@ -14,8 +14,9 @@ from langchain_core.messages.ai import UsageMetadata
 from pydantic import SecretStr
 
 from bonmini_guard.adapters.answers import used
+from bonmini_guard.adapters.bodies import parsed
 from bonmini_guard.adapters.elsewhere import closed_with, wire_of
-from bonmini_guard.adapters.http import SCORING, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
+from bonmini_guard.adapters.http import SCORING, Endpoint, Http, HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import MalformedAnswer, classify
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.bridge import ByLoop

@@ -16,8 +16,9 @@ from typing import Any, TypeVar, Unpack
 from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
 
+from bonmini_guard.adapters.bodies import parsed
 from bonmini_guard.adapters.groups import all_or_none
-from bonmini_guard.adapters.http import SCORING, Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url, parsed
+from bonmini_guard.adapters.http import SCORING, Clients, Endpoint, Http, HttpOptions, checked_secret, checked_url
 from bonmini_guard.adapters.http_errors import EndpointTimeout, EndpointUnreachable, MalformedAnswer, RequestRejected
 from bonmini_guard.adapters.rewards.inputs import as_messages, writer
 from bonmini_guard.adapters.rewards.probe import ABOUT_AN_INPUT, PREFIX, Probed, agree, check_scores, fingerprint_of, probe_pairs
