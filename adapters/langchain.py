@@ -120,6 +120,8 @@ class LangChainGenerator:
 
     def _call_options(self, request: DrawRequest) -> dict[str, Any]:
         refuse_spoiling(request.options, "the call")
+        for name in _BODIES:
+            refuse_spoiling(request.options.get(name) or {}, name)
         if self._n_argument in request.options:
             raise ConfigurationError(f"the guard decides how many answers are drawn: drop the call option {self._n_argument!r}")
         options = {**self._options, **request.options}
@@ -203,8 +205,9 @@ _HISTORY = (
 
 
 def of_one(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without what would make several answers, or a stream, of one call."""
-    return {name: value for name, value in options.items() if name not in _ONE}
+    """Options, and bodies in them, without what would make several answers, or a stream, of one call."""
+    kept = {name: value for name, value in options.items() if name not in _ONE}
+    return kept | {name: of_one(body) for name in _BODIES if isinstance(body := kept.get(name), Mapping)}
 
 
 def _answering(model: Any) -> tuple[Any, dict[str, Any]]:
@@ -242,6 +245,7 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
     if isinstance(model, BaseLanguageModel):
         silent: dict[str, Any] = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
         fields = type(model).model_fields
+        silent |= of_one({name: body for name in _BODIES if (body := getattr(model, name, None))})
         silent |= {name: 1 for name in _ONE if name in fields and (getattr(model, name) or 1) > 1}
         # Integrations that stream by a field of their own would give a stream where an answer is asked for.
         return model.model_copy(update={name: value for name, value in silent.items() if name in fields})

@@ -193,19 +193,20 @@ async def test_a_model_with_n_is_called_once_for_a_loop_and_billed_once(kind):
 
 
 def test_a_draw_is_one_answer_whatever_the_model_is_set_to():
-    model = pytest.importorskip("langchain_openai").OpenAI(api_key="none", n=3, best_of=4)
+    model = pytest.importorskip("langchain_openai").OpenAI(api_key="none", n=3, best_of=4, extra_body={"n": 3, "top_k": 5})
     drawing = LangChainGenerator(model).chat_model
-    assert (drawing.n, drawing.best_of, model.n) == (1, 1, 3)
+    assert (drawing.n, drawing.best_of, drawing.extra_body, model.n) == (1, 1, {"top_k": 5}, 3)
 
 
 @pytest.mark.parametrize("retried", [False, True])
 async def test_a_draw_is_one_answer_whatever_is_bound_to_the_model(retried):
     model = ManyChoices()
     bound = model.bind(n=3, stream=True, top_p=0.9)
-    for generator in (LangChainGenerator(bound.with_retry() if retried else bound), LangChainGenerator(model, options={"n": 3})):
+    further = {"n": 3, "extra_body": {"n": 3, "top_k": 5}}
+    for generator in (LangChainGenerator(bound.with_retry() if retried else bound), LangChainGenerator(model, options=further)):
         answer = await generator.draw(DrawRequest([HumanMessage("q")], 7, 0, {}))
         assert answer.usage_metadata["total_tokens"] == 7
-    assert model.asked == [{"top_p": 0.9}, {}]
+    assert model.asked == [{"top_p": 0.9}, {"extra_body": {"top_k": 5}}]
 
 
 async def test_n_goes_through_bindings():
@@ -297,10 +298,12 @@ async def test_the_guards_usage_is_the_bill(honours_n):
 
 
 @pytest.mark.parametrize("name", ["temperature", "n"])
-async def test_call_options_that_would_spoil_the_draws_are_refused(name):
-    generator = LangChainGenerator(ManyChoices(), n_argument="n")
+@pytest.mark.parametrize("body", [None, "extra_body", "model_kwargs"])
+async def test_call_options_that_would_spoil_the_draws_are_refused(name, body):
+    model, options = ManyChoices(), {name: 0}
     with pytest.raises(ConfigurationError, match=name):
-        await generator.draw(request(**{name: 0}))
+        await LangChainGenerator(model, n_argument="n").draw(request(**{body: options} if body else options))
+    assert not model.asked
 
 
 @pytest.mark.parametrize("model", [RunnableLambda(lambda _: "a"), ManyChoices().with_retry()])
