@@ -31,7 +31,7 @@ from bonmini_guard.engine.bridge import ByLoop, is_bridge
 from bonmini_guard.engine.detach import langsmith_set, silent
 from bonmini_guard.engine.fingerprints import sampling, text_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
-from bonmini_guard.engine.wrapped import chat_model_of, unbound
+from bonmini_guard.engine.wrapped import chat_model_of, language_model_of, unbound
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 
 
@@ -148,9 +148,8 @@ class LangChainGenerator:
         config: RunnableConfig = {**silent(var_child_runnable_config.get() or {}), "run_name": "bonmini_guard_draw"}
         with langsmith_set(False):
             if not isinstance(bare, BaseLanguageModel):
-                fallbacks = isinstance(unbound(whole, RunnableBindingBase)[0], RunnableWithFallbacks)
-                if fallbacks and "tools" in options and chat_model_of(whole) is None:
-                    # Of several vendors, each with a form of its own.
+                if "tools" in options and chat_model_of(whole) is None and language_model_of(whole) is not None:
+                    # Fallbacks of several vendors, each with a form of its own, or a chain, whose first step would take them.
                     offer = {name: options.pop(name) for name in ("tools", "tool_choice") if name in options}
                     whole = with_models(whole, lambda each: each.bind_tools(**offer) if hasattr(each, "bind_tools") else each)
                 answers = [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
@@ -245,8 +244,8 @@ def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None =
     if isinstance(model, BaseLanguageModel):
         silent: dict[str, Any] = {"callbacks": None, "cache": False, "disable_streaming": True, "streaming": False}
         fields = type(model).model_fields
-        silent |= of_one({name: body for name in _BODIES if (body := getattr(model, name, None))})
         silent |= {name: 1 for name in _ONE if name in fields and (getattr(model, name) or 1) > 1}
+        silent |= of_one({name: body for name in _BODIES if (body := getattr(model, name, None))})
         # Integrations that stream by a field of their own would give a stream where an answer is asked for.
         return model.model_copy(update={name: value for name, value in silent.items() if name in fields})
     if isinstance(model, RunnableBindingBase):

@@ -9,7 +9,7 @@ from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import StructuredTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -304,7 +304,15 @@ async def test_candidates_with_tool_calls_are_scored_as_what_they_are():
 
 
 def test_tools_are_translated_by_the_wrapped_model_or_become_call_options():
-    for around in (lambda m: m, lambda m: m.with_retry(), lambda m: m.with_retry().with_fallbacks([ToolModel(["no"])])):
+    prompt = ChatPromptTemplate.from_messages([MessagesPlaceholder("messages")])
+    spare = ToolModel(["no"])
+    for around in (
+        lambda m: m,
+        lambda m: m.with_retry(),
+        lambda m: m.with_retry().with_fallbacks([spare]),
+        lambda m: prompt | m,
+        lambda m: (prompt | m.with_retry()).with_config(tags=["mine"]),
+    ):
         inner = ToolModel([call("good")])
         made = make(around(inner), by_query, max_loops=1)
         answer = made.bind_tools([search], tool_choice="any").invoke("q")
