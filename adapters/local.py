@@ -200,6 +200,8 @@ class TransformersGenerator:
         if own and self._decoder is None:
             # Without a mark a profile from before would be taken for one of these draws.
             about["set_aside"] = own
+        if further := self._end_tokens() - self._configured_ends():  # for the same reason
+            about["ends"] = sorted(further)
         return about | {"settings": {key: value for key, value in (self._settings | given).items() if value is not None}}
 
     def fingerprint(self) -> str:
@@ -283,9 +285,14 @@ class TransformersGenerator:
             )
         return ids
 
-    def _end_tokens(self) -> set[int]:
+    def _configured_ends(self) -> set[int]:
         ends = self.model.generation_config.eos_token_id
         return set() if ends is None else set(ends) if isinstance(ends, list) else {int(ends)}
+
+    def _end_tokens(self) -> set[int]:
+        """None where the checkpoint names none; else the tokenizer's own, too, which its template may end turns with."""
+        ends, own = self._configured_ends(), self.tokenizer.eos_token_id
+        return {*ends, own} if ends and own is not None else ends
 
     def _stopped(self, answer: list[int], stop: list[str]) -> bool:
         # A token is a byte or more: the end of an answer shows whether the last token completed a stop string.

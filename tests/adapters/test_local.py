@@ -257,6 +257,25 @@ async def test_stop_strings_cut_the_text_and_padding_is_not_counted(parts):
     assert await group(generator, requests(1, 2, stop="")) == free
 
 
+@pytest.mark.parametrize("decoder", [True, False])
+async def test_an_answer_ends_at_the_tokenizers_end_too_where_the_checkpoint_names_another(parts, monkeypatch, decoder):
+    monkeypatch.setattr(parts[0].generation_config, "eos_token_id", [2, parts[1].convert_tokens_to_ids("<|im_end|>")])
+    generator = make(parts, max_new_tokens=40)
+    if not decoder:
+        generator._decoder = None
+    drawn, as_message = [], generator._message
+    monkeypatch.setattr(generator, "_message", lambda ids, answer, *more: drawn.append(answer) or as_message(ids, answer, *more))
+    await generator.draw(requests(1)[0])
+    mark, generator.tokenizer = generator.fingerprint(), copy.deepcopy(parts[1])
+    generator.tokenizer.eos_token = parts[1].convert_ids_to_tokens(drawn[0][3])
+    ended = await generator.draw(requests(1)[0])
+    assert drawn[1] == drawn[0][: drawn[0].index(drawn[0][3]) + 1]
+    assert ended.response_metadata["finish_reason"] == "stop"
+    assert generator.fingerprint() != mark
+    monkeypatch.setattr(parts[0].generation_config, "eos_token_id", None)  # as who wants answers of one length says
+    assert (await generator.draw(requests(1)[0])).usage_metadata["output_tokens"] == 40
+
+
 async def test_a_row_that_has_ended_is_computed_no_more(parts, monkeypatch):
     choose, computed = Sampler.choose, []
     monkeypatch.setattr(Sampler, "choose", lambda self, logits, *more: computed.append(len(logits)) or choose(self, logits, *more))
