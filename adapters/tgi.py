@@ -168,6 +168,8 @@ class TGIGenerator(ServedGenerator):
             response = await self._get(client, "/info")
             if response.status_code == 200 and isinstance(described := response.json(), dict):
                 return described
+            if response.status_code < 500:
+                return {"model_id": None}  # nothing, for which it is not asked again
         return {}
 
     async def _look(self, client: Any) -> int:

@@ -135,6 +135,14 @@ async def test_a_greedy_draw_is_asked_for_as_each_route_has_it(server, make):
     assert not {"do_sample", "temperature"} & set(server.requests[1][2]["parameters"])
 
 
+async def test_a_server_that_does_not_describe_itself_is_asked_once(server, make):
+    server.info = None
+    generator = make()
+    await generator.draw(request())
+    assert {await asyncio.to_thread(generator.fingerprint) for _ in range(3)} == {generator.fingerprint()}
+    assert server.info_requests == 1
+
+
 async def test_what_is_left_to_the_server_is_not_sent_and_draws_are_samples(server, make):
     left = {"temperature": None, "max_new_tokens": None}
     await make(**left).draw(request())
