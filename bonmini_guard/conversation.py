@@ -65,8 +65,9 @@ class Call:
             InputError: it is none of these.
         """
         inner = value.get("function", value) if isinstance(value, Mapping) else None
-        name = inner.get("name") if isinstance(inner, Mapping) else 0
-        said = next((inner[key] for key in ("arguments", "args", "input") if inner.get(key) is not None), None) if inner else None
+        inner = inner if isinstance(inner, Mapping) else {"name": 0}
+        name = inner.get("name")
+        said = next((inner[key] for key in ("arguments", "args", "input") if inner.get(key) is not None), None)
         if not isinstance(name, str | None) or (name is None and said is None):
             raise InputError("a tool call is not as chat APIs write it; give it a name and arguments")
         text = said if isinstance(said, str) else json.dumps({} if said is None else said, ensure_ascii=False, default=str)

@@ -158,6 +158,7 @@ def test_what_tools_and_data_sets_write():
         [{"role": "user", "content": "x", "tool_calls": "no"}],
         [{"role": "assistant", "tool_calls": [{"odd": 1}]}],
         [{"role": "assistant", "content": "", "tool_calls": [3]}],
+        [{"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": "search", "arguments": {"q": 1}}]}],
     ],
 )
 def test_what_is_no_conversation_is_refused_with_a_cure(bad):
