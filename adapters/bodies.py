@@ -89,7 +89,8 @@ async def read(response: Any) -> tuple[bytes, bool]:
     said = bytearray()
     async for piece in pieces:
         said += piece
-        done = said[-20:].rstrip().endswith((b"data: [DONE]", b"data:[DONE]")) and _STREAM.match(said)
+        # On a line of its own: an answer may hold these words, and be broken there.
+        done = said[-20:].rstrip().endswith((b"\ndata: [DONE]", b"\ndata:[DONE]")) and _STREAM.match(said)
         if done and not await _ends(pieces):
             break
     else:

@@ -128,6 +128,16 @@ async def test_a_stream_is_known_by_how_it_begins(kind, form):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+async def test_words_of_an_answer_that_breaks_there_do_not_end_its_stream(family):
+    text = "It ends with: data: [DONE]"
+    choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    said = json.dumps({"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}).encode()
+    begun, rest = said.split(b'"}, "finish')
+    stream = [b"data: " + begun, b'"}, "finish' + rest + b"\n\n", b"data: [DONE]\n\n"]
+    assert await served(family, ({"content-type": "text/event-stream"}, stream), stream=True) == text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 async def test_a_stream_of_too_many_events_ends(family, monkeypatch):
     monkeypatch.setattr(bodies, "LONGEST_STREAM", 50)
     delta = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "system_fingerprint": "f"}
