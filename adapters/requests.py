@@ -56,7 +56,7 @@ class Dialect:
             if "extra_body" in settings:
                 merged["extra_body"] = settings["extra_body"] | options.get("extra_body", {})
             body = self.body(messages, {name: value for name, value in merged.items() if value not in (None, [], {})})
-            text = json.dumps(body, ensure_ascii=False)
+            text = json.dumps(body, ensure_ascii=False, allow_nan=False)
         except BonMiniGuardError:
             raise
         except (TypeError, ValueError) as error:  # or tools, or a response format, that are none
@@ -73,7 +73,8 @@ def call_options(
     options = {renamed.get(key, key): value for key, value in given.items() if value is not None}
     for name in options:
         if name not in known:
-            reason = {**_SPOILING, **refused}.get(name, "not known here")
+            usual = "not known here; what its server knows goes into extra_body" if "extra_body" in known else "not known here"
+            reason = {**_SPOILING, **refused}.get(name, usual)
             raise ConfigurationError(f"{generator} does not take the call option {name!r}: {reason}")
     refuse_greedy(options)
     return options

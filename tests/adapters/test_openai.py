@@ -464,6 +464,13 @@ async def test_who_wants_no_logprobs_has_a_stream_as_well(server, make):
     assert ["stream" in body for _, _, body in server.requests] == [True, False]
 
 
+async def test_an_option_that_is_not_known_is_refused_with_the_place_for_it(server, make):
+    with pytest.raises(ConfigurationError, match=r"'verbosity': not known here; .* extra_body"):
+        await make().draw(request(verbosity="low"))
+    await make().draw(request(extra_body={"verbosity": "low"}))
+    assert server.requests[0][2]["verbosity"] == "low"
+
+
 async def test_stream_options_of_the_users_own_that_a_server_refuses_are_told_as_refused(server, make):
     server.faults = lambda path, body: (400, {"error": "stream_options is not permitted"}) if "stream_options" in body else None
     with pytest.raises(errors.RequestRejected, match="stream_options"):

@@ -166,6 +166,13 @@ async def test_options_that_would_spoil_a_draw_are_refused(server, make, option)
     assert not server.requests
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+async def test_what_json_has_no_words_for_is_refused_and_not_sent(server, make, value):
+    with pytest.raises(ConfigurationError, match="cannot send this request as JSON"):
+        await make().draw(request(frequency_penalty=value))
+    assert not server.requests
+
+
 async def test_temperature_0_is_refused_by_the_guard_and_greedy_for_one_draw(server, make):
     with pytest.raises(ConfigurationError, match="deterministic"):
         guard_of(make(temperature=0), len)
