@@ -363,7 +363,7 @@ def _of_dumped(value: Mapping[str, Any]) -> Turn:
 
     try:
         return _of_message((convert_to_messages if "lc" in value else messages_from_dict)([dict(value)])[0])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError("a turn looks like LangChain's {type, data}, and cannot be read as that; give {role, content}") from error
 
 
@@ -440,9 +440,9 @@ def _openai_part(part: Mapping[str, Any]) -> dict[str, Any]:
 
     try:
         [said] = convert_to_openai_messages(HumanMessage([dict(part)]))["content"]
+        return {**said, **marker}
     except (ValueError, KeyError, TypeError):  # what this form has no words for stays as it is
         return dict(part)
-    return {**said, **marker}
 
 
 def _called(call: Call, arguments: Any) -> dict[str, Any]:

@@ -212,7 +212,8 @@ def test_what_langchain_dumps_is_read_as_it_was(message):
     dumped = message_to_dict(message)
     assert Turn.of(dumped).openai() == Turn.of(message).openai()
     assert Turn.of(dumpd(message)).openai() == Turn.of(message).openai()
-    for odd in ({"type": "nobody", "data": {}}, {"lc": 1, "type": "not_implemented", "id": ["x"]}):
+    broken = {"type": "ai", "data": {"content": "", "tool_calls": ["f"]}}
+    for odd in ({"type": "nobody", "data": {}}, broken, {"lc": 1, "type": "not_implemented", "id": ["x"]}):
         with pytest.raises(InputError, match="type, data"):
             Turn.of(odd)
 
@@ -253,6 +254,12 @@ def test_a_tools_result_as_anthropic_writes_it_is_a_tools_turn(content):
         assert not turn.kinds
     assert Turn.of({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1"}]}).answers == "c1"
     assert Turn.of({"role": "user", "content": [result | {"content": {"rain": 1}}]}).kinds == {"tool_result"}
+
+
+def test_a_part_that_openais_form_has_no_words_for_stays_as_it_is():
+    for result in ("", "7", "42"):
+        part = {"type": "tool_result", "tool_use_id": "c1", "content": result}
+        assert Turn.of({"role": "assistant", "content": ["So: ", part]}).openai()["content"][1] == part
 
 
 @pytest.mark.parametrize("content", ["rain", [{"type": "text", "text": "rain"}]])
