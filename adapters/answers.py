@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -291,5 +290,5 @@ def counts(told: Mapping[str, Any]) -> dict[str, int]:
     return {
         name: int(value)
         for name, value in told.items()
-        if (0 <= value < math.inf if type(value) in (int, float) else type(value) is str and value.isdecimal() and len(value) < 19)
+        if (0 <= value < 10**18 if type(value) in (int, float) else type(value) is str and value.isdecimal() and len(value) < 19)
     }

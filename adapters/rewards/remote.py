@@ -320,7 +320,7 @@ class RemoteRewardModel(Probed, Endpoint):
         told: Limits = None, None, None
         if self._wire.about is not None:
             route, read = self._wire.about
-            with suppress(httpx.HTTPError, TimeoutError, LookupError, TypeError, ValueError, AttributeError):
+            with suppress(httpx.HTTPError, TimeoutError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
                 told = read((await self._get(client, route)).json())
         model, batch, length = told
         self.model = self.model or model

@@ -277,8 +277,12 @@ async def test_reasoning_refusals_and_details_of_usage_are_kept(server, make):
     # xAI and Gemini count thoughts in the total alone.
     server.answer["usage"] = usage | {"completion_tokens": 5}
     assert (await make().draw(request())).usage_metadata["output_tokens"] == 30
-    server.answer = {"model": "m", "choices": [choice(0, "four")], "usage": {"prompt_tokens": math.inf, "completion_tokens": "7"}}
-    assert (await make().draw(request())).usage_metadata["total_tokens"] == 7
+    for odd in (math.inf, 10**400):
+        server.answer = {"model": "m", "choices": [choice(0, "four")], "usage": {"prompt_tokens": odd, "completion_tokens": "7"}}
+        assert (await make().draw(request())).usage_metadata["total_tokens"] == 7
+    server.answer["choices"] = [choice(0, "four"), choice(1, "five")]
+    server.answer["usage"] = {"prompt_tokens": 3, "completion_tokens": 10**400}
+    assert (await make().draw(request())).content == "four"
     server.answer = {"model": "m", "choices": [choice(0, None, refusal="no", reasoning="because")]}
     message = await make().draw(request())
     assert (message.content, message.usage_metadata) == ("", None)

@@ -202,7 +202,9 @@ async def test_an_answer_beyond_the_servers_limit_has_no_score_and_costs_nobody_
     assert "answers are never cut" in caplog.text
 
 
-@pytest.mark.parametrize(("batch", "length", "requests"), [("2", "100", 5), (2.5, None, 5), (-1, 0, 1), ("many", [], 1)])
+@pytest.mark.parametrize(
+    ("batch", "length", "requests"), [("2", "100", 5), (2.5, None, 5), (-1, 0, 1), ("many", [], 1), (float("inf"), None, 1)]
+)
 async def test_limits_may_be_told_as_texts_and_what_is_none_is_no_limit(server, batch, length, requests):
     server.about["/info"] = {"max_client_batch_size": batch, "max_input_length": length}
     async with make(server, "tei") as model:
