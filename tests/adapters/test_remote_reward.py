@@ -322,8 +322,8 @@ async def test_the_key_is_sent_and_shows_nowhere(server, monkeypatch, caplog):
     assert "bad key ***" in str(caught.value)  # the probe holds no candidate: there the server's words help
     await model.aclose()
     monkeypatch.setenv("BONMINI_GUARD_TOKEN", "from-environment")
-    assert make(server, "bonmini")._authorisation() == {"authorization": "Bearer from-environment"}
-    assert make(server, "bonmini", api_key="")._authorisation() == {}
+    assert make(server, "bonmini")._secret() == "from-environment"
+    assert make(server, "bonmini", api_key="")._secret() is None
 
 
 async def test_what_a_server_says_of_a_failure_does_not_reach_the_error_for_it_may_quote_a_candidate(server):
