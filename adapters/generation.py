@@ -21,7 +21,6 @@ from bonmini_guard.adapters.requests import Dialect, stop_strings
 from bonmini_guard.engine.fingerprints import UNKNOWN, sampling, text_of
 from bonmini_guard.engine.limiter import request_lane
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
-from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.validation import Amount, Count, Must, check_names, checked, is_number
 
 _TopP = Annotated[float, Must("a number above 0 and of 1 at most", lambda value: is_number(value) and 0 < value <= 1)]
@@ -52,8 +51,6 @@ class ServedGenerator(Endpoint):
         split_reasoning: Tags,
         http: HttpOptions,
     ) -> None:
-        if mode not in dialects:
-            raise ConfigurationError(f"mode is {mode!r}: use {' or '.join(map(repr, dialects))}")
         check_names(http, {*inspect.signature(type(self)).parameters, *HttpOptions.__annotations__} - {"http"})
         super().__init__(base_url, secret, Http.of(http))
         self.mode = mode
