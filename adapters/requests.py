@@ -54,7 +54,7 @@ class Dialect:
             merged["stop"] = stop_strings(merged["stop"])
         try:
             if "extra_body" in settings:
-                merged["extra_body"] = settings["extra_body"] | options.get("extra_body", {})
+                merged["extra_body"] = settings["extra_body"] | (options.get("extra_body") or {})
             body = self.body(messages, {name: value for name, value in merged.items() if value not in (None, [], {})})
             text = json.dumps(body, ensure_ascii=False, allow_nan=False)
         except BonMiniGuardError:
