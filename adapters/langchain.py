@@ -10,7 +10,7 @@ from operator import or_
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
@@ -289,6 +289,8 @@ def _generation(generation: Any) -> AIMessage:
 
 def as_message(answer: Any) -> AIMessage:
     """A model's answer as an AIMessage; TypeError if it is neither a message nor a string."""
+    if isinstance(answer, AIMessageChunk):
+        answer = message_chunk_to_message(answer)
     if isinstance(answer, AIMessage):
         return answer
     if isinstance(answer, str):
