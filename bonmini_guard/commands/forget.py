@@ -9,7 +9,7 @@ HELP = "delete rows from traces by id or group, while guards may go on writing"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("traces", metavar="TRACES", help="the path that trace_to has; files put aside beside it are included")
+    parser.add_argument("traces", metavar="TRACES", help="trace_to's path; files put aside beside it, and thumbs, are included")
     parser.add_argument("--id", action="append", default=[], dest="ids", help="of a row: a message's request_id (may be repeated)")
     parser.add_argument("--group", action="append", default=[], dest="groups", help="a user or conversation (may be repeated)")
 

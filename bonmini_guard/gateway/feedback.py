@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bonmini_guard.logs.appending import encoded
-from bonmini_guard.logs.trace_files import TraceFile
+from bonmini_guard.logs.trace_files import TraceFile, feedback_beside
 from bonmini_guard.logs.trace_row import Row
 from bonmini_guard.server.door import Refused
 
@@ -35,8 +35,8 @@ def join(traces: str | os.PathLike[str], feedback: Feedback) -> bool:
         Refused: it is one of a request that was not answered.
         OSError: a file cannot be read or written.
     """
-    path, name = Path(traces), feedback.request_id.removeprefix("chatcmpl-")
-    with closing(TraceFile(path, max_bytes=_MOST)) as file:
+    name = feedback.request_id.removeprefix("chatcmpl-")
+    with closing(TraceFile(traces, max_bytes=_MOST)) as file:
         row = _row(file.files(), name)
     if row is None:
         return False
@@ -44,7 +44,7 @@ def join(traces: str | os.PathLike[str], feedback: Feedback) -> bool:
     if served is None:
         raise Refused(400, "invalid_request", "request_id: that request was not answered")
     row["candidates"][served]["acceptable"] = feedback.thumbs == "up"
-    with closing(TraceFile(path.with_name(f"{path.stem}.feedback{path.suffix}"), max_bytes=_MOST)) as file:
+    with closing(TraceFile(feedback_beside(traces), max_bytes=_MOST)) as file:
         file.append(encoded(row | {"label_sampling": "volunteered"}))
     return True
 

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,12 @@ def trace_files(path: str | os.PathLike[str]) -> list[Path]:
     return [*aside, *([current] if current.exists() else [])]
 
 
+def feedback_beside(path: str | os.PathLike[str]) -> Path:
+    """Where the gateway keeps what users say of the answers in a trace path."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.feedback{path.suffix}")
+
+
 def _file_of(path: str | os.PathLike[str]) -> Path:
     """The path, or what it is a link to: of a link, nothing but the link would be put aside, and deleted later."""
     return Path(os.path.realpath(path) if os.path.islink(path) else path)
@@ -152,7 +159,7 @@ def forget(path: str | os.PathLike[str], *, ids: Collection[str] = (), groups: C
     """Delete rows from a trace path for good, while guards may go on writing to it.
 
     Args:
-        path: as given to ``trace_to``; the files put aside beside it are included.
+        path: as given to ``trace_to``; the files put aside beside it are included, and those of the gateway's thumbs.
         ids: of rows to delete: ``GuardResult.request_id``.
         groups: of rows to delete: conversations or users.
 
@@ -166,10 +173,8 @@ def forget(path: str | os.PathLike[str], *, ids: Collection[str] = (), groups: C
         # A text is a collection of texts too, and "in" finds any part of it: far more would be deleted than was meant.
         if isinstance(given, str | bytes):
             raise InputError(f"{name}= takes several, not one text: give [{given!r}]")
-    file = TraceFile(path, max_bytes=0)
-    try:
-        if not file.files():
+    with closing(TraceFile(path, max_bytes=0)) as traces, closing(TraceFile(feedback_beside(path), max_bytes=0)) as feedback:
+        files = [file for file in (traces, feedback) if file.files()]
+        if not files:
             raise InputError(f"{path}: there are no traces here; give the path that the guard's trace_to has")
-        return file.rewrite(lambda row: row.get("id") not in ids and name_of(row.get("group")) not in groups)
-    finally:
-        file.close()
+        return sum(file.rewrite(lambda row: row.get("id") not in ids and name_of(row.get("group")) not in groups) for file in files)

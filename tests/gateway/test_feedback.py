@@ -7,6 +7,7 @@ import json
 import pytest
 
 from bonmini_guard.gateway.feedback import Feedback, join
+from bonmini_guard.logs.trace_files import forget
 from tests.adapters.drawing import open_files
 from tests.gateway.conftest import REJECTED, always, patiently
 
@@ -45,6 +46,15 @@ def test_damaged_lines_hold_no_rows(tmp_path):
     row = {"id": name, "selected": 0, "candidates": [{"text": "x"}]}
     traces.write_text(f'{{"id": "{name}", "pro\n["{name}"]\n{json.dumps(row)}\n')
     assert join(traces, Feedback(request_id=name, thumbs="up"))
+
+
+def test_who_is_forgotten_is_forgotten_in_the_thumbs_too(tmp_path):
+    traces, thumbs = tmp_path / "traces.jsonl", tmp_path / "traces.feedback.jsonl"
+    row = {"id": "a" * 32, "group": "user 7", "selected": 0, "candidates": [{"text": "x"}]}
+    traces.write_text(f"{json.dumps(row)}\n")
+    assert join(traces, Feedback(request_id="a" * 32, thumbs="up"))
+    assert forget(traces, groups=["user 7"]) == 2
+    assert (traces.read_text(), thumbs.read_text()) == ("", "")
 
 
 def test_a_conversation_is_the_group_of_its_trace(house):
