@@ -18,8 +18,9 @@ from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, NoAccept
 from bonmini_guard.forks import Lock
 from bonmini_guard.runnables.chat_model import ChatBestOfMiniN
 from bonmini_guard.runnables.conduct import Guard, of_a_fallback
-from bonmini_guard.runnables.options import CommonOptions
+from bonmini_guard.runnables.options import CommonOptions, GuardOptions
 from bonmini_guard.runnables.settings import load_profile, refuse_greedy
+from bonmini_guard.validation import check_names
 
 with needing("agents"):
     from langchain.agents.middleware.types import (
@@ -85,6 +86,9 @@ class BestOfMiniNMiddleware(AgentMiddleware[GuardedState[ResponseT], ContextT, R
             ProfileError: The profile is malformed, or was calibrated for other parts. The model's part is checked when the
                 agent first calls it.
         """
+        if "generator" in options:
+            raise ConfigurationError("generator= is the agent's own model here: leave it out, and give create_agent that model")
+        check_names(options, {*GuardOptions.__annotations__})
         super().__init__()
         self.tools = []  # No additional tools registered by this middleware
         profile, self._refusals = load_profile(options.get("profile")), _Refusals()

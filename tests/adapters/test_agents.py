@@ -635,6 +635,11 @@ def test_arguments_are_checked():
         guard(on_abstain="message")
     with pytest.raises(ConfigurationError, match="max_loop"):
         guard(max_loop=3)
+    with pytest.raises(ConfigurationError, match="generator= is the agent's own model"):
+        guard(generator=FakeChatModel(["good"]))
+    for not_taken in ({"temperature": 0.2}, {"cache": True}, {"name": "mine"}):  # of a chat model: no draw would have them
+        with pytest.raises(ConfigurationError, match=f"unknown argument '{next(iter(not_taken))}'"):
+            guard(**not_taken)
     with pytest.raises(TypeError):
         BestOfMiniNMiddleware(FakeRewardModel(SCORES))
 
