@@ -288,14 +288,15 @@ def _generation(generation: Any) -> AIMessage:
 
 
 def as_message(answer: Any) -> AIMessage:
-    """A model's answer as an AIMessage; TypeError if it is neither a message nor a string."""
+    """A model's answer as an AIMessage; ConfigurationError if it is neither a message nor a string."""
     if isinstance(answer, AIMessageChunk):
         answer = message_chunk_to_message(answer)
     if isinstance(answer, AIMessage):
         return answer
     if isinstance(answer, str):
         return AIMessage(answer)
-    raise TypeError(f"a draw gave a {type(answer).__name__}: an AIMessage or a string is needed")
+    cure = "for structured output guard the model itself, by ChatBestOfMiniN(...).with_structured_output(...)"
+    raise ConfigurationError(f"a draw gave a {type(answer).__name__}: an AIMessage or a string is needed; {cure}")
 
 
 #: Integrations that know their settings as fields alone, and end in a TypeError where a call names one; and what they call them.

@@ -28,7 +28,7 @@ from bonmini_guard import BestOfMiniN
 from bonmini_guard.adapters import LangChainGenerator
 from bonmini_guard.adapters.langchain import MalformedGenerations, as_message
 from bonmini_guard.engine.protocols import DrawRequest
-from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.errors import ConfigurationError, GenerationError
 from bonmini_guard.testing import FakeChatModel, FakeRewardModel
 from tests.adapters.drawing import request
 
@@ -112,8 +112,19 @@ def test_a_seed_that_each_draw_has_in_its_stead_is_none():
 
 def test_answers_become_messages():
     assert as_message("a") == AIMessage("a")
-    with pytest.raises(TypeError, match="HumanMessage"):
+    assert type(as_message(AIMessageChunk("a"))) is AIMessage
+    with pytest.raises(ConfigurationError, match="HumanMessage"):
         as_message(HumanMessage("a"))
+
+
+@pytest.mark.filterwarnings("ignore:uncalibrated")
+def test_a_model_that_parses_its_answers_is_told_where_structured_output_is_guarded():
+    parsing = RunnableLambda(lambda messages: {"year": 1979})
+    guard = BestOfMiniN(generator=parsing, reward_model=FakeRewardModel({}), threshold=0.0)
+    with pytest.raises(
+        GenerationError, match=r"none of 4 draws arrived: ConfigurationError: a draw gave a dict.*with_structured_output"
+    ):
+        guard.invoke("q")
 
 
 def test_what_is_no_runnable_is_refused():
