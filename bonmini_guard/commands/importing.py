@@ -194,5 +194,6 @@ def _tell(output: Path, rows: list[dict[str, Any]], generators: Counter[str], jo
     for column in (column for column in job.mapping if column not in job.seen):
         print(f"nothing found under {column}, in any record: check --map {column}={job.mapping[column]}", file=sys.stderr)
     for said, count in job.verdicts.items():
-        print(f"left: {said} ({count:,} answers); --map {said}=acceptable (or another field) takes it", file=sys.stderr)
+        how = f"; --map {shlex.quote(f'{said}=acceptable')} (or another field) takes it" if said else ""
+        print(f"left: {said or 'a column without a name'} ({count:,} answers){how}", file=sys.stderr)
     say_left_out(job.odd, job.left_out)

@@ -793,6 +793,13 @@ def test_a_column_that_no_record_has_is_told(tmp_path, capsys):
     assert "under ok," not in told
 
 
+def test_what_is_left_is_told_as_a_shell_takes_it(tmp_path, capsys):
+    imported(tmp_path, "csv", ",prompt,text,who said ok\n0,q,a,yes\n")  # an index, as pandas writes it
+    told = capsys.readouterr().err
+    assert "left: a column without a name (1 answers)\n" in told
+    assert "left: who said ok (1 answers); --map 'who said ok=acceptable' (or" in told
+
+
 def test_a_packed_file_that_ends_early_is_told_and_no_half_line_is_an_answer(tmp_path, capsys):
     table = "id,prompt,text\n" + "".join(f"{number},p,{random.Random(number).random()} and so on\n" for number in range(2000))
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(table.encode())[:-2000])

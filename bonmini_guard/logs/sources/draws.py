@@ -28,8 +28,8 @@ _SETTINGS = (
     "stop",
 )
 #: Words for an acceptable answer, and for one that is not.
-_YES = ("true", "yes", "good", "accept", "accepted", "acceptable", "thumbs_up", "thumbsup", "up", "positive", "like", "👍")
-_NO = ("false", "no", "bad", "reject", "rejected", "unacceptable", "thumbs_down", "thumbsdown", "down", "negative", "dislike", "👎")
+_YES = "true yes y good accept accepted acceptable thumbs_up thumbsup up positive like 👍".split()
+_NO = "false no n bad reject rejected unacceptable thumbs_down thumbsdown down negative dislike 👎".split()
 
 
 @dataclass
