@@ -107,6 +107,7 @@ def test_a_guards_cut_traces_can_only_relax_it(run, tmp_path):
         ({"prompt": "p", "responses": ["a", "b"], "choice": 0}, "train file.jsonl --base MODEL"),
         ({"mode": "guardrail", "schedule": [1], "thresholds": [0.0]}, "report LOG --profile file.jsonl"),
         ({"what": "x", "said": "y"}, "--map COLUMN=prompt --map COLUMN=text"),
+        ({"kind": "bonmini-guard labels", "format": 1}, "label LOG -o file.jsonl --export log=labelled.jsonl"),
     ],
 )
 def test_other_files_are_known_by_what_is_in_them(run, tmp_path, record, expected):
@@ -200,7 +201,7 @@ def test_raw_scores_alone_are_none(run, tmp_path):
 
 
 def test_words_for_yes_and_no_are_labels_and_odd_lines_are_borne_as_import_bears_them(run, tmp_path, capsys):
-    words = ["good", "bad", "Thumbs up", "thumbs-down", "yes", "0"] * 5
+    words = ["good", "bad", "Thumbs up", "thumbs-down", "Y", "n"] * 5
     lines = [f"q{number},a,{word}\n" for number, word in enumerate(words)]
     (tmp_path / "answers.csv").write_text("prompt,text,label\n" + "".join(lines) + "q,a,b,c\n")
     assert main(["start", "answers.csv"]) == 0
