@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
         )
     say_torn(tally.torn)
     found = agreement(judged(rows_in(options.output), name, options.slice))
+    if options.slice and not any(name.startswith("kappa, ") for name in found["figures"]):
+        print(f'no labelled row has the key "{options.slice}": give --slice a key of the rows', file=sys.stderr)
     found["certificate"] = moved_certificate(rows_in(options.output), name, options.alpha, 0.1)
     if options.json:
         print(json.dumps(found, allow_nan=False))

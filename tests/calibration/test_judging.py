@@ -78,6 +78,8 @@ def test_figures_are_those_of_the_errors(spec, tmp_path, capsys):
     assert found["kappa"][0] == pytest.approx(0.7, abs=0.08)
     assert {"kappa, a", "kappa, b", "leaning, longer half", "leaning, later draws"} <= set(found)
     assert "kappa, None" not in found
+    assert main(["judge", str(log), "--judge", str(spec), "-o", str(tmp_path / "out.jsonl"), "--slice", "topics"]) == 0
+    assert 'no labelled row has the key "topics": give --slice a key of the rows\n' in capsys.readouterr().err
 
 
 def test_a_judge_that_likes_length_is_seen(spec, tmp_path, capsys):
