@@ -92,6 +92,8 @@ def labels_wanted(profile: GuardProfile, events: Iterable[Trace], tested: Tested
         bad, counted = (float(profile.evidence.get(name) or 0.0) for name in ("selected_bad", "counted"))
         number = round(number / (min(1.0, bad / counted) if bad and counted else 1.0))
     names = [event.id for event in events if event.decision in kinds and event.label is None]
+    if not names and not tested.known:
+        return None  # none of them was decided by a guard
     rows = sorted(names, key=lambda name: chances(seed, f"label {name}"))[:number]
     sentence = (
         f"only labels can tell whether the answers are still as good: {number:,} more of {' and '.join(kinds)} requests picked at "

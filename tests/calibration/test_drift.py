@@ -173,6 +173,9 @@ def test_where_only_labels_could_tell_it_asks_for_them():
     assert f"{wanted.number} more of accepted requests" in wanted.sentence
     assert "bonmini-guard label" in wanted.sentence
     assert look(profile, TRAFFIC.log(400, 12345)).labels_wanted is None  # these have enough
+    plain = placed(rows_of(TRAFFIC.log(400, 12345)))
+    strict = profile.model_copy(update={"risk": "bad_among_served"})
+    assert find_drift(strict, traces_of_rows(plain, strict)).labels_wanted is None  # no guard has decided on any of them
 
 
 def test_where_only_bad_answers_count_labels_are_asked_for_until_enough_are_bad():
