@@ -198,7 +198,5 @@ class _Rows:
     def _check_fingerprints(self, row: Row) -> None:
         for key in FINGERPRINTS:
             if not self._reading.same_source(key, row.value.get(key)):
-                raise InputError(
-                    f'{row.place}: "{key}" differs from the rows before; one log must come from one source: '
-                    f"split it, or run 'bonmini-guard score' on all of it"
-                )
+                cure = "split it" + (", or run 'bonmini-guard score' on all of it" if key == "scored_by" else " by that key")
+                raise InputError(f'{row.place}: "{key}" differs from the rows before; one log must come from one source: {cure}')

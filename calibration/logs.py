@@ -179,7 +179,7 @@ class Log:
         if self.left_out.get("not_random"):
             return (
                 "all labels are of rows that were not drawn at random, which say nothing about other rows; "
-                "go on with 'bonmini-guard label' until random ones are whole"
+                "label whole rows with 'bonmini-guard label --mode accept', or with --for what a certificate needs"
             )
         return "no candidate is labelled; run 'bonmini-guard label'"
 

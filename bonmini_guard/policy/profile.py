@@ -129,7 +129,7 @@ class GuardProfile(BaseModel):
         except ValidationError as error:
             raise ProfileError(f"{path}: {_first_problem(error)}") from error
         except (ValueError, RecursionError) as error:  # no JSON, too deep, or a number of thousands of digits
-            problem = f"{path}: not JSON ({error}); write the profile anew with 'bonmini-guard calibrate'"
+            problem = f"{path}: not JSON ({error}); give a profile, as 'bonmini-guard calibrate' writes it"
             raise ProfileError(problem) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -126,6 +126,8 @@ def test_duplicate_ids_name_both_places():
 def test_mixed_fingerprints_are_refused():
     with pytest.raises(InputError, match='rows:2: "scored_by" differs'):
         log_of_rows([changed(scored_by="m1"), changed(id="b", scored_by="m2")])
+    with pytest.raises(InputError, match=r'rows:2: "generated_by" differs .*: split it by that key$'):
+        log_of_rows([changed(generated_by="m1"), changed(id="b", generated_by="m2")])
     assert log_of_rows([changed(scored_by={"sha": 1})]).fingerprints == {"scored_by": {"sha": 1}}
 
 

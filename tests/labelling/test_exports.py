@@ -143,7 +143,7 @@ def test_pairs_label_what_they_say_and_calibration_does_not_use_it(tmp_path):
     assert [[c["acceptable"] for c in one["candidates"]] for one in rows] == [[None, True], [False, False], [True, True]]
     # All draws agree on the one of one distinct answer: it is an easy one, and no random sample either.
     assert {one["label_sampling"] for one in rows} == {"choices"}
-    with pytest.raises(InputError, match="not drawn at random"):
+    with pytest.raises(InputError, match=r"not drawn at random.* 'bonmini-guard label --mode accept', or with --for"):
         log_of_rows(rows).require_labels()
 
 
