@@ -519,6 +519,12 @@ async def test_a_softmax_of_one_label_is_found_out(server):
                 await scores(model)
 
 
+async def test_a_check_behind_our_own_server_may_find_the_same_of_all_fixed_texts(server):
+    server.score = lambda one: -6.0
+    async with make(server, "bonmini") as model:
+        assert set(await scores(model)) == {-6.0}
+
+
 async def test_declared_probabilities_must_be_some(server):
     async with make(server, scores="probability") as model:
         with pytest.raises(ConfigurationError, match="gives other numbers"):
