@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,8 @@ _SETTINGS = (
     "stop",
 )
 #: Words for an acceptable answer, and for one that is not.
-_YES = "true yes y good accept accepted acceptable thumbs_up thumbsup up positive like 👍".split()
-_NO = "false no n bad reject rejected unacceptable thumbs_down thumbsdown down negative dislike 👎".split()
+_YES = re.compile("true|y(es)?|good|accept(ed|able)?|(thumbs_?)?up|positive|like|👍")
+_NO = re.compile("false|no?|bad|reject(ed)?|unacceptable|(thumbs_?)?down|negative|dislike|👎")
 
 
 @dataclass
@@ -148,7 +149,7 @@ def seconds(value: Any) -> float | None:
 def yes_or_no(value: Any) -> bool | None:
     """Whether an answer is called acceptable: true or false, or a word for it; None for all else."""
     word = value.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(value, str) else ""
-    return value if isinstance(value, bool) else True if word in _YES else False if word in _NO else None
+    return value if isinstance(value, bool) else True if _YES.fullmatch(word) else False if _NO.fullmatch(word) else None
 
 
 def first(record: Mapping[str, Any], *keys: str) -> Any:
