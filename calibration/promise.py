@@ -83,17 +83,15 @@ def labels_wanted(profile: GuardProfile, events: Iterable[Trace], tested: Tested
     alpha = float(profile.alpha or 0.0)
     twice = min(0.95, 2 * alpha / (tested.served if profile.risk == "served_and_bad" else 1.0))
     needed = labels_needed(tested.promised, twice, tested.refuted)
-    if needed is None or tested.known >= needed:
+    kinds = ("accepted", "abstained") if profile.risk == "false_acceptance" else ("accepted",)
+    names = [event.id for event in events if event.decision in kinds and event.label is None]
+    if needed is None or tested.known >= needed or not (names or tested.known):  # nor where no guard has decided on any
         return None
     number = needed - tested.known
-    kinds = ("accepted", "abstained") if profile.risk == "false_acceptance" else ("accepted",)
     if profile.risk == "false_acceptance":
         # of requests, those whose selected answer is bad, in calibration
         bad, counted = (float(profile.evidence.get(name) or 0.0) for name in ("selected_bad", "counted"))
         number = round(number / (min(1.0, bad / counted) if bad and counted else 1.0))
-    names = [event.id for event in events if event.decision in kinds and event.label is None]
-    if not names and not tested.known:
-        return None  # none of them was decided by a guard
     rows = sorted(names, key=lambda name: chances(seed, f"label {name}"))[:number]
     sentence = (
         f"only labels can tell whether the answers are still as good: {number:,} more of {' and '.join(kinds)} requests picked at "

@@ -54,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
     elif "schedule" in first and "thresholds" in first:
         say(f"{options.logs[0]}: a profile\nnext: bonmini-guard report LOG --profile {shlex.quote(options.logs[0])} -o report.html")
     elif first.get("kind") == "bonmini-guard labels":
-        say(f"{options.logs[0]}: labels of a log's answers, as the page keeps them; LOG is that log")
-        say(f"next: bonmini-guard label LOG -o {shlex.quote(options.logs[0])} --export log=labelled.jsonl")
+        export = f"bonmini-guard label LOG -o {shlex.quote(options.logs[0])} --export log=labelled.jsonl"
+        say(f"{options.logs[0]}: labels of a log's answers, as the page keeps them; LOG is that log\nnext: {export}")
     elif "responses" in first and "choice" in first:
         say(f"{options.logs[0]}: choice rows, which a reward model is trained on")
         say(f"next: bonmini-guard train {logs_in_words(options.logs)} --base MODEL -o guard-model")

@@ -86,17 +86,14 @@ class Quarantine:
             return
         for task in stubborn:
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(quiet)
         logger.warning(
             "%d draws, scorings or callbacks ignored their cancellation for %.2g s and were left behind (%d in all)",
             len(stubborn),
             after,
             len(self._tasks),
         )
-
-    def _ended(self, task: Task) -> None:
-        self._tasks.discard(task)
-        quiet(task)
 
 
 async def within(work: Coroutine[Any, Any, Any], seconds: float | None, quarantine: Quarantine) -> Task | None:

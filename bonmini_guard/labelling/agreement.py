@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from bonmini_guard.errors import needing
-from bonmini_guard.labelling.events import Event
 from bonmini_guard.labelling.ledger import Ledger
 
 with needing("label"):
@@ -33,13 +31,17 @@ def agreement(ledger: Ledger) -> dict[str, Any]:
         chosen = event["chosen"]
         by_item[event["item"]].append("none" if chosen == "none" else str(event["candidates"].index(chosen)))
     several = [said for said in by_item.values() if len(said) > 1]
+    by_name = {name: [event["chosen"] for event in ledger.labels(name).values()] for name in ledger.annotators}
+    pairs = [sum(count * (count - 1) for count in Counter(said).values()) / (len(said) * (len(said) - 1)) for said in several]
     return {
-        "annotators": {name: _annotator(ledger.labels(name).values()) for name in ledger.annotators},
+        "annotators": {
+            name: {"labels": len(said), "none": round(said.count("none") / len(said), 6)} for name, said in by_name.items()
+        },
         "items": len(by_item),
         "items_judged_by_several": len(several),
         "alpha": _alpha(several),
         "alpha_acceptable": _alpha([[value != "none" for value in said] for said in several]),
-        "agreeing_pairs": round(fmean(map(_pairs, several)), 6) if several else None,
+        "agreeing_pairs": round(fmean(pairs), 6) if pairs else None,
     }
 
 
@@ -61,19 +63,9 @@ def _said(alpha: float | None) -> str:
     return "undefined (everybody always said the same)" if alpha is None else f"{alpha:.3f}"
 
 
-def _annotator(labels: Iterable[Event]) -> dict[str, float]:
-    chosen = [event["chosen"] for event in labels]
-    return {"labels": len(chosen), "none": round(chosen.count("none") / len(chosen), 6)}
-
-
 def _alpha(units: list[list[Any]]) -> float | None:
     values = sorted({value for unit in units for value in unit})
     if len(values) < 2:
         return None
     counts = np.array([[unit.count(value) for value in values] for unit in units])
     return round(float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal")), 6)
-
-
-def _pairs(said: list[Any]) -> float:
-    same = sum(count * (count - 1) for count in Counter(said).values())
-    return same / (len(said) * (len(said) - 1))

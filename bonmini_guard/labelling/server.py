@@ -121,7 +121,8 @@ class LabelServer(Door):
             raise InputError("an act has an id; reload the page")
         annotator, undone = self._annotator or check_annotator(asked.annotator), None
         if asked.do == "label":
-            self.session.label(annotator, asked.item, asked.answer, asked.event, _seconds(asked.seconds))
+            seconds = round(float(asked.seconds), 2) if is_number(asked.seconds) and 0 <= asked.seconds < 1e6 else None
+            self.session.label(annotator, asked.item, asked.answer, asked.event, seconds)
         elif asked.do == "skip":
             self.session.put_off(annotator, asked.item, asked.event)
         elif asked.do == "undo":
@@ -174,7 +175,3 @@ def _source(page: str, tag: str) -> str:
 def _told(value: dict[str, Any], status: int = 200) -> Response:
     """JSON in ASCII: a lone surrogate, which UTF-8 cannot write, arrives as its escape."""
     return Response(json.dumps(value, allow_nan=False), status, _HEADERS, "application/json")
-
-
-def _seconds(value: Any) -> float | None:
-    return round(float(value), 2) if is_number(value) and 0 <= value < 1e6 else None

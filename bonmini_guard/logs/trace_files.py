@@ -146,8 +146,7 @@ def trace_files(path: str | os.PathLike[str]) -> list[Path]:
 
 def feedback_beside(path: str | os.PathLike[str]) -> Path:
     """Where the gateway keeps what users say of the answers in a trace path."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}.feedback{path.suffix}")
+    return (path := Path(path)).with_name(f"{path.stem}.feedback{path.suffix}")
 
 
 def _file_of(path: str | os.PathLike[str]) -> Path:

@@ -127,7 +127,9 @@ class GuardProfile(BaseModel):
             problem = f"{path}: cannot read the profile ({error.strerror}); write one with 'bonmini-guard calibrate'"
             raise ProfileError(problem) from error
         except ValidationError as error:
-            raise ProfileError(f"{path}: {_first_problem(error)}") from error
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "profile"
+            raise ProfileError(f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}") from error
         except (ValueError, RecursionError) as error:  # no JSON, too deep, or a number of thousands of digits
             problem = f"{path}: not JSON ({error}); give a profile, as 'bonmini-guard calibrate' writes it"
             raise ProfileError(problem) from error
@@ -154,9 +156,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError(f"the key {next(key for key in found if [name for name, _ in pairs].count(key) > 1)!r} is there twice")
     return found
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"]) or "profile"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
