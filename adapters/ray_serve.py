@@ -29,19 +29,21 @@ class ScoringReplica:
         from bonmini_guard.server.door import Limits
 
         # Ray's own limit comes first; this one is for what reaches the replica past it.
-        server = ScoringServer(
-            load_scorer(reward_model, **load), os.environ.get(TOKEN, "").strip() or None, Limits(requests=requests)
-        )
-        self._endpoints = {(method, route.path): route.endpoint for route in server.routes() for method in route.methods or ()}
+        token = os.environ.get(TOKEN, "").strip() or None
+        self._server = ScoringServer(load_scorer(reward_model, **load), token, Limits(requests=requests))
+        routes = self._server.routes()
+        self._endpoints = {(method, route.path): route.endpoint for route in routes for method in route.methods or ()}
 
     async def __call__(self, request: Any) -> Any:
         """The answer to one HTTP request."""
-        from starlette.responses import JSONResponse
+        from bonmini_guard.server.door import Refused
 
-        endpoint = self._endpoints.get((request.method, request.url.path))
-        if endpoint is None:
-            return JSONResponse({"error": "no such route", "error_type": "validation"}, 404)
-        return await endpoint(request)
+        try:
+            if (endpoint := self._endpoints.get((request.method, request.url.path))) is None:
+                raise Refused(404, "not_found", "Not Found")
+            return await endpoint(request)
+        except Refused as refused:
+            return self._server.refuse(request, refused)
 
 
 @checked

@@ -164,12 +164,13 @@ class Door:
 
     def serving(self, routes: list[Route], lifespan: Any) -> Starlette:
         """The application; that nothing is at a path, or not by that method, is told as every refusal is."""
+        told: dict[Any, Any] = {HTTPException: self.refuse, Refused: self.refuse}
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers=told)
 
-        def refuse(request: Request, error: Any) -> Response:
-            refused = error if isinstance(error, Refused) else Refused(error.status_code, "not_found", error.detail)
-            return JSONResponse(self.shape(refused, request.url.path), refused.status, error.headers)
-
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refuse, Refused: refuse})
+    def refuse(self, request: Request, error: Any) -> Response:
+        """The answer to a request that is refused."""
+        refused = error if isinstance(error, Refused) else Refused(error.status_code, "not_found", error.detail)
+        return JSONResponse(self.shape(refused, request.url.path), refused.status, error.headers)
 
     @asynccontextmanager
     async def entered(self, request: Request) -> AsyncIterator[bytes]:
