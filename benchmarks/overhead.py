@@ -52,6 +52,12 @@ class InstantGenerator:
         return self.answers[request.index]
 
 
+class KeepingGenerator(InstantGenerator):
+    """Does not say that it hands its answers over, as LangChain's models do not: they are copied."""
+
+    hands_over = False
+
+
 class InstantScorer:
     """Scores -1 at once: nothing passes. Like a ``RewardModel`` it says that it changes no answer; others are given copies."""
 
@@ -88,10 +94,12 @@ def contenders(schedule: list[int]) -> dict[str, Request]:
     common: dict[str, Any] = {"generator": InstantGenerator(), "reward_model": InstantScorer(), "mode": "accelerator"}
     common |= {"threshold": 0.0, "max_concurrency": 64, "timeout": 60.0}
     guard = BestOfMiniN(schedule=schedule, **common)
+    copying = BestOfMiniN(schedule=schedule, **common | {"generator": KeepingGenerator()})
     rolling = BestOfMiniN(max_draws=sum(schedule), in_flight=schedule[0], **common)
     rows: dict[str, Request] = {
         "queue floor": lambda: queue_floor(sum(schedule)),
         "arun": lambda: guard.arun("prompt"),
+        "arun, copied": lambda: copying.arun("prompt"),
         "ainvoke": lambda: guard.ainvoke("prompt"),
         "arun, rolling": lambda: rolling.arun("prompt"),
     }

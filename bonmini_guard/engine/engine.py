@@ -150,6 +150,15 @@ class Engine:
 class Request:
     """One request's state."""
 
+    # As many attributes in a dictionary are no longer found by their place, and every draw looks at twenty.
+    __slots__ = (
+        *("around", "arrived", "asked", "begun", "calling", "calls", "candidates", "closed", "concluded", "context"),
+        *("cut_short", "deadline", "ended", "ends", "engine", "exit", "failing", "hands_over", "keys", "known"),
+        *("launched", "loops", "messages", "not_shown", "observers", "only_reads", "options", "over", "parts", "places"),
+        *("policy", "request_id", "result", "rolling", "scored", "scorer_error", "scoring", "scoring_usage", "seed"),
+        *("seen", "session", "state", "tasks", "turn", "width", "winner", "work", "__weakref__"),
+    )
+
     def __init__(  # noqa: PLR0917 - called once, above
         self,
         engine: Engine,
