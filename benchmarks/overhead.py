@@ -138,9 +138,9 @@ def rival(draws: int) -> dict[str, Request]:
     }
 
 
-#: The processor's microseconds of a request to each face of the version that is imported, as JSON.
+#: The least microseconds of the processor that a request to each face of the version that is imported took, as JSON.
 CHILD = """
-import asyncio, json, statistics, sys, time, warnings
+import asyncio, json, sys, time, warnings
 warnings.simplefilter("ignore")
 from benchmarks.overhead import contenders
 from benchmarks.overhead_faces import pairs
@@ -152,8 +152,9 @@ async def taken(request, requests):
         await request()
     return (time.process_time() - begun) / requests * 1e6
 async def main():
-    return {name: [await taken(request, 20) for _ in range(int(sys.argv[1]))][2:] for name, request in rows.items()}
-print(json.dumps({name: statistics.median(times) for name, times in asyncio.run(main()).items()}))
+    return [{name: await taken(request, 10) for name, request in rows.items()} for _ in range(int(sys.argv[1]))][2:]
+turns = asyncio.run(main())
+print(json.dumps({name: min(turn[name] for turn in turns) for name in rows}))
 """
 
 
@@ -162,7 +163,7 @@ def compare(other: Path, turns: int) -> dict[str, dict[str, float]]:
     taken: dict[str, list[tuple[float, float]]] = {}
     for turn in range(turns):
         order = (other, HERE) if turn % 2 else (HERE, other)
-        found = {source: run(source, CHILD, "12") for source in order}
+        found = {source: run(source, CHILD, "32") for source in order}
         for name in found[HERE]:
             taken.setdefault(name, []).append((found[other][name], found[HERE][name]))
     return {name: _ratio(pairs) for name, pairs in taken.items()}

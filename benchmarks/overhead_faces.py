@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain.agents import create_agent
 from langchain.agents.middleware.types import AgentMiddleware
@@ -33,8 +33,9 @@ SHAPE: dict[str, Any] = {"mode": "accelerator", "schedule": [DRAWS], "threshold"
 
 
 class InstantChatModel(BaseChatModel):
-    """Answers at once. Answers differ, so that every candidate is scored."""
+    """Answers at once. Answers differ, so that every candidate is scored. It has no connection, so sync calls need no threads."""
 
+    any_loop: ClassVar[bool] = True
     asked: int = 0
 
     def _generate(self, *arguments: Any, **named: Any) -> ChatResult:
