@@ -15,12 +15,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from bonmini_guard.engine.fingerprints import sampling, text_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
-from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError, first_line, needing
+from bonmini_guard.errors import ConfigurationError, InputError, needing
 
 with needing("local"):
     import torch
     from transformers import (
-        AutoTokenizer,
         GenerationConfig,
         LogitsProcessor,
         LogitsProcessorList,
@@ -36,7 +35,7 @@ from bonmini_guard.adapters.generation import check_sampling
 from bonmini_guard.adapters.requests import call_options, stop_strings
 from bonmini_guard.adapters.sampling import Sampler, signed
 from bonmini_guard.engine.workers import Workers
-from bonmini_guard.reward.checkpoint import load_config, load_model
+from bonmini_guard.reward.checkpoint import load_language_model
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 from bonmini_guard.reward.model import device_of
 
@@ -132,15 +131,8 @@ class TransformersGenerator:
             CheckpointError: there is no causal language model at ``path``, or not a whole one.
             ConfigurationError: the device is not here.
         """
-        place, config = device_of(device), load_config(path)
-        dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
-        model, missing = load_model(path, config, dtype, "language model")
-        if missing:
-            raise CheckpointError(f"{path}: without weights for {missing[0]}, which would be chance; name a causal language model")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        except Exception as error:  # broken settings raise whatever they please
-            raise CheckpointError(f"{path}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
+        place = device_of(device)
+        model, tokenizer = load_language_model(path, dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32))
         return cls(model.to(place).eval(), tokenizer, **settings)
 
     @property

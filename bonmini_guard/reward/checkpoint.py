@@ -56,14 +56,8 @@ def load_tokenizer(path: str, base: str | None = None) -> Any:
     """
     folder = Path(path)
     place = None if any(any(folder.glob(kind)) for kind in _VOCABULARIES) else base_of(path, base)
-    try:
-        if place is None or not (folder / "tokenizer_config.json").is_file():
-            tokenizer = AutoTokenizer.from_pretrained(place or path, trust_remote_code=False)
-        else:
-            vocabulary = cached_file(place, "tokenizer.json")
-            tokenizer = AutoTokenizer.from_pretrained(path, tokenizer_file=vocabulary, trust_remote_code=False)
-    except Exception as error:  # broken settings raise whatever they please
-        raise CheckpointError(f"{path}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
+    own = place is not None and (folder / "tokenizer_config.json").is_file()
+    tokenizer = _tokenizer(path, path if own else place or path, place if own else None)
     if place is not None and base_note(load_config(path, base)).get("vocabulary") not in (None, vocabulary_digest(tokenizer)):
         raise CheckpointError(f"{path}: the tokenizer of {place} is not the one it was trained with; give the base that it names")
     if tokenizer.pad_token is None:
@@ -186,6 +180,23 @@ def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence
             f"{path}: {whole} is of whole numbers, and config.json names no quantisation; copy it anew, or save floats"
         )
     return model, sorted(report["missing_keys"])
+
+
+def load_language_model(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model that draws, and its tokenizer as it is; CheckpointError where one is not there, or not whole."""
+    model, missing = load_model(path, load_config(path), dtype, "language model")
+    if missing:
+        raise CheckpointError(f"{path}: without weights for {missing[0]}, which would be chance; name a causal language model")
+    return model, _tokenizer(path, path)
+
+
+def _tokenizer(path: str, place: str, vocabulary: str | None = None) -> Any:
+    """The tokenizer at a place, perhaps over the vocabulary of another one, for the checkpoint at ``path``."""
+    try:
+        more = {} if vocabulary is None else {"tokenizer_file": cached_file(vocabulary, "tokenizer.json")}
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **more)
+    except Exception as error:  # broken settings raise whatever they please
+        raise CheckpointError(f"{path}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
 
 
 def check_biases(path: str, model: Any, names: Iterable[str]) -> None:

@@ -15,11 +15,11 @@ import torch
 from jinja2 import TemplateError
 from langchain_core.messages import AIMessage
 from pydantic_core import to_json
-from transformers import AutoTokenizer, GenerationConfig, set_seed
+from transformers import GenerationConfig, set_seed
 
 from bonmini_guard.engine.result import finite
 from bonmini_guard.errors import CheckpointError, InputError, first_line, needing
-from bonmini_guard.reward.checkpoint import load_config, load_model
+from bonmini_guard.reward.checkpoint import load_language_model
 from bonmini_guard.reward.formatting import prompt_ids, rendered
 from bonmini_guard.reward.lora import peft_for
 from bonmini_guard.reward.model import RewardModel, device_of
@@ -92,13 +92,7 @@ def distill(
 def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any, Any]:
     """Model, tokenizer, and the model's own settings of generation: penalties and the like would make draws of another law."""
     device = device_of(None if plan.device == "auto" else plan.device)
-    model, missing = load_model(generator, load_config(generator), torch.float32, "language model")
-    if missing:
-        raise CheckpointError(f"{generator}: without weights for {missing[0]}, which would be chance; name a causal language model")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(generator, trust_remote_code=False)
-    except Exception as error:  # broken settings raise whatever they please
-        raise CheckpointError(f"{generator}: no usable tokenizer ({first_line(error)}); save one into the checkpoint") from error
+    model, tokenizer = load_language_model(generator, torch.float32)
     if (end := tokenizer.eos_token_id) is None:
         raise CheckpointError(f"{generator}: its tokenizer names no end token, so no answer would end; give it its eos_token")
     if tokenizer.pad_token is None:
