@@ -8,7 +8,7 @@ import math
 import random
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
@@ -195,9 +195,11 @@ def test_a_rolling_request_does_what_run_does_on_scores_in_order_of_arrival(case
 
 @settings(max_examples=100, deadline=None)
 @given(rolling())
+@example((Policy("guardrail", (1,) * 6, (0.0,) * 6, "rolling"), [None] * 2 + [-1.0] * 4, [1.0, 1.5, 5.0, 1.1, 1.2, 1.3], 2))
 def test_draws_that_fail_change_no_decision_and_the_order_as_run_does(case):
     policy, scores, seconds, in_flight = case
-    answers = [RuntimeError("lost") if score is None else str(index) for index, score in enumerate(scores)]
+    # Every third one that fails has an answer, which could not be scored.
+    answers = [RuntimeError("lost") if score is None and index % 3 else str(index) for index, score in enumerate(scores)]
     try:
         result, _ = rolled(policy, answers, scores, seconds, in_flight)
     except GenerationError:
@@ -207,6 +209,8 @@ def test_draws_that_fail_change_no_decision_and_the_order_as_run_does(case):
     assert result.draws_started <= min(policy.budget, len(arrived) + in_flight - 1)
     failed = [index for index, score in enumerate(scores) if score is None]
     assert arrived == arrival_order(seconds, in_flight, failed)[: len(arrived)]
+    nan = [math.nan if score is None else score for score in scores]
+    assert run(policy, nan, seconds, in_flight=in_flight).order == run(policy, scores, seconds, in_flight=in_flight).order
     if result.reason in ("generator_failed", "scorer_failed"):
         return
     assert (ran.draws, ran.decision.reason) == (len(arrived), result.reason)

@@ -56,10 +56,13 @@ def begin_loop(request: Request, draws: int) -> None:
 def _refill(request: Request, unscored: bool = False) -> None:
     """Keep draws in flight, counting those not decided on yet; once so many in a row failed, more only when none is left.
 
+    As in a log, where nothing tells the two apart, an answer that could not be scored has failed, too.
     With ``unscored`` those that have not arrived: by a slow scorer draws would come in another order than was certified.
     """
     done = sum(candidate.finished is not None for candidate in request.launched) if unscored else len(request.candidates)
-    if request.failing < request.width or (done == len(request.launched) and not unscored):
+    last = request.candidates[-request.width :] if done == len(request.candidates) else []
+    failing = max(request.failing, len(last) * all(candidate.failed for candidate in last))
+    if failing < request.width or (done == len(request.launched) and not unscored):
         _launch(request, min(request.policy.budget, done + request.width))
 
 

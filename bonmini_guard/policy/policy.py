@@ -269,7 +269,7 @@ def run(
     policy, state = policy.at(in_flight), State()
     order: Sequence[int] = range(policy.budget)
     if policy.exit == "rolling" and seconds:
-        failed = {index for index, score in enumerate(scores) if score is None}
+        failed = {index for index, score in enumerate(scores) if score is None or not math.isfinite(score)}
         order = arrival_order(seconds[: policy.budget], in_flight, failed)
     while (decision := policy.decide(state)).action is Action.DRAW:
         loop = order[state.drawn : state.drawn + decision.draws]
