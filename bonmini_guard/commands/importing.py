@@ -154,9 +154,9 @@ class _Import:
 
     def _mapped(self, draw: Draw, found: Record, shared: Sequence[str]) -> Draw:
         """The draw with what is mapped, and not shared by several: of its record, what its source does not read; its verdicts."""
-        taken = [column for column in self.mapping if column not in shared]
-        said = {column: value for column, value in {**found, **draw.verdicts}.items() if column in taken}
-        given = {self.mapping[column]: value for column, value in said.items()}
+        told = {**found, **draw.verdicts}
+        said = {column: told[column] for column in self.mapping if column in told and column not in shared}
+        given = {self.mapping[column]: value for column, value in said.items() if self.mapping[column] not in self.source.own}
         judges = [("acceptable_by", column) for column in said if self.mapping[column] == "acceptable"]
         draw.fields |= tables.fields_of({**draw.fields, **dict(judges), **given}, self.left_out)
         draw.id, draw.group = (name_of(given.get(key)) or known for key, known in (("id", draw.id), ("group", draw.group)))

@@ -676,8 +676,9 @@ def test_a_score_that_is_not_finite_is_none_or_odd(tmp_path, capsys):
 
 def test_the_input_beside_an_instruction_is_part_of_the_question(tmp_path):
     (tmp_path / "t.csv").write_text("instruction,input,output\nTranslate.,Hund,dog\nTranslate.,Katze,cat\nSing.,,la\n")
-    rows = imported(tmp_path, "csv", tmp_path / "t.csv")
-    assert [row["prompt"] for row in rows] == ["Translate.\nHund", "Translate.\nKatze", "Sing."]
+    for more in ([], ["--map", "instruction=prompt"]):
+        rows = imported(tmp_path, "csv", tmp_path / "t.csv", more=more)
+        assert [row["prompt"] for row in rows] == ["Translate.\nHund", "Translate.\nKatze", "Sing."]
 
 
 def test_nan_in_a_table_is_nothing(tmp_path, capsys):
