@@ -103,13 +103,15 @@ class Records(RowFile):
             if twice := next((name for name in names if name and names.count(name) > 1), None):
                 raise InputError(f"{self.path}:{above + 1}: two columns are called {twice!r}; rename one")
             read = reader.line_num
+            if _takes_lines_in(lines[:read], form):
+                raise InputError(f"{self.path}:{above + 1}: {_OPEN}")
             for cells in reader:
                 begun, read = read, reader.line_num
                 place, own = f"{self.path}:{above + read}", list(dropwhile(str.isspace, lines[begun:read]))
-                if any(cells.pop(None, ())):
-                    self._odd.lose(place, InputError(f"more cells than columns; quote those that hold {delimiter!r}"))
-                elif (len(own) > 1 or read == len(lines)) and _takes_lines_in(own, form):
+                if (len(own) > 1 or read == len(lines)) and _takes_lines_in(own, form):
                     self._odd.lose(f"{self.path}:{above + read + 1 - len(own)}", InputError(_OPEN))
+                elif any(cells.pop(None, ())):
+                    self._odd.lose(place, InputError(f"more cells than columns; quote those that hold {delimiter!r}"))
                 else:
                     yield place, {key: _cell(cell) for key, cell in cells.items() if cell}
         except csv.Error as error:

@@ -830,6 +830,9 @@ OPEN = 'prompt,text\nq,5" wide\nr,"b\ns,c\nt,d'
         ("prompt,text,text,,\nq,a,b,,\n", "t.csv:1: two columns are called 'text'; rename one"),  # nameless ones are nobody's
         (OPEN, "t.csv:5: not CSV (unexpected end of data)"),
         (f"{OPEN}\n", "t.csv:5: not CSV (unexpected end of data)"),
+        ('prompt,text\nq,a,"b\ns,c\nt,d', "t.csv:4: not CSV (unexpected end of data)"),
+        ('prompt,"text\nq,a\n', "t.csv:2: not CSV (unexpected end of data)"),
+        ('prompt,"text\nq,"a"\nr,b\n', "t.csv:1: a quote is not closed where its cell ends"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_told(tmp_path, capsys, table, said):
