@@ -517,6 +517,8 @@ def test_an_archive_of_inspect_whose_members_are_damaged_is_told_in_one_line(tmp
 
 # Columns that are mapped
 
+SPOKEN = {"gen_ai.prompt": "p", "gen_ai.completion": "c", "app.user": "u", "app.ok": "yes"}
+
 
 @pytest.mark.parametrize(
     ("source", "record", "maps", "row", "answer"),
@@ -541,6 +543,16 @@ def test_an_archive_of_inspect_whose_members_are_damaged_is_told_in_one_line(tmp
             ["said.q=prompt", "said.a=text", "said.by=model"],
             {"prompt": "hi", "generated_by": "k temperature=0.5"},
             {"text": "ho", "tokens": 4},
+        ),
+        *(
+            (
+                "otel",
+                {"attributes": attributes},
+                ["attributes.app.user=group", "attributes.app.ok=acceptable"],
+                {"prompt": "p", "group": "u"},
+                {"text": "c", "acceptable": True, "acceptable_by": "attributes.app.ok"},
+            )
+            for attributes in (SPOKEN, [{"key": key, "value": {"stringValue": value}} for key, value in SPOKEN.items()])
         ),
         (
             "lm-eval",

@@ -178,10 +178,8 @@ def _figure(value: Any) -> float | None:
 
 
 def _at(record: Mapping[str, Any], key: str) -> Any:
-    if key in record:  # a name may have dots itself
+    if key in record:  # a name may have dots itself, at any depth
         return record[key]
-    value: Any = record
-    for part in key.split("."):
-        value = unpacked(value)
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    part, _, rest = key.partition(".")
+    inner = unpacked(record.get(part)) if rest else None
+    return _at(inner, rest) if isinstance(inner, Mapping) else None

@@ -31,7 +31,7 @@ def units(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The spans (or log records, which may hold messages in their place) of an OTLP export, or the one that the record is."""
     inner = next((record[key] for key in _EXPORTS if isinstance(record.get(key), list)), None)
     if inner is None:
-        yield record
+        yield {**record, "attributes": _attributes(record.get("attributes"))}
     for each in inner or ():
         if isinstance(each, Mapping):
             yield from units(each)
