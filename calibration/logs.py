@@ -351,10 +351,10 @@ class _Builder:
 
     def _refuse_equal_ids(self, places: Places, id_at: Callable[[int, int], str]) -> None:
         keys = self._arrays["keys"].values
+        if np.diff(np.sort(keys)).all():  # in a tenth of the time that an order of ten million takes
+            return
         order = np.argsort(keys, kind="stable")
         twice = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-        if not twice.size:
-            return
         pair = twice[np.argmin(order[twice + 1])]
         first, second = order[pair], order[pair + 1]
         name = id_at(int(places.codes[second]), int(places.lines[second]))
