@@ -142,7 +142,8 @@ class _Import:
                 self.seen |= found.keys()
                 own, fields = self.source.own, self.mapping
                 renamed = {own[fields[column]]: value for column, value in found.items() if fields[column] in own}
-                drawn = list(self.source.draws({**unit, **renamed}, self.left_out))
+                judges = [("acceptable_by", column) for column in found if fields[column] == "acceptable" and "acceptable" in own]
+                drawn = list(self.source.draws({**unit, **dict(judges), **renamed}, self.left_out))
                 found = {column: value for column, value in found.items() if fields[column] not in own}
                 # What is said of several answers at once is said of none of them.
                 said = (column for draw in drawn[1:] for column in (*found, *draw.verdicts))

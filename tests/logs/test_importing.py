@@ -561,6 +561,13 @@ SPOKEN = {"gen_ai.prompt": "p", "gen_ai.completion": "c", "app.user": "u", "app.
             {"prompt": "q", "generated_by": "4"},
             {"text": "4", "score": 1.0},
         ),
+        (
+            "json",
+            {"prompt": "p", "text": "a", "checks": {"units": "no"}},
+            ["checks.units=acceptable"],
+            {"prompt": "p"},
+            {"text": "a", "acceptable": False, "acceptable_by": "checks.units"},
+        ),
     ],
 )
 def test_a_mapped_field_of_a_record_is_taken_whatever_wrote_it(tmp_path, capsys, source, record, maps, row, answer):
