@@ -201,9 +201,17 @@ def _tokenizer(path: str, place: str, vocabulary: str | None = None) -> Any:
 
 def check_biases(path: str, model: Any, names: Iterable[str]) -> None:
     """Raise CheckpointError where one of these weights is the bias of a layer that has none, so that what it adds would be lost."""
+    from safetensors import safe_open
+
     layers = dict(model.named_modules())
-    if lost := [name for name in names if getattr(layers.get(name.removesuffix(".bias")), "bias", 0) is None]:
-        raise CheckpointError(f"{path}: {min(lost)} is of a layer that has none here; save the model without, or as it was trained")
+    lost = tuple(name for name in names if getattr(layers.get(name.removesuffix(".bias")), "bias", 0) is None)
+    for file in weight_files(path) if lost else ():
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118
+                if name.endswith(lost) and stored.get_tensor(name).any():  # zeros, as of GPTQ, add nothing
+                    raise CheckpointError(
+                        f"{path}: {name} is of a layer that has none here; save the model without, or as it was trained"
+                    )
 
 
 def _whole_numbers(path: str) -> str | None:
