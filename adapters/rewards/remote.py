@@ -194,7 +194,8 @@ class RemoteRewardModel(Probed, Endpoint):
         batches = [batch for group in alike for batch in self._batches(group)]
         found: list[Scores] = await all_or_none([self._send(batch, quiet=False) for batch in batches])
         values = [value for scores in found for value in scores.values]
-        if len(set(values)) != 1 or found[0].fingerprint is None:  # our own server names what may be a check, alike for all
+        # Our own server names what may be a check, alike for all.
+        if None in values or len(set(values)) != 1 or found[0].fingerprint is None:
             check_scores([*values, *[None] * (len(pairs) - len(values))], self._meaning, self._wire.switch)
         if self._fingerprint is None and len(sent) > len(batches) and await self._minds_neighbours(sent, values):
             await self._probe()

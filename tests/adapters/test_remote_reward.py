@@ -523,6 +523,10 @@ async def test_a_check_behind_our_own_server_may_find_the_same_of_all_fixed_text
     server.score = lambda one: -6.0
     async with make(server, "bonmini") as model:
         assert set(await scores(model)) == {-6.0}
+    server.score = lambda one: None
+    async with make(server, "bonmini") as model:
+        with pytest.raises(ConfigurationError, match="left a probe text without a score"):
+            await scores(model)
 
 
 async def test_declared_probabilities_must_be_some(server):
