@@ -156,6 +156,15 @@ def test_conversations_as_either_protocol_writes_them():
         turns_of([{"type": "image"}])
 
 
+def test_what_a_message_says_beside_its_content_is_read_among_items_too():
+    call, given = {"type": "function_call", "call_id": "1", "name": "look", "arguments": "{}"}, {"role": "user", "content": "?"}
+    beside = {"reasoning_content": "hm", "refusal": "No.", "audio": {"id": "audio_1"}}
+    [_, said] = turns_of([given, call, {"role": "assistant", "content": "Well.", **beside}])
+    assert (said.text, said.reasoning, said.refusal, said.kinds, len(said.calls)) == ("Well.", "hm", "No.", {"audio"}, 1)
+    assert [turn.text for turn in turns_of([given, {"role": "assistant", "content": "Well.", "parts": []}])] == ["?", "Well."]
+    assert turns_of([given, {"role": "assistant", "parts": ["Well."]}])[1].text == "Well."
+
+
 # Real clients
 
 

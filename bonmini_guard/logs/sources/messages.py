@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, groupby
 from typing import Any
 
@@ -142,11 +143,11 @@ def _role_of(value: Mapping[str, Any]) -> str:
 
 def _of_items(items: Iterable[Mapping[str, Any]]) -> Turn:
     """Blocks of one answer, or items of the Responses API, whose texts lie in messages."""
-    items = list(items)
-    said = (one.get("content") or () if one.get("type") == "message" or "role" in one else [one] for one in items)
-    parts = [part for each in said for part in ([each] if isinstance(each, str) else each)]
-    calls = [call for one in items for call in one.get("tool_calls") or ()]  # of messages as chat APIs write them
-    return Turn.of({"role": "assistant", "content": parts, "tool_calls": calls})
+    said = (one if one.get("type") == "message" or "role" in one else {"content": [one]} for one in items)
+    turns = [Turn.of({"content": None, **one, "role": "assistant"}) for one in said]  # also as chat APIs write messages
+    whole = Turn.of(("assistant", [part for turn in turns for part in turn.parts or filter(None, [turn.text])]))
+    calls, thoughts = tuple(call for turn in turns for call in turn.calls), "".join(turn.reasoning for turn in turns)
+    return replace(whole, calls=calls, reasoning=thoughts, refusal="".join(turn.refusal for turn in turns))
 
 
 def _turn(value: Mapping[str, Any], role: str) -> Turn:
@@ -154,13 +155,13 @@ def _turn(value: Mapping[str, Any], role: str) -> Turn:
     if str(value.get("type")).endswith("_call_output"):
         said = value.get("output")
         value = {"role": role, "tool_call_id": value.get("call_id"), "content": said if isinstance(said, str | list) else str(said)}
-    if isinstance(value.get("parts"), list):
+    if value.get("parts") and isinstance(value["parts"], list):
         return _of_parts(value, role)
     return Turn.of({"content": None, **value} if "lc" not in value and "value" not in value else value, role)
 
 
 def _of_parts(value: Mapping[str, Any], role: str) -> Turn:
-    content = [dict(part) for part in value["parts"] if isinstance(part, Mapping)]
+    content = [dict(part) if isinstance(part, Mapping) else {"type": "text", "text": part} for part in value["parts"]]
     for part in content:
         if (kind := part.get("type")) in ("text", "reasoning"):  # whose words lie under their own name elsewhere
             part[kind] = str(part.pop("content", part.get(kind)) or "")
