@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from bonmini_guard.conversation import Turn
+from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.engine.result import finite, sigmoid
 from bonmini_guard.engine.scorers import score_once
 from bonmini_guard.errors import ConfigurationError, InputError
@@ -82,4 +82,10 @@ class OneQuestion:
 
     async def _scores(self, prompt: Sequence[Turn], answers: Sequence[Turn]) -> list[float | None]:
         said = [message for message in (turn.message() for turn in answers) if isinstance(message, AIMessage)]
-        return list(map(finite, await score_once(self._scorer, [turn.message() for turn in prompt], said)))
+        return of_the_whole(self._scorer, said, await score_once(self._scorer, [turn.message() for turn in prompt], said))
+
+
+def of_the_whole(scorer: Any, answers: Sequence[AIMessage], scores: Sequence[float | None]) -> list[float | None]:
+    """Scores for guards elsewhere, which keep back reasoning alone of what a model is not shown: None where there is more."""
+    unread, turns = frozenset(getattr(scorer, "not_shown", ())).difference(NOT_SHOWN), map(Turn.of, answers)
+    return [finite(score) if turn.without(unread) == turn else None for turn, score in zip(turns, scores, strict=True)]

@@ -18,7 +18,6 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import BaseModel
 
-from bonmini_guard.conversation import NOT_SHOWN, Turn
 from bonmini_guard.errors import CandidateTooLong, InputError, needing
 
 with needing("serve"):
@@ -28,11 +27,11 @@ with needing("serve"):
     from starlette.routing import Route
 
 from bonmini_guard.engine.protocols import ScoringSession
-from bonmini_guard.engine.result import finite, sigmoid
+from bonmini_guard.engine.result import sigmoid
 from bonmini_guard.engine.scorers import inputs_digest, score_once
 from bonmini_guard.reward.declared import Declared
 from bonmini_guard.reward.model import RewardModel
-from bonmini_guard.reward.questions import QUESTION, OneQuestion
+from bonmini_guard.reward.questions import QUESTION, OneQuestion, of_the_whole
 from bonmini_guard.server.decisions import DecisionsRequest, SystemOneRequest, decisions, systemone
 from bonmini_guard.server.document import document
 from bonmini_guard.server.door import GONE, Door, Limits, Refused, while_connected
@@ -136,10 +135,7 @@ class ScoringServer(Door):
     async def _score(self, body: bytes) -> tuple[Any, int]:
         wanted = read(ScoreRequest, body)
         answers = wanted.answers()
-        given = await self._sessions.score(wanted.conversation(), answers)
-        # Guards elsewhere keep back reasoning alone of what a model is not shown, and serve the rest.
-        unread, turns = frozenset(self._model.not_shown).difference(NOT_SHOWN), map(Turn.of, answers)
-        scores = [finite(score) if turn.without(unread) == turn else None for turn, score in zip(turns, given, strict=True)]
+        scores = of_the_whole(self._model, answers, await self._sessions.score(wanted.conversation(), answers))
         about = {"fingerprint": self._fingerprint, "has_zero": bool(self._model.has_zero), "inputs": inputs_digest(body)}
         return {"scores": scores, **about}, len(scores)
 

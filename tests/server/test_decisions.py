@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.reward.questions import QUESTION
 from bonmini_guard.server.app import ScoringServer
 from bonmini_guard.server.decisions import turns_of
@@ -100,6 +101,16 @@ def test_a_score_that_is_not_finite_is_none(client, model, monkeypatch, route, s
 
 
 OTHER = {"state": STATE, "questions": {"q": {**ASKED, "instructions": "Is it short?"}}}
+
+
+def test_what_the_model_is_not_shown_and_guards_elsewhere_would_serve_has_no_score(folder):
+    model = RewardModel.load(folder, device="cpu", not_shown=["reasoning", "refusal"])
+    state = [STATE[0], {"role": "assistant", "content": "good", "refusal": "awful"}]
+    with local(ScoringServer(model).app) as client:
+        told = client.post("/v1/systemone", json={"state": state, "questions": {"ok": ASKED}})
+        assert (told.status_code, "the answer has no score" in told.text) == (400, True)
+        told = client.post("/v1/decisions", json={"input": state, "questions": [ASKED]}).json()["answers"]
+        assert [each["type"] for each in told] == ["refusal"]
 
 
 def test_the_question_stands_in_the_models_route(model):
