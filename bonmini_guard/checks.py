@@ -43,7 +43,7 @@ _SCHEMA = Must("an object", lambda value: isinstance(value, Mapping | bool))
 #: A minus as models typeset it counts; a hyphen behind a word or a number ("3-5") is none.
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 #: Behind the language more may stand, such as a title; lines may end as those of Windows do.
-_FENCE = re.compile(r"```(?:([\w+-]+)[^\n`]*|[ \t\r]*)\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```(?:([\w+-]++)[^\n`]*|[ \t\r]*)\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 
 
 @checked

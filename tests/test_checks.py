@@ -85,6 +85,9 @@ def test_json_schema():
     ]
     titled = '```json title="a.json"\n{"a": 1}\n```\nThat is ``` {"a": "1"}', '```json\r\n{"a": 1}\r\n```\r\nThere.'
     assert passed(check, *titled, '```x``` is\n1\n```\n{"a": 1}\n```') == [True, True, True]
+    begun = time.perf_counter()
+    assert passed(check, "```" + "a" * 50_000) == [False]
+    assert time.perf_counter() - begun < 5  # it took half a minute
     assert passed(checks.json_schema({"type": "number"}), "1e3", "NaN", "-Infinity") == [True, False, False]
     with pytest.raises(ConfigurationError, match="no JSON schema"):
         checks.json_schema({"type": "nonsense"})
