@@ -24,29 +24,29 @@ _UNFINISHED, _KILLED = ".unfinished", 86400.0
 _umask_lock = Lock()
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+def write_atomically(path: str | os.PathLike[str], text: str, suffix: str = _UNFINISHED) -> None:
     """Write a text file as :func:`appearing` does."""
-    with appearing(path) as file:
+    with appearing(path, suffix) as file:
         file.write(text)
 
 
-def unfinished(target: Path) -> Iterator[Path]:
-    """Files that are written to take a file's place, or that a kill left behind."""
-    return target.parent.glob(f".{glob.escape(target.name)}.*{_UNFINISHED}")
+def unfinished(target: Path, suffix: str = _UNFINISHED) -> Iterator[Path]:
+    """Files that are written to take this file's place, or that a kill left behind: mkstemp's, which have eight letters there."""
+    return target.parent.glob(f".{glob.escape(target.name)}.????????{suffix}")
 
 
 @contextmanager
-def appearing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+def appearing(path: str | os.PathLike[str], suffix: str = _UNFINISHED) -> Iterator[IO[str]]:
     """A text stream into a file that is the new one when the block ends, gzipped if named ``.gz``; after an error, the old one.
 
     A link stays a link, and an old file keeps its mode; a lone surrogate becomes its escape. OSError if it cannot be written.
     """
     target = Path(os.path.realpath(path))
-    for left_behind in unfinished(target):
+    for left_behind in unfinished(target, suffix):
         with suppress(OSError):  # gone by now
             if left_behind.stat().st_mtime < time.time() - _KILLED:
                 left_behind.unlink()
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_UNFINISHED)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=suffix)
     os.close(handle)
     try:
         opened = gzip.open if target.suffix == ".gz" else open

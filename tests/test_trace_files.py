@@ -213,10 +213,12 @@ def test_a_file_that_root_forgets_in_stays_its_owners(path):
 
 def test_forgetting_finishes_what_a_killed_one_left_behind(path):
     path.write_bytes(line("a"))
-    half = path.with_name(f".{path.name}.x1y2.unfinished")
-    half.write_bytes(line("a"))
+    half = path.with_name(f".{path.name}.x1y2z3w4.rewritten")
+    others = [path.with_name(f".{name}.x1y2z3w4.unfinished") for name in (path.name, f"{path.name}.gz")]  # are being written
+    for each in (half, *others):
+        each.write_bytes(line("a"))
     forget(path, ids={"a"})
-    assert sorted(file.name for file in path.parent.iterdir()) == [f".{path.name}.lock", path.name]
+    assert sorted(path.parent.iterdir()) == sorted([path.with_name(f".{path.name}.lock"), *others, path])
     assert path.read_bytes() == b""
 
 

@@ -95,14 +95,14 @@ def rewrite(path: Path, keep: Callable[[Row], bool]) -> int:
 
     The file changes as a whole or not at all.
     """
-    for left_behind in unfinished(path):  # by a rewriting that was killed: the caller's lock lets nobody else write here
+    for left_behind in unfinished(path, ".rewritten"):  # by a killed rewriting, for the caller's lock lets no other one work here
         left_behind.unlink()
     file = RowFile(path)
     *lines, torn = path.read_bytes().split(b"\n")
     kept = [line for number, line in enumerate(lines, start=1) if not line.strip() or keep(file.parsed(line, number))]
     if len(kept) < len(lines) or torn:
         about = path.stat()
-        write_atomically(path, b"".join(line + b"\n" for line in kept).decode(errors="surrogatepass"))
+        write_atomically(path, b"".join(line + b"\n" for line in kept).decode(errors="surrogatepass"), ".rewritten")
         os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
         with contextlib.suppress(OSError, AttributeError):  # or a guard could write no more where root has forgotten
             os.chown(path, about.st_uid, about.st_gid)
