@@ -31,7 +31,7 @@ from bonmini_guard.engine.bridge import ByLoop, is_bridge
 from bonmini_guard.engine.detach import langsmith_set, silent
 from bonmini_guard.engine.fingerprints import sampling, text_of
 from bonmini_guard.engine.protocols import NO_OPTIONS, DrawRequest
-from bonmini_guard.engine.wrapped import chat_model_of, language_model_of, unbound
+from bonmini_guard.engine.wrapped import chat_model_of, unbound
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 
 
@@ -106,9 +106,8 @@ class LangChainGenerator:
         """One answer.
 
         Raises:
-            ConfigurationError: a call option makes every draw the same.
+            ConfigurationError: a call option makes every draw the same, or the runnable gave neither a message nor a string.
             MalformedGenerations: the model gave no answer.
-            TypeError: the runnable gave neither a message nor a string.
         """
         return (await self._answers(request, self._call_options(request)))[0]
 
@@ -148,10 +147,10 @@ class LangChainGenerator:
         config: RunnableConfig = {**silent(var_child_runnable_config.get() or {}), "run_name": "bonmini_guard_draw"}
         with langsmith_set(False):
             if not isinstance(bare, BaseLanguageModel):
-                if "tools" in options and chat_model_of(whole) is None and language_model_of(whole) is not None:
+                if "tools" in options and chat_model_of(whole) is None and _has_model(whole):
                     # Fallbacks of several vendors, each with a form of its own, or a chain, whose first step would take them.
-                    offer = {name: options.pop(name) for name in ("tools", "tool_choice") if name in options}
-                    whole = with_models(whole, lambda each: each.bind_tools(**offer) if hasattr(each, "bind_tools") else each)
+                    offer: dict[str, Any] = {name: options.pop(name) for name in ("tools", "tool_choice") if name in options}
+                    whole = _offering(whole, offer)
                 answers = [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
             else:
                 model, options = with_settings(bare, {**bound, **options})
@@ -218,6 +217,20 @@ def _answering(model: Any) -> tuple[Any, dict[str, Any]]:
     steps = inner.steps if isinstance(inner, RunnableSequence) else []
     several = [step for step in steps if not isinstance(step, BasePromptTemplate | BaseOutputParser)]
     return _answering(several[0]) if len(several) == 1 else (inner, bound)
+
+
+def _has_model(runnable: Any) -> bool:
+    return any(isinstance(each, BaseLanguageModel) for each in _within(runnable))
+
+
+def _offering(runnable: Any, offer: Mapping[str, Any]) -> Any:
+    """A copy whose models are offered tools: in a chain that of the last step which has one, for it answers."""
+    if isinstance(runnable, BaseLanguageModel):
+        return runnable.bind_tools(**offer) if hasattr(runnable, "bind_tools") else runnable
+    if isinstance(runnable, RunnableSequence):
+        last = max((place for place, step in enumerate(runnable.steps) if _has_model(step)), default=-1)
+        return RunnableSequence(*(_offering(step, offer) if place == last else step for place, step in enumerate(runnable.steps)))
+    return with_parts(runnable, partial(_offering, offer=offer))
 
 
 def _is_configurable(model: Any) -> bool:

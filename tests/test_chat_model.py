@@ -10,7 +10,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
-from langchain_core.runnables import ConfigurableField
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import StructuredTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
@@ -318,6 +318,14 @@ def test_tools_are_translated_by_the_wrapped_model_or_become_call_options():
         answer = made.bind_tools([search], tool_choice="any").invoke("q")
         assert inner.calls[0] == {"functions": ["search"], "choice": "any"}
         assert answer.response_metadata["model_name"] == "billed"
+    asking, inner = ToolModel(["rewritten"]), ToolModel([call("good")])
+    for first in (asking, {"rewritten": asking}):
+        made = make(first | RunnableLambda(lambda said: "q") | inner, by_query, max_loops=1)
+        made.bind_tools([search], tool_choice="any").invoke("q")
+    assert not any(asking.calls)
+    assert all(each == {"functions": ["search"], "choice": "any"} for each in inner.calls)
+    own = RunnableLambda(lambda messages: call("good")).with_fallbacks([spare])
+    assert make(own, by_query, max_loops=1).bind_tools([search]).invoke("q").tool_calls[0]["args"] == {"query": "good"}
     several = FakeChatModel([OSError("down")]), ToolModel([call("good")])
     make(several[0].with_retry(stop_after_attempt=1).with_fallbacks([several[1]]), by_query).bind_tools(
         [search], tool_choice="any"
