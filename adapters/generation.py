@@ -37,7 +37,6 @@ class ServedGenerator(Endpoint):
     #: Of servers, in fingerprints of profiles of schema 1.
     family: str
     send_seed = True
-    hands_over = True
 
     def __init__(  # noqa: PLR0917 - called by two subclasses
         self,

@@ -96,6 +96,7 @@ class OpenAICompatibleGenerator(ServedGenerator):
 
     client_library = httpx
     family = "openai"
+    hands_over = True
 
     @checked
     def __init__(

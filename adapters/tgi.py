@@ -116,6 +116,7 @@ class TGIGenerator(ServedGenerator):
     client_library = import_module(hub.HTTPError.__module__.partition(".")[0])  # type: ignore[attr-defined]
     hooks = (_note_prompt_tokens,)
     family = "tgi"
+    hands_over = True
 
     @checked
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
@@ -50,11 +51,35 @@ async def test_a_generator_that_says_that_it_hands_answers_over_has_them_served_
         async def draw(self, request):
             return self.message
 
-    generator = Kept()
-    generator.hands_over = hands_over
+    generator, Kept.hands_over = Kept(), hands_over
     result = await run(generator, lambda messages, candidates: [1.0], [1])
     assert (result.message is generator.message) == hands_over
     assert result.message == generator.message
+
+
+@pytest.mark.parametrize("around", ["subclass", "wrapper"])
+async def test_what_is_around_a_generator_that_hands_answers_over_may_keep_them(around):
+    class HandsOver:
+        hands_over = True
+
+        async def draw(self, request):
+            return AIMessage(["good", "late"][request.index])
+
+    class Keeps(HandsOver if around == "subclass" else object):
+        kept: ClassVar = []
+
+        def __getattr__(self, name):
+            return getattr(HandsOver(), name)
+
+        async def draw(self, request):
+            self.kept.append(await HandsOver().draw(request))
+            return self.kept[-1]
+
+    async def scorer(messages, candidates):
+        Keeps.kept[0].content = "never judged"
+        return [1.0 if candidate.text == "good" else -1.0 for candidate in candidates]
+
+    assert (await run(Keeps(), scorer, [2])).message.text == "good"
 
 
 async def test_a_chunk_is_served_as_a_message():

@@ -215,7 +215,7 @@ class Request:
         self.turn: Candidate | None = None
         self.not_shown: frozenset[str] = frozenset(getattr(engine.scorer, "not_shown", ()))
         self.only_reads = getattr(engine.scorer, "only_reads", False)
-        self.hands_over = getattr(engine.generator, "hands_over", False)
+        self.hands_over = vars(type(engine.generator)).get("hands_over", False)
         self.calls: Callable[[AIMessage], bool] = getattr(engine.generator, "calls_tools", calls_tools)
         # Drawing and scoring see no LangChain callback of the caller: a model used as a judge would show the candidates too.
         self.around = detached()

@@ -55,9 +55,9 @@ class EndRequest(Exception):  # noqa: N818 - not an error
 class Generator(Protocol):
     """Draws one candidate answer a call. The engine calls it concurrently and cancels calls it no longer needs.
 
-    Optional attributes are read with ``getattr``: ``carries`` says how many draws it carries at a time, for the width of rolling
-    requests (further ones wait in it), and ``hands_over`` (True) that nobody changes an answer that it has given: of one without
-    it, copies are scored and served.
+    An optional attribute ``carries`` says how many draws it carries at a time, for the width of rolling requests; further ones wait
+    in it. ``hands_over`` (True) of its own class says that nobody changes an answer that it has given: of one without it, such as a
+    wrapper, or a subclass that does not say so itself, copies are scored and served.
     """
 
     async def draw(self, request: DrawRequest) -> AIMessage:
