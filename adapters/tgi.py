@@ -17,7 +17,7 @@ from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers, 
 from bonmini_guard.adapters.bodies import events
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
 from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url
-from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected, from_answer
+from bonmini_guard.adapters.http_errors import EndpointError, MalformedAnswer, RequestRejected, from_answer, from_response
 from bonmini_guard.adapters.reasoning import Tags
 from bonmini_guard.adapters.requests import CHAT, COMMON, Dialect, chat, completion_prompt, schema_of
 from bonmini_guard.conversation import Turn
@@ -169,7 +169,7 @@ class TGIGenerator(ServedGenerator):
             response = await self._get(client, "/info")
             if response.status_code == 200 and isinstance(described := response.json(), dict):
                 return described
-            if response.status_code < 500:
+            if not from_response(response).retryable:
                 return {"model_id": None}  # nothing, for which it is not asked again
         return {}
 

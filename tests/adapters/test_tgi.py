@@ -17,7 +17,7 @@ from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError
 from tests.adapters.drawing import building, request
-from tests.adapters.tgi_server import TGIServer, chat_chunks, events
+from tests.adapters.tgi_server import INFO, TGIServer, chat_chunks, events
 
 DATA = Path(__file__).parent.parent / "data" / "tgi"
 TOKEN = "hf_secretsecretsecret"
@@ -141,6 +141,11 @@ async def test_a_server_that_does_not_describe_itself_is_asked_once(server, make
     await generator.draw(request())
     assert {await asyncio.to_thread(generator.fingerprint) for _ in range(3)} == {generator.fingerprint()}
     assert server.info_requests == 1
+    server.no_info = 429  # for now
+    generator = make()
+    await generator.draw(request())
+    server.info = INFO
+    assert str(INFO["model_id"]) in await asyncio.to_thread(generator.fingerprint)
 
 
 async def test_what_is_left_to_the_server_is_not_sent_and_draws_are_samples(server, make):

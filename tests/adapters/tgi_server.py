@@ -58,7 +58,7 @@ class TGIServer(LoopbackServer):
     Attributes:
         answer: body of an answer that is no stream; None for one that names the seed.
         said: events of a stream; None for a short one.
-        info: what ``/info`` says; None for 404. ``info_requests`` counts.
+        info: what ``/info`` says; None for ``no_info``, a status. ``info_requests`` counts.
     """
 
     def __init__(self) -> None:
@@ -66,13 +66,14 @@ class TGIServer(LoopbackServer):
         self.answer: Any = None
         self.said: list[dict[str, Any]] | None = None
         self.info: Any = INFO
+        self.no_info = 404
         self.info_requests = 0
 
     def aside(self, path: str) -> tuple[int, Any] | None:
         if path != "/info":
             return None
         self.info_requests += 1
-        return 200 if self.info else 404, self.info or {}
+        return 200 if self.info else self.no_info, self.info or {}
 
     def reply(self, path: str, body: Any) -> Any:
         if self.answer is not None:
