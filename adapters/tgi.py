@@ -13,7 +13,7 @@ from typing import Any, Literal, Unpack
 from langchain_core.messages import BaseMessage
 from pydantic import SecretStr
 
-from bonmini_guard.adapters.answers import Answer, finish_reason, read_answers, used
+from bonmini_guard.adapters.answers import Answer, counts, finish_reason, read_answers, used
 from bonmini_guard.adapters.bodies import events
 from bonmini_guard.adapters.generation import ServedGenerator, check_sampling
 from bonmini_guard.adapters.http import HttpOptions, checked_secret, checked_url
@@ -234,8 +234,9 @@ def _generation(payloads: Sequence[Any], streamed: bool, prompt_tokens: int) -> 
         finish_reason(None)
     if not isinstance(text, str):
         raise MalformedAnswer("the endpoint answered without a text", status=200, retryable=True)
-    read = details.get("input_length") or len(details.get("prefill") or []) or prompt_tokens
-    usage = used(read, details.get("generated_tokens") or 0)
+    tokens = counts(details)
+    read = tokens.get("input_length") or len(details.get("prefill") or []) or prompt_tokens
+    usage = used(read, tokens.get("generated_tokens", 0))
     return Answer(Turn("assistant", text), finish_reason(details.get("finish_reason")), usage, seed=details.get("seed"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 
 import jsonschema
@@ -17,7 +18,7 @@ from bonmini_guard.adapters import http_errors as errors
 from bonmini_guard.engine.protocols import DrawRequest
 from bonmini_guard.errors import ConfigurationError
 from tests.adapters.drawing import building, request
-from tests.adapters.tgi_server import INFO, TGIServer, chat_chunks, events
+from tests.adapters.tgi_server import INFO, TGIServer, chat_chunks, events, generated
 
 DATA = Path(__file__).parent.parent / "data" / "tgi"
 TOKEN = "hf_secretsecretsecret"
@@ -59,6 +60,14 @@ async def test_the_recorded_generations(server, make, as_list):
         assert (message.content, message.response_metadata["finish_reason"]) == (text, reason)
         assert message.response_metadata.get("truncated", False) is (reason == "length")
         assert message.usage_metadata == {"input_tokens": 4, "output_tokens": tokens, "total_tokens": 4 + tokens}
+
+
+@pytest.mark.parametrize(("told", "tokens"), [("7", 7), (math.inf, 0), (10**30, 0)])
+async def test_what_is_no_number_of_tokens_costs_no_draw(server, make, told, tokens):
+    server.answer = generated("good")
+    server.answer[0]["details"]["generated_tokens"] = told
+    message = await make(mode="completion").draw(request())
+    assert (message.content, message.usage_metadata["output_tokens"]) == ("good", tokens)
 
 
 async def test_a_streamed_generation(server, make):
