@@ -42,8 +42,8 @@ _TESTS = Must("a text, several, or a function of the conversation", lambda value
 _SCHEMA = Must("an object", lambda value: isinstance(value, Mapping | bool))
 #: A minus as models typeset it counts; a hyphen behind a word or a number ("3-5") is none.
 _NUMBER = re.compile(r"(?:(?<![\w)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
-#: Behind the language more may stand, such as a title; lines may end as those of Windows do.
-_FENCE = re.compile(r"```(?:([\w+-]++)[^\n`]*|[ \t\r]*)\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+#: Where a line begins so, more than the language may follow, such as a title; lines may end as those of Windows do.
+_FENCE = re.compile(r"(?:^[ \t]*```([\w+-]++)[^\n`]*|```([\w+-]*+)[ \t\r]*)\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @checked
@@ -180,8 +180,8 @@ def graded(share: float) -> float:
 def fenced(text: str, *languages: str) -> str:
     """The last fenced block of one of the languages, else the last fenced block, else the whole text."""
     blocks = _FENCE.findall(text)
-    named = [body for name, body in blocks if name.lower() in languages]
-    return str((named or [body for _, body in blocks] or [text])[-1])
+    named = [body for titled, bare, body in blocks if (titled or bare).lower() in languages]
+    return str((named or [body for *_, body in blocks] or [text])[-1])
 
 
 def _check(passes: Callable[[list[BaseMessage], str], bool]) -> CallableScorer:

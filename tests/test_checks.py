@@ -85,6 +85,8 @@ def test_json_schema():
     ]
     titled = '```json title="a.json"\n{"a": 1}\n```\nThat is ``` {"a": "1"}', '```json\r\n{"a": 1}\r\n```\r\nThere.'
     assert passed(check, *titled, '```x``` is\n1\n```\n{"a": 1}\n```') == [True, True, True]
+    spoken = 'It comes in a ```json block:\n\n```json\n{"a": 1}\n```', 'In ```json marks:\n```json\n{"a": 1}\n```'
+    assert passed(check, *spoken) == [True, True]
     begun = time.perf_counter()
     assert passed(check, "```" + "a" * 50_000) == [False]
     assert time.perf_counter() - begun < 5  # it took half a minute
