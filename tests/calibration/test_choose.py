@@ -230,6 +230,8 @@ def test_a_profile_that_is_refuted_or_edited_says_so():
     assert standing(log, edited)[0].startswith("REFUTED")
     worse = replace(WORLD, middle=-1.5, shared=1.5).log(600, 9)
     assert "served_and_bad of at most 5 %" in refutation(worse, profile)
+    of_bad_requests = calibrate_guardrail(log, schedule=FOUR, risk="false_acceptance", alpha=0.2).profile
+    assert "false_acceptance of at most 20 %" in refutation(replace(worse, labels=np.zeros_like(worse.labels)), of_bad_requests)
     at_once = calibrate_guardrail(log, schedule=FOUR, exit="eager").profile
     assert standing(log, at_once) == (None, False)
     assert standing(worse, at_once)[1]

@@ -112,10 +112,12 @@ def test_a_bad_line_before_the_end_is_refused(tmp_path):
         ),
     ],
 )
-def test_bad_rows_are_refused_in_one_line(row, problem):
+def test_bad_rows_are_refused_in_one_line(row, problem, tmp_path):
     with pytest.raises(InputError, match=problem) as caught:
         log_of_rows([row])
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=problem.removeprefix("rows:")):
+        load_log(write(tmp_path / "log.jsonl", [row]))
 
 
 def test_duplicate_ids_name_both_places():
