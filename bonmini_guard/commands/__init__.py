@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from bonmini_guard.conversation import clean
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.odd import USUAL, Odd
 from bonmini_guard.logs.opening import is_pipe
@@ -41,7 +42,7 @@ def check_readable(paths: Sequence[str]) -> None:
 
 def row_key(text: str) -> str:
     """A key of rows, as an option names it; no row has one that is no UTF-8."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if clean(text) != text:
         raise argparse.ArgumentTypeError(f"{text!a} is no UTF-8; name a key of the rows")
     return text
 
