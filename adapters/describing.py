@@ -28,6 +28,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.runnables.retry import RunnableRetry
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from bonmini_guard.adapters.elsewhere import answering_step
 from bonmini_guard.engine.fingerprints import UNKNOWN, fingerprint_of
 from bonmini_guard.engine.protocols import NO_OPTIONS
 
@@ -85,8 +86,8 @@ class _Describing:
         if isinstance(value, BaseLanguageModel):
             return self._model(value, options)
         if isinstance(value, RunnableSequence):
-            # The first step alone gets a call's options.
-            return {"steps": [self.of(step, NO_OPTIONS if number else options) for number, step in enumerate(value.steps)]}
+            answers = answering_step(value)
+            return {"steps": [self.of(step, options if at == answers else NO_OPTIONS) for at, step in enumerate(value.steps)]}
         if isinstance(value, RunnableWithFallbacks):
             return {"first": self.of(value.runnable, options), "fallbacks": [self.of(each, options) for each in value.fallbacks]}
         said = self._other(value)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -61,6 +61,25 @@ def with_parts(runnable: Runnable[Any, Any], change: Callable[[Runnable[Any, Any
     elif isinstance(runnable, RouterRunnable):
         parts = {"runnables": {name: change(each) for name, each in runnable.runnables.items()}}
     return runnable.model_copy(update=parts) if parts else runnable  # type: ignore[attr-defined]
+
+
+def within(model: Any) -> Iterator[Any]:
+    """A model, and those in its parts."""
+    yield model
+    parts: list[Any] = []
+    with_parts(model, lambda part: parts.append(part) or part)  # type: ignore[func-returns-value]
+    for part in parts:
+        yield from within(part)
+
+
+def has_model(runnable: Any) -> bool:
+    """Whether a language model is in it."""
+    return any(isinstance(each, BaseLanguageModel) for each in within(runnable))
+
+
+def answering_step(chain: RunnableSequence[Any, Any]) -> int:
+    """Which step of a chain answers, and is called with its options: the last that has a model, else the first."""
+    return max((place for place, step in enumerate(chain.steps) if has_model(step)), default=0)
 
 
 def apart(model: BaseLanguageModel[Any], loop: asyncio.AbstractEventLoop) -> BaseLanguageModel[Any]:

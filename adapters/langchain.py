@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from operator import or_
 from typing import Any
@@ -23,7 +23,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from bonmini_guard.adapters.answers import counts, shared
 from bonmini_guard.adapters.describing import described
-from bonmini_guard.adapters.elsewhere import apart, in_threads, with_models, with_parts
+from bonmini_guard.adapters.elsewhere import answering_step, apart, has_model, in_threads, with_models, with_parts, within
 from bonmini_guard.adapters.groups import Outcomes, in_one_call
 from bonmini_guard.adapters.reasoning import Tags, checked_tags, without_thoughts
 from bonmini_guard.adapters.requests import refuse_spoiling
@@ -67,12 +67,12 @@ class LangChainGenerator:
         if n_argument is not None and not isinstance(unbound(model)[0], BaseLanguageModel):
             # Retries, fallbacks and chains give one answer, and would drop the others.
             raise ConfigurationError(f"n_argument needs a chat model or an LLM itself, not a {type(model).__name__}")
-        if any(isinstance(part, RunnableWithMessageHistory) for part in _within(model)):
+        if any(isinstance(part, RunnableWithMessageHistory) for part in within(model)):
             warnings.warn(_HISTORY, UserWarning, stacklevel=2)
         self._model = without_callbacks(model)
         self._by_loop = ByLoop()
         # The config of a call chooses what it is.
-        self._as_given = model if any(map(_is_configurable, _within(model))) else None
+        self._as_given = model if any(map(_is_configurable, within(model))) else None
         self._seed_argument = seed_argument
         self._n_argument = n_argument
         self._options = of_one(options or {})
@@ -147,10 +147,9 @@ class LangChainGenerator:
         config: RunnableConfig = {**silent(var_child_runnable_config.get() or {}), "run_name": "bonmini_guard_draw"}
         with langsmith_set(False):
             if not isinstance(bare, BaseLanguageModel):
-                if "tools" in options and chat_model_of(whole) is None and _has_model(whole):
-                    # Fallbacks of several vendors, each with a form of its own, or a chain, whose first step would take them.
-                    offer: dict[str, Any] = {name: options.pop(name) for name in ("tools", "tool_choice") if name in options}
-                    whole = _offering(whole, offer)
+                if (options or bound) and chat_model_of(whole) is None and has_model(whole):
+                    # Fallbacks of several vendors, with tools in a form of their own, or a chain, whose first step would take all.
+                    whole, options = _called_with(whole, options), {}
                 answers = [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
             else:
                 model, options = with_settings(bare, {**bound, **options})
@@ -219,32 +218,23 @@ def _answering(model: Any) -> tuple[Any, dict[str, Any]]:
     return _answering(several[0]) if len(several) == 1 else (inner, bound)
 
 
-def _has_model(runnable: Any) -> bool:
-    return any(isinstance(each, BaseLanguageModel) for each in _within(runnable))
-
-
-def _offering(runnable: Any, offer: Mapping[str, Any]) -> Any:
-    """A copy whose models are offered tools: in a chain that of the last step which has one, for it answers."""
+def _called_with(runnable: Any, options: Mapping[str, Any]) -> Any:
+    """A copy whose models are called with options, and offered tools among them: in a chain that of the step which answers."""
     if isinstance(runnable, BaseLanguageModel):
-        return runnable.bind_tools(**offer) if hasattr(runnable, "bind_tools") else runnable
+        model, given = with_settings(runnable, {**options})
+        offer = {name: given.pop(name) for name in ("tools", "tool_choice") if "tools" in options and name in given}
+        return (model.bind_tools(**offer) if offer and hasattr(model, "bind_tools") else model).bind(**given)
+    if isinstance(runnable, RunnableBindingBase):
+        options, runnable = {**runnable.kwargs, **options}, runnable.model_copy(update={"kwargs": {}})
     if isinstance(runnable, RunnableSequence):
-        last = max((place for place, step in enumerate(runnable.steps) if _has_model(step)), default=-1)
-        return RunnableSequence(*(_offering(step, offer) if place == last else step for place, step in enumerate(runnable.steps)))
-    return with_parts(runnable, partial(_offering, offer=offer))
+        answers = answering_step(runnable)
+        return RunnableSequence(*(_called_with(step, options) if at == answers else step for at, step in enumerate(runnable.steps)))
+    return with_parts(runnable, partial(_called_with, options=options))
 
 
 def _is_configurable(model: Any) -> bool:
     # The second is of langchain's init_chat_model, and private to it.
     return isinstance(model, DynamicRunnable) or type(model).__name__ == "_ConfigurableModel"
-
-
-def _within(model: Any) -> Iterator[Any]:
-    """A model, and those in its parts."""
-    yield model
-    parts: list[Any] = []
-    with_parts(model, lambda part: parts.append(part) or part)  # type: ignore[func-returns-value]
-    for part in parts:
-        yield from _within(part)
 
 
 def without_callbacks(model: Runnable[Any, Any], config: RunnableConfig | None = None) -> Runnable[Any, Any]:

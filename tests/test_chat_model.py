@@ -16,6 +16,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, GuardProfile, NoAcceptableResponse, ScorerError
+from bonmini_guard.adapters import LangChainGenerator
 from bonmini_guard.errors import ConfigurationError, GenerationError, InputError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 from tests.test_no_leak import Recorder, Tracer
@@ -336,8 +337,25 @@ def test_tools_are_translated_by_the_wrapped_model_or_become_call_options():
     make(generator, by_query, max_loops=1).bind_tools([search], tool_choice="any").invoke("q")
     options = generator.requests[0].options
     assert (options["tools"][0]["function"]["name"], options["tool_choice"]) == ("search", "any")
-    with pytest.raises(NotImplementedError):
-        make(FakeListChatModel(responses=["good"])).bind_tools([search])
+    mute = FakeListChatModel(responses=["good"])
+    for without, why in ((mute, None), (prompt | mute, "FakeListChatModel takes no tools")):
+        with pytest.raises(NotImplementedError, match=why):
+            make(without).bind_tools([search])
+
+
+@pytest.mark.parametrize("bound", [{}, {"temperature": 0.9}])
+def test_call_options_of_a_chain_reach_the_model_that_answers(bound):
+    prompt, inner = ChatPromptTemplate.from_messages([MessagesPlaceholder("messages")]), FakeChatModel([counted("good")])
+    generator = LangChainGenerator((prompt | inner).bind(**bound).with_retry(), seed_argument="seed", options={"top_p": 0.5})
+    made = make(generator, lambda messages, candidates: [1.0], mini_n=1, max_tokens=7)
+    made.invoke("q", temperature=0.3)
+    made.invoke("q")
+    first, second = [{name: value for name, value in each.items() if name != "seed"} for each in inner.calls]
+    assert (first, second) == ({"temperature": 0.3, "top_p": 0.5, "max_tokens": 7}, {"top_p": 0.5, "max_tokens": 7, **bound})
+    assert inner.calls[0]["seed"] != inner.calls[1]["seed"]
+    described = generator.describe({"temperature": 0.3})["generator"]["steps"]
+    assert "options" not in described[0]
+    assert described[1]["settings"]["temperature"] == 0.3
 
 
 # Structured output

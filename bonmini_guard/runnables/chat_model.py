@@ -304,6 +304,9 @@ class ChatBestOfMiniN(Face, BaseChatModel):
         guarded = self.conducted_by(partial(self._conduct, answers=frozenset(holding))) if holding else self
         model = chat_model_of(self.generator)
         if model is None:
+            answers = language_model_of(self.generator)
+            if isinstance(answers, BaseChatModel) and type(answers).bind_tools is BaseChatModel.bind_tools:
+                raise NotImplementedError(f"{type(answers).__name__} takes no tools")
             return guarded.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **chosen, **kwargs)
         return guarded.bind(**call_options(model.bind_tools(tools, **chosen, **kwargs), model))
 
