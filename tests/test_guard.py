@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Sys
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 
-from bonmini_guard import BestOfMiniN, NoAcceptableResponse, ScorerError
+from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse, ScorerError
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError, GenerationError, InputError
 from bonmini_guard.testing import FakeGenerator, FakeRewardModel
 
@@ -251,3 +251,15 @@ async def test_call_options_may_have_any_name():
     await guard.ainvoke("q", **options, seed=3)
     await guard.arun("q", {"tags": ["any"]}, **options, seed=3)
     assert seen == [options] * 3
+
+
+@pytest.mark.parametrize(
+    "option", [{"threshold": 9.0}, {"on_abstain": "message"}, {"profile": "guardrail.json"}, {"mode": "accelerator"}]
+)
+@pytest.mark.parametrize("face", [BestOfMiniN, ChatBestOfMiniN])
+async def test_what_the_guard_decides_by_is_no_call_option(face, option):
+    guard = face(generator=FakeGenerator(["good"]), reward_model=FakeRewardModel(SCORES), mini_n=1)
+    for call in (guard.ainvoke("q", **option), guard.bind(**option).ainvoke("q")):
+        with pytest.raises(ConfigurationError, match=f"{next(iter(option))}= is the guard's.*model_copy"):
+            await call
+    assert not guard.generator.requests

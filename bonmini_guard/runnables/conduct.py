@@ -44,7 +44,7 @@ from bonmini_guard.logs.traces import writer_for
 from bonmini_guard.policy.policy import Policy
 from bonmini_guard.reward.declared import as_scorer
 from bonmini_guard.runnables import settings
-from bonmini_guard.runnables.options import GuardOptions, completed
+from bonmini_guard.runnables.options import GuardOptions, completed, of_a_call
 from bonmini_guard.runnables.reload import Reloader
 from bonmini_guard.runnables.resumption import configurable, keep, recall, request_key, resumable
 from bonmini_guard.runnables.structured import Valid, ValidatingScorer
@@ -197,12 +197,13 @@ class Guard(Background):
 
         Raises:
             InputError: the seed is no integer, or a guardrail's prompt holds something that the scorer cannot read.
+            ConfigurationError: a call option is one of the guard's.
             ProfileError: call options or the config make another generator of it than the profile was calibrated with.
             GenerationError: not one draw arrived.
         """
         begun, engine = time.perf_counter() - spent, self.engine
         seed = options.get("seed") if seed is None else seed
-        options = {name: value for name, value in options.items() if name != "seed"}
+        options = of_a_call(options)
         scorer = None if valid is None else ValidatingScorer(engine.scorer, valid)
         parts: dict[str, Any] = {"generator": generator, "scorer": scorer, "tool_turns": tool_turns, "answers": answers}
         if given := {name: part for name, part in parts.items() if part is not None}:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, create_model
 from bonmini_guard.engine.abstentions import Ledger
 from bonmini_guard.engine.limiter import Limiter
 from bonmini_guard.engine.result import GuardResult
+from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.logs.monitor import Monitor
 from bonmini_guard.logs.traces import TraceWriter
 from bonmini_guard.policy.budget import Budget
@@ -173,6 +174,9 @@ DEFAULT_TIMEOUT = 300.0
 #: What a profile fixes.
 SHAPE = ("mode", "mini_n", "max_loops", "schedule", "threshold", "exit", "max_draws")
 
+#: What no call changes, either; models have no options of these names.
+_DECIDED = {*SHAPE, "profile", "in_flight", "lookahead", "tool_turns", "on_abstain", "abstain_message", "max_concurrency"}
+
 #: Of each option; None where nothing else is said.
 DEFAULTS = cast(
     GuardOptions,
@@ -207,6 +211,13 @@ def completed(options: GuardOptions) -> GuardOptions:
 def chosen(arguments: Mapping[str, Any]) -> GuardOptions:
     """The options among arguments."""
     return {name: value for name, value in arguments.items() if name in DEFAULTS}  # type: ignore[return-value]
+
+
+def of_a_call(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call hands its draws, without the seed; ConfigurationError if one is an option of the guard."""
+    if own := next((name for name in options if name in _DECIDED), None):
+        raise ConfigurationError(f"{own}= is the guard's, and no call option: give it to the guard, or to model_copy(update=...)")
+    return {name: value for name, value in options.items() if name != "seed"}
 
 
 if TYPE_CHECKING:
