@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _ROOMS = {
-    "engine": "generators limiter protocols result scorers usage",
+    "engine": "generators limiter protocols result scorers",
     "logs": "traces",
     "policy": "budget profile",
     "runnables": "callbacks chat_model guard options reload shadow structured",
@@ -23,6 +23,7 @@ MOVED = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in na
     "distill": "training.distill",
     "reward.choices": "training.choices",
     "tracing": "runnables.callbacks",
+    "usage": "engine.result",
 }
 
 

@@ -25,7 +25,6 @@ ROOMS = (
             "bonmini_guard/engine/scoring.py",
             "bonmini_guard/engine/concluding.py",
             "bonmini_guard/engine/limiter.py",
-            "bonmini_guard/engine/arrivals.py",
             "bonmini_guard/runnables/conduct.py",
         ),
         (

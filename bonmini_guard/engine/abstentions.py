@@ -19,10 +19,9 @@ from langchain_core.runnables import RunnableConfig
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.containment import current
+from bonmini_guard.engine.detach import drawing
 from bonmini_guard.engine.limiter import request_lane
-from bonmini_guard.engine.portable import state_of
-from bonmini_guard.engine.result import GuardResult
-from bonmini_guard.engine.uncached import drawing
+from bonmini_guard.engine.result import GuardResult, state_of
 from bonmini_guard.forks import Lock
 
 #: Abstentions that are remembered at a time.

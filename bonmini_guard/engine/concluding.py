@@ -14,10 +14,9 @@ from bonmini_guard.engine.drawing import draw_seed
 from bonmini_guard.engine.kinds import words
 from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived
 from bonmini_guard.engine.protocols import EndRequest
-from bonmini_guard.engine.result import Candidate, GuardResult, Outcome, Timings
+from bonmini_guard.engine.result import Candidate, GuardResult, Outcome, Timings, total_usage, used_tokens
 from bonmini_guard.engine.scoring import passes
 from bonmini_guard.engine.snapshot import shown
-from bonmini_guard.engine.usage import total_usage, used_tokens
 from bonmini_guard.errors import ConfigurationError, GenerationError, place_of
 from bonmini_guard.policy.policy import Action, Decision
 

@@ -1,24 +1,28 @@
-"""Run a request's draws and scoring detached from the caller's callbacks, streams and tracers.
+"""Run a request's draws and scoring detached from the caller's callbacks, streams and tracers, and from LangChain's global cache.
 
 An ordinary child run would hand every rejected candidate to ``on_chat_model_end``, to token streams and to usage
-counters. Nothing else is taken away: models, scorers and fallbacks find the caller's configurable values, thread, store,
-metadata, tags and run in their config, as in any runnable, and the caller's own context variables.
+counters, and the cache would have all draws of a request, and of the next one, be the first. Nothing else is taken away: models,
+scorers and fallbacks find the caller's configurable values, thread, store, metadata, tags and run in their config, as in any
+runnable, and the caller's own context variables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.globals import get_llm_cache, set_llm_cache
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers import context as tracing
 from langsmith._internal import _context as langsmith_context
 
+from bonmini_guard.engine.limiter import holding
 from bonmini_guard.errors import ConfigurationError
+from bonmini_guard.forks import Lock
 
 #: LangSmith's switch, which outranks its environment variables. Its public ``tracing_context`` costs 50 us, here once a draw.
 _LANGSMITH: ContextVar[Any] = langsmith_context._TRACING_ENABLED
@@ -52,14 +56,9 @@ def detached() -> Context:
     return context
 
 
-@contextmanager
-def ambient(config: RunnableConfig | None) -> Iterator[None]:
+def ambient(config: RunnableConfig | None) -> AbstractContextManager[None]:
     """Run something under a config, as if inside a runnable that has it."""
-    token = var_child_runnable_config.set(config)
-    try:
-        yield
-    finally:
-        var_child_runnable_config.reset(token)
+    return holding(var_child_runnable_config, config)
 
 
 def silent(config: RunnableConfig) -> RunnableConfig:
@@ -111,11 +110,58 @@ def is_graph_signal(error: BaseException) -> bool:
     return any((kind.__module__, kind.__name__) == ("langgraph.errors", "GraphBubbleUp") for kind in type(error).__mro__)
 
 
-@contextmanager
-def langsmith_set(enabled: Any) -> Iterator[None]:
+def langsmith_set(enabled: Any) -> AbstractContextManager[None]:
     """Set LangSmith's switch for what runs inside."""
-    token = _LANGSMITH.set(enabled)
+    return holding(_LANGSMITH, enabled)
+
+
+#: Whether draws are made in this context.
+drawing: ContextVar[bool] = ContextVar("bonmini_guard_drawing", default=False)
+_lock, _requests = Lock(), set[object]()
+
+
+def uncached() -> AbstractContextManager[None]:
+    """While requests run, the global cache neither answers their draws nor keeps them; it works for all else.
+
+    Models are copied without their cache where they can be found; those inside functions, routers and graphs cannot.
+    """
+    return nullcontext() if get_llm_cache() is None else _hidden()
+
+
+@contextmanager
+def _hidden() -> Iterator[None]:
+    request = object()
+    with _lock.held:
+        _requests.add(request)
+        cache: Any = get_llm_cache()
+        if cache is not None and not isinstance(cache, _OutsideOfDraws):
+            around: Any = _OutsideOfDraws(cache)
+            set_llm_cache(around)
     try:
         yield
     finally:
-        _LANGSMITH.reset(token)
+        with _lock.held:
+            _requests.discard(request)
+            cache = get_llm_cache()
+            if not _requests and isinstance(cache, _OutsideOfDraws):
+                set_llm_cache(cache.cache)
+
+
+def _nothing(*_: Any) -> None: ...
+
+
+async def _nothing_later(*_: Any) -> None: ...
+
+
+#: What a draw finds of a cache.
+_DEAF = {"lookup": _nothing, "update": _nothing, "alookup": _nothing_later, "aupdate": _nothing_later}
+
+
+class _OutsideOfDraws:
+    """A cache that no draw sees."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return _DEAF[name] if name in _DEAF and drawing.get() else getattr(self.cache, name)

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-from bonmini_guard.engine.arrivals import Arrivals
 from bonmini_guard.engine.background import close, to_its_end
 from bonmini_guard.engine.concluding import (
     end,
@@ -33,18 +32,16 @@ from bonmini_guard.engine.concluding import (
     without_scores,
 )
 from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, current, is_failure, quiet
-from bonmini_guard.engine.detach import detached
-from bonmini_guard.engine.drawing import begin_loop, draw_seed
+from bonmini_guard.engine.detach import detached, drawing, uncached
+from bonmini_guard.engine.drawing import Arrivals, begin_loop, draw_seed
 from bonmini_guard.engine.held import turning
 from bonmini_guard.engine.kinds import calls_tools
 from bonmini_guard.engine.limiter import Lane, Limiter, limit_of_call, places_of, request_lane
 from bonmini_guard.engine.load import LADDER, Load
 from bonmini_guard.engine.outages import patience
 from bonmini_guard.engine.protocols import NO_OPTIONS, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
-from bonmini_guard.engine.result import Candidate, GuardResult
+from bonmini_guard.engine.result import Candidate, GuardResult, total_usage, used_tokens
 from bonmini_guard.engine.scoring import Ended, ScoringFailed, collect
-from bonmini_guard.engine.uncached import drawing, uncached
-from bonmini_guard.engine.usage import total_usage, used_tokens
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.policy import Action, Decision, Policy, State
 

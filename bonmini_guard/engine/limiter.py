@@ -11,12 +11,14 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from bonmini_guard.errors import TooBusy
 from bonmini_guard.forks import Lock
 from bonmini_guard.validation import Count, Natural, checked
+
+T = TypeVar("T")
 
 #: Draws that may wait on one loop where nothing else is said: far more than a healthy service holds, and still an end.
 DEFAULT_MAX_WAITING = 10_000
@@ -79,16 +81,17 @@ def build_limiter(limit: int | Limiter | None) -> Limiter | None:
 def call_limit(config: Mapping[str, Any] | None) -> AbstractContextManager[None]:
     """Requests begun inside share the ``max_concurrency`` of a LangChain config, unless a batch around them has set one."""
     most = (config or {}).get("max_concurrency")
-    return nullcontext() if most is None or limit_of_call.get() is not None else _limited(most)
+    return nullcontext() if most is None or limit_of_call.get() is not None else holding(limit_of_call, Limiter(most))
 
 
 @contextmanager
-def _limited(most: int) -> Iterator[None]:
-    token = limit_of_call.set(Limiter(most))
+def holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Set a context variable for what runs inside."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        limit_of_call.reset(token)
+        variable.reset(token)
 
 
 def places_of(limiter: Limiter | None, lane: object) -> Places | None:

@@ -1,23 +1,24 @@
 """What a guarded request leaves behind: every candidate, every score, and why it ended as it did.
 
-``repr`` and ``str`` of these records hold no candidate text, so that logging a result never logs a rejected answer.
+``repr`` and ``str`` of these records hold no candidate text, so that logging a result never logs a rejected answer. Those that
+leave their process hold no rejected texts, and no exceptions of other packages, which may hold anything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from bonmini_guard.engine.kinds import calls
-from bonmini_guard.engine.portable import portable, state_of
 from bonmini_guard.engine.snapshot import shown
-from bonmini_guard.errors import TooBusy, place_of
+from bonmini_guard.errors import BonMiniGuardError, ForeignError, TooBusy, place_of
 from bonmini_guard.policy.policy import Mode
 
 Outcome = Literal["accepted", "best_effort", "abstained", "unscored", "fallback"]
@@ -224,6 +225,67 @@ class GuardResult:
             **({"request_id": self.request_id} if self.traced else {}),
             **({} if self.scorer_error is None else {"scorer_error": place_of(self.scorer_error)}),
         }
+
+
+def total_usage(candidates: Iterable[Candidate], scoring: UsageMetadata | None = None) -> dict[str, Any]:
+    """The tokens of all draws for which the back end reported any, failed and cancelled ones included, and of their scoring."""
+    total = scoring
+    for usage in _reported(candidates):
+        total = add_usage(total, usage)
+    return {} if total is None else dict(total)
+
+
+def used_tokens(candidates: Iterable[Candidate]) -> tuple[int, int]:
+    """Tokens that the generator reported for some draws: those read (prompts), those written (answers)."""
+    reports = list(_reported(candidates))
+    return sum(report["input_tokens"] for report in reports), sum(report["output_tokens"] for report in reports)
+
+
+def _reported(candidates: Iterable[Candidate]) -> Iterator[UsageMetadata]:
+    errors: set[int] = set()
+    for candidate in candidates:
+        if candidate.message is not None:
+            if candidate.message.usage_metadata is not None:
+                yield candidate.message.usage_metadata
+        # A group that fails gives all its draws one and the same error.
+        elif candidate.usage is not None and id(candidate.error) not in errors:
+            errors.add(id(candidate.error))
+            yield UsageMetadata(**candidate.usage)  # type: ignore[typeddict-item]
+
+
+def portable(error: BaseException | None) -> BaseException | None:
+    """An error of this package as it is; another's as its description, which quotes nothing that it says."""
+    if error is None or isinstance(error, BonMiniGuardError):
+        return error
+    if not isinstance(error, Exception):
+        # Of a draw that was cancelled; that is told by its type.
+        return asyncio.CancelledError()
+    kind = type(error)
+    status = getattr(error, "status_code", None)
+    told = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    return ForeignError(told if status is None else f"{told} (status {status})")
+
+
+def state_of(result: GuardResult) -> dict[str, Any]:
+    """What of a result is pickled."""
+    served = result.selected if result.served else None
+
+    def allowed(candidate: Candidate) -> Candidate:
+        if result.with_texts:
+            return candidate
+        said = candidate.message
+        if candidate is served or said is None:
+            return replace(candidate, message=result.message if candidate is served else None)
+        return replace(candidate, message=AIMessage("", usage_metadata=said.usage_metadata))
+
+    # By what they are: of an explored request a draw made again has the number of the one that was served.
+    packed = {id(candidate): allowed(candidate) for candidate in result.candidates}
+    selected = result.selected
+    return {field.name: getattr(result, field.name) for field in fields(result)} | {
+        "candidates": tuple(packed.values()),
+        "selected": None if selected is None else packed.get(id(selected)) or allowed(selected),
+        "scorer_error": portable(result.scorer_error),
+    }
 
 
 def finite(number: float | None) -> float | None:

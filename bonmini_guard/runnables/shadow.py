@@ -25,9 +25,8 @@ from bonmini_guard.engine.background import Background
 from bonmini_guard.engine.bridge import run_sync
 from bonmini_guard.engine.detach import ambient
 from bonmini_guard.engine.protocols import DrawRequest
-from bonmini_guard.engine.result import GuardResult, Outcome
+from bonmini_guard.engine.result import GuardResult, Outcome, total_usage, used_tokens
 from bonmini_guard.engine.snapshot import copies, frozen
-from bonmini_guard.engine.usage import total_usage, used_tokens
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.forks import Lock, renewed_in_children
 from bonmini_guard.logs.explore import MOST_AT_A_TIME
