@@ -8,6 +8,7 @@ import re
 import time
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage
 
 from bonmini_guard import BestOfMiniN
@@ -69,6 +70,18 @@ async def test_a_fallback_that_blocks_is_told(caplog):
     assert (await guard(score=lambda messages, texts: [-1.0], on_abstain=blocks).ainvoke("q")).text == "sorry"
     (said,) = told(caplog)
     assert re.search(rf"^on_abstain holds .* in {place_of(blocks)}", said)
+
+
+async def test_a_callback_that_blocks_is_told(caplog):
+    class Blocks(AsyncCallbackHandler):
+        async def on_chain_end(self, outputs, **about):
+            for _ in TIMES:
+                if "score" in outputs and not told(caplog):
+                    time.sleep(LONG)
+
+    assert (await guard().ainvoke("q", {"callbacks": [Blocks()]})).text == "good"
+    (said,) = told(caplog)
+    assert re.search(rf"^a callback holds .* in {place_of(Blocks.on_chain_end)}", said)
 
 
 async def test_what_awaits_or_works_in_a_thread_is_not_told(caplog):

@@ -31,7 +31,7 @@ _PARTS = {
     "_draw_group": "the generator",
     "_score_fresh": "the reward model",
     "_close_session": "the scoring session",
-    "_child": "a callback",
+    "_told": "a callback",
     "looped": "a callback",
     "_fallback": "on_abstain",
 }
