@@ -1,7 +1,8 @@
-"""Writing files so that nothing half-written is ever left behind."""
+"""Files: small ones are read as a whole, others are written so that nothing half-written is ever left behind."""
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import os
@@ -22,6 +23,18 @@ _ESCAPE = "backslashreplace"
 #: How names of temporary files end, and the seconds after which who has not gone on writing one was killed.
 _UNFINISHED, _KILLED = ".unfinished", 86400.0
 _umask_lock = Lock()
+#: Bytes of a profile, a scorer spec, a gateway's guards, the state of a watch. Those that this package writes have a thousandth.
+MOST = 2**25
+
+
+def contents(path: str | os.PathLike[str]) -> bytes:
+    """What an ordinary file holds, of so many bytes at most; OSError if it cannot be read, is a pipe or a device, or is larger."""
+    file = Path(path)
+    if file.exists() and not file.is_file() and not file.is_dir():  # it may have no writer
+        raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
+    if file.is_file() and file.stat().st_size > MOST:
+        raise OSError(errno.EFBIG, f"larger than {MOST >> 20} MiB, so none of these files", str(path))
+    return file.read_bytes()
 
 
 def write_atomically(path: str | os.PathLike[str], text: str, suffix: str = _UNFINISHED) -> None:

@@ -25,11 +25,10 @@ from bonmini_guard.calibration.martingale import Count, Finite, ProcessState, Ra
 from bonmini_guard.calibration.promise import Tested, against, labels_wanted, reference_share, said
 from bonmini_guard.calibration.slices import Slices
 from bonmini_guard.calibration.traces import Memory, Seen, Trace, Traces
-from bonmini_guard.contents import contents
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.appending import lock
 from bonmini_guard.policy.profile import GuardProfile
-from bonmini_guard.writing import write_atomically
+from bonmini_guard.writing import contents, write_atomically
 
 #: So many of the latest requests (and their groups), and of the labels, are remembered one by one.
 REMEMBERED = 10_000

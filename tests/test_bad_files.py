@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from bonmini_guard import contents
+from bonmini_guard import writing
 from bonmini_guard.cli import main
 from bonmini_guard.logs import opening
 
@@ -114,7 +114,7 @@ def test_what_is_read_as_a_whole_may_be_nested_deeply(command, text, folder, cap
 @pytest.mark.parametrize(("name", "command"), [(name, each) for name, each in WHOLE.items() if "export" not in name])
 def test_what_is_huge_is_not_read(name, command, folder, capsys, monkeypatch):
     with (folder / "huge").open("wb") as file:
-        file.truncate(contents.MOST + 1)
+        file.truncate(writing.MOST + 1)
     assert "larger than 32 MiB" in one_line(command, "huge", capsys)
 
 

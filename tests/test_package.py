@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import bonmini_guard
-from bonmini_guard import _moved, errors
+from bonmini_guard import _lazy, errors
 from bonmini_guard.engine.protocols import DrawRequest, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.policy.budget import Budget
 from bonmini_guard.policy.policy import StopRule
@@ -178,7 +178,7 @@ def test_a_function_is_not_replaced_by_the_module_of_its_name(anew, code):
 @pytest.mark.parametrize("first", ["former", "present"])
 def test_former_paths_are_the_same_modules(anew, first):
     pytest.importorskip("torch")
-    pairs = [*_moved.MOVED.items(), ("data.converters", "training.data.converters")]
+    pairs = [*_lazy.MOVED.items(), ("data.converters", "training.data.converters")]
     code = f"""
 from importlib import import_module
 for pair in {pairs}:

@@ -23,7 +23,7 @@ LEVELS = (
 )
 #: The room of each file that is in no room's folder. The package itself imports what is asked of it, and stands apart.
 ROOMS = {
-    "ground": ("_lazy", "_moved", "contents", "conversation", "errors", "forks", "unseen", "validation", "writing"),
+    "ground": ("_lazy", "conversation", "errors", "forks", "unseen", "validation", "writing"),
     "reward": ("checks",),
     "runnables": ("testing",),
     "commands": ("cli", "__main__"),

@@ -16,7 +16,6 @@ from pydantic import ConfigDict, Field, SecretStr
 from bonmini_guard.adapters import RemoteRewardModel
 from bonmini_guard.adapters.http import Endpoint
 from bonmini_guard.adapters.openai import OpenAICompatibleGenerator
-from bonmini_guard.contents import contents
 from bonmini_guard.errors import BonMiniGuardError, ConfigurationError
 from bonmini_guard.gateway.models import Guarded, OnAbstain, Upstream
 from bonmini_guard.reward.declared import load_scorer
@@ -25,6 +24,7 @@ from bonmini_guard.runnables.conduct import Guard
 from bonmini_guard.runnables.options import GuardOptions
 from bonmini_guard.server.schemas import printable
 from bonmini_guard.validation import check_names
+from bonmini_guard.writing import contents
 
 
 class UpstreamTable(Table):

@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer, ValidationError, model_validator
 
-from bonmini_guard.contents import contents
 from bonmini_guard.errors import ProfileError
 from bonmini_guard.policy.policy import BelowFloor, Exit, Mode, Policy, check_thresholds
-from bonmini_guard.writing import write_atomically
+from bonmini_guard.writing import contents, write_atomically
 
 SCHEMA_VERSION = 2
 

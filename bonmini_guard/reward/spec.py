@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bonmini_guard.contents import contents
 from bonmini_guard.conversation import NOT_SHOWN
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.validation import check_names
+from bonmini_guard.writing import contents
 
 Kind = Literal["template", "pair", "labels", "token", "route", "judge", "decision", "check", "all", "sum"]
 
