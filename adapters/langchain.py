@@ -149,7 +149,8 @@ class LangChainGenerator:
             if not isinstance(bare, BaseLanguageModel):
                 if (options or bound) and chat_model_of(whole) is None and has_model(whole):
                     # Fallbacks of several vendors, with tools in a form of their own, or a chain, whose first step would take all.
-                    whole, options = _called_with(whole, options), {}
+                    offer = {name: options.pop(name) for name in _OFFER if name in options} if "tools" in options else {}
+                    whole, options = _called_with(whole, options, offer), {}
                 answers = [as_message(await whole.ainvoke(list(request.messages), config=config, **options))]
             else:
                 model, options = with_settings(bare, {**bound, **options})
@@ -193,6 +194,8 @@ class LangChainGenerator:
 _ONE = ("n", "best_of", "stream")
 #: Settings that hold others, which go out beside a model's own.
 _BODIES = ("model_kwargs", "extra_body")
+#: Call options that go with tools, which each model takes in a form of its own.
+_OFFER = ("tools", "tool_choice", "strict")
 #: What integrations call a model's own seed.
 _SEEDS = ("seed", "random_seed")
 _HISTORY = (
@@ -218,18 +221,18 @@ def _answering(model: Any) -> tuple[Any, dict[str, Any]]:
     return _answering(several[0]) if len(several) == 1 else (inner, bound)
 
 
-def _called_with(runnable: Any, options: Mapping[str, Any]) -> Any:
-    """A copy whose models are called with options, and offered tools among them: in a chain that of the step which answers."""
+def _called_with(runnable: Any, options: Mapping[str, Any], offer: Mapping[str, Any]) -> Any:
+    """A copy whose models are called with options, and offered tools: in a chain that of the step which answers."""
     if isinstance(runnable, BaseLanguageModel):
         model, given = with_settings(runnable, {**options})
-        offer = {name: given.pop(name) for name in ("tools", "tool_choice") if "tools" in options and name in given}
         return (model.bind_tools(**offer) if offer and hasattr(model, "bind_tools") else model).bind(**given)
     if isinstance(runnable, RunnableBindingBase):
         options, runnable = {**runnable.kwargs, **options}, runnable.model_copy(update={"kwargs": {}})
     if isinstance(runnable, RunnableSequence):
-        answers = answering_step(runnable)
-        return RunnableSequence(*(_called_with(step, options) if at == answers else step for at, step in enumerate(runnable.steps)))
-    return with_parts(runnable, partial(_called_with, options=options))
+        at = answering_step(runnable)
+        steps = [_called_with(step, options, offer) if number == at else step for number, step in enumerate(runnable.steps)]
+        return RunnableSequence(*steps)
+    return with_parts(runnable, partial(_called_with, options=options, offer=offer))
 
 
 def _is_configurable(model: Any) -> bool:

@@ -353,6 +353,9 @@ def test_call_options_of_a_chain_reach_the_model_that_answers(bound):
     first, second = [{name: value for name, value in each.items() if name != "seed"} for each in inner.calls]
     assert (first, second) == ({"temperature": 0.3, "top_p": 0.5, "max_tokens": 7}, {"top_p": 0.5, "max_tokens": 7, **bound})
     assert inner.calls[0]["seed"] != inner.calls[1]["seed"]
+    own = {"tools": [{"functionDeclarations": [{"name": "search"}]}]}  # as Gemini's are written
+    make(prompt | inner.bind(**own), lambda messages, candidates: [1.0], mini_n=1).invoke("q", temperature=0.3)
+    assert inner.calls[2] == {**own, "temperature": 0.3}
     described = generator.describe({"temperature": 0.3})["generator"]["steps"]
     assert "options" not in described[0]
     assert described[1]["settings"]["temperature"] == 0.3
