@@ -22,7 +22,7 @@ from bonmini_guard.adapters.http_errors import (
     from_answer,
 )
 from bonmini_guard.conversation import Call, Turn, deeper_than
-from bonmini_guard.engine.kinds import cut_short
+from bonmini_guard.engine.snapshot import cut_short
 from bonmini_guard.errors import InputError
 
 #: What stands beside an answer. Reasoning has two names, and some servers give it under both of them.

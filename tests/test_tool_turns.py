@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from bonmini_guard import BestOfMiniN, ChatBestOfMiniN, NoAcceptableResponse
 from bonmini_guard.adapters.agents import BestOfMiniNMiddleware
-from bonmini_guard.engine.kinds import calls, words
+from bonmini_guard.engine.snapshot import calls, words
 from bonmini_guard.errors import ConfigurationError, GenerationError
 from bonmini_guard.testing import FakeChatModel, FakeGenerator, FakeRewardModel
 

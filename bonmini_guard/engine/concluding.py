@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from bonmini_guard.conversation import Turn
 from bonmini_guard.engine.drawing import draw_seed
-from bonmini_guard.engine.kinds import words
 from bonmini_guard.engine.outages import decided_by_failures, nothing_arrived
 from bonmini_guard.engine.protocols import EndRequest
 from bonmini_guard.engine.result import Candidate, GuardResult, Outcome, Timings, total_usage, used_tokens
 from bonmini_guard.engine.scoring import passes
-from bonmini_guard.engine.snapshot import shown
+from bonmini_guard.engine.snapshot import shown, words
 from bonmini_guard.errors import ConfigurationError, GenerationError, place_of
 from bonmini_guard.policy.policy import Action, Decision
 

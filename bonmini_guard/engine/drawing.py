@@ -13,10 +13,9 @@ from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_
 
 from bonmini_guard.engine.containment import as_failure, current, is_failure
 from bonmini_guard.engine.detach import is_graph_signal
-from bonmini_guard.engine.kinds import why_none
 from bonmini_guard.engine.protocols import DrawRequest, EndRequest, Generator, GroupGenerator
 from bonmini_guard.engine.result import Candidate
-from bonmini_guard.engine.snapshot import ends, frozen, identity
+from bonmini_guard.engine.snapshot import ends, frozen, identity, why_none
 from bonmini_guard.errors import GenerationError, Unanswered
 
 if TYPE_CHECKING:

@@ -35,13 +35,13 @@ from bonmini_guard.engine.containment import LAST_GRACE, Quarantine, current, is
 from bonmini_guard.engine.detach import detached, drawing, uncached
 from bonmini_guard.engine.drawing import Arrivals, begin_loop, draw_seed
 from bonmini_guard.engine.held import turning
-from bonmini_guard.engine.kinds import calls_tools
 from bonmini_guard.engine.limiter import Lane, Limiter, limit_of_call, places_of, request_lane
 from bonmini_guard.engine.load import LADDER, Load
 from bonmini_guard.engine.outages import patience
 from bonmini_guard.engine.protocols import NO_OPTIONS, EndRequest, Generator, GroupGenerator, Scorer, ScoringSession
 from bonmini_guard.engine.result import Candidate, GuardResult, total_usage, used_tokens
 from bonmini_guard.engine.scoring import Ended, ScoringFailed, collect
+from bonmini_guard.engine.snapshot import calls_tools
 from bonmini_guard.errors import GenerationError
 from bonmini_guard.policy.policy import Action, Decision, Policy, State
 

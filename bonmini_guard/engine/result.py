@@ -16,8 +16,7 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
-from bonmini_guard.engine.kinds import calls
-from bonmini_guard.engine.snapshot import shown
+from bonmini_guard.engine.snapshot import calls, shown
 from bonmini_guard.errors import BonMiniGuardError, ForeignError, TooBusy, place_of
 from bonmini_guard.policy.policy import Mode
 
