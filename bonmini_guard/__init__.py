@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bonmini_guard._lazy import install, lazy
+from bonmini_guard._lazy import lazy
 
 if TYPE_CHECKING:
     from bonmini_guard.engine.limiter import Limiter as Limiter
@@ -71,4 +71,3 @@ _NAMES = {
 __getattr__, __dir__, _HOMES = lazy(__name__, _NAMES)
 __all__ = list(_HOMES)
 __all__ += ["__version__"]
-install()

@@ -76,7 +76,4 @@ class Moved(MetaPathFinder, Loader):
         sys.modules[spec.name] = import_module(f"{_PACKAGE}.{spec.origin}")
 
 
-def install() -> None:
-    """Have the import system look for former paths; once."""
-    if not any(isinstance(finder, Moved) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Moved())
+sys.meta_path.insert(0, Moved())
