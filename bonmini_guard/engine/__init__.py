@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bonmini_guard._lazy import lazy
 
-#: Once this was one module: its names are found here still.
+if TYPE_CHECKING:
+    from bonmini_guard.engine.drawing import draw_seed as draw_seed
+    from bonmini_guard.engine.engine import Engine as Engine
+    from bonmini_guard.engine.engine import Observer as Observer
+
 __getattr__, __dir__, _HOMES = lazy(__name__, {"drawing": "draw_seed", "engine": "Engine Observer"})
 __all__ = list(_HOMES)
