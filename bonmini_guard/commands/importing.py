@@ -140,7 +140,7 @@ class _Import:
             with as_input(_STRANGE):
                 found = {column: value for column in self.mapping if (value := first(unit, column)) is not None}
                 self.seen |= found.keys()
-                own, fields = self.source.own, self.mapping
+                own, fields, found = self.source.own, self.mapping, self._that_count(found)
                 renamed = {own[fields[column]]: value for column, value in found.items() if fields[column] in own}
                 judges = [("acceptable_by", column) for column in found if fields[column] == "acceptable" and "acceptable" in own]
                 drawn = list(self.source.draws({**unit, **dict(judges), **renamed}, self.left_out))
@@ -155,9 +155,10 @@ class _Import:
 
     def _mapped(self, draw: Draw, found: Record, shared: Sequence[str]) -> Draw:
         """The draw with what is mapped, and not shared by several: of its record, what its source does not read; its verdicts."""
-        told = {**found, **draw.verdicts}
-        said = {column: told[column] for column in self.mapping if column in told and column not in shared}
-        given = {self.mapping[column]: value for column, value in said.items() if self.mapping[column] not in self.source.own}
+        verdicts = {name: value for name, value in draw.verdicts.items() if value is not None}
+        told, others = {**found, **verdicts}, [column for column in self.mapping if self.mapping[column] not in self.source.own]
+        said = self._that_count({column: told[column] for column in others if column in told and column not in shared})
+        given = {self.mapping[column]: value for column, value in said.items()}
         judges = [("acceptable_by", column) for column in said if self.mapping[column] == "acceptable"]
         draw.fields |= tables.fields_of({**draw.fields, **dict(judges), **given}, self.left_out)
         draw.id, draw.group = (name_of(given.get(key)) or known for key, known in (("id", draw.id), ("group", draw.group)))
@@ -168,8 +169,15 @@ class _Import:
             [draw.answer] = answers_in(given["text"])
         draw.generator = self._generator or draw.generator
         self.seen |= draw.verdicts.keys()
-        self.verdicts.update(said for said in draw.verdicts if said not in self.mapping)
+        self.verdicts.update(name for name in verdicts if name not in self.mapping)
         return draw
+
+    def _that_count(self, found: Record) -> dict[str, Any]:
+        """Of the columns for one field the one that is mapped last; the others are left out."""
+        last = {self.mapping[column]: column for column in found}
+        chosen = ((column, last[self.mapping[column]]) for column in found)
+        self.left_out.update(f"{column}, beside {other} for the same field" for column, other in chosen if other != column)
+        return {column: found[column] for column in last.values()}
 
 
 def _mapping(pairs: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, dropwhile
 from typing import IO, Any
@@ -40,9 +40,12 @@ class Records(RowFile):
             if line.strip():
                 break
         first = b"".join(blank).strip()
-        whole = False
+        value = None
         with suppress(ValueError, RecursionError):
-            whole = isinstance(json.loads(first), dict)
+            value = json.loads(first)
+        whole = isinstance(value, dict)
+        if value and whole and any(map(_is_numbered, ([value], value.values()))):
+            raise InputError(f"{self.path}: a table by columns, as pandas' to_json writes it; write it with orient='records'")
         if first.startswith((b"[", b"{")) and not whole:
             yield from self._documents(b"".join(chain(blank, lines)))
         elif whole:
@@ -128,6 +131,11 @@ def _takes_lines_in(lines: list[str], form: Mapping[str, Any]) -> bool:
             raise
         return len(lines) > 1
     return False
+
+
+def _is_numbered(tables: Iterable[Any]) -> bool:
+    """Whether all are objects whose keys are numbers, as the rows of a table are called that has no other names for them."""
+    return all(isinstance(table, dict) and table and all(map(str.isdecimal, table)) for table in tables)
 
 
 def _values(text: str) -> Iterator[Any]:

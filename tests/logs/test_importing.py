@@ -277,6 +277,22 @@ def test_langfuse_pages_traces_and_exports(tmp_path, capsys):
     assert "left out: observations of type SPAN: 1" in capsys.readouterr().err
 
 
+def test_langfuse_scores_of_a_trace_of_several_calls_are_of_none_and_categories_are_read_by_name(tmp_path, capsys):
+    named = {"name": "verdict", "value": 0, "stringValue": "good", "dataType": "CATEGORICAL"}
+    thumb, own = {"name": "thumb", "value": 1}, {**named, "observationId": "o1"}
+    several = {"id": "t", "sessionId": "s", "observations": [observation(0), observation(1)], "scores": [thumb, own, named]}
+    alone = {"id": "u", "observations": [observation(2), observation(3, type="SPAN")], "scores": [thumb, named]}
+    for column, labels in (("verdict", [None, True, True]), ("thumb", [None, None, True])):
+        rows = imported(tmp_path, "langfuse", [several, alone], more=["--map", f"{column}=acceptable"])
+        assert [row["candidates"][0].get("acceptable") for row in rows] == labels
+        assert [row.get("group") for row in rows] == ["s", "s", None]
+        said = capsys.readouterr().err
+        assert "left out: thumb of several answers at once: 2\n" in said
+        assert "nothing found under" not in said
+    more = ["--map", "verdict=acceptable", "--map", "thumb=acceptable"]
+    assert [row["candidates"][0].get("acceptable") for row in imported(tmp_path, "langfuse", [several], more=more)] == [None, True]
+
+
 # OpenTelemetry
 
 
@@ -835,6 +851,11 @@ def test_a_second_column_for_prompts_or_answers_is_told_as_left(tmp_path, capsys
     told = capsys.readouterr().err
     assert "left: context (1 answers)" in told
     assert "left: answer (1 answers)" in told
+    twice = ["--map", "answer=text", "--map", "response=text", "--map", "context=text"]
+    rows = imported(tmp_path, "csv", "question,context,response,answer\nq,c,r,a\nq,,,b\n", more=twice)
+    assert texts(rows) == [["c", "b"]]
+    told = capsys.readouterr().err
+    assert "left out: answer, beside context for the same field: 1\nleft out: response, beside context" in told
     imported(tmp_path, "csv", "instruction,input,output\nTranslate.,Hund,dog\n")
     assert "left:" not in capsys.readouterr().err
 
@@ -851,6 +872,8 @@ OPEN = 'prompt,text\nq,5" wide\nr,"b\ns,c\nt,d'
         (f"{OPEN}\n", "t.csv:5: not CSV (unexpected end of data)"),
         ('prompt,text\nq,a,"b\ns,c\nt,d', "t.csv:4: not CSV (unexpected end of data)"),
         ('prompt,"text\nq,a\n', "t.csv:2: not CSV (unexpected end of data)"),
+        ('{"prompt": {"0": "q"}, "text": {"0": "a"}}', "t.csv: a table by columns, as pandas' to_json writes it; write it with"),
+        ('{"7": {"prompt": "q", "text": "a"}}', "t.csv: a table by columns"),
         ('prompt,"text\nq,"a"\nr,b\n', "t.csv:1: a quote is not closed where its cell ends"),
     ],
 )
