@@ -191,7 +191,7 @@ def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
         judged = [(kind, list(READERS[kind](path, session))) for kind, path in options.imports]
         for kind, labels in judged:
             say(f"{options.output}: {session.take_in(labels, kind):,} new labels of {len(labels):,} from {kind}")
-        texts = [(path, *_exported(kind, session)) for kind, path in options.export]
+        texts = [(path, *_exported(kind, path, session)) for kind, path in options.export]
     except InputError:
         if beginning:
             options.output.unlink()
@@ -204,7 +204,7 @@ def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
     return 0
 
 
-def _exported(kind: str, session: Session) -> tuple[str, str]:
+def _exported(kind: str, path: Path, session: Session) -> tuple[str, str]:
     """The text of an export, and what to say about it."""
     from bonmini_guard.labelling.exchange import WRITERS
     from bonmini_guard.labelling.exports import choice_rows, labelled_log
@@ -216,7 +216,7 @@ def _exported(kind: str, session: Session) -> tuple[str, str]:
         log = labelled_log(session)
         if session.plan.goal is not None:
             said = f"{log.random:,} rows fixed before the first label, {log.labelled:,} of them labelled"
-            return _lines(log.rows), f"{said}; next: {label_for.next_command(session.plan.goal)}"
+            return _lines(log.rows), f"{said}; next: {label_for.next_command(session.plan.goal, str(path))}"
         said = f"{log.labelled:,} of {len(log.rows):,} rows labelled, {log.random:,} of them for calibration (random, whole)"
         said += f"; {log.unfinished:,} begun, labels withheld until whole" if log.unfinished else ""
         said += f"; {log.put_off:,} items put off: label them too, or figures will be of easy items" if log.put_off else ""

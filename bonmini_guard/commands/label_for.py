@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bonmini_guard.commands import refuse_pipes
+from bonmini_guard.commands import logs_in_words, refuse_pipes
 from bonmini_guard.commands.calibrate import ALPHA, DELTA, EPSILON, RISKS, choose_schedule, schedule_of
 from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.commands.terminal import say
@@ -73,12 +73,12 @@ def demanded(rows: Sequence[LabelRow], plan: Plan, options: argparse.Namespace) 
     return replace(plan, goal=Goal(options.what, asked.level, asked.delta, asked.schedule, asking.ids)), asking, short
 
 
-def next_command(goal: Goal) -> str:
-    """What makes a profile of the labels."""
+def next_command(goal: Goal, log: str = "labelled.jsonl") -> str:
+    """What makes a profile of the labels in an exported log."""
     mode = "accelerator" if goal.what == "accelerator" else f"guardrail --risk {goal.what}"
     level = f"--{'epsilon' if goal.what == 'accelerator' else 'alpha'} {goal.level:g} --delta {goal.delta:g}"
     schedule = ",".join(map(str, goal.schedule))
-    return f"bonmini-guard calibrate labelled.jsonl --mode {mode} {level} --schedule {schedule} -o profile.json"
+    return f"bonmini-guard calibrate {logs_in_words([log])} --mode {mode} {level} --schedule {schedule} -o profile.json"
 
 
 def _given(options: argparse.Namespace) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import httpx
 import numpy as np
@@ -221,11 +222,11 @@ def test_from_a_log_to_a_certificate_by_the_commands(tmp_path, capsys):
         assert "more labels may reach" in lines[0]
         process.terminate()
         assert state["said"] in process.stdout.read()
-    labels, profile = tmp_path / "labelled.jsonl", tmp_path / "profile.json"
+    labels, profile = tmp_path / "labels of two.jsonl.gz", tmp_path / "profile.json"
     assert run(path, "-o", out, "--export", f"log={labels}") == 0
     told = capsys.readouterr().out
     assert "90 rows fixed before the first label" in told
-    command = re.search(r"bonmini-guard (calibrate .*)", told)[1].replace("labelled.jsonl", str(labels))
-    assert main(command.replace("profile.json", str(profile)).split()) == 0
+    command = re.search(r"bonmini-guard (calibrate .*)", told)[1].replace("profile.json", str(profile))
+    assert main(shlex.split(command)) == 0
     announced = re.match(r"certified down to (\S+), serves ([\d.]+)", state["said"])
     assert json.loads(profile.read_text())["thresholds"][0] == pytest.approx(float(announced[1]), rel=0.01)
