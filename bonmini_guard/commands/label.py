@@ -6,20 +6,23 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.commands import label_for, logs_in_words
-from bonmini_guard.commands.calibrate import NOT_ENOUGH
+from bonmini_guard.commands import logs_in_words, refuse_pipes
+from bonmini_guard.commands.calibrate import ALPHA, DELTA, EPSILON, NOT_ENOUGH, RISKS, choose_schedule, schedule_of
+from bonmini_guard.commands.replay import say_what_was_left_out
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.writing import check_output, write_atomically
 
 if TYPE_CHECKING:
-    from bonmini_guard.labelling.items import Plan
+    from bonmini_guard.labelling.items import Goal, Plan
+    from bonmini_guard.labelling.on_demand import OnDemand
+    from bonmini_guard.labelling.rows import LabelRow
     from bonmini_guard.labelling.session import Session
 
 HELP = "label logs in the browser: A, B or neither; or accept and reject. Exports choice rows and labelled log rows"
@@ -31,6 +34,8 @@ IMPORTS = ("label-studio", "argilla")
 _BESIDE_AGREEMENT = ("agreement", "json", "host", "port", "command", "run")
 #: What a session that exists says by itself.
 _PLANNED = ("mode", "seed", "pairs")
+#: What goes with --for.
+_OF_FOR = ("alpha", "epsilon", "delta", "schedule", "rows")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    label_for.add_arguments(parser)
+    group = parser.add_argument_group("only what a certificate needs")
+    group.add_argument("--for", dest="what", choices=(*RISKS, "accelerator"), help="ask on demand, strict thresholds first")
+    group.add_argument("--alpha", type=float, help=f"the most that the risk may be (default {ALPHA:g})")
+    group.add_argument("--epsilon", type=float, help=f"accelerator: the most quality that may be lost (default {EPSILON:g})")
+    group.add_argument("--delta", type=float, help=f"chance that the promise is missed (default {DELTA:g})")
+    group.add_argument("--schedule", type=schedule_of, metavar="4,28", help="draws of each loop (default 4 x 8, or what fits)")
+    group.add_argument("--rows", type=int, metavar="N", help="rows that count, fixed before the first label (default all)")
     sources, kinds = " or ".join(IMPORTS), ", ".join(EXPORTS)
     repeated: dict[str, Any] = {"action": "append", "default": [], "metavar": "KIND=FILE"}
     parser.add_argument("--export", type=partial(_kind_and_file, EXPORTS), help=f"no page: write {kinds}", **repeated)
@@ -67,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     rows = read_rows(options.logs)
     plan, question = _settings(options)
     only_export = options.export and not options.imports and options.what is None
-    plan, asking, short = (plan, None, None) if only_export else label_for.demanded(rows, plan, options)
+    plan, asking, short = (plan, None, None) if only_export else _demanded(rows, plan, options)
     if short:
         print(f"bonmini-guard label: {short}", file=sys.stderr)
         return NOT_ENOUGH
@@ -102,23 +113,72 @@ def _check_plan(options: argparse.Namespace) -> None:
         raise ConfigurationError("--pairs is 1 or more and belongs to --mode choice")
     if options.only and options.what:
         raise ConfigurationError("--only picks rows by hand, and --for must not be picked for; give one of them")
-    label_for.check(options)
+    given = _given(options, *_OF_FOR)
+    if options.what is None:
+        if given and not options.output.exists():
+            raise ConfigurationError(f"--{next(iter(given))} belongs to --for; give both or neither")
+        return
+    if options.mode == "choice" or options.pairs is not None:
+        raise ConfigurationError("--for asks about one answer at a time; leave out --mode choice and --pairs")
+    foreign = "alpha" if options.what == "accelerator" else "epsilon"
+    if foreign in given:
+        raise ConfigurationError(f"--{foreign} does not belong to --for {options.what}; leave it out")
 
 
 def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
     """The plan asked for, or that of the file, which options may repeat but not change (ConfigurationError)."""
     from bonmini_guard.labelling.items import Plan
-    from bonmini_guard.labelling.session import settings_of
+    from bonmini_guard.labelling.session import NO_MORE_ROWS, settings_of
 
-    given: dict[str, Any] = {name: getattr(options, name) for name in _PLANNED if getattr(options, name) is not None}
-    given |= {"picked": True} if options.only else {}
-    if not options.output.exists():
+    out, given = options.output, _given(options, *_PLANNED) | ({"picked": True} if options.only else {})
+    if not out.exists():
         return Plan(**{**given, **({"mode": "accept"} if options.what else {})}), options.question
-    plan, question = settings_of(options.output)
-    if replace(plan, **given) != plan or (options.question is not None and options.question != question):
-        raise ConfigurationError(f"{options.output}: was begun with other options; leave them out to go on, or give another -o")
-    label_for.require_same(plan, options)
+    given |= _given(options, "question", "what", *_OF_FOR)
+    plan, question = settings_of(out)
+    kept: dict[str, Any] = {**asdict(plan), "question": question}
+    if (goal := plan.goal) is not None:
+        if options.rows not in (None, len(goal.rows)):
+            raise InputError(f"{out}: {len(goal.rows):,} rows were fixed before the first label; {NO_MORE_ROWS}; leave out --rows")
+        kept |= asdict(goal) | {"epsilon" if goal.what == "accelerator" else "alpha": goal.level, "rows": options.rows}
+    elif wrong := next((name for name in given if name in ("what", *_OF_FOR)), None):
+        wrong = "for" if wrong == "what" else wrong
+        raise ConfigurationError(f"{out}: was begun without --for; leave out --{wrong} to go on, or give another -o")
+    if any(kept.get(name) != value for name, value in given.items()):
+        raise ConfigurationError(f"{out}: was begun with other options; leave them out to go on, or give another -o")
     return plan, question
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _demanded(rows: Sequence[LabelRow], plan: Plan, options: argparse.Namespace) -> tuple[Plan, OnDemand | None, str | None]:
+    """The plan, with its goal; the questions that ``--for`` or the file that is continued asks, None if neither asks on demand.
+
+    And why no labels of these rows could certify anything; None if they could.
+    """
+    goal = plan.goal
+    if goal is None and options.what is None:
+        return plan, None, None
+    from bonmini_guard.calibration.logs import load_log
+    from bonmini_guard.calibration.on_demand import fixed_set, prospect, request, same_set, too_few
+    from bonmini_guard.labelling.items import Goal
+    from bonmini_guard.labelling.on_demand import OnDemand
+
+    refuse_pipes(options.logs)
+    log = load_log(options.logs)
+    say_what_was_left_out(log.left_out)
+    if goal is not None:
+        asked = request(goal.what, goal.level, goal.delta, goal.schedule)
+        return plan, OnDemand(same_set(log, goal.rows), asked, rows), None
+    given = {"alpha": ALPHA, "epsilon": EPSILON, "delta": DELTA} | _given(options, *_OF_FOR)
+    level = given["epsilon" if options.what == "accelerator" else "alpha"]
+    asked = request(options.what, level, given["delta"], choose_schedule(log, options.schedule))
+    chosen = fixed_set(log, options.rows)
+    asking, short = OnDemand(chosen, asked, rows), too_few(chosen, asked)
+    if not short:
+        say(prospect(chosen, asked))
+    return replace(plan, goal=Goal(options.what, asked.level, asked.delta, asked.schedule, asking.ids)), asking, short
 
 
 def _page(begin: Callable[[], Session], options: argparse.Namespace) -> int:
@@ -171,7 +231,7 @@ def _next(plan: Plan, options: argparse.Namespace) -> list[str]:
     """What the labels make possible, and the commands for it: shown when the page has no further question, and when it stops."""
     export = f"bonmini-guard label {logs_in_words(options.logs)} -o {shlex.quote(str(options.output))} --export"
     if plan.goal is not None:
-        certified = f"then: {label_for.next_command(plan.goal)}"
+        certified = f"then: {_calibrate_next(plan.goal)}"
         return ["These labels can certify a profile, as far as is said above.", f"next: {export} log=labelled.jsonl", certified]
     if plan.picked:
         return ["These rows were picked: train on their labels, but calibrate on others.", f"next: {export} choices=choices.jsonl"]
@@ -180,6 +240,14 @@ def _next(plan: Plan, options: argparse.Namespace) -> list[str]:
         return ["Whole rows can be calibrated on, and all labels trained on.", f"next: {export} log=labelled.jsonl", start]
     train = "then: bonmini-guard train choices.jsonl --base MODEL -o guard-model"
     return ["Choices train a reward model whose zero means acceptable.", f"next: {export} choices=choices.jsonl", train]
+
+
+def _calibrate_next(goal: Goal, log: str = "labelled.jsonl") -> str:
+    """What makes a profile of the labels in an exported log."""
+    mode = "accelerator" if goal.what == "accelerator" else f"guardrail --risk {goal.what}"
+    level = f"--{'epsilon' if goal.what == 'accelerator' else 'alpha'} {goal.level:g} --delta {goal.delta:g}"
+    schedule = ",".join(map(str, goal.schedule))
+    return f"bonmini-guard calibrate {logs_in_words([log])} --mode {mode} {level} --schedule {schedule} -o profile.json"
 
 
 def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
@@ -216,7 +284,7 @@ def _exported(kind: str, path: Path, session: Session) -> tuple[str, str]:
         log = labelled_log(session)
         if session.plan.goal is not None:
             said = f"{log.random:,} rows fixed before the first label, {log.labelled:,} of them labelled"
-            return _lines(log.rows), f"{said}; next: {label_for.next_command(session.plan.goal, str(path))}"
+            return _lines(log.rows), f"{said}; next: {_calibrate_next(session.plan.goal, str(path))}"
         said = f"{log.labelled:,} of {len(log.rows):,} rows labelled, {log.random:,} of them for calibration (random, whole)"
         said += f"; {log.unfinished:,} begun, labels withheld until whole" if log.unfinished else ""
         said += f"; {log.put_off:,} items put off: label them too, or figures will be of easy items" if log.put_off else ""
