@@ -6,10 +6,8 @@ labels are asked for on demand, the items of the next batch.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from typing import Any
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.appending import Appender, encoded, lock
 from bonmini_guard.logs.reading import RowFile
-from bonmini_guard.writing import write_atomically
 
 Event = dict[str, Any]
 
@@ -34,33 +31,25 @@ _NEEDED: dict[str, dict[str, Any]] = {
 
 def create(path: Path, header: Mapping[str, Any]) -> None:
     """Begin a file with its first line; one that exists, perhaps since a moment ago, stays. InputError if it cannot be written."""
-    line = json.dumps({"kind": KIND, "format": FORMAT, **header}) + "\n"
-    whole = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        try:
-            write_atomically(whole, line)
-            # Not a rename: it would replace the file of a session that has begun meanwhile, and all its labels.
-            with contextlib.suppress(FileExistsError):
-                _name(whole, path)
-        finally:
-            whole.unlink(missing_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            try:
+                file.write(json.dumps({"kind": KIND, "format": FORMAT, **header}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                path.unlink()
+                raise
         if os.name == "posix":  # the new name on disk too; systems that cannot open folders do it by themselves
             handle = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+    except FileExistsError:
+        return
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
-
-
-def _name(whole: Path, path: Path) -> None:
-    try:
-        os.link(whole, path)
-    except OSError:
-        if path.exists():
-            raise
-        os.rename(whole, path)  # on a file system without links
 
 
 class EventFile:

@@ -83,6 +83,16 @@ def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
     assert {item.name for item in tmp_path.iterdir()} == {"out.jsonl", "log.jsonl"}
 
 
+def test_a_file_that_cannot_be_begun_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        session_of(tmp_path, ROWS)
+    assert {item.name for item in tmp_path.iterdir()} == {"log.jsonl"}
+
+
 def test_what_is_taken_in_twice_changes_nothing_even_if_somebody_judged_twice(tmp_path):
     session = session_of(tmp_path, ROWS)
     item = session.standing("ann").item
