@@ -47,18 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-loops", type=int, help=f"loops (default {MAX_LOOPS}, or what the log supports)")
     parser.add_argument("--schedule", type=schedule_of, metavar="4,28", help="draws of each loop, instead of the two")
     parser.add_argument("--max-draws", type=int, metavar="N", help="a rolling exit of so many draws, no loops")
-    parser.add_argument(
-        "--in-flight", type=width_of, metavar="auto|K", help="draws a rolling exit keeps in flight (auto: any rung)"
-    )
+    parser.add_argument("--in-flight", type=width_of, metavar="auto|K", help="rolling: draws kept in flight (auto: any rung)")
     parser.add_argument("--exit", choices=("loop", "eager", "rolling"), help="the stopping procedure (default loop)")
     parser.add_argument("--order", default="auto", choices=("auto", "logged"), help="logged: rows stand in drawing order")
     add_group(parser)
     parser.add_argument("--calibrations", type=int, default=1, metavar="K", help="made and chosen from: each gets delta / K")
     parser.add_argument("--seed", type=int, default=0, help="another order and split; each seed tried counts in --calibrations")
-    told = "guardrail: from a guard's own traces, cut short or not: how far below its thresholds to go"
-    parser.add_argument("--relax", action="store_true", help=told)
-    told = "choose the schedule's shape and per-loop thresholds on 25 %% of the units; the rest certifies"
-    parser.add_argument("--search", action="store_true", help=told)
+    parser.add_argument("--relax", action="store_true", help="guardrail: how far below its thresholds, from a guard's own traces")
+    parser.add_argument("--search", action="store_true", help="choose the shape, too, on 25 %% of the units; the rest certifies")
     told = "what waiting as long as a draw takes costs, in draws (search; default 1); with --cost draws=PRICE a second, in money"
     parser.add_argument("--wait-price", type=float, metavar="PRICE", help=told)
     parser.add_argument("--max-p95", type=float, metavar="SECONDS", help="--search: what 95 %% of the requests may wait at most")
@@ -93,10 +89,8 @@ def run(options: argparse.Namespace) -> int:
     evidence = outcome.profile.evidence if isinstance(outcome, Certificate) else outcome.evidence
     say_what_was_left_out(evidence["left_out"])
     if log.same_prompt:
-        print(
-            f"{log.same_prompt} row(s) repeat a prompt and count with it as one unit (--group none: each by itself)",
-            file=sys.stderr,
-        )
+        said = f"{log.same_prompt} row(s) repeat a prompt and count with it as one unit (--group none: each by itself)"
+        print(said, file=sys.stderr)
     if isinstance(outcome, NotEnoughEvidence):
         print(f"bonmini-guard calibrate: {outcome.sentence}", file=sys.stderr)
         return NOT_ENOUGH
@@ -252,9 +246,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
     if options.seed < 0:
         raise ConfigurationError("--seed must be 0 or more")
     if options.seed and options.calibrations == 1:
-        raise ConfigurationError(
-            "a seed given by hand is one of several tries: say how many with --calibrations K, or leave it out"
-        )
+        raise ConfigurationError("a seed given by hand is one of several tries: say how many with --calibrations, or leave it out")
 
 
 def _check_search(options: argparse.Namespace) -> None:

@@ -91,9 +91,8 @@ def lines(drift: Drift) -> str:
     """One line a finding, those that found something first."""
     verdict = "drift found" if drift.drift else "no drift found"
     rate = f"false-alarm rate {100 * drift.false_alarm_rate:g} % {drift.holds_for}"
-    findings = [
-        f"  {'CHANGED' if each.found else 'ok     '}  {each}" for each in sorted(drift.findings, key=lambda each: not each.found)
-    ]
+    changed_first = sorted(drift.findings, key=lambda each: not each.found)
+    findings = [f"  {'CHANGED' if each.found else 'ok     '}  {each}" for each in changed_first]
     further = [f"what to do: {drift.todo}"] if drift.todo else []
     further += [f"labels: {drift.labels_wanted.sentence}"] if drift.labels_wanted else []
     return "\n".join([f"{verdict} in {drift.traces:,} traces ({rate})", *findings, *further])

@@ -71,13 +71,9 @@ def _said(found: dict[str, Any], name: str, output: Path) -> str:
     lines.append(table(("people and judge", "", "95 % over prompts"), rows, width()))
     tried = found["certificate"]
     if tried["threshold"] is None:
-        lines.append(
-            f"its verdicts certify no guardrail at alpha {tried['alpha']} here (rows need scores, labels and verdicts throughout)"
-        )
+        lines.append(f"its verdicts certify no guardrail at alpha {tried['alpha']} (rows need scores, labels, verdicts throughout)")
     else:
-        lines.append(
-            f"a guardrail calibrated on its verdicts at alpha {tried['alpha']} serves bad answers to {tried['by_judge']:.3f} of "
-            f"the requests by its word, and to {tried['by_people']:.3f} by people's"
-        )
+        bad = f"to {tried['by_judge']:.3f} of the requests by its word, and to {tried['by_people']:.3f} by people's"
+        lines.append(f"a guardrail calibrated on its verdicts at alpha {tried['alpha']} serves bad answers {bad}")
     lines.append(f"{output}: verdicts stand beside the labels, never in their place; calibrate on people's")
     return "\n".join(lines)

@@ -46,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotator", metavar="NAME", help="whose labels these are (default: the page asks)")
     parser.add_argument("--question", metavar="TEXT", help="what annotators are asked: say what counts as acceptable")
     parser.add_argument("--pairs", type=int, metavar="N", help="choice: pairs of each row, at most (default 1)")
-    told = "ask about these rows alone; their labels are not calibrated on, so keep them in an OUT of their own"
-    parser.add_argument("--only", nargs="+", metavar="ID", help=told)
+    parser.add_argument("--only", nargs="+", metavar="ID", help="these rows alone, in an OUT that is not calibrated on")
     parser.add_argument("--seed", type=int, help="of the order of items and sides (default 0)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")

@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_group(parser: argparse.ArgumentParser) -> None:
     """Declare what a unit is."""
-    told = "what is one unit: none, prompt, or a row key (default group, else equal prompts)"
-    parser.add_argument("--group", type=row_key, metavar="KEY", help=told)
+    parser.add_argument("--group", type=row_key, metavar="KEY", help="a unit: none, prompt, a row key (default group, else prompt)")
 
 
 def run(options: argparse.Namespace) -> int:

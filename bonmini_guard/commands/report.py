@@ -22,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", required=True, help="profile file")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT", help="HTML file to write")
     add_group(parser)
-    told = "a row key: figures for each of its values, with limits for all at once"
-    parser.add_argument("--slice", type=row_key, metavar="KEY", help=told)
+    parser.add_argument("--slice", type=row_key, metavar="KEY", help="a row key: figures for each value, limits for all at once")
     parser.add_argument("--against", metavar="PROFILE", help="another profile, to be seen beside the first")
     parser.add_argument("--texts", action="store_true", help="show prompts and answers in the page, not only the ids of rows")
 

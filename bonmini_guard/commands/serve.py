@@ -29,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=_whole, help="most tokens of a text (default: the model's limit)")
     parser.add_argument("--batch-tokens", type=_whole, help="most tokens of a batch")
     parser.add_argument("--cache-mb", type=_whole, help="most memory for prompts that further loops share, in MiB")
-    told = "question that the model was trained for, on /v1/systemone and /v1/decisions (default: is the last answer acceptable?)"
-    parser.add_argument("--question", help=told)
+    parser.add_argument("--question", help="of /v1/systemone and /v1/decisions (default: is the last answer acceptable?)")
     parser.add_argument("--any-question", action="store_true", help="answer any question there as if it were that one")
     add_address(parser, f"address; any but a loopback one needs a token in {TOKEN}", 8000, 64)
 
@@ -38,11 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_address(parser: argparse.ArgumentParser, about: str, port: int, requests: int) -> None:
     """Declare what every server takes: where it listens, and its limits."""
     parser.add_argument("--host", default="127.0.0.1", help=about)
-    told = f"0 takes a free one (default {port})"
-    parser.add_argument("--port", type=partial(_whole, least=0, most=65535), default=port, help=told)
+    parser.add_argument("--port", type=partial(_whole, least=0, most=65535), default=port, help=f"0: any free one; default {port}")
     parser.add_argument("--max-body-mb", type=_whole, default=8, help="most MiB of one body (default 8)")
-    told = f"requests in the house; more get 429 (default {requests})"
-    parser.add_argument("--max-requests", type=_whole, default=requests, help=told)
+    parser.add_argument("--max-requests", type=_whole, default=requests, help=f"at once; more get 429 (default {requests})")
     parser.add_argument("--drain", type=_whole, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
 
 

@@ -74,7 +74,5 @@ def _said(labels: Labels, choice: Choice) -> str:
     for form, (gain, error) in choice.gain.items():
         lines.append(f"{form}: log loss lower by {gain:.4f}, standard error {error:.4f}")
     lines.append(f"a good answer scores above a bad one: {choice.within:.3f} to the same prompt, {choice.between:.3f} to another")
-    lines.append(
-        f"chosen: {choice.form} (more is taken for a gain above a standard error; fixed answers where prompts have offsets)"
-    )
-    return "\n".join(lines)
+    why = "more is taken for a gain above a standard error; fixed answers where prompts have offsets"
+    return "\n".join([*lines, f"chosen: {choice.form} ({why})"])

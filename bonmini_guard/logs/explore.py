@@ -127,9 +127,8 @@ class Explorer:
         more = await engine.run(request.messages, seed=result.seed + 1, options=request.options, request_id=result.request_id)
         self._add(draws=more.draws, tokens=more.usage.get("total_tokens", 0))
         if any(candidate.unfinished for candidate in more.candidates):
-            raise (TimeoutError if more.reason == "deadline" else RuntimeError)(
-                f"not every draw was made and scored: {more.reason}"
-            )
+            kind = TimeoutError if more.reason == "deadline" else RuntimeError
+            raise kind(f"not every draw was made and scored: {more.reason}")
         # With the numbers and loops that they would have had in the live request.
         loops = [loop for loop, draws in enumerate(request.engine.policy.schedule) for _ in range(draws)]
         drawn = zip(missing, more.candidates, strict=True)

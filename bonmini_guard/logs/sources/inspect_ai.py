@@ -82,8 +82,7 @@ def draws(unit: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
 
 
 def _message(turn: Mapping[str, Any]) -> Turn:
-    calls = [
-        {"id": one.get("id"), "name": one.get("function"), "args": one.get("arguments")} for one in turn.get("tool_calls") or ()
-    ]
+    made = turn.get("tool_calls") or ()
+    calls = [{"id": one.get("id"), "name": one.get("function"), "args": one.get("arguments")} for one in made]
     kept = {key: turn[key] for key in ("role", "content", "tool_call_id") if turn.get(key) is not None}
     return Turn.of({"content": "", **kept, "tool_calls": calls})
