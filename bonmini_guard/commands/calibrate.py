@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bonmini_guard.commands import logs_in_words
-from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import add_group, say_what_was_left_out
-from bonmini_guard.commands.terminal import say, table, width
+from bonmini_guard.commands.terminal import say, shown, table, width
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.writing import check_output
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bonmini_guard.commands import check_readable, row_key, say_torn
-from bonmini_guard.commands.progress import shown
-from bonmini_guard.commands.terminal import say, table, width
+from bonmini_guard.commands.terminal import say, shown, table, width
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.opening import is_pipe
 from bonmini_guard.writing import check_output

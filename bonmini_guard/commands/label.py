@@ -299,9 +299,8 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 def _agreement(path: Path, as_json: bool) -> int:
     from bonmini_guard.labelling import events
     from bonmini_guard.labelling.agreement import agreement, describe
-    from bonmini_guard.labelling.ledger import Ledger
 
-    figures = agreement(Ledger(events.read(path)[1]))
+    figures = agreement(events.Ledger(events.read(path)[1]))
     if not figures["items"]:
         raise InputError(f"{path}: holds no label yet; label first")
     print(json.dumps(figures, indent=2)) if as_json else say(describe(figures))

@@ -8,8 +8,7 @@ import sys
 from typing import Any
 
 from bonmini_guard.commands import row_key
-from bonmini_guard.commands.progress import shown
-from bonmini_guard.commands.terminal import say, table, width
+from bonmini_guard.commands.terminal import say, shown, table, width
 
 #: Exit code: the log at hand refutes what is promised, or declared.
 REFUTED = 4

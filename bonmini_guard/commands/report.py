@@ -7,9 +7,8 @@ import shlex
 from pathlib import Path
 
 from bonmini_guard.commands import row_key
-from bonmini_guard.commands.progress import shown
 from bonmini_guard.commands.replay import REFUTED, add_group, say_what_was_left_out
-from bonmini_guard.commands.terminal import say
+from bonmini_guard.commands.terminal import say, shown
 from bonmini_guard.errors import InputError
 from bonmini_guard.writing import check_output, write_atomically
 

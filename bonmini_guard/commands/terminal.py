@@ -1,6 +1,6 @@
 """What commands print: prose wrapped at words, and tables that give up columns, the least important first, to fit the terminal.
 
-Only on a terminal: a pipe gets each line, and each table, whole.
+Only on a terminal: a pipe gets each line, and each table, whole, and nothing of how far a command is.
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 #: A line to be copied into a shell, which no break may fall into.
 _COMMAND = re.compile(r"\s*(next: |then: )?(pip install|bonmini-guard) ")
+#: Progress says nothing of what is over by then.
+QUIET_SECONDS = 2.0
+_CLEAR = "\r\x1b[K"
 
 
 def width() -> int | None:
@@ -51,3 +56,31 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None)
         cells = [first.ljust(sizes[0]), *(cell.rjust(size) for cell, size in zip(others, sizes[1:count], strict=False))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+class Progress:
+    """What a command is at, on stderr, once it has taken two seconds; said by calls, and written over by the next one."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self.is_shown = sys.stderr.isatty()
+
+    def rows(self, number: int) -> None:
+        """So many rows are read."""
+        self.say(f"{number:,} rows read")
+
+    def say(self, what: str) -> None:
+        """Show it, if anything is to be shown by now."""
+        if self.is_shown and time.monotonic() - self._begun > QUIET_SECONDS:
+            print(f"{_CLEAR}{what} ...", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def shown() -> Iterator[Progress]:
+    """A progress line that is gone when the block ends, however it ends."""
+    progress = Progress()
+    try:
+        yield progress
+    finally:
+        if progress.is_shown:
+            print(_CLEAR, end="", file=sys.stderr, flush=True)

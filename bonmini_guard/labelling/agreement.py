@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bonmini_guard.errors import needing
-from bonmini_guard.labelling.ledger import Ledger
+from bonmini_guard.labelling.events import Ledger
 
 with needing("label"):
     import krippendorff

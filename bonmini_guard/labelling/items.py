@@ -31,7 +31,7 @@ class Goal:
     rows: tuple[str, ...]
 
 
-#: From the votes so far (:meth:`bonmini_guard.labelling.ledger.Ledger.votes`) to what is asked next, (row id, candidate) each, and
+#: From the votes so far (:meth:`bonmini_guard.labelling.events.Ledger.votes`) to what is asked next, (row id, candidate) each, and
 #: what the labels so far certify.
 Asking = Callable[[Mapping[tuple[str, int], int]], tuple[list[tuple[str, int]], str]]
 

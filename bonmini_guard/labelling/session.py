@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.labelling import events
+from bonmini_guard.labelling.events import Ledger
 from bonmini_guard.labelling.items import Asking, Item, Plan, build_items, item_of, sides
-from bonmini_guard.labelling.ledger import Ledger
 from bonmini_guard.labelling.rows import LabelRow, fingerprint
 
 LONGEST_NAME = 80

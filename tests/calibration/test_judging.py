@@ -162,7 +162,7 @@ def test_nothing_is_judged_for_a_level_that_is_none_or_over_the_log(spec, tmp_pa
 
 def test_it_says_how_far_it_is(spec, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("bonmini_guard.commands.progress.Progress.say", lambda self, what: said.append(what))
+    monkeypatch.setattr("bonmini_guard.commands.terminal.Progress.say", lambda self, what: said.append(what))
     assert (
         main(["judge", str(written(tmp_path / "log.jsonl", rows(5, 0.1))), "--judge", str(spec), "-o", str(tmp_path / "o.jsonl")])
         == 0

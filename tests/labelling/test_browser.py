@@ -9,8 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from bonmini_guard.labelling.events import read
-from bonmini_guard.labelling.ledger import Ledger
+from bonmini_guard.labelling.events import Ledger, read
 from bonmini_guard.labelling.rows import read_rows
 from tests.labelling.helpers import log_file, row, serving
 
