@@ -18,7 +18,8 @@ from importlib import import_module
 
 from bonmini_guard import __version__
 
-#: Each module has ``HELP: str``, ``add_arguments(parser)`` and ``run(options) -> int``, and imports nothing heavy at the top.
+#: Each module says what it does in its first line, has ``add_arguments(parser)`` and ``run(options) -> int``, and imports nothing
+#: heavy at the top.
 #: With each stands the extra that brings what it needs.
 COMMANDS = {
     "demo": "demo",
@@ -53,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = import_module(f"bonmini_guard.commands.{_MODULES.get(name, name)}")
-        child = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
+        told = str(module.__doc__).partition(": ")[2].rstrip(".")
+        child = subparsers.add_parser(name, help=told, description=told)
         module.add_arguments(child)
         child.set_defaults(run=module.run)
     return parser

@@ -1,4 +1,4 @@
-"""``bonmini-guard calibrate``: choose thresholds with a guarantee from a log, and write a profile."""
+"""``bonmini-guard calibrate``: choose thresholds with a guarantee from a log of complete, labelled rows, and write a profile."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from bonmini_guard.writing import check_output
 if TYPE_CHECKING:
     from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence
     from bonmini_guard.calibration.logs import Log
-
-HELP = "choose thresholds with a guarantee from a log of complete, labelled rows, and write a profile"
 
 NOT_ENOUGH = 3
 MINI_N, MAX_LOOPS = 4, 8

@@ -1,4 +1,4 @@
-"""``bonmini-guard convert``: labelled data of other shapes, as choice rows."""
+"""``bonmini-guard convert``: convert preferences, accept/reject labels, ratings, pairs or logs to choice rows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from bonmini_guard.training.choices import as_record
 from bonmini_guard.training.data.converters import FORMATS, ROWS, ConversionOptions, Tally, convert
 from bonmini_guard.training.data.statistics import Statistics, show
 from bonmini_guard.writing import appearing, check_output
-
-HELP = "convert preferences, accept/reject labels, ratings, pairs or logs to choice rows"
 
 _JUDGED, _COMPARED = ("ratings", "log"), ("pairs", "preferences", "ranks", "label-studio")
 #: Options that some formats alone have.

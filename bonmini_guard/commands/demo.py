@@ -1,4 +1,4 @@
-"""``bonmini-guard demo``: real answers, guarded in both configurations, next to one draw and plain best-of-N; offline."""
+"""``bonmini-guard demo``: watch a guard on a real language model, offline, next to one draw and plain best-of-N."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from bonmini_guard.demo import room, show
-
-HELP = "watch a guard on a real language model, offline, next to one draw and plain best-of-N"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

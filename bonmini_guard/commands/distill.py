@@ -1,4 +1,4 @@
-"""``bonmini-guard distill``: teach a generator to answer at once as best-of-N would."""
+"""``bonmini-guard distill``: fine-tune a generator towards its own best-of-N (variational), and report the reward/KL front."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 from bonmini_guard.commands import settings_of
 from bonmini_guard.commands.terminal import say, table, width
-
-HELP = "fine-tune a generator towards its own best-of-N (variational best-of-N), and report the reward/KL front"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``bonmini-guard drift``: is the calibration still valid for this traffic?"""
+"""``bonmini-guard drift``: compare traces with a profile: exit 4 if its promise no longer covers them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from bonmini_guard.writing import check_output
 if TYPE_CHECKING:
     from bonmini_guard.calibration.findings import Drift, Finding
     from bonmini_guard.policy.profile import GuardProfile
-
-HELP = "compare traces with a profile: exit 4 if its promise no longer covers them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,8 @@
-"""``bonmini-guard forget``: delete traces of a request, a user or a conversation for good."""
+"""``bonmini-guard forget``: delete rows from traces by id or group, while guards may go on writing."""
 
 from __future__ import annotations
 
 import argparse
-
-HELP = "delete rows from traces by id or group, while guards may go on writing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

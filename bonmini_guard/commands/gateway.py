@@ -1,4 +1,4 @@
-"""``bonmini-guard gateway``: guards behind OpenAI's chat protocol."""
+"""``bonmini-guard gateway``: serve guards as models behind OpenAI's chat protocol."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import signal
 from pathlib import Path
 
 from bonmini_guard.commands.serve import add_address, begin, limits_of
-
-HELP = "serve guards as models behind OpenAI's chat protocol"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``bonmini-guard import``: what other tools logged, as rows of a log."""
+"""``bonmini-guard import``: make a log of what LangSmith, Langfuse, OpenTelemetry, lm-eval or Inspect logged, or of a table."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from bonmini_guard.logs.sources import inspect_ai, langfuse, langsmith, lm_eval,
 from bonmini_guard.logs.sources.draws import Draw, Rows, first
 from bonmini_guard.logs.sources.messages import answers_in, prompt_in
 from bonmini_guard.writing import appearing, check_output
-
-HELP = "make a log from LangSmith runs, Langfuse observations, OpenTelemetry spans, lm-eval samples, Inspect logs or tables"
 
 Record = Mapping[str, Any]
 _STRANGE = "is not what --from says wrote it"

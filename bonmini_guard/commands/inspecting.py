@@ -1,4 +1,4 @@
-"""``bonmini-guard inspect``: does a reward model do what is declared of it?"""
+"""``bonmini-guard inspect``: try a reward model on fixed texts and labelled examples: swapped verdicts, a wrong sign, no zero."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
 
     from bonmini_guard.reward.selftest import Answers
-
-HELP = "try a reward model on fixed texts and on labelled examples: swapped verdicts, a wrong sign, a lost zero"
 
 Example = tuple["Sequence[BaseMessage]", "list[AIMessage]", list[bool | None]]
 

@@ -1,4 +1,4 @@
-"""``bonmini-guard judge``: a judge's verdicts beside people's labels, and how far to trust them."""
+"""``bonmini-guard judge``: hold a judge's verdicts against people's labels; certifies nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from bonmini_guard.commands.terminal import say, shown, table, width
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.logs.opening import is_pipe
 from bonmini_guard.writing import check_output
-
-HELP = "hold a judge's verdicts against people's labels; certifies nothing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

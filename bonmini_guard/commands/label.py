@@ -1,4 +1,4 @@
-"""``bonmini-guard label``: judge logged answers in the browser."""
+"""``bonmini-guard label``: label logs in the browser: A, B or neither, or accept and reject; exports choice and log rows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from bonmini_guard.labelling.on_demand import OnDemand
     from bonmini_guard.labelling.rows import LabelRow
     from bonmini_guard.labelling.session import Session
-
-HELP = "label logs in the browser: A, B or neither; or accept and reject. Exports choice rows and labelled log rows"
 
 EXPORTS = ("choices", "log", "label-studio", "argilla")
 IMPORTS = ("label-studio", "argilla")

@@ -1,4 +1,4 @@
-"""``bonmini-guard replay``: what a profile does on a log, in exact expectation over draw orders."""
+"""``bonmini-guard replay``: replay a profile on a log: exact expectations, next to plain best-of-N."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from bonmini_guard.commands.terminal import say, shown, table, width
 
 #: Exit code: the log at hand refutes what is promised, or declared.
 REFUTED = 4
-
-HELP = "replay a profile on a log: exact expectations, next to plain best-of-N"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

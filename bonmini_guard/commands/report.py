@@ -1,4 +1,4 @@
-"""``bonmini-guard report``: one HTML file that says what a profile does on a log."""
+"""``bonmini-guard report``: write a self-contained HTML report of a profile on a log."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from bonmini_guard.commands.replay import REFUTED, add_group, say_what_was_left_
 from bonmini_guard.commands.terminal import say, shown
 from bonmini_guard.errors import InputError
 from bonmini_guard.writing import check_output, write_atomically
-
-HELP = "write a self-contained HTML report of a profile on a log"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

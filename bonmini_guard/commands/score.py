@@ -1,4 +1,4 @@
-"""``bonmini-guard score``: fill a log's missing scores with a reward model."""
+"""``bonmini-guard score``: fill in a log's missing scores with a reward model; resumable after a kill."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: Letters that a judge is asked with, beside rubric, prompt and answer.
 _QUESTION = 700
-
-HELP = "fill in a log's missing scores with a reward model; resumable after a kill"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

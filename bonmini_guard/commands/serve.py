@@ -1,4 +1,4 @@
-"""``bonmini-guard serve``: a local scoring server."""
+"""``bonmini-guard serve``: serve a reward model over HTTP: our own route, those of TEI and vLLM, and those of decision models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from bonmini_guard.validation import is_loopback
 if TYPE_CHECKING:
     from bonmini_guard.server.door import Limits
 
-HELP = "serve a reward model over HTTP: our own route, those of TEI and vLLM, and those of decision models"
 #: Tokens of the longest text for a model that has no limit of its own.
 _LONGEST = 32768
 

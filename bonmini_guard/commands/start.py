@@ -1,4 +1,4 @@
-"""``bonmini-guard start``: what a file is, what can be promised from it, what is missing, and the next command."""
+"""``bonmini-guard start``: look at a log, or a table of answers: what can be promised, what is missing, the next command."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from bonmini_guard.commands.calibrate import ALPHA, DELTA, RISKS, choose_schedul
 from bonmini_guard.commands.terminal import say
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.odd import USUAL, Odd
-
-HELP = "look at a log, or a table of answers: what can be promised from it, what is missing, the next command"
 
 #: Levels that are proposed, the strictest first, of which one is within reach of the rows.
 LEVELS = (ALPHA, 0.1, 0.2)

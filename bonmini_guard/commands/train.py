@@ -1,4 +1,4 @@
-"""``bonmini-guard train``: a reward model from choice rows."""
+"""``bonmini-guard train``: train a reward model whose zero means 'acceptable', from choices among answers and none of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ _FURTHER = {
     "acceptance_accuracy": "accepted rightly at 0",
     "reliability_error": "reliability error",
 }
-
-HELP = "train a reward model whose zero means 'acceptable', from choices among answers and none of them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``bonmini-guard zero``: give a scorer that only ranks a zero, from labels."""
+"""``bonmini-guard zero``: give a reward model that only ranks a zero, from labelled answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from bonmini_guard.writing import check_output, write_atomically
 if TYPE_CHECKING:
     from bonmini_guard.calibration.zero import Choice, Labels
 
-HELP = "give a reward model that only ranks a zero, from labelled answers"
 #: Answers whose worth hardly depends on what was asked.
 ANCHORS = ("I do not know.", "I cannot help with that.")
 
