@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,13 @@ def row_key(text: str) -> str:
     if clean(text) != text:
         raise argparse.ArgumentTypeError(f"{text!a} is no UTF-8; name a key of the rows")
     return text
+
+
+def whole(text: str, least: int = 1, most: int | None = None) -> int:
+    """A whole number, as an option gives it."""
+    if text.isdecimal() and least <= int(text) <= (most or math.inf):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more{f', up to {most}' if most else ''}")
 
 
 def add_max_bad(parser: argparse.ArgumentParser) -> None:

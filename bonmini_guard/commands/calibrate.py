@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bonmini_guard.commands import logs_in_words
+from bonmini_guard.commands import logs_in_words, whole
 from bonmini_guard.commands.replay import add_group, say_what_was_left_out
 from bonmini_guard.commands.terminal import say, shown, table, width
 from bonmini_guard.errors import ConfigurationError
@@ -284,8 +284,4 @@ def cost_of(text: str) -> tuple[str, float | None]:
 
 def width_of(text: str) -> int:
     """A number of draws in flight; 0 for each of the ladder."""
-    if text == "auto":
-        return 0
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 'auto' nor a number of draws, 1 or more")
-    return int(text)
+    return 0 if text == "auto" else whole(text)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bonmini_guard.commands import whole
 from bonmini_guard.errors import ConfigurationError
 from bonmini_guard.server import TOKEN
 from bonmini_guard.validation import is_loopback
@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--reward-model", required=True, metavar="SPEC", help="folder or id of the reward model, or a scorer spec")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
-    parser.add_argument("--max-length", type=_whole, help="most tokens of a text (default: the model's limit)")
-    parser.add_argument("--batch-tokens", type=_whole, help="most tokens of a batch")
-    parser.add_argument("--cache-mb", type=_whole, help="most memory for prompts that further loops share, in MiB")
+    parser.add_argument("--max-length", type=whole, help="most tokens of a text (default: the model's limit)")
+    parser.add_argument("--batch-tokens", type=whole, help="most tokens of a batch")
+    parser.add_argument("--cache-mb", type=whole, help="most memory for prompts that further loops share, in MiB")
     parser.add_argument("--question", help="of /v1/systemone and /v1/decisions (default: is the last answer acceptable?)")
     parser.add_argument("--any-question", action="store_true", help="answer any question there as if it were that one")
     add_address(parser, f"address; any but a loopback one needs a token in {TOKEN}", 8000, 64)
@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_address(parser: argparse.ArgumentParser, about: str, port: int, requests: int) -> None:
     """Declare what every server takes: where it listens, and its limits."""
     parser.add_argument("--host", default="127.0.0.1", help=about)
-    parser.add_argument("--port", type=partial(_whole, least=0, most=65535), default=port, help=f"0: any free one; default {port}")
-    parser.add_argument("--max-body-mb", type=_whole, default=8, help="most MiB of one body (default 8)")
-    parser.add_argument("--max-requests", type=_whole, default=requests, help=f"at once; more get 429 (default {requests})")
-    parser.add_argument("--drain", type=_whole, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
+    parser.add_argument("--port", type=partial(whole, least=0, most=65535), default=port, help=f"0: any free one; default {port}")
+    parser.add_argument("--max-body-mb", type=whole, default=8, help="most MiB of one body (default 8)")
+    parser.add_argument("--max-requests", type=whole, default=requests, help=f"at once; more get 429 (default {requests})")
+    parser.add_argument("--drain", type=whole, default=30, help="seconds to finish what runs, at SIGTERM (default 30)")
 
 
 def begin(host: str, secured: bool, cure: str) -> None:
@@ -82,9 +82,3 @@ def run(options: argparse.Namespace) -> int:
     asked = {"question": options.question, "any_question": options.any_question}
     serve(ScoringServer(model, token, limits_of(options), **asked), options.host, options.port, options.drain)
     return 0
-
-
-def _whole(text: str, least: int = 1, most: int | None = None) -> int:
-    if text.isdecimal() and least <= int(text) <= (most or math.inf):
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more{f', up to {most}' if most else ''}")

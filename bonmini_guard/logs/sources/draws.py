@@ -16,18 +16,8 @@ from bonmini_guard.logs.rows import name_of
 from bonmini_guard.logs.sources.messages import unpacked
 
 #: The settings of a request that make another generator of one model.
-_SETTINGS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "frequency_penalty",
-    "presence_penalty",
-    "reasoning_effort",
-    "stop",
-)
+_SETTINGS = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens"]
+_SETTINGS += ["frequency_penalty", "presence_penalty", "reasoning_effort", "stop"]
 #: Words for an acceptable answer, and for one that is not.
 _YES = re.compile("true|y(es)?|good|accept(ed|able)?|(thumbs_?)?up|positive|like|👍")
 _NO = re.compile("false|no?|bad|reject(ed)?|unacceptable|(thumbs_?)?down|negative|dislike|👎")
