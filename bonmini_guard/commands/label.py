@@ -124,6 +124,7 @@ def _check_plan(options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
     """The plan asked for, or that of the file, which options may repeat but not change (ConfigurationError)."""
+    from bonmini_guard.labelling import events
     from bonmini_guard.labelling.items import Plan
     from bonmini_guard.labelling.session import NO_MORE_ROWS, settings_of
 
@@ -131,7 +132,7 @@ def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
     if not out.exists():
         return Plan(**{**given, **({"mode": "accept"} if options.what else {})}), options.question
     given |= _given(options, "question", "what", *_OF_FOR)
-    plan, question = settings_of(out)
+    plan, question = settings_of(out, events.read(out)[0])
     kept: dict[str, Any] = {**asdict(plan), "question": question}
     if (goal := plan.goal) is not None:
         if options.rows not in (None, len(goal.rows)):

@@ -62,12 +62,11 @@ class EventFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        read(path)  # a foreign file is refused before anything in it could be cut off
         self._file = Appender(path, fsync=True)
         try:
             if not lock(self._file.descriptor, wait=False):
                 raise InputError(f"{path}: is open in another 'bonmini-guard label'; use its page or stop it")
-            self.header, self.events = read(path)
+            self.header, self.events = read(path)  # a foreign file is refused before anything in it could be cut off
             self._file.refresh()
             self._file.cut()
         except BaseException:

@@ -71,7 +71,7 @@ class Session:
         self.rows, self.path = rows, path
         self._file = events.EventFile(path)
         try:
-            self.plan, self.question = _settings(self._file.header, path)
+            self.plan, self.question = settings_of(path, self._file.header)
             log, has_goal = self._file.header.get("log"), self.plan.goal is not None
             if not isinstance(log, dict) or log.get("sha256") != fingerprint(rows, scored=has_goal):
                 what = f"with other rows or scores; {NO_MORE_ROWS}" if has_goal else "with other rows"
@@ -201,11 +201,6 @@ class Session:
                 raise InputError(f"{place}: is about an item that the log does not give; give another -o") from error
 
 
-def settings_of(path: Path) -> tuple[Plan, str | None]:
-    """The plan and the question of a file that exists; InputError if it is none of label events."""
-    return _settings(events.read(path)[0], path)
-
-
 def check_annotator(name: Any) -> str:
     """An annotator's name without blanks around it; ConfigurationError if it is empty, too long, or cannot be printed."""
     if not isinstance(name, str) or not name.strip().isprintable() or not 1 <= len(name.strip()) <= LONGEST_NAME:
@@ -233,7 +228,8 @@ def _header(rows: list[LabelRow], plan: Plan, question: str | None) -> dict[str,
     return {"plan": asdict(plan), "question": question, "log": log, "created_at": _now(), "package_version": __version__}
 
 
-def _settings(header: Mapping[str, Any], path: Path) -> tuple[Plan, str | None]:
+def settings_of(path: Path, header: Mapping[str, Any]) -> tuple[Plan, str | None]:
+    """The plan and the question that the first line of a file says; InputError if they cannot be read."""
     written = header.get("plan")
     if isinstance(written, Mapping) and written.get("thresholds"):
         raise InputError(f"{path}: was begun with --first near-threshold, which is no more; give another -o")
