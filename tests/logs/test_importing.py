@@ -279,7 +279,8 @@ def test_langfuse_pages_traces_and_exports(tmp_path, capsys):
 
 def test_langfuse_scores_of_a_trace_of_several_calls_are_of_none_and_categories_are_read_by_name(tmp_path, capsys):
     named = {"name": "verdict", "value": 0, "stringValue": "good", "dataType": "CATEGORICAL"}
-    thumb, own = {"name": "thumb", "value": 1}, {**named, "observationId": "o1"}
+    thumb = {"name": "thumb", "value": 1, "stringValue": "True", "dataType": "BOOLEAN"}
+    own = {**named, "observationId": "o1"}
     several = {"id": "t", "sessionId": "s", "observations": [observation(0), observation(1)], "scores": [thumb, own, named]}
     alone = {"id": "u", "observations": [observation(2), observation(3, type="SPAN")], "scores": [thumb, named]}
     for column, labels in (("verdict", [None, True, True]), ("thumb", [None, None, True])):
@@ -289,6 +290,8 @@ def test_langfuse_scores_of_a_trace_of_several_calls_are_of_none_and_categories_
         said = capsys.readouterr().err
         assert "left out: thumb of several answers at once: 2\n" in said
         assert "nothing found under" not in said
+    [row] = imported(tmp_path, "langfuse", [alone], more=["--map", "thumb=score"])
+    assert row["candidates"][0]["score"] == 1
     more = ["--map", "verdict=acceptable", "--map", "thumb=acceptable"]
     assert [row["candidates"][0].get("acceptable") for row in imported(tmp_path, "langfuse", [several], more=more)] == [None, True]
 

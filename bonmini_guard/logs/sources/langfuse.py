@@ -41,8 +41,7 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
         return
     settings = unpacked(one.get("model_parameters"))
     given = [score for score in one.get("scores") or () if isinstance(score, Mapping)]
-    # The number of a category is 0 where nobody has configured one.
-    said = {str(score.get("name")): first(score, "stringValue", "string_value", "value") for score in given}
+    said = {str(score.get("name")): _value(score) for score in given}
     left_out.update(f"{name} of several answers at once" for name, value in said.items() if value is None)
     usage = ("usage_details.output", "usage.output", "usage.completionTokens", "completion_tokens", "output_tokens")
     failed = one.get("level") == "ERROR" and not one.get("output")
@@ -56,6 +55,12 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
         generator=generator_of(first(one, "model", "provided_model_name"), settings),
         verdicts=said,
     )
+
+
+def _value(score: Mapping[str, Any]) -> Any:
+    """A category by its name: its number is 0 where nobody has configured one."""
+    keys = ("value", "stringValue", "string_value")
+    return first(score, *(keys[::-1] if first(score, "dataType", "data_type") == "CATEGORICAL" else keys))
 
 
 def _is_call(one: Mapping[str, Any]) -> bool:
