@@ -27,12 +27,16 @@ Missing = Literal["left_out", "counts_as_bad"]
 class Paths:
     """What each of R rows has at the end of each of L loops, in its one order.
 
+    The last one holds best-of-N's answer, the earliest drawn of equals; of an exit that decides in order of arrival, in which
+    another one of them may come first, it is a further one in which nothing passes.
+
     Attributes:
         best: (R, L) best score so far; -inf while there is none.
         holder: (R, L) which candidate of the row holds it, by its place in the log.
         good: (R, L) the holder's label: 1, 0, or NaN where it is not labelled; 0 where there is no holder.
         cost: (R, L) what the draws up to here cost.
         draws: (L,) draws by the end of each loop.
+        unpassed: which loop holds the answer that is selected where none passes.
     """
 
     best: Floats
@@ -40,13 +44,14 @@ class Paths:
     good: Floats
     cost: Floats
     draws: Integers
+    unpassed: int = -1
 
     def __len__(self) -> int:
         return len(self.best)
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Paths:
         """Those of some rows."""
-        return Paths(self.best[rows], self.holder[rows], self.good[rows], self.cost[rows], self.draws)
+        return Paths(self.best[rows], self.holder[rows], self.good[rows], self.cost[rows], self.draws, self.unpassed)
 
     def changes(self) -> Bools:
         """(R, L) where another answer becomes the best so far."""
@@ -96,14 +101,17 @@ def paths(
     for part in log.parts():
         places = order_of(part, order, seed)[:, : ends[-1]]
         if exit != "loop":
+            plain = _run(part, draws[-1:], places)
             places = arrived(part, places, schedule, in_flight if exit == "rolling" else None)
-        found.append(_run(part, ends, places))
+            found.append(tuple(map(np.hstack, zip(_run(part, ends, places), plain, strict=True))))
+        else:
+            found.append(_run(part, ends, places))
         costs += [] if cost == "draws" else [_costs(part, places, ends, cost)]
     best, holder, good = (np.concatenate(each) for each in zip(*found, strict=True))
     # An eager exit has launched the whole loop in which it serves.
-    drawn = np.repeat(draws, schedule) if exit == "eager" else ends
+    drawn = ends if exit == "loop" else np.append(np.repeat(draws, schedule) if exit == "eager" else ends, ends[-1])
     spent = np.concatenate(costs) if costs else np.broadcast_to(drawn.astype(np.float64), best.shape)
-    return Paths(best, holder, good, spent, drawn)
+    return Paths(best, holder, good, spent, drawn, -2 if exit == "rolling" else -1)
 
 
 def _run(log: Log, ends: Integers, places: Integers) -> tuple[Floats, Integers, Floats]:
@@ -169,8 +177,8 @@ def outcomes(path: Paths, missing: Missing) -> Iterator[tuple[str, Floats]]:
     was not asked for, so that the worst is assumed). Rows that need best-of-N's label besides are not left out for lack of it, else
     they would be rarer among those that count than rows that need a single label: the worst is assumed of it.
     """
-    good, last = np.column_stack([path.good, path.good[:, -1]]), path.good[:, -1:]
-    same = np.column_stack([path.holder == path.holder[:, -1:], np.ones(len(path), dtype=bool)])
+    good, holder = (np.column_stack([each, each[:, path.unpassed]]) for each in (path.good, path.holder))
+    last, same = path.good[:, -1:], holder == path.holder[:, -1:]
     passed = np.arange(good.shape[1]) < path.draws.size
     bad = np.nan_to_num(1.0 - good, nan=1.0)
     counts = np.ones(good.shape, dtype=bool)
@@ -244,5 +252,6 @@ def counts_to_refute(log: Log, policy: Policy, missing: Missing, in_flight: int 
 
 def exits(path: Paths, thresholds: Sequence[float] | Floats) -> Integers:
     """(R,) the loop that serves each row under these thresholds; L where none does."""
-    passed = np.isfinite(path.best) & (path.best >= np.asarray(thresholds))
+    best = path.best[:, : len(thresholds)]
+    passed = np.isfinite(best) & (best >= np.asarray(thresholds))
     return np.where(passed.any(axis=1), passed.argmax(axis=1), path.draws.size)
