@@ -6,17 +6,23 @@ import numpy as np
 from scipy.special import bdtr
 
 from bonmini_guard.calibration.certify import net_loss, risk_named
-from bonmini_guard.calibration.evidence import percent, seal_holds
+from bonmini_guard.calibration.evidence import percent, profile_fingerprints, seal_holds
 from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.findings import at_least
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.orders import labelled_units, one_a_unit
 from bonmini_guard.calibration.paths import Steps, counts_to_refute
+from bonmini_guard.engine.fingerprints import compare
 from bonmini_guard.policy.profile import GuardProfile
 
 #: The chance that a true promise is called refuted, at most.
 LEVEL = 0.05
 EDITED = "This profile was edited after it was certified: its promise is of other thresholds, and nothing is promised of these."
+
+OTHER_SCORES = (
+    "This log was scored by another reward model than the profile's, of whose scores neither its thresholds nor its promise are: "
+    "give a log that the profile's model scored ('bonmini-guard score'), or calibrate anew on this one."
+)
 
 
 def standing(log: Log, profile: GuardProfile) -> tuple[str | None, bool]:
@@ -25,7 +31,10 @@ def standing(log: Log, profile: GuardProfile) -> tuple[str | None, bool]:
     That is a one-sided exact test at 5 % on its labelled rows, one a unit, each in its one order; or of the order of arrival.
     """
     refuted = refutation(log, profile) or order_refuted(log, profile)
-    return refuted or (EDITED if seal_holds(profile) is False else None), refuted is not None
+    expected, met = (marks.get("reward_model") for marks in (profile.fingerprints, profile_fingerprints(log)))
+    other = OTHER_SCORES if expected and met and compare(expected, met).differing else None
+    said = other, refuted or (EDITED if seal_holds(profile) is False else None)
+    return " ".join(filter(None, said)) or None, refuted is not None
 
 
 def refutation(log: Log, profile: GuardProfile) -> str | None:

@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
         text = build_report(log, profile, options.slice or None, against=against, texts=options.texts)
     write_atomically(options.output, text)
     told, refuted = standing(log, profile)
-    said = "\n".join([*prompt_offsets(log), f"{options.output}: open it in a browser"])
-    following = f"\nnext: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow" if profile.exit == "loop" else ""
-    say(f"{told}\n{said}" if refuted else f"{said}{following}")
+    said = [*([told] if told else []), *prompt_offsets(log), f"{options.output}: open it in a browser"]
+    if profile.exit == "loop" and not refuted:
+        said.append(f"next: bonmini-guard drift {shlex.quote(options.profile)} TRACES --follow")
+    say("\n".join(said))
     return REFUTED if refuted else 0

@@ -22,10 +22,11 @@ from bonmini_guard.calibration.paths import counts_at, exits, outcomes, paths, s
 from bonmini_guard.calibration.refutation import refutation, standing
 from bonmini_guard.calibration.sequence import START_SHARE
 from bonmini_guard.calibration.simulate import least_rows
+from bonmini_guard.cli import main
 from bonmini_guard.errors import ConfigurationError, InputError
 from bonmini_guard.policy.policy import Policy
 from bonmini_guard.policy.profile import GuardProfile
-from tests.calibration.helpers import log_of, log_of_arrays, rows_of, run
+from tests.calibration.helpers import log_of, log_of_arrays, rows_of, run, written
 from tests.calibration.populations import Population
 
 WORLD = Population(size=16)
@@ -237,6 +238,22 @@ def test_a_profile_that_is_refuted_or_edited_says_so():
     assert standing(worse, at_once)[1]
     slightly = profile.model_copy(update={"thresholds": tuple(t + 0.5 for t in profile.thresholds)})
     assert "edited" in standing(log, slightly)[0]
+
+
+def test_scores_of_another_reward_model_than_the_profiles_are_told(tmp_path, capsys):
+    # a profile was called refuted by a log that a new model had scored, and nobody was told of the models
+    log = replace(WORLD.log(300, 8), fingerprints={"scored_by": "sha256:1", "generated_by": "lm"})
+    profile = calibrate_guardrail(log, schedule=FOUR, alpha=0.1).profile
+    assert standing(replace(log, fingerprints={"scored_by": "sha256:1", "generated_by": "lm-2"}), profile) == (None, False)
+    assert standing(replace(log, fingerprints={}), profile) == (None, False)
+    other = replace(log, scores=log.scores - 3.0, fingerprints={"scored_by": "sha256:2"})
+    said, refuted = standing(other, profile)
+    assert (said.startswith("This log was scored by another reward model"), refuted) == (True, False)
+    assert "another reward model" in standing(replace(other, scores=log.scores + 3.0), profile)[0]
+    profile.save(tmp_path / "profile.json")
+    rows = written(tmp_path / "log.jsonl", [row | {"scored_by": "sha256:2"} for row in rows_of(other)])
+    assert main(["report", str(rows), "--profile", str(tmp_path / "profile.json"), "-o", str(tmp_path / "report.html")]) == 0
+    assert "another reward model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("asked", [True, False])
