@@ -167,7 +167,7 @@ def _tested(profile: GuardProfile, traces: Traces, level: float) -> tuple[Tested
 def _wanted(profile: GuardProfile, traces: Traces, level: float) -> LabelsWanted | None:
     if profile.alpha is None or not level:
         return None
-    return labels_wanted(profile, traces.traces, _tested(profile, traces, level)[0], SEED)
+    return labels_wanted(profile, traces.events, _tested(profile, traces, level)[0], SEED)
 
 
 def _slices(profile: GuardProfile, key: str, requests: Sequence[Trace], level: float) -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bonmini_guard.calibration.evidence import percent
@@ -75,7 +75,7 @@ def said(profile: GuardProfile, tested: Tested) -> str:
     return f"{tested.bad} of {tested.known} {what}{share}"
 
 
-def labels_wanted(profile: GuardProfile, events: Iterable[Trace], tested: Tested, seed: str) -> LabelsWanted | None:
+def labels_wanted(profile: GuardProfile, events: Sequence[Trace], tested: Tested, seed: str) -> LabelsWanted | None:
     """The labels that would find a risk of twice alpha with probability 0.8, and rows for them; None if there are enough.
 
     Rows are picked by digest of their ids, so at random: served ones, and for ``false_acceptance`` abstentions too.
@@ -84,7 +84,8 @@ def labels_wanted(profile: GuardProfile, events: Iterable[Trace], tested: Tested
     twice = min(0.95, 2 * alpha / (tested.served if profile.risk == "served_and_bad" else 1.0))
     needed = labels_needed(tested.promised, twice, tested.refuted)
     kinds = ("accepted", "abstained") if profile.risk == "false_acceptance" else ("accepted",)
-    names = [event.id for event in events if event.decision in kinds and event.label is None]
+    done = {event.id for event in events if event.judged}  # a label may come in a later row of the same id
+    names = [event.id for event in events if event.decision in kinds and event.label is None and event.id not in done]
     if needed is None or tested.known >= needed or not (names or tested.known):  # nor where no guard has decided on any
         return None
     number = needed - tested.known

@@ -173,6 +173,10 @@ def test_where_only_labels_could_tell_it_asks_for_them():
     assert f"{wanted.number} more of accepted requests" in wanted.sentence
     assert "bonmini-guard label" in wanted.sentence
     assert look(profile, TRAFFIC.log(400, 12345)).labels_wanted is None  # these have enough
+    both = [*guarded(profile, TRAFFIC.log(200, 12345), 0.0), *list(guarded(profile, TRAFFIC.log(200, 12345)))[:40]]
+    further = find_drift(profile, traces_of_rows(placed(both), profile)).labels_wanted  # labels came in a file of their own
+    assert further.known
+    assert not {row["id"] for row in both[200:] if row["decision"] == "accepted"} & set(further.rows)
     plain = placed(rows_of(TRAFFIC.log(400, 12345)))
     strict = profile.model_copy(update={"risk": "bad_among_served"})
     assert find_drift(strict, traces_of_rows(plain, strict)).labels_wanted is None  # no guard has decided on any of them
