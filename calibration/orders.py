@@ -8,9 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bonmini_guard.calibration.logs import Floats, Integers, Log
+from bonmini_guard.calibration.logs import Bools, Floats, Integers, Log
 from bonmini_guard.errors import InputError, needing
-from bonmini_guard.policy.policy import arrival_order
 
 with needing("calibration"):
     from scipy.special import bdtrc
@@ -59,29 +58,33 @@ def arrived(log: Log, places: Integers, blocks: Sequence[int], in_flight: int | 
         blocks: draws launched together, for ``in_flight`` None: each block when the one before is there (an eager exit).
         in_flight: draws that run at a time, each that arrives making room for the next one (a rolling exit).
     """
-    if log.costs is None:
+    if log.costs is None or in_flight == 1:
         return places
     took = np.nan_to_num(np.take_along_axis(log.costs, places, axis=1))
     if in_flight is None:
         block = np.repeat(np.arange(len(blocks)), blocks)
         order = np.lexsort((took, np.broadcast_to(block, took.shape)), axis=1)
     else:
-        order = np.argsort(_ends(took, in_flight), axis=1, kind="stable")
-        failed = ~np.take_along_axis(log.drawn, places, axis=1)
-        for row in np.flatnonzero((in_flight > 1) & (failed.sum(axis=1) >= in_flight)):  # that so many in a row may have failed
-            order[row] = arrival_order(took[row].tolist(), in_flight, np.flatnonzero(failed[row]).tolist())
+        order = _in_flight(took, ~np.take_along_axis(log.drawn, places, axis=1), in_flight)
     return np.take_along_axis(places, order, axis=1)
 
 
-def _ends(took: Floats, in_flight: int) -> Floats:
-    """(R, N) when draws end of which so many run at a time; see :func:`bonmini_guard.policy.policy.arrival_order`."""
-    ends, rows = took.copy(), np.arange(len(took))
-    running = ends[:, :in_flight].copy()
-    for draw in range(in_flight, took.shape[1]):
-        first = running.argmin(axis=1)
-        ends[:, draw] += running[rows, first]
-        running[rows, first] = ends[:, draw]
-    return ends
+def _in_flight(took: Floats, failed: Bools, most: int) -> Integers:
+    """(R, N) :func:`bonmini_guard.policy.policy.arrival_order` of each row."""
+    (rows, draws), every = took.shape, np.arange(len(took))
+    ends, order = np.where(np.arange(draws) < most, took, np.inf), np.empty(took.shape, dtype=np.int64)
+    launched, failing = np.full(rows, most), np.zeros(rows, dtype=np.int64)
+    for place in range(draws):
+        order[:, place] = first = ends[:, : place + most].argmin(axis=1)
+        now, ends[every, first] = ends[every, first], np.inf
+        failing = np.where(failed[every, first], failing + 1, 0)
+        until = np.where((failing < most) | (launched == place + 1), place + 1 + most, launched)
+        room = slice(place + 1, place + 1 + most)
+        numbers = np.arange(draws)[room]
+        fresh = (numbers >= launched[:, None]) & (numbers < until[:, None])
+        np.copyto(ends[:, room], now[:, None] + took[:, room], where=fresh)
+        launched = until
+    return order
 
 
 def refuse_sorted(log: Log) -> None:
