@@ -16,7 +16,6 @@ Where the sequence begins must not depend on the rows it is tested on:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,47 +23,21 @@ import numpy as np
 
 from bonmini_guard.calibration.logs import Floats, Integers
 from bonmini_guard.calibration.paths import Steps
-from bonmini_guard.errors import ConfigurationError, needing
+from bonmini_guard.errors import needing
 
 with needing("calibration"):
     from scipy.special import bdtr, bdtrc, bdtrik, betaincinv, gammaln, xlog1py, xlogy
 
 #: Thresholds among which a start is chosen, and points at which a posterior is averaged.
 STARTS, POSTERIOR = 400, 32
+#: For each risk, as on the command line, what the bad answers served are a share of: of requests whose selected answer is bad, the
+#: last counts those that are served all the same.
+RISKS = {"served_and_bad": "rows", "bad_among_served": "served", "false_acceptance": "selected_bad"}
 
 
-@dataclass(frozen=True)
-class Risk:
-    """A promise: ``bad(steps) / among(steps) <= alpha``.
-
-    The name is as on the command line; ``bad`` and ``among`` give (T,) counts of the bad event, and of what it is a share of.
-    """
-
-    name: str
-    bad: Callable[[Steps], Floats]
-    among: Callable[[Steps], Floats]
-
-
-RISKS = {
-    risk.name: risk
-    for risk in (
-        Risk("served_and_bad", lambda s: s.served_bad, lambda s: s.rows),
-        Risk("bad_among_served", lambda s: s.served_bad, lambda s: s.served),
-        # of requests whose selected answer is bad, those served all the same
-        Risk("false_acceptance", lambda s: s.served_bad, lambda s: s.selected_bad),
-    )
-}
-
-
-def risk_named(name: str) -> Risk:
-    """The risk of that name.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    if name not in RISKS:
-        raise ConfigurationError(f"unknown risk {name!r}: use one of {', '.join(RISKS)}")
-    return RISKS[name]
+def counts_of(found: Steps, risk: str) -> tuple[Floats, Floats]:
+    """(T,) bad answers served, and what a risk is their share of."""
+    return found.served_bad, getattr(found, RISKS[risk])
 
 
 @dataclass(frozen=True)
@@ -100,7 +73,7 @@ def in_sequence(p_values: Floats, first: int, delta: float) -> Found:
     return Found(first + passed - 1, float(p_values[first + passed - 1]), passed + bool(failed.size), first)
 
 
-def certify(found: Steps, risk: Risk | None, level: float, delta: float, start: float = math.inf) -> Found:
+def certify(found: Steps, risk: str | None, level: float, delta: float, start: float = math.inf) -> Found:
     """The laxest threshold up to which every test passes.
 
     Args:
@@ -114,11 +87,11 @@ def certify(found: Steps, risk: Risk | None, level: float, delta: float, start: 
     return in_sequence(p_values(found, risk, level, delta), first, delta)
 
 
-def p_values(found: Steps, risk: Risk | None, level: float, delta: float) -> Floats:
+def p_values(found: Steps, risk: str | None, level: float, delta: float) -> Floats:
     """(T,) of "the risk is above the level", None being an accelerator's loss of quality."""
     if risk is None:
         return quality_p_values(found, level, delta)
-    return binomial(risk.bad(found), risk.among(found), level)
+    return binomial(*counts_of(found, risk), level)
 
 
 def first_threshold(other: Steps, rows: float, alpha: float, delta: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from bonmini_guard import __version__
-from bonmini_guard.calibration.certify import Risk, risk_named
+from bonmini_guard.calibration.certify import RISKS
 from bonmini_guard.calibration.evidence import (
     Certificate,
     NotEnoughEvidence,
@@ -86,7 +86,7 @@ def calibrate_guardrail(
         ConfigurationError: a number, the risk or the schedule is not usable.
         InputError: the log has too few candidates a row, or no label.
     """
-    return calibrated(log, _request("guardrail", risk_named(risk), alpha, schedule, more), more.get("search", False))
+    return calibrated(log, _request("guardrail", risk, alpha, schedule, more), more.get("search", False))
 
 
 def calibrate_accelerator(
@@ -112,7 +112,7 @@ def calibrate_accelerator(
     return calibrated(log, asked, search)
 
 
-def _request(mode: Mode, risk: Risk | None, level: float, schedule: Sequence[int], more: Asked) -> Request:
+def _request(mode: Mode, risk: str | None, level: float, schedule: Sequence[int], more: Asked) -> Request:
     given: dict[str, Any] = {"delta": 0.1} | {name: value for name, value in more.items() if name != "search"}
     if given.get("offsets") is not None:
         given["offsets"] = tuple(given["offsets"])
@@ -175,6 +175,8 @@ def check(asked: Request) -> None:
     Raises:
         ConfigurationError: a number or the schedule is not usable.
     """
+    if asked.risk is not None and asked.risk not in RISKS:
+        raise ConfigurationError(f"unknown risk {asked.risk!r}: use one of {', '.join(RISKS)}")
     check_share("alpha" if asked.risk else "epsilon", asked.level)
     check_share("delta", asked.delta)
     try:
@@ -248,7 +250,7 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], r
         schedule=asked.schedule,
         thresholds=asked.thresholds(max(thresholds)),
         exit=asked.exit,
-        risk=asked.risk.name if asked.risk else None,
+        risk=asked.risk,
         alpha=asked.level if asked.risk else None,
         epsilon=None if asked.risk else asked.level,
         delta=asked.delta,

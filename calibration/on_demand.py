@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import expit
 
 from bonmini_guard.calibration.blocks import row_keys
-from bonmini_guard.calibration.certify import in_sequence, p_values, risk_named
+from bonmini_guard.calibration.certify import in_sequence, p_values
 from bonmini_guard.calibration.choose import calibrated, check
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent
 from bonmini_guard.calibration.logs import Bools, Integers, Log
@@ -42,7 +42,7 @@ def request(what: str, level: float, delta: float, schedule: Sequence[int], **mo
     Raises:
         ConfigurationError: something is not usable.
     """
-    risk = None if what == "accelerator" else risk_named(what)
+    risk = None if what == "accelerator" else what
     asked = Request("guardrail" if risk else "accelerator", risk, level, delta, tuple(schedule), **more)
     check(asked)
     return asked
@@ -164,7 +164,7 @@ def labels_asked(tested: Evidence, asked: Request) -> int:
     if asked.risk is None:
         best = path.holder == path.holder[:, -1:]
         reached = (reached & ~best) | _lacking(replace(path, good=np.where(best, np.nan, path.good)), at, asked)[1]
-    elif asked.risk.name == "false_acceptance":
+    elif asked.risk == "false_acceptance":
         reached |= _lacking(blank, at, asked)[1]
     return before + int(reached.sum())
 
@@ -235,7 +235,7 @@ def _floor(asked: Request) -> str:
     of = {"bad_among_served": "served answers", "false_acceptance": "rows whose best answer is bad"}
     if asked.risk is None:
         return f"{least_rows(asked.level, asked.share / 2):,} rows at the very least (fewer if it gains by stopping early)"
-    return f"{least_rows(asked.level, asked.share):,} {of.get(asked.risk.name, 'rows')} at the very least"
+    return f"{least_rows(asked.level, asked.share):,} {of.get(asked.risk, 'rows')} at the very least"
 
 
 def _drawn(log: Log, generator: np.random.Generator) -> Log:
@@ -306,7 +306,7 @@ def _hope(rung: Rung, asked: Request, entry: int, now: Bools) -> str:
     if cut is None or cut < entry:
         return "the next labels decide whether more can be"
     more = now | (_later(path, counts.cuts[entry], asked) & (path.best >= counts.cuts[cut]))
-    if asked.risk is not None and asked.risk.name == "false_acceptance":
+    if asked.risk == "false_acceptance":
         more = more | _lacking(path, exits(path, _everywhere(rung, cut)), asked)[1]
     rows = len(path)
     reach = f"{counts.served[cut] / rows:.2f}" if asked.risk else f"{counts.draws[cut] / rows:.1f} draws"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bonmini_guard.calibration.certify import Found, risk_named, upper_limit
+from bonmini_guard.calibration.certify import Found, upper_limit
 from bonmini_guard.calibration.choose import FIT_SHARE, certificate_of, prepared
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, percent, sealed
 from bonmini_guard.calibration.logs import Floats, Log
@@ -70,8 +70,7 @@ def calibrate_costs(
         A profile whose ``alpha`` is the bound, and the sentence; or why not: nothing is worth serving at these prices, or there are
         too few units.
     """
-    risk = risk_named("served_and_bad")
-    asked = Request("guardrail", risk, 0.5, delta, tuple(schedule), order=order, seed=seed, calibrations=calibrations)
+    asked = Request("guardrail", "served_and_bad", 0.5, delta, tuple(schedule), order=order, seed=seed, calibrations=calibrations)
     units, requests, missing, evidence = prepared(log, asked)
     evidence["prices"] = vars(prices)
     fit, rest = (units.take(rows) for rows in split(units, FIT_SHARE, seed * 2 + 3))

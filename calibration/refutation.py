@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import bdtr
 
-from bonmini_guard.calibration.certify import net_loss, risk_named
+from bonmini_guard.calibration.certify import counts_of, net_loss
 from bonmini_guard.calibration.evidence import percent, profile_fingerprints, seal_holds
 from bonmini_guard.calibration.figures import transformed
 from bonmini_guard.calibration.findings import at_least
@@ -78,8 +78,9 @@ def order_refuted(log: Log, profile: GuardProfile) -> str | None:
 
 def _said(profile: GuardProfile, counts: Steps, level: float, chance: float) -> str | None:
     if profile.mode == "guardrail":
-        risk = risk_named(profile.risk or "served_and_bad")
-        bad, among, what = float(risk.bad(counts)[0]), float(risk.among(counts)[0]), f"{risk.name} of at most {percent(level)}"
+        risk = profile.risk or "served_and_bad"
+        (bad,), (among,) = (each.tolist() for each in counts_of(counts, risk))
+        what = f"{risk} of at most {percent(level)}"
         p_value = float(at_least(round(bad), round(among), level))
     else:
         bad, among = float(counts.lost[0] - counts.won[0]), float(counts.rows[0])

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from bonmini_guard.calibration.blocks import RAN_UNDER
-from bonmini_guard.calibration.certify import risk_named
 from bonmini_guard.calibration.choose import calibrated
 from bonmini_guard.calibration.evidence import Certificate, NotEnoughEvidence, sealed
 from bonmini_guard.calibration.figures import transformed
@@ -49,7 +48,7 @@ def relax_guardrail(
     # So that a score that equals a threshold in force is counted as served at it, whatever rounding makes of the differences.
     start = finite[-1] if len(set(finite)) == 1 else finite[-1] - 4 * float(np.spacing(max(map(abs, finite))))
     shape = regime.schedule, offsets
-    asked = Request("guardrail", risk_named(risk), alpha, delta, *shape, start=start, calibrations=calibrations)
+    asked = Request("guardrail", risk, alpha, delta, *shape, start=start, calibrations=calibrations)
     outcome = calibrated(part, asked, search=False)
     if isinstance(outcome, NotEnoughEvidence):
         return replace(outcome, why=f"the thresholds in force are not certified: {outcome.why}")

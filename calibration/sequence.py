@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from bonmini_guard.calibration.certify import Found, Risk, certify, first_threshold
+from bonmini_guard.calibration.certify import Found, certify, first_threshold
 from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order, split
 from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, labels_used, paths, steps
@@ -30,7 +30,7 @@ class Request:
     """
 
     mode: Mode
-    risk: Risk | None
+    risk: str | None
     level: float
     delta: float
     schedule: tuple[int, ...]
@@ -54,7 +54,7 @@ class Request:
     @property
     def begins_later(self) -> bool:
         """Whether the first threshold comes from rows that are not tested."""
-        return self.start is None and self.risk is not None and self.risk.name == "bad_among_served"
+        return self.start is None and self.risk == "bad_among_served"
 
     def thresholds(self, threshold: float) -> tuple[float, ...]:
         """Those of all loops."""
@@ -62,7 +62,7 @@ class Request:
 
     def __str__(self) -> str:
         sure = f"with confidence {1 - self.delta:g}"
-        what = f"{self.risk.name} <= {self.level:g}" if self.risk else f"a quality within {self.level:g} of best-of-N"
+        what = f"{self.risk} <= {self.level:g}" if self.risk else f"a quality within {self.level:g} of best-of-N"
         return f"{what} {sure}"
 
 
