@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonmini_guard.errors import InputError
-from bonmini_guard.logs.rows import Row, name_of, regime_of, unit_of
+from bonmini_guard.logs.rows import Regime, Row, name_of, regime_of, unit_of
 
 FINGERPRINTS = ("scored_by", "generated_by")
 #: Among a log's further keys: what a guard ran under (:class:`~bonmini_guard.logs.rows.Regime`), or None.
@@ -146,30 +146,25 @@ class _Rows:
         self._arrays["kept"].append(False)
         regime, complete = regime_of(row.value) if self._reading.cut and row.is_traced else None, row.is_complete
         decided = math.inf if complete else row.decided_draws(regime)
-        if self._left_out(row, decided is not None) or decided is None:
+        explored, left_out = row.value.get("explored"), block.left_out
+        left_out["explore_missed"] += isinstance(explored, Mapping) and explored.get("missed") is not None
+        if row.value.get("trained_on") is True or decided is None:
+            left_out["trained_on" if row.value.get("trained_on") is True else "incomplete"] += 1
             return
         row.refuse_several_policies()
         lost = [one.failed or (not complete and (one.said is None or at > decided)) for at, one in enumerate(row.candidates, 1)]
         drawn = [one for one, gone in zip(row.candidates, lost, strict=True) if not gone]
         if drawn and all(one.value.get("score") is None for one in drawn):
-            block.left_out["unscored"] += 1
+            left_out["unscored"] += 1
             block.unscored_at = block.unscored_at or line
             return
-        self._check_fingerprints(row)
+        for mark in FINGERPRINTS:
+            if not self._reading.same_source(mark, row.value.get(mark)):
+                cure = "split it" + (", or run 'bonmini-guard score' on all of it" if mark == "scored_by" else " by that key")
+                raise InputError(f'{row.place}: "{mark}" differs from the rows before; one log must come from one source: {cure}')
         self._numbers(row, lost)
-        self._keep(row, key, {RAN_UNDER: regime})
+        self._keep(row, key, regime)
         self._arrays["complete"].append(complete)
-
-    def _left_out(self, row: Row, usable: bool) -> bool:
-        explored, left_out = row.value.get("explored"), self.block.left_out
-        left_out["explore_missed"] += isinstance(explored, Mapping) and explored.get("missed") is not None
-        if row.value.get("trained_on") is True:
-            left_out["trained_on"] += 1
-        elif not usable:
-            left_out["incomplete"] += 1
-        else:
-            return False
-        return True
 
     def _numbers(self, row: Row, lost: Sequence[bool]) -> None:
         """Scores, labels and costs; NaN for draws that failed, or could not be scored."""
@@ -183,7 +178,7 @@ class _Rows:
         self.block.left_out["not_random"] += not random
         self._arrays["counts"].append(len(lost))
 
-    def _keep(self, row: Row, key: int, more: dict[str, Any]) -> None:
+    def _keep(self, row: Row, key: int, regime: Regime | None) -> None:
         reading = self._reading
         self._arrays["kept"][-1] = True
         group = None if reading.group_key is None else row.value.get(reading.group_key)
@@ -193,10 +188,4 @@ class _Rows:
         self._arrays["traced"].append(row.is_traced)
         self._arrays["asked"].append(row.value.get("label_sampling") == "random")
         for name, values in self.block.extra.items():
-            values.append(more.get(name) if name == RAN_UNDER else row.value.get(name))
-
-    def _check_fingerprints(self, row: Row) -> None:
-        for key in FINGERPRINTS:
-            if not self._reading.same_source(key, row.value.get(key)):
-                cure = "split it" + (", or run 'bonmini-guard score' on all of it" if key == "scored_by" else " by that key")
-                raise InputError(f'{row.place}: "{key}" differs from the rows before; one log must come from one source: {cure}')
+            values.append(regime if name == RAN_UNDER else row.value.get(name))

@@ -220,10 +220,12 @@ def certificate_of(tested: Evidence, asked: Request, evidence: dict[str, Any], r
     counts = {name: float(getattr(first.steps, name)[cut]) for name in kinds}
     draws = float(first.steps.draws[cut])
     evidence |= {"requests": float(rows), "counted": counts["rows"], "mean_draws": draws / rows, "order_of": "one order a row"}
-    evidence |= {name: counts[name] for name in ("served", "served_bad", "selected_bad")} if asked.risk else {}
     others = counts["rows"] - counts["served"]
-    evidence |= {} if asked.risk else {"lost": counts["lost"], "won": counts["won"], "best_effort": others}
-    evidence |= {"abstained": others, "false_acceptances": counts["served_bad"]} if asked.risk else {}
+    if asked.risk:
+        evidence |= {name: counts[name] for name in ("served", "served_bad", "selected_bad")}
+        evidence |= {"abstained": others, "false_acceptances": counts["served_bad"]}
+    else:
+        evidence |= {"lost": counts["lost"], "won": counts["won"], "best_effort": others}
     if asked.cost != "draws":
         full = float(first.path.cost[:, -1].mean())
         evidence |= {"cost": asked.cost, "mean_cost": float(first.steps.cost[cut]) / rows, "cost_of_whole_budget": full}

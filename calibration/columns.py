@@ -129,7 +129,10 @@ class Rows:
         keys = self._keys()
         traced = _valid(self._column("decision", _TEXT))
         numbers, kept, unscored_at = self._numbers(self._usable(_flags(self._column("complete", _FLAG), ~traced)))
-        self._same_source(kept)
+        for key in FINGERPRINTS:
+            values = compute.unique(self._column(key, _TEXT).filter(arrow.array(kept))).to_pylist()
+            if len(values) > 1 or (values and not self._reading.same_source(key, values[0])):
+                raise OddError
         units, of_prompt = self._units(keys, kept)
         arrays = {
             "keys": keys,
@@ -201,12 +204,6 @@ class Rows:
             "counts": counts[~bare],
         }
         return found, kept, int(self._lines[rows[bare][0]]) if bare.any() else None
-
-    def _same_source(self, kept: Bools) -> None:
-        for key in FINGERPRINTS:
-            values = compute.unique(self._column(key, _TEXT).filter(arrow.array(kept))).to_pylist()
-            if len(values) > 1 or (values and not self._reading.same_source(key, values[0])):
-                raise OddError
 
     def _units(self, keys: NDArray[np.uint64], kept: Bools) -> tuple[NDArray[np.int64], Bools]:
         alone, key = keys[kept].view(np.int64), self._reading.group_key

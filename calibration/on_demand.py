@@ -116,7 +116,7 @@ def demand(log: Log, asked: Request) -> Demand:
     tested = test(log, asked, "counts_as_bad")
     rung, entry = tested.rungs[0], _first_not_passed(tested.rungs[0])
     path = rung.path
-    if entry >= rung.steps.cuts.size or _in_vain(path, at := exits(path, _everywhere(rung, entry)), asked):
+    if entry >= rung.steps.cuts.size or _in_vain(path, at := exits(path, float(rung.steps.cuts[entry])), asked):
         said = f"{_certified(outcome)}; no further label of these rows can help"
         return Demand(outcome, np.zeros((0, 2), dtype=np.int64), said)
     against, others = _lacking(path, at, asked)
@@ -158,7 +158,7 @@ def labels_asked(tested: Evidence, asked: Request) -> int:
     rung = tested.rungs[0]
     path, entry = rung.path, min(_first_not_passed(rung), rung.steps.cuts.size - 1)
     before = tested.labels - labels_used([path])
-    at = exits(path, _everywhere(rung, entry))
+    at = exits(path, float(rung.steps.cuts[entry]))
     blank = replace(path, good=np.full_like(path.good, np.nan))
     reached = _unknown(blank) & ~_later(blank, rung.steps.cuts[entry], asked)
     if asked.risk is None:
@@ -181,7 +181,8 @@ def too_few(log: Log, asked: Request) -> str | None:
 def prospect(log: Log, asked: Request) -> str:
     """What the set may reach, in one line: with labels drawn from ``Bernoulli(sigmoid(score))``, the model's own word."""
     generator = np.random.default_rng(0)
-    runs = [test(_drawn(log, generator), asked, "counts_as_bad") for _ in range(_SIMULATED)]
+    labels = (np.where(log.drawn, generator.random(log.scores.shape) < expit(log.scores), np.nan) for _ in range(_SIMULATED))
+    runs = [test(replace(log, labels=each.astype(np.float32)), asked, "counts_as_bad") for each in labels]
     most = runs[0].labels
     head = f"{len(log):,} rows, at most {most:,} labels; {asked} takes {_floor(asked)}"
     firsts = [(run.rungs[0], len(run.log)) for run in runs]
@@ -238,17 +239,8 @@ def _floor(asked: Request) -> str:
     return f"{least_rows(asked.level, asked.share):,} {of.get(asked.risk, 'rows')} at the very least"
 
 
-def _drawn(log: Log, generator: np.random.Generator) -> Log:
-    labels = np.where(log.drawn, generator.random(log.scores.shape) < expit(log.scores), np.nan)
-    return replace(log, labels=labels.astype(np.float32))
-
-
 def _first_not_passed(rung: Rung) -> int:
     return rung.found.first if rung.found.cut is None else rung.found.cut + 1
-
-
-def _everywhere(rung: Rung, entry: int) -> tuple[float, ...]:
-    return (float(rung.steps.cuts[entry]),) * rung.path.draws.size
 
 
 def _in_vain(path: Paths, at: Integers, asked: Request) -> bool:
@@ -307,7 +299,7 @@ def _hope(rung: Rung, asked: Request, entry: int, now: Bools) -> str:
         return "the next labels decide whether more can be"
     more = now | (_later(path, counts.cuts[entry], asked) & (path.best >= counts.cuts[cut]))
     if asked.risk == "false_acceptance":
-        more = more | _lacking(path, exits(path, _everywhere(rung, cut)), asked)[1]
+        more = more | _lacking(path, exits(path, float(rung.steps.cuts[cut])), asked)[1]
     rows = len(path)
     reach = f"{counts.served[cut] / rows:.2f}" if asked.risk else f"{counts.draws[cut] / rows:.1f} draws"
     return f"about {int(more.sum()):,} more labels may reach {reach}"

@@ -250,8 +250,8 @@ def counts_to_refute(log: Log, policy: Policy, missing: Missing, in_flight: int 
     return replace(counts, rows=counts.rows + failed, selected_bad=counts.selected_bad + failed)
 
 
-def exits(path: Paths, thresholds: Sequence[float] | Floats) -> Integers:
-    """(R,) the loop that serves each row under these thresholds; L where none does."""
-    best = path.best[:, : len(thresholds)]
+def exits(path: Paths, thresholds: Sequence[float] | Floats | float) -> Integers:
+    """(R,) the loop that serves each row under these thresholds, or one for all loops; L where none does."""
+    best = path.best[:, : np.size(thresholds)] if np.ndim(thresholds) else path.best
     passed = np.isfinite(best) & (best >= np.asarray(thresholds))
     return np.where(passed.any(axis=1), passed.argmax(axis=1), path.draws.size)

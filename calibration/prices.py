@@ -84,7 +84,7 @@ def calibrate_costs(
             "at these prices it is cheapest to serve nothing: a refusal costs too little, or answers are bad", evidence
         )
     path = paths(rest, asked.schedule, order, seed=seed)
-    counts = counts_at(path, exits(path, [threshold] * len(path.draws)), missing)
+    counts = counts_at(path, exits(path, threshold), missing)
     found = replace(counts, cuts=np.array([threshold] * 2))  # what is written lies between the two
     level = upper_limit(int(found.served_bad[0]), int(found.rows[0]), asked.share)
     asked = replace(asked, level=min(math.ceil(level * 1e4) / 1e4, 0.9999))

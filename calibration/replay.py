@@ -186,7 +186,8 @@ def _replay_one(
             mass = np.diff(arrived, axis=1) * where
             sums[0] += mass.sum(axis=1)
             sums[1] += np.einsum("ij,ij->i", mass, ranking.quality)
-        went_on = _clip(arrived, low, top)
+        inside = np.clip(np.arange(ranking.size + 1), low[:, None], top[:, None])  # H_j from F_j: the positions low < p <= top
+        went_on = np.take_along_axis(arrived, inside, axis=1) - np.take_along_axis(arrived, low[:, None], axis=1)
     effort = rests if mode == "accelerator" else np.zeros_like(rests)
     (served, good), missed = passes + effort, rests[1] - effort[1]
     return Settled(good, served - good, missed, 1.0 - served - missed, passes[0], effort[0], drawn, loops)
@@ -195,11 +196,3 @@ def _replay_one(
 def _within(size: int, last: Integers) -> Bools:
     """(P, n) whether a position is at most the row's last one."""
     return np.arange(1, size + 1) <= last[:, None]
-
-
-def _clip(arrived: Floats, low: Integers, top: Integers) -> Floats:
-    """H_j from F_j: keep the positions low < p <= top."""
-    positions = np.arange(arrived.shape[1])
-    inside = np.clip(positions, low[:, None], top[:, None])
-    floor = np.take_along_axis(arrived, low[:, None], axis=1)
-    return np.take_along_axis(arrived, inside, axis=1) - floor

@@ -53,8 +53,9 @@ class Slices:
 
     def finding(self) -> Finding:
         """Those that changed, or the one that comes nearest."""
+        of = ("scores", "decisions")
         named = [
-            (p.p_value, p.crossed, name, what) for name, pair in self._slices.items() for what, p in zip(_WHAT, pair, strict=True)
+            (p.p_value, p.crossed, name, what) for name, pair in self._slices.items() for what, p in zip(of, pair, strict=True)
         ]
         found = [f"{what} of {self._key} = {name}" for _, crossed, name, what in named if crossed is not None]
         least, _, name, what = min(named, default=(1.0, None, "", ""), key=lambda each: each[0])
@@ -73,6 +74,3 @@ class Slices:
         scores, decisions = states or (None, None)
         seed = f"{self._seed} {name}"
         return Ranks(self._each, self._edges, seed, reference=False, state=scores), Shares(self._each, state=decisions)
-
-
-_WHAT = ("scores", "decisions")

@@ -112,8 +112,9 @@ class Watch:
         for trace in traces.events:
             if trace.counted:
                 self._count(trace)
-            if trace.judged:
-                self._judge(trace)
+            bad = against(trace, str(self._profile.risk)) if trace.judged else None
+            if self._labels is not None and bad is not None:
+                self._labels.add(bad, self._promised())
         for name, met in traces.fingerprints.items():
             self._marks[name] = self._marks.get(name, Counter()) + met
         findings = (*also, *same_marks(self._profile, self._marks), *self._findings())
@@ -149,11 +150,6 @@ class Watch:
             self._decisions.add(trace.decision == self._share[0])
         if self._slices is not None:
             self._slices.add(trace, None if self._share is None else self._share[0])
-
-    def _judge(self, trace: Trace) -> None:
-        bad = against(trace, str(self._profile.risk))
-        if self._labels is not None and bad is not None:
-            self._labels.add(bad, self._promised())
 
     def _promised(self) -> float:
         """Of the labelled, the share that may be bad; what it rests on are other requests' decisions, never labels."""
