@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from bonmini_guard.errors import InputError
 from bonmini_guard.logs.rows import Regime, Row, name_of, regime_of, unit_of
 
-FINGERPRINTS = ("scored_by", "generated_by")
+#: By the key that tells a part's fingerprint in a log, its name in a profile.
+FINGERPRINTS = {"scored_by": "reward_model", "generated_by": "generator"}
 #: Among a log's further keys: what a guard ran under (:class:`~bonmini_guard.logs.rows.Regime`), or None.
 RAN_UNDER = "ran_under"
 
@@ -52,11 +53,7 @@ class Reading:
         return self.group in (None, "prompt")
 
     def unit(self, group: Any, prompt: Any, key: int, place: str) -> tuple[int, bool]:
-        """:func:`bonmini_guard.logs.rows.unit_of` a row.
-
-        Raises:
-            InputError: the row lacks the key asked for.
-        """
+        """:func:`bonmini_guard.logs.rows.unit_of` a row; InputError if it lacks the key asked for."""
         if not self.by_prompt and self.group_key is not None and name_of(group) is None:
             raise InputError(f'{place}: the row has no "{self.group}", which --group names; write it, or use --group prompt')
         return unit_of(group, prompt, key)
@@ -118,11 +115,7 @@ def row_keys(names: Iterable[bytes]) -> NDArray[np.uint64]:
 
 
 def block_of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> Block:
-    """Row by row, from (place, row), where a place ends in ``:line``.
-
-    Raises:
-        InputError: a row is not what design calls a log row; the message is one line, ``file:line: problem; cure``.
-    """
+    """Row by row, from (place, row), where a place ends in ``:line``; InputError if one is not what design calls a log row."""
     collected = _Rows(reading)
     for place, row in rows:
         collected.add(Row(row, place))

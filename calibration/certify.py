@@ -73,20 +73,6 @@ def in_sequence(p_values: Floats, first: int, delta: float) -> Found:
     return Found(first + passed - 1, float(p_values[first + passed - 1]), passed + bool(failed.size), first)
 
 
-def certify(found: Steps, risk: str | None, level: float, delta: float, start: float = math.inf) -> Found:
-    """The laxest threshold up to which every test passes.
-
-    Args:
-        found: counts under all thresholds.
-        risk: what is promised; None for an accelerator's loss of quality.
-        level: the most that it may be.
-        delta: the chance that the promise is missed.
-        start: the first threshold tested; infinity is the strictest that serves anything.
-    """
-    first = max(0, int(np.searchsorted(-found.cuts, -start, side="right")) - 1)
-    return in_sequence(p_values(found, risk, level, delta), first, delta)
-
-
 def p_values(found: Steps, risk: str | None, level: float, delta: float) -> Floats:
     """(T,) of "the risk is above the level", None being an accelerator's loss of quality."""
     if risk is None:

@@ -170,11 +170,7 @@ def prepared(log: Log, asked: Request) -> tuple[Log, Log | None, Missing, dict[s
 
 
 def check(asked: Request) -> None:
-    """Refuse what no log could certify.
-
-    Raises:
-        ConfigurationError: a number or the schedule is not usable.
-    """
+    """Refuse what no log could certify, by a ConfigurationError."""
     if asked.risk is not None and asked.risk not in RISKS:
         raise ConfigurationError(f"unknown risk {asked.risk!r}: use one of {', '.join(RISKS)}")
     check_share("alpha" if asked.risk else "epsilon", asked.level)

@@ -57,11 +57,7 @@ class JsonLines:
         self._types = {key: deque(kinds) for key, kinds in _types(reading).items()}
 
     def batch(self, lines: bytes) -> Any:
-        """One record batch of whole lines.
-
-        Raises:
-            OddError: they are not one JSON object each, of the types that a log has.
-        """
+        """One record batch of whole lines; OddError if they are not one JSON object each, of the types that a log has."""
         for _ in range(sum(map(len, self._types.values()))):
             try:
                 table = self._read(lines)
@@ -120,12 +116,7 @@ class Rows:
         self._left_out: Counter[str] = Counter()
 
     def block(self) -> Block:
-        """The block.
-
-        Raises:
-            OddError: it must be read row by row.
-            InputError: a row has no value to group by.
-        """
+        """The block; OddError if it must be read row by row, InputError if a row has no value to group by."""
         keys = self._keys()
         traced = _valid(self._column("decision", _TEXT))
         numbers, kept, unscored_at = self._numbers(self._usable(_flags(self._column("complete", _FLAG), ~traced)))

@@ -64,8 +64,9 @@ def find_drift(
     level = false_alarm_rate / looks / len(tests) if tests else 0.0
     findings = (*also, *same_marks(profile, traces.fingerprints), *(test(level) for test in tests))
     holds = "for this one look" if looks == 1 else f"for {looks} such looks together"
-    wanted = partial(_wanted, profile, traces, level)
-    return conclusion(findings, (false_alarm_rate, holds), (len(traces.traces), traces.left_out), wanted)
+    tested = None if profile.alpha is None or not level else _tested(profile, traces, level)[0]
+    wanted = None if tested is None else partial(labels_wanted, profile, traces.events, tested, SEED)
+    return conclusion(findings, (false_alarm_rate, holds, len(traces.traces)), traces.left_out, wanted)
 
 
 def check_reference(profile: GuardProfile) -> None:
@@ -76,14 +77,14 @@ def check_reference(profile: GuardProfile) -> None:
 
 def conclusion(
     findings: tuple[Finding, ...],
-    rate: tuple[float, str],
-    seen: tuple[int, Counter[str]],
-    wanted: Callable[[], LabelsWanted | None],
+    head: tuple[float, str, int],
+    left_out: Counter[str],
+    wanted: Callable[[], LabelsWanted | None] | None,
 ) -> Drift:
-    """All answers: the findings, the rate and what it holds for, how many traces were seen and left out, labels to ask for."""
+    """All answers: the findings, beside the rate, what it holds for and how many traces were seen; and labels to ask for."""
     found = any(finding.found for finding in findings)
-    left_out = {reason: number for reason, number in seen[1].items() if number}
-    return Drift(found, *rate, seen[0], findings, left_out, TODO if found else "", None if found else wanted())
+    why = {reason: number for reason, number in left_out.items() if number}
+    return Drift(found, *head, findings, why, TODO if found else "", None if found or wanted is None else wanted())
 
 
 def _tests(profile: GuardProfile, traces: Traces, key: str | None) -> list[Callable[[float], Finding]]:
@@ -164,12 +165,6 @@ def _tested(profile: GuardProfile, traces: Traces, level: float) -> tuple[Tested
     return Tested(sum(counted), len(counted), promised, share, lambda bad, units: at_least(bad, units, promised) <= level), level
 
 
-def _wanted(profile: GuardProfile, traces: Traces, level: float) -> LabelsWanted | None:
-    if profile.alpha is None or not level:
-        return None
-    return labels_wanted(profile, traces.events, _tested(profile, traces, level)[0], SEED)
-
-
 def _slices(profile: GuardProfile, key: str, requests: Sequence[Trace], level: float) -> Finding:
     slices, share = Slices(level, key, profile.reference, SEED), reference_share(profile)
     for trace in requests:
@@ -202,8 +197,7 @@ def same_marks(profile: GuardProfile, met_marks: dict[str, Counter[str]]) -> lis
 def same_scorer(profile: GuardProfile, scorer: Any) -> Finding:
     """Whether a scorer is the profile's, by its fingerprint: of weights, or, of a remote one, the scores of fixed probe pairs.
 
-    Raises:
-        ProfileError: the profile does not say which scorer it was calibrated with.
+    ProfileError if the profile does not say which scorer it was calibrated with.
     """
     from bonmini_guard.runnables.settings import check_fingerprints
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+from bonmini_guard.calibration.blocks import FINGERPRINTS
 from bonmini_guard.calibration.logs import Log
 from bonmini_guard.calibration.simulate import MOST_ROWS
 from bonmini_guard.errors import ConfigurationError
@@ -88,8 +89,7 @@ def profile_fingerprints(log: Log) -> dict[str, str]:
     A value that is an object with the part's name, ``{"reward_model": "sha256:..."}``, stands for that string; any other one is
     written as JSON with sorted keys.
     """
-    parts = {"reward_model": log.fingerprints.get("scored_by"), "generator": log.fingerprints.get("generated_by")}
-    return {name: as_text(name, value) for name, value in parts.items() if value is not None}
+    return {name: as_text(name, log.fingerprints[key]) for key, name in FINGERPRINTS.items() if key in log.fingerprints}
 
 
 def as_text(name: str, value: Any) -> str:

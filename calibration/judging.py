@@ -39,11 +39,7 @@ class Judged:
 
 
 def judged(rows: Iterable[Row], name: str, key: str | None = None) -> Judged:
-    """Collect them.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Collect them; InputError if there is none."""
     found, silent = list[tuple[Any, ...]](), 0
     for number, row in enumerate(rows):
         unit, _ = unit_of(row.value.get("group"), row.value.get("prompt"), number)

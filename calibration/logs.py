@@ -110,11 +110,7 @@ class Log:
             yield self.take(np.arange(first, min(first + ROWS_AT_A_TIME, len(self))))
 
     def require(self, budget: int) -> None:
-        """Refuse complete rows with fewer candidates than a budget of draws.
-
-        Raises:
-            InputError: naming the first such row.
-        """
+        """Refuse complete rows with fewer candidates than a budget of draws, by an InputError that names the first."""
         short = np.flatnonzero((self.counts < budget) & self.complete)
         if short.size:
             first = int(short[0])
@@ -124,11 +120,7 @@ class Log:
             )
 
     def require_scores(self) -> None:
-        """Refuse a log in which every draw failed.
-
-        Raises:
-            InputError: no candidate has a score.
-        """
+        """Refuse a log in which every draw failed, by an InputError."""
         if not self.drawn.any():
             raise InputError(f"{self.source}: every draw failed, so there is nothing to calibrate on; log requests that worked")
 
@@ -137,9 +129,7 @@ class Log:
 
         Rows that say ``"label_sampling": "random"`` are a set fixed before its first label: all of them count, and a missing
         label was not asked for. Else a row counts if it has any label; where a needed label is missing, by chance, it is left out.
-
-        Raises:
-            InputError: no row has a label.
+        InputError if no row has a label.
         """
         known = np.any(np.isfinite(self.labels), axis=1)
         if not known.any():

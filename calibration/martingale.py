@@ -54,15 +54,12 @@ class Process:
         level: an alarm is ``1 / level`` times the first capital.
         bets: how many bets there are.
         counts: (C,) what the sub-class counts, at the beginning.
-        state: of an earlier run, to go on from.
+        state: of an earlier run, to go on from; ValueError if it is not that of such a process.
 
     Attributes:
         steps: how many there were.
         highest: the largest log value so far, at least 0.
         crossed: the step at which the alarm was first reached; None if never.
-
-    Raises:
-        ValueError: the state is not that of such a process.
     """
 
     def __init__(self, level: float, bets: int, counts: Sequence[int], state: ProcessState | None = None) -> None:

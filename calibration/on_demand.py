@@ -37,11 +37,7 @@ _SIMULATED = 20
 
 
 def request(what: str, level: float, delta: float, schedule: Sequence[int], **more: Any) -> Request:
-    """What labels are asked for: a risk by name or ``accelerator``, with its alpha or epsilon, and more of a request.
-
-    Raises:
-        ConfigurationError: something is not usable.
-    """
+    """What labels are asked for, if usable: a risk by name or ``accelerator``, with its alpha or epsilon, and more of a request."""
     risk = None if what == "accelerator" else what
     asked = Request("guardrail" if risk else "accelerator", risk, level, delta, tuple(schedule), **more)
     check(asked)
@@ -51,13 +47,7 @@ def request(what: str, level: float, delta: float, schedule: Sequence[int], **mo
 def fixed_set(log: Log, rows: int | None) -> Log:
     """Rows for labelling, without labels: one a unit, those with the least digests, so that neither scores nor labels chose them.
 
-    Args:
-        log: R rows.
-        rows: how many; None for all units.
-
-    Raises:
-        ConfigurationError: the log has fewer units.
-        InputError: the log holds a set that was labelled before.
+    So many ``rows``, None for all units: ConfigurationError if there are fewer. InputError if a set was labelled before.
     """
     if log.asked.any():
         raise InputError(
@@ -72,11 +62,7 @@ def fixed_set(log: Log, rows: int | None) -> Log:
 
 
 def same_set(log: Log, ids: Sequence[str]) -> Log:
-    """The :func:`fixed_set` of these rows, without labels, of a log that may hold others.
-
-    Raises:
-        InputError: the log lacks some of them.
-    """
+    """The :func:`fixed_set` of these rows, without labels, of a log that may hold others; InputError if it lacks some."""
     found = log.take(np.isin(log.keys, row_keys(name.encode(errors="backslashreplace") for name in ids)))
     if len(found) != len(ids):
         raise InputError(f"{log.source}: lacks {len(ids) - len(found):,} of the rows that were fixed; give the log as it was then")
@@ -209,9 +195,6 @@ def plan(log: Log, asked: Request) -> Plan:
     Args:
         log: complete scored rows; where there are labels, they say how labels depend on scores, else sigmoid(score) does.
         asked: the promise, its level and the schedule.
-
-    Raises:
-        InputError: the log has too few candidates a row, or no scores.
     """
     log.require_scores()
     labels = int(np.isfinite(log.labels).sum())

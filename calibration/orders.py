@@ -88,13 +88,10 @@ def _in_flight(took: Floats, failed: Bools, most: int) -> Integers:
 
 
 def refuse_sorted(log: Log) -> None:
-    """Refuse a log whose order its scores decided.
+    """Refuse a log whose order its scores decided, by an InputError.
 
     Among n exchangeable draws the best is first (or last) with chance 1/n. Over rows of different n the number of such rows is a
     sum of unlike indicators, whose upper tail beyond its mean is at most the binomial's of the mean chance (Hoeffding 1956).
-
-    Raises:
-        InputError: the log is sorted.
     """
     scores = np.where(np.isnan(log.scores), -np.inf, log.scores)
     best = scores.max(axis=1, keepdims=True)

@@ -81,16 +81,13 @@ def paths(
     """Run the drawing of a schedule on each row.
 
     Args:
-        log: R rows with at least ``sum(schedule)`` candidates each.
+        log: R rows with at least ``sum(schedule)`` candidates each, else InputError.
         schedule: draws of each loop.
         order: as :func:`bonmini_guard.calibration.orders.order_of`.
         exit: ``eager`` and ``rolling`` have a "loop" for each draw, in order of arrival.
         in_flight: draws that run at a time, for a rolling exit.
         seed: likewise.
         cost: ``draws``; ``tokens`` adds up the draws' own; ``seconds`` adds each loop's slowest draw, since they run at once.
-
-    Raises:
-        InputError: a row has too few candidates.
     """
     log.require(sum(schedule))
     if order == "logged":

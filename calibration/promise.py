@@ -48,8 +48,7 @@ def against(trace: Trace, risk: str) -> bool | None:
 def reference_share(profile: GuardProfile) -> tuple[str, int, int] | None:
     """Which decision is watched, and how often it was made in how many requests (one a group) of the certify split; None if unsaid.
 
-    Raises:
-        ProfileError: somebody has written something else there than counts.
+    ProfileError if somebody has written something else there than counts.
     """
     decision = "abstained" if profile.mode == "guardrail" else "best_effort"
     # Said where drift's requests are not the units: the first of each group, each of equal prompts, none whose first loop failed.

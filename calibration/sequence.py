@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from bonmini_guard.calibration.certify import Found, certify, first_threshold
+from bonmini_guard.calibration.certify import Found, first_threshold, in_sequence, p_values
 from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order, split
 from bonmini_guard.calibration.paths import Cost, Missing, Paths, Steps, labels_used, paths, steps
@@ -125,9 +125,10 @@ def _tested(log: Log, runs: tuple[Paths, ...], others: tuple[Paths, ...], asked:
         if other is not None:
             many = len(run) / max(1, len(other))
             start = first_threshold(steps(other, asked.offsets, missing), many, asked.level, asked.share)
-        found = certify(counts, asked.risk, asked.level, asked.share, start)
-        if other is not None and found.first < counts.cuts.size:
-            start = float(counts.cuts[found.first])
+        first = max(0, int(np.searchsorted(-counts.cuts, -start, side="right")) - 1)  # infinity: the strictest that serves anything
+        found = in_sequence(p_values(counts, asked.risk, asked.level, asked.share), first, asked.share)
+        if other is not None and first < counts.cuts.size:
+            start = float(counts.cuts[first])
         rungs.append(Rung(width, run, counts, found, start))
     certified = [rung for rung in rungs if suffices(rung, asked)] or rungs[:1]
     return Evidence(log, tuple(certified), labels_used(runs) + (labels_used(others) if others else 0))

@@ -94,10 +94,8 @@ def cases(log: Log, profile: GuardProfile, *, texts: bool = False) -> list[Case]
     Of the served the highest scores come first, of the others the highest, too: these are the next to be served. Near are those
     whose decision takes the smallest move of the thresholds.
 
-    Of the log, as logged, ``extra["id"]`` tells ids. Texts of prompts and answers are read from its files.
-
-    Raises:
-        InputError: texts are wanted of a pipe, which cannot be read again, or of rows that hold none.
+    Of the log, as logged, ``extra["id"]`` tells ids. Texts of prompts and answers are read from its files; InputError if they
+    are wanted of a pipe, which cannot be read again, or of rows that hold none.
     """
     log = transformed(log, profile.score_transform)
     path = paths(log, profile.schedule)

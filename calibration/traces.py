@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from bonmini_guard.calibration.blocks import FINGERPRINTS
 from bonmini_guard.calibration.evidence import as_text
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.logs.reading import RowFile
@@ -101,7 +102,7 @@ class Traces:
 
     events: list[Trace] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
-    fingerprints: dict[str, Counter[str]] = field(default_factory=lambda: {"reward_model": Counter(), "generator": Counter()})
+    fingerprints: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in FINGERPRINTS.values()})
 
     @property
     def traces(self) -> list[Trace]:
@@ -165,7 +166,7 @@ def traces_of_rows(
             continue
         trace = _trace(row, group, best, memory, key=key, counted=counted is None)
         if counted is None:
-            for name, mark in (("reward_model", "scored_by"), ("generator", "generated_by")):
+            for mark, name in FINGERPRINTS.items():
                 if row.value.get(mark) is not None:
                     found.fingerprints[name][as_text(name, row.value[mark])] += 1
         else:

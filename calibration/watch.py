@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bonmini_guard.calibration.drift import QUESTION, check_reference, conclusion, dated, same_marks
 from bonmini_guard.calibration.evidence import check_share, percent
-from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, Drift, Finding, LabelsWanted, refuted_by_bets
+from bonmini_guard.calibration.findings import FALSE_ALARM_RATE, Drift, Finding, refuted_by_bets
 from bonmini_guard.calibration.martingale import Count, Finite, ProcessState, Ranks, Refutation, Shares, lower_sequence
 from bonmini_guard.calibration.promise import Tested, against, labels_wanted, reference_share, said
 from bonmini_guard.calibration.slices import Slices
@@ -60,18 +61,13 @@ class Watch:
     """The processes of one profile, and what was counted.
 
     Args:
-        profile: with a reference, as ``calibrate`` writes it.
-        false_alarm_rate: the chance of ever saying drift when there is none, in (0, 1).
+        profile: with a reference, as ``calibrate`` writes it, else ProfileError.
+        false_alarm_rate: the chance of ever saying drift when there is none, in (0, 1), else ConfigurationError.
         key: a row key whose slices are watched, too.
-        state: of an earlier look with the same arguments, to go on from.
+        state: of an earlier look with the same arguments, to go on from; ValueError if it does not fit the profile.
 
     Attributes:
         memory: which rows were counted; ``read_traces`` takes it.
-
-    Raises:
-        ProfileError: the profile has no reference.
-        ConfigurationError: the rate is not usable.
-        ValueError: the state does not fit the profile.
     """
 
     def __init__(
@@ -118,8 +114,10 @@ class Watch:
         for name, met in traces.fingerprints.items():
             self._marks[name] = self._marks.get(name, Counter()) + met
         findings = (*also, *same_marks(self._profile, self._marks), *self._findings())
-        rate = (self._rate, "for any number of looks that go on from this state; an alarm stays until the state is removed")
-        return conclusion(findings, rate, (self._traces, traces.left_out), lambda: self._wanted(traces.events))
+        holds = "for any number of looks that go on from this state; an alarm stays until the state is removed"
+        tested = None if self._labels is None else self._tested(self._labels)
+        wanted = None if tested is None else partial(labels_wanted, self._profile, traces.events, tested, self._seed)
+        return conclusion(findings, (self._rate, holds, self._traces), traces.left_out, wanted)
 
     def state(self) -> WatchState:
         """What to go on from."""
@@ -176,10 +174,6 @@ class Watch:
         promised, (served, units) = self._promised(), self._served
         refuted = refuted_by_bets(promised, process.level) if promised < 1 else lambda bad, units: units < 0
         return Tested(bad, known, promised, served / units if served else 1.0, refuted)
-
-    def _wanted(self, events: Sequence[Trace]) -> LabelsWanted | None:
-        labels = self._labels
-        return None if labels is None else labels_wanted(self._profile, events, self._tested(labels), self._seed)
 
 
 def _decisions(process: Shares, share: tuple[str, int, int]) -> Finding:

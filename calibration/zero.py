@@ -83,11 +83,7 @@ class Choice:
 
 
 def labels_of(rows: Iterable[Row], scorer: Any, anchors: Sequence[str]) -> Labels:
-    """Score what is labelled, and the fixed answers beside it. Scores of this very scorer that stand in a row are kept.
-
-    Raises:
-        InputError: nothing is labelled, or a fixed answer cannot be scored.
-    """
+    """Score what is labelled, and the fixed answers beside it. Scores of this very scorer that stand in a row are kept."""
     from langchain_core.messages import AIMessage
 
     fixed, mark, found = [AIMessage(text) for text in anchors], scorer.fingerprint(), list[tuple[float, list[float], bool, int]]()
