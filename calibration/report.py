@@ -67,12 +67,11 @@ def build_report(
     log.require_scores()
     profiles = [profile] if against is None else [profile, against]
     replayed = [replay_log(log, each) for each in profiles]
-    modelled = log.is_bare
     shown = {
         "profiles": [_shown(log, each, figures, texts) for each, figures in zip(profiles, replayed, strict=True)],
         "few": replayed[0]["requests"] < FEW,
         "label": f"bonmini-guard label {' '.join(map(shlex.quote, log.places.files))} -o picked.jsonl --mode accept --only",
-        "charts": _charts(log, profile, replayed[0], modelled),
+        "charts": _charts(log, profile, replayed[0]),
     }
     tables = [
         _figures_table(log, profiles, replayed),
@@ -86,7 +85,7 @@ def build_report(
     template = resources.files("bonmini_guard.calibration").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
-    told = [*notes(profile, replayed[0], modelled), *prompt_offsets(log)]
+    told = [*notes(profile, replayed[0], log.is_bare), *prompt_offsets(log)]
     leads = [" ".join(filter(None, each)) for each in said]
     where = [(name, f"{of.__module__}.{of.__qualname__}", inspect.getdoc(of) or "") for name, of in sources()]
     page = {"leads": leads, "notes": told, "tables": tables, "sources": where, "data": shown}
@@ -106,13 +105,13 @@ def _shown(log: Log, profile: GuardProfile, figures: dict[str, Any], texts: bool
     }
 
 
-def _charts(log: Log, profile: GuardProfile, figures: dict[str, Any], modelled: bool) -> dict[str, Any]:
+def _charts(log: Log, profile: GuardProfile, figures: dict[str, Any]) -> dict[str, Any]:
     """The plots beside the slider's: of logs of some rows whose candidates are all labelled, or none is."""
     log = transformed(log, profile.score_transform)
     charts: dict[str, Any] = {"histogram": _histogram(log, profile)}
     if figures["order"] == "one" or figures["requests"] < FEW:
         return charts
-    used = log if modelled else log.require_labels()
+    used = log if log.is_bare else log.require_labels()
     rankings = rank(used.scores, quality_of(used), used.counts)
     finite = [threshold for threshold in profile.serial_thresholds if math.isfinite(threshold)]
     fixed = curves.fixed_n(rankings, int(used.counts.min()), finite[-1] if finite else math.inf)

@@ -11,7 +11,7 @@ from scipy.special import bdtrik
 
 from bonmini_guard.calibration.logs import Integers, Log
 from bonmini_guard.calibration.orders import Order
-from bonmini_guard.calibration.paths import Cost, Missing, exits, paths
+from bonmini_guard.calibration.paths import Missing, exits, paths
 from bonmini_guard.calibration.sequence import Evidence, Request, test
 from bonmini_guard.errors import InputError
 
@@ -76,15 +76,6 @@ class Pace:
         limit = float(np.sort(waits)[place]) if place < len(log) else np.inf
         return cls(float(waits.mean()), float(np.quantile(waits, 0.95)), limit, draw, float(ends[ran].mean()))
 
-    def price(self, spent: float, cost: Cost, wait: float, money: float | None) -> float:
-        """Of a request that spends so many draws, tokens or seconds: in draws, or, where one of them costs ``money``, in that.
-
-        ``wait`` is what waiting as long as a draw takes costs, in draws; with a price in money, a second, in money.
-        """
-        if money is not None:
-            return money * spent + wait * self.mean
-        return spent / (1.0 if cost == "draws" else self.draw) + wait * self.mean / self.draw
-
 
 @dataclass(frozen=True)
 class Worth:
@@ -103,10 +94,6 @@ class Worth:
         if self.slow or other.slow:
             return other.slow and not self.slow
         return self.served > other.served + 0.01 or (self.served > other.served - 0.01 and self.price < 0.98 * other.price)
-
-    def told(self) -> dict[str, float]:
-        """For the front."""
-        return {"served": self.served, "draws": self.pace.draws, "wait": self.pace.mean, "p95": self.pace.p95, "price": self.price}
 
 
 def front(tried: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -153,7 +140,9 @@ def searched(fit: Log, asked: Request, missing: Missing) -> tuple[Request, list[
         tried += [(wish, now)] if wish.offsets is asked.offsets else []
         if now.better(worth):
             best, worth = wish, replace(now, served=max(now.served, worth.served))
-    return best, front([{"schedule": list(wish.schedule), **each.told()} for wish, each in tried])
+    told = [(list(wish.schedule), each.served, each.pace.draws, each.pace.mean, each.pace.p95, each.price) for wish, each in tried]
+    keys = ("schedule", "served", "draws", "wait", "p95", "price")
+    return best, front([dict(zip(keys, each, strict=True)) for each in told])
 
 
 def priced(asked: Request, times: str | None) -> str:
@@ -171,7 +160,10 @@ def _worth(fit: Log, asked: Request, missing: Missing) -> Worth:
     cut = rung.found.cut
     cost = float(rung.path.cost[:, -1].mean()) if cut is None else float(rung.steps.cost[cut]) / len(tested.log)
     served = 1.0 if not asked.risk else 0.0 if cut is None else rung.served / max(1.0, rung.steps.rows[cut])
-    price = pace.price(cost, asked.cost, 1.0 if asked.wait is None else asked.wait, asked.price)
+    wait = 1.0 if asked.wait is None else asked.wait
+    price = cost / (1.0 if asked.cost == "draws" else pace.draw) + wait * pace.mean / pace.draw  # in draws
+    if asked.price is not None:  # in money, as waiting is
+        price = asked.price * cost + wait * pace.mean
     return Worth(served, price, pace, asked.max_p95 is not None and pace.p95_limit > asked.max_p95)
 
 
