@@ -53,6 +53,7 @@ LEFT_OUT = {
     "explore_missed": "requests that the guard was to explore, and could not",
     "not_in_the_labelled_set": "not among the rows that were fixed for labelling",
     "not_random": "picked for labelling by scores, or labelled in pairs: their labels are not used",
+    "other_thresholds": "decided under other thresholds than the profile's: their first loops alone are compared",
     "torn": "a last line that was cut off while it was written",
 }
 

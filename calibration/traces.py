@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from bonmini_guard.calibration.blocks import FINGERPRINTS
 from bonmini_guard.calibration.evidence import as_text
 from bonmini_guard.errors import InputError, ProfileError
 from bonmini_guard.logs.reading import RowFile
-from bonmini_guard.logs.rows import Row, name_of
+from bonmini_guard.logs.rows import Regime, Row, name_of, regime_of
 from bonmini_guard.policy.profile import GuardProfile
 
 #: Why a row may be left out that was read before, in this run or in an earlier one.
@@ -28,7 +28,7 @@ class Trace:
 
     Attributes:
         best: the first loop's best transformed score; -inf if all its draws failed.
-        decision: accepted, best_effort, abstained, ...; None for rows that no guard wrote.
+        decision: accepted, best_effort, abstained, ...; None for rows that no guard with this profile's thresholds wrote.
         label: whether the selected answer is acceptable, served or not; None where that is not labelled.
         whole: whether all its answers are labelled.
         slice: the value of the key asked for, as text; None without one.
@@ -91,12 +91,13 @@ class Memory:
 
 @dataclass
 class Traces:
-    """The traces of a log in the order written, one of each group.
+    """The traces of a log in the order in which requests began, where all say when, else as written; one of each group.
 
     Attributes:
         events: requests or labels to be counted, in order.
         left_out: ``duplicate`` ids, rows of the ``same_group`` as one before, rows ``older`` than a state remembers, rows whose
-            first loop is ``unfinished`` (a deadline) or ``unscored``, and a ``torn`` last line.
+            first loop is ``unfinished`` (a deadline) or ``unscored``, and a ``torn`` last line; and requests that
+            ``other_thresholds`` than the profile's decided, of which the first loops alone tell.
         fingerprints: of each ``scored_by`` and ``generated_by``, the values met, with counts.
     """
 
@@ -154,7 +155,7 @@ def traces_of_rows(
         raise ProfileError(
             f"a profile with exit {profile.exit!r} cuts first loops short, so that drift cannot compare them; use exit 'loop'"
         )
-    found, memory = Traces(), memory or Memory()
+    found, memory, times = Traces(), memory or Memory(), list[float | None]()
     units = str(profile.evidence.get("group_key", "group")), "group"  # a guard's own traces know the latter alone
     for place, value in rows:
         row = Row(value, place)
@@ -164,8 +165,13 @@ def traces_of_rows(
         if isinstance(best, str):
             found.left_out[counted or best] += 1
             continue
-        trace = _trace(row, group, best, memory, key=key, counted=counted is None)
+        regime = regime_of(row.value)
+        foreign = regime is not None and replace(regime, transform=(1.0, 0.0)) != Regime(
+            profile.schedule, profile.thresholds, "loop"
+        )
+        trace = _trace(row, group, best, memory, key=key, counted=counted is None, foreign=foreign)
         if counted is None:
+            found.left_out.update(["other_thresholds"] * foreign)
             for mark, name in FINGERPRINTS.items():
                 if row.value.get(mark) is not None:
                     found.fingerprints[name][as_text(name, row.value[mark])] += 1
@@ -173,6 +179,10 @@ def traces_of_rows(
             found.left_out[counted] += 1
         if trace.counted or trace.judged:
             found.events.append(trace)
+            times.append(_began(row))
+    if None not in times:  # of requests that ran at once a guard writes those first that took few loops
+        order = sorted(range(len(times)), key=lambda number: (times[number], found.events[number].id))
+        found.events = [found.events[number] for number in order]
     return found
 
 
@@ -194,6 +204,13 @@ def _time(row: Row) -> float | None:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
+def _began(row: Row) -> float | None:
+    """When the request began: a guard's trace says when it ended, and how long it took."""
+    at, timings = _time(row), row.value.get("timings")
+    took = timings.get("total") if isinstance(timings, Mapping) else None
+    return at - took if at is not None and isinstance(took, int | float) else None
+
+
 def _first_best(row: Row, profile: GuardProfile) -> float | str:
     """The first loop's best transformed score, or why there is none."""
     scores = row.first_scores(profile.schedule[0])
@@ -205,19 +222,19 @@ def _first_best(row: Row, profile: GuardProfile) -> float | str:
     return max(finite, default=-math.inf)
 
 
-def _trace(row: Row, group: str | None, best: float, memory: Memory, *, key: str | None, counted: bool) -> Trace:
+def _trace(row: Row, group: str | None, best: float, memory: Memory, *, key: str | None, counted: bool, foreign: bool) -> Trace:
     """The trace of a row, which is now remembered."""
     unit = f"id {row.id}" if group is None else f"group {group}"
     if counted:
         memory.requests.add(f"id {row.id}", _time(row))
         if group is not None:
             memory.requests.add(unit)
-    label, whole = _selected_label(row)
+    label, whole = (None, False) if foreign else _selected_label(row)
     judged = label is not None and unit not in memory.labels
     if judged:
         memory.labels.add(unit)
     decision, reason, part = (None if name is None else name_of(row.value.get(name)) for name in ("decision", "reason", key))
-    return Trace(row.id, best, decision, reason, label, whole, part, counted, judged)
+    return Trace(row.id, best, None if foreign else decision, reason, label, whole, part, counted, judged)
 
 
 def _selected_label(row: Row) -> tuple[bool | None, bool]:

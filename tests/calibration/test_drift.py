@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -46,6 +47,35 @@ def test_the_same_traffic_is_no_drift():
         "abstentions",
         "labels",
     }
+
+
+def test_what_other_thresholds_decided_is_compared_by_its_first_loops_alone():
+    # a profile was called CHANGED by the traces of the stricter guard that it was made from, whose labels seemed to bear it out
+    profile = calibrated()
+    strict = profile.model_copy(update={"thresholds": tuple(each + 1.0 for each in profile.thresholds)})
+    ran = {"schedule": [2, 2], "exit": "loop"}
+    old = [row | ran | {"thresholds": list(strict.thresholds)} for row in guarded(strict, TRAFFIC.log(400, 12345), prefix="old-")]
+    new = [row | ran | {"thresholds": list(profile.thresholds)} for row in guarded(profile, TRAFFIC.log(300, 5))]
+    traces = traces_of_rows(placed([*old, *new]), profile)
+    assert (len(traces.traces), len(traces.decided), traces.left_out["other_thresholds"]) == (700, 300, 400)
+    assert {event.id for event in traces.judged} == {row["id"] for row in new}
+    assert not find_drift(profile, traces).drift
+
+
+def test_requests_of_one_burst_are_taken_in_the_order_in_which_they_began():
+    # those that took few loops are written first: their scores are high, and unchanged traffic was called CHANGED
+    profile = calibrated()
+    rows = []
+    for number, row in enumerate(guarded(profile, TRAFFIC.log(200, 5))):
+        took = 0.3 * len(row["candidates"])
+        at = datetime.fromtimestamp(1e9 + number / 1000 + took, UTC).isoformat(timespec="milliseconds")
+        rows.append(row | {"at": at, "timings": {"total": took}})
+    as_written = sorted(rows, key=lambda row: row["at"])
+    taken = [trace.id for trace in traces_of_rows(placed(as_written), profile).traces]
+    assert taken == [row["id"] for row in rows] != [row["id"] for row in as_written]
+    untimed = [{key: value for key, value in row.items() if key != "at"} for row in as_written]
+    assert "first_loop_scores_over_time" in found(find_drift(profile, traces_of_rows(placed(untimed), profile)))
+    assert not find_drift(profile, traces_of_rows(placed(as_written), profile)).drift
 
 
 @pytest.mark.parametrize(
