@@ -49,7 +49,7 @@ _SHAPES = {
 }
 _SECRET = re.compile(
     r"(^|_)(key|apikey|access_key_id|pass(w(or)?d|phrase)?|pwd|secret|credentials?|authorization|cookie)$"
-    r"|^token$|(^|_)(api|access|auth|bearer|session|refresh|hf|hub|ad|id|security)_token$"
+    r"|^token$|(^|_)(api|access|auth|bearer|session|refresh|hf|hub|ad|id|security|private|x)_token$"
 )
 #: How many functions deep one that uses another is followed.
 DEEPEST = 3

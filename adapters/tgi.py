@@ -164,14 +164,15 @@ class TGIGenerator(ServedGenerator):
         return f"{name}@{version}" if name and version else name
 
     async def _info(self, client: Any) -> dict[str, Any]:
+        known: dict[str, Any] = {}
         # Draws will say what is wrong.
         with contextlib.suppress(self.client_library.HTTPError, TimeoutError, EndpointError, ValueError):
             response = await self._get(client, "/info")
-            if response.status_code == 200 and isinstance(described := response.json(), dict):
-                return described
             if not from_response(response).retryable:
-                return {"model_id": None}  # nothing, for which it is not asked again
-        return {}
+                known["model_id"] = None  # where there is no more to know, it is not asked again
+                if response.status_code == 200 and isinstance(described := response.json(), dict):
+                    known |= described
+        return known
 
     async def _look(self, client: Any) -> int:
         self._served = await self._info(client)

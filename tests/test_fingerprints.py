@@ -144,7 +144,9 @@ def test_no_secret_and_no_credentials():
         base_url="https://me:sesame@host:8000/v1?api-key=sesame",
         api_key=SecretStr("sesame"),
         default_headers={"Authorization": "Bearer sesame", "X-API-Key": "sesame", "x-version": "2"}
-        | dict.fromkeys(("authToken", "secretKey", "azure_ad_token", "hf_token", "pwd", "passphrase"), "sesame"),
+        | dict.fromkeys(
+            ("authToken", "secretKey", "azure_ad_token", "hf_token", "X-Token", "private-token", "pwd", "passphrase"), "sesame"
+        ),
     ).bind(api_key="sesame", max_tokens=5)
     told = print_of(model)
     assert "sesame" not in told

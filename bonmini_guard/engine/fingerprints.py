@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 _OF_THE_QUESTION = {
     *("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls", "strict", "response_format"),
     *("ls_structured_output_format", "structured_output_format", "seed", "n", "user", "metadata", "timeout", "extra_headers"),
-    *("stream", "stream_options", "stream_usage", "logprobs", "top_logprobs"),
+    *("stream", "stream_options", "stream_usage", "logprobs", "top_logprobs", "prompt_cache_key", "safety_identifier"),
 }
 
 

@@ -84,7 +84,7 @@ class Configuration:
     def _load(self, file: File) -> None:
         parts: dict[str, Any] = {}
         generators = {
-            name: self._part(parts, f"upstreams.{name}", table.model_dump(), partial(self._generator, table))
+            name: self._part(parts, f"upstreams.{name}", [name, table.model_dump()], partial(self._generator, table))
             for name, table in file.upstreams.items()
         }
         self.guards = {name: self._guarded(parts, f"guards.{name}", table, generators) for name, table in file.guards.items()}
@@ -110,7 +110,7 @@ class Configuration:
 
     def _part(self, parts: dict[str, Any], place: str, about: Any, build: Callable[[], Any]) -> Any:
         """What was built before from the same words, or is built now."""
-        key = f"{place} {json.dumps(about, sort_keys=True, default=str)}"
+        key = json.dumps(about, sort_keys=True, default=str)
         try:
             if key not in parts:
                 parts[key] = self._parts[key] if key in self._parts else build()
@@ -142,7 +142,7 @@ class Configuration:
         spec = table.reward_model
         named = spec if isinstance(spec, str) else spec.get("model")
         about = [spec, _written(self.path.parent / str(named))]
-        scorer = self._part(parts, "reward_model", about, partial(self._scorer, spec))
+        scorer = self._part(parts, f"{place}.reward_model", about, partial(self._scorer, spec))
 
         def build() -> Guarded:
             check_names([table.upstream], list(generators))
@@ -154,7 +154,7 @@ class Configuration:
 
         # Rebuilt with its parts, and for a profile that was written anew.
         made_of = [id(generators.get(table.upstream)), id(scorer), _written(Path(str(options.get("profile") or os.devnull)))]
-        guarded: Guarded = self._part(parts, place, [table.model_dump(), made_of], build)
+        guarded: Guarded = self._part(parts, place, [place, table.model_dump(), made_of], build)
         return guarded
 
     def _scorer(self, spec: str | dict[str, Any]) -> Any:

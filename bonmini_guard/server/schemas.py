@@ -111,9 +111,9 @@ def read(kind: type[Body], body: bytes) -> Body:
                 raise
             return kind.model_validate_json(_readable(body))
     except ValidationError as error:
-        # Of what may be several things the innermost says most, but for too many of one: others say that it is no text.
-        found = error.errors(include_input=False, include_url=False, include_context=False)
-        told = max(found, key=lambda each: (each["type"] == "too_long", len(each["loc"])))
+        # Of what may be several things the innermost says most, but for too many of what may be most: others say that it is no text.
+        found = error.errors(include_input=False, include_url=False)
+        told = max(found, key=lambda each: (each.get("ctx", {}).get("max_length", 0), len(each["loc"])))
         place = ".".join(str(part)[:40] for part in told["loc"]) or "body"
         raise InputError(f"{printable(place)}: {printable(told['msg'])[:200]}") from None
 

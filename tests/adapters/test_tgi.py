@@ -144,13 +144,14 @@ async def test_a_greedy_draw_is_asked_for_as_each_route_has_it(server, make):
     assert not {"do_sample", "temperature"} & set(server.requests[1][2]["parameters"])
 
 
-async def test_a_server_that_does_not_describe_itself_is_asked_once(server, make):
-    server.info = None
+@pytest.mark.parametrize("info", [None, "a page for people", ["no", "object"]])
+async def test_a_server_that_does_not_describe_itself_is_asked_once(server, make, info):
+    server.info = info
     generator = make()
     await generator.draw(request())
     assert {await asyncio.to_thread(generator.fingerprint) for _ in range(3)} == {generator.fingerprint()}
     assert server.info_requests == 1
-    server.no_info = 429  # for now
+    server.info, server.no_info = None, 429  # for now
     generator = make()
     await generator.draw(request())
     server.info = INFO

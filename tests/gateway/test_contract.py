@@ -128,6 +128,7 @@ def test_what_belongs_to_the_question_leaves_a_profile_in_force(house):
     profile = {"mode": "guardrail", "schedule": [1], "thresholds": [0.0], "fingerprints": {"generator": drawn}}
     (house.folder / "guardrail.json").write_text(json.dumps(profile))
     question = {"functions": [TOOL["function"]], "function_call": "none", "user": "me", "strict": True}
+    question |= {"prompt_cache_key": "desk", "safety_identifier": "me"}
     with house.open({"guarded": 'profile = "guardrail.json"'}):
         answer = house.post(model="guarded", messages=ASKED, top_k=3, **question).json()
     assert answer["bonmini_guard"]["ignored"] == ["top_k"]

@@ -261,7 +261,7 @@ TABLE = 'upstream = "plain"\nreward_model = { endpoint = "http://127.0.0.1:1", k
         (UPSTREAM + "split_reasoning = 5", "split_reasoning is True"),
         (UPSTREAM + "self = 5", "self"),
         (UPSTREAM + "[guards.x]\n" + TABLE.replace("kind", 'api_key = "sk-secret", kind'), "as api_key_env"),
-        (UPSTREAM + "[guards.x]\n" + TABLE.replace('"http://127.0.0.1:1"', "5"), "address"),
+        (UPSTREAM + "[guards.x]\n" + TABLE.replace('"http://127.0.0.1:1"', "5"), "guards.x.reward_model: base_url is no address"),
         (UPSTREAM + "[guards.x]\n" + TABLE + "profile = 5", "profile is a int"),
         (UPSTREAM + "[guards.x]\n" + TABLE + f'profile = "{"x" * 300}"', "File name too long"),
         (f'[upstreams.plain]\nfolder = "{"x" * 300}"', "File name too long"),

@@ -183,6 +183,7 @@ def test_classify_is_vllm_s(client, model):
         ("/predict", b'{"inputs": []}', "inputs"),
         ("/predict", b'{"inputs": [[]]}', "inputs"),
         ("/predict", ('{"inputs": "' + "plot " * 500 + '"}').encode(), "never cut"),
+        ("/predict", b'{"inputs": [["plot"]' + b', ["plot"]' * 1024 + b"]}", "at most 1024 items"),
         ("/classify", b'{"input": [-1]}', "ids outside"),
         ("/classify", b'{"input": ["plot"' + b', "plot"' * 1024 + b"]}", "at most 1024 items"),
         ("/classify", b'{"input": [[1], [99999999999999999999999]]}', ""),
