@@ -451,6 +451,14 @@ def test_a_broken_reward_function_is_told_at_the_first_request_with_its_place_an
             make(["secret"], broken, timeout=30.0).invoke("q")
 
 
+def test_another_reward_model_behind_an_address_is_told_in_the_log_with_its_cure(caplog):
+    def moved(messages, candidates):
+        raise ConfigurationError("another model is served there; bring the old one back")
+
+    assert make(["secret"], moved, timeout=30.0).run("q").reason == "scorer_failed"
+    assert re.search(r"ConfigurationError in moved\(\) at \S+: another model is served there; bring the old one back", caplog.text)
+
+
 class Judge:
     def __call__(self, candidate):
         return 1.0

@@ -133,7 +133,9 @@ async def _score_fresh(request: Request, fresh: Mapping[Hashable, AIMessage], ba
         if request.closed or is_graph_signal(error) or not is_failure(error, [request.work]):
             raise
         request.scorer_error = as_failure(error)
-        logger.warning("scoring failed: %s", place_of(request.scorer_error))
+        # Of what is wrong with how it is set up, its own words say the cure, and quote no candidate.
+        words = f": {error}" if isinstance(error, ConfigurationError) else ""
+        logger.warning("scoring failed: %s%s", place_of(request.scorer_error), words)
         raise ScoringFailed from request.scorer_error
     finally:
         request.scoring += perf_counter() - begun
