@@ -28,6 +28,7 @@ from bonmini_guard.engine.limiter import Limiter, request_lane
 from bonmini_guard.engine.scorers import FunctionSession, Scale, inputs_digest, log_odds
 from bonmini_guard.errors import ConfigurationError, needing
 from bonmini_guard.reward.spec import ScorerSpec, key_in
+from bonmini_guard.server import TOKEN
 from bonmini_guard.validation import Amount, Count, checked
 
 with needing("remote"):
@@ -36,8 +37,6 @@ with needing("remote"):
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: The environment variable that holds the key where none is given.
-KEY_VARIABLE = "BONMINI_GUARD_TOKEN"
 #: Seconds for one attempt at most where nothing is said.
 LONGEST_ATTEMPT = 10.0
 #: A lost connection may mean another server behind the same address. Seconds between two probes for that reason at least.
@@ -95,7 +94,7 @@ class RemoteRewardModel(Probed, Endpoint):
         patience = settings.attempt_timeout or min(LONGEST_ATTEMPT, longest / 2)
         if settings.timeout is not None and patience >= settings.timeout:
             raise ConfigurationError("attempt_timeout must be less than timeout, or no attempt is ever given up")
-        url, secret = checked_url(base_url, "api_key", KINDS[kind].route), checked_secret(api_key, KEY_VARIABLE)
+        url, secret = checked_url(base_url, "api_key", KINDS[kind].route), checked_secret(api_key, TOKEN)
         super().__init__(url, secret, replace(settings, attempt_timeout=patience))
         self.kind = kind
         self._where, self._what = f"the server at {url}", f"reward server of kind {kind}"
