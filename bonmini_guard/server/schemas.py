@@ -111,7 +111,7 @@ def read(kind: type[Body], body: bytes) -> Body:
                 raise
             return kind.model_validate_json(_readable(body))
     except ValidationError as error:
-        # Of what may be several things the innermost says most, but for too many of what may be most: others say that it is no text.
+        # Of what may be several things the innermost says most, but for too many of what may be most.
         found = error.errors(include_input=False, include_url=False)
         told = max(found, key=lambda each: (each.get("ctx", {}).get("max_length", 0), len(each["loc"])))
         place = ".".join(str(part)[:40] for part in told["loc"]) or "body"
