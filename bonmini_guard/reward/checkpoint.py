@@ -134,7 +134,13 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None
         return load_model(path, config, dtype)
     from bonmini_guard.reward.lora import with_adapters
 
-    model, missing = load_model(place, config, dtype)
+    try:
+        model, missing = load_model(place, config, dtype)
+    except CheckpointError as error:
+        if Path(place).is_dir():
+            raise
+        wrong = "an adapter whose base is neither here nor to be had"
+        raise CheckpointError(f"{path}: {wrong}; say where it is with base=, or merge them ({error})") from error
     # Behind it, which fetches what a hub has.
     if (noted := base_note(config).get("digest")) is not None and noted != weights_digest(place):
         raise CheckpointError(f"{path}: {place} is not the base it was trained on, or has changed; give that one")
