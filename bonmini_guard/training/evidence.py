@@ -174,7 +174,7 @@ def ties(scores: Tensor) -> dict[str, float | None]:
 def troubles(losses: Sequence[float], chance: float, held_out: Mapping[str, Any] | None) -> Iterator[str]:
     """What went wrong in a run, a line each with its cure: by its losses in order, that of the best constant, held-out figures."""
     if losses and losses[-1] > 0.97 * chance:
-        yield f"the loss ended at {losses[-1]:.3f}, and one score for all answers has {chance:.3f}: nothing was learnt; {_CURE}"
+        yield f"the loss ended at {losses[-1]:.3f}, and one score for all answers has {chance:.3f}: nothing was learnt; {_OTHER}"
     elif back := next((loss for at, loss in enumerate(losses) if min([*losses[:at], chance]) < 0.8 * chance < chance < loss), None):
         yield f"the loss fell, and went back to {back:.3f}, above what one score for all answers has ({chance:.3f}); {_CURE}"
     held_out = held_out or {}
@@ -185,4 +185,5 @@ def troubles(losses: Sequence[float], chance: float, held_out: Mapping[str, Any]
 
 
 _CURE = "lower --learning-rate"
+_OTHER = "try another --learning-rate (small models want 3e-4 and more), or more --epochs"
 _FEWER = "try fewer --epochs, a lower --learning-rate, or another base"

@@ -25,7 +25,7 @@ GOOD = torch.linspace(-3, 3, 400)
     ("losses", "scores", "said"),
     [
         ([0.5, 0.3, 0.2], GOOD, ""),
-        ([0.5, 0.5, 0.5], GOOD, "nothing was learnt; lower --learning-rate"),
+        ([0.5, 0.5, 0.5], GOOD, "nothing was learnt; try another --learning-rate"),
         ([0.5, 0.3, 0.6, 0.3], GOOD, "went back to 0.600"),
         ([0.5, 0.2], torch.cat([GOOD, torch.full((60,), 3.0)]), "14% of the held-out scores tie at the top"),
         ([0.5, 0.2], torch.cat([GOOD[:10], torch.full((190,), -3.5), torch.full((60,), 1.3)]), "lie on two values"),
