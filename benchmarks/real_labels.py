@@ -37,7 +37,7 @@ from bonmini_guard.training.batches import Group, Judgement
 from bonmini_guard.training.choices import ChoiceRow
 from bonmini_guard.training.data import ConversionOptions, convert
 from bonmini_guard.training.evidence import area, figures, sampled
-from bonmini_guard.training.run import comparisons, scored_rows
+from bonmini_guard.training.run import scored_rows
 
 #: What the models of a set learn.
 OBJECTIVES = {"reward": "outside_option", "twin": "bradley_terry"}
@@ -95,7 +95,7 @@ def parts(pairs: Path, logs: Path, seed: int) -> Iterator[Part]:
         if records:
             some = list(_some(records, seed))
             single = list(convert(some, "log", ConversionOptions(rows="single")))
-            compared = comparisons(list(convert(some, "log", ConversionOptions(rows="pairs", seed=seed))))
+            compared = [row for row in convert(some, "log", ConversionOptions(rows="pairs", seed=seed)) if row.choice != "none"]
             yield Part(path.name.removesuffix(".jsonl.gz"), {"reward": single, "twin": compared}, single)
 
 

@@ -7,7 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,6 +70,11 @@ class Encoding:
         """Of all groups."""
         return [judgement for group in self.groups for judgement in group.judgements]
 
+    def compared(self) -> Encoding:
+        """What a Bradley-Terry model can learn of it: which of several answers was chosen."""
+        kept = ([one for one in group.judgements if not one.is_none and len(one.members) > 1] for group in self.groups)
+        return replace(self, groups=[_group(some) for some in kept if some])
+
 
 def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int, known: float = math.inf) -> Encoding:
     """Tokenise each distinct text once, add up equal judgements, and group them by prompt; ``known`` tokens have embeddings."""
@@ -99,16 +104,19 @@ def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int
 
 def _grouped(judgements: Iterable[Judgement], batch_size: int) -> list[Group]:
     """Judgements of one prompt in groups of at most ``batch_size`` texts, in the order of their texts."""
-    groups: list[Group] = []
+    groups: list[list[Judgement]] = []
     texts: set[int] = set()
-    held: list[Judgement] = []
     for judgement in sorted(judgements, key=lambda judgement: judgement.members):
-        if held and len(texts | set(judgement.members)) > batch_size:
-            groups.append(Group(tuple(sorted(texts)), tuple(held)))
-            texts, held = set(), []
         texts.update(judgement.members)
-        held.append(judgement)
-    return [*groups, Group(tuple(sorted(texts)), tuple(held))] if held else groups
+        if not groups or len(texts) > batch_size:
+            groups.append([])
+            texts = set(judgement.members)
+        groups[-1].append(judgement)
+    return list(map(_group, groups))
+
+
+def _group(judgements: Sequence[Judgement]) -> Group:
+    return Group(tuple(sorted({text for judgement in judgements for text in judgement.members})), tuple(judgements))
 
 
 def batches_of(encoding: Encoding, batch_size: int, epochs: float = 1.0, seed: int = 0) -> list[list[Group]]:

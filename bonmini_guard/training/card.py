@@ -40,6 +40,11 @@ _ADAPTERS = (
     "sequence classifiers, merge them by peft."
 )
 
+_INPUTS = {
+    "text": "Render the conversation and the answer with\nthe tokenizer's chat template,",
+    "pair": "Give the tokenizer two texts,\nthe conversation (a line for each turn) and the answer,",
+}
+
 _COLUMNS = {"eval": "this model", "twin_eval": "Bradley-Terry twin", "base_eval": "the base, before"}
 
 
@@ -88,12 +93,13 @@ def _bins(report: Mapping[str, Any]) -> list[str]:
 
 def _use(report: Mapping[str, Any]) -> str:
     kind = _ADAPTERS if report["settings"]["lora_rank"] else _WHOLE
+    example = f"The first text above is read as\n\n```\n{report['example']}\n```\n\n" if report["example"] else ""
     name = report["settings"]["push_to_hub"] or "path/to/this/folder"
     limit = f"at most {report['max_length']:,} tokens a text, prompt and answer together; " if report["max_length"] else ""
     return (
         f"## Use\n\n```python\nfrom bonmini_guard import RewardModel\n\nmodel = RewardModel.load({json.dumps(name)})\n"
-        f'model.score("What is asked?", ["An answer.", "Another."])\n```\n\n{kind} Render the conversation and the answer with\n'
-        "the tokenizer's chat template, and read the raw logit (no sigmoid, no softmax).\n\n"
+        f'model.score("What is asked?", ["An answer.", "Another."])\n```\n\n{kind} {_INPUTS[report["inputs"]]}\n'
+        f"and read the raw logit (no sigmoid, no softmax).\n\n{example}"
         f"## Limits\n\nIt reads {limit}texts only, no images. It learnt what its labellers take from prompts like theirs; what\n"
         "was held out resembles what was trained on: calibrate on labelled traffic of your own before you rely on a threshold.\n"
     )

@@ -18,8 +18,8 @@ from pydantic_core import to_json
 from torch import Tensor
 from transformers import set_seed
 
-from bonmini_guard.conversation import prompt_digest
-from bonmini_guard.errors import ConfigurationError, InputError
+from bonmini_guard.conversation import Turn, prompt_digest
+from bonmini_guard.errors import ConfigurationError, InputError, Unscorable
 from bonmini_guard.logs.appending import lock
 from bonmini_guard.reward.checkpoint import (
     base_of,
@@ -86,8 +86,8 @@ def train_reward_model(
     plan = Settings(**settings)
     check_output(Path(output))
     learnt = usable_rows(rows, plan.objective)
-    if plan.early_stopping and not eval_rows:
-        raise ConfigurationError("early stopping needs held-out rows: give --eval or --eval-share")
+    if (plan.early_stopping or plan.twin) and not eval_rows:
+        raise ConfigurationError("early stopping needs held-out rows, and so does a twin: give --eval or --eval-share")
     # Checked now, because a mistake told after the training would cost the training.
     held_out = usable_rows(eval_rows, plan.objective) if eval_rows and plan.objective == "bradley_terry" else eval_rows
     # Every process loads the base: new heads and adapters are made, and sharing is tried, before weights are sharded.
@@ -163,11 +163,6 @@ def check_zero(nones: Sequence[bool], what: str) -> None:
         raise InputError(f'{share} chose "none", so nothing says where zero is; collect both, or use the objective bradley_terry')
 
 
-def comparisons(rows: Sequence[ChoiceRow]) -> list[ChoiceRow]:
-    """The rows that a Bradley-Terry twin can learn from."""
-    return [row for row in rows if row.choice != "none" and len(row.responses) > 1]
-
-
 class _Loaded(NamedTuple):
     """A base with one label, what reads its scores, its tokenizer, the names of the weights that are new, what makes its inputs."""
 
@@ -187,7 +182,10 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     encode = _encode if plan.early_stopping else encode_rows
     held_out = encode(eval_rows, loaded.formatter, plan.batch_size, known) if eval_rows else None
     learnt = _encode(rows, loaded.formatter, plan.batch_size, known)
-    report = _report(rows, learnt, plan, base, loaded.formatter.max_length)
+    compared = learnt.compared()
+    if plan.twin and not compared.groups:
+        raise InputError("no row that can be read prefers one of several responses, as a twin learns: add some, or leave it out")
+    report = _report(rows, learnt, plan, base, loaded)
     if held_out is not None and not loaded.missing:
         # The base scores already: what it could do before is the first thing to compare with.
         report["base_eval"] = _evaluate(loaded, held_out, plan, plan.objective)
@@ -196,9 +194,8 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
         report["eval"] = _evaluate(loaded, held_out, plan, plan.objective)
     chance = constant_loss(learnt.judgements, outside=plan.objective == "outside_option")
     report["warnings"] = list(troubles(losses, chance, report.get("eval")))
-    if plan.twin:
-        compared = comparisons(rows)
-        report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan) if compared and held_out else None
+    if plan.twin and held_out is not None:
+        report["twin_eval"] = _twin(compared, held_out, base, folder / "twin", plan)
     seen, held = ({prompt_digest(row.prompt) for row in some} for some in (rows, eval_rows or ()))
     seen |= trained_prompts(base)
     report["held_out_trained_on"] = len(seen & held)
@@ -222,11 +219,11 @@ def _fitted(loaded: _Loaded, learnt: Encoding, folder: Path, plan: Settings, hel
     return fit(loaded.scorer, learnt, folder, plan, held_out, new=loaded.missing)
 
 
-def _twin(compared: Sequence[ChoiceRow], held_out: Encoding, base: str, folder: Path, plan: Settings) -> dict[str, Any]:
+def _twin(compared: Encoding, held_out: Encoding, base: str, folder: Path, plan: Settings) -> dict[str, Any]:
     """The held-out figures of a Bradley-Terry model of the same base and settings, read as if its zero meant something."""
     plan = replace(plan, objective="bradley_terry", twin=False)
     loaded = load_base(base, plan)
-    _fitted(loaded, _encode(compared, loaded.formatter, plan.batch_size, _known(loaded.model)), folder, plan, held_out)
+    _fitted(loaded, compared, folder, plan, held_out)
     return _evaluate(loaded, held_out, plan, "outside_option")
 
 
@@ -243,6 +240,8 @@ def load_base(base: str, plan: Settings) -> _Loaded:
     # Frozen weights need no further digits: half the memory. What is trained gets them back beside the adapters.
     frozen = plan.half and plan.lora_rank is not None
     model, missing = load_classifier(base, config, torch.bfloat16 if frozen else torch.float32)
+    if plan.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ConfigurationError(f"{base}: {type(model).__name__} knows no gradient checkpointing: leave it out")
     zero_new_head(model, missing)
     if adapters:
         model.requires_grad_(True)  # peft freezes what it merges into
@@ -286,10 +285,11 @@ def _evaluate(loaded: _Loaded, held_out: Encoding, plan: Settings, objective: st
     return figures(scores, held_out.groups, outside=objective == "outside_option")
 
 
-def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str, max_length: int | None) -> dict[str, Any]:
-    judged = encoding.judgements
+def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str, loaded: _Loaded) -> dict[str, Any]:
+    judged, max_length = encoding.judgements, loaded.formatter.max_length
     if plan.objective == "outside_option":  # of what could be read
-        check_zero([one.is_none for one in judged if one.offered], "judgement that can be read")
+        unread_ones = f" ({encoding.too_long:,} have {unread(max_length)})" if encoding.too_long else ""
+        check_zero([one.is_none for one in judged if one.offered], f"judgement that can be read{unread_ones}")
     judgements, none = (sum(one.weight for one in some) for some in (judged, [one for one in judged if one.is_none]))
     counts = {"rows": len(rows), "judgements": int(judgements), "share_of_none": none / judgements}
     counts |= {"prompts": encoding.prompts, "texts": len({text for one in judged for text in one.members})}
@@ -297,8 +297,16 @@ def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base:
     # A folder's place on this machine says nothing elsewhere.
     name = Path(base).name if Path(base).is_dir() else base
     about = {"settings": asdict(plan), "objective": plan.objective, "seed": plan.seed}
-    about["processes"] = PartialState().num_processes
+    about |= {"processes": PartialState().num_processes, "inputs": inputs_of(loaded.model.config), "example": _example(loaded)}
     return {"base": name} | counts | left_out | about
+
+
+def _example(loaded: _Loaded) -> str | None:
+    """What it reads of a question and an answer; None where its chat template wants more than these."""
+    try:
+        return str(loaded.tokenizer.decode(loaded.formatter.encode([Turn("user", "What is asked?")], "An answer.").ids))
+    except (InputError, Unscorable):
+        return None
 
 
 def _write(loaded: _Loaded, weights: dict[str, Any], folder: Path, report: dict[str, Any], base: str | None) -> None:

@@ -14,11 +14,21 @@ import torch
 from langchain_core.messages import HumanMessage, SystemMessage
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    OpenAIGPTConfig,
+    OpenAIGPTModel,
+)
 
 from bonmini_guard.cli import main
 from bonmini_guard.conversation import Turn, prompt_digest
-from bonmini_guard.errors import CheckpointError, ConfigurationError
+from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
 from bonmini_guard.reward.model import RewardModel, trained_prompts
 from bonmini_guard.training import run
 from bonmini_guard.training.choices import ChoiceRow, choice_row, read_choices
@@ -190,6 +200,9 @@ def test_the_base_of_adapters_is_found_by_name_and_verified(tmp_path, base, adap
     settings = moved / "adapter_config.json"
     set_in(settings, base_model_name_or_path="gone")
     with pytest.raises(CheckpointError, match=r"an adapter whose base 'gone' is not here; say where it is with base="):
+        RewardModel.load(moved, device="cpu")
+    set_in(settings, base_model_name_or_path="bases/gone")  # as an id of a hub looks
+    with pytest.raises(CheckpointError, match=r"moved: an adapter whose base is neither here nor to be had; say where it is with"):
         RewardModel.load(moved, device="cpu")
     assert RewardModel.load(moved, base=base, device="cpu").fingerprint() == known.fingerprint()
     trained = json.loads(settings.read_text())["lora_alpha"]
@@ -418,6 +431,7 @@ def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base
     assert "reliability error" in card
     shared = {prompt_digest(row.prompt) for row in rows[:200]} & {prompt_digest(row.prompt) for row in rows[200:]}
     assert f"\n{len(shared)} of its prompts were trained on, too: it flatters.\n" in card
+    assert "read as\n\n```\n<s>What is asked?An answer.\n```\n" in card, "what a scored text looks like"
     assert str(tmp_path) not in card + (tmp_path / "m" / "training.json").read_text()
     assert evaluate_reward_model(tmp_path / "m", rows[200:])["log_likelihood"] == pytest.approx(
         json.loads((tmp_path / "m" / "training.json").read_text())["eval"]["log_likelihood"], abs=1e-6
@@ -434,6 +448,7 @@ def test_the_card_says_what_the_zero_means_and_shows_the_evidence(tmp_path, base
         ({"checkpoints": -1}, "checkpoints must be an integer of 0 or more"),
         ({"early_stopping": 2, "checkpoints": 0}, "1 or more with early stopping"),
         ({"twin": True, "objective": "bradley_terry"}, "a twin is for"),
+        ({"twin": True}, "held-out rows, and so does a twin"),
         ({"seed": -1}, "seed must be an integer of 0 or more"),
         ({"weight_decay": float("nan")}, "weight_decay must be a number of 0 or more"),
         ({"optimizer": "galore_adamw"}, "--optimizer: .*galore"),
@@ -443,3 +458,44 @@ def test_settings_that_do_not_fit(tmp_path, base, rows, plan, said):
     with pytest.raises(ConfigurationError, match=said):
         train_reward_model(rows, base, tmp_path / "m", device="cpu", **plan)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_twin_without_comparisons_that_can_be_read_is_refused_before_the_training(tmp_path, base, rows):
+    long = [row for row in rows if row.choice == "none" or len(row.responses) == 1]
+    long += [ChoiceRow("film", ("good " * 80, "dull"), 0)]
+    with pytest.raises(InputError, match="no row that can be read prefers one of several responses, as a twin learns"):
+        train_reward_model(long, base, tmp_path / "m", eval_rows=rows[:9], twin=True, device="cpu", layers=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_that_all_none_are_too_long_is_told(tmp_path, base, rows):
+    some = [row for row in rows if row.choice != "none"] + [ChoiceRow("film", ("dull " * 80,), "none")] * 3
+    with pytest.raises(InputError, match=r"\(3 have more than 64 tokens \(raise --max-length.*\) chose \"none\""):
+        train_reward_model(some, base, tmp_path / "m", device="cpu")
+
+
+def test_what_cannot_recompute_its_activations_is_refused(tmp_path, chat_tokenizer):
+    config = OpenAIGPTConfig(vocab_size=len(chat_tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    OpenAIGPTModel(config).save_pretrained(tmp_path / "gpt")
+    chat_tokenizer.save_pretrained(tmp_path / "gpt")
+    with pytest.raises(ConfigurationError, match="knows no gradient checkpointing: leave it out"):
+        train_reward_model(
+            [choice_row(row) for row in simulated_rows(9, seed=1)], tmp_path / "gpt", tmp_path / "m", gradient_checkpointing=True
+        )
+    assert [each.name for each in tmp_path.iterdir()] == ["gpt"]
+
+
+def test_the_card_of_a_model_of_pairs_says_so(tmp_path, rows):
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    report = train_reward_model(rows[:40], tmp_path / "bert", tmp_path / "m", epochs=1, inputs="pair", **FAST)
+    assert report["inputs"] == "pair"
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "Give the tokenizer two texts" in card
+    assert "\n<s>What is asked?</s>An answer.</s>\n" in card
+    assert "chat template" not in card
