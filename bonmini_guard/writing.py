@@ -6,7 +6,6 @@ import errno
 import glob
 import gzip
 import os
-import shutil
 import stat
 import tempfile
 import time
@@ -84,26 +83,6 @@ def _usual_mode(target: Path) -> int:
         umask = os.umask(0o077)  # it can only be read by setting it
         os.umask(umask)
     return 0o666 & ~umask
-
-
-@contextmanager
-def appearing_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder beside ``output`` that takes its place at the end, or vanishes after an error.
-
-    ConfigurationError if something has come there meanwhile: what is finished stays in the temporary folder then.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    folder.chmod(0o755)
-    try:
-        os.replace(folder, output)
-    except OSError as error:
-        raise ConfigurationError(f"{output}: cannot be written ({error.strerror}); the whole of it is in {folder}") from error
 
 
 def check_output(path: Path, inputs: Sequence[str | os.PathLike[str]] = (), *, lines: bool = False) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bonmini_guard.cli import main
 from bonmini_guard.errors import ConfigurationError
-from bonmini_guard.writing import appearing_folder, check_output, write_atomically
+from bonmini_guard.writing import check_output, write_atomically
 
 ROWS = [
     {"id": str(n), "prompt": "p", "candidates": [{"text": f"t{k}", "score": float(k), "acceptable": k > 0} for k in range(4)]}
@@ -70,19 +70,6 @@ def test_a_lone_surrogate_is_written_as_json_spells_it(tmp_path):
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert "é" in text
     assert json.loads(text) == {"text": "cut \ud83d é"}
-
-
-def test_a_finished_folder_is_kept_if_its_place_was_taken_meanwhile(tmp_path):
-    def work():
-        with appearing_folder(tmp_path / "out") as folder:
-            (folder / "weights").write_text("hours of work")
-            (tmp_path / "out").mkdir()
-            (tmp_path / "out" / "theirs").touch()
-
-    with pytest.raises(ConfigurationError, match="the whole of it is in ") as caught:
-        work()
-    kept = Path(str(caught.value).rpartition(" is in ")[2])
-    assert (kept / "weights").read_text() == "hours of work"
 
 
 def test_what_is_no_file_is_refused(tmp_path):

@@ -95,11 +95,8 @@ def train_reward_model(
     together = PartialState(cpu=not plan.cuda)
     if plan.push_to_hub and together.is_main_process:
         make_repository(plan.push_to_hub)
-    with _partial(Path(output), _mark(learnt, held_out, str(base), plan), together) as folder:
+    with partial(Path(output), _mark(learnt, held_out, str(base), plan), together) as folder:
         report = _train(learnt, str(base), folder, plan, held_out)
-        together.wait_for_everyone()
-        if together.is_main_process:
-            os.replace(folder / "model", output)
     if plan.push_to_hub and together.is_main_process:
         push(Path(output), plan.push_to_hub)
     return report
@@ -156,11 +153,12 @@ def usable_rows(rows: Sequence[ChoiceRow], objective: str) -> list[ChoiceRow]:
     return chosen
 
 
-def check_zero(nones: Sequence[bool], what: str) -> None:
+def check_zero(nones: Sequence[bool], what: str, more: str = "") -> None:
     """Raise InputError unless some of those who could choose "none" did, and some did not."""
     if all(nones) or not any(nones):
         share = f"no {what} offered or" if not nones else f"every {what}" if all(nones) else f"no {what}"
-        raise InputError(f'{share} chose "none", so nothing says where zero is; collect both, or use the objective bradley_terry')
+        cure = "collect both, or use the objective bradley_terry"
+        raise InputError(f'{share} chose "none", so nothing says where zero is{more}; {cure}')
 
 
 class _Loaded(NamedTuple):
@@ -288,8 +286,8 @@ def _evaluate(loaded: _Loaded, held_out: Encoding, plan: Settings, objective: st
 def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base: str, loaded: _Loaded) -> dict[str, Any]:
     judged, max_length = encoding.judgements, loaded.formatter.max_length
     if plan.objective == "outside_option":  # of what could be read
-        unread_ones = f" ({encoding.too_long:,} have {unread(max_length)})" if encoding.too_long else ""
-        check_zero([one.is_none for one in judged if one.offered], f"judgement that can be read{unread_ones}")
+        more = f" ({encoding.too_long:,} are left out, with {unread(max_length)})" if encoding.too_long else ""
+        check_zero([one.is_none for one in judged if one.offered], "judgement that can be read", more)
     judgements, none = (sum(one.weight for one in some) for some in (judged, [one for one in judged if one.is_none]))
     counts = {"rows": len(rows), "judgements": int(judgements), "share_of_none": none / judgements}
     counts |= {"prompts": encoding.prompts, "texts": len({text for one in judged for text in one.members})}
@@ -297,8 +295,8 @@ def _report(rows: Sequence[ChoiceRow], encoding: Encoding, plan: Settings, base:
     # A folder's place on this machine says nothing elsewhere.
     name = Path(base).name if Path(base).is_dir() else base
     about = {"settings": asdict(plan), "objective": plan.objective, "seed": plan.seed}
-    about |= {"processes": PartialState().num_processes, "inputs": inputs_of(loaded.model.config), "example": _example(loaded)}
-    return {"base": name} | counts | left_out | about
+    reads = {"inputs": inputs_of(loaded.model.config), "example": _example(loaded)}
+    return {"base": name} | counts | left_out | about | {"processes": PartialState().num_processes} | reads
 
 
 def _example(loaded: _Loaded) -> str | None:
@@ -336,8 +334,11 @@ def _digest(rows: Sequence[ChoiceRow]) -> str:
 
 
 @contextmanager
-def _partial(output: Path, mark: dict[str, Any], together: PartialState) -> Iterator[Path]:
-    """The working folder ``OUTPUT.partial``; it vanishes at the end, but after an error it stays if a run can go on from it."""
+def partial(output: Path, mark: dict[str, Any], together: PartialState) -> Iterator[Path]:
+    """The working folder ``OUTPUT.partial``, whose ``model`` is the output at the end; after an error it stays if a run can go on.
+
+    ConfigurationError if something else has come there meanwhile, or another run is at work: what is finished stays then.
+    """
     folder = output.with_name(output.name + ".partial")
     held = _prepare(folder, mark) if together.is_main_process else nullcontext()
     try:
@@ -350,6 +351,11 @@ def _partial(output: Path, mark: dict[str, Any], together: PartialState) -> Iter
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if together.is_main_process:
+        try:
+            os.replace(folder / "model", output)
+        except OSError as error:
+            whole = folder / "model"
+            raise ConfigurationError(f"{output}: cannot be written ({error.strerror}); the whole of it is in {whole}") from error
         shutil.rmtree(folder)
 
 

@@ -14,7 +14,8 @@ from bonmini_guard.reward.checkpoint import length_limit, load_config, load_toke
 from bonmini_guard.reward.model import RewardModel
 from bonmini_guard.training.choices import ChoiceRow, read_choices
 from bonmini_guard.training.data.statistics import describe
-from bonmini_guard.training.run import evaluate_reward_model, train_reward_model
+from bonmini_guard.training.run import evaluate_reward_model, partial, train_reward_model
+from bonmini_guard.training.trainer import PartialState
 from tests.reward import tiny
 from tests.reward.tiny import UTILITY, simulated_rows, text_of, utility, write_jsonl
 
@@ -147,6 +148,20 @@ def test_a_folder_of_somebody_else_where_checkpoints_go_is_left_alone(tmp_path, 
     assert train(choices, base, tmp_path / "model") == 2
     assert "checkpoints go here, and it holds something else" in capsys.readouterr().err
     assert (tmp_path / "model.partial" / "thesis.txt").read_text() == "years"
+
+
+def test_a_finished_folder_is_kept_if_its_place_was_taken_meanwhile(tmp_path):
+    def work():
+        with partial(tmp_path / "out", {}, PartialState(cpu=True)) as folder:
+            (folder / "model").mkdir()
+            (folder / "model" / "weights").write_text("hours of work")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").touch()
+
+    with pytest.raises(ConfigurationError, match="the whole of it is in ") as caught:
+        work()
+    kept = Path(str(caught.value).rpartition(" is in ")[2])
+    assert (kept / "weights").read_text() == "hours of work"
 
 
 @pytest.mark.parametrize("length", [0, -5])

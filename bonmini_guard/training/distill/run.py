@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +26,8 @@ from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_l
 from bonmini_guard.training.distill.front import Drawn, front, log_f
 from bonmini_guard.training.distill.prompts import DistillPrompt
 from bonmini_guard.training.distill.settings import DistillSettings
-from bonmini_guard.training.run import check_output
-from bonmini_guard.writing import appearing_folder
+from bonmini_guard.training.run import check_output, partial
+from bonmini_guard.training.trainer import PartialState
 
 #: True utilities of answers to one prompt, for experiments in which they are known.
 Truth = Callable[[DistillPrompt, Sequence[str]], Sequence[float]]
@@ -68,30 +67,29 @@ def distill(
         import trl
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
-    with appearing_folder(Path(output)) as folder:
+    device = device_of(None if plan.device == "auto" else plan.device)
+    with partial(Path(output), {"generator": str(generator)}, PartialState(cpu=device.type == "cpu")) as folder:
         set_seed(plan.seed)
-        model, tokenizer, settings = _load(str(generator), plan)
+        model, tokenizer, settings = _load(str(generator), device)
         _check(prompts, model, tokenizer, plan.max_new_tokens)
         shuffled = random.Random(plan.seed).sample(list(prompts), len(prompts))
         aside = max(2, min(plan.eval_prompts, len(shuffled) // 5))
         held_out, learnt = shuffled[:aside], shuffled[aside:]
         references = _references(learnt, model, tokenizer, reward_model, plan)
-        with tempfile.TemporaryDirectory() as scratch:
-            tuned = _tune(trl, (model, tokenizer), learnt, references, reward_model, plan=plan, folder=Path(scratch))
-        original, _, _ = _load(str(generator), plan)
+        tuned = _tune(trl, (model, tokenizer), learnt, references, reward_model, plan=plan, folder=folder)
+        original, _, _ = _load(str(generator), device)
         name = Path(generator).name if Path(generator).is_dir() else str(generator)
         report = {"generator": name, "prompts": len(learnt), "beta": plan.beta, "settings": asdict(plan)}
         report |= _measure((original, tuned), tokenizer, held_out, reward_model, plan, truth=truth)
         tuned.generation_config = settings
-        tuned.to("cpu").save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / "distillation.json").write_bytes(to_json(report, indent=2, inf_nan_mode="null") + b"\n")
+        tuned.to("cpu").save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        (folder / "model" / "distillation.json").write_bytes(to_json(report, indent=2, inf_nan_mode="null") + b"\n")
         return report
 
 
-def _load(generator: str, plan: DistillSettings) -> tuple[Any, Any, Any]:
+def _load(generator: str, device: torch.device) -> tuple[Any, Any, Any]:
     """Model, tokenizer, and the model's own settings of generation: penalties and the like would make draws of another law."""
-    device = device_of(None if plan.device == "auto" else plan.device)
     model, tokenizer = load_language_model(generator, torch.float32)
     if (end := tokenizer.eos_token_id) is None:
         raise CheckpointError(f"{generator}: its tokenizer names no end token, so no answer would end; give it its eos_token")

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
 
 import pytest
 import torch
@@ -13,10 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaF
 
 from bonmini_guard.cli import main
 from bonmini_guard.errors import CheckpointError, ConfigurationError, InputError
-from bonmini_guard.training.distill import DistillPrompt, DistillSettings, distill, read_prompts
+from bonmini_guard.training.distill import DistillPrompt, distill, read_prompts
 from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
 from bonmini_guard.training.distill.run import _load
 from tests.reward.tiny import CHATML, WORDS, make_tokenizer, write_jsonl
+from tests.training.launched import forks
 
 torch.set_num_threads(1)
 
@@ -44,6 +47,13 @@ class NoNumbers(Wordy):
 
     def score(self, messages, candidates):
         return [math.nan for _ in candidates]
+
+
+class Killed(Wordy):
+    """The process is killed as the first answers are scored."""
+
+    def score(self, messages, candidates):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def tiny_lm(base, folder, chat_template=None):
@@ -111,6 +121,17 @@ def test_adapters_and_chat_templates_on_as_few_prompts_as_can_be(tmp_path, base)
 
 
 @pytest.mark.slow
+def test_what_a_killed_run_leaves_is_taken_away_by_the_next_one(tmp_path, generator):
+    process = forks.Process(target=distill, args=(prompts(), generator, Killed(), tmp_path / "out"), kwargs=SMALL)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [each.name for each in tmp_path.iterdir()] == ["out.partial"]
+    distill(prompts(), generator, Wordy(), tmp_path / "out", **SMALL)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
 def test_the_command_on_a_log(tmp_path, generator, base, capsys):
     torch.manual_seed(1)
     reward = LlamaForSequenceClassification.from_pretrained(base, num_labels=1, pad_token_id=0)
@@ -154,7 +175,7 @@ def test_answers_end_where_trl_ends_them_as_it_learns(tmp_path, generator, own, 
     other = shutil.copytree(generator, tmp_path / "lm")
     for name in ("config.json", "generation_config.json"):
         (other / name).write_text(json.dumps(json.loads((other / name).read_text()) | {"eos_token_id": own}))
-    model, _, kept = _load(str(other), DistillSettings(device="cpu"))
+    model, _, kept = _load(str(other), torch.device("cpu"))
     assert model.generation_config.eos_token_id == kept.eos_token_id == ends
 
 
