@@ -120,12 +120,6 @@ def flops_per_pair(shape: str) -> float:
     return 4.0 * config.head_dim * config.num_attention_heads * config.num_hidden_layers
 
 
-def trunk_bytes(shape: str, tokens: int, precision: int) -> int:
-    """Keys and values of so many tokens, at ``precision`` bytes a number."""
-    config = SHAPES[shape]
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * tokens * precision
-
-
 def matmul_ceiling(device: str) -> float:
     """Operations a second of one large matrix product, the best of several; of the processor's own time on a CPU."""
     size, dtype = (1024, torch.float32) if device == "cpu" else (8192, torch.bfloat16)

@@ -19,8 +19,9 @@ Rival = Callable[[Sequence[tuple[str, str]]], list[float]]
 
 def rivals(folder: Path, device: str, vllm: str | None) -> tuple[dict[str, Rival], list[str]]:
     """Those that can run here, and a line about each that cannot."""
-    found: dict[str, Rival] = {
-        "transformers, batches of 8": padded(folder, device, 8),
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), loaded(folder, device)
+    found: dict[str, Rival] = {  # the first as in transformers' documentation: in the order of arrival, padded to the longest
+        "transformers, batches of 8": in_batches(tokenizer, model, device, 8, lambda model, inputs: model(**inputs).logits[:, 0]),
         "pipeline, batches of 8": pipelined(folder, device),
     }
     missing = []
@@ -33,12 +34,6 @@ def rivals(folder: Path, device: str, vllm: str | None) -> tuple[dict[str, Rival
     else:
         found[SERVER] = classify_route(vllm)
     return found, missing
-
-
-def padded(folder: Path, device: str, size: int) -> Rival:
-    """Transformers as in its documentation: batches in the order of arrival, padded to the longest."""
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), loaded(folder, device)
-    return in_batches(tokenizer, model, device, size, lambda model, inputs: model(**inputs).logits[:, 0])
 
 
 def in_batches(tokenizer: Any, model: Any, device: str, size: int, read: Callable[[Any, Any], torch.Tensor]) -> Rival:

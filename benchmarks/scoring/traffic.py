@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from benchmarks.scoring.models import words
 from benchmarks.tables import percentile, print_table
 from bonmini_guard import BestOfMiniN, RewardModel
-from bonmini_guard.engine.protocols import ScoringSession
+from bonmini_guard.engine.scorers import FunctionSession
 from bonmini_guard.testing import FakeGenerator
 
 
@@ -25,22 +25,15 @@ class OneCallAtATime:
         self._model = model
         self._lock = asyncio.Lock()
 
-    def session(self, messages: Sequence[BaseMessage]) -> ScoringSession:
+    def session(self, messages: Sequence[BaseMessage]) -> FunctionSession:
         """A session that waits for its turn."""
-        return _Turns(self._model.session(messages), self._lock)
+        session = self._model.session(messages)
 
+        async def score(candidates: Sequence[AIMessage]) -> list[float | None]:
+            async with self._lock:
+                return list(await session.score(candidates))
 
-class _Turns:
-    def __init__(self, session: ScoringSession, lock: asyncio.Lock) -> None:
-        self._session = session
-        self._lock = lock
-
-    async def score(self, candidates: Sequence[AIMessage]) -> Sequence[float | None]:
-        async with self._lock:
-            return await self._session.score(candidates)
-
-    async def aclose(self) -> None:
-        await self._session.aclose()
+        return FunctionSession(score, [session])
 
 
 def traffic(model: RewardModel, requests: int, rounds: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +49,7 @@ def load_tokenizer(path: str, base: str | None = None) -> Any:
 
     One without a chat template gets one that writes the contents one after the other, with the control tokens that the
     tokenizer itself puts around a text. A folder of adapters without one has that of its ``base``; one with settings and template
-    alone has these over the vocabulary of its ``base``.
-
-    Raises:
-        CheckpointError: there is none, or the base's vocabulary is not the one that the adapters were trained with.
+    alone has these over the vocabulary of its ``base``. CheckpointError: there is none, or it is not the adapters' vocabulary.
     """
     folder = Path(path)
     place = None if any(any(folder.glob(kind)) for kind in _VOCABULARIES) else base_of(path, base)
@@ -124,10 +121,8 @@ def check_place(path: str) -> None:
 def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None = None) -> tuple[Any, list[str]]:
     """A sequence classifier of a checkpoint, in this precision, and the names of the weights that the checkpoint lacked.
 
-    Adapters are added to the weights of their base, or of ``base``.
-
-    Raises:
-        CheckpointError: no safetensors, of a kind that cannot classify, or a base that is not the adapter's.
+    Adapters are added to the weights of their base, or of ``base``; CheckpointError where it is not theirs, cannot classify, or is
+    in no safetensors.
     """
     place = base_of(path, base)
     if place is None:
@@ -181,10 +176,10 @@ def load_model(path: str, config: Any, dtype: torch.dtype, kind: str = "sequence
         shapes = f"{name} has the shape {list(theirs)}, and {list(ours)} is wanted"
         raise CheckpointError(f"{path}: cannot be loaded as a {kind} ({shapes}); use another model, or its own config.json")
     check_biases(path, model, report["unexpected_keys"])
-    if getattr(model.config, "quantization_config", None) is None and (whole := _whole_numbers(path)) is not None:
-        raise CheckpointError(
-            f"{path}: {whole} is of whole numbers, and config.json names no quantisation; copy it anew, or save floats"
-        )
+    for name, stored in _stored(path) if getattr(model.config, "quantization_config", None) is None else ():
+        if name.endswith("weight") and stored.get_slice(name).get_dtype().startswith(("I", "U", "BOOL")):
+            wrong = f"{name} is of whole numbers, and config.json names no quantisation"
+            raise CheckpointError(f"{path}: {wrong}; copy it anew, or save floats")
     return model, sorted(report["missing_keys"])
 
 
@@ -207,29 +202,20 @@ def _tokenizer(path: str, place: str, vocabulary: str | None = None) -> Any:
 
 def check_biases(path: str, model: Any, names: Iterable[str]) -> None:
     """Raise CheckpointError where one of these weights is the bias of a layer that has none, so that what it adds would be lost."""
-    from safetensors import safe_open
-
     layers = dict(model.named_modules())
     lost = tuple(name for name in names if getattr(layers.get(name.removesuffix(".bias")), "bias", 0) is None)
-    for file in weight_files(path) if lost else ():
-        with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118
-                if name.endswith(lost) and stored.get_tensor(name).any():  # zeros, as of GPTQ, add nothing
-                    raise CheckpointError(
-                        f"{path}: {name} is of a layer that has none here; save the model without, or as it was trained"
-                    )
+    for name, stored in _stored(path) if lost else ():
+        if name.endswith(lost) and stored.get_tensor(name).any():  # zeros, as of GPTQ, add nothing
+            raise CheckpointError(f"{path}: {name} is of a layer that has none here; save the model without, or as it was trained")
 
 
-def _whole_numbers(path: str) -> str | None:
-    """A weight that is stored as such, if there is one."""
+def _stored(path: str) -> Iterator[tuple[str, Any]]:
+    """The names of a model's weights, each with the file that holds it, which is open until the next one is asked for."""
     from safetensors import safe_open
 
     for file in weight_files(path):
         with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118
-                if name.endswith("weight") and stored.get_slice(name).get_dtype().startswith(("I", "U", "BOOL")):
-                    return str(name)
-    return None
+            yield from ((name, stored) for name in stored.keys())  # noqa: SIM118
 
 
 def weight_files(path: str) -> list[Path]:
@@ -390,11 +376,7 @@ def changed_scale(path: str) -> str:
 
 
 def base_of(path: str, base: str | None = None) -> str | None:
-    """The folder or id of an adapter's base, ``base`` if it is given; None if the checkpoint is no folder of adapters.
-
-    Raises:
-        CheckpointError: the base is not to be found.
-    """
+    """``base``, or the folder or id of an adapter's base: CheckpointError if it is not found. None for what is no adapter."""
     if not (Path(path) / _ADAPTERS).is_file():
         return None
     try:

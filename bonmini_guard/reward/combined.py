@@ -52,11 +52,7 @@ class Over:
 
 
 class Combined(Over):
-    """Several scorers as one; an answer that one of them cannot score has no score.
-
-    Raises:
-        ConfigurationError: a part of "all" has no zero, so that the least of the scores would mean nothing.
-    """
+    """Several scorers as one; an answer that one cannot score has no score. ConfigurationError: a part of "all" has no zero."""
 
     def __init__(self, spec: ScorerSpec, parts: Sequence[Any]) -> None:
         super().__init__(spec, parts)

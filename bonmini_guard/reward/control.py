@@ -22,10 +22,8 @@ class ControlTokens:
     Texts without control tokens take the ordinary way, one tokenisation of the rendered string, as any server does. In
     others every control token is hidden behind a placeholder while the template renders. Then the template's own control
     tokens are swapped for anchors, the texts are put back, and a copy of the tokenizer that knows the anchors and
-    reads control tokens as plain text tokenises the whole: each piece exactly as beside the real control tokens.
-
-    Raises:
-        CheckpointError: the tokenizer has no back end of ``tokenizers``.
+    reads control tokens as plain text tokenises the whole: each piece exactly as beside the real control tokens. CheckpointError:
+    the tokenizer has no back end of ``tokenizers``.
     """
 
     def __init__(self, tokenizer: Any) -> None:

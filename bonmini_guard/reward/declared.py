@@ -38,9 +38,7 @@ def as_scorer(
     """A scorer as it is; what a path or a spec declares; or a callable ``(messages, candidates) -> scores`` made into one.
 
     Of a decision model (with ``rubric`` a chat model, too), what asks it; see :class:`bonmini_guard.GuardOptions`.
-
-    Raises:
-        ConfigurationError: it is none of these, or cannot be loaded.
+    ConfigurationError if it is none of these, or cannot be loaded.
     """
     if rubric is not None:
         if question is not None or criteria is not None:
@@ -69,10 +67,7 @@ def as_scorer(
 def load_scorer(source: str | os.PathLike[str] | ScorerSpec, **options: Any) -> Any:
     """The scorer of a checkpoint (folder or id), of a spec, or of its path: a :class:`RewardModel` or a :class:`Declared`.
 
-    Options are those of :meth:`RewardModel.load`, for models that run here.
-
-    Raises:
-        ConfigurationError: it cannot be loaded; the message names the cause and the next step.
+    Options are those of :meth:`RewardModel.load`, for models that run here. ConfigurationError if it cannot be loaded.
     """
     spec = ScorerSpec.of(source)
     if spec is None:

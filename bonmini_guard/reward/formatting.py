@@ -38,9 +38,7 @@ class Formatter:
 
     What would be served and does not reach the tokens makes an answer unscorable, but for kinds of parts that are ``not_shown`` to
     users, which are left out. By default reasoning: long thoughts would leave no room for the answer.
-
-    Raises:
-        CheckpointError: the tokenizer is no fast one, or its chat template writes nothing of an answer.
+    CheckpointError: the tokenizer is no fast one, or its chat template writes nothing of an answer.
     """
 
     def __init__(

@@ -66,12 +66,7 @@ def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path, base:
 
 
 def with_adapters(model: Any, path: str) -> tuple[Any, set[str]]:
-    """A base with the adapters of a folder added to its weights, and the names of the weights that the folder holds whole.
-
-    Raises:
-        CheckpointError: they do not fit, or are broken.
-        MissingExtraError: peft is not installed.
-    """
+    """A base with a folder's adapters in its weights, and the names of those kept whole; CheckpointError if they do not fit."""
     from safetensors import safe_open
 
     peft = peft_for("train")

@@ -31,13 +31,10 @@ class PairFormatter(_Plain):
     """Formats answers for a model that reads ``tokenizer(prompt, answer)``.
 
     The prompt is what the conversation says, a line for each turn. Special tokens that texts spell are text; where the tokenizer
-    cannot read one as such, its answer is :class:`Unscorable`.
+    cannot read one as such, its answer is :class:`Unscorable`. CheckpointError: it is no fast one, or writes nothing between them.
 
     Attributes:
         separator: behind whose first occurrence the second segment begins; None where the tokenizer tells no segments apart.
-
-    Raises:
-        CheckpointError: the tokenizer is no fast one, or writes nothing between the two texts of a pair.
     """
 
     def __init__(self, tokenizer: Any, max_length: int | None = None, not_shown: Collection[str] = NOT_SHOWN) -> None:
@@ -79,11 +76,8 @@ def formatter(
 ) -> Formatter:
     """What makes the inputs of a sequence classifier, of which a note is left in its configuration.
 
-    Inputs are "text" (through the chat template), "pair", or "answer" (which is read alone); None takes what the checkpoint says.
-
-    Raises:
-        ConfigurationError: there are no such inputs, or nothing says which they are.
-        CheckpointError: the tokenizer cannot make them.
+    Inputs are "text" (through the chat template), "pair", or "answer" (which is read alone); None takes what the checkpoint says,
+    or a ConfigurationError. CheckpointError if the tokenizer cannot make them.
     """
     if inputs == "answer":
         return AnswerFormatter(tokenizer, max_length, not_shown)

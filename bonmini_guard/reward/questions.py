@@ -27,8 +27,7 @@ def is_decision_model(value: Any) -> bool:
 class OneQuestion:
     """Answers the question that a reward model was trained for; with ``any_question`` any other as if it were that one.
 
-    Raises:
-        ConfigurationError: the scorer has no zero, so its scores are no log-odds.
+    ConfigurationError: the scorer has no zero, so its scores are no log-odds.
     """
 
     def __init__(self, scorer: Any, question: str = QUESTION, any_question: bool = False) -> None:

@@ -33,13 +33,11 @@ class Template:
     Plain text is given as a list of parts to a template that reads nothing else; system turns are written before the user's for one
     that takes none; one that asks for the time is told a fixed day. Each is logged once.
 
-    The template takes ``options`` beside the conversation; ``after`` is written behind what it writes.
+    The template takes ``options`` beside the conversation; ``after`` is written behind what it writes. CheckpointError: it writes
+    nothing of an answer, or none of several is the default.
 
     Attributes:
         shows_calls: whether names and arguments of tool calls, and the text beside them, come out of it.
-
-    Raises:
-        CheckpointError: it writes nothing of an answer, or none of several is the default.
     """
 
     def __init__(self, tokenizer: Any, options: Mapping[str, Any] | None = None, after: str = "") -> None:
@@ -70,9 +68,7 @@ class Template:
     def proven(self, conversation: Conversation) -> str:
         """The text that it writes, the whole last turn in it: its content (but white space around it), calls and reasoning.
 
-        Raises:
-            NotRendered: a part of the last turn is missing.
-            TemplateError: it refuses the conversation.
+        NotRendered if a part of the last turn is missing, TemplateError if it refuses the conversation.
         """
         rendered, answer = self.render(conversation), conversation[-1]
         content, end = answer["content"].strip(), self._end

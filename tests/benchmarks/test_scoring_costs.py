@@ -7,7 +7,7 @@ import torch
 from langchain_core.messages import AIMessage, HumanMessage
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.scoring.models import flops_per_token, save_model, trunk_bytes, useful_flops, words
+from benchmarks.scoring.models import SHAPES, flops_per_token, save_model, useful_flops, words
 from bonmini_guard import RewardModel
 
 
@@ -40,7 +40,8 @@ async def test_tokens_and_bytes_of_a_session(model):
     for loop in loops:
         await session.score([AIMessage(answer) for answer in loop])
     assert model.activity.tokens - begun == 100 + 3 * 4 * 20
-    assert model.activity.cache_bytes == trunk_bytes("tiny", 100, 4)
+    config = SHAPES["tiny"]  # keys and values of each layer, four bytes a number
+    assert model.activity.cache_bytes == 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 100 * 4
     await session.aclose()
 
 

@@ -74,13 +74,11 @@ def log_likelihood(model: Any, draws: Sequence[Draw], temperature: float) -> flo
 def _continued(model: Any, ids: list[list[int]], new_tokens: int, temperature: float) -> Iterator[list[int]]:
     end = model.generation_config.eos_token_id
     ends = end if isinstance(end, list) else [end]
-    width = max(map(len, ids))
-    rows = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+    rows, mask = (part.flip(1).to(model.device) for part in pad([row[::-1] for row in ids], 0))  # on the left
     output = model.generate(
         rows, attention_mask=mask, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=new_tokens
     )
-    for answer in output[:, width:].tolist():
+    for answer in output[:, rows.shape[1] :].tolist():
         ended = next((position for position, token in enumerate(answer) if token in ends), len(answer))
         yield answer[: ended + 1]
 

@@ -24,11 +24,7 @@ class DistillPrompt:
 
 
 def read_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[DistillPrompt]:
-    """The distinct prompts of log rows, in order, each with the most candidates that a complete row of it has.
-
-    Raises:
-        InputError: a file cannot be read, a row is malformed, or there are fewer than five prompts.
-    """
+    """The distinct prompts of log rows, in order, each with the most candidates of a complete row; InputError for under five."""
     found: dict[tuple[Turn, ...], DistillPrompt] = {}
     files = list(paths)
     for row in rows_in(*files):
