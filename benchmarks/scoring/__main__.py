@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(run: Callable[[Path, argparse.Namespace], dict[str, Any]] = measure) -> None:
+def main() -> None:
     """Print the tables; write JSON with --json."""
     parser = arguments(__doc__, json=Path)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
@@ -107,7 +106,7 @@ def main(run: Callable[[Path, argparse.Namespace], dict[str, Any]] = measure) ->
         folder = options.keep or Path(temporary)
         save_model(folder, options.shape, options.device)
         if not options.only_write:
-            write_json(options.json, run(folder, options))
+            write_json(options.json, measure(folder, options))
 
 
 if __name__ == "__main__":

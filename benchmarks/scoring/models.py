@@ -24,11 +24,12 @@ _WORDS = 2048
 _LETTERS = [chr(code) for code in range(33, 127)]
 #: Contents one after the other, a space between: every word is a token, for us and for every rival.
 _TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+_TINY = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
 _COMMON = {"vocab_size": 1 + _WORDS + len(_LETTERS), "max_position_embeddings": 8192, "num_labels": 1, "pad_token_id": 0}
 
 #: The tiny ones are for a CPU; the others have the shapes of Qwen3-0.6B and Llama-3-8B, but for the embedding.
 SHAPES = {
-    "tiny": LlamaConfig(**_COMMON, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4),
+    "tiny": LlamaConfig(**_COMMON, **_TINY),
     "small": LlamaConfig(**_COMMON, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8),
     "0.6B": Qwen3Config(
         **_COMMON,
@@ -51,13 +52,7 @@ SHAPES = {
 
 
 #: Of the size of the tiny one, for pairs of texts.
-_ENCODER = BertConfig(
-    **_COMMON | {"max_position_embeddings": 1024},
-    hidden_size=256,
-    intermediate_size=1024,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-)
+_ENCODER = BertConfig(**_COMMON | _TINY | {"max_position_embeddings": 1024})
 
 
 def save_model(folder: Path, shape: str, device: str, loader: Any = AutoModelForSequenceClassification, **changes: Any) -> None:

@@ -50,18 +50,15 @@ _COLUMNS = {"eval": "this model", "twin_eval": "Bradley-Terry twin", "base_eval"
 
 def model_card(report: Mapping[str, Any]) -> str:
     """A model card in Markdown from what ``training.json`` says."""
-    parts = [_head(report), "# Reward model\n", _ZERO[report["objective"]] + "\n", _data(report), _evidence(report), _use(report)]
-    return "\n".join(parts)
-
-
-def _head(report: Mapping[str, Any]) -> str:
     base = [f"base_model: {report['base']}"] if _HUB_NAME.fullmatch(report["base"]) else []
-    lines = ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- reward-model", *base]
-    return "\n".join(["---", *lines, "---", ""])
+    head = ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- reward-model", *base]
+    parts = ["# Reward model\n", _ZERO[report["objective"]] + "\n", _data(report), _evidence(report), _use(report)]
+    return "\n".join(["---", *head, "---\n", *parts])
 
 
 def _data(report: Mapping[str, Any]) -> str:
-    said = f' "None" was chosen in {report["share_of_none"]:.1%} of them.'
+    zero = report["objective"] == "outside_option"  # without one the rows that chose "none" were left out
+    said = f' "None" was chosen in {report["share_of_none"]:.1%} of them.' if zero else ""
     said += f" Left out, as the base cannot read them: {report['judgements_too_long']:,}." if report["judgements_too_long"] else ""
     return (
         f"## Trained on\n\n{report['judgements']:,} judgements of {report['texts']:,} answers to "
@@ -80,15 +77,11 @@ def _evidence(report: Mapping[str, Any]) -> str:
     lines = ["## Evidence", "", said, "", f"| | {' | '.join(columns.values())} |"]
     lines.append("| --- |" + " ---: |" * len(columns))
     lines += [f"| {title} | {' | '.join(_shown(report[key].get(name)) for key in columns)} |" for name, title in _FIGURES.items()]
-    return "\n".join([*lines, "", *_bins(report), ""])
-
-
-def _bins(report: Mapping[str, Any]) -> list[str]:
-    bins = (report.get("eval") or {}).get("reliability")
-    if not bins:
-        return []
-    rows = [f"| {part['predicted']:.3f} | {part['observed']:.3f} | {part['weight']:,.0f} |" for part in bins]
-    return ["Reliability:", "", "| predicted | observed | judgements |", "| ---: | ---: | ---: |", *rows]
+    lines.append("")
+    if bins := report["eval"].get("reliability"):
+        lines += ["Reliability:", "", "| predicted | observed | judgements |", "| ---: | ---: | ---: |"]
+        lines += [f"| {part['predicted']:.3f} | {part['observed']:.3f} | {part['weight']:,.0f} |" for part in bins]
+    return "\n".join([*lines, ""])
 
 
 def _use(report: Mapping[str, Any]) -> str:

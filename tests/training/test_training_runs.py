@@ -493,9 +493,11 @@ def test_the_card_of_a_model_of_pairs_says_so(tmp_path, rows):
     config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     BertModel(config).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
-    report = train_reward_model(rows[:40], tmp_path / "bert", tmp_path / "m", epochs=1, inputs="pair", **FAST)
+    some, plan = [row for row in rows if len(row.responses) > 1][:40], {"objective": "bradley_terry", "inputs": "pair"}
+    report = train_reward_model(some, tmp_path / "bert", tmp_path / "m", epochs=1, **plan, **FAST)
     assert report["inputs"] == "pair"
     card = (tmp_path / "m" / "README.md").read_text()
     assert "Give the tokenizer two texts" in card
     assert "\n<s>What is asked?</s>An answer.</s>\n" in card
     assert "chat template" not in card
+    assert '"None" was chosen' not in card, "such rows were left out"
