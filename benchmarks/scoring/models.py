@@ -56,14 +56,9 @@ _ENCODER = BertConfig(**_COMMON | _TINY | {"max_position_embeddings": 1024})
 
 
 def save_model(folder: Path, shape: str, device: str, loader: Any = AutoModelForSequenceClassification, **changes: Any) -> None:
-    """Write a checkpoint with random weights.
+    """Write a checkpoint of one of :data:`SHAPES`, or an "encoder", with random weights in the precision of a device.
 
-    Args:
-        folder: where.
-        shape: one of :data:`SHAPES`, or "encoder".
-        device: what it will run on, which decides its precision.
-        loader: the class of models.
-        changes: other values in the configuration. An encoder's tokenizer writes a token between two texts.
+    ``changes`` are other values in its configuration. An encoder's tokenizer writes a token between two texts.
     """
     torch.manual_seed(0)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16

@@ -74,23 +74,22 @@ class Formatter:
                 self._template.render([*asked, {"role": "assistant", "content": "a"}])
                 raise NotRendered("the chat template refuses it") from error
             raise InputError(f"the chat template refuses the conversation: {error}") from error
-        return Encoded(ids, 0) if self.max_length is None or len(ids) <= self.max_length else self._cut(turns, len(ids))
+        most = self.max_length
+        return Encoded(ids, 0) if most is None or len(ids) <= most else self._cut(turns, len(ids), most)
 
-    def _cut(self, turns: Conversation, length: int) -> Encoded:
+    def _cut(self, turns: Conversation, length: int, most: int) -> Encoded:
         """With as few turns left out as will do, found by bisection: each try reads the whole conversation."""
         # The last two that are no system message stay.
         low, high = 1, sum(turn["role"] != "system" for turn in turns) - 2
         found: Encoded | None = None
         while low <= high:
             tried = self._first_accepted(turns, (low + high) // 2, high)
-            if tried is None or self._fits(tried.ids):
+            if tried is None or len(tried.ids) <= most:
                 found, high = tried or found, (low + high) // 2 - 1
             else:
                 length, low = len(tried.ids), tried.cut_turns + 1
         if found is None:
-            raise CandidateTooLong(
-                f"{length} tokens in the answer and what must go with it, {self.max_length} allowed; answers are never cut"
-            )
+            raise CandidateTooLong(f"{length} tokens in the answer and what must go with it, {most} allowed; answers are never cut")
         return found
 
     def _first_accepted(self, turns: Conversation, cut: int, most: int) -> Encoded | None:
@@ -102,9 +101,6 @@ class Formatter:
 
     def _ids(self, turns: Conversation, cut: int) -> list[int]:
         return self._control.encode(without_oldest(turns, cut) if cut else turns, self._template.proven) or [self._filler()]
-
-    def _fits(self, ids: Sequence[int]) -> bool:
-        return self.max_length is None or len(ids) <= self.max_length
 
     def render(self, messages: Sequence[BaseMessage | Turn], answer: AIMessage | Turn | str, cut_turns: int = 0) -> str:
         """The text that the chat template writes, without so many of the oldest turns.

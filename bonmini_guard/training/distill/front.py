@@ -32,12 +32,8 @@ def mini_n_divergence(below: float, size: int, loops: int) -> float:
 
     In ranks u = F(score), the served answer has density n u^(n-1) (1 + q^n + ... + q^(n(L-1))) above the threshold's
     rank q, since a loop is entered only if all loops before it stayed below; and N u^(N-1) under it, the best of all. One loop is
-    best-of-n: log n - (n - 1) / n, an upper bound where scores have ties (arXiv 2401.01879).
-
-    Args:
-        below: q, the share of draws below the threshold.
-        size: n, draws in a loop.
-        loops: L.
+    best-of-n: log n - (n - 1) / n, an upper bound where scores have ties (arXiv 2401.01879). ``below`` is q, the share of draws
+    below the threshold, ``size`` n, ``loops`` L.
     """
     total = size * loops
     again = sum(below ** (size * loop) for loop in range(loops))
