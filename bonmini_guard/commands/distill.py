@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
     from bonmini_guard.reward.model import RewardModel
     from bonmini_guard.training.distill.prompts import read_prompts
     from bonmini_guard.training.distill.run import distill
-    from bonmini_guard.training.distill.settings import DistillSettings
     from bonmini_guard.training.run import check_output
+    from bonmini_guard.training.settings import DistillSettings
 
     check_output(options.output)
     prompts = read_prompts(options.prompts)

@@ -210,17 +210,13 @@ def _mark(text: str) -> str:
 
 
 def _reading(spec: ScorerSpec) -> Any:
-    if spec.labels is not None:
-        from bonmini_guard.reward.labels import LabelReading
-
-        return LabelReading(spec.labels)
     if spec.token is not None:
         from bonmini_guard.reward.verdicts import VerdictReading
 
         return VerdictReading(spec.token)
-    from bonmini_guard.reward.reading import Reading
+    from bonmini_guard.reward.reading import LabelReading, Reading
 
-    return Reading("pair" if spec.kind == "pair" else "text")
+    return Reading("pair" if spec.kind == "pair" else "text") if spec.labels is None else LabelReading(spec.labels)
 
 
 def _check(spec: ScorerSpec) -> CallableScorer:

@@ -1,4 +1,4 @@
-"""How to train a reward model: the settings, checked at construction."""
+"""How to train a reward model, and how to distil: the settings, checked at construction."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bonmini_guard.validation import Amount, Count, Must, Natural, check, is_int
 Finite = Annotated[float, Must("a number above 0", lambda value: is_number(value) and 0 < value < math.inf)]
 Seed = Annotated[int, Must("an integer of 0 or more, below 2**32", lambda value: is_integer(value) and 0 <= value < 2**32)]
 Device = Literal["auto", "cpu", "cuda"]
+Several = Annotated[int, Must("an integer of 2 or more", lambda value: is_integer(value) and value > 1)]
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,31 @@ class Settings:
     def half(self) -> bool:
         """Whether to compute in bfloat16."""
         return self.cuda and self.precision != "float32"
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """How to distil: what docs/distillation.md says of the command's options."""
+
+    n: Several = 16
+    reference_draws: Several = 32
+    steps: Count = 100
+    prompts_a_step: Count = 16
+    draws: Several = 8
+    max_new_tokens: Count = 64
+    temperature: Finite = 1.0
+    learning_rate: Finite = 1e-5
+    lora_rank: Count | None = None
+    eval_prompts: Count = 100
+    eval_draws: Several = 32
+    seed: Seed = 0
+    device: Device = "auto"
+    threads: Count | None = None
+
+    def __post_init__(self) -> None:
+        check(vars(self), get_type_hints(type(self), include_extras=True))
+
+    @property
+    def beta(self) -> float:
+        """The weight of the KL divergence from the original generator, against a reward of log F."""
+        return 1.0 / (self.n - 1)

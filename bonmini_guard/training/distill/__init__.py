@@ -2,6 +2,6 @@
 
 from bonmini_guard.training.distill.prompts import DistillPrompt, read_prompts
 from bonmini_guard.training.distill.run import distill
-from bonmini_guard.training.distill.settings import DistillSettings
+from bonmini_guard.training.settings import DistillSettings
 
 __all__ = ["DistillPrompt", "DistillSettings", "distill", "read_prompts"]

@@ -25,8 +25,8 @@ from bonmini_guard.reward.model import RewardModel, device_of
 from bonmini_guard.training.distill.drawing import Draw, divergence, draw, log_likelihood
 from bonmini_guard.training.distill.front import Drawn, front, log_f
 from bonmini_guard.training.distill.prompts import DistillPrompt
-from bonmini_guard.training.distill.settings import DistillSettings
 from bonmini_guard.training.run import check_output, partial
+from bonmini_guard.training.settings import DistillSettings
 from bonmini_guard.training.trainer import PartialState
 
 #: True utilities of answers to one prompt, for experiments in which they are known.
@@ -161,15 +161,14 @@ def _tune(
                 found[index] = None if score is None else log_f(references[one], score)
         return found
 
-    adapters: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
-    adapters |= {"r": plan.lora_rank, "lora_alpha": 2 * (plan.lora_rank or 0)}
+    adapters: dict[str, Any] = {"r": plan.lora_rank, "lora_alpha": 2 * (plan.lora_rank or 0), "target_modules": "all-linear"}
     trainer = trl.RLOOTrainer(
         model=model,
         reward_funcs=log_rank,
         args=_arguments(trl, plan, folder, len(rows), cuda=model.device.type == "cuda"),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=None if plan.lora_rank is None else peft_for("distill").LoraConfig(**adapters),
+        peft_config=None if plan.lora_rank is None else peft_for("distill").LoraConfig(task_type="CAUSAL_LM", **adapters),
     )
     trainer.train()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
