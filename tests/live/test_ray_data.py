@@ -69,7 +69,7 @@ def test_bad_input_is_one_line_with_its_place(cluster, tmp_path):
     values = rows(6)
     values[3]["candidates"] = [{}]
     log = written(tmp_path / "log.jsonl", values)
-    with pytest.raises(InputError, match=r"log.jsonl:4: a candidate has no .text.") as caught:
+    with pytest.raises(InputError, match=r'log.jsonl:4: candidate 1 has no "text"') as caught:
         score_log_on_ray([log], LengthScorer, tmp_path / "out.jsonl", shards=2)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()
