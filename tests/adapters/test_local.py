@@ -84,7 +84,10 @@ async def test_the_decode_loop_answers_as_generate_does(parts):
     generator, plain = make(parts, max_new_tokens=24), make(parts, max_new_tokens=24)
     assert generator._decoder is not None
     plain._decoder = None
-    ours, theirs = await group(generator, requests(1, 2, 3, 4)), await group(plain, requests(1, 2, 3, 4))
+    ours, reads = await group(generator, requests(1, 2, 3, 4)), []
+    with parts[0].model.embed_tokens.register_forward_pre_hook(lambda _, given: reads.append(given[0].shape)):
+        theirs = await group(plain, requests(1, 2, 3, 4))
+    assert {*reads[1:]} == {(4, 1)}, "generate, too, reads a prompt once for all of its draws"
     assert [ours[row].content for row in range(4)] == [theirs[row].content for row in range(4)]
     alone = await generator.draw(requests(3)[0])
     assert alone.content == ours[2].content
