@@ -24,6 +24,7 @@ DEAD = {
     404: (4, "the endpoint answered 404.*check base_url and the model's name"),
     429: (8, "the endpoint answered 429.*draw less at a time"),
     500: (8, "the endpoint answered 500"),
+    502: (8, "the endpoint answered 502.*check that the server runs"),
     503: (8, "the endpoint answered 503.*check that the server runs"),
     "reset": (8, "the connection to the endpoint failed.*check base_url"),
     "html": (8, "with no JSON|could not be read"),
