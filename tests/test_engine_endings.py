@@ -25,7 +25,8 @@ from .grouped import Grouped
 from .test_engine import by_number, eager, others, run
 
 
-async def test_a_request_that_is_over_is_gone_and_waits_for_no_collector():
+@pytest.mark.parametrize("timeout", [None, 3600.0])
+async def test_a_request_that_is_over_is_gone_and_waits_for_no_collector_nor_for_its_timeout(timeout):
     def requests():
         return {id(each) for each in gc.get_objects() if type(each).__name__ == "Request"}
 
@@ -33,7 +34,7 @@ async def test_a_request_that_is_over_is_gone_and_waits_for_no_collector():
     gc.disable()
     try:
         before = requests()
-        await run(FakeGenerator(["1", "2"]), guardrail([2]))
+        await run(FakeGenerator(["1", "2"]), guardrail([2]), timeout=timeout)
         await asyncio.sleep(0)
         assert requests() <= before
     finally:
