@@ -100,6 +100,22 @@ async def test_an_endpoint_that_always_fails_is_asked_in_rounds_and_given_up():
     assert [len(generator.requests) for generator in failing.values()] == [8, 8]
 
 
+@pytest.mark.parametrize(("later", "drawn"), [("-1", 8), (ConnectionError("down"), 4)])
+async def test_while_answers_are_scored_others_are_drawn_until_as_many_in_a_row_failed_as_are_in_flight(monkeypatch, later, drawn):
+    monkeypatch.setattr("bonmini_guard.engine.drawing.SCORING_WAIT", 0.0)
+    monkeypatch.setattr("bonmini_guard.engine.drawing.SCORING_SHARE", 0.0)
+    generator, while_scored = FakeGenerator(["-1"] + [later] * 7), []
+
+    async def slow(text):
+        for _ in range(100):
+            await asyncio.sleep(0)
+        while_scored.append(len(generator.requests))
+        return float(text)
+
+    result = await run(generator, rolling(8), FakeRewardModel(slow), in_flight=(2,))
+    assert (while_scored[0], result.draws, result.decision) == (drawn, 8, "abstained")
+
+
 # Its shape
 
 
