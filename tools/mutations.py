@@ -56,6 +56,7 @@ ROOMS = (
             "tests/adapters/test_remote_reward.py",
             "tests/adapters/test_routes.py",
             "tests/adapters/test_judge.py",
+            "tests/adapters/test_decisions.py",
             "tests/adapters/test_verdicts.py",
         ),
     ),
