@@ -90,8 +90,7 @@ class RemoteRewardModel(Probed, Endpoint):
         **http: Unpack[HttpOptions],
     ) -> None:
         settings = Http.of({**SCORING, **http})
-        longest = settings.timeout or 2 * LONGEST_ATTEMPT
-        patience = settings.attempt_timeout or min(LONGEST_ATTEMPT, longest / 2)
+        patience = settings.attempt_timeout or min(LONGEST_ATTEMPT, (settings.timeout or float("inf")) / 2)
         if settings.timeout is not None and patience >= settings.timeout:
             raise ConfigurationError("attempt_timeout must be less than timeout, or no attempt is ever given up")
         url, secret = checked_url(base_url, "api_key", KINDS[kind].route), checked_secret(api_key, TOKEN)

@@ -720,6 +720,11 @@ def test_wrong_settings_are_refused_with_a_cure(settings, problem):
         RemoteRewardModel(**({"base_url": "http://127.0.0.1:1", "kind": "vllm", "tokenizer": MODEL} | settings))
 
 
+@pytest.mark.parametrize(("timeout", "seconds"), [(60, 10), (None, 10), (5, 2.5)])
+def test_an_attempt_takes_ten_seconds_or_half_of_the_timeout(timeout, seconds):
+    assert RemoteRewardModel("http://h", kind="bonmini", timeout=timeout).http.attempt_timeout == seconds
+
+
 def test_a_broken_chat_template_is_nothing_to_pairs(tokenizer):
     broken = copy.copy(tokenizer)
     broken.chat_template = "{% for"
