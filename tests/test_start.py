@@ -162,6 +162,13 @@ def test_of_two_prompts_nothing_is_said_about_what_thousands_would_do(run, tmp_p
     assert "too few to say what others would be like" in told.out + told.err
 
 
+@pytest.mark.parametrize(("prompts", "few"), [(4, True), (5, False)])
+def test_of_as_few_prompts_as_a_certificate_serves_it_is_said_what_others_would_do(run, tmp_path, capsys, prompts, few):
+    lines_of(tmp_path / "log.jsonl", [{**row, "prompt": f"p{number % prompts}"} for number, row in enumerate(log_rows(40, "all"))])
+    assert main(shlex.split("calibrate log.jsonl --mode guardrail -o p.json")) == 3
+    assert ("too few to say what others would be like" in capsys.readouterr().err) == few
+
+
 def test_labels_that_are_not_calibrated_on_are_none(run, tmp_path):
     lines_of(tmp_path / "log.jsonl", [{**row, "label_sampling": "choices"} for row in log_rows(60, "all")])
     told, following = run("bonmini-guard start log.jsonl")
