@@ -127,7 +127,7 @@ class LoopbackServer:
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
         work = asyncio.create_task(self._work(path, body, writer))
-        gone = asyncio.create_task(connection.gone.wait())
+        gone = asyncio.create_task(connection.gone.wait(), name="loopback")
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
