@@ -91,7 +91,9 @@ class Memory:
 
 @dataclass
 class Traces:
-    """The traces of a log in the order in which requests began, where all say when, else as written; one of each group.
+    """The traces of a log, one of each group, in the order in which requests began, where all say when, and not in whole seconds.
+
+    Else they are in the order written.
 
     Attributes:
         events: requests or labels to be counted, in order.
@@ -155,7 +157,7 @@ def traces_of_rows(
         raise ProfileError(
             f"a profile with exit {profile.exit!r} cuts first loops short, so that drift cannot compare them; use exit 'loop'"
         )
-    found, memory, times = Traces(), memory or Memory(), list[float | None]()
+    found, memory, times, precise = Traces(), memory or Memory(), list[float | None](), False
     units = str(profile.evidence.get("group_key", "group")), "group"  # a guard's own traces know the latter alone
     for place, value in rows:
         row = Row(value, place)
@@ -180,7 +182,9 @@ def traces_of_rows(
         if trace.counted or trace.judged:
             found.events.append(trace)
             times.append(_began(row))
-    if None not in times:  # of requests that ran at once a guard writes those first that took few loops
+            precise = precise or (_time(row) or 0.0) % 1 > 0
+    # Of requests that ran at once a guard writes those first that took few loops; whole seconds do not tell which began first.
+    if None not in times and precise:
         order = sorted(range(len(times)), key=lambda number: (times[number], found.events[number].id))
         found.events = [found.events[number] for number in order]
     return found
@@ -208,7 +212,7 @@ def _began(row: Row) -> float | None:
     """When the request began: a guard's trace says when it ended, and how long it took."""
     at, timings = _time(row), row.value.get("timings")
     took = timings.get("total") if isinstance(timings, Mapping) else None
-    return at - took if at is not None and isinstance(took, int | float) else None
+    return at - took if at is not None and isinstance(took, int | float) and 0 <= took <= 1e9 else None
 
 
 def _first_best(row: Row, profile: GuardProfile) -> float | str:

@@ -251,7 +251,7 @@ def regime_of(row: Mapping[str, Any]) -> Regime | None:
         numbers = tuple(math.inf if number is None else float(number) for number in thresholds)
         check_thresholds(numbers, len(schedule))
         scale = float(transform.get("a", 1.0)), float(transform.get("b", 0.0))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return None
     return Regime(tuple(schedule), numbers, str(row.get("exit")), scale)
 

@@ -76,6 +76,22 @@ def test_requests_of_one_burst_are_taken_in_the_order_in_which_they_began():
     untimed = [{key: value for key, value in row.items() if key != "at"} for row in as_written]
     assert "first_loop_scores_over_time" in found(find_drift(profile, traces_of_rows(placed(untimed), profile)))
     assert not find_drift(profile, traces_of_rows(placed(as_written), profile)).drift
+    # a day, or a whole second, less how long each took, put those of many loops first
+    days = [row | {"at": "2026-01-01"} for row in rows]
+    assert not find_drift(profile, traces_of_rows(placed(days), profile)).drift
+
+
+@pytest.mark.parametrize(
+    "odd", [{"timings": {"total": 10**400}}, {"timings": {"total": math.nan}}, {"schedule": [2, 2], "thresholds": [10**400, 1]}]
+)
+def test_numbers_that_no_guard_writes_leave_the_order_as_written(odd):
+    profile = calibrated()
+    rows = [
+        row | {"at": f"2026-01-01T00:00:{59 - at}.5", "timings": {"total": 1}} | odd
+        for at, row in enumerate(guarded(profile, TRAFFIC.log(9, 5)))
+    ]
+    taken = [trace.id for trace in traces_of_rows(placed(rows), profile).traces]
+    assert taken == [row["id"] for row in rows][:: -1 if "thresholds" in odd else 1]
 
 
 @pytest.mark.parametrize(
