@@ -290,7 +290,10 @@ def test_langfuse_scores_of_a_trace_of_several_calls_are_of_none_and_categories_
         said = capsys.readouterr().err
         assert "left out: thumb of several answers at once: 2\n" in said
         assert "nothing found under" not in said
-    [row] = imported(tmp_path, "langfuse", [alone], more=["--map", "thumb=score"])
+    unsaid = {**thumb, "value": None, "stringValue": None}
+    imported(tmp_path, "langfuse", [{**alone, "scores": [unsaid]}])
+    assert "of several answers" not in capsys.readouterr().err
+    [row] = imported(tmp_path, "langfuse", [{**alone, "scores": [thumb, unsaid]}], more=["--map", "thumb=score"])
     assert row["candidates"][0]["score"] == 1
     more = ["--map", "verdict=acceptable", "--map", "thumb=acceptable"]
     assert [row["candidates"][0].get("acceptable") for row in imported(tmp_path, "langfuse", [several], more=more)] == [None, True]

@@ -41,7 +41,7 @@ def draws(record: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Draw]:
         return
     settings = unpacked(one.get("model_parameters"))
     given = [score for score in one.get("scores") or () if isinstance(score, Mapping)]
-    said = {str(score.get("name")): _value(score) for score in given}
+    said = {str(score.get("name")): _value(score) for score in given if _value(score) is not None or score.keys() == {"name"}}
     left_out.update(f"{name} of several answers at once" for name, value in said.items() if value is None)
     usage = ("usage_details.output", "usage.output", "usage.completionTokens", "completion_tokens", "output_tokens")
     failed = one.get("level") == "ERROR" and not one.get("output")
