@@ -44,14 +44,17 @@ class Records(RowFile):
         with suppress(ValueError, RecursionError):
             value = json.loads(first)
         whole = isinstance(value, dict)
-        if value and whole and any(map(_is_numbered, ([value], value.values()))):
-            raise InputError(f"{self.path}: a table by columns, as pandas' to_json writes it; write it with orient='records'")
+        self._refuse_columns(value)
         if first.startswith((b"[", b"{")) and not whole:
             yield from self._documents(b"".join(chain(blank, lines)))
         elif whole:
             yield from self.rows_of(1, chain(blank, lines))
         elif first:
             yield from self._table(b"".join(chain(blank, lines)))
+
+    def _refuse_columns(self, value: Any) -> None:
+        if value and isinstance(value, dict) and any(map(_is_numbered, ([value], value.values()))):
+            raise InputError(f"{self.path}: a table by columns, as pandas' to_json writes it; write it with orient='records'")
 
     def _row(self, line: bytes, number: int) -> Row | None:
         """JSON lines; those that are none are odd."""
@@ -72,6 +75,7 @@ class Records(RowFile):
                 raise InputError(f"{self.path}: not JSON ({error}); copy the file again") from error
             yield from self.rows_of(1, data.splitlines(keepends=True))
             return
+        self._refuse_columns(next(iter(values), None))
         parts = (part for value in values for part in (value if isinstance(value, list) else [value]))
         for number, part in enumerate(parts, start=1):
             if isinstance(part, dict):

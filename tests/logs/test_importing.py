@@ -880,6 +880,7 @@ OPEN = 'prompt,text\nq,5" wide\nr,"b\ns,c\nt,d'
         ('prompt,"text\nq,a\n', "t.csv:2: not CSV (unexpected end of data)"),
         ('{"prompt": {"0": "q"}, "text": {"0": "a"}}', "t.csv: a table by columns, as pandas' to_json writes it; write it with"),
         ('{"7": {"prompt": "q", "text": "a"}}', "t.csv: a table by columns"),
+        ('{\n  "prompt": {\n    "0": "q"\n  },\n  "text": {\n    "0": "a"\n  }\n}', "t.csv: a table by columns"),
         ('prompt,"text\nq,"a"\nr,b\n', "t.csv:1: a quote is not closed where its cell ends"),
     ],
 )
