@@ -60,7 +60,7 @@ def arrived(log: Log, places: Integers, blocks: Sequence[int], in_flight: int | 
     """
     if log.costs is None or in_flight == 1:
         return places
-    took = np.nan_to_num(np.take_along_axis(log.costs, places, axis=1))
+    took = np.minimum(np.nan_to_num(np.take_along_axis(log.costs, places, axis=1)), 1e300)  # so that no sum is infinite
     if in_flight is None:
         block = np.repeat(np.arange(len(blocks)), blocks)
         order = np.lexsort((took, np.broadcast_to(block, took.shape)), axis=1)

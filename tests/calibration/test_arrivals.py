@@ -48,6 +48,11 @@ def test_arrays_have_draws_arrive_as_the_policy_does(draws, in_flight):
     assert order[0].tolist() == arrival_order(seconds, in_flight, np.flatnonzero(failed))
 
 
+def test_of_draws_whose_seconds_no_double_adds_up_each_arrives_once():
+    log = dataclasses.replace(timed(1, 6), costs=np.array([[1e308] * 4 + [1.0] * 2]))
+    assert sorted(arrived(log, np.arange(6)[None, :], (1,) * 6, 2)[0].tolist()) == list(range(6))
+
+
 @pytest.mark.parametrize(
     ("exit_", "schedule", "width"),
     [("rolling", (1,) * 8, 1), ("rolling", (1,) * 8, 3), ("rolling", (1,) * 8, 8), ("eager", (2, 3, 3), 1)],
