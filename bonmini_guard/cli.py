@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from linecache import getline
 
 from bonmini_guard import __version__
 
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = import_module(f"bonmini_guard.commands.{_MODULES.get(name, name)}")
-        told = str(module.__doc__).partition(": ")[2].rstrip(".")
+        told = (module.__doc__ or getline(str(module.__file__), 1)).partition(": ")[2].rstrip('."\n')  # python -OO has no __doc__
         child = subparsers.add_parser(name, help=told, description=told)
         module.add_arguments(child)
         child.set_defaults(run=module.run)

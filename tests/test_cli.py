@@ -60,6 +60,12 @@ def test_a_service_may_close_the_streams(closed):
     assert (told.returncode, told.stderr) == (0, b"")
 
 
+def test_help_says_what_each_command_does_where_python_drops_docstrings_too():
+    command = ["-m", "bonmini_guard", "--help"]
+    plain, bare = (subprocess.run([sys.executable, *how, *command], capture_output=True, check=True) for how in ([], ["-OO"]))
+    assert plain.stdout == bare.stdout
+
+
 def test_help_loads_nothing_heavy():
     code = "import sys; from bonmini_guard.cli import build_parser; build_parser(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
