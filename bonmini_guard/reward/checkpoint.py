@@ -132,7 +132,7 @@ def load_classifier(path: str, config: Any, dtype: torch.dtype, base: str | None
     try:
         model, missing = load_model(place, config, dtype)
     except CheckpointError as error:
-        if Path(place).is_dir():
+        if Path(place).is_dir() or not isinstance(error.__cause__, OSError):  # it is here, and wrong
             raise
         wrong = "an adapter whose base is neither here nor to be had"
         raise CheckpointError(f"{path}: {wrong}; say where it is with base=, or merge them ({error})") from error

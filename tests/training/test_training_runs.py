@@ -1,5 +1,6 @@
 """Long runs and large models: resuming after a kill, early stopping, adapters, several processes; what the zero depends on."""
 
+import importlib
 import json
 import os
 import random
@@ -204,6 +205,10 @@ def test_the_base_of_adapters_is_found_by_name_and_verified(tmp_path, base, adap
     set_in(settings, base_model_name_or_path="bases/gone")  # as an id of a hub looks
     with pytest.raises(CheckpointError, match=r"moved: an adapter whose base is neither here nor to be had; say where it is with"):
         RewardModel.load(moved, device="cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr(AutoModelForSequenceClassification, "from_pretrained", lambda *_, **__: importlib.import_module("no_such"))
+        with pytest.raises(CheckpointError, match=r"^bases/gone: its weights need a library that is missing"):
+            RewardModel.load(moved, device="cpu")
     assert RewardModel.load(moved, base=base, device="cpu").fingerprint() == known.fingerprint()
     trained = json.loads(settings.read_text())["lora_alpha"]
     set_in(settings, lora_alpha=1)
