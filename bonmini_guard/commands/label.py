@@ -110,9 +110,11 @@ def _check_plan(options: argparse.Namespace) -> None:
         raise ConfigurationError("--pairs is 1 or more and belongs to --mode choice")
     if options.only and options.what:
         raise ConfigurationError("--only picks rows by hand, and --for must not be picked for; give one of them")
+    from bonmini_guard.labelling.events import is_begun
+
     given = _given(options, *_OF_FOR)
     if options.what is None:
-        if given and not options.output.exists():
+        if given and not is_begun(options.output):
             raise ConfigurationError(f"--{next(iter(given))} belongs to --for; give both or neither")
         return
     if options.mode == "choice" or options.pairs is not None:
@@ -129,7 +131,7 @@ def _settings(options: argparse.Namespace) -> tuple[Plan, str | None]:
     from bonmini_guard.labelling.session import NO_MORE_ROWS, settings_of
 
     out, given = options.output, _given(options, *_PLANNED) | ({"picked": True} if options.only else {})
-    if not out.exists():
+    if not events.is_begun(out):
         return Plan(**{**given, **({"mode": "accept"} if options.what else {})}), options.question
     given |= _given(options, "question", "what", *_OF_FOR)
     plan, question = settings_of(out, events.read(out)[0])
@@ -249,9 +251,10 @@ def _calibrate_next(goal: Goal, log: str = "labelled.jsonl") -> str:
 
 
 def _exchange(begin: Callable[[], Session], options: argparse.Namespace) -> int:
+    from bonmini_guard.labelling.events import is_begun
     from bonmini_guard.labelling.exchange import READERS
 
-    beginning = not options.output.exists()
+    beginning = not is_begun(options.output)
     session = begin()
     try:
         judged = [(kind, list(READERS[kind](path, session))) for kind, path in options.imports]

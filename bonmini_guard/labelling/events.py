@@ -10,6 +10,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,19 @@ _NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
+def is_begun(path: Path) -> bool:
+    """Whether a file has something in it: who was killed as they began it may have left an empty one."""
+    return path.exists() and path.stat().st_size > 0
+
+
 def create(path: Path, header: Mapping[str, Any]) -> None:
-    """Begin a file with its first line; one that exists, perhaps since a moment ago, stays. InputError if it cannot be written."""
+    """Begin a file with its first line; one that is begun, if since a moment ago, stays. InputError if it cannot be written."""
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with closing(Appender(path, fsync=True)) as file:
+            if not lock(file.descriptor, wait=False) or not file.refresh() or file.size:
+                return
             try:
-                file.write(json.dumps({"kind": KIND, "format": FORMAT, **header}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+                file.append(json.dumps({"kind": KIND, "format": FORMAT, **header}).encode() + b"\n")
             except BaseException:
                 path.unlink()
                 raise
@@ -47,8 +53,6 @@ def create(path: Path, header: Mapping[str, Any]) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-    except FileExistsError:
-        return
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
 

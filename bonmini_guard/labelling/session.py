@@ -66,7 +66,7 @@ class Session:
     ) -> None:
         if unknown := set(only) - {row.id for row in rows}:
             raise InputError(f"there is no row {min(unknown)!r} in the log; give --only ids of its rows")
-        if not path.exists():
+        if not events.is_begun(path):
             events.create(path, _header(rows, plan, question))
         self.rows, self.path = rows, path
         self._file = events.EventFile(path)

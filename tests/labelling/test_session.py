@@ -93,6 +93,28 @@ def test_a_file_that_cannot_be_begun_leaves_nothing_behind(tmp_path, monkeypatch
     assert {item.name for item in tmp_path.iterdir()} == {"log.jsonl"}
 
 
+def test_a_file_whose_beginning_was_killed_is_begun(tmp_path):
+    (tmp_path / "out.jsonl").touch()  # what a kill between opening and writing leaves
+    session = session_of(tmp_path, ROWS)
+    say(session, "ann", session.standing("ann").item, 0)
+    session.close()
+    assert session_of(tmp_path, ROWS).standing("ann").done == 1
+
+
+def test_a_file_that_another_one_is_about_to_begin_is_theirs(tmp_path, monkeypatch):
+    dumps = json.dumps
+
+    def meanwhile(value, **how):
+        if isinstance(value, dict) and value.get("kind") == events.KIND:
+            monkeypatch.setattr(json, "dumps", dumps)
+            with pytest.raises(InputError, match="is open in another 'bonmini-guard label'"):
+                session_of(tmp_path, ROWS)
+        return dumps(value, **how)
+
+    monkeypatch.setattr(json, "dumps", meanwhile)
+    assert session_of(tmp_path, ROWS).standing("ann").done == 0
+
+
 def test_what_is_taken_in_twice_changes_nothing_even_if_somebody_judged_twice(tmp_path):
     session = session_of(tmp_path, ROWS)
     item = session.standing("ann").item
@@ -171,7 +193,7 @@ def test_another_log_is_refused_and_the_file_left_alone(tmp_path):
 
 def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "out.jsonl"
-    for text in ("", "hello", '{"id": "a"}\n{"id": "b', "[]\n"):
+    for text in ("hello", '{"id": "a"}\n{"id": "b', "[]\n"):
         path.write_text(text)
         with pytest.raises(InputError, match="is not a file of label events"):
             session_of(tmp_path, ROWS)
