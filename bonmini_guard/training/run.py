@@ -340,22 +340,23 @@ def partial(output: Path, mark: dict[str, Any], together: PartialState) -> Itera
     ConfigurationError if something else has come there meanwhile, or another run is at work: what is finished stays then.
     """
     folder = output.with_name(output.name + ".partial")
-    held = _prepare(folder, mark) if together.is_main_process else nullcontext()
+    held, is_whole = _prepare(folder, mark) if together.is_main_process else nullcontext(), False
     try:
         with held:
             together.wait_for_everyone()
             yield folder
             together.wait_for_everyone()
-    except BaseException:
-        if together.is_main_process and folder.is_dir() and not _resumable(folder):
+            is_whole = True
+            if together.is_main_process:
+                os.replace(folder / "model", output)
+    except BaseException as error:
+        if is_whole and isinstance(error, OSError):
+            told = f"cannot be written ({error.strerror}); the whole of it is in {folder / 'model'}"
+            raise ConfigurationError(f"{output}: {told}") from error
+        if together.is_main_process and folder.is_dir() and not is_whole and not _resumable(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if together.is_main_process:
-        try:
-            os.replace(folder / "model", output)
-        except OSError as error:
-            whole = folder / "model"
-            raise ConfigurationError(f"{output}: cannot be written ({error.strerror}); the whole of it is in {whole}") from error
         shutil.rmtree(folder)
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -162,6 +163,22 @@ def test_a_finished_folder_is_kept_if_its_place_was_taken_meanwhile(tmp_path):
         work()
     kept = Path(str(caught.value).rpartition(" is in ")[2])
     assert (kept / "weights").read_text() == "hours of work"
+
+
+def test_a_finished_folder_is_not_taken_away_by_another_run_before_it_stands_in_its_place(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def meanwhile(*about):
+        monkeypatch.setattr(os, "replace", replace)
+        with pytest.raises(ConfigurationError, match="another run is at work there"), partial(tmp_path / "out", {}, together):
+            pass
+        replace(*about)
+
+    together = PartialState(cpu=True)
+    with partial(tmp_path / "out", {}, together) as folder:
+        (folder / "model").mkdir()
+        monkeypatch.setattr(os, "replace", meanwhile)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("length", [0, -5])
