@@ -7,7 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -70,11 +70,6 @@ class Encoding:
         """Of all groups."""
         return [judgement for group in self.groups for judgement in group.judgements]
 
-    def compared(self) -> Encoding:
-        """What a Bradley-Terry model can learn of it: which of several answers was chosen."""
-        kept = ([one for one in group.judgements if not one.is_none and len(one.members) > 1] for group in self.groups)
-        return replace(self, groups=[_group(some) for some in kept if some])
-
 
 def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int, known: float = math.inf) -> Encoding:
     """Tokenise each distinct text once, add up equal judgements, and group them by prompt; ``known`` tokens have embeddings."""
@@ -104,19 +99,16 @@ def encode_rows(rows: Iterable[ChoiceRow], formatter: Formatter, batch_size: int
 
 def _grouped(judgements: Iterable[Judgement], batch_size: int) -> list[Group]:
     """Judgements of one prompt in groups of at most ``batch_size`` texts, in the order of their texts."""
-    groups: list[list[Judgement]] = []
+    groups: list[Group] = []
     texts: set[int] = set()
+    held: list[Judgement] = []
     for judgement in sorted(judgements, key=lambda judgement: judgement.members):
+        if held and len(texts | set(judgement.members)) > batch_size:
+            groups.append(Group(tuple(sorted(texts)), tuple(held)))
+            texts, held = set(), []
         texts.update(judgement.members)
-        if not groups or len(texts) > batch_size:
-            groups.append([])
-            texts = set(judgement.members)
-        groups[-1].append(judgement)
-    return list(map(_group, groups))
-
-
-def _group(judgements: Sequence[Judgement]) -> Group:
-    return Group(tuple(sorted({text for judgement in judgements for text in judgement.members})), tuple(judgements))
+        held.append(judgement)
+    return [*groups, Group(tuple(sorted(texts)), tuple(held))] if held else groups
 
 
 def batches_of(encoding: Encoding, batch_size: int, epochs: float = 1.0, seed: int = 0) -> list[list[Group]]:

@@ -180,7 +180,8 @@ def _train(rows: list[ChoiceRow], base: str, folder: Path, plan: Settings, eval_
     encode = _encode if plan.early_stopping else encode_rows
     held_out = encode(eval_rows, loaded.formatter, plan.batch_size, known) if eval_rows else None
     learnt = _encode(rows, loaded.formatter, plan.batch_size, known)
-    compared = learnt.compared()
+    comparisons = [row for row in rows if row.choice != "none" and len(row.responses) > 1] if plan.twin else []
+    compared = encode_rows(comparisons, loaded.formatter, plan.batch_size, known)
     if plan.twin and not compared.groups:
         raise InputError("no row that can be read prefers one of several responses, as a twin learns: add some, or leave it out")
     report = _report(rows, learnt, plan, base, loaded)

@@ -473,6 +473,15 @@ def test_a_twin_without_comparisons_that_can_be_read_is_refused_before_the_train
     assert not list(tmp_path.iterdir())
 
 
+def test_a_twin_is_what_the_objective_makes_of_its_comparisons(tmp_path, base, rows):
+    plan = {"epochs": 1, "batch_size": 8, **FAST}
+    twin = train_reward_model(rows[:200], base, tmp_path / "m", eval_rows=rows[200:], twin=True, **plan)["twin_eval"]
+    compared = [row for row in rows[:200] if row.choice != "none" and len(row.responses) > 1]
+    train_reward_model(compared, base, tmp_path / "twin", objective="bradley_terry", **plan)
+    alone = evaluate_reward_model(tmp_path / "twin", rows[200:])
+    assert twin["log_likelihood"] == pytest.approx(alone["log_likelihood"], abs=1e-6)
+
+
 def test_that_all_none_are_too_long_is_told(tmp_path, base, rows):
     some = [row for row in rows if row.choice != "none"] + [ChoiceRow("film", ("dull " * 80,), "none")] * 3
     with pytest.raises(InputError, match=r"where zero is \(3 are left out, with more than 64 tokens \(raise --max"):
