@@ -232,7 +232,10 @@ def _called_with(runnable: Any, options: Mapping[str, Any], offer: Mapping[str, 
         at = answering_step(runnable)
         steps = [_called_with(step, options, offer) if number == at else step for number, step in enumerate(runnable.steps)]
         return RunnableSequence(*steps)
-    return with_parts(runnable, partial(_called_with, options=options, offer=offer))
+    if has_model(runnable):
+        return with_parts(runnable, partial(_called_with, options=options, offer=offer))
+    # A part of another kind, such as a fallback on another server; a function takes none.
+    return runnable if isinstance(runnable, RunnableLambda) else runnable.bind(**options)
 
 
 def _is_configurable(model: Any) -> bool:

@@ -10,7 +10,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
-from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.runnables import ConfigurableField, Runnable, RunnableLambda
 from langchain_core.tools import StructuredTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
@@ -341,6 +341,23 @@ def test_tools_are_translated_by_the_wrapped_model_or_become_call_options():
     for without, why in ((mute, None), (prompt | mute, "FakeListChatModel takes no tools")):
         with pytest.raises(NotImplementedError, match=why):
             make(without).bind_tools([search])
+
+
+class Elsewhere(Runnable):
+    """What answers and is no language model, such as a chain on another server."""
+
+    def invoke(self, input, config=None, **kwargs):
+        self.asked = kwargs
+        return AIMessage("good")
+
+
+def test_call_options_reach_a_fallback_that_is_no_model():
+    elsewhere, plain = Elsewhere(), RunnableLambda(lambda messages: AIMessage("plain"))
+    broken = FakeChatModel([ConnectionError("down")] * 4)
+    for fallback, served in ((elsewhere, "good"), (plain, "plain")):
+        made = make(broken.with_fallbacks([fallback]), lambda messages, candidates: [1.0], mini_n=1)
+        assert made.invoke("q", temperature=0.3).text == served
+    assert elsewhere.asked == {"temperature": 0.3}
 
 
 @pytest.mark.parametrize("bound", [{}, {"temperature": 0.9}])
