@@ -7,8 +7,10 @@ import json
 import math
 from pathlib import Path
 
+import httpx
 import jsonschema
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 pytest.importorskip("huggingface_hub")
@@ -226,3 +228,12 @@ async def test_what_the_servers_limits_rule_out_is_said_and_not_sent(server, mak
     assert not server.requests
     await make(mode=mode, max_new_tokens=19, stop=["a", "b"]).draw(request())
     assert len(server.requests) == 1
+
+
+def test_no_message_of_an_error_that_is_chained_holds_the_key():
+    said = "bad key k-1234"
+    error = HfHubHTTPError(said, response=httpx.Response(401, request=httpx.Request("POST", "http://h")), server_message=said)
+    error.message = said  # where other clients keep it
+    error.__cause__ = ValueError(said)
+    errors.classify(error, "k-1234")
+    assert {error.args[0], error.message, error.server_message, str(error.__cause__)} == {"bad key ***"}
